@@ -1,0 +1,1 @@
+"""Floor 4: where streams, trust, policy and queue meet."""

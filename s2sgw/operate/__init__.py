@@ -1,0 +1,1 @@
+"""Floor 5: what an operator sees and does."""

@@ -1,0 +1,1 @@
+"""Floor 2: lanes, schedules, bounces and the spool."""

@@ -1,0 +1,1 @@
+"""Floor 2: the negotiation of a jabber:server stream, both roles, without I/O. Pure."""

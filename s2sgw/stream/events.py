@@ -1,0 +1,151 @@
+"""What an engine tells its shell: questions it waits on, orders, and facts (habit 5).
+
+A question is followed by one answer method of the engine; until then the engine keeps what arrives (bounded) and does
+nothing with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+#: By what a pair was proven on a stream. "bidi" arises from the inverse of an authenticated pair (XEP-0288).
+Method = Literal["EXTERNAL", "dialback", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "bidi"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer of no: what goes on the wire, and what goes into the record."""
+
+    condition: StreamCondition
+    text: str
+    ending: Ending
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionNeeded:
+    """Receiving, before TLS: the header's `from` is asserted and must be resolved (R2). Answer: `resolved(refusal)`.
+
+    It is asked as soon as the header came; features go out meanwhile, only `<starttls/>` is answered after it.
+    """
+
+    peer: Domain
+    local: Domain
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementNeeded:
+    """The other side's identity is asserted and its TLS evidence complete. Answer: `judged(Permission)`.
+
+    Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`.
+    Initiating: the handshake is over, nothing has been sent since; `peer` is whom we asked for.
+    """
+
+    peer: Domain
+    local: Domain
+    secured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The policy's answer to `JudgementNeeded`.
+
+    Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8).
+    Initiating: `refusal` ends the stream; otherwise it goes on.
+    """
+
+    external: bool = False
+    dialback: bool = False
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DialbackNeeded:
+    """Receiving: `<db:result/>` with a key came for `pair` (R28). Answer: `dialback_answered(pair, outcome)`.
+
+    Several may be outstanding, one per pair; stanzas of proven pairs flow meanwhile. `stream_id` is of this stream.
+    """
+
+    pair: Pair
+    key: str
+    stream_id: str
+
+
+#: valid / invalid, or the stanza error condition of an answer of type "error" with its text.
+@dataclass(frozen=True, slots=True)
+class DialbackOutcome:
+    type: Literal["valid", "invalid", "error"]
+    ending: Ending | None = None  # why not; its account gives the error's condition and text
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Flush, then begin TLS in the engine's role; `local` picks our certificate. Then call `tls_established()`."""
+
+    local: Domain
+    peer: Domain | None
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairProven:
+    """Stanzas may pass for `pair` from now on: towards us (receiving) or from us (initiating)."""
+
+    pair: Pair
+    method: Method
+
+
+@dataclass(frozen=True, slots=True)
+class PairRefused:
+    """Initiating: the other side would not have `pair`; the stream may live on for others."""
+
+    pair: Pair
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Initiating: the authoritative side answered our `<db:verify/>` (XEP-0220 §2.2)."""
+
+    pair: Pair
+    stream_id: str
+    outcome: DialbackOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReady:
+    """Initiating with purpose "verify": negotiation has gone far enough, `verify()` may be called now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StanzasReceived:
+    """A run of consecutive stanzas of one proven pair, in their order on the stream."""
+
+    pair: Pair
+    stanzas: list[Stanza]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The engine is over: flush what there is to send, then close the transport in order. Always the last event."""
+
+    ending: Ending
+
+
+Event = (
+    ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
+    | StanzasReceived | Ended
+)

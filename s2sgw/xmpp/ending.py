@@ -1,0 +1,208 @@
+"""Endings: the layer, the cause, what was seen, and a remedy in words for the other administrator (decision 13).
+
+Every refusal and every bounce is one of the causes below. The log, the record of refusals, the metrics and the bounce
+text all read the same table, so that they can never disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from s2sgw.xmpp.errors import StanzaCondition
+
+
+class Layer(StrEnum):
+    """Where a stream or a stanza met its end."""
+
+    DNS = "dns"
+    TCP = "tcp"
+    TLS = "tls"
+    PKIX = "pkix"
+    AUTH = "auth"
+    POLICY = "policy"
+    STREAM = "stream"
+    QUEUE = "queue"
+
+
+class Cause(StrEnum):
+    """Why: the fixed list that metrics are labelled with."""
+
+    # dns
+    NO_SUCH_DOMAIN = "no-such-domain"
+    DNS_UNREACHABLE = "dns-unreachable"
+    PRIVATE_ADDRESS = "private-address"
+    LOOP = "loop"
+    # tcp
+    CONNECTION_REFUSED = "connection-refused"
+    CONNECTION_TIMEOUT = "connection-timeout"
+    CONNECTION_LOST = "connection-lost"
+    UNREACHABLE = "unreachable"
+    # tls
+    TLS_NOT_OFFERED = "tls-not-offered"
+    TLS_FAILED = "tls-failed"
+    TLS_TOO_OLD = "tls-too-old"
+    TLS_RENEGOTIATION = "tls-renegotiation"
+    TLS_INJECTION = "tls-injection"
+    # pkix
+    NO_CERTIFICATE = "no-certificate"
+    SELF_SIGNED = "self-signed"
+    UNKNOWN_ISSUER = "unknown-issuer"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not-yet-valid"
+    REVOKED = "revoked"
+    BAD_CHAIN = "bad-chain"
+    WEAK_KEY = "weak-key"
+    WRONG_USAGE = "wrong-usage"
+    NAME_MISMATCH = "name-mismatch"
+    DANE_MISMATCH = "dane-mismatch"
+    PIN_MISMATCH = "pin-mismatch"
+    AWAITING_APPROVAL = "awaiting-approval"
+    # auth
+    NO_COMMON_METHOD = "no-common-method"
+    SASL_FAILED = "sasl-failed"
+    DIALBACK_INVALID = "dialback-invalid"
+    DIALBACK_ERROR = "dialback-error"
+    # policy
+    NOT_ALLOWED = "not-allowed"
+    DENY_LISTED = "deny-listed"
+    NOT_PROVEN = "not-proven"
+    ENCRYPTION_REQUIRED = "encryption-required"
+    FILTERED = "filtered"
+    TOO_LARGE = "too-large"
+    RATE_EXCEEDED = "rate-exceeded"
+    TOO_MANY_STREAMS = "too-many-streams"
+    # stream
+    HOST_UNKNOWN = "host-unknown"
+    INVALID_FROM = "invalid-from"
+    ADDRESSING = "addressing"
+    BAD_XML = "bad-xml"
+    LIMIT_EXCEEDED = "limit-exceeded"
+    PROTOCOL_ERROR = "protocol-error"
+    STREAM_ERROR = "stream-error"
+    NEGOTIATION_TIMEOUT = "negotiation-timeout"
+    IDLE = "idle"
+    UNRESPONSIVE = "unresponsive"
+    CLOSED = "closed"
+    SHUTDOWN = "shutdown"
+    INTERNAL = "internal"
+    # queue
+    HELD_TOO_LONG = "held-too-long"
+    QUEUE_FULL = "queue-full"
+    POISON = "poison"
+    DROPPED_BY_OPERATOR = "dropped-by-operator"
+    IN_DOUBT = "in-doubt"
+
+
+class Account(NamedTuple):
+    """What the table says of a cause: `remedy` is for the other side's administrator, `bounce` for the sender."""
+
+    layer: Layer
+    final: bool  # trying again later cannot help
+    condition: StanzaCondition
+    bounce: str
+    remedy: str
+
+
+_NOT_FOUND = StanzaCondition.REMOTE_SERVER_NOT_FOUND
+_TIMEOUT = StanzaCondition.REMOTE_SERVER_TIMEOUT
+_POLICY = StanzaCondition.POLICY_VIOLATION
+_FULL = StanzaCondition.RESOURCE_CONSTRAINT
+
+#: The one table: cause -> layer, finality, stanza error, bounce text (R34: no names in it), remedy.
+ACCOUNTS: dict[Cause, Account] = {
+    Cause.NO_SUCH_DOMAIN: Account(Layer.DNS, True, _NOT_FOUND, "The remote domain does not exist in the DNS.", "Publish an _xmpp-server._tcp SRV record, or an A or AAAA record, for the domain."),
+    Cause.DNS_UNREACHABLE: Account(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up in the DNS.", "Check that every authoritative name server of the domain answers, and that its DNSSEC signatures are valid."),
+    Cause.PRIVATE_ADDRESS: Account(Layer.DNS, True, _NOT_FOUND, "The DNS of the remote domain gives addresses that are not public.", "Publish public addresses for the domain's XMPP server, not loopback, private or link-local ones."),
+    Cause.LOOP: Account(Layer.DNS, True, _NOT_FOUND, "The remote domain is served by no other server.", "Host the domain on the local server, or give it a DNS entry of its own."),
+    Cause.CONNECTION_REFUSED: Account(Layer.TCP, False, _TIMEOUT, "The remote server refuses connections.", "Check that the server runs and listens on the port that its SRV record names (5269 by default)."),
+    Cause.CONNECTION_TIMEOUT: Account(Layer.TCP, False, _TIMEOUT, "The remote server does not answer connections.", "Check that no firewall drops connections to the server's s2s port."),
+    Cause.CONNECTION_LOST: Account(Layer.TCP, False, _TIMEOUT, "The connection to the remote server was lost.", "Check the server's log for why it dropped the connection."),
+    Cause.UNREACHABLE: Account(Layer.TCP, False, _TIMEOUT, "The network of the remote server cannot be reached.", "Check the routing and the published addresses of the server."),
+    Cause.TLS_NOT_OFFERED: Account(Layer.TLS, False, _POLICY, "The remote server does not offer encryption, which is required.", "Enable STARTTLS for server-to-server streams."),
+    Cause.TLS_FAILED: Account(Layer.TLS, False, _TIMEOUT, "The encryption handshake with the remote server failed.", "Check the server's TLS versions, cipher suites and certificate files."),
+    Cause.TLS_TOO_OLD: Account(Layer.TLS, False, _POLICY, "The remote server's encryption is too old.", "Enable TLS 1.2 and TLS 1.3."),
+    Cause.TLS_RENEGOTIATION: Account(Layer.TLS, False, _POLICY, "The remote server tried to renegotiate TLS.", "Disable TLS renegotiation."),
+    Cause.TLS_INJECTION: Account(Layer.TLS, False, _POLICY, "Plain text was injected into the encryption handshake.", "Send nothing between <starttls/> and the TLS handshake; look for somebody in the middle."),
+    Cause.NO_CERTIFICATE: Account(Layer.PKIX, False, _POLICY, "The remote server presents no certificate.", "Configure a certificate for server-to-server streams, and present it as TLS client too."),
+    Cause.SELF_SIGNED: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate is self-signed.", "Use a certificate from a public authority, or publish it by DANE or POSH."),
+    Cause.UNKNOWN_ISSUER: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate comes from an unknown authority.", "Use a certificate from a public authority and send the intermediate certificates along."),
+    Cause.EXPIRED: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate has expired.", "Renew the certificate and reload the server."),
+    Cause.NOT_YET_VALID: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate is not valid yet.", "Check the clock and the certificate's dates."),
+    Cause.REVOKED: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate is revoked.", "Replace the certificate."),
+    Cause.BAD_CHAIN: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate chain is not valid.", "Check the chain: order, intermediates, constraints, signatures."),
+    Cause.WEAK_KEY: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate has a weak key.", "Use an RSA key of at least 2048 bits or an EC key of at least 256 bits."),
+    Cause.WRONG_USAGE: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate is not meant for a server.", "Use a certificate whose extended key usage allows serverAuth or clientAuth."),
+    Cause.NAME_MISMATCH: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate does not name its domain.", "Put the XMPP domain itself (not the host behind its SRV record) into the certificate's subjectAltName."),
+    Cause.DANE_MISMATCH: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate contradicts its DNS (DANE).", "Update the TLSA records to the certificate in use."),
+    Cause.PIN_MISMATCH: Account(Layer.PKIX, False, _POLICY, "The remote server's key has changed.", "Tell the other administrator the new key's fingerprint, so that it can be approved."),
+    Cause.AWAITING_APPROVAL: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate awaits approval.", "Ask the other administrator to approve the certificate, comparing its fingerprint."),
+    Cause.NO_COMMON_METHOD: Account(Layer.AUTH, False, _POLICY, "The remote server and this one share no way to authenticate.", "Present a valid certificate as TLS client, or enable dialback."),
+    Cause.SASL_FAILED: Account(Layer.AUTH, False, _POLICY, "The remote server refused our authentication.", "Check which certificate or secret the server expects."),
+    Cause.DIALBACK_INVALID: Account(Layer.AUTH, False, _POLICY, "Authentication by dialback failed.", "Check that the DNS of the domain leads to the server that opened the stream."),
+    Cause.DIALBACK_ERROR: Account(Layer.AUTH, False, _TIMEOUT, "Authentication by dialback could not be completed.", "Check that the domain's server is reachable from outside and answers db:verify."),
+    Cause.NOT_ALLOWED: Account(Layer.POLICY, True, _POLICY, "Communication with the remote domain is not allowed here.", "Ask the administrator of this server to allow the domain."),
+    Cause.DENY_LISTED: Account(Layer.POLICY, True, _POLICY, "The remote domain is on a deny list here.", "Ask the administrator of this server which list names the domain."),
+    Cause.NOT_PROVEN: Account(Layer.POLICY, False, _POLICY, "The remote server's identity is not proven as required.", "Present a certificate that names the domain and chains to a trusted authority."),
+    Cause.ENCRYPTION_REQUIRED: Account(Layer.POLICY, False, _POLICY, "Encryption is required.", "Enable STARTTLS for server-to-server streams."),
+    Cause.FILTERED: Account(Layer.POLICY, True, _POLICY, "This kind of stanza is not allowed between the two domains.", "Ask the administrator of this server what its filters refuse."),
+    Cause.TOO_LARGE: Account(Layer.POLICY, True, _POLICY, "The stanza is larger than the next server accepts.", "Send smaller stanzas."),
+    Cause.RATE_EXCEEDED: Account(Layer.POLICY, False, _FULL, "The remote domain sends more than is allowed.", "Send less, or ask the administrator of this server for a higher limit."),
+    Cause.TOO_MANY_STREAMS: Account(Layer.POLICY, False, _FULL, "The remote domain has too many streams open.", "Reuse streams instead of opening new ones."),
+    Cause.HOST_UNKNOWN: Account(Layer.STREAM, True, _NOT_FOUND, "The remote server does not serve that domain.", "Check the domain name; this server does not serve it."),
+    Cause.INVALID_FROM: Account(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorised on that stream.", "Send only from domains that were authenticated on the stream."),
+    Cause.ADDRESSING: Account(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Give every stream and stanza valid `to` and `from` addresses."),
+    Cause.BAD_XML: Account(Layer.STREAM, True, _POLICY, "The stream's XML is not valid.", "Check what the server sends: XML 1.0 in UTF-8 without comments, instructions, DTDs and entities."),
+    Cause.LIMIT_EXCEEDED: Account(Layer.STREAM, True, _POLICY, "A limit of the stream was exceeded.", "Stay within the limits that the stream features announce."),
+    Cause.PROTOCOL_ERROR: Account(Layer.STREAM, False, _TIMEOUT, "The remote server broke the protocol.", "Check the server's version and its log."),
+    Cause.STREAM_ERROR: Account(Layer.STREAM, False, _TIMEOUT, "The remote server ended the stream with an error.", "See the remote server's log for its reason."),
+    Cause.NEGOTIATION_TIMEOUT: Account(Layer.STREAM, False, _TIMEOUT, "The remote server did not finish negotiating in time.", "Check the server's load and what it waits for."),
+    Cause.IDLE: Account(Layer.STREAM, False, _TIMEOUT, "The stream was closed as unused.", "Nothing is wrong; a new stream is opened when needed."),
+    Cause.UNRESPONSIVE: Account(Layer.STREAM, False, _TIMEOUT, "The remote server stopped answering.", "Check the server and the network between."),
+    Cause.CLOSED: Account(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "Nothing is wrong; a new stream is opened when needed."),
+    Cause.SHUTDOWN: Account(Layer.STREAM, False, _TIMEOUT, "The gateway is shutting down.", "Try again in a moment."),
+    Cause.INTERNAL: Account(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to look into its log."),
+    Cause.HELD_TOO_LONG: Account(Layer.QUEUE, False, _TIMEOUT, "The remote server could not be reached in time.", "Check that the server is reachable from outside."),
+    Cause.QUEUE_FULL: Account(Layer.QUEUE, False, _FULL, "The delivery queue is full.", "Try again later."),
+    Cause.POISON: Account(Layer.QUEUE, True, _POLICY, "The remote server refuses this stanza and closes its stream on it.", "See the remote server's log for what it dislikes in the stanza."),
+    Cause.DROPPED_BY_OPERATOR: Account(Layer.QUEUE, True, _POLICY, "The stanza was removed from the delivery queue by an administrator.", "Ask the administrator of this server."),
+    Cause.IN_DOUBT: Account(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
+}
+
+By = Literal["us", "them", "network"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a stream, an attempt or a custody ended.
+
+    `detail` is for the record and may hold what the peer said: whoever shows it escapes it. `condition` is the stream
+    error on the wire, if one was sent (`by` "us") or received (`by` "them").
+    """
+
+    cause: Cause
+    detail: str = ""
+    by: By = "us"
+    condition: str | None = None
+
+    @property
+    def account(self) -> Account:
+        return ACCOUNTS[self.cause]
+
+    @property
+    def layer(self) -> Layer:
+        return ACCOUNTS[self.cause].layer
+
+    @property
+    def final(self) -> bool:
+        return ACCOUNTS[self.cause].final
+
+    @property
+    def remedy(self) -> str:
+        return ACCOUNTS[self.cause].remedy
+
+    @property
+    def in_order(self) -> bool:
+        """An end that nobody need be told of."""
+        return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN)

@@ -1,0 +1,32 @@
+"""A stanza as the relay sees it: its own attributes, what it carries, and its original bytes (decision 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["message", "presence", "iq"]
+
+
+class Stanza:
+    """One stanza, framed and not rebuilt.
+
+    `data` is ready for any stream whose default namespace is jabber:server: the prefixes that its own stream header
+    declared and the stream's xml:lang are in its start tag. `payloads` names its children as `namespace}name`.
+    """
+
+    __slots__ = ("data", "from_", "id", "kind", "payloads", "to", "type")
+
+    def __init__(
+        self, kind: Kind, data: bytes, to: str, from_: str, type: str | None = None, id: str | None = None,
+        payloads: tuple[str, ...] = (),
+    ) -> None:
+        self.kind = kind
+        self.data = data
+        self.to = to
+        self.from_ = from_
+        self.type = type
+        self.id = id
+        self.payloads = payloads
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} type={self.type!r} {self.from_!r} -> {self.to!r} id={self.id!r} {len(self.data)} bytes>"
