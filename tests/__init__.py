@@ -1,0 +1,1 @@
+"""The tests of s2sgw: `make test`."""
