@@ -1,0 +1,21 @@
+"""When to try again: exponential back-off with jitter, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """The n-th failure in a row waits about `first * factor ** (n - 1)`, at most `longest`, less up to `jitter` of it."""
+
+    first: float = 2.0
+    factor: float = 2.0
+    longest: float = 120.0
+    jitter: float = 0.25
+
+    def delay(self, failures: int, random: Callable[[], float]) -> float:
+        """Seconds to wait after `failures` (≥ 1) in a row; `random` gives numbers in [0, 1)."""
+        exponent = min(failures - 1, 32)
+        return min(self.first * self.factor**exponent, self.longest) * (1 - self.jitter * random())
