@@ -1,0 +1,183 @@
+"""Values that a configuration spells as text: durations, sizes, addresses, names, paths, pins.
+
+Each is parsed once, at the door (habit 3). What cannot be parsed raises `ValueError` in words for the operator.
+A relative path starts at the folder that the validation context gives as `folder`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictInt, ValidationInfo
+
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+XMPP_PORT = 5269
+DNS_PORT = 53
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
+_PIN_BYTES = 32
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and any key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HostPort(NamedTuple):
+    """Where to connect: a host name or address literal (without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_duration(text: object) -> float:
+    """Seconds: a number with one of the units ms, s, m, h, d, as in "90s"."""
+    return _quantity(text, _DURATION_UNITS, 'a duration such as "10m"')
+
+
+def parse_size(value: object) -> int:
+    """Bytes: a whole number, or a number with a unit, as in "64MiB"."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return int(_quantity(value, _SIZE_UNITS, 'a size such as "64MiB"'))
+
+
+def _quantity(text: object, units: dict[str, Any], what: str) -> float:
+    found = _QUANTITY.match(text) if isinstance(text, str) else None
+    if found is None or found[2] not in units:
+        raise ValueError(f"must be {what} (units: {', '.join(units)})")
+    return float(found[1]) * float(units[found[2]])
+
+
+def parse_domain(value: object) -> Domain:
+    """A domain name in any spelling."""
+    if not isinstance(value, str):
+        raise ValueError("must be a domain name as a string")
+    try:
+        return Domain.parse(value)
+    except InvalidJID as error:
+        raise ValueError(str(error)) from None
+
+
+def parse_domain_key(value: object) -> str:
+    """The A-label form of a domain that is the key of a table."""
+    return parse_domain(value).ascii
+
+
+def parse_peer_name(value: object) -> str:
+    """The name of a peer object: "default", a domain, or "*." and a domain; in A-labels."""
+    if value == "default":
+        return "default"
+    if isinstance(value, str) and value.startswith("*."):
+        return "*." + parse_domain(value[2:]).ascii
+    return parse_domain(value).ascii
+
+
+def parse_host_port(value: object, default_port: int | None = None) -> HostPort:
+    """"host:port", "address:port" or "[IPv6]:port"; the port may be left out where there is a default."""
+    if not isinstance(value, str):
+        raise ValueError('must be a string "host:port"')
+    host, port = _split_port(value)
+    number = default_port if port is None else int(port) if port.isascii() and port.isdecimal() else None
+    if number is None or not 0 < number < 65536:
+        raise ValueError(f'must be "host:port" with a port from 1 to 65535, not "{value}"')
+    return HostPort(_checked_host(host), number)
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    if _is_ip(text):
+        return text, None
+    host, colon, port = text.rpartition(":")
+    if text.endswith("]") or not colon:
+        host, port = text, ""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    return bare, port if colon and not text.endswith("]") else None
+
+
+def _checked_host(host: str) -> str:
+    return host if _is_ip(host) else parse_domain(host).ascii
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_nameserver(value: object) -> HostPort:
+    """The address of a DNS server, port 53 unless it says otherwise; a name would need a name server first."""
+    found = parse_host_port(value, DNS_PORT)
+    if not _is_ip(found.host):
+        raise ValueError(f'must be an IP address with an optional port, not "{value}"')
+    return found
+
+
+def parse_loopback(value: object) -> HostPort:
+    """A loopback address for the DNS view, which answers nobody else."""
+    found = parse_nameserver(value)
+    if not ipaddress.ip_address(found.host).is_loopback:
+        raise ValueError(f'must be a loopback address such as "127.53.0.1:53", not "{value}"')
+    return found
+
+
+def parse_path(value: object, info: ValidationInfo) -> Path:
+    """A path; a relative one starts at the configuration's folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be a path as a string")
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / value
+
+
+def parse_anchors(value: object, info: ValidationInfo) -> Path | Literal["system"]:
+    """Trust anchors: the system's, a PEM file, or a directory of them (a file of that name is "./system")."""
+    return "system" if value == "system" else parse_path(value, info)
+
+
+def parse_pin(value: object) -> str:
+    """"sha256:" and the hash of a SubjectPublicKeyInfo in hex (colons allowed) or base64; comes back in lower-case hex."""
+    kind, _, text = value.partition(":") if isinstance(value, str) else ("", "", "")
+    digest = _digest(text)
+    if kind.lower() != "sha256" or len(digest) != _PIN_BYTES:
+        raise ValueError('must be "sha256:" and the 32 bytes of the key\'s hash in hex or base64')
+    return "sha256:" + digest.hex()
+
+
+def _digest(text: str) -> bytes:
+    plain = text.replace(":", "")
+    try:
+        if len(plain) == 2 * _PIN_BYTES:
+            return bytes.fromhex(plain)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+Duration = Annotated[float, PlainValidator(parse_duration)]
+Size = Annotated[int, PlainValidator(parse_size)]
+DomainName = Annotated[Domain, PlainValidator(parse_domain)]
+DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
+PeerName = Annotated[str, PlainValidator(parse_peer_name)]
+Address = Annotated[HostPort, PlainValidator(parse_host_port)]
+RouteAddress = Annotated[HostPort, PlainValidator(lambda value: parse_host_port(value, XMPP_PORT))]
+Nameserver = Annotated[HostPort, PlainValidator(parse_nameserver)]
+Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
+FilePath = Annotated[Path, PlainValidator(parse_path)]
+Anchors = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
+Pin = Annotated[str, PlainValidator(parse_pin)]
+Flag = StrictBool
+Count = StrictInt
+TLSVersion = Literal["1.2", "1.3"]
