@@ -1,0 +1,97 @@
+# Everything here sets itself up: a machine with make and a Python >= 3.11 is enough.
+#
+#   make run        the gateway with its embedded echo backend, on loopback
+#   make hello      (in a second terminal) a federation peer says hello to it, each step in words
+#   make test       the tests            make lint     ruff and mypy
+#   make coverage   the tests, and what they reach
+#   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
+#   make bench      stanzas a second, beside Prosody and ejabberd
+#   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
+#   make certs      a development CA and the certificates of the example domains
+#   make clean      back to a fresh clone (development certificates and state included)
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= examples/echo.toml
+FUZZ_EXAMPLES ?= 20000
+TESTS ?= tests
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+CERTS := certs/ca/ca.crt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run hello test coverage lint interop bench fuzz certs clean setup
+
+help:
+	@sed -n '3,12s/^# \{0,3\}//p' Makefile
+
+# The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
+$(BIN)/python:
+	@found=; \
+	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3 \
+	    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[1-9]*/bin/python3; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python >= 3.11 with the venv module was found. Install one (Debian 12: apt-get install python3 python3-venv)," >&2; \
+	  echo "or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$found --version)"; \
+	"$$found" -m venv $(VENV)
+
+$(READY): pyproject.toml | $(BIN)/python
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(READY)
+
+setup: $(DEV)
+
+$(CERTS): certs/make.py | $(READY)
+	@$(BIN)/python certs/make.py
+
+certs: $(READY)
+	@$(BIN)/python certs/make.py
+
+run: $(READY) $(CERTS)
+	@echo "The gateway starts on $(CONFIG): federation on 127.0.0.1:5269, the embedded echo backend behind it."
+	@echo "Try, in a second terminal:"
+	@echo "  make hello                                   a federation peer: STARTTLS, certificate, EXTERNAL, a message and its echo"
+	@echo "  $(BIN)/s2sgw status --config $(CONFIG)       what it is doing (also: streams, lanes, peers, refusals, certs)"
+	@echo "Ctrl-C stops it."
+	@exec $(BIN)/twistd --nodaemon --pidfile= s2sgw --config $(CONFIG)
+
+hello: $(READY) $(CERTS)
+	@$(BIN)/python examples/hello.py
+
+test: $(DEV)
+	@$(BIN)/python -m twisted.trial --temp-directory=_trial_temp $(TESTS)
+
+coverage: $(DEV)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp $(TESTS)
+	@$(BIN)/coverage report
+
+lint: $(DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+interop: $(DEV)
+	@$(BIN)/python -m interop
+
+bench: $(DEV)
+	@$(BIN)/python -m bench
+
+fuzz: $(DEV)
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz
+
+clean:
+	@rm -rf .venv .venv-* build dist _trial_temp* .coverage* htmlcov .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid
+	@rm -rf certs/ca certs/gateway certs/peer examples/state twisted/plugins/dropin.cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
