@@ -76,6 +76,11 @@ def parse_domain_key(value: object) -> str:
     return parse_domain(value).ascii
 
 
+def parse_hostname(value: object) -> str:
+    """A host name for a DNS record: absolute, in A-labels."""
+    return parse_domain(value).ascii + "."
+
+
 def parse_peer_name(value: object) -> str:
     """The name of a peer object: "default", a domain, or "*." and a domain; in A-labels."""
     if value == "default":
@@ -170,6 +175,7 @@ Duration = Annotated[float, PlainValidator(parse_duration)]
 Size = Annotated[int, PlainValidator(parse_size)]
 DomainName = Annotated[Domain, PlainValidator(parse_domain)]
 DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
+Hostname = Annotated[str, PlainValidator(parse_hostname)]
 PeerName = Annotated[str, PlainValidator(parse_peer_name)]
 Address = Annotated[HostPort, PlainValidator(parse_host_port)]
 RouteAddress = Annotated[HostPort, PlainValidator(lambda value: parse_host_port(value, XMPP_PORT))]

@@ -1,0 +1,7 @@
+"""The configuration: TOML to one frozen `Config`, with all complaints at once."""
+
+from s2sgw.config.complaints import ConfigError
+from s2sgw.config.loading import load, parse
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Gateway, Listener, Log, Queue
+
+__all__ = ["DNS", "TLS", "Backend", "Config", "ConfigError", "Gateway", "Listener", "Log", "Queue", "load", "parse"]

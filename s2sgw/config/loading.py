@@ -1,0 +1,119 @@
+"""From a TOML file to a `Config`, or to everything that is wrong with it at once.
+
+Each section is validated by itself, so that a fault in one does not hide those of another; what goes across sections is
+checked where the sections that it needs are sound.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from s2sgw.config import later
+from s2sgw.config.agreement import disagreements
+from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Gateway, Listener, Log, Queue
+from s2sgw.policy.model import LimitsObject, PeerObject
+from s2sgw.policy.values import HostPort, PeerName, parse_nameserver
+
+#: section -> its type. A section that is left out counts as an empty one.
+SECTIONS: dict[str, Any] = {
+    "gateway": Gateway,
+    "listen": tuple[Listener, ...],
+    "tls": TLS,
+    "dns": DNS,
+    "backend": tuple[Backend, ...],
+    "queue": Queue,
+    "log": Log,
+    "peers": dict[PeerName, PeerObject],
+}
+#: sections of one table or several, and the one that stands for none
+REPEATED = ("listen", "backend")
+
+_MODELS: dict[tuple[str, int], type[BaseModel]] = {
+    ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
+    ("queue", 1): Queue, ("log", 1): Log, ("peers", 2): PeerObject, ("peers", 3): LimitsObject,
+}  # fmt: skip
+
+
+def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
+    """The configuration in the file at `path`; raises `ConfigError` with all complaints.
+
+    `system_nameservers` are the addresses of the system's own resolvers (what /etc/resolv.conf lists). Looks whether the
+    files it names can be read, and reads none of them.
+    """
+    path = Path(path).absolute()
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError(path, [f"cannot be read: {reason}"]) from None
+    return parse(text, path, system_nameservers=system_nameservers)
+
+
+def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> Config:
+    """The configuration that `text` spells, `path` being the file it is from (relative paths start at its folder)."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, [f"is not valid TOML: {error}"]) from None
+    source = Source(text)
+    single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
+    for name in single:
+        tree[name] = [tree[name]]
+    complaints = later.refuse(tree) + _unknown_sections(tree)
+    sections: dict[str, Any] = {}
+    for name in SECTIONS:
+        complaints += _validate(name, tree, path.parent, sections)
+    nameservers = _system(system_nameservers)
+    complaints += disagreements(sections, tree, nameservers)
+    if complaints:
+        unwrapped = [_unwrap(each, single) for each in complaints]
+        raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)])
+    return Config.model_construct(
+        path=path, system_nameservers=nameservers, backends=sections.pop("backend"), **sections,
+    )  # fmt: skip
+
+
+def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
+    known = {*SECTIONS, *(key.path[0] for key in later.KEYS)}
+    return [Complaint((name,), f"there is no such section; {meant(name, known)}") for name in tree if name not in SECTIONS]
+
+
+def _validate(name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any]) -> list[Complaint]:
+    """Puts the section, where it is sound, into `sections`."""
+    empty: Any = [{}] if name in REPEATED else {}
+    try:
+        sections[name] = TypeAdapter(SECTIONS[name]).validate_python(tree.get(name, empty), context={"folder": folder})
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        return [Complaint(_path(name, each["loc"]), translate(each, _known(name, each["loc"]))) for each in found]
+    return []
+
+
+def _path(name: str, location: tuple[int | str, ...]) -> KeyPath:
+    return (name, *(part for part in location if part != "[key]"))
+
+
+def _known(name: str, location: tuple[int | str, ...]) -> list[str]:
+    model = _MODELS.get((name, len(location)))
+    return list(model.model_fields) if model else []
+
+
+def _unwrap(complaint: Complaint, single: set[str]) -> Complaint:
+    """Without the index of a section that was written as one table."""
+    path, text = complaint
+    for name in single:
+        text = text.replace(f"{name}[0]", name)
+        if path[:2] == (name, 0):
+            path = (name, *path[2:])
+    return Complaint(path, text)
+
+
+def _system(addresses: Sequence[str]) -> tuple[HostPort, ...]:
+    """Those of the system's name servers that we can ask; a zone index (fe80::1%eth0) is nothing we know how to use."""
+    return tuple(parse_nameserver(each) for each in addresses if "%" not in each)

@@ -1,0 +1,150 @@
+"""The sections of the configuration as frozen models: every key, its type and its default, as the contract lists them.
+
+Durations are seconds, sizes bytes, paths absolute. What the models accept works; keys of the contract that are still to
+come are in `later`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PlainValidator
+from twisted.internet.endpoints import serverFromString
+
+from s2sgw.policy.model import PeerObject, PeerPolicy
+from s2sgw.policy.peers import Peers
+from s2sgw.policy.values import (
+    Address,
+    Anchors,
+    DomainKey,
+    DomainName,
+    Duration,
+    FilePath,
+    Flag,
+    Hostname,
+    HostPort,
+    Loopback,
+    Nameserver,
+    PeerName,
+    Section,
+    Size,
+    TLSVersion,
+)
+from s2sgw.xmpp.jid import Domain
+
+
+def parse_endpoint(value: object) -> str:
+    """A Twisted server endpoint string, tried on Twisted's own parser (which opens nothing)."""
+    if not isinstance(value, str):
+        raise ValueError('must be an endpoint string such as "tcp:5269"')
+    if not value.startswith("systemd:"):  # whether systemd hands the socket over is known at the start only
+        try:
+            serverFromString(None, value)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(f'must be a Twisted endpoint string such as "tcp:5269:interface=127.0.0.1": {error}') from None
+    return value
+
+
+Endpoint = Annotated[str, PlainValidator(parse_endpoint)]
+
+
+class Gateway(Section):
+    """`[gateway]`: the state directory and the local domains."""
+
+    state: FilePath = Field(default=Path("state"), validate_default=True)
+    domains: tuple[DomainName, ...] = Field(min_length=1)
+
+
+class Listener(Section):
+    """One `[[listen]]`: where peers connect to, with STARTTLS or TLS from the first byte (XEP-0368)."""
+
+    endpoint: Endpoint = "tcp:5269"
+    tls: Literal["starttls", "direct"] = "starttls"
+
+
+class TLS(Section):
+    """`[tls]`: our certificates, whom we trust, and the least version that any stream may have."""
+
+    certificates: FilePath = Field(default=Path("certs"), validate_default=True)
+    trust_anchors: Anchors = "system"
+    minimum: TLSVersion = "1.2"
+
+
+class DNS(Section):
+    """`[dns]`: whom to ask, whether to believe its AD flag, and answers of our own."""
+
+    servers: tuple[Nameserver, ...] = ()
+    trust_ad: Flag = False
+    private_addresses: Literal["refuse", "allow"] = "refuse"
+    #: by A-labels
+    static: dict[DomainKey, Address] = {}
+
+
+class Backend(Section):
+    """One `[backend]`: the existing server, or the embedded echo backend.
+
+    `domains` empty: all of the gateway's (right where there is one backend alone).
+    """
+
+    kind: Literal["s2s", "echo"] = "s2s"
+    domains: tuple[DomainName, ...] = ()
+    address: Address = HostPort("127.0.0.1", 15269)
+    listen: Endpoint = "tcp:15270:interface=127.0.0.1"
+    dns_view: Loopback | None = None
+    forward: tuple[Nameserver, ...] = ()
+    target: Hostname = "localhost."
+    tls: Literal["required", "optional", "never"] = "required"
+    acks: Literal["auto", "tcp"] = "auto"
+
+
+class Queue(Section):
+    """`[queue]`: how long stanzas and requests wait, and how much may wait in memory."""
+
+    hold: Duration = 600.0
+    iq_hold: Duration = 30.0
+    memory: Size = 64 * 1024 * 1024
+
+
+class Log(Section):
+    """`[log]`."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["info", "debug", "warn", "error", "critical"] = "info"
+
+
+class Config(Section):
+    """The whole configuration, valid as a whole (`load` makes it)."""
+
+    path: Path
+    gateway: Gateway
+    listen: tuple[Listener, ...] = (Listener(),)
+    tls: TLS
+    dns: DNS = DNS()
+    backends: tuple[Backend, ...] = Field(default=(Backend(),), alias="backend")
+    queue: Queue = Queue()
+    log: Log = Log()
+    #: the peer objects as written, by "default", A-labels, or "*." and A-labels
+    peers: dict[PeerName, PeerObject] = {}
+    #: the system's own name servers, which count where `dns.servers` is empty
+    system_nameservers: tuple[Nameserver, ...] = ()
+
+    @property
+    def nameservers(self) -> tuple[HostPort, ...]:
+        """The name servers that the gateway asks."""
+        return self.dns.servers or self.system_nameservers
+
+    @cached_property
+    def policies(self) -> Peers:
+        """The policies of all peers; what `[peers.default]` leaves out comes from `[tls]` and `[queue]`."""
+        base = PeerPolicy(minimum=self.tls.minimum, trust_anchors=self.tls.trust_anchors, hold=self.queue.hold)
+        return Peers(self.peers, base)
+
+    def domains_of(self, backend: Backend) -> tuple[Domain, ...]:
+        """The local domains that `backend` serves."""
+        return backend.domains or self.gateway.domains
+
+    def backend_for(self, local: Domain) -> Backend | None:
+        """The backend that serves `local`; None where it is no local domain."""
+        return next((each for each in self.backends if local in self.domains_of(each)), None)
