@@ -1,0 +1,372 @@
+"""The framer: bytes of one stream -> header, elements of negotiation, slices of stanzas, close (decision 1). Sans-I/O.
+
+expat reads along, only to learn where a stanza begins and ends, what its own attributes are and what its children are
+called; the stanza is handed on as the bytes that came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.parsers import expat
+
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header
+from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STREAM, XML
+from s2sgw.xmpp.restrictions import malformed, restricted_parser
+from s2sgw.xmpp.stanza import Kind, Stanza
+
+#: expat is fed this many bytes at a time; a tag that is longer than `FramingLimits.tag_bytes` shows between two pieces.
+PIECE = 8192
+#: After so many bytes expat is exchanged at the next chance: it never forgets a name it saw.
+RECYCLE = 262144
+
+_KINDS: dict[str, tuple[Kind, bytes]] = {
+    f"{SERVER}}}message": ("message", b"<message"),
+    f"{SERVER}}}presence": ("presence", b"<presence"),
+    f"{SERVER}}}iq": ("iq", b"<iq"),
+}
+_PLAIN = frozenset({"to", "from", "id", "type", LANG})
+_XML = f"{XML}}}"
+_WHITE = b" \t\r\n"
+_COLON = ord(":")
+
+
+@dataclass(frozen=True, slots=True)
+class FramingLimits:
+    """Bounds of what a stream may hold (R32), in bytes where no other unit is said."""
+
+    stanza_bytes: int = 524288
+    element_bytes: int = 65536  # of any other top-level element
+    header_bytes: int = 8192  # everything up to the end of the stream header
+    declared_bytes: int = 1024  # what the header's declarations may add to each slice
+    tag_bytes: int = 8192  # a tag of so many passes, of twice as many never
+    depth: int = 64  # elements open at once, the stream counted
+    attributes: int = 64  # of one element
+    children: int = 512  # of one stanza
+    name_length: int = 1024  # characters of a child's `namespace}name`
+    stream_bytes: int | None = None  # of the whole stream: for the time before authentication
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The stream's closing tag. Nothing comes after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A rule broken by the other side, with the stream error that answers it. Nothing comes after it."""
+
+    condition: StreamCondition
+    text: str
+
+    @classmethod
+    def of(cls, fault: RemoteFault) -> Fault:
+        return cls(fault.condition, fault.text)
+
+
+Event = Header | Element | Stanza | Close | Fault
+
+
+class _Done(Exception):
+    """Raised out of expat where reading ends in order."""
+
+
+class Framer:
+    """Reads one stream, from its header to its close, or to the end of an element in `stop_at`.
+
+    `stop_at` holds `namespace}name` of top-level elements: after one of these `stopped` is True and `leftover` holds
+    the bytes behind it, unread (R6); who leaves a stopped framer in place bounds what it takes. `limits` may be
+    exchanged at any time.
+    """
+
+    __slots__ = (
+        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_last", "_name", "_namespace",
+        "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stop_at", "leftover", "limits", "stopped",
+    )
+
+    def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
+        self.limits = limits or FramingLimits()
+        self.stopped = False
+        self.leftover = b""
+        self._stop_at = stop_at
+        self._over = False
+        self._events: list[Event] = []
+        self._parser: expat.XMLParserType | None = None
+        self._buffer = bytearray()  # what came and is not handed on yet
+        self._base = 0  # what expat calls the index of the buffer's first byte
+        self._fed = 0  # how much of the buffer expat has seen
+        self._last = 0  # where in the buffer the last slice ended
+        self._received = 0  # bytes of the stream
+        self._since = 0  # bytes of this parser
+        self._head = b""  # the header's start tag
+        self._namespace: str | None = None  # the default namespace that the header declares
+        self._prefixes: dict[str, str] = {}  # and its prefixes
+        self._declarations = Declarations({}, None)
+        self._depth = 0
+        self._clear_slice()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What `data` completes, in order. Never raises: what is wrong comes as a `Fault`, the last event there is."""
+        if self.stopped:
+            self.leftover += data
+        if self._over:
+            return []
+        try:
+            self._read(data)
+        except RemoteFault as fault:
+            self._end(Fault.of(fault))
+        except expat.ExpatError as error:
+            self._end(Fault.of(malformed(error)))
+        except _Done:
+            self._end()
+        events, self._events = self._events, []
+        return events
+
+    def rest(self) -> None:
+        """Let go of expat between two feeds, about 10 kB; the next feed makes a new one (decision 14)."""
+        if self._depth == 1 and not self._buffer:
+            self._drop_parser()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        if not self._head:
+            data = self._prolog(data)
+        parser = self._parser or self._new_parser()
+        room = len(data) if self.limits.stream_bytes is None else max(0, self.limits.stream_bytes - self._received)
+        self._received += len(data)
+        self._buffer += data
+        for at in range(0, min(room, len(data)), PIECE):
+            self._parse(parser, data[at : min(at + PIECE, room)])
+        if room < len(data):
+            raise _violation(f"more than {self.limits.stream_bytes} bytes before authentication")
+        self._trim()
+
+    def _prolog(self, data: bytes) -> bytes:
+        """Before the header: leading white space is dropped, and what expat would take for UTF-16 refused (R31)."""
+        if not self._buffer:
+            data = data.lstrip(_WHITE)
+        if b"\0" in data or (not self._buffer and data[:1] in (b"\xfe", b"\xff")):
+            raise RemoteFault(StreamCondition.UNSUPPORTED_ENCODING, "the stream is not encoded in UTF-8")
+        return data
+
+    def _parse(self, parser: expat.XMLParserType, piece: bytes) -> None:
+        self._fed += len(piece)
+        self._since += len(piece)
+        parser.Parse(piece, False)
+        self._check_unfinished(self._fed - self._position())
+
+    def _check_unfinished(self, unread: int) -> None:
+        """`unread`: how many bytes expat has of a tag whose end it has not seen."""
+        limits = self.limits
+        if not self._head:
+            if self._fed > limits.header_bytes:
+                raise _too_long("stream header", limits.header_bytes)
+        elif unread > limits.tag_bytes:
+            raise _too_long("tag", limits.tag_bytes)
+        elif self._depth > 1:
+            self._check_length(self._fed - self._begin)
+
+    def _check_length(self, length: int) -> None:
+        if self._name in _KINDS:
+            if length > self.limits.stanza_bytes:
+                raise _too_long("stanza", self.limits.stanza_bytes)
+        elif length > self.limits.element_bytes:
+            raise _too_long("element", self.limits.element_bytes)
+
+    def _trim(self) -> None:
+        """Forget what was handed on, and white space between elements; other text there is a fault (R30)."""
+        if self._depth == 1 and self._parser is not None:
+            self._check_gap(self._position())
+        del self._buffer[: self._last]
+        self._base += self._last
+        self._begin -= self._last
+        self._fed = len(self._buffer)
+        self._last = 0
+        if self._since > RECYCLE and self._fed <= PIECE and self._head:
+            self._drop_parser()
+
+    def _check_gap(self, end: int) -> None:
+        """What expat has read since the last slice up to `end` is white space, or the peer's mistake."""
+        if end != self._last and self._buffer[self._last : end].strip(_WHITE):
+            raise RemoteFault(StreamCondition.BAD_FORMAT, "text between the elements of the stream")
+        self._last = end
+
+    def _end(self, *events: Event) -> None:
+        self._over = True
+        self._events += events
+        if self.stopped:
+            self.leftover = bytes(self._buffer[self._last :])
+        self._buffer = bytearray()
+        self._drop_parser()
+
+    # --- expat ---------------------------------------------------------------------------------------------------
+
+    def _new_parser(self) -> expat.XMLParserType:
+        """A parser that stands where the last one stood: behind the header, before what is not handed on yet."""
+        parser = self._parser = restricted_parser()
+        if self._head:
+            parser.Parse(self._head, False)
+            self._base = len(self._head)
+            parser.StartElementHandler = self._start_tag
+        else:
+            parser.StartNamespaceDeclHandler = self._declaration
+            parser.StartElementHandler = self._header
+        parser.EndElementHandler = self._end_tag
+        if self._buffer:
+            self._parse(parser, bytes(self._buffer))
+        return parser
+
+    def _drop_parser(self) -> None:
+        parser, self._parser = self._parser, None
+        if parser is not None:  # it holds our methods and we hold it: without this it lives until the next collection
+            parser.StartElementHandler = parser.EndElementHandler = parser.StartNamespaceDeclHandler = None
+        self._depth = 1
+        self._fed = self._since = 0
+        self._clear_slice()
+
+    def _clear_slice(self) -> None:
+        self._begin = 0
+        self._name = ""
+        self._attributes: dict[str, str] = {}
+        self._payloads: list[str] = []
+
+    def _position(self) -> int:
+        """Where in the buffer expat is: at the start of a tag, but behind it when an empty element ends."""
+        assert self._parser is not None
+        return self._parser.CurrentByteIndex - self._base
+
+    # --- the header ----------------------------------------------------------------------------------------------
+
+    def _declaration(self, prefix: str | None, namespace: str | None) -> None:
+        if prefix is None:
+            self._namespace = namespace
+        else:
+            self._prefixes[prefix] = namespace or ""
+
+    def _header(self, name: str, attributes: dict[str, str]) -> None:
+        assert self._parser is not None
+        begin = self._position()
+        end = _tag_end(self._buffer, begin)
+        if end > self.limits.header_bytes:
+            raise _too_long("stream header", self.limits.header_bytes)
+        head = bytes(self._buffer[begin:end])
+        self._check_root(name, head)
+        self._declarations = Declarations(self._prefixes, attributes.get(LANG))
+        if self._declarations.size > self.limits.declared_bytes:
+            raise _violation(f"the stream header declares more than {self.limits.declared_bytes} bytes for each stanza")
+        self._head = head
+        self._last = end
+        self._depth = 1
+        self._parser.StartNamespaceDeclHandler = None
+        self._parser.StartElementHandler = self._start_tag
+        self._events.append(Header(
+            attributes.get("to"), attributes.get("from"), attributes.get("id"), attributes.get("version"), attributes.get(LANG),
+            dialback=DIALBACK in self._prefixes.values(),
+        ))
+
+    def _check_root(self, name: str, tag: bytes) -> None:
+        """RFC 6120 §4.8: the root is `stream:stream` in its namespace, the default namespace is jabber:server."""
+        namespace, _, local = name.rpartition("}")
+        if namespace != STREAM:
+            raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the root element is not in the namespace {STREAM}")
+        if local != "stream":
+            raise RemoteFault(StreamCondition.BAD_FORMAT, "the root element is not a stream")
+        if not tag.startswith(b"<stream:stream"):
+            raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "the prefix of the root element is not `stream`")
+        if self._namespace != SERVER:
+            raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the default namespace is not {SERVER}")
+
+    # --- what is on the stream -----------------------------------------------------------------------------------
+
+    def _start_tag(self, name: str, attributes: dict[str, str]) -> None:
+        depth = self._depth = self._depth + 1
+        if depth == 2:
+            self._begin_slice(name, attributes)
+        elif depth == 3:
+            self._payloads.append(name)
+            if len(name) > self.limits.name_length or len(self._payloads) > self.limits.children:
+                raise self._crowded(name)
+        elif depth > self.limits.depth:
+            raise _violation(f"elements nested more than {self.limits.depth} deep")
+        if len(attributes) > self.limits.attributes:
+            raise _violation(f"more than {self.limits.attributes} attributes")
+
+    def _crowded(self, name: str) -> RemoteFault:
+        if len(name) > self.limits.name_length:
+            return _violation(f"a name with its namespace is longer than {self.limits.name_length} characters")
+        return _violation(f"more than {self.limits.children} children")
+
+    def _begin_slice(self, name: str, attributes: dict[str, str]) -> None:
+        self._begin = begin = self._position()
+        self._check_gap(begin)
+        self._name = name
+        self._attributes = attributes
+        if name in _KINDS:
+            self._check_stanza(name, attributes)
+
+    def _check_stanza(self, name: str, attributes: dict[str, str]) -> None:
+        """R30: no prefix on the start tag, and no attribute in a namespace but xml's."""
+        opening = _KINDS[name][1]
+        after = self._begin + len(opening)
+        if not self._buffer.startswith(opening, self._begin) or self._buffer[after] == _COLON:
+            raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "a stanza's start tag has a prefix")
+        if not attributes.keys() <= _PLAIN:
+            for attribute in attributes:
+                if "}" in attribute and not attribute.startswith(_XML):
+                    raise RemoteFault(StreamCondition.BAD_FORMAT, "a stanza's start tag has an attribute in a namespace")
+
+    def _end_tag(self, name: str) -> None:
+        depth = self._depth = self._depth - 1
+        if depth == 1:
+            self._end_slice()
+        elif depth == 0:
+            self._check_gap(self._position())
+            self._events.append(Close())
+            raise _Done
+
+    def _end_slice(self) -> None:
+        data = self._slice(self._position())
+        self._check_length(len(data))
+        if self._name in _KINDS:
+            self._events.append(self._stanza(data))
+        else:
+            self._events.append(Element.parse(data, self._head))
+            if self._name in self._stop_at:
+                self.stopped = True
+                raise _Done
+        self._payloads = []
+
+    def _slice(self, at: int) -> bytes:
+        """The bytes of the slice; `at`: the position in its end handler."""
+        begin, end = self._begin, at
+        if self._payloads or not self._is_empty(at):
+            end = self._buffer.index(b">", at) + 1
+        self._last = end
+        return bytes(self._buffer[begin:end])
+
+    def _is_empty(self, at: int) -> bool:
+        """Whether the slice is one empty-element tag; text may end in "/>" too."""
+        return self._buffer[at - 2 : at] == b"/>" and _tag_end(self._buffer, self._begin) == at
+
+    def _stanza(self, data: bytes) -> Stanza:
+        kind, opening = _KINDS[self._name]
+        get = self._attributes.get
+        data = self._declarations.complete(data, len(opening), self._attributes)
+        return Stanza(kind, data, get("to", ""), get("from", ""), get("type"), get("id"), tuple(self._payloads))
+
+
+def _tag_end(buffer: bytearray, begin: int) -> int:
+    """Where the tag ends that begins there. (No match object may outlive this: it would lock the buffer's size.)"""
+    match = START_TAG.match(buffer, begin)
+    assert match is not None
+    return match.end()
+
+
+def _violation(text: str) -> RemoteFault:
+    return RemoteFault(StreamCondition.POLICY_VIOLATION, text)
+
+
+def _too_long(what: str, limit: int) -> RemoteFault:
+    return _violation(f"the {what} is longer than {limit} bytes")
