@@ -1,0 +1,404 @@
+"""The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (habit 9).
+
+Input is joined per reactor turn, since under TLS `dataReceived` comes once per record; what one turn brings is fed at
+once (decision 2). STARTTLS and direct TLS are one path, on the clock that is given.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from s2sgw.net.intake import Intake
+from s2sgw.net.secured import Secured, lost, observe
+from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+
+P = ParamSpec("P")
+Role = Literal["initiating", "receiving"]
+
+
+class Engine(typing.Protocol):
+    """What the adapter needs of an engine of either role."""
+
+    def receive(self, data: bytes) -> list[Event]: ...
+    def data_to_send(self) -> bytes: ...
+    def tls_established(self) -> list[Event]: ...
+    def close(self, ending: Ending) -> list[Event]: ...
+    def fail(self, refusal: Refusal) -> list[Event]: ...
+
+
+class Owner(typing.Protocol):
+    """Who decides what the stream is for. No call comes after `ended`, which comes exactly once for a connection made."""
+
+    def connected(self, connection: StreamConnection) -> None:
+        """The transport is there (direct TLS has begun, but is not over). The initiating side's moment for `begin`."""
+
+    def event(self, connection: StreamConnection, event: Event) -> None:
+        """An event of the engine, except `StartTLS` and `Ended`, which the adapter performs itself."""
+
+    def paused(self, connection: StreamConnection) -> None:
+        """The other side takes nothing at present: write no more until `resumed`."""
+
+    def resumed(self, connection: StreamConnection) -> None:
+        """It takes again."""
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None:
+        """The stream is over; the transport may take up to `ConnectionOptions.close_timeout` to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """Bounds in seconds.
+
+    `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`.
+    `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held back, during
+    which neither FIN nor RST is seen.
+    """
+
+    negotiation_timeout: float = 30.0
+    close_timeout: float = 5.0
+    hold_timeout: float = 300.0
+
+
+class StreamConnection(Protocol):
+    """One transport with one engine.
+
+    `tls(event)` gives what opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`), `event` being
+    the engine's order, or None for direct TLS, which begins with the connection.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, engine: Engine, owner: Owner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
+        direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(),
+    ) -> None:
+        self.engine = engine
+        self.owner = owner
+        self.role: Role = role
+        self.writable = True
+        self.ending: Ending | None = None
+        self.secured: Secured | None = None
+        self.last_received = clock.seconds()
+        self._clock = clock
+        self._tls = tls
+        self._direct_tls = direct_tls
+        self._options = options
+        self._events: deque[Event] = deque()
+        self._stepping = False
+        self._intake = Intake(clock, self._turn, options.hold_timeout, self._held_too_long)
+        self._deadline: IDelayedCall | None = None
+        self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
+        self._link: Any = None  # the TLS on it
+        self._handshaking = False
+        self._tls_is_news = False
+        self._gone = False
+        self._closed: list[Deferred[None]] = []
+
+    # --- what the owner uses ---------------------------------------------------------------------------------------
+
+    def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run a method of the engine and perform what follows. After the end it does nothing; it may be called anywhere."""
+        if self.ending is not None:
+            return
+        try:
+            self._events.extend(method(*args, **kwargs))
+            if not self._stepping:
+                self._perform()
+        except Exception:
+            self._broken()
+
+    def write(self, data: bytes) -> None:
+        """Send stanzas past the engine. Callers join what one turn has for the stream."""
+        if self.ending is None and not self._gone:
+            self._out.write(data)
+
+    def close(self, ending: Ending) -> None:
+        """End the stream in order, with a closing tag."""
+        if self._handshaking:
+            self._finish(ending, abort=True)
+        else:
+            self.step(self.engine.close, ending)
+
+    def fail(self, refusal: Refusal) -> None:
+        """End the stream with an error; during a TLS handshake without one (R7)."""
+        if self._handshaking:
+            self._finish(refusal.ending, abort=True)
+        else:
+            self.step(self.engine.fail, refusal)
+
+    def abort(self, ending: Ending) -> None:
+        """End the connection at once: nothing more is sent or read."""
+        self._finish(ending, abort=True)
+
+    def negotiated(self) -> None:
+        """The negotiation's deadline is met."""
+        if self.ending is None:
+            self._stop_deadline()
+
+    def pause(self, holder: object) -> None:
+        """Read no more while `holder`, or another, says so. What has been read already waits too."""
+        self._intake.pause(holder)
+
+    def resume(self, holder: object) -> None:
+        """`holder` no longer keeps the stream from reading."""
+        self._intake.resume(holder)
+
+    def when_closed(self) -> Deferred[None]:
+        """Fires when the transport is gone."""
+        waiter: Deferred[None] = Deferred()
+        if self._gone:
+            waiter.callback(None)
+        else:
+            self._closed.append(waiter)
+        return waiter
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """The other side's certificates, DER, leaf first; () without any, and before TLS."""
+        return self.secured.chain if self.secured else ()
+
+    @property
+    def tls_version(self) -> str | None:
+        return self.secured.version if self.secured else None
+
+    @property
+    def cipher(self) -> str | None:
+        return self.secured.cipher if self.secured else None
+
+    @property
+    def peer_address(self) -> str:
+        """The other side's address and port, as text."""
+        return _spell(self._transport.getPeer())
+
+    @property
+    def local_address(self) -> str:
+        return _spell(self._transport.getHost())
+
+    # --- what Twisted calls ----------------------------------------------------------------------------------------
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    def connectionMade(self) -> None:
+        self._transport.setTcpNoDelay(True)
+        self._transport.setTcpKeepAlive(True)
+        self._out = self._intake.transport = self._transport
+        self._out.registerProducer(_Tap(self), True)
+        self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
+        if self._direct_tls:
+            self._guarded(self._open_tls, None)
+        if self.ending is None:
+            self._guarded(self.owner.connected, self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._link is None:
+            self._intake.add(data)
+        else:
+            self._link.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._link is None:
+            self._lost(reason)
+        else:
+            self._link.connectionLost(reason)
+
+    # --- input -----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        if self._tls_is_news:
+            self._tls_is_news = False
+            self.step(self.engine.tls_established)
+        if not self._intake.held:
+            self._feed()
+
+    def _feed(self) -> None:
+        if self._intake:
+            self.last_received = self._clock.seconds()
+            self.step(self.engine.receive, self._intake.take())
+
+    # --- events and output -----------------------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        self._stepping = True
+        try:
+            self._flush()
+            while self._events:
+                self._perform_one(self._events.popleft())
+                self._flush()
+        finally:
+            self._stepping = False
+
+    def _perform_one(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._finish(event.ending)
+        elif isinstance(event, StartTLS):
+            self._open_tls(event)
+        else:
+            if isinstance(event, PairProven | VerifyReady):
+                self.negotiated()
+            self.owner.event(self, event)
+
+    def _flush(self) -> None:
+        data = self.engine.data_to_send()
+        if data and self.ending is None and not self._gone:
+            self._out.write(data)
+
+    def _guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception:
+            self._broken()
+
+    def _broken(self) -> None:
+        """A mistake of ours, or of the owner's: say so on the stream if it can be said, and end it."""
+        failure = Failure()  # type: ignore[no-untyped-call]
+        self._log.failure("a stream broke", failure)
+        ending = Ending(Cause.INTERNAL, failure.getErrorMessage())
+        if self.ending is None and not self._handshaking:
+            try:
+                self.engine.fail(Refusal(StreamCondition.INTERNAL_SERVER_ERROR, "An internal error occurred.", ending))
+                self._flush()
+            except Exception:
+                self._log.failure("and could not say so")
+        self._finish(ending, abort=self._handshaking)
+
+    # --- TLS -------------------------------------------------------------------------------------------------------
+
+    def _open_tls(self, order: StartTLS | None) -> None:
+        """R6: what follows `<starttls/>` or `<proceed/>` in the clear is an injection, never interpreted."""
+        if self._intake:
+            self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
+            return
+        self._handshaking = True
+        inside = _Inside(self)
+        factory = TLSMemoryBIOFactory(self._tls(order), self.role == "initiating", Factory(), clock=self._clock)
+        self._transport.unregisterProducer()
+        self._link = self._out = BufferingTLSTransport(factory, inside)
+        self._link.makeConnection(self._transport)
+        self._link.registerProducer(_Tap(self), True)
+
+    def _secured(self, connection: Any) -> None:
+        self.secured = observe(connection)
+        self._handshaking = False
+        self._tls_is_news = True
+        self._intake.want_turn()
+
+    def _renegotiated(self) -> None:
+        """R10. Called from within OpenSSL, so the close is left to the next turn; nothing more is heard until then."""
+        self._intake.close(read_on=False)
+        self._clock.callLater(0, self.abort, Ending(Cause.TLS_RENEGOTIATION, "", "them"))
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _lost(self, reason: Failure) -> None:
+        """The transport is gone: what came before is still heard (R16)."""
+        self._gone = True
+        self._feed()
+        self._finish(lost(reason, handshaking=self._handshaking))
+        self._stop_deadline()
+        waiting, self._closed = self._closed, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    def _finish(self, ending: Ending, *, abort: bool = False) -> None:
+        """The one end: note it, shut the transport, tell the owner."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self._events.clear()
+        self._intake.close(read_on=not abort and not self._gone)
+        self._stop_deadline()
+        if not self._gone:
+            self._shut(abort)
+        try:
+            self.owner.ended(self, ending)
+        except Exception:
+            self._log.failure("the owner of a stream broke at its end")
+
+    def _shut(self, abort: bool) -> None:
+        """`loseConnection` waits while a producer is registered, and for the peer without end: bound it."""
+        self._out.unregisterProducer()
+        if abort:
+            self._transport.abortConnection()
+            return
+        self._deadline = self._clock.callLater(self._options.close_timeout, self._transport.abortConnection)
+        self._out.loseConnection()
+
+    # --- deadlines -------------------------------------------------------------------------------------------------
+
+    def _negotiation_is_late(self) -> None:
+        seconds = self._options.negotiation_timeout
+        text = f"The stream was not negotiated within {seconds:g} seconds."
+        self.fail(Refusal(StreamCondition.CONNECTION_TIMEOUT, text, Ending(Cause.NEGOTIATION_TIMEOUT, text)))
+
+    def _held_too_long(self) -> None:
+        text = f"No room for further stanzas for {self._options.hold_timeout:g} seconds."
+        self.fail(Refusal(StreamCondition.RESOURCE_CONSTRAINT, text, Ending(Cause.QUEUE_FULL, text)))
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+
+@implementer(IHandshakeListener)
+class _Inside(Protocol):
+    """What the TLS layer talks to: hands everything on to the connection."""
+
+    def __init__(self, connection: StreamConnection) -> None:
+        self._connection = connection
+        self.dataReceived = connection._intake.add  # type: ignore[method-assign]
+
+    def handshakeCompleted(self) -> None:
+        self._connection._secured(typing.cast(Any, self.transport).getHandle())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._connection._lost(reason)
+
+    def renegotiationAttempted(self) -> None:
+        self._connection._renegotiated()
+
+
+@implementer(IPushProducer)
+class _Tap:
+    """Registered with the transport, which closes and opens it as its buffer fills and empties."""
+
+    def __init__(self, connection: StreamConnection) -> None:
+        self._connection = connection
+
+    def pauseProducing(self) -> None:
+        connection = self._connection
+        if connection.writable and connection.ending is None:
+            connection.writable = False
+            connection._guarded(connection.owner.paused, connection)
+
+    def resumeProducing(self) -> None:
+        connection = self._connection
+        if not connection.writable and connection.ending is None:
+            connection.writable = True
+            connection._guarded(connection.owner.resumed, connection)
+
+    def stopProducing(self) -> None:
+        """The transport is going; `connectionLost` says so."""
+
+
+def _spell(address: Any) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
