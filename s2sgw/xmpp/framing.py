@@ -81,8 +81,9 @@ class Framer:
     """
 
     __slots__ = (
-        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_last", "_name", "_namespace",
-        "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stop_at", "leftover", "limits", "stopped",
+        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_last", "_name",
+        "_namespace", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stop_at",
+        "leftover", "limits", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:

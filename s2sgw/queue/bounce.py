@@ -1,0 +1,35 @@
+"""The bounce: the stanza error that ends a custody which could not be passed on (R33, R34)."""
+
+from __future__ import annotations
+
+from s2sgw.xmpp.element import Element, stanza_error
+from s2sgw.xmpp.ending import ACCOUNTS, Cause
+from s2sgw.xmpp.namespaces import SERVER
+from s2sgw.xmpp.stanza import Stanza
+
+
+def bounce(stanza: Stanza, cause: Cause) -> bytes | None:
+    """The error that goes back to the sender of `stanza`, or None where none may.
+
+    The id is kept and the addresses are swapped. The text is from the table of endings and names layer and cause; no
+    domain, no address, nothing that a peer said and nothing of the payload goes into it.
+    """
+    if not may_bounce(stanza):
+        return None
+    attributes = {"type": "error", "to": stanza.from_, "from": stanza.to}
+    if stanza.id is not None:
+        attributes["id"] = stanza.id
+    account = ACCOUNTS[cause]
+    text = f"{account.bounce} ({account.layer}: {cause})"
+    return Element(stanza.kind, SERVER, attributes, [stanza_error(account.condition, text)]).to_xml()
+
+
+def may_bounce(stanza: Stanza) -> bool:
+    """Whether an error may answer `stanza` (RFC 6120 §8.3.1, R33): an error never, nor what waits for no answer."""
+    if not stanza.from_:
+        return False
+    if stanza.kind == "iq":
+        return stanza.type in ("get", "set")
+    if stanza.kind == "presence":
+        return stanza.type in (None, "subscribe")
+    return stanza.type not in ("error", "result")
