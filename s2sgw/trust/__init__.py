@@ -1,1 +1,7 @@
 """Floor 2: what a certificate or a DNS answer proves. Pure."""
+
+from __future__ import annotations
+
+from s2sgw.trust.proofs import validate_peer
+
+__all__ = ["validate_peer"]

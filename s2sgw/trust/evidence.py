@@ -34,9 +34,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way to prove the peer, tried: whether it did, and if not the cause and every reason in words."""
+    """One way to prove the peer, tried: whether it did, and if not the cause and every reason in words.
+
+    `cause` is the chief one of `causes`, all that were found.
+    """
 
     method: ProofMethod
     proven: bool
     cause: Cause | None = None
     reasons: tuple[str, ...] = field(default=())
+    causes: tuple[Cause, ...] = field(default=())

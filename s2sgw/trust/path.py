@@ -1,0 +1,194 @@
+"""Case 1 of RFC 6120 §13.7.2: does a chain lead to a trusted anchor (R19, R21)?
+
+cryptography's `x509.verification` builds and checks the path (RFC 5280 §6, with the rules of the web's PKI): signatures,
+dates, basic constraints, path lengths, name constraints, key usage. It stops at the first fault, so what concerns the leaf
+alone (dates, key strength, usages) is checked here, and the path at a time when the leaf is valid: an expired certificate
+from an unknown issuer is told to be both. It does not check the strength of the leaf's key; this does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, VerificationError
+
+from s2sgw.trust import der
+from s2sgw.trust.anchors import Anchors, called, encoded, issuer, load, self_signed, subject
+from s2sgw.xmpp.ending import Cause
+
+__all__ = ["Anchors", "Failure", "PathResult", "validate"]
+
+#: R21: serverAuth, clientAuth or anyExtendedKeyUsage, or no such extension, in the leaf and in the authorities above it.
+USAGES = frozenset(map(bytes.fromhex, ("2b06010505070301", "2b06010505070302", "551d2500")))
+RSA_BITS = 2048
+EC_BITS = 256
+#: Certificates that a path may have above the leaf, and that are looked at of those that a peer presents.
+PATH_DEPTH = 8
+CHAIN_CERTIFICATES = 32
+
+_DIGITAL_SIGNATURE = b"\x80"
+_NO_USAGE = "an authority's extended key usage allows neither serverAuth nor clientAuth"
+_PREFIXES = ("validation failed: ", "candidates exhausted: ", "fatal error: ", "Python extension validator failed: ValueError: ")
+#: What the library says of authorities, where it means more than a bad chain.
+_SAID = (("too weak", Cause.WEAK_KEY), ("Forbidden public key", Cause.WEAK_KEY), (_NO_USAGE, Cause.WRONG_USAGE))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One check that a certificate, or the path from it, did not pass."""
+
+    cause: Cause
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathResult:
+    """What path validation found. `path` goes from the leaf to the anchor; it is () where none was found.
+
+    Where the library cannot read a name of the leaf, `path` is the leaf and every authority that may be above it: enough to
+    apply all that they forbid.
+    """
+
+    failures: tuple[Failure, ...]
+    path: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        return not self.failures
+
+
+def validate(chain: Sequence[bytes], anchors: Anchors, at: datetime) -> PathResult:
+    """Whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware)."""
+    if not chain:
+        return PathResult((Failure(Cause.NO_CERTIFICATE, "no certificate was presented"),))
+    try:
+        leaf = load(chain[0])
+    except ValueError as error:
+        return PathResult((Failure(Cause.BAD_CHAIN, f"the certificate cannot be read: {error}"),))
+    others = list(_readable(chain[1:CHAIN_CERTIFICATES]))
+    moment = min(max(at, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
+    found = _search(leaf, others, anchors, moment)
+    return PathResult((*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf), *found.failures), found.path)
+
+
+def _readable(chain: Iterable[bytes]) -> Iterator[x509.Certificate]:
+    for data in chain:
+        try:
+            yield load(data)
+        except ValueError:  # it may not be needed; if it is, its issuer is missing
+            continue
+
+
+def _dates(certificate: x509.Certificate, at: datetime, what: str) -> Iterator[Failure]:
+    if at > certificate.not_valid_after_utc:
+        yield Failure(Cause.EXPIRED, f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC")
+    if at < certificate.not_valid_before_utc:
+        yield Failure(Cause.NOT_YET_VALID, f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _key(leaf: x509.Certificate) -> Iterator[Failure]:
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        yield Failure(Cause.WEAK_KEY, f"the certificate's key is of no known kind: {error}")
+        return
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < RSA_BITS:
+            yield Failure(Cause.WEAK_KEY, f"the certificate's RSA key has {key.key_size} bits, at least {RSA_BITS} are asked for")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.key_size < EC_BITS:
+            yield Failure(Cause.WEAK_KEY, f"the certificate's EC key has {key.key_size} bits, at least {EC_BITS} are asked for")
+    elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        yield Failure(Cause.WEAK_KEY, "the certificate's key is neither RSA, EC, Ed25519 nor Ed448")
+
+
+def _usages(leaf: x509.Certificate) -> Iterator[Failure]:
+    try:
+        usage = der.extension(encoded(leaf), der.KEY_USAGE)
+        signs = usage is None or der.inside(usage, der.BIT_STRING)[1:2] >= _DIGITAL_SIGNATURE
+        serves = _for_tls(leaf)
+    except ValueError as error:
+        yield Failure(Cause.BAD_CHAIN, f"the certificate's key usages cannot be read: {error}")
+        return
+    if not serves:
+        yield Failure(Cause.WRONG_USAGE, "the certificate's extended key usage allows neither serverAuth nor clientAuth")
+    if not signs:
+        yield Failure(Cause.WRONG_USAGE, "the certificate's key usage does not allow the signatures that TLS makes with its key")
+
+
+def _for_tls(certificate: x509.Certificate) -> bool:
+    value = der.extension(encoded(certificate), der.EXTENDED_KEY_USAGE)
+    return value is None or not USAGES.isdisjoint(der.object_identifiers(value))
+
+
+def _check_usage(_policy: Policy, authority: x509.Certificate, _extension: x509.ExtendedKeyUsage | None) -> None:
+    if not _for_tls(authority):
+        raise ValueError(_NO_USAGE)
+
+
+_AUTHORITIES = ExtensionPolicy.webpki_defaults_ca().may_be_present(
+    x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage
+)
+_LEAF = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
+_NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+
+
+def _search(leaf: x509.Certificate, others: list[x509.Certificate], anchors: Anchors, moment: datetime) -> PathResult:
+    """The path that the library finds, or what is wrong with each that there could be."""
+    if anchors.store is None:
+        return PathResult((_unanchored(leaf, _above(leaf, others, anchors)),))
+    nameless = not der.has_extension(encoded(leaf), der.SUBJECT_ALT_NAME)
+    builder = PolicyBuilder().store(anchors.store).time(moment).max_chain_depth(PATH_DEPTH)
+    builder = builder.extension_policies(ca_policy=_AUTHORITIES, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
+    try:
+        return PathResult((), tuple(builder.build_client_verifier().verify(leaf, others).chain))
+    except VerificationError as error:
+        return PathResult(tuple(_explain(leaf, _above(leaf, others, anchors), anchors, moment, str(error))))
+    except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library would hand out is not
+        return PathResult((), (leaf, *_above(leaf, others, anchors)))
+
+
+def _above(leaf: x509.Certificate, others: Sequence[x509.Certificate], anchors: Anchors) -> list[x509.Certificate]:
+    """Every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
+    found = [leaf]
+    for certificate in found:
+        name = issuer(certificate)
+        candidates = (*anchors.named(name), *(other for other in others if subject(other) == name))
+        found += [c for c in candidates if c not in found and _fits(certificate, c)]
+    return found[1:]
+
+
+def _fits(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """No key identifiers that contradict each other (RFC 5280 §4.2.1.1)."""
+    wanted, present = der.authority_key(encoded(certificate)), der.subject_key(encoded(authority))
+    return wanted is None or present is None or wanted == present
+
+
+def _explain(
+    leaf: x509.Certificate, above: Sequence[x509.Certificate], anchors: Anchors, moment: datetime, said: str,
+) -> Iterator[Failure]:
+    if not any(certificate in anchors for certificate in (leaf, *above)):
+        yield _unanchored(leaf, above)
+        return
+    dated = [f for c in above for f in _dates(c, moment, f"the authority {called(c)}")] if "validation time" in said else []
+    if dated:
+        yield from dated
+        return
+    for prefix in _PREFIXES:
+        said = said.removeprefix(prefix)
+    cause = next((cause for words, cause in _SAID if words in said), Cause.BAD_CHAIN)
+    yield Failure(cause, f"the chain is not valid: {said.partition(' (encountered')[0]}")
+
+
+def _unanchored(leaf: x509.Certificate, above: Sequence[x509.Certificate]) -> Failure:
+    if self_signed(leaf):
+        return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({called(leaf)})")
+    last = above[-1] if above else leaf
+    if issuer(last) == subject(last):
+        return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {called(last)}, which is no trusted anchor")
+    return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {called(last, by=True)} is neither in the chain nor a trusted anchor")

@@ -1,0 +1,110 @@
+"""The ways to prove a peer, each a pure function from evidence to an `Attempt` that lists all that it found wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+
+from s2sgw.trust.anchors import Anchors, encoded, unarmoured
+from s2sgw.trust.evidence import Attempt, Evidence, Role
+from s2sgw.trust.identity import Constraints, Match, Names, matches, names
+from s2sgw.trust.path import Failure, validate
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+#: Of several causes, the first in this order is the attempt's: what no operator's approval could heal comes first.
+PRECEDENCE = (
+    Cause.NO_CERTIFICATE, Cause.REVOKED, Cause.BAD_CHAIN, Cause.EXPIRED, Cause.NOT_YET_VALID, Cause.WEAK_KEY,
+    Cause.WRONG_USAGE, Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER, Cause.NAME_MISMATCH,
+)
+
+
+def prove_pkix(
+    evidence: Evidence, anchors: Anchors, *, insist_on_xmpp_addr: bool = False, secure_delegation: bool = False,
+) -> Attempt:
+    """A chain to one of `anchors`, and a name that is the domain asked for (R13, R17–R19, R21).
+
+    `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged by it alone. `secure_delegation`: the target of an SRV
+    record that DNSSEC secured counts as the domain too, where we connected to it.
+    """
+    found = validate(evidence.chain, anchors, evidence.at)
+    if not evidence.chain:
+        return _failed(found.failures)
+    presented = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
+    match = matches(presented, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
+    if match.name is None and secure_delegation:
+        match = _delegated(presented, evidence) or match
+    if match.name is None:
+        return _failed((*found.failures, *(Failure(Cause.NAME_MISMATCH, reason) for reason in match.reasons)))
+    if found.failures:
+        return _failed(found.failures)
+    return Attempt("pkix", True, reasons=(f"{match.name} matches, on a chain to a trusted anchor",))
+
+
+def _delegated(presented: Names, evidence: Evidence) -> Match | None:
+    """A dNSName that is the SRV target, where DNSSEC secured the way to it (RFC 7673 §3.1)."""
+    if evidence.target is None or not evidence.target_secure or evidence.role != "receiving":
+        return None
+    try:
+        target = Domain.parse(evidence.target)
+    except InvalidJID:
+        return None
+    hosts = replace(presented, presented=tuple(n for n in presented.presented if n.kind == "dNSName"))
+    return matches(hosts, target)
+
+
+def _failed(failures: Collection[Failure]) -> Attempt:
+    causes = sorted({failure.cause for failure in failures}, key=PRECEDENCE.index)
+    return Attempt("pkix", False, causes[0], tuple(failure.text for failure in failures), tuple(causes))
+
+
+def prove_pin(evidence: Evidence, pins: Collection[Fingerprint]) -> Attempt:
+    """The key of the certificate is one that was approved (R20); its names, dates and issuer are not asked.
+
+    With no pins there is nothing to mismatch: the cause is `NOT_PROVEN`.
+    """
+    if not evidence.chain:
+        return _unpinned(Cause.NO_CERTIFICATE, "no certificate was presented")
+    try:
+        presented = Fingerprint.of(evidence.chain[0])
+    except ValueError as error:
+        return _unpinned(Cause.BAD_CHAIN, f"the certificate cannot be read: {error}")
+    if not pins:
+        return _unpinned(Cause.NOT_PROVEN, f"no key is pinned; the peer's is {presented}")
+    if presented not in pins:
+        approved = ", ".join(sorted(map(str, pins)))
+        return _unpinned(Cause.PIN_MISMATCH, f"the peer's key is {presented}, approved is {approved}")
+    return Attempt("pin", True, reasons=(f"the key {presented} is pinned",))
+
+
+def _unpinned(cause: Cause, reason: str) -> Attempt:
+    return Attempt("pin", False, cause, (reason,), (cause,))
+
+
+def validate_peer(
+    chain: bytes | Collection[bytes], anchors: Anchors | bytes | Collection[bytes], domain: str, at: datetime,
+    role: Role = "receiving", *, insist_on_xmpp_addr: bool = False,
+) -> Attempt:
+    """Whether `chain` proves `domain` by PKIX at the time `at` to somebody who trusts `anchors`; with every reason why not.
+
+    One call for suites of path-validation vectors; the gateway's own way is the same, from `prove_pkix` on.
+
+    `chain` is the leaf and then the other certificates that the peer sends, in any order: one PEM text, or DER or PEM pieces.
+    `anchors` are PEM texts or DER certificates, or a ready `Anchors`. `domain` is the XMPP domain as text, U-labels or
+    A-labels; `at` an aware datetime. `role` is the peer's role on the stream; either accepts the same certificates (R21).
+
+    The answer's `proven` says yes or no; `cause` is the chief `Cause`, `causes` all of them, `reasons` each in words. Nothing
+    of the peer's makes it raise; a `domain` that is none raises `InvalidJID`, a naive `at` raises `ValueError`.
+    """
+    if at.tzinfo is None:
+        raise ValueError("the time must say its zone")
+    pieces = tuple(der for piece in _pieces(chain) for der in unarmoured(piece))
+    trusted = anchors if isinstance(anchors, Anchors) else Anchors.parse(*_pieces(anchors))
+    evidence = Evidence(Domain.parse(domain), role, at, pieces)
+    return prove_pkix(evidence, trusted, insist_on_xmpp_addr=insist_on_xmpp_addr)
+
+
+def _pieces(material: bytes | Collection[bytes]) -> Collection[bytes]:
+    return (material,) if isinstance(material, bytes) else material
