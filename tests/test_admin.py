@@ -204,7 +204,7 @@ class SocketTests(SynchronousTestCase):
     def test_not_allowed(self) -> None:
         """A socket that may not be asked is an error in words."""
         self.bound()
-        self.patch(admin.socket, "socket", _Unreachable)
+        self.patch(socket, "socket", _Unreachable)
         self.assertIn("Permission denied", str(self.assertRaises(AdminInUse, claim, self.path)))
 
     def test_path_too_long(self) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 
 from twisted.application.service import Application, IServiceCollection
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -47,7 +47,7 @@ class LineTests(SynchronousTestCase):
 
     def lines(self, format: str = "text", level: str = "info", namespace: str = "s2sgw.gateway.record") -> Logger:
         ours = observer(self.file, format, level)  # type: ignore[arg-type]
-        return Logger(namespace, observer=LogPublisher(lambda event: ours(event | {"log_time": AT})))
+        return Logger(namespace, observer=lambda event: ours({**event, "log_time": AT}))  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
         return self.file.getvalue().splitlines()
