@@ -19,7 +19,7 @@ _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 
 def disagreements(
-    sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[HostPort]
+    sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[str]
 ) -> list[Complaint]:
     """All complaints that more than one key is needed for. A check whose sections are not all sound is left out."""
     known = {**sections, "system": system_nameservers, "tree": tree}
@@ -145,9 +145,9 @@ def _is_loopback(host: str) -> bool:
 # --- name servers ----------------------------------------------------------------------------------------------------
 
 
-def view_asked(dns: DNS, backends: tuple[Backend, ...], system: Sequence[HostPort]) -> Complaints:
+def view_asked(dns: DNS, backends: tuple[Backend, ...], system: Sequence[str]) -> Complaints:
     """The gateway's own resolver is never the view that it serves itself."""
-    for index, view in enumerate(backend.dns_view for backend in backends):
+    for index, view in enumerate(_views(backends)):
         for place, server in enumerate(dns.servers):
             if server == view:
                 yield Complaint(("dns", "servers", place), f"is backend[{index}].dns_view: the gateway would ask itself")
@@ -160,11 +160,15 @@ def view_asked(dns: DNS, backends: tuple[Backend, ...], system: Sequence[HostPor
 
 
 def view_forwarding(backends: tuple[Backend, ...]) -> Complaints:
-    views = [backend.dns_view for backend in backends]
+    views = _views(backends)
     for index, backend in enumerate(backends):
         for place, server in enumerate(backend.forward):
             if server in views:
                 yield Complaint(("backend", index, "forward", place), "is a dns_view of the gateway: it would ask itself")
+
+
+def _views(backends: tuple[Backend, ...]) -> list[str | None]:
+    return [str(each.dns_view) if each.dns_view else None for each in backends]
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from pydantic_core import ErrorDetails
+from typing import Any, NamedTuple
 
 KeyPath = tuple[str | int, ...]
 
@@ -102,7 +100,7 @@ def meant(word: str, known: Iterable[str]) -> str:
     return f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(words)}"
 
 
-def translate(error: ErrorDetails, known: Iterable[str]) -> str:
+def translate(error: Mapping[str, Any], known: Iterable[str]) -> str:
     """A finding of pydantic in words for the operator; `known` are the keys that there are beside the one complained of."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":

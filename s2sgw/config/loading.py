@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from s2sgw.config import later
 from s2sgw.config.agreement import disagreements
 from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
+from s2sgw.config.later import KEYS as LATER_KEYS
+from s2sgw.config.later import refuse
 from s2sgw.config.sections import DNS, TLS, Backend, Config, Gateway, Listener, Log, Queue
 from s2sgw.policy.model import LimitsObject, PeerObject
-from s2sgw.policy.values import HostPort, PeerName, parse_nameserver
+from s2sgw.policy.values import PeerName, parse_nameserver
 
 #: section -> its type. A section that is left out counts as an empty one.
 SECTIONS: dict[str, Any] = {
@@ -65,7 +67,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]
-    complaints = later.refuse(tree) + _unknown_sections(tree)
+    complaints = refuse(tree) + _unknown_sections(tree)
     sections: dict[str, Any] = {}
     for name in SECTIONS:
         complaints += _validate(name, tree, path.parent, sections)
@@ -80,7 +82,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
 
 
 def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
-    known = {*SECTIONS, *(key.path[0] for key in later.KEYS)}
+    known = {*SECTIONS, *(key.path[0] for key in LATER_KEYS)}
     return [Complaint((name,), f"there is no such section; {meant(name, known)}") for name in tree if name not in SECTIONS]
 
 
@@ -114,6 +116,10 @@ def _unwrap(complaint: Complaint, single: set[str]) -> Complaint:
     return Complaint(path, text)
 
 
-def _system(addresses: Sequence[str]) -> tuple[HostPort, ...]:
-    """Those of the system's name servers that we can ask; a zone index (fe80::1%eth0) is nothing we know how to use."""
-    return tuple(parse_nameserver(each) for each in addresses if "%" not in each)
+def _system(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Those of the system's name servers that are addresses: what else its file says is not ours to complain of."""
+    servers = []
+    for each in addresses:
+        with suppress(ValueError):
+            servers.append(parse_nameserver(each))
+    return tuple(servers)

@@ -28,6 +28,7 @@ from s2sgw.policy.values import (
     Loopback,
     Nameserver,
     PeerName,
+    Route,
     Section,
     Size,
     TLSVersion,
@@ -41,7 +42,7 @@ def parse_endpoint(value: object) -> str:
         raise ValueError('must be an endpoint string such as "tcp:5269"')
     if not value.startswith("systemd:"):  # whether systemd hands the socket over is known at the start only
         try:
-            serverFromString(None, value)  # type: ignore[no-untyped-call]
+            serverFromString(None, value)
         except (ValueError, TypeError, LookupError) as error:
             raise ValueError(f'must be a Twisted endpoint string such as "tcp:5269:interface=127.0.0.1": {error}') from None
     return value
@@ -78,8 +79,8 @@ class DNS(Section):
     servers: tuple[Nameserver, ...] = ()
     trust_ad: Flag = False
     private_addresses: Literal["refuse", "allow"] = "refuse"
-    #: by A-labels
-    static: dict[DomainKey, Address] = {}
+    #: "host:port" by A-labels
+    static: dict[DomainKey, Route] = {}
 
 
 class Backend(Section):
@@ -131,7 +132,7 @@ class Config(Section):
     system_nameservers: tuple[Nameserver, ...] = ()
 
     @property
-    def nameservers(self) -> tuple[HostPort, ...]:
+    def nameservers(self) -> tuple[str, ...]:
         """The name servers that the gateway asks."""
         return self.dns.servers or self.system_nameservers
 

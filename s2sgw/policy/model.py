@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, HostPort, Pin, RouteAddress, Section, Size, TLSVersion
+from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, Pin, Route, Section, Size, TLSVersion
 
 Encryption = Literal["required", "optional"]
 Proof = Literal["pkix", "dane", "posh", "pin"]
@@ -47,7 +47,7 @@ class PeerPolicy:
     trust_anchors: Path | Literal["system"] = "system"
     pins: tuple[str, ...] = ()
     certificate: Path | None = None
-    route: HostPort | None = None
+    route: str | None = None
     limits: Limits = field(default_factory=Limits)
     hold: float = 600.0
     #: the names of the peer objects that made this policy, the most specific first
@@ -79,7 +79,7 @@ class PeerObject(Section):
     trust_anchors: Anchors | None = None
     pins: tuple[Pin, ...] | None = None
     certificate: FilePath | None = None
-    route: RouteAddress | None = None
+    route: Route | None = None
     limits: LimitsObject | None = None
     hold: Duration | None = None
 

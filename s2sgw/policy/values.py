@@ -6,8 +6,6 @@ A relative path starts at the folder that the validation context gives as `folde
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import re
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictInt, ValidationInfo
 
+from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 XMPP_PORT = 5269
@@ -23,7 +22,6 @@ DNS_PORT = 53
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
-_PIN_BYTES = 32
 
 
 class Section(BaseModel):
@@ -112,7 +110,7 @@ def _split_port(text: str) -> tuple[str, str | None]:
 
 
 def _checked_host(host: str) -> str:
-    return host if _is_ip(host) else parse_domain(host).ascii
+    return str(ipaddress.ip_address(host)) if _is_ip(host) else parse_domain(host).ascii
 
 
 def _is_ip(text: str) -> bool:
@@ -123,19 +121,28 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-def parse_nameserver(value: object) -> HostPort:
-    """The address of a DNS server, port 53 unless it says otherwise; a name would need a name server first."""
-    found = parse_host_port(value, DNS_PORT)
-    if not _is_ip(found.host):
-        raise ValueError(f'must be an IP address with an optional port, not "{value}"')
-    return found
+def parse_route(value: object) -> str:
+    """Where a peer is reached, port 5269 unless it says otherwise; comes back as "host:port"."""
+    return str(parse_host_port(value, XMPP_PORT))
+
+
+def parse_nameserver(value: object) -> str:
+    """A DNS server, port 53 unless it says otherwise; comes back as "address:port"."""
+    return str(_address_port(value))
 
 
 def parse_loopback(value: object) -> HostPort:
     """A loopback address for the DNS view, which answers nobody else."""
-    found = parse_nameserver(value)
+    found = _address_port(value)
     if not ipaddress.ip_address(found.host).is_loopback:
         raise ValueError(f'must be a loopback address such as "127.53.0.1:53", not "{value}"')
+    return found
+
+
+def _address_port(value: object) -> HostPort:
+    found = parse_host_port(value, DNS_PORT)
+    if not _is_ip(found.host):
+        raise ValueError(f'must be an IP address with an optional port, not "{value}"')
     return found
 
 
@@ -153,22 +160,10 @@ def parse_anchors(value: object, info: ValidationInfo) -> Path | Literal["system
 
 
 def parse_pin(value: object) -> str:
-    """"sha256:" and the hash of a SubjectPublicKeyInfo in hex (colons allowed) or base64; comes back in lower-case hex."""
-    kind, _, text = value.partition(":") if isinstance(value, str) else ("", "", "")
-    digest = _digest(text)
-    if kind.lower() != "sha256" or len(digest) != _PIN_BYTES:
-        raise ValueError('must be "sha256:" and the 32 bytes of the key\'s hash in hex or base64')
-    return "sha256:" + digest.hex()
-
-
-def _digest(text: str) -> bytes:
-    plain = text.replace(":", "")
-    try:
-        if len(plain) == 2 * _PIN_BYTES:
-            return bytes.fromhex(plain)
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (ValueError, binascii.Error):
-        return b""
+    """A fingerprint of a key, in its canonical spelling."""
+    if not isinstance(value, str):
+        raise ValueError('must be a string "sha256:…"')
+    return str(Fingerprint.parse(value))
 
 
 Duration = Annotated[float, PlainValidator(parse_duration)]
@@ -178,8 +173,8 @@ DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
 Hostname = Annotated[str, PlainValidator(parse_hostname)]
 PeerName = Annotated[str, PlainValidator(parse_peer_name)]
 Address = Annotated[HostPort, PlainValidator(parse_host_port)]
-RouteAddress = Annotated[HostPort, PlainValidator(lambda value: parse_host_port(value, XMPP_PORT))]
-Nameserver = Annotated[HostPort, PlainValidator(parse_nameserver)]
+Route = Annotated[str, PlainValidator(parse_route)]
+Nameserver = Annotated[str, PlainValidator(parse_nameserver)]
 Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 Anchors = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
