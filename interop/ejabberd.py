@@ -1,0 +1,96 @@
+"""ejabberd as Debian ships it, behind the gateway or outside; started without its control script and without epmd."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from interop.place import LabError
+from interop.server import PASSWORD, Server, Site
+
+_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+_INETRC = """\
+{{resolv_conf,""}}.
+{{lookup,["file","dns"]}}.
+{{host,{{127,0,0,1}},["localhost"]}}.
+{{nameserver,{{127,0,0,1}},{dns}}}.
+"""
+_CONFIG = """\
+loglevel: debug
+log_rotate_count: 0
+hosts: ["{domain}"]
+certfiles: ["{both}"]
+{lines}
+s2s_cafile: "{anchors}"
+s2s_dns_timeout: 5
+listen:
+  - {{port: {client}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, shaper: none}}
+  - {{port: {s2s}, ip: "{s2s_address}", module: ejabberd_s2s_in, max_stanza_size: 524288, shaper: none}}
+{component}
+auth_method: internal
+auth_password_format: plain
+registration_timeout: infinity
+acl: {{local: {{user_regexp: ""}}}}
+access_rules: {{local: {{allow: local}}, c2s: {{allow: all}}}}
+shaper: {{}}
+shaper_rules: {{max_user_sessions: 10}}
+modules:
+  mod_caps: {{}}
+  mod_carboncopy: {{}}
+  mod_disco: {{}}
+  mod_last: {{}}
+  mod_offline: {{}}
+  mod_ping: {{}}
+  mod_register: {{ip_access: all, password_strength: 0}}
+  mod_roster: {{}}
+  mod_s2s_dialback: {{}}
+  mod_time: {{}}
+  mod_vcard: {{search: false}}
+  mod_version: {{}}
+"""
+_COMPONENT = """\
+  - port: {port}
+    ip: "127.0.0.1"
+    module: ejabberd_service
+    access: all
+    shaper: none
+    check_from: false
+    hosts: {{"{name}": {{password: "{password}"}}}}
+"""
+
+
+def start(site: Site, *, component: str = "") -> Server:
+    """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
+    folder = site.lab.directory(f"ejabberd-{site.domain}")
+    ports = [site.lab.port() for _ in range(3)]
+    (folder / "inetrc").write_text(_INETRC.format(dns=site.dns))
+    (folder / "ejabberd.yml").write_text(_config(site, ports, component))
+    (folder / "spool").mkdir()
+    process = site.lab.start("ejabberd", _command(folder), folder, _environment(folder))
+    for port, address in ((ports[0], "127.0.0.1"), (ports[1], site.s2s_address)):
+        site.lab.wait_for_port(process, port, 40.0, address)
+    return Server("ejabberd", site.domain, ports[0], ports[1], [process], folder / "ejabberd.log", ports[2])
+
+
+def _config(site: Site, ports: list[int], component: str) -> str:
+    lines = site.lines or ("s2s_use_starttls: required" if site.encrypted else "s2s_use_starttls: optional")
+    listener = _COMPONENT.format(port=ports[2], name=component, password=PASSWORD) if component else ""
+    return _CONFIG.format(
+        domain=site.domain, both=site.certificate.combined(), lines=lines, anchors=site.anchors, client=ports[0],
+        s2s=ports[1], s2s_address=site.s2s_address, component=listener,
+    )
+
+
+def _command(folder: Path) -> list[str]:
+    erl = shutil.which("erl")
+    if erl is None:
+        raise LabError("erl (Erlang) is not installed")
+    return [erl, "+K", "true", "-noinput", "-noshell", "-mnesia", "dir", f'"{folder}/spool"', "-s", "ejabberd"]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        "EJABBERD_CONFIG_PATH": str(folder / "ejabberd.yml"), "EJABBERD_LOG_PATH": str(folder / "ejabberd.log"),
+        "EJABBERD_PID_PATH": str(folder / "ejabberd.pid"), "ERL_INETRC": str(folder / "inetrc"),
+        "ERL_LIBS": str(_LIBRARIES), "ERL_CRASH_DUMP_BYTES": "0", "HOME": str(folder),
+    }

@@ -1,0 +1,59 @@
+"""jabberd2 as Debian ships it: four processes around a router, with stock settings but for places and ports."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sqlite3
+from pathlib import Path
+
+from interop.place import Process
+from interop.server import Server, Site
+
+_STOCK = Path("/etc/jabberd2")
+_SCHEMA = Path("/usr/share/doc/jabberd2/db-setup.sqlite.gz")
+_PARTS = ("router", "sm", "s2s", "c2s")
+
+
+def start(site: Site) -> Server:
+    """Start all four and wait until clients and peers can connect."""
+    folder = site.lab.directory(f"jabberd2-{site.domain}")
+    router, client, s2s = (site.lab.port() for _ in range(3))
+    _database(folder)
+    for part in _PARTS:
+        (folder / f"{part}.xml").write_text(_configured(part, site, folder, router, {"c2s": client, "s2s": s2s}))
+    processes = [_part(site, folder, "router")]
+    site.lab.wait_for_port(processes[0], router)
+    processes += [_part(site, folder, part) for part in _PARTS[1:]]
+    site.lab.wait_for_port(processes[3], client)
+    site.lab.wait_for_port(processes[2], s2s, address=site.s2s_address)
+    return Server("jabberd2", site.domain, client, s2s, processes, folder / "s2s.log")
+
+
+def _part(site: Site, folder: Path, part: str) -> Process:
+    argv = [f"/usr/sbin/jabberd2-{part}", "-c", str(folder / f"{part}.xml")]
+    return site.lab.start(f"jabberd2-{part}", argv, folder, {
+        "NAMESERVERS": "127.0.0.1", "RES_OPTIONS": f"port:{site.dns}",
+    } if part == "s2s" else {})
+
+
+def _database(folder: Path) -> None:
+    with sqlite3.connect(folder / "sqlite.db") as database:
+        database.executescript(gzip.decompress(_SCHEMA.read_bytes()).decode())
+
+
+def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[str, int]) -> str:
+    """The stock file of `part` with this site's places put in."""
+    text = re.sub(r"<!--.*?-->", "", (_STOCK / f"{part}.xml").read_text(), flags=re.DOTALL)
+    text = text.replace("/var/run/jabberd2/", f"{folder}/").replace("/var/log/jabberd2/", f"{folder}/")
+    text = text.replace("/var/lib/jabberd2/", f"{folder}/").replace("localhost.localdomain", site.domain)
+    text = text.replace("<port>5347</port>", f"<port>{router}</port>").replace("0.0.0.0", "127.0.0.1")
+    text = text.replace("register-enable='mu'", "register-enable='true'")
+    if part == "s2s":
+        text = text.replace("<ip>127.0.0.1</ip>\n    <port>5269", f"<ip>{site.s2s_address}</ip>\n    <port>5269")
+    if part == "s2s" and site.encrypted:
+        text = text.replace("</local>", f"<pemfile>{site.certificate.combined()}</pemfile>\n  </local>")
+    for name, stock in (("c2s", 5222), ("s2s", 5269)):
+        if part == name:
+            text = text.replace(f"<port>{stock}</port>", f"<port>{ports[name]}</port>")
+    return text

@@ -1,0 +1,165 @@
+"""Where a run happens: one temporary folder, ports of its own on loopback, and processes that end with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+#: Below Linux's range for outgoing connections, so that no connection of the run takes a listener's place.
+PORTS = range(20100, 32700)
+#: Seconds given to a process that was asked to end, before it is killed.
+GRACE = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class LabError(Exception):
+    """The lab itself failed: a server did not start, a tool is missing."""
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Process:
+    """One process the lab started; its output goes to `log`."""
+
+    def __init__(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, **env}, cwd=cwd, preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        return self._popen.poll()
+
+    def output(self, lines: int = 25) -> str:
+        """The last `lines` of what it wrote."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    def signal(self, number: int) -> None:
+        if self.alive:
+            self._popen.send_signal(number)
+
+    def stop(self) -> int | None:
+        """Ask it to end, kill it after `GRACE` seconds; its exit status."""
+        self.signal(signal.SIGTERM)
+        try:
+            return self._popen.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int | None:
+        self.signal(signal.SIGKILL)
+        return self._popen.wait(GRACE)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of all its threads so far (not of its children)."""
+        return cpu_seconds(self.pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that process `pid` has used, from /proc/PID/stat."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _free(port: int, kind: socket.SocketKind, address: str) -> bool:
+    with closing(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def _ports() -> Iterator[int]:
+    start = (os.getpid() * 37) % len(PORTS)
+    for offset in range(len(PORTS)):
+        port = PORTS[(start + offset) % len(PORTS)]
+        if all(_free(port, kind, "127.0.0.1") for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+            yield port
+
+
+class Lab:
+    """A context that owns the folder, the ports and the processes of a run."""
+
+    def __init__(self, keep: bool = False) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="s2sgw-lab-"))
+        self.folder.chmod(0o755)
+        self.processes: list[Process] = []
+        self._keep = keep
+        self._ports = _ports()
+
+    def port(self) -> int:
+        """A port free for TCP and UDP on 127.0.0.1, handed out once."""
+        return next(self._ports)
+
+    def directory(self, name: str) -> Path:
+        """A new folder; `name` is numbered where it exists already."""
+        path, number = self.folder / name, 1
+        while path.exists():
+            number += 1
+            path = self.folder / f"{name}-{number}"
+        path.mkdir(parents=True)
+        return path
+
+    def start(self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> Process:
+        """Start `argv` in `folder`; its output goes to `folder`/NAME.out."""
+        process = Process(name, argv, folder / f"{name}.out", env or {}, folder)
+        self.processes.append(process)
+        return process
+
+    def wait_for_port(self, process: Process, port: int, seconds: float = 20.0, address: str = "127.0.0.1") -> None:
+        """Until `port` accepts a connection; LabError with the process's last words where it never does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not process.alive:
+                raise LabError(f"{process.name} ended with status {process.status}:\n{process.output()}")
+            try:
+                socket.create_connection((address, port), 1.0).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise LabError(f"{process.name} does not listen on {port} after {seconds:.0f} s:\n{process.output()}")
+
+    def stop(self, processes: Sequence[Process]) -> None:
+        """End these, all asked first and then waited for."""
+        for process in processes:
+            process.signal(signal.SIGTERM)
+        for process in processes:
+            process.stop()
+        self.processes = [process for process in self.processes if process not in processes]
+
+    def close(self) -> None:
+        self.stop(list(reversed(self.processes)))
+        if not self._keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,80 @@
+"""Prosody as Debian ships it, behind the gateway or outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interop.server import PASSWORD, Server, Site
+
+PROSODY = "/usr/bin/prosody"
+_CONFIG = """\
+run_as_root = true
+daemonize = false
+pidfile = "{folder}/prosody.pid"
+data_path = "{folder}/data"
+log = {{ debug = "{folder}/prosody.log" }}
+admins = {{ }}
+interfaces = {{ "127.0.0.1" }}
+s2s_interfaces = {{ "{s2s_address}" }}
+c2s_ports = {{ {client} }}
+s2s_ports = {{ {s2s} }}
+s2s_direct_tls_ports = {{ {direct} }}
+component_ports = {{ {component} }}
+component_interfaces = {{ "127.0.0.1" }}
+modules_enabled = {{
+    "disco"; "roster"; "saslauth"; "tls"; "carbons"; "dialback"; "pep"; "private"; "smacks"; "vcard4"; "ping"; "time";
+    "version"; "posix"; {modules}
+}}
+modules_disabled = {{ "s2s_unknown" }}
+allow_unencrypted_plain_auth = true
+c2s_require_encryption = false
+authentication = "internal_plain"
+s2s_secure_auth = {secure}
+s2s_require_encryption = {encrypted}
+certificates = "{folder}"
+{lines}
+
+VirtualHost "{domain}"
+    ssl = {{ certificate = "{chain}"; key = "{key}"; {cafile} }}
+{components}
+"""
+_OUTSIDE = """\
+unbound = {{ resolvconf = false; hoststxt = false; forward = "127.0.0.1@{dns}" }}
+ssl = {{ cafile = "{anchors}" }}
+"""
+
+
+def _account(folder: Path, domain: str, user: str) -> None:
+    accounts = folder / "data" / domain.replace(".", "%2e").replace("-", "%2d") / "accounts"
+    accounts.mkdir(parents=True, exist_ok=True)
+    (accounts / f"{user}.dat").write_text(f'return {{ ["password"] = "{PASSWORD}"; }};\n')
+
+
+def start(site: Site, *, bidi: bool = False, component: str = "") -> Server:
+    """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
+    folder = site.lab.directory(f"prosody-{site.domain}")
+    ports = [site.lab.port() for _ in range(4)]
+    for user in site.users:
+        _account(folder, site.domain, user)
+    config = folder / "prosody.cfg.lua"
+    config.write_text(_config(site, folder, ports, bidi, component))
+    process = site.lab.start("prosody", [PROSODY, "--config", str(config), "-F"], folder)
+    site.lab.wait_for_port(process, ports[0])
+    site.lab.wait_for_port(process, ports[1], address=site.s2s_address)
+    return Server("prosody", site.domain, ports[0], ports[1], [process], folder / "prosody.log", ports[2], ports[3])
+
+
+def _config(site: Site, folder: Path, ports: list[int], bidi: bool, component: str) -> str:
+    client, s2s, component_port, direct = ports
+    components = f'Component "{component}"\n    component_secret = "{PASSWORD}"\n' if component else ""
+    return _CONFIG.format(
+        folder=folder, client=client, s2s=s2s, component=component_port, direct=direct, s2s_address=site.s2s_address,
+        modules='"s2s_bidi";' if bidi else "", domain=site.domain, chain=site.certificate.chain,
+        key=site.certificate.key, components=components, encrypted=_lua(site.encrypted),
+        secure=_lua(not site.dialback_only), cafile=f'cafile = "{site.anchors}"',
+        lines=site.lines or _OUTSIDE.format(dns=site.dns, anchors=site.anchors),
+    )
+
+
+def _lua(truth: bool) -> str:
+    return "true" if truth else "false"

@@ -1,0 +1,14 @@
+"""All stages, in the order they are played."""
+
+from __future__ import annotations
+
+from interop import direct
+
+STAGES = [
+    direct.stage("prosody", "prosody"),
+    direct.stage("prosody", "ejabberd"),
+    direct.stage("prosody", "jabberd2"),
+    direct.stage("ejabberd", "jabberd2"),
+    direct.stage("prosody", "jabberd2", encrypted=False),
+    direct.stage("ejabberd", "jabberd2", encrypted=False),
+]
