@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import Store
 
-from s2sgw.trust import der
+import s2sgw.trust.der as der
 
 #: So many characters of a distinguished name are put into words.
 NAME_CHARACTERS = 120

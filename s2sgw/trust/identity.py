@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 from service_identity import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern
 
-from s2sgw.trust import der
+import s2sgw.trust.der as der
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 NameKind = Literal["xmppAddr", "SRV-ID", "dNSName"]

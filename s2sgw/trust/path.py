@@ -17,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, VerificationError
 
-from s2sgw.trust import der
+import s2sgw.trust.der as der
 from s2sgw.trust.anchors import Anchors, called, encoded, issuer, load, self_signed, subject
 from s2sgw.xmpp.ending import Cause
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from s2sgw.trust import der
+import s2sgw.trust.der as der
 
 PREFIX = "sha256:"
 
