@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from OpenSSL import SSL
@@ -19,15 +18,16 @@ from s2sgw.stream.events import Ended, Event, JudgementNeeded, PairProven, Refus
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.certificates import Issued, leaf_for
+from tests.certificates import NOT_AFTER, NOT_BEFORE, Issued, leaf_for
 
 LOCAL = Domain.parse("example.org")
 PEER = Domain.parse("peer.example")
 PAIR = Pair(PEER, LOCAL)
+DEFAULTS = ConnectionOptions()
 
 
 def credential(issued: Issued, name: str = "test") -> Credential:
-    return Credential(name, issued.der_chain, issued.key, datetime(2049, 12, 31, tzinfo=UTC))
+    return Credential(name, issued.der_chain, issued.key, NOT_BEFORE, NOT_AFTER)
 
 
 class ToyEngine:
@@ -158,7 +158,7 @@ class Ends:
 
     def __init__(
         self, *, server_tls: Any = None, client_tls: Any = None, direct: bool = False,
-        options: ConnectionOptions = ConnectionOptions(),
+        options: ConnectionOptions = DEFAULTS,
     ) -> None:
         self.clock = Clock()
         self.server_engine, self.client_engine = ToyEngine(), ToyEngine()

@@ -1,17 +1,41 @@
-"""The gateway's own certificates: a credential is a chain with its private key."""
+"""The gateway's own certificates: a folder of them, each chosen by what its subjectAltName says (R11).
+
+NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem. Nothing is ever half accepted in silence: what is wrong
+is told all at once, and a reload that has complaints keeps what there was.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from s2sgw.trust.identity import Names, matches, names
+from s2sgw.xmpp.jid import Domain
+
+T = TypeVar("T")
 
 PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+
+#: Answers of `CertificateDirectory.for_domain` that are remembered; whoever connects chooses the names it is asked for.
+ANSWERS_KEPT = 1024
+#: Bits of an RSA key and of an elliptic curve below which OpenSSL will not have the certificate.
+RSA_BITS, CURVE_BITS = 2048, 224
+
+_PAIRS = ("fullchain.pem", "privkey.pem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +45,197 @@ class Credential:
     name: str
     chain: tuple[bytes, ...]
     key: PrivateKey = field(repr=False, compare=False)
+    not_before: datetime
     not_after: datetime
+    names: Names = field(default_factory=Names)
     fingerprint: str = field(init=False, compare=False)  # SHA-256 of the whole chain, in hexadecimal
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", hashlib.sha256(b"".join(self.chain)).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a folder holds. A complaint is a reason not to start; a warning is told and lived with."""
+
+    credentials: tuple[Credential, ...] = ()
+    complaints: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class UnusableCertificate(Exception):
+    """Why one certificate cannot be used, in words."""
+
+
+class CertificateDirectory:
+    """The certificates of one folder. `now` tells the time that their dates are held against."""
+
+    def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.path = path
+        self._now = now
+        self._loaded = load(path, now())
+        self._answers: dict[Domain, Credential | None] = {}
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """Every certificate in use, in the order of their names."""
+        return self._loaded.credentials
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        return self._loaded.complaints
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._loaded.warnings
+
+    def reload(self) -> Loaded:
+        """Read the folder again. What is in use changes only where nothing is to be complained of."""
+        loaded = load(self.path, self._now())
+        if not loaded.complaints:
+            self._loaded = loaded
+            self._answers.clear()
+        return loaded
+
+    def named(self, name: str) -> Credential | None:
+        """The certificate whose file or folder is called so."""
+        return next((credential for credential in self.credentials if credential.name == name), None)
+
+    def for_domain(self, domain: Domain | None) -> Credential | None:
+        """The certificate that serves `domain`: one in its dates first, an exact name before a wildcard, then the one that
+        lasts longest. None asks for the one to show where no name is known: the first."""
+        if domain is None:
+            return self.credentials[0] if self.credentials else None
+        if domain not in self._answers:
+            if len(self._answers) >= ANSWERS_KEPT:
+                self._answers.clear()
+            self._answers[domain] = self._find(domain)
+        return self._answers[domain]
+
+    def unserved(self, domains: Iterable[Domain]) -> tuple[str, ...]:
+        """A complaint for each of `domains` that no certificate names."""
+        missing = (domain for domain in domains if self.for_domain(domain) is None)
+        return tuple(f"no certificate in {self.path} names {domain}" for domain in missing)
+
+    def _find(self, domain: Domain) -> Credential | None:
+        now = self._now()
+        ranked = []
+        for credential in self.credentials:
+            name = matches(credential.names, domain).name
+            if name is not None:
+                in_its_dates = credential.not_before <= now <= credential.not_after
+                ranked.append((in_its_dates, "*" not in name, credential.not_after, credential))
+        return max(ranked, key=lambda rank: rank[:3])[3] if ranked else None
+
+
+def load(path: Path, at: datetime) -> Loaded:
+    """Everything in the folder `path`, with all complaints and warnings about it. Never raises for what is in it."""
+    try:
+        pairs = list(_pairs(path))
+    except OSError as error:
+        return Loaded(complaints=(f"{path}: cannot be read: {error.strerror}",))
+    if not pairs:
+        shapes = "NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem"
+        return Loaded(complaints=(f"{path}: holds no certificate ({shapes})",))
+    credentials: list[Credential] = []
+    complaints: list[str] = []
+    warnings: list[str] = []
+    for name, certificate, key in pairs:
+        try:
+            credential = read(name, certificate, key)
+        except UnusableCertificate as error:
+            complaints.append(str(error))
+        else:
+            credentials.append(credential)
+            warnings += _doubts(certificate, credential, at)
+    return Loaded(tuple(credentials), tuple(complaints), tuple(warnings))
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, Path, Path]]:
+    """(name, certificate file, key file) for all that looks like a pair, whether or not its other half is there."""
+    for entry in sorted(path.iterdir()):
+        if entry.suffix == ".crt":
+            yield entry.stem, entry, entry.with_suffix(".key")
+        elif entry.suffix == ".key" and not entry.with_suffix(".crt").exists():
+            yield entry.stem, entry.with_suffix(".crt"), entry
+        elif entry.is_dir() and any((entry / half).exists() for half in _PAIRS):
+            yield entry.name, entry / _PAIRS[0], entry / _PAIRS[1]
+
+
+def read(name: str, certificate: Path, key: Path) -> Credential:
+    """One pair of files; raises `UnusableCertificate` with everything that is wrong with it."""
+    wrong: list[str] = []
+    chain = _attempt(wrong, lambda: _read_chain(certificate))
+    private = _attempt(wrong, lambda: _read_key(key))
+    if chain and private is not None and not _belong(chain[0], private):
+        wrong.append(f"{key}: is not the key of {certificate.name}")
+    presented = names(chain[0].public_bytes(Encoding.DER)) if chain else Names()
+    if chain and not presented.presented:
+        wrong.append(f"{certificate}: names no domain in its subjectAltName (a common name does not count)")
+    if wrong or not chain or private is None:
+        raise UnusableCertificate("; ".join(wrong))
+    return Credential(
+        name, tuple(each.public_bytes(Encoding.DER) for each in chain), private, chain[0].not_valid_before_utc,
+        chain[0].not_valid_after_utc, presented,
+    )  # fmt: skip
+
+
+def _attempt(wrong: list[str], reading: Callable[[], T]) -> T | None:
+    try:
+        return reading()
+    except UnusableCertificate as error:
+        wrong.append(str(error))
+        return None
+
+
+def _read_chain(path: Path) -> list[x509.Certificate]:
+    data = _bytes(path)
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise UnusableCertificate(f"{path}: holds no certificate in PEM that can be read") from None
+
+
+def _read_key(path: Path) -> PrivateKey:
+    """A key that others may read is no longer private; one that asks for a password cannot be used unattended."""
+    data = _bytes(path)
+    if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise UnusableCertificate(f"{path}: anybody on this machine may read or change it (chmod 640)")
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError:
+        raise UnusableCertificate(f"{path}: is protected by a password, which nobody is there to type") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UnusableCertificate(f"{path}: holds no private key in PEM that can be read") from None
+    if not isinstance(key, PrivateKey):
+        raise UnusableCertificate(f"{path}: is of a kind that TLS has no use for")
+    if isinstance(key, RSAPrivateKey) and key.key_size < RSA_BITS:
+        raise UnusableCertificate(f"{path}: has {key.key_size} bits, which is too weak (RSA needs {RSA_BITS})")
+    if isinstance(key, EllipticCurvePrivateKey) and key.key_size < CURVE_BITS:
+        raise UnusableCertificate(f"{path}: has {key.key_size} bits, which is too weak (curves need {CURVE_BITS})")
+    return key
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableCertificate(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _belong(leaf: x509.Certificate, key: PrivateKey) -> bool:
+    def raw(public: object) -> bytes:
+        return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]
+
+    return raw(leaf.public_key()) == raw(key.public_key())
+
+
+def _doubts(path: Path, credential: Credential, at: datetime) -> Iterator[str]:
+    if at > credential.not_after:
+        yield f"{path}: expired on {credential.not_after:%Y-%m-%d %H:%M} UTC; peers will refuse it"
+    if at < credential.not_before:
+        yield f"{path}: is not valid before {credential.not_before:%Y-%m-%d %H:%M} UTC; peers will refuse it"
+    yield from (f"{path}: {reason}" for reason in credential.names.dropped)
+    chain = [x509.load_der_x509_certificate(each) for each in credential.chain]
+    if any(lower.issuer != upper.subject for lower, upper in pairwise(chain)):
+        yield f"{path}: its certificates are not in order, each followed by its issuer"

@@ -266,7 +266,7 @@ class StreamConnection(Protocol):
 
     def _broken(self) -> None:
         """A mistake of ours, or of the owner's: say so on the stream if it can be said, and end it."""
-        failure = Failure()  # type: ignore[no-untyped-call]
+        failure = Failure()
         self._log.failure("a stream broke", failure)
         ending = Ending(Cause.INTERNAL, failure.getErrorMessage())
         if self.ending is None and not self._handshaking:

@@ -1,0 +1,109 @@
+"""Accepting connections: endpoints as Twisted spells them, and how many connections there may be."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import ServerFactory
+
+from s2sgw.net.connection import StreamConnection
+from s2sgw.xmpp.ending import Cause, Ending
+
+#: An IPv6 site has at least so many bits of its own: addresses within count as one.
+_SITE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceLimits:
+    """Connections open at once: in all, and from one address (IPv6: one /64). 0 is no limit."""
+
+    total: int = 20_000
+    per_address: int = 200
+
+
+class Admission:
+    """Counts what is open. One serves all listeners that share its limits."""
+
+    def __init__(self, limits: AcceptanceLimits = AcceptanceLimits()) -> None:
+        self.limits = limits
+        self.refused = 0
+        self._open: dict[str, int] = {}
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    def admit(self, address: str) -> Ending | None:
+        """Count one more from `address`, to be released again; or why it may not be."""
+        site = site_of(address)
+        if self.limits.total and self._total >= self.limits.total:
+            return self._refuse(f"{self._total} connections are open, which is the limit")
+        if self.limits.per_address and self._open.get(site, 0) >= self.limits.per_address:
+            return self._refuse(f"{site} has {self._open[site]} connections open, which is the limit")
+        self._open[site] = self._open.get(site, 0) + 1
+        self._total += 1
+        return None
+
+    def release(self, address: str) -> None:
+        """One of those admitted is gone."""
+        site = site_of(address)
+        self._total -= 1
+        left = self._open[site] - 1
+        if left:
+            self._open[site] = left
+        else:
+            del self._open[site]
+
+    def _refuse(self, detail: str) -> Ending:
+        self.refused += 1
+        return Ending(Cause.TOO_MANY_STREAMS, detail)
+
+
+class StreamFactory(ServerFactory):
+    """Builds a connection for each transport that `admission` has room for; `refused` hears of the others."""
+
+    noisy = False
+
+    def __init__(
+        self, build: Callable[[], StreamConnection], admission: Admission,
+        refused: Callable[[str, Ending], None] = lambda address, ending: None,
+    ) -> None:
+        self._build = build
+        self._admission = admission
+        self._refused = refused
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """None has Twisted close the transport."""
+        address = str(getattr(addr, "host", ""))
+        ending = self._admission.admit(address)
+        if ending is not None:
+            self._refused(address, ending)
+            return None
+        connection = self._build()
+        connection.when_closed().addCallback(lambda _: self._admission.release(address))
+        return connection
+
+
+def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> Deferred[IListeningPort]:
+    """Listen at a Twisted endpoint string ("tcp:5269", "systemd:…"). Fails with Twisted's `CannotListenError`."""
+    return serverFromString(reactor, endpoint).listen(factory)  # type: ignore[no-any-return]
+
+
+def site_of(address: str) -> str:
+    """What is counted together: an IPv4 address (a mapped one too), an IPv6 /64, or the text of anything else."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.IPv6Network((parsed, _SITE), strict=False))
+    return str(parsed)
