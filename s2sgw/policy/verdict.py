@@ -46,7 +46,7 @@ def decide(
     """
     refusal = unresolved or _barred(policy, role, secured, tls_version)
     if refusal is not None:
-        return Verdict(ending=refusal, reasons=(refusal.detail,))
+        return Verdict(ending=refusal, reasons=(refusal.detail or refusal.cause,))
     proof = next((each.method for each in _accepted(policy, attempts) if each.proven), None) if secured else None
     fallback = policy.dialback == "always" or (policy.dialback == "with-tls" and secured)
     reasons = _reasons(policy, attempts, secured)
@@ -65,7 +65,7 @@ def _barred(policy: PeerPolicy, role: Role, secured: bool, tls_version: str | No
     if not secured and policy.tls == "required":
         return Ending(_unencrypted(role), "the policy for this peer requires TLS, and the stream has none")
     if secured and tls_version is not None and tls_version < "TLSv" + policy.minimum:
-        return Ending(Cause.TLS_TOO_OLD, f"the stream has {tls_version}, the policy for this peer requires {policy.minimum}")
+        return Ending(Cause.TLS_TOO_OLD, f"the stream has {tls_version}, the policy for this peer requires TLS {policy.minimum}")
     return None
 
 
@@ -78,8 +78,8 @@ def _cause(policy: PeerPolicy, attempts: Sequence[Attempt], role: Role, secured:
     """The one cause of a refusal: a pin that differs says most, then the first method that failed for a cause of its own."""
     if not secured:
         return _unencrypted(role)
-    causes = [each.cause for each in _accepted(policy, attempts) if each.cause is not None]
-    return Cause.PIN_MISMATCH if Cause.PIN_MISMATCH in causes else next(iter(causes), Cause.NOT_PROVEN)
+    causes = [each.cause for each in _accepted(policy, attempts) if each.cause not in (None, Cause.NOT_PROVEN)]
+    return Cause.PIN_MISMATCH if Cause.PIN_MISMATCH in causes else causes[0] if causes else Cause.NOT_PROVEN
 
 
 def _unencrypted(role: Role) -> Cause:
