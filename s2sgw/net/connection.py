@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from s2sgw.net.intake import Intake
-from s2sgw.net.secured import Secured, lost, observe
+from s2sgw.net.flow import Intake, Outlet
+from s2sgw.net.secured import Inside, Secured, lost, tls_on
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -89,7 +87,6 @@ class StreamConnection(Protocol):
         self.engine = engine
         self.owner = owner
         self.role: Role = role
-        self.writable = True
         self.ending: Ending | None = None
         self.secured: Secured | None = None
         self.last_received = clock.seconds()
@@ -100,6 +97,7 @@ class StreamConnection(Protocol):
         self._events: deque[Event] = deque()
         self._stepping = False
         self._intake = Intake(clock, self._turn, options.hold_timeout, self._held_too_long)
+        self._outlet = Outlet(self._outlet_changed)
         self._deadline: IDelayedCall | None = None
         self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
@@ -167,6 +165,11 @@ class StreamConnection(Protocol):
         return waiter
 
     @property
+    def writable(self) -> bool:
+        """Whether the other side takes more at present."""
+        return self._outlet.open
+
+    @property
     def chain(self) -> tuple[bytes, ...]:
         """The other side's certificates, DER, leaf first; () without any, and before TLS."""
         return self.secured.chain if self.secured else ()
@@ -198,7 +201,7 @@ class StreamConnection(Protocol):
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
         self._out = self._intake.transport = self._transport
-        self._out.registerProducer(_Tap(self), True)
+        self._out.registerProducer(self._outlet, True)
         self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
         if self._direct_tls:
             self._guarded(self._open_tls, None)
@@ -258,6 +261,10 @@ class StreamConnection(Protocol):
         if data and self.ending is None and not self._gone:
             self._out.write(data)
 
+    def _outlet_changed(self, is_open: bool) -> None:
+        if self.ending is None:
+            self._guarded(self.owner.resumed if is_open else self.owner.paused, self)
+
     def _guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(*args, **kwargs)
@@ -285,15 +292,15 @@ class StreamConnection(Protocol):
             self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
             return
         self._handshaking = True
-        inside = _Inside(self)
-        factory = TLSMemoryBIOFactory(self._tls(order), self.role == "initiating", Factory(), clock=self._clock)
+        inside = Inside(self._intake.add, self._secured, self._lost, self._renegotiated)
+        link = tls_on(inside, self._tls(order), self.role == "initiating", self._clock)
         self._transport.unregisterProducer()
-        self._link = self._out = BufferingTLSTransport(factory, inside)
-        self._link.makeConnection(self._transport)
-        self._link.registerProducer(_Tap(self), True)
+        link.makeConnection(self._transport)
+        self._link = self._out = link
+        link.registerProducer(self._outlet, True)
 
-    def _secured(self, connection: Any) -> None:
-        self.secured = observe(connection)
+    def _secured(self, secured: Secured) -> None:
+        self.secured = secured
         self._handshaking = False
         self._tls_is_news = True
         self._intake.want_turn()
@@ -354,47 +361,6 @@ class StreamConnection(Protocol):
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
-
-
-@implementer(IHandshakeListener)
-class _Inside(Protocol):
-    """What the TLS layer talks to: hands everything on to the connection."""
-
-    def __init__(self, connection: StreamConnection) -> None:
-        self._connection = connection
-        self.dataReceived = connection._intake.add  # type: ignore[method-assign]
-
-    def handshakeCompleted(self) -> None:
-        self._connection._secured(typing.cast(Any, self.transport).getHandle())
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._connection._lost(reason)
-
-    def renegotiationAttempted(self) -> None:
-        self._connection._renegotiated()
-
-
-@implementer(IPushProducer)
-class _Tap:
-    """Registered with the transport, which closes and opens it as its buffer fills and empties."""
-
-    def __init__(self, connection: StreamConnection) -> None:
-        self._connection = connection
-
-    def pauseProducing(self) -> None:
-        connection = self._connection
-        if connection.writable and connection.ending is None:
-            connection.writable = False
-            connection._guarded(connection.owner.paused, connection)
-
-    def resumeProducing(self) -> None:
-        connection = self._connection
-        if not connection.writable and connection.ending is None:
-            connection.writable = True
-            connection._guarded(connection.owner.resumed, connection)
-
-    def stopProducing(self) -> None:
-        """The transport is going; `connectionLost` says so."""
 
 
 def _spell(address: Any) -> str:

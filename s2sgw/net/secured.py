@@ -1,12 +1,18 @@
-"""What TLS shows once its handshake is over, and what its failures mean."""
+"""TLS laid on a transport: what it shows once its handshake is over, and what its failures mean."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from OpenSSL import SSL, crypto
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from s2sgw.xmpp.ending import Cause, Ending
 
@@ -23,6 +29,40 @@ class Secured:
     cipher: str
     alpn: bytes
     server_name: str | None
+
+
+@implementer(IHandshakeListener)
+class Inside(Protocol):
+    """What the TLS layer talks to, in four calls."""
+
+    def __init__(
+        self, heard: Callable[[bytes], None], secured: Callable[[Secured], None], lost: Callable[[Failure], None],
+        renegotiated: Callable[[], None],
+    ) -> None:
+        self.dataReceived = heard  # type: ignore[method-assign, assignment]
+        self._secured = secured
+        self._lost = lost
+        self._renegotiated = renegotiated
+
+    def handshakeCompleted(self) -> None:
+        transport: Any = self.transport
+        self._secured(observe(transport.getHandle()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost(reason)
+
+    def renegotiationAttempted(self) -> None:
+        """From within OpenSSL (`net.tls`): nothing may be closed here."""
+        self._renegotiated()
+
+
+def tls_on(inside: Inside, creator: Any, is_client: bool, clock: IReactorTime) -> Any:
+    """A TLS layer around `inside`, to be connected to a transport that feeds it.
+
+    `transport.startTLS` does the same on the global reactor's clock; this is one path for STARTTLS and direct TLS, and
+    for tests in memory.
+    """
+    return BufferingTLSTransport(TLSMemoryBIOFactory(creator, is_client, Factory(), clock=clock), inside)
 
 
 def observe(connection: SSL.Connection) -> Secured:

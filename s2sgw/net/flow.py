@@ -1,4 +1,4 @@
-"""What a stream has received and not yet heard: joined per reactor turn, kept back while somebody says so.
+"""The two directions of a transport: `Intake`, what has come and waits to be heard, and `Outlet`, whether more can go.
 
 Under TLS `dataReceived` comes once per record; 60,000 one-byte records cost ten times less when what one turn brought
 is fed at once (decision 2).
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from zope.interface import implementer
 
 
 class Intake:
@@ -101,3 +102,29 @@ class Intake:
             self._watch = self._clock.callLater(left, self._look)
         else:
             self._too_long()
+
+
+@implementer(IPushProducer)
+class Outlet:
+    """Registered as producer with the transport, which closes and opens it as its buffer fills and empties.
+
+    `changed(open)` is called at each change; the transport may say the same twice.
+    """
+
+    def __init__(self, changed: Callable[[bool], None]) -> None:
+        self.open = True
+        self._changed = changed
+
+    def pauseProducing(self) -> None:
+        self._set(False)
+
+    def resumeProducing(self) -> None:
+        self._set(True)
+
+    def stopProducing(self) -> None:
+        """The transport is going; its protocol hears of it by `connectionLost`."""
+
+    def _set(self, state: bool) -> None:
+        if self.open is not state:
+            self.open = state
+            self._changed(state)
