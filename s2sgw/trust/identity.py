@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from service_identity import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern
@@ -25,15 +25,16 @@ NAMES_TOLD = 8
 CHARACTERS_TOLD = 80
 
 _SERVICE = "_xmpp-server"
-_ID_ON_XMPP_ADDR = bytes.fromhex("2b06010505070805")
-_ID_ON_DNS_SRV = bytes.fromhex("2b06010505070807")
+#: id-on-xmppAddr and id-on-dnsSRV as they are encoded at the start of an otherName.
+_OTHER_NAMES: dict[bytes, NameKind] = {
+    bytes.fromhex("06082b06010505070805"): "xmppAddr", bytes.fromhex("06082b06010505070807"): "SRV-ID",
+}
+_OTHER_NAME_OID = 10
 _OTHER_NAME, _DNS_NAME, _EXPLICIT = 0xA0, 0x82, 0xA0
 _PERMITTED, _EXCLUDED = 0xA0, 0xA1
 
 _DNS_SHAPE = re.compile(rb"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.IGNORECASE)
 _SRV_SHAPE = re.compile(rb"_[a-z0-9-]+\.[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.IGNORECASE)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +189,13 @@ def _take(element: der.Element, presented: list[Name], dropped: list[str]) -> No
 
 
 def _kind(element: der.Element) -> tuple[NameKind | None, bytes]:
+    """What a GeneralName is, and its value; of an otherName what follows its type."""
     if element.tag == _DNS_NAME:
         return "dNSName", element.content
-    if element.tag != _OTHER_NAME:
+    kind = next((k for oid, k in _OTHER_NAMES.items() if element.content.startswith(oid)), None)
+    if element.tag != _OTHER_NAME or kind is None:
         return None, b""
-    type_id, value = der.read(element.content)
-    kinds: dict[bytes, NameKind] = {_ID_ON_XMPP_ADDR: "xmppAddr", _ID_ON_DNS_SRV: "SRV-ID"}
-    return kinds.get(type_id.content), value
+    return kind, element.content[_OTHER_NAME_OID:]
 
 
 def _read_xmpp_addr(value: bytes) -> tuple[str, XmppAddrPattern]:
