@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.parsers import expat
 
-from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
-from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header
-from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STREAM, XML
+from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
+from s2sgw.xmpp.namespaces import SERVER, XML
 from s2sgw.xmpp.restrictions import malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
@@ -21,12 +21,12 @@ PIECE = 8192
 #: After so many bytes expat is exchanged at the next chance: it never forgets a name it saw.
 RECYCLE = 262144
 
-_KINDS: dict[str, tuple[Kind, bytes]] = {
-    f"{SERVER}}}message": ("message", b"<message"),
-    f"{SERVER}}}presence": ("presence", b"<presence"),
-    f"{SERVER}}}iq": ("iq", b"<iq"),
+#: expanded name -> kind, how the start tag begins, and the length of that
+_SHAPES: dict[str, tuple[Kind, bytes, int]] = {
+    f"{SERVER}}}message": ("message", b"<message", 8),
+    f"{SERVER}}}presence": ("presence", b"<presence", 9),
+    f"{SERVER}}}iq": ("iq", b"<iq", 3),
 }
-_PLAIN = frozenset({"to", "from", "id", "type", LANG})
 _XML = f"{XML}}}"
 _WHITE = b" \t\r\n"
 _COLON = ord(":")
@@ -44,7 +44,6 @@ class FramingLimits:
     depth: int = 64  # elements open at once, the stream counted
     attributes: int = 64  # of one element
     children: int = 512  # of one stanza
-    name_length: int = 1024  # characters of a child's `namespace}name`
     stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
 
@@ -81,9 +80,9 @@ class Framer:
     """
 
     __slots__ = (
-        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_last", "_name",
-        "_namespace", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stop_at",
-        "leftover", "limits", "stopped",
+        "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_lang", "_last",
+        "_length", "_name", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since",
+        "_stanza", "_stop_at", "leftover", "limits", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
@@ -101,8 +100,7 @@ class Framer:
         self._received = 0  # bytes of the stream
         self._since = 0  # bytes of this parser
         self._head = b""  # the header's start tag
-        self._namespace: str | None = None  # the default namespace that the header declares
-        self._prefixes: dict[str, str] = {}  # and its prefixes
+        self._prefixes: dict[str | None, str] = {}  # what the header declares, while it is read
         self._declarations = Declarations({}, None)
         self._depth = 0
         self._clear_slice()
@@ -123,6 +121,12 @@ class Framer:
             self._end()
         events, self._events = self._events, []
         return events
+
+    def resume(self) -> bytes:
+        """Go on behind a stop: the stream did not end there after all. Returns what was left over, to be fed again."""
+        data, self.leftover = self.leftover, b""
+        self.stopped = self._over = False
+        return data
 
     def rest(self) -> None:
         """Let go of expat between two feeds, about 10 kB; the next feed makes a new one (decision 14)."""
@@ -170,11 +174,14 @@ class Framer:
             self._check_length(self._fed - self._begin)
 
     def _check_length(self, length: int) -> None:
-        if self._name in _KINDS:
-            if length > self.limits.stanza_bytes:
-                raise _too_long("stanza", self.limits.stanza_bytes)
-        elif length > self.limits.element_bytes:
-            raise _too_long("element", self.limits.element_bytes)
+        limits = self.limits
+        if self._stanza is None:
+            if length > limits.element_bytes:
+                raise _too_long("element", limits.element_bytes)
+        elif length > limits.stanza_bytes:
+            raise _too_long("stanza", limits.stanza_bytes)
+        elif len(self._payloads) > limits.children:
+            raise _violation(f"a stanza with more than {limits.children} children")
 
     def _trim(self) -> None:
         """Forget what was handed on, and white space between elements; other text there is a fault (R30)."""
@@ -229,8 +236,10 @@ class Framer:
 
     def _clear_slice(self) -> None:
         self._begin = 0
-        self._name = ""
-        self._attributes: dict[str, str] = {}
+        self._name = ""  # of the open top-level element
+        self._stanza: Stanza | None = None  # the same if it is a stanza, its data still missing
+        self._length = 0  # of `<` and the stanza's name
+        self._lang = False  # it has an xml:lang
         self._payloads: list[str] = []
 
     def _position(self) -> int:
@@ -241,82 +250,57 @@ class Framer:
     # --- the header ----------------------------------------------------------------------------------------------
 
     def _declaration(self, prefix: str | None, namespace: str | None) -> None:
-        if prefix is None:
-            self._namespace = namespace
-        else:
-            self._prefixes[prefix] = namespace or ""
+        self._prefixes[prefix] = namespace or ""
 
     def _header(self, name: str, attributes: dict[str, str]) -> None:
         assert self._parser is not None
         begin = self._position()
-        end = _tag_end(self._buffer, begin)
+        self._last = end = _tag_end(self._buffer, begin)
         if end > self.limits.header_bytes:
             raise _too_long("stream header", self.limits.header_bytes)
-        head = bytes(self._buffer[begin:end])
-        self._check_root(name, head)
+        self._head = bytes(self._buffer[begin:end])
+        header = read_header(self._head, name, attributes, self._prefixes)
         self._declarations = Declarations(self._prefixes, attributes.get(LANG))
         if self._declarations.size > self.limits.declared_bytes:
             raise _violation(f"the stream header declares more than {self.limits.declared_bytes} bytes for each stanza")
-        self._head = head
-        self._last = end
+        self._events.append(header)
+        self._prefixes = {}
         self._depth = 1
         self._parser.StartNamespaceDeclHandler = None
         self._parser.StartElementHandler = self._start_tag
-        self._events.append(Header(
-            attributes.get("to"), attributes.get("from"), attributes.get("id"), attributes.get("version"), attributes.get(LANG),
-            dialback=DIALBACK in self._prefixes.values(),
-        ))
-
-    def _check_root(self, name: str, tag: bytes) -> None:
-        """RFC 6120 §4.8: the root is `stream:stream` in its namespace, the default namespace is jabber:server."""
-        namespace, _, local = name.rpartition("}")
-        if namespace != STREAM:
-            raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the root element is not in the namespace {STREAM}")
-        if local != "stream":
-            raise RemoteFault(StreamCondition.BAD_FORMAT, "the root element is not a stream")
-        if not tag.startswith(b"<stream:stream"):
-            raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "the prefix of the root element is not `stream`")
-        if self._namespace != SERVER:
-            raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the default namespace is not {SERVER}")
 
     # --- what is on the stream -----------------------------------------------------------------------------------
 
     def _start_tag(self, name: str, attributes: dict[str, str]) -> None:
         depth = self._depth = self._depth + 1
-        if depth == 2:
-            self._begin_slice(name, attributes)
-        elif depth == 3:
+        if attributes and len(attributes) > self.limits.attributes:
+            raise _violation(f"more than {self.limits.attributes} attributes")
+        if depth == 3:
+            if len(name) > NAME_LENGTH:
+                raise _violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
             self._payloads.append(name)
-            if len(name) > self.limits.name_length or len(self._payloads) > self.limits.children:
-                raise self._crowded(name)
+        elif depth == 2:
+            self._begin_slice(name, attributes)
         elif depth > self.limits.depth:
             raise _violation(f"elements nested more than {self.limits.depth} deep")
-        if len(attributes) > self.limits.attributes:
-            raise _violation(f"more than {self.limits.attributes} attributes")
-
-    def _crowded(self, name: str) -> RemoteFault:
-        if len(name) > self.limits.name_length:
-            return _violation(f"a name with its namespace is longer than {self.limits.name_length} characters")
-        return _violation(f"more than {self.limits.children} children")
 
     def _begin_slice(self, name: str, attributes: dict[str, str]) -> None:
-        self._begin = begin = self._position()
-        self._check_gap(begin)
+        assert self._parser is not None
+        self._begin = begin = self._parser.CurrentByteIndex - self._base
+        if begin != self._last:
+            self._check_gap(begin)
+        self._payloads = []
         self._name = name
-        self._attributes = attributes
-        if name in _KINDS:
-            self._check_stanza(name, attributes)
-
-    def _check_stanza(self, name: str, attributes: dict[str, str]) -> None:
-        """R30: no prefix on the start tag, and no attribute in a namespace but xml's."""
-        opening = _KINDS[name][1]
-        after = self._begin + len(opening)
-        if not self._buffer.startswith(opening, self._begin) or self._buffer[after] == _COLON:
+        shape = _SHAPES.get(name)
+        if shape is None:
+            self._stanza = None
+            return
+        kind, opening, self._length = shape
+        if not self._buffer.startswith(opening, begin) or self._buffer[begin + self._length] == _COLON:
             raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "a stanza's start tag has a prefix")
-        if not attributes.keys() <= _PLAIN:
-            for attribute in attributes:
-                if "}" in attribute and not attribute.startswith(_XML):
-                    raise RemoteFault(StreamCondition.BAD_FORMAT, "a stanza's start tag has an attribute in a namespace")
+        take = attributes.pop
+        self._stanza = Stanza(kind, b"", take("to", ""), take("from", ""), take("type", None), take("id", None))
+        self._lang = bool(attributes) and _has_lang(attributes)
 
     def _end_tag(self, name: str) -> None:
         depth = self._depth = self._depth - 1
@@ -328,34 +312,39 @@ class Framer:
             raise _Done
 
     def _end_slice(self) -> None:
-        data = self._slice(self._position())
-        self._check_length(len(data))
-        if self._name in _KINDS:
-            self._events.append(self._stanza(data))
-        else:
-            self._events.append(Element.parse(data, self._head))
-            if self._name in self._stop_at:
-                self.stopped = True
-                raise _Done
-        self._payloads = []
-
-    def _slice(self, at: int) -> bytes:
-        """The bytes of the slice; `at`: the position in its end handler."""
-        begin, end = self._begin, at
-        if self._payloads or not self._is_empty(at):
-            end = self._buffer.index(b">", at) + 1
+        assert self._parser is not None
+        buffer = self._buffer
+        end = self._parser.CurrentByteIndex - self._base
+        if self._payloads or not self._is_empty(end):
+            end = buffer.index(b">", end) + 1
         self._last = end
-        return bytes(self._buffer[begin:end])
+        self._check_length(end - self._begin)
+        data = bytes(buffer[self._begin : end])
+        stanza = self._stanza
+        if stanza is None:
+            self._end_element(data)
+        else:
+            stanza.data = self._declarations.complete(data, self._length, self._lang)
+            stanza.payloads = tuple(self._payloads)
+            self._events.append(stanza)
 
     def _is_empty(self, at: int) -> bool:
-        """Whether the slice is one empty-element tag; text may end in "/>" too."""
+        """Whether the slice is one empty-element tag that ends at `at`; text may end in "/>" too."""
         return self._buffer[at - 2 : at] == b"/>" and _tag_end(self._buffer, self._begin) == at
 
-    def _stanza(self, data: bytes) -> Stanza:
-        kind, opening = _KINDS[self._name]
-        get = self._attributes.get
-        data = self._declarations.complete(data, len(opening), self._attributes)
-        return Stanza(kind, data, get("to", ""), get("from", ""), get("type"), get("id"), tuple(self._payloads))
+    def _end_element(self, data: bytes) -> None:
+        self._events.append(Element.parse(data, self._head))
+        if self._name in self._stop_at:
+            self.stopped = True
+            raise _Done
+
+
+def _has_lang(attributes: dict[str, str]) -> bool:
+    """Whether there is an xml:lang among a stanza's `attributes`, none of which is in another namespace (R30)."""
+    for name in attributes:
+        if "}" in name and not name.startswith(_XML):
+            raise RemoteFault(StreamCondition.BAD_FORMAT, "a stanza's start tag has an attribute in a namespace")
+    return LANG in attributes
 
 
 def _tag_end(buffer: bytearray, begin: int) -> int:

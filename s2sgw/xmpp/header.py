@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s2sgw.xmpp.element import escape_attribute
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STREAM, XML
 
 #: RFC 6120 §4.4.
@@ -31,6 +32,26 @@ class Header:
     dialback: bool = False  # declares jabber:server:dialback
 
 
+def read_header(tag: bytes, name: str, attributes: Mapping[str, str], declared: Mapping[str | None, str]) -> Header:
+    """What the root's start `tag` says, which expat read as `name` and `attributes`; `declared`: prefix -> namespace.
+
+    Raises `RemoteFault` where it is not `stream:stream` in its namespace over jabber:server (RFC 6120 §4.8, R14, R38).
+    """
+    namespace, _, local = name.rpartition("}")
+    if namespace != STREAM:
+        raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the root element is not in the namespace {STREAM}")
+    if local != "stream":
+        raise RemoteFault(StreamCondition.BAD_FORMAT, "the root element is not a stream")
+    if not tag.startswith(b"<stream:"):
+        raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "the prefix of the root element is not `stream`")
+    if declared.get(None) != SERVER:
+        raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the default namespace is not {SERVER}")
+    get = attributes.get
+    return Header(
+        get("to"), get("from"), get("id"), get("version"), get(LANG), dialback=DIALBACK in declared.values()
+    )
+
+
 def stream_header(
     *, to: str | None = None, from_: str | None = None, id: str | None = None, version: str | None = "1.0",
     lang: str | None = None,
@@ -52,21 +73,21 @@ class Declarations:
 
     __slots__ = ("_db", "_lang", "_prefixes", "size")
 
-    def __init__(self, prefixes: Mapping[str, str], lang: str | None) -> None:
-        """`prefixes`: prefix -> namespace as the header declares them, the default namespace not among them."""
+    def __init__(self, declared: Mapping[str | None, str], lang: str | None) -> None:
+        """`declared`: prefix -> namespace as in the header, None standing for the default namespace."""
         again = {
             prefix.encode(): f" xmlns:{prefix}='{escape_attribute(namespace)}'".encode()
-            for prefix, namespace in prefixes.items() if (prefix, namespace) != ("stream", STREAM)
+            for prefix, namespace in declared.items() if prefix and prefix != "stream"
         }
-        self._db = again.pop(b"db", b"") if prefixes.get("db") == DIALBACK else b""
+        self._db = again.pop(b"db", b"") if declared.get("db") == DIALBACK else b""
         self._prefixes = again
-        self._lang = b"" if lang is None else f" xml:lang='{escape_attribute(lang)}'".encode()
+        self._lang = f" xml:lang='{escape_attribute(lang)}'".encode() if lang else b""
         #: bytes that a slice can grow by
         self.size = sum(map(len, again.values())) + len(self._db) + len(self._lang)
 
-    def complete(self, data: bytes, length: int, attributes: Mapping[str, str]) -> bytes:
-        """The slice `data`, whose name with its `<` takes `length` bytes, standing by itself."""
-        added = self._lang if self._lang and LANG not in attributes else b""
+    def complete(self, data: bytes, length: int, lang: bool) -> bytes:
+        """The slice `data` made to stand by itself: its name with the `<` takes `length` bytes, `lang`: it has a language."""
+        added = b"" if lang else self._lang
         if self._db and b"db:" in data:
             added += self._undeclared(data, {b"db": self._db})
         if self._prefixes:
@@ -74,6 +95,12 @@ class Declarations:
         return data[:length] + added + data[length:] if added else data
 
     def _undeclared(self, data: bytes, prefixes: Mapping[bytes, bytes]) -> bytes:
-        tag = START_TAG.match(data)
-        own = set(_DECLARATION.findall(data[: tag.end()] if tag else b""))
+        own = _own_prefixes(data) if b"xmlns:" in data else ()
         return b"".join(declaration for prefix, declaration in prefixes.items() if prefix not in own)
+
+
+def _own_prefixes(data: bytes) -> list[bytes]:
+    """The prefixes that the start tag of `data` declares."""
+    tag = START_TAG.match(data)
+    assert tag is not None
+    return _DECLARATION.findall(tag[0])
