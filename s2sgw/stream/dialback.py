@@ -1,0 +1,154 @@
+"""Server dialback: its keys (XEP-0185) and its elements (XEP-0220)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from s2sgw.stream.events import DialbackOutcome
+from s2sgw.stream.negotiation import DETAIL_CHARACTERS
+from s2sgw.xmpp.element import Element, stanza_error
+from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending
+from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS
+
+RESULT = f"{DIALBACK}}}result"
+VERIFY = f"{DIALBACK}}}verify"
+
+_CONDITIONS = {Cause.HOST_UNKNOWN: StanzaCondition.ITEM_NOT_FOUND, Cause.DIALBACK_INVALID: StanzaCondition.FORBIDDEN}
+
+
+def derive(secret: bytes, purpose: str) -> bytes:
+    """A secret of its own for `purpose`: a key made for one leg means nothing on the other (R27)."""
+    return hmac.digest(secret, f"s2sgw dialback: {purpose}".encode(), "sha256")
+
+
+class DialbackKeys:
+    """Keys that can be checked without remembering them, by whoever has the secret (XEP-0185 §3)."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = hashlib.sha256(secret).hexdigest().encode()
+
+    def key(self, receiving: Domain, originating: Domain, stream_id: str) -> str:
+        """The key for stanzas from `originating` to `receiving` on the stream that `receiving` called `stream_id`."""
+        text = f"{receiving.ascii} {originating.ascii} {stream_id}"
+        return hmac.new(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+
+    def verify(self, receiving: Domain, originating: Domain, stream_id: str, key: str) -> bool:
+        """Whether `key` is ours; takes the same time whatever is wrong with it."""
+        expected = self.key(receiving, originating, stream_id)
+        return hmac.compare_digest(expected.encode(), key.encode("utf-8", "surrogatepass"))
+
+
+# --- elements --------------------------------------------------------------------------------------------------------
+
+
+def result(pair: Pair, key: str) -> Element:
+    """Initiating: ask to be authorised for `pair` (XEP-0220 §2.1.1)."""
+    return Element("result", DIALBACK, _addresses(pair), text=key)
+
+
+def verify(pair: Pair, stream_id: str, key: str) -> Element:
+    """Receiving: ask the authoritative server of `pair.sender` whether the key that came for `pair` is its own (§2.1.2)."""
+    return Element("verify", DIALBACK, {**_addresses(pair.inverse), "id": stream_id}, text=key)
+
+
+def unsolicited(element: Element) -> RemoteFault:
+    """An answer counts only where it was asked for, on this stream (XEP-0220 §3.1, R27)."""
+    return RemoteFault(StreamCondition.INVALID_FROM, f"<db:{element.name}/> answers a request that was not made on this stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A `<db:result/>` or `<db:verify/>` that came without `type`: an answer is due (§2.2)."""
+
+    name: str
+    pair: Pair  # as addressed: from, to
+    key: str
+    stream_id: str  # of a verify; "" of a result
+    attributes: dict[str, str]  # from, to and id as they were spelled
+
+    @classmethod
+    def read(cls, element: Element) -> Request:
+        """Raises `RemoteFault` where it is not one."""
+        if "type" in element.attributes:
+            raise unsolicited(element)
+        stream_id = _stream_id(element) if element.name == "verify" else ""
+        spelled = {name: value for name, value in element.attributes.items() if name in ("from", "to", "id")}
+        return cls(element.name, addresses(element), _key(element), stream_id, spelled)
+
+    def answer(self, outcome: DialbackOutcome) -> Element:
+        """What answers it; an error says by its condition and text why."""
+        if outcome.type == "error":
+            return self.error(*_said_of(outcome.ending))
+        return self._swapped(outcome.type)
+
+    def error(self, condition: StanzaCondition, text: str) -> Element:
+        """What answers it where it cannot be served (§2.5)."""
+        return self._swapped("error", stanza_error(condition, text))
+
+    def _swapped(self, type: str, *children: Element) -> Element:
+        swapped = {"from": self.attributes["to"], "to": self.attributes["from"], "type": type}
+        return Element(self.name, DIALBACK, {**self.attributes, **swapped}, list(children))
+
+
+def _said_of(ending: Ending | None) -> tuple[StanzaCondition, str]:
+    """No details of ours: the account's own words, and the conditions that XEP-0220 §2.5 has for two causes."""
+    cause = Cause.DIALBACK_ERROR if ending is None else ending.cause
+    account = ACCOUNTS[cause]
+    return _CONDITIONS.get(cause, account.condition), account.bounce
+
+
+def addresses(element: Element) -> Pair:
+    """`from` and `to` of a dialback element; raises `<improper-addressing/>` where they are no domains."""
+    return Pair(_domain(element, "from"), _domain(element, "to"))
+
+
+def _stream_id(element: Element) -> str:
+    """The `id` of a `<db:verify/>`."""
+    if not element.attributes.get("id"):
+        raise RemoteFault(StreamCondition.BAD_FORMAT, "<db:verify/> without `id`")
+    return element.attributes["id"]
+
+
+def _key(element: Element) -> str:
+    """The key in a request; white space around it is none of it."""
+    text = element.text.strip()
+    if not text:
+        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<db:{element.name}/> without a key")
+    return text
+
+
+def outcome(element: Element) -> DialbackOutcome:
+    """What an answer says."""
+    match element.attributes.get("type"):
+        case "valid":
+            return DialbackOutcome("valid")
+        case "invalid":
+            return DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID, "the key was found invalid", "them"))
+        case "error":
+            return DialbackOutcome("error", _read_error(element))
+    raise RemoteFault(StreamCondition.BAD_FORMAT, f"<db:{element.name}/> with a `type` that is neither valid, invalid nor error")
+
+
+def _read_error(element: Element) -> Ending:
+    error = element.child(SERVER, "error") or Element("error", SERVER)
+    names = [child.name for child in error.children if child.namespace == STANZA_ERRORS and child.name != "text"]
+    condition = names[0] if names else str(StanzaCondition.UNDEFINED_CONDITION)
+    text = error.child(STANZA_ERRORS, "text")
+    detail = condition if text is None else f"{condition}: {text.text}"
+    cause = Cause.HOST_UNKNOWN if condition == StanzaCondition.ITEM_NOT_FOUND else Cause.DIALBACK_ERROR
+    return Ending(cause, detail[:DETAIL_CHARACTERS], "them")
+
+
+def _addresses(pair: Pair) -> dict[str, str]:
+    return {"from": pair.sender.text, "to": pair.recipient.text}
+
+
+def _domain(element: Element, attribute: str) -> Domain:
+    try:
+        return Domain.parse(element.attributes.get(attribute, ""))
+    except InvalidJID as error:
+        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"`{attribute}` of <db:{element.name}/>: {error}") from None

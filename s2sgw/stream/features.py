@@ -1,0 +1,121 @@
+"""Stream features (RFC 6120 §4.3.2): what we offer, as rows, and what the other side offers, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from s2sgw.stream import sasl
+from s2sgw.stream.events import Permission
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.namespaces import DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
+
+TLSUse = Literal["required", "optional", "never"]
+
+#: A number in a feature has at most so many digits; a longer one is no number of ours.
+DIGITS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The facts that decide what is offered on a stream."""
+
+    tls: TLSUse
+    secured: bool
+    authenticated: bool
+    permission: Permission
+    max_bytes: int
+
+    @property
+    def bare(self) -> bool:
+        """TLS must come first: nothing else is offered (R3)."""
+        return self.tls == "required" and not self.secured
+
+    @property
+    def anonymous(self) -> bool:
+        """TLS has come, and SASL may (R4)."""
+        return self.secured and not self.authenticated
+
+
+class Feature(NamedTuple):
+    """A row: when it is offered, and how it is written."""
+
+    offered: Callable[[Standing], bool]
+    element: Callable[[Standing], Element]
+
+
+def _starttls(standing: Standing) -> Element:
+    required = [Element("required", TLS)] if standing.bare else []
+    return Element("starttls", TLS, children=required)
+
+
+def _mechanisms(standing: Standing) -> Element:
+    rows = sasl.offered(standing.permission)
+    return Element("mechanisms", SASL, children=[Element("mechanism", SASL, text=row.name) for row in rows])
+
+
+def _dialback(standing: Standing) -> Element:
+    return Element("dialback", DIALBACK_FEATURE, children=[Element("errors", DIALBACK_FEATURE)])
+
+
+def _limits(standing: Standing) -> Element:
+    return Element("limits", LIMITS, children=[Element("max-bytes", LIMITS, text=str(standing.max_bytes))])
+
+
+FEATURES = (
+    Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
+    Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
+    Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
+    Feature(lambda standing: standing.secured or standing.authenticated, _limits),
+)
+
+
+def offer(standing: Standing) -> Element:
+    """`<stream:features/>` for a stream that stands so."""
+    rows = [row.element(standing) for row in FEATURES if row.offered(standing)]
+    return Element("features", STREAM, children=rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What the other side accepts (XEP-0478): bytes of a top-level element, seconds of silence; None where unsaid."""
+
+    max_bytes: int | None = None
+    idle_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFeatures:
+    """What the other side offers. An empty `<mechanisms/>` offers nothing (ejabberd sends one before TLS)."""
+
+    starttls: bool = False
+    starttls_required: bool = False
+    mechanisms: tuple[str, ...] = ()
+    dialback: bool = False
+    dialback_errors: bool = False
+    limits: PeerLimits = PeerLimits()
+    names: frozenset[str] = frozenset()  # `namespace}name` of everything offered
+
+    @classmethod
+    def read(cls, features: Element) -> StreamFeatures:
+        """The features that `<stream:features/>` announces; what is not known is only named."""
+        starttls = features.child(TLS, "starttls")
+        mechanisms = features.child(SASL, "mechanisms")
+        dialback = features.child(DIALBACK_FEATURE, "dialback")
+        limits = features.child(LIMITS, "limits")
+        return cls(
+            starttls is not None,
+            starttls is not None and starttls.child(TLS, "required") is not None,
+            () if mechanisms is None else tuple(child.text for child in mechanisms.every(SASL, "mechanism")),
+            dialback is not None,
+            dialback is not None and dialback.child(DIALBACK_FEATURE, "errors") is not None,
+            PeerLimits() if limits is None else PeerLimits(_number(limits, "max-bytes"), _number(limits, "idle-seconds")),
+            frozenset(f"{child.namespace}}}{child.name}" for child in features.children),
+        )
+
+
+def _number(limits: Element, name: str) -> int | None:
+    child = limits.child(LIMITS, name)
+    text = "" if child is None else child.text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None

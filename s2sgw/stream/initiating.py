@@ -1,0 +1,43 @@
+"""The initiating role: a stream that we open, on either leg (RFC 6120 §4–§6, XEP-0220)."""
+
+from __future__ import annotations
+
+from s2sgw.stream.events import Event, Permission
+from s2sgw.stream.features import PeerLimits
+from s2sgw.stream.initiating_phases import Idle
+from s2sgw.stream.initiator import InitiatingPhase, Initiator
+from s2sgw.stream.options import InitiatingOptions
+from s2sgw.xmpp.jid import Pair
+
+__all__ = ["InitiatingOptions", "InitiatingStream"]
+
+
+class InitiatingStream(Initiator):
+    """One stream of ours. Stanzas of a pair may be written to the transport once `PairProven` said so."""
+
+    phase: InitiatingPhase
+
+    def __init__(self, options: InitiatingOptions) -> None:
+        super().__init__(options)
+        self.phase = Idle(self)
+
+    @property
+    def peer_limits(self) -> PeerLimits:
+        """What the other side has announced that it accepts (XEP-0478)."""
+        return self.features.limits
+
+    def begin(self) -> list[Event]:
+        """The transport is connected. With direct TLS, `tls_established` follows."""
+        return self.step(lambda phase: phase.begin(), self.phase)
+
+    def judged(self, permission: Permission) -> list[Event]:
+        """Answers `JudgementNeeded`: its `refusal` ends the stream, nothing else of it counts here."""
+        return self.step(self.phase.judged, permission)
+
+    def authorize(self, pair: Pair) -> list[Event]:
+        """Ask by dialback to send `pair` too; `PairProven` or `PairRefused` follows. Not before the first such event."""
+        return self.step(self.phase.authorize, pair)
+
+    def verify(self, pair: Pair, stream_id: str, key: str) -> list[Event]:
+        """Ask whether the key that came for `pair` on our stream `stream_id` is the other side's; `Verified` follows."""
+        return self.step(lambda pair: self.phase.ask_verify(pair, stream_id, key), pair)

@@ -1,0 +1,304 @@
+"""The phases of a stream that we open, in the order in which they are passed (R1, R3–R9, R24, R25, R27)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s2sgw.stream import dialback, sasl
+from s2sgw.stream.events import JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
+from s2sgw.stream.features import StreamFeatures
+from s2sgw.stream.initiator import Answered, InitiatingPhase, Initiator
+from s2sgw.stream.negotiation import DETAIL_CHARACTERS, VERSION, Stop, refuse, refused
+from s2sgw.stream.sasl import ClientMechanism
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.namespaces import TLS
+
+INJECTED = "plain text was sent behind <proceed/>"
+
+
+# --- headers and features --------------------------------------------------------------------------------------------
+
+
+class Idle(InitiatingPhase):
+    """Nothing has been sent."""
+
+    mute = True
+
+    def begin(self) -> None:
+        if self.stream.options.direct_tls:
+            self.stream.phase = Handshaking(self.stream)
+        else:
+            self.stream.open_stream()
+            self.stream.phase = AwaitHeader(self.stream, AwaitFeatures)
+
+
+class AwaitHeader(InitiatingPhase):
+    """Our header is out."""
+
+    def __init__(self, stream: Initiator, then: type[AwaitFeatures]) -> None:
+        super().__init__(stream)
+        self._then = then
+
+    def header(self, header: Header) -> None:
+        pre_1_0 = _check_version(header.version)
+        answered = Answered(header.id or "", header.dialback, self._stranger(header))
+        self.stream.phase = then = self._then(self.stream, answered)
+        if pre_1_0:
+            then.decide()  # on no features: what is left is dialback
+
+    def _stranger(self, header: Header) -> str:
+        """RFC 6120 §4.7.1: an error of the other side may come from another of its domains, but nothing else."""
+        options = self.stream.options
+        said = ((header.from_, options.peer), (header.to, options.local))
+        return next((name for name, asked in said if name is not None and not _is(name, asked)), "")
+
+
+class AwaitFeatures(InitiatingPhase):
+    """The answering header has come, the features not yet: before TLS."""
+
+    def __init__(self, stream: Initiator, answered: Answered) -> None:
+        super().__init__(stream)
+        self.answered = answered
+
+    def features(self, element: Element) -> None:
+        self.stream.features = StreamFeatures.read(element)
+        self.decide()
+
+    def decide(self) -> None:
+        """Go on as the features allow."""
+        if self.answered.stranger:
+            text = f"the stream header speaks of {self.answered.stranger}, which was not asked for"
+            raise RemoteFault(StreamCondition.INVALID_FROM, text)
+        self.choose()
+
+    def choose(self) -> None:
+        """TLS, or what policy lets go on without it."""
+        tls, features = self.stream.options.tls, self.stream.features
+        if features.starttls and tls != "never":
+            self.stream.send(Element("starttls", TLS))
+            self.stream.phase = AwaitProceed(self.stream)
+        elif tls == "required":
+            text = "TLS is required here, and <starttls/> was not offered"
+            raise refuse(Cause.TLS_NOT_OFFERED, StreamCondition.POLICY_VIOLATION, text)
+        elif features.starttls_required:
+            text = "TLS is required there, and not spoken here"
+            raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.UNSUPPORTED_FEATURE, text)
+        else:
+            self.stream.phase = Judging(self.stream, self._go_on)
+
+    def _go_on(self) -> None:
+        Ready(self.stream, self.answered).start()
+
+
+class AwaitSecuredFeatures(AwaitFeatures):
+    """Behind TLS: SASL where we have the means, else dialback (R24, R25)."""
+
+    def choose(self) -> None:
+        options = self.stream.options
+        mechanisms = sasl.choose(self.stream.features.mechanisms, sasl.Means(options.local, options.external))
+        if options.purpose == "verify":
+            mechanisms = []
+        authenticate(self.stream, self.answered, mechanisms, None)
+
+
+class AwaitAuthenticatedFeatures(AwaitFeatures):
+    """Behind SASL."""
+
+    def choose(self) -> None:
+        Ready(self.stream, self.answered).enter()
+        self.stream.prove(self.stream.pair, self.stream.method)
+
+
+def _check_version(version: str | None) -> bool:
+    """Whether it is a pre-1.0 stream: jabberd2 answers so."""
+    if version is not None and not VERSION.match(version):
+        text = f"the stream header has version {version}; version 1.0 is spoken here"
+        raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, text)
+    return version is None
+
+
+def _is(name: str, domain: Domain) -> bool:
+    try:
+        return Domain.parse(name) == domain
+    except InvalidJID:
+        return False
+
+
+# --- into TLS --------------------------------------------------------------------------------------------------------
+
+
+class AwaitProceed(InitiatingPhase):
+    """`<starttls/>` is out."""
+
+    def proceed(self, element: Element) -> None:
+        self.stream.phase = Handshaking(self.stream)
+        if self.stream.left_over:
+            raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
+        self.stream.emit(StartTLS(self.stream.options.local, self.stream.options.peer))
+
+    def tls_failure(self, element: Element) -> None:
+        raise Stop(Ending(Cause.TLS_FAILED, "the other side answers <starttls/> with <failure/>", "them"))
+
+
+class Handshaking(InitiatingPhase):
+    """The transport is the TLS library's."""
+
+    mute = True
+
+    def read(self, data: bytes) -> None:
+        raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
+
+    def tls_established(self) -> None:
+        self.stream.secured = True
+        self.stream.restart()
+        self.stream.phase = Judging(self.stream, self._go_on)
+
+    def _go_on(self) -> None:
+        self.stream.open_stream()
+        self.stream.phase = AwaitHeader(self.stream, AwaitSecuredFeatures)
+
+
+class Judging(InitiatingPhase):
+    """Whether the other end is whom we asked for is the shell's to say (R12); nothing of ours is sent before (R13)."""
+
+    waits = True
+
+    def __init__(self, stream: Initiator, then: Callable[[], None]) -> None:
+        super().__init__(stream)
+        self._then = then
+        options = stream.options
+        stream.emit(JudgementNeeded(options.peer, options.local, stream.secured))
+
+    def judged(self, permission: Permission) -> None:
+        if permission.refusal is not None:
+            raise refused(permission.refusal)
+        self._then()
+
+
+# --- authentication --------------------------------------------------------------------------------------------------
+
+
+def authenticate(stream: Initiator, answered: Answered, mechanisms: list[ClientMechanism], failed: Ending | None) -> None:
+    """The best mechanism that is left; where none is, dialback. `failed`: what came of the last one."""
+    if mechanisms:
+        Authenticating(stream, answered, mechanisms).start()
+    else:
+        Ready(stream, answered, failed).start()
+
+
+class Authenticating(InitiatingPhase):
+    """A SASL exchange is under way."""
+
+    def __init__(self, stream: Initiator, answered: Answered, mechanisms: list[ClientMechanism]) -> None:
+        super().__init__(stream)
+        self._answered = answered
+        self._mechanism, *self._others = mechanisms
+        options = stream.options
+        self._exchange = self._mechanism.exchange(sasl.Means(options.local, options.external))
+
+    def start(self) -> None:
+        """Send `<auth/>`."""
+        self.stream.phase = self
+        self.stream.send(sasl.auth(self._mechanism.name, self._exchange.start()))
+
+    def challenge(self, element: Element) -> None:
+        self.stream.send(sasl.response(self._exchange.respond(sasl.read_challenge(element))))
+
+    def success(self, element: Element) -> None:
+        self.stream.method = self._mechanism.name
+        self.stream.restart()
+        self.stream.open_stream()
+        self.stream.phase = AwaitHeader(self.stream, AwaitAuthenticatedFeatures)
+
+    def failure(self, element: Element) -> None:
+        why = f"{self._mechanism.name}: {sasl.read_failure(element)}"[:DETAIL_CHARACTERS]
+        authenticate(self.stream, self._answered, self._others, Ending(Cause.SASL_FAILED, why, "them"))
+
+    def close(self) -> None:
+        raise Stop(Ending(Cause.SASL_FAILED, "the other side closed the stream instead of answering", "them"))
+
+
+class Ready(InitiatingPhase):
+    """Negotiation is over: pairs are asked for by dialback, and keys sent to be verified."""
+
+    def __init__(self, stream: Initiator, answered: Answered, failed: Ending | None = None) -> None:
+        super().__init__(stream)
+        self._answered = answered
+        self._failed = failed
+        self._pairs: set[Pair] = set()
+        self._verifications: set[tuple[Pair, str]] = set()
+
+    def enter(self) -> None:
+        self.stream.phase = self
+
+    def start(self) -> None:
+        """Nothing is proven yet, and dialback is how it will be."""
+        self.enter()
+        if self.stream.options.purpose == "verify":
+            self.stream.emit(VerifyReady())
+        else:
+            self.authorize(self.stream.pair)
+
+    # --- requests ---
+
+    def authorize(self, pair: Pair) -> None:
+        if pair in self.stream.proven or pair in self._pairs:
+            return
+        hindrance = self._hindrance()
+        if hindrance is not None:
+            self._refused(pair, hindrance)
+            return
+        self._pairs.add(pair)
+        key = self.stream.options.keys.key(pair.recipient, pair.sender, self._answered.stream_id)
+        self.stream.send(dialback.result(pair, key))
+
+    def _hindrance(self) -> Ending | None:
+        """Why dialback cannot be tried."""
+        if not (self._answered.dialback or self.stream.features.dialback):
+            text = "the other side offers neither a mechanism of ours nor dialback"
+            return self._failed or Ending(Cause.NO_COMMON_METHOD, text)
+        if not self._answered.stream_id:
+            return Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id to make a dialback key of", "them")
+        return None
+
+    def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:
+        self._verifications.add((pair, stream_id))
+        self.stream.send(dialback.verify(pair, stream_id, key))
+
+    # --- answers ---
+
+    def result(self, element: Element) -> None:
+        pair = dialback.addresses(element).inverse
+        outcome = dialback.outcome(element)
+        if pair not in self._pairs:
+            raise dialback.unsolicited(element)
+        self._pairs.remove(pair)
+        if outcome.ending is None:
+            self.stream.prove(pair, "dialback")
+        else:
+            self._refused(pair, outcome.ending)
+
+    def verify(self, element: Element) -> None:
+        pair = dialback.addresses(element)
+        stream_id = element.attributes.get("id", "")
+        outcome = dialback.outcome(element)
+        if (pair, stream_id) not in self._verifications:
+            raise dialback.unsolicited(element)
+        self._verifications.remove((pair, stream_id))
+        self.stream.emit(Verified(pair, stream_id, outcome))
+
+    def _refused(self, pair: Pair, ending: Ending) -> None:
+        """A stream that is good for nothing any more is closed."""
+        self.stream.emit(PairRefused(pair, ending))
+        if not self.stream.proven and not self._pairs and not self._verifications:
+            raise Stop(ending)
+
+    def close(self) -> None:
+        if self._pairs and not self.stream.proven:
+            text = "the other side closed the stream instead of answering the dialback"
+            raise Stop(self._failed or Ending(Cause.DIALBACK_ERROR, text, "them"))
+        super().close()

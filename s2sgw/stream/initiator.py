@@ -1,0 +1,119 @@
+"""What the phases of a stream that we open share: its options, what was answered on it, and the pairs proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from s2sgw.stream import sasl
+from s2sgw.stream.events import Method, PairProven, Permission
+from s2sgw.stream.features import StreamFeatures
+from s2sgw.stream.negotiation import Negotiation, Phase
+from s2sgw.stream.options import InitiatingOptions
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.header import stream_header
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.namespaces import DIALBACK, SASL, STREAM, TLS
+
+PROCEED = f"{TLS}}}proceed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the answering header says; forgotten with its stream (R8)."""
+
+    stream_id: str
+    dialback: bool
+    stranger: str  # another domain than the one asked for, where the header names one
+
+
+class Initiator(Negotiation):
+    """The initiating role: what does not depend on the phase."""
+
+    stop_at: ClassVar[frozenset[str]] = frozenset({PROCEED, sasl.SUCCESS})
+
+    def __init__(self, options: InitiatingOptions) -> None:
+        super().__init__(options.limits)
+        self.options = options
+        self.pair = Pair(options.local, options.peer)
+        #: what the other side offers on the stream as it is now
+        self.features = StreamFeatures()
+        #: by what SASL has authenticated us
+        self.method: Method = "EXTERNAL"
+        #: the pairs that may be sent
+        self.proven: dict[Pair, Method] = {}
+
+    def open_stream(self) -> None:
+        """Send our header (R1)."""
+        self.features = StreamFeatures()
+        self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
+
+    def prove(self, pair: Pair, method: Method) -> None:
+        """`pair` may be sent from now on."""
+        self.proven[pair] = method
+        self.emit(PairProven(pair, method))
+
+
+class InitiatingPhase(Phase):
+    """Refuses everything, each element of negotiation through a method of its own."""
+
+    stream: Initiator
+
+    def element(self, element: Element) -> None:
+        name = _INPUTS.get((element.namespace, element.name))
+        if name is None:
+            super().element(element)
+        else:
+            getattr(self, name)(element)
+
+    def features(self, element: Element) -> None:
+        super().element(element)
+
+    def proceed(self, element: Element) -> None:
+        super().element(element)
+
+    def tls_failure(self, element: Element) -> None:
+        super().element(element)
+
+    def challenge(self, element: Element) -> None:
+        super().element(element)
+
+    def success(self, element: Element) -> None:
+        super().element(element)
+
+    def failure(self, element: Element) -> None:
+        super().element(element)
+
+    def result(self, element: Element) -> None:
+        super().element(element)
+
+    def verify(self, element: Element) -> None:
+        super().element(element)
+
+    def begin(self) -> None:
+        raise self.unasked("begin")
+
+    def judged(self, permission: Permission) -> None:
+        raise self.unasked("judged")
+
+    def authorize(self, pair: Pair) -> None:
+        raise self.unasked("authorize")
+
+    def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:
+        raise self.unasked("verify")
+
+    def open_header(self) -> None:
+        self.stream.open_stream()
+
+
+#: Elements of negotiation -> the method of a phase that takes them.
+_INPUTS = {
+    (STREAM, "features"): "features",
+    (TLS, "proceed"): "proceed",
+    (TLS, "failure"): "tls_failure",
+    (SASL, "challenge"): "challenge",
+    (SASL, "success"): "success",
+    (SASL, "failure"): "failure",
+    (DIALBACK, "result"): "result",
+    (DIALBACK, "verify"): "verify",
+}

@@ -1,0 +1,303 @@
+"""What both roles share: a framer to read with, what is to be sent, the phase, and the one way in which a stream ends.
+
+A shell (the network, or a test) calls `receive` and the answer methods, performs the events that come back, and sends
+`data_to_send()` before it performs them (habit 9).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import ClassVar, TypeVar
+
+from s2sgw.stream.events import Ended, Event, Refusal, StanzasReceived
+from s2sgw.xmpp import framing
+from s2sgw.xmpp.element import Element, stream_error
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
+from s2sgw.xmpp.framing import Framer, FramingLimits
+from s2sgw.xmpp.header import CLOSING_TAG, Header
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.namespaces import STREAM, STREAM_ERRORS
+from s2sgw.xmpp.stanza import Stanza
+
+#: RFC 6120 §4.7.5: any 1.x is ours.
+VERSION = re.compile(r"1\.[0-9]{1,9}\Z")
+#: So many bytes are kept for a stream that waits for an answer of the shell; more is a violation (R32).
+KEPT_BYTES = 65536
+#: So much of what a peer says about an error goes into the record.
+DETAIL_CHARACTERS = 500
+
+#: What the record makes of the stream errors that we send.
+CAUSES: Mapping[StreamCondition, Cause] = {
+    StreamCondition.BAD_FORMAT: Cause.BAD_XML,
+    StreamCondition.HOST_UNKNOWN: Cause.HOST_UNKNOWN,
+    StreamCondition.IMPROPER_ADDRESSING: Cause.ADDRESSING,
+    StreamCondition.INVALID_FROM: Cause.INVALID_FROM,
+    StreamCondition.INVALID_XML: Cause.BAD_XML,
+    StreamCondition.NOT_WELL_FORMED: Cause.BAD_XML,
+    StreamCondition.POLICY_VIOLATION: Cause.LIMIT_EXCEEDED,
+    StreamCondition.RESTRICTED_XML: Cause.BAD_XML,
+    StreamCondition.UNSUPPORTED_ENCODING: Cause.BAD_XML,
+}
+#: What the record makes of the stream errors that we receive, where it is not just `STREAM_ERROR`.
+THEIR_CAUSES: Mapping[str, Cause] = {"host-unknown": Cause.HOST_UNKNOWN, "host-gone": Cause.HOST_UNKNOWN}
+
+_Argument = TypeVar("_Argument")
+
+
+class Stop(Exception):
+    """Ends the step and the stream (habit 8): the ending, and what is sent before the closing tag."""
+
+    def __init__(self, ending: Ending, last_words: Element | None = None) -> None:
+        super().__init__(ending)
+        self.ending = ending
+        self.last_words = last_words
+
+
+def refuse(cause: Cause, condition: StreamCondition, text: str) -> Stop:
+    """A stream error of ours (R15): `text` says what and why."""
+    return Stop(Ending(cause, text, condition=str(condition)), stream_error(condition, text))
+
+
+def refused(refusal: Refusal) -> Stop:
+    """The stream error that the shell has decided on."""
+    ending = replace(refusal.ending, condition=str(refusal.condition))
+    return Stop(ending, stream_error(refusal.condition, refusal.text))
+
+
+class Phase:
+    """Where a stream stands. Everything is refused that a phase does not say it knows (habits 6 and 7)."""
+
+    #: nothing may be sent, not even an error: it would be read as TLS, or nothing was begun
+    mute: ClassVar[bool] = False
+    #: the shell owes an answer; until it comes, what arrives is kept unread
+    waits: ClassVar[bool] = False
+
+    def __init__(self, stream: Negotiation) -> None:
+        self.stream = stream
+
+    # --- from the other side ---
+
+    def read(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self.waits:
+            self.stream.keep(data)
+        else:
+            self.stream.feed(data)
+
+    def header(self, header: Header) -> None:
+        raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a second stream header is not expected here")
+
+    def element(self, element: Element) -> None:
+        """Any top-level element but a stanza or a stream error (R30)."""
+        text = f"<{element.name} xmlns='{element.namespace}'/> is not expected here"
+        raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, text)
+
+    def stanza(self, stanza: Stanza) -> None:
+        raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas the other way only")
+
+    def stream_error(self, ending: Ending) -> None:
+        """The other side ends the stream with an error."""
+        raise Stop(ending)
+
+    def close(self) -> None:
+        """The other side closes the stream in order (R16)."""
+        raise Stop(Ending(Cause.CLOSED, by="them"))
+
+    # --- from the shell ---
+
+    def tls_established(self) -> None:
+        raise self.unasked("tls_established")
+
+    def open_header(self) -> None:
+        """Begin our side of the stream, so that an error may be sent in it (R15)."""
+        raise self.unasked("open_header")
+
+    def unasked(self, method: str) -> LocalFault:
+        """The shell's own mistake: an answer that nobody waits for."""
+        return LocalFault(f"{method} in the phase {type(self).__name__}")
+
+
+class Negotiation:
+    """One stream of either role: bytes in, events and bytes out."""
+
+    #: `namespace}name` of the elements behind which reading stops (R6, decision 3)
+    stop_at: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, limits: FramingLimits) -> None:
+        self.phase = Phase(self)
+        self.secured = False
+        #: `Ended` is out; whatever comes late falls on deaf ears
+        self.over = False
+        #: our header is out, so that there is something to close
+        self.opened = False
+        self._limits = limits
+        self._framer = Framer(limits, self.stop_at)
+        self._kept = b""
+        self._inputs: list[framing.Event] = []
+        self._output: list[bytes] = []
+        self._events: list[Event] = []
+        self._run: list[Stanza] = []
+        self._run_pair: Pair | None = None
+
+    # --- for the shell -------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Bytes from the other side, in pieces of any size."""
+        return self.step(self.phase.read, data)
+
+    def data_to_send(self) -> bytes:
+        """What is to be sent now, once."""
+        data = b"".join(self._output)
+        self._output.clear()
+        return data
+
+    def tls_established(self) -> list[Event]:
+        """The handshake that `StartTLS` (or direct TLS) asked for is complete."""
+        return self.step(lambda phase: phase.tls_established(), self.phase)
+
+    def close(self, ending: Ending) -> list[Event]:
+        """End the stream in order, for a reason of ours."""
+        return self.step(_raise, Stop(ending))
+
+    def fail(self, refusal: Refusal) -> list[Event]:
+        """End the stream with a stream error."""
+        return self.step(_raise, refused(refusal))
+
+    def rest(self) -> None:
+        """Nothing has come for a while: let go of what can be made again (decision 14)."""
+        self._framer.rest()
+
+    # --- for the phases ------------------------------------------------------------------------------------------
+
+    def step(self, act: Callable[[_Argument], None], argument: _Argument) -> list[Event]:
+        """Do `act`, then whatever was kept for after it; everything that comes of it."""
+        if self.over:
+            return []
+        try:
+            act(argument)
+            self._catch_up()
+        except RemoteFault as fault:
+            self._end(refuse(CAUSES.get(fault.condition, Cause.PROTOCOL_ERROR), fault.condition, fault.text))
+        except Stop as stop:
+            self._end(stop)
+        events, self._events = self._events, []
+        self._run_pair = None
+        return events
+
+    def feed(self, data: bytes) -> None:
+        """Read on."""
+        self._take(self._framer.feed(data))
+
+    def keep(self, data: bytes) -> None:
+        """Read later, when the shell has answered."""
+        if len(self._kept) + len(data) > KEPT_BYTES:
+            text = f"more than {KEPT_BYTES} bytes sent without waiting for an answer"
+            raise RemoteFault(StreamCondition.POLICY_VIOLATION, text)
+        self._kept += data
+
+    def send(self, data: bytes | Element) -> None:
+        self._output.append(data if isinstance(data, bytes) else data.to_xml())
+
+    def emit(self, event: Event) -> None:
+        self._run_pair = None
+        self._events.append(event)
+
+    def pass_on(self, pair: Pair, stanza: Stanza) -> None:
+        """A stanza of a proven pair: one event for a run of them."""
+        if pair is not self._run_pair:
+            run: list[Stanza] = []
+            self.emit(StanzasReceived(pair, run))
+            self._run, self._run_pair = run, pair
+        self._run.append(stanza)
+
+    def open(self, header: bytes) -> None:
+        """Send our header."""
+        self.opened = True
+        self.send(header)
+
+    def restart(self) -> None:
+        """A new stream on the same transport; what is left over of the old one's bytes belongs to it (R25)."""
+        self.opened = False
+        self._kept = self._framer.leftover
+        self._framer = Framer(self._limits, self.stop_at)
+
+    def read_on(self) -> None:
+        """Go on behind the element of `stop_at` that did not end the old stream."""
+        self._kept = self._framer.resume()
+
+    @property
+    def left_over(self) -> bytes:
+        """What has come behind an element of `stop_at`."""
+        return self._framer.leftover
+
+    def limit(self, limits: FramingLimits) -> None:
+        """Other limits from now on."""
+        self._limits = self._framer.limits = limits
+
+    # --- within --------------------------------------------------------------------------------------------------
+
+    def _take(self, inputs: list[framing.Event]) -> None:
+        for at, item in enumerate(inputs, 1):
+            if type(item) is Stanza:
+                self.phase.stanza(item)
+                continue
+            self._take_other(item)
+            if self.phase.waits:
+                self._inputs = inputs[at:]
+                return
+
+    def _take_other(self, item: framing.Event) -> None:
+        match item:
+            case Element(name="error", namespace=namespace) if namespace == STREAM:
+                self.phase.stream_error(read_stream_error(item))
+            case Element():
+                self.phase.element(item)
+            case Header():
+                self.phase.header(item)
+            case framing.Close():
+                self.phase.close()
+            case framing.Fault():
+                raise RemoteFault(item.condition, item.text)
+
+    def _catch_up(self) -> None:
+        while not self.phase.waits and (self._inputs or self._kept):
+            inputs, self._inputs = self._inputs, []
+            if inputs:
+                self._take(inputs)
+            else:
+                kept, self._kept = self._kept, b""
+                self.phase.read(kept)
+
+    def _end(self, stop: Stop) -> None:
+        ending = stop.ending
+        if self.phase.mute:
+            ending = replace(ending, condition=None)
+        else:
+            self._farewell(stop.last_words)
+        self._inputs, self._kept = [], b""
+        self.over = True
+        self.emit(Ended(ending))
+
+    def _farewell(self, last_words: Element | None) -> None:
+        if last_words is not None:
+            if not self.opened:
+                self.phase.open_header()
+            self.send(last_words)
+        if self.opened:
+            self.send(CLOSING_TAG)
+
+
+def read_stream_error(error: Element) -> Ending:
+    """The ending that a received `<stream:error/>` means (RFC 6120 §4.9)."""
+    names = [child.name for child in error.children if child.namespace == STREAM_ERRORS and child.name != "text"]
+    condition = names[0] if names else str(StreamCondition.UNDEFINED_CONDITION)
+    text = error.child(STREAM_ERRORS, "text")
+    detail = "" if text is None else text.text[:DETAIL_CHARACTERS]
+    return Ending(THEIR_CAUSES.get(condition, Cause.STREAM_ERROR), detail, "them", condition[:DETAIL_CHARACTERS])
+
+
+def _raise(stop: Stop) -> None:
+    raise stop

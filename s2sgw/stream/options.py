@@ -1,0 +1,57 @@
+"""What a stream is told at its start: the policy that concerns its engine, keys and limits. Frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import Refusal
+from s2sgw.stream.features import TLSUse
+from s2sgw.xmpp.framing import FramingLimits
+from s2sgw.xmpp.jid import Domain
+
+#: Bounds of a stream whose other side is nobody yet (R32).
+BEFORE_AUTHENTICATION = FramingLimits(stanza_bytes=65536, stream_bytes=262144)
+
+
+def _nobody(domain: Domain) -> Refusal | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivingOptions:
+    """How streams are received on one listener."""
+
+    keys: DialbackKeys
+    #: whether stanzas for a domain are accepted on this listener
+    serves: Callable[[Domain], bool]
+    #: whether keys for streams from this domain are ours to verify (R27)
+    answers_verify: Callable[[Domain], bool]
+    #: what TLS is to the asserted peer (None: it has not said who it is)
+    tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
+    #: why an asserted sender cannot be one at all (R14), whatever it proves
+    refuses_sender: Callable[[Domain], Refusal | None] = _nobody
+    direct_tls: bool = False
+    #: a header without version is answered (R1), and the domains may come with db:result alone: the backend leg
+    pre_1_0: bool = False
+    #: ask for the asserted peer's resolution before TLS (R2)
+    resolve: bool = True
+    before: FramingLimits = BEFORE_AUTHENTICATION
+    after: FramingLimits = field(default=FramingLimits())
+
+
+@dataclass(frozen=True, slots=True)
+class InitiatingOptions:
+    """How one stream is opened."""
+
+    local: Domain
+    peer: Domain
+    keys: DialbackKeys
+    purpose: Literal["stanzas", "verify"] = "stanzas"
+    tls: TLSUse = "required"
+    direct_tls: bool = False
+    #: we present a certificate for `local`
+    external: bool = True
+    limits: FramingLimits = field(default=FramingLimits())

@@ -1,0 +1,67 @@
+"""The pairs of domains that are proven on a stream, and the question asked of every stanza: is it of one of them? (R29)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from s2sgw.stream.events import Method
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
+from s2sgw.xmpp.stanza import Stanza
+
+#: So many (from, to) of stanzas are remembered as spelled; beyond, all are forgotten and learned anew.
+ROUTES = 1024
+
+
+class ProvenPairs:
+    """What a stream may carry. A pair is never taken away again, so a remembered route stays right."""
+
+    __slots__ = ("_methods", "_routes")
+
+    def __init__(self) -> None:
+        self._methods: dict[Pair, Method] = {}
+        self._routes: dict[tuple[str, str], Pair] = {}
+
+    def __contains__(self, pair: Pair) -> bool:
+        return pair in self._methods
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def prove(self, pair: Pair, method: Method) -> None:
+        """Stanzas may pass for `pair` from now on."""
+        self._methods[pair] = method
+
+    def of(self, stanza: Stanza) -> Pair | None:
+        """The proven pair of a stanza whose like has passed before: one look-up."""
+        return self._routes.get((stanza.from_, stanza.to))
+
+    def admit(self, stanza: Stanza, serves: Callable[[Domain], bool]) -> Pair:
+        """The proven pair that `stanza` belongs to; raises the stream error that R29 and R30 ask for."""
+        pair = Pair(_domain("from", stanza.from_), _domain("to", stanza.to))
+        if pair not in self._methods:
+            raise self._stranger(pair, serves)
+        if len(self._routes) >= ROUTES:
+            self._routes.clear()
+        self._routes[stanza.from_, stanza.to] = pair
+        return pair
+
+    def _stranger(self, pair: Pair, serves: Callable[[Domain], bool]) -> RemoteFault:
+        if not any(pair.sender == proven.sender for proven in self._methods):
+            return RemoteFault(StreamCondition.INVALID_FROM, f"{pair.sender} is not authenticated on this stream")
+        if not serves(pair.recipient):
+            return RemoteFault(StreamCondition.HOST_UNKNOWN, f"{pair.recipient} is not served here")
+        text = f"{pair.sender} is authenticated on this stream, but not for {pair.recipient}"
+        return RemoteFault(StreamCondition.INVALID_FROM, text)
+
+
+def _domain(attribute: str, address: str) -> Domain:
+    if not address:
+        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"a stanza without `{attribute}`")
+    try:
+        return domain_of(address)
+    except InvalidJID as error:
+        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"the stanza's `{attribute}` is no JID: {error}") from None

@@ -1,0 +1,139 @@
+"""What the phases of a received stream share: its options, what was asserted on it, and the pairs proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NoReturn
+
+from s2sgw.stream import sasl
+from s2sgw.stream.events import DialbackOutcome, Method, PairProven, Permission, Refusal
+from s2sgw.stream.features import Standing, offer
+from s2sgw.stream.negotiation import Negotiation, Phase, Stop
+from s2sgw.stream.options import ReceivingOptions
+from s2sgw.stream.pairs import ProvenPairs
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.header import stream_header
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.namespaces import DIALBACK, SASL, TLS
+from s2sgw.xmpp.stanza import Stanza
+
+STARTTLS = f"{TLS}}}starttls"
+
+
+@dataclass(frozen=True, slots=True)
+class Asserted:
+    """What one stream header says; it is forgotten with the stream that it opened (R8).
+
+    `peer` and `local` are None where the header does not say (`peer` before TLS, both on a pre-1.0 stream).
+    """
+
+    peer: Domain | None
+    local: Domain | None
+    stream_id: str
+    pre_1_0: bool = False
+
+
+class Receiver(Negotiation):
+    """The receiving role: what does not depend on the phase."""
+
+    stop_at: ClassVar[frozenset[str]] = frozenset({STARTTLS, sasl.AUTH, sasl.RESPONSE, sasl.ABORT})
+
+    def __init__(self, options: ReceivingOptions, new_id: Callable[[], str]) -> None:
+        super().__init__(options.before)
+        self.options = options
+        self.pairs = ProvenPairs()
+        self.new_id = new_id
+
+    def answer_header(self, asserted: Asserted) -> None:
+        """Our header, to theirs."""
+        peer, local = asserted.peer, asserted.local
+        self.open(stream_header(
+            to=peer.text if peer else None, from_=local.text if local else None, id=asserted.stream_id,
+            version=None if asserted.pre_1_0 else "1.0",
+        ))
+
+    def offer(self, asserted: Asserted, permission: Permission) -> None:
+        """Our features, where the stream has any."""
+        if not asserted.pre_1_0:
+            standing = Standing(
+                self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission, self.options.after.stanza_bytes,
+            )
+            self.send(offer(standing))
+
+    def prove(self, pair: Pair, method: Method) -> None:
+        """`pair` may be sent from now on."""
+        self.pairs.prove(pair, method)
+        self.limit(self.options.after)
+        self.emit(PairProven(pair, method))
+
+    def refusal_of(self, sender: Domain) -> Refusal | None:
+        """Why `sender` can be none, whatever it proves (R14)."""
+        if self.options.serves(sender):
+            text = f"{sender} is served here and cannot be the sender"
+            return Refusal(StreamCondition.INVALID_FROM, text, Ending(Cause.INVALID_FROM, text))
+        return self.options.refuses_sender(sender)
+
+
+class ReceivingPhase(Phase):
+    """Refuses every element of negotiation, each in its own way, and every answer."""
+
+    stream: Receiver
+
+    def element(self, element: Element) -> None:
+        name = _INPUTS.get((element.namespace, element.name))
+        if name is None:
+            super().element(element)
+        else:
+            getattr(self, name)(element)
+
+    def starttls(self, element: Element) -> None:
+        """R7: not offered here."""
+        self.fail_tls(Cause.PROTOCOL_ERROR, "<starttls/> was not offered")
+
+    def auth(self, element: Element) -> None:
+        super().element(element)
+
+    def respond(self, element: Element) -> None:
+        super().element(element)
+
+    def abort(self, element: Element) -> None:
+        super().element(element)
+
+    def result(self, element: Element) -> None:
+        super().element(element)
+
+    def verify(self, element: Element) -> None:
+        super().element(element)
+
+    def stanza(self, stanza: Stanza) -> None:
+        self.stream.pass_on(self.stream.pairs.of(stanza) or self.stream.pairs.admit(stanza, self.stream.options.serves), stanza)
+
+    def resolved(self, refusal: Refusal | None) -> None:
+        raise self.unasked("resolved")
+
+    def judged(self, permission: Permission) -> None:
+        raise self.unasked("judged")
+
+    def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
+        raise self.unasked("dialback_answered")
+
+    def open_header(self) -> None:
+        self.stream.open(stream_header(id=self.stream.new_id()))
+
+    def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
+        """R7: `<failure/>`, the closing tag, the end."""
+        raise Stop(Ending(cause, detail), Element("failure", TLS))
+
+
+#: Elements of negotiation -> the method of a phase that answers them.
+_INPUTS = {
+    (TLS, "starttls"): "starttls",
+    (SASL, "auth"): "auth",
+    (SASL, "response"): "respond",
+    (SASL, "abort"): "abort",
+    (DIALBACK, "result"): "result",
+    (DIALBACK, "verify"): "verify",
+}

@@ -1,0 +1,35 @@
+"""The receiving role: a stream that was opened towards us, on either leg (RFC 6120 §4–§6, XEP-0220)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s2sgw.stream.events import DialbackOutcome, Event, Permission, Refusal
+from s2sgw.stream.options import ReceivingOptions
+from s2sgw.stream.receiver import Receiver, ReceivingPhase
+from s2sgw.stream.receiving_phases import AwaitHeader, Handshaking
+from s2sgw.xmpp.jid import Pair
+
+__all__ = ["ReceivingOptions", "ReceivingStream"]
+
+
+class ReceivingStream(Receiver):
+    """One received stream. `stream_id` gives an unguessable id for each header of ours (XEP-0185 §2)."""
+
+    phase: ReceivingPhase
+
+    def __init__(self, options: ReceivingOptions, stream_id: Callable[[], str]) -> None:
+        super().__init__(options, stream_id)
+        self.phase = Handshaking(self) if options.direct_tls else AwaitHeader(self)
+
+    def resolved(self, refusal: Refusal | None) -> list[Event]:
+        """Answers `ResolutionNeeded`: None where the peer's hostname was resolved."""
+        return self.step(self.phase.resolved, refusal)
+
+    def judged(self, permission: Permission) -> list[Event]:
+        """Answers the one `JudgementNeeded` that is open."""
+        return self.step(self.phase.judged, permission)
+
+    def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> list[Event]:
+        """Answers `DialbackNeeded` for `pair`."""
+        return self.step(lambda outcome: self.phase.dialback_answered(pair, outcome), outcome)

@@ -1,0 +1,327 @@
+"""The phases of a stream that was opened towards us, in the order in which they are passed (R1–R9, R24, R25, R28, R29)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from s2sgw.stream import sasl
+from s2sgw.stream.authorisation import Authorisation
+from s2sgw.stream.dialback import Request
+from s2sgw.stream.events import DialbackOutcome, JudgementNeeded, Method, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.features import TLSUse
+from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
+from s2sgw.stream.receiver import Asserted, Receiver, ReceivingPhase
+from s2sgw.stream.sasl import SASLCondition, SASLRefused, ServerExchange
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.namespaces import TLS
+
+NO_TLS = "TLS is required here"
+INJECTED = "plain text was sent behind <starttls/>"
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+class AwaitHeader(ReceivingPhase):
+    """A stream begins: before TLS."""
+
+    def header(self, header: Header) -> None:
+        asserted = self.read_header(header)
+        self.stream.answer_header(asserted)
+        self.begin(asserted)
+
+    def read_header(self, header: Header) -> Asserted:
+        """What the header asserts; raises the stream error that R14 asks for."""
+        pre_1_0 = self._check_version(header.version)
+        local = _domain("to", header.to)
+        peer = _domain("from", header.from_)
+        if local is None and not pre_1_0:
+            raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, "the stream header has no `to`")
+        if local is not None and not self.stream.options.serves(local):
+            raise RemoteFault(StreamCondition.HOST_UNKNOWN, f"{local} is not served here")
+        refusal = self.stream.refusal_of(peer) if peer is not None else None
+        if refusal is not None:
+            raise refused(refusal)
+        return Asserted(peer, local, self.stream.new_id(), pre_1_0)
+
+    def _check_version(self, version: str | None) -> bool:
+        """Whether it is a pre-1.0 stream (R1)."""
+        if version is None and self.stream.options.pre_1_0:
+            return True
+        if version is None or not VERSION.match(version):
+            said = "no version" if version is None else f"version {version}"
+            raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, f"the stream header has {said}; version 1.0 is spoken here")
+        return False
+
+    def begin(self, asserted: Asserted) -> None:
+        """Go on from a valid header."""
+        tls = self.stream.options.tls(asserted.peer)
+        if asserted.pre_1_0:
+            if tls == "required":
+                text = f"{NO_TLS}; a stream without version has none"
+                raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.POLICY_VIOLATION, text)
+            self.stream.phase = Conversing(self.stream, asserted, None)
+            return
+        self.stream.offer(asserted, Permission(dialback=True))
+        self.stream.phase = Plain(self.stream, asserted, tls)
+        if asserted.peer is not None and asserted.local is not None and self.stream.options.resolve:
+            self.stream.emit(ResolutionNeeded(asserted.peer, asserted.local))
+
+
+class AwaitSecuredHeader(AwaitHeader):
+    """A stream begins anew behind TLS: nothing is known of what was said before (R8)."""
+
+    def begin(self, asserted: Asserted) -> None:
+        if asserted.peer is not None and asserted.local is not None:
+            self.stream.phase = Judging(self.stream, asserted)
+            self.stream.emit(JudgementNeeded(asserted.peer, asserted.local, True))
+        elif self.stream.options.pre_1_0:
+            self.stream.offer(asserted, Permission(dialback=True))
+            self.stream.phase = Conversing(self.stream, asserted, None)
+        else:
+            raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, "the stream header has no `from`, which authentication needs")
+
+
+class AwaitAuthenticatedHeader(AwaitHeader):
+    """A stream begins anew behind SASL: it is the stream of the pair that was authenticated."""
+
+    def __init__(self, stream: Receiver, pair: Pair, permission: Permission) -> None:
+        super().__init__(stream)
+        self._pair = pair
+        self._permission = permission
+
+    def begin(self, asserted: Asserted) -> None:
+        if asserted.peer not in (None, self._pair.sender) or asserted.local != self._pair.recipient:
+            raise RemoteFault(StreamCondition.INVALID_FROM, f"the stream header is not of the authenticated pair {self._pair}")
+        self.stream.offer(asserted, self._permission)
+        self.stream.phase = Conversing(self.stream, replace(asserted, peer=self._pair.sender), self._permission)
+
+
+def _domain(attribute: str, text: str | None) -> Domain | None:
+    try:
+        return None if text is None else Domain.parse(text)
+    except InvalidJID as error:
+        text = f"the stream header's `{attribute}` is no domain: {error}"
+        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, text) from None
+
+
+# --- before and into TLS ---------------------------------------------------------------------------------------------
+
+
+class Plain(ReceivingPhase):
+    """The features before TLS are out."""
+
+    def __init__(self, stream: Receiver, asserted: Asserted, tls: TLSUse) -> None:
+        super().__init__(stream)
+        self._asserted = asserted
+        self._tls = tls
+        self._unresolved = asserted.peer is not None and stream.options.resolve
+        self._refusals = SASLRefusals(stream)
+
+    def resolved(self, refusal: Refusal | None) -> None:
+        if not self._unresolved:
+            raise self.unasked("resolved")
+        if refusal is not None:
+            raise refused(refusal)
+        self._unresolved = False
+
+    def starttls(self, element: Element) -> None:
+        if self._tls == "never":
+            super().starttls(element)
+        if element.children or element.text:
+            self.fail_tls(Cause.PROTOCOL_ERROR, "<starttls/> is not empty")
+        if self.stream.left_over:
+            self.fail_tls(Cause.TLS_INJECTION, INJECTED)
+        if self._unresolved:
+            self.stream.phase = ResolvingForTLS(self.stream, self, element)
+        else:
+            self._proceed()
+
+    def _proceed(self) -> None:
+        assert self._asserted.local is not None  # a 1.0 header has `to`
+        self.stream.send(Element("proceed", TLS))
+        self.stream.phase = Handshaking(self.stream)
+        self.stream.emit(StartTLS(self._asserted.local, self._asserted.peer))
+
+    def auth(self, element: Element) -> None:
+        if self._tls == "never":
+            self._refusals.refuse(SASLRefused(SASLCondition.INVALID_MECHANISM, "no mechanism is offered"))
+        else:
+            self._refusals.refuse(SASLRefused(SASLCondition.ENCRYPTION_REQUIRED, "authentication comes after TLS"))
+
+    def result(self, element: Element) -> None:
+        self._converse(element)
+
+    def verify(self, element: Element) -> None:
+        self._converse(element)
+
+    def _converse(self, element: Element) -> None:
+        """Dialback without TLS: where policy lets it go on so (R28)."""
+        if self._tls == "required":
+            raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.POLICY_VIOLATION, f"{NO_TLS} before dialback")
+        if self._unresolved:
+            self.stream.phase = Resolving(self.stream, self, element)
+            return
+        self.stream.phase = Conversing(self.stream, self._asserted, None)
+        self.stream.phase.element(element)
+
+
+class Resolving(ReceivingPhase):
+    """The first step of negotiation waits until the peer's hostname is resolved (R2)."""
+
+    waits = True
+
+    def __init__(self, stream: Receiver, plain: Plain, element: Element) -> None:
+        super().__init__(stream)
+        self._plain = plain
+        self._element = element
+
+    def resolved(self, refusal: Refusal | None) -> None:
+        self._plain.resolved(refusal)
+        self.stream.phase = self._plain
+        self._plain.element(self._element)
+
+
+class ResolvingForTLS(Resolving):
+    """As above, and that step is `<starttls/>`: not a byte may follow it (R6)."""
+
+    def read(self, data: bytes) -> None:
+        self.fail_tls(Cause.TLS_INJECTION, INJECTED)
+
+
+class Handshaking(ReceivingPhase):
+    """The transport is the TLS library's."""
+
+    mute = True
+
+    def read(self, data: bytes) -> None:
+        raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
+
+    def tls_established(self) -> None:
+        self.stream.secured = True
+        self.stream.restart()
+        self.stream.phase = AwaitSecuredHeader(self.stream)
+
+
+# --- behind TLS ------------------------------------------------------------------------------------------------------
+
+
+class Judging(ReceivingPhase):
+    """The features wait until the shell knows what the evidence proves (decision 5)."""
+
+    waits = True
+
+    def __init__(self, stream: Receiver, asserted: Asserted) -> None:
+        super().__init__(stream)
+        self._asserted = asserted
+
+    def judged(self, permission: Permission) -> None:
+        if permission.refusal is not None:
+            raise refused(permission.refusal)
+        if not permission.dialback and not sasl.offered(permission):
+            text = f"{self._asserted.peer} has no way to authenticate here"
+            raise refuse(Cause.NO_COMMON_METHOD, StreamCondition.POLICY_VIOLATION, text)
+        self.stream.offer(self._asserted, permission)
+        self.stream.phase = Authenticating(self.stream, self._asserted, permission)
+
+
+class Conversing(ReceivingPhase):
+    """Pairs are authorised by dialback, keys verified, and stanzas of proven pairs pass."""
+
+    def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission | None) -> None:
+        super().__init__(stream)
+        self.asserted = asserted
+        self.authorisation = Authorisation(stream, asserted, permission)
+
+    def result(self, element: Element) -> None:
+        self.authorisation.result(Request.read(element))
+
+    def verify(self, element: Element) -> None:
+        self.authorisation.verify(Request.read(element))
+
+    def judged(self, permission: Permission) -> None:
+        self.authorisation.judged(permission)
+
+    def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
+        self.authorisation.answered(pair, outcome)
+
+
+class Authenticating(Conversing):
+    """The features behind TLS are out: SASL, or dialback, or both are offered."""
+
+    def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission) -> None:
+        super().__init__(stream, asserted, permission)
+        self._permission = permission
+        self._refusals = SASLRefusals(stream)
+
+    def auth(self, element: Element) -> None:
+        if self.stream.pairs or not self.authorisation.idle:
+            super().auth(element)
+        name = element.attributes.get("mechanism")
+        mechanism = next((row for row in sasl.offered(self._permission) if row.name == name), None)
+        if mechanism is None:
+            self._refusals.refuse(SASLRefused(SASLCondition.INVALID_MECHANISM, "the mechanism is not offered"))
+            return
+        assert self.asserted.peer is not None  # or nothing could have been judged
+        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer)).respond(element)
+
+    def authenticated(self, method: Method) -> None:
+        """SASL has succeeded: the stream begins anew (R25)."""
+        assert self.asserted.peer is not None
+        assert self.asserted.local is not None
+        pair = Pair(self.asserted.peer, self.asserted.local)
+        self.stream.send(sasl.success())
+        self.stream.prove(pair, method)
+        self.stream.restart()
+        self.stream.phase = AwaitAuthenticatedHeader(self.stream, pair, self._permission)
+
+    def refuse(self, why: SASLRefused) -> None:
+        """SASL has failed: another try, or dialback, may follow (R25)."""
+        self.stream.phase = self
+        self._refusals.refuse(why)
+
+
+class Exchanging(ReceivingPhase):
+    """A SASL exchange is under way."""
+
+    def __init__(self, before: Authenticating, method: Method, exchange: ServerExchange) -> None:
+        super().__init__(before.stream)
+        self._before = before
+        self._method = method
+        self._exchange = exchange
+
+    def respond(self, element: Element) -> None:
+        try:
+            challenge = self._exchange.step(sasl.decode(element.text))
+        except SASLRefused as why:
+            self._before.refuse(why)
+            return
+        if challenge is None:
+            self._before.authenticated(self._method)
+        else:
+            self.stream.send(sasl.challenge(challenge))
+            self.stream.phase = self
+            self.stream.read_on()
+
+    def abort(self, element: Element) -> None:
+        self._before.refuse(SASLRefused(SASLCondition.ABORTED, "aborted as asked"))
+
+
+class SASLRefusals:
+    """The failures of one stream: a bounded number (R25)."""
+
+    def __init__(self, stream: Receiver) -> None:
+        self._stream = stream
+        self._count = 0
+
+    def refuse(self, why: SASLRefused) -> None:
+        """`<failure/>`; the last one ends the stream."""
+        self._count += 1
+        self._stream.send(sasl.failure(why))
+        if self._count >= sasl.FAILURES:
+            raise refuse(Cause.SASL_FAILED, StreamCondition.POLICY_VIOLATION, f"{self._count} failed authentications ({why})")
+        self._stream.read_on()
