@@ -79,7 +79,7 @@ class Lane:
 
     def accept(self, stanzas: Iterable[Stanza], now: float) -> list[Stanza]:
         """Take custody of `stanzas`; the ones there is no room for come back, and are not held."""
-        refused = []
+        refused: list[Stanza] = []
         for stanza in stanzas:
             cost = len(stanza.data) + OVERHEAD
             if refused or self.bytes + cost > self._share or not self._budget.take(cost):

@@ -1,0 +1,158 @@
+"""The leg to the existing server, both sides of it: the server opens streams for peers at the inner listener, and we open
+streams to its own s2s port in the name of proven peers (decisions 7, 8 and 11).
+
+For the server we are the peer: each remote domain is known to it by a certificate minted from the private CA, or by
+dialback closed through the DNS view.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Literal
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+
+from s2sgw.backend.authority import Authority
+from s2sgw.net.certificates import Credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.trust.evidence import Attempt, Evidence, Role
+from s2sgw.trust.path import Anchors
+from s2sgw.trust.proofs import prove_pkix
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+
+Encryption = Literal["required", "optional", "never"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """The existing server: its own s2s address, the domains it serves, how it is spoken to and what vouches for it."""
+
+    host: str
+    port: int
+    domains: frozenset[Domain]
+    tls: Encryption
+    authority: Authority
+    keys: DialbackKeys
+    anchors: Callable[[], Anchors]
+    now: Callable[[], datetime]
+    lookup: Callable[[str], Awaitable[Sequence[str]]]
+
+    def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
+        """Whether the certificate on `connection` proves that the server is `domain`'s."""
+        evidence = Evidence(
+            domain=domain, role=role, at=self.now(), chain=connection.chain, tls_version=connection.tls_version,
+            address=connection.peer_address,
+        )
+        return prove_pkix(evidence, self.anchors())
+
+
+@dataclass(frozen=True)
+class BackendInbound:
+    """A `ReceivingSide` (see `gateway.sides`): the inner listener, where the server brings what is for peers."""
+
+    server: Server
+    is_local: Callable[[Domain], bool]
+    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    admit_pair: Callable[[Pair], Awaitable[Ending | None]]
+    stream_id: Callable[[], str]
+    leg: Literal["backend"] = field(default="backend", init=False)
+
+    @cached_property
+    def server_tls(self) -> ServerTLS:
+        """To the server we are whomever it asks for: a leaf minted for that domain."""
+        return ServerTLS(self._leaf)
+
+    def _leaf(self, domain: Domain | None) -> Credential | None:
+        return None if domain is None or self.is_local(domain) else self.server.authority.leaf(domain)
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        return ReceivingStream(self._options(direct_tls), self.stream_id)
+
+    def _options(self, direct_tls: bool) -> ReceivingOptions:
+        return ReceivingOptions(
+            serves=self._remote, refuses_sender=self._refuses, tls=lambda _: self.server.tls, keys=self.server.keys,
+            answers_verify=self._remote, pre_1_0=True, resolve=False, direct_tls=direct_tls,
+        )
+
+    def _remote(self, domain: Domain) -> bool:
+        return not self.is_local(domain)
+
+    def _refuses(self, sender: Domain) -> Refusal | None:
+        if sender in self.server.domains:
+            return None
+        text = f"{sender} is not a domain of the server that this listener is for"
+        condition = StreamCondition.INVALID_FROM
+        return Refusal(condition, text, Ending(Cause.INVALID_FROM, text, condition=condition.value))
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        return self.server_tls.for_domain(None if order is None else order.local)
+
+    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+        """The server's domains are ours by configuration."""
+        return None
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        """The server's certificate, or dialback to its own port: any process of the machine can reach this listener."""
+        attempt = self.server.prove(connection, question.peer, "initiating")
+        return Permission(external=attempt.proven, dialback=True), attempt.reasons
+
+    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question)
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        return await self.admit_pair(pair)
+
+
+@dataclass(frozen=True)
+class BackendOutbound:
+    """A `SendingSide` (see `gateway.sides`): streams to the server's own s2s port, from one peer each."""
+
+    server: Server
+    client_tls: ClientTLS
+    leg: Literal["backend"] = field(default="backend", init=False)
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        """The configured address."""
+        server = self.server
+        addresses = tuple(await server.lookup(server.host))
+        if not addresses:
+            return Resolution(pair.recipient, (), Ending(Cause.UNREACHABLE, f"the backend's address {server.host} is not known"))
+        return Resolution(pair.recipient, (Target(server.host, server.port, addresses, 0, 0),), None)
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        return InitiatingStream(InitiatingOptions(
+            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
+            direct_tls=False, external=True, keys=self.server.keys,
+        ))
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        """Over loopback the address is the proof; elsewhere the server's certificate is."""
+        attempt = self.server.prove(connection, question.peer, "receiving")
+        if attempt.proven or _is_loopback(connection.peer_address):
+            return Permission(external=True, dialback=True), attempt.reasons
+        text = "the backend is not on a loopback address, and its certificate does not prove it: " + "; ".join(attempt.reasons)
+        ending = Ending(attempt.cause or Cause.NOT_PROVEN, text)
+        return Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, text, ending)), attempt.reasons
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

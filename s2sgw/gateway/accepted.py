@@ -1,0 +1,177 @@
+"""The life of a stream that was opened towards us, on either leg: its questions answered, its stanzas put on their lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.record import Record
+from s2sgw.gateway.sides import ReceivingSide
+from s2sgw.net.connection import StreamConnection
+from s2sgw.stream.events import DialbackNeeded, Event, JudgementNeeded, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+
+class AcceptedStream:
+    """The owner of one accepted `StreamConnection`."""
+
+    log = Logger()
+
+    def __init__(
+        self, side: ReceivingSide, engine: ReceivingStream, lanes: Lanes, record: Record,
+        proven: Callable[[ReceivingSide, Pair], None], gone: Callable[[StreamConnection], None],
+    ) -> None:
+        self.engine = engine
+        self.side = side
+        self.peer: Domain | None = None
+        self.local: Domain | None = None
+        self.methods: dict[Pair, str] = {}
+        self.reasons: tuple[str, ...] = ()
+        self._lanes = lanes
+        self._record = record
+        self._proven = proven
+        self._gone = gone
+        self._admitted: set[Pair] = set()
+        self._waiting: dict[Pair, list[list[Stanza]]] = {}
+        self._questions: set[Deferred[Any]] = set()
+        self._over = False
+        self.since = lanes.clock.seconds()
+
+    def connected(self, connection: StreamConnection) -> None:
+        """The other side begins."""
+
+    def paused(self, connection: StreamConnection) -> None:
+        """What we send on an accepted stream is little and bounded by what was asked."""
+
+    def resumed(self, connection: StreamConnection) -> None:
+        """See `paused`."""
+
+    def event(self, connection: StreamConnection, event: Event) -> None:
+        """One event of the engine (`net.connection` performs the orders itself)."""
+        match event:
+            case StanzasReceived(pair, stanzas):
+                self._stanzas(connection, pair, stanzas)
+            case ResolutionNeeded(peer, local):
+                self._assert(peer, local)
+                self._ask(connection, self.side.resolve(event), self.engine.resolved)
+            case JudgementNeeded(peer, local):
+                self._assert(peer, local)
+                self._ask(connection, self.side.judge(connection, event), self._judged)
+            case DialbackNeeded(pair):
+                self._ask(connection, self.side.verify(event), lambda outcome: self.engine.dialback_answered(pair, outcome))
+            case PairProven(pair, method):
+                self._pair_proven(connection, pair, method)
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None:
+        """The connection is gone: once, always."""
+        self._over = True
+        self._gone(connection)
+        for question in list(self._questions):
+            question.cancel()
+        for pair in self._admitted:
+            self._lanes.flow(pair).forget(connection)
+        self._account(connection, ending)
+
+    # --- questions ---
+
+    def _assert(self, peer: Domain, local: Domain) -> None:
+        if self.peer is None or not self.methods:
+            self.peer, self.local = peer, local
+
+    def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
+        deferred = Deferred.fromCoroutine(_awaited(question))
+        self._questions.add(deferred)
+
+        def done(result: Any) -> None:
+            self._questions.discard(deferred)
+            if not self._over:
+                connection.step(answer, result)
+
+        def failed(failure: Failure) -> None:
+            self._questions.discard(deferred)
+            if not self._over:
+                self.log.failure("a question of a stream could not be answered", failure)
+                connection.close(Ending(Cause.INTERNAL))
+
+        deferred.addCallbacks(done, failed)
+
+    def _judged(self, answer: tuple[Any, tuple[str, ...]]) -> list[Event]:
+        permission, self.reasons = answer
+        return self.engine.judged(permission)
+
+    def _pair_proven(self, connection: StreamConnection, pair: Pair, method: str) -> None:
+        self.methods[pair] = method
+        self._record.standing(
+            "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
+            tls=connection.tls_version or "none", detail="; ".join(self.reasons),
+        )
+        self._proven(self.side, pair)
+
+    # --- stanzas ---
+
+    def _stanzas(self, connection: StreamConnection, pair: Pair, stanzas: list[Stanza]) -> None:
+        if pair in self._admitted:
+            self._lanes.flow(pair).accept(stanzas, connection)
+        elif pair in self._waiting:
+            self._waiting[pair].append(stanzas)
+        else:
+            self._admit(connection, pair, stanzas)
+
+    def _admit(self, connection: StreamConnection, pair: Pair, stanzas: list[Stanza]) -> None:
+        """The first stanzas of a pair wait, in the stream's own hands, until the pair is admitted to a lane."""
+        self._waiting[pair] = [stanzas]
+        connection.pause(pair)
+        admission = Deferred.fromCoroutine(_awaited(self.side.admit(pair)))
+        admission.addErrback(self._unadmitted)
+        admission.addCallback(lambda ending: self._decided(connection, pair, ending))
+        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+
+    def _unadmitted(self, failure: Failure) -> Ending:
+        self.log.failure("a pair could not be admitted to its lane", failure)
+        return Ending(Cause.INTERNAL)
+
+    def _decided(self, connection: StreamConnection, pair: Pair, ending: Ending | None) -> None:
+        waiting = self._waiting.pop(pair)
+        if ending is None:
+            self._admitted.add(pair)
+            for stanzas in waiting:
+                self._stanzas(connection, pair, stanzas)
+        else:
+            self._record.refused(self._direction, self.side.leg, self._names(pair), connection.peer_address, ending)
+            self._lanes.bounce(pair, [stanza for stanzas in waiting for stanza in stanzas], ending.cause)
+        if not self._over:
+            connection.resume(pair)
+
+    # --- endings ---
+
+    @property
+    def _direction(self) -> Any:
+        return "inbound" if self.side.leg == "federation" else "outbound"
+
+    def _names(self, pair: Pair) -> tuple[str, str]:
+        sender, recipient = str(pair.sender), str(pair.recipient)
+        return (sender, recipient) if self.side.leg == "federation" else (recipient, sender)
+
+    def _account(self, connection: StreamConnection, ending: Ending) -> None:
+        sender, recipient = str(self.peer or ""), str(self.local or "")
+        pair = (sender, recipient)
+        if self.methods or ending.in_order:
+            self._record.standing(
+                "stream closed", self._direction, self.side.leg, pair, layer=ending.layer.value, cause=ending.cause.value,
+                address=connection.peer_address, detail=ending.detail,
+            )
+        else:
+            names = pair if self.side.leg == "federation" else (recipient, sender)
+            self._record.refused(self._direction, self.side.leg, names, connection.peer_address, ending, self.reasons)
+
+
+async def _awaited(question: Awaitable[Any]) -> Any:
+    return await question

@@ -1,0 +1,270 @@
+"""The courier of a lane: opens the stream to the next hop when something waits, keeps it, and tries again after a while.
+
+Its life is four states (idle, connecting, ready, backing off); what it does with the stanzas of a failed attempt is one
+visible word: a final cause bounces them, any other lets them wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from automat import TypeMachineBuilder
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.gateway.lanes import Flow
+from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.record import Record
+from s2sgw.gateway.sides import SendingSide
+from s2sgw.queue.schedule import BackOff
+from s2sgw.stream.events import Event
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.stanza import Stanza
+
+
+#: Seconds after which a stream counts as having worked: its loss is no failure.
+STEADY = 10.0
+
+
+class Life(Protocol):
+    """What can happen to a courier."""
+
+    def wanted(self) -> None:
+        """Stanzas wait."""
+
+    def opened(self, stream: OutgoingStream) -> None:
+        """The attempt succeeded."""
+
+    def refused(self, refusal: StreamRefused) -> None:
+        """The attempt failed."""
+
+    def lost(self, ending: Ending) -> None:
+        """The open stream is gone."""
+
+    def due(self) -> None:
+        """The back-off is over."""
+
+    def contact(self) -> None:
+        """The next server showed itself."""
+
+    def stop(self, cause: Cause) -> None:
+        """The gateway closes."""
+
+
+class Courier:
+    """A `Hop` (see `gateway.lanes`) over streams that are opened on `side`."""
+
+    log = Logger()
+
+    def __init__(
+        self, flow: Flow, side: SendingSide, opener: Opener, record: Record, back_off: BackOff, random: Callable[[], float],
+        clock: IReactorTime,
+    ) -> None:
+        self.flow = flow
+        self.side = side
+        self.failures = 0
+        self.stream: OutgoingStream | None = None
+        self.last_ending: Ending | None = None
+        self.retry: IDelayedCall | None = None
+        self._attempt: Deferred[None] | None = None
+        self._opener = opener
+        self._record = record
+        self._back_off = back_off
+        self._random = random
+        self._clock = clock
+        self.since = 0.0
+        self._life = _build(self)
+
+    # --- Hop ---
+
+    @property
+    def state(self) -> str:
+        """idle, connecting, ready or backing off."""
+        if self.stream is not None:
+            return "ready"
+        if self._attempt is not None:
+            return "connecting"
+        return "idle" if self.retry is None else "backing off"
+
+    @property
+    def ready(self) -> bool:
+        return self.stream is not None and self.stream.connection.writable
+
+    @property
+    def slow(self) -> bool:
+        return self.stream is not None and not self.stream.connection.writable
+
+    @property
+    def last_cause(self) -> Cause:
+        return Cause.HELD_TOO_LONG if self.last_ending is None else self.last_ending.cause
+
+    def send(self, stanzas: list[Stanza]) -> None:
+        assert self.stream is not None
+        self.stream.connection.write(b"".join([stanza.data for stanza in stanzas]))
+
+    def wanted(self) -> None:
+        self._life.wanted()
+
+    def contact(self) -> None:
+        self._life.contact()
+
+    def stop(self, cause: Cause) -> None:
+        self._life.stop(cause)
+
+    # --- Listener ---
+
+    def stream_event(self, event: Event) -> None:
+        """An open stream of ours has nothing to tell but its end."""
+
+    def stream_lost(self, ending: Ending) -> None:
+        self._life.lost(ending)
+
+    def stream_slow(self) -> None:
+        """The flow asks `slow` when the next stanzas come."""
+
+    def stream_free(self) -> None:
+        self.flow.drain()
+
+    # --- what the life does ---
+
+    def open(self) -> None:
+        """Begin an attempt."""
+        if self.retry is not None and self.retry.active():
+            self.retry.cancel()
+        self.retry = None
+        attempt = Deferred.fromCoroutine(open_stream(self.side, self.flow.pair, self._opener))
+        self._attempt = attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._broken)
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        if isinstance(failure.value, StreamRefused):
+            self._life.refused(failure.value)
+        else:
+            self.log.failure("an attempt to open a stream broke", failure)
+            self._life.refused(StreamRefused(Ending(Cause.INTERNAL)))
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("the outcome of an attempt could not be handled", failure)
+
+    def take_up(self, stream: OutgoingStream) -> None:
+        """The stream is ready: everything that waits goes out."""
+        self._attempt = None
+        self.stream = stream
+        self.since = self._clock.seconds()
+        stream.listener = self
+        self._record.standing(
+            "stream ready", self.flow.direction, self.side.leg, self.flow.pair, method=stream.method,
+            address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),
+        )
+        self.flow.drain()
+
+    def suffer(self, refusal: StreamRefused) -> None:
+        """The attempt failed: a final cause bounces what waits, any other waits with it."""
+        self._attempt = None
+        self.last_ending = refusal.ending
+        self.failures += 1
+        pair = self.flow.pair
+        names = pair if self.flow.direction == "inbound" else pair.inverse
+        self._record.refused(
+            self.flow.direction, self.side.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
+            refusal.reasons,
+        )
+        self._retry_after(self._back_off.delay(self.failures, self._random))
+        if refusal.ending.final:
+            self.flow.give_up(refusal.ending.cause)
+        self.flow.relieve()
+
+    def _retry_after(self, delay: float) -> None:
+        self.retry = self._clock.callLater(delay, self._life.due)
+
+    def wait(self) -> None:
+        """Something new came during the back-off: after a final cause it need not wait."""
+        if self.last_ending is not None and self.last_ending.final:
+            self.flow.give_up(self.last_ending.cause)
+
+    def look_again(self) -> None:
+        """The back-off is over: try again if something waits."""
+        self.retry = None
+        if self.flow.lane:
+            self._life.wanted()
+
+    def let_go(self, ending: Ending) -> None:
+        """The stream is gone; what waits asks for another, at once unless this one was short-lived."""
+        self.stream = None
+        self.last_ending = None if ending.in_order else ending
+        lived = self._clock.seconds() - self.since
+        self.failures = 0 if lived >= STEADY else self.failures + 1
+        self._record.standing(
+            "stream closed", self.flow.direction, self.side.leg, self.flow.pair, layer=ending.layer.value,
+            cause=ending.cause.value, detail=ending.detail,
+        )
+        self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
+        self.flow.relieve()
+
+    def finish(self, cause: Cause) -> None:
+        """Close what is open, cancel what is under way, bounce what waits."""
+        if self.retry is not None and self.retry.active():
+            self.retry.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self.stream is not None:
+            self.stream.listener = None
+            self.stream.close(Ending(cause))
+        self.retry = self._attempt = self.stream = None
+
+
+def _builder() -> Callable[[Courier], Life]:
+    builder = TypeMachineBuilder(Life, Courier)
+    idle, connecting, ready = builder.state("idle"), builder.state("connecting"), builder.state("ready")
+    backing_off, stopped = builder.state("backing off"), builder.state("stopped")
+
+    @idle.upon(Life.wanted).to(connecting)
+    def begin(life: Life, courier: Courier) -> None:
+        courier.open()
+
+    @backing_off.upon(Life.contact).to(connecting)
+    def wake(life: Life, courier: Courier) -> None:
+        courier.open()
+
+    @connecting.upon(Life.opened).to(ready)
+    def take_up(life: Life, courier: Courier, stream: OutgoingStream) -> None:
+        courier.take_up(stream)
+
+    @connecting.upon(Life.refused).to(backing_off)
+    def suffer(life: Life, courier: Courier, refusal: StreamRefused) -> None:
+        courier.suffer(refusal)
+
+    @backing_off.upon(Life.due).to(idle)
+    def look_again(life: Life, courier: Courier) -> None:
+        courier.look_again()
+
+    @backing_off.upon(Life.wanted).loop()
+    def wait(life: Life, courier: Courier) -> None:
+        courier.wait()
+
+    @ready.upon(Life.lost).to(backing_off)
+    def let_go(life: Life, courier: Courier, ending: Ending) -> None:
+        courier.let_go(ending)
+
+    for state in (idle, connecting, ready, backing_off):
+        @state.upon(Life.stop).to(stopped)
+        def finish(life: Life, courier: Courier, cause: Cause) -> None:
+            courier.finish(cause)
+
+    for state in (connecting, ready, stopped):
+        state.upon(Life.wanted).loop().returns(None)
+    for state in (idle, connecting, ready, stopped):
+        state.upon(Life.contact).loop().returns(None)
+        state.upon(Life.due).loop().returns(None)
+    stopped.upon(Life.opened).loop().returns(None)
+    stopped.upon(Life.refused).loop().returns(None)
+    stopped.upon(Life.lost).loop().returns(None)
+    stopped.upon(Life.stop).loop().returns(None)
+    return builder.build()
+
+
+_build = _builder()

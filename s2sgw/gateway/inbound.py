@@ -1,0 +1,96 @@
+"""The federation's receiving side: what peers that connect to us meet."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+
+from s2sgw.gateway.judge import Judge, permission, refusal
+from s2sgw.gateway.record import Leg
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Discovery
+from s2sgw.net.tls import ServerTLS
+from s2sgw.policy.peers import Peers
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.features import TLSUse
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+@dataclass(frozen=True)
+class FederationInbound:
+    """A `ReceivingSide` (see `gateway.sides`). `verify` asks a peer's authoritative server; `streams` counts its streams."""
+
+    is_local: Callable[[Domain], bool]
+    peers: Peers
+    discovery: Discovery
+    judge_of: Judge
+    keys: DialbackKeys
+    server_tls: ServerTLS
+    direct_tls: ServerTLS
+    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    streams: Callable[[Domain], int]
+    stream_id: Callable[[], str]
+    leg: Leg = field(default="federation", init=False)
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        return ReceivingStream(self._options(direct_tls), self.stream_id)
+
+    def _options(self, direct_tls: bool) -> ReceivingOptions:
+        return ReceivingOptions(
+            serves=self.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
+            answers_verify=self.is_local, direct_tls=direct_tls,
+        )
+
+    def _tls(self, peer: Domain | None) -> TLSUse:
+        return "required" if peer is None else self.peers.policy(peer).encryption
+
+    def refuses_sender(self, peer: Domain) -> Refusal | None:
+        """R14: who cannot be a peer at all, and whom the policy does not allow."""
+        if self.is_local(peer):
+            return _invalid_from("the domain is served here: it cannot be a peer")
+        if peer.is_address and not self.peers.lists(peer):
+            return _invalid_from("an IP address is no domain")
+        if peer.is_single_label and not self.peers.lists(peer):
+            return _invalid_from("a single label is no domain of the public DNS")
+        if not self.peers.policy(peer).allow:
+            return refusal(Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it"))
+        return None
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        return self.direct_tls.for_domain(None) if order is None else self.server_tls.for_domain(order.local)
+
+    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+        return await self._unresolved(question.peer)
+
+    async def _unresolved(self, peer: Domain) -> Refusal | None:
+        resolution = await self.discovery.resolve(peer, self.peers.policy(peer).route)
+        return None if resolution.ending is None else refusal(resolution.ending)
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        unresolved = await self._unresolved(question.peer)
+        if unresolved is not None:
+            return Permission(refusal=unresolved), ()
+        limit = self.peers.policy(question.peer).limits.streams
+        if self.streams(question.peer) > limit:
+            ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {limit} streams at a time")
+            return Permission(refusal=refusal(ending)), ()
+        verdict = await self.judge_of.verdict(connection, question.peer, "initiating")
+        return permission(verdict), verdict.reasons
+
+    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question)
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        """A proven pair was resolved and allowed before it could be proven."""
+        return None
+
+
+def _invalid_from(text: str) -> Refusal:
+    condition = StreamCondition.INVALID_FROM
+    return Refusal(condition, text, Ending(Cause.INVALID_FROM, text, condition=condition.value))

@@ -1,0 +1,59 @@
+"""The federation's sending side: streams that we open towards peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+
+from s2sgw.gateway.judge import Judge, permission
+from s2sgw.gateway.record import Leg
+from s2sgw.net.certificates import Credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Discovery, Resolution, Target
+from s2sgw.net.tls import ClientTLS
+from s2sgw.policy.peers import Peers
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import JudgementNeeded, Permission
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+@dataclass(frozen=True)
+class FederationOutbound:
+    """A `SendingSide` (see `gateway.sides`). `credential` is the certificate we present for a local domain to a peer."""
+
+    peers: Peers
+    discovery: Discovery
+    judge_of: Judge
+    keys: DialbackKeys
+    credential: Callable[[Domain, Domain], Credential | None]
+    client_tls: ClientTLS
+    leg: Leg = field(default="federation", init=False)
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route)
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""
+        if not self.peers.policy(pair.recipient).allow:
+            return Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it")
+        return (await self.resolve(pair)).ending
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        return InitiatingStream(InitiatingOptions(
+            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas",
+            tls=self.peers.policy(pair.recipient).encryption, direct_tls=target.direct_tls,
+            external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
+        ))
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        policy = self.peers.policy(pair.recipient)
+        credential = self.credential(pair.sender, pair.recipient)
+        return self.client_tls.for_peer(pair.recipient, credential, minimum=policy.minimum, direct=target.direct_tls)
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        verdict = await self.judge_of.verdict(connection, question.peer, "receiving")
+        return permission(verdict), (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)

@@ -1,0 +1,98 @@
+"""The record of endings: one place through which every refusal and change of standing goes (decision 13).
+
+The log line, the list that `s2sgw refusals` shows and the numbers that the metrics export are three views of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal
+
+from twisted.logger import Logger
+
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.stanza import Stanza
+
+Direction = Literal["inbound", "outbound"]
+Leg = Literal["federation", "backend"]
+
+#: Strangers choose the names under which refusals are kept: so many names, so many refusals for each.
+NAMES = 2000
+PER_NAME = 20
+
+_kind = attrgetter("kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One refused handshake or delivery; `at` is seconds since the epoch, `reasons` what each proof came to."""
+
+    at: float
+    direction: Direction
+    leg: Leg
+    peer: str
+    local: str
+    address: str
+    ending: Ending
+    reasons: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, object]:
+        """The JSON row that operators see."""
+        ending = self.ending
+        return {
+            "at": self.at, "direction": self.direction, "leg": self.leg, "peer": self.peer, "local": self.local,
+            "address": self.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
+            "by": ending.by, "condition": ending.condition, "reasons": list(self.reasons), "remedy": ending.remedy,
+        }
+
+
+class Record:
+    """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
+
+    def __init__(self, now: Callable[[], float], log: Logger) -> None:
+        self._now = now
+        self._log = log
+        self._by_peer: OrderedDict[str, deque[Refused]] = OrderedDict()
+        #: (layer, cause) -> number
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        #: (direction, kind, outcome) -> number
+        self.stanzas: Counter[tuple[str, str, str]] = Counter()
+
+    def refused(
+        self, direction: Direction, leg: Leg, pair: tuple[str, str], address: str, ending: Ending,
+        reasons: tuple[str, ...] = (),
+    ) -> None:
+        """A handshake or a delivery was refused; `pair` is (peer, local), as claimed."""
+        peer, local = pair
+        refused = Refused(self._now(), direction, leg, peer, local, address, ending, reasons)
+        self.refusals[ending.layer.value, ending.cause.value] += 1
+        rows = self._by_peer.pop(peer, None)
+        self._by_peer[peer] = rows = deque(maxlen=PER_NAME) if rows is None else rows
+        rows.append(refused)
+        if len(self._by_peer) > NAMES:
+            self._by_peer.popitem(last=False)
+        self._log.warn(
+            event="refused", direction=direction, leg=leg, peer=peer, local=local, address=address,
+            layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, reasons=list(reasons),
+        )
+
+    def standing(self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], **facts: Any) -> None:
+        """A stream or a lane changed its standing."""
+        sender, recipient = pair
+        peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
+        self._log.info(event=event, direction=direction, leg=leg, peer=str(peer), local=str(local), **facts)
+
+    def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:
+        """So many stanzas met `outcome`: "passed", "bounced", "dropped" or "refused"."""
+        for kind, number in Counter(map(_kind, stanzas)).items():
+            self.stanzas[direction, kind, outcome] += number
+
+    def list(self, peer: str | None = None) -> list[Refused]:
+        """What is remembered, oldest first; of one peer if it is named."""
+        if peer is not None:
+            return list(self._by_peer.get(peer, ()))
+        return sorted((row for rows in self._by_peer.values() for row in rows), key=attrgetter("at"))

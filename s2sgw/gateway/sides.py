@@ -1,0 +1,68 @@
+"""What the gateway asks of each of its two sides: the federation, and the backend.
+
+The streams of both sides live the same life (`accepted`, `opening`, `courier`); a side says who may come, by what
+certificate we are known there, and what proves the other end. `gateway.inbound`, `gateway.outbound` and `backend.s2s`
+have these shapes; `service` joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+
+from s2sgw.gateway.record import Leg
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Pair
+
+
+class ReceivingSide(Protocol):
+    """Streams that others open towards us."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which side this is."""
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        """A fresh engine for an accepted connection."""
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        """Our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
+
+    def resolve(self, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
+        """Whether the asserted peer exists in the DNS (R2)."""
+
+    def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+        """What the evidence allows, and what was tried."""
+
+    def verify(self, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
+        """Ask the authoritative server whether the key is its own (R28)."""
+
+    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
+        """Before the first stanza of a proven pair reaches a lane: why it must not, or None."""
+
+
+class SendingSide(Protocol):
+    """Streams that we open towards others, for the pairs of one direction."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which side this is."""
+
+    def resolve(self, pair: Pair) -> Awaitable[Resolution]:
+        """Where the recipient's server is."""
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        """A fresh engine for one connection to `target`."""
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        """The certificate we present for `pair.sender`."""
+
+    def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+        """Whether the other end is whom we asked for."""

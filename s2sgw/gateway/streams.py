@@ -1,0 +1,44 @@
+"""Every accepted stream that is open, for operators and for the limits of each peer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from s2sgw.gateway.accepted import AcceptedStream
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.record import Record
+from s2sgw.gateway.sides import ReceivingSide
+from s2sgw.net.connection import StreamConnection
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+class AcceptedStreams:
+    """Makes the connection for each accepted transport, and knows all that are open."""
+
+    def __init__(self, lanes: Lanes, record: Record, connection: Callable[..., StreamConnection]) -> None:
+        self._lanes = lanes
+        self._record = record
+        self._connection = connection
+        self._open: dict[StreamConnection, AcceptedStream] = {}
+
+    def __iter__(self) -> Iterator[tuple[StreamConnection, AcceptedStream]]:
+        return iter(list(self._open.items()))
+
+    def accept(self, side: ReceivingSide, direct_tls: bool = False) -> StreamConnection:
+        """The protocol for one accepted transport."""
+        engine = side.engine(direct_tls)
+        owner = AcceptedStream(side, engine, self._lanes, self._record, self._proven, self._gone)
+        connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
+        self._open[connection] = owner
+        return connection
+
+    def count(self, peer: Domain) -> int:
+        """How many open streams of the federation leg `peer` claims or has proven."""
+        return sum(owner.peer == peer and owner.side.leg == "federation" for owner in self._open.values())
+
+    def _proven(self, side: ReceivingSide, pair: Pair) -> None:
+        if side.leg == "federation":
+            self._lanes.contact(pair.sender)
+
+    def _gone(self, connection: StreamConnection) -> None:
+        self._open.pop(connection, None)

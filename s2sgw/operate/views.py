@@ -1,0 +1,133 @@
+"""The rows that operators see, read off the gateway's parts at the moment of the question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import cast
+
+from s2sgw import __version__
+from s2sgw.config import Config
+from s2sgw.gateway.accepted import AcceptedStream
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.lanes import Flow, Lanes
+from s2sgw.gateway.opening import OutgoingStream
+from s2sgw.gateway.record import Record
+from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.net.certificates import CertificateDirectory
+from s2sgw.net.connection import StreamConnection
+from s2sgw.operate.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+
+
+class GatewayViews:
+    """Answers `Views` and the metrics' `Sources` from the parts of one running gateway."""
+
+    def __init__(
+        self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record, certificates: CertificateDirectory, started: float,
+    ) -> None:
+        self._config = config
+        self._lanes = lanes
+        self._accepted = accepted
+        self._record = record
+        self._certificates = certificates
+        self._started = started
+
+    def views(self) -> Views:
+        return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates)
+
+    def now(self) -> float:
+        return self._lanes.clock.seconds()
+
+    # --- rows ---
+
+    def streams(self) -> Iterator[StreamRow]:
+        for connection, owner in self._accepted:
+            yield self._accepted_row(connection, owner)
+        for flow in self._lanes:
+            if isinstance(flow.hop, Courier) and flow.hop.stream is not None:
+                yield self._outgoing_row(flow, flow.hop, flow.hop.stream)
+
+    def _accepted_row(self, connection: StreamConnection, owner: AcceptedStream) -> StreamRow:
+        federation = owner.side.leg == "federation"
+        sender, recipient = str(owner.peer or ""), str(owner.local or "")
+        return StreamRow(
+            leg=owner.side.leg, direction="inbound" if federation else "outbound", peer=sender if federation else recipient,
+            local=recipient if federation else sender, state="proven" if owner.methods else "negotiating",
+            method=next(iter(owner.methods.values()), None), pairs=[[str(a), str(b)] for a, b in owner.methods],
+            tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
+            age=self.now() - owner.since, reasons=list(owner.reasons),
+        )
+
+    def _outgoing_row(self, flow: Flow, courier: Courier, stream: OutgoingStream) -> StreamRow:
+        sender, recipient = str(flow.pair.sender), str(flow.pair.recipient)
+        inbound = flow.direction == "inbound"
+        connection = stream.connection
+        return StreamRow(
+            leg=courier.side.leg, direction=flow.direction, peer=sender if inbound else recipient,
+            local=recipient if inbound else sender, state="proven", method=stream.method, pairs=[[sender, recipient]],
+            tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
+            age=self.now() - courier.since, reasons=list(stream.reasons),
+        )
+
+    def lanes(self) -> Iterator[LaneRow]:
+        now = self.now()
+        for flow in self._lanes:
+            courier = flow.hop if isinstance(flow.hop, Courier) else None
+            oldest = flow.lane.oldest
+            yield LaneRow(
+                sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), direction=flow.direction, state=flow.hop.state,
+                stanzas=len(flow.lane), bytes=flow.lane.bytes, oldest=0.0 if oldest is None else now - oldest,
+                cause=courier.last_ending.cause.value if courier and courier.last_ending else None,
+                retry=courier.retry.getTime() - now if courier and courier.retry and courier.retry.active() else None,
+            )
+
+    def refusals(self) -> Iterator[RefusalRow]:
+        for refused in self._record.list():
+            yield cast(RefusalRow, refused.row())
+
+    def certificates(self) -> Iterator[CertificateRow]:
+        for domain in self._config.gateway.domains:
+            credential = self._certificates.for_domain(domain)
+            expires = credential.not_after.timestamp() if credential else None
+            yield CertificateRow(
+                domain=str(domain), name=credential.name if credential else None,
+                names=[str(name) for name in credential.names.presented] if credential else [],
+                expires=expires, left=None if expires is None else expires - self.now(),
+                fingerprint=credential.fingerprint if credential else None,
+            )
+
+    def status(self) -> Status:
+        stanzas, oldest = self.queue()
+        return Status(
+            version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
+            domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self._listeners()),
+            streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in self.stream_counts().items()],
+            stanzas=[
+                {"direction": way, "kind": kind, "outcome": outcome, "number": number}
+                for (way, kind, outcome), number in sorted(self._record.stanzas.items())
+            ],
+            waiting={"stanzas": stanzas, "bytes": self._lanes.budget.used, "oldest": oldest},
+            refusals=sum(self._record.refusals.values()),
+        )
+
+    def _listeners(self) -> Iterator[dict[str, str]]:
+        for listener in self._config.listen:
+            yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
+        for backend in self._config.backends:
+            if backend.kind == "s2s":
+                yield {"purpose": "backend", "endpoint": backend.listen}
+            if backend.dns_view is not None:
+                yield {"purpose": "DNS view", "endpoint": str(backend.dns_view)}
+
+    # --- numbers ---
+
+    def stream_counts(self) -> Counter[tuple[str, str]]:
+        return Counter((row["leg"], row["direction"]) for row in self.streams())
+
+    def queue(self) -> tuple[int, float]:
+        """Stanzas that wait, and the age of the oldest."""
+        oldest = [flow.lane.oldest for flow in self._lanes if flow.lane.oldest is not None]
+        return sum(len(flow.lane) for flow in self._lanes), self.now() - min(oldest) if oldest else 0.0
+
+    def expiries(self) -> dict[str, float]:
+        return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}

@@ -1,0 +1,401 @@
+"""`twistd s2sgw`: the options, and the one place where objects are built and joined."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from s2sgw.backend.authority import Authority
+from s2sgw.backend.dnsview import DNSView
+from s2sgw.backend.echo import EchoHop
+from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
+from s2sgw.config import Backend, Config, ConfigError, load
+from s2sgw.config.agreement import certificate_files
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.inbound import FederationInbound
+from s2sgw.gateway.judge import Judge
+from s2sgw.gateway.lanes import Flow, Hop, Lanes
+from s2sgw.gateway.opening import Opener, OutgoingStream
+from s2sgw.gateway.outbound import FederationOutbound
+from s2sgw.gateway.record import Record
+from s2sgw.gateway.sides import ReceivingSide
+from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.gateway.verifying import Verifier
+from s2sgw.net.addresses import HostPort
+from s2sgw.net.certificates import CertificateDirectory, Credential
+from s2sgw.net.certificates import read as read_credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import dial
+from s2sgw.net.discovery import Discovery
+from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
+from s2sgw.net.nameserver import system_servers
+from s2sgw.net.resolver import Resolver
+from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.operate.admin import AdminService
+from s2sgw.operate.log import LoggedService, destination, observer
+from s2sgw.operate.verbs import verbs
+from s2sgw.operate.views import GatewayViews
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.queue.lane import Holds
+from s2sgw.queue.schedule import BackOff
+from s2sgw.stream.dialback import DialbackKeys, derive
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.trust.anchors import Anchors
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+class Options(usage.Options):
+    """What `twistd s2sgw` takes."""
+
+    synopsis = "[--config s2sgw.toml]"
+    longdesc = "A server-to-server XMPP federation gateway in front of an existing server."
+    optParameters = [["config", "c", "s2sgw.toml", "The configuration file (docs/configuration.md).", str]]
+
+
+def makeService(options: Options) -> Service:
+    """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
+    try:
+        config = load(options["config"], system_nameservers=system_servers())
+        complaints = complaints_of(config)
+    except ConfigError as error:
+        raise usage.UsageError(str(error)) from None
+    if complaints:
+        raise usage.UsageError(str(ConfigError(config.path, complaints)))
+    where = destination(options.parent or {})
+    service = LoggedService(None if where is None else observer(where, config.log.format, config.log.level))
+    GatewayService(config).setServiceParent(service)
+    return service
+
+
+class GatewayService(Service):
+    """Opens everything at the start of the reactor, and closes it in order at its end."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._gateway: Gateway | None = None
+
+    def startService(self) -> None:
+        from twisted.internet import reactor
+
+        super().startService()
+        self._gateway = Gateway(self.config, reactor)
+        self._gateway.open()
+        reactor.callWhenRunning(_exit_in_order, reactor)
+
+    def stopService(self) -> Deferred[Any] | None:
+        super().stopService()
+        gateway, self._gateway = self._gateway, None
+        return None if gateway is None else gateway.close()
+
+
+def _exit_in_order(reactor: Any) -> None:
+    """twistd exits with 143 on SIGTERM; a stop that was asked for is a success."""
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.stop))
+
+
+class Gateway:
+    """Everything that one configuration comes to, each part built at its first use; only `open` opens something."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self.config = config
+        self.reactor = reactor
+        self.random = SystemRandom()
+        self.started = reactor.seconds()
+        self._closers: list[Callable[[], Any]] = []
+        self._ports: set[int] = set()
+
+    # --- what is ours ---
+
+    @cached_property
+    def state(self) -> Path:
+        return prepare_state(self.config.gateway.state)
+
+    @cached_property
+    def secret(self) -> bytes:
+        """What dialback keys derive from (XEP-0185)."""
+        return keep_secret(self.state / "secret")
+
+    @cached_property
+    def certificates(self) -> CertificateDirectory:
+        return CertificateDirectory(self.config.tls.certificates)
+
+    @cached_property
+    def authority(self) -> Authority:
+        return Authority(self.state)
+
+    @cached_property
+    def local_domains(self) -> frozenset[Domain]:
+        return frozenset(self.config.gateway.domains)
+
+    def is_local(self, domain: Domain) -> bool:
+        return domain in self.local_domains
+
+    # --- what all streams share ---
+
+    @cached_property
+    def record(self) -> Record:
+        return Record(self.reactor.seconds, self.log)
+
+    @cached_property
+    def lanes(self) -> Lanes:
+        return Lanes(self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop)
+
+    @cached_property
+    def accepted(self) -> AcceptedStreams:
+        return AcceptedStreams(self.lanes, self.record, partial(StreamConnection, clock=self.reactor))
+
+    @cached_property
+    def client_tls(self) -> ClientTLS:
+        return ClientTLS()
+
+    @cached_property
+    def opener(self) -> Opener:
+        return Opener(self._outgoing, self._dial)
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        dns = self.config.dns
+        return Resolver(self.reactor, [str(server) for server in dns.servers], trust_ad=dns.trust_ad)
+
+    @cached_property
+    def discovery(self) -> Discovery:
+        dns = self.config.dns
+        return Discovery(
+            self.reactor, self.resolver, static={name: str(place) for name, place in dns.static.items()},
+            private_addresses=dns.private_addresses, own_addresses=self._is_own, random=self.random,
+        )
+
+    def stream_id(self) -> str:
+        return secrets.token_hex(16)
+
+    # --- the federation leg ---
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.config.policies, self._anchors, lambda: datetime.now(UTC))
+
+    @cached_property
+    def federation_keys(self) -> DialbackKeys:
+        return DialbackKeys(derive(self.secret, "federation"))
+
+    @cached_property
+    def outbound(self) -> FederationOutbound:
+        return FederationOutbound(
+            self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
+        )
+
+    @cached_property
+    def inbound(self) -> FederationInbound:
+        minimum = self.config.tls.minimum
+        return FederationInbound(
+            self.is_local, self.config.policies, self.discovery, self.judge, self.federation_keys,
+            ServerTLS(self.certificates.for_domain, minimum), ServerTLS(self.certificates.for_domain, minimum, direct=True),
+            Verifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count, self.stream_id,
+        )
+
+    def _credential(self, local: Domain, peer: Domain) -> Credential | None:
+        special = self.config.policies.policy(peer).certificate
+        return self.certificates.for_domain(local) if special is None else self._special(special)
+
+    @cached_property
+    def _special_credentials(self) -> dict[Path, Credential]:
+        return {}
+
+    def _special(self, path: Path) -> Credential:
+        if path not in self._special_credentials:
+            self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
+        return self._special_credentials[path]
+
+    @cached_property
+    def _anchor_sets(self) -> dict[str, Anchors]:
+        return {}
+
+    def _anchors(self, policy: PeerPolicy) -> Anchors:
+        source = str(policy.trust_anchors)
+        if source not in self._anchor_sets:
+            self._anchor_sets[source] = read_anchors(source)
+        return self._anchor_sets[source]
+
+    # --- the backend leg ---
+
+    @cached_property
+    def backend_keys(self) -> DialbackKeys:
+        return DialbackKeys(derive(self.secret, "backend"))
+
+    def server(self, backend: Backend) -> Server:
+        anchors = PeerPolicy(trust_anchors=self.config.tls.trust_anchors)
+        return Server(
+            backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
+            self.backend_keys, lambda: self._anchors(anchors), lambda: datetime.now(UTC), self._lookup,
+        )
+
+    def backend_inbound(self, backend: Backend) -> BackendInbound:
+        server = self.server(backend)
+        verifier = Verifier(BackendOutbound(server, self.client_tls), self.opener, self.reactor)
+        return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id)
+
+    # --- lanes ---
+
+    def _holds(self, pair: Pair) -> Holds:
+        queue = self.config.queue
+        peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
+        return Holds(self.config.policies.policy(peer).hold, queue.iq_hold)
+
+    def _hop(self, flow: Flow) -> Hop:
+        backend = self.config.backend_for(flow.pair.recipient)
+        if backend is not None and backend.kind == "echo":
+            return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
+        side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls)
+        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor)
+
+    # --- connections ---
+
+    def _outgoing(self, engine: InitiatingStream, owner: OutgoingStream) -> StreamConnection:
+        return StreamConnection(
+            engine, owner, clock=self.reactor, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
+            direct_tls=owner.target.direct_tls,
+        )
+
+    def _dial(self, address: str, port: int, connection: StreamConnection) -> Deferred[None]:
+        return dial(self.reactor, address, port, connection)
+
+    def _is_own(self, host: str, port: int) -> bool:
+        return port in self._ports and is_this_machine(host)
+
+    async def _lookup(self, host: str) -> tuple[str, ...]:
+        if HostPort(host, 0).is_address:
+            return (host,)
+        answers = [await self.resolver.query(host, family) for family in ("A", "AAAA")]
+        return tuple(str(record.address) for answer in answers for record in answer.records if isinstance(record, A | AAAA))
+
+    # --- life ---
+
+    def open(self) -> None:
+        """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
+        self._closers.append(self.lanes.stop)
+        self._sweep()
+        self._open_admin()
+        for backend in self.config.backends:
+            if backend.kind == "s2s":
+                self._open_backend(backend)
+        admission = Admission()
+        for listener in self.config.listen:
+            self._listen(listener.endpoint, self.inbound, admission, listener.tls == "direct")
+
+    def _sweep(self) -> None:
+        sweeping = LoopingCall(self.lanes.sweep)
+        sweeping.clock = self.reactor
+        sweeping.start(1, now=False)
+        self._closers.append(sweeping.stop)
+
+    def _open_admin(self) -> None:
+        views = GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started)
+        admin = AdminService(self.reactor, self.state, verbs(views.views()))
+        admin.startService()
+        self._closers.append(admin.stopService)
+
+    def _open_backend(self, backend: Backend) -> None:
+        admission = Admission(AcceptanceLimits(per_address=0))
+        self._listen(backend.listen, self.backend_inbound(backend), admission, direct_tls=False)
+        if backend.dns_view is not None:
+            forward = [str(server) for server in backend.forward or self.config.nameservers]
+            view = DNSView(self.reactor, self._is_local_name, port_of(backend.listen), backend.target, forward)
+            view.listen(str(backend.dns_view))
+            self._closers.append(view.stop)
+
+    def _is_local_name(self, name: str) -> bool:
+        return any(domain.ascii == name for domain in self.local_domains)
+
+    def _listen(self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool) -> None:
+        factory = StreamFactory(partial(self.accepted.accept, side, direct_tls), admission)
+        listening = listen(self.reactor, endpoint, factory)
+        listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._ports.add(getattr(port.getHost(), "port", 0))
+        self._closers.append(port.stopListening)
+
+    def _cannot_listen(self, failure: Failure, endpoint: str) -> None:
+        self.log.critical(event="cannot listen", endpoint=endpoint, detail=failure.getErrorMessage())
+        raise SystemExit(1)
+
+    def close(self) -> Deferred[Any]:
+        """Close in order: no new streams, then those that are open, each within its bound."""
+        closers, self._closers = self._closers[::-1], []
+        closed = [maybeDeferred(closer) for closer in closers]
+        open_streams = [connection for connection, _ in self.accepted]
+        for connection in open_streams:
+            connection.close(Ending(Cause.SHUTDOWN))
+        return DeferredList([*closed, *(connection.when_closed() for connection in open_streams)], consumeErrors=True)
+
+
+def complaints_of(config: Config) -> list[str]:
+    """What only a look at the files can tell: our certificates, the anchors, the state directory."""
+    certificates = CertificateDirectory(config.tls.certificates)
+    complaints = list(certificates.complaints) or list(certificates.unserved(config.gateway.domains))
+    sources = {str(config.policies.policy(Domain.parse("default.invalid")).trust_anchors), str(config.tls.trust_anchors)}
+    for source in sorted(sources):
+        complaints += [f"{source}: {complaint}" for complaint in read_anchors(source).complaints]
+    return complaints
+
+
+def read_anchors(source: str) -> Anchors:
+    """Trust anchors: "system", a PEM file, or a directory of such."""
+    path = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt") if source == "system" else Path(source)
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    return Anchors.parse(*(each.read_bytes() for each in files))
+
+
+def prepare_state(state: Path) -> Path:
+    """The state directory, for us alone (0700)."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    return state
+
+
+def keep_secret(path: Path) -> bytes:
+    """A secret of 32 bytes that outlives restarts, readable by us alone (0600)."""
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def port_of(endpoint: str) -> int:
+    """The TCP port of an endpoint string such as "tcp:15270:interface=127.0.0.1"."""
+    return int(endpoint.split(":")[1].removeprefix("port="))
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether an address is one of this machine's own: a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,303 @@
+"""Couriers and lanes at work: stanzas wait for a stream, go out on it in order, or come back as bounces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.courier import STEADY, Courier
+from s2sgw.gateway.lanes import Flow, Hop, Lanes
+from s2sgw.gateway.opening import Opener
+from s2sgw.gateway.record import Record
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.queue.lane import Holds
+from s2sgw.queue.schedule import BackOff
+from s2sgw.stream.events import Permission, PairProven, PairRefused
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
+OUT = Pair(HERE, THERE)
+
+
+class FakeConnection:
+    """What a courier sees of a connection."""
+
+    peer_address = "192.0.2.1:5269"
+    tls_version = "TLSv1.3"
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.writable = True
+        self.written: list[bytes] = []
+        self.ending: Ending | None = None
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self, ending: Ending) -> None:
+        if self.ending is None:
+            self.ending = ending
+            self.owner.ended(self, ending)
+
+    abort = close
+
+    def prove(self) -> None:
+        self.owner.event(self, PairProven(self.owner.pair, "EXTERNAL"))
+
+
+class FakeSide:
+    """A side whose look-ups are answered by the test."""
+
+    leg = "federation"
+
+    def __init__(self) -> None:
+        self.targets: tuple[Target, ...] = (Target("s.there.example", 5269, ("192.0.2.1",)),)
+        self.ending: Ending | None = None
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
+        return None
+
+    def tls(self, pair: Pair, target: Target) -> Any:
+        return None
+
+    async def judge(self, connection: Any, question: Any) -> tuple[Permission, tuple[str, ...]]:
+        return Permission(), ()
+
+
+class Source:
+    """A stream that can be slowed."""
+
+    def __init__(self) -> None:
+        self.held: list[object] = []
+
+    def pause(self, token: object) -> None:
+        self.held.append(token)
+
+    def resume(self, token: object) -> None:
+        self.held.remove(token)
+
+
+class World:
+    """Lanes whose outbound hops are couriers, on a clock; inbound hops keep what they get."""
+
+    def __init__(self, memory: int = 1 << 20) -> None:
+        self.clock = Clock()
+        self.side = FakeSide()
+        self.connections: list[FakeConnection] = []
+        self.dials: list[Deferred[None]] = []
+        self.back: list[Stanza] = []
+        self.record = Record(self.clock.seconds, Logger())
+        self.lanes = Lanes(self.clock, self.record, memory, lambda pair: Holds(600, 30), lambda domain: domain == HERE, self._hop)
+
+    def _hop(self, flow: Flow) -> Hop:
+        if flow.direction == "inbound":
+            return KeepingHop(self.back)
+        opener = Opener(self._connection, self._dial)  # type: ignore[arg-type]
+        return Courier(flow, self.side, opener, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        self.connections.append(FakeConnection(owner))
+        return self.connections[-1]
+
+    def _dial(self, address: str, port: int, connection: Any) -> Deferred[None]:
+        self.dials.append(Deferred())
+        return self.dials[-1]
+
+    def open(self) -> FakeConnection:
+        self.dials[-1].callback(None)
+        self.connections[-1].prove()
+        return self.connections[-1]
+
+    @property
+    def flow(self) -> Flow:
+        return self.lanes.flow(OUT)
+
+    @property
+    def state(self) -> str:
+        return self.flow.hop.state
+
+
+class KeepingHop:
+    """A hop that keeps what it gets."""
+
+    state, ready, slow, last_cause = "idle", True, False, Cause.CLOSED
+
+    def __init__(self, kept: list[Stanza]) -> None:
+        self.send = kept.extend
+
+    def wanted(self) -> None: ...
+
+    def contact(self) -> None: ...
+
+    def stop(self, cause: Cause) -> None: ...
+
+
+def message(id: str, kind: Any = "message", type: str | None = None, size: int = 10) -> Stanza:
+    return Stanza(kind, id.encode() + b"." * size, "u@there.example", "u@here.example", type, id)
+
+
+class CourierTests(SynchronousTestCase):
+    """From the first stanza to the stream, and back when there is none."""
+
+    def test_opens_on_demand_and_delivers_in_order(self) -> None:
+        """R33: what waited goes first, in one write, then what comes goes straight through."""
+        world = World()
+        self.assertEqual(world.state, "idle")
+        world.flow.accept([message("1"), message("2")])
+        world.flow.accept([message("3")])
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
+        connection = world.open()
+        world.flow.accept([message("4")])
+        self.assertEqual(connection.written, [b"1..........2..........3..........", b"4.........."])
+        self.assertEqual((world.state, len(world.flow.lane)), ("ready", 0))
+
+    def test_next_address(self) -> None:
+        """R36: the next target is tried when one fails."""
+        world = World()
+        world.side.targets = tuple(Target(f"s{n}.there.example", 5269, (f"192.0.2.{n}",)) for n in (1, 2))
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        self.assertEqual(len(world.open().written), 1)
+
+    def test_final_cause_bounces_at_once(self) -> None:
+        """R34: what can never be delivered comes back at once, and so does what follows during the back-off."""
+        world = World()
+        world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
+        world.flow.accept([message("1")])
+        world.flow.accept([message("2")])
+        self.assertEqual([stanza.id for stanza in world.back], ["1", "2"])
+        self.assertIn(b"remote-server-not-found", world.back[0].data)
+        self.assertEqual(world.state, "backing off")
+
+    def test_temporary_cause_waits_and_tries_again(self) -> None:
+        """A server that cannot be reached is tried again, longer apart each time; what waits is then delivered."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+        self.assertEqual((world.state, world.back), ("backing off", []))
+        world.clock.advance(2)
+        self.assertEqual(world.state, "backing off")
+        world.side.ending = None
+        world.clock.advance(3.9)
+        self.assertEqual(len(world.dials), 0)
+        world.clock.advance(0.1)
+        self.assertEqual(world.open().written, [b"1.........."])
+
+    def test_expiry_bounces_with_the_cause(self) -> None:
+        """R34: an IQ that waited 30 s comes back with the reason why its server was not reached; a message still waits."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("q", "iq", "get"), message("m")])
+        for _ in range(31):
+            world.clock.advance(1)
+            world.lanes.sweep()
+        self.assertEqual([stanza.id for stanza in world.back], ["q"])
+        self.assertIn(b"remote-server-timeout", world.back[0].data)
+        self.assertIn(b"dns-unreachable", world.back[0].data)
+        self.assertEqual(len(world.flow.lane), 1)
+
+    def test_contact_wakes(self) -> None:
+        """A peer that contacts us wakes its lane."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+        world.side.ending = None
+        world.lanes.contact(THERE)
+        self.assertEqual(world.open().written, [b"1.........."])
+
+    def test_refused_pair(self) -> None:
+        """The other side does not serve that domain: bounced."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.HOST_UNKNOWN, by="them")))
+        self.assertEqual([stanza.id for stanza in world.back], ["1"])
+        self.assertIsNotNone(world.connections[0].ending)
+
+    def test_slow_hop_slows_its_source(self) -> None:
+        """Back-pressure: a stream that takes no more holds up whoever feeds it, and lets go when it takes again."""
+        world, source = World(), Source()
+        world.flow.accept([message("1")], source)
+        connection = world.open()
+        connection.writable = False
+        world.flow.accept([message("2")], source)
+        self.assertEqual((source.held, len(world.flow.lane)), ([world.flow], 1))
+        connection.writable = True
+        connection.owner.resumed(connection)
+        self.assertEqual((source.held, connection.written[-1]), ([], b"2.........."))
+
+    def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
+        """A lane that fills while its stream is being opened slows its source; while it backs off it bounces what is too much."""
+        world, source = World(memory=40_000), Source()
+        world.flow.accept([message("1", size=6000)], source)
+        self.assertEqual(source.held, [world.flow])
+        world.dials[0].callback(None)
+        world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
+        self.assertEqual((world.state, source.held), ("backing off", []))
+        world.flow.accept([message("2", size=6000)], source)
+        self.assertEqual(([stanza.id for stanza in world.back], source.held), (["2"], []))
+        self.assertIn(b"resource-constraint", world.back[0].data)
+
+    def test_lost_stream(self) -> None:
+        """A stream that worked is opened again at once when something waits; one that did not live is not hammered."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.clock.advance(1)
+        connection = world.open()
+        world.clock.advance(STEADY)
+        connection.writable = False
+        world.flow.accept([message("2")])
+        connection.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        world.clock.advance(0)
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        second = world.open()
+        second.writable = False
+        world.flow.accept([message("3")])
+        second.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        world.clock.advance(0)
+        self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
+        world.clock.advance(2)
+        self.assertEqual(len(world.dials), 3)
+
+    def test_idle_flow_is_forgotten(self) -> None:
+        """A flow without stream, stanzas or back-off takes no memory."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.open().close(Ending(Cause.CLOSED, by="them"))
+        world.clock.advance(600)
+        world.lanes.sweep()
+        self.assertEqual(list(world.lanes), [])
+
+    def test_stop(self) -> None:
+        """A stop closes the stream in order and bounces what waits; nothing is opened any more."""
+        world = World()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        world.lanes.stop()
+        self.assertEqual(connection.ending, Ending(Cause.SHUTDOWN))
+        waiting = World()
+        waiting.flow.accept([message("2")])
+        waiting.lanes.stop()
+        self.assertEqual([stanza.id for stanza in waiting.back], ["2"])
+        self.assertEqual(waiting.clock.getDelayedCalls(), [])
+
+    def test_counts(self) -> None:
+        """Every stanza is counted with its direction, kind and outcome."""
+        world = World()
+        world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
+        world.flow.accept([message("1"), message("e", type="error")])
+        self.assertEqual(
+            dict(world.record.stanzas),
+            {("outbound", "message", "bounced"): 1, ("outbound", "message", "dropped"): 1, ("inbound", "message", "passed"): 1},
+        )
