@@ -18,7 +18,7 @@ from itertools import count
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AT = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
@@ -31,8 +31,9 @@ SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 BOTH = (SERVER_AUTH, CLIENT_AUTH)
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | dsa.DSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
+_USAGES = {True: {"key_cert_sign": True, "crl_sign": True}, False: {"digital_signature": True}}
 _UTF8_STRING, _IA5_STRING = 0x0C, 0x16
 _serials = count(1000)
 
@@ -79,11 +80,13 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )
+def usage(**allowed: bool) -> x509.KeyUsage:
+    """A key usage with the bits given, such as `digital_signature=True`, and no others."""
+    bits = dict.fromkeys((
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign",
+        "crl_sign", "encipher_only", "decipher_only",
+    ), False)
+    return x509.KeyUsage(**bits | allowed)
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,13 @@ class Authority:
     def root(cls, name: str = "Test Root", **options: object) -> Authority:
         """A self-signed authority; `options` are those of `certify`."""
         key = options.pop("key", None) or new_key()
-        certificate = certify(_name(name), key, None, ca=True, **options)  # type: ignore[arg-type]
+        certificate = certify(_name(name), key, None, **{"ca": True, **options})  # type: ignore[arg-type]
         return cls(certificate, key)  # type: ignore[arg-type]
 
     def intermediate(self, name: str = "Test Issuer", **options: object) -> Authority:
         """An authority below this one; `options` are those of `certify`."""
         key = options.pop("key", None) or new_key()
-        certificate = certify(_name(name), key, self, ca=True, **options)  # type: ignore[arg-type]
+        certificate = certify(_name(name), key, self, **{"ca": True, **options})  # type: ignore[arg-type]
         return Authority(certificate, key, (certificate, *self.above))  # type: ignore[arg-type]
 
     def issue(
@@ -195,7 +198,7 @@ def certify(
     extensions = list(extra)
     if basic_constraints:
         extensions.append((x509.BasicConstraints(ca=ca, path_length=path_length), True))
-    extensions.append((key_usage or _key_usage(ca=ca), True))
+    extensions.append((key_usage or usage(**_USAGES[ca]), True))
     if eku is None:
         eku = () if ca else BOTH
     if eku:
@@ -213,9 +216,52 @@ def certify(
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     signing = signed_by or issuer_key
-    if isinstance(signing, ed25519.Ed25519PrivateKey):
+    if isinstance(signing, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
         return builder.sign(signing, None)
     return builder.sign(signing, digest or hashes.SHA256())  # type: ignore[arg-type]
+
+
+def resigned(
+    certificate: x509.Certificate, key: Key, algorithm: bytes | None = None, *, digest: hashes.HashAlgorithm | None = None,
+    edit: tuple[bytes, bytes] = (b"", b""),
+) -> x509.Certificate:
+    """The same certificate signed anew, for what no builder will write.
+
+    `algorithm` is another AlgorithmIdentifier in DER, `digest` what is really signed with (SHA-256); `edit` replaces bytes of
+    the TBSCertificate by as many others.
+    """
+    parts = _elements(_elements(certificate.tbs_certificate_bytes.replace(*edit))[0][1])
+    algorithm = algorithm or der(*parts[2])
+    parts[2] = _elements(algorithm)[0]
+    tbs = der(0x30, b"".join(der(tag, content) for tag, content in parts))
+    signature = _sign(key, tbs, digest or hashes.SHA256())
+    return x509.load_der_x509_certificate(der(0x30, tbs + algorithm + der(0x03, b"\0" + signature)))
+
+
+def _sign(key: Key, data: bytes, digest: hashes.HashAlgorithm) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, padding.PKCS1v15(), digest)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key.sign(data, ec.ECDSA(digest))
+
+
+def _elements(data: bytes) -> list[tuple[int, bytes]]:
+    found = []
+    while data:
+        size = data[1]
+        start = 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(data[2:start], "big")
+        found.append((data[0], data[start : start + size]))
+        data = data[start + size :]
+    return found
+
+
+#: AlgorithmIdentifiers that are weak, or no one's.
+SHA1_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101050500")
+SHA1_WITH_ECDSA = bytes.fromhex("300906072a8648ce3d0401")
+MD5_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101040500")
 
 
 def self_signed(

@@ -36,9 +36,9 @@ def read(data: bytes) -> tuple[Element, bytes]:
     length = header[1]
     if length & 0x80:
         size = length & 0x7F
-        length, rest = int.from_bytes(rest[:size], "big"), rest[size:]
-        if not 0 < size <= 4:
+        if not 0 < size <= min(4, len(rest)):
             raise ValueError("an element has no definite length")
+        length, rest = int.from_bytes(rest[:size], "big"), rest[size:]
     if length > len(rest):
         raise ValueError("an element is cut short")
     return Element(header[0], rest[:length], data[: len(data) - len(rest) + length]), rest[length:]
