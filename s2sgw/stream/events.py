@@ -45,8 +45,10 @@ class ResolutionNeeded:
 class JudgementNeeded:
     """The other side's identity is asserted and its TLS evidence complete. Answer: `judged(Permission)`.
 
-    Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`.
-    Initiating: the handshake is over, nothing has been sent since; `peer` is whom we asked for.
+    Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`. Then
+    once for each further peer domain that a db:result names; one question at a time, stanzas of proven pairs flow on.
+    Initiating: the handshake is over (or TLS is not to be had, and not required), nothing has been sent since; `peer`
+    is whom we asked for.
     """
 
     peer: Domain
@@ -118,7 +120,10 @@ class PairRefused:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Initiating: the authoritative side answered our `<db:verify/>` (XEP-0220 §2.2)."""
+    """Initiating: the authoritative side answered our `<db:verify/>` (XEP-0220 §2.2).
+
+    `pair` is the pair whose key it is, as in `DialbackNeeded`: its sender is the authoritative side.
+    """
 
     pair: Pair
     stream_id: str

@@ -107,7 +107,7 @@ class StreamFeatures:
         return cls(
             starttls is not None,
             starttls is not None and starttls.child(TLS, "required") is not None,
-            () if mechanisms is None else tuple(child.text for child in mechanisms.every(SASL, "mechanism")),
+            () if mechanisms is None else tuple(child.text.strip() for child in mechanisms.every(SASL, "mechanism")),
             dialback is not None,
             dialback is not None and dialback.child(DIALBACK_FEATURE, "errors") is not None,
             PeerLimits() if limits is None else PeerLimits(_number(limits, "max-bytes"), _number(limits, "idle-seconds")),

@@ -221,17 +221,17 @@ class Negotiation:
     def restart(self) -> None:
         """A new stream on the same transport; what is left over of the old one's bytes belongs to it (R25)."""
         self.opened = False
-        self._kept = self._framer.leftover
+        self._kept = self.left_over
         self._framer = Framer(self._limits, self.stop_at)
 
     def read_on(self) -> None:
         """Go on behind the element of `stop_at` that did not end the old stream."""
-        self._kept = self._framer.resume()
+        self._kept = self._framer.resume() + self._kept
 
     @property
     def left_over(self) -> bytes:
         """What has come behind an element of `stop_at`."""
-        return self._framer.leftover
+        return self._framer.leftover + self._kept
 
     def limit(self, limits: FramingLimits) -> None:
         """Other limits from now on."""

@@ -71,10 +71,11 @@ class Receiver(Negotiation):
 
     def refusal_of(self, sender: Domain) -> Refusal | None:
         """Why `sender` can be none, whatever it proves (R14)."""
-        if self.options.serves(sender):
+        refusal = self.options.refuses_sender(sender)
+        if refusal is None and self.options.serves(sender):
             text = f"{sender} is served here and cannot be the sender"
-            return Refusal(StreamCondition.INVALID_FROM, text, Ending(Cause.INVALID_FROM, text))
-        return self.options.refuses_sender(sender)
+            refusal = Refusal(StreamCondition.INVALID_FROM, text, Ending(Cause.INVALID_FROM, text))
+        return refusal
 
 
 class ReceivingPhase(Phase):
