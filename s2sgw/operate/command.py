@@ -1,0 +1,202 @@
+"""The `s2sgw` command: asks the running gateway over its admin socket, or looks at its configuration.
+
+Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running. Yes is: it runs, the file is good, and where a PEER was
+named, there is something to tell of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console, RenderableType
+
+from s2sgw import __version__
+from s2sgw.backend.authority import Authority, AuthorityError
+from s2sgw.config import ConfigError
+from s2sgw.operate import tables
+from s2sgw.operate.printable import printable
+from s2sgw.operate.question import NotAsked, ask, socket_path
+from s2sgw.operate.readiness import inspect
+from s2sgw.operate.setup import SERVERS, SetupError, authority_file, setup_text
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+DEFAULT_CONFIG = "s2sgw.toml"
+NO, CONFIGURATION = 1, 2
+#: Columns of a table that goes to a file or a pipe.
+PIPE_WIDTH = 250
+
+Render = Callable[[Any], RenderableType]
+
+_config = click.option(
+    "--config", "-c", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, envvar="S2SGW_CONFIG", show_default=True,
+    help="The gateway's configuration.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+_peer = click.argument("peer", required=False)
+_limit = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many rows.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="s2sgw", message="%(prog)s %(version)s")
+def main() -> None:
+    """Ask a running s2sgw, or look at its configuration.
+
+    Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running.
+    """
+
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_config
+@_json
+def check(config: Path, as_json: bool) -> None:
+    """Is the configuration good? Lists all that is wrong with it, and starts nothing."""
+    try:
+        ready = inspect(config)
+    except ConfigError as error:
+        _complain(error, as_json)
+    path = str(ready.config.path)
+    if as_json:
+        _print_json({"ok": True, "config": path, "complaints": [], "warnings": list(ready.warnings)})
+        return
+    for warning in ready.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
+
+
+@main.command()
+@click.argument("server", type=click.Choice(list(SERVERS)))
+@click.option("--local", metavar="DOMAIN", help="A domain of the backend, where there are several.")
+@_config
+@_json
+def setup(server: str, local: str | None, config: Path, as_json: bool) -> None:
+    """The lines that put an existing SERVER behind this gateway; writes the authority that it is to trust."""
+    try:
+        ready = inspect(config)
+        text = setup_text(server, ready.config, None if local is None else Domain.parse(local))
+        Authority(ready.config.gateway.state)
+    except ConfigError as error:
+        _complain(error, as_json)
+    except (SetupError, AuthorityError, InvalidJID) as error:
+        _fail(str(error), CONFIGURATION, as_json)
+    authority = str(authority_file(ready.config))
+    if as_json:
+        _print_json({"server": server, "lines": text, "authority": authority})
+    else:
+        click.echo(text)
+        click.echo(f"The authority that these lines trust is in {authority}", err=True)
+
+
+def _complain(error: ConfigError, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []})
+    else:
+        click.echo(f"{error.path} cannot be used:", err=True)
+        for complaint in error.complaints:
+            click.echo(f"  {printable(complaint)}", err=True)
+    sys.exit(CONFIGURATION)
+
+
+# --- the running gateway ---------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_config
+@_json
+def status(config: Path, as_json: bool) -> None:
+    """What the gateway is doing, at a glance."""
+    _show(_ask(config, as_json, "status"), as_json, tables.status)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def streams(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The open streams of both legs (of PEER): pairs, how they were proven, TLS."""
+    _rows(config, as_json, "streams", tables.streams, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def lanes(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The lanes (to and from PEER): what waits, and for what."""
+    _rows(config, as_json, "lanes", tables.lanes, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def peers(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The peers met (or PEER alone): streams each way, what waits, what was refused."""
+    _rows(config, as_json, "peers", tables.peers, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def refusals(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The last refusals (of PEER): layer, cause, evidence, and a remedy to send on."""
+    _rows(config, as_json, "refusals", tables.refusals, peer, limit)
+
+
+@main.command()
+@_config
+@_json
+def certs(config: Path, as_json: bool) -> None:
+    """The certificates the gateway presents for its domains; no if one is missing or has expired."""
+    rows = _ask(config, as_json, "certs")
+    _show(rows, as_json, tables.certificates)
+    if any(row["left"] is None or row["left"] <= 0 for row in rows):
+        sys.exit(NO)
+
+
+def _rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int) -> None:
+    named = {} if peer is None else {"peer": peer}
+    rows = _ask(config, as_json, verb, limit=limit, **named)
+    _show(rows, as_json, render)
+    if peer is not None and not rows:
+        sys.exit(NO)
+
+
+def _ask(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
+    try:
+        return ask(socket_path(config), verb, arguments)
+    except NotAsked as error:
+        _fail(str(error), error.status, as_json)
+
+
+def _fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"ok": False, "error": text})
+    else:
+        click.echo(printable(text, 2000), err=True)
+    sys.exit(exit_status)
+
+
+def _show(answer: Any, as_json: bool, render: Render) -> None:
+    if as_json:
+        _print_json(answer)
+    else:
+        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        console.print(render(answer))
+
+
+def _print_json(answer: Any) -> None:
+    """In ASCII: what a stranger said cannot steer the terminal."""
+    click.echo(json.dumps(answer, indent=2))
