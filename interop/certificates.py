@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 XMPP_ADDR = ObjectIdentifier("1.3.6.1.5.5.7.8.5")
 SRV_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -75,6 +76,17 @@ class Authority:
         self.file = folder / "ca.pem"
         self.file.write_bytes(self._root().public_bytes(serialization.Encoding.PEM))
 
+    def self_signed(self, domain: str) -> Certificate:
+        """A certificate for `domain` that is its own issuer, and no CA."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _subject(domain)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        names = x509.SubjectAlternativeName([x509.DNSName(domain)])
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).add_extension(names, critical=False)
+        builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=9))
+        return self._write(builder.sign(key, hashes.SHA256()), key)
+
     def _builder(self, subject: x509.Name, key: PrivateKey, days: int) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         start = now - datetime.timedelta(days=2)
@@ -113,6 +125,7 @@ class Authority:
         self._count += 1
         chain, keyfile = self.folder / f"{self._count}.crt", self.folder / f"{self._count}.key"
         chain.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+        keyfile.touch(mode=0o600)
         keyfile.write_bytes(_pem(key))
         return Certificate(chain, keyfile)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from interop.client import CLIENT, Client, Element, body, error
 from interop.scenario import Stage, check, expect, step
@@ -25,9 +26,20 @@ class Ends:
     def ways(self) -> tuple[tuple[Client, Client], tuple[Client, Client]]:
         return (self.left, self.right), (self.right, self.left)
 
+    @property
+    def ends(self) -> Ends:
+        return self
+
     async def close(self) -> None:
         await self.left.close()
         await self.right.close()
+
+
+class HasEnds(Protocol):
+    """Any world that has two ends."""
+
+    @property
+    def ends(self) -> Ends: ...
 
 
 async def login(server: Server, user: str, resource: str = "lab") -> Client:
@@ -53,13 +65,15 @@ async def talk(sender: Client, receiver: Client, text: str, seconds: float = 20.
     return got
 
 
-async def _messages(ends: Ends) -> None:
+async def _messages(stage: HasEnds) -> None:
+    ends = stage.ends
     for sender, receiver in ends.ways():
         await talk(sender, receiver, f"hello from {sender.jid}: <&> Zürich 🚪")
         step(f"{sender.jid} -> {receiver.jid}")
 
 
-async def _queries(ends: Ends) -> None:
+async def _queries(stage: HasEnds) -> None:
+    ends = stage.ends
     for asker, other in ends.ways():
         for name, ask in (("ping", asker.ping), ("version", asker.version), ("disco#info", asker.disco)):
             if name != "disco#info":
@@ -71,7 +85,8 @@ async def _queries(ends: Ends) -> None:
         step(f"{asker.jid}: ping, version, disco#info of {other.domain}; ping, version of {other.jid}")
 
 
-async def _query_error(ends: Ends) -> None:
+async def _query_error(stage: HasEnds) -> None:
+    ends = stage.ends
     for asker, other in ends.ways():
         answer = await asker.iq(other.domain, "<query xmlns='urn:example:nothing-known'/>")
         expect(answer.get("type"), "error", "type")
@@ -91,7 +106,8 @@ async def _subscribe(asker: Client, other: Client) -> None:
     step(f"{asker.jid} sees {other.jid}")
 
 
-async def _presence(ends: Ends) -> None:
+async def _presence(stage: HasEnds) -> None:
+    ends = stage.ends
     for asker, other in ends.ways():
         await _subscribe(asker, other)
     for watcher, other in ends.ways():
@@ -109,7 +125,8 @@ async def _shows(watcher: Client, other: Client, status: str) -> None:
         what=f"presence {status!r} from {other.jid}")
 
 
-async def _in_order(ends: Ends) -> None:
+async def _in_order(stage: HasEnds) -> None:
+    ends = stage.ends
     for way, (sender, receiver) in enumerate(ends.ways()):
         texts = [f"way {way} number {number}" for number in range(MANY)]
         for text in texts:

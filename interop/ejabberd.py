@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -21,12 +22,6 @@ log_rotate_count: 0
 hosts: ["{domain}"]
 certfiles: ["{both}"]
 {lines}
-s2s_cafile: "{anchors}"
-s2s_dns_timeout: 5
-listen:
-  - {{port: {client}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, shaper: none}}
-  - {{port: {s2s}, ip: "{s2s_address}", module: ejabberd_s2s_in, max_stanza_size: 524288, shaper: none}}
-{component}
 auth_method: internal
 auth_password_format: plain
 registration_timeout: infinity
@@ -48,6 +43,15 @@ modules:
   mod_vcard: {{search: false}}
   mod_version: {{}}
 """
+_OUTSIDE = """\
+s2s_use_starttls: {starttls}
+ca_file: "{anchors}"
+listen:
+  - {{port: {s2s}, ip: "{s2s_address}", module: ejabberd_s2s_in, max_stanza_size: 524288, shaper: none}}
+"""
+_CLIENTS = """\
+  - {{port: {port}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, shaper: none}}
+"""
 _COMPONENT = """\
   - port: {port}
     ip: "127.0.0.1"
@@ -62,8 +66,8 @@ _COMPONENT = """\
 def start(site: Site, *, component: str = "") -> Server:
     """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
     folder = site.lab.directory(f"ejabberd-{site.domain}")
-    ports = [site.lab.port() for _ in range(3)]
-    (folder / "inetrc").write_text(_INETRC.format(dns=site.dns))
+    ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port()]
+    (folder / "inetrc").write_text(_inetrc(site))
     (folder / "ejabberd.yml").write_text(_config(site, ports, component))
     (folder / "spool").mkdir()
     process = site.lab.start("ejabberd", _command(folder), folder, _environment(folder))
@@ -73,12 +77,22 @@ def start(site: Site, *, component: str = "") -> Server:
 
 
 def _config(site: Site, ports: list[int], component: str) -> str:
-    lines = site.lines or ("s2s_use_starttls: required" if site.encrypted else "s2s_use_starttls: optional")
-    listener = _COMPONENT.format(port=ports[2], name=component, password=PASSWORD) if component else ""
-    return _CONFIG.format(
-        domain=site.domain, both=site.certificate.combined(), lines=lines, anchors=site.anchors, client=ports[0],
-        s2s=ports[1], s2s_address=site.s2s_address, component=listener,
+    """The lines of `s2sgw setup` as they are (outside: our own), with listeners for clients and the component added."""
+    listeners = _CLIENTS.format(port=ports[0])
+    if component:
+        listeners += _COMPONENT.format(port=ports[2], name=component, password=PASSWORD)
+    lines = site.lines or _OUTSIDE.format(
+        starttls="required" if site.encrypted else "optional", anchors=site.anchors, s2s=ports[1],
+        s2s_address=site.s2s_address,
     )
+    lines = lines.replace("listen:\n", f"listen:\n{listeners}", 1)
+    return _CONFIG.format(domain=site.domain, both=site.certificate.combined(), lines=lines)
+
+
+def _inetrc(site: Site) -> str:
+    """What the lines of `s2sgw setup` say of the file inetrc (in comments), or our own."""
+    printed = re.findall(r"^#\s+(\{.*\}\.)$", site.lines, re.MULTILINE)
+    return "\n".join(printed) + "\n" if printed else _INETRC.format(dns=site.dns)
 
 
 def _command(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ _PARTS = ("router", "sm", "s2s", "c2s")
 def start(site: Site) -> Server:
     """Start all four and wait until clients and peers can connect."""
     folder = site.lab.directory(f"jabberd2-{site.domain}")
-    router, client, s2s = (site.lab.port() for _ in range(3))
+    router, client, s2s = site.lab.port(), site.lab.port(), site.s2s_port or site.lab.port()
     _database(folder)
     for part in _PARTS:
         (folder / f"{part}.xml").write_text(_configured(part, site, folder, router, {"c2s": client, "s2s": s2s}))
@@ -32,9 +32,13 @@ def start(site: Site) -> Server:
 
 def _part(site: Site, folder: Path, part: str) -> Process:
     argv = [f"/usr/sbin/jabberd2-{part}", "-c", str(folder / f"{part}.xml")]
-    return site.lab.start(f"jabberd2-{part}", argv, folder, {
-        "NAMESERVERS": "127.0.0.1", "RES_OPTIONS": f"port:{site.dns}",
-    } if part == "s2s" else {})
+    return site.lab.start(f"jabberd2-{part}", argv, folder, _resolver(site) if part == "s2s" else {})
+
+
+def _resolver(site: Site) -> dict[str, str]:
+    """The environment that the lines of `s2sgw setup` give to jabberd2-s2s, or our own."""
+    printed = dict(re.findall(r"^\s+(NAMESERVERS|RES_OPTIONS)=(\S+)$", site.lines, re.MULTILINE))
+    return printed or {"NAMESERVERS": "127.0.0.1", "RES_OPTIONS": f"port:{site.dns}"}
 
 
 def _database(folder: Path) -> None:

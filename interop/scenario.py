@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interop.client import ClientError
+from interop.peer import PeerError
 from interop.place import Lab, LabError
 
 #: Seconds for one scenario unless it says otherwise, and for building a stage.
@@ -82,7 +83,7 @@ async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
     try:
         async with asyncio.timeout(scenario.seconds):
             await scenario.run(world)
-    except (Failed, ClientError, LabError) as problem:
+    except (Failed, ClientError, LabError, PeerError) as problem:
         tally.fail(scenario.title, str(problem))
     except TimeoutError:
         tally.fail(scenario.title, f"not done after {scenario.seconds:.0f} s")
@@ -106,8 +107,9 @@ async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = ()) 
                 await _play(scenario, world, tally)
                 played += 1
     except Exception as problem:
+        print(f"  the stage could not be built: {problem or type(problem).__name__}", flush=True)
         for scenario in chosen[played:]:
-            tally.fail(scenario.title, f"the stage could not be built: {problem or type(problem).__name__}")
+            tally.fail(scenario.title, "the stage could not be built")
     finally:
         lab.stop([process for process in lab.processes if process not in before])
 

@@ -25,6 +25,7 @@ class Site:
     s2s_address: str = "127.0.0.1"
     lines: str = ""  # configuration printed by `s2sgw setup`, taken over as it is
     dialback_only: bool = False  # peers need no certificate that this server trusts
+    s2s_port: int = 0  # any, where 0
     encrypted: bool = True  # TLS between servers; without it, jabberd2 is stock Debian
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop import direct
+from interop import admitted, direct, refused, through
 
 STAGES = [
     direct.stage("prosody", "prosody"),
@@ -11,4 +11,7 @@ STAGES = [
     direct.stage("ejabberd", "jabberd2"),
     direct.stage("prosody", "jabberd2", encrypted=False),
     direct.stage("ejabberd", "jabberd2", encrypted=False),
+    through.stage("prosody", "prosody"),
+    refused.stage,
+    admitted.stage,
 ]
