@@ -13,7 +13,7 @@ from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
 from s2sgw.xmpp.namespaces import SERVER, XML
-from s2sgw.xmpp.restrictions import malformed, restricted_parser
+from s2sgw.xmpp.restrictions import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 #: expat is fed this many bytes at a time; a tag that is longer than `FramingLimits.tag_bytes` shows between two pieces.
@@ -30,6 +30,8 @@ _SHAPES: dict[str, tuple[Kind, bytes, int]] = {
 _XML = f"{XML}}}"
 _WHITE = b" \t\r\n"
 _COLON = ord(":")
+_LESS_THAN = ord("<")
+_TEXT_BETWEEN = "text between the elements of the stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,6 @@ class Fault:
 
     condition: StreamCondition
     text: str
-
-    @classmethod
-    def of(cls, fault: RemoteFault) -> Fault:
-        return cls(fault.condition, fault.text)
 
 
 Event = Header | Element | Stanza | Close | Fault
@@ -114,9 +112,9 @@ class Framer:
         try:
             self._read(data)
         except RemoteFault as fault:
-            self._end(Fault.of(fault))
+            self._end(self._first_fault(fault))
         except expat.ExpatError as error:
-            self._end(Fault.of(malformed(error)))
+            self._end(self._first_fault(self._malformed(error)))
         except _Done:
             self._end()
         events, self._events = self._events, []
@@ -149,11 +147,14 @@ class Framer:
         self._trim()
 
     def _prolog(self, data: bytes) -> bytes:
-        """Before the header: leading white space is dropped, and what expat would take for UTF-16 refused (R31)."""
+        """Before the header: leading white space is dropped; expat would take the first two bytes for UTF-16 (R31)."""
         if not self._buffer:
             data = data.lstrip(_WHITE)
-        if b"\0" in data or (not self._buffer and data[:1] in (b"\xfe", b"\xff")):
+        first = bytes(self._buffer[:2] + data[:2])[:2]
+        if first.startswith((b"\xfe", b"\xff", b"\0", b"<\0", b"\xef\0")):
             raise RemoteFault(StreamCondition.UNSUPPORTED_ENCODING, "the stream is not encoded in UTF-8")
+        if first and first[0] not in b"<\xef":  # 0xEF: of a byte order mark
+            raise RemoteFault(StreamCondition.NOT_WELL_FORMED, "the stream does not begin with a tag")
         return data
 
     def _parse(self, parser: expat.XMLParserType, piece: bytes) -> None:
@@ -198,8 +199,22 @@ class Framer:
     def _check_gap(self, end: int) -> None:
         """What expat has read since the last slice up to `end` is white space, or the peer's mistake."""
         if end != self._last and self._buffer[self._last : end].strip(_WHITE):
-            raise RemoteFault(StreamCondition.BAD_FORMAT, "text between the elements of the stream")
+            raise RemoteFault(StreamCondition.BAD_FORMAT, _TEXT_BETWEEN)
         self._last = end
+
+    def _first_fault(self, fault: RemoteFault) -> Fault:
+        """`fault`, or the text between elements that came before it and would have been seen, had it come alone."""
+        if self._depth == 1:
+            gap = self._buffer[self._last : self._position()].lstrip(_WHITE)
+            if gap and (gap[0] != _LESS_THAN or gap.startswith(b"<![CDATA[")):
+                return Fault(StreamCondition.BAD_FORMAT, _TEXT_BETWEEN)
+        return Fault(fault.condition, fault.text)
+
+    def _malformed(self, error: expat.ExpatError) -> RemoteFault:
+        at = self._position()
+        if self._buffer[max(0, at - 2) : at + 1] == b"<!D":  # where none can stand; expat has a handler for where one can
+            return document_type()
+        return malformed(error)
 
     def _end(self, *events: Event) -> None:
         self._over = True

@@ -28,8 +28,7 @@ def restricted_parser() -> expat.XMLParserType:
 def malformed(error: expat.ExpatError) -> RemoteFault:
     """What expat objects to, as RFC 6120 §4.9.3 calls it."""
     if error.code == _UNDEFINED_ENTITY:
-        text = "entity references other than the predefined five are not allowed"
-        return RemoteFault(StreamCondition.RESTRICTED_XML, text)
+        return _restricted("entity references other than the predefined five")
     return RemoteFault(StreamCondition.NOT_WELL_FORMED, f"XML: {expat.ErrorString(error.code)}")
 
 
@@ -40,8 +39,16 @@ def _check_declaration(version: str, encoding: str | None, standalone: int) -> N
         raise RemoteFault(StreamCondition.UNSUPPORTED_ENCODING, "the XML declaration names an encoding other than UTF-8")
 
 
+def document_type() -> RemoteFault:
+    return _restricted("document type declarations")
+
+
 def _refusal(what: str) -> Callable[..., None]:
     def refuse(*ignored: object) -> None:
-        raise RemoteFault(StreamCondition.RESTRICTED_XML, f"{what} are not allowed")
+        raise _restricted(what)
 
     return refuse
+
+
+def _restricted(what: str) -> RemoteFault:
+    return RemoteFault(StreamCondition.RESTRICTED_XML, f"{what} are not allowed")
