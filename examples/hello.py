@@ -1,0 +1,251 @@
+"""A federation peer says hello through a running gateway (`make hello`), each step shown in words.
+
+It is a small XMPP server of its own, with nothing but Python's standard library: sockets, ssl, an XML parser. It uses no line
+of s2sgw, so it is an independent witness. What it does is what any server on the network would do:
+
+    it connects to the gateway as peer.example, asks for STARTTLS, shows its certificate, authenticates by SASL EXTERNAL and
+    sends a message; then it waits at its own port for the gateway to bring the answer, and checks who the gateway is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
+from xml.sax.saxutils import escape, quoteattr
+
+CERTIFICATES = Path(__file__).resolve().parent.parent / "certs"
+SECONDS = 15.0
+TLS, SASL = "urn:ietf:params:xml:ns:xmpp-tls", "urn:ietf:params:xml:ns:xmpp-sasl"
+STREAMS, STREAM_ERRORS = "http://etherx.jabber.org/streams", "urn:ietf:params:xml:ns:xmpp-streams"
+
+
+class Disappointed(Exception):
+    """The gateway did something else than it should."""
+
+
+# --- one XML stream over one socket ------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Sends text, and hands out the other side's header and then its elements one by one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.restart()
+
+    def restart(self) -> None:
+        """A new stream begins: after TLS and after authentication, everything heard before is forgotten."""
+        self._parser: Any = XMLPullParser(["start", "end"])
+        self._depth = 0
+        self._read = self._events()
+
+    def send(self, text: str) -> None:
+        print(f"     > {text}")
+        self.connection.sendall(text.encode())
+
+    def send_header(self, from_: str, to: str, stream_id: str | None = None) -> None:
+        named = "" if stream_id is None else f" id={quoteattr(stream_id)}"
+        self.send(
+            f"<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='{STREAMS}'"
+            f" from={quoteattr(from_)} to={quoteattr(to)}{named} version='1.0'>"
+        )
+
+    def header(self) -> dict[str, str]:
+        """The attributes of the other side's stream header."""
+        attributes = next(self._read).attrib
+        print(f"     < stream header from={attributes.get('from')} to={attributes.get('to')} id={attributes.get('id')}")
+        return attributes
+
+    def element(self, expected: str) -> Element:
+        """The next element, which must be `expected` ({namespace}name)."""
+        element = next(self._read)
+        print(f"     < {described(element)}")
+        if element.tag != expected:
+            raise Disappointed(f"expected <{expected.rpartition('}')[2]}/>, got {described(element)}")
+        return element
+
+    def start_tls(self, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
+        """TLS in our role on this stream, and a fresh parser after it."""
+        server = server_name is None
+        self.connection = secured = context.wrap_socket(self.connection, server_side=server, server_hostname=server_name)
+        self.restart()
+        return secured
+
+    def _events(self) -> Iterator[Element]:
+        """The header (its element is still open), then each whole child of it."""
+        while True:
+            for kind, element in self._parser.read_events():
+                self._depth += 1 if kind == "start" else -1
+                if (kind, self._depth) in (("start", 1), ("end", 1)):
+                    yield element
+                if (kind, self._depth) == ("end", 0):
+                    raise Disappointed("the gateway closed the stream")
+            data = self.connection.recv(65536)
+            if not data:
+                raise Disappointed("the gateway closed the connection")
+            self._parser.feed(data)
+
+
+def described(element: Element) -> str:
+    """<name>, its children's names, and its text."""
+    inside = "".join(described(child) for child in element) + escape((element.text or "").strip())
+    name = element.tag.rpartition("}")[2]
+    return f"<{name}>{inside}</{name}>" if inside else f"<{name}/>"
+
+
+def step(words: str) -> None:
+    print(f"\n{words}")
+
+
+# --- the peer's two conversations ----------------------------------------------------------------------------------------
+
+
+class Peer:
+    """The domain `name`, with its certificate and the authority it trusts."""
+
+    def __init__(self, name: str, authority: Path, certificate: Path) -> None:
+        self.name = name
+        self._authority = authority
+        self._certificate = certificate
+
+    def context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
+        """Both sides show a certificate, and both sides check the other's."""
+        context = ssl.create_default_context(purpose, cafile=str(self._authority))
+        context.load_cert_chain(self._certificate, self._certificate.with_suffix(".key"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def send_message(self, gateway: tuple[str, int], domain: str, body: str) -> None:
+        """Connect, authenticate, and send a message to echo@`domain`."""
+        step(f"1. Connecting to the gateway at {gateway[0]}:{gateway[1]}, as {self.name} for {domain}.")
+        stream = Stream(socket.create_connection(gateway, SECONDS))
+        stream.send_header(self.name, domain)
+        stream.header()
+        features = stream.element(f"{{{STREAMS}}}features")
+        if features.find(f"{{{TLS}}}starttls/{{{TLS}}}required") is None or len(features) != 1:
+            raise Disappointed("STARTTLS should be required, and be the only feature before TLS")
+
+        step("2. STARTTLS is required and nothing else is offered: so be it.")
+        stream.send(f"<starttls xmlns='{TLS}'/>")
+        stream.element(f"{{{TLS}}}proceed")
+        secured = stream.start_tls(self.context(ssl.Purpose.SERVER_AUTH), domain)
+        print(f"     {secured.version()}: the gateway's certificate is good, by our authority, and names {domain}")
+
+        step(f"3. A new stream inside TLS. Our certificate names {self.name}, so EXTERNAL should be offered.")
+        stream.send_header(self.name, domain)
+        stream.header()
+        features = stream.element(f"{{{STREAMS}}}features")
+        if "EXTERNAL" not in [mechanism.text for mechanism in features.iter(f"{{{SASL}}}mechanism")]:
+            raise Disappointed("EXTERNAL is not offered: what is wrong with our certificate? Try: s2sgw refusals")
+
+        step("4. Authenticating by SASL EXTERNAL: our identity is the certificate's.")
+        stream.send(f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>")
+        stream.element(f"{{{SASL}}}success")
+        stream.restart()
+        stream.send_header(self.name, domain)
+        stream.header()
+        stream.element(f"{{{STREAMS}}}features")
+
+        step("5. We are proven. A message goes through the gateway.")
+        stream.send(
+            f"<message from='hello@{self.name}' to='echo@{domain}' type='chat' id='{secrets.token_hex(4)}'>"
+            f"<body>{escape(body)}</body></message>"
+        )
+        stream.send("</stream:stream>")
+
+    def receive_message(self, listener: socket.socket, domain: str) -> str:
+        """Wait for the gateway to bring a message from `domain`; its body."""
+        host, port = listener.getsockname()[:2]
+        step(f"6. Waiting at {host}:{port} for the gateway to bring the answer: now we are the receiving server.")
+        connection, _ = listener.accept()
+        connection.settimeout(SECONDS)
+        stream = Stream(connection)
+        self._answer_header(stream, domain, f"<starttls xmlns='{TLS}'><required/></starttls>")
+        stream.element(f"{{{TLS}}}starttls")
+        stream.send(f"<proceed xmlns='{TLS}'/>")
+        secured = stream.start_tls(self.context(ssl.Purpose.CLIENT_AUTH), None)
+        self._check_names(secured, domain)
+
+        step(f"7. The gateway has shown a good certificate for {domain}: we offer it EXTERNAL.")
+        self._answer_header(stream, domain, f"<mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>")
+        stream.element(f"{{{SASL}}}auth")
+        stream.send(f"<success xmlns='{SASL}'/>")
+        stream.restart()
+        self._answer_header(stream, domain, "")
+
+        step("8. It is proven in turn, and sends.")
+        message = stream.element("{jabber:server}message")
+        stream.send("</stream:stream>")
+        return message.findtext("{jabber:server}body") or ""
+
+    def _answer_header(self, stream: Stream, domain: str, features: str) -> None:
+        attributes = stream.header()
+        if attributes.get("from") != domain or attributes.get("to") != self.name:
+            raise Disappointed(f"the stream should be from {domain} to {self.name}")
+        stream.send_header(self.name, domain, secrets.token_hex(8))
+        stream.send(f"<stream:features>{features}</stream:features>")
+
+    def _check_names(self, secured: ssl.SSLSocket, domain: str) -> None:
+        certificate: dict[str, Any] = secured.getpeercert() or {}
+        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        print(f"     {secured.version()}: the gateway's certificate is good, by our authority, and names {', '.join(names)}")
+        if domain not in names:
+            raise Disappointed(f"the gateway's certificate does not name {domain}")
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+
+def place(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Say hello through a running gateway, as a federation peer.")
+    parser.add_argument("--gateway", type=place, default="127.0.0.1:5269", metavar="HOST:PORT", help="where it listens")
+    parser.add_argument("--listen", type=place, default="127.0.0.1:5299", metavar="HOST:PORT", help="where it finds this peer")
+    parser.add_argument("--domain", default="example.org", help="a local domain of the gateway")
+    parser.add_argument("--peer", default="peer.example", help="our own domain")
+    parser.add_argument("--authority", type=Path, default=CERTIFICATES / "ca" / "ca.crt", help="whom both sides trust")
+    parser.add_argument("--certificate", type=Path, help="our certificate, with its .key beside it")
+    return parser.parse_args()
+
+
+def main() -> int:
+    chosen = arguments()
+    peer = Peer(chosen.peer, chosen.authority, chosen.certificate or CERTIFICATES / "peer" / f"{chosen.peer}.crt")
+    body = f"Hello, federation! {secrets.token_hex(4)}"
+    try:
+        with socket.create_server(chosen.listen) as listener:
+            listener.settimeout(SECONDS)
+            peer.send_message(chosen.gateway, chosen.domain, body)
+            answer = peer.receive_message(listener, chosen.domain)
+    except ConnectionRefusedError:
+        return failed(f"nobody listens on {chosen.gateway[0]}:{chosen.gateway[1]}: start the gateway first (make run)")
+    except TimeoutError:
+        return failed(f"nothing came within {SECONDS:.0f} seconds: the gateway's log, and s2sgw refusals, say why")
+    except OSError as error:
+        return failed(f"{error} (gateway {chosen.gateway}, our own port {chosen.listen})")
+    except (ParseError, Disappointed) as error:
+        return failed(str(error))
+    if body not in answer:
+        return failed(f"the answer is not the echo: {answer!r}")
+    print(f"\nThe echo came back: {answer!r}. Two streams, both by certificate, one message each way: federation works.")
+    return 0
+
+
+def failed(words: str) -> int:
+    print(f"\nIt did not work: {words}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
