@@ -394,6 +394,20 @@ class StoppingTests(SynchronousTestCase):
         self.assertEqual((True, b"x" * 100 + b"y"), (framer.stopped, framer.leftover))
 
 
+    def test_resume(self) -> None:
+        """R25: where the stream goes on after all (a `<failure/>`), the framer does, with what was left over."""
+        tag = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+        for data, expected in ((MESSAGE + END, [FRAMED, Close()]), (b" x", [C.BAD_FORMAT]), (b" " + tag, [Element("starttls", TLS)])):
+            for chunks in cuts(HEADER + tag + data):
+                framer = Framer(FramingLimits(stream_bytes=sum(map(len, chunks))), stop_at=frozenset({STARTTLS}))
+                for chunk in chunks:
+                    framer.feed(chunk)
+                self.assertTrue(framer.stopped)
+                leftover = framer.resume()
+                self.assertEqual((False, b""), (framer.stopped, framer.leftover))
+                self.assertEqual(expected, conditions(values(framer.feed(leftover))))
+
+
 class LimitTests(SynchronousTestCase):
     """R32: what is too much is a policy-violation that tells the limit."""
 

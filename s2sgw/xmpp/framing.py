@@ -12,6 +12,8 @@ from xml.parsers import expat
 from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
+from s2sgw.xmpp.limits import FramingLimits as FramingLimits
+from s2sgw.xmpp.limits import violation
 from s2sgw.xmpp.namespaces import SERVER, XML
 from s2sgw.xmpp.restrictions import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -32,21 +34,6 @@ _WHITE = b" \t\r\n"
 _COLON = ord(":")
 _LESS_THAN = ord("<")
 _TEXT_BETWEEN = "text between the elements of the stream"
-
-
-@dataclass(frozen=True, slots=True)
-class FramingLimits:
-    """Bounds of what a stream may hold (R32), in bytes where no other unit is said."""
-
-    stanza_bytes: int = 524288
-    element_bytes: int = 65536  # of any other top-level element
-    header_bytes: int = 8192  # everything up to the end of the stream header
-    declared_bytes: int = 1024  # what the header's declarations may add to each slice
-    tag_bytes: int = 8192  # a tag of so many passes, of twice as many never
-    depth: int = 64  # elements open at once, the stream counted
-    attributes: int = 64  # of one element
-    children: int = 512  # of one stanza
-    stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +130,7 @@ class Framer:
         for at in range(0, min(room, len(data)), PIECE):
             self._parse(parser, data[at : min(at + PIECE, room)])
         if room < len(data):
-            raise _violation(f"more than {self.limits.stream_bytes} bytes before authentication")
+            raise violation(f"more than {self.limits.stream_bytes} bytes before authentication")
         self._trim()
 
     def _prolog(self, data: bytes) -> bytes:
@@ -165,24 +152,18 @@ class Framer:
 
     def _check_unfinished(self, unread: int) -> None:
         """`unread`: how many bytes expat has of a tag whose end it has not seen."""
-        limits = self.limits
         if not self._head:
-            if self._fed > limits.header_bytes:
-                raise _too_long("stream header", limits.header_bytes)
-        elif unread > limits.tag_bytes:
-            raise _too_long("tag", limits.tag_bytes)
-        elif self._depth > 1:
-            self._check_length(self._fed - self._begin)
+            self.limits.check_header(self._fed)
+            return
+        self.limits.check_tag(unread)
+        if self._depth > 1:
+            self._check_slice(self._fed - self._begin)
 
-    def _check_length(self, length: int) -> None:
-        limits = self.limits
+    def _check_slice(self, length: int) -> None:
         if self._stanza is None:
-            if length > limits.element_bytes:
-                raise _too_long("element", limits.element_bytes)
-        elif length > limits.stanza_bytes:
-            raise _too_long("stanza", limits.stanza_bytes)
-        elif len(self._payloads) > limits.children:
-            raise _violation(f"a stanza with more than {limits.children} children")
+            self.limits.check_element(length)
+        else:
+            self.limits.check_stanza(length, len(self._payloads))
 
     def _trim(self) -> None:
         """Forget what was handed on, and white space between elements; other text there is a fault (R30)."""
@@ -221,6 +202,8 @@ class Framer:
         self._events += events
         if self.stopped:
             self.leftover = bytes(self._buffer[self._last :])
+            self._received -= len(self.leftover)
+            self._last = 0
         self._buffer = bytearray()
         self._drop_parser()
 
@@ -271,13 +254,11 @@ class Framer:
         assert self._parser is not None
         begin = self._position()
         self._last = end = _tag_end(self._buffer, begin)
-        if end > self.limits.header_bytes:
-            raise _too_long("stream header", self.limits.header_bytes)
+        self.limits.check_header(end)
         self._head = bytes(self._buffer[begin:end])
         header = read_header(self._head, name, attributes, self._prefixes)
         self._declarations = Declarations(self._prefixes, attributes.get(LANG))
-        if self._declarations.size > self.limits.declared_bytes:
-            raise _violation(f"the stream header declares more than {self.limits.declared_bytes} bytes for each stanza")
+        self.limits.check_declared(self._declarations.size)
         self._events.append(header)
         self._prefixes = {}
         self._depth = 1
@@ -289,15 +270,15 @@ class Framer:
     def _start_tag(self, name: str, attributes: dict[str, str]) -> None:
         depth = self._depth = self._depth + 1
         if attributes and len(attributes) > self.limits.attributes:
-            raise _violation(f"more than {self.limits.attributes} attributes")
+            raise violation(f"more than {self.limits.attributes} attributes")
         if depth == 3:
             if len(name) > NAME_LENGTH:
-                raise _violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
+                raise violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
             self._payloads.append(name)
         elif depth == 2:
             self._begin_slice(name, attributes)
         elif depth > self.limits.depth:
-            raise _violation(f"elements nested more than {self.limits.depth} deep")
+            raise violation(f"elements nested more than {self.limits.depth} deep")
 
     def _begin_slice(self, name: str, attributes: dict[str, str]) -> None:
         assert self._parser is not None
@@ -333,21 +314,21 @@ class Framer:
         if self._payloads or not self._is_empty(end):
             end = buffer.index(b">", end) + 1
         self._last = end
-        self._check_length(end - self._begin)
-        data = bytes(buffer[self._begin : end])
-        stanza = self._stanza
+        begin, stanza = self._begin, self._stanza
         if stanza is None:
-            self._end_element(data)
-        else:
-            stanza.data = self._declarations.complete(data, self._length, self._lang)
-            stanza.payloads = tuple(self._payloads)
-            self._events.append(stanza)
+            self._end_element(bytes(buffer[begin:end]))
+            return
+        self.limits.check_stanza(end - begin, len(self._payloads))
+        stanza.data = self._declarations.complete(bytes(buffer[begin:end]), self._length, self._lang)
+        stanza.payloads = tuple(self._payloads)
+        self._events.append(stanza)
 
     def _is_empty(self, at: int) -> bool:
         """Whether the slice is one empty-element tag that ends at `at`; text may end in "/>" too."""
         return self._buffer[at - 2 : at] == b"/>" and _tag_end(self._buffer, self._begin) == at
 
     def _end_element(self, data: bytes) -> None:
+        self.limits.check_element(len(data))
         self._events.append(Element.parse(data, self._head))
         if self._name in self._stop_at:
             self.stopped = True
@@ -367,11 +348,3 @@ def _tag_end(buffer: bytearray, begin: int) -> int:
     match = START_TAG.match(buffer, begin)
     assert match is not None
     return match.end()
-
-
-def _violation(text: str) -> RemoteFault:
-    return RemoteFault(StreamCondition.POLICY_VIOLATION, text)
-
-
-def _too_long(what: str, limit: int) -> RemoteFault:
-    return _violation(f"the {what} is longer than {limit} bytes")

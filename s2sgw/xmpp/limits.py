@@ -1,0 +1,54 @@
+"""What one stream may ask of us (R32). Each refusal tells its limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+
+
+@dataclass(frozen=True, slots=True)
+class FramingLimits:
+    """Bounds of what a stream may hold, in bytes where no other unit is said."""
+
+    stanza_bytes: int = 524288
+    element_bytes: int = 65536  # of any other top-level element
+    header_bytes: int = 8192  # everything up to the end of the stream header
+    declared_bytes: int = 1024  # what the header's declarations may add to each slice
+    tag_bytes: int = 8192  # a tag of so many passes, of twice as many never
+    depth: int = 64  # elements open at once, the stream counted
+    attributes: int = 64  # of one element
+    children: int = 512  # of one stanza
+    stream_bytes: int | None = None  # of the whole stream: for the time before authentication
+
+    def check_stanza(self, length: int, children: int) -> None:
+        """A stanza, or as much of it as came."""
+        if length > self.stanza_bytes:
+            raise too_long("stanza", self.stanza_bytes)
+        if children > self.children:
+            raise violation(f"a stanza with more than {self.children} children")
+
+    def check_element(self, length: int) -> None:
+        """Any other top-level element, or as much of it as came."""
+        if length > self.element_bytes:
+            raise too_long("element", self.element_bytes)
+
+    def check_header(self, length: int) -> None:
+        if length > self.header_bytes:
+            raise too_long("stream header", self.header_bytes)
+
+    def check_tag(self, length: int) -> None:
+        if length > self.tag_bytes:
+            raise too_long("tag", self.tag_bytes)
+
+    def check_declared(self, size: int) -> None:
+        if size > self.declared_bytes:
+            raise violation(f"the stream header declares more than {self.declared_bytes} bytes for each stanza")
+
+
+def violation(text: str) -> RemoteFault:
+    return RemoteFault(StreamCondition.POLICY_VIOLATION, text)
+
+
+def too_long(what: str, limit: int) -> RemoteFault:
+    return violation(f"the {what} is longer than {limit} bytes")
