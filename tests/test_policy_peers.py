@@ -105,6 +105,11 @@ class MostSpecificTests(SynchronousTestCase):
         self.assertIs(policy(self.peers, "a.test"), policy(self.peers, "b.test"))
         self.assertIs(policy(self.peers, "a.b.example"), policy(self.peers, "c.example"))
 
+    def test_named(self) -> None:
+        """The policy of an object is found by the object's own name."""
+        self.assertEqual(("*.friends.example", "*.example", "default"), self.peers.named("*.friends.example").objects)
+        self.assertRaises(KeyError, self.peers.named, "a.test")
+
     def test_addresses_have_no_suffix(self) -> None:
         """An address is under no suffix; an object of its own name is its policy."""
         found = peers(**{"any__0__0__1": {"allow": False}, "127__0__0__2": {"allow": False}})

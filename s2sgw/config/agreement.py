@@ -12,6 +12,7 @@ from typing import Any
 from s2sgw.config.complaints import Complaint, KeyPath, meant, show
 from s2sgw.config.sections import DNS, TLS, Backend, Gateway, Listener
 from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import Peers
 from s2sgw.policy.values import HostPort
 
 Complaints = Iterator[Complaint]
@@ -193,9 +194,10 @@ def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> 
         yield Complaint(path, "holds one domain twice, in different spellings")
 
 
-def unread_pins(peers: Mapping[str, PeerObject], ) -> Complaints:
+def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
+    policies = Peers(peers)
     for name, peer in peers.items():
-        if peer.pins and peer.proofs is not None and "pin" not in peer.proofs:
+        if peer.pins and "pin" not in policies.named(name).proofs:
             yield Complaint(("peers", name, "pins"), 'are never looked at: "pin" is not among the proofs')
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from s2sgw.config.complaints import Complaint, KeyPath
+from s2sgw.config.complaints import Complaint, KeyPath, meant
 
 #: any key, or any index of an array
 ANY = "*"
@@ -66,9 +66,15 @@ def refuse(tree: dict[str, Any]) -> list[Complaint]:
         for path, table in list(_holders(tree, row.path)):
             if table[str(path[-1])] in row.values:
                 complaints.append(Complaint(path, f'"{table.pop(str(path[-1]))}" is not in this version yet'))
-    if tree.get("policy") == {}:
-        del tree["policy"]
-    return complaints
+    return complaints + _unknown_policy(tree.pop("policy", {}))
+
+
+def _unknown_policy(rest: Any) -> list[Complaint]:
+    """What else stands in [policy], of which nothing works yet."""
+    if not isinstance(rest, dict):
+        return [Complaint(("policy",), "must be a table")]
+    known = [key.path[1] for key in KEYS if key.path[0] == "policy"]
+    return [Complaint(("policy", key), f"there is no such key; {meant(key, known)}") for key in rest]
 
 
 def _holders(tree: Any, pattern: tuple[str, ...], at: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

@@ -28,6 +28,10 @@ class Peers:
         """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
         return next(self._policies[name] for name in _names(peer.ascii, peer.is_address) if name in self._policies)
 
+    def named(self, name: str) -> PeerPolicy:
+        """The policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
+        return self._policies[name]
+
     def lists(self, peer: Domain) -> bool:
         """Whether an object goes by exactly this name: what R14 asks of an address or a single label."""
         return peer.ascii != DEFAULT and peer.ascii in self._objects

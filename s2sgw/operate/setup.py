@@ -1,0 +1,212 @@
+"""What `s2sgw setup SERVER` prints: the lines that put an existing server behind this gateway, made from its configuration.
+
+Each text is in the comments of the file that it goes into, so that it can be pasted, or included, as it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.sax.saxutils import escape
+
+from s2sgw.backend.authority import CERTIFICATE_FILE
+from s2sgw.config.agreement import tcp_place
+from s2sgw.config.sections import Backend, Config
+from s2sgw.policy.values import HostPort
+from s2sgw.xmpp.jid import Domain
+
+#: bytes a second that the server is to take from the gateway, who speaks for all peers on few connections
+_PROSODY_RATE = "50mb/s"
+
+
+class SetupError(Exception):
+    """Why there are no lines to print, in words for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """The backend leg as the server must know it. `view` is where it resolves names, `address` its own s2s port."""
+
+    domains: tuple[Domain, ...]
+    address: HostPort
+    listener: HostPort
+    view: HostPort | None
+    target: str
+    tls: Literal["required", "optional", "never"]
+    authority: Path
+
+    @property
+    def names(self) -> str:
+        return ", ".join(domain.text for domain in self.domains)
+
+    @property
+    def resolver(self) -> HostPort:
+        """The DNS view; raises `SetupError` where there is none."""
+        if self.view is None:
+            raise SetupError('backend.dns_view is not set: without it (say, "127.53.0.1:53") the server finds no gateway')
+        return self.view
+
+
+def setup_text(server: str, config: Config, local: Domain | None = None) -> str:
+    """The lines for `server` (one of `SERVERS`), for the backend that serves `local`, or the only one there is.
+
+    Raises `SetupError`. The authority's certificate, to which the lines point, is `authority_file(config)`; whoever prints
+    them sees to it that it is there.
+    """
+    if server not in SERVERS:
+        raise SetupError(f'there are no lines for "{server}"; there are for {", ".join(SERVERS)}')
+    return SERVERS[server](leg(config, local))
+
+
+def authority_file(config: Config) -> Path:
+    """Where the certificate of the private authority is kept, which the server trusts in place of all others."""
+    return config.gateway.state / CERTIFICATE_FILE
+
+
+def leg(config: Config, local: Domain | None) -> Leg:
+    """The backend leg of `local`."""
+    backend = _backend(config, local)
+    host, port = tcp_place(backend.listen) or ("", 0)
+    if not port:
+        raise SetupError(f"backend.listen = {json.dumps(backend.listen)} is no TCP port that a server could be sent to")
+    address = HostPort("127.0.0.1", backend.address.port) if backend.address.host == "localhost" else backend.address
+    return Leg(
+        config.domains_of(backend), address, HostPort(host or "127.0.0.1", port), backend.dns_view, backend.target,
+        backend.tls, authority_file(config),
+    )  # fmt: skip
+
+
+def _backend(config: Config, local: Domain | None) -> Backend:
+    if local is not None:
+        found = [each for each in config.backends if local in config.domains_of(each)]
+    else:
+        found = [each for each in config.backends if each.kind == "s2s"]
+    if len(found) > 1:
+        raise SetupError("there are several backends: say which by one of its domains")
+    if not found or found[0].kind != "s2s":
+        raise SetupError(f'no backend of kind "s2s" serves {local or "anything"}: there is no server to set up')
+    return found[0]
+
+
+def _prosody(leg: Leg) -> str:
+    secure = leg.tls != "never"
+    return f"""\
+-- Prosody behind s2sgw, for {leg.names}.
+-- These lines go into the global section of prosody.cfg.lua, before the first VirtualHost.
+-- Needed too: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian has them there).
+
+-- The gateway brings in the streams of all peers at this address; peers connect to the gateway.
+s2s_interfaces = {{ {_quoted(leg.address.host)} }}
+s2s_ports = {{ {leg.address.port} }}
+
+-- Every peer resolves to the gateway. No trust anchor for DNSSEC may be configured beside this.
+unbound = {{ resolvconf = false; hoststxt = false; forward = {_quoted(f"{leg.resolver.host}@{leg.resolver.port}")} }}
+
+-- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
+-- A VirtualHost with an ssl table of its own needs the cafile there.
+ssl = {{ cafile = {_quoted(str(leg.authority))} }}
+s2s_secure_auth = {_lua(secure)}
+s2s_require_encryption = {_lua(leg.tls == "required")}
+
+-- Few connections carry everybody's stanzas. (The limit for clients is Debian's own.)
+limits = {{ c2s = {{ rate = "10kb/s" }}; s2sin = {{ rate = "{_PROSODY_RATE}"; burst = "2s" }} }}
+"""
+
+
+def _ejabberd(leg: Leg) -> str:
+    starttls = {"required": "required", "optional": "optional", "never": "false"}[leg.tls]
+    view = leg.resolver
+    return f"""\
+# ejabberd behind s2sgw, for {leg.names}.
+# 1. These lines go into ejabberd.yml; the listener replaces the one of ejabberd_s2s_in that is there.
+
+listen:
+  -
+    port: {leg.address.port}
+    ip: {_quoted(leg.address.host)}
+    module: ejabberd_s2s_in
+# The gateway is every peer, by certificates of its own authority. This replaces the public ones.
+ca_file: {_quoted(str(leg.authority))}
+s2s_use_starttls: {starttls}
+# Without it ejabberd answers a peer that failed once for up to 300 seconds without trying again.
+s2s_max_retry_delay: 1
+
+# 2. These lines are the file inetrc beside ejabberd.yml (ERL_INETRC names it): every peer resolves to the gateway.
+#
+#    {{resolv_conf,""}}.
+#    {{lookup,["file","dns"]}}.
+#    {{host,{{127,0,0,1}},["localhost"]}}.
+#    {{nameserver,{_erlang_address(view.host)},{view.port}}}.
+{_target_note(leg)}"""
+
+
+def _target_note(leg: Leg) -> str:
+    """ejabberd asks the view for SRV only; the target's address it asks of libc."""
+    if leg.target == "localhost." or Domain.parse(leg.target).is_address:
+        return ""
+    return f'\n# ejabberd resolves the target {leg.target} by the system, not by the view: better target = "localhost."\n'
+
+
+def _jabberd2(leg: Leg) -> str:
+    if leg.tls == "required":
+        wants = "It must have a certificate for TLS, which backend.tls = \"required\" asks for: <pemfile/> below."
+    else:
+        wants = "Without <pemfile/> it speaks no TLS and a header without version, which the gateway understands."
+    view = leg.resolver
+    return f"""\
+<!-- jabberd2 behind s2sgw, for {escape(leg.names.replace("--", "- -"))}.
+     1. The environment of the process jabberd2-s2s: every peer resolves to the gateway.
+
+         NAMESERVERS={view.host}
+         RES_OPTIONS=port:{view.port}
+
+     2. These lines go into s2s.xml. jabberd2 proves itself, and has peers prove themselves, by dialback alone.
+        {wants} -->
+<local>
+  <ip>{escape(leg.address.host)}</ip>
+  <port>{leg.address.port}</port>
+  <!-- <pemfile>/etc/jabberd2/server.pem</pemfile> -->
+</local>
+"""
+
+
+def _openfire(leg: Leg) -> str:
+    return f"""\
+# Openfire behind s2sgw, for {leg.names}.
+#
+# UNVERIFIED: read in Openfire's source (4.1.0 and later), never run. Please tell us how it went.
+#
+# These are system properties (Server > Server Manager > System Properties). Every peer resolves to the gateway:
+dnsutil.dnsOverride = {{*,{leg.listener}}}
+# The gateway brings in the streams of all peers at this address:
+xmpp.server.socket.port = {leg.address.port}
+# The gateway is every peer, by certificates of its own authority: put {leg.authority}
+# into the trust store for server connections (Server > TLS/SSL Certificates), in place of the others.
+"""
+
+
+#: server -> what makes its lines
+SERVERS: dict[str, Callable[[Leg], str]] = {
+    "prosody": _prosody, "ejabberd": _ejabberd, "jabberd2": _jabberd2, "openfire": _openfire,
+}  # fmt: skip
+
+
+def _quoted(text: str) -> str:
+    """A string for Lua or YAML, both of which take JSON's spelling of plain text."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _lua(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _erlang_address(host: str) -> str:
+    """{127,0,0,1}, or eight numbers for IPv6."""
+    address = ipaddress.ip_address(host)
+    step = 1 if address.version == 4 else 2
+    parts = [int.from_bytes(address.packed[at:at + step], "big") for at in range(0, len(address.packed), step)]
+    return "{" + ",".join(map(str, parts)) + "}"
