@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.test import iosim
 
-from s2sgw.net.certificates import Credential
-from s2sgw.net.connection import ConnectionOptions, StreamConnection
+from s2sgw.net.certificates import Credential, PrivateKey
+from s2sgw.net.connection import ConnectionOptions, Role, StreamConnection
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.stream.events import Ended, Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS
 from s2sgw.xmpp.ending import Cause, Ending
@@ -27,6 +30,7 @@ DEFAULTS = ConnectionOptions()
 
 
 def credential(issued: Issued, name: str = "test") -> Credential:
+    assert isinstance(issued.key, PrivateKey)
     return Credential(name, issued.der_chain, issued.key, NOT_BEFORE, NOT_AFTER)
 
 
@@ -143,7 +147,13 @@ class WireTransport(iosim.FakeTransport):
 class CountingTransport(StringTransport):
     """A transport that goes nowhere, with the TCP calls."""
 
-    def setTcpNoDelay(self, enabled: bool) -> None: ...
+    no_delay = False
+
+    def __init__(self, host: Any = None, peer: Any = None) -> None:
+        super().__init__(host, peer)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
 
     def setTcpKeepAlive(self, enabled: bool) -> None: ...
 
@@ -185,33 +195,127 @@ class Ends:
         return self
 
 
+class Solo:
+    """One `StreamConnection` on a transport that goes nowhere, fed by hand."""
+
+    def __init__(
+        self, *, role: Role = "receiving", tls: Any = None, direct: bool = False, options: ConnectionOptions = DEFAULTS,
+        engine: ToyEngine | None = None, owner: Recorder | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.engine = engine or ToyEngine()
+        self.owner = owner or Recorder()
+        self.connection = StreamConnection(
+            self.engine, self.owner, clock=self.clock, role=role, direct_tls=direct, options=options,
+            tls=tls or (lambda order: server_context_of().for_domain(order.local if order else None)),
+        )
+        self.transport = CountingTransport(
+            IPv4Address("TCP", "127.0.0.1", 5269), IPv4Address("TCP", "192.0.2.7", 4000)
+        )
+        self.connection.makeConnection(self.transport)
+
+    def receive(self, *pieces: bytes) -> bytes:
+        """Each piece is one read; then the turn comes. What was written meanwhile."""
+        for piece in pieces:
+            self.connection.dataReceived(piece)
+        self.clock.advance(0)
+        self.clock.advance(0)
+        return self.written()
+
+    @property
+    def tap(self) -> Any:
+        """The producer that the transport pauses and resumes."""
+        return self.transport.producer
+
+    def written(self) -> bytes:
+        data: bytes = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def lose(self, reason: BaseException | None = None) -> None:
+        self.connection.connectionLost(Failure(reason or ConnectionDone()))
+
+    @property
+    def ending(self) -> Ending | None:
+        return self.connection.ending
+
+
 class RawTLS:
-    """The other side played by hand: an OpenSSL connection over `wire`, the transport of the side under test."""
+    """The other side of a `Solo`, played by hand with an OpenSSL connection of its own."""
 
-    def __init__(self, context: SSL.Context, *, server: bool) -> None:
+    def __init__(self, solo: Solo, context: SSL.Context, *, server: bool = False, server_name: bytes | None = None) -> None:
+        self.solo = solo
         self.connection = SSL.Connection(context, None)
-        (self.connection.set_accept_state if server else self.connection.set_connect_state)()
+        if server:
+            self.connection.set_accept_state()
+        else:
+            self.connection.set_connect_state()
+        if server_name is not None:
+            self.connection.set_tlsext_host_name(server_name)
         self.plain = b""
+        self.problem: SSL.Error | None = None
+        self.done = False
 
-    def feed(self, data: bytes) -> None:
+    def run(self, first: bytes = b"") -> RawTLS:
+        """Carry records to and fro until neither side has more to say. `first` was written by the other side before."""
+        arrived = first
+        for _ in range(20):
+            self._take(arrived)
+            out = self._output()
+            arrived = self.solo.receive(out) if out else self.solo.receive()
+            if not out and not arrived:
+                break
+        return self
+
+    def send(self, *records: bytes) -> bytes:
+        """Each of `records` a TLS record; all arrive in one read. What the other side writes."""
+        for record in records:
+            self.connection.send(record)
+        return self.solo.receive(self._output())
+
+    def renegotiate(self) -> bytes:
+        """Ask for a new handshake (TLS 1.2), as far as the first record of it."""
+        self.connection.renegotiate()
+        with suppress(SSL.Error):
+            self.connection.do_handshake()
+        return self._output()
+
+    def _take(self, data: bytes) -> None:
         if data:
             self.connection.bio_write(data)
-
-    def handshake(self) -> bool:
         try:
-            self.connection.do_handshake()
+            if not self.done:
+                self.connection.do_handshake()
+                self.done = True
+            while True:
+                self.plain += self.connection.recv(1 << 16)
         except SSL.WantReadError:
-            return False
-        return True
+            pass
+        except SSL.Error as error:
+            self.problem = error
 
-    def output(self) -> bytes:
+    def _output(self) -> bytes:
         try:
             return self.connection.bio_read(1 << 20)
         except SSL.WantReadError:
             return b""
 
-    def read(self) -> bytes:
-        try:
-            return self.connection.recv(1 << 16)
-        except SSL.WantReadError:
-            return b""
+
+def raw_context(
+    issued: Issued | None = None, *, highest: int = SSL.TLS1_3_VERSION, ciphers: bytes = b"DEFAULT:@SECLEVEL=0",
+    alpn: list[bytes] | None = None,
+) -> SSL.Context:
+    """A context without any of the gateway's settings, that verifies nothing."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_VERSION)
+    context.set_max_proto_version(highest)
+    context.set_cipher_list(ciphers)
+    context.set_verify(SSL.VERIFY_PEER, lambda *ignored: True)
+    if alpn is not None:
+        context.set_alpn_protos(alpn)
+    if issued is not None:
+        context.use_certificate(issued.certificate)
+        for extra in issued.chain[1:]:
+            context.add_extra_chain_cert(extra)
+        context.use_privatekey(issued.key)
+    return context

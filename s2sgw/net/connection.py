@@ -288,6 +288,8 @@ class StreamConnection(Protocol):
 
     def _open_tls(self, order: StartTLS | None) -> None:
         """R6: what follows `<starttls/>` or `<proceed/>` in the clear is an injection, never interpreted."""
+        if self._gone:
+            return
         if self._intake:
             self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
             return
