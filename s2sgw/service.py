@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
-import socket
-import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -38,9 +35,10 @@ from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import ReceivingSide
+from s2sgw.gateway.state import keep_secret, prepare_state, read_anchors
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
-from s2sgw.net.addresses import HostPort
+from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.connection import StreamConnection
@@ -363,39 +361,6 @@ def complaints_of(config: Config) -> list[str]:
     return complaints
 
 
-def read_anchors(source: str) -> Anchors:
-    """Trust anchors: "system", a PEM file, or a directory of such."""
-    path = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt") if source == "system" else Path(source)
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    return Anchors.parse(*(each.read_bytes() for each in files))
-
-
-def prepare_state(state: Path) -> Path:
-    """The state directory, for us alone (0700)."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state.chmod(0o700)
-    return state
-
-
-def keep_secret(path: Path) -> bytes:
-    """A secret of 32 bytes that outlives restarts, readable by us alone (0600)."""
-    if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-    return path.read_bytes()
-
-
 def port_of(endpoint: str) -> int:
     """The TCP port of an endpoint string such as "tcp:15270:interface=127.0.0.1"."""
     return int(endpoint.split(":")[1].removeprefix("port="))
-
-
-def is_this_machine(address: str) -> bool:
-    """Whether an address is one of this machine's own: a socket can be bound to it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True

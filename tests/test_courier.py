@@ -16,7 +16,7 @@ from s2sgw.gateway.record import Record
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.queue.lane import Holds
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Permission, PairProven, PairRefused
+from s2sgw.stream.events import PairProven, PairRefused, Permission
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza

@@ -7,15 +7,14 @@ visible word: a final cause bounces them, any other lets them wait.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from automat import TypeMachineBuilder
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.lanes import Flow
+from s2sgw.gateway.life import build
 from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import SendingSide
@@ -24,34 +23,8 @@ from s2sgw.stream.events import Event
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.stanza import Stanza
 
-
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 STEADY = 10.0
-
-
-class Life(Protocol):
-    """What can happen to a courier."""
-
-    def wanted(self) -> None:
-        """Stanzas wait."""
-
-    def opened(self, stream: OutgoingStream) -> None:
-        """The attempt succeeded."""
-
-    def refused(self, refusal: StreamRefused) -> None:
-        """The attempt failed."""
-
-    def lost(self, ending: Ending) -> None:
-        """The open stream is gone."""
-
-    def due(self) -> None:
-        """The back-off is over."""
-
-    def contact(self) -> None:
-        """The next server showed itself."""
-
-    def stop(self, cause: Cause) -> None:
-        """The gateway closes."""
 
 
 class Courier:
@@ -76,7 +49,7 @@ class Courier:
         self._random = random
         self._clock = clock
         self.since = 0.0
-        self._life = _build(self)
+        self._life = build(self)
 
     # --- Hop ---
 
@@ -215,56 +188,3 @@ class Courier:
             self.stream.listener = None
             self.stream.close(Ending(cause))
         self.retry = self._attempt = self.stream = None
-
-
-def _builder() -> Callable[[Courier], Life]:
-    builder = TypeMachineBuilder(Life, Courier)
-    idle, connecting, ready = builder.state("idle"), builder.state("connecting"), builder.state("ready")
-    backing_off, stopped = builder.state("backing off"), builder.state("stopped")
-
-    @idle.upon(Life.wanted).to(connecting)
-    def begin(life: Life, courier: Courier) -> None:
-        courier.open()
-
-    @backing_off.upon(Life.contact).to(connecting)
-    def wake(life: Life, courier: Courier) -> None:
-        courier.open()
-
-    @connecting.upon(Life.opened).to(ready)
-    def take_up(life: Life, courier: Courier, stream: OutgoingStream) -> None:
-        courier.take_up(stream)
-
-    @connecting.upon(Life.refused).to(backing_off)
-    def suffer(life: Life, courier: Courier, refusal: StreamRefused) -> None:
-        courier.suffer(refusal)
-
-    @backing_off.upon(Life.due).to(idle)
-    def look_again(life: Life, courier: Courier) -> None:
-        courier.look_again()
-
-    @backing_off.upon(Life.wanted).loop()
-    def wait(life: Life, courier: Courier) -> None:
-        courier.wait()
-
-    @ready.upon(Life.lost).to(backing_off)
-    def let_go(life: Life, courier: Courier, ending: Ending) -> None:
-        courier.let_go(ending)
-
-    for state in (idle, connecting, ready, backing_off):
-        @state.upon(Life.stop).to(stopped)
-        def finish(life: Life, courier: Courier, cause: Cause) -> None:
-            courier.finish(cause)
-
-    for state in (connecting, ready, stopped):
-        state.upon(Life.wanted).loop().returns(None)
-    for state in (idle, connecting, ready, stopped):
-        state.upon(Life.contact).loop().returns(None)
-        state.upon(Life.due).loop().returns(None)
-    stopped.upon(Life.opened).loop().returns(None)
-    stopped.upon(Life.refused).loop().returns(None)
-    stopped.upon(Life.lost).loop().returns(None)
-    stopped.upon(Life.stop).loop().returns(None)
-    return builder.build()
-
-
-_build = _builder()

@@ -16,7 +16,7 @@ from s2sgw.gateway.sides import SendingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import DialFailed
 from s2sgw.net.discovery import Target
-from s2sgw.stream.events import Event, JudgementNeeded, PairProven, PairRefused, StartTLS, VerifyReady
+from s2sgw.stream.events import Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
@@ -158,7 +158,9 @@ def _places(targets: tuple[Target, ...]) -> Iterator[tuple[Target, str]]:
     return iter(places[:ADDRESSES])
 
 
-async def _connect(side: SendingSide, pair: Pair, target: Target, address: str, opener: Opener, verifying: bool) -> OutgoingStream:
+async def _connect(
+    side: SendingSide, pair: Pair, target: Target, address: str, opener: Opener, verifying: bool,
+) -> OutgoingStream:
     stream = OutgoingStream(side, pair, target, side.engine(pair, target, verifying), opener)
     try:
         await opener.dial(address, target.port, stream.connection)

@@ -23,7 +23,8 @@ class GatewayViews:
     """Answers `Views` and the metrics' `Sources` from the parts of one running gateway."""
 
     def __init__(
-        self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record, certificates: CertificateDirectory, started: float,
+        self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record,
+        certificates: CertificateDirectory, started: float,
     ) -> None:
         self._config = config
         self._lanes = lanes

@@ -1,0 +1,35 @@
+"""What the gateway keeps in its state directory, and the trust anchors that it reads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+from pathlib import Path
+
+from s2sgw.trust.anchors import Anchors
+
+#: Where Debian keeps the system's anchors, in case OpenSSL does not know.
+DEBIAN_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def read_anchors(source: str) -> Anchors:
+    """Trust anchors: "system", a PEM file, or a directory of such."""
+    path = Path(source) if source != "system" else Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    return Anchors.parse(*(each.read_bytes() for each in files))
+
+
+def prepare_state(state: Path) -> Path:
+    """The state directory, for us alone (0700)."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    return state
+
+
+def keep_secret(path: Path) -> bytes:
+    """A secret of 32 bytes that outlives restarts, readable by us alone (0600)."""
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()
