@@ -14,6 +14,34 @@ ProofMethod = Literal["pkix", "dane", "posh", "pin", "trust-first-use"]
 
 
 @dataclass(frozen=True, slots=True)
+class TLSA:
+    """One TLSA record (RFC 6698 §2.1), its fields being octets and `data` the certificate association data."""
+
+    usage: int
+    selector: int
+    matching: int
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"TLSA {self.usage} {self.selector} {self.matching} {self.data[:16].hex()}…"
+
+
+@dataclass(frozen=True, slots=True)
+class TLSALookup:
+    """What the DNS says of one SRV target's key (RFC 7673 §3).
+
+    `secure`: DNSSEC secured the SRV answer (or the answer that there is none) and the TLSA answer. `addresses_secure`: the
+    addresses of the target too. `failure` says why a lookup did not succeed; it then counts for nothing.
+    """
+
+    target: str
+    records: tuple[TLSA, ...] = ()
+    secure: bool = False
+    addresses_secure: bool = False
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything known of the peer when its verdict is due.
 
@@ -30,13 +58,15 @@ class Evidence:
     #: the SRV target or host we connected to, and whether DNSSEC secured the way to it (R13, R22)
     target: str | None = None
     target_secure: bool = False
+    #: one for each SRV target of the domain; outbound the one we connected to is enough (R22)
+    tlsa: tuple[TLSALookup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One way to prove the peer, tried: whether it did, and if not the cause and every reason in words.
 
-    `cause` is the chief one of `causes`, all that were found.
+    `cause` is the chief one of `causes`, all that were found. `veto`: no other method may prove the peer either (R22).
     """
 
     method: ProofMethod
@@ -44,3 +74,4 @@ class Attempt:
     cause: Cause | None = None
     reasons: tuple[str, ...] = field(default=())
     causes: tuple[Cause, ...] = field(default=())
+    veto: bool = False

@@ -243,6 +243,15 @@ def matches(presented: Names, domain: Domain, *, insist_on_xmpp_addr: bool = Fal
     return Match(None, (*_account(candidates, domain), *presented.dropped))
 
 
+def matches_host(presented: Names, host: str) -> Match:
+    """Whether a dNSName is `host`, an SRV target that DNSSEC secured (R13); no other kind of name speaks of hosts."""
+    try:
+        domain = Domain.parse(host)
+    except InvalidJID as error:
+        return Match(None, (f"the target is no host name: {error}",))
+    return matches(replace(presented, presented=tuple(n for n in presented.presented if n.kind == "dNSName")), domain)
+
+
 def _identifiers(domain: Domain) -> Iterator[Callable[[object], bool]]:
     yield XmppAddr_ID(domain).verify
     try:

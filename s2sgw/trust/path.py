@@ -50,12 +50,13 @@ class Failure:
 class PathResult:
     """What path validation found. `path` goes from the leaf to the anchor; it is () where none was found.
 
-    Where the library cannot read a name of the leaf, `path` is the leaf and every authority that may be above it: enough to
-    apply all that they forbid.
+    Where the library cannot read a name of the leaf, `path` is not `exact`: it is the leaf and every authority that may be
+    above it, enough to apply all that they forbid.
     """
 
     failures: tuple[Failure, ...]
     path: tuple[x509.Certificate, ...] = ()
+    exact: bool = True
 
     @property
     def valid(self) -> bool:
@@ -73,7 +74,8 @@ def validate(chain: Sequence[bytes], anchors: Anchors, at: datetime) -> PathResu
     others = list(_readable(chain[1:CHAIN_CERTIFICATES]))
     moment = min(max(at, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
     found = _search(leaf, others, anchors, moment)
-    return PathResult((*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf), *found.failures), found.path)
+    own = (*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf))
+    return PathResult((*own, *found.failures), found.path, found.exact)
 
 
 def _readable(chain: Iterable[bytes]) -> Iterator[x509.Certificate]:
@@ -150,7 +152,7 @@ def _search(leaf: x509.Certificate, others: list[x509.Certificate], anchors: Anc
     except VerificationError as error:
         return PathResult(tuple(_explain(leaf, _above(leaf, others, anchors), anchors, moment, str(error))))
     except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library would hand out is not
-        return PathResult((), (leaf, *_above(leaf, others, anchors)))
+        return PathResult((), (leaf, *_above(leaf, others, anchors)), exact=False)
 
 
 def _above(leaf: x509.Certificate, others: Sequence[x509.Certificate], anchors: Anchors) -> list[x509.Certificate]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime
 
 from s2sgw.trust.anchors import Anchors, encoded, unarmoured
 from s2sgw.trust.evidence import Attempt, Evidence, Role
-from s2sgw.trust.identity import Constraints, Match, Names, matches, names
+from s2sgw.trust.identity import Constraints, matches, matches_host, names
 from s2sgw.trust.path import Failure, validate
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain
 
 #: Of several causes, the first in this order is the attempt's: what no operator's approval could heal comes first.
 PRECEDENCE = (
@@ -34,25 +33,13 @@ def prove_pkix(
         return _failed(found.failures)
     presented = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
     match = matches(presented, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
-    if match.name is None and secure_delegation:
-        match = _delegated(presented, evidence) or match
+    if match.name is None and secure_delegation and evidence.target_secure and evidence.role == "receiving":
+        match = match._replace(name=matches_host(presented, evidence.target or "").name)
     if match.name is None:
         return _failed((*found.failures, *(Failure(Cause.NAME_MISMATCH, reason) for reason in match.reasons)))
     if found.failures:
         return _failed(found.failures)
     return Attempt("pkix", True, reasons=(f"{match.name} matches, on a chain to a trusted anchor",))
-
-
-def _delegated(presented: Names, evidence: Evidence) -> Match | None:
-    """A dNSName that is the SRV target, where DNSSEC secured the way to it (RFC 7673 §3.1)."""
-    if evidence.target is None or not evidence.target_secure or evidence.role != "receiving":
-        return None
-    try:
-        target = Domain.parse(evidence.target)
-    except InvalidJID:
-        return None
-    hosts = replace(presented, presented=tuple(n for n in presented.presented if n.kind == "dNSName"))
-    return matches(hosts, target)
 
 
 def _failed(failures: Collection[Failure]) -> Attempt:
