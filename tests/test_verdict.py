@@ -34,6 +34,7 @@ EVIDENCE: dict[str, tuple[Attempt, ...]] = {
     "mismatch": (SELF_SIGNED, OTHER_PIN),
     "valid-mismatch": (OTHER_PIN, PROVEN_PKIX),
     "valid-pinned": (PROVEN_PIN, PROVEN_PKIX),
+    "several": (Attempt("posh", False, Cause.UNKNOWN_ISSUER), Attempt("pkix", False, Cause.EXPIRED), NO_PIN),
     "published": (UNKNOWN_ISSUER, Attempt("posh", False), Attempt("dane", True), NO_PIN),
 }
 PROOFS: dict[str, tuple[Proof, ...]] = {
