@@ -28,7 +28,8 @@ s2s_ports = { 15269 }
 unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353" }
 
 -- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
--- A VirtualHost with an ssl table of its own needs the cafile there.
+-- A VirtualHost with an ssl table of its own needs the cafile there. The gateway's state directory is closed to others:
+-- where Prosody runs as a user of its own, copy the file, and name the copy.
 ssl = { cafile = "/var/lib/s2sgw/backend-ca.pem" }
 s2s_secure_auth = true
 s2s_require_encryption = true

@@ -107,7 +107,8 @@ s2s_ports = {{ {leg.address.port} }}
 unbound = {{ resolvconf = false; hoststxt = false; forward = {_quoted(f"{leg.resolver.host}@{leg.resolver.port}")} }}
 
 -- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
--- A VirtualHost with an ssl table of its own needs the cafile there.
+-- A VirtualHost with an ssl table of its own needs the cafile there. The gateway's state directory is closed to others:
+-- where Prosody runs as a user of its own, copy the file, and name the copy.
 ssl = {{ cafile = {_quoted(str(leg.authority))} }}
 s2s_secure_auth = {_lua(secure)}
 s2s_require_encryption = {_lua(leg.tls == "required")}
@@ -130,6 +131,7 @@ listen:
     ip: {_quoted(leg.address.host)}
     module: ejabberd_s2s_in
 # The gateway is every peer, by certificates of its own authority. This replaces the public ones.
+# The gateway's state directory is closed to others: where ejabberd runs as a user of its own, copy the file, and name the copy.
 ca_file: {_quoted(str(leg.authority))}
 s2s_use_starttls: {starttls}
 # Without it ejabberd answers a peer that failed once for up to 300 seconds without trying again.
