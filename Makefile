@@ -79,8 +79,7 @@ coverage: $(DEV)
 	@$(BIN)/coverage report
 
 lint: $(DEV)
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
 
 interop: $(DEV)
 	@$(BIN)/python -m interop
