@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -41,6 +42,22 @@ class TLSALookup:
     failure: str = ""
 
 
+#: Hash names of RFC 7711 §3.1 ("sha-256", "sha-512") and the digest of a certificate by each.
+Digests = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class POSHLookup:
+    """What a domain's POSH document came to (RFC 7711): the certificates that it vouches for, until when.
+
+    `failure` says why there is none; the look-up then counts for nothing.
+    """
+
+    fingerprints: tuple[Digests, ...] = ()
+    expires: datetime | None = None
+    failure: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything known of the peer when its verdict is due.
@@ -60,6 +77,7 @@ class Evidence:
     target_secure: bool = False
     #: one for each SRV target of the domain; outbound the one we connected to is enough (R22)
     tlsa: tuple[TLSALookup, ...] = ()
+    posh: POSHLookup | None = None
 
 
 @dataclass(frozen=True, slots=True)
