@@ -129,7 +129,8 @@ class _Tree:
             parser.Parse(data, False)
         except expat.ExpatError as error:
             raise malformed(error) from None
-        if len(self._open) != 1 or len(self._root.children) != 1:
+        unread = len(context) + len(data) - parser.CurrentByteIndex
+        if unread or len(self._open) != 1 or len(self._root.children) != 1 or self._root.text.strip():
             raise RemoteFault(StreamCondition.NOT_WELL_FORMED, "not exactly one element")
         return self._root.children[0]
 

@@ -18,8 +18,9 @@ import idna
 PART_BYTES = 1023
 
 _LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
-_LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CACHED = 4096
 
 
@@ -45,7 +46,7 @@ class Domain:
     @property
     def is_address(self) -> bool:
         """An IPv4 or bracketed IPv6 literal, which names no DNS domain."""
-        return _is_address(self.ascii)
+        return _address(self.ascii) is not None
 
     @property
     def is_single_label(self) -> bool:
@@ -116,13 +117,13 @@ def _parse_domain(text: str) -> Domain:
     name = unicodedata.normalize("NFC", text).lower().removesuffix(".")
     if not name:
         raise InvalidJID("the domainpart is empty")
-    if _is_address(name):
-        return Domain(name, name)
+    address = _address(name)
+    if address:
+        return Domain(address, address)
     if name.isascii():
         return _ascii_domain(name)
     try:
-        ascii_form = idna.encode(name, uts46=True).decode("ascii")
-        return Domain(ascii_form, idna.decode(ascii_form))
+        return _ascii_domain(idna.encode(name, uts46=True).decode("ascii").removesuffix("."))
     except (idna.IDNAError, UnicodeError) as error:
         raise InvalidJID(f"the domainpart is no internationalised domain name: {error}") from None
 
@@ -138,19 +139,20 @@ def _ascii_domain(name: str) -> Domain:
         raise InvalidJID(f"the domainpart has a label that is no A-label: {error}") from None
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> str | None:
+    """The IP address that `name` spells, in its one canonical form; an IPv6 address stands in brackets."""
     try:
-        if name.startswith("["):
-            ipaddress.IPv6Address(name[1:-1])
-        else:
-            ipaddress.IPv4Address(name)
+        if name.startswith("[") and name.endswith("]") and "%" not in name:  # a scope would be any text
+            return f"[{ipaddress.IPv6Address(name[1:-1])}]"
+        return str(ipaddress.IPv4Address(name))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _check_part(part: str, text: str) -> None:
     if not text:
         raise InvalidJID(f"the {part} is empty")
-    if len(text.encode("utf-8", "surrogatepass")) > PART_BYTES:
+    if _SURROGATE.search(text):
+        raise InvalidJID(f"the {part} holds a surrogate")
+    if len(text.encode()) > PART_BYTES:
         raise InvalidJID(f"the {part} is longer than 1023 bytes")

@@ -1,0 +1,88 @@
+"""Bounces: what comes back to the sender, and what never does (R33, R34)."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.queue.bounce import bounce, may_bounce
+from s2sgw.xmpp.element import ERROR_TYPES, Element
+from s2sgw.xmpp.ending import ACCOUNTS, Cause
+from s2sgw.xmpp.framing import Framer
+from s2sgw.xmpp.header import stream_header
+from s2sgw.xmpp.namespaces import SERVER, STANZA_ERRORS
+from s2sgw.xmpp.stanza import Kind, Stanza
+
+SECRET = "nobody is to read this"
+TO, FROM = "romeo@montague.example/orchard", "juliet@capulet.example/balcony"
+
+#: kind -> types that are bounced, and types that never are
+BOUNCED: dict[Kind, tuple[tuple[str | None, ...], tuple[str | None, ...]]] = {
+    "message": ((None, "normal", "chat", "groupchat", "headline", "weird"), ("error", "result")),
+    "iq": (("get", "set"), ("result", "error", None, "weird")),
+    "presence": (
+        (None, "subscribe"),
+        ("error", "result", "unavailable", "subscribed", "unsubscribe", "unsubscribed", "probe", "weird", ""),
+    ),
+}
+
+
+def stanza(kind: Kind = "message", type: str | None = None, id: str | None = "i1", to: str = TO, from_: str = FROM) -> Stanza:
+    return Stanza(kind, f"<{kind}><body>{SECRET}</body></{kind}>".encode(), to, from_, type, id, (f"{SERVER}}}body",))
+
+
+def bounced(stanza: Stanza, cause: Cause = Cause.NO_SUCH_DOMAIN) -> Element:
+    data = bounce(stanza, cause)
+    assert data is not None
+    return Element.parse(data)
+
+
+class BounceTests(SynchronousTestCase):
+    """One stanza error for one custody."""
+
+    def test_whole(self) -> None:
+        """R34: the id is kept, the addresses are swapped, the error says why, and that is all there is."""
+        self.assertEqual(
+            b"<message type='error' to='juliet@capulet.example/balcony' from='romeo@montague.example/orchard' id='i1'>"
+            b"<error type='cancel'><remote-server-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
+            b"<text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas' xml:lang='en'>"
+            b"The remote domain does not exist in the DNS. (dns: no-such-domain)</text></error></message>",
+            bounce(stanza(), Cause.NO_SUCH_DOMAIN),
+        )
+
+    def test_who_gets_one(self) -> None:
+        """R33: never for an error or a result, nor for presence other than available and subscribe."""
+        for kind, (yes, no) in BOUNCED.items():
+            for type in yes:
+                self.assertTrue(may_bounce(stanza(kind, type)), (kind, type))
+                self.assertEqual((kind, "error"), (bounced(stanza(kind, type)).name, bounced(stanza(kind, type)).attributes["type"]))
+            for type in no:
+                self.assertIsNone(bounce(stanza(kind, type), Cause.NO_SUCH_DOMAIN), (kind, type))
+
+    def test_no_bounce_of_a_bounce(self) -> None:
+        """R33: what we send back is itself never bounced."""
+        for kind, (yes, _) in BOUNCED.items():
+            for type in yes:
+                _, answer = Framer().feed(stream_header() + (bounce(stanza(kind, type), Cause.POISON) or b""))
+                assert isinstance(answer, Stanza)
+                self.assertFalse(may_bounce(answer))
+                self.assertEqual((FROM, TO, "i1"), (answer.to, answer.from_, answer.id))
+
+    def test_addresses(self) -> None:
+        """Without a sender there is nobody to tell; without an id none is invented; an odd address is quoted."""
+        self.assertIsNone(bounce(stanza(from_=""), Cause.NO_SUCH_DOMAIN))
+        self.assertNotIn("id", bounced(stanza(id=None)).attributes)
+        odd = bounced(stanza(from_="d'artagnan&\"<>@x.example/\t"))
+        self.assertEqual("d'artagnan&\"<>@x.example/\t", odd.attributes["to"])
+
+    def test_every_cause(self) -> None:
+        """R34: each cause has its condition and a text that names layer and cause, and no name or payload is in it."""
+        for cause in Cause:
+            error = bounced(stanza(), cause).children[0]
+            account = ACCOUNTS[cause]
+            condition, text = error.children
+            self.assertEqual((str(account.condition), STANZA_ERRORS), (condition.name, condition.namespace))
+            self.assertEqual(ERROR_TYPES[account.condition], error.attributes["type"])
+            self.assertEqual(f"{account.bounce} ({account.layer}: {cause})", text.text)
+            for word in (SECRET, "montague", "capulet", "romeo", "juliet"):
+                self.assertNotIn(word, text.text)
+            self.assertNotIn(SECRET.encode(), bounce(stanza(), cause) or b"")

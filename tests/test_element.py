@@ -1,0 +1,193 @@
+"""Trees of negotiation: reading, writing, escaping (RFC 6120 §4.9, §8.3, §11.1)."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.element import (
+    CONTEXT,
+    ERROR_TYPES,
+    NODES,
+    Element,
+    escape,
+    escape_attribute,
+    stanza_error,
+    stream_error,
+)
+from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
+from s2sgw.xmpp.framing import Framer
+from s2sgw.xmpp.header import CLOSING_TAG, Header, stream_header
+from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STANZA_ERRORS, STREAM, STREAM_ERRORS, TLS, XML
+
+
+class WritingTests(SynchronousTestCase):
+    """What an element looks like on a stream of ours."""
+
+    def assertWritten(self, expected: str, element: Element, default: str = SERVER) -> None:
+        self.assertEqual(expected, element.to_xml(default).decode())
+
+    def test_default_namespace(self) -> None:
+        """A namespace is declared where it differs from what is around it, and nowhere else."""
+        self.assertWritten("<iq/>", Element("iq", SERVER))
+        self.assertWritten("<iq xmlns='jabber:server'/>", Element("iq", SERVER), "jabber:client")
+        nested = Element("a", "urn:a", children=[Element("b", "urn:a"), Element("c", SERVER, children=[Element("d", "")])])
+        self.assertWritten("<a xmlns='urn:a'><b/><c xmlns='jabber:server'><d xmlns=''/></c></a>", nested)
+        self.assertWritten("<a xmlns='&apos;&amp;'/>", Element("a", "'&"))
+
+    def test_prefixes_of_our_headers(self) -> None:
+        """R3: stream and dialback elements have the prefixes that our headers declare; the default stays as it was."""
+        features = Element("features", STREAM, children=[Element("starttls", TLS, children=[Element("required", TLS)])])
+        self.assertWritten(
+            "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>", features
+        )
+        result = Element("result", DIALBACK, {"from": "a", "to": "b"}, [Element("error", SERVER)])
+        self.assertWritten("<db:result from='a' to='b'><error/></db:result>", result)
+
+    def test_attributes(self) -> None:
+        """Attributes are quoted; one in a namespace gets a prefix."""
+        element = Element("a", SERVER, {"b": "'\"<&>\t\n\r", f"{XML}}}lang": "cs", "urn:x}y": "1", "urn:'}z": "2"})
+        self.assertWritten(
+            "<a b='&apos;&quot;&lt;&amp;&gt;&#9;&#10;&#13;' xml:lang='cs' xmlns:n2='urn:x' n2:y='1' xmlns:n3='urn:&apos;' n3:z='2'/>",
+            element,
+        )
+
+    def test_text(self) -> None:
+        """Text is escaped and comes before the children."""
+        self.assertWritten("<a>&lt;]]&gt;\n<b/></a>", Element("a", SERVER, text="<]]>\n", children=[Element("b", SERVER)]))
+
+    def test_escape(self) -> None:
+        """R34: whatever text comes in, what goes out is XML."""
+        self.assertEqual("&amp;amp; \t\n&#13; ž \ufffd\ufffd\ufffd", escape("&amp; \t\n\r ž \0\ud800\ufffe"))
+        self.assertEqual("&#9;&#10;&#13;\ufffd𝄞", escape_attribute("\t\n\r\x1f𝄞"))
+
+    def test_errors(self) -> None:
+        """R15, R34: an error has its condition, its type and a text in English, where there is one."""
+        self.assertWritten(
+            "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
+            "<text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>a &amp; b</text></stream:error>",
+            stream_error(StreamCondition.HOST_UNKNOWN, "a & b"),
+        )
+        self.assertEqual([Element("reset", STREAM_ERRORS)], stream_error(StreamCondition.RESET).children)
+        self.assertWritten(
+            "<error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>",
+            stanza_error(StanzaCondition.ITEM_NOT_FOUND),
+        )
+        self.assertEqual("why", stanza_error(StanzaCondition.FORBIDDEN, "why").children[1].text)
+
+    def test_every_condition_has_a_type(self) -> None:
+        """RFC 6120 §8.3.2: no condition is without one of the five types."""
+        self.assertEqual(set(StanzaCondition), set(ERROR_TYPES))
+        self.assertLessEqual(set(ERROR_TYPES.values()), {"auth", "cancel", "continue", "modify", "wait"})
+        self.assertEqual(Element("bad-request", STANZA_ERRORS), stanza_error(StanzaCondition.BAD_REQUEST).children[0])
+
+
+class ReadingTests(SynchronousTestCase):
+    """`Element.parse` and looking around in what it gives."""
+
+    def test_parse(self) -> None:
+        """Names, attributes, children and text are there; text is joined."""
+        element = Element.parse(b"<iq to='a' xml:lang='cs'>x<q xmlns='urn:q' xmlns:y='urn:y' y:b='1'><![CDATA[<]]>&amp;</q>y</iq>")
+        query = Element("q", "urn:q", {"urn:y}b": "1"}, text="<&")
+        self.assertEqual(Element("iq", SERVER, {"to": "a", f"{XML}}}lang": "cs"}, [query], "xy"), element)
+
+    def test_context(self) -> None:
+        """The context's declarations hold: by default those of our headers."""
+        self.assertEqual(Element("result", DIALBACK), Element.parse(b"<db:result/>"))
+        self.assertEqual(Element("a", "urn:x"), Element.parse(b"<x:a/>", b"<x:b xmlns:x='urn:x'>"))
+        self.assertEqual(Element("features", STREAM), Element.parse(b" <stream:features/> ", CONTEXT))
+
+    def test_children(self) -> None:
+        """Children are found by namespace and name."""
+        first, second, other = Element("m", SASL, text="1"), Element("m", SASL, text="2"), Element("m", TLS)
+        element = Element("a", SASL, children=[other, first, second])
+        self.assertIs(first, element.child(SASL, "m"))
+        self.assertEqual([first, second], list(element.every(SASL, "m")))
+        self.assertIsNone(element.child(SASL, "n"))
+        self.assertIsNone(element.child(SERVER, "m"))
+
+    def test_refused(self) -> None:
+        """R31: what is no element, or not one, or restricted, is a fault with its condition."""
+        for data, condition in (
+            (b"", StreamCondition.NOT_WELL_FORMED),
+            (b"text", StreamCondition.NOT_WELL_FORMED),
+            (b"<a/><b/>", StreamCondition.NOT_WELL_FORMED),
+            (b"<a>", StreamCondition.NOT_WELL_FORMED),
+            (b"<a/></stream:stream>", StreamCondition.NOT_WELL_FORMED),
+            (b"<a", StreamCondition.NOT_WELL_FORMED),
+            (b"<a></b>", StreamCondition.NOT_WELL_FORMED),
+            (b"<a/><b", StreamCondition.NOT_WELL_FORMED),
+            (b"text<a/>", StreamCondition.NOT_WELL_FORMED),
+            (b"<x:a/>", StreamCondition.NOT_WELL_FORMED),
+            (b"<a><!-- --></a>", StreamCondition.RESTRICTED_XML),
+            (b"<a>&b;</a>", StreamCondition.RESTRICTED_XML),
+        ):
+            fault = self.assertRaises(RemoteFault, Element.parse, data)
+            self.assertEqual(condition, fault.condition, data)
+
+    def test_bounds(self) -> None:
+        """R32: a tree has so many elements, so deep, with names so long, and no more."""
+        Element.parse(b"<a>" + b"<b/>" * (NODES - 1) + b"</a>")
+        Element.parse(b"<a>" * 64 + b"</a>" * 64)
+        for data in (
+            b"<a>" + b"<b/>" * NODES + b"</a>", b"<a>" * 65 + b"</a>" * 65, b"<a xmlns='%s'/>" % (b"n" * 1024),
+        ):
+            fault = self.assertRaises(RemoteFault, Element.parse, data)
+            self.assertEqual(StreamCondition.POLICY_VIOLATION, fault.condition)
+
+    def test_long_text(self) -> None:
+        """Text of any length and shape is joined."""
+        self.assertEqual("a\n&" * 9000, Element.parse(b"<a>" + b"a\n&amp;" * 9000 + b"</a>").text)
+
+
+class HeaderTests(SynchronousTestCase):
+    """The header that we write."""
+
+    def test_header(self) -> None:
+        """R1, R3: an XML declaration, the three namespaces, version 1.0, and no language."""
+        self.assertEqual(
+            b"<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'"
+            b" xmlns:db='jabber:server:dialback' from='a.example' to='b.example' id='1&amp;2' version='1.0'>",
+            stream_header(to="b.example", from_="a.example", id="1&2"),
+        )
+
+    def test_pre_1_0(self) -> None:
+        """R1: a header without version, to and from."""
+        [header] = Framer().feed(stream_header(id="x", version=None))
+        self.assertEqual(Header(None, None, "x", None, None, dialback=True), header)
+
+    def test_read_back(self) -> None:
+        """What we write is what is read."""
+        data = stream_header(to="ž.example", from_="<'\">", id="\t", lang="en")
+        [header] = Framer().feed(data)
+        self.assertEqual(Header("ž.example", "<'\">", "\t", "1.0", "en", dialback=True), header)
+        self.assertEqual(2, len(Framer().feed(data + CLOSING_TAG)))
+
+
+_NAMES = st.sampled_from(["a", "b-1", "žluť"])
+_NAMESPACES = st.sampled_from([SERVER, STREAM, DIALBACK, "urn:a", "urn:'&b", ""])
+_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\ufffe\uffff" + "".join(
+    chr(code) for code in range(32) if code not in (9, 10, 13))), max_size=10)
+_ATTRIBUTES = st.dictionaries(st.sampled_from(["id", "to", f"{XML}}}lang", "urn:x}y", "urn:y}y"]), _TEXT, max_size=4)
+_ELEMENTS = st.recursive(
+    st.builds(Element, _NAMES, _NAMESPACES, _ATTRIBUTES, st.just([]), _TEXT),
+    lambda inside: st.builds(Element, _NAMES, _NAMESPACES, _ATTRIBUTES, st.lists(inside, max_size=3), _TEXT),
+    max_leaves=8,
+)
+
+
+class PropertyTests(SynchronousTestCase):
+    """Writing and reading are inverse."""
+
+    @given(_ELEMENTS)
+    @settings(max_examples=200, deadline=None)
+    def test_round_trip(self, element: Element) -> None:
+        """Any element, written and read again, is the same."""
+        self.assertEqual(element, Element.parse(element.to_xml()))
+
+    @given(st.text(max_size=20))
+    @settings(max_examples=200, deadline=None)
+    def test_any_text_is_written(self, text: str) -> None:
+        """No text, whatever is in it, makes what we write ill-formed."""
+        Element.parse(Element("a", SERVER, {"b": text}, text=text).to_xml())

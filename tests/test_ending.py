@@ -1,0 +1,67 @@
+"""The table of endings (decision 13, R34)."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
+from s2sgw.xmpp.errors import LocalFault, RemoteFault, StanzaCondition, StreamCondition
+
+
+class AccountTests(SynchronousTestCase):
+    """Every cause is accounted for."""
+
+    def test_complete(self) -> None:
+        """No cause without its account, no layer without a cause."""
+        self.assertEqual(set(Cause), set(ACCOUNTS))
+        self.assertEqual(set(Layer), {account.layer for account in ACCOUNTS.values()})
+
+    def test_conditions(self) -> None:
+        """R34: a bounce has one of four conditions."""
+        self.assertEqual({
+            StanzaCondition.REMOTE_SERVER_NOT_FOUND, StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.POLICY_VIOLATION,
+            StanzaCondition.RESOURCE_CONSTRAINT,
+        }, {account.condition for account in ACCOUNTS.values()})
+
+    def test_dns_told_apart(self) -> None:
+        """R2: what does not exist is final, what could not be asked is not."""
+        self.assertTrue(ACCOUNTS[Cause.NO_SUCH_DOMAIN].final)
+        self.assertFalse(ACCOUNTS[Cause.DNS_UNREACHABLE].final)
+        self.assertNotEqual(ACCOUNTS[Cause.NO_SUCH_DOMAIN].condition, ACCOUNTS[Cause.DNS_UNREACHABLE].condition)
+
+    def test_texts(self) -> None:
+        """Bounce and remedy are sentences; no two causes of one layer read alike to the sender."""
+        seen = set()
+        for cause, account in ACCOUNTS.items():
+            self.assertRegex(account.bounce, r"\A[A-Z][^{}%]*\.\Z", cause)
+            self.assertRegex(account.remedy, r"\A[A-Z].*\.\Z", cause)
+            seen.add((account.layer, account.bounce))
+        self.assertEqual(len(ACCOUNTS), len(seen))
+
+
+class EndingTests(SynchronousTestCase):
+    """An ending speaks through its account."""
+
+    def test_account(self) -> None:
+        """Layer, finality and remedy are the table's."""
+        ending = Ending(Cause.HOST_UNKNOWN, "montague.example", "them", "host-unknown")
+        account = ACCOUNTS[Cause.HOST_UNKNOWN]
+        self.assertIs(account, ending.account)
+        self.assertEqual((account.layer, account.final, account.remedy), (ending.layer, ending.final, ending.remedy))
+
+    def test_in_order(self) -> None:
+        """Only a close, an idle stream and our own stop are ends that nobody need be told of."""
+        self.assertEqual(
+            {Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
+        )
+
+
+class FaultTests(SynchronousTestCase):
+    """The two roots of exceptions."""
+
+    def test_remote(self) -> None:
+        """The other side's mistake carries its answer; ours is another kind of thing."""
+        fault = RemoteFault(StreamCondition.BAD_FORMAT, "text between elements")
+        self.assertEqual((StreamCondition.BAD_FORMAT, "text between elements"), (fault.condition, fault.text))
+        self.assertEqual("bad-format: text between elements", str(fault))
+        self.assertNotIsInstance(LocalFault(), RemoteFault)

@@ -1,0 +1,126 @@
+"""Addresses: what is one, what is none, what compares equal (R14, R18, R30; RFC 7622)."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of
+
+#: what is written -> A-labels, U-labels
+DOMAINS = {
+    "montague.example": ("montague.example", "montague.example"),
+    "MONTAGUE.Example": ("montague.example", "montague.example"),
+    "montague.example.": ("montague.example", "montague.example"),
+    "localhost": ("localhost", "localhost"),
+    "a_b.example": ("a_b.example", "a_b.example"),
+    "127.1": ("127.1", "127.1"),
+    "bücher.example": ("xn--bcher-kva.example", "bücher.example"),
+    "BÜCHER.example": ("xn--bcher-kva.example", "bücher.example"),
+    "bu\u0308cher.example": ("xn--bcher-kva.example", "bücher.example"),
+    "XN--Bcher-KVA.example": ("xn--bcher-kva.example", "bücher.example"),
+    "bücher.example.": ("xn--bcher-kva.example", "bücher.example"),
+    "bücher。example。": ("xn--bcher-kva.example", "bücher.example"),
+    "faß.example": ("xn--fa-hia.example", "faß.example"),
+    "ｅｘａｍｐｌｅ.com": ("example.com", "example.com"),
+    "192.0.2.1": ("192.0.2.1", "192.0.2.1"),
+    "[2001:DB8:0::1]": ("[2001:db8::1]", "[2001:db8::1]"),
+}
+
+NO_DOMAINS = (
+    "", ".", "..", "a..b", ".a", "-a.example", "a-.example", "a b", "a\n", "a/b", "a@b", "a:5269", "*.example", "a" * 64 + ".example",
+    ".".join(["a" * 49] * 6), "a" * 1024, "é" * 1024, "xn--a", "xn--bcher-kva-.example", "xn--\u00e9", "☃.example", "a\u200db.example",
+    "a／b.example", "ü" * 63 + ".example", "[::1", "::1", "[::1%eth0]", "[::1%\"x]", "[v1.x]", "[]", "a\0b", "\ud800.example", "。",
+)
+
+JIDS = {
+    "montague.example": (None, "montague.example", None),
+    "romeo@montague.example": ("romeo", "montague.example", None),
+    "romeo@montague.example/orchard": ("romeo", "montague.example", "orchard"),
+    "montague.example/a@b/c": (None, "montague.example", "a@b/c"),
+    "d\\27artagnan@montague.example/ É 𝄞": ("d\\27artagnan", "montague.example", " É 𝄞"),
+    "a" * 1023 + "@a.example/" + "b" * 1023: ("a" * 1023, "a.example", "b" * 1023),
+}
+
+NO_JIDS = (
+    "", "@a.example", "a@", "/a", "a.example/", "a@b@c.example", "a b@c.example", "a\u00a0b@c.example", "a\0@b.example", "a\x85@b.example",
+    "'a@b.example", "<a@b.example", "a:b@c.example", 'a"@b.example', "a&b@c.example", "a.example/\0", "a.example/\x9f", "\ud800@a.example",
+    "a.example/\udfff", "a" * 1024 + "@a.example", "é" * 512 + "@a.example", "a.example/" + "é" * 512, "a@-b.example/c",
+)
+
+
+class DomainTests(SynchronousTestCase):
+    """`Domain`."""
+
+    def test_domains(self) -> None:
+        """R18: a domain compares by its A-labels and is shown by its U-labels, however it was written."""
+        for text, (plain, unicode) in DOMAINS.items():
+            domain = Domain.parse(text)
+            self.assertEqual((plain, unicode, unicode), (domain.ascii, domain.text, str(domain)), text)
+            self.assertEqual(domain, Domain.parse(unicode))
+            self.assertEqual(hash(domain), hash(Domain.parse(plain)))
+
+    def test_no_domains(self) -> None:
+        """R30: anything else is none."""
+        for text in NO_DOMAINS:
+            self.assertRaises(InvalidJID, Domain.parse, text)
+
+    def test_addresses(self) -> None:
+        """R14: an IP address is told from a name, however its digits are written."""
+        for text in ("192.0.2.1", "[::1]", "１２７.0.0.1", "192.0.2.1."):
+            self.assertTrue(Domain.parse(text).is_address, text)
+        for text in ("montague.example", "1.2.3.4.5", "1.2.3", "256.1.1.1"):
+            self.assertFalse(Domain.parse(text).is_address, text)
+
+    def test_labels(self) -> None:
+        """R14: a single label; a true sub-domain."""
+        self.assertTrue(Domain.parse("localhost").is_single_label)
+        self.assertFalse(Domain.parse("a.example").is_single_label)
+        parent = Domain.parse("a.example")
+        self.assertTrue(Domain.parse("x.y.a.example").is_under(parent))
+        for text in ("a.example", "xa.example", "example"):
+            self.assertFalse(Domain.parse(text).is_under(parent), text)
+
+    def test_pair(self) -> None:
+        """A pair has a direction."""
+        pair = Pair(Domain.parse("a.example"), Domain.parse("bücher.example"))
+        self.assertEqual(Pair(pair.recipient, pair.sender), pair.inverse)
+        self.assertNotEqual(pair, pair.inverse)
+        self.assertEqual("a.example -> bücher.example", str(pair))
+
+
+class JIDTests(SynchronousTestCase):
+    """`JID`."""
+
+    def test_jids(self) -> None:
+        """R30: the parts of an address, at the first slash and then the first at sign."""
+        for text, (local, domain, resource) in JIDS.items():
+            jid = JID.parse(text)
+            self.assertEqual((local, domain, resource), (jid.local, jid.domain.text, jid.resource))
+            self.assertEqual(text, str(jid))
+            self.assertEqual(text.partition("/")[0], jid.bare)
+            self.assertEqual(jid.domain, domain_of(text))
+
+    def test_no_jids(self) -> None:
+        """R30: what breaks a rule of RFC 7622 is no address, wherever it is asked for."""
+        for text in NO_JIDS:
+            self.assertRaises(InvalidJID, JID.parse, text)
+            self.assertRaises(InvalidJID, domain_of, text)
+
+
+class PropertyTests(SynchronousTestCase):
+    """What holds for any text."""
+
+    @given(st.text(max_size=30) | st.text("ab.@/[]:%1xn-ü。", max_size=16))
+    @settings(max_examples=500, deadline=None)
+    def test_parsing_is_final(self, text: str) -> None:
+        """Any text is a JID or `InvalidJID`; what a JID says of itself is the same JID again."""
+        try:
+            jid = JID.parse(text)
+        except InvalidJID:
+            return
+        self.assertEqual(jid, JID.parse(str(jid)))
+        self.assertTrue(jid.domain.ascii.isascii())
+        self.assertEqual(jid.domain, Domain.parse(jid.domain.ascii))
+        self.assertNotIn("/", jid.domain.text)
