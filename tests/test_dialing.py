@@ -1,0 +1,90 @@
+"""Connecting to one address."""
+
+from __future__ import annotations
+
+from twisted.internet import error
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.dialing import DialFailed, dial
+from s2sgw.xmpp.ending import Cause
+
+
+class DialTests(SynchronousTestCase):
+    """`dial` on a reactor in memory."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.protocol = Protocol()
+
+    def dial(self, address: str = "192.0.2.1", **options: object) -> Deferred[None]:
+        return dial(self.reactor, address, 5269, self.protocol, **options)  # type: ignore[arg-type]
+
+    def connect(self) -> StringTransport:
+        factory = self.reactor.tcpClients[0][2]
+        built = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5269))
+        transport = StringTransport()
+        assert built is not None
+        built.makeConnection(transport)
+        return transport
+
+    def fail_with(self, problem: Exception) -> None:
+        self.reactor.tcpClients[0][2].clientConnectionFailed(self.reactor.connectors[0], Failure(problem))
+
+    def test_connected(self) -> None:
+        """The protocol given is the one connected, and the result comes when it has its transport."""
+        result = self.dial()
+        transport = self.connect()
+        self.assertNoResult(result)
+        self.reactor.advance(0)
+        self.assertIsNone(self.successResultOf(result))
+        self.assertIs(self.protocol.transport, transport)
+
+    def test_where_and_how_long(self) -> None:
+        """Address, port, timeout and source address are those asked for."""
+        self.dial(timeout=7.0, source="198.51.100.1").addErrback(lambda _: None)
+        host, port, _factory, timeout, bind = self.reactor.tcpClients[0]
+        self.assertEqual((host, port, timeout, bind), ("192.0.2.1", 5269, 7.0, ("198.51.100.1", 0)))
+
+    def test_failures(self) -> None:
+        """Each way to fail has its cause, and names the place."""
+        for problem, cause in (
+            (error.ConnectionRefusedError(), Cause.CONNECTION_REFUSED),
+            (error.TimeoutError(), Cause.CONNECTION_TIMEOUT),
+            (error.TCPTimedOutError(), Cause.CONNECTION_TIMEOUT),
+            (error.NoRouteError(), Cause.UNREACHABLE),
+            (error.ConnectError(101, "Network is unreachable"), Cause.UNREACHABLE),
+            (error.ConnectBindError(99, "Cannot assign requested address"), Cause.UNREACHABLE),
+        ):
+            self.setUp()
+            result = self.dial("2001:db8::1")
+            self.fail_with(problem)
+            failure = self.failureResultOf(result, DialFailed)
+            self.assertEqual((failure.value.ending.cause, failure.value.address), (cause, "2001:db8::1"))
+            self.assertIn("[2001:db8::1]:5269", failure.value.ending.detail)
+
+    def test_names_are_not_resolved(self) -> None:
+        """A name is a mistake of the caller's: looking it up here would pass by the rules for addresses."""
+        self.assertRaises(ValueError, self.dial, "peer.example")
+        self.assertEqual(self.reactor.tcpClients, [])
+
+    def test_cancelled_while_connecting(self) -> None:
+        """Cancelling gives the attempt up; its late failure is nobody's."""
+        result = self.dial()
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertTrue(self.reactor.connectors[0]._disconnected)
+        self.fail_with(error.UserError())
+
+    def test_cancelled_when_connected(self) -> None:
+        """Cancelling between the connection and its result closes the connection."""
+        result = self.dial()
+        self.connect()
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertTrue(self.reactor.connectors[0]._disconnected)
+        self.reactor.advance(0)
