@@ -69,7 +69,7 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
     """A target before its addresses are known."""
 
     name: dns.name.Name
@@ -145,22 +145,22 @@ class Discovery:
         """What the operator wrote is not second-guessed."""
         if place.is_address:
             return Resolution(domain, (Target(place.host, place.port, (place.host,)),))
-        targets, answers = await self._addressed([_Candidate(dns.name.from_text(place.host), place.port)], deadline)
+        targets, answers = await self._addressed([Candidate(dns.name.from_text(place.host), place.port)], deadline)
         return Resolution(domain, tuple(targets), None if targets else _no_address(answers))
 
-    async def _candidates(self, domain: Domain, deadline: float) -> list[_Candidate] | Ending:
+    async def _candidates(self, domain: Domain, deadline: float) -> list[Candidate] | Ending:
         """By SRV; the domain itself only where there is no SRV record (R36)."""
         [answer] = await self._ask([(f"_xmpp-server._tcp.{domain.ascii}", "SRV")], deadline)
         if answer.failed:
             return Ending(Cause.DNS_UNREACHABLE, _said(answer))
         if not answer.found:
-            return [_Candidate(dns.name.from_text(domain.ascii), S2S_PORT, secure=answer.secure)]
+            return [Candidate(dns.name.from_text(domain.ascii), S2S_PORT, secure=answer.secure)]
         candidates = _served(answer, direct_tls=False)
         if not candidates:
             return Ending(Cause.NO_SUCH_DOMAIN, f"{_asked(answer)}: the domain has no such service")
         return in_order(candidates, self._random)[:TARGETS]
 
-    async def _addressed(self, candidates: Sequence[_Candidate], deadline: float) -> tuple[list[Target], list[Answer]]:
+    async def _addressed(self, candidates: Sequence[Candidate], deadline: float) -> tuple[list[Target], list[Answer]]:
         """Those of the candidates that have addresses, as targets, and all that was answered."""
         lookups = [Deferred.fromCoroutine(self._ask([(one.name, "AAAA"), (one.name, "A")], deadline)) for one in candidates]
         settled = await settle(self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=_any_found)
@@ -186,16 +186,20 @@ class Discovery:
         return Resolution(domain, tuple(target for target in others if target.addresses))
 
 
-def in_order(candidates: Iterable[_Candidate], random: Random) -> list[_Candidate]:
-    """By priority, and within one by a shuffle in which the first is drawn in proportion to its weight (RFC 2782)."""
-    ordered: list[_Candidate] = []
+def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]:
+    """By priority, and within one by a shuffle in which the first is drawn in proportion to its weight (RFC 2782).
+
+    No place comes twice.
+    """
+    ordered: dict[tuple[dns.name.Name, int, bool], Candidate] = {}
     for _, group in groupby(sorted(candidates, key=_priority), key=_priority):
         left = list(group)
         random.shuffle(left)  # or those of weight 0 would keep the order of the answer
         left.sort(key=lambda one: one.weight > 0)
         while left:
-            ordered.append(left.pop(_drawn([one.weight for one in left], random)))
-    return ordered
+            drawn = left.pop(_drawn([one.weight for one in left], random))
+            ordered.setdefault((drawn.name, drawn.port, drawn.direct_tls), drawn)
+    return list(ordered.values())
 
 
 def _drawn(weights: Sequence[int], random: Random) -> int:
@@ -204,20 +208,20 @@ def _drawn(weights: Sequence[int], random: Random) -> int:
     return next(index for index, reached in enumerate(accumulate(weights)) if reached >= drawn)
 
 
-def _priority(candidate: _Candidate) -> int:
+def _priority(candidate: Candidate) -> int:
     return candidate.priority
 
 
-def _served(answer: Answer, *, direct_tls: bool) -> list[_Candidate]:
+def _served(answer: Answer, *, direct_tls: bool) -> list[Candidate]:
     """The candidates that SRV records name: none for the target "." (RFC 2782), nor for one that can name no host."""
     records = [record for record in answer.records if isinstance(record, SRV) and is_host(record.target.to_text())]
     return [
-        _Candidate(record.target.canonicalize(), record.port, record.priority, record.weight, direct_tls, answer.secure)
+        Candidate(record.target.canonicalize(), record.port, record.priority, record.weight, direct_tls, answer.secure)
         for record in records
     ]
 
 
-def _target(candidate: _Candidate, answers: Sequence[Answer]) -> Target:
+def _target(candidate: Candidate, answers: Sequence[Answer]) -> Target:
     found = [answer for answer in answers if answer.found]
     families = [[record.to_text() for record in answer.records] for answer in found]
     in_turns = [address for both in zip_longest(*families) for address in both if address]
