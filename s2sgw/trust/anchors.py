@@ -18,7 +18,7 @@ import s2sgw.trust.der as der
 #: So many characters of a distinguished name are put into words.
 NAME_CHARACTERS = 120
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 
 
 class Anchors:
@@ -62,10 +62,10 @@ class Anchors:
         return self._by_subject.get(name, ())
 
 
-def unarmoured(source: bytes) -> Iterator[bytes]:
-    """The certificates in a PEM text, each in DER; `source` itself where it is no PEM. Broken armour yields b""."""
+def unarmoured(source: bytes, label: bytes = b"CERTIFICATE") -> Iterator[bytes]:
+    """What a PEM text holds under that label, each in DER; `source` itself where it is no PEM. Broken armour yields b""."""
     blocks = _PEM.findall(source)
-    for block in blocks:
+    for block in (content for name, content in blocks if name == label):
         try:
             yield binascii.a2b_base64(block)
         except binascii.Error:

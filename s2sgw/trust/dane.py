@@ -15,6 +15,7 @@ from s2sgw.trust.anchors import Anchors, encoded
 from s2sgw.trust.evidence import TLSA, Attempt, Evidence, TLSALookup
 from s2sgw.trust.identity import Constraints, matches, matches_host, names
 from s2sgw.trust.path import CHAIN_CERTIFICATES, PathResult, validate
+from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 
 PKIX_TA, PKIX_EE, DANE_TA, DANE_EE = range(4)
@@ -39,7 +40,7 @@ class _Try(NamedTuple):
     reason: str
 
 
-def prove_dane(evidence: Evidence, anchors: Anchors) -> Attempt:
+def prove_dane(evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None) -> Attempt:
     """Whether one TLSA record proves the peer; `anchors` are those that usages 0 and 1 ask for.
 
     Outbound (the peer receives), a secured, usable set that proves nothing is a veto: somebody else may have the peer's
@@ -48,7 +49,7 @@ def prove_dane(evidence: Evidence, anchors: Anchors) -> Attempt:
     if not evidence.chain:
         return _unproven(Cause.NO_CERTIFICATE, ("no certificate was presented",))
     secured = [lookup for lookup in _relevant(evidence) if _secured(lookup, evidence)]
-    tries = [_try(record, lookup, evidence, anchors) for lookup in secured for record in usable(lookup.records)]
+    tries = [_try(record, lookup, evidence, anchors, revocations) for lookup in secured for record in usable(lookup.records)]
     if not tries:
         return _unproven(Cause.NOT_PROVEN, tuple(_why_none(evidence)))
     proof = next((each for each in tries if each.proves), None)
@@ -109,7 +110,9 @@ def _why_none(evidence: Evidence) -> Iterator[str]:
         yield "no TLSA records were looked up"
 
 
-def _try(record: TLSA, lookup: TLSALookup, evidence: Evidence, anchors: Anchors) -> _Try:
+def _try(
+    record: TLSA, lookup: TLSALookup, evidence: Evidence, anchors: Anchors, revocations: RevocationLists | None,
+) -> _Try:
     told = f"{record} of {lookup.target}"
     if record.usage in (PKIX_EE, DANE_EE) and not _associates(record, evidence.chain[0]):
         return _Try(False, f"{told} is not the certificate's")
@@ -118,7 +121,7 @@ def _try(record: TLSA, lookup: TLSALookup, evidence: Evidence, anchors: Anchors)
     trusted = _authorities(record, evidence.chain) if record.usage == DANE_TA else anchors
     if record.usage == DANE_TA and not trusted:
         return _Try(False, f"{told} is no authority's of the chain")
-    found = validate(evidence.chain, trusted, evidence.at)
+    found = validate(evidence.chain, trusted, evidence.at, revocations)
     if not found.valid:
         return _Try(False, f"{told}: {'; '.join(failure.text for failure in found.failures)}")
     if record.usage == PKIX_TA and not (found.exact and any(_associates(record, encoded(c)) for c in found.path[1:])):

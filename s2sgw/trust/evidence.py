@@ -81,6 +81,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """One check that a certificate, or the path from it, did not pass."""
+
+    cause: Cause
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One way to prove the peer, tried: whether it did, and if not the cause and every reason in words.
 

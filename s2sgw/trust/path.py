@@ -19,6 +19,8 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy,
 
 import s2sgw.trust.der as der
 from s2sgw.trust.anchors import Anchors, called, encoded, issuer, load, self_signed, subject
+from s2sgw.trust.evidence import Failure
+from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 
 __all__ = ["Anchors", "Failure", "PathResult", "validate"]
@@ -39,14 +41,6 @@ _SAID = (("too weak", Cause.WEAK_KEY), ("Forbidden public key", Cause.WEAK_KEY),
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """One check that a certificate, or the path from it, did not pass."""
-
-    cause: Cause
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class PathResult:
     """What path validation found. `path` goes from the leaf to the anchor; it is () where none was found.
 
@@ -63,8 +57,13 @@ class PathResult:
         return not self.failures
 
 
-def validate(chain: Sequence[bytes], anchors: Anchors, at: datetime) -> PathResult:
-    """Whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware)."""
+def validate(
+    chain: Sequence[bytes], anchors: Anchors, at: datetime, revocations: RevocationLists | None = None,
+) -> PathResult:
+    """Whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware).
+
+    `revocations` are asked about every certificate of the path that is found.
+    """
     if not chain:
         return PathResult((Failure(Cause.NO_CERTIFICATE, "no certificate was presented"),))
     try:
@@ -75,7 +74,8 @@ def validate(chain: Sequence[bytes], anchors: Anchors, at: datetime) -> PathResu
     moment = min(max(at, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
     found = _search(leaf, others, anchors, moment)
     own = (*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf))
-    return PathResult((*own, *found.failures), found.path, found.exact)
+    revoked = revocations.failures(found.path, at) if revocations else ()
+    return PathResult((*own, *revoked, *found.failures), found.path, found.exact)
 
 
 def _readable(chain: Iterable[bytes]) -> Iterator[x509.Certificate]:

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from datetime import datetime
 
 from s2sgw.trust.anchors import Anchors, encoded, unarmoured
-from s2sgw.trust.evidence import Attempt, Evidence, Role
+from s2sgw.trust.evidence import Attempt, Evidence, Failure, Role
 from s2sgw.trust.identity import Constraints, matches, matches_host, names
-from s2sgw.trust.path import Failure, validate
+from s2sgw.trust.path import validate
 from s2sgw.trust.pins import Fingerprint
+from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 
@@ -21,14 +22,16 @@ PRECEDENCE = (
 
 
 def prove_pkix(
-    evidence: Evidence, anchors: Anchors, *, insist_on_xmpp_addr: bool = False, secure_delegation: bool = False,
+    evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None, insist_on_xmpp_addr: bool = False,
+    secure_delegation: bool = False,
 ) -> Attempt:
     """A chain to one of `anchors`, and a name that is the domain asked for (R13, R17–R19, R21).
 
-    `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged by it alone. `secure_delegation`: the target of an SRV
-    record that DNSSEC secured counts as the domain too, where we connected to it.
+    `revocations`: lists that may revoke what is on the path. `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged
+    by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, where we
+    connected to it.
     """
-    found = validate(evidence.chain, anchors, evidence.at)
+    found = validate(evidence.chain, anchors, evidence.at, revocations)
     if not evidence.chain:
         return _failed(found.failures)
     presented = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
@@ -72,7 +75,7 @@ def _unpinned(cause: Cause, reason: str) -> Attempt:
 
 def validate_peer(
     chain: bytes | Collection[bytes], anchors: Anchors | bytes | Collection[bytes], domain: str, at: datetime,
-    role: Role = "receiving", *, insist_on_xmpp_addr: bool = False,
+    role: Role = "receiving", *, crls: bytes | Collection[bytes] = (), insist_on_xmpp_addr: bool = False,
 ) -> Attempt:
     """Whether `chain` proves `domain` by PKIX at the time `at` to somebody who trusts `anchors`; with every reason why not.
 
@@ -81,6 +84,7 @@ def validate_peer(
     `chain` is the leaf and then the other certificates that the peer sends, in any order: one PEM text, or DER or PEM pieces.
     `anchors` are PEM texts or DER certificates, or a ready `Anchors`. `domain` is the XMPP domain as text, U-labels or
     A-labels; `at` an aware datetime. `role` is the peer's role on the stream; either accepts the same certificates (R21).
+    `crls` are revocation lists, in PEM or DER; what of them cannot be used is passed over.
 
     The answer's `proven` says yes or no; `cause` is the chief `Cause`, `causes` all of them, `reasons` each in words. Nothing
     of the peer's makes it raise; a `domain` that is none raises `InvalidJID`, a naive `at` raises `ValueError`.
@@ -90,7 +94,8 @@ def validate_peer(
     pieces = tuple(der for piece in _pieces(chain) for der in unarmoured(piece))
     trusted = anchors if isinstance(anchors, Anchors) else Anchors.parse(*_pieces(anchors))
     evidence = Evidence(Domain.parse(domain), role, at, pieces)
-    return prove_pkix(evidence, trusted, insist_on_xmpp_addr=insist_on_xmpp_addr)
+    revocations = RevocationLists.parse(*_pieces(crls))
+    return prove_pkix(evidence, trusted, revocations=revocations, insist_on_xmpp_addr=insist_on_xmpp_addr)
 
 
 def _pieces(material: bytes | Collection[bytes]) -> Collection[bytes]:
