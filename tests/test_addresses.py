@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.addresses import HostPort, canonical, is_host, is_loopback, is_public
+from s2sgw.net.addresses import HostPort, canonical, is_host, is_loopback, is_public, is_this_machine
 
 
 class HostPortTests(SynchronousTestCase):
@@ -66,6 +66,12 @@ class PublicTests(SynchronousTestCase):
             self.assertTrue(is_loopback(address), address)
         for address in ("128.0.0.1", "::2", "::ffff:8.8.8.8", "localhost"):
             self.assertFalse(is_loopback(address), address)
+
+    def test_this_machine(self) -> None:
+        """What a socket can be bound to is ours; an address of documentation is nobody's."""
+        self.assertTrue(is_this_machine("127.0.0.1"))
+        self.assertFalse(is_this_machine("192.0.2.1"))
+        self.assertFalse(is_this_machine("2001:db8::1"))
 
     def test_canonical(self) -> None:
         """One spelling for one address."""
