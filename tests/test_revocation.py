@@ -23,6 +23,7 @@ from tests.certificates import (
     der,
     leaf_for,
     new_key,
+    resigned,
     shared_issuer,
     shared_root,
 )
@@ -104,6 +105,16 @@ class RevocationTests(SynchronousTestCase):
         """R17: revocation is asked of a certificate with a malformed name too."""
         issued = shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0x87, b"123")))
         self.assertEqual([Cause.REVOKED], causes(issued, shared_issuer().crl([issued.certificate])))
+
+    def test_unreadable_key(self):
+        """R19: a namesake with a key that nobody knows does not hide what the authority's list says."""
+        issued = shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0x87, b"123")))
+        namesake = shared_root().intermediate(subject_key_identifier=False)
+        curve = (bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030109"))
+        odd = resigned(namesake.certificate, shared_root().key, edit=curve)
+        presented = issued.with_chain(odd, shared_issuer().certificate)
+        self.assertEqual([], causes(presented))
+        self.assertEqual([Cause.REVOKED], causes(presented, shared_issuer().crl([issued.certificate])))
 
     def test_by_the_one_function(self):
         """`validate_peer` takes lists too, in PEM or DER."""
