@@ -81,28 +81,32 @@ def message(from_: str = "juliet@peer.example", to: str = "romeo@ours.example", 
     return f"<message from='{from_}' to='{to}'><body>{body}</body></message>"
 
 
+class Step:
+    """One line of a transcript."""
+
+
 @dataclass(frozen=True)
-class In:
+class In(Step):
     """Bytes from the other side."""
 
     data: str | bytes
 
 
 @dataclass(frozen=True)
-class Out:
+class Out(Step):
     """All that the engine has sent since the last step that asked."""
 
     data: str
 
 
-class Says:
+class Says(Step):
     """All that the engine has told since the last step that asked."""
 
     def __init__(self, *events: object) -> None:
         self.events = events
 
 
-class Do:
+class Do(Step):
     """An answer, or an order, of the shell."""
 
     def __init__(self, method: str, *arguments: object) -> None:
@@ -127,8 +131,6 @@ class Stanzas:
     pair: Pair
     data: tuple[str, ...]
 
-
-Step = In | Out | Says | Do
 
 Cut = Callable[[bytes], Iterable[bytes]]
 
@@ -186,7 +188,7 @@ class TranscriptCase(SynchronousTestCase):
                     for part in cut(data.encode() if isinstance(data, str) else data):
                         events += engine.receive(part)
                 case Do():
-                    events += getattr(engine, step.method)(*step.arguments)
+                    events += getattr(engine, step.method)(*step.arguments) or []
                 case Out(data):
                     self.assertEqual(engine.data_to_send().decode(), data)
                 case Says():

@@ -67,7 +67,7 @@ FEATURES = (
     Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
     Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
     Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
-    Feature(lambda standing: standing.secured or standing.authenticated, _limits),
+    Feature(lambda standing: not standing.bare and (standing.secured or standing.authenticated), _limits),
 )
 
 

@@ -48,6 +48,9 @@ class Initiator(Negotiation):
         self.features = StreamFeatures()
         self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
 
+    def open_anyhow(self) -> None:
+        self.open_stream()
+
     def prove(self, pair: Pair, method: Method) -> None:
         """`pair` may be sent from now on."""
         self.proven[pair] = method
@@ -101,9 +104,6 @@ class InitiatingPhase(Phase):
 
     def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:
         raise self.unasked("verify")
-
-    def open_header(self) -> None:
-        self.stream.open_stream()
 
 
 #: Elements of negotiation -> the method of a phase that takes them.

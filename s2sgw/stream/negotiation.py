@@ -7,6 +7,7 @@ A shell (the network, or a test) calls `receive` and the answer methods, perform
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import ClassVar, TypeVar
@@ -111,23 +112,19 @@ class Phase:
     def tls_established(self) -> None:
         raise self.unasked("tls_established")
 
-    def open_header(self) -> None:
-        """Begin our side of the stream, so that an error may be sent in it (R15)."""
-        raise self.unasked("open_header")
-
     def unasked(self, method: str) -> LocalFault:
         """The shell's own mistake: an answer that nobody waits for."""
         return LocalFault(f"{method} in the phase {type(self).__name__}")
 
 
-class Negotiation:
+class Negotiation(ABC):
     """One stream of either role: bytes in, events and bytes out."""
 
+    phase: Phase
     #: `namespace}name` of the elements behind which reading stops (R6, decision 3)
     stop_at: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, limits: FramingLimits) -> None:
-        self.phase = Phase(self)
         self.secured = False
         #: `Ended` is out; whatever comes late falls on deaf ears
         self.over = False
@@ -169,6 +166,10 @@ class Negotiation:
     def rest(self) -> None:
         """Nothing has come for a while: let go of what can be made again (decision 14)."""
         self._framer.rest()
+
+    @abstractmethod
+    def open_anyhow(self) -> None:
+        """Send a header of ours, with what is known, so that an error may be sent in the stream (R15)."""
 
     # --- for the phases ------------------------------------------------------------------------------------------
 
@@ -257,10 +258,10 @@ class Negotiation:
                 self.phase.element(item)
             case Header():
                 self.phase.header(item)
-            case framing.Close():
-                self.phase.close()
             case framing.Fault():
                 raise RemoteFault(item.condition, item.text)
+            case _:
+                self.phase.close()
 
     def _catch_up(self) -> None:
         while not self.phase.waits and (self._inputs or self._kept):
@@ -284,7 +285,7 @@ class Negotiation:
     def _farewell(self, last_words: Element | None) -> None:
         if last_words is not None:
             if not self.opened:
-                self.phase.open_header()
+                self.open_anyhow()
             self.send(last_words)
         if self.opened:
             self.send(CLOSING_TAG)

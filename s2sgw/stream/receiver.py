@@ -47,6 +47,9 @@ class Receiver(Negotiation):
         self.pairs = ProvenPairs()
         self.new_id = new_id
 
+    def open_anyhow(self) -> None:
+        self.open(stream_header(id=self.new_id()))
+
     def answer_header(self, asserted: Asserted) -> None:
         """Our header, to theirs."""
         peer, local = asserted.peer, asserted.local
@@ -120,9 +123,6 @@ class ReceivingPhase(Phase):
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
         raise self.unasked("dialback_answered")
-
-    def open_header(self) -> None:
-        self.stream.open(stream_header(id=self.stream.new_id()))
 
     def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
         """R7: `<failure/>`, the closing tag, the end."""

@@ -1,0 +1,84 @@
+"""Stream features: what is offered over the full product of a stream's standing, and what is read of the other side's."""
+
+from __future__ import annotations
+
+import itertools
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.stream.events import Permission
+from s2sgw.stream.features import PeerLimits, Standing, StreamFeatures, TLSUse, offer
+from s2sgw.xmpp.element import Element
+
+USES: tuple[TLSUse, ...] = ("required", "optional", "never")
+
+
+def expected(tls: str, secured: bool, authenticated: bool, external: bool, dialback: bool) -> list[str]:
+    """The reference: R3, R4, R8, R24, R28, R32 in words."""
+    if tls == "required" and not secured:
+        return ["starttls"]  # R3: and nothing else
+    rows = []
+    if tls == "optional" and not secured:
+        rows.append("starttls")
+    if external and secured and not authenticated:  # R4, R24
+        rows.append("mechanisms")
+    if dialback:
+        rows.append("dialback")
+    if secured or authenticated:
+        rows.append("limits")
+    return rows
+
+
+class OfferTests(SynchronousTestCase):
+    """What we offer."""
+
+    def test_every_standing(self) -> None:
+        """R3, R4, R8, R24, R28, R32: the rows over the full product of a stream's standing."""
+        for tls, (secured, authenticated, external, dialback) in itertools.product(USES, itertools.product((False, True), repeat=4)):
+            standing = Standing(tls, secured, authenticated, Permission(external, dialback), 1000)
+            names = [child.name for child in offer(standing).children]
+            self.assertEqual(names, expected(tls, secured, authenticated, external, dialback), standing)
+
+    def test_required(self) -> None:
+        """R3: `<required/>` stands where TLS is mandatory, only there."""
+        required = offer(Standing("required", False, False, Permission(), 1)).to_xml()
+        self.assertIn(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>", required)
+        self.assertNotIn(b"required", offer(Standing("optional", False, False, Permission(), 1)).to_xml())
+
+
+class ReadTests(SynchronousTestCase):
+    """What the other side offers."""
+
+    def read(self, inside: str) -> StreamFeatures:
+        return StreamFeatures.read(Element.parse(f"<stream:features>{inside}</stream:features>".encode()))
+
+    def test_nothing(self) -> None:
+        """Empty features, and ejabberd's empty mechanisms, offer nothing."""
+        self.assertEqual(self.read(""), StreamFeatures())
+        self.assertEqual(self.read("<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").mechanisms, ())
+
+    def test_everything(self) -> None:
+        """All that we know of is read, the rest is named."""
+        read = self.read(
+            "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
+            "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>\nEXTERNAL </mechanism><mechanism>X</mechanism><y/></mechanisms>"
+            "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback><x xmlns='y'/>"
+            "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>10000</max-bytes><idle-seconds> 60 </idle-seconds></limits>"
+        )
+        self.assertTrue(read.starttls and read.starttls_required and read.dialback and read.dialback_errors)
+        self.assertEqual(read.mechanisms, ("EXTERNAL", "X"))
+        self.assertEqual(read.limits, PeerLimits(10000, 60))
+        self.assertIn("y}x", read.names)
+
+    def test_less(self) -> None:
+        """The same features without what may be in them."""
+        read = self.read("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><dialback xmlns='urn:xmpp:features:dialback'/>")
+        self.assertTrue(read.starttls and read.dialback)
+        self.assertFalse(read.starttls_required or read.dialback_errors)
+
+    def test_numbers(self) -> None:
+        """R32: a limit that is no number, or an absurd one, is none."""
+        for text in ("", "-1", "1.5", "x", "٣", "9" * 16, "1 0"):
+            read = self.read(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{text}</max-bytes></limits>")
+            self.assertEqual(read.limits, PeerLimits())
+        self.assertEqual(self.read("<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>0</max-bytes></limits>").limits, PeerLimits(0))

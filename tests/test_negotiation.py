@@ -1,0 +1,267 @@
+"""Mouth to ear: an initiating and a receiving engine wired together, over every way that policy leaves them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    Ended,
+    Event,
+    JudgementNeeded,
+    PairProven,
+    PairRefused,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StanzasReceived,
+    StartTLS,
+    Verified,
+    VerifyReady,
+)
+from s2sgw.stream.features import TLSUse
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Pair
+from tests.transcripts import OTHER, OURS, PAIR, PEER, ROOMS, Cut, message
+
+KEYS = DialbackKeys(b"of the initiating server")
+REFUSAL = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED, "no"))
+BOTH = Permission(external=True, dialback=True)
+VALID = DialbackOutcome("valid")
+USES: tuple[TLSUse, ...] = ("required", "optional", "never")
+
+
+@dataclass
+class World:
+    """What both shells know: the policies, and whether keys are found valid."""
+
+    initiating: InitiatingOptions = field(default_factory=lambda: InitiatingOptions(local=PEER, peer=OURS, keys=KEYS))
+    tls: TLSUse = "required"
+    permission: Permission = BOTH
+    outcome: DialbackOutcome = VALID
+    resolved: Refusal | None = None
+    trusted: Permission = BOTH
+    direct_tls: bool = False
+
+    def receiving(self) -> ReceivingOptions:
+        return ReceivingOptions(
+            keys=KEYS, serves=lambda domain: domain in (OURS, ROOMS), answers_verify=lambda domain: domain == OURS,
+            tls=lambda peer: self.tls, direct_tls=self.direct_tls,
+        )
+
+
+class Wire:
+    """Both engines and a shell for each; TLS is established when both have ordered it, and swallows nothing."""
+
+    def __init__(self, world: World, cut: Cut) -> None:
+        numbers = itertools.count(1)
+        self.world = world
+        self.cut = cut
+        self.initiating = InitiatingStream(world.initiating)
+        self.receiving = ReceivingStream(world.receiving(), lambda: f"id{next(numbers)}")
+        self.told: dict[str, list[Event]] = {"initiating": [], "receiving": []}
+        self.unanswered: list[tuple[str, Event]] = []
+        self.orders = 0
+        self.do("initiating", self.initiating.begin())
+        if world.direct_tls:
+            self.establish()
+
+    def do(self, role: str, events: list[Event]) -> None:
+        self.told[role] += events
+        self.unanswered += [(role, event) for event in events]
+
+    def run(self) -> Wire:
+        """Until nothing moves any more."""
+        while self.carry() or self.answer():
+            pass
+        return self
+
+    def carry(self) -> bool:
+        to, back = self.initiating.data_to_send(), self.receiving.data_to_send()
+        for role, engine, data in (("receiving", self.receiving, to), ("initiating", self.initiating, back)):
+            for part in self.cut(data):
+                self.do(role, engine.receive(part))
+        return bool(to or back)
+
+    def answer(self) -> bool:
+        if not self.unanswered:
+            return False
+        role, event = self.unanswered.pop(0)
+        match event:
+            case StartTLS():
+                self.orders += 1
+                if self.orders == 2:
+                    self.establish()
+            case ResolutionNeeded():
+                self.do(role, self.receiving.resolved(self.world.resolved))
+            case JudgementNeeded() if role == "initiating":
+                self.do(role, self.initiating.judged(self.world.trusted))
+            case JudgementNeeded():
+                self.do(role, self.receiving.judged(self.world.permission))
+            case DialbackNeeded(pair):
+                self.do(role, self.receiving.dialback_answered(pair, self.world.outcome))
+        return True
+
+    def establish(self) -> None:
+        self.do("initiating", self.initiating.tls_established())
+        self.do("receiving", self.receiving.tls_established())
+
+    def of(self, role: str, kind: type[Any]) -> list[Any]:
+        return [event for event in self.told[role] if isinstance(event, kind)]
+
+    def write(self, data: str) -> None:
+        """The initiating shell writes stanzas past its engine."""
+        for part in self.cut(data.encode()):
+            self.do("receiving", self.receiving.receive(part))
+
+
+def whole(data: bytes) -> list[bytes]:
+    return [data] if data else []
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def halves() -> Iterator[Cut]:
+    """Cut once, at every byte of the longest exchange."""
+    for place in range(1, 420):
+        yield lambda data, place=place: [part for part in (data[:place], data[place:]) if part]  # type: ignore[misc]
+
+
+CUTS: list[Cut] = [whole, bytewise, *halves()]
+
+
+class MouthToEarTests(SynchronousTestCase):
+    """Both engines understand each other."""
+
+    def every_way(self, world: World) -> Iterator[Wire]:
+        for cut in CUTS:
+            yield Wire(world, cut).run()
+
+    def proven(self, world: World, method: str) -> None:
+        """The pair is proven on both sides, by `method`, and stanzas pass."""
+        for wire in self.every_way(world):
+            for role in ("initiating", "receiving"):
+                self.assertEqual(wire.of(role, PairProven), [PairProven(PAIR, method)])  # type: ignore[arg-type]
+            wire.write(message() * 3)
+            self.assertEqual(sum(len(event.stanzas) for event in wire.of("receiving", StanzasReceived)), 3)
+            self.do_close(wire)
+
+    def do_close(self, wire: Wire) -> None:
+        wire.do("initiating", wire.initiating.close(Ending(Cause.IDLE)))
+        wire.run()
+        self.assertEqual(wire.of("initiating", Ended), [Ended(Ending(Cause.IDLE))])
+        self.assertEqual(wire.of("receiving", Ended), [Ended(Ending(Cause.CLOSED, by="them"))])
+
+    def test_external(self) -> None:
+        """R1–R8, R24, R25: STARTTLS and EXTERNAL."""
+        self.proven(World(), "EXTERNAL")
+
+    def test_direct_tls(self) -> None:
+        """R11, R24: direct TLS and EXTERNAL."""
+        options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, direct_tls=True)
+        self.proven(World(initiating=options, direct_tls=True), "EXTERNAL")
+
+    def test_dialback(self) -> None:
+        """R28: STARTTLS and dialback, for want of a certificate on either side's view."""
+        self.proven(World(permission=Permission(dialback=True)), "dialback")
+        self.proven(World(initiating=InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, external=False)), "dialback")
+
+    def test_without_tls(self) -> None:
+        """R28: dialback without TLS, where both let it be."""
+        never = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls="never")
+        self.proven(World(initiating=never, tls="optional"), "dialback")
+
+    def test_international(self) -> None:
+        """R18: an internationalised domain authenticates by its U-label."""
+        books = PEER.parse("xn--bcher-kva.example")
+        wire = Wire(World(initiating=InitiatingOptions(local=books, peer=OURS, keys=KEYS)), bytewise).run()
+        self.assertEqual(wire.of("receiving", PairProven), [PairProven(Pair(books, OURS), "EXTERNAL")])
+        wire.write(message("a@bücher.example") + message("a@xn--bcher-kva.example"))
+        self.assertEqual(sum(len(event.stanzas) for event in wire.of("receiving", StanzasReceived)), 2)
+
+    def test_dialback_refused(self) -> None:
+        """R28: invalid and error arrive as such."""
+        invalid = DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID))
+        unreachable = DialbackOutcome("error", Ending(Cause.CONNECTION_TIMEOUT))
+        for outcome, cause in ((invalid, Cause.DIALBACK_INVALID), (unreachable, Cause.DIALBACK_ERROR)):
+            for wire in self.every_way(World(permission=Permission(dialback=True), outcome=outcome)):
+                [refused] = wire.of("initiating", PairRefused)
+                [ended] = wire.of("initiating", Ended)
+                self.assertEqual((refused.pair, refused.ending.cause, ended.ending), (PAIR, cause, refused.ending))
+                self.assertEqual(wire.of("receiving", PairProven), [])
+                self.assertEqual(len(wire.of("receiving", Ended)), 1)
+
+    def test_refusals(self) -> None:
+        """R2, R8, R12: a refusal of either side is read by the other."""
+        unresolved = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "no such domain", Ending(Cause.NO_SUCH_DOMAIN))
+        for world, speaker, condition in (
+            (World(resolved=unresolved), "receiving", "remote-connection-failed"),
+            (World(permission=Permission(refusal=REFUSAL)), "receiving", "policy-violation"),
+            (World(trusted=Permission(refusal=REFUSAL)), "initiating", "policy-violation"),
+        ):
+            for wire in self.every_way(world):
+                for role in ("initiating", "receiving"):
+                    [ended] = wire.of(role, Ended)
+                    self.assertEqual((ended.ending.by, ended.ending.condition), ("us" if role == speaker else "them", condition))
+                    self.assertEqual(wire.of(role, PairProven), [])
+
+    def test_more_pairs(self) -> None:
+        """R28, R29: further pairs by dialback on a stream that EXTERNAL opened."""
+        for wire in self.every_way(World()):
+            for pair in (Pair(PEER, ROOMS), Pair(OTHER, OURS)):
+                wire.do("initiating", wire.initiating.authorize(pair))
+                wire.run()
+                self.assertIn(PairProven(pair, "dialback"), wire.told["initiating"])
+                self.assertIn(PairProven(pair, "dialback"), wire.told["receiving"])
+            wire.write(message() + message("x@other.example"))
+            self.assertEqual(sum(len(event.stanzas) for event in wire.of("receiving", StanzasReceived)), 2)
+
+    def test_verify(self) -> None:
+        """R27, R28: the authoritative side knows its keys: of its own domain, for that pair and that stream."""
+        asked = Pair(OURS, PEER)  # a key for stanzas from OURS came to PEER, who asks OURS
+        right = KEYS.key(PEER, OURS, "s1")
+        for key, id, type in ((right, "s1", "valid"), (right, "s2", "invalid"), ("x", "s1", "invalid")):
+            options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, purpose="verify")
+            for wire in self.every_way(World(initiating=options)):
+                self.assertEqual(wire.of("initiating", VerifyReady), [VerifyReady()])
+                wire.do("initiating", wire.initiating.verify(asked, id, key))
+                wire.run()
+                [verified] = wire.of("initiating", Verified)
+                self.assertEqual((verified.pair, verified.stream_id, verified.outcome.type), (asked, id, type))
+                self.do_close(wire)
+
+    def test_every_policy(self) -> None:
+        """R3, R4, R24, R28: over the full product of both policies, both sides come to the same end, and it is the right one."""
+        for mine, yours, (cert, external, dialback) in itertools.product(USES, USES, itertools.product((False, True), repeat=3)):
+            options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls=mine, external=cert)
+            world = World(initiating=options, tls=yours, permission=Permission(external, dialback))
+            for cut in (whole, bytewise):
+                wire = Wire(world, cut).run()
+                expected = outcome(mine, yours, cert, external, dialback)
+                proven = [event.method for role in wire.told for event in wire.of(role, PairProven)]
+                self.assertEqual(proven, [expected] * 2 if expected else [], world)
+                if not expected:
+                    self.assertEqual(len(wire.of("initiating", Ended)), 1, world)
+
+
+def outcome(mine: str, yours: str, cert: bool, external: bool, dialback: bool) -> str | None:
+    """The reference: by what the pair is proven."""
+    if {mine, yours} == {"required", "never"}:
+        return None
+    if "never" not in (mine, yours):  # TLS
+        if external and cert:
+            return "EXTERNAL"
+        return "dialback" if dialback else None
+    return "dialback" if dialback else None
