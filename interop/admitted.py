@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 
 from OpenSSL import SSL
@@ -232,12 +233,25 @@ def _renegotiation(at: Door) -> None:
     stream.close()
 
 
-@visit(stage, "a session ticket is neither issued nor taken")
-def _tickets(at: Door) -> None:
-    stream, _ = federate(at.port, INSIDE, FRIEND, at.certificate(FRIEND))
-    session = stream.raw.session  # type: ignore[attr-defined]
-    check(session is None or not session.has_ticket, "a ticket was issued")
-    stream.close()
+def _visit_with(at: Door, context: ssl.SSLContext, session: object) -> Stream:
+    stream = Stream.dial(at.port)
+    stream.open(INSIDE, FRIEND)
+    stream.send(STARTTLS)
+    stream.expect(f"{TLS}proceed")
+    stream.secure(context, INSIDE, session)
+    expect(mechanisms(stream.open(INSIDE, FRIEND)), ["EXTERNAL"], "mechanisms")
+    return stream
+
+
+@visit(stage, "no TLS session is resumed: each handshake shows its whole chain (R11)")
+def _resumption(at: Door) -> None:
+    for maximum in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = client_context(at.certificate(FRIEND), maximum=maximum)
+        first = _visit_with(at, context, None)
+        again = _visit_with(at, context, first.session)
+        check(not again.reused, f"{maximum.name}: the session was resumed")
+        for stream in (first, again):
+            stream.close()
 
 
 @visit(stage, "direct TLS with ALPN xmpp-server (XEP-0368)")

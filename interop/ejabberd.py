@@ -17,7 +17,7 @@ _INETRC = """\
 {{nameserver,{{127,0,0,1}},{dns}}}.
 """
 _CONFIG = """\
-loglevel: debug
+loglevel: {level}
 log_rotate_count: 0
 hosts: ["{domain}"]
 certfiles: ["{both}"]
@@ -86,7 +86,8 @@ def _config(site: Site, ports: list[int], component: str) -> str:
         s2s_address=site.s2s_address,
     )
     lines = lines.replace("listen:\n", f"listen:\n{listeners}", 1)
-    return _CONFIG.format(domain=site.domain, both=site.certificate.combined(), lines=lines)
+    level = "debug" if site.verbose else "warning"
+    return _CONFIG.format(level=level, domain=site.domain, both=site.certificate.combined(), lines=lines)
 
 
 def _inetrc(site: Site) -> str:

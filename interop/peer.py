@@ -164,11 +164,22 @@ class Stream:
         self.expect(f"{TLS}proceed")
         self.secure(context, name)
 
-    def secure(self, context: ssl.SSLContext, name: str | None) -> None:
-        """The TLS handshake, as client where `name` is given."""
+    def secure(self, context: ssl.SSLContext, name: str | None, session: Any = None) -> None:
+        """The TLS handshake, as client where `name` is given; `session` is one to resume."""
         self._socket.settimeout(WAIT)
-        self._socket = context.wrap_socket(self._socket, server_side=name is None, server_hostname=name)
+        secured = context.wrap_socket(self._socket, server_side=name is None, server_hostname=name, session=session)
+        self._socket = self._secured = secured
         self.restart()
+
+    @property
+    def session(self) -> Any:
+        """The TLS session, for `secure` of another connection."""
+        return self._secured.session
+
+    @property
+    def reused(self) -> bool:
+        """Whether the TLS session was resumed."""
+        return bool(self._secured.session_reused)
 
     def external(self, authzid: str | None) -> ET.Element:
         """SASL EXTERNAL with an authorization identity, "=" where it is None; success or failure."""

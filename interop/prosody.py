@@ -13,7 +13,7 @@ run_as_root = true
 daemonize = false
 pidfile = "{folder}/prosody.pid"
 data_path = "{folder}/data"
-log = {{ debug = "{folder}/prosody.log" }}
+log = {{ {level} = "{folder}/prosody.log" }}
 admins = {{ }}
 interfaces = {{ "127.0.0.1" }}
 c2s_ports = {{ {client} }}
@@ -69,7 +69,8 @@ def _config(site: Site, folder: Path, ports: list[int], bidi: bool, component: s
     client, s2s, component_port, direct = ports
     components = f'Component "{component}"\n    component_secret = "{PASSWORD}"\n' if component else ""
     return _CONFIG.format(
-        folder=folder, client=client, component=component_port, direct=direct, domain=site.domain, components=components,
+        folder=folder, level="debug" if site.verbose else "warn", client=client, component=component_port, direct=direct,
+        domain=site.domain, components=components,
         modules=('"s2s_bidi";' if bidi else "") + ('"limits";' if site.lines else ""),
         lines=_patient(site.lines) or _OUTSIDE.format(
             dns=site.dns, anchors=site.anchors, s2s=s2s, s2s_address=site.s2s_address, encrypted=_lua(site.encrypted),

@@ -26,6 +26,7 @@ class Site:
     lines: str = ""  # configuration printed by `s2sgw setup`, taken over as it is
     dialback_only: bool = False  # peers need no certificate that this server trusts
     s2s_port: int = 0  # any, where 0
+    verbose: bool = True  # a log of everything, which scenarios look into
     encrypted: bool = True  # TLS between servers; without it, jabberd2 is stock Debian
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop import admitted, direct, refused, through
+from interop import admitted, direct, outward, refused, through
 
 STAGES = [
     direct.stage("prosody", "prosody"),
@@ -14,4 +14,5 @@ STAGES = [
     through.stage("prosody", "prosody"),
     refused.stage,
     admitted.stage,
+    outward.stage,
 ]

@@ -1,0 +1,60 @@
+"""The load: peers that federate by EXTERNAL and then send as fast as the other side takes it. One process.
+
+    python -m bench.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt", "x.key"], …]}'
+
+Prints `ready` when all streams are authenticated, waits for a line on its input, sends, and closes its streams in order.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bench.stanzas import chunk, message
+from interop.certificates import Certificate
+from interop.peer import Stream, authenticated
+
+
+def _send(stream: Stream, stanza: bytes, count: int) -> None:
+    block, each = chunk(stanza)
+    stream.raw.settimeout(120)
+    for _ in range(count // each):
+        stream.send(block)
+    stream.send(stanza * (count % each) + b"</stream:stream>")
+
+
+def _drain(stream: Stream) -> None:
+    """Read what the other side says (acknowledgement requests, the closing tag), so that it never blocks on us."""
+    try:
+        while stream.raw.recv(65536):
+            pass
+    except (OSError, ssl.SSLError):
+        return
+
+
+def main(job: dict[str, Any]) -> None:
+    """Run the job of the command line."""
+    streams = []
+    for domain, chain, key in job["peers"]:
+        stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
+        streams.append((stream, message(domain, job["to"])))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    share = job["count"] // len(streams)
+    senders = [threading.Thread(target=_send, args=(stream, stanza, share)) for stream, stanza in streams]
+    for thread in senders:
+        thread.start()
+    for thread in senders:
+        thread.join()
+    print("sent", flush=True)
+    for stream, _ in streams:
+        stream.raw.settimeout(10)
+        _drain(stream)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

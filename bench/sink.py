@@ -1,0 +1,146 @@
+"""The other end: takes what arrives and counts it. One process, one of three kinds.
+
+    python -m bench.sink '{"kind": "server", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
+        an XMPP server's s2s port: STARTTLS, a certificate of `anchors` demanded, EXTERNAL accepted
+    python -m bench.sink '{"kind": "component", "port": …, "domain": …, "secret": …, "count": …}'
+        an XEP-0114 component of the server that listens at `port`
+    python -m bench.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
+        as "server", and every byte goes through expat with no handlers: the limit of what Python could do
+
+Prints `ready`, and when `count` messages have come a JSON object: seconds from the first to the last, CPU seconds of this
+process meanwhile, and how many bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import selectors
+import socket
+import ssl
+import sys
+import time
+from typing import Any
+from xml.parsers import expat
+
+from bench.stanzas import Counter
+from interop.certificates import Certificate
+from interop.peer import SASL, TLS, Stream, server_context
+
+_READ = 262144
+_HEADER = (
+    "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' "
+    "xmlns:stream='http://etherx.jabber.org/streams' id='{id}' from='{domain}' to='{peer}' version='1.0'>"
+)
+_FEATURES = "<stream:features>{}</stream:features>"
+_STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
+_EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
+
+
+class Tally:
+    """What came on all connections together; `done` when it is enough."""
+
+    def __init__(self, count: int) -> None:
+        self.wanted = count
+        self.count = self.bytes = 0
+        self.first = self.cpu = 0.0
+
+    def add(self, found: int, data: bytes) -> None:
+        if not self.first:
+            self.first, self.cpu = time.monotonic(), time.process_time()
+        self.count += found
+        self.bytes += len(data)
+
+    @property
+    def done(self) -> bool:
+        return self.count >= self.wanted
+
+    def report(self) -> None:
+        seconds, cpu = time.monotonic() - self.first, time.process_time() - self.cpu
+        print(json.dumps({"count": self.count, "seconds": seconds, "cpu": cpu, "bytes": self.bytes}), flush=True)
+
+
+class Source:
+    """One connection that stanzas come from."""
+
+    def __init__(self, connection: socket.socket, parse: bool) -> None:
+        self._socket = connection
+        self._counter = Counter()
+        self._parser = expat.ParserCreate("utf-8") if parse else None
+        if self._parser is not None:
+            self._parser.Parse(b"<stream>", False)
+        connection.setblocking(False)
+
+    def read(self, tally: Tally) -> bool:
+        """Take what there is; False at the end of the connection."""
+        while True:
+            try:
+                data = self._socket.recv(_READ)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            if self._parser is not None and b"</stream:stream>" not in data:
+                self._parser.Parse(data, False)
+            tally.add(self._counter.feed(data), data)
+
+
+def accept(listener: socket.socket, job: dict[str, Any], context: ssl.SSLContext, number: int) -> Stream:
+    """Negotiate one accepted connection up to the header after EXTERNAL."""
+    connection, _ = listener.accept()
+    stream = Stream(connection)
+    for offer in (_STARTTLS, _EXTERNAL, ""):
+        peer = stream.wait_header().get("from", "")
+        stream.send(_HEADER.format(id=f"sink{number}-{len(offer)}", domain=job["domain"], peer=peer) + _FEATURES.format(offer))
+        if offer == _STARTTLS:
+            stream.expect(f"{TLS}starttls")
+            stream.send("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            stream.secure(context, None)
+        elif offer == _EXTERNAL:
+            stream.expect(f"{SASL}auth")
+            stream.restart()
+            stream.send("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+    return stream
+
+
+def component(job: dict[str, Any]) -> Stream:
+    """The XEP-0114 handshake."""
+    stream = Stream.dial(job["port"])
+    stream.send(
+        f"<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' to='{job['domain']}' "
+        "xmlns:stream='http://etherx.jabber.org/streams'>"
+    )
+    ident = stream.wait_header()["id"]
+    stream.send(f"<handshake>{hashlib.sha1((ident + job['secret']).encode()).hexdigest()}</handshake>")
+    stream.expect("{jabber:component:accept}handshake")
+    return stream
+
+
+def serve(job: dict[str, Any]) -> None:
+    """Run the job of the command line until it has seen enough."""
+    tally, selector = Tally(job["count"]), selectors.DefaultSelector()
+    listener: socket.socket | None = None
+    parse = job["kind"] == "bare"
+    if job["kind"] == "component":
+        selector.register((source := component(job)).raw, selectors.EVENT_READ, Source(source.raw, parse))
+    else:
+        listener = socket.create_server(("127.0.0.1", job["port"]), backlog=64)
+        selector.register(listener, selectors.EVENT_READ, None)
+        context = server_context(Certificate(job["chain"], job["key"]), job["anchors"])
+    print("ready", flush=True)
+    while not tally.done:
+        for key, _ in selector.select():
+            if key.data is not None:
+                if not key.data.read(tally):
+                    selector.unregister(key.fileobj)
+            elif listener is not None:
+                stream = accept(listener, job, context, len(selector.get_map()))
+                selector.register(stream.raw, selectors.EVENT_READ, Source(stream.raw, parse))
+    tally.report()
+    time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]))
