@@ -114,6 +114,97 @@ class ServiceTests(DiscoveryCase):
         self.assertEqual([port for _, port, _ in self.places(self.resolve())], list(range(1, 17)))
 
 
+class DirectTests(DiscoveryCase):
+    """XEP-0368: direct TLS beside STARTTLS."""
+
+    def order(self, **options: Any) -> list[tuple[str, int, bool]]:
+        return [(target.host, target.port, target.direct_tls) for target in self.resolve(**options).targets]
+
+    def test_merged(self) -> None:
+        """R36: the targets of both services are one list by priority; the same host may be in it by either."""
+        self.server.srv("peer.example", "10 0 5269 h1.example.", "30 0 5269 h2.example.")
+        self.server.srv("peer.example", "20 0 5223 h1.example.", "5 0 443 h3.example.", service="_xmpps-server")
+        self.assertEqual(
+            self.order(), [("h3.example", 443, True), ("h1.example", 5269, False), ("h1.example", 5223, True), ("h2.example", 5269, False)]
+        )
+
+    def test_same_place(self) -> None:
+        """One port named by both services is tried in both ways, for it may be multiplexed or one of them be wrong."""
+        self.server.srv("peer.example", "10 0 5269 h1.example.")
+        self.server.srv("peer.example", "20 0 5269 h1.example.", service="_xmpps-server")
+        self.assertEqual(self.order(), [("h1.example", 5269, False), ("h1.example", 5269, True)])
+
+    def test_weights(self) -> None:
+        """Within a priority weights count across the services, statistically."""
+        self.server.srv("peer.example", "10 25 5269 h1.example.")
+        self.server.srv("peer.example", "10 75 5223 h2.example.", service="_xmpps-server")
+        finder = self.discovery()
+        firsts: Counter[bool] = Counter()
+        for _ in range(1000):
+            found = finder.resolve(PEER)
+            self.reactor.settle()
+            firsts[self.successResultOf(found).targets[0].direct_tls] += 1
+        self.assertApproximates(firsts[True] / firsts.total(), 0.75, 0.03)
+
+    def test_direct_alone(self) -> None:
+        """A domain may have direct TLS alone: its STARTTLS service absent, or denied by "."; there is no fallback then."""
+        self.server.add("peer.example", "A", "8.8.0.9")
+        self.server.srv("peer.example", "20 0 5223 h1.example.", service="_xmpps-server")
+        self.assertEqual(self.order(), [("h1.example", 5223, True)])
+        self.resolver.cache.clear()
+        self.server.srv("peer.example", "0 0 0 .")
+        self.assertEqual(self.order(), [("h1.example", 5223, True)])
+
+    def test_no_direct(self) -> None:
+        """A direct service denied by "." says nothing of STARTTLS: its records count, or the domain itself."""
+        self.server.add("peer.example", "A", "8.8.0.9")
+        self.server.srv("peer.example", "0 0 0 .", service="_xmpps-server")
+        self.assertEqual(self.order(), [("peer.example", 5269, False)])
+        self.resolver.cache.clear()
+        self.server.srv("peer.example", "20 0 5269 h1.example.")
+        self.assertEqual(self.order(), [("h1.example", 5269, False)])
+
+    def test_both_denied(self) -> None:
+        """R2: where both are denied there is no such domain."""
+        self.server.srv("peer.example", "0 0 0 .")
+        self.server.srv("peer.example", "0 0 0 .", service="_xmpps-server")
+        self.assertEqual(self.cause(self.resolve()), Cause.NO_SUCH_DOMAIN)
+
+    def test_one_fails(self) -> None:
+        """One service that cannot be asked for leaves the targets of the other; without any, nothing is known (R2)."""
+        for broken, works in (("_xmpps-server", "_xmpp-server"), ("_xmpp-server", "_xmpps-server")):
+            self.resolver.cache.clear()
+            self.server.rcodes = {(f"{broken}._tcp.{PEER}", "SRV"): dns.rcode.SERVFAIL}
+            self.server.add("peer.example", "A", "8.8.0.9")
+            self.assertEqual(self.cause(self.resolve()), Cause.DNS_UNREACHABLE)
+            self.resolver.cache.clear()
+            self.server.srv("peer.example", "20 0 5269 h1.example.", service=works)
+            self.assertEqual(self.order(), [("h1.example", 5269, works == "_xmpps-server")])
+            self.server.records.pop((f"{works}._tcp.{PEER}", "SRV"))
+
+    def test_one_silent(self) -> None:
+        """One that never answers costs three seconds."""
+        self.server.srv("peer.example", "20 0 5269 h1.example.")
+        self.server.mute.add(("_xmpps-server._tcp.peer.example", "SRV"))
+        found = self.discovery().resolve(PEER)
+        self.reactor.pass_time(2.75)
+        self.assertNoResult(found)
+        self.reactor.pass_time(0.5)
+        self.assertEqual(len(self.places(self.successResultOf(found))), 1)
+
+    def test_secure(self) -> None:
+        """R13: a target is secure where its own SRV record is, its addresses apart; the domain itself where both absences are."""
+        self.server.secure = True
+        self.server.srv("peer.example", "10 0 5269 h1.example.", "20 0 5269 h2.example.")
+        self.server.srv("peer.example", "30 0 5223 h3.example.", service="_xmpps-server")
+        self.server.insecure = {("_xmpps-server._tcp.peer.example", "SRV"), ("h2.example", "A"), ("h3.example", "AAAA")}
+        self.assertEqual([(target.secure, target.addresses_secure) for target in self.resolve().targets], [(True, True), (True, False), (False, True)])
+        for insecure, secure in (("_xmpp-server", False), ("_xmpps-server", False), ("_xmpp-client", True)):
+            self.resolver.cache.clear()
+            self.server.insecure = {(f"{insecure}._tcp.h1.example", "SRV")}
+            self.assertEqual([target.secure for target in self.resolve("h1.example").targets], [secure])
+
+
 class SelfTests(DiscoveryCase):
     """The domain itself."""
 

@@ -1,4 +1,4 @@
-"""Where to reach a domain: its SRV records, then the addresses of their targets (RFC 6120 §3.2).
+"""Where to reach a domain: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
 
 Nothing here fails: what cannot be had is an `Ending` that tells "does not exist" (final) from "could not be asked".
 """
@@ -28,7 +28,7 @@ S2S_PORT = 5269
 TIMEOUT = 10.0
 #: Seconds that what is missing still gets once something has been found: some name servers never answer for AAAA.
 GRACE = 1.0
-#: The same for the other targets, once one has an address.
+#: The same for the other targets, once one has an address, and for the other service, once one has targets.
 TARGET_GRACE = 3.0
 #: Targets of a domain, and addresses of a target, that are looked at.
 TARGETS = 16
@@ -149,16 +149,20 @@ class Discovery:
         return Resolution(domain, tuple(targets), None if targets else _no_address(answers))
 
     async def _candidates(self, domain: Domain, deadline: float) -> list[Candidate] | Ending:
-        """By SRV; the domain itself only where there is no SRV record (R36)."""
-        [answer] = await self._ask([(f"_xmpp-server._tcp.{domain.ascii}", "SRV")], deadline)
-        if answer.failed:
-            return Ending(Cause.DNS_UNREACHABLE, _said(answer))
-        if not answer.found:
-            return [Candidate(dns.name.from_text(domain.ascii), S2S_PORT, secure=answer.secure)]
-        candidates = _served(answer, direct_tls=False)
-        if not candidates:
-            return Ending(Cause.NO_SUCH_DOMAIN, f"{_asked(answer)}: the domain has no such service")
-        return in_order(candidates, self._random)[:TARGETS]
+        """By the SRV records of both services, as if they were one set (XEP-0368 §2).
+
+        The domain itself only where there is none (R36); a target "." of the direct service speaks for that alone.
+        """
+        questions = [(f"{service}._tcp.{domain.ascii}", "SRV") for service in ("_xmpps-server", "_xmpp-server")]
+        direct, starttls = answers = await self._ask(questions, deadline, grace=TARGET_GRACE)
+        candidates = [*_served(direct, direct_tls=True), *_served(starttls, direct_tls=False)]
+        if candidates:
+            return in_order(candidates, self._random)[:TARGETS]
+        if failed := [answer for answer in answers if answer.failed]:
+            return Ending(Cause.DNS_UNREACHABLE, "; ".join(map(_said, failed)))
+        if starttls.found:
+            return Ending(Cause.NO_SUCH_DOMAIN, f"{_asked(starttls)}: the domain has no such service")
+        return [Candidate(dns.name.from_text(domain.ascii), S2S_PORT, secure=direct.secure and starttls.secure)]
 
     async def _addressed(self, candidates: Sequence[Candidate], deadline: float) -> tuple[list[Target], list[Answer]]:
         """Those of the candidates that have addresses, as targets, and all that was answered."""
@@ -168,10 +172,12 @@ class Discovery:
         targets = [_target(one, answers) for one, answers in zip(candidates, answered, strict=True) if _any_found(answers)]
         return targets, [each for answers in answered for each in answers]
 
-    async def _ask(self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float) -> list[Answer]:
+    async def _ask(
+        self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float, grace: float = GRACE
+    ) -> list[Answer]:
         """An answer to each question, one that does not come in time being a failure."""
         lookups = [self._resolver.query(name, kind) for name, kind in questions]
-        answers = await settle(self._reactor, lookups, deadline=deadline, grace=GRACE, enough=lambda answer: answer.found)
+        answers = await settle(self._reactor, lookups, deadline=deadline, grace=grace, enough=lambda answer: answer.found)
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
 
     def _allowed(self, domain: Domain, targets: Sequence[Target]) -> Resolution:
