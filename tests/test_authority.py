@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -111,9 +112,11 @@ class AuthorityTests(SynchronousTestCase):
         self.make()
         certificate, key = self.state / authority.CERTIFICATE_FILE, self.state / authority.KEY_FILE
         good = certificate.read_bytes(), key.read_bytes()
+        locked = self_signed().key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password"))
         for path, data, words in (
             (certificate, b"rubbish", "damaged; remove both"),
             (key, b"rubbish", "damaged; remove both"),
+            (key, locked, "damaged; remove both"),
             (key, self_signed().key_pem, "is not the key of"),
             (key, self_signed(key=rsa_key()).key_pem, "is not the key of"),
         ):

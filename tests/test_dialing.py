@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dialing import DialFailed, dial
+from s2sgw.net.dialing import DialFailed, DirectDialler, dial
 from s2sgw.xmpp.ending import Cause
 
 
@@ -87,4 +87,34 @@ class DialTests(SynchronousTestCase):
         result.cancel()
         self.failureResultOf(result, CancelledError)
         self.assertTrue(self.reactor.connectors[0]._disconnected)
+        self.reactor.advance(0)
+
+
+class DiallerTests(SynchronousTestCase):
+    """`DirectDialler`."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+
+    def test_sources(self) -> None:
+        """Of several source addresses the first of the family is taken; where there is none, the system chooses."""
+        dialler = DirectDialler(self.reactor, sources=("198.51.100.1", "198.51.100.2", "2001:db8::9"))
+        plain = DirectDialler(self.reactor)
+        for each, address in ((dialler, "192.0.2.1"), (dialler, "2001:db8::1"), (plain, "192.0.2.1")):
+            each(address, 5269, Protocol).addErrback(lambda _: None)
+        self.assertEqual([client[4] for client in self.reactor.tcpClients], [("198.51.100.1", 0), ("2001:db8::9", 0), None])
+
+    def test_no_longer_wanted(self) -> None:
+        """A way that opens when nobody wants it is closed, and the result says so."""
+        result = DirectDialler(self.reactor)("192.0.2.1", 5269, lambda: None)
+        self.assertIsNone(self.reactor.tcpClients[0][2].buildProtocol(None))
+        self.reactor.advance(0)
+        self.failureResultOf(result, DialFailed)
+
+    def test_not_built_after_cancelling(self) -> None:
+        """A way that opens after the attempt was cancelled is closed without asking."""
+        result = DirectDialler(self.reactor)("192.0.2.1", 5269, lambda: self.fail("built"))
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertIsNone(self.reactor.tcpClients[0][2].buildProtocol(None))
         self.reactor.advance(0)

@@ -158,7 +158,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, Path, Path]]:
             yield entry.stem, entry, entry.with_suffix(".key")
         elif entry.suffix == ".key" and not entry.with_suffix(".crt").exists():
             yield entry.stem, entry.with_suffix(".crt"), entry
-        elif entry.is_dir() and any((entry / half).exists() for half in _PAIRS):
+        elif any((entry / half).exists() for half in _PAIRS):
             yield entry.name, entry / _PAIRS[0], entry / _PAIRS[1]
 
 

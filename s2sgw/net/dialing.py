@@ -1,8 +1,13 @@
-"""Connecting to one address: a connection, or the ending that says why not."""
+"""Connecting to one place: a connection, or the ending that says why not.
+
+A place is connected by a *dialler*, which asks `build` for the protocol at the very moment that the way is open, and closes
+again where `build` answers None: of several attempts that race only one then ever speaks.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import error
@@ -11,10 +16,15 @@ from twisted.internet.interfaces import IAddress, IConnector, IProtocol
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
+from s2sgw.net.addresses import HostPort
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds for one address to answer.
 CONNECT_TIMEOUT = 15.0
+
+Build = Callable[[], IProtocol | None]
+#: (address or host, port, build) -> fires once what was built has its transport; fails with `DialFailed`.
+Dialler = Callable[[str, int, Build], Deferred[None]]
 
 
 class DialFailed(Exception):
@@ -26,50 +36,72 @@ class DialFailed(Exception):
         self.address = address
 
 
+class DirectDialler:
+    """Dials IP addresses, never names: nothing is resolved here.
+
+    `sources` are addresses of ours to connect from; the first of the family in question counts.
+    """
+
+    def __init__(self, reactor: Any, *, timeout: float = CONNECT_TIMEOUT, sources: Sequence[str] = ()) -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+        self._sources = {ipaddress.ip_address(source).version: source for source in reversed(sources)}
+
+    def __call__(self, address: str, port: int, build: Build) -> Deferred[None]:
+        source = self._sources.get(ipaddress.ip_address(address).version)
+        return Attempt(self._reactor, address, port, build).start(self._timeout, source)
+
+
 def dial(
     reactor: Any, address: str, port: int, connection: IProtocol, *, timeout: float = CONNECT_TIMEOUT, source: str | None = None,
 ) -> Deferred[None]:
-    """Connect `connection` to `address` (an IP address, never a name: nothing is resolved here) from `source`.
+    """Connect `connection` to the IP address `address`, from `source`.
 
     Fires once `connection` has its transport; fails with `DialFailed`. Cancelling it closes what there is.
     """
-    ipaddress.ip_address(address)
-    return _Attempt(reactor, address, port, connection).start(timeout, source)
+    dialler = DirectDialler(reactor, timeout=timeout, sources=() if source is None else (source,))
+    return dialler(address, port, lambda: connection)
 
 
-class _Attempt(ClientFactory[Any]):
-    """One connection attempt."""
+class Attempt(ClientFactory[Any]):
+    """One TCP connection attempt to an IP address."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, address: str, port: int, connection: IProtocol) -> None:
+    def __init__(self, reactor: Any, address: str, port: int, build: Build) -> None:
         self._reactor = reactor
-        self._address = address
-        self._port = port
-        self._connection = connection
+        self._place = HostPort(address, port)
+        self._build = build
         self._result: Deferred[None] = Deferred(self._cancel)
         self._connector: IConnector | None = None
         self._over = False
 
-    def start(self, timeout: float, source: str | None) -> Deferred[None]:
+    def start(self, timeout: float, source: str | None = None) -> Deferred[None]:
+        """Begin. To be called once."""
         bind = (source, 0) if source is not None else None
-        self._connector = self._reactor.connectTCP(self._address, self._port, self, timeout, bind)
+        self._connector = self._reactor.connectTCP(self._place.host, self._place.port, self, timeout, bind)
         return self._result
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Twisted connects the protocol as soon as this returns, so the result is left to the next turn."""
-        self._reactor.callLater(0, self._connected)
-        return self._connection
+        """Twisted connects the protocol as soon as this returns (None: closes), so the result is left to the next turn."""
+        protocol = None if self._over else self._build()
+        self._reactor.callLater(0, self._connected if protocol is not None else self._unwanted)
+        return protocol
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self._over:
             self._over = True
-            self._result.errback(DialFailed(why(reason, self._address, self._port), self._address))
+            self._result.errback(DialFailed(why(reason, self._place), self._place.host))
 
     def _connected(self) -> None:
         if not self._over:
             self._over = True
             self._result.callback(None)
+
+    def _unwanted(self) -> None:
+        if not self._over:
+            self._over = True
+            self._result.errback(DialFailed(Ending(Cause.CLOSED, f"{self._place}: no longer wanted"), self._place.host))
 
     def _cancel(self, result: Deferred[None]) -> None:
         self._over = True
@@ -77,14 +109,11 @@ class _Attempt(ClientFactory[Any]):
             self._connector.disconnect()
 
 
-def why(reason: Failure, address: str, port: int) -> Ending:
+def why(reason: Failure, place: HostPort) -> Ending:
     """The ending that a failed attempt amounts to."""
-    place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     problem = reason.value
     if isinstance(problem, error.ConnectionRefusedError):
-        return Ending(Cause.CONNECTION_REFUSED, place, "them")
+        return Ending(Cause.CONNECTION_REFUSED, str(place), "them")
     if isinstance(problem, error.TimeoutError | error.TCPTimedOutError):
-        return Ending(Cause.CONNECTION_TIMEOUT, place, "network")
+        return Ending(Cause.CONNECTION_TIMEOUT, str(place), "network")
     return Ending(Cause.UNREACHABLE, f"{place}: {reason.getErrorMessage()}", "network")
-
-

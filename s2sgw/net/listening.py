@@ -99,7 +99,7 @@ def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> Deferred[ILis
 def site_of(address: str) -> str:
     """What is counted together: an IPv4 address (a mapped one too), an IPv6 /64, or the text of anything else."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
     if isinstance(parsed, ipaddress.IPv6Address):
