@@ -255,6 +255,21 @@ class ChainTests(SynchronousTestCase):
         self.assertIn("the authority 'CN=Old' expired on 2026-05-31", check(issued).failures[0].text)
         self.assertEqual([Cause.NOT_YET_VALID], causes(shared_root().intermediate("New", not_before=FUTURE).issue(dns=DNS)))
 
+    def test_an_expired_namesake(self):
+        """R19: an expired certificate that the library tried, though its key is another's, does not hide the real fault."""
+        namesake = shared_root().intermediate(not_after=PAST)
+        issued = leaf(signed_by=new_key())
+        for chain in ([shared_issuer().certificate, namesake.certificate], [namesake.certificate, shared_issuer().certificate]):
+            result = check(issued.with_chain(*chain))
+            self.assertEqual(([Cause.BAD_CHAIN], False), ([f.cause for f in result.failures], result.valid))
+
+    def test_old_leaf_of_a_new_authority(self):
+        """R19: a leaf that expired before its authority was renewed is told to be expired, and no more."""
+        authority = shared_root().intermediate("Renewed", not_before=AT - timedelta(days=10))
+        issued = authority.issue(dns=DNS, not_after=AT - timedelta(days=20))
+        self.assertEqual([Cause.EXPIRED], causes(issued))
+        self.assertFalse(check(issued).valid)
+
     def test_expired_anchor(self):
         """R19: an anchor whose time is over anchors nothing."""
         root = Authority.root("Old Root", not_after=PAST)

@@ -54,7 +54,7 @@ class PathResult:
 
     @property
     def valid(self) -> bool:
-        return not self.failures
+        return bool(self.path) and not self.failures
 
 
 def validate(
@@ -70,9 +70,7 @@ def validate(
         leaf = load(chain[0])
     except ValueError as error:
         return PathResult((Failure(Cause.BAD_CHAIN, f"the certificate cannot be read: {error}"),))
-    others = list(_readable(chain[1:CHAIN_CERTIFICATES]))
-    moment = min(max(at, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
-    found = _search(leaf, others, anchors, moment)
+    found = _Search(leaf, list(_readable(chain[1:CHAIN_CERTIFICATES])), anchors, at).result()
     own = (*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf))
     revoked = revocations.failures(found.path, at) if revocations else ()
     return PathResult((*own, *revoked, *found.failures), found.path, found.exact)
@@ -140,57 +138,66 @@ _LEAF = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.ExtendedKeyUsag
 _NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
 
 
-def _search(leaf: x509.Certificate, others: list[x509.Certificate], anchors: Anchors, moment: datetime) -> PathResult:
-    """The path that the library finds, or what is wrong with each that there could be."""
-    if anchors.store is None:
-        return PathResult((_unanchored(leaf, _above(leaf, others, anchors)),))
-    nameless = not der.has_extension(encoded(leaf), der.SUBJECT_ALT_NAME)
-    builder = PolicyBuilder().store(anchors.store).time(moment).max_chain_depth(PATH_DEPTH)
-    builder = builder.extension_policies(ca_policy=_AUTHORITIES, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
-    try:
-        return PathResult((), tuple(builder.build_client_verifier().verify(leaf, others).chain))
-    except VerificationError as error:
-        return PathResult(tuple(_explain(leaf, _above(leaf, others, anchors), anchors, moment, str(error))))
-    except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library would hand out is not
-        return PathResult((), (leaf, *_above(leaf, others, anchors)), exact=False)
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for a path: from a leaf, by what was presented with it, to an anchor, at a time."""
 
+    leaf: x509.Certificate
+    presented: Sequence[x509.Certificate]
+    anchors: Anchors
+    at: datetime
 
-def _above(leaf: x509.Certificate, others: Sequence[x509.Certificate], anchors: Anchors) -> list[x509.Certificate]:
-    """Every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
-    found = [leaf]
-    for certificate in found:
-        name = issuer(certificate)
-        candidates = (*anchors.named(name), *(other for other in others if subject(other) == name))
-        found += [c for c in candidates if c not in found and _fits(certificate, c)]
-    return found[1:]
+    @property
+    def moment(self) -> datetime:
+        """The time of the search: where the leaf's dates fail (which is told apart), the nearest at which they do not."""
+        return min(max(self.at, self.leaf.not_valid_before_utc), self.leaf.not_valid_after_utc)
+
+    def result(self) -> PathResult:
+        """The path that the library finds, or what is wrong with those that there could be: at least one failure."""
+        if self.anchors.store is None:
+            return PathResult((self._unanchored(self._above()),))
+        nameless = not der.has_extension(encoded(self.leaf), der.SUBJECT_ALT_NAME)
+        builder = PolicyBuilder().store(self.anchors.store).time(self.moment).max_chain_depth(PATH_DEPTH)
+        builder = builder.extension_policies(ca_policy=_AUTHORITIES, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
+        try:
+            return PathResult((), tuple(builder.build_client_verifier().verify(self.leaf, list(self.presented)).chain))
+        except VerificationError as error:
+            return PathResult(self._explained(str(error)))
+        except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library hands out is not
+            return PathResult((), (self.leaf, *self._above()), exact=False)
+
+    def _above(self) -> list[x509.Certificate]:
+        """Every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
+        found = [self.leaf]
+        for certificate in found:
+            name = issuer(certificate)
+            candidates = (*self.anchors.named(name), *(each for each in self.presented if subject(each) == name))
+            found += [each for each in candidates if each not in found and _fits(certificate, each)]
+        return found[1:]
+
+    def _explained(self, said: str) -> tuple[Failure, ...]:
+        above = self._above()
+        if not any(certificate in self.anchors for certificate in (self.leaf, *above)):
+            return (self._unanchored(above),)
+        if "validation time" in said:
+            dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {called(each)}"))
+            if dated or self.moment != self.at:  # in the leaf's own time its authorities may not have been valid: no matter
+                return dated
+        for prefix in _PREFIXES:
+            said = said.removeprefix(prefix)
+        cause = next((cause for words, cause in _SAID if words in said), Cause.BAD_CHAIN)
+        return (Failure(cause, f"the chain is not valid: {said.partition(' (encountered')[0]}"),)
+
+    def _unanchored(self, above: Sequence[x509.Certificate]) -> Failure:
+        if self_signed(self.leaf):
+            return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({called(self.leaf)})")
+        last = above[-1] if above else self.leaf
+        if issuer(last) == subject(last):
+            return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {called(last)}, which is no trusted anchor")
+        return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {called(last, by=True)} is neither in the chain nor a trusted anchor")
 
 
 def _fits(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """No key identifiers that contradict each other (RFC 5280 §4.2.1.1)."""
     wanted, present = der.authority_key(encoded(certificate)), der.subject_key(encoded(authority))
     return wanted is None or present is None or wanted == present
-
-
-def _explain(
-    leaf: x509.Certificate, above: Sequence[x509.Certificate], anchors: Anchors, moment: datetime, said: str,
-) -> Iterator[Failure]:
-    if not any(certificate in anchors for certificate in (leaf, *above)):
-        yield _unanchored(leaf, above)
-        return
-    dated = [f for c in above for f in _dates(c, moment, f"the authority {called(c)}")] if "validation time" in said else []
-    if dated:
-        yield from dated
-        return
-    for prefix in _PREFIXES:
-        said = said.removeprefix(prefix)
-    cause = next((cause for words, cause in _SAID if words in said), Cause.BAD_CHAIN)
-    yield Failure(cause, f"the chain is not valid: {said.partition(' (encountered')[0]}")
-
-
-def _unanchored(leaf: x509.Certificate, above: Sequence[x509.Certificate]) -> Failure:
-    if self_signed(leaf):
-        return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({called(leaf)})")
-    last = above[-1] if above else leaf
-    if issuer(last) == subject(last):
-        return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {called(last)}, which is no trusted anchor")
-    return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {called(last, by=True)} is neither in the chain nor a trusted anchor")

@@ -40,7 +40,7 @@ def prove_pkix(
         match = match._replace(name=matches_host(presented, evidence.target or "").name)
     if match.name is None:
         return _failed((*found.failures, *(Failure(Cause.NAME_MISMATCH, reason) for reason in match.reasons)))
-    if found.failures:
+    if not found.valid:
         return _failed(found.failures)
     return Attempt("pkix", True, reasons=(f"{match.name} matches, on a chain to a trusted anchor",))
 
