@@ -12,8 +12,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import discovery
-from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.resolver import Resolver
+from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 from tests.fakes_dns import FakeReactor, FakeServer
@@ -449,6 +450,101 @@ class OrderTests(SynchronousTestCase):
         ]
         for seed in range(50):
             self.assertEqual([str(one.name) for one in discovery.in_order(candidates, Random(seed))], ["soon.", "late."])
+
+
+class TLSATests(DiscoveryCase):
+    """R22: what the DNS says of a target's key, and how far DNSSEC secured it."""
+
+    KEY = "aa" * 32
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server.secure = True
+        self.server.srv("peer.example", "1 0 5269 h1.example.")
+
+    def lookups(self, **options: Any) -> list[TLSALookup]:
+        """For each target of the peer, afresh."""
+        self.resolver.cache.clear()
+        finder = self.discovery(**options)
+        resolving = finder.resolve(PEER)
+        self.reactor.settle()
+        asking = [finder.tlsa(target) for target in self.successResultOf(resolving).targets]
+        self.reactor.settle()
+        return [self.successResultOf(asked) for asked in asking]
+
+    def test_secured(self) -> None:
+        """Secured all the way: the records as they are, for the port of the target."""
+        self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}", f"2 0 2 {self.KEY}{self.KEY}")
+        [lookup] = self.lookups()
+        key = bytes.fromhex(self.KEY)
+        self.assertEqual({str(record) for record in lookup.records}, {str(TLSA(3, 1, 1, key)), str(TLSA(2, 0, 2, key + key))})
+        self.assertEqual((lookup.target, lookup.secure, lookup.addresses_secure, lookup.failure), ("h1.example", True, True, ""))
+
+    def test_none(self) -> None:
+        """That there are none may be secured as well."""
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), True, ""))
+
+    def test_insecure_target(self) -> None:
+        """A target that DNSSEC does not secure is not asked about."""
+        self.server.insecure.add(("_xmpp-server._tcp.peer.example", "SRV"))
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), False, "DNSSEC does not secure the target's name"))
+        self.assertEqual(self.server.count("_5269._tcp.h1.example", "TLSA"), 0)
+
+    def test_insecure_addresses(self) -> None:
+        """Insecure addresses are told apart: inbound they do not matter."""
+        self.server.insecure.add(("h1.example", "A"))
+        self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}")
+        [lookup] = self.lookups()
+        self.assertEqual((len(lookup.records), lookup.secure, lookup.addresses_secure), (1, True, False))
+
+    def test_insecure_records(self) -> None:
+        """Insecure TLSA records are never told as secure."""
+        self.server.insecure.add(("_5269._tcp.h1.example", "TLSA"))
+        self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}")
+        [lookup] = self.lookups()
+        self.assertEqual((len(lookup.records), lookup.secure), (1, False))
+
+    def test_failures(self) -> None:
+        """A lookup that fails, bogus or silent, says so and counts for nothing."""
+        self.server.rcodes["_5269._tcp.h1.example", "TLSA"] = dns.rcode.SERVFAIL
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.secure, lookup.failure), (False, "_5269._tcp.h1.example TLSA: 127.0.0.1:5300: SERVFAIL"))
+        self.server.rcodes.clear()
+        self.server.mute.add(("_5269._tcp.h1.example", "TLSA"))
+        self.resolver.cache.clear()
+        asking = self.discovery(timeout=3).tlsa(Target("h1.example", 5269, (), secure=True))
+        self.reactor.pass_time(3.25)
+        self.assertIn("no answer in time", self.successResultOf(asking).failure)
+
+    def test_alias(self) -> None:
+        """RFC 7671 §7: of a target that is an alias the records of its true name count first, then its own."""
+        self.server.srv("other.example", "1 0 5269 alias.example.")
+        self.server.add("_xmpp-server._tcp.peer.example", "CNAME", "_xmpp-server._tcp.other.example.")
+        self.server.add("alias.example", "CNAME", "h1.example.")
+        self.server.add("_5269._tcp.alias.example", "TLSA", "3 1 1 " + "01" * 32)
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.target, [record.data[0] for record in lookup.records]), ("alias.example", [1]))
+        self.server.add("_5269._tcp.h1.example", "TLSA", "3 1 1 " + "02" * 32)
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.target, [record.data[0] for record in lookup.records]), ("alias.example", [2]))
+
+    def test_insecure_alias(self) -> None:
+        """Where DNSSEC does not secure the alias its true name is anybody's word."""
+        self.server.srv("other.example", "1 0 5269 alias.example.")
+        self.server.add("_xmpp-server._tcp.peer.example", "CNAME", "_xmpp-server._tcp.other.example.")
+        self.server.add("alias.example", "CNAME", "h1.example.")
+        self.server.insecure.add(("alias.example", "A"))
+        self.server.add("_5269._tcp.h1.example", "TLSA", "3 1 1 " + "02" * 32)
+        [lookup] = self.lookups()
+        self.assertEqual((lookup.records, lookup.addresses_secure), ((), False))
+        self.assertEqual(self.server.count("_5269._tcp.h1.example", "TLSA"), 0)
+
+    def test_operators_word(self) -> None:
+        """A static answer is not secured by DNSSEC."""
+        [lookup] = self.lookups(static={"peer.example": "127.0.0.1:5269"})
+        self.assertFalse(lookup.secure)
 
 
 class DeferredTests(DiscoveryCase):

@@ -13,6 +13,7 @@ from typing import Literal
 
 import dns.name
 import dns.rdatatype
+from dns.rdtypes.ANY.TLSA import TLSA as DNSTLSA
 from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred
 
@@ -20,6 +21,7 @@ from s2sgw.net.addresses import HostPort, canonical, is_host, is_public
 from s2sgw.net.dnssockets import Reactor
 from s2sgw.net.resolver import Answer, Resolver, Status
 from s2sgw.net.settling import settle
+from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 
@@ -46,7 +48,8 @@ class Target:
     """A host to connect to, its addresses with the families in turns, IPv6 first.
 
     `secure`: DNSSEC secured the name of the host (or that the domain has no SRV record and is the host itself).
-    `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368).
+    `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368). `canonical`: the host's name
+    behind CNAMEs, where they secured that.
     """
 
     host: str
@@ -57,6 +60,7 @@ class Target:
     direct_tls: bool = False
     secure: bool = False
     addresses_secure: bool = False
+    canonical: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,27 @@ class Discovery:
             finding.addErrback(lambda failure: Resolution(domain, (), Ending(Cause.INTERNAL, failure.getErrorMessage())))
             finding.addCallback(self._resolved, key)
         return waiter
+
+    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
+        """What the DNS says of the key of a target that was found (RFC 7673 §3). Never fails.
+
+        Where DNSSEC does not secure the target itself nothing is asked: it could not count, and the name servers of unsigned
+        zones are the ones that choke on such questions (RFC 7672 §2.2).
+        """
+        return Deferred.fromCoroutine(self._tlsa(target))
+
+    async def _tlsa(self, target: Target) -> TLSALookup:
+        found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
+        if not target.secure:
+            return replace(found, failure="DNSSEC does not secure the target's name")
+        deadline = self._reactor.seconds() + self._timeout
+        for host in dict.fromkeys([target.canonical or target.host, target.host]):  # RFC 7671 §7
+            [answer] = await self._ask([(f"_{target.port}._tcp.{host}", "TLSA")], deadline)
+            if answer.failed:
+                return replace(found, failure=_said(answer))
+            if answer.found:
+                break
+        return replace(found, records=_keys(answer), secure=answer.secure)
 
     def _resolved(self, resolution: Resolution, key: tuple[str, str | None]) -> None:
         for waiter in self._pending.pop(key):
@@ -231,6 +256,7 @@ def _target(candidate: Candidate, answers: Sequence[Answer]) -> Target:
     found = [answer for answer in answers if answer.found]
     families = [[record.to_text() for record in answer.records] for answer in found]
     in_turns = [address for both in zip_longest(*families) for address in both if address]
+    secure = all(answer.secure for answer in found)
     return Target(
         candidate.name.to_text(omit_final_dot=True),
         candidate.port,
@@ -239,8 +265,14 @@ def _target(candidate: Candidate, answers: Sequence[Answer]) -> Target:
         candidate.weight,
         candidate.direct_tls,
         candidate.secure,
-        all(answer.secure for answer in found),
+        secure,
+        found[0].canonical.to_text(omit_final_dot=True) if secure else None,
     )
+
+
+def _keys(answer: Answer) -> tuple[TLSA, ...]:
+    records = [record for record in answer.records if isinstance(record, DNSTLSA)]
+    return tuple(TLSA(record.usage, record.selector, record.mtype, record.cert) for record in records)
 
 
 def _only(target: Target, accept: Callable[[str, int], bool]) -> Target:
