@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interop import admitted, direct, outward, refused, through
+from interop.launch import START
 
 STAGES = [
     direct.stage("prosody", "prosody"),
@@ -11,7 +12,7 @@ STAGES = [
     direct.stage("ejabberd", "jabberd2"),
     direct.stage("prosody", "jabberd2", encrypted=False),
     direct.stage("ejabberd", "jabberd2", encrypted=False),
-    through.stage("prosody", "prosody"),
+    *(through.stage(behind, outside) for behind in START for outside in START),
     refused.stage,
     admitted.stage,
     outward.stage,

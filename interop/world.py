@@ -47,7 +47,9 @@ async def world(
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))
     dns.serve(INSIDE, door.port)
     dns.start()
-    far = START[outside](Site(lab, OUTSIDE, dns.port, authority.file, authority.for_domain(OUTSIDE)))
+    far = START[outside](Site(
+        lab, OUTSIDE, dns.port, authority.file, authority.for_domain(OUTSIDE), dialback_only=outside == "jabberd2",
+    ))
     dns.serve(OUTSIDE, far.s2s_port)
     dns.reload()
     near_port = lab.port()
