@@ -478,7 +478,7 @@ class LimitTests(SynchronousTestCase):
         self.assertPasses(FramingLimits(), HEADER + b"<iq id='" + b"x" * 8000 + b"'/>")
         self.assertLimited(limits, HEADER + b"<iq id='" + b"x" * 1000, 1000)
         self.assertLimited(limits, HEADER + b"<iq><a><!--" + b"x" * 1000, 1000)
-        self.assertLimited(FramingLimits(), HEADER + b"<iq id='" + b"x" * 2 * PIECE + b"'/>", 8192)
+        self.assertLimited(FramingLimits(), HEADER + b"<iq id='" + b"x" * 2 * 8192 + b"'/>", 8192)
 
     def test_stream(self) -> None:
         """Before authentication the stream as a whole is bounded; what was complete within the bound still counts."""
@@ -503,7 +503,7 @@ class LimitTests(SynchronousTestCase):
         data = b"<message><body>" + b"0123456789" * 45000 + b"</body></message>"
         for size in (len(data), 1460, PIECE, PIECE - 1, PIECE + 1, 100000):
             chunks = [data[at : at + size] for at in range(0, len(data), size)]
-            self.assertEqual([OPENED, Framed("message", data, payloads=(BODY,))], frame(HEADER, *chunks))
+            self.assertTrue(frame(HEADER, *chunks) == [OPENED, Framed("message", data, payloads=(BODY,))], size)
 
 
 class RestingTests(SynchronousTestCase):
@@ -570,6 +570,13 @@ class RestingTests(SynchronousTestCase):
         for _ in range(40):
             framer.feed(b"<iq>" + b"<a/>" * 500 + b"x" * 8000 + b"</iq>")
         self.assertIsNot(first, framer._parser)
+
+    def test_a_large_stanza_is_not_read_again_and_again(self) -> None:
+        """While a large stanza is open its parser stays: exchanging it would mean reading all of it again."""
+        make = mock.Mock(side_effect=restrictions.restricted_parser)
+        self.patch(framing, "restricted_parser", make)
+        frame(HEADER, b"<iq>", *[b"x" * 1000] * 500, b"</iq>", MESSAGE[:9], MESSAGE[9:])
+        self.assertEqual(2, make.call_count)
 
     def test_discarded(self) -> None:
         """A framer that is over holds no parser."""

@@ -225,9 +225,7 @@ class Framer:
         return parser
 
     def _drop_parser(self) -> None:
-        parser, self._parser = self._parser, None
-        if parser is not None:  # it holds our methods and we hold it: without this it lives until the next collection
-            parser.StartElementHandler = parser.EndElementHandler = parser.StartNamespaceDeclHandler = None
+        self._parser = None
         self._depth = 1
         self._fed = self._since = 0
         self._clear_slice()
