@@ -28,9 +28,10 @@ from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
 from s2sgw.config import Backend, Config, ConfigError, load
 from s2sgw.config.agreement import certificate_files
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.judge import Judge
-from s2sgw.gateway.lanes import Flow, Hop, Lanes
+from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.gateway.record import Record
@@ -54,6 +55,7 @@ from s2sgw.operate.verbs import verbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
+from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
@@ -160,7 +162,10 @@ class Gateway:
 
     @cached_property
     def lanes(self) -> Lanes:
-        return Lanes(self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop)
+        return Lanes(
+            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop,
+            MemorySpool(0, self.reactor.callFromThread), spools=False,
+        )
 
     @cached_property
     def accepted(self) -> AcceptedStreams:

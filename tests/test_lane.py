@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.queue.lane import OVERHEAD, Budget, Held, Holds, Lane
+from s2sgw.queue.lane import OVERHEAD, Budget, Held, Holds, Lane, Receipt
 from s2sgw.queue.schedule import BackOff
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -30,25 +30,37 @@ class LaneTests(SynchronousTestCase):
     """What a lane holds, hands over and gives up."""
 
     def test_order(self) -> None:
-        """R33: what was accepted first leaves first."""
+        """R33: what was accepted first is written and acknowledged first."""
         it = lane()
         it.accept([stanza("1"), stanza("2", "iq")], 0)
         it.accept([stanza("3", "presence")], 1)
-        self.assertEqual(ids(it.take(10_000)), ["1", "2", "3"])
+        self.assertEqual(ids(it.write(10_000)), ["1", "2", "3"])
+        self.assertEqual((len(it), it.pending, it.oldest), (3, False, 0))
+        self.assertEqual(ids(it.acknowledge(2)), ["1", "2"])
+        self.assertEqual(ids(it.acknowledge(9)), ["3"])
         self.assertEqual((len(it), it.bytes, it.oldest), (0, 0, None))
 
-    def test_takes_in_parts(self) -> None:
-        """A taker with little room gets little, but never nothing."""
+    def test_writes_in_parts(self) -> None:
+        """A hop with little room gets little, but never nothing."""
         it = lane()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
-        self.assertEqual(ids(it.take(1)), ["1"])
-        self.assertEqual(ids(it.take(150)), ["2", "3"])
-        self.assertEqual(it.take(1), [])
+        self.assertEqual(ids(it.write(1)), ["1"])
+        self.assertEqual(ids(it.write(150)), ["2", "3"])
+        self.assertEqual(it.write(1), [])
+
+    def test_taken_back(self) -> None:
+        """What was in flight when the hop was lost waits again before everything else, and is known to be in doubt."""
+        it = lane()
+        it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
+        it.write(150)
+        self.assertEqual(ids(it.take_back()), ["1", "2"])
+        again = it.write(10_000)
+        self.assertEqual(ids(again), ["1", "2", "3"])
 
     def test_share(self) -> None:
         """A full lane refuses what is new, from the first that does not fit on, and keeps what it has."""
         it = lane(share=2 * (100 + OVERHEAD))
-        refused = it.accept([stanza("1"), stanza("big", size=5000), stanza("2")], 0)
+        _, refused = it.accept([stanza("1"), stanza("big", size=5000), stanza("2")], 0)
         self.assertEqual([each.id for each in refused], ["big", "2"])
         self.assertFalse(it.crowded)
         it.accept([stanza("3")], 0)
@@ -56,37 +68,92 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(ids(list(it)), ["1", "3"])
 
     def test_budget_is_shared(self) -> None:
-        """Two lanes draw on one budget, and what one hands over the other may use."""
+        """Two lanes draw on one budget, and what one passes on the other may use."""
         budget = Budget(100 + OVERHEAD)
         one, other = (Lane(PAIR, budget, 10_000, Holds()) for _ in range(2))
-        self.assertEqual(one.accept([stanza("1")], 0), [])
-        self.assertEqual(len(other.accept([stanza("2")], 0)), 1)
-        one.take(1)
-        self.assertEqual(other.accept([stanza("2")], 0), [])
+        self.assertEqual(one.accept([stanza("1")], 0)[1], [])
+        self.assertEqual(len(other.accept([stanza("2")], 0)[1]), 1)
+        one.write(1)
+        self.assertEqual(len(other.accept([stanza("2")], 0)[1]), 1)
+        one.acknowledge(1)
+        self.assertEqual(other.accept([stanza("2")], 0)[1], [])
 
     def test_expiry_by_kind(self) -> None:
-        """An IQ waits its own, shorter time; the stanzas around it stay, in order."""
+        """An IQ waits its own, shorter time; the stanzas around it stay, in order; what is in flight is left alone."""
         it = lane()
-        it.accept([stanza("m1"), stanza("q", "iq"), stanza("m2")], 0)
+        it.accept([stanza("f", "iq"), stanza("m1"), stanza("q", "iq"), stanza("m2")], 0)
+        it.write(1)
         self.assertEqual(it.expire(29.9), [])
         self.assertEqual(ids(it.expire(30)), ["q"])
         self.assertEqual(it.expire(599), [])
         self.assertEqual(ids(it.expire(600)), ["m1", "m2"])
-        self.assertEqual((it.bytes, it.expire(10_000)), (0, []))
+        self.assertEqual((len(it), it.expire(10_000)), (1, []))
 
     def test_clear(self) -> None:
-        """Everything can be given up at once, and the room is free again."""
+        """Everything that is not in flight can be given up at once, and the room is free again."""
         it = lane()
         it.accept([stanza("1"), stanza("2")], 0)
         self.assertEqual(ids(it.clear()), ["1", "2"])
         self.assertEqual((len(it), it.bytes, it.oldest), (0, 0, None))
 
+    def test_unspooled(self) -> None:
+        """What is old enough and still here is for the spool, once."""
+        it = lane()
+        it.accept([stanza("1"), stanza("2")], 0)
+        it.accept([stanza("3")], 1)
+        it.write(1)
+        it.acknowledge(1)
+        self.assertEqual(ids(it.unspooled(0.5)), ["2"])
+        self.assertEqual(ids(it.unspooled(1)), ["3"])
+        self.assertEqual(it.unspooled(9), [])
+
+    def test_receipt(self) -> None:
+        """A receipt is settled once, when every stanza it is for has been."""
+        settled: list[bool] = []
+        receipt = Receipt(2, lambda: settled.append(True))
+        it = lane()
+        it.accept([stanza("1"), stanza("2")], 0, receipt)
+        it.write(10_000)
+        for held in it.acknowledge(1):
+            held.settle()
+            held.settle()
+        self.assertEqual(settled, [])
+        for held in it.acknowledge(1):
+            held.settle()
+        self.assertEqual(settled, [True])
+
+    def test_leaves_to_the_spool_and_fetches_back(self) -> None:
+        """What the spool holds need not stay in memory; it comes back in order, before what came since."""
+        it = lane()
+        held, _ = it.accept([stanza(str(n)) for n in range(5)], 0)
+        for each in held:
+            each.spooled = True
+        it.evict(2 * (100 + OVERHEAD))
+        self.assertEqual((ids(list(it)), it.gap, it.gap_count, len(it)), (["0", "1"], (2, 5), 3, 5))
+        late, _ = it.accept([stanza("5")], 1)
+        self.assertEqual(ids(it.write(10_000)), ["0", "1"])
+        it.fill([Held(3, stanza("2"), 0, 600, None, True)], complete=False)
+        self.assertEqual((ids(it.write(10_000)), it.gap, it.pending), (["2"], (3, 5), True))
+        late[0].spooled = True
+        it.evict(0)
+        self.assertEqual((it.gap, it.gap_count), ((3, 6), 3))
+        it.fill([Held(n, stanza(str(n - 1)), 0, 600, None, True) for n in (4, 5, 6)], complete=True)
+        self.assertEqual((ids(it.write(10_000)), it.gap, len(it)), (["3", "4", "5"], None, 6))
+
+    def test_restored(self) -> None:
+        """After a start a lane knows how much the spool holds of it, and goes on counting behind that."""
+        it = lane()
+        it.restore(7, 9, 2)
+        held, _ = it.accept([stanza("n")], 0)
+        self.assertEqual((len(it), it.gap, held[0].position, it.pending), (3, (6, 9), 10, True))
+
     @given(st.lists(st.one_of(
-        st.tuples(st.just("accept"), st.integers(0, 3000)), st.tuples(st.just("take"), st.integers(1, 5000)),
-        st.tuples(st.just("expire"), st.integers(0, 40)),
+        st.tuples(st.just("accept"), st.integers(0, 3000)), st.tuples(st.just("write"), st.integers(1, 5000)),
+        st.tuples(st.just("acknowledge"), st.integers(0, 9)), st.tuples(st.just("expire"), st.integers(0, 40)),
+        st.tuples(st.just("lose"), st.just(0)),
     )))
     def test_nothing_is_lost(self, steps: list[tuple[str, int]]) -> None:
-        """Whatever happens, each stanza is refused, handed over, expired or still there, once; sizes add up."""
+        """Whatever happens, each stanza is refused, acknowledged, expired or still there, once; sizes add up."""
         budget = Budget(12_000)
         it = Lane(PAIR, budget, 8_000, Holds(stanza=30, iq=10))
         seen: list[str | None] = []
@@ -94,15 +161,20 @@ class LaneTests(SynchronousTestCase):
         for number, (step, value) in enumerate(steps):
             if step == "accept":
                 kind: Kind = "iq" if number % 3 == 0 else "message"
-                seen += [each.id for each in it.accept([stanza(str(number), kind, value)], now)]
-            elif step == "take":
-                seen += ids(it.take(value))
+                seen += [each.id for each in it.accept([stanza(str(number), kind, value)], now)[1]]
+            elif step == "write":
+                it.write(value)
+            elif step == "acknowledge":
+                seen += ids(it.acknowledge(value))
+            elif step == "lose":
+                it.take_back()
             else:
                 now += value
                 seen += ids(it.expire(now))
         accepted = [str(number) for number, (step, _) in enumerate(steps) if step == "accept"]
-        left = ids(list(it))
-        self.assertEqual(sorted(filter(None, seen + left)), sorted(accepted))
+        positions = [held.position for held in it]
+        self.assertEqual(positions, sorted(positions))
+        self.assertEqual(sorted(filter(None, seen + ids(list(it)))), sorted(accepted))
         self.assertEqual(it.bytes, sum(len(held.stanza.data) + OVERHEAD for held in it))
         self.assertEqual(budget.used, it.bytes)
 

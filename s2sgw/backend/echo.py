@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from xml.etree import ElementTree
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from twisted.logger import Logger
 
-from s2sgw.queue.bounce import bounce
-from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.element import Element, stanza_error
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.errors import StanzaCondition
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import PING, SERVER
-from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.stanza import Kind, Stanza
 
 
 class EchoHop:
@@ -21,6 +21,7 @@ class EchoHop:
     state = "idle"
     ready = True
     slow = False
+    acknowledges = False
     last_cause = Cause.CLOSED
     log = Logger()
 
@@ -28,11 +29,11 @@ class EchoHop:
         self._pair = pair
         self._deliver = deliver
 
-    def send(self, stanzas: list[Stanza]) -> None:
+    def send(self, data: Sequence[bytes]) -> None:
         """Answer what can be answered."""
-        answers = [answer for answer in map(self._answer, stanzas) if answer is not None]
+        answers = [answer for answer in map(self._answer, map(Element.parse, data)) if answer is not None]
         if answers:
-            self._deliver(self._pair.inverse, answers)
+            self._deliver(self._pair.inverse, [_stanza(answer) for answer in answers])
 
     def wanted(self) -> None:
         """Always ready: nothing ever waits."""
@@ -43,29 +44,25 @@ class EchoHop:
     def stop(self, cause: Cause) -> None:
         """Nothing to close."""
 
-    def _answer(self, stanza: Stanza) -> Stanza | None:
-        if stanza.kind == "message" and stanza.type not in ("error", "groupchat"):
-            return _echo(stanza)
-        if stanza.kind == "iq" and stanza.type == "get" and f"{PING}}}ping" in stanza.payloads:
-            return _stanza(stanza, "result", [])
-        if stanza.kind == "iq" and stanza.type in ("get", "set"):
-            error = bounce(stanza, Cause.NOT_ALLOWED)
-            return None if error is None else Stanza("iq", error, stanza.from_, stanza.to, "error", stanza.id)
-        self.log.info("echo: {stanza}", stanza=repr(stanza), event="echo")
+    def _answer(self, stanza: Element) -> Element | None:
+        kind, type = stanza.name, stanza.attributes.get("type")
+        if kind == "message" and type not in ("error", "groupchat") and stanza.child(SERVER, "body"):
+            return _reply(stanza, type, list(stanza.every(SERVER, "body")))
+        if kind == "iq" and type == "get" and stanza.child(PING, "ping"):
+            return _reply(stanza, "result", [])
+        if kind == "iq" and type in ("get", "set"):
+            return _reply(stanza, "error", [stanza_error(StanzaCondition.SERVICE_UNAVAILABLE, "This is only an echo.")])
+        self.log.info(event="echo", kind=kind, type=type, peer=str(self._pair.sender), local=str(self._pair.recipient))
         return None
 
 
-def _echo(stanza: Stanza) -> Stanza | None:
-    tree = ElementTree.fromstring(b'<x xmlns="%s">%s</x>' % (SERVER.encode(), stanza.data))
-    body = tree.findtext(f"{{{SERVER}}}message/{{{SERVER}}}body")
-    if body is None:
-        return None
-    return _stanza(stanza, stanza.type, [Element("body", SERVER, {}, [], body)])
+def _reply(to: Element, type: str | None, children: list[Element]) -> Element:
+    attributes = {"from": to.attributes["to"], "to": to.attributes["from"]}
+    attributes |= {name: value for name, value in (("id", to.attributes.get("id")), ("type", type)) if value is not None}
+    return Element(to.name, SERVER, attributes, children)
 
 
-def _stanza(to: Stanza, type: str | None, children: list[Element]) -> Stanza:
-    attributes = {"from": to.to, "to": to.from_}
-    attributes |= {name: value for name, value in (("id", to.id), ("type", type)) if value is not None}
-    data = Element(to.kind, SERVER, attributes, children, "").to_xml()
-    payloads = tuple(f"{child.namespace}}}{child.name}" for child in children)
-    return Stanza(to.kind, data, to.from_, to.to, type, to.id, payloads)
+def _stanza(reply: Element) -> Stanza:
+    get = reply.attributes.get
+    payloads = tuple(f"{child.namespace}}}{child.name}" for child in reply.children)
+    return Stanza(cast(Kind, reply.name), reply.to_xml(), get("to", ""), get("from", ""), get("type"), get("id"), payloads)

@@ -6,14 +6,15 @@ visible word: a final cause bounces them, any other lets them wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.lanes import Flow
+from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
 from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
 from s2sgw.gateway.record import Record
@@ -21,10 +22,20 @@ from s2sgw.gateway.sides import SendingSide
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import Event
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.stanza import Stanza
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 STEADY = 10.0
+
+#: Stream errors that speak of what was sent, not of the state of the other side (decision 10).
+OF_CONTENT = frozenset({
+    "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
+    "policy-violation", "undefined-condition",
+})  # fmt: skip
+
+
+def speaks_of_content(ending: Ending) -> bool:
+    """Whether a stream ended over a stanza of ours."""
+    return ending.by == "them" and ending.condition in OF_CONTENT
 
 
 class Courier:
@@ -42,7 +53,7 @@ class Courier:
         self.stream: OutgoingStream | None = None
         self.last_ending: Ending | None = None
         self.retry: IDelayedCall | None = None
-        self._attempt: Deferred[None] | None = None
+        self._attempt: Deferred[Any] | None = None
         self._opener = opener
         self._record = record
         self._back_off = back_off
@@ -74,9 +85,13 @@ class Courier:
     def last_cause(self) -> Cause:
         return Cause.HELD_TOO_LONG if self.last_ending is None else self.last_ending.cause
 
-    def send(self, stanzas: list[Stanza]) -> None:
+    @property
+    def acknowledges(self) -> bool:
+        return False
+
+    def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
-        self.stream.connection.write(b"".join([stanza.data for stanza in stanzas]))
+        self.stream.connection.write(b"".join(data))
 
     def wanted(self) -> None:
         self._life.wanted()
@@ -108,8 +123,8 @@ class Courier:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        attempt = Deferred.fromCoroutine(open_stream(self.side, self.flow.pair, self._opener))
-        self._attempt = attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._broken)
+        self._attempt = Deferred.fromCoroutine(open_stream(self.side, self.flow.pair, self._opener))
+        self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._broken)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -162,7 +177,7 @@ class Courier:
     def look_again(self) -> None:
         """The back-off is over: try again if something waits."""
         self.retry = None
-        if self.flow.lane:
+        if self.flow.lane.pending:
             self._life.wanted()
 
     def let_go(self, ending: Ending) -> None:
@@ -176,6 +191,7 @@ class Courier:
             cause=ending.cause.value, detail=ending.detail,
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
+        self.flow.lost(speaks_of_content(ending))
         self.flow.relieve()
 
     def finish(self, cause: Cause) -> None:

@@ -1,154 +1,49 @@
-"""Who owns which lane: every accepted stanza passes through `Lanes`, and so does every bounce.
-
-A `Flow` is a lane at work: its store, the hop it leads to, and the sources that are slowed while the hop is.
-"""
+"""Who owns which lane: every accepted stanza passes through `Lanes`, and so does every bounce."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.record import Direction, Record
 from s2sgw.queue.bounce import bounce
 from s2sgw.queue.lane import Budget, Holds, Lane
-from s2sgw.xmpp.ending import Cause
+from s2sgw.queue.spool import LaneSummary, Spool, Spooled
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: A single lane may use this part of the memory of all.
+#: A single lane may use this part of the memory of all, and keep that part of it once the spool has it too.
 SHARE = 4
-#: Bytes handed to a hop at once when a lane is drained.
-CHUNK = 65536
-
-
-class Source(Protocol):
-    """A stream that brings stanzas and can be told to wait."""
-
-    def pause(self, token: object) -> None: ...
-
-    def resume(self, token: object) -> None: ...
-
-
-class Hop(Protocol):
-    """Where a lane leads: a stream to the next server, or the embedded echo."""
-
-    @property
-    def state(self) -> str:
-        """idle, connecting, ready or backing off: a word for operators."""
-
-    @property
-    def ready(self) -> bool:
-        """`send` may be called now."""
-
-    @property
-    def slow(self) -> bool:
-        """It is there, but has more to swallow than it can: whoever feeds it should wait."""
-
-    @property
-    def last_cause(self) -> Cause:
-        """Why the last attempt failed: what a stanza that waited in vain is told."""
-
-    def send(self, stanzas: list[Stanza]) -> None:
-        """Pass `stanzas` on now."""
-
-    def wanted(self) -> None:
-        """The lane holds something: see to it that `Flow.drain` is called when it can go."""
-
-    def contact(self) -> None:
-        """The next server was heard of: now is a good time to try again."""
-
-    def stop(self, cause: Cause) -> None:
-        """Close in order, for good."""
-
-
-class Flow:
-    """The lane of one pair at work."""
-
-    def __init__(self, lane: Lane, lanes: Lanes, direction: Direction) -> None:
-        self.lane = lane
-        self.direction = direction
-        self.hop: Hop
-        self.last_used = lanes.clock.seconds()
-        self._lanes = lanes
-        self._slowed: set[Source] = set()
-
-    @property
-    def pair(self) -> Pair:
-        return self.lane.pair
-
-    def accept(self, stanzas: list[Stanza], source: Source | None = None) -> None:
-        """Take custody of the stanzas of one turn: they go on at once where the way is free."""
-        self.last_used = self._lanes.clock.seconds()
-        if not self.lane and self.hop.ready:
-            self._send(stanzas)
-        else:
-            self._keep(stanzas)
-        if source is not None and self._must_slow():
-            self._slowed.add(source)
-            source.pause(self)
-
-    def _send(self, stanzas: list[Stanza]) -> None:
-        self.hop.send(stanzas)
-        self._lanes.record.counted(self.direction, "passed", stanzas)
-
-    def _keep(self, stanzas: list[Stanza]) -> None:
-        refused = self.lane.accept(stanzas, self.last_used)
-        self.hop.wanted()
-        if refused:
-            self._lanes.bounce(self.pair, refused, Cause.QUEUE_FULL)
-
-    def _must_slow(self) -> bool:
-        return self.hop.slow or (self.hop.state == "connecting" and self.lane.crowded)
-
-    def drain(self) -> None:
-        """The hop is free: hand over what waits, then let the sources go on."""
-        while self.lane and self.hop.ready:
-            self._send([held.stanza for held in self.lane.take(CHUNK)])
-        if not self._must_slow():
-            self.relieve()
-
-    def relieve(self) -> None:
-        """Let every slowed source go on."""
-        slowed, self._slowed = self._slowed, set()
-        for source in slowed:
-            source.resume(self)
-
-    def forget(self, source: Source) -> None:
-        """`source` is gone."""
-        self._slowed.discard(source)
-
-    def give_up(self, cause: Cause) -> None:
-        """Bounce everything that waits."""
-        self._lanes.bounce(self.pair, [held.stanza for held in self.lane.clear()], cause)
-        self.relieve()
-
-    def expire(self, now: float, cause: Cause) -> None:
-        """Bounce what has waited too long."""
-        gone = self.lane.expire(now)
-        if gone:
-            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
-
-    @property
-    def idle(self) -> bool:
-        return not self.lane and self.hop.state == "idle"
+RESIDENT = 64
+#: Expired stanzas that are taken from the spool at once.
+EXPIRED = 500
 
 
 class Lanes:
-    """All flows, by pair, within one budget of memory."""
+    """All flows, by pair, within one budget of memory; `spools` says whether the spool is durable and worth its bytes."""
 
     def __init__(
         self, clock: IReactorTime, record: Record, memory: int, holds: Callable[[Pair], Holds],
-        is_local: Callable[[Domain], bool], hop: Callable[[Flow], Hop],
+        is_local: Callable[[Domain], bool], hop: Callable[[Flow], Hop], spool: Spool, window: float = 0.02, spools: bool = True,
     ) -> None:
         self.clock = clock
         self.record = record
         self.budget = Budget(memory)
+        self.spool = spool
+        self.spools = spools
+        self.resident = memory // RESIDENT
+        self.window = window
         self._holds = holds
         self._is_local = is_local
         self._hop = hop
         self._flows: dict[Pair, Flow] = {}
+        self._watched: deque[tuple[float, Flow]] = deque()
+        self._expiring = False
 
     def __iter__(self) -> Iterator[Flow]:
         return iter(list(self._flows.values()))
@@ -158,18 +53,19 @@ class Lanes:
         flow = self._flows.get(pair)
         if flow is None:
             lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair))
-            flow = Flow(lane, self, "inbound" if self._is_local(pair.recipient) else "outbound")
+            flow = self._flows[pair] = Flow(lane, self, self._direction(pair))
             flow.hop = self._hop(flow)
-            self._flows[pair] = flow
         return flow
+
+    def _direction(self, pair: Pair) -> Direction:
+        return "inbound" if self._is_local(pair.recipient) else "outbound"
 
     def bounce(self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause) -> None:
         """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34)."""
-        direction: Direction = "inbound" if self._is_local(pair.recipient) else "outbound"
         errors = []
         for stanza in stanzas:
             error = bounce(stanza, cause)
-            self.record.counted(direction, "dropped" if error is None else "bounced", (stanza,))
+            self.record.counted(self._direction(pair), "dropped" if error is None else "bounced", (stanza,))
             if error is not None:
                 errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))
         if errors:
@@ -181,17 +77,77 @@ class Lanes:
             if flow.pair.recipient == peer:
                 flow.hop.contact()
 
+    # --- the spool ---
+
+    def watch(self, flow: Flow) -> None:
+        """When the window is over, `flow` spools what is still unacknowledged. One timer serves all."""
+        if not self.spools or not len(flow.lane):
+            return
+        if not self._watched:
+            self.clock.callLater(self.window, self._window_over)
+        self._watched.append((self.clock.seconds() + self.window, flow))
+
+    def _window_over(self) -> None:
+        now = self.clock.seconds()
+        due: dict[Flow, None] = {}
+        while self._watched and self._watched[0][0] <= now:
+            due[self._watched.popleft()[1]] = None
+        if self._watched:
+            self.clock.callLater(self._watched[0][0] - now, self._window_over)
+        for flow in due:
+            flow.spool_now()
+
+    def spool_failed(self, error: Exception) -> None:
+        """Say so once for each failed batch: custody is refused meanwhile."""
+        ending = Ending(Cause.QUEUE_FULL, str(error))
+        self.record.refused("outbound", "backend", ("", ""), "", ending)
+
+    def restore(self) -> Deferred[int]:
+        """After a start: every lane that the spool holds goes on; fires with their number."""
+        restored: Deferred[int] = Deferred()
+        self.spool.lanes(lambda summaries: restored.callback(self._restored(summaries)))
+        return restored
+
+    def _restored(self, summaries: list[LaneSummary]) -> int:
+        waiting = [summary for summary in summaries if summary.count]
+        for summary in waiting:
+            flow = self.flow(summary.pair)
+            flow.lane.restore(summary.first, summary.last, summary.count)
+            flow.hop.wanted()
+        return len(waiting)
+
+    # --- time ---
+
     def sweep(self) -> None:
         """Once a second: bounce what expired, and forget the flows that nothing uses."""
         now = self.clock.seconds()
         for flow in self:
-            if flow.lane:
-                flow.expire(now, flow.hop.last_cause)
-            elif flow.idle:
+            flow.expire(now)
+            if flow.idle:
                 del self._flows[flow.pair]
+        if self.spools and self.spool.count and not self._expiring:
+            self._expiring = True
+            self.spool.expired(now, EXPIRED, self._expired)
 
-    def stop(self) -> None:
-        """Bounce what waits and close every hop in order."""
+    def _expired(self, spooled: list[Spooled]) -> None:
+        self._expiring = False
+        by_pair: dict[Pair, list[Spooled]] = {}
+        for row in spooled:
+            by_pair.setdefault(row.pair, []).append(row)
+        for pair, rows in by_pair.items():
+            self.flow(pair).expire_spooled(rows)
+
+    # --- the end ---
+
+    def stop(self) -> Deferred[None]:
+        """Close every hop in order, and leave to the spool what was not passed on; without one it is bounced first."""
+        if not self.spools:
+            for flow in self:
+                flow.give_up(Cause.SHUTDOWN)
         for flow in self:
             flow.hop.stop(Cause.SHUTDOWN)
-            flow.give_up(Cause.SHUTDOWN)
+            flow.lane.take_back()
+            flow.spool_now(everything=True)
+        closed: Deferred[None] = Deferred()
+        self.spool.close(lambda: closed.callback(None))
+        return closed

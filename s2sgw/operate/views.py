@@ -10,7 +10,8 @@ from s2sgw import __version__
 from s2sgw.config import Config
 from s2sgw.gateway.accepted import AcceptedStream
 from s2sgw.gateway.courier import Courier
-from s2sgw.gateway.lanes import Flow, Lanes
+from s2sgw.gateway.flow import Flow
+from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.opening import OutgoingStream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.streams import AcceptedStreams

@@ -1,20 +1,25 @@
-"""A lane: the ordered flow of stanzas of one pair, while they wait for their next hop (decisions 9 and 10).
+"""A lane: the ordered flow of stanzas of one pair, from custody taken to custody passed on (decisions 9 and 10).
 
-Pure: the time comes in as seconds of a monotonic clock, and every bound is an argument. A lane refuses what it has no
-room for and says so; what it has accepted leaves it only by `take` or `expire`.
+Pure: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a lane for ever. What a
+lane holds stands in three parts, each in order and each after the one before: in flight (written to the next hop, not
+acknowledged), waiting (in memory), and the rest: a gap of positions that only the spool holds, then what came since.
+
+A lane refuses what it has no room for and says so; what it has accepted leaves it only by `acknowledge`, `expire`,
+`remove` or `clear`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: What the bookkeeping of a waiting stanza costs in memory, beside its bytes.
-OVERHEAD = 400
+#: What the bookkeeping of a held stanza costs in memory, beside its bytes.
+OVERHEAD = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +29,56 @@ class Holds:
     stanza: float = 600.0
     iq: float = 30.0
 
+    def of(self, stanza: Stanza) -> float:
+        return self.iq if stanza.kind == "iq" else self.stanza
 
-@dataclass(frozen=True, slots=True)
+
+class Receipt:
+    """What the one who brought `total` stanzas waits for: all of them passed on, spooled or ended. Then `settled` is called."""
+
+    __slots__ = ("left", "settled", "total")
+
+    def __init__(self, total: int, settled: Callable[[], None]) -> None:
+        self.total = self.left = total
+        self.settled = settled
+
+    def settle(self, number: int = 1) -> None:
+        """So many more are in safe hands."""
+        self.left -= number
+        if self.left == 0:
+            self.settled()
+
+
 class Held:
-    """A stanza in custody: when it was accepted, and when the waiting ends."""
+    """A stanza in custody. `spooled`: the spool has it too. `written`: it was on the wire once, so it may have arrived.
+    `gone`: it has left its lane.
+    """
 
-    stanza: Stanza
-    accepted_at: float
-    deadline: float
+    __slots__ = ("accepted_at", "deadline", "gone", "position", "receipt", "spooled", "stanza", "written")
+
+    def __init__(
+        self, position: int, stanza: Stanza, accepted_at: float, deadline: float, receipt: Receipt | None = None,
+        spooled: bool = False, written: bool = False,
+    ) -> None:
+        self.position = position
+        self.stanza = stanza
+        self.accepted_at = accepted_at
+        self.deadline = deadline
+        self.receipt = receipt
+        self.spooled = spooled
+        self.written = written
+        self.gone = False
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory."""
+        return len(self.stanza.data) + OVERHEAD
+
+    def settle(self) -> None:
+        """Nobody upstream need keep it any more."""
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None:
+            receipt.settle()
 
 
 class Budget:
@@ -53,85 +100,166 @@ class Budget:
 
 
 class Lane:
-    """The waiting stanzas of `pair`, oldest first, within `share` bytes of a common `budget`."""
+    """The stanzas of `pair` in custody, within `share` bytes of a common `budget` of memory."""
 
-    def __init__(self, pair: Pair, budget: Budget, share: int, holds: Holds) -> None:
+    def __init__(self, pair: Pair, budget: Budget, share: int, holds: Holds, next_position: int = 1) -> None:
         self.pair = pair
         self.bytes = 0
+        self.next_position = next_position
+        self.in_flight: deque[Held] = deque()
+        self.waiting: deque[Held] = deque()
+        #: positions that only the spool holds: after `gap[0]`, up to `gap[1]`
+        self.gap: tuple[int, int] | None = None
+        self.gap_count = 0
+        #: accepted since there is a gap
+        self.recent: deque[Held] = deque()
+        #: what the spool has not been given yet, oldest first
+        self.fresh: deque[Held] = deque()
         self._budget = budget
         self._share = share
         self._holds = holds
-        self._waiting: deque[Held] = deque()
         self._earliest: float | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """Everything in custody, in memory or not."""
+        return len(self.in_flight) + len(self.waiting) + self.gap_count + len(self.recent)
+
+    def __iter__(self) -> Iterator[Held]:
+        """What is in memory, in order."""
+        return chain(self.in_flight, self.waiting, self.recent)
+
+    @property
+    def pending(self) -> bool:
+        """Something has yet to be written."""
+        return bool(self.waiting or self.gap_count or self.recent)
 
     @property
     def oldest(self) -> float | None:
-        """When the longest-waiting stanza was accepted."""
-        return self._waiting[0].accepted_at if self._waiting else None
+        """When the longest-held stanza in memory was accepted."""
+        return next((held.accepted_at for held in self), None)
 
     @property
     def crowded(self) -> bool:
         """Past half of its share: whoever fills it should be slowed."""
         return self.bytes * 2 > self._share
 
-    def accept(self, stanzas: Iterable[Stanza], now: float) -> list[Stanza]:
-        """Take custody of `stanzas`; the ones there is no room for come back, and are not held."""
-        refused: list[Stanza] = []
-        for stanza in stanzas:
-            cost = len(stanza.data) + OVERHEAD
-            if refused or self.bytes + cost > self._share or not self._budget.take(cost):
-                refused.append(stanza)
-                continue
-            self.bytes += cost
-            self._append(Held(stanza, now, now + self._hold(stanza)))
-        return refused
+    # --- custody taken ---
 
-    def take(self, at_most: int) -> list[Held]:
-        """Hand over the oldest stanzas, about `at_most` bytes of them, at least one if there is one."""
-        taken: list[Held] = []
+    def accept(self, stanzas: Sequence[Stanza], now: float, receipt: Receipt | None = None) -> tuple[list[Held], list[Stanza]]:
+        """Take custody of `stanzas`, to wait; the ones there is no room for come back second, and are not held."""
+        accepted: list[Held] = []
+        for at, stanza in enumerate(stanzas):
+            cost = len(stanza.data) + OVERHEAD
+            if self.bytes + cost > self._share or not self._budget.take(cost):
+                return accepted, list(stanzas[at:])
+            held = Held(self.next_position, stanza, now, now + self._holds.of(stanza), receipt)
+            self.next_position += 1
+            self.bytes += cost
+            (self.waiting if self.gap is None else self.recent).append(held)
+            self._note_deadline(held)
+            self.fresh.append(held)
+            accepted.append(held)
+        return accepted, []
+
+    # --- custody passed on ---
+
+    def write(self, at_most: int) -> list[Held]:
+        """The next stanzas to be written, about `at_most` bytes of them, at least one if any waits: they are in flight now."""
+        written: list[Held] = []
         size = 0
-        while self._waiting and (not taken or size < at_most):
-            held = self._waiting.popleft()
+        while self.waiting and (not written or size < at_most):
+            held = self.waiting.popleft()
             size += len(held.stanza.data)
-            self._release(held)
-            taken.append(held)
-        return taken
+            held.written = True
+            written.append(held)
+        self.in_flight.extend(written)
+        return written
+
+    def acknowledge(self, number: int) -> list[Held]:
+        """The next hop has the first `number` of those in flight: their custody ends."""
+        return [self._release(self.in_flight.popleft()) for _ in range(min(number, len(self.in_flight)))]
+
+    def take_back(self) -> list[Held]:
+        """The next hop is gone: what was in flight waits again, in front; those come back."""
+        doubtful = list(self.in_flight)
+        self.in_flight.clear()
+        self.waiting.extendleft(reversed(doubtful))
+        return doubtful
+
+    # --- the spool ---
+
+    def unspooled(self, before: float) -> list[Held]:
+        """What was accepted up to `before`, is still here, and is for the spool now, in order."""
+        due: list[Held] = []
+        while self.fresh and (self.fresh[0].gone or self.fresh[0].accepted_at <= before):
+            held = self.fresh.popleft()
+            if not held.gone:
+                due.append(held)
+        return due
+
+    def evict(self, at_most: int) -> None:
+        """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes."""
+        if self.gap is not None and self.recent and all(held.spooled for held in self.recent):
+            self.gap = (self.gap[0], self.recent[-1].position)
+            self.gap_count += len(self.recent)
+            while self.recent:
+                self._release(self.recent.pop())
+        while not self.recent and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
+            held = self._release(self.waiting.pop())
+            self.gap = (held.position - 1, held.position if self.gap is None else self.gap[1])
+            self.gap_count += 1
+
+    def restore(self, first: int, last: int, count: int) -> None:
+        """After a start: the spool holds `count` stanzas at the positions `first` to `last`."""
+        self.gap, self.gap_count = (first - 1, last), count
+        self.next_position = max(self.next_position, last + 1)
+
+    def fill(self, spooled: Iterable[Held], complete: bool) -> None:
+        """What was read of the gap waits in memory again; `complete`: there is no more of it."""
+        for held in spooled:
+            self.bytes += held.cost
+            self._budget.used += held.cost
+            self.waiting.append(held)
+            self.gap_count -= 1
+            self._note_deadline(held)
+            if self.gap is not None:
+                self.gap = (held.position, self.gap[1])
+        if complete:
+            self.gap, self.gap_count = None, 0
+            self.waiting.extend(self.recent)
+            self.recent.clear()
+
+    # --- custody ended ---
 
     def expire(self, now: float) -> list[Held]:
-        """Give up what has waited too long, wherever in the lane it stands; the rest keeps its order."""
+        """Give up what has waited too long, wherever in memory it stands; what is in flight is left alone."""
         if self._earliest is None or now < self._earliest:
             return []
-        gone = [held for held in self._waiting if held.deadline <= now]
-        self._waiting = deque(held for held in self._waiting if held.deadline > now)
-        self._earliest = min((held.deadline for held in self._waiting), default=None)
-        for held in gone:
-            self._release(held)
+        gone = self.remove(lambda held: held.deadline <= now)
+        self._earliest = min((held.deadline for held in chain(self.waiting, self.recent)), default=None)
         return gone
+
+    def remove(self, chosen: Callable[[Held], bool]) -> list[Held]:
+        """Give up those of the waiting that are `chosen`; the rest keeps its order."""
+        gone = [held for held in chain(self.waiting, self.recent) if chosen(held)]
+        if gone:
+            lost = {held.position for held in gone}
+            self.waiting = deque(held for held in self.waiting if held.position not in lost)
+            self.recent = deque(held for held in self.recent if held.position not in lost)
+        return [self._release(held) for held in gone]
 
     def clear(self) -> list[Held]:
-        """Give up everything."""
-        gone = list(self._waiting)
-        self._waiting.clear()
-        self._earliest = None
-        for held in gone:
-            self._release(held)
-        return gone
+        """Give up everything that is in memory and not in flight."""
+        return self.remove(lambda held: True)
 
-    def __iter__(self) -> Iterator[Held]:
-        return iter(self._waiting)
+    # --- within ---
 
-    def _hold(self, stanza: Stanza) -> float:
-        return self._holds.iq if stanza.kind == "iq" else self._holds.stanza
-
-    def _append(self, held: Held) -> None:
-        self._waiting.append(held)
+    def _note_deadline(self, held: Held) -> None:
         if self._earliest is None or held.deadline < self._earliest:
             self._earliest = held.deadline
 
-    def _release(self, held: Held) -> None:
-        cost = len(held.stanza.data) + OVERHEAD
-        self.bytes -= cost
-        self._budget.give_back(cost)
+    def _release(self, held: Held) -> Held:
+        held.gone = True
+        self.bytes -= held.cost
+        self._budget.give_back(held.cost)
+        return held

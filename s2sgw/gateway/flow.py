@@ -1,0 +1,295 @@
+"""A lane at work: its custody passes on as the next hop takes it, and what the hop does not take in time is spooled.
+
+A stanza is settled upstream only when the next hop has it, the spool has it, or it was bounced (decision 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from s2sgw.gateway.record import Direction
+from s2sgw.queue.delay import stamped
+from s2sgw.queue.lane import Held, Lane, Receipt
+from s2sgw.queue.spool import Spooled
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from s2sgw.gateway.lanes import Lanes
+
+#: Bytes handed to a hop, or read from the spool, at once.
+CHUNK = 131072
+#: Seconds after which a stanza that waited says so (R39).
+LATE = 2.0
+
+
+class Source(Protocol):
+    """A stream that brings stanzas and can be told to wait."""
+
+    def pause(self, holder: object) -> None: ...
+
+    def resume(self, holder: object) -> None: ...
+
+
+class Hop(Protocol):
+    """Where a lane leads: a stream to the next server, or the embedded echo."""
+
+    @property
+    def state(self) -> str:
+        """idle, connecting, ready or backing off: a word for operators."""
+
+    @property
+    def ready(self) -> bool:
+        """`send` may be called now."""
+
+    @property
+    def slow(self) -> bool:
+        """It is there, but has more to swallow than it can: whoever feeds it should wait."""
+
+    @property
+    def acknowledges(self) -> bool:
+        """It will say what the next server has (`Flow.acknowledged`); otherwise what is written is passed on."""
+
+    @property
+    def last_cause(self) -> Cause:
+        """Why the last attempt failed: what a stanza that waited in vain is told."""
+
+    def send(self, data: Sequence[bytes]) -> None:
+        """Pass these stanzas on now."""
+
+    def wanted(self) -> None:
+        """The lane holds something: see to it that `Flow.drain` is called when it can go."""
+
+    def contact(self) -> None:
+        """The next server was heard of: now is a good time to try again."""
+
+    def stop(self, cause: Cause) -> None:
+        """Close in order, for good."""
+
+
+class Flow:
+    """The lane of one pair at work."""
+
+    def __init__(self, lane: Lane, lanes: Lanes, direction: Direction) -> None:
+        self.lane = lane
+        self.direction: Direction = direction
+        self.hop: Hop
+        #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
+        self.suspects = 0
+        self._lanes = lanes
+        self._slowed: set[Source] = set()
+        self._spooling = False
+        self._reading = False
+        self._giving_up: Cause | None = None
+
+    @property
+    def pair(self) -> Pair:
+        return self.lane.pair
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held, and nothing is open."""
+        return not len(self.lane) and not self._spooling and not self._reading and self.hop.state == "idle"
+
+    # --- custody taken ---
+
+    def accept(self, stanzas: list[Stanza], source: Source | None = None, receipt: Receipt | None = None) -> None:
+        """Take custody of the stanzas of one turn: they go on at once where the way is free."""
+        if self.hop.ready and not self.lane.pending and not self.suspects and not self.hop.acknowledges:
+            self.hop.send([stanza.data for stanza in stanzas])
+            self._lanes.record.counted(self.direction, "passed", stanzas)
+            if receipt is not None:
+                receipt.settle(receipt.total)
+        else:
+            self._keep(stanzas, receipt)
+        if source is not None and self._must_slow():
+            self._slowed.add(source)
+            source.pause(self)
+
+    def _keep(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
+        _, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
+        if self.hop.ready:
+            self.drain()
+        else:
+            self.hop.wanted()
+        if refused:
+            self._lanes.bounce(self.pair, refused, Cause.QUEUE_FULL)
+            if receipt is not None:
+                receipt.settle(len(refused))
+        self._lanes.watch(self)
+
+    # --- back-pressure ---
+
+    def _must_slow(self) -> bool:
+        return self.hop.slow or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
+
+    def relieve(self) -> None:
+        """Let the slowed sources go on, unless there is still reason to wait."""
+        if self._must_slow():
+            return
+        slowed, self._slowed = self._slowed, set()
+        for source in slowed:
+            source.resume(self)
+
+    def forget(self, source: Source) -> None:
+        """`source` is gone."""
+        self._slowed.discard(source)
+
+    # --- custody passed on ---
+
+    def drain(self) -> None:
+        """The hop is free: hand over what waits, then let the sources go on."""
+        while self.hop.ready and self.lane.waiting and not (self.suspects and self.lane.in_flight):
+            self._write(self.lane.write(1 if self.suspects else CHUNK))
+        if self.hop.ready and self.lane.gap is not None and not self.lane.waiting:
+            self._read_on()
+        self.relieve()
+
+    def _write(self, written: list[Held]) -> None:
+        self._mark(written)
+        now = self._lanes.clock.seconds()
+        self.hop.send([self._bytes(held, now) for held in written])
+        if not self.hop.acknowledges:
+            self.acknowledged(len(written))
+
+    def _bytes(self, held: Held, now: float) -> bytes:
+        late = now - held.accepted_at > LATE
+        return stamped(held.stanza, self.pair.sender, held.accepted_at) if late else held.stanza.data
+
+    def _mark(self, written: list[Held]) -> None:
+        """R33: an IQ on its way is never sent again, not even after a crash."""
+        iqs = [held.position for held in written if held.spooled and held.stanza.kind == "iq"]
+        if iqs:
+            self._lanes.spool.mark_written(self.pair, iqs)
+
+    def acknowledged(self, number: int) -> None:
+        """The next server has the first `number` stanzas in flight."""
+        gone = self.lane.acknowledge(number)
+        self.suspects = max(0, self.suspects - len(gone))
+        self._lanes.record.counted(self.direction, "passed", [held.stanza for held in gone])
+        spooled = [held.position for held in gone if held.spooled]
+        if spooled:
+            self._lanes.spool.remove(self.pair, spooled[-1])
+        for held in gone:
+            held.settle()
+
+    def lost(self, poisoned: bool) -> None:
+        """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
+
+        `poisoned`: it went over the content of one of them (decision 10).
+        """
+        doubtful = self.lane.take_back()
+        if not doubtful:
+            return
+        if poisoned and len(doubtful) == 1:
+            self._poison(doubtful)
+            return
+        self.suspects = len(doubtful) if poisoned else self.suspects
+        asked = {held.position for held in doubtful if held.stanza.kind == "iq" and held.stanza.type in ("get", "set")}
+        self.give_up_on(self.lane.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
+        self._lanes.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
+
+    def _poison(self, culprits: list[Held]) -> None:
+        """The one stanza on which the next hop closes its stream: twice is enough."""
+        self.suspects = 0
+        position = culprits[0].position
+        gone = self.lane.remove(lambda held: held.position == position)
+        for held in gone:
+            self._lanes.spool.put_aside(self._spooled(held), self.hop.last_cause.value, self._lanes.clock.seconds())
+        self.give_up_on(gone, Cause.POISON)
+
+    # --- the spool ---
+
+    def spool_now(self, everything: bool = False) -> None:
+        """The window is over: what the next server has not acknowledged since then is spooled in one batch."""
+        if not self._lanes.spools or (self._spooling and not everything):
+            return
+        fresh = self.lane.unspooled(float("inf") if everything else self._lanes.clock.seconds() - self._lanes.window)
+        if not fresh:
+            return
+        self._spooling = True
+        for held in fresh:
+            held.spooled = True
+        self._lanes.spool.append([self._spooled(held) for held in fresh], lambda error: self._durable(fresh, error))
+
+    def _spooled(self, held: Held) -> Spooled:
+        return Spooled(self.pair, held.position, held.stanza, held.accepted_at, held.deadline, held.written)
+
+    def _durable(self, batch: list[Held], error: Exception | None) -> None:
+        self._spooling = False
+        if error is None:
+            for held in batch:
+                held.settle()
+            self.lane.evict(self._lanes.resident)
+        else:
+            self._not_held(batch, error)
+        self._lanes.watch(self)
+        self.relieve()
+
+    def _not_held(self, batch: list[Held], error: Exception) -> None:
+        """No room, or no disk: what waits is refused in words; what is in flight may still arrive."""
+        for held in batch:
+            held.spooled = False
+        self.lane.fresh.extendleft(reversed(batch))
+        self._lanes.spool_failed(error)
+        waiting = {held.position for held in batch if held.receipt is not None}
+        self.give_up_on(self.lane.remove(lambda held: held.position in waiting), Cause.QUEUE_FULL)
+
+    def _read_on(self) -> None:
+        """Fetch the next of what only the spool holds."""
+        if not self._reading and self.lane.gap is not None:
+            self._reading = True
+            self._lanes.spool.read(self.pair, self.lane.gap[0], CHUNK, self._read)
+
+    def _read(self, spooled: list[Spooled]) -> None:
+        self._reading = False
+        gap = self.lane.gap
+        if gap is None:
+            return
+        rows = [row for row in spooled if row.position <= gap[1]]
+        held = [_from_spool(row) for row in rows]
+        self.lane.fill(held, complete=not rows or rows[-1].position >= gap[1])
+        doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
+        self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
+        if self._giving_up is not None:
+            self.give_up(self._giving_up)
+        self.drain()
+
+    # --- custody ended ---
+
+    def give_up(self, cause: Cause) -> None:
+        """Bounce everything that is not in flight."""
+        self.give_up_on(self.lane.clear(), cause)
+        self._giving_up = cause if self.lane.gap is not None else None
+        if self._giving_up is not None:
+            self._read_on()
+        self.relieve()
+
+    def give_up_on(self, gone: Iterable[Held], cause: Cause) -> None:
+        """Bounce these, which have left the lane."""
+        gone = list(gone)
+        if not gone:
+            return
+        spooled = [held.position for held in gone if held.spooled]
+        if spooled:
+            self._lanes.spool.remove_each(self.pair, spooled)
+        self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
+        for held in gone:
+            held.settle()
+
+    def expire(self, now: float) -> None:
+        """Bounce what has waited too long in memory."""
+        self.give_up_on(self.lane.expire(now), self.hop.last_cause)
+
+    def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
+        """Bounce what has waited too long in the spool alone."""
+        gap = self.lane.gap
+        alone = [row for row in spooled if gap is not None and gap[0] < row.position <= gap[1]]
+        self.lane.gap_count -= len(alone)
+        self.give_up_on([_from_spool(row) for row in alone], self.hop.last_cause)
+
+
+def _from_spool(row: Spooled) -> Held:
+    return Held(row.position, row.stanza, row.accepted_at, row.deadline, None, True, row.written)
