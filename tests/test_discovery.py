@@ -248,7 +248,7 @@ class UnaskableTests(DiscoveryCase):
         self.assertEqual(self.cause(resolution), Cause.DNS_UNREACHABLE)
         assert resolution.ending is not None
         self.assertFalse(resolution.ending.final)
-        self.assertEqual(resolution.ending.detail, "_xmpp-server._tcp.peer.example SRV: 127.0.0.1:5300: SERVFAIL")
+        self.assertEqual(resolution.ending.detail, "_xmpp-server._tcp.peer.example SRV: SERVFAIL")
 
     def test_addresses_fail(self) -> None:
         """One family that cannot be asked for, the other having none, leaves it open."""
@@ -363,6 +363,11 @@ class FixedTests(DiscoveryCase):
         static = {"peer.example": "127.0.0.1:5299"}
         self.assertEqual(self.places(self.resolve(route="inner.example:5280", static=static)), [("inner.example", 5280, ("10.0.0.1",))])
         self.assertEqual(self.places(self.resolve(route="[::1]:1", static=static)), [("::1", 1, ("::1",))])
+
+    def test_localhost(self) -> None:
+        """A route to this machine by name needs no DNS."""
+        self.assertEqual(self.places(self.resolve(route="localhost:5299")), [("localhost", 5299, ("::1", "127.0.0.1"))])
+        self.assertEqual(self.server.asked, [])
 
     def test_route_to_nowhere(self) -> None:
         """A name in a route that does not exist, or cannot be asked for, is told like any other."""
@@ -510,7 +515,7 @@ class TLSATests(DiscoveryCase):
         """A lookup that fails, bogus or silent, says so and counts for nothing."""
         self.server.rcodes["_5269._tcp.h1.example", "TLSA"] = dns.rcode.SERVFAIL
         [lookup] = self.lookups()
-        self.assertEqual((lookup.secure, lookup.failure), (False, "_5269._tcp.h1.example TLSA: 127.0.0.1:5300: SERVFAIL"))
+        self.assertEqual((lookup.secure, lookup.failure), (False, "_5269._tcp.h1.example TLSA: SERVFAIL"))
         self.server.rcodes.clear()
         self.server.mute.add(("_5269._tcp.h1.example", "TLSA"))
         self.resolver.cache.clear()

@@ -47,6 +47,16 @@ class SocketTests(SynchronousTestCase):
         self.failureResultOf(self.read(), ConnectionRefusedError)
         self.successResultOf(Deferred.fromCoroutine(self.socket.close()))
 
+    def test_scoped(self) -> None:
+        """A link-local server is known by its address; the scope comes with no datagram."""
+        place = ("fe80::1%lo", 53)
+        making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET6, socket.SOCK_DGRAM, destination=place))
+        self.socket = self.successResultOf(making)
+        ours = list(self.reactor.udp.values())[-1]
+        self.assertEqual(ours.peer, place)
+        ours.protocol.datagramReceived(b"answer", ("fe80::1", 53))
+        self.assertEqual(self.successResultOf(self.read())[0], b"answer")
+
     def test_cancelled(self) -> None:
         """Who stops waiting is not called back."""
         reading = self.read()

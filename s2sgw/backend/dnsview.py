@@ -293,7 +293,7 @@ class _Client(Int16StringReceiver, TimeoutMixin):
         self._under_way -= 1
         if not answer:
             self.abort()
-        elif self.connected:
+        elif self in self._view.clients:
             self.sendString(answer)
 
     def timeoutConnection(self) -> None:

@@ -49,7 +49,7 @@ class HostPort(NamedTuple):
     @property
     def is_address(self) -> bool:
         """Whether the host needs no look-up."""
-        return _address(self.host) is not None
+        return is_address(self.host)
 
     @property
     def is_loopback(self) -> bool:
@@ -66,6 +66,11 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv4Address):
         return not any(parsed in network for network in _IPV4_SPECIAL)
     return parsed is not None and parsed in _IPV6_GLOBAL and not any(parsed in network for network in _IPV6_SPECIAL)
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is an address of either family (without brackets)."""
+    return _address(text) is not None
 
 
 def is_loopback(address: str) -> bool:

@@ -118,13 +118,14 @@ class _Datagrams(DatagramProtocol):
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
+        self._sender = (host.partition("%")[0], port)  # Twisted leaves out the scope
         self.inbox = _Inbox(_DATAGRAMS)
 
     def startProtocol(self) -> None:
         self.socket.connect(*self._server)
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        if addr == self._server:  # a stranger's may have come between bind and connect
+        if addr == self._sender:  # a stranger's may have come between bind and connect
             self.inbox.put(datagram)
 
     def connectionRefused(self) -> None:

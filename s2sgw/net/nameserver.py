@@ -17,7 +17,7 @@ from dns.message import Message
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-from s2sgw.net.addresses import HostPort
+from s2sgw.net.addresses import HostPort, is_address
 from s2sgw.net.dnssockets import Reactor, TwistedBackend
 
 DNS_PORT = 53
@@ -33,7 +33,10 @@ _REASON_LENGTH = 200
 
 
 class NoAnswer(Exception):
-    """No server gave an answer; the message says what each did instead."""
+    """No server gave an answer; the message says what each did instead.
+
+    It names them by their place in the configuration: the words may reach a peer, and our resolvers are none of its business.
+    """
 
 
 class ServerFailed(Exception):
@@ -50,7 +53,7 @@ def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
     except OSError:
         lines = []
     named = [words[1] for words in map(str.split, lines) if len(words) > 1 and words[0] == "nameserver"]
-    return named[:_SYSTEM_SERVERS] or ["127.0.0.1"]
+    return [text for text in named if is_address(text)][:_SYSTEM_SERVERS] or ["127.0.0.1"]
 
 
 def parse_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
@@ -90,7 +93,13 @@ class Upstream:
                         failed.add(server)
                     else:
                         self._down[server] = self._reactor.seconds() + DOWN_FOR
-        raise NoAnswer("; ".join(f"{server}: {text}" for server, text in complaints.items()) or "no name server is configured")
+        raise NoAnswer(self._told(complaints))
+
+    def _told(self, complaints: dict[HostPort, str]) -> str:
+        if len(self.servers) == 1:
+            return complaints[self.servers[0]]
+        said = (f"name server {number}: {complaints[server]}" for number, server in enumerate(self.servers, 1))
+        return "; ".join(said) or "no name server is configured"
 
     def _in_order(self) -> list[HostPort]:
         now = self._reactor.seconds()

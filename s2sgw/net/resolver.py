@@ -15,7 +15,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rdata
-import dns.rdatatype
+from dns.rdatatype import RdataType
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
@@ -38,7 +38,11 @@ TTL = 3600
 NEGATIVE_TTL = 600
 FAILURE_TTL = 5
 
-Key = tuple[dns.name.Name, dns.rdatatype.RdataType]
+#: Nobody is asked for the addresses of this machine (RFC 6761 §6.3).
+_LOCALHOST = dns.name.from_text("localhost.")
+_LOOPBACK = {kind: dns.rdata.from_text("IN", kind, text) for kind, text in ((RdataType.A, "127.0.0.1"), (RdataType.AAAA, "::1"))}
+
+Key = tuple[dns.name.Name, RdataType]
 
 
 class Status(StrEnum):
@@ -59,7 +63,7 @@ class Answer:
     """
 
     name: dns.name.Name
-    rdtype: dns.rdatatype.RdataType
+    rdtype: RdataType
     status: Status
     records: tuple[dns.rdata.Rdata, ...] = ()
     secure: bool = False
@@ -113,13 +117,15 @@ class Resolver:
         """Look-ups under way or waiting for their turn."""
         return len(self._pending)
 
-    def query(self, name: str | dns.name.Name, rdtype: str | dns.rdatatype.RdataType) -> Deferred[Answer]:
+    def query(self, name: str | dns.name.Name, rdtype: str | RdataType) -> Deferred[Answer]:
         """The records of `name` (A-labels). The Deferred never fails, but it can be cancelled: only its caller leaves."""
-        kind = dns.rdatatype.RdataType.make(rdtype)
+        kind = RdataType.make(rdtype)
         try:
             absolute = _absolute(name)
         except (dns.exception.DNSException, UnicodeError) as error:
             return _fired(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"no name for the DNS: {error}"))
+        if absolute == _LOCALHOST and kind in _LOOPBACK:
+            return _fired(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
         known = self.cache.get((absolute, kind))
         return _fired(known) if known is not None else self._join((absolute, kind))
 
