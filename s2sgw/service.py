@@ -27,6 +27,7 @@ from s2sgw.backend.echo import EchoHop
 from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
 from s2sgw.config import Backend, Config, ConfigError, load
 from s2sgw.config.agreement import certificate_files
+from s2sgw.gateway.acks import Acks, NoReceipts, PingReceipts, Receipts, Silent
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.inbound import FederationInbound
@@ -273,7 +274,24 @@ class Gateway:
         if backend is not None and backend.kind == "echo":
             return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
         side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls)
-        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor)
+        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self._receipts)
+
+    @cached_property
+    def _silent(self) -> Silent:
+        return Silent(self.reactor)
+
+    def _receipts(self, courier: Courier, stream: OutgoingStream) -> Receipts:
+        """How the next server's acknowledgements are had: as configured for a backend, the best there is for a peer."""
+        backend = self.config.backend_for(stream.pair.recipient)
+        acks: Acks = "auto" if backend is None else backend.acks
+        name = stream.pair.recipient.ascii
+        if acks == "tcp" or (acks == "auto" and name in self._silent):
+            return NoReceipts()
+        answers = self.lanes.flow(stream.pair.inverse)
+        return PingReceipts(
+            stream.pair, stream.connection.write, answers.expect, answers.unexpect, courier.flow.acknowledged,
+            partial(self._silent.remember, name), self.reactor, lambda: f"s2sgw-{secrets.token_hex(12)}",
+        )
 
     # --- connections ---
 

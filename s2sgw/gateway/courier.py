@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.acks import NoReceipts, Receipts
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
 from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
@@ -45,7 +46,7 @@ class Courier:
 
     def __init__(
         self, flow: Flow, side: SendingSide, opener: Opener, record: Record, back_off: BackOff, random: Callable[[], float],
-        clock: IReactorTime,
+        clock: IReactorTime, receipts_of: Callable[[Courier, OutgoingStream], Receipts] = lambda courier, stream: NoReceipts(),
     ) -> None:
         self.flow = flow
         self.side = side
@@ -59,6 +60,8 @@ class Courier:
         self._back_off = back_off
         self._random = random
         self._clock = clock
+        self._receipts_of = receipts_of
+        self.receipts: Receipts = NoReceipts()
         self.since = 0.0
         self._life = build(self)
 
@@ -87,11 +90,11 @@ class Courier:
 
     @property
     def acknowledges(self) -> bool:
-        return False
+        return self.receipts.acknowledges
 
     def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
-        self.stream.connection.write(b"".join(data))
+        self.stream.connection.write(b"".join([*data, self.receipts.behind(len(data))]))
 
     def wanted(self) -> None:
         self._life.wanted()
@@ -143,6 +146,7 @@ class Courier:
         self._attempt = None
         self.stream = stream
         self.since = self._clock.seconds()
+        self.receipts = self._receipts_of(self, stream)
         stream.listener = self
         self._record.standing(
             "stream ready", self.flow.direction, self.side.leg, self.flow.pair, method=stream.method,
@@ -183,6 +187,7 @@ class Courier:
     def let_go(self, ending: Ending) -> None:
         """The stream is gone; what waits asks for another, at once unless this one was short-lived."""
         self.stream = None
+        self.receipts.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - self.since
         self.failures = 0 if lived >= STEADY else self.failures + 1
@@ -203,4 +208,5 @@ class Courier:
         if self.stream is not None:
             self.stream.listener = None
             self.stream.close(Ending(cause))
+            self.receipts.stop()
         self.retry = self._attempt = self.stream = None

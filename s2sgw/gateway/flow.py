@@ -5,7 +5,7 @@ A stanza is settled upstream only when the next hop has it, the spool has it, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from s2sgw.gateway.record import Direction
@@ -83,6 +83,7 @@ class Flow:
         self._spooling = False
         self._reading = False
         self._giving_up: Cause | None = None
+        self._expected: dict[str, Callable[[], None]] = {}
 
     @property
     def pair(self) -> Pair:
@@ -91,17 +92,44 @@ class Flow:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        return not len(self.lane) and not self._spooling and not self._reading and self.hop.state == "idle"
+        busy = len(self.lane) or self._spooling or self._reading or self._expected
+        return not busy and self.hop.state == "idle"
+
+    # --- answers to our own pings ---
+
+    def expect(self, id: str, answered: Callable[[], None]) -> None:
+        """An answer with this unguessable id is for the gateway: it is consumed, never forwarded (R41)."""
+        self._expected[id] = answered
+
+    def unexpect(self, id: str) -> None:
+        """The answer no longer matters; should it come, it is consumed all the same while the stream of its pair lives."""
+        self._expected.pop(id, None)
+
+    def _consume(self, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
+        others = []
+        for stanza in stanzas:
+            answered = self._expected.get(stanza.id or "") if stanza.kind == "iq" and stanza.type in ("result", "error") else None
+            if answered is None:
+                others.append(stanza)
+                continue
+            answered()
+            if receipt is not None:
+                receipt.settle()
+        return others
 
     # --- custody taken ---
 
     def accept(self, stanzas: list[Stanza], source: Source | None = None, receipt: Receipt | None = None) -> None:
         """Take custody of the stanzas of one turn: they go on at once where the way is free."""
+        if self._expected:
+            stanzas = self._consume(stanzas, receipt)
+            if not stanzas:
+                return
         if self.hop.ready and not self.lane.pending and not self.suspects and not self.hop.acknowledges:
             self.hop.send([stanza.data for stanza in stanzas])
             self._lanes.record.counted(self.direction, "passed", stanzas)
             if receipt is not None:
-                receipt.settle(receipt.total)
+                receipt.settle(len(stanzas))
         else:
             self._keep(stanzas, receipt)
         if source is not None and self._must_slow():
