@@ -261,6 +261,7 @@ class HeaderTests(SynchronousTestCase):
             (header().decode().encode("utf-16-be"), C.UNSUPPORTED_ENCODING),
             (b"\xfe\xff" + header().decode().encode("utf-16-be"), C.UNSUPPORTED_ENCODING),
             (b"\xef\xbb" + header(), C.NOT_WELL_FORMED),
+            (b"\xef\0<\0", C.UNSUPPORTED_ENCODING),
             (b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + header(), C.RESTRICTED_XML),
             (b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + header(), C.RESTRICTED_XML),
             (b"<!-- -->" + header(), C.RESTRICTED_XML),
