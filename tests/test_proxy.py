@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IProtocol
-from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -228,13 +228,3 @@ class AnnouncingTests(SynchronousTestCase):
         """A connection that is not wanted is not announced."""
         announcing(self.dial, V1)("127.0.0.1", 15269, lambda: None)
         self.assertIsNone(self.protocol)
-
-
-class PrefaceTests(SynchronousTestCase):
-    def test_a_protocol_without_a_preface(self) -> None:
-        """What a preface says is its own business."""
-        from s2sgw.net.preface import Prefaced
-
-        self.assertRaises(NotImplementedError, Prefaced().dataReceived, b"")
-        self.assertRaises(NotImplementedError, Prefaced().connectionLost, Failure(ConnectionDone()))
-        self.assertIsInstance(Prefaced(), Protocol)

@@ -48,11 +48,9 @@ class Prefaced(Protocol):
 
     def prefaceReceived(self, data: bytes) -> None:
         """Input before the hand-over."""
-        raise NotImplementedError
 
     def prefaceLost(self, reason: Failure) -> None:
         """The transport went before the hand-over."""
-        raise NotImplementedError
 
     def hand_over(self, inner: IProtocol, transport: Any, leftover: bytes = b"") -> None:
         """From now on everything is `inner`'s, `leftover` first."""
