@@ -1,0 +1,148 @@
+"""How we learn what the next server has: XEP-0198 acknowledgements, an XMPP ping behind the batch, or nothing but TCP.
+
+In-order processing makes the reply to a ping a receipt for everything before it (R41). A server that never answers one
+(some are reached one way only) is remembered for a day and believed to have what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.namespaces import MANAGEMENT, PING, SERVER
+
+Acks = Literal["auto", "sm", "ping", "tcp"]
+
+#: Seconds that a server has to answer a ping on a stream that lives.
+PATIENCE = 20.0
+#: Seconds for which a server that answered none is remembered, and how many are.
+MEMORY = 86_400.0
+REMEMBERED = 10_000
+#: What asks for an acknowledgement (XEP-0198 §4).
+REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
+
+
+class Receipts(Protocol):
+    """What tells a courier which of its stanzas the next server has."""
+
+    #: False: what is written is passed on
+    acknowledges: bool
+
+    def behind(self, number: int) -> bytes:
+        """`number` more stanzas are being written; what is to be written behind them."""
+
+    def stop(self) -> None:
+        """The stream is gone."""
+
+
+class NoReceipts:
+    """TCP alone."""
+
+    acknowledges = False
+
+    def behind(self, number: int) -> bytes:
+        return b""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+class ManagedReceipts:
+    """XEP-0198: `sent` counts with the engine; its `Acknowledged` events reach the courier by themselves."""
+
+    acknowledges = True
+
+    def __init__(self, sent: Callable[[int], object]) -> None:
+        self._sent = sent
+
+    def behind(self, number: int) -> bytes:
+        self._sent(number)
+        return REQUEST
+
+    def stop(self) -> None:
+        """The engine ends with its stream."""
+
+
+class Silent:
+    """The servers that answer no ping, for a day each."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def remember(self, name: str) -> None:
+        while len(self._until) >= REMEMBERED:
+            del self._until[next(iter(self._until))]
+        self._until[name] = self._clock.seconds() + MEMORY
+
+    def __contains__(self, name: str) -> bool:
+        until = self._until.get(name)
+        if until is not None and until <= self._clock.seconds():
+            del self._until[name]
+            until = None
+        return until is not None
+
+
+class PingReceipts:
+    """One ping at a time behind what was written; its answer acknowledges that, and asks again if more was written since.
+
+    `expect(id, answered)` has the answer caught where it arrives; `acknowledged(number)` is told what it means, and
+    `silent()` that none came: then everything counts as passed on from now on.
+    """
+
+    def __init__(
+        self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],
+        forget: Callable[[str], None], acknowledged: Callable[[int], None], silent: Callable[[], None], clock: IReactorTime,
+        token: Callable[[], str],
+    ) -> None:
+        self.acknowledges = True
+        self._pair = pair
+        self._write = write
+        self._expect = expect
+        self._forget = forget
+        self._acknowledged = acknowledged
+        self._silent = silent
+        self._clock = clock
+        self._token = token
+        self._covered = 0  # by the ping that is out
+        self._uncovered = 0  # written since
+        self._id: str | None = None
+        self._patience: IDelayedCall | None = None
+
+    def behind(self, number: int) -> bytes:
+        self._uncovered += number
+        return b"" if self._id is not None or not self.acknowledges else self._ping()
+
+    def stop(self) -> None:
+        if self._id is not None:
+            self._forget(self._id)
+            self._id = None
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+
+    def _ping(self) -> bytes:
+        self._id = self._token()
+        self._covered, self._uncovered = self._uncovered, 0
+        self._expect(self._id, self._answered)
+        self._patience = self._clock.callLater(PATIENCE, self._late)
+        addresses = {"type": "get", "id": self._id, "from": self._pair.sender.text, "to": self._pair.recipient.text}
+        return Element("iq", SERVER, addresses, [Element("ping", PING)]).to_xml()
+
+    def _answered(self) -> None:
+        self.stop()
+        covered, self._covered = self._covered, 0
+        if self._uncovered:
+            self._write(self._ping())
+        self._acknowledged(covered)
+
+    def _late(self) -> None:
+        self.stop()
+        self.acknowledges = False
+        everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
+        self._silent()
+        self._acknowledged(everything)
+
