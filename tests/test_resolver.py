@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dns.edns
+import dns.entropy
 import dns.flags
 import dns.message
 import dns.name
@@ -183,7 +184,7 @@ class WireTests(ResolverCase):
             self.assertTrue(self.ask("a.example").failed)
 
     def test_tcp_flood(self) -> None:
-        """More over TCP than one message can be ends the connection."""
+        """Of more over TCP than one message can be no more than one is read."""
         self.server.truncated.add(("a.example", "A"))
         self.reactor.pieces = 40000
         self.server.cut = b"\xff\xff" + bytes(90000)
@@ -332,6 +333,27 @@ class FailoverTests(ResolverCase):
         self.reactor.pass_time(30)
         self.ask("c.example", resolver=resolver)
         self.assertEqual(self.server.count("c.example", "A"), 1)
+
+    def test_back_among_the_living(self) -> None:
+        """A server that answers again is asked first again."""
+        second, resolver = self.two()
+        self.server.mute.add(("a.example", "A"))
+        resolver.query("a.example", "A")
+        self.reactor.pass_time(2.25)
+        second.rcodes["b.example", "A"] = dns.rcode.SERVFAIL
+        self.ask("b.example", resolver=resolver)
+        self.ask("c.example", resolver=resolver)
+        self.assertEqual((self.server.count("c.example", "A"), second.count("c.example", "A")), (1, 0))
+
+    def test_an_id_for_each_attempt(self) -> None:
+        """An answer to the first attempt cannot be had for the second."""
+        ids = iter(range(7, 100))
+        self.patch(dns.entropy, "random_16", lambda: next(ids))
+        self.server.mute.add(("a.example", "A"))
+        self.resolver.query("a.example", "A")
+        self.reactor.pass_time(7)
+        first, second = self.server.queries
+        self.assertNotEqual(first.id, second.id)
 
     def test_servers(self) -> None:
         """Servers are addresses, in the order given; one named twice is one; a name is refused."""

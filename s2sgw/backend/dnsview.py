@@ -291,10 +291,10 @@ class _Client(Int16StringReceiver, TimeoutMixin):
 
     def _send(self, answer: bytes) -> None:
         self._under_way -= 1
-        if not answer:
-            self.abort()
-        elif self in self._view.clients:
+        if answer:
             self.sendString(answer)
+        else:
+            self.abort()
 
     def timeoutConnection(self) -> None:
         self.abort()

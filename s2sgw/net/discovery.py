@@ -266,7 +266,7 @@ def _target(candidate: Candidate, answers: Sequence[Answer]) -> Target:
         candidate.direct_tls,
         candidate.secure,
         secure,
-        found[0].canonical.to_text(omit_final_dot=True) if secure else None,
+        found[0].canonical.canonicalize().to_text(omit_final_dot=True) if secure else None,
     )
 
 

@@ -21,8 +21,6 @@ Reactor = Any
 
 #: Datagrams kept for a query that has not read them; what comes above that is junk, and dropped.
 _DATAGRAMS = 16
-#: Bytes of a TCP stream that carries one answer: its length and the largest message.
-_STREAM_BYTES = 2 + 65535
 
 
 class TwistedBackend(Backend):
@@ -164,14 +162,10 @@ class _Stream(Protocol):
 
     def __init__(self) -> None:
         self.inbox = _Inbox()
-        self._received = 0
 
     def dataReceived(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received > _STREAM_BYTES:
-            self.stream.abortConnection()
-        else:
-            self.inbox.put(data)
+        """Bounded by the reader: it closes when it has read the one message, of 65,535 bytes at most."""
+        self.inbox.put(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.inbox.fail(_gone(EOFError("the connection ended before the answer did")))

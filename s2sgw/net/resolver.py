@@ -226,9 +226,8 @@ def _weight(answer: Answer) -> int:
 
 
 def _absolute(name: str | dns.name.Name) -> dns.name.Name:
-    """Lower case, so that it joins and is found whatever its case; A-labels: no other reading of IDNA comes in here."""
-    parsed = name if isinstance(name, dns.name.Name) else dns.name.from_text(name.encode("ascii"))
-    return parsed.canonicalize()
+    """The name (they compare whatever their case); A-labels: no other reading of IDNA comes in here."""
+    return name if isinstance(name, dns.name.Name) else dns.name.from_text(name.encode("ascii"))
 
 
 def _failure(key: Key, reason: str) -> Answer:
