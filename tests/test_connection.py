@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv6Address
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
@@ -555,6 +555,13 @@ class EndTests(SynchronousTestCase):
         solo.lose()
         assert solo.ending is not None
         self.assertEqual((solo.ending.cause, solo.written(), solo.connection._link), (Cause.CONNECTION_LOST, b"", None))
+
+    def test_aborted_by_others(self) -> None:
+        """A connection that somebody else in this process aborts is our own doing."""
+        solo = Solo()
+        solo.lose(ConnectionAborted())
+        assert solo.ending is not None
+        self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.CONNECTION_LOST, "us"))
 
     def test_truncated_tls(self) -> None:
         """A TLS connection that ends without close_notify is lost, not failed."""

@@ -140,8 +140,9 @@ class _Contexts:
 def new_context(credential: Credential | None, minimum: Minimum) -> SSL.Context:
     """A context of either role; raises `SSL.Error` where OpenSSL will not have the credential.
 
-    No tickets and no session cache, since a resumed session has no chain (R11). No trust store: the verify callback
-    accepts every chain. MODE_RELEASE_BUFFERS gives an idle stream's buffers back (decision 14).
+    No tickets and no session cache, since a resumed session has no chain (R11). Under TLS 1.3 OpenSSL sends two tickets
+    even so, since pyOpenSSL knows no SSL_CTX_set_num_tickets; without a cache they lead to a full handshake. No trust
+    store: the verify callback accepts every chain. MODE_RELEASE_BUFFERS gives an idle stream's buffers back (decision 14).
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(_VERSIONS[minimum])
