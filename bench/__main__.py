@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -123,10 +124,11 @@ def _parts() -> Iterator[Callable[[str, Mapping[str, Any]], Part]]:
 def measure(ground: Ground, what: str, sink: dict[str, Any], load: dict[str, Any], cpu: Callable[[], float] | None) -> Row:
     """One row. `cpu` tells the relay's CPU seconds so far; None: the sink is what is measured."""
     with _parts() as start:
-        far = start("bench.sink", sink)
+        far = start("bench.sink", {**sink, "warm": len(load["peers"])})
         far.line()
         near = start("bench.load", load)
         near.line()
+        far.line()
         before = cpu() if cpu else 0.0
         near.go()
         report = json.loads(far.line())
@@ -214,6 +216,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"only these: {', '.join(PARTS)}")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder and the processes end with the run
     packages.install()
     rows: list[Row] = []
     failed = 0

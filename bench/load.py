@@ -2,7 +2,8 @@
 
     python -m bench.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt", "x.key"], …]}'
 
-Prints `ready` when all streams are authenticated, waits for a line on its input, sends, and closes its streams in order.
+Sends one message on each stream when it is authenticated, so that the way behind is open too. Then prints `ready`, waits for
+a line on its input, sends the rest, and closes its streams in order.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main(job: dict[str, Any]) -> None:
     for domain, chain, key in job["peers"]:
         stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
         streams.append((stream, message(domain, job["to"])))
+        stream.send(streams[-1][1])
     print("ready", flush=True)
     sys.stdin.readline()
     share = job["count"] // len(streams)

@@ -7,8 +7,8 @@
     python -m bench.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         as "server", and every byte goes through expat with no handlers: the limit of what Python could do
 
-Prints `ready`, and when `count` messages have come a JSON object: seconds from the first to the last, CPU seconds of this
-process meanwhile, and how many bytes.
+Prints `ready`, `warm` after the first `warm` messages (one for each stream), and after `count` more a JSON object: seconds from
+the first to the last of those, CPU seconds of this process meanwhile, and how many bytes.
 """
 
 from __future__ import annotations
@@ -40,12 +40,18 @@ _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXT
 class Tally:
     """What came on all connections together; `done` when it is enough."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, warm: int) -> None:
         self.wanted = count
-        self.count = self.bytes = 0
+        self.count = -warm
+        self.bytes = 0
         self.first = self.cpu = 0.0
 
     def add(self, found: int, data: bytes) -> None:
+        if self.count < 0:
+            self.count += found
+            if self.count == 0:
+                print("warm", flush=True)
+            return
         if not self.first:
             self.first, self.cpu = time.monotonic(), time.process_time()
         self.count += found
@@ -120,7 +126,7 @@ def component(job: dict[str, Any]) -> Stream:
 
 def serve(job: dict[str, Any]) -> None:
     """Run the job of the command line until it has seen enough."""
-    tally, selector = Tally(job["count"]), selectors.DefaultSelector()
+    tally, selector = Tally(job["count"], job["warm"]), selectors.DefaultSelector()
     listener: socket.socket | None = None
     parse = job["kind"] == "bare"
     if job["kind"] == "component":
