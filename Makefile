@@ -8,6 +8,7 @@
 #   make bench      stanzas a second, beside Prosody and ejabberd
 #   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
 #   make certs      a development CA and the certificates of the example domains
+#   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make clean      back to a fresh clone (development certificates and state included)
 
 PYTHON ?= python3
@@ -23,10 +24,10 @@ CERTS := certs/ca/ca.crt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint interop bench fuzz certs clean setup
+.PHONY: help run hello test coverage lint floors interop bench fuzz certs clean setup
 
 help:
-	@sed -n '3,12s/^# \{0,3\}//p' Makefile
+	@sed -n '3,13s/^# \{0,3\}//p' Makefile
 
 # The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
 $(BIN)/python:
@@ -80,6 +81,13 @@ coverage: $(DEV)
 
 lint: $(DEV)
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
+
+# The tests with exactly the oldest releases that pyproject.toml allows.
+floors: $(DEV)
+	@$(BIN)/python -m venv .venv-floors
+	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
+	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100'
+	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
 interop: $(DEV)
 	@$(BIN)/python -m interop
