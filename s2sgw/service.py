@@ -1,18 +1,13 @@
-"""`twistd s2sgw`: the options, and the one place where objects are built and joined."""
+"""`twistd s2sgw`: the options, and the life of the gateway: what is opened, and closed in order."""
 
 from __future__ import annotations
 
-import secrets
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from typing import Any
 
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -21,48 +16,17 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from s2sgw.backend.authority import Authority
+from s2sgw.assembly import Parts
 from s2sgw.backend.dnsview import DNSView
-from s2sgw.backend.echo import EchoHop
-from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
-from s2sgw.config import Backend, Config, ConfigError, load
-from s2sgw.config.agreement import certificate_files
-from s2sgw.gateway.acks import Acks, NoReceipts, PingReceipts, Receipts, Silent
-from s2sgw.gateway.courier import Courier
-from s2sgw.gateway.flow import Flow, Hop
-from s2sgw.gateway.inbound import FederationInbound
-from s2sgw.gateway.judge import Judge
-from s2sgw.gateway.lanes import Lanes
-from s2sgw.gateway.opening import Opener, OutgoingStream
-from s2sgw.gateway.outbound import FederationOutbound
-from s2sgw.gateway.record import Record
+from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.gateway.sides import ReceivingSide
-from s2sgw.gateway.state import keep_secret, prepare_state, read_anchors
-from s2sgw.gateway.streams import AcceptedStreams
-from s2sgw.gateway.verifying import Verifier
-from s2sgw.net.addresses import HostPort, is_this_machine
-from s2sgw.net.certificates import CertificateDirectory, Credential
-from s2sgw.net.certificates import read as read_credential
-from s2sgw.net.connection import StreamConnection
-from s2sgw.net.dialing import dial
-from s2sgw.net.discovery import Discovery
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
-from s2sgw.net.nameserver import system_servers
-from s2sgw.net.resolver import Resolver
-from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.operate.admin import AdminService
 from s2sgw.operate.log import LoggedService, destination, observer
+from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
 from s2sgw.operate.views import GatewayViews
-from s2sgw.policy.model import PeerPolicy
-from s2sgw.queue.lane import Holds
-from s2sgw.queue.memory import MemorySpool
-from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.dialback import DialbackKeys, derive
-from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Options(usage.Options):
@@ -76,12 +40,9 @@ class Options(usage.Options):
 def makeService(options: Options) -> Service:
     """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
     try:
-        config = load(options["config"], system_nameservers=system_servers())
-        complaints = complaints_of(config)
+        config = inspect(Path(options["config"])).config
     except ConfigError as error:
         raise usage.UsageError(str(error)) from None
-    if complaints:
-        raise usage.UsageError(str(ConfigError(config.path, complaints)))
     where = destination(options.parent or {})
     service = LoggedService(None if where is None else observer(where, config.log.format, config.log.level))
     GatewayService(config).setServiceParent(service)
@@ -101,7 +62,7 @@ class GatewayService(Service):
         from twisted.internet import reactor
 
         super().startService()
-        self._gateway = Gateway(self.config, reactor)
+        self._gateway = Gateway(Parts(self.config, reactor))
         self._gateway.open()
         reactor.callWhenRunning(_exit_in_order, reactor)
 
@@ -117,247 +78,56 @@ def _exit_in_order(reactor: Any) -> None:
 
 
 class Gateway:
-    """Everything that one configuration comes to, each part built at its first use; only `open` opens something."""
+    """The parts of one configuration at work: opened, and closed in order."""
 
     log = Logger("s2sgw")
 
-    def __init__(self, config: Config, reactor: Any) -> None:
-        self.config = config
-        self.reactor = reactor
-        self.random = SystemRandom()
-        self.started = reactor.seconds()
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
         self._closers: list[Callable[[], Any]] = []
-        self._ports: set[int] = set()
-
-    # --- what is ours ---
-
-    @cached_property
-    def state(self) -> Path:
-        return prepare_state(self.config.gateway.state)
-
-    @cached_property
-    def secret(self) -> bytes:
-        """What dialback keys derive from (XEP-0185)."""
-        return keep_secret(self.state / "secret")
-
-    @cached_property
-    def certificates(self) -> CertificateDirectory:
-        return CertificateDirectory(self.config.tls.certificates)
-
-    @cached_property
-    def authority(self) -> Authority:
-        return Authority(self.state)
-
-    @cached_property
-    def local_domains(self) -> frozenset[Domain]:
-        return frozenset(self.config.gateway.domains)
-
-    def is_local(self, domain: Domain) -> bool:
-        return domain in self.local_domains
-
-    # --- what all streams share ---
-
-    @cached_property
-    def record(self) -> Record:
-        return Record(self.reactor.seconds, self.log)
-
-    @cached_property
-    def lanes(self) -> Lanes:
-        return Lanes(
-            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop,
-            MemorySpool(0, self.reactor.callFromThread), spools=False,
-        )
-
-    @cached_property
-    def accepted(self) -> AcceptedStreams:
-        return AcceptedStreams(self.lanes, self.record, partial(StreamConnection, clock=self.reactor))
-
-    @cached_property
-    def client_tls(self) -> ClientTLS:
-        return ClientTLS()
-
-    @cached_property
-    def opener(self) -> Opener:
-        return Opener(self._outgoing, self._dial)
-
-    @cached_property
-    def resolver(self) -> Resolver:
-        dns = self.config.dns
-        return Resolver(self.reactor, [str(server) for server in dns.servers], trust_ad=dns.trust_ad)
-
-    @cached_property
-    def discovery(self) -> Discovery:
-        dns = self.config.dns
-        return Discovery(
-            self.reactor, self.resolver, static={name: str(place) for name, place in dns.static.items()},
-            private_addresses=dns.private_addresses, own_addresses=self._is_own, random=self.random,
-        )
-
-    def stream_id(self) -> str:
-        return secrets.token_hex(16)
-
-    # --- the federation leg ---
-
-    @cached_property
-    def judge(self) -> Judge:
-        return Judge(self.config.policies, self._anchors, lambda: datetime.now(UTC))
-
-    @cached_property
-    def federation_keys(self) -> DialbackKeys:
-        return DialbackKeys(derive(self.secret, "federation"))
-
-    @cached_property
-    def outbound(self) -> FederationOutbound:
-        return FederationOutbound(
-            self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-        )
-
-    @cached_property
-    def inbound(self) -> FederationInbound:
-        minimum = self.config.tls.minimum
-        return FederationInbound(
-            self.is_local, self.config.policies, self.discovery, self.judge, self.federation_keys,
-            ServerTLS(self.certificates.for_domain, minimum), ServerTLS(self.certificates.for_domain, minimum, direct=True),
-            Verifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count, self.stream_id,
-        )
-
-    def _credential(self, local: Domain, peer: Domain) -> Credential | None:
-        special = self.config.policies.policy(peer).certificate
-        return self.certificates.for_domain(local) if special is None else self._special(special)
-
-    @cached_property
-    def _special_credentials(self) -> dict[Path, Credential]:
-        return {}
-
-    def _special(self, path: Path) -> Credential:
-        if path not in self._special_credentials:
-            self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
-        return self._special_credentials[path]
-
-    @cached_property
-    def _anchor_sets(self) -> dict[str, Anchors]:
-        return {}
-
-    def _anchors(self, policy: PeerPolicy) -> Anchors:
-        source = str(policy.trust_anchors)
-        if source not in self._anchor_sets:
-            self._anchor_sets[source] = read_anchors(source)
-        return self._anchor_sets[source]
-
-    # --- the backend leg ---
-
-    @cached_property
-    def backend_keys(self) -> DialbackKeys:
-        return DialbackKeys(derive(self.secret, "backend"))
-
-    def server(self, backend: Backend) -> Server:
-        anchors = PeerPolicy(trust_anchors=self.config.tls.trust_anchors)
-        return Server(
-            backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
-            self.backend_keys, lambda: self._anchors(anchors), lambda: datetime.now(UTC), self._lookup,
-        )
-
-    def backend_inbound(self, backend: Backend) -> BackendInbound:
-        server = self.server(backend)
-        verifier = Verifier(BackendOutbound(server, self.client_tls), self.opener, self.reactor)
-        return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id)
-
-    # --- lanes ---
-
-    def _holds(self, pair: Pair) -> Holds:
-        queue = self.config.queue
-        peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
-        return Holds(self.config.policies.policy(peer).hold, queue.iq_hold)
-
-    def _hop(self, flow: Flow) -> Hop:
-        backend = self.config.backend_for(flow.pair.recipient)
-        if backend is not None and backend.kind == "echo":
-            return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
-        side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls)
-        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self._receipts)
-
-    @cached_property
-    def _silent(self) -> Silent:
-        return Silent(self.reactor)
-
-    def _receipts(self, courier: Courier, stream: OutgoingStream) -> Receipts:
-        """How the next server's acknowledgements are had: as configured for a backend, the best there is for a peer."""
-        backend = self.config.backend_for(stream.pair.recipient)
-        acks: Acks = "auto" if backend is None else backend.acks
-        name = stream.pair.recipient.ascii
-        if acks == "tcp" or (acks == "auto" and name in self._silent):
-            return NoReceipts()
-        answers = self.lanes.flow(stream.pair.inverse)
-        return PingReceipts(
-            stream.pair, stream.connection.write, answers.expect, answers.unexpect, courier.flow.acknowledged,
-            partial(self._silent.remember, name), self.reactor, lambda: f"s2sgw-{secrets.token_hex(12)}",
-        )
-
-    # --- connections ---
-
-    def _outgoing(self, engine: InitiatingStream, owner: OutgoingStream) -> StreamConnection:
-        return StreamConnection(
-            engine, owner, clock=self.reactor, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
-            direct_tls=owner.target.direct_tls,
-        )
-
-    def _dial(self, address: str, port: int, connection: StreamConnection) -> Deferred[None]:
-        return dial(self.reactor, address, port, connection)
-
-    def _is_own(self, host: str, port: int) -> bool:
-        return port in self._ports and is_this_machine(host)
-
-    async def _lookup(self, host: str) -> tuple[str, ...]:
-        if HostPort(host, 0).is_address:
-            return (host,)
-        answers = [await self.resolver.query(host, family) for family in ("A", "AAAA")]
-        return tuple(str(record.address) for answer in answers for record in answer.records if isinstance(record, A | AAAA))
-
-    # --- life ---
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
-        self._closers.append(self.lanes.stop)
+        self._closers.append(self.parts.lanes.stop)
         self._sweep()
         self._open_admin()
-        for backend in self.config.backends:
+        for backend in self.parts.config.backends:
             if backend.kind == "s2s":
                 self._open_backend(backend)
         admission = Admission()
-        for listener in self.config.listen:
-            self._listen(listener.endpoint, self.inbound, admission, listener.tls == "direct")
+        for listener in self.parts.config.listen:
+            self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct")
 
     def _sweep(self) -> None:
-        sweeping = LoopingCall(self.lanes.sweep)
-        sweeping.clock = self.reactor
+        sweeping = LoopingCall(self.parts.lanes.sweep)
+        sweeping.clock = self.parts.reactor
         sweeping.start(1, now=False)
         self._closers.append(sweeping.stop)
 
     def _open_admin(self) -> None:
-        views = GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started)
-        admin = AdminService(self.reactor, self.state, verbs(views.views()))
+        parts = self.parts
+        views = GatewayViews(parts.config, parts.lanes, parts.accepted, parts.record, parts.certificates, parts.started)
+        admin = AdminService(parts.reactor, parts.state, verbs(views.views()))
         admin.startService()
         self._closers.append(admin.stopService)
 
     def _open_backend(self, backend: Backend) -> None:
         admission = Admission(AcceptanceLimits(per_address=0))
-        self._listen(backend.listen, self.backend_inbound(backend), admission, direct_tls=False)
+        self._listen(backend.listen, self.parts.backend_inbound(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
-            forward = [str(server) for server in backend.forward or self.config.nameservers]
-            view = DNSView(self.reactor, self._is_local_name, port_of(backend.listen), backend.target, forward)
+            forward = [str(server) for server in backend.forward or self.parts.config.nameservers]
+            served = {domain.ascii for domain in self.parts.config.domains_of(backend)}
+            view = DNSView(self.parts.reactor, served.__contains__, port_of(backend.listen), backend.target, forward)
             view.listen(str(backend.dns_view))
             self._closers.append(view.stop)
 
-    def _is_local_name(self, name: str) -> bool:
-        return any(domain.ascii == name for domain in self.local_domains)
-
     def _listen(self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool) -> None:
-        factory = StreamFactory(partial(self.accepted.accept, side, direct_tls), admission)
-        listening = listen(self.reactor, endpoint, factory)
+        factory = StreamFactory(partial(self.parts.accepted.accept, side, direct_tls), admission)
+        listening = listen(self.parts.reactor, endpoint, factory)
         listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
 
     def _listens(self, port: IListeningPort) -> None:
-        self._ports.add(getattr(port.getHost(), "port", 0))
+        self.parts.ports.add(getattr(port.getHost(), "port", 0))
         self._closers.append(port.stopListening)
 
     def _cannot_listen(self, failure: Failure, endpoint: str) -> None:
@@ -368,20 +138,10 @@ class Gateway:
         """Close in order: no new streams, then those that are open, each within its bound."""
         closers, self._closers = self._closers[::-1], []
         closed = [maybeDeferred(closer) for closer in closers]
-        open_streams = [connection for connection, _ in self.accepted]
+        open_streams = [connection for connection, _ in self.parts.accepted]
         for connection in open_streams:
             connection.close(Ending(Cause.SHUTDOWN))
         return DeferredList([*closed, *(connection.when_closed() for connection in open_streams)], consumeErrors=True)
-
-
-def complaints_of(config: Config) -> list[str]:
-    """What only a look at the files can tell: our certificates, the anchors, the state directory."""
-    certificates = CertificateDirectory(config.tls.certificates)
-    complaints = list(certificates.complaints) or list(certificates.unserved(config.gateway.domains))
-    sources = {str(config.policies.policy(Domain.parse("default.invalid")).trust_anchors), str(config.tls.trust_anchors)}
-    for source in sorted(sources):
-        complaints += [f"{source}: {complaint}" for complaint in read_anchors(source).complaints]
-    return complaints
 
 
 def port_of(endpoint: str) -> int:

@@ -1,7 +1,7 @@
 """The DNS view: a resolver for the backend alone, in which every domain but the local ones is reached through the gateway.
 
-Own answers are the few of BACKENDS.md; all other questions are forwarded, concurrently and within bounds. Names at or
-under a local domain are forwarded too, so that nothing of ours is ever sent to the gateway as if it were a peer's.
+Own answers are the few of BACKENDS.md; all other questions are forwarded, concurrently and within bounds, and so are those
+for the local domains, which are never sent to the gateway as if they were a peer's.
 Only clients on this machine are answered.
 """
 
@@ -149,9 +149,8 @@ class DNSView:
         return labels[0]
 
     def _is_ours(self, labels: Sequence[bytes]) -> bool:
-        """At or under a local domain."""
-        text = [label.decode("ascii", "backslashreplace") for label in labels]
-        return any(self._is_local(".".join(text[start:])) for start in range(len(text)))
+        """A local domain itself. Names under it are anybody's: they too go through the gateway, which guards against loops."""
+        return self._is_local(".".join(label.decode("ascii", "backslashreplace") for label in labels))
 
     def _record(self, query: Message, rdtype: dns.rdatatype.RdataType, data: str) -> Message:
         question = query.question[0]

@@ -75,7 +75,7 @@ class BackendInbound:
         return ServerTLS(self._leaf)
 
     def _leaf(self, domain: Domain | None) -> Credential | None:
-        return None if domain is None or self.is_local(domain) else self.server.authority.leaf(domain)
+        return self.server.authority.leaf(domain) if domain is not None and self._remote(domain) else None
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
         return ReceivingStream(self._options(direct_tls), self.stream_id)
@@ -87,7 +87,8 @@ class BackendInbound:
         )
 
     def _remote(self, domain: Domain) -> bool:
-        return not self.is_local(domain)
+        """Anything that this server does not serve itself; another backend's domains are remote to it too."""
+        return domain not in self.server.domains
 
     def _refuses(self, sender: Domain) -> Refusal | None:
         if sender in self.server.domains:
@@ -112,7 +113,8 @@ class BackendInbound:
         return await self.verify_key(question)
 
     async def admit(self, pair: Pair) -> Ending | None:
-        return await self.admit_pair(pair)
+        """What the federation says of the peer; the way to another backend's domain is ours to know."""
+        return None if self.is_local(pair.recipient) else await self.admit_pair(pair)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2sgw.config import Config, ConfigError, load
+from s2sgw.gateway.state import read_anchors
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.nameserver import system_servers
 
@@ -26,6 +27,7 @@ def inspect(path: Path) -> Readiness:
     complaints = [f"tls.certificates: {text}" for text in certificates.complaints]
     if not complaints:
         complaints = [f"tls.certificates: {text}" for text in certificates.unserved(config.gateway.domains)]
+    complaints += [f"tls.trust_anchors: {text}" for text in read_anchors(str(config.tls.trust_anchors)).complaints]
     if complaints:
         raise ConfigError(config.path, complaints)
     return Readiness(config, certificates, certificates.warnings)
