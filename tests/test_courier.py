@@ -255,6 +255,20 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual([stanza.id for stanza in world.back], ["1"])
         self.assertIsNotNone(world.connections[0].ending)
 
+    def test_failed_dialback_holds_the_lane(self) -> None:
+        """R42: what waits is held through a failed dialback and tried again; only its `hold` ends that, by a bounce."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
+        self.assertEqual((world.state, world.back, len(world.flow.lane)), ("backing off", [], 1))
+        world.clock.advance(2)
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        world.clock.advance(598)
+        world.lanes.sweep()
+        self.assertEqual([stanza.id for stanza in world.back], ["1"])
+        self.assertIn(b"dialback-invalid", world.back[0].data)
+
     def test_slow_hop_slows_its_source(self) -> None:
         """Back-pressure: a stream that takes no more holds up whoever feeds it, and lets go when it takes again."""
         world, source = World(), Source()
