@@ -78,6 +78,15 @@ class LaneTests(SynchronousTestCase):
         one.acknowledge(1)
         self.assertEqual(other.accept([stanza("2")], 0)[1], [])
 
+    def test_crowded_budget(self) -> None:
+        """Many lanes that fill a common budget slow their senders before there is no room left; an empty lane slows nobody."""
+        budget = Budget(4 * (100 + OVERHEAD))
+        one, other, third = (Lane(PAIR, budget, 1_000_000, Holds()) for _ in range(3))
+        one.accept([stanza("1"), stanza("2")], 0)
+        self.assertFalse(one.crowded)
+        other.accept([stanza("3")], 0)
+        self.assertEqual((one.crowded, other.crowded, third.crowded), (True, True, False))
+
     def test_expiry_by_kind(self) -> None:
         """An IQ waits its own, shorter time; the stanzas around it stay, in order; what is in flight is left alone."""
         it = lane()

@@ -15,7 +15,7 @@ from s2sgw.trust.evidence import Attempt, Evidence, Role
 from s2sgw.trust.path import Anchors
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.trust.proofs import prove_pin, prove_pkix
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
 
@@ -29,11 +29,14 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
 }
 
+#: Where time alone may heal what is wrong; a certificate or a policy wants somebody's hand.
+_PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
+
 
 def refusal(ending: Ending) -> Refusal:
     """The stream error that tells the other side of `ending`: what, why, and whether to try again (R2, R15)."""
     condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
-    again = "" if ending.final else " Trying again later may help."
+    again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
     detail = f" ({ending.detail})" if ending.detail else ""
     text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"
     return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))

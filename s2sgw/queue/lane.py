@@ -140,8 +140,8 @@ class Lane:
 
     @property
     def crowded(self) -> bool:
-        """Past half of its share: whoever fills it should be slowed."""
-        return self.bytes * 2 > self._share
+        """Past half of its share, or of what all lanes share: whoever fills it should be slowed."""
+        return self.bytes * 2 > self._share or (self.bytes > 0 and self._budget.used * 2 > self._budget.limit)
 
     # --- custody taken ---
 
