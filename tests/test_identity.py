@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.trust.identity import NAMES_TOLD, Constraints, Match, Names, matches, names
@@ -104,6 +105,11 @@ class ExtractionTests(SynchronousTestCase):
         )
         self.assertEqual(Names(), found)
 
+    def test_not_an_other_name(self):
+        """What only looks like an xmppAddr inside, in a name of another kind, is none."""
+        inner = bytes.fromhex("06082b06010505070805") + der(0xA0, der(0x0C, b"a.example"))
+        self.assertEqual(Names(), of(der(0x86, inner), der(0xA4, inner)))
+
     def test_the_list_of_malformed_names_is_bounded(self):
         """A certificate with many malformed names gets a few of them told."""
         self.assertEqual(NAMES_TOLD, len(of(*[der(_DNS, b"") for _ in range(50)]).dropped))
@@ -198,6 +204,8 @@ class ConstraintTests(SynchronousTestCase):
         self.assertEqual(Constraints(), constraints())
         self.assertTrue(constraints().allow("a.example"))
         self.assertEqual((None, ()), (Constraints().permitted, Constraints().excluded))
+        mail = x509.NameConstraints([x509.RFC822Name("b.example")], [x509.RFC822Name("a.example")])
+        self.assertEqual(Constraints(), Constraints.of(Authority.root(constraints=mail).der))
 
     def test_permitted(self):
         """R17: a permitted subtree holds its own name and what is below it."""

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.trust.path import PATH_DEPTH, Anchors, PathResult, validate
+from s2sgw.trust.path import CHAIN_CERTIFICATES, PATH_DEPTH, Anchors, PathResult, validate
 from s2sgw.xmpp.ending import Cause
 from tests.certificates import (
     AT,
@@ -295,6 +295,13 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual([], causes(authority.issue(dns=DNS)))
         self.assertEqual([Cause.BAD_CHAIN], causes(authority.intermediate("Too deep").issue(dns=DNS)))
 
+    def test_only_so_many_are_looked_at(self):
+        """Of what is presented only the first CHAIN_CERTIFICATES are looked at."""
+        filler = [leaf_for("b.example").certificate] * (CHAIN_CERTIFICATES - 2)
+        issued = leaf_for("a.example")
+        self.assertEqual([], causes(issued.with_chain(*filler, shared_issuer().certificate)))
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(issued.with_chain(*filler, filler[0], shared_issuer().certificate)))
+
     def test_no_authority(self):
         """R19: basic constraints and key usage say who may issue."""
         for options in (
@@ -355,6 +362,11 @@ class UnreadableNameTests(SynchronousTestCase):
         result = check(issued)
         self.assertTrue(result.valid)
         self.assertEqual({issued.certificate, shared_issuer().certificate, shared_root().certificate}, set(result.path))
+
+    def test_authority_without_a_key_identifier(self):
+        """R17: an authority that has no key identifier is among what may be above the leaf."""
+        bare = shared_root().intermediate("Bare", subject_key_identifier=False)
+        self.assertIn(bare.certificate, check(bare.issue(san_der=UNREADABLE)).path)
 
     def test_unsupported_name(self):
         """R17: nor does a kind of name that the library does not know."""

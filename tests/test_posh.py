@@ -69,6 +69,7 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(AT + timedelta(hours=2), document.lookup(AT).expires)
         self.assertEqual(AT + timedelta(hours=1), document.lookup(AT, Reference(URL, timedelta(hours=1))).expires)
         self.assertEqual(AT + timedelta(hours=2), document.lookup(AT, Reference(URL, timedelta(hours=3))).expires)
+        self.assertEqual(timedelta(seconds=1), parse(written(url=URL, expires=1)).lifetime)
         for seconds in (10**9, 10**30):
             self.assertEqual(LONGEST, parse(written(url=URL, expires=seconds)).lifetime)
 
@@ -78,7 +79,7 @@ class DocumentTests(SynchronousTestCase):
         wrong = (
             b"", b"junk", b"\xff", b"[]", b"7", b"[" * 60000, b" " * (DOCUMENT_BYTES + 1), written(),
             written(good, expires=None), written(good, expires=0), written(good, expires=-1), written(good, expires="60"),
-            written(good, expires=True), written(good, expires=1.5), written(fingerprints=[]), written(fingerprints={}),
+            written(good, expires=True), written(good, expires=1.5), written(fingerprints=[]), written(fingerprints={}), written(fingerprints={"sha-256": "x"}),
             written(*[good] * (FINGERPRINTS + 1)), written("x"), written({"sha-256": 7}), written({"sha-256": "AAAA"}),
             written({"sha-256": "ä"}), written({"sha-512": good["sha-256"]}), written({"sha-256": good["sha-256"] + "\n"}), written(url=7),
         )

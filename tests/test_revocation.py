@@ -38,11 +38,11 @@ def causes(issued: Issued, *lists: bytes) -> list[Cause]:
     return [failure.cause for failure in validate(issued.der_chain, ANCHORS, AT, revocations).failures]
 
 
-def with_extension(*extensions: x509.ExtensionType) -> bytes:
+def with_extension(*extensions: x509.ExtensionType, critical: bool = True) -> bytes:
     builder = x509.CertificateRevocationListBuilder().issuer_name(shared_issuer().certificate.subject)
     builder = builder.last_update(NOT_BEFORE).next_update(NOT_AFTER)
     for extension in extensions:
-        builder = builder.add_extension(extension, True)
+        builder = builder.add_extension(extension, critical)
     return builder.sign(shared_issuer().key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
@@ -99,6 +99,7 @@ class RevocationTests(SynchronousTestCase):
         old, new = shared_issuer().crl(next_update=PAST), shared_issuer().crl()
         self.assertEqual([Cause.BAD_CHAIN], causes(issued, old))
         self.assertEqual([], causes(issued, old, new))
+        self.assertEqual([], causes(issued, shared_issuer().crl(next_update=AT)))
         self.assertEqual([Cause.REVOKED, Cause.BAD_CHAIN], causes(issued, shared_issuer().crl([issued.certificate], next_update=PAST)))
 
     def test_unreadable_names(self):
@@ -149,5 +150,7 @@ class ParsingTests(SynchronousTestCase):
             self.assertIn("revocation list 1 cannot be used", found.complaints[0])
 
     def test_partitioned_lists(self):
-        """R19: a list for a part of an authority's certificates revokes what it lists."""
+        """R19: a list for a part of an authority's certificates revokes what it lists, whatever else it says uncritically."""
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
+        self.assertEqual(1, len(RevocationLists.parse(with_extension(x509.CRLNumber(1), unknown, critical=False))))
         self.assertEqual(1, len(RevocationLists.parse(with_extension(distribution_point(only_contains_user_certs=True)))))

@@ -84,10 +84,10 @@ class Name(NamedTuple):
 
     @property
     def host(self) -> str:
-        """The domain, in A-labels, that the name is about."""
+        """The domain, in A-labels, that an xmppAddr or an SRV-ID is about."""
         if isinstance(self.pattern, XmppAddrPattern):
             return self.pattern.domain.ascii
-        return self.text.lower().partition(".")[2] if self.kind == "SRV-ID" else self.text.lower()
+        return self.text.lower().partition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class RevocationLists:
             authorities = [each for each in path[number + 1 :] if subject(each) == issuer(certificate)]
             which = f"the authority {called(certificate)}" if number else "the certificate"
             yield from _listed(certificate, which, lists, authorities)
-            if lists and all(_outdated(each, at) for each in lists) and any(_signed(each, authorities) for each in lists):
+            if all(_outdated(each, at) for each in lists) and any(_signed(each, authorities) for each in lists):
                 yield Failure(Cause.BAD_CHAIN, f"the revocation list of {called(certificate, by=True)} is out of date")
 
 
