@@ -75,7 +75,7 @@ class FakeSide:
     def tls(self, pair: Pair, target: Target) -> Any:
         return None
 
-    async def judge(self, connection: Any, question: Any) -> tuple[Permission, tuple[str, ...]]:
+    async def judge(self, connection: Any, question: Any, target: Any) -> tuple[Permission, tuple[str, ...]]:
         return Permission(), ()
 
 

@@ -22,7 +22,16 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.stream.dialback import DialbackKeys
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.trust.evidence import Attempt, Evidence, Role
@@ -112,6 +121,9 @@ class BackendInbound:
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
 
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        """Nothing is remembered of our own servers."""
+
     async def admit(self, pair: Pair) -> Ending | None:
         """What the federation says of the peer; the way to another backend's domain is ours to know."""
         return None if self.is_local(pair.recipient) else await self.admit_pair(pair)
@@ -142,7 +154,9 @@ class BackendOutbound:
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))
 
-    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+    async def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> tuple[Permission, tuple[str, ...]]:
         """Over loopback the address is the proof; elsewhere the server's certificate is."""
         attempt = self.server.prove(connection, question.peer, "receiving")
         if attempt.proven or _is_loopback(connection.peer_address):

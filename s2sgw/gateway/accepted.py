@@ -13,7 +13,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
-from s2sgw.stream.events import DialbackNeeded, Event, JudgementNeeded, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.stream.events import DialbackNeeded, Event, JudgementNeeded, Method, PairProven, ResolutionNeeded, StanzasReceived
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -107,8 +107,9 @@ class AcceptedStream:
         permission, self.reasons = answer
         return self.engine.judged(permission)
 
-    def _pair_proven(self, connection: StreamConnection, pair: Pair, method: str) -> None:
+    def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.methods[pair] = method
+        self.side.proven(connection, pair, method)
         self._record.standing(
             "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
             tls=connection.tls_version or "none", detail="; ".join(self.reasons),

@@ -14,7 +14,16 @@ from s2sgw.net.discovery import Discovery
 from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.peers import Peers
 from s2sgw.stream.dialback import DialbackKeys
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
 from s2sgw.stream.features import TLSUse
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
@@ -66,6 +75,7 @@ class FederationInbound:
         return self.direct_tls.for_domain(None) if order is None else self.server_tls.for_domain(order.local)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+        self.judge_of.begin(question.peer, "initiating")
         return await self._unresolved(question.peer)
 
     async def _unresolved(self, peer: Domain) -> Refusal | None:
@@ -80,11 +90,14 @@ class FederationInbound:
         if self.streams(question.peer) > limit:
             ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {limit} streams at a time")
             return Permission(refusal=refusal(ending)), ()
-        verdict = await self.judge_of.verdict(connection, question.peer, "initiating")
+        verdict = await self.judge_of.verdict(connection, question, "initiating")
         return permission(verdict), verdict.reasons
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
+
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        self.judge_of.proven(connection, pair.sender, method)
 
     async def admit(self, pair: Pair) -> Ending | None:
         """A proven pair was resolved and allowed before it could be proven."""

@@ -10,7 +10,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.verdict import Verdict, decide
-from s2sgw.stream.events import Permission, Refusal
+from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
 from s2sgw.trust.evidence import Attempt, Evidence, Role
 from s2sgw.trust.path import Anchors
 from s2sgw.trust.pins import Fingerprint
@@ -50,8 +50,17 @@ class Judge:
         self._anchors = anchors
         self._now = now
 
-    async def verdict(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
-        """The verdict on `peer`, which plays `role` on `connection`."""
+    def begin(self, peer: Domain, role: Role, target: Target | None = None) -> None:
+        """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake."""
+
+    def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
+        """An inbound peer has authenticated by `method`."""
+
+    async def verdict(
+        self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
+    ) -> Verdict:
+        """The verdict on `question.peer`, which plays `role` on `connection`."""
+        peer = question.peer
         evidence = Evidence(
             domain=peer, role=role, at=self._now(), chain=connection.chain, tls_version=connection.tls_version,
             cipher=connection.cipher, address=connection.peer_address, target=target.host if target else None,

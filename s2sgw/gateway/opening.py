@@ -49,10 +49,31 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """What an attempt needs of the world: `dial(address, port, connection)` connects within a bounded time."""
+    """What an attempt needs of the world: `dial(address, port, connection)` connects within a bounded time, `took(step, seconds)`
+    hears how long each step was by `now`."""
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
     dial: Callable[[str, int, StreamConnection], Awaitable[None]]
+    now: Callable[[], float] = float
+    took: Callable[[str, float], None] = lambda step, seconds: None
+
+
+class Stopwatch:
+    """Times the steps of one attempt: dns, tcp, tls (STARTTLS included), auth (judgement included), and the total."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._began = self._last = opener.now()
+
+    def step(self, name: str) -> None:
+        """The step called `name` is over."""
+        now = self._opener.now()
+        self._opener.took(name, now - self._last)
+        self._last = now
+
+    def stop(self) -> None:
+        """The stream is ready."""
+        self._opener.took("total", self._opener.now() - self._began)
 
 
 class OutgoingStream:
@@ -60,7 +81,10 @@ class OutgoingStream:
 
     log = Logger()
 
-    def __init__(self, side: SendingSide, pair: Pair, target: Target, engine: InitiatingStream, opener: Opener) -> None:
+    def __init__(
+        self, side: SendingSide, pair: Pair, target: Target, engine: InitiatingStream, opener: Opener, watch: Stopwatch,
+    ) -> None:
+        self._watch = watch
         self.side = side
         self.pair = pair
         self.target = target
@@ -82,6 +106,7 @@ class OutgoingStream:
         """One event of the engine."""
         match event:
             case JudgementNeeded():
+                self._watch.step("tls")
                 self._ask(event)
             case PairProven(_, method) if not self.ready.called:
                 self.method = method
@@ -129,7 +154,7 @@ class OutgoingStream:
         self._question.addErrback(self._unanswered)
 
     async def _judge(self, question: JudgementNeeded) -> None:
-        permission, self.reasons = await self.side.judge(self.connection, question)
+        permission, self.reasons = await self.side.judge(self.connection, question, self.target)
         if not self._over:
             self.connection.step(self.engine.judged, permission)
 
@@ -141,15 +166,21 @@ class OutgoingStream:
 
 async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:
     """A stream for `pair` that is ready; raises `StreamRefused` with the reason of the last target tried (R36)."""
+    watch = Stopwatch(opener)
     resolution = await side.resolve(pair)
+    watch.step("dns")
     if resolution.ending is not None:
         raise StreamRefused(resolution.ending)
     refused = StreamRefused(Ending(Cause.UNREACHABLE, "the domain has no address to connect to"))
     for target, address in _places(resolution.targets):
         try:
-            return await _connect(side, pair, target, address, opener, verifying)
+            stream = await _connect(side, pair, target, address, opener, verifying, watch)
         except StreamRefused as failure:
             refused = failure
+        else:
+            watch.step("auth")
+            watch.stop()
+            return stream
     raise refused
 
 
@@ -159,13 +190,14 @@ def _places(targets: tuple[Target, ...]) -> Iterator[tuple[Target, str]]:
 
 
 async def _connect(
-    side: SendingSide, pair: Pair, target: Target, address: str, opener: Opener, verifying: bool,
+    side: SendingSide, pair: Pair, target: Target, address: str, opener: Opener, verifying: bool, watch: Stopwatch,
 ) -> OutgoingStream:
-    stream = OutgoingStream(side, pair, target, side.engine(pair, target, verifying), opener)
+    stream = OutgoingStream(side, pair, target, side.engine(pair, target, verifying), opener, watch)
     try:
         await opener.dial(address, target.port, stream.connection)
     except DialFailed as failure:
         raise StreamRefused(failure.ending, failure.address) from None
+    watch.step("tcp")
     return await stream.ready
 
 

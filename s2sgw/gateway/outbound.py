@@ -43,6 +43,7 @@ class FederationOutbound:
         return (await self.resolve(pair)).ending
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        self.judge_of.begin(pair.recipient, "receiving", target)
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas",
             tls=self.peers.policy(pair.recipient).encryption, direct_tls=target.direct_tls,
@@ -54,6 +55,8 @@ class FederationOutbound:
         credential = self.credential(pair.sender, pair.recipient)
         return self.client_tls.for_peer(pair.recipient, credential, minimum=policy.minimum, direct=target.direct_tls)
 
-    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
-        verdict = await self.judge_of.verdict(connection, question.peer, "receiving")
+    async def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> tuple[Permission, tuple[str, ...]]:
+        verdict = await self.judge_of.verdict(connection, question, "receiving", target)
         return permission(verdict), (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)

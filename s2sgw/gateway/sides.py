@@ -15,7 +15,16 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from s2sgw.gateway.record import Leg
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Ending
@@ -44,6 +53,9 @@ class ReceivingSide(Protocol):
     def verify(self, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
         """Ask the authoritative server whether the key is its own (R28)."""
 
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        """The other end has authenticated for `pair`."""
+
     def admit(self, pair: Pair) -> Awaitable[Ending | None]:
         """Before the first stanza of a proven pair reaches a lane: why it must not, or None."""
 
@@ -64,5 +76,7 @@ class SendingSide(Protocol):
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         """The certificate we present for `pair.sender`."""
 
-    def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
-        """Whether the other end is whom we asked for."""
+    def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+        """Whether the other end, at `target`, is whom we asked for."""
