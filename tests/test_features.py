@@ -81,4 +81,6 @@ class ReadTests(SynchronousTestCase):
         for text in ("", "-1", "1.5", "x", "٣", "9" * 16, "1 0"):
             read = self.read(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{text}</max-bytes></limits>")
             self.assertEqual(read.limits, PeerLimits())
-        self.assertEqual(self.read("<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>0</max-bytes></limits>").limits, PeerLimits(0))
+        for number in (0, 10**15 - 1):
+            read = self.read(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{number}</max-bytes></limits>")
+            self.assertEqual(read.limits, PeerLimits(number))

@@ -256,6 +256,13 @@ class SASLTests(InitiatingCase):
             self.told(*bare, In(features(*rows)), Out(CLOSE), Says(PairRefused(OUTBOUND, none), End(Cause.NO_COMMON_METHOD)))
         self.told(*bare, In(features(ERRORS_FEATURE)), asking("r2"))
 
+    def test_features_are_forgotten(self) -> None:
+        """R8: what was offered before TLS is not offered behind it."""
+        steps = [*BEGUN, answered("r1", STARTTLS, ERRORS_FEATURE), Out(STARTTLS), *SECURED[4:]]
+        none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a mechanism of ours nor dialback")
+        given = In((HEAD + " id='r2'>").replace(" xmlns:db='jabber:server:dialback'", ""))
+        self.told(*steps, given, Out(CLOSE), Says(PairRefused(OUTBOUND, none), End(Cause.NO_COMMON_METHOD)))
+
     def test_no_certificate(self) -> None:
         """R24: without a certificate of ours EXTERNAL is not tried."""
         self.told(*SECURED, answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), asking("r2"), options=BARE)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.stream.dialback import DialbackKeys
@@ -30,9 +32,31 @@ from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import StreamCondition
-from s2sgw.xmpp.jid import Pair
-from tests.transcripts import OTHER, OURS, PAIR, PEER, ROOMS, Cut, message
+from s2sgw.xmpp.errors import LocalFault, StreamCondition
+from s2sgw.xmpp.jid import Pair, domain_of
+from tests.transcripts import (
+    CLOSE,
+    ERRORS_FEATURE,
+    EXTERNAL_FEATURE,
+    OTHER,
+    OURS,
+    PAIR,
+    PEER,
+    PROCEED,
+    ROOMS,
+    SASL,
+    STARTTLS,
+    SUCCESS,
+    TLS_FAILURE,
+    Cut,
+    auth,
+    features,
+    header,
+    message,
+    result,
+    sasl_failure,
+    verify,
+)
 
 KEYS = DialbackKeys(b"of the initiating server")
 REFUSAL = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED, "no"))
@@ -265,3 +289,92 @@ def outcome(mine: str, yours: str, cert: bool, external: bool, dialback: bool) -
             return "EXTERNAL"
         return "dialback" if dialback else None
     return "dialback" if dialback else None
+
+
+#: what a peer may say, in an order of its own
+UTTERANCES = (
+    header(from_="peer.example", to="ours.example"), header(from_="other.example", to="rooms.ours.example"), header(version=None),
+    STARTTLS, PROCEED, TLS_FAILURE, features(STARTTLS), features(EXTERNAL_FEATURE, ERRORS_FEATURE), features(), SUCCESS,
+    auth(), auth(""), auth("b3RoZXIuZXhhbXBsZQ=="), f"<response {SASL}>=</response>", f"<abort {SASL}/>", f"<challenge {SASL}/>",
+    sasl_failure("aborted", "x"), result("peer.example", "ours.example", "k"), result("other.example", "ours.example", "k"),
+    result("ours.example", "peer.example", type="valid"), result("peer.example", "ours.example", type="valid"),
+    verify("peer.example", "ours.example", "i", "k"), verify("ours.example", "peer.example", "i", type="valid"),
+    message(), message("x@other.example"), message(to="x@rooms.ours.example"), " ", "x", "<x xmlns='y'/>", "<stream:error/>", CLOSE,
+)
+#: what a shell may do, in an order of its own
+DEEDS: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("begin", ()), ("tls_established", ()), ("resolved", (None,)), ("resolved", (REFUSAL,)), ("judged", (BOTH,)),
+    ("judged", (Permission(dialback=True),)), ("judged", (Permission(refusal=REFUSAL),)), ("dialback_answered", (PAIR, VALID)),
+    ("dialback_answered", (Pair(OTHER, OURS), VALID)), ("dialback_answered", (PAIR, DialbackOutcome("invalid"))), ("authorize", (PAIR,)),
+    ("verify", (PAIR, "i", "k")), ("rest", ()), ("close", (Ending(Cause.IDLE),)), ("fail", (REFUSAL,)),
+)
+steps = st.lists(st.one_of(st.sampled_from(UTTERANCES), st.sampled_from(DEEDS)), max_size=14)
+#: ways far into a stream, so that chance need not find them
+WAYS: tuple[tuple[Any, ...], ...] = (
+    (),
+    (UTTERANCES[0], DEEDS[2], STARTTLS, DEEDS[1], UTTERANCES[0], DEEDS[4]),
+    (UTTERANCES[0], DEEDS[2], STARTTLS, DEEDS[1], UTTERANCES[0], DEEDS[4], auth(), UTTERANCES[0]),
+    (DEEDS[0], UTTERANCES[1], features(STARTTLS), PROCEED, DEEDS[1], DEEDS[4], UTTERANCES[1], features(EXTERNAL_FEATURE, ERRORS_FEATURE)),
+)
+
+
+class AnythingTests(SynchronousTestCase):
+    """Whatever the other side says and the shell does: no stanza passes unproven, and an end is an end.
+
+    1. No exception but `LocalFault`, which only a deed can bring about.
+    2. A pair's stanzas come behind the fact that it is proven, and have its domains.
+    3. A pair is proven by dialback only behind the shell's word, by EXTERNAL only where the shell permitted it.
+    4. `Ended` is the last event; nothing is told or sent behind it.
+    """
+
+    @settings(max_examples=500, deadline=None)
+    @given(st.booleans(), st.sampled_from(USES), st.sampled_from(WAYS), steps)
+    def test_receiving(self, pre_1_0: bool, tls: TLSUse, way: tuple[Any, ...], more: list[Any]) -> None:
+        """R29: the receiving role."""
+        options = replace(World(tls=tls).receiving(), pre_1_0=pre_1_0)
+        self.live(ReceivingStream(options, lambda: "id"), [*way, *more])
+
+    @settings(max_examples=500, deadline=None)
+    @given(st.booleans(), st.sampled_from(USES), st.sampled_from(WAYS), steps)
+    def test_initiating(self, external: bool, tls: TLSUse, way: tuple[Any, ...], more: list[Any]) -> None:
+        """R29: the initiating role."""
+        options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls=tls, external=external)
+        self.live(InitiatingStream(options), [*way, *more])
+
+    def live(self, engine: Any, life: list[Any]) -> None:
+        told: list[Event] = []
+        granted: set[object] = set()
+        for step in life:
+            over = bool(told) and isinstance(told[-1], Ended)
+            events = self.act(engine, step, granted)
+            if over:
+                self.assertEqual((events, engine.data_to_send()), ([], b""))
+            for event in events:
+                self.check(engine, event, told, granted)
+                told.append(event)
+            if not (told and isinstance(told[-1], Ended)):
+                engine.data_to_send()
+            else:
+                self.assertEqual(engine.data_to_send().count(b"</stream:stream>"), 0 if over else engine.opened)
+
+    def act(self, engine: Any, step: Any, granted: set[object]) -> list[Event]:
+        if isinstance(step, str):
+            return list(engine.receive(step.encode()))
+        method, arguments = step
+        act = getattr(engine, method, None)
+        if act is None:
+            return []
+        try:
+            events = list(act(*arguments) or [])
+        except LocalFault:
+            return []
+        granted.update(arguments)
+        return events
+
+    def check(self, engine: Any, event: Event, told: list[Event], granted: set[object]) -> None:
+        if isinstance(event, StanzasReceived):
+            self.assertIn(event.pair, [proven.pair for proven in told if isinstance(proven, PairProven)])
+            for stanza in event.stanzas:
+                self.assertEqual(Pair(domain_of(stanza.from_), domain_of(stanza.to)), event.pair)
+        if isinstance(event, PairProven) and isinstance(engine, ReceivingStream):
+            self.assertIn(VALID if event.method == "dialback" else BOTH, granted)

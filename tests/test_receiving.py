@@ -57,6 +57,7 @@ from tests.transcripts import (
     message,
     result,
     sasl_failure,
+    shown,
     verify,
 )
 
@@ -583,12 +584,24 @@ class StanzaTests(ReceivingCase):
         """Spellings of addresses are remembered up to a bound."""
         engine = stream()
         self._play(engine, lambda data: [data], OPEN)
-        engine.receive("".join(message(f"u{number}@peer.example") for number in range(3000)).encode())
-        self.assertLessEqual(len(engine.pairs._routes), 1024)
+        engine.receive("".join(message(f"u{number}@peer.example") for number in range(1024)).encode())
+        self.assertEqual(len(engine.pairs._routes), 1024)
+        engine.receive(message("another@peer.example").encode())
+        self.assertEqual(len(engine.pairs._routes), 1)
+
+    def test_order(self) -> None:
+        """R33: what is told between stanzas stands between them."""
+        given = message(body="1") + result("other.example", "ours.example", "k") + message(body="2")
+        engine = stream()
+        self._play(engine, lambda data: [data], OPEN)
+        self._compare(shown(engine.receive(given.encode())), (
+            Stanzas(PAIR, (message(body="1"),)), JudgementNeeded(OTHER, OURS, True), Stanzas(PAIR, (message(body="2"),)),
+        ))
 
     def test_rest(self) -> None:
         """Decision 14: a stream at rest goes on as if nothing had been."""
         self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), Do("rest"), In(message()), Says(Stanzas(PAIR, (message(),))))
+        self.assertIs(self.told(*OPEN, Do("rest"))._framer._parser, None)
 
 
 def pair(sender: Domain = PEER, recipient: Domain = OURS) -> Pair:
