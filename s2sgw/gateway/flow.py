@@ -180,7 +180,7 @@ class Flow:
         now = self._lanes.clock.seconds()
         self.hop.send([self._bytes(held, now) for held in written])
         if not self.hop.acknowledges:
-            self.acknowledged(len(written))
+            self._passed_on(len(written))
 
     def _bytes(self, held: Held, now: float) -> bytes:
         late = now - held.accepted_at > LATE
@@ -194,6 +194,10 @@ class Flow:
 
     def acknowledged(self, number: int) -> None:
         """The next server has the first `number` stanzas in flight."""
+        self._passed_on(number)
+        self.drain()
+
+    def _passed_on(self, number: int) -> None:
         gone = self.lane.acknowledge(number)
         self.suspects = max(0, self.suspects - len(gone))
         self._lanes.record.counted(self.direction, "passed", [held.stanza for held in gone])

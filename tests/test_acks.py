@@ -1,0 +1,105 @@
+"""How it is learnt what the next server has: pings as receipts, and servers that answer none (R41)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.acks import MEMORY, PATIENCE, REMEMBERED, REQUEST, ManagedReceipts, NoReceipts, PingReceipts, Silent
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.namespaces import PING
+
+PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
+
+
+class PingTests(SynchronousTestCase):
+    """R41: the ping barrier."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.expected: dict[str, Callable[[], None]] = {}
+        self.written: list[bytes] = []
+        self.acknowledged: list[int] = []
+        self.silent: list[bool] = []
+        ids = count(1)
+        self.receipts = PingReceipts(
+            PAIR, self.written.append, self.expected.__setitem__, lambda id: self.expected.pop(id, None) and None,
+            self.acknowledged.append, lambda: self.silent.append(True), self.clock, lambda: f"id{next(ids)}",
+        )
+
+    def test_the_ping(self) -> None:
+        """R41: one ping from the proven pair, with an id of its own, behind the first batch."""
+        ping = Element.parse(self.receipts.behind(3))
+        self.assertEqual(ping.attributes, {"type": "get", "id": "id1", "from": "here.example", "to": "there.example"})
+        self.assertIsNotNone(ping.child(PING, "ping"))
+        self.assertEqual(list(self.expected), ["id1"])
+
+    def test_one_at_a_time(self) -> None:
+        """R41: what is written while a ping is out is asked for by the next one."""
+        self.receipts.behind(3)
+        self.assertEqual((self.receipts.behind(2), self.receipts.behind(4)), (b"", b""))
+        self.expected["id1"]()
+        self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([3], ["id2"], 1))
+        self.expected["id2"]()
+        self.assertEqual((self.acknowledged, self.expected, len(self.written)), ([3, 6], {}, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_silence(self) -> None:
+        """R41: no answer in time on a live stream: what was written counts as passed on, now and from now on."""
+        self.receipts.behind(3)
+        self.receipts.behind(2)
+        self.clock.advance(PATIENCE)
+        self.assertEqual((self.acknowledged, self.silent, self.expected), ([5], [True], {}))
+        self.assertFalse(self.receipts.acknowledges)
+        self.assertEqual(self.receipts.behind(1), b"")
+
+    def test_stop(self) -> None:
+        """A stream that is gone expects nothing any more."""
+        self.receipts.behind(3)
+        self.receipts.stop()
+        self.receipts.stop()
+        self.assertEqual((self.expected, self.clock.getDelayedCalls(), self.acknowledged), ({}, [], []))
+
+
+class OtherReceiptsTests(SynchronousTestCase):
+    """The other two ways."""
+
+    def test_managed(self) -> None:
+        """R35: each write is counted and followed by a request."""
+        sent: list[int] = []
+        receipts = ManagedReceipts(sent.append)
+        self.assertEqual((receipts.behind(3), sent, receipts.acknowledges), (REQUEST, [3], True))
+        receipts.stop()
+
+    def test_none(self) -> None:
+        """TCP says nothing."""
+        receipts = NoReceipts()
+        self.assertEqual((receipts.behind(3), receipts.acknowledges), (b"", False))
+        receipts.stop()
+
+
+class SilentTests(SynchronousTestCase):
+    """R41: who answers no ping is remembered for a day."""
+
+    def test_for_a_day(self) -> None:
+        """R41: and asked again after it."""
+        clock = Clock()
+        silent = Silent(clock)
+        silent.remember("there.example")
+        clock.advance(MEMORY - 1)
+        self.assertIn("there.example", silent)
+        self.assertNotIn("other.example", silent)
+        clock.advance(1)
+        self.assertNotIn("there.example", silent)
+
+    def test_bounded(self) -> None:
+        """The memory is bounded: the oldest goes first."""
+        silent = Silent(Clock())
+        for number in range(REMEMBERED + 1):
+            silent.remember(f"s{number}.example")
+        self.assertNotIn("s0.example", silent)
+        self.assertIn(f"s{REMEMBERED}.example", silent)

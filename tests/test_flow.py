@@ -1,0 +1,348 @@
+"""Custody in flight: what a lane at work does with acknowledgements, the spool, doubt and poison (decisions 9 and 10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.flow import CHUNK, Flow, Hop
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.record import Record
+from s2sgw.queue.lane import Holds, Receipt
+from s2sgw.queue.memory import MemorySpool
+from s2sgw.queue.spool import Aside, LaneSummary, Spooled
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Kind, Stanza
+
+HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
+OUT = Pair(HERE, THERE)
+WINDOW = 0.02
+
+
+class FakeHop:
+    """A hop that the test opens, and that acknowledges when the test says so."""
+
+    slow = False
+    last_cause = Cause.STREAM_ERROR
+
+    def __init__(self, ready: bool = True, acknowledges: bool = True) -> None:
+        self.ready = ready
+        self.acknowledges = acknowledges
+        self.sent: list[bytes] = []
+        self.writes = 0
+
+    @property
+    def state(self) -> str:
+        return "ready" if self.ready else "idle"
+
+    def send(self, data: Sequence[bytes]) -> None:
+        self.sent += data
+        self.writes += 1
+
+    def wanted(self) -> None: ...
+
+    def contact(self) -> None: ...
+
+    def stop(self, cause: Cause) -> None:
+        self.ready = False
+
+
+class World:
+    """Lanes with an outbound hop under test, an inbound hop that keeps bounces, and a spool whose answers can be held back."""
+
+    def __init__(self, disk: int = 1 << 20, memory: int = 1 << 20, spool: MemorySpool | None = None) -> None:
+        self.clock = Clock()
+        self.later: list[Callable[[], None]] = []
+        self.hold_back = False
+        self.spool = spool or MemorySpool(disk, self._deliver)
+        self.hop = FakeHop()
+        self.back = FakeHop(acknowledges=False)
+        self.settled: list[str] = []
+        self.record = Record(self.clock.seconds, Logger())
+        self.lanes = Lanes(
+            self.clock, self.record, memory, lambda pair: Holds(600, 30), lambda domain: domain == HERE, self._hop, self.spool, WINDOW,
+        )
+
+    def _hop(self, flow: Flow) -> Hop:
+        return self.hop if flow.direction == "outbound" else self.back
+
+    def _deliver(self, call: Callable[[], None]) -> None:
+        self.later.append(call)
+        if not self.hold_back:
+            self.answer()
+
+    def answer(self) -> None:
+        """The spool's answers arrive."""
+        while self.later:
+            self.later.pop(0)()
+
+    @property
+    def flow(self) -> Flow:
+        return self.lanes.flow(OUT)
+
+    def accept(self, *stanzas: Stanza) -> None:
+        name = "".join(stanza.id or "" for stanza in stanzas)
+        self.flow.accept(list(stanzas), None, Receipt(len(stanzas), lambda: self.settled.append(name)))
+
+    def spooled(self) -> list[str]:
+        """The ids in the spool, in order."""
+        rows: list[Spooled] = []
+        self.spool.read(OUT, 0, 1 << 30, rows.extend)
+        self.answer()
+        return [row.stanza.id or "" for row in rows]
+
+    def summaries(self) -> list[LaneSummary]:
+        rows: list[LaneSummary] = []
+        self.spool.lanes(rows.extend)
+        self.answer()
+        return rows
+
+
+def stanza(id: str, kind: Kind = "message", type: str | None = None, size: int = 10) -> Stanza:
+    data = f"<{kind} id='{id}'>{'.' * size}</{kind}>".encode()
+    return Stanza(kind, data, "u@there.example", "u@here.example", type, id)
+
+
+def ids(data: Sequence[bytes]) -> str:
+    return "".join(re.findall(r"<\w+[^>]* id='(\w+)'", b"".join(data).decode()))
+
+
+class FastPathTests(SynchronousTestCase):
+    """Where everything goes well the spool is never touched."""
+
+    def test_passed_on_when_acknowledged(self) -> None:
+        """What the next server acknowledges is settled upstream then, not before."""
+        world = World()
+        world.accept(stanza("1"), stanza("2"))
+        world.accept(stanza("3"))
+        self.assertEqual((ids(world.hop.sent), world.settled), ("123", []))
+        world.flow.acknowledged(1)
+        self.assertEqual(world.settled, [])
+        world.flow.acknowledged(2)
+        self.assertEqual(world.settled, ["12", "3"])
+        world.clock.advance(1)
+        self.assertEqual((world.spooled(), len(world.flow.lane)), ([], 0))
+
+    def test_a_hop_without_acknowledgements(self) -> None:
+        """Where nothing acknowledges, what is written is passed on."""
+        world = World()
+        world.hop.acknowledges = False
+        world.accept(stanza("1"))
+        self.assertEqual((ids(world.hop.sent), world.settled, len(world.flow.lane)), ("1", ["1"], 0))
+
+
+class SpoolTests(SynchronousTestCase):
+    """What is not taken within the window goes to the spool."""
+
+    def test_window(self) -> None:
+        """What is unacknowledged when the window ends is spooled in one batch, and settled once that is durable."""
+        world = World()
+        world.hold_back = True
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW / 2)
+        world.accept(stanza("2"))
+        world.clock.advance(WINDOW / 2)
+        self.assertEqual(world.settled, [])
+        world.answer()
+        self.assertEqual(world.settled, ["1"])
+        world.clock.advance(WINDOW)
+        world.answer()
+        self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
+        world.flow.acknowledged(2)
+        self.assertEqual((world.spooled(), world.spool.bytes), ([], 0))
+
+    def test_acknowledged_while_it_is_being_spooled(self) -> None:
+        """An acknowledgement that overtakes the disk leaves nothing behind there."""
+        world = World()
+        world.hold_back = True
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        world.flow.acknowledged(1)
+        self.assertEqual(world.settled, ["1"])
+        world.answer()
+        self.assertEqual((world.spooled(), world.settled), ([], ["1"]))
+
+    def test_full(self) -> None:
+        """A spool without room refuses new custody in words, and drops nothing that it holds or that is in flight."""
+        world = World(disk=120)
+        world.hop.ready = False
+        world.accept(stanza("1", size=80))
+        world.clock.advance(WINDOW)
+        world.accept(stanza("2", size=80))
+        world.clock.advance(WINDOW)
+        self.assertEqual((world.spooled(), world.settled, ids(world.back.sent)), (["1"], ["1", "2"], "2"))
+        self.assertIn(b"resource-constraint", world.back.sent[0])
+        world.hop.ready = True
+        world.flow.drain()
+        world.accept(stanza("3", size=80))
+        world.clock.advance(WINDOW)
+        self.assertEqual((ids(world.hop.sent), ids(world.back.sent), world.settled), ("13", "2", ["1", "2"]))
+        world.flow.acknowledged(2)
+        self.assertEqual(world.settled, ["1", "2", "3"])
+
+    def test_more_than_memory(self) -> None:
+        """A long queue lives on disk: memory holds its head, and it is delivered in order from there, chunk by chunk."""
+        world = World(disk=1 << 24, memory=4 << 20)
+        world.hop.ready = False
+        world.hop.acknowledges = False
+        names = [f"s{number}" for number in range(40)]
+        for name in names:
+            world.accept(stanza(name, size=CHUNK // 4))
+            world.clock.advance(WINDOW)
+        self.assertLess(world.flow.lane.bytes, 5 * CHUNK)
+        self.assertEqual((len(world.flow.lane), world.settled), (40, names))
+        world.hop.ready = True
+        world.flow.drain()
+        self.assertEqual(re.findall(r"s\d+", ids(world.hop.sent)), names)
+        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+
+    def test_restored(self) -> None:
+        """After a start every lane that the spool holds goes on, in order, before anything new."""
+        before = World()
+        before.hop.ready = False
+        before.accept(stanza("1"), stanza("2"))
+        before.clock.advance(WINDOW)
+        after = World(spool=before.spool)
+        after.hop.acknowledges = False
+        self.assertEqual(self.successResultOf(after.lanes.restore()), 1)
+        after.accept(stanza("3"))
+        self.assertEqual((ids(after.hop.sent), after.spooled()), ("123", []))
+
+    def test_expires_on_disk(self) -> None:
+        """What waits on disk alone is bounced in time too."""
+        before = World()
+        before.hop.ready = False
+        before.accept(stanza("q", "iq", "get"), stanza("m"))
+        before.clock.advance(WINDOW)
+        after = World(spool=before.spool)
+        after.hop.ready = False
+        after.lanes.restore()
+        after.clock.advance(31)
+        after.lanes.sweep()
+        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.flow.lane)), ("q", ["m"], 1))
+
+    def test_given_up(self) -> None:
+        """A final cause bounces what is on disk too."""
+        before = World()
+        before.hop.ready = False
+        before.accept(stanza("1"), stanza("2"))
+        before.clock.advance(WINDOW)
+        after = World(spool=before.spool)
+        after.hop.ready = False
+        after.lanes.restore()
+        after.flow.give_up(Cause.NO_SUCH_DOMAIN)
+        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.flow.lane)), ("12", [], 0))
+
+    def test_stop(self) -> None:
+        """A stop spools what was not passed on, whatever the window."""
+        world = World()
+        world.accept(stanza("1"))
+        world.hop.ready = False
+        world.accept(stanza("2"))
+        world.lanes.stop()
+        self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
+
+
+class DoubtTests(SynchronousTestCase):
+    """What was in flight when the stream was lost."""
+
+    def test_goes_again(self) -> None:
+        """R33: messages and presence in doubt go again, in order; an IQ request gets one remote-server-timeout."""
+        world = World()
+        world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
+        world.hop.ready = False
+        world.flow.lost(poisoned=False)
+        self.assertEqual(ids(world.back.sent), "q")
+        self.assertIn(b"remote-server-timeout", world.back.sent[0])
+        world.hop.ready = True
+        world.flow.drain()
+        self.assertEqual(ids(world.hop.sent), "1qr2" + "1r2")
+        self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
+
+    def test_an_iq_on_its_way_at_a_crash(self) -> None:
+        """R33: an IQ that was on the wire when we died is not sent again by the next start."""
+        before = World()
+        before.accept(stanza("q", "iq", "get"), stanza("m"))
+        before.clock.advance(WINDOW)
+        after = World(spool=before.spool)
+        after.hop.acknowledges = False
+        after.lanes.restore()
+        after.flow.drain()
+        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("m", "q"))
+
+    def test_an_iq_spooled_before_its_way(self) -> None:
+        """R33: the same where it was spooled while it waited, and written later."""
+        before = World()
+        before.hop.ready = False
+        before.accept(stanza("q", "iq", "get"))
+        before.clock.advance(WINDOW)
+        before.hop.ready = True
+        before.flow.drain()
+        after = World(spool=before.spool)
+        after.lanes.restore()
+        after.flow.drain()
+        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("", "q"))
+
+
+class PoisonTests(SynchronousTestCase):
+    """A stanza on which the next hop closes its stream."""
+
+    def test_isolated(self) -> None:
+        """The suspects go one at a time; the culprit is bounced with the cause and kept aside; the lane goes on."""
+        world = World()
+        world.accept(stanza("1"), stanza("bad"), stanza("3"))
+        world.flow.lost(poisoned=True)
+        world.hop.sent.clear()
+        world.flow.drain()
+        self.assertEqual(ids(world.hop.sent), "1")
+        world.accept(stanza("4"))
+        self.assertEqual(ids(world.hop.sent), "1")
+        world.flow.acknowledged(1)
+        self.assertEqual(ids(world.hop.sent), "1bad")
+        world.flow.lost(poisoned=True)
+        self.assertEqual(ids(world.back.sent), "bad")
+        self.assertIn(b"poison", world.back.sent[0])
+        world.hop.sent.clear()
+        world.flow.drain()
+        self.assertEqual((ids(world.hop.sent), world.flow.suspects), ("34", 0))
+        pen: list[Aside] = []
+        world.spool.aside(10, pen.extend)
+        world.answer()
+        self.assertEqual([(aside.spooled.stanza.id, aside.cause) for aside in pen], [("bad", "stream-error")])
+
+    def test_other_causes(self) -> None:
+        """A stream that is lost for another reason accuses nobody."""
+        world = World()
+        world.accept(stanza("1"))
+        for _ in range(3):
+            world.flow.lost(poisoned=False)
+            world.flow.drain()
+        self.assertEqual((world.back.sent, world.flow.suspects, ids(world.hop.sent)), ([], 0, "1111"))
+
+
+class BarrierTests(SynchronousTestCase):
+    """R41: the answer to a ping of ours is consumed."""
+
+    def test_consumed(self) -> None:
+        """R41: the expected answer is never forwarded, whatever it says; everything else is, and receipts count both."""
+        world = World()
+        world.hop.acknowledges = False
+        answered: list[bool] = []
+        world.flow.expect("p", lambda: answered.append(True))
+        world.accept(stanza("1"), stanza("p", "iq", "error"), stanza("2"))
+        self.assertEqual((ids(world.hop.sent), answered, world.settled), ("12", [True], ["1p2"]))
+        world.flow.unexpect("p")
+        world.accept(stanza("p", "iq", "result"))
+        self.assertEqual(ids(world.hop.sent), "12p")
+
+    def test_requests_are_no_answers(self) -> None:
+        """R41: only a result or an error answers."""
+        world = World()
+        world.flow.expect("p", self.fail)
+        world.accept(stanza("p", "iq", "get"), stanza("p"))
+        self.assertEqual(ids(world.hop.sent), "pp")
