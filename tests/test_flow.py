@@ -108,6 +108,10 @@ def stanza(id: str, kind: Kind = "message", type: str | None = None, size: int =
     return Stanza(kind, data, "u@there.example", "u@here.example", type, id)
 
 
+def presence(id: str, type: str | None = None, to: str = "u@there.example", from_: str = "u@here.example/r", payload: str = "") -> Stanza:
+    return Stanza("presence", f"<presence id='{id}'/>".encode(), to, from_, type, id, (payload,) if payload else ())
+
+
 def ids(data: Sequence[bytes]) -> str:
     return "".join(re.findall(r"<\w+[^>]* id='(\w+)'", b"".join(data).decode()))
 
@@ -323,6 +327,63 @@ class PoisonTests(SynchronousTestCase):
             world.flow.lost(poisoned=False)
             world.flow.drain()
         self.assertEqual((world.back.sent, world.flow.suspects, ids(world.hop.sent)), ([], 0, "1111"))
+
+
+class PresenceTests(SynchronousTestCase):
+    """R40: waiting presence is worth only its newest value."""
+
+    def offer(self, *stanzas: Stanza) -> tuple[World, str]:
+        """What is delivered of these once the hop is ready."""
+        world = World()
+        world.hop.ready, world.hop.acknowledges = False, False
+        for each in stanzas:
+            world.accept(each)
+        world.clock.advance(WINDOW)
+        world.hop.ready = True
+        world.flow.drain()
+        return world, ids(world.hop.sent)
+
+    def test_newest(self) -> None:
+        """R40: the newest of one pair of addresses replaces those before; custody of the older ones ends, spooled or not."""
+        world, delivered = self.offer(presence("1"), presence("2", to="x@there.example"), presence("3", type="unavailable"), presence("4"))
+        self.assertEqual((delivered, world.settled[:2], world.spooled()), ("24", ["1", "3"], []))
+        self.assertEqual(world.record.stanzas["outbound", "presence", "coalesced"], 2)
+
+    def test_spooled(self) -> None:
+        """R40: what the spool has is replaced there too."""
+        world = World()
+        world.hop.ready = False
+        world.accept(presence("1"))
+        world.clock.advance(WINDOW)
+        world.accept(presence("2"))
+        world.clock.advance(WINDOW)
+        self.assertEqual(world.spooled(), ["2"])
+
+    def test_not_across_another_stanza(self) -> None:
+        """R40: another stanza of the same pair between two keeps both."""
+        message = stanza("m")
+        message.from_ = presence("1").from_
+        self.assertEqual(self.offer(presence("1"), message, presence("2"))[1], "1m2")
+
+    def test_exceptions(self) -> None:
+        """R40: never a probe, an error, a subscription, a room's presence, or one without a resource."""
+        for one in (
+            presence("1", type="probe"), presence("1", type="error"), presence("1", type="subscribe"),
+            presence("1", payload="http://jabber.org/protocol/muc}x"), presence("1", payload="http://jabber.org/protocol/muc#user}x"),
+            presence("1", from_="u@here.example"),
+        ):
+            self.assertEqual(self.offer(one, one)[1], "11", one)
+
+    def test_not_what_is_on_its_way(self) -> None:
+        """R40: what was written is not taken back."""
+        world = World()
+        world.accept(presence("1"))
+        world.hop.ready = False
+        world.accept(presence("2"))
+        world.flow.lost(poisoned=False)
+        world.hop.ready = True
+        world.flow.drain()
+        self.assertEqual(ids(world.hop.sent), "112")
 
 
 class BarrierTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
 from s2sgw.queue.lane import Held, Lane, Receipt
+from s2sgw.queue.presence import Newest
 from s2sgw.queue.spool import Spooled
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
@@ -83,6 +84,7 @@ class Flow:
         self._spooling = False
         self._reading = False
         self._giving_up: Cause | None = None
+        self._newest = Newest()
         self._expected: dict[str, Callable[[], None]] = {}
 
     @property
@@ -137,7 +139,9 @@ class Flow:
             source.pause(self)
 
     def _keep(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
-        _, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
+        accepted, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
+        if not self.hop.ready:
+            self._coalesce(accepted)
         if self.hop.ready:
             self.drain()
         else:
@@ -147,6 +151,15 @@ class Flow:
             if receipt is not None:
                 receipt.settle(len(refused))
         self._lanes.watch(self)
+
+    def _coalesce(self, accepted: list[Held]) -> None:
+        """R40: waiting presence gives way to what is newer."""
+        worthless = {older.position for held in accepted if (older := self._newest.note(held)) is not None}
+        if not worthless:
+            return
+        gone = self.lane.remove(lambda held: held.position in worthless)
+        self._lanes.record.counted(self.direction, "coalesced", [held.stanza for held in gone])
+        self._end(gone)
 
     # --- back-pressure ---
 
@@ -177,6 +190,8 @@ class Flow:
 
     def _write(self, written: list[Held]) -> None:
         self._mark(written)
+        for held in written:
+            self._newest.forget(held)
         now = self._lanes.clock.seconds()
         self.hop.send([self._bytes(held, now) for held in written])
         if not self.hop.acknowledges:
@@ -254,7 +269,8 @@ class Flow:
         if error is None:
             for held in batch:
                 held.settle()
-            self.lane.evict(self._lanes.resident)
+            for held in self.lane.evict(self._lanes.resident):
+                self._newest.forget(held)
         else:
             self._not_held(batch, error)
         self._lanes.watch(self)
@@ -302,13 +318,17 @@ class Flow:
     def give_up_on(self, gone: Iterable[Held], cause: Cause) -> None:
         """Bounce these, which have left the lane."""
         gone = list(gone)
-        if not gone:
-            return
+        if gone:
+            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
+            self._end(gone)
+
+    def _end(self, gone: Sequence[Held]) -> None:
+        """The custody of these is over."""
         spooled = [held.position for held in gone if held.spooled]
         if spooled:
             self._lanes.spool.remove_each(self.pair, spooled)
-        self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
         for held in gone:
+            self._newest.forget(held)
             held.settle()
 
     def expire(self, now: float) -> None:

@@ -197,17 +197,20 @@ class Lane:
                 due.append(held)
         return due
 
-    def evict(self, at_most: int) -> None:
-        """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes."""
+    def evict(self, at_most: int) -> list[Held]:
+        """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes; what left memory."""
+        left: list[Held] = []
         if self.gap is not None and self.recent and all(held.spooled for held in self.recent):
             self.gap = (self.gap[0], self.recent[-1].position)
             self.gap_count += len(self.recent)
             while self.recent:
-                self._release(self.recent.pop())
+                left.append(self._release(self.recent.pop()))
         while not self.recent and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
             held = self._release(self.waiting.pop())
             self.gap = (held.position - 1, held.position if self.gap is None else self.gap[1])
             self.gap_count += 1
+            left.append(held)
+        return left
 
     def restore(self, first: int, last: int, count: int) -> None:
         """After a start: the spool holds `count` stanzas at the positions `first` to `last`."""
