@@ -355,7 +355,8 @@ class AnythingTests(SynchronousTestCase):
             if not (told and isinstance(told[-1], Ended)):
                 engine.data_to_send()
             else:
-                self.assertEqual(engine.data_to_send().count(b"</stream:stream>"), 0 if over else engine.opened)
+                closed = engine.opened and not (over or engine.phase.mute)
+                self.assertEqual(engine.data_to_send().count(b"</stream:stream>"), closed)
 
     def act(self, engine: Any, step: Any, granted: set[object]) -> list[Event]:
         if isinstance(step, str):
