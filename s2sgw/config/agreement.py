@@ -226,6 +226,8 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
     for name, peer in peers.items():
         yield from _anchors(("peers", name, "trust_anchors"), peer.trust_anchors)
         if peer.certificate is not None:
+        if peer.crl is not None:
+            yield from _readable(("peers", name, "crl"), peer.crl)
             for path in certificate_files(peer.certificate):
                 yield from _readable(("peers", name, "certificate"), path)
 

@@ -38,7 +38,6 @@ KEYS = (
     LaterKey(("queue", "durability"), "the durable queue"),
     LaterKey(("policy", "deny_lists"), "deny lists", ([],)),
     LaterKey(("policy", "allow_only_listed"), "federating with listed peers only", (False,)),
-    LaterKey(("peers", ANY, "crl"), "certificate revocation lists"),
     LaterKey(("peers", ANY, "secret_file"), "shared secrets (SCRAM)"),
     LaterKey(("peers", ANY, "features"), "choosing stream features per peer"),
     LaterKey(("peers", ANY, "deny_namespaces"), "filters", ([],)),
@@ -49,7 +48,6 @@ KEYS = (
 
 VALUES = (
     LaterValue(("backend", ANY, "acks"), ("sm", "ping")),
-    LaterValue(("peers", ANY, "unknown_issuer"), ("ask", "trust-first-use")),
     LaterValue(("peers", ANY, "resolve"), ("address-match",)),
 )
 

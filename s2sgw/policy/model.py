@@ -16,7 +16,8 @@ from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, Pin, R
 Encryption = Literal["required", "optional"]
 Proof = Literal["pkix", "dane", "posh", "pin"]
 Dialback = Literal["never", "with-tls", "always"]
-UnknownIssuer = Literal["reject"]
+UnknownIssuer = Literal["reject", "ask", "trust-first-use"]
+LostProof = Literal["report", "refuse"]
 Resolve = Literal["required"]
 
 ALL_PROOFS: tuple[Proof, ...] = ("pkix", "dane", "posh", "pin")
@@ -43,9 +44,15 @@ class PeerPolicy:
     proofs: tuple[Proof, ...] = ALL_PROOFS
     dialback: Dialback = "never"
     unknown_issuer: UnknownIssuer = "reject"
+    #: seconds for which a proof by PKIX, DANE or POSH is remembered, and what it means when dialback alone is left after one
+    remember_proof: float = 30 * 86400.0
+    lost_proof: LostProof = "report"
+    #: whether a certificate may name the target of an SRV record that DNSSEC secured (R13)
+    secure_delegation: bool = False
     resolve: Resolve = "required"
     trust_anchors: Path | Literal["system"] = "system"
     pins: tuple[str, ...] = ()
+    crl: Path | None = None
     certificate: Path | None = None
     route: str | None = None
     limits: Limits = field(default_factory=Limits)
@@ -75,9 +82,13 @@ class PeerObject(Section):
     proofs: tuple[Proof, ...] | None = None
     dialback: Dialback | None = None
     unknown_issuer: UnknownIssuer | None = None
+    remember_proof: Duration | None = None
+    lost_proof: LostProof | None = None
+    secure_delegation: Flag | None = None
     resolve: Resolve | None = None
     trust_anchors: Anchors | None = None
     pins: tuple[Pin, ...] | None = None
+    crl: FilePath | None = None
     certificate: FilePath | None = None
     route: Route | None = None
     limits: LimitsObject | None = None

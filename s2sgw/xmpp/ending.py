@@ -59,6 +59,8 @@ class Cause(StrEnum):
     DANE_MISMATCH = "dane-mismatch"
     PIN_MISMATCH = "pin-mismatch"
     AWAITING_APPROVAL = "awaiting-approval"
+    KEY_REVOKED = "key-revoked"
+    PROOF_LOST = "proof-lost"
     # auth
     NO_COMMON_METHOD = "no-common-method"
     SASL_FAILED = "sasl-failed"
@@ -138,6 +140,8 @@ ACCOUNTS: dict[Cause, Account] = {
     Cause.DANE_MISMATCH: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate contradicts its DNS (DANE).", "Update the TLSA records to the certificate in use."),
     Cause.PIN_MISMATCH: Account(Layer.PKIX, False, _POLICY, "The remote server's key has changed.", "Tell the other administrator the new key's fingerprint, so that it can be approved."),
     Cause.AWAITING_APPROVAL: Account(Layer.PKIX, False, _POLICY, "The remote server's certificate awaits approval.", "Ask the other administrator to approve the certificate, comparing its fingerprint."),
+    Cause.KEY_REVOKED: Account(Layer.PKIX, False, _POLICY, "The remote server's key is no longer approved.", "Change the key, and ask the other administrator to approve the new one, comparing its fingerprint."),
+    Cause.PROOF_LOST: Account(Layer.PKIX, False, _POLICY, "The remote server no longer proves itself as it did before.", "Restore the certificate or the DNS records that proved the domain before; dialback alone does not replace them."),
     Cause.NO_COMMON_METHOD: Account(Layer.AUTH, False, _POLICY, "The remote server and this one share no way to authenticate.", "Present a valid certificate as TLS client, or enable dialback."),
     Cause.SASL_FAILED: Account(Layer.AUTH, False, _POLICY, "The remote server refused our authentication.", "Check which certificate or secret the server expects."),
     Cause.DIALBACK_INVALID: Account(Layer.AUTH, False, _POLICY, "Authentication by dialback failed.", "Check that the DNS of the domain leads to the server that opened the stream."),
