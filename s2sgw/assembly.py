@@ -39,6 +39,8 @@ from s2sgw.net.dialing import dial
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.operate.metrics import Metrics
+from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
 from s2sgw.queue.memory import MemorySpool
@@ -111,7 +113,7 @@ class Parts:
 
     @cached_property
     def opener(self) -> Opener:
-        return Opener(self._outgoing, self._dial)
+        return Opener(self._outgoing, self._dial, self.reactor.seconds, self.metrics.handshake)
 
     @cached_property
     def resolver(self) -> Resolver:
@@ -128,6 +130,16 @@ class Parts:
 
     def stream_id(self) -> str:
         return secrets.token_hex(16)
+
+    # --- what operators see ---
+
+    @cached_property
+    def views(self) -> GatewayViews:
+        return GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics(self.views.sources())
 
     # --- the federation leg ---
 

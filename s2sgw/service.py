@@ -23,9 +23,9 @@ from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
 from s2sgw.operate.admin import AdminService
 from s2sgw.operate.log import LoggedService, destination, observer
+from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
-from s2sgw.operate.views import GatewayViews
 from s2sgw.xmpp.ending import Cause, Ending
 
 
@@ -97,6 +97,8 @@ class Gateway:
         admission = Admission()
         for listener in self.parts.config.listen:
             self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct")
+        if self.parts.config.console.listen is not None:
+            self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
 
     def _sweep(self) -> None:
         sweeping = LoopingCall(self.parts.lanes.sweep)
@@ -106,8 +108,7 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        views = GatewayViews(parts.config, parts.lanes, parts.accepted, parts.record, parts.certificates, parts.started)
-        admin = AdminService(parts.reactor, parts.state, verbs(views.views()))
+        admin = AdminService(parts.reactor, parts.state, verbs(parts.views.views()))
         admin.startService()
         self._closers.append(admin.stopService)
 
@@ -123,6 +124,9 @@ class Gateway:
 
     def _listen(self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool) -> None:
         factory = StreamFactory(partial(self.parts.accepted.accept, side, direct_tls), admission)
+        self._open(endpoint, factory)
+
+    def _open(self, endpoint: str, factory: Any) -> None:
         listening = listen(self.parts.reactor, endpoint, factory)
         listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
 

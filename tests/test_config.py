@@ -517,6 +517,23 @@ class FileTests(ConfigTestCase):
         self.assertEqual(["cannot be read: is not UTF-8"], caught.exception.complaints)
 
 
+class ConsoleTests(ConfigTestCase):
+    """Where the metrics are served."""
+
+    def test_listen(self) -> None:
+        """Nowhere, unless an endpoint says where; never where somebody else listens."""
+        self.assertIsNone(self.config().console.listen)
+        found = self.config(GATEWAY + '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
+        self.assertEqual("tcp:8269:interface=127.0.0.1", found.console.listen)
+        self.assertEqual(
+            ["line 4: console.listen: listens where listen[0].endpoint listens already (tcp:5269)"],
+            self.with_gateway('[console]\nlisten = "tcp:5269:interface=127.0.0.1"\n'),
+        )
+        self.assertEqual(
+            ['line 4: console.lisen: there is no such key; did you mean "listen"?'], self.with_gateway('[console]\nlisen = "tcp:8269"\n'),
+        )
+
+
 class LaterTests(ConfigTestCase):
     """Keys of the contract that do nothing yet are errors that say so."""
 

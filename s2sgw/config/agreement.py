@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sgw.config.complaints import Complaint, KeyPath, meant, show
-from s2sgw.config.sections import DNS, TLS, Backend, Gateway, Listener
+from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.values import HostPort
@@ -78,10 +78,11 @@ def view_keys(backends: tuple[Backend, ...]) -> Complaints:
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
-def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> Complaints:
+def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
     """No two listeners on one endpoint."""
     taken: list[tuple[KeyPath, str]] = []
-    for path, endpoint in _listeners(listen, backends):
+    pages: list[tuple[KeyPath, str]] = [] if console.listen is None else [(("console", "listen"), console.listen)]
+    for path, endpoint in _listeners(listen, backends) + pages:
         for other, theirs in taken:
             if _collide(endpoint, theirs):
                 yield Complaint(path, f"listens where {show(other)} listens already ({theirs})")
@@ -225,9 +226,9 @@ def tls_files(tls: TLS) -> Complaints:
 def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
     for name, peer in peers.items():
         yield from _anchors(("peers", name, "trust_anchors"), peer.trust_anchors)
-        if peer.certificate is not None:
         if peer.crl is not None:
             yield from _readable(("peers", name, "crl"), peer.crl)
+        if peer.certificate is not None:
             for path in certificate_files(peer.certificate):
                 yield from _readable(("peers", name, "certificate"), path)
 
@@ -258,7 +259,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (backend_domains, "gateway", "backend"),
     (echo_keys, "backend"),
     (view_keys, "backend"),
-    (shared_listeners, "listen", "backend"),
+    (shared_listeners, "listen", "backend", "console"),
     (shared_views, "backend"),
     (own_listener, "listen", "backend"),
     (view_asked, "dns", "backend", "system"),

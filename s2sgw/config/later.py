@@ -31,7 +31,6 @@ class LaterValue(NamedTuple):
 
 
 KEYS = (
-    LaterKey(("console",), "the console and the metrics"),
     LaterKey(("listen", ANY, "proxy_protocol"), "the PROXY protocol", (False,)),
     LaterKey(("queue", "window"), "the durable queue"),
     LaterKey(("queue", "disk"), "the durable queue"),

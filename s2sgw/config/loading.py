@@ -18,7 +18,7 @@ from s2sgw.config.agreement import disagreements
 from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
 from s2sgw.config.later import KEYS as LATER_KEYS
 from s2sgw.config.later import refuse
-from s2sgw.config.sections import DNS, TLS, Backend, Config, Gateway, Listener, Log, Queue
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Queue
 from s2sgw.policy.model import LimitsObject, PeerObject
 from s2sgw.policy.values import PeerName, parse_nameserver
 
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Any] = {
     "dns": DNS,
     "backend": tuple[Backend, ...],
     "queue": Queue,
+    "console": Console,
     "log": Log,
     "peers": dict[PeerName, PeerObject],
 }
@@ -38,7 +39,7 @@ REPEATED = ("listen", "backend")
 
 _MODELS: dict[tuple[str, int], type[BaseModel]] = {
     ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
-    ("queue", 1): Queue, ("log", 1): Log, ("peers", 2): PeerObject, ("peers", 3): LimitsObject,
+    ("queue", 1): Queue, ("console", 1): Console, ("log", 1): Log, ("peers", 2): PeerObject, ("peers", 3): LimitsObject,
 }  # fmt: skip
 
 

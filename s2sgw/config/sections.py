@@ -108,6 +108,12 @@ class Queue(Section):
     memory: Size = 64 * 1024 * 1024
 
 
+class Console(Section):
+    """`[console]`: where /metrics is served; nowhere if `listen` is left out."""
+
+    listen: Endpoint | None = None
+
+
 class Log(Section):
     """`[log]`."""
 
@@ -125,6 +131,7 @@ class Config(Section):
     dns: DNS = DNS()
     backends: tuple[Backend, ...] = Field(default=(Backend(),), alias="backend")
     queue: Queue = Queue()
+    console: Console = Console()
     log: Log = Log()
     #: the peer objects as written, by "default", A-labels, or "*." and A-labels
     peers: dict[PeerName, PeerObject] = {}

@@ -22,7 +22,7 @@ from twisted.web.server import Site
 #: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
 HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 #: What the handshake's time is told apart by.
-STEPS = ("dns", "tcp", "tls", "judgement", "total")
+STEPS = ("dns", "tcp", "tls", "auth", "total")
 #: Seconds after which an idle connection to the console is closed.
 IDLE_SECONDS = 60
 

@@ -17,6 +17,7 @@ from s2sgw.gateway.record import Record
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
+from s2sgw.operate.metrics import Sources
 from s2sgw.operate.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
 
 
@@ -36,6 +37,12 @@ class GatewayViews:
 
     def views(self) -> Views:
         return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates)
+
+    def sources(self) -> Sources:
+        """What the metrics read."""
+        return Sources(
+            self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue, self.expiries,
+        )
 
     def now(self) -> float:
         return self._lanes.clock.seconds()
