@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from s2sgw.assembly import Parts
 from s2sgw.backend.dnsview import DNSView
 from s2sgw.config import Backend, Config, ConfigError
+from s2sgw.gateway.draining import drain
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
 from s2sgw.operate.admin import AdminService
@@ -26,7 +27,6 @@ from s2sgw.operate.log import LoggedService, destination, observer
 from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
-from s2sgw.xmpp.ending import Cause, Ending
 
 
 class Options(usage.Options):
@@ -85,10 +85,11 @@ class Gateway:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._closers: list[Callable[[], Any]] = []
+        self._listening: list[IListeningPort] = []
+        self._mute: list[tuple[str, Failure]] = []
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
-        self._closers.append(self.parts.lanes.stop)
         self._sweep()
         self._open_admin()
         for backend in self.parts.config.backends:
@@ -99,6 +100,7 @@ class Gateway:
             self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct")
         if self.parts.config.console.listen is not None:
             self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
+        self._all_listen()
 
     def _sweep(self) -> None:
         sweeping = LoopingCall(self.parts.lanes.sweep)
@@ -128,24 +130,31 @@ class Gateway:
 
     def _open(self, endpoint: str, factory: Any) -> None:
         listening = listen(self.parts.reactor, endpoint, factory)
-        listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
+        listening.addCallbacks(self._listens, lambda failure: self._mute.append((endpoint, failure)))
 
     def _listens(self, port: IListeningPort) -> None:
         self.parts.ports.add(getattr(port.getHost(), "port", 0))
-        self._closers.append(port.stopListening)
+        self._listening.append(port)
 
-    def _cannot_listen(self, failure: Failure, endpoint: str) -> None:
-        self.log.critical(event="cannot listen", endpoint=endpoint, detail=failure.getErrorMessage())
-        raise SystemExit(1)
+    def _all_listen(self) -> None:
+        """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
+        for endpoint, failure in self._mute:
+            self.log.critical(event="cannot listen", endpoint=endpoint, detail=failure.getErrorMessage())
+        if self._mute:
+            raise SystemExit(1)
 
     def close(self) -> Deferred[Any]:
-        """Close in order: no new streams, then those that are open, each within its bound."""
+        """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
+        ports, self._listening = self._listening, []
+        closed = [maybeDeferred(port.stopListening) for port in ports]
+        draining = Deferred.fromCoroutine(drain([each for each, _ in self.parts.accepted], self.parts.lanes, self.parts.reactor))
+        draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
+        everything: list[Deferred[Any]] = [*closed, draining]
+        return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
+
+    def _close_rest(self, _: object) -> Deferred[Any]:
         closers, self._closers = self._closers[::-1], []
-        closed = [maybeDeferred(closer) for closer in closers]
-        open_streams = [connection for connection, _ in self.parts.accepted]
-        for connection in open_streams:
-            connection.close(Ending(Cause.SHUTDOWN))
-        return DeferredList([*closed, *(connection.when_closed() for connection in open_streams)], consumeErrors=True)
+        return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
 
 
 def port_of(endpoint: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,6 +52,9 @@ class FakeConnection:
             self.owner.ended(self, ending)
 
     abort = close
+
+    def when_closed(self) -> Deferred[None]:
+        return succeed(None)
 
     def prove(self) -> None:
         self.owner.event(self, PairProven(self.owner.pair, "EXTERNAL"))
@@ -160,7 +163,8 @@ class KeepingHop:
 
     def contact(self) -> None: ...
 
-    def stop(self, cause: Cause) -> None: ...
+    def stop(self, cause: Cause) -> Deferred[None]:
+        return succeed(None)
 
 
 def message(id: str, kind: Any = "message", type: str | None = None, size: int = 10) -> Stanza:

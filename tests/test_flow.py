@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -48,8 +49,9 @@ class FakeHop:
 
     def contact(self) -> None: ...
 
-    def stop(self, cause: Cause) -> None:
+    def stop(self, cause: Cause) -> Deferred[None]:
         self.ready = False
+        return succeed(None)
 
 
 class World:

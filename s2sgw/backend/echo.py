@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from s2sgw.xmpp.element import Element, stanza_error
@@ -41,8 +42,9 @@ class EchoHop:
     def contact(self) -> None:
         """Always here."""
 
-    def stop(self, cause: Cause) -> None:
+    def stop(self, cause: Cause) -> Deferred[None]:
         """Nothing to close."""
+        return succeed(None)
 
     def _answer(self, stanza: Element) -> Element | None:
         kind, type = stanza.name, stanza.attributes.get("type")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -102,8 +102,10 @@ class Courier:
     def contact(self) -> None:
         self._life.contact()
 
-    def stop(self, cause: Cause) -> None:
+    def stop(self, cause: Cause) -> Deferred[None]:
+        stream = self.stream
         self._life.stop(cause)
+        return succeed(None) if stream is None else stream.connection.when_closed()
 
     # --- Listener ---
 

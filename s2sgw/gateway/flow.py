@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from twisted.internet.defer import Deferred
+
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
 from s2sgw.queue.lane import Held, Lane, Receipt
@@ -66,8 +68,8 @@ class Hop(Protocol):
     def contact(self) -> None:
         """The next server was heard of: now is a good time to try again."""
 
-    def stop(self, cause: Cause) -> None:
-        """Close in order, for good."""
+    def stop(self, cause: Cause) -> Deferred[None]:
+        """Close in order, for good; fires when that is done, which takes a bounded time."""
 
 
 class Flow:

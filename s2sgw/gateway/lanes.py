@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.gateway.flow import Flow, Hop
@@ -139,15 +139,15 @@ class Lanes:
 
     # --- the end ---
 
-    def stop(self) -> Deferred[None]:
+    def stop(self) -> Deferred[list[None]]:
         """Close every hop in order, and leave to the spool what was not passed on; without one it is bounced first."""
         if not self.spools:
             for flow in self:
                 flow.give_up(Cause.SHUTDOWN)
+        closed = [flow.hop.stop(Cause.SHUTDOWN) for flow in self]
         for flow in self:
-            flow.hop.stop(Cause.SHUTDOWN)
             flow.lane.take_back()
             flow.spool_now(everything=True)
-        closed: Deferred[None] = Deferred()
-        self.spool.close(lambda: closed.callback(None))
-        return closed
+        spool: Deferred[None] = Deferred()
+        self.spool.close(lambda: spool.callback(None))
+        return gatherResults([*closed, spool])
