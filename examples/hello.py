@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 CERTIFICATES = Path(__file__).resolve().parent.parent / "certs"
 SECONDS = 15.0
+PING_SECONDS = 1.0
 TLS, SASL = "urn:ietf:params:xml:ns:xmpp-tls", "urn:ietf:params:xml:ns:xmpp-sasl"
 STREAMS, STREAM_ERRORS = "http://etherx.jabber.org/streams", "urn:ietf:params:xml:ns:xmpp-streams"
 
@@ -122,8 +123,8 @@ class Peer:
         context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    def send_message(self, gateway: tuple[str, int], domain: str, body: str) -> None:
-        """Connect, authenticate, and send a message to echo@`domain`."""
+    def send_message(self, gateway: tuple[str, int], domain: str, body: str) -> Stream:
+        """Connect, authenticate, and send a message to echo@`domain`; the stream stays open."""
         step(f"1. Connecting to the gateway at {gateway[0]}:{gateway[1]}, as {self.name} for {domain}.")
         stream = Stream(socket.create_connection(gateway, SECONDS))
         stream.send_header(self.name, domain)
@@ -158,10 +159,10 @@ class Peer:
             f"<message from='hello@{self.name}' to='echo@{domain}' type='chat' id='{secrets.token_hex(4)}'>"
             f"<body>{escape(body)}</body></message>"
         )
-        stream.send("</stream:stream>")
+        return stream
 
-    def receive_message(self, listener: socket.socket, domain: str) -> str:
-        """Wait for the gateway to bring a message from `domain`; its body."""
+    def receive_message(self, listener: socket.socket, domain: str) -> tuple[Stream, str]:
+        """Wait for the gateway to bring a message from `domain`; the stream it came on, and its body."""
         host, port = listener.getsockname()[:2]
         step(f"6. Waiting at {host}:{port} for the gateway to bring the answer: now we are the receiving server.")
         connection, _ = listener.accept()
@@ -182,8 +183,18 @@ class Peer:
 
         step("8. It is proven in turn, and sends.")
         message = stream.element("{jabber:server}message")
-        stream.send("</stream:stream>")
-        return message.findtext("{jabber:server}body") or ""
+        return stream, message.findtext("{jabber:server}body") or ""
+
+    def answer_ping(self, incoming: Stream, outgoing: Stream) -> None:
+        """A gateway that wants a receipt pings after its message: the answer, on our own stream, says that all has arrived."""
+        incoming.connection.settimeout(PING_SECONDS)
+        try:
+            ping = incoming.element("{jabber:server}iq")
+        except TimeoutError:
+            return
+        step("9. It asks by a ping whether all has arrived: we answer on the stream that is ours.")
+        asked_by, asked, number = (quoteattr(ping.get(key, "")) for key in ("from", "to", "id"))
+        outgoing.send(f"<iq type='result' from={asked} to={asked_by} id={number}/>")
 
     def _answer_header(self, stream: Stream, domain: str, features: str) -> None:
         attributes = stream.header()
@@ -226,8 +237,11 @@ def main() -> int:
     try:
         with socket.create_server(chosen.listen) as listener:
             listener.settimeout(SECONDS)
-            peer.send_message(chosen.gateway, chosen.domain, body)
-            answer = peer.receive_message(listener, chosen.domain)
+            outgoing = peer.send_message(chosen.gateway, chosen.domain, body)
+            incoming, answer = peer.receive_message(listener, chosen.domain)
+            peer.answer_ping(incoming, outgoing)
+            for stream in (outgoing, incoming):
+                stream.send("</stream:stream>")
     except ConnectionRefusedError:
         return failed(f"nobody listens on {chosen.gateway[0]}:{chosen.gateway[1]}: start the gateway first (make run)")
     except TimeoutError:
