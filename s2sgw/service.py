@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -17,12 +18,13 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from s2sgw.assembly import Parts
+from s2sgw.backend.authority import AuthorityError
 from s2sgw.backend.dnsview import DNSView
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.gateway.draining import drain
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
-from s2sgw.operate.admin import AdminService
+from s2sgw.operate.admin import AdminInUse, AdminService
 from s2sgw.operate.log import LoggedService, destination, observer
 from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
@@ -63,8 +65,16 @@ class GatewayService(Service):
 
         super().startService()
         self._gateway = Gateway(Parts(self.config, reactor))
-        self._gateway.open()
+        self._open(self._gateway)
         reactor.callWhenRunning(_exit_in_order, reactor)
+
+    def _open(self, gateway: Gateway) -> None:
+        """What keeps the gateway from starting is one line of the log and status 1."""
+        try:
+            gateway.open()
+        except (AdminInUse, AuthorityError, CannotListenError, OSError, ValueError) as error:
+            self.log.critical(event="cannot start", detail=str(error))
+            raise SystemExit(1) from None
 
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()
@@ -101,6 +111,8 @@ class Gateway:
         if self.parts.config.console.listen is not None:
             self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
         self._all_listen()
+        domains = [str(domain) for domain in self.parts.config.gateway.domains]
+        self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.parts.views.listeners()])
 
     def _sweep(self) -> None:
         sweeping = LoopingCall(self.parts.lanes.sweep)

@@ -109,7 +109,7 @@ class GatewayViews:
         stanzas, oldest = self.queue()
         return Status(
             version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
-            domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self._listeners()),
+            domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self.listeners()),
             streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in self.stream_counts().items()],
             stanzas=[
                 {"direction": way, "kind": kind, "outcome": outcome, "number": number}
@@ -119,7 +119,8 @@ class GatewayViews:
             refusals=sum(self._record.refusals.values()),
         )
 
-    def _listeners(self) -> Iterator[dict[str, str]]:
+    def listeners(self) -> Iterator[dict[str, str]]:
+        """What is open, and for whom."""
         for listener in self._config.listen:
             yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
         for backend in self._config.backends:
