@@ -154,7 +154,7 @@ class Authority:
 
     def crl(
         self, revoked: Iterable[x509.Certificate] = (), *, last_update: datetime = NOT_BEFORE, next_update: datetime = NOT_AFTER,
-        key: Key | None = None,
+        key: Key | None = None, extensions: Sequence[tuple[x509.ExtensionType, bool]] = ((x509.CRLNumber(1), False),),
     ) -> bytes:
         """A signed revocation list in DER that lists `revoked`; another `key` makes its signature false."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
@@ -162,7 +162,11 @@ class Authority:
         for certificate in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(last_update)
             builder = builder.add_revoked_certificate(entry.build())
-        return builder.sign(key or self.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        signing = key or self.key
+        digest = None if isinstance(signing, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else hashes.SHA256()
+        return builder.sign(signing, digest).public_bytes(serialization.Encoding.DER)
 
     @property
     def pem(self) -> bytes:
@@ -181,14 +185,14 @@ def names(dns: Iterable[str] = (), xmpp: Iterable[str] = (), srv: Iterable[str] 
 def certify(
     subject: x509.Name, key: Key, issuer: Authority | None, *, ca: bool = False, sans: Sequence[x509.GeneralName] = (),
     not_before: datetime = NOT_BEFORE, not_after: datetime = NOT_AFTER, eku: Sequence[x509.ObjectIdentifier] | None = None,
-    path_length: int | None = None, constraints: x509.NameConstraints | None = None, key_usage: x509.KeyUsage | None = None,
+    path_length: int | None = None, constraints: x509.NameConstraints | None = None, key_usage: x509.KeyUsage | tuple[()] | None = None,
     basic_constraints: bool = True, digest: hashes.HashAlgorithm | None = None, san_der: bytes | None = None,
     other_sans: Sequence[x509.GeneralName] = (), extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
     subject_key_identifier: bool = True, authority_key_identifier: bool = True, signed_by: Key | None = None,
 ) -> x509.Certificate:
     """A certificate for `key`, signed by `issuer` (None: by itself).
 
-    `eku` None: leaves get both usages, authorities none; `()`: no extension. `san_der` is the raw value of the
+    `eku` None: leaves get both usages, authorities none; `()`: no extension, as for `key_usage`. `san_der` is the raw value of the
     subjectAltName, for what no builder will write; `signed_by` another key makes the signature false.
     """
     issuer_name = issuer.certificate.subject if issuer else subject
@@ -198,7 +202,8 @@ def certify(
     extensions = list(extra)
     if basic_constraints:
         extensions.append((x509.BasicConstraints(ca=ca, path_length=path_length), True))
-    extensions.append((key_usage or usage(**_USAGES[ca]), True))
+    if key_usage != ():
+        extensions.append((key_usage or usage(**_USAGES[ca]), True))
     if eku is None:
         eku = () if ca else BOTH
     if eku:

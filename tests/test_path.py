@@ -98,8 +98,12 @@ class GoodPathTests(SynchronousTestCase):
 
     def test_borders_of_validity(self):
         """R19: the first and the last second of validity belong to it."""
-        for at in (NOT_BEFORE, NOT_AFTER):
+        for at in (NOT_BEFORE, NOT_AFTER, NOT_AFTER + timedelta(milliseconds=999)):
             self.assertEqual([], causes(leaf_for("a.example"), at))
+
+    def test_authority_without_key_usage(self):
+        """R19: the key usage of an authority is asked where it is there, as RFC 5280 §6.1.4 has it."""
+        self.assertEqual([], causes(shared_root().intermediate("I", key_usage=()).issue(dns=DNS)))
 
     def test_without_names(self):
         """A certificate without subjectAltName has a valid path; whom it names is another question."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,9 +12,9 @@ from s2sgw.trust import validate_peer
 from s2sgw.trust.evidence import Attempt, Evidence, Role
 from s2sgw.trust.path import Anchors
 from s2sgw.trust.pins import Fingerprint
-from s2sgw.trust.proofs import prove_pin, prove_pkix
+from s2sgw.trust.proofs import PRECEDENCE, prove_pin, prove_pkix
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain
 from tests.certificates import (
     AT,
     Authority,
@@ -206,11 +207,34 @@ class ValidatePeerTests(SynchronousTestCase):
         self.assertTrue(validate_peer(issued.pem_chain, shared_root().pem, "a.example", AT).proven)
         self.assertFalse(validate_peer(issued.pem_chain, shared_root().pem, "a.example", AT, insist_on_xmpp_addr=True).proven)
 
+    def test_no_domain(self):
+        """A domain that is none is nobody's name; what else is wrong with the chain is told as well."""
+        leaf = leaf_for("a.example").pem_chain
+        self.assertEqual((Cause.NAME_MISMATCH,), validate_peer(leaf, shared_root().pem, "xn--☃.example", AT).causes)
+        self.assertEqual((Cause.UNKNOWN_ISSUER, Cause.NAME_MISMATCH), validate_peer(leaf, b"", "no domain", AT).causes)
+
     def test_bad_arguments(self):
         """What is the caller's own mistake raises."""
         leaf = leaf_for("a.example").pem_chain
-        self.assertRaises(InvalidJID, validate_peer, leaf, b"", "no domain", AT)
         self.assertRaises(ValueError, validate_peer, leaf, b"", "a.example", AT.replace(tzinfo=None))
 
 
 NEVER = AT + timedelta(days=365 * 100)
+
+
+class DocumentationTests(SynchronousTestCase):
+    document = (Path(__file__).parent.parent / "docs" / "trust.md").read_text(encoding="utf-8")
+
+    def test_the_example_runs(self):
+        """The example of docs/trust.md is what it says it is."""
+        example = self.document.partition("```python\n")[2].partition("```")[0].replace("example.org", "a.example")
+        said: list[tuple[object, ...]] = []
+        leaf = leaf_for("a.example")
+        exec(example, {"chain": leaf.pem_chain, "anchors": shared_root().pem, "print": lambda *words, **_options: said.append(words)})
+        self.assertEqual((True, None, ()), said[0])
+
+    def test_every_cause_is_told(self):
+        """docs/trust.md tells of each cause that a refusal can have, in their order."""
+        rows = [line for line in self.document.splitlines() if line.startswith("| `")]
+        told = [word.strip("`") for row in rows for word in row.split("|")[1].strip().split(", ")]
+        self.assertEqual([cause.value for cause in PRECEDENCE], [word for word in told if word in set(PRECEDENCE)])

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,8 +16,6 @@ from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 from tests.certificates import (
     AT,
-    NOT_AFTER,
-    NOT_BEFORE,
     Authority,
     Issued,
     der,
@@ -26,10 +24,12 @@ from tests.certificates import (
     resigned,
     shared_issuer,
     shared_root,
+    usage,
 )
 
 ANCHORS = Anchors([shared_root().certificate])
 PAST = AT - timedelta(days=1)
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
 
 
 def causes(issued: Issued, *lists: bytes) -> list[Cause]:
@@ -38,12 +38,9 @@ def causes(issued: Issued, *lists: bytes) -> list[Cause]:
     return [failure.cause for failure in validate(issued.der_chain, ANCHORS, AT, revocations).failures]
 
 
-def with_extension(*extensions: x509.ExtensionType, critical: bool = True) -> bytes:
-    builder = x509.CertificateRevocationListBuilder().issuer_name(shared_issuer().certificate.subject)
-    builder = builder.last_update(NOT_BEFORE).next_update(NOT_AFTER)
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(shared_issuer().key, hashes.SHA256()).public_bytes(Encoding.DER)
+def with_extensions(*extensions: x509.ExtensionType, critical: bool = True, revoked: tuple[x509.Certificate, ...] = ()) -> bytes:
+    """A list of the shared issuer with these extensions and a CRL number."""
+    return shared_issuer().crl(revoked, extensions=[(x509.CRLNumber(1), False), *((each, critical) for each in extensions)])
 
 
 def distribution_point(**options: bool) -> x509.IssuingDistributionPoint:
@@ -85,11 +82,7 @@ class RevocationTests(SynchronousTestCase):
         """R19: a list counts only if an authority of the path signed it; a namesake's does not."""
         issued = leaf_for("a.example")
         for key in (new_key(), ed25519.Ed25519PrivateKey.generate()):
-            forged = x509.CertificateRevocationListBuilder().issuer_name(shared_issuer().certificate.subject)
-            entry = x509.RevokedCertificateBuilder().serial_number(issued.certificate.serial_number).revocation_date(NOT_BEFORE).build()
-            forged = forged.last_update(NOT_BEFORE).next_update(PAST).add_revoked_certificate(entry)
-            digest = hashes.SHA256() if not isinstance(key, ed25519.Ed25519PrivateKey) else None
-            self.assertEqual([], causes(issued, forged.sign(key, digest).public_bytes(Encoding.DER)))
+            self.assertEqual([], causes(issued, shared_issuer().crl([issued.certificate], next_update=PAST, key=key)))
         stranger = Authority.root("Stranger").crl([issued.certificate])
         self.assertEqual([], causes(issued, stranger))
 
@@ -99,8 +92,40 @@ class RevocationTests(SynchronousTestCase):
         old, new = shared_issuer().crl(next_update=PAST), shared_issuer().crl()
         self.assertEqual([Cause.BAD_CHAIN], causes(issued, old))
         self.assertEqual([], causes(issued, old, new))
+        self.assertEqual([Cause.BAD_CHAIN], causes(issued, old, shared_issuer().crl(key=new_key())))
+        self.assertEqual([Cause.BAD_CHAIN], causes(issued, shared_issuer().crl(last_update=AT + timedelta(seconds=1))))
+        self.assertEqual([], causes(issued, shared_issuer().crl(last_update=AT)))
         self.assertEqual([], causes(issued, shared_issuer().crl(next_update=AT)))
         self.assertEqual([Cause.REVOKED, Cause.BAD_CHAIN], causes(issued, shared_issuer().crl([issued.certificate], next_update=PAST)))
+
+    def test_no_next_update(self):
+        """R19: a list that does not say when the next one comes is out of date (RFC 5280 §5.1.2.5)."""
+        issued = leaf_for("a.example")
+        dated = x509.load_der_x509_crl(shared_issuer().crl())
+        dates = der(0x17, b"200101000000Z"), der(0x17, b"491231000000Z")
+        tbs = dated.tbs_certlist_bytes.replace(dates[1], b"")
+        tbs = der(0x30, tbs[2:] if tbs[1] < 0x80 else tbs[3:])
+        signature = shared_issuer().key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg, arg-type]
+        timeless = der(0x30, tbs + bytes.fromhex("300a06082a8648ce3d040302") + der(0x03, b"\0" + signature))
+        self.assertEqual([Cause.BAD_CHAIN], causes(issued, timeless))
+
+    def test_useless_lists(self):
+        """R19: a list that cannot be used revokes nothing and clears nothing; beside a good one it does no harm."""
+        issued = leaf_for("a.example")
+        useless = with_extensions(UNKNOWN, revoked=(issued.certificate,))
+        found = validate(issued.der_chain, ANCHORS, AT, RevocationLists.parse(useless))
+        self.assertEqual([Cause.BAD_CHAIN], [failure.cause for failure in found.failures])
+        self.assertIn("'CN=Test Issuer' cannot clear the certificate: its critical extension 1.2.3.4", found.failures[0].text)
+        beside = RevocationLists.parse(useless, shared_issuer().crl())
+        self.assertTrue(validate(issued.der_chain, ANCHORS, AT, beside).valid)
+
+    def test_authority_that_may_not_sign_lists(self):
+        """R19: an authority whose key usage leaves out lists clears nothing by one; without a key usage it does."""
+        authority = shared_root().intermediate("I", key_usage=usage(key_cert_sign=True))
+        self.assertEqual([Cause.BAD_CHAIN], causes(authority.issue(dns=["a.example"]), authority.crl()))
+        self.assertEqual([], causes(authority.issue(dns=["a.example"])))
+        authority = shared_root().intermediate("I", key_usage=())
+        self.assertEqual([], causes(authority.issue(dns=["a.example"]), authority.crl()))
 
     def test_unreadable_names(self):
         """R17: revocation is asked of a certificate with a malformed name too."""
@@ -136,21 +161,23 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual(0, len(RevocationLists()))
 
     def test_what_cannot_be_used(self):
-        """R19: unreadable, indirect, and lists with a critical extension that is not understood are complained of."""
-        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
-        twice = with_extension(x509.CRLNumber(1), x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), b"\2\1\1"))
+        """R19: what is unreadable, indirect, without a number or not understood is complained of."""
+        twice = with_extensions(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), b"\2\1\1"))
         twice = twice.replace(bytes.fromhex("0603551d63"), bytes.fromhex("0603551d14"))
         odd_point = x509.UnrecognizedExtension(x509.IssuingDistributionPoint.oid, bytes.fromhex("3006a004a002a300"))
-        for data in (
-            b"junk", with_extension(unknown), with_extension(distribution_point(indirect_crl=True)),
-            with_extension(x509.DeltaCRLIndicator(1)), twice, with_extension(odd_point),
+        unreadable = x509.UnrecognizedExtension(x509.IssuingDistributionPoint.oid, b"junk")
+        for data, reason in (
+            (b"junk", "cannot be read"), (with_extensions(UNKNOWN), "1.2.3.4 is not understood"),
+            (with_extensions(distribution_point(indirect_crl=True)), "indirect"), (with_extensions(x509.DeltaCRLIndicator(1)), "not understood"),
+            (twice, "cannot be read"), (with_extensions(odd_point), "cannot be read"), (with_extensions(unreadable), "cannot be read"),
+            (shared_issuer().crl(extensions=()), "no CRL number"), (shared_issuer().crl(extensions=[(x509.CRLNumber(1), True)]), "not understood"),
         ):
             found = RevocationLists.parse(data)
-            self.assertEqual((0, 1), (len(found), len(found.complaints)))
-            self.assertIn("revocation list 1 cannot be used", found.complaints[0])
+            self.assertEqual(1, len(found.complaints))
+            self.assertIn("revocation list 1 cannot be used: ", found.complaints[0])
+            self.assertIn(reason, found.complaints[0])
 
     def test_partitioned_lists(self):
         """R19: a list for a part of an authority's certificates revokes what it lists, whatever else it says uncritically."""
-        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
-        self.assertEqual(1, len(RevocationLists.parse(with_extension(x509.CRLNumber(1), unknown, critical=False))))
-        self.assertEqual(1, len(RevocationLists.parse(with_extension(distribution_point(only_contains_user_certs=True)))))
+        for data in (with_extensions(UNKNOWN, critical=False), with_extensions(distribution_point(only_contains_user_certs=True))):
+            self.assertEqual((), RevocationLists.parse(data).complaints)

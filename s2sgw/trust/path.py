@@ -62,8 +62,10 @@ def validate(
 ) -> PathResult:
     """Whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware).
 
-    `revocations` are asked about every certificate of the path that is found.
+    Dates are in whole seconds, the last of which is valid to its end (RFC 5280 §4.1.2.5). `revocations` are asked about every
+    certificate of the path that is found.
     """
+    at = at.replace(microsecond=0)
     if not chain:
         return PathResult((Failure(Cause.NO_CERTIFICATE, "no certificate was presented"),))
     try:
@@ -131,8 +133,16 @@ def _check_usage(_policy: Policy, authority: x509.Certificate, _extension: x509.
         raise ValueError(_NO_USAGE)
 
 
-_AUTHORITIES = ExtensionPolicy.webpki_defaults_ca().may_be_present(
-    x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage
+def _check_signing(_policy: Policy, _authority: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("an authority's key usage does not allow it to sign certificates")
+
+
+#: The library would have every authority carry a key usage; RFC 5280 §6.1.4 asks what one allows only where it is there.
+_AUTHORITIES = (
+    ExtensionPolicy.webpki_defaults_ca()
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage)
+    .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_signing)
 )
 _LEAF = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
 _NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)

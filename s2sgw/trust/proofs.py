@@ -12,7 +12,7 @@ from s2sgw.trust.path import validate
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, InvalidJID
 
 #: Of several causes, the first in this order is the attempt's: what no operator's approval could heal comes first.
 PRECEDENCE = (
@@ -87,14 +87,17 @@ def validate_peer(
     `crls` are revocation lists, in PEM or DER; what of them cannot be used is passed over.
 
     The answer's `proven` says yes or no; `cause` is the chief `Cause`, `causes` all of them, `reasons` each in words. Nothing
-    of the peer's makes it raise; a `domain` that is none raises `InvalidJID`, a naive `at` raises `ValueError`.
+    given makes it raise but a naive `at`, which is a `ValueError`; a `domain` that is none is nobody's name.
     """
     if at.tzinfo is None:
         raise ValueError("the time must say its zone")
     pieces = tuple(der for piece in _pieces(chain) for der in unarmoured(piece))
     trusted = anchors if isinstance(anchors, Anchors) else Anchors.parse(*_pieces(anchors))
-    evidence = Evidence(Domain.parse(domain), role, at, pieces)
     revocations = RevocationLists.parse(*_pieces(crls))
+    try:
+        evidence = Evidence(Domain.parse(domain), role, at, pieces)
+    except InvalidJID as error:
+        return _failed((*validate(pieces, trusted, at, revocations).failures, Failure(Cause.NAME_MISMATCH, str(error))))
     return prove_pkix(evidence, trusted, revocations=revocations, insist_on_xmpp_addr=insist_on_xmpp_addr)
 
 

@@ -1,7 +1,7 @@
 """Revocation lists (RFC 5280 §5) that the operator gave: which certificates of a path they revoke.
 
-What a list says against a certificate counts where its authority, which is on the path, signed it. When all lists of an
-authority are out of date its certificates fail, for nothing can clear them. An authority without a list is not asked for one.
+A list counts where its authority, which is on the path, signed it. Where an authority has lists and none of them can clear its
+certificates (out of date, not understood, not for it to sign), they fail. An authority without a list is not asked for one.
 """
 
 from __future__ import annotations
@@ -10,40 +10,77 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 import s2sgw.trust.der as der
-from s2sgw.trust.anchors import called, issuer, subject, unarmoured
+from s2sgw.trust.anchors import called, encoded, issuer, subject, unarmoured
 from s2sgw.trust.evidence import Failure
 from s2sgw.xmpp.ending import Cause
 
-List = x509.CertificateRevocationList
-
-_UNDERSTOOD = (x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid, x509.IssuingDistributionPoint.oid)
+_UNDERSTOOD = (x509.AuthorityKeyIdentifier.oid, x509.IssuingDistributionPoint.oid)
 _SEQUENCE = 0x30
+_CRL_SIGN = 0x02
+
+
+class _List(NamedTuple):
+    """A list and what makes it useless, in words; "" where nothing does."""
+
+    revocations: x509.CertificateRevocationList
+    fault: str
+
+    @property
+    def issuer(self) -> bytes:
+        """The issuer's name in DER: the second sequence of the TBSCertList."""
+        fields = der.elements(der.inside(self.revocations.tbs_certlist_bytes))
+        return next(islice((field for field in fields if field.tag == _SEQUENCE), 1, None)).encoded
+
+    def entry(self, certificate: x509.Certificate) -> x509.RevokedCertificate | None:
+        return None if self.fault else self.revocations.get_revoked_certificate_by_serial_number(certificate.serial_number)
+
+    def doubt(self, at: datetime) -> str:
+        """Why the list cannot clear a certificate at that time; "" where it can."""
+        if self.fault:
+            return self.fault
+        if self.revocations.last_update_utc > at:
+            return "it is not valid yet"
+        expiry = self.revocations.next_update_utc
+        return "it is out of date" if expiry is None or expiry < at else ""
+
+    def signed_by(self, authorities: Iterable[x509.Certificate]) -> bool:
+        for authority in authorities:
+            try:
+                if self.revocations.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
+                    return True
+            except (TypeError, ValueError, UnsupportedAlgorithm):
+                continue
+        return False
 
 
 class RevocationLists:
-    """Lists by their issuer. `complaints` names what could not be read of the material they came from, or not be used."""
+    """Lists by their issuer. `complaints` names what of the material that they came from cannot be read or used."""
 
-    def __init__(self, lists: Iterable[List] = (), complaints: Iterable[str] = ()) -> None:
+    def __init__(self, lists: Iterable[x509.CertificateRevocationList] = (), complaints: Iterable[str] = ()) -> None:
         self.complaints = tuple(complaints)
-        self._by_issuer: defaultdict[bytes, list[List]] = defaultdict(list)
-        for each in lists:
-            self._by_issuer[_issuer(each)].append(each)
+        self._by_issuer: defaultdict[bytes, list[_List]] = defaultdict(list)
+        for each in (_List(revocations, _fault(revocations)) for revocations in lists):
+            self._by_issuer[each.issuer].append(each)
 
     @classmethod
     def parse(cls, *sources: bytes) -> RevocationLists:
-        """Lists from PEM texts or in DER; what is unreadable or not understood becomes a complaint, never an error."""
-        lists, complaints = [], []
+        """Lists from PEM texts or in DER; what is unreadable or useless becomes a complaint, never an error."""
+        lists: list[x509.CertificateRevocationList] = []
+        complaints: list[str] = []
         for source in sources:
             for number, data in enumerate(unarmoured(source, b"X509 CRL"), 1):
                 try:
-                    lists.append(_load(data))
+                    lists.append(x509.load_der_x509_crl(data))
+                    fault = _fault(lists[-1])
                 except ValueError as error:
-                    complaints.append(f"revocation list {number} cannot be used: {error}")
+                    fault = f"it cannot be read: {error}"
+                complaints += [f"revocation list {number} cannot be used: {fault}"] if fault else []
         return cls(lists, complaints)
 
     def __len__(self) -> int:
@@ -55,55 +92,48 @@ class RevocationLists:
             lists = self._by_issuer.get(issuer(certificate), [])
             authorities = [each for each in path[number + 1 :] if subject(each) == issuer(certificate)]
             which = f"the authority {called(certificate)}" if number else "the certificate"
-            yield from _listed(certificate, which, lists, authorities)
-            if all(_outdated(each, at) for each in lists) and any(_signed(each, authorities) for each in lists):
-                yield Failure(Cause.BAD_CHAIN, f"the revocation list of {called(certificate, by=True)} is out of date")
+            if lists and authorities:
+                yield from _revoked(certificate, which, lists, authorities)
+                yield from _not_cleared(which, lists, authorities, at)
 
 
-def _listed(
-    certificate: x509.Certificate, which: str, lists: Sequence[List], authorities: Sequence[x509.Certificate],
+def _revoked(
+    certificate: x509.Certificate, which: str, lists: Sequence[_List], authorities: Sequence[x509.Certificate],
 ) -> Iterator[Failure]:
     for each in lists:
-        entry = each.get_revoked_certificate_by_serial_number(certificate.serial_number)
-        if entry is not None and _signed(each, authorities):
+        entry = each.entry(certificate)
+        if entry is not None and each.signed_by(authorities):
             yield Failure(Cause.REVOKED, f"{which} was revoked on {entry.revocation_date_utc:%Y-%m-%d}")
             return
 
 
-def _outdated(revocations: List, at: datetime) -> bool:
-    return revocations.next_update_utc is not None and revocations.next_update_utc < at
+def _not_cleared(
+    which: str, lists: Sequence[_List], authorities: Sequence[x509.Certificate], at: datetime,
+) -> Iterator[Failure]:
+    """The doubt that every list of an authority is in; signatures are looked at only where there is one."""
+    unfit = "" if any(map(_signs_lists, authorities)) else "its authority may not sign any"
+    if not any(unfit or each.doubt(at) for each in lists):
+        return
+    doubts = [unfit or each.doubt(at) for each in lists if each.signed_by(authorities)]
+    if doubts and all(doubts):
+        yield Failure(Cause.BAD_CHAIN, f"the revocation list of {called(authorities[0])} cannot clear {which}: {doubts[0]}")
 
 
-def _signed(revocations: List, authorities: Iterable[x509.Certificate]) -> bool:
-    """Whether one of the authorities signed the list: checked only of a list that has something to object."""
-    for authority in authorities:
-        try:
-            if revocations.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
-                return True
-        except (TypeError, ValueError, UnsupportedAlgorithm):
-            continue
-    return False
+def _signs_lists(authority: x509.Certificate) -> bool:
+    """RFC 5280 §6.3.3 (f); path validation has read the key usage already."""
+    value = der.extension(encoded(authority), der.KEY_USAGE)
+    return value is None or any(octet & _CRL_SIGN for octet in der.inside(value, der.BIT_STRING)[1:2])
 
 
-def _load(data: bytes) -> List:
-    """A list whose entries are about its issuer's own certificates; `ValueError` for any other (RFC 5280 §5.2)."""
-    found = x509.load_der_x509_crl(data)
-    for extension in _extensions(found):
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            raise ValueError(f"its critical extension {extension.oid.dotted_string} is not understood")
-        if isinstance(extension.value, x509.IssuingDistributionPoint) and extension.value.indirect_crl:
-            raise ValueError("it is an indirect list")
-    return found
-
-
-def _extensions(revocations: List) -> x509.Extensions:
+def _fault(revocations: x509.CertificateRevocationList) -> str:
+    """What in the list itself makes it useless (RFC 5280 §5.2): such a list revokes nothing and clears nothing."""
     try:
-        return revocations.extensions
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise ValueError(str(error)) from error
-
-
-def _issuer(revocations: List) -> bytes:
-    """The issuer's name in DER: the second sequence of the TBSCertList."""
-    sequences = (each for each in der.elements(der.inside(revocations.tbs_certlist_bytes)) if each.tag == _SEQUENCE)
-    return next(islice(sequences, 1, None)).encoded
+        extensions = list(revocations.extensions)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        return f"its extensions cannot be read: {error}"
+    unknown = [each.oid.dotted_string for each in extensions if each.critical and each.oid not in _UNDERSTOOD]
+    if unknown:
+        return f"its critical extension {unknown[0]} is not understood"
+    if any(isinstance(each.value, x509.IssuingDistributionPoint) and each.value.indirect_crl for each in extensions):
+        return "it is an indirect list"
+    return "" if any(each.oid == x509.CRLNumber.oid for each in extensions) else "it has no CRL number"
