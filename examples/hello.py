@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
@@ -71,6 +72,14 @@ class Stream:
         if element.tag != expected:
             raise Disappointed(f"expected <{expected.rpartition('}')[2]}/>, got {described(element)}")
         return element
+
+    def close(self) -> None:
+        """Say that nothing more comes, and hear the same; whatever came before has then been read."""
+        self.send("</stream:stream>")
+        with suppress(Disappointed, OSError, StopIteration):
+            while True:
+                next(self._read)
+        self.connection.close()
 
     def start_tls(self, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
         """TLS in our role on this stream, and a fresh parser after it."""
@@ -240,8 +249,9 @@ def main() -> int:
             outgoing = peer.send_message(chosen.gateway, chosen.domain, body)
             incoming, answer = peer.receive_message(listener, chosen.domain)
             peer.answer_ping(incoming, outgoing)
+            step("Both streams are closed in order: a closing tag is answered by a closing tag.")
             for stream in (outgoing, incoming):
-                stream.send("</stream:stream>")
+                stream.close()
     except ConnectionRefusedError:
         return failed(f"nobody listens on {chosen.gateway[0]}:{chosen.gateway[1]}: start the gateway first (make run)")
     except TimeoutError:
