@@ -57,6 +57,17 @@ class PingTests(SynchronousTestCase):
         self.assertFalse(self.receipts.acknowledges)
         self.assertEqual(self.receipts.behind(1), b"")
 
+    def test_crowded(self) -> None:
+        """R41: a server that never answered holds up nobody; one that did is waited for."""
+        self.receipts.behind(3)
+        self.receipts.behind(2)
+        self.receipts.crowded()
+        self.assertEqual((self.acknowledged, list(self.expected)), ([5], ["id1"]))
+        self.expected["id1"]()
+        self.receipts.behind(4)
+        self.receipts.crowded()
+        self.assertEqual(self.acknowledged, [5, 0])
+
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
         self.receipts.behind(3)
@@ -73,12 +84,14 @@ class OtherReceiptsTests(SynchronousTestCase):
         sent: list[int] = []
         receipts = ManagedReceipts(sent.append)
         self.assertEqual((receipts.behind(3), sent, receipts.acknowledges), (REQUEST, [3], True))
+        receipts.crowded()
         receipts.stop()
 
     def test_none(self) -> None:
         """TCP says nothing."""
         receipts = NoReceipts()
         self.assertEqual((receipts.behind(3), receipts.acknowledges), (b"", False))
+        receipts.crowded()
         receipts.stop()
 
 

@@ -35,6 +35,9 @@ class Receipts(Protocol):
     def behind(self, number: int) -> bytes:
         """`number` more stanzas are being written; what is to be written behind them."""
 
+    def crowded(self) -> None:
+        """What is unacknowledged has become so much that whoever brings it would have to wait."""
+
     def stop(self) -> None:
         """The stream is gone."""
 
@@ -46,6 +49,9 @@ class NoReceipts:
 
     def behind(self, number: int) -> bytes:
         return b""
+
+    def crowded(self) -> None:
+        """Nothing is unacknowledged."""
 
     def stop(self) -> None:
         """Nothing to stop."""
@@ -62,6 +68,9 @@ class ManagedReceipts:
     def behind(self, number: int) -> bytes:
         self._sent(number)
         return REQUEST
+
+    def crowded(self) -> None:
+        """Whoever brings more waits."""
 
     def stop(self) -> None:
         """The engine ends with its stream."""
@@ -110,12 +119,19 @@ class PingReceipts:
         self._token = token
         self._covered = 0  # by the ping that is out
         self._uncovered = 0  # written since
+        self._answers = False  # this server has answered before
         self._id: str | None = None
         self._patience: IDelayedCall | None = None
 
     def behind(self, number: int) -> bytes:
         self._uncovered += number
         return b"" if self._id is not None or not self.acknowledges else self._ping()
+
+    def crowded(self) -> None:
+        """A server that may be one that never answers holds nobody up: what was written counts as passed on."""
+        if not self._answers:
+            everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
+            self._acknowledged(everything)
 
     def stop(self) -> None:
         if self._id is not None:
@@ -134,6 +150,7 @@ class PingReceipts:
 
     def _answered(self) -> None:
         self.stop()
+        self._answers = True
         covered, self._covered = self._covered, 0
         if self._uncovered:
             self._write(self._ping())
