@@ -39,12 +39,16 @@ class Options(usage.Options):
     optParameters = [["config", "c", "s2sgw.toml", "The configuration file (docs/configuration.md).", str]]
 
 
+class UnusableConfiguration(SystemExit, usage.UsageError):
+    """A `UsageError` that twistd, which expects none from `makeService`, shows without a traceback: status 1."""
+
+
 def makeService(options: Options) -> Service:
     """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
     try:
         config = inspect(Path(options["config"])).config
     except ConfigError as error:
-        raise usage.UsageError(str(error)) from None
+        raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
     service = LoggedService(None if where is None else observer(where, config.log.format, config.log.level))
     GatewayService(config).setServiceParent(service)
