@@ -6,11 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from s2sgw.queue.spool import Aside, Done, LaneSummary, Spool, Spooled, SpoolFull
+from s2sgw.queue.spool import PEN, PEN_BYTES, Aside, Done, LaneSummary, Spool, Spooled, SpoolFull
 from s2sgw.xmpp.jid import Pair
-
-#: Poisonous stanzas kept for inspection.
-PEN = 1000
 
 
 class MemorySpool(Spool):
@@ -84,9 +81,11 @@ class MemorySpool(Spool):
     def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
         self._put_aside += 1
         self._pen.append(Aside(self._put_aside, spooled, cause, at))
+        while len(self._pen) > 1 and sum(len(each.spooled.stanza.data) for each in self._pen) > PEN_BYTES:
+            self._pen.popleft()
 
     def aside(self, at_most: int, done: Callable[[list[Aside]], None]) -> None:
-        rows = list(self._pen)[-at_most:]
+        rows = list(self._pen)[-at_most:] if at_most else []
         self._deliver(lambda: done(rows))
 
     def close(self, done: Callable[[], None]) -> None:
@@ -95,4 +94,4 @@ class MemorySpool(Spool):
 
 def _summary(pair: Pair, rows: list[Spooled]) -> LaneSummary:
     size = sum(len(row.stanza.data) for row in rows)
-    return LaneSummary(pair, len(rows), size, rows[0].position, rows[-1].position, min(row.accepted_at for row in rows))
+    return LaneSummary(pair, len(rows), size, rows[0].position, rows[-1].position, rows[0].accepted_at)

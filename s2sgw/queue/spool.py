@@ -13,6 +13,10 @@ from typing import Protocol
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
+#: Stanzas, and bytes of them, that the pen of the poisonous holds.
+PEN = 1000
+PEN_BYTES = 16 * 1024 * 1024
+
 
 class SpoolFull(Exception):
     """The bound of the spool, or of the disk, is reached: nothing of the batch is held."""
@@ -39,7 +43,7 @@ class Spooled:
 
 @dataclass(frozen=True, slots=True)
 class LaneSummary:
-    """What the spool holds of one lane. `bytes` counts the stanzas' own."""
+    """What the spool holds of one lane. `bytes` counts the stanzas' own; `oldest`: when the first of them was accepted."""
 
     pair: Pair
     count: int
