@@ -21,7 +21,9 @@ from s2sgw.config import Backend, Config
 from s2sgw.config.agreement import certificate_files
 from s2sgw.gateway.acks import Acks, NoReceipts, PingReceipts, Receipts, Silent
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.flow import Flow, Hop
+from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.lanes import Lanes
@@ -105,7 +107,8 @@ class Parts:
 
     @cached_property
     def accepted(self) -> AcceptedStreams:
-        return AcceptedStreams(self.lanes, self.record, partial(StreamConnection, clock=self.reactor))
+        gates = Gates(self.config.policies, self.reactor.seconds)
+        return AcceptedStreams(Entrance(self.lanes, self.record, gates), partial(StreamConnection, clock=self.reactor))
 
     @cached_property
     def client_tls(self) -> ClientTLS:

@@ -81,6 +81,6 @@ class AuditTests(SynchronousTestCase):
     def test_full_disk(self) -> None:
         """A line that was not written whole is cut off again, and the caller hears of it."""
         self.audit.note("x")
-        self.patch(audit.os, "write", lambda descriptor, line, write=os.write: write(descriptor, line[:5]))
+        self.patch(os, "write", lambda descriptor, line, write=os.write: write(descriptor, line[:5]))
         self.assertRaises(OSError, self.audit.note, "y")
         self.assertEqual(["x"], [line["action"] for line in self.lines()])

@@ -156,7 +156,7 @@ class ComplaintTests(ConfigTestCase):
             '[backend]\nacks = "sm"\nlisten = "tcp:x"\n'  # 10-12
             '[queue]\nhold = 10\nwindow = "20ms"\n'  # 13-15
             '[peers.default]\nlimits = { stanza_bytes = 1, streems = 2 }\nallow = "yes"\n'  # 16-18
-            '[peers."*.example.net"]\nproofs = "pkix"\nresolve = "address-match"\n'  # 19-21
+            '[peers."*.example.net"]\nproofs = "pkix"\nsecret_file = "x"\n'  # 19-21
             "[consle]\n"  # 22
         )
         self.assertEqual(
@@ -175,7 +175,7 @@ class ComplaintTests(ConfigTestCase):
                 'line 17: peers.default.limits.streems: there is no such key; did you mean "streams"?',
                 "line 18: peers.default.allow: must be true or false",
                 'line 20: peers."*.example.net".proofs: must be an array, as in ["…"]',
-                'line 21: peers."*.example.net".resolve: "address-match" is not in this version yet',
+                'line 21: peers."*.example.net".secret_file: is not in this version yet (shared secrets (SCRAM))',
                 'line 22: consle: there is no such section; did you mean "console"?',
             ],
             self.complaints(text),

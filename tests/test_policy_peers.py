@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.policy import values
-from s2sgw.policy.model import ALL_PROOFS, Limits, PeerObject, PeerPolicy
+from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.model import ALL_PROOFS, Features, Limits, PeerObject, PeerPolicy, StanzaRates
 from s2sgw.policy.peers import Peers
 from s2sgw.xmpp.jid import Domain
 
@@ -40,7 +41,15 @@ class DefaultTests(SynchronousTestCase):
             (found.allow, found.tls, found.minimum, found.proofs, found.dialback, found.unknown_issuer, found.resolve,
              found.trust_anchors, found.pins, found.certificate, found.route, found.hold),
         )
-        self.assertEqual(Limits(stanza_bytes=524288, streams=4), found.limits)
+        self.assertEqual((524288, 4, StanzaRates(), 0, "slow", False), (
+            found.limits.stanza_bytes, found.limits.streams, found.limits.stanzas_per_second, found.limits.bytes_per_second,
+            found.limits.excess, found.limits.rated,
+        ))
+        self.assertEqual(Features(sm=True, bidi=True, limits=True), found.features)
+        self.assertEqual(
+            ((), 0, ("message", "presence", "iq"), "error"), (found.deny_namespaces, found.deny_larger_than, found.kinds, found.denied),
+        )
+        self.assertIsNone(found.bar)
         self.assertEqual((), found.objects)
 
     def test_frozen(self) -> None:
@@ -125,6 +134,22 @@ class InheritanceTests(SynchronousTestCase):
         found = peers(default={"limits": {"streams": 2}}, a__example={"limits": {"stanza_bytes": "64KiB"}})
         self.assertEqual(Limits(stanza_bytes=65536, streams=2), policy(found, "a.example").limits)
 
+    def test_rates(self) -> None:
+        """A number of stanzas is one of all kinds together; a table that is given replaces the inherited one."""
+        found = peers(
+            default={"limits": {"stanzas_per_second": 7, "bytes_per_second": "30kB", "excess": "refuse"}},
+            a__example={"limits": {"stanzas_per_second": {"presence": 3}}}, b__example={"limits": {"stanzas_per_second": 0}},
+        )
+        base = policy(found, "x.example").limits
+        self.assertEqual((StanzaRates(total=7), 30000, "refuse", True), (base.stanzas_per_second, base.bytes_per_second, base.excess, base.rated))
+        self.assertEqual(StanzaRates(presence=3), policy(found, "a.example").limits.stanzas_per_second)
+        self.assertEqual((StanzaRates(), 30000), (policy(found, "b.example").limits.stanzas_per_second, policy(found, "b.example").limits.bytes_per_second))
+
+    def test_features_key_by_key(self) -> None:
+        """Each feature is inherited by itself."""
+        found = peers(default={"features": {"bidi": False}}, a__example={"features": {"sm": False}})
+        self.assertEqual(Features(sm=False, bidi=False, limits=True), policy(found, "a.example").features)
+
     def test_lists_are_replaced(self) -> None:
         """A list that is given replaces the inherited one, an empty one too."""
         found = peers(default={"pins": [PIN], "proofs": ["pin"]}, a__example={"pins": [], "proofs": ["pkix"]})
@@ -156,6 +181,64 @@ class InheritanceTests(SynchronousTestCase):
             self.assertTrue(hasattr(PeerPolicy(), key), key)
 
 
+class BarTests(SynchronousTestCase):
+    """Who is kept out whatever it proves."""
+
+    def bar(self, of: Peers, name: str) -> tuple[str, str] | None:
+        ending = policy(of, name).bar
+        return None if ending is None else (ending.cause.value, ending.detail)
+
+    def test_allow(self) -> None:
+        """`allow = false` bars."""
+        found = peers(a__example={"allow": False})
+        self.assertEqual(("not-allowed", "the policy for this peer does not allow it"), self.bar(found, "a.example"))
+        self.assertIsNone(self.bar(found, "b.example"))
+
+    def test_listed_only(self) -> None:
+        """`allow_only_listed`: an object of its own, or a suffix that names it, lets a peer in; the default does not."""
+        objects = {"default": PeerObject(allow=True), "a.example": PeerObject(), "*.b.example": PeerObject(), "c.example": PeerObject(allow=False)}
+        found = Peers(objects, listed_only=True)
+        self.assertEqual([None, None], [self.bar(found, name) for name in ("a.example", "x.y.b.example")])
+        only = ("not-allowed", "only peers that the configuration names are allowed")
+        self.assertEqual([only, only], [self.bar(found, name) for name in ("b.example", "other.test")])
+        self.assertEqual(("not-allowed", "the policy for this peer does not allow it"), self.bar(found, "c.example"))
+
+    def test_deny_lists(self) -> None:
+        """What a list names is denied, in its own words, and no longer once the list lets go of it."""
+        found = peers(default={"hold": "1m"}, a__example={"hold": "2m"})
+        found.deny([DenyList("list one", frozenset({"a.example", "*.bad.example"})), DenyList("list two", frozenset({"a.example", "c.example"}))])
+        self.assertEqual(("deny-listed", "named by list one"), self.bar(found, "a.example"))
+        self.assertEqual(("deny-listed", "named by list one"), self.bar(found, "x.bad.example"))
+        self.assertEqual(("deny-listed", "named by list two"), self.bar(found, "c.example"))
+        self.assertIsNone(self.bar(found, "bad.example"))
+        self.assertEqual(120.0, policy(found, "a.example").hold)
+        self.assertEqual(["list one", "list two"], [each.source for each in found.deny_lists])
+        found.deny([])
+        self.assertIsNone(self.bar(found, "a.example"))
+
+    def test_denied_share_a_policy(self) -> None:
+        """Names that strangers choose make no new policies here either."""
+        found = peers()
+        found.deny([DenyList("x", frozenset({"a.test", "b.test"}))])
+        self.assertIs(policy(found, "a.test"), policy(found, "b.test"))
+
+    def test_spared(self) -> None:
+        """The operator's own word is stronger than a list: `allow = true` in the peer's own object, nowhere else."""
+        found = peers(default={"allow": True}, any__example={"allow": True}, a__example={"allow": True}, b__example={})
+        found.deny([DenyList("x", frozenset({"a.example", "b.example", "c.example", "default"}))])
+        self.assertEqual([None, "deny-listed", "deny-listed", "deny-listed"], [(self.bar(found, name) or (None,))[0] for name in ("a.example", "b.example", "c.example", "default")])
+
+    def test_adopt(self) -> None:
+        """Other objects take the place of the old ones in whole; the deny lists stay."""
+        live = peers(a__example={"hold": "1m"})
+        live.deny([DenyList("x", frozenset({"c.example"}))])
+        policy(live, "c.example")
+        live.adopt(Peers({"b.example": PeerObject(hold="2m")}, PeerPolicy(hold=7.0), listed_only=True))  # type: ignore[arg-type]
+        self.assertEqual((7.0, 120.0), (policy(live, "a.example").hold, policy(live, "b.example").hold))
+        self.assertEqual(("deny-listed", 7.0), (self.bar(live, "c.example")[0], policy(live, "c.example").hold))  # type: ignore[index]
+        self.assertFalse(policy(live, "a.example").listed)
+
+
 class ListedTests(SynchronousTestCase):
     """R14: an address or a single label may be a peer only where an object goes by exactly that name."""
 
@@ -172,10 +255,15 @@ class ObjectTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """Unknown keys and wrong values are refused."""
+        keys: dict[str, Any]
         for keys in (
             {"tsl": "required"}, {"tls": "never"}, {"allow": "yes"}, {"allow": 1}, {"proofs": ["pki"]}, {"dialback": "sometimes"},
             {"minimum": "1.1"}, {"hold": 10}, {"limits": {"stanza_bytes": 9999}}, {"limits": {"streams": 0}},
             {"limits": {"streams": True}}, {"limits": {"stanzas": 1}}, {"pins": ["sha1:00"]}, {"pins": [1]}, {"route": "a:b:c"},
+            {"kinds": []}, {"kinds": ["messages"]}, {"deny_namespaces": [""]}, {"deny_namespaces": ["a}b"]}, {"deny_namespaces": ["x" * 1025]},
+            {"deny_namespaces": [1]}, {"denied": "reject"}, {"resolve": "never"}, {"features": {"tls": True}}, {"features": {"sm": 1}},
+            {"limits": {"stanzas_per_second": -1}}, {"limits": {"stanzas_per_second": "x"}}, {"limits": {"stanzas_per_second": {"messages": 1}}},
+            {"limits": {"stanzas_per_second": 1.5}}, {"limits": {"bytes_per_second": -1}}, {"limits": {"excess": "drop"}},
         ):
             with self.assertRaises(ValidationError, msg=str(keys)):
                 PeerObject(**keys)

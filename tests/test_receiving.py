@@ -16,6 +16,7 @@ from s2sgw.stream.events import (
     Permission,
     Refusal,
     ResolutionNeeded,
+    StanzasReceived,
     StartTLS,
 )
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
@@ -395,6 +396,24 @@ class SecuredTests(ReceivingCase):
         self.assertEqual(engine.data_to_send().decode(), error("policy-violation", text))
         self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation"),))
 
+    def test_limits_of_the_peer(self) -> None:
+        """R32: what the judgement limits is announced in place of the listener's own, and holds once the peer is proven."""
+        permission = replace(PERMIT_BOTH, limits=FramingLimits(stanza_bytes=20000))
+        limits = LIMITS_FEATURE.replace("524288", "20000")
+        steps = [*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, limits)), *AUTHENTICATED[-3:], In(ASK)]
+        steps.append(Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, limits)))
+        engine = stream()
+        self._play(engine, lambda data: [data], steps)
+        engine.receive(message(body="x" * 20000).encode())
+        self.assertEqual(engine.data_to_send().decode(), error("policy-violation", "the stanza is longer than 20000 bytes"))
+
+    def test_limits_kept_to_ourselves(self) -> None:
+        """A limit that is not announced holds all the same."""
+        permission = replace(PERMIT_EXTERNAL, limits=FramingLimits(stanza_bytes=20000), announced=False)
+        engine = self.told(*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE)), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+        engine.receive((ASK + message(body="x" * 20000)).encode())
+        self.assertIn("the stanza is longer than 20000 bytes", engine.data_to_send().decode())
+
     def test_refused(self) -> None:
         """R8: a refusal, or no way at all, ends the stream with `<policy-violation/>`."""
         end = [Out(error("policy-violation", "not you")), Says(End(Cause.NOT_ALLOWED, condition="policy-violation"))]
@@ -669,6 +688,22 @@ class DialbackTests(ReceivingCase):
             In(message() + message("mercutio@other.example") + message()),
             Says(Stanzas(PAIR, (message(),)), Stanzas(other, (message("mercutio@other.example"),)), Stanzas(PAIR, (message(),))),
         )
+
+    def test_limits_of_more_peers(self) -> None:
+        """R32: the largest limit of the peers that are proven on the stream holds; one that is only judged raises none."""
+        small, large = (Permission(dialback=True, limits=FramingLimits(stanza_bytes=size)) for size in (20000, 40000))
+        engine = self.told(
+            *SECURED, Do("judged", small), Out(features(ERRORS_FEATURE, LIMITS_FEATURE.replace("524288", "20000"))), *PROVEN[-5:],
+            In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", large), Says(DialbackNeeded(pair(OTHER), "k", "s2")),
+            In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2")),
+            Do("dialback_answered", pair(PEER, ROOMS), DialbackOutcome("valid")), Out(result("rooms.ours.example", "peer.example", type="valid")),
+            Says(PairProven(pair(PEER, ROOMS), "dialback")),
+        )
+        self.assertEqual(20000, engine.limits_of(None).stanza_bytes)
+        engine.dialback_answered(pair(OTHER), DialbackOutcome("valid"))
+        self.assertEqual(40000, engine.limits_of(None).stanza_bytes)
+        self.assertEqual([StanzasReceived], [type(event) for event in engine.receive(message(body="x" * 30000).encode())])
 
     def test_one_judgement_at_a_time(self) -> None:
         """R28: judgements are asked for one after the other."""

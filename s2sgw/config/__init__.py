@@ -2,6 +2,8 @@
 
 from s2sgw.config.complaints import ConfigError
 from s2sgw.config.loading import load, parse
-from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Queue
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Policy, Queue
 
-__all__ = ["DNS", "TLS", "Backend", "Config", "ConfigError", "Console", "Gateway", "Listener", "Log", "Queue", "load", "parse"]
+__all__ = [
+    "DNS", "TLS", "Backend", "Config", "ConfigError", "Console", "Gateway", "Listener", "Log", "Policy", "Queue", "load", "parse",
+]

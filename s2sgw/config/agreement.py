@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sgw.config.complaints import Complaint, KeyPath, meant, show
-from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener
+from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener, Policy
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.values import HostPort
@@ -233,6 +233,14 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
                 yield from _readable(("peers", name, "certificate"), path)
 
 
+def list_files(policy: Policy) -> Complaints:
+    for place, source in enumerate(policy.deny_lists):
+        if isinstance(source, Path):
+            yield from _readable(("policy", "deny_lists", place), source)
+        if source in policy.deny_lists[:place]:
+            yield Complaint(("policy", "deny_lists", place), f"{source} is listed twice")
+
+
 def certificate_files(name: Path) -> tuple[Path, Path]:
     """Chain and key that `name` stands for: NAME/fullchain.pem and privkey.pem, or NAME.crt and NAME.key."""
     if name.is_dir():
@@ -271,4 +279,5 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),
     (tls_files, "tls"),
     (peer_files, "peers"),
+    (list_files, "policy"),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from s2sgw.config.complaints import Complaint, KeyPath, meant
+from s2sgw.config.complaints import Complaint, KeyPath
 
 #: any key, or any index of an array
 ANY = "*"
@@ -36,18 +36,11 @@ KEYS = (
     LaterKey(("queue", "disk"), "the durable queue"),
     LaterKey(("queue", "durability"), "the durable queue"),
     LaterKey(("policy", "deny_lists"), "deny lists", ([],)),
-    LaterKey(("policy", "allow_only_listed"), "federating with listed peers only", (False,)),
     LaterKey(("peers", ANY, "secret_file"), "shared secrets (SCRAM)"),
-    LaterKey(("peers", ANY, "features"), "choosing stream features per peer"),
-    LaterKey(("peers", ANY, "deny_namespaces"), "filters", ([],)),
-    LaterKey(("peers", ANY, "kinds"), "filters", (["message", "presence", "iq"],)),
-    LaterKey(("peers", ANY, "limits", "stanzas_per_second"), "rate limits", (0,)),
-    LaterKey(("peers", ANY, "limits", "bytes_per_second"), "rate limits", (0,)),
 )
 
 VALUES = (
     LaterValue(("backend", ANY, "acks"), ("sm", "ping")),
-    LaterValue(("peers", ANY, "resolve"), ("address-match",)),
 )
 
 
@@ -63,15 +56,7 @@ def refuse(tree: dict[str, Any]) -> list[Complaint]:
         for path, table in list(_holders(tree, row.path)):
             if table[str(path[-1])] in row.values:
                 complaints.append(Complaint(path, f'"{table.pop(str(path[-1]))}" is not in this version yet'))
-    return complaints + _unknown_policy(tree.pop("policy", {}))
-
-
-def _unknown_policy(rest: Any) -> list[Complaint]:
-    """What else stands in [policy], of which nothing works yet."""
-    if not isinstance(rest, dict):
-        return [Complaint(("policy",), "must be a table")]
-    known = [key.path[1] for key in KEYS if key.path[0] == "policy"]
-    return [Complaint(("policy", key), f"there is no such key; {meant(key, known)}") for key in rest]
+    return complaints
 
 
 def _holders(tree: Any, pattern: tuple[str, ...], at: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

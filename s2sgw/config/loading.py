@@ -18,8 +18,8 @@ from s2sgw.config.agreement import disagreements
 from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
 from s2sgw.config.later import KEYS as LATER_KEYS
 from s2sgw.config.later import refuse
-from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Queue
-from s2sgw.policy.model import LimitsObject, PeerObject
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Policy, Queue
+from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver
 
 #: section -> its type. A section that is left out counts as an empty one.
@@ -33,13 +33,18 @@ SECTIONS: dict[str, Any] = {
     "console": Console,
     "log": Log,
     "peers": dict[PeerName, PeerObject],
+    "policy": Policy,
 }
 #: sections of one table or several, and the one that stands for none
 REPEATED = ("listen", "backend")
 
 _MODELS: dict[tuple[str, int], type[BaseModel]] = {
     ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
-    ("queue", 1): Queue, ("console", 1): Console, ("log", 1): Log, ("peers", 2): PeerObject, ("peers", 3): LimitsObject,
+    ("queue", 1): Queue, ("console", 1): Console, ("log", 1): Log, ("policy", 1): Policy, ("peers", 2): PeerObject,
+}  # fmt: skip
+#: the tables within a peer object
+_INNER: dict[object, type[BaseModel]] = {
+    "limits": LimitsObject, "features": FeaturesObject, "stanzas_per_second": RatesObject,
 }  # fmt: skip
 
 
@@ -103,7 +108,7 @@ def _path(name: str, location: tuple[int | str, ...]) -> KeyPath:
 
 
 def _known(name: str, location: tuple[int | str, ...]) -> list[str]:
-    model = _MODELS.get((name, len(location)))
+    model = _MODELS.get((name, len(location))) or _INNER.get(location[-2] if len(location) > 1 else None)
     return list(model.model_fields) if model else []
 
 

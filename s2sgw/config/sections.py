@@ -25,6 +25,7 @@ from s2sgw.policy.values import (
     Flag,
     Hostname,
     HostPort,
+    ListSource,
     Loopback,
     Nameserver,
     PeerName,
@@ -34,6 +35,9 @@ from s2sgw.policy.values import (
     TLSVersion,
 )
 from s2sgw.xmpp.jid import Domain
+
+#: Seconds between two looks at a deny list.
+LEAST_REFRESH = 60.0
 
 
 def parse_endpoint(value: object) -> str:
@@ -114,6 +118,14 @@ class Console(Section):
     listen: Endpoint | None = None
 
 
+class Policy(Section):
+    """`[policy]`: whom to federate with at all, beside what each peer's own object says."""
+
+    deny_lists: tuple[ListSource, ...] = ()
+    refresh: Annotated[Duration, Field(ge=LEAST_REFRESH)] = 3600.0
+    allow_only_listed: Flag = False
+
+
 class Log(Section):
     """`[log]`."""
 
@@ -135,6 +147,7 @@ class Config(Section):
     log: Log = Log()
     #: the peer objects as written, by "default", A-labels, or "*." and A-labels
     peers: dict[PeerName, PeerObject] = {}
+    policy: Policy = Policy()
     #: the system's own name servers, which count where `dns.servers` is empty
     system_nameservers: tuple[Nameserver, ...] = ()
 
@@ -147,7 +160,7 @@ class Config(Section):
     def policies(self) -> Peers:
         """The policies of all peers; what `[peers.default]` leaves out comes from `[tls]` and `[queue]`."""
         base = PeerPolicy(minimum=self.tls.minimum, trust_anchors=self.tls.trust_anchors, hold=self.queue.hold)
-        return Peers(self.peers, base)
+        return Peers(self.peers, base, self.policy.allow_only_listed)
 
     def domains_of(self, backend: Backend) -> tuple[Domain, ...]:
         """The local domains that `backend` serves."""

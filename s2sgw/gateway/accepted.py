@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.lanes import Lanes
-from s2sgw.gateway.record import Record
+from s2sgw.gateway.entry import Entrance, Entry
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.stream.events import DialbackNeeded, Event, JudgementNeeded, Method, PairProven, ResolutionNeeded, StanzasReceived
@@ -26,7 +25,7 @@ class AcceptedStream:
     log = Logger()
 
     def __init__(
-        self, side: ReceivingSide, engine: ReceivingStream, lanes: Lanes, record: Record,
+        self, side: ReceivingSide, engine: ReceivingStream, entrance: Entrance,
         proven: Callable[[ReceivingSide, Pair], None], gone: Callable[[StreamConnection], None],
     ) -> None:
         self.engine = engine
@@ -35,15 +34,14 @@ class AcceptedStream:
         self.local: Domain | None = None
         self.methods: dict[Pair, str] = {}
         self.reasons: tuple[str, ...] = ()
-        self._lanes = lanes
-        self._record = record
+        self._entrance = entrance
+        self._record = entrance.record
         self._proven = proven
         self._gone = gone
-        self._admitted: set[Pair] = set()
-        self._waiting: dict[Pair, list[list[Stanza]]] = {}
+        self._entries: dict[Pair, Entry] = {}
         self._questions: set[Deferred[Any]] = set()
         self._over = False
-        self.since = lanes.clock.seconds()
+        self.since = entrance.lanes.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
@@ -76,8 +74,8 @@ class AcceptedStream:
         self._gone(connection)
         for question in list(self._questions):
             question.cancel()
-        for pair in self._admitted:
-            self._lanes.flow(pair).forget(connection)
+        for entry in self._entries.values():
+            entry.close()
         self._account(connection, ending)
 
     # --- questions ---
@@ -119,47 +117,26 @@ class AcceptedStream:
     # --- stanzas ---
 
     def _stanzas(self, connection: StreamConnection, pair: Pair, stanzas: list[Stanza]) -> None:
-        if pair in self._admitted:
-            self._lanes.flow(pair).accept(stanzas, connection)
-        elif pair in self._waiting:
-            self._waiting[pair].append(stanzas)
-        else:
-            self._admit(connection, pair, stanzas)
+        entry = self._entries.get(pair)
+        if entry is None:
+            entry = Entry(self._entrance, connection, self.side.leg, pair, self.side.admit, self._alone)
+            self._entries[pair] = entry
+        entry.accept(stanzas)
 
-    def _admit(self, connection: StreamConnection, pair: Pair, stanzas: list[Stanza]) -> None:
-        """The first stanzas of a pair wait, in the stream's own hands, until the pair is admitted to a lane."""
-        self._waiting[pair] = [stanzas]
-        connection.pause(pair)
-        admission = Deferred.fromCoroutine(_awaited(self.side.admit(pair)))
-        admission.addErrback(self._unadmitted)
-        admission.addCallback(lambda ending: self._decided(connection, pair, ending))
-        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+    def _alone(self) -> bool:
+        """No stream but of one sender: slowing it slows nobody else."""
+        return len({pair.sender for pair in self.methods}) == 1
 
-    def _unadmitted(self, failure: Failure) -> Ending:
-        self.log.failure("a pair could not be admitted to its lane", failure)
-        return Ending(Cause.INTERNAL)
-
-    def _decided(self, connection: StreamConnection, pair: Pair, ending: Ending | None) -> None:
-        waiting = self._waiting.pop(pair)
-        if ending is None:
-            self._admitted.add(pair)
-            for stanzas in waiting:
-                self._stanzas(connection, pair, stanzas)
-        else:
-            self._record.refused(self._direction, self.side.leg, self._names(pair), connection.peer_address, ending)
-            self._lanes.bounce(pair, [stanza for stanzas in waiting for stanza in stanzas], ending.cause)
-        if not self._over:
-            connection.resume(pair)
+    def reconsider(self) -> None:
+        """The policy has changed: pairs are admitted anew."""
+        for entry in self._entries.values():
+            entry.reconsider()
 
     # --- endings ---
 
     @property
     def _direction(self) -> Any:
         return "inbound" if self.side.leg == "federation" else "outbound"
-
-    def _names(self, pair: Pair) -> tuple[str, str]:
-        sender, recipient = str(pair.sender), str(pair.recipient)
-        return (sender, recipient) if self.side.leg == "federation" else (recipient, sender)
 
     def _account(self, connection: StreamConnection, ending: Ending) -> None:
         sender, recipient = str(self.peer or ""), str(self.local or "")

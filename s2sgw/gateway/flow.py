@@ -109,6 +109,10 @@ class Flow:
         """The answer no longer matters; should it come, it is consumed all the same while the stream of its pair lives."""
         self._expected.pop(id, None)
 
+    def awaits(self, stanza: Stanza) -> bool:
+        """Whether `stanza` is such an answer."""
+        return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self._expected
+
     def _consume(self, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
         others = []
         for stanza in stanzas:

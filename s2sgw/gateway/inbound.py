@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
 from s2sgw.gateway.judge import Judge, permission, refusal
 from s2sgw.gateway.record import Leg
+from s2sgw.net.addresses import HostPort, canonical
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.discovery import Discovery
+from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
 from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.peers import Peers
 from s2sgw.stream.dialback import DialbackKeys
@@ -28,6 +29,7 @@ from s2sgw.stream.features import TLSUse
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.jid import Domain, Pair
 
 
@@ -67,31 +69,33 @@ class FederationInbound:
             return _invalid_from("an IP address is no domain")
         if peer.is_single_label and not self.peers.lists(peer):
             return _invalid_from("a single label is no domain of the public DNS")
-        if not self.peers.policy(peer).allow:
-            return refusal(Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it"))
-        return None
+        bar = self.peers.policy(peer).bar
+        return None if bar is None else barred(bar)
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
         return self.direct_tls.for_domain(None) if order is None else self.server_tls.for_domain(order.local)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
         self.judge_of.begin(question.peer, "initiating")
-        return await self._unresolved(question.peer)
+        return _unresolved(await self._resolution(question.peer))
 
-    async def _unresolved(self, peer: Domain) -> Refusal | None:
-        resolution = await self.discovery.resolve(peer, self.peers.policy(peer).route)
-        return None if resolution.ending is None else refusal(resolution.ending)
+    async def _resolution(self, peer: Domain) -> Resolution:
+        return await self.discovery.resolve(peer, self.peers.policy(peer).route)
 
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
-        unresolved = await self._unresolved(question.peer)
+        peer, policy = question.peer, self.peers.policy(question.peer)
+        resolution = await self._resolution(peer)
+        unresolved = _unresolved(resolution)
+        if unresolved is None and policy.resolve == "address-match":
+            unresolved = _elsewhere(resolution, connection.peer_address)
         if unresolved is not None:
             return Permission(refusal=unresolved), ()
-        limit = self.peers.policy(question.peer).limits.streams
-        if self.streams(question.peer) > limit:
-            ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {limit} streams at a time")
+        if self.streams(peer) > policy.limits.streams:
+            ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {policy.limits.streams} streams at a time")
             return Permission(refusal=refusal(ending)), ()
         verdict = await self.judge_of.verdict(connection, question, "initiating")
-        return permission(verdict), verdict.reasons
+        limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
+        return replace(permission(verdict), limits=limits, announced=policy.features.limits), verdict.reasons
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
@@ -102,6 +106,23 @@ class FederationInbound:
     async def admit(self, pair: Pair) -> Ending | None:
         """A proven pair was resolved and allowed before it could be proven."""
         return None
+
+
+def barred(bar: Ending) -> Refusal:
+    """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
+    return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
+
+
+def _unresolved(resolution: Resolution) -> Refusal | None:
+    return None if resolution.ending is None else refusal(resolution.ending)
+
+
+def _elsewhere(resolution: Resolution, address: str) -> Refusal | None:
+    """`resolve = "address-match"`: a stream must come from an address that the peer's own DNS gives."""
+    known = {canonical(each) for target in resolution.targets for each in target.addresses}
+    if canonical(HostPort.parse(address, S2S_PORT).host) in known:
+        return None
+    return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is no address that the DNS gives for the domain's server"))
 
 
 def _invalid_from(text: str) -> Refusal:

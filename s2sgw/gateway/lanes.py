@@ -60,12 +60,12 @@ class Lanes:
     def _direction(self, pair: Pair) -> Direction:
         return "inbound" if self._is_local(pair.recipient) else "outbound"
 
-    def bounce(self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause) -> None:
-        """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34)."""
+    def bounce(self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause, *, outcome: str | None = None) -> None:
+        """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34); `outcome`: what they count as."""
         errors = []
         for stanza in stanzas:
             error = bounce(stanza, cause)
-            self.record.counted(self._direction(pair), "dropped" if error is None else "bounced", (stanza,))
+            self.record.counted(self._direction(pair), outcome or ("dropped" if error is None else "bounced"), (stanza,))
             if error is not None:
                 errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))
         if errors:

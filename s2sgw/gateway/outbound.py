@@ -17,7 +17,7 @@ from s2sgw.policy.peers import Peers
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
 
@@ -38,9 +38,8 @@ class FederationOutbound:
 
     async def admit(self, pair: Pair) -> Ending | None:
         """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""
-        if not self.peers.policy(pair.recipient).allow:
-            return Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it")
-        return (await self.resolve(pair)).ending
+        bar = self.peers.policy(pair.recipient).bar
+        return bar if bar is not None else (await self.resolve(pair)).ending
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         self.judge_of.begin(pair.recipient, "receiving", target)

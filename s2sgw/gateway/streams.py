@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from s2sgw.gateway.accepted import AcceptedStream
-from s2sgw.gateway.lanes import Lanes
-from s2sgw.gateway.record import Record
+from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.jid import Domain, Pair
@@ -15,9 +14,8 @@ from s2sgw.xmpp.jid import Domain, Pair
 class AcceptedStreams:
     """Makes the connection for each accepted transport, and knows all that are open."""
 
-    def __init__(self, lanes: Lanes, record: Record, connection: Callable[..., StreamConnection]) -> None:
-        self._lanes = lanes
-        self._record = record
+    def __init__(self, entrance: Entrance, connection: Callable[..., StreamConnection]) -> None:
+        self._entrance = entrance
         self._connection = connection
         self._open: dict[StreamConnection, AcceptedStream] = {}
 
@@ -27,7 +25,7 @@ class AcceptedStreams:
     def accept(self, side: ReceivingSide, direct_tls: bool = False) -> StreamConnection:
         """The protocol for one accepted transport."""
         engine = side.engine(direct_tls)
-        owner = AcceptedStream(side, engine, self._lanes, self._record, self._proven, self._gone)
+        owner = AcceptedStream(side, engine, self._entrance, self._proven, self._gone)
         connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
         self._open[connection] = owner
         return connection
@@ -38,7 +36,7 @@ class AcceptedStreams:
 
     def _proven(self, side: ReceivingSide, pair: Pair) -> None:
         if side.leg == "federation":
-            self._lanes.contact(pair.sender)
+            self._entrance.lanes.contact(pair.sender)
 
     def _gone(self, connection: StreamConnection) -> None:
         self._open.pop(connection, None)

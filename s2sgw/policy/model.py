@@ -5,33 +5,68 @@ The defaults of `PeerPolicy` are the contract's first values: what holds where n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, Pin, Route, Section, Size, TLSVersion
+from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, Namespace, Pin, Route, Section, Size, TLSVersion
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.stanza import Kind
 
 Encryption = Literal["required", "optional"]
 Proof = Literal["pkix", "dane", "posh", "pin"]
 Dialback = Literal["never", "with-tls", "always"]
 UnknownIssuer = Literal["reject", "ask", "trust-first-use"]
 LostProof = Literal["report", "refuse"]
-Resolve = Literal["required"]
+Resolve = Literal["required", "address-match"]
+Denied = Literal["error", "drop"]
+Excess = Literal["slow", "refuse"]
 
 ALL_PROOFS: tuple[Proof, ...] = ("pkix", "dane", "posh", "pin")
+ALL_KINDS: tuple[Kind, ...] = ("message", "presence", "iq")
 
 #: RFC 6120 §13.12: no server may refuse a stanza of 10,000 bytes.
 LEAST_STANZA_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StanzaRates:
+    """Stanzas a second, 0 for no limit: of all kinds together (`total`), and of each."""
+
+    total: int = 0
+    message: int = 0
+    presence: int = 0
+    iq: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may use: bytes of one stanza, streams at a time in each direction."""
+    """What a peer may use: bytes of one stanza, streams at a time, and on all of them together what a second may bring.
+
+    Beyond a rate (0: there is none) the peer is slowed, or the stanzas that are too many are refused, by `excess`.
+    """
 
     stanza_bytes: int = 524_288
     streams: int = 4
+    stanzas_per_second: StanzaRates = StanzaRates()
+    bytes_per_second: int = 0
+    excess: Excess = "slow"
+
+    @property
+    def rated(self) -> bool:
+        """Whether there is any rate."""
+        return bool(self.bytes_per_second) or self.stanzas_per_second != StanzaRates()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What is offered to a peer and used with it, where it can: XEP-0198, XEP-0288, XEP-0478."""
+
+    sm: bool = True
+    bidi: bool = True
+    limits: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +90,28 @@ class PeerPolicy:
     crl: Path | None = None
     certificate: Path | None = None
     route: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    features: Features = Features()
+    limits: Limits = Limits()
+    deny_namespaces: tuple[str, ...] = ()
+    deny_larger_than: int = 0
+    kinds: tuple[Kind, ...] = ALL_KINDS
+    denied: Denied = "error"
     hold: float = 600.0
     #: the names of the peer objects that made this policy, the most specific first
     objects: tuple[str, ...] = ()
+    #: the deny list that names the peer
+    deny_list: str | None = None
+    #: an object names it, or none need do so
+    listed: bool = True
+
+    @property
+    def bar(self) -> Ending | None:
+        """Why nothing at all may pass between us and the peer, whatever it proves."""
+        if self.deny_list is not None:
+            return Ending(Cause.DENY_LISTED, f"named by {self.deny_list}")
+        if not self.listed:
+            return Ending(Cause.NOT_ALLOWED, "only peers that the configuration names are allowed")
+        return None if self.allow else Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it")
 
     @property
     def encryption(self) -> Encryption:
@@ -66,11 +119,38 @@ class PeerPolicy:
         return "optional" if self.tls == "optional" and self.dialback == "always" else "required"
 
 
+Rate = Annotated[Count, Field(ge=0)]
+
+
+class RatesObject(Section):
+    """`limits.stanzas_per_second`: a number stands for `total`. What a table leaves out has no limit."""
+
+    total: Rate = 0
+    message: Rate = 0
+    presence: Rate = 0
+    iq: Rate = 0
+
+
+def _as_table(value: object) -> object:
+    return value if isinstance(value, dict) else {"total": value}
+
+
 class LimitsObject(Section):
     """`limits` of a peer object; what it leaves out is inherited key by key."""
 
     stanza_bytes: Annotated[Size, Field(ge=LEAST_STANZA_BYTES)] | None = None
     streams: Annotated[Count, Field(ge=1)] | None = None
+    stanzas_per_second: Annotated[RatesObject, BeforeValidator(_as_table)] | None = None
+    bytes_per_second: Size | None = None
+    excess: Excess | None = None
+
+
+class FeaturesObject(Section):
+    """`features` of a peer object; what it leaves out is inherited key by key."""
+
+    sm: Flag | None = None
+    bidi: Flag | None = None
+    limits: Flag | None = None
 
 
 class PeerObject(Section):
@@ -91,12 +171,24 @@ class PeerObject(Section):
     crl: FilePath | None = None
     certificate: FilePath | None = None
     route: Route | None = None
+    features: FeaturesObject | None = None
     limits: LimitsObject | None = None
+    deny_namespaces: tuple[Namespace, ...] | None = None
+    deny_larger_than: Size | None = None
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
+    denied: Denied | None = None
     hold: Duration | None = None
 
     def refine(self, inherited: PeerPolicy, name: str) -> PeerPolicy:
         """`inherited` with everything that this object says, which goes by `name`."""
         written = {key: getattr(self, key) for key in self.model_fields_set}
-        limits = self.limits.model_dump(exclude_unset=True) if self.limits else {}
+        limits = _written(self.limits)
+        if "stanzas_per_second" in limits:
+            limits["stanzas_per_second"] = StanzaRates(**limits["stanzas_per_second"])
         written["limits"] = replace(inherited.limits, **limits)
+        written["features"] = replace(inherited.features, **_written(self.features))
         return replace(inherited, **written, objects=(name, *inherited.objects))
+
+
+def _written(table: Section | None) -> dict[str, Any]:
+    return {} if table is None else table.model_dump(exclude_unset=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.xmpp.jid import Domain
 
@@ -15,18 +16,59 @@ class Peers:
     """The policies of all peers, made once.
 
     `objects` go by "default", by a domain or by "*." and a domain, in A-labels. `base` is what the object "default" itself
-    inherits; its TLS minimum is the gateway's own, which no peer goes below. Their order never matters, and there is one
-    policy per object, so that names chosen by strangers fill no cache.
+    inherits; its TLS minimum is the gateway's own, which no peer goes below. `listed_only`: a peer that no other object
+    than the default names is not allowed. The order of objects never matters, and there is one policy per object (and deny
+    list), so that names chosen by strangers fill no cache.
+
+    What holds may change while the gateway runs: `adopt` and `deny`.
     """
 
-    def __init__(self, objects: Mapping[str, PeerObject] | None = None, base: PeerPolicy | None = None) -> None:
+    def __init__(
+        self, objects: Mapping[str, PeerObject] | None = None, base: PeerPolicy | None = None, listed_only: bool = False,
+    ) -> None:
         self._objects = dict(objects or {})
         self._base = base or PeerPolicy()
+        self._listed_only = listed_only
         self._policies = {name: self._resolved(name) for name in (DEFAULT, *self._objects)}
+        self._deny_lists: tuple[DenyList, ...] = ()
+        self._denied: dict[tuple[str, str], PeerPolicy] = {}
 
     def policy(self, peer: Domain) -> PeerPolicy:
         """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
-        return next(self._policies[name] for name in _names(peer.ascii, peer.is_address) if name in self._policies)
+        name = next(name for name in _names(peer.ascii, peer.is_address) if name in self._policies)
+        source = self._denier(peer) if self._deny_lists else None
+        return self._policies[name] if source is None else self._denied_by(name, source)
+
+    # --- change ---
+
+    def adopt(self, other: Peers) -> None:
+        """Hold what `other` holds, at once and in whole; the deny lists stay."""
+        self._objects, self._base, self._policies = other._objects, other._base, other._policies
+        self._listed_only = other._listed_only
+        self._denied.clear()
+
+    def deny(self, lists: Iterable[DenyList]) -> None:
+        """Deny what `lists` name, in place of those before. A peer whose own object says `allow = true` is spared."""
+        self._deny_lists = tuple(lists)
+        self._denied.clear()
+
+    @property
+    def deny_lists(self) -> tuple[DenyList, ...]:
+        """The deny lists that hold."""
+        return self._deny_lists
+
+    def _denier(self, peer: Domain) -> str | None:
+        own = self._objects.get(peer.ascii)
+        if own is not None and own.allow and peer.ascii != DEFAULT:
+            return None
+        return next((each.source for each in self._deny_lists if each.names_peer(peer)), None)
+
+    def _denied_by(self, name: str, source: str) -> PeerPolicy:
+        if (name, source) not in self._denied:
+            self._denied[name, source] = replace(self._policies[name], deny_list=source)
+        return self._denied[name, source]
+
+    # --- objects ---
 
     def named(self, name: str) -> PeerPolicy:
         """The policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
@@ -41,7 +83,8 @@ class Peers:
         policy = self._base
         for each in reversed(applying):
             policy = self._objects[each].refine(policy, each)
-        return replace(policy, minimum=max(policy.minimum, self._base.minimum))
+        listed = not self._listed_only or any(each != DEFAULT for each in applying)
+        return replace(policy, minimum=max(policy.minimum, self._base.minimum), listed=listed)
 
 
 def _names(name: str, is_address: bool = False) -> Iterator[str]:

@@ -10,10 +10,12 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictInt, ValidationInfo
 
 from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.element import NAME_LENGTH
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 XMPP_PORT = 5269
@@ -159,6 +161,27 @@ def parse_anchors(value: object, info: ValidationInfo) -> Path | Literal["system
     return "system" if value == "system" else parse_path(value, info)
 
 
+def parse_namespace(value: object) -> str:
+    """The namespace of a payload, as XML has it: compared letter by letter."""
+    if not isinstance(value, str) or not value or "}" in value or len(value) > NAME_LENGTH:
+        raise ValueError('must be an XML namespace such as "urn:xmpp:jingle:1"')
+    return value
+
+
+def parse_list_source(value: object, info: ValidationInfo) -> Path | str:
+    """Where a list is kept: a file, or an https URL (which comes back as text)."""
+    if not isinstance(value, str) or "://" not in value:
+        return parse_path(value, info)
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme == "https" and parts.hostname and parts.port != 0 and not parts.username and not parts.password
+    except ValueError:
+        sound = False
+    if not sound or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(f'must be a file or an https URL such as "https://lists.example/deny.txt", not "{value}"')
+    return value
+
+
 def parse_pin(value: object) -> str:
     """A fingerprint of a key, in its canonical spelling."""
     if not isinstance(value, str):
@@ -179,6 +202,8 @@ Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 Anchors = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
 Pin = Annotated[str, PlainValidator(parse_pin)]
+Namespace = Annotated[str, PlainValidator(parse_namespace)]
+ListSource = Annotated[Path | str, PlainValidator(parse_list_source)]
 Flag = StrictBool
 Count = StrictInt
 TLSVersion = Literal["1.2", "1.3"]

@@ -60,8 +60,8 @@ def decide(
 
 def _barred(policy: PeerPolicy, role: Role, secured: bool, tls_version: str | None) -> Ending | None:
     """What no proof can make good."""
-    if not policy.allow:
-        return Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it")
+    if policy.bar is not None:
+        return policy.bar
     if not secured and policy.tls == "required":
         return Ending(_unencrypted(role), "the policy for this peer requires TLS, and the stream has none")
     if secured and tls_version is not None and tls_version < "TLSv" + policy.minimum:

@@ -85,6 +85,8 @@ class Authorisation:
         if permission.refusal is not None and peer == self._asserted.peer:
             raise refused(permission.refusal)
         self._permissions[peer] = permission
+        if permission.refusal is None:
+            self._stream.permit(peer, permission)
         self._go_on()
 
     def answered(self, pair: Pair, outcome: DialbackOutcome) -> None:

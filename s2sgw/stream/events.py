@@ -12,6 +12,7 @@ from typing import Literal
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.stanza import Stanza
 
 #: By what a pair was proven on a stream. "bidi" arises from the inverse of an authenticated pair (XEP-0288).
@@ -60,13 +61,17 @@ class JudgementNeeded:
 class Permission:
     """The policy's answer to `JudgementNeeded`.
 
-    Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8).
+    Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
+    proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
+    announced (XEP-0478) unless `announced` is False.
     Initiating: `refusal` ends the stream; otherwise it goes on.
     """
 
     external: bool = False
     dialback: bool = False
     refusal: Refusal | None = None
+    limits: FramingLimits | None = None
+    announced: bool = True
 
 
 @dataclass(frozen=True, slots=True)

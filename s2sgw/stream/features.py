@@ -37,6 +37,11 @@ class Standing:
         """TLS has come, and SASL may (R4)."""
         return self.secured and not self.authenticated
 
+    @property
+    def announces(self) -> bool:
+        """Limits are told to whom they will hold for, unless the policy keeps them to itself (XEP-0478)."""
+        return self.permission.announced and not self.bare and (self.secured or self.authenticated)
+
 
 class Feature(NamedTuple):
     """A row: when it is offered, and how it is written."""
@@ -67,7 +72,7 @@ FEATURES = (
     Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
     Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
     Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
-    Feature(lambda standing: not standing.bare and (standing.secured or standing.authenticated), _limits),
+    Feature(lambda standing: standing.announces, _limits),
 )
 
 

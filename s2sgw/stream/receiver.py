@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar, NoReturn
 
 from s2sgw.stream import sasl
@@ -17,6 +18,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.namespaces import DIALBACK, SASL, TLS
 from s2sgw.xmpp.stanza import Stanza
 
@@ -45,6 +47,8 @@ class Receiver(Negotiation):
         super().__init__(options.before)
         self.options = options
         self.pairs = ProvenPairs()
+        self._permitted: dict[Domain, FramingLimits] = {}
+        self._after: FramingLimits | None = None
         self.new_id = new_id
 
     def open_anyhow(self) -> None:
@@ -62,14 +66,26 @@ class Receiver(Negotiation):
         """Our features, where the stream has any."""
         if not asserted.pre_1_0:
             standing = Standing(
-                self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission, self.options.after.stanza_bytes,
+                self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission,
+                self.limits_of(asserted.peer).stanza_bytes,
             )
             self.send(offer(standing))
+
+    def permit(self, peer: Domain, permission: Permission) -> None:
+        """`peer` may prove itself, and these are its limits then."""
+        self._permitted[peer] = permission.limits or self.options.after
+
+    def limits_of(self, peer: Domain | None) -> FramingLimits:
+        """What holds once `peer` has proven itself: the largest of what the peers on the stream may send."""
+        permitted = self._permitted.get(peer) if peer is not None else None
+        known = [limits for limits in (self._after, permitted) if limits is not None]
+        return max(known, key=attrgetter("stanza_bytes"), default=self.options.after)
 
     def prove(self, pair: Pair, method: Method) -> None:
         """`pair` may be sent from now on."""
         self.pairs.prove(pair, method)
-        self.limit(self.options.after)
+        self._after = self.limits_of(pair.sender)
+        self.limit(self._after)
         self.emit(PairProven(pair, method))
 
     def refusal_of(self, sender: Domain) -> Refusal | None:

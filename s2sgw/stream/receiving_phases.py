@@ -225,6 +225,8 @@ class Judging(ReceivingPhase):
         if not permission.dialback and not sasl.offered(permission):
             text = f"{self._asserted.peer} has no way to authenticate here"
             raise refuse(Cause.NO_COMMON_METHOD, StreamCondition.POLICY_VIOLATION, text)
+        assert self._asserted.peer is not None  # or nothing could have been judged
+        self.stream.permit(self._asserted.peer, permission)
         self.stream.offer(self._asserted, permission)
         self.stream.phase = Authenticating(self.stream, self._asserted, permission)
 

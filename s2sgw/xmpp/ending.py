@@ -34,6 +34,7 @@ class Cause(StrEnum):
     DNS_UNREACHABLE = "dns-unreachable"
     PRIVATE_ADDRESS = "private-address"
     LOOP = "loop"
+    ADDRESS_MISMATCH = "address-mismatch"
     # tcp
     CONNECTION_REFUSED = "connection-refused"
     CONNECTION_TIMEOUT = "connection-timeout"
@@ -118,6 +119,7 @@ ACCOUNTS: dict[Cause, Account] = {
     Cause.DNS_UNREACHABLE: Account(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up in the DNS.", "Check that every authoritative name server of the domain answers, and that its DNSSEC signatures are valid."),
     Cause.PRIVATE_ADDRESS: Account(Layer.DNS, True, _NOT_FOUND, "The DNS of the remote domain gives addresses that are not public.", "Publish public addresses for the domain's XMPP server, not loopback, private or link-local ones."),
     Cause.LOOP: Account(Layer.DNS, True, _NOT_FOUND, "The remote domain is served by no other server.", "Host the domain on the local server, or give it a DNS entry of its own."),
+    Cause.ADDRESS_MISMATCH: Account(Layer.DNS, False, _POLICY, "The remote server's address is not the one that its DNS gives.", "Open streams from an address that the domain's own DNS records give for its XMPP server, or publish the one they come from."),
     Cause.CONNECTION_REFUSED: Account(Layer.TCP, False, _TIMEOUT, "The remote server refuses connections.", "Check that the server runs and listens on the port that its SRV record names (5269 by default)."),
     Cause.CONNECTION_TIMEOUT: Account(Layer.TCP, False, _TIMEOUT, "The remote server does not answer connections.", "Check that no firewall drops connections to the server's s2s port."),
     Cause.CONNECTION_LOST: Account(Layer.TCP, False, _TIMEOUT, "The connection to the remote server was lost.", "Check the server's log for why it dropped the connection."),

@@ -1,0 +1,188 @@
+"""The entry of a pair: its stanzas' way from the stream that brings them to their lane.
+
+They wait, in the stream's own hands, until the pair is admitted, and where the peer has used up its rate; then they pass
+the gate. What waits was read before the stream was told to pause, so it is as much as one turn brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import groupby
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.gateway.gate import Gate, Gates
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.record import Direction, Leg, Record
+from s2sgw.net.connection import StreamConnection
+from s2sgw.policy.filters import Refused
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.stanza import Stanza
+
+#: Bytes of a slowed pair that wait while other peers of its stream go on; beyond, the stream waits too.
+HELD = 262144
+
+
+class Entrance:
+    """What all entries share."""
+
+    def __init__(self, lanes: Lanes, record: Record, gates: Gates) -> None:
+        self.lanes = lanes
+        self.record = record
+        self.gates = gates
+
+
+class Entry:
+    """The stanzas of `pair` on `connection`. `admit` says why they must not reach a lane; `alone`: no other peer sends there."""
+
+    log = Logger()
+
+    def __init__(
+        self, entrance: Entrance, connection: StreamConnection, leg: Leg, pair: Pair,
+        admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool],
+    ) -> None:
+        self.pair = pair
+        self._entrance = entrance
+        self._lanes = entrance.lanes
+        self._connection = connection
+        self._leg: Leg = leg
+        self._admit = admit
+        self._alone = alone
+        self._admitted = False
+        self._admitting = False
+        self._outdated = False  # the admission under way
+        self._entered = False
+        self._gate: Gate | None = None
+        self._held: list[list[Stanza]] = []
+        self._timer: IDelayedCall | None = None
+        self._told: set[Cause] = set()
+        self._over = False
+
+    def accept(self, stanzas: list[Stanza]) -> None:
+        """The stanzas of one turn."""
+        if self._held:
+            self._hold(stanzas)
+        elif not self._admitted:
+            self._ask(stanzas)
+        elif self._gate is None:
+            self._pass(stanzas)
+        else:
+            self._pass_gate(self._gate, stanzas)
+
+    def reconsider(self) -> None:
+        """The policy has changed: whether the pair is admitted, and by which gate, is asked anew."""
+        self._admitted = False
+        self._outdated = self._admitting
+
+    def close(self) -> None:
+        """The stream is gone: what came before is still passed on (R16), and there is nobody left to slow."""
+        self._over = True
+        if self._entered:
+            self._lanes.flow(self.pair).forget(self._connection)
+        if self._timer is not None:
+            self._go_on()
+
+    # --- admission ---
+
+    def _ask(self, stanzas: list[Stanza]) -> None:
+        self._admitting = True
+        self._held.append(stanzas)
+        self._connection.pause(self)
+        admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
+        admission.addErrback(self._not_asked)
+        admission.addCallback(self._decided)
+        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+
+    def _not_asked(self, failure: Failure) -> Ending:
+        self.log.failure("a pair could not be admitted to its lane", failure)
+        return Ending(Cause.INTERNAL)
+
+    def _decided(self, ending: Ending | None) -> None:
+        self._admitting = False
+        if self._outdated:
+            self._outdated = False
+        elif ending is None:
+            self._admitted = True
+            self._gate = self._entrance.gates.of(self._leg, self.pair)
+        else:
+            held, self._held = self._held, []
+            self._record(ending)
+            self._lanes.bounce(self.pair, [stanza for stanzas in held for stanza in stanzas], ending.cause)
+        self._go_on()
+
+    # --- the gate ---
+
+    def _pass(self, stanzas: list[Stanza]) -> None:
+        self._entered = True
+        self._lanes.flow(self.pair).accept(stanzas, None if self._over else self._connection)
+
+    def _pass_gate(self, gate: Gate, stanzas: list[Stanza]) -> None:
+        debt = 0.0 if self._over else gate.debt()
+        if debt:
+            self._timer = self._lanes.clock.callLater(debt, self._go_on)
+            self._hold(stanzas)
+            return
+        passed, refused = gate.sift(self._without_answers(stanzas))
+        if refused:
+            self._refuse(gate, refused)
+        if passed:
+            self._pass(passed)
+
+    def _without_answers(self, stanzas: list[Stanza]) -> list[Stanza]:
+        """What answers the gateway's own pings (R41) goes by the gate."""
+        flow = self._lanes.flow(self.pair)
+        answers = [stanza for stanza in stanzas if flow.awaits(stanza)]
+        if not answers:
+            return stanzas
+        self._pass(answers)
+        return [stanza for stanza in stanzas if stanza not in answers]
+
+    def _refuse(self, gate: Gate, refused: list[Refused]) -> None:
+        """Counted one by one, told once: a flood of refused stanzas is no flood of records."""
+        for cause, group in groupby(refused, lambda each: each[1].cause):
+            rows = list(group)
+            stanzas = [stanza for stanza, _ in rows]
+            if cause not in self._told:
+                self._told.add(cause)
+                self._record(rows[0][1])
+            if gate.answers:
+                self._lanes.bounce(self.pair, stanzas, cause, outcome="refused")
+            else:
+                self._entrance.record.counted(self._direction, "refused", stanzas)
+
+    # --- waiting ---
+
+    def _hold(self, stanzas: list[Stanza]) -> None:
+        self._held.append(stanzas)
+        if self._alone() or sum(len(stanza.data) for held in self._held for stanza in held) > HELD:
+            self._connection.pause(self)
+
+    def _go_on(self) -> None:
+        """Nothing to wait for any more, or for the first of what is held."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        held, self._held = self._held, []
+        for stanzas in held:
+            self.accept(stanzas)
+        if not self._held and not self._over:
+            self._connection.resume(self)
+
+    # --- telling ---
+
+    @property
+    def _direction(self) -> Direction:
+        return "inbound" if self._leg == "federation" else "outbound"
+
+    def _record(self, ending: Ending) -> None:
+        peer, local = self.pair if self._leg == "federation" else self.pair.inverse
+        address = self._connection.peer_address
+        self._entrance.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+
+
+async def _awaited(question: Awaitable[Ending | None]) -> Ending | None:
+    return await question

@@ -1,0 +1,120 @@
+"""The federation's receiving side: who may come at all, from where, and within which limits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.inbound import FederationInbound
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import Peers
+from s2sgw.policy.verdict import Verdict
+from s2sgw.stream.events import JudgementNeeded, Permission
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+
+OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
+SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
+
+
+class InboundTestCase(SynchronousTestCase):
+    """A side whose look-ups and verdicts are the test's own."""
+
+    def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationInbound:
+        self.peers = Peers({"default": PeerObject(**policy)})
+        self.asked: list[str | None] = []
+        found = resolution or Resolution(PEER, (SERVER,))
+
+        async def resolve(peer: Domain, route: str | None) -> Resolution:
+            self.asked.append(route)
+            return found
+
+        async def verdict(connection: object, peer: Domain, role: str) -> Verdict:
+            return Verdict(external=True, proven_by="pkix", reasons=("fine",))
+
+        return FederationInbound(
+            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict),  # type: ignore[arg-type]
+            None, None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+        )
+
+    def judged(self, side: FederationInbound, address: str = "192.0.2.1:40000") -> Permission:
+        question = JudgementNeeded(PEER, OURS, True)
+        answer = Deferred.fromCoroutine(side.judge(SimpleNamespace(peer_address=address), question))  # type: ignore[arg-type]
+        permission, _ = self.successResultOf(answer)
+        assert isinstance(permission, Permission)
+        return permission
+
+    def cause(self, permission: Permission) -> Cause | None:
+        return permission.refusal.ending.cause if permission.refusal else None
+
+
+class SenderTests(InboundTestCase):
+    """Who can be a peer at all."""
+
+    def cause_of(self, side: FederationInbound, name: str) -> Cause | None:
+        refusal = side.refuses_sender(Domain.parse(name))
+        return refusal.ending.cause if refusal else None
+
+    def test_r14(self) -> None:
+        """R14: our own domains, addresses and single labels are none."""
+        side = self.made()
+        for name in ("ours.example", "192.0.2.1", "localhost"):
+            self.assertEqual(Cause.INVALID_FROM, self.cause_of(side, name))
+        self.assertIsNone(self.cause_of(side, "peer.example"))
+
+    def test_not_allowed(self) -> None:
+        """What the policy does not allow is refused with policy-violation."""
+        side = self.made(allow=False)
+        refusal = side.refuses_sender(PEER)
+        assert refusal is not None
+        self.assertEqual((Cause.NOT_ALLOWED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
+
+    def test_deny_listed(self) -> None:
+        """The peer hears that a list names it, and not which; our record says which."""
+        side = self.made()
+        self.peers.deny([DenyList("https://lists.example/secret", frozenset({"peer.example"}))])
+        refusal = side.refuses_sender(PEER)
+        assert refusal is not None
+        self.assertEqual((Cause.DENY_LISTED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
+        self.assertNotIn("lists.example", refusal.text)
+        self.assertIn("lists.example", refusal.ending.detail)
+
+
+class JudgementTests(InboundTestCase):
+    """What a peer that asserts itself is permitted."""
+
+    def test_limits(self) -> None:
+        """R32: the permission carries the peer's own limits, and whether they are announced."""
+        permission = self.judged(self.made(limits={"stanza_bytes": 12345}, features={"limits": False}))
+        assert permission.limits is not None
+        self.assertEqual((12345, False, True), (permission.limits.stanza_bytes, permission.announced, permission.external))
+        self.assertTrue(self.judged(self.made()).announced)
+
+    def test_unresolved(self) -> None:
+        """R2: a name that does not resolve is refused whatever else holds."""
+        unresolved = Resolution(PEER, (), Ending(Cause.NO_SUCH_DOMAIN))
+        self.assertEqual(Cause.NO_SUCH_DOMAIN, self.cause(self.judged(self.made(resolution=unresolved, resolve="address-match"))))
+
+    def test_streams(self) -> None:
+        """One stream more than the limit is refused."""
+        self.assertIsNone(self.cause(self.judged(self.made(4))))
+        self.assertEqual(Cause.TOO_MANY_STREAMS, self.cause(self.judged(self.made(5))))
+
+    def test_address_match(self) -> None:
+        """`resolve = "address-match"`: any address that the look-up gives, in any spelling; no other."""
+        for address, cause in (
+            ("192.0.2.1:40000", None), ("[2001:db8:0:0::1]:40000", None), ("[::ffff:192.0.2.1]:40000", None),
+            ("192.0.2.2:40000", Cause.ADDRESS_MISMATCH), ("[2001:db8::2]:5269", Cause.ADDRESS_MISMATCH),
+        ):
+            self.assertEqual(cause, self.cause(self.judged(self.made(resolve="address-match"), address)), address)
+            self.assertIsNone(self.cause(self.judged(self.made(), address)))
+
+    def test_route(self) -> None:
+        """Where there is a route, its address is the one that must match."""
+        self.judged(self.made(resolve="address-match", route="192.0.2.9"))
+        self.assertEqual(["192.0.2.9:5269"], self.asked)
