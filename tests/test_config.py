@@ -154,7 +154,7 @@ class ComplaintTests(ConfigTestCase):
             '[tls]\ncertificate = "x"\n'  # 6, 7
             '[dns]\nservers = ["ns.example"]\n'  # 8, 9
             '[backend]\nacks = "sm"\nlisten = "tcp:x"\n'  # 10-12
-            '[queue]\nhold = 10\nwindow = "20ms"\n'  # 13-15
+            '[queue]\nhold = 10\ndurability = "always"\n'  # 13-15
             '[peers.default]\nlimits = { stanza_bytes = 1, streems = 2 }\nallow = "yes"\n'  # 16-18
             '[peers."*.example.net"]\nproofs = "pkix"\nsecret_file = "x"\n'  # 19-21
             "[consle]\n"  # 22
@@ -170,7 +170,7 @@ class ComplaintTests(ConfigTestCase):
                 "line 12: backend.listen: must be a Twisted endpoint string such as \"tcp:5269:interface=127.0.0.1\": "
                 "invalid literal for int() with base 10: 'x'",
                 'line 14: queue.hold: must be a duration such as "10m" (units: ms, s, m, h, d)',
-                "line 15: queue.window: is not in this version yet (the durable queue)",
+                'line 15: queue.durability: must be "power-loss" or "crash", not "always"',
                 "line 17: peers.default.limits.stanza_bytes: must be at least 10000, not 1",
                 'line 17: peers.default.limits.streems: there is no such key; did you mean "streams"?',
                 "line 18: peers.default.allow: must be true or false",
@@ -566,7 +566,7 @@ class LaterTests(ConfigTestCase):
             for value in row.values:
                 (complaint,) = self.with_gateway(self.spelt(row.path, f'"{value}"'))
                 self.assertIn(f'{row.path[-1]}: "{value}" is not in this version yet', complaint)
-        for text in ('[backend]\nacks = "tcp"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
+        for text in ('[backend]\nacks = "tcp"\n', '[backend]\nacks = "ping"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
             self.assertEqual([], self.with_gateway(text))
 
     def test_rest_of_policy(self) -> None:

@@ -32,15 +32,12 @@ class LaterValue(NamedTuple):
 
 KEYS = (
     LaterKey(("listen", ANY, "proxy_protocol"), "the PROXY protocol", (False,)),
-    LaterKey(("queue", "window"), "the durable queue"),
-    LaterKey(("queue", "disk"), "the durable queue"),
-    LaterKey(("queue", "durability"), "the durable queue"),
     LaterKey(("policy", "deny_lists"), "deny lists", ([],)),
     LaterKey(("peers", ANY, "secret_file"), "shared secrets (SCRAM)"),
 )
 
 VALUES = (
-    LaterValue(("backend", ANY, "acks"), ("sm", "ping")),
+    LaterValue(("backend", ANY, "acks"), ("sm",)),
 )
 
 

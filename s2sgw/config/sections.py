@@ -34,6 +34,7 @@ from s2sgw.policy.values import (
     Size,
     TLSVersion,
 )
+from s2sgw.queue.database import Durability
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks at a deny list.
@@ -101,15 +102,21 @@ class Backend(Section):
     forward: tuple[Nameserver, ...] = ()
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"
-    acks: Literal["auto", "tcp"] = "auto"
+    acks: Literal["auto", "ping", "tcp"] = "auto"
 
 
 class Queue(Section):
-    """`[queue]`: how long stanzas and requests wait, and how much may wait in memory."""
+    """`[queue]`: how long stanzas and requests wait, how much may wait in memory and on the disk, and when it goes there.
+
+    `disk` 0: nothing does.
+    """
 
     hold: Duration = 600.0
     iq_hold: Duration = 30.0
+    window: Duration = 0.02
     memory: Size = 64 * 1024 * 1024
+    disk: Size = 4 * 1024 * 1024 * 1024
+    durability: Durability = "power-loss"
 
 
 class Console(Section):
