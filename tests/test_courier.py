@@ -68,6 +68,16 @@ class FakeSide:
     def __init__(self) -> None:
         self.targets: tuple[Target, ...] = (Target("s.there.example", 5269, ("192.0.2.1",)),)
         self.ending: Ending | None = None
+        self.dials: list[Deferred[None]] = []
+
+    def dialler(self, pair: Pair, target: Target) -> Any:
+        return self.dial
+
+    def dial(self, address: str, port: int, build: Any) -> Deferred[None]:
+        """The way is open as soon as somebody asks; the connection is there when the test says so."""
+        build()
+        self.dials.append(Deferred())
+        return self.dials[-1]
 
     async def resolve(self, pair: Pair) -> Resolution:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
@@ -102,7 +112,7 @@ class World:
         self.clock = Clock()
         self.side = FakeSide()
         self.connections: list[FakeConnection] = []
-        self.dials: list[Deferred[None]] = []
+        self.dials = self.side.dials
         self.back: list[Bounced] = []
         self.record = Record(self.clock.seconds, Logger())
         self.lanes = Lanes(
@@ -113,16 +123,12 @@ class World:
     def _hop(self, flow: Flow) -> Hop:
         if flow.direction == "inbound":
             return KeepingHop(self.back)
-        opener = Opener(self._connection, self._dial)  # type: ignore[arg-type]
+        opener = Opener(self._connection, self.clock)  # type: ignore[arg-type]
         return Courier(flow, self.side, opener, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
         return self.connections[-1]
-
-    def _dial(self, address: str, port: int, connection: Any) -> Deferred[None]:
-        self.dials.append(Deferred())
-        return self.dials[-1]
 
     def open(self) -> FakeConnection:
         self.dials[-1].callback(None)
@@ -160,6 +166,8 @@ class KeepingHop:
             self._kept.append(Bounced(element.attributes["id"], each))
 
     def wanted(self) -> None: ...
+
+    def pressed(self) -> None: ...
 
     def contact(self) -> None: ...
 
@@ -268,6 +276,8 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, world.back, len(world.flow.lane)), ("backing off", [], 1))
         world.clock.advance(2)
         self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        world.dials[1].callback(None)
+        world.connections[1].owner.event(world.connections[1], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
         world.clock.advance(598)
         world.lanes.sweep()
         self.assertEqual([stanza.id for stanza in world.back], ["1"])

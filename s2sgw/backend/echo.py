@@ -36,6 +36,9 @@ class EchoHop:
         if answers:
             self._deliver(self._pair.inverse, [_stanza(answer) for answer in answers])
 
+    def pressed(self) -> None:
+        """Nothing is ever unacknowledged."""
+
     def wanted(self) -> None:
         """Always ready: nothing ever waits."""
 

@@ -95,8 +95,9 @@ class Courier:
     def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
         self.stream.connection.write(b"".join([*data, self.receipts.behind(len(data))]))
-        if self.flow.lane.crowded:
-            self.receipts.crowded()
+
+    def pressed(self) -> None:
+        self.receipts.crowded()
 
     def wanted(self) -> None:
         self._life.wanted()

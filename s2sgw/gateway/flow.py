@@ -62,6 +62,9 @@ class Hop(Protocol):
     def send(self, data: Sequence[bytes]) -> None:
         """Pass these stanzas on now."""
 
+    def pressed(self) -> None:
+        """So much is unacknowledged that whoever brings more will have to wait."""
+
     def wanted(self) -> None:
         """The lane holds something: see to it that `Flow.drain` is called when it can go."""
 
@@ -170,6 +173,8 @@ class Flow:
     # --- back-pressure ---
 
     def _must_slow(self) -> bool:
+        if self.lane.crowded:
+            self.hop.pressed()
         return self.hop.slow or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
 
     def relieve(self) -> None:
