@@ -11,7 +11,6 @@ from typing import Any
 
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from s2sgw.backend.authority import Authority
@@ -37,7 +36,7 @@ from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.dialing import dial
+from s2sgw.net.dialing import DirectDialler
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.tls import ClientTLS, ServerTLS
@@ -116,7 +115,11 @@ class Parts:
 
     @cached_property
     def opener(self) -> Opener:
-        return Opener(self._outgoing, self._dial, self.reactor.seconds, self.metrics.handshake)
+        return Opener(self._outgoing, self.reactor, self.metrics.handshake)
+
+    @cached_property
+    def direct(self) -> DirectDialler:
+        return DirectDialler(self.reactor)
 
     @cached_property
     def resolver(self) -> Resolver:
@@ -158,6 +161,7 @@ class Parts:
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
             self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
+            self.direct,
         )
 
     @cached_property
@@ -207,7 +211,7 @@ class Parts:
 
     def backend_inbound(self, backend: Backend) -> BackendInbound:
         server = self.server(backend)
-        verifier = Verifier(BackendOutbound(server, self.client_tls), self.opener, self.reactor)
+        verifier = Verifier(BackendOutbound(server, self.client_tls, self.direct), self.opener, self.reactor)
         return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id)
 
     # --- lanes ---
@@ -221,7 +225,7 @@ class Parts:
         backend = self.config.backend_for(flow.pair.recipient)
         if backend is not None and backend.kind == "echo":
             return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
-        side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls)
+        side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls, self.direct)
         return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self._receipts)
 
     @cached_property
@@ -248,9 +252,6 @@ class Parts:
             engine, owner, clock=self.reactor, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
             direct_tls=owner.target.direct_tls,
         )
-
-    def _dial(self, address: str, port: int, connection: StreamConnection) -> Deferred[None]:
-        return dial(self.reactor, address, port, connection)
 
     def _is_own(self, host: str, port: int) -> bool:
         return port in self.ports and is_this_machine(host)

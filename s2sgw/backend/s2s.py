@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from s2sgw.backend.authority import Authority
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.stream.dialback import DialbackKeys
@@ -135,6 +136,7 @@ class BackendOutbound:
 
     server: Server
     client_tls: ClientTLS
+    direct: Dialler
     leg: Literal["backend"] = field(default="backend", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -150,6 +152,9 @@ class BackendOutbound:
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
             direct_tls=False, external=True, keys=self.server.keys,
         ))
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        return self.direct
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))

@@ -1,28 +1,36 @@
-"""One attempt to open a stream: find the server, connect, negotiate, and come back with a stream that is ready, or with
-the reason why not (STYLE habit 7: a straight line done once is a coroutine).
+"""One attempt to open a stream: find the server, race for a connection, negotiate, and come back with a stream that is
+ready, or with the reason why not (STYLE habit 7: a straight line done once is a coroutine).
+
+The addresses of one priority race each other (R36); where the winner's TLS or negotiation comes to nothing the others of
+its heat go on, then the next priority. That all have failed is known as soon as the last has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.dialing import DialFailed
+from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Target
+from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
 from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
 
 #: So many addresses are tried in one attempt, over all targets.
-ADDRESSES = 6
+ADDRESSES = 8
+#: Seconds after which an attempt begins with no further address.
+PATIENCE = 60.0
 
 
 class StreamRefused(Exception):
@@ -49,12 +57,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """What an attempt needs of the world: `dial(address, port, connection)` connects within a bounded time, `took(step, seconds)`
-    hears how long each step was by `now`."""
+    """What an attempt needs of the world; `took(step, seconds)` hears how long each step was."""
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
-    dial: Callable[[str, int, StreamConnection], Awaitable[None]]
-    now: Callable[[], float] = float
+    clock: IReactorTime
     took: Callable[[str, float], None] = lambda step, seconds: None
 
 
@@ -63,17 +69,22 @@ class Stopwatch:
 
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
-        self._began = self._last = opener.now()
+        self._began = self._last = opener.clock.seconds()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the attempt began."""
+        return self._opener.clock.seconds() - self._began
 
     def step(self, name: str) -> None:
         """The step called `name` is over."""
-        now = self._opener.now()
+        now = self._opener.clock.seconds()
         self._opener.took(name, now - self._last)
         self._last = now
 
     def stop(self) -> None:
         """The stream is ready."""
-        self._opener.took("total", self._opener.now() - self._began)
+        self._opener.took("total", self.elapsed)
 
 
 class OutgoingStream:
@@ -97,6 +108,7 @@ class OutgoingStream:
         self.ready: Deferred[OutgoingStream] = Deferred(self._abandon)
         self._question: Deferred[Any] | None = None
         self._over = False
+        self._abandoned = False
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -144,10 +156,13 @@ class OutgoingStream:
         self.connection.close(ending)
 
     def _abandon(self, ready: Deferred[OutgoingStream]) -> None:
+        """`ready` was cancelled, and fails so, lest the attempt go on elsewhere."""
+        self._abandoned = True
         self.connection.abort(Ending(Cause.CLOSED))
 
     def _refuse(self, ending: Ending) -> None:
-        self.ready.errback(StreamRefused(ending, self.connection.peer_address, self.reasons))
+        if not self._abandoned:
+            self.ready.errback(StreamRefused(ending, self.connection.peer_address, self.reasons))
 
     def _ask(self, question: JudgementNeeded) -> None:
         self._question = Deferred.fromCoroutine(self._judge(question))
@@ -165,39 +180,72 @@ class OutgoingStream:
 
 
 async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:
-    """A stream for `pair` that is ready; raises `StreamRefused` with the reason of the last target tried (R36)."""
-    watch = Stopwatch(opener)
-    resolution = await side.resolve(pair)
-    watch.step("dns")
-    if resolution.ending is not None:
-        raise StreamRefused(resolution.ending)
-    refused = StreamRefused(Ending(Cause.UNREACHABLE, "the domain has no address to connect to"))
-    for target, address in _places(resolution.targets):
-        try:
-            stream = await _connect(side, pair, target, address, opener, verifying, watch)
-        except StreamRefused as failure:
-            refused = failure
-        else:
-            watch.step("auth")
-            watch.stop()
-            return stream
-    raise refused
+    """A stream for `pair` that is ready; raises `StreamRefused` with the reason that says most (R36)."""
+    return await _Attempt(side, pair, opener, verifying).run()
 
 
-def _places(targets: tuple[Target, ...]) -> Iterator[tuple[Target, str]]:
-    places = [(target, address) for target in targets for address in target.addresses]
-    return iter(places[:ADDRESSES])
+class _Attempt:
+    """One attempt. `failures` collects why each place came to nothing."""
+
+    def __init__(self, side: SendingSide, pair: Pair, opener: Opener, verifying: bool) -> None:
+        self._side = side
+        self._pair = pair
+        self._opener = opener
+        self._verifying = verifying
+        self._watch = Stopwatch(opener)
+        self._failures: list[StreamRefused] = []
+
+    async def run(self) -> OutgoingStream:
+        resolution = await self._side.resolve(self._pair)
+        self._watch.step("dns")
+        if resolution.ending is not None:
+            raise StreamRefused(resolution.ending)
+        for heat in heats(resolution.targets, ADDRESSES):
+            stream = await self._heat(heat)
+            if stream is not None:
+                self._watch.step("auth")
+                self._watch.stop()
+                return stream
+        raise _telling(self._failures)
+
+    async def _heat(self, places: Sequence[Spot]) -> OutgoingStream | None:
+        """The places of one priority: race, and where the winner disappoints, race on among the others."""
+        while places and self._watch.elapsed < PATIENCE:
+            built: list[OutgoingStream] = []
+            winner = None
+            try:
+                winner = await race(self._opener.clock, places, partial(self._build, built), self._dialler)
+            except RaceLost as lost:
+                self._failures += [StreamRefused(lost.ending, place.address) for place, _ in lost.failures[:1]]
+                return None
+            finally:
+                _forget(built[:-1] if winner else built)
+            self._watch.step("tcp")
+            try:
+                return await built[-1].ready
+            except StreamRefused as refused:
+                self._failures.append(refused)
+                places = winner.others
+        return None
+
+    def _build(self, built: list[OutgoingStream], spot: Spot) -> StreamConnection:
+        engine = self._side.engine(self._pair, spot.target, self._verifying)
+        built.append(OutgoingStream(self._side, self._pair, spot.target, engine, self._opener, self._watch))
+        return built[-1].connection
+
+    def _dialler(self, spot: Spot) -> Dialler:
+        return self._side.dialler(self._pair, spot.target)
 
 
-async def _connect(
-    side: SendingSide, pair: Pair, target: Target, address: str, opener: Opener, verifying: bool, watch: Stopwatch,
-) -> OutgoingStream:
-    stream = OutgoingStream(side, pair, target, side.engine(pair, target, verifying), opener, watch)
-    try:
-        await opener.dial(address, target.port, stream.connection)
-    except DialFailed as failure:
-        raise StreamRefused(failure.ending, failure.address) from None
-    watch.step("tcp")
-    return await stream.ready
+def _forget(streams: Sequence[OutgoingStream]) -> None:
+    """Nobody waits for these, which were cut off between their claim and their connection."""
+    for stream in streams:
+        stream.ready.addErrback(lambda _: None)
 
 
+def _telling(failures: Sequence[StreamRefused]) -> StreamRefused:
+    """Why it came to nothing: the last server that was talked to, else the first that was not reached."""
+    for refused in reversed(failures):
+        if refused.ending.layer is not Layer.TCP:
+            return refused
+    return failures[0] if failures else StreamRefused(Ending(Cause.UNREACHABLE, "the domain has no address to connect to"))

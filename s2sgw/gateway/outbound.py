@@ -11,6 +11,7 @@ from s2sgw.gateway.judge import Judge, permission
 from s2sgw.gateway.record import Leg
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import Peers
@@ -31,6 +32,7 @@ class FederationOutbound:
     keys: DialbackKeys
     credential: Callable[[Domain, Domain], Credential | None]
     client_tls: ClientTLS
+    direct: Dialler
     leg: Leg = field(default="federation", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -48,6 +50,9 @@ class FederationOutbound:
             tls=self.peers.policy(pair.recipient).encryption, direct_tls=target.direct_tls,
             external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
         ))
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        return self.direct
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         policy = self.peers.policy(pair.recipient)

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 
 from s2sgw.gateway.record import Leg
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -72,6 +73,9 @@ class SendingSide(Protocol):
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        """How `target` is connected to."""
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         """The certificate we present for `pair.sender`."""

@@ -1,0 +1,161 @@
+"""Attempts to open a stream: races within a priority, what follows a failure, and what is said of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.opening import PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.net.dialing import Build, DialFailed
+from s2sgw.net.discovery import Target
+from s2sgw.net.racing import ATTEMPT_DELAY
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.test_courier import FakeConnection, FakeSide
+
+PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
+
+
+def target(name: str, *addresses: str, priority: int = 0) -> Target:
+    return Target(f"{name}.there.example", 5269, addresses, priority)
+
+
+class Side(FakeSide):
+    """Its places are connected by the test."""
+
+    def __init__(self, *targets: Target) -> None:
+        super().__init__()
+        self.targets = targets
+        self.dialled: list[str] = []
+        self.ways: dict[str, tuple[Build, Deferred[None]]] = {}
+        self.cancelled: list[str] = []
+
+    def dial(self, address: str, port: int, build: Build) -> Deferred[None]:
+        self.dialled.append(address)
+        attempt: Deferred[None] = Deferred(lambda _: self.cancelled.append(address))
+        self.ways[address] = (build, attempt)
+        return attempt
+
+    def connect(self, address: str) -> None:
+        build, attempt = self.ways[address]
+        assert build() is not None
+        attempt.callback(None)
+
+    def fail(self, address: str, cause: Cause = Cause.CONNECTION_REFUSED) -> None:
+        self.ways[address][1].errback(DialFailed(Ending(cause, address), address))
+
+
+class OpeningTests(SynchronousTestCase):
+    """R36."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.connections: list[FakeConnection] = []
+        self.took: list[str] = []
+
+    def open(self, *targets: Target, verifying: bool = False) -> Deferred[OutgoingStream]:
+        self.side = Side(*targets)
+        opener = Opener(self._connection, self.clock, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(open_stream(self.side, PAIR, opener, verifying))  # type: ignore[arg-type]
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        self.connections.append(FakeConnection(owner))
+        return self.connections[-1]
+
+    def refused(self, opening: Deferred[OutgoingStream]) -> Ending:
+        ending: Ending = self.failureResultOf(opening, StreamRefused).value.ending
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return ending
+
+    def test_a_black_hole_costs_a_quarter_of_a_second(self) -> None:
+        """R36: an address that does not answer is raced by the next; the stream is opened where it answered alone."""
+        opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
+        self.assertEqual(self.side.dialled, ["2001:db8::1"])
+        self.clock.advance(ATTEMPT_DELAY)
+        self.side.connect("192.0.2.1")
+        self.assertEqual((self.side.cancelled, len(self.connections)), (["2001:db8::1"], 1))
+        self.connections[0].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
+        self.assertEqual((self.took, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
+
+    def test_races_stay_within_a_priority(self) -> None:
+        """R36: a target of lower priority waits until those before it have failed, and then is tried at once."""
+        opening = self.open(target("a", "192.0.2.1", priority=1), target("b", "192.0.2.2", priority=2))
+        self.clock.advance(1)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.side.fail("192.0.2.1")
+        self.assertEqual(self.side.dialled, ["192.0.2.1", "192.0.2.2"])
+        self.side.connect("192.0.2.2")
+        self.connections[0].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
+
+    def test_the_next_when_the_negotiation_fails(self) -> None:
+        """R36: where TLS or the negotiation fails the others of the race go on, those that did not answer first included."""
+        opening = self.open(target("a", "2001:db8::1", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.clock.advance(ATTEMPT_DELAY)
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.TLS_FAILED, by="network"))
+        self.assertEqual(self.side.dialled, ["2001:db8::1", "192.0.2.1", "2001:db8::1"])
+        self.side.connect("2001:db8::1")
+        self.connections[1].close(Ending(Cause.NEGOTIATION_TIMEOUT))
+        self.side.connect("192.0.2.2")
+        self.connections[2].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
+
+    def test_all_failed_is_known_at_once(self) -> None:
+        """R36: no time-out is waited for where every address has refused; each is named."""
+        opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        self.side.fail("192.0.2.1")
+        self.side.fail("192.0.2.2", Cause.UNREACHABLE)
+        ending = self.refused(opening)
+        self.assertEqual((ending.cause, ending.detail), (Cause.CONNECTION_REFUSED, "connection-refused: 192.0.2.1; unreachable: 192.0.2.2"))
+        self.assertEqual(self.clock.seconds(), 0)
+
+    def test_the_most_telling_failure(self) -> None:
+        """What a server said counts for more than that another could not be reached."""
+        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.EXPIRED))
+        self.side.fail("192.0.2.2")
+        self.assertEqual(self.refused(opening).cause, Cause.EXPIRED)
+
+    def test_no_address(self) -> None:
+        """A resolution without an address."""
+        self.assertEqual(self.refused(self.open(target("a"))).cause, Cause.UNREACHABLE)
+
+    def test_patience(self) -> None:
+        """The whole attempt is bounded: after a while no further address is begun with."""
+        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.side.connect("192.0.2.1")
+        self.clock.advance(PATIENCE)
+        self.connections[0].close(Ending(Cause.NEGOTIATION_TIMEOUT))
+        self.assertEqual(self.refused(opening).cause, Cause.NEGOTIATION_TIMEOUT)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+
+    def test_cut_off_between_claim_and_connection(self) -> None:
+        """A stream whose connection is lost before it was its own goes unheard; the race goes on."""
+        opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        build, attempt = self.side.ways["192.0.2.1"]
+        build()
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST))
+        attempt.errback(DialFailed(Ending(Cause.CONNECTION_LOST)))
+        self.side.connect("192.0.2.2")
+        self.connections[1].prove()
+        self.assertIs(self.successResultOf(opening).connection, self.connections[1])
+
+    def test_cancelled(self) -> None:
+        """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""
+        racing = self.open(target("a", "192.0.2.1"))
+        racing.cancel()
+        self.failureResultOf(racing, CancelledError)
+        self.assertEqual(self.side.cancelled, ["192.0.2.1"])
+        negotiating = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        self.side.connect("192.0.2.1")
+        negotiating.cancel()
+        self.failureResultOf(negotiating, CancelledError)
+        self.assertIsNotNone(self.connections[0].ending)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
