@@ -46,6 +46,8 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
+from s2sgw.queue.spool import Spool
+from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.trust.anchors import Anchors
@@ -53,7 +55,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Parts:
-    """Everything that one configuration comes to, each part built at its first use. Nothing here opens anything."""
+    """Everything that one configuration comes to, each part built at its first use. Only the spool's file is opened here."""
 
     log = Logger("s2sgw")
 
@@ -100,9 +102,20 @@ class Parts:
     @cached_property
     def lanes(self) -> Lanes:
         return Lanes(
-            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop,
-            MemorySpool(0, self.reactor.callFromThread), spools=False,
+            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop, self.spool,
+            window=self.config.queue.window, spools=self.config.queue.disk > 0,
         )
+
+    @cached_property
+    def spool(self) -> Spool:
+        """The file is opened here; raises `SpoolBroken` where that cannot be."""
+        queue, deliver = self.config.queue, self.reactor.callFromThread
+        if not queue.disk:
+            return MemorySpool(0, deliver)
+        return SQLiteSpool(self.state / "spool.db", queue.disk, deliver, durability=queue.durability, report=self._report)
+
+    def _report(self, text: str) -> None:
+        self.reactor.callFromThread(self.log.critical, event="spool", detail=text)
 
     @cached_property
     def accepted(self) -> AcceptedStreams:

@@ -29,6 +29,7 @@ from s2sgw.operate.log import LoggedService, destination, observer
 from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
+from s2sgw.queue.spool import SpoolBroken
 
 
 class Options(usage.Options):
@@ -76,7 +77,7 @@ class GatewayService(Service):
         """What keeps the gateway from starting is one line of the log and status 1."""
         try:
             gateway.open()
-        except (AdminInUse, AuthorityError, CannotListenError, OSError, ValueError) as error:
+        except (AdminInUse, AuthorityError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
             self.log.critical(event="cannot start", detail=str(error))
             raise SystemExit(1) from None
 
@@ -101,6 +102,7 @@ class Gateway:
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, Failure]] = []
+        self._restored = False
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
@@ -115,6 +117,7 @@ class Gateway:
         if self.parts.config.console.listen is not None:
             self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
         self._all_listen()
+        self.parts.lanes.restore().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.parts.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.parts.views.listeners()])
 
@@ -151,6 +154,16 @@ class Gateway:
     def _listens(self, port: IListeningPort) -> None:
         self.parts.ports.add(getattr(port.getHost(), "port", 0))
         self._listening.append(port)
+        if not self._restored:
+            port.stopReading()  # type: ignore[attr-defined]
+
+    def _all_accept(self, lanes: int) -> None:
+        """The lanes of the spool are known: what comes now goes behind what they hold. Until now, callers have waited."""
+        self._restored = True
+        for port in self._listening:
+            port.startReading()  # type: ignore[attr-defined]
+        if lanes:
+            self.log.info(event="restored", lanes=lanes, stanzas=self.parts.spool.count)
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
