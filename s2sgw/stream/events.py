@@ -63,7 +63,7 @@ class Permission:
 
     Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
-    announced (XEP-0478) unless `announced` is False.
+    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198).
     Initiating: `refusal` ends the stream; otherwise it goes on.
     """
 
@@ -72,6 +72,7 @@ class Permission:
     refusal: Refusal | None = None
     limits: FramingLimits | None = None
     announced: bool = True
+    management: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,23 @@ class StanzasReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ManagementEnabled:
+    """Receiving: the stanzas behind this are acknowledged (XEP-0198), so the shell says of each run when it is `handled`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The other side has `count` more of the stanzas that `sent` told of, in their order on the stream (XEP-0198)."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementRefused:
+    """Initiating: the other side offered acknowledgements and will not give them. What was sent is unacknowledged for good."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The engine is over: flush what there is to send, then close the transport in order. Always the last event."""
 
@@ -157,5 +175,5 @@ class Ended:
 
 Event = (
     ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
-    | StanzasReceived | Ended
+    | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | Ended
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from s2sgw.stream import sasl
+from s2sgw.stream import management, sasl
 from s2sgw.stream.events import Permission
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.namespaces import DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
@@ -31,6 +31,12 @@ class Standing:
     def bare(self) -> bool:
         """TLS must come first: nothing else is offered (R3)."""
         return self.tls == "required" and not self.secured
+
+    @property
+    def manageable(self) -> bool:
+        """Acknowledgements may be asked for now, or once dialback has succeeded: no features come again then (XEP-0198 §3)."""
+        permission = self.permission
+        return permission.management and (self.authenticated or (not self.bare and permission.dialback))
 
     @property
     def anonymous(self) -> bool:
@@ -73,6 +79,7 @@ FEATURES = (
     Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
     Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
     Feature(lambda standing: standing.announces, _limits),
+    Feature(lambda standing: standing.manageable, lambda standing: management.feature()),
 )
 
 

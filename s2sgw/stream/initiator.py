@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s2sgw.stream import sasl
-from s2sgw.stream.events import Method, PairProven, Permission
+from s2sgw.stream import management, sasl
+from s2sgw.stream.events import ManagementRefused, Method, PairProven, Permission
 from s2sgw.stream.features import StreamFeatures
-from s2sgw.stream.negotiation import Negotiation, Phase
+from s2sgw.stream.management import Managed, ManagedPhase
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Pair
-from s2sgw.xmpp.namespaces import DIALBACK, SASL, STREAM, TLS
+from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
 
 PROCEED = f"{TLS}}}proceed"
 
@@ -27,7 +27,7 @@ class Answered:
     stranger: str  # another domain than the one asked for, where the header names one
 
 
-class Initiator(Negotiation):
+class Initiator(Managed):
     """The initiating role: what does not depend on the phase."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({PROCEED, sasl.SUCCESS})
@@ -42,6 +42,7 @@ class Initiator(Negotiation):
         self.method: Method = "EXTERNAL"
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
+        self._enabling = False
 
     def open_stream(self) -> None:
         """Send our header (R1)."""
@@ -52,12 +53,25 @@ class Initiator(Negotiation):
         self.open_stream()
 
     def prove(self, pair: Pair, method: Method) -> None:
-        """`pair` may be sent from now on."""
+        """`pair` may be sent from now on; with the first, acknowledgements are asked for where they are to be had."""
+        if not self.proven and self.options.management and management.FEATURE in self.features.names:
+            self.send(management.enable())
+            self.manage()
+            self._enabling = True
         self.proven[pair] = method
         self.emit(PairProven(pair, method))
 
 
-class InitiatingPhase(Phase):
+    def enabled(self, granted: bool) -> bool:
+        """What became of `<enable/>`; whether any was out."""
+        asked, self._enabling = self._enabling, False
+        if asked and not granted:
+            self.counters = None
+            self.emit(ManagementRefused())
+        return asked
+
+
+class InitiatingPhase(ManagedPhase):
     """Refuses everything, each element of negotiation through a method of its own."""
 
     stream: Initiator
@@ -93,6 +107,11 @@ class InitiatingPhase(Phase):
     def verify(self, element: Element) -> None:
         super().element(element)
 
+    def enabled(self, element: Element) -> None:
+        """`<enabled/>`, or `<failed/>`."""
+        if not self.stream.enabled(element.name == "enabled"):
+            super().element(element)
+
     def begin(self) -> None:
         raise self.unasked("begin")
 
@@ -116,4 +135,8 @@ _INPUTS = {
     (SASL, "failure"): "failure",
     (DIALBACK, "result"): "result",
     (DIALBACK, "verify"): "verify",
+    (MANAGEMENT, "enabled"): "enabled",
+    (MANAGEMENT, "failed"): "enabled",
+    (MANAGEMENT, "r"): "requested",
+    (MANAGEMENT, "a"): "acknowledged",
 }

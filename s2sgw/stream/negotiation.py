@@ -130,6 +130,8 @@ class Negotiation(ABC):
         self.over = False
         #: our header is out, so that there is something to close
         self.opened = False
+        #: stanzas that came of proven pairs
+        self.received = 0
         self._limits = limits
         self._framer = Framer(limits, self.stop_at)
         self._kept = b""
@@ -213,6 +215,7 @@ class Negotiation(ABC):
             self.emit(StanzasReceived(pair, run))
             self._run, self._run_pair = run, pair
         self._run.append(stanza)
+        self.received += 1
 
     def open(self, header: bytes) -> None:
         """Send our header."""

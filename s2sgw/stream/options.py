@@ -54,4 +54,6 @@ class InitiatingOptions:
     direct_tls: bool = False
     #: we present a certificate for `local`
     external: bool = True
+    #: ask for acknowledgements where they are offered (XEP-0198)
+    management: bool = False
     limits: FramingLimits = field(default=FramingLimits())

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, NoReturn
 
-from s2sgw.stream import sasl
-from s2sgw.stream.events import DialbackOutcome, Method, PairProven, Permission, Refusal
+from s2sgw.stream import management, sasl
+from s2sgw.stream.events import DialbackOutcome, ManagementEnabled, Method, PairProven, Permission, Refusal
 from s2sgw.stream.features import Standing, offer
-from s2sgw.stream.negotiation import Negotiation, Phase, Stop
+from s2sgw.stream.management import Managed, ManagedPhase
+from s2sgw.stream.negotiation import Stop
 from s2sgw.stream.options import ReceivingOptions
 from s2sgw.stream.pairs import ProvenPairs
 from s2sgw.xmpp.element import Element
@@ -19,7 +20,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.limits import FramingLimits
-from s2sgw.xmpp.namespaces import DIALBACK, SASL, TLS
+from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, TLS
 from s2sgw.xmpp.stanza import Stanza
 
 STARTTLS = f"{TLS}}}starttls"
@@ -38,7 +39,7 @@ class Asserted:
     pre_1_0: bool = False
 
 
-class Receiver(Negotiation):
+class Receiver(Managed):
     """The receiving role: what does not depend on the phase."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({STARTTLS, sasl.AUTH, sasl.RESPONSE, sasl.ABORT})
@@ -49,6 +50,7 @@ class Receiver(Negotiation):
         self.pairs = ProvenPairs()
         self._permitted: dict[Domain, FramingLimits] = {}
         self._after: FramingLimits | None = None
+        self._manageable = False
         self.new_id = new_id
 
     def open_anyhow(self) -> None:
@@ -69,6 +71,7 @@ class Receiver(Negotiation):
                 self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission,
                 self.limits_of(asserted.peer).stanza_bytes,
             )
+            self._manageable = standing.manageable
             self.send(offer(standing))
 
     def permit(self, peer: Domain, permission: Permission) -> None:
@@ -88,6 +91,17 @@ class Receiver(Negotiation):
         self.limit(self._after)
         self.emit(PairProven(pair, method))
 
+    def enable(self) -> None:
+        """`<enable/>`: from now on stanzas are counted, and acknowledged (XEP-0198 §3)."""
+        if not self._manageable:
+            self.send(management.failed("service-unavailable"))
+        elif not self.pairs or self.managed:
+            self.send(management.failed("unexpected-request"))
+        else:
+            self.manage()
+            self.send(management.enabled())
+            self.emit(ManagementEnabled())
+
     def refusal_of(self, sender: Domain) -> Refusal | None:
         """Why `sender` can be none, whatever it proves (R14)."""
         refusal = self.options.refuses_sender(sender)
@@ -97,7 +111,7 @@ class Receiver(Negotiation):
         return refusal
 
 
-class ReceivingPhase(Phase):
+class ReceivingPhase(ManagedPhase):
     """Refuses every element of negotiation, each in its own way, and every answer."""
 
     stream: Receiver
@@ -131,6 +145,9 @@ class ReceivingPhase(Phase):
     def stanza(self, stanza: Stanza) -> None:
         self.stream.pass_on(self.stream.pairs.of(stanza) or self.stream.pairs.admit(stanza, self.stream.options.serves), stanza)
 
+    def enable(self, element: Element) -> None:
+        super().element(element)
+
     def resolved(self, refusal: Refusal | None) -> None:
         raise self.unasked("resolved")
 
@@ -153,4 +170,7 @@ _INPUTS = {
     (SASL, "abort"): "abort",
     (DIALBACK, "result"): "result",
     (DIALBACK, "verify"): "verify",
+    (MANAGEMENT, "enable"): "enable",
+    (MANAGEMENT, "r"): "requested",
+    (MANAGEMENT, "a"): "acknowledged",
 }

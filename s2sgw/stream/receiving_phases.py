@@ -245,6 +245,9 @@ class Conversing(ReceivingPhase):
     def verify(self, element: Element) -> None:
         self.authorisation.verify(Request.read(element))
 
+    def enable(self, element: Element) -> None:
+        self.stream.enable()
+
     def judged(self, permission: Permission) -> None:
         self.authorisation.judged(permission)
 

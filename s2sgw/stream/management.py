@@ -1,0 +1,144 @@
+"""Stream management (XEP-0198): the counters of one stream and the elements that speak of them (R35).
+
+Both directions are counted alike, whoever asked for it: what the other side sent is acknowledged by `handled`, which the
+shell reports; what we sent is acknowledged by the other side's `h`. All four counters run modulo 2**32 on the wire only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from s2sgw.stream.events import Acknowledged, Event
+from s2sgw.stream.negotiation import Negotiation, Phase, Stop, refuse
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
+from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
+
+#: `namespace}name` of the feature
+FEATURE = f"{MANAGEMENT}}}sm"
+#: `h` counts modulo this (§4).
+MODULUS = 2**32
+
+
+def feature() -> Element:
+    """What announces it among the stream features."""
+    return Element("sm", MANAGEMENT)
+
+
+def enable() -> Element:
+    """Initiating: ask for it (§3)."""
+    return Element("enable", MANAGEMENT)
+
+
+def enabled() -> Element:
+    """Receiving: granted."""
+    return Element("enabled", MANAGEMENT)
+
+
+def failed(condition: str) -> Element:
+    """Receiving: refused, by a stanza error's `condition`; the stream goes on without."""
+    return Element("failed", MANAGEMENT, children=[Element(condition, STANZA_ERRORS)])
+
+
+class Counters:
+    """The stanzas of one managed stream, in both directions, since it was enabled."""
+
+    __slots__ = ("acknowledged", "began", "handled", "sent")
+
+    def __init__(self, began: int) -> None:
+        """`began`: how many stanzas had been received before."""
+        self.began = began
+        #: of those received, the longest prefix in safe hands
+        self.handled = 0
+        self.sent = 0
+        #: of those sent, how many the other side has
+        self.acknowledged = 0
+
+    def handle(self, number: int, received: int) -> bool:
+        """`number` more are in safe hands; whether those are all of the `received` on the stream so far."""
+        outstanding = received - self.began - self.handled
+        if not 0 <= number <= outstanding:
+            raise LocalFault(f"{number} stanzas handled, where {outstanding} were outstanding")
+        self.handled += number
+        return number == outstanding
+
+    def answer(self) -> Element:
+        """What acknowledges the stanzas handled so far."""
+        return Element("a", MANAGEMENT, {"h": str(self.handled % MODULUS)})
+
+    def acknowledge(self, element: Element) -> int:
+        """How many more stanzas of ours `<a/>` acknowledges; raises where it speaks of any that were never sent."""
+        h = _h(element)
+        outstanding = self.sent - self.acknowledged
+        number = (h - self.acknowledged) % MODULUS
+        if number > outstanding:
+            raise self._too_high(h)
+        self.acknowledged += number
+        return number
+
+    def _too_high(self, h: int) -> Stop:
+        sent = self.sent % MODULUS
+        stop = refuse(Cause.PROTOCOL_ERROR, StreamCondition.UNDEFINED_CONDITION, f"h is {h}, where {sent} stanzas were sent")
+        assert stop.last_words is not None
+        said = Element("handled-count-too-high", MANAGEMENT, {"h": str(h), "send-count": str(sent)})
+        words = replace(stop.last_words, children=[*stop.last_words.children, said])
+        return Stop(stop.ending, words)
+
+
+def _h(element: Element) -> int:
+    """The `h` of an element (§4: unsigned 32 bits)."""
+    text = element.attributes.get("h", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULUS):
+        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/> with an `h` that is no count")
+    return int(text)
+
+
+class Managed(Negotiation):
+    """A stream of either role whose stanzas may be acknowledged."""
+
+    counters: Counters | None = None
+
+    @property
+    def managed(self) -> bool:
+        """Stanzas are acknowledged on this stream."""
+        return self.counters is not None
+
+    def manage(self) -> None:
+        """Count from here on."""
+        self.counters = Counters(self.received)
+
+    def handled(self, number: int) -> list[Event]:
+        """`number` more of the stanzas received were passed on, spooled or ended: the longest prefix over all pairs."""
+        return self.step(self._handled, number)
+
+    def _handled(self, number: int) -> None:
+        if self.counters is None:
+            raise LocalFault("stanzas are handled on a stream without acknowledgements")
+        if self.counters.handle(number, self.received):
+            self.send(self.counters.answer())
+
+    def sent(self, number: int) -> None:
+        """The shell writes `number` stanzas behind what the engine has sent. Without acknowledgements it means nothing."""
+        if self.counters is not None:
+            self.counters.sent += number
+
+
+class ManagedPhase(Phase):
+    """The requests and answers of a managed stream, in whatever phase they come."""
+
+    stream: Managed
+
+    def requested(self, element: Element) -> None:
+        """`<r/>`: what of theirs is in safe hands?"""
+        if self.stream.counters is None:
+            super().element(element)
+        else:
+            self.stream.send(self.stream.counters.answer())
+
+    def acknowledged(self, element: Element) -> None:
+        """`<a/>`: what of ours they have."""
+        if self.stream.counters is None:
+            super().element(element)
+        elif count := self.stream.counters.acknowledge(element):
+            self.stream.emit(Acknowledged(count))
