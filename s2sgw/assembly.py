@@ -25,6 +25,7 @@ from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.judge import Judge
+from s2sgw.gateway.keeping import Keeper
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
@@ -120,7 +121,7 @@ class Parts:
     @cached_property
     def accepted(self) -> AcceptedStreams:
         gates = Gates(self.config.policies, self.reactor.seconds)
-        return AcceptedStreams(Entrance(self.lanes, self.record, gates), partial(StreamConnection, clock=self.reactor))
+        return AcceptedStreams(Entrance(self.lanes, self.record, gates), self._incoming)
 
     @cached_property
     def client_tls(self) -> ClientTLS:
@@ -260,11 +261,18 @@ class Parts:
 
     # --- connections ---
 
+    @cached_property
+    def keeper(self) -> Keeper:
+        return Keeper(self.reactor)
+
+    def _incoming(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
+        return self.keeper.keep(StreamConnection(engine, owner, clock=self.reactor, **options))
+
     def _outgoing(self, engine: InitiatingStream, owner: OutgoingStream) -> StreamConnection:
-        return StreamConnection(
+        return self.keeper.keep(StreamConnection(
             engine, owner, clock=self.reactor, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
             direct_tls=owner.target.direct_tls,
-        )
+        ))
 
     def _is_own(self, host: str, port: int) -> bool:
         return port in self.ports and is_this_machine(host)

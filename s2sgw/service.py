@@ -22,6 +22,7 @@ from s2sgw.backend.authority import AuthorityError
 from s2sgw.backend.dnsview import DNSView
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.gateway.draining import drain
+from s2sgw.gateway.keeping import TICK
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
 from s2sgw.operate.admin import AdminInUse, AdminService
@@ -122,10 +123,14 @@ class Gateway:
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.parts.views.listeners()])
 
     def _sweep(self) -> None:
-        sweeping = LoopingCall(self.parts.lanes.sweep)
-        sweeping.clock = self.parts.reactor
-        sweeping.start(1, now=False)
-        self._closers.append(sweeping.stop)
+        self._every(1, self.parts.lanes.sweep)
+        self._every(TICK, self.parts.keeper.turn)
+
+    def _every(self, seconds: float, work: Callable[[], None]) -> None:
+        repeated = LoopingCall(work)
+        repeated.clock = self.parts.reactor
+        repeated.start(seconds, now=False)
+        self._closers.append(repeated.stop)
 
     def _open_admin(self) -> None:
         parts = self.parts

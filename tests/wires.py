@@ -81,6 +81,9 @@ class ToyEngine:
         self.out += b"CLOSE\n"
         return [Ended(ending)]
 
+    def rest(self) -> None:
+        self.log.append("rest")
+
     def fail(self, refusal: Refusal) -> list[Event]:
         self.out += b"ERROR " + refusal.condition.encode() + b"\nCLOSE\n"
         return [Ended(refusal.ending)]

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.flow import Intake, Outlet
+from s2sgw.net.liveness import bound_silence
 from s2sgw.net.secured import Inside, Secured, lost, tls_on
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
@@ -36,6 +37,7 @@ class Engine(typing.Protocol):
     def tls_established(self) -> list[Event]: ...
     def close(self, ending: Ending) -> list[Event]: ...
     def fail(self, refusal: Refusal) -> list[Event]: ...
+    def rest(self) -> None: ...
 
 
 class Owner(typing.Protocol):
@@ -89,7 +91,11 @@ class StreamConnection(Protocol):
         self.role: Role = role
         self.ending: Ending | None = None
         self.secured: Secured | None = None
-        self.last_received = clock.seconds()
+        #: when there was input last, when stanzas were written last, and since when the other side takes nothing
+        self.last_received = self.last_sent = clock.seconds()
+        self.blocked_since: float | None = None
+        #: the negotiation is over
+        self.established = False
         self._clock = clock
         self._tls = tls
         self._direct_tls = direct_tls
@@ -122,6 +128,12 @@ class StreamConnection(Protocol):
     def write(self, data: bytes) -> None:
         """Send stanzas past the engine. Callers join what one turn has for the stream."""
         if self.ending is None and not self._gone:
+            self.last_sent = self._clock.seconds()
+            self._out.write(data)
+
+    def keep_alive(self, data: bytes = b" ") -> None:
+        """Send white space between stanzas (RFC 6120 §4.6.1), or what else asks for a sign of life; it counts for no use."""
+        if self.ending is None and not self._gone:
             self._out.write(data)
 
     def close(self, ending: Ending) -> None:
@@ -145,6 +157,7 @@ class StreamConnection(Protocol):
     def negotiated(self) -> None:
         """The negotiation's deadline is met."""
         if self.ending is None:
+            self.established = True
             self._stop_deadline()
 
     def pause(self, holder: object) -> None:
@@ -200,6 +213,7 @@ class StreamConnection(Protocol):
     def connectionMade(self) -> None:
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
+        bound_silence(self._transport)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
@@ -262,6 +276,7 @@ class StreamConnection(Protocol):
             self._out.write(data)
 
     def _outlet_changed(self, is_open: bool) -> None:
+        self.blocked_since = None if is_open else self._clock.seconds()
         if self.ending is None:
             self._guarded(self.owner.resumed if is_open else self.owner.paused, self)
 
