@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ _INETRC = """\
 _CONFIG = """\
 loglevel: {level}
 log_rotate_count: 0
-hosts: ["{domain}"]
+hosts: {domains}
 certfiles: ["{both}"]
 {lines}
 auth_method: internal
@@ -47,7 +48,9 @@ _OUTSIDE = """\
 s2s_use_starttls: {starttls}
 ca_file: "{anchors}"
 listen:
-  - {{port: {s2s}, ip: "{s2s_address}", module: ejabberd_s2s_in, max_stanza_size: 524288, shaper: none}}
+"""
+_PEERS = """\
+  - {{port: {port}, ip: "{address}", module: ejabberd_s2s_in, max_stanza_size: 524288, shaper: none, tls: {direct}}}
 """
 _CLIENTS = """\
   - {{port: {port}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, shaper: none}}
@@ -66,14 +69,14 @@ _COMPONENT = """\
 def start(site: Site, *, component: str = "") -> Server:
     """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
     folder = site.lab.directory(f"ejabberd-{site.domain}")
-    ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port()]
+    ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port(), site.lab.port()]
     (folder / "inetrc").write_text(_inetrc(site))
     (folder / "ejabberd.yml").write_text(_config(site, ports, component))
     (folder / "spool").mkdir()
     process = site.lab.start("ejabberd", _command(folder), folder, _environment(folder))
-    for port, address in ((ports[0], "127.0.0.1"), (ports[1], site.s2s_address)):
+    for port, address in ((ports[0], "127.0.0.1"), *((ports[1], address) for address in site.s2s_addresses)):
         site.lab.wait_for_port(process, port, 40.0, address)
-    return Server("ejabberd", site.domain, ports[0], ports[1], [process], folder / "ejabberd.log", ports[2])
+    return Server("ejabberd", site.domain, ports[0], ports[1], [process], folder / "ejabberd.log", ports[2], ports[3])
 
 
 def _config(site: Site, ports: list[int], component: str) -> str:
@@ -81,13 +84,19 @@ def _config(site: Site, ports: list[int], component: str) -> str:
     listeners = _CLIENTS.format(port=ports[0])
     if component:
         listeners += _COMPONENT.format(port=ports[2], name=component, password=PASSWORD)
-    lines = site.lines or _OUTSIDE.format(
-        starttls="required" if site.encrypted else "optional", anchors=site.anchors, s2s=ports[1],
-        s2s_address=site.s2s_address,
-    )
+    lines = site.lines or _outside(site, ports)
     lines = lines.replace("listen:\n", f"listen:\n{listeners}", 1)
     level = "debug" if site.verbose else "warning"
-    return _CONFIG.format(level=level, domain=site.domain, both=site.certificate.combined(), lines=lines)
+    domains = json.dumps(list(site.domains))
+    return _CONFIG.format(level=level, domains=domains, both=site.certificate.combined(), lines=lines)
+
+
+def _outside(site: Site, ports: list[int]) -> str:
+    """Listeners for STARTTLS and for direct TLS at each address."""
+    lines = _OUTSIDE.format(starttls="required" if site.encrypted else "optional", anchors=site.anchors)
+    for port, direct in ((ports[1], "false"), (ports[3], "true")):
+        lines += "".join(_PEERS.format(port=port, address=address, direct=direct) for address in site.s2s_addresses)
+    return lines
 
 
 def _inetrc(site: Site) -> str:

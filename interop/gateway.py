@@ -14,7 +14,7 @@ from typing import Any
 
 from interop.certificates import Certificate
 from interop.nameserver import Nameserver
-from interop.place import Lab, LabError, Process
+from interop.place import HAS_IPV6, Lab, LabError, Process
 from interop.toml import dumps
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -33,6 +33,7 @@ class Gateway:
     inner: int  # where the backend brings its streams
     view: int  # the DNS view
     console: int
+    also: Sequence[str] = ()  # further local domains
     process: Process | None = None
 
     @property
@@ -57,10 +58,11 @@ class Gateway:
 
     def _document(self, backend: str, dns: str, anchors: str) -> dict[str, Any]:
         return {
-            "gateway": {"state": "state", "domains": [self.domain]},
+            "gateway": {"state": "state", "domains": [self.domain, *self.also]},
             "listen": [
-                {"endpoint": f"tcp:{self.port}:interface=127.0.0.1", "tls": "starttls"},
-                {"endpoint": f"tcp:{self.direct}:interface=127.0.0.1", "tls": "direct"},
+                {"endpoint": f"{kind}:{port}:interface={address}", "tls": tls}
+                for kind, address in (("tcp", "127.0.0.1"), ("tcp6", "\\:\\:1"))[: 1 + HAS_IPV6]
+                for port, tls in ((self.port, "starttls"), (self.direct, "direct"))
             ],
             "tls": {"certificates": "certs", "trust_anchors": anchors},
             "dns": {"servers": [dns], "private_addresses": "allow"},
@@ -114,7 +116,7 @@ def _program(name: str) -> str:
     return found
 
 
-def gateway(lab: Lab, domain: str) -> Gateway:
-    """A gateway for `domain` with places of its own; `configure` and `start` it."""
+def gateway(lab: Lab, domain: str, *also: str) -> Gateway:
+    """A gateway for these domains with places of its own; `configure` and `start` it."""
     port, direct, inner, view, console = (lab.port() for _ in range(5))
-    return Gateway(lab, domain, lab.directory(f"gateway-{domain}"), port, direct, inner, view, console)
+    return Gateway(lab, domain, lab.directory(f"gateway-{domain}"), port, direct, inner, view, console, also)

@@ -16,7 +16,7 @@ _PARTS = ("router", "sm", "s2s", "c2s")
 
 
 def start(site: Site) -> Server:
-    """Start all four and wait until clients and peers can connect."""
+    """Start all four and wait until clients and peers can connect. Its s2s listens at one address only."""
     folder = site.lab.directory(f"jabberd2-{site.domain}")
     router, client, s2s = site.lab.port(), site.lab.port(), site.s2s_port or site.lab.port()
     _database(folder)
@@ -26,7 +26,7 @@ def start(site: Site) -> Server:
     site.lab.wait_for_port(processes[0], router)
     processes += [_part(site, folder, part) for part in _PARTS[1:]]
     site.lab.wait_for_port(processes[3], client)
-    site.lab.wait_for_port(processes[2], s2s, address=site.s2s_address)
+    site.lab.wait_for_port(processes[2], s2s, address=site.s2s_addresses[0])
     return Server("jabberd2", site.domain, client, s2s, processes, folder / "s2s.log")
 
 
@@ -50,14 +50,21 @@ def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[st
     """The stock file of `part` with this site's places put in."""
     text = re.sub(r"<!--.*?-->", "", (_STOCK / f"{part}.xml").read_text(), flags=re.DOTALL)
     text = text.replace("/var/run/jabberd2/", f"{folder}/").replace("/var/log/jabberd2/", f"{folder}/")
-    text = text.replace("/var/lib/jabberd2/", f"{folder}/").replace("localhost.localdomain", site.domain)
+    text = text.replace("/var/lib/jabberd2/", f"{folder}/")
+    text = re.sub(r"(<id[^>]*>)localhost.localdomain(</id>)", lambda found: _hosts(found, site), text)
+    text = text.replace("localhost.localdomain", site.domain)
     text = text.replace("<port>5347</port>", f"<port>{router}</port>").replace("0.0.0.0", "127.0.0.1")
     text = text.replace("register-enable='mu'", "register-enable='true'")
     if part == "s2s":
-        text = text.replace("<ip>127.0.0.1</ip>\n    <port>5269", f"<ip>{site.s2s_address}</ip>\n    <port>5269")
+        text = text.replace("<ip>127.0.0.1</ip>\n    <port>5269", f"<ip>{site.s2s_addresses[0]}</ip>\n    <port>5269")
     if part == "s2s" and site.encrypted:
         text = text.replace("</local>", f"<pemfile>{site.certificate.combined()}</pemfile>\n  </local>")
     for name, stock in (("c2s", 5222), ("s2s", 5269)):
         if part == name:
             text = text.replace(f"<port>{stock}</port>", f"<port>{ports[name]}</port>")
     return text
+
+
+def _hosts(found: re.Match[str], site: Site) -> str:
+    """The stock element that names the host, once for each domain."""
+    return "".join(found[1] + domain + found[2] for domain in site.domains)

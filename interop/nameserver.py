@@ -50,8 +50,9 @@ class Nameserver:
         return f"127.0.0.1:{self.port}"
 
     def serve(self, domain: str, port: int, *, host: str = "localhost.", priority: int = 0, direct: int = 0) -> None:
-        """SRV records of `domain`: `port` for STARTTLS, `direct` (if any) for direct TLS, both at `host`."""
-        self.records.append(f"_xmpp-server._tcp.{domain}. 5 IN SRV {priority} 0 {port} {host}")
+        """SRV records of `domain`: `port` for STARTTLS, `direct` for direct TLS (none where 0), both at `host`."""
+        if port:
+            self.records.append(f"_xmpp-server._tcp.{domain}. 5 IN SRV {priority} 0 {port} {host}")
         if direct:
             self.records.append(f"_xmpps-server._tcp.{domain}. 5 IN SRV {priority} 0 {direct} {host}")
 

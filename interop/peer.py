@@ -205,6 +205,14 @@ def mechanisms(features: ET.Element) -> list[str]:
     return [found.text or "" for found in features.iter(f"{SASL}mechanism")]
 
 
+def is_barrier(element: ET.Element) -> bool:
+    """Whether this is the gateway's own ping behind a batch (R41), which is no peer's stanza."""
+    return (
+        element.tag == f"{SERVER}iq" and element.get("type") == "get" and element.get("id", "").startswith("s2sgw-")
+        and element.find("{urn:xmpp:ping}ping") is not None
+    )
+
+
 def offers_starttls(features: ET.Element) -> bool:
     return features.find(f"{TLS}starttls") is not None
 

@@ -78,6 +78,10 @@ class Process:
         """User and system time of all its threads so far (not of its children)."""
         return cpu_seconds(self.pid)
 
+    def resident_bytes(self) -> int:
+        """The memory that it holds now (RSS), from /proc/PID/statm."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
 
 def cpu_seconds(pid: int) -> float:
     """CPU seconds that process `pid` has used, from /proc/PID/stat."""
@@ -94,11 +98,27 @@ def _free(port: int, kind: socket.SocketKind, address: str) -> bool:
     return True
 
 
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+#: Whether this machine has IPv6 on loopback.
+HAS_IPV6 = _has_ipv6()
+#: What a port of the run may be used for.
+_BINDINGS = (
+    (socket.SOCK_STREAM, "127.0.0.1"), (socket.SOCK_DGRAM, "127.0.0.1"), *([(socket.SOCK_STREAM, "::1")] if HAS_IPV6 else []),
+)
+
+
 def _ports() -> Iterator[int]:
     start = (os.getpid() * 37) % len(PORTS)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
-        if all(_free(port, kind, "127.0.0.1") for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+        if all(_free(port, kind, address) for kind, address in _BINDINGS):
             yield port
 
 
@@ -113,7 +133,7 @@ class Lab:
         self._ports = _ports()
 
     def port(self) -> int:
-        """A port free for TCP and UDP on 127.0.0.1, handed out once."""
+        """A port free for TCP and UDP on 127.0.0.1 and for TCP on ::1 (if there is one), handed out once."""
         return next(self._ports)
 
     def directory(self, name: str) -> Path:

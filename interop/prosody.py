@@ -31,14 +31,15 @@ authentication = "internal_plain"
 certificates = "{folder}/certs"
 {lines}
 
-VirtualHost "{domain}"
+{hosts}
 {components}
 """
 _OUTSIDE = """\
 s2s_require_encryption = {encrypted}
 s2s_secure_auth = {secure}
 s2s_ports = {{ {s2s} }}
-s2s_interfaces = {{ "{s2s_address}" }}
+s2s_interfaces = {{ {addresses} }}
+s2s_direct_tls_interfaces = {{ {addresses} }}
 unbound = {{ resolvconf = false; hoststxt = false; forward = "127.0.0.1@{dns}" }}
 ssl = {{ cafile = "{anchors}" }}
 """
@@ -54,14 +55,16 @@ def start(site: Site, *, bidi: bool = False, component: str = "") -> Server:
     """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
     folder = site.lab.directory(f"prosody-{site.domain}")
     ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port(), site.lab.port()]
-    for user in site.users:
-        _account(folder, site.domain, user)
+    for domain in site.domains:
+        for user in site.users:
+            _account(folder, domain, user)
     _certificate(folder / "certs", site)
     config = folder / "prosody.cfg.lua"
     config.write_text(_config(site, folder, ports, bidi, component))
     process = site.lab.start("prosody", [PROSODY, "--config", str(config), "-F"], folder)
     site.lab.wait_for_port(process, ports[0])
-    site.lab.wait_for_port(process, ports[1], address=site.s2s_address)
+    for address in site.s2s_addresses:
+        site.lab.wait_for_port(process, ports[1], address=address)
     return Server("prosody", site.domain, ports[0], ports[1], [process], folder / "prosody.log", ports[2], ports[3])
 
 
@@ -70,11 +73,11 @@ def _config(site: Site, folder: Path, ports: list[int], bidi: bool, component: s
     components = f'Component "{component}"\n    component_secret = "{PASSWORD}"\n' if component else ""
     return _CONFIG.format(
         folder=folder, level="debug" if site.verbose else "warn", client=client, component=component_port, direct=direct,
-        domain=site.domain, components=components,
+        hosts="\n".join(f'VirtualHost "{domain}"' for domain in site.domains), components=components,
         modules=('"s2s_bidi";' if bidi else "") + ('"limits";' if site.lines else ""),
         lines=_patient(site.lines) or _OUTSIDE.format(
-            dns=site.dns, anchors=site.anchors, s2s=s2s, s2s_address=site.s2s_address, encrypted=_lua(site.encrypted),
-            secure=_lua(not site.dialback_only),
+            dns=site.dns, anchors=site.anchors, s2s=s2s, encrypted=_lua(site.encrypted), secure=_lua(not site.dialback_only),
+            addresses="; ".join(f'"{address}"' for address in site.s2s_addresses),
         ),
     )
 
@@ -85,10 +88,11 @@ def _patient(lines: str) -> str:
 
 
 def _certificate(folder: Path, site: Site) -> None:
-    """Where Prosody looks for a host's certificate by itself."""
+    """Where Prosody looks for the certificate of each host by itself."""
     folder.mkdir()
-    shutil.copy(site.certificate.chain, folder / f"{site.domain}.crt")
-    shutil.copy(site.certificate.key, folder / f"{site.domain}.key")
+    for domain in site.domains:
+        shutil.copy(site.certificate.chain, folder / f"{domain}.crt")
+        shutil.copy(site.certificate.key, folder / f"{domain}.key")
 
 
 def _lua(truth: bool) -> str:

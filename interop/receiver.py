@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 from interop.certificates import Certificate
-from interop.peer import SASL, TLS, PeerError, Stream, header, server_context
+from interop.peer import SASL, TLS, PeerError, Stream, header, is_barrier, server_context
 from interop.place import Lab
 
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
@@ -23,7 +23,8 @@ _numbers = itertools.count(1)
 class Receiver:
     """Listens at `port` as `domain`; one thread for each connection, until `close`.
 
-    `stanzas` are the elements heard on authenticated streams; `said` is every top-level element heard, on any stream.
+    `stanzas` are the elements heard on authenticated streams, without the gateway's own pings, which nobody answers (R41);
+    `said` is every top-level element heard before, on any stream.
     """
 
     def __init__(
@@ -52,12 +53,17 @@ class Receiver:
             with contextlib.suppress(PeerError, OSError, ET.ParseError):
                 self._negotiate(stream)
                 while (element := stream.next(600.0)) is not None:
-                    self.stanzas.append(element)
-                    if self._answers is not None:
-                        self._answers(stream, element)
+                    self._heard(stream, element)
                 stream.send("</stream:stream>")
         finally:
             stream.close()
+
+    def _heard(self, stream: Stream, element: ET.Element) -> None:
+        if is_barrier(element):
+            return
+        self.stanzas.append(element)
+        if self._answers is not None:
+            self._answers(stream, element)
 
     def _open(self, stream: Stream, features: str) -> None:
         peer = stream.wait_header().get("from")

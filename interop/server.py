@@ -22,12 +22,17 @@ class Site:
     anchors: Path
     certificate: Certificate
     users: Sequence[str] = ("juliet", "romeo")
-    s2s_address: str = "127.0.0.1"
+    also: Sequence[str] = ()  # further domains that it hosts, with the same certificate
+    s2s_addresses: Sequence[str] = ("127.0.0.1",)
     lines: str = ""  # configuration printed by `s2sgw setup`, taken over as it is
     dialback_only: bool = False  # peers need no certificate that this server trusts
     s2s_port: int = 0  # any, where 0
     verbose: bool = True  # a log of everything, which scenarios look into
     encrypted: bool = True  # TLS between servers; without it, jabberd2 is stock Debian
+
+    @property
+    def domains(self) -> Sequence[str]:
+        return (self.domain, *self.also)
 
 
 @dataclass
