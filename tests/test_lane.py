@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.queue.lane import OVERHEAD, Budget, Held, Holds, Lane, Receipt
+from s2sgw.queue.lane import OVERHEAD, Budget, Held, Holds, Lane, Piece, Receipt
 from s2sgw.queue.schedule import BackOff
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -18,8 +20,8 @@ def stanza(id: str, kind: Kind = "message", size: int = 100) -> Stanza:
     return Stanza(kind, b"x" * size, "u@b.example", "u@a.example", None, id)
 
 
-def ids(held: list[Held]) -> list[str | None]:
-    return [each.stanza.id for each in held]
+def ids(pieces: Sequence[Piece]) -> list[str | None]:
+    return [stanza.id for piece in pieces for stanza in piece.stanzas]
 
 
 def lane(share: int = 10_000, budget: int = 100_000) -> Lane:
@@ -149,6 +151,43 @@ class LaneTests(SynchronousTestCase):
         it.fill([Held(n, stanza(str(n - 1)), 0, 600, None, True) for n in (4, 5, 6)], complete=True)
         self.assertEqual((ids(it.write(10_000)), it.gap, len(it)), (["3", "4", "5"], None, 6))
 
+    def test_flight(self) -> None:
+        """What is written as it comes is one piece, until one of its stanzas matters: acknowledged, spooled or in doubt."""
+        settled: list[bool] = []
+        it = lane()
+        self.assertTrue(it.fly([stanza("1"), stanza("2"), stanza("3")], 0, Receipt(3, lambda: settled.append(True))))
+        self.assertTrue(it.fly([stanza("4")], 1, None))
+        self.assertEqual((len(it), it.bytes, ids(list(it)), it.pending), (4, 4 * (100 + OVERHEAD), ["1", "2", "3", "4"], False))
+        first = it.acknowledge(1)
+        self.assertEqual((ids(first), len(it), ids(it.unspooled(0.5))), (["1"], 3, ["2", "3"]))
+        first[0].settle()
+        self.assertEqual(ids(it.acknowledge(1)), ["2"])
+        again = it.take_back()
+        self.assertEqual(([held.position for held in again], len(it), it.pending), ([3, 4], 2, True))
+        self.assertEqual(settled, [])
+        self.assertEqual(ids(it.unspooled(9)), ["3", "4"])
+        self.assertFalse(it.fly([stanza("5")], 2, None))
+
+    def test_flight_without_room(self) -> None:
+        """A flight that does not fit does not leave."""
+        it = lane(share=700)
+        self.assertEqual((it.fly([stanza("1"), stanza("2")], 0, None), it.bytes, it.next_position), (False, 0, 1))
+        self.assertTrue(it.fly([stanza("1")], 0, None))
+
+    def test_flight_settles_once(self) -> None:
+        """However a flight is taken apart, its receipt counts every stanza once."""
+        settled: list[bool] = []
+        it = lane()
+        it.fly([stanza("1"), stanza("2"), stanza("3")], 0, Receipt(3, lambda: settled.append(True)))
+        whole = it.unspooled(1)
+        gone = it.acknowledge(1)
+        for piece in [*whole, *gone, *whole]:
+            piece.settle()
+        self.assertEqual(settled, [])
+        for held in it.take_back():
+            held.settle()
+        self.assertEqual(settled, [True])
+
     def test_restored(self) -> None:
         """After a start a lane knows how much the spool holds of it, and goes on counting behind that."""
         it = lane()
@@ -158,7 +197,7 @@ class LaneTests(SynchronousTestCase):
 
     @given(st.lists(st.one_of(
         st.tuples(st.just("accept"), st.integers(0, 3000)), st.tuples(st.just("write"), st.integers(1, 5000)),
-        st.tuples(st.just("acknowledge"), st.integers(0, 9)), st.tuples(st.just("expire"), st.integers(0, 40)),
+        st.tuples(st.just("acknowledge"), st.integers(0, 9)), st.tuples(st.just("fly"), st.integers(0, 3000)), st.tuples(st.just("expire"), st.integers(0, 40)),
         st.tuples(st.just("lose"), st.just(0)),
     )))
     def test_nothing_is_lost(self, steps: list[tuple[str, int]]) -> None:
@@ -171,6 +210,9 @@ class LaneTests(SynchronousTestCase):
             if step == "accept":
                 kind: Kind = "iq" if number % 3 == 0 else "message"
                 seen += [each.id for each in it.accept([stanza(str(number), kind, value)], now)[1]]
+            elif step == "fly":
+                pair = [stanza(str(number), "message", value), stanza(f"{number}b", "message", value)]
+                seen += [] if it.fly(pair, now, None) else [str(number), f"{number}b"]
             elif step == "write":
                 it.write(value)
             elif step == "acknowledge":
@@ -180,7 +222,8 @@ class LaneTests(SynchronousTestCase):
             else:
                 now += value
                 seen += ids(it.expire(now))
-        accepted = [str(number) for number, (step, _) in enumerate(steps) if step == "accept"]
+        accepted = [str(number) for number, (step, _) in enumerate(steps) if step in ("accept", "fly")]
+        accepted += [f"{number}b" for number, (step, _) in enumerate(steps) if step == "fly"]
         positions = [held.position for held in it]
         self.assertEqual(positions, sorted(positions))
         self.assertEqual(sorted(filter(None, seen + ids(list(it)))), sorted(accepted))

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
-from s2sgw.queue.lane import Held, Lane, Receipt
+from s2sgw.queue.lane import Held, Lane, Piece, Receipt
 from s2sgw.queue.presence import Newest
 from s2sgw.queue.spool import Spooled
 from s2sgw.xmpp.ending import Cause
@@ -136,16 +136,26 @@ class Flow:
             stanzas = self._consume(stanzas, receipt)
             if not stanzas:
                 return
-        if self.hop.ready and not self.lane.pending and not self.suspects and not self.hop.acknowledges:
-            self.hop.send([stanza.data for stanza in stanzas])
-            self._lanes.record.counted(self.direction, "passed", stanzas)
-            if receipt is not None:
-                receipt.settle(len(stanzas))
-        else:
+        if not self._pass_through(stanzas, receipt):
             self._keep(stanzas, receipt)
         if source is not None and self._must_slow():
             self._slowed.add(source)
             source.pause(self)
+
+    def _pass_through(self, stanzas: list[Stanza], receipt: Receipt | None) -> bool:
+        """Write them at once, where nothing goes before them."""
+        if not self.hop.ready or self.lane.pending or self.suspects:
+            return False
+        if self.hop.acknowledges:
+            if not self.lane.fly(stanzas, self._lanes.clock.seconds(), receipt):
+                return False
+            self._lanes.watch(self)
+        else:
+            self._lanes.record.counted(self.direction, "passed", stanzas)
+            if receipt is not None:
+                receipt.settle(len(stanzas))
+        self.hop.send([stanza.data for stanza in stanzas])
+        return True
 
     def _keep(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         accepted, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
@@ -225,13 +235,13 @@ class Flow:
 
     def _passed_on(self, number: int) -> None:
         gone = self.lane.acknowledge(number)
-        self.suspects = max(0, self.suspects - len(gone))
-        self._lanes.record.counted(self.direction, "passed", [held.stanza for held in gone])
-        spooled = [held.position for held in gone if held.spooled]
+        self.suspects = max(0, self.suspects - number)
+        spooled = [piece.last for piece in gone if piece.spooled]
         if spooled:
             self._lanes.spool.remove(self.pair, spooled[-1])
-        for held in gone:
-            held.settle()
+        for piece in gone:
+            self._lanes.record.counted(self.direction, "passed", piece.stanzas)
+            piece.settle()
 
     def lost(self, poisoned: bool) -> None:
         """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
@@ -268,18 +278,19 @@ class Flow:
         if not fresh:
             return
         self._spooling = True
-        for held in fresh:
-            held.spooled = True
-        self._lanes.spool.append([self._spooled(held) for held in fresh], lambda error: self._durable(fresh, error))
+        for piece in fresh:
+            piece.spooled = True
+        batch = [self._spooled(held) for held in self.lane.rows(fresh)]
+        self._lanes.spool.append(batch, lambda error: self._durable(fresh, error))
 
     def _spooled(self, held: Held) -> Spooled:
         return Spooled(self.pair, held.position, held.stanza, held.accepted_at, held.deadline, held.written)
 
-    def _durable(self, batch: list[Held], error: Exception | None) -> None:
+    def _durable(self, batch: list[Piece], error: Exception | None) -> None:
         self._spooling = False
         if error is None:
-            for held in batch:
-                held.settle()
+            for piece in batch:
+                piece.settle()
             for held in self.lane.evict(self._lanes.resident):
                 self._newest.forget(held)
         else:
@@ -287,13 +298,13 @@ class Flow:
         self._lanes.watch(self)
         self.relieve()
 
-    def _not_held(self, batch: list[Held], error: Exception) -> None:
+    def _not_held(self, batch: list[Piece], error: Exception) -> None:
         """No room, or no disk: what waits is refused in words; what is in flight may still arrive."""
-        for held in batch:
-            held.spooled = False
+        for piece in batch:
+            piece.spooled = False
         self.lane.fresh.extendleft(reversed(batch))
         self._lanes.spool_failed(error)
-        waiting = {held.position for held in batch if held.receipt is not None}
+        waiting = {piece.position for piece in batch if piece.receipt is not None}
         self.give_up_on(self.lane.remove(lambda held: held.position in waiting), Cause.QUEUE_FULL)
 
     def _read_on(self) -> None:

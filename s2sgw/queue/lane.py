@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -74,11 +75,79 @@ class Held:
         """Bytes of memory."""
         return len(self.stanza.data) + OVERHEAD
 
+    @property
+    def stanzas(self) -> list[Stanza]:
+        """As of a flight of one."""
+        return [self.stanza]
+
+    @property
+    def last(self) -> int:
+        return self.position
+
     def settle(self) -> None:
         """Nobody upstream need keep it any more."""
         receipt, self.receipt = self.receipt, None
         if receipt is not None:
             receipt.settle()
+
+    def each(self, holds: Holds) -> list[Held]:
+        """As of a flight of one."""
+        return [self]
+
+    take_apart = each
+
+
+class Flight:
+    """Stanzas that were written as they came, in one batch: what they cost is counted once, until one of them matters."""
+
+    __slots__ = ("accepted_at", "cost", "gone", "position", "receipt", "spooled", "stanzas")
+
+    def __init__(
+        self, position: int, stanzas: list[Stanza], accepted_at: float, receipt: Receipt | None, spooled: bool = False,
+    ) -> None:
+        self.position = position
+        self.stanzas = stanzas
+        self.accepted_at = accepted_at
+        self.receipt = receipt
+        self.spooled = spooled
+        self.gone = False
+        self.cost = sum([len(stanza.data) for stanza in stanzas]) + OVERHEAD * len(stanzas)
+
+    @property
+    def last(self) -> int:
+        """The position of the last one."""
+        return self.position + len(self.stanzas) - 1
+
+    def settle(self) -> None:
+        """Nobody upstream need keep them any more."""
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None:
+            receipt.settle(len(self.stanzas))
+
+    def each(self, holds: Holds) -> list[Held]:
+        """A view of each."""
+        at = self.accepted_at
+        rows = enumerate(self.stanzas, self.position)
+        return [Held(position, stanza, at, at + holds.of(stanza), None, self.spooled, True) for position, stanza in rows]
+
+    def take_apart(self, holds: Holds) -> list[Held]:
+        """Each for itself, in place of the flight."""
+        parts = self.each(holds)
+        for held in parts:
+            held.receipt = self.receipt
+        self.receipt, self.gone = None, True
+        return parts
+
+    def split(self, number: int) -> tuple[Flight, Flight]:
+        """The first `number`, and the rest, in place of the flight."""
+        first = Flight(self.position, self.stanzas[:number], self.accepted_at, self.receipt, self.spooled)
+        rest = Flight(self.position + number, self.stanzas[number:], self.accepted_at, self.receipt, self.spooled)
+        self.receipt, self.gone = None, True
+        return first, rest
+
+
+Piece = Held | Flight
+AnyPiece = TypeVar("AnyPiece", Held, Flight, Piece)
 
 
 class Budget:
@@ -106,7 +175,8 @@ class Lane:
         self.pair = pair
         self.bytes = 0
         self.next_position = next_position
-        self.in_flight: deque[Held] = deque()
+        self.in_flight: deque[Piece] = deque()
+        self._flying = 0
         self.waiting: deque[Held] = deque()
         #: positions that only the spool holds: after `gap[0]`, up to `gap[1]`
         self.gap: tuple[int, int] | None = None
@@ -114,7 +184,7 @@ class Lane:
         #: accepted since there is a gap
         self.recent: deque[Held] = deque()
         #: what the spool has not been given yet, oldest first
-        self.fresh: deque[Held] = deque()
+        self.fresh: deque[Piece] = deque()
         self._budget = budget
         self._share = share
         self._holds = holds
@@ -122,11 +192,12 @@ class Lane:
 
     def __len__(self) -> int:
         """Everything in custody, in memory or not."""
-        return len(self.in_flight) + len(self.waiting) + self.gap_count + len(self.recent)
+        return self._flying + len(self.waiting) + self.gap_count + len(self.recent)
 
     def __iter__(self) -> Iterator[Held]:
         """What is in memory, in order."""
-        return chain(self.in_flight, self.waiting, self.recent)
+        flying = (held for piece in self.in_flight for held in piece.each(self._holds))
+        return chain(flying, self.waiting, self.recent)
 
     @property
     def pending(self) -> bool:
@@ -136,12 +207,16 @@ class Lane:
     @property
     def oldest(self) -> float | None:
         """When the longest-held stanza in memory was accepted."""
-        return next((held.accepted_at for held in self), None)
+        return next((held.accepted_at for held in chain(self.in_flight, self.waiting, self.recent)), None)
 
     @property
     def crowded(self) -> bool:
         """Past half of its share, or of what all lanes share: whoever fills it should be slowed."""
         return self.bytes * 2 > self._share or (self.bytes > 0 and self._budget.used * 2 > self._budget.limit)
+
+    def rows(self, pieces: Iterable[Piece]) -> list[Held]:
+        """Each stanza of these pieces."""
+        return [held for piece in pieces for held in piece.each(self._holds)]
 
     # --- custody taken ---
 
@@ -161,6 +236,18 @@ class Lane:
             accepted.append(held)
         return accepted, []
 
+    def fly(self, stanzas: list[Stanza], now: float, receipt: Receipt | None) -> bool:
+        """Take custody of `stanzas`, which are being written at once; False: there is no room, or others go first."""
+        flight = Flight(self.next_position, stanzas, now, receipt)
+        if self.pending or self.bytes + flight.cost > self._share or not self._budget.take(flight.cost):
+            return False
+        self.bytes += flight.cost
+        self.next_position += len(stanzas)
+        self.in_flight.append(flight)
+        self._flying += len(stanzas)
+        self.fresh.append(flight)
+        return True
+
     # --- custody passed on ---
 
     def write(self, at_most: int) -> list[Held]:
@@ -173,24 +260,50 @@ class Lane:
             held.written = True
             written.append(held)
         self.in_flight.extend(written)
+        self._flying += len(written)
         return written
 
-    def acknowledge(self, number: int) -> list[Held]:
+    def acknowledge(self, number: int) -> list[Piece]:
         """The next hop has the first `number` of those in flight: their custody ends."""
-        return [self._release(self.in_flight.popleft()) for _ in range(min(number, len(self.in_flight)))]
+        taken: list[Piece] = []
+        while number > 0 and self.in_flight:
+            piece = self.in_flight.popleft()
+            size = len(piece.stanzas)
+            if size > number:
+                piece = self._split(piece, number)
+                size = number
+            number -= size
+            self._flying -= size
+            taken.append(self._release(piece))
+        return taken
+
+    def _split(self, piece: Piece, number: int) -> Flight:
+        assert isinstance(piece, Flight)
+        first, rest = piece.split(number)
+        self.in_flight.appendleft(rest)
+        if not piece.spooled:
+            self.fresh.appendleft(rest)
+        return first
 
     def take_back(self) -> list[Held]:
         """The next hop is gone: what was in flight waits again, in front; those come back."""
-        doubtful = list(self.in_flight)
+        doubtful: list[Held] = []
+        apart: list[Held] = []
+        for piece in self.in_flight:
+            doubtful += (parts := piece.take_apart(self._holds))
+            if isinstance(piece, Flight) and not piece.spooled:
+                apart += parts
+        self.fresh.extendleft(reversed(apart))
         self.in_flight.clear()
+        self._flying = 0
         self.waiting.extendleft(reversed(doubtful))
         return doubtful
 
     # --- the spool ---
 
-    def unspooled(self, before: float) -> list[Held]:
+    def unspooled(self, before: float) -> list[Piece]:
         """What was accepted up to `before`, is still here, and is for the spool now, in order."""
-        due: list[Held] = []
+        due: list[Piece] = []
         while self.fresh and (self.fresh[0].gone or self.fresh[0].accepted_at <= before):
             held = self.fresh.popleft()
             if not held.gone:
@@ -261,7 +374,7 @@ class Lane:
         if self._earliest is None or held.deadline < self._earliest:
             self._earliest = held.deadline
 
-    def _release(self, held: Held) -> Held:
+    def _release(self, held: AnyPiece) -> AnyPiece:
         held.gone = True
         self.bytes -= held.cost
         self._budget.give_back(held.cost)
