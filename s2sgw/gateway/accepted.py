@@ -10,9 +10,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.entry import Entrance, Entry
+from s2sgw.gateway.handled import HandledStanzas
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
-from s2sgw.stream.events import DialbackNeeded, Event, JudgementNeeded, Method, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    Event,
+    JudgementNeeded,
+    ManagementEnabled,
+    Method,
+    PairProven,
+    ResolutionNeeded,
+    StanzasReceived,
+)
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -39,6 +49,7 @@ class AcceptedStream:
         self._proven = proven
         self._gone = gone
         self._entries: dict[Pair, Entry] = {}
+        self._handled: HandledStanzas | None = None
         self._questions: set[Deferred[Any]] = set()
         self._over = False
         self.since = entrance.lanes.clock.seconds()
@@ -67,6 +78,8 @@ class AcceptedStream:
                 self._ask(connection, self.side.verify(event), lambda outcome: self.engine.dialback_answered(pair, outcome))
             case PairProven(pair, method):
                 self._pair_proven(connection, pair, method)
+            case ManagementEnabled():
+                self._handled = HandledStanzas(lambda number: connection.step(self.engine.handled, number))
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone: once, always."""
@@ -121,7 +134,7 @@ class AcceptedStream:
         if entry is None:
             entry = Entry(self._entrance, connection, self.side.leg, pair, self.side.admit, self._alone)
             self._entries[pair] = entry
-        entry.accept(stanzas)
+        entry.accept(stanzas, None if self._handled is None else self._handled.receipt(len(stanzas)))
 
     def _alone(self) -> bool:
         """No stream but of one sender: slowing it slows nobody else."""

@@ -19,6 +19,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Direction, Leg, Record
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.filters import Refused
+from s2sgw.queue.lane import Receipt
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -57,21 +58,21 @@ class Entry:
         self._outdated = False  # the admission under way
         self._entered = False
         self._gate: Gate | None = None
-        self._held: list[list[Stanza]] = []
+        self._held: list[tuple[list[Stanza], Receipt | None]] = []
         self._timer: IDelayedCall | None = None
         self._told: set[Cause] = set()
         self._over = False
 
-    def accept(self, stanzas: list[Stanza]) -> None:
-        """The stanzas of one turn."""
+    def accept(self, stanzas: list[Stanza], receipt: Receipt | None = None) -> None:
+        """The stanzas of one turn; `receipt` is settled as they are in safe hands, or refused."""
         if self._held:
-            self._hold(stanzas)
+            self._hold(stanzas, receipt)
         elif not self._admitted:
-            self._ask(stanzas)
+            self._ask(stanzas, receipt)
         elif self._gate is None:
-            self._pass(stanzas)
+            self._pass(stanzas, receipt)
         else:
-            self._pass_gate(self._gate, stanzas)
+            self._pass_gate(self._gate, stanzas, receipt)
 
     def reconsider(self) -> None:
         """The policy has changed: whether the pair is admitted, and by which gate, is asked anew."""
@@ -88,9 +89,9 @@ class Entry:
 
     # --- admission ---
 
-    def _ask(self, stanzas: list[Stanza]) -> None:
+    def _ask(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         self._admitting = True
-        self._held.append(stanzas)
+        self._held.append((stanzas, receipt))
         self._connection.pause(self)
         admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
         admission.addErrback(self._not_asked)
@@ -111,34 +112,37 @@ class Entry:
         else:
             held, self._held = self._held, []
             self._record(ending)
-            self._lanes.bounce(self.pair, [stanza for stanzas in held for stanza in stanzas], ending.cause)
+            for stanzas, receipt in held:
+                self._lanes.bounce(self.pair, stanzas, ending.cause)
+                _settle(receipt, len(stanzas))
         self._go_on()
 
     # --- the gate ---
 
-    def _pass(self, stanzas: list[Stanza]) -> None:
+    def _pass(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         self._entered = True
-        self._lanes.flow(self.pair).accept(stanzas, None if self._over else self._connection)
+        self._lanes.flow(self.pair).accept(stanzas, None if self._over else self._connection, receipt)
 
-    def _pass_gate(self, gate: Gate, stanzas: list[Stanza]) -> None:
+    def _pass_gate(self, gate: Gate, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         debt = 0.0 if self._over else gate.debt()
         if debt:
             self._timer = self._lanes.clock.callLater(debt, self._go_on)
-            self._hold(stanzas)
+            self._hold(stanzas, receipt)
             return
-        passed, refused = gate.sift(self._without_answers(stanzas))
+        passed, refused = gate.sift(self._without_answers(stanzas, receipt))
         if refused:
             self._refuse(gate, refused)
+            _settle(receipt, len(refused))
         if passed:
-            self._pass(passed)
+            self._pass(passed, receipt)
 
-    def _without_answers(self, stanzas: list[Stanza]) -> list[Stanza]:
+    def _without_answers(self, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
         """What answers the gateway's own pings (R41) goes by the gate."""
         flow = self._lanes.flow(self.pair)
         answers = [stanza for stanza in stanzas if flow.awaits(stanza)]
         if not answers:
             return stanzas
-        self._pass(answers)
+        self._pass(answers, receipt)
         return [stanza for stanza in stanzas if stanza not in answers]
 
     def _refuse(self, gate: Gate, refused: list[Refused]) -> None:
@@ -156,9 +160,9 @@ class Entry:
 
     # --- waiting ---
 
-    def _hold(self, stanzas: list[Stanza]) -> None:
-        self._held.append(stanzas)
-        if self._alone() or sum(len(stanza.data) for held in self._held for stanza in held) > HELD:
+    def _hold(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
+        self._held.append((stanzas, receipt))
+        if self._alone() or sum(len(stanza.data) for held, _ in self._held for stanza in held) > HELD:
             self._connection.pause(self)
 
     def _go_on(self) -> None:
@@ -167,8 +171,8 @@ class Entry:
             self._timer.cancel()
         self._timer = None
         held, self._held = self._held, []
-        for stanzas in held:
-            self.accept(stanzas)
+        for stanzas, receipt in held:
+            self.accept(stanzas, receipt)
         if not self._held and not self._over:
             self._connection.resume(self)
 
@@ -182,6 +186,11 @@ class Entry:
         peer, local = self.pair if self._leg == "federation" else self.pair.inverse
         address = self._connection.peer_address
         self._entrance.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+
+
+def _settle(receipt: Receipt | None, number: int) -> None:
+    if receipt is not None:
+        receipt.settle(number)
 
 
 async def _awaited(question: Awaitable[Ending | None]) -> Ending | None:

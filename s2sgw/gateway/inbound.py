@@ -95,7 +95,8 @@ class FederationInbound:
             return Permission(refusal=refusal(ending)), ()
         verdict = await self.judge_of.verdict(connection, question, "initiating")
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
-        return replace(permission(verdict), limits=limits, announced=policy.features.limits), verdict.reasons
+        features = policy.features
+        return replace(permission(verdict), limits=limits, announced=features.limits, management=features.sm), verdict.reasons
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
