@@ -19,18 +19,23 @@ from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
 from s2sgw.config import Backend, Config
 from s2sgw.config.agreement import certificate_files
 from s2sgw.gateway.acks import Acks, NoReceipts, PingReceipts, Receipts, Silent
+from s2sgw.gateway.book import PeerBook
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.entry import Entrance
+from s2sgw.gateway.fetching import documents
 from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.keeping import Keeper
 from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.lookups import LookUps
+from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
+from s2sgw.gateway.proving import Proving
 from s2sgw.gateway.record import Record
-from s2sgw.gateway.state import keep_secret, prepare_state, read_anchors
+from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
 from s2sgw.net.addresses import HostPort, is_this_machine
@@ -51,7 +56,6 @@ from s2sgw.queue.spool import Spool
 from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.jid import Domain, Pair
 
 
@@ -165,7 +169,19 @@ class Parts:
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.config.policies, self._anchors, lambda: datetime.now(UTC))
+        look_ups = LookUps(self.reactor, self.discovery, documents(self.config, self.reactor, self.resolver, self.material))
+        proving = Proving(self.material.anchors, self.material.revocations)
+        return Judge(self.config.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
+
+    @cached_property
+    def material(self) -> Material:
+        """Trust anchors and revocation lists."""
+        return Material(self.reactor)
+
+    @cached_property
+    def book(self) -> PeerBook:
+        """What is remembered of peers."""
+        return PeerBook.at(self.state)
 
     @cached_property
     def federation_keys(self) -> DialbackKeys:
@@ -200,16 +216,6 @@ class Parts:
             self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
         return self._special_credentials[path]
 
-    @cached_property
-    def _anchor_sets(self) -> dict[str, Anchors]:
-        return {}
-
-    def _anchors(self, policy: PeerPolicy) -> Anchors:
-        source = str(policy.trust_anchors)
-        if source not in self._anchor_sets:
-            self._anchor_sets[source] = read_anchors(source)
-        return self._anchor_sets[source]
-
     # --- the backend leg ---
 
     @cached_property
@@ -220,7 +226,7 @@ class Parts:
         anchors = PeerPolicy(trust_anchors=self.config.tls.trust_anchors)
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
-            self.backend_keys, lambda: self._anchors(anchors), lambda: datetime.now(UTC), self._lookup,
+            self.backend_keys, lambda: self.material.anchors(anchors), lambda: datetime.now(UTC), self._lookup,
         )
 
     def backend_inbound(self, backend: Backend) -> BackendInbound:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
+from s2sgw.gateway.book import PeerBook
+from s2sgw.gateway.lookups import LookUps
+from s2sgw.gateway.proving import Found, Proving, Standing
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import Peers
-from s2sgw.policy.verdict import Verdict, decide
+from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
-from s2sgw.trust.evidence import Attempt, Evidence, Role
-from s2sgw.trust.path import Anchors
-from s2sgw.trust.pins import Fingerprint
-from s2sgw.trust.proofs import prove_pin, prove_pkix
+from s2sgw.trust.evidence import Evidence, Role
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
@@ -43,41 +45,68 @@ def refusal(ending: Ending) -> Refusal:
 
 
 class Judge:
-    """Judges peers of the federation leg, in either role; `anchors` loads a policy's trust anchors (cached)."""
+    """Judges peers of the federation leg, in either role."""
 
-    def __init__(self, peers: Peers, anchors: Callable[[PeerPolicy], Anchors], now: Callable[[], datetime]) -> None:
+    def __init__(self, peers: Peers, proving: Proving, look_ups: LookUps, book: PeerBook, now: Callable[[], datetime]) -> None:
         self._peers = peers
-        self._anchors = anchors
+        self._proving = proving
+        self._look_ups = look_ups
+        self._book = book
         self._now = now
+        #: streams on which dialback would make the key a first use (R20)
+        self._first_uses: WeakKeyDictionary[StreamConnection, tuple[Domain, tuple[bytes, ...]]] = WeakKeyDictionary()
 
     def begin(self, peer: Domain, role: Role, target: Target | None = None) -> None:
-        """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake."""
+        """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake.
+
+        A POSH document is not fetched yet for a peer that something else has proven lately.
+        """
+        policy = self._peers.policy(peer)
+        if policy.allow:
+            remembered = self._book.standing(peer, policy, self._now().timestamp()).remembered
+            posh = "posh" in policy.proofs and remembered in (None, "posh")
+            self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
-        """An inbound peer has authenticated by `method`."""
+        """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
+        domain, chain = self._first_uses.pop(connection, (None, ()))
+        if domain == peer and domain is not None and method == "dialback":
+            self._book.learn(domain, chain, self._now().timestamp(), "proven by dialback")
 
     async def verdict(
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
     ) -> Verdict:
-        """The verdict on `question.peer`, which plays `role` on `connection`."""
+        """The verdict on `question.peer`, which plays `role` on `connection`; outbound, `target` is where we connected to."""
         peer = question.peer
+        policy = self._peers.policy(peer)
         evidence = Evidence(
             domain=peer, role=role, at=self._now(), chain=connection.chain, tls_version=connection.tls_version,
             cipher=connection.cipher, address=connection.peer_address, target=target.host if target else None,
             target_secure=target.secure if target else False,
         )
-        policy = self._peers.policy(peer)
-        secured = connection.tls_version is not None
-        attempts = self._attempts(policy, evidence) if secured else ()
-        return decide(policy, attempts, role=role, secured=secured, tls_version=connection.tls_version)
+        standing = self._book.standing(peer, policy, evidence.at.timestamp())
+        evidence, found = await self._gathered(policy, evidence, standing, target)
+        targets: tuple[Target, ...] = (target,) if target else ()
+        if found.verdict.hold:
+            targets = await self._look_ups.targets(peer, policy.route)
+        self._book.enter(evidence, question.local, found, targets)
+        if found.verdict.learn == "with-dialback":
+            self._first_uses[connection] = (peer, evidence.chain)
+        return found.verdict
 
-    def _attempts(self, policy: PeerPolicy, evidence: Evidence) -> Sequence[Attempt]:
-        attempts = []
-        if "pin" in policy.proofs and policy.pins:
-            attempts.append(prove_pin(evidence, [Fingerprint.parse(pin) for pin in policy.pins]))
-        if "pkix" in policy.proofs:
-            attempts.append(prove_pkix(evidence, self._anchors(policy)))
-        return attempts
+    async def _gathered(
+        self, policy: PeerPolicy, evidence: Evidence, standing: Standing, target: Target | None,
+    ) -> tuple[Evidence, Found]:
+        """All evidence, and the verdict. The DNS is always heard, for it may veto; the web only where nothing else proves."""
+        shown = evidence.tls_version is not None and bool(evidence.chain)
+        if shown and "dane" in policy.proofs and policy.allow:
+            tlsa = await self._look_ups.dane(evidence.domain, policy.route, target)
+            evidence = replace(evidence, tlsa=tlsa)
+        found = self._proving.found(policy, evidence, standing)
+        if shown and "posh" in policy.proofs and policy.allow and not (found.proven or found.vetoed):
+            evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain))
+            found = self._proving.found(policy, evidence, standing)
+        return evidence, found
 
 
 def permission(verdict: Verdict) -> Permission:

@@ -1,4 +1,7 @@
-"""The verdict: what a peer's policy makes of the proofs. One pure function, tested over the full product of its inputs."""
+"""The verdict: what a peer's policy makes of the proofs. One pure function, tested over the full product of its inputs.
+
+docs/policy.md has the whole of it as a table.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,20 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: "dns": an outbound stream went to where the DNS led, and nothing else proves the peer.
 ProvenBy = ProofMethod | Literal["dns"]
+#: What the presented key is to us: never remembered for this peer; remembered, by approval or first use; another than those
+#: remembered; revoked by the operator; or "absent": none was presented, though one is remembered (R20).
+KeyStanding = Literal["unknown", "known", "changed", "revoked", "absent"]
+#: Whether this is the first use that is remembered: at once, or if dialback proves the same domain on this stream (R20).
+Learn = Literal["no", "now", "with-dialback"]
+
+#: Cases 2 and 3 of RFC 6120 §13.7.2, where nothing worse is wrong with the certificate.
+UNKNOWN = (Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER)
+
+_BARRED_KEYS = {
+    "changed": (Cause.PIN_MISMATCH, "the key is none of those that are remembered for this peer"),
+    "revoked": (Cause.KEY_REVOKED, "the approval of this key was revoked here"),
+    "absent": (Cause.NO_CERTIFICATE, "a key is remembered for this peer, and none was presented"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +38,9 @@ class Verdict:
     `external` and `dialback` are the ways in which the initiating side may authenticate. `proven_by` is what proves the
     peer so far; an inbound peer that has yet to do dialback is proven by nothing (None). `ending` is the refusal, and
     `reasons` says in words what was tried and why it failed, whatever the outcome.
+
+    `hold`: the certificate is one for the operator's inbox. `learn`: its key is to be remembered as a first use. `report`: with
+    `lost_proof = "refuse"` this would have been the ending.
     """
 
     external: bool = False
@@ -28,6 +48,9 @@ class Verdict:
     proven_by: ProvenBy | None = None
     ending: Ending | None = None
     reasons: tuple[str, ...] = ()
+    hold: bool = False
+    learn: Learn = "no"
+    report: Ending | None = None
 
 
 def decide(
@@ -38,24 +61,19 @@ def decide(
     secured: bool,
     tls_version: str | None = None,
     unresolved: Ending | None = None,
+    key: KeyStanding = "unknown",
+    remembered: ProofMethod | None = None,
 ) -> Verdict:
     """The verdict on a peer that plays `role` on the stream, `attempts` being every proof that was tried.
 
     `secured`: TLS is on, of `tls_version` ("TLSv1.2", …) where known. `unresolved` is how resolving the peer's hostname
-    ended, if it failed (R2). Without TLS there is no certificate, so no attempt counts.
+    ended, if it failed (R2). Without TLS there is no certificate, so no attempt counts. `remembered` is what proved the peer
+    within the policy's `remember_proof`, if anything did.
     """
     refusal = unresolved or _barred(policy, role, secured, tls_version)
     if refusal is not None:
         return Verdict(ending=refusal, reasons=(refusal.detail or refusal.cause,))
-    proof = next((each.method for each in _accepted(policy, attempts) if each.proven), None) if secured else None
-    fallback = policy.dialback == "always" or (policy.dialback == "with-tls" and secured)
-    reasons = _reasons(policy, attempts, secured)
-    if proof is None and not fallback:
-        return Verdict(ending=Ending(_cause(policy, attempts, role, secured), "; ".join(reasons)), reasons=reasons)
-    if role == "initiating":
-        return Verdict(external=proof is not None, dialback=fallback, proven_by=proof, reasons=reasons)
-    # We initiate: dialback proves us to the peer and nothing of the peer, so it is ours to use whenever the stream goes on.
-    return Verdict(external=secured, dialback=True, proven_by=proof or "dns", reasons=reasons)
+    return _Case(policy, tuple(attempts), role, secured, key, remembered).verdict()
 
 
 def _barred(policy: PeerPolicy, role: Role, secured: bool, tls_version: str | None) -> Ending | None:
@@ -69,28 +87,135 @@ def _barred(policy: PeerPolicy, role: Role, secured: bool, tls_version: str | No
     return None
 
 
-def _accepted(policy: PeerPolicy, attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts by methods that the policy accepts, in the policy's order."""
-    return [each for method in policy.proofs for each in attempts if each.method == method]
-
-
-def _cause(policy: PeerPolicy, attempts: Sequence[Attempt], role: Role, secured: bool) -> Cause:
-    """The one cause of a refusal: a pin that differs says most, then the first method that failed for a cause of its own."""
-    if not secured:
-        return _unencrypted(role)
-    causes = [each.cause for each in _accepted(policy, attempts) if each.cause not in (None, Cause.NOT_PROVEN)]
-    return Cause.PIN_MISMATCH if Cause.PIN_MISMATCH in causes else causes[0] if causes else Cause.NOT_PROVEN
-
-
 def _unencrypted(role: Role) -> Cause:
     return Cause.ENCRYPTION_REQUIRED if role == "initiating" else Cause.TLS_NOT_OFFERED
 
 
-def _reasons(policy: PeerPolicy, attempts: Sequence[Attempt], secured: bool) -> tuple[str, ...]:
-    if not secured:
-        return ("no certificate is seen without TLS", f'dialback = "{policy.dialback}"')
-    told = [_told(each, each.method in policy.proofs) for each in attempts]
-    return (*told, f'dialback = "{policy.dialback}"')
+def accepts(policy: PeerPolicy) -> tuple[ProofMethod, ...]:
+    """The methods that may prove the peer, in their order: an approval counts where it can be asked for."""
+    methods: list[ProofMethod] = list(policy.proofs)
+    if policy.unknown_issuer != "reject" and "pin" not in methods:
+        methods.append("pin")
+    if policy.unknown_issuer == "trust-first-use":
+        methods.append("trust-first-use")
+    return tuple(methods)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One peer at the moment of its verdict, nothing being in the way of proving it."""
+
+    policy: PeerPolicy
+    attempts: tuple[Attempt, ...]
+    role: Role
+    secured: bool
+    key: KeyStanding
+    remembered: ProofMethod | None
+
+    def verdict(self) -> Verdict:
+        proof = self.proof()
+        if self.veto is not None:
+            return self.refused(Cause.DANE_MISMATCH)
+        if proof is not None:
+            return self.going(proof, learn="now" if self.learns_by(proof) else "no")
+        if self.key in _BARRED_KEYS:
+            return self.refused(_BARRED_KEYS[self.key][0])
+        return self.unproven()
+
+    def unproven(self) -> Verdict:
+        """Nothing proves the peer: the first use of its key may, or dialback, unless it has proven itself better before."""
+        first_use = self.first_use and self.role == "receiving"
+        if not first_use and not self.fallback:
+            return self.refused(self.cause())
+        lost = self.lost
+        if lost is not None and self.policy.lost_proof == "refuse":
+            return self.refused(lost.cause)
+        if first_use:
+            return self.going("trust-first-use", learn="now", report=lost)
+        return self.going(None, learn="with-dialback" if self.first_use else "no", report=lost)
+
+    def refused(self, cause: Cause) -> Verdict:
+        reasons = self.reasons()
+        return Verdict(ending=Ending(cause, "; ".join(reasons)), reasons=reasons, hold=self.hold)
+
+    def going(self, proof: ProofMethod | None, *, learn: Learn, report: Ending | None = None) -> Verdict:
+        hold, reasons = proof is None and self.hold, self.reasons()
+        if self.role == "initiating":
+            return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report)
+        # We initiate: dialback proves us to the peer and nothing of the peer, so it is ours to use whenever the stream goes on.
+        return Verdict(self.secured, True, proof or "dns", None, reasons, hold, learn, report)
+
+    # --- what is so ---
+
+    @property
+    def accepted(self) -> list[Attempt]:
+        """The attempts that count, in the policy's order."""
+        if not self.secured:
+            return []
+        return [each for method in accepts(self.policy) for each in self.attempts if each.method == method]
+
+    @property
+    def veto(self) -> Attempt | None:
+        return next((each for each in self.accepted if each.veto), None)
+
+    def proof(self) -> ProofMethod | None:
+        return next((each.method for each in self.accepted if each.proven), None)
+
+    @property
+    def fallback(self) -> bool:
+        return self.policy.dialback == "always" or (self.policy.dialback == "with-tls" and self.secured)
+
+    @property
+    def stranger(self) -> Attempt | None:
+        """PKIX, where all that it has against the chain is that nobody we trust issued it; a name may differ besides."""
+        return next((a for a in self.attempts if self.secured and a.method == "pkix" and a.cause in UNKNOWN), None)
+
+    @property
+    def hold(self) -> bool:
+        """Whether the certificate is one that the operator may want to approve."""
+        asking = self.policy.unknown_issuer != "reject" and self.key in ("changed", "revoked")
+        return asking or (self.policy.unknown_issuer == "ask" and self.stranger is not None)
+
+    @property
+    def first_use(self) -> bool:
+        """Whether this key could be the first: a stranger's with the right name, no other being remembered."""
+        clean = self.stranger is not None and not set(self.stranger.causes).difference(UNKNOWN)
+        return clean and self.policy.unknown_issuer == "trust-first-use" and self.key == "unknown"
+
+    def learns_by(self, proof: ProofMethod) -> bool:
+        """A stranger's key that the DNS or the web vouches for is remembered, and takes the place of the one before."""
+        learns = self.policy.unknown_issuer == "trust-first-use" and self.key in ("unknown", "changed")
+        return learns and proof in ("dane", "posh") and self.stranger is not None
+
+    @property
+    def lost(self) -> Ending | None:
+        """How dialback, or a first use, ends for a peer that has proven itself better, by what still counts."""
+        if self.remembered is None or self.remembered not in self.policy.proofs:
+            return None
+        return Ending(Cause.PROOF_LOST, f"this peer was proven by {self.remembered} before, and now by nothing of the kind")
+
+    def cause(self) -> Cause:
+        """The one cause of a refusal: a pin that differs says most, then the first method that failed for a cause of its own."""
+        if not self.secured:
+            return _unencrypted(self.role)
+        causes = [each.cause for each in self.accepted if each.cause not in (None, Cause.NOT_PROVEN)]
+        if Cause.PIN_MISMATCH in causes:
+            return Cause.PIN_MISMATCH
+        if self.hold:
+            return Cause.AWAITING_APPROVAL
+        return causes[0] if causes else Cause.NOT_PROVEN
+
+    # --- in words ---
+
+    def reasons(self) -> tuple[str, ...]:
+        told = [_told(each, each.method in accepts(self.policy)) for each in self.attempts]
+        if not self.secured:
+            told = ["no certificate is seen without TLS"]
+        if self.key in _BARRED_KEYS:
+            told.append(_BARRED_KEYS[self.key][1])
+        if self.lost is not None and self.proof() is None:
+            told.append(self.lost.detail)
+        return (*told, f'dialback = "{self.policy.dialback}"')
 
 
 def _told(attempt: Attempt, accepted: bool) -> str:

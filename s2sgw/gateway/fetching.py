@@ -1,0 +1,56 @@
+"""How POSH documents are fetched: through our own resolver, from addresses that may be asked, trusting whom `[tls]` trusts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import gatherResults
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
+
+from s2sgw.config import Config
+from s2sgw.gateway.documents import Documents
+from s2sgw.gateway.material import Material
+from s2sgw.net.addresses import is_address, is_public
+from s2sgw.net.https import HTTPS, Unfetched
+from s2sgw.net.resolver import Resolver
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.trust.anchors import Anchors, encoded
+
+
+def documents(config: Config, reactor: Any, resolver: Resolver, material: Material) -> Documents:
+    """The POSH documents of one configuration."""
+    policy = PeerPolicy(trust_anchors=config.tls.trust_anchors)
+    trust = TrustRoot()
+    resolve = partial(addresses, resolver, config.dns.private_addresses == "allow")
+    return Documents(reactor, HTTPS(reactor, resolve, lambda: trust.of(material.anchors(policy))).get)
+
+
+async def addresses(resolver: Resolver, private: bool, host: str) -> list[str]:
+    """The addresses of a web server that a stranger's name leads to, IPv4 first; raises `Unfetched` where none may be asked."""
+    if is_address(host):
+        found = [host]
+    else:
+        answers = await gatherResults([resolver.query(host, family) for family in ("A", "AAAA")])
+        failed = [answer.reason or str(answer.status) for answer in answers if answer.failed]
+        found = [record.to_text() for answer in answers if answer.found for record in answer.records]
+        if not found:
+            raise Unfetched(f"{host} could not be looked up: {failed[0]}" if failed else f"{host} has no address")
+    allowed = [address for address in found if private or is_public(address)]
+    if not allowed:
+        raise Unfetched(f"{host} leads to addresses that are not public: {', '.join(found)}")
+    return allowed
+
+
+class TrustRoot:
+    """Anchors as Twisted's TLS wants them, made anew only when they change."""
+
+    def __init__(self) -> None:
+        self._anchors: Anchors | None = None
+        self._root: Any = None
+
+    def of(self, anchors: Anchors) -> Any:
+        if anchors is not self._anchors:
+            self._anchors = anchors
+            self._root = trustRootFromCertificates([Certificate.load(encoded(each)) for each in anchors.certificates])
+        return self._root

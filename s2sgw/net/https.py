@@ -1,0 +1,185 @@
+"""One HTTPS GET, bounded in time and size, to addresses that may be asked.
+
+Twisted's Agent speaks HTTP; finding the host, choosing among its addresses and trusting its certificate are ours. No redirect
+is followed and no connection kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, ResponseDone, ResponseFailed
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+#: Seconds for the whole of it, and for one connection.
+TIMEOUT = 5.0
+CONNECT_TIMEOUT = 3.0
+#: Bytes of an answer's body, and of everything that a server may send.
+BODY_BYTES = 65536
+TOTAL_BYTES = 131072
+#: Addresses of a host that are tried.
+ADDRESSES = 3
+_AGENT = b"s2sgw"
+
+
+class Unfetched(Exception):
+    """Nothing could be fetched; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a server answered; `location` is where a redirect leads."""
+
+    status: int
+    location: str | None
+    body: bytes
+
+
+class HTTPS:
+    """Fetches from web servers that strangers name.
+
+    `resolve(host)` gives its addresses, those alone that may be asked, or raises `Unfetched`; `trust_root()` what the servers'
+    certificates must chain to (`twisted.internet.ssl`).
+    """
+
+    def __init__(
+        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any],
+        *, limit: int = BODY_BYTES, timeout: float = TIMEOUT,
+    ) -> None:
+        self._reactor = reactor
+        self._limit = limit
+        self._timeout = timeout
+        self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust_root))
+
+    def get(self, url: str) -> Deferred[Fetched]:
+        """GET `url`; fails with `Unfetched`."""
+        fetching = Deferred.fromCoroutine(self._get(url))
+        fetching.addTimeout(self._timeout, self._reactor, _too_slow)
+        return fetching.addErrback(_unfetched, url)
+
+    async def _get(self, url: str) -> Fetched:
+        response = await self._agent.request(b"GET", url.encode("ascii"), Headers({b"User-Agent": [_AGENT]}))
+        if response.code != 200:
+            response.deliverBody(_Body(0))
+            [location] = response.headers.getRawHeaders(b"location", [b""])[:1]
+            return Fetched(response.code, location.decode("ascii", "replace") or None, b"")
+        body = _Body(self._limit)
+        response.deliverBody(body)
+        return Fetched(response.code, None, await body.done)
+
+
+class _Body(Protocol):
+    """Collects a body up to `limit` bytes, and gives up on a longer one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self.done: Deferred[bytes] = Deferred(lambda _: self._drop())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > self._limit:
+            self._drop()
+            if self._limit and not self.done.called:
+                self.done.errback(Unfetched(f"the answer is longer than {self._limit} bytes"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.done.called:
+            whole = reason.check(ResponseDone)
+            self.done.callback(bytes(self._data)) if whole else self.done.errback(Unfetched("the answer broke off"))
+            self.done.addErrback(lambda failure: None if not self._limit else failure)
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    def __init__(self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any]) -> None:
+        self.reactor = reactor
+        self.resolve = resolve
+        self.trust_root = trust_root
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        if uri.scheme != b"https":
+            raise Unfetched("only https is fetched")
+        return _Endpoint(self, uri.host.decode("ascii").strip("[]"), uri.port)
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """A web server: its addresses in turn, until one can be connected to."""
+
+    def __init__(self, endpoints: _Endpoints, host: str, port: int) -> None:
+        self._endpoints = endpoints
+        self._host = host
+        self._port = port
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        options = optionsForClientTLS(self._host, trustRoot=self._endpoints.trust_root())
+        why = f"{self._host} has no address that may be asked"
+        for address in list(await self._endpoints.resolve(self._host))[:ADDRESSES]:
+            kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+            plain = kind(self._endpoints.reactor, address, self._port, timeout=CONNECT_TIMEOUT)
+            try:
+                wrapper: Any = await wrapClientTLS(options, plain).connect(_Bounding(factory))
+            except ConnectError as error:
+                why = f"{address}: {error}"
+            else:
+                return wrapper.wrappedProtocol
+        raise Unfetched(why)
+
+
+class _Bounded(ProtocolWrapper):
+    """Ends a connection on which too much came."""
+
+    heard = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += len(data)
+        if self.heard > TOTAL_BYTES:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+        else:
+            super().dataReceived(data)
+
+
+class _Bounding(WrappingFactory):
+    protocol = _Bounded
+    noisy = False
+
+
+def _too_slow(_result: object, seconds: float) -> Any:
+    raise Unfetched(f"no answer in {seconds:g} s")
+
+
+def _unfetched(failure: Failure, url: str) -> Any:
+    """Every failure as `Unfetched`, in the words of its first cause."""
+    if failure.check(Unfetched):
+        return failure
+    error = failure.value
+    if isinstance(error, ResponseFailed) and error.reasons:
+        error = error.reasons[0].value
+    raise Unfetched(f"{url}: {_words(error)}") from None
+
+
+def _words(error: BaseException | None) -> str:
+    queue = error.args[0] if error is not None and error.args and isinstance(error.args[0], list) else None
+    if queue:  # OpenSSL's
+        return "; ".join(str(entry[-1]) for entry in queue)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
