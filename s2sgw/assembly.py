@@ -38,6 +38,7 @@ from s2sgw.gateway.record import Record
 from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
+from s2sgw.gateway.withheld import Withheld
 from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
@@ -108,7 +109,7 @@ class Parts:
     def lanes(self) -> Lanes:
         return Lanes(
             self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop, self.spool,
-            window=self.config.queue.window, spools=self.config.queue.disk > 0,
+            window=self.config.queue.window, spools=self.config.queue.disk > 0, withheld=Withheld(self.state, self._report),
         )
 
     @cached_property

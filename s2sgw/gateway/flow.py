@@ -5,6 +5,7 @@ A stanza is settled upstream only when the next hop has it, the spool has it, or
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,7 +89,12 @@ class Flow:
         self._slowed: set[Source] = set()
         self._spooling = False
         self._reading = False
-        self._giving_up: Cause | None = None
+        #: the operator's word: nothing is written, or not these positions
+        self.held = False
+        self.parked: set[int] = set()
+        self._out_of_order = False
+        self._ending: Callable[[list[Held]], None] | None = None
+        self._ended: set[int] = set()
         self._newest = Newest()
         self._expected: dict[str, Callable[[], None]] = {}
 
@@ -144,7 +150,7 @@ class Flow:
 
     def _pass_through(self, stanzas: list[Stanza], receipt: Receipt | None) -> bool:
         """Write them at once, where nothing goes before them."""
-        if not self.hop.ready or self.lane.pending or self.suspects:
+        if not self.hop.ready or self.lane.pending or self.suspects or self.held:
             return False
         if self.hop.acknowledges:
             if not self.lane.fly(stanzas, self._lanes.clock.seconds(), receipt):
@@ -163,7 +169,7 @@ class Flow:
             self._coalesce(accepted)
         if self.hop.ready:
             self.drain()
-        else:
+        elif not self.held:
             self.hop.wanted()
         if refused:
             self._lanes.bounce(self.pair, refused, Cause.QUEUE_FULL)
@@ -183,6 +189,8 @@ class Flow:
     # --- back-pressure ---
 
     def _must_slow(self) -> bool:
+        if self.held:
+            return False
         if self.lane.crowded:
             self.hop.pressed()
         return self.hop.slow or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
@@ -203,11 +211,18 @@ class Flow:
 
     def drain(self) -> None:
         """The hop is free: hand over what waits, then let the sources go on."""
-        while self.hop.ready and self.lane.waiting and not (self.suspects and self.lane.in_flight):
-            self._write(self.lane.write(1 if self.suspects else CHUNK))
-        if self.hop.ready and self.lane.gap is not None and not self.lane.waiting:
+        while self.hop.ready and self._may_write and not (self.suspects and self.lane.in_flight):
+            self._write(self.lane.write(1 if self.suspects else CHUNK, self.parked))
+        if self.hop.ready and self.lane.gap is not None and not self.held and not self._may_write:
             self._read_on()
         self.relieve()
+
+    @property
+    def _may_write(self) -> bool:
+        """Something waits in memory that is not held back."""
+        if self.held or not self.parked:
+            return bool(self.lane.waiting) and not self.held
+        return not all(held.position in self.parked for held in self.lane.waiting)
 
     def _write(self, written: list[Held]) -> None:
         self._mark(written)
@@ -236,9 +251,11 @@ class Flow:
     def _passed_on(self, number: int) -> None:
         gone = self.lane.acknowledge(number)
         self.suspects = max(0, self.suspects - number)
-        spooled = [piece.last for piece in gone if piece.spooled]
-        if spooled:
-            self._lanes.spool.remove(self.pair, spooled[-1])
+        spooled = [piece for piece in gone if piece.spooled]
+        if spooled and (self.parked or self._out_of_order):
+            self._lanes.spool.remove_each(self.pair, [held.position for held in self.lane.rows(spooled)])
+        elif spooled:
+            self._lanes.spool.remove(self.pair, spooled[-1].last)
         for piece in gone:
             self._lanes.record.counted(self.direction, "passed", piece.stanzas)
             piece.settle()
@@ -251,6 +268,7 @@ class Flow:
         doubtful = self.lane.take_back()
         if not doubtful:
             return
+        self._set_in_order()
         if poisoned and len(doubtful) == 1:
             self._poison(doubtful)
             return
@@ -319,21 +337,26 @@ class Flow:
         if gap is None:
             return
         rows = [row for row in spooled if row.position <= gap[1]]
-        held = [_from_spool(row) for row in rows]
+        held = [_from_spool(row) for row in rows if row.position not in self._ended]
         self.lane.fill(held, complete=not rows or rows[-1].position >= gap[1])
+        self._ended.clear()
         doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
         self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
-        if self._giving_up is not None:
-            self.give_up(self._giving_up)
+        if self._ending is not None:
+            self._end_all(self._ending)
         self.drain()
 
     # --- custody ended ---
 
     def give_up(self, cause: Cause) -> None:
         """Bounce everything that is not in flight."""
-        self.give_up_on(self.lane.clear(), cause)
-        self._giving_up = cause if self.lane.gap is not None else None
-        if self._giving_up is not None:
+        self._end_all(lambda gone: self.give_up_on(gone, cause))
+
+    def _end_all(self, end: Callable[[list[Held]], None]) -> None:
+        """What only the spool holds ends as it is read."""
+        end(self.lane.clear())
+        self._ending = end if self.lane.gap is not None else None
+        if self._ending is not None:
             self._read_on()
         self.relieve()
 
@@ -360,9 +383,68 @@ class Flow:
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
         gap = self.lane.gap
-        alone = [row for row in spooled if gap is not None and gap[0] < row.position <= gap[1]]
+        self.give_up_on(self._taken_from_gap(spooled), self.hop.last_cause)
+
+    def _taken_from_gap(self, spooled: Sequence[Spooled]) -> list[Held]:
+        """Those of the rows that the spool alone holds leave it; a read that is under way may still bring them."""
+        gap = self.lane.gap
+        alone = [row for row in spooled if gap is not None and gap[0] < row.position <= gap[1] and row.position not in self._ended]
         self.lane.gap_count -= len(alone)
-        self.give_up_on([_from_spool(row) for row in alone], self.hop.last_cause)
+        if self._reading:
+            self._ended.update(row.position for row in alone)
+        return [_from_spool(row) for row in alone]
+
+    # --- the operator's word ---
+
+    def hold(self, position: int | None = None) -> None:
+        """Write nothing more, or not this one. What waits goes on ageing."""
+        if position is None:
+            self.held = True
+        else:
+            self.parked.add(position)
+
+    def release(self, position: int | None = None) -> None:
+        """The end of a hold; of a whole lane's hold all of its stanzas are let go."""
+        self._out_of_order = self._out_of_order or bool(self.parked)
+        self.parked.discard(position) if position is not None else self.parked.clear()
+        self.held = self.held and position is not None
+        self._set_in_order()
+        self.flush()
+
+    def _set_in_order(self) -> None:
+        """What was passed over stands where it stood."""
+        if self.parked or self._out_of_order:
+            self.lane.waiting = deque(sorted(self.lane.waiting, key=lambda held: held.position))
+
+    def flush(self) -> None:
+        """Try now, whatever the back-off says."""
+        if self.held or not len(self.lane):
+            return
+        self.hop.contact()
+        if self.hop.ready:
+            self.drain()
+        else:
+            self.hop.wanted()
+
+    def drop(self, quietly: bool, position: int | None = None) -> int:
+        """Give up what is not in flight, or one stanza of it; how many. They are bounced, unless `quietly`."""
+        end = self._forget if quietly else lambda gone: self.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
+        if position is None:
+            number = len(self.lane.waiting) + self.lane.gap_count + len(self.lane.recent)
+            self._end_all(end)
+            return number
+        gone = self.lane.remove(lambda held: held.position == position)
+        end(gone)
+        if gone or self.lane.gap is None or not self.lane.gap[0] < position <= self.lane.gap[1]:
+            return len(gone)
+        self._lanes.spool.read(
+            self.pair, position - 1, 1, lambda rows: end(self._taken_from_gap([row for row in rows if row.position == position])),
+        )
+        return 1
+
+    def _forget(self, gone: list[Held]) -> None:
+        self._lanes.record.counted(self.direction, "dropped", [held.stanza for held in gone])
+        self._end(gone)
 
 
 def _from_spool(row: Spooled) -> Held:

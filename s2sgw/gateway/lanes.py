@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.gateway.flow import Flow, Hop
 from s2sgw.gateway.record import Direction, Record
+from s2sgw.gateway.withheld import Withheld
 from s2sgw.queue.bounce import bounce
 from s2sgw.queue.lane import Budget, Holds, Lane
 from s2sgw.queue.spool import LaneSummary, Spool, Spooled
@@ -30,7 +31,9 @@ class Lanes:
     def __init__(
         self, clock: IReactorTime, record: Record, memory: int, holds: Callable[[Pair], Holds],
         is_local: Callable[[Domain], bool], hop: Callable[[Flow], Hop], spool: Spool, window: float = 0.02, spools: bool = True,
+        withheld: Withheld | None = None,
     ) -> None:
+        self.withheld = withheld or Withheld()
         self.clock = clock
         self.record = record
         self.budget = Budget(memory)
@@ -55,6 +58,7 @@ class Lanes:
             lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair))
             flow = self._flows[pair] = Flow(lane, self, self._direction(pair))
             flow.hop = self._hop(flow)
+            flow.held, flow.parked = self.withheld.holds(pair), self.withheld.positions(pair)
         return flow
 
     def _direction(self, pair: Pair) -> Direction:
@@ -113,7 +117,8 @@ class Lanes:
         for summary in waiting:
             flow = self.flow(summary.pair)
             flow.lane.restore(summary.first, summary.last, summary.count)
-            flow.hop.wanted()
+            if not flow.held:
+                flow.hop.wanted()
         return len(waiting)
 
     # --- time ---
@@ -125,6 +130,7 @@ class Lanes:
             flow.expire(now)
             if flow.idle:
                 del self._flows[flow.pair]
+                self.withheld.forget(flow.pair)
         if self.spools and self.spool.count and not self._expiring:
             self._expiring = True
             self.spool.expired(now, EXPIRED, self._expired)

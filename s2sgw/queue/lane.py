@@ -11,7 +11,7 @@ A lane refuses what it has no room for and says so; what it has accepted leaves 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -250,15 +250,23 @@ class Lane:
 
     # --- custody passed on ---
 
-    def write(self, at_most: int) -> list[Held]:
-        """The next stanzas to be written, about `at_most` bytes of them, at least one if any waits: they are in flight now."""
+    def write(self, at_most: int, parked: Collection[int] = ()) -> list[Held]:
+        """The next stanzas to be written, about `at_most` bytes of them, at least one if any waits: they are in flight now.
+
+        Those at the positions `parked` are passed over.
+        """
         written: list[Held] = []
+        passed_over: list[Held] = []
         size = 0
         while self.waiting and (not written or size < at_most):
             held = self.waiting.popleft()
+            if held.position in parked:
+                passed_over.append(held)
+                continue
             size += len(held.stanza.data)
             held.written = True
             written.append(held)
+        self.waiting.extendleft(reversed(passed_over))
         self.in_flight.extend(written)
         self._flying += len(written)
         return written
