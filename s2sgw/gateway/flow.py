@@ -92,7 +92,7 @@ class Flow:
         #: the operator's word: nothing is written, or not these positions
         self.held = False
         self.parked: set[int] = set()
-        self._out_of_order = False
+        self.out_of_order = False
         self._ending: Callable[[list[Held]], None] | None = None
         self._ended: set[int] = set()
         self._newest = Newest()
@@ -252,7 +252,7 @@ class Flow:
         gone = self.lane.acknowledge(number)
         self.suspects = max(0, self.suspects - number)
         spooled = [piece for piece in gone if piece.spooled]
-        if spooled and (self.parked or self._out_of_order):
+        if spooled and (self.parked or self.out_of_order):
             self._lanes.spool.remove_each(self.pair, [held.position for held in self.lane.rows(spooled)])
         elif spooled:
             self._lanes.spool.remove(self.pair, spooled[-1].last)
@@ -268,7 +268,7 @@ class Flow:
         doubtful = self.lane.take_back()
         if not doubtful:
             return
-        self._set_in_order()
+        self.set_in_order()
         if poisoned and len(doubtful) == 1:
             self._poison(doubtful)
             return
@@ -286,7 +286,16 @@ class Flow:
             self._lanes.spool.put_aside(self._spooled(held), self.hop.last_cause.value, self._lanes.clock.seconds())
         self.give_up_on(gone, Cause.POISON)
 
+    def set_in_order(self) -> None:
+        """What was passed over by the operator's word stands where it stood."""
+        if self.parked or self.out_of_order:
+            self.lane.waiting = deque(sorted(self.lane.waiting, key=lambda held: held.position))
+
     # --- the spool ---
+
+    def read_spool(self, after: int, done: Callable[[list[Spooled]], None]) -> None:
+        """The stanza behind this position, as the spool has it, at least."""
+        self._lanes.spool.read(self.pair, after, 1, done)
 
     def spool_now(self, everything: bool = False) -> None:
         """The window is over: what the next server has not acknowledged since then is spooled in one batch."""
@@ -343,17 +352,17 @@ class Flow:
         doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
         self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
         if self._ending is not None:
-            self._end_all(self._ending)
+            self.end_all(self._ending)
         self.drain()
 
     # --- custody ended ---
 
     def give_up(self, cause: Cause) -> None:
         """Bounce everything that is not in flight."""
-        self._end_all(lambda gone: self.give_up_on(gone, cause))
+        self.end_all(lambda gone: self.give_up_on(gone, cause))
 
-    def _end_all(self, end: Callable[[list[Held]], None]) -> None:
-        """What only the spool holds ends as it is read."""
+    def end_all(self, end: Callable[[list[Held]], None]) -> None:
+        """Whatever is not in flight ends so; what only the spool holds, as it is read."""
         end(self.lane.clear())
         self._ending = end if self.lane.gap is not None else None
         if self._ending is not None:
@@ -383,9 +392,9 @@ class Flow:
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
         gap = self.lane.gap
-        self.give_up_on(self._taken_from_gap(spooled), self.hop.last_cause)
+        self.give_up_on(self.taken_from_gap(spooled), self.hop.last_cause)
 
-    def _taken_from_gap(self, spooled: Sequence[Spooled]) -> list[Held]:
+    def taken_from_gap(self, spooled: Sequence[Spooled]) -> list[Held]:
         """Those of the rows that the spool alone holds leave it; a read that is under way may still bring them."""
         gap = self.lane.gap
         alone = [row for row in spooled if gap is not None and gap[0] < row.position <= gap[1] and row.position not in self._ended]
@@ -394,55 +403,8 @@ class Flow:
             self._ended.update(row.position for row in alone)
         return [_from_spool(row) for row in alone]
 
-    # --- the operator's word ---
-
-    def hold(self, position: int | None = None) -> None:
-        """Write nothing more, or not this one. What waits goes on ageing."""
-        if position is None:
-            self.held = True
-        else:
-            self.parked.add(position)
-
-    def release(self, position: int | None = None) -> None:
-        """The end of a hold; of a whole lane's hold all of its stanzas are let go."""
-        self._out_of_order = self._out_of_order or bool(self.parked)
-        self.parked.discard(position) if position is not None else self.parked.clear()
-        self.held = self.held and position is not None
-        self._set_in_order()
-        self.flush()
-
-    def _set_in_order(self) -> None:
-        """What was passed over stands where it stood."""
-        if self.parked or self._out_of_order:
-            self.lane.waiting = deque(sorted(self.lane.waiting, key=lambda held: held.position))
-
-    def flush(self) -> None:
-        """Try now, whatever the back-off says."""
-        if self.held or not len(self.lane):
-            return
-        self.hop.contact()
-        if self.hop.ready:
-            self.drain()
-        else:
-            self.hop.wanted()
-
-    def drop(self, quietly: bool, position: int | None = None) -> int:
-        """Give up what is not in flight, or one stanza of it; how many. They are bounced, unless `quietly`."""
-        end = self._forget if quietly else lambda gone: self.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
-        if position is None:
-            number = len(self.lane.waiting) + self.lane.gap_count + len(self.lane.recent)
-            self._end_all(end)
-            return number
-        gone = self.lane.remove(lambda held: held.position == position)
-        end(gone)
-        if gone or self.lane.gap is None or not self.lane.gap[0] < position <= self.lane.gap[1]:
-            return len(gone)
-        self._lanes.spool.read(
-            self.pair, position - 1, 1, lambda rows: end(self._taken_from_gap([row for row in rows if row.position == position])),
-        )
-        return 1
-
-    def _forget(self, gone: list[Held]) -> None:
+    def forget_all(self, gone: list[Held]) -> None:
+        """End the custody of these without a word."""
         self._lanes.record.counted(self.direction, "dropped", [held.stanza for held in gone])
         self._end(gone)
 
