@@ -391,13 +391,13 @@ class Flow:
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
-        gap = self.lane.gap
         self.give_up_on(self.taken_from_gap(spooled), self.hop.last_cause)
 
     def taken_from_gap(self, spooled: Sequence[Spooled]) -> list[Held]:
         """Those of the rows that the spool alone holds leave it; a read that is under way may still bring them."""
         gap = self.lane.gap
-        alone = [row for row in spooled if gap is not None and gap[0] < row.position <= gap[1] and row.position not in self._ended]
+        within = range(gap[0] + 1, gap[1] + 1) if gap is not None else ()
+        alone = [row for row in spooled if row.position in within and row.position not in self._ended]
         self.lane.gap_count -= len(alone)
         if self._reading:
             self._ended.update(row.position for row in alone)
