@@ -228,6 +228,7 @@ class Parts:
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
             self.backend_keys, lambda: self.material.anchors(anchors), lambda: datetime.now(UTC), self._lookup,
+            stanza_bytes=backend.stanza_bytes,
         )
 
     def backend_inbound(self, backend: Backend) -> BackendInbound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,6 +23,7 @@ from s2sgw.queue.lane import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import PairProven, PairRefused, Permission
+from s2sgw.stream.features import PeerLimits
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -69,6 +71,8 @@ class FakeSide:
         self.targets: tuple[Target, ...] = (Target("s.there.example", 5269, ("192.0.2.1",)),)
         self.ending: Ending | None = None
         self.dials: list[Deferred[None]] = []
+        self.limits = PeerLimits()
+        self.known: int | None = None
 
     def dialler(self, pair: Pair, target: Target) -> Any:
         return self.dial
@@ -83,7 +87,10 @@ class FakeSide:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
-        return None
+        return SimpleNamespace(peer_limits=self.limits)
+
+    def largest(self, pair: Pair) -> int | None:
+        return self.known
 
     def tls(self, pair: Pair, target: Target) -> Any:
         return None
@@ -349,6 +356,36 @@ class CourierTests(SynchronousTestCase):
         waiting.lanes.stop()
         self.assertEqual([stanza.id for stanza in waiting.back], ["2"])
         self.assertEqual(waiting.clock.getDelayedCalls(), [])
+
+    def test_limit_of_the_next_server(self) -> None:
+        """R32: a stanza above what the next server announces (XEP-0478) is bounced with the reason, not sent."""
+        world = World()
+        world.side.limits = PeerLimits(max_bytes=12_000)
+        world.flow.accept([message("1", size=12_001), message("2")])
+        connection = world.open()
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2"], ["1"]))
+        world.flow.accept([message("3"), message("4", size=12_001)])
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["1", "4"]))
+        self.assertIn(b"larger than the next server accepts", world.back[0].data)
+        self.assertEqual(len(world.flow.lane), 0)
+
+    def test_limit_that_is_known(self) -> None:
+        """A server that announces nothing may be known for its limit; the lesser counts, but nobody has less than 10,000 bytes."""
+        for limits, known, largest in ((None, 65_535, 65_535), (20_000, 65_535, 20_000), (5, None, 10_000), (None, None, None)):
+            world = World()
+            world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
+            world.flow.accept([message("1")])
+            world.open()
+            self.assertEqual(world.flow.largest, largest)
+
+    def test_no_room_for_a_stamp(self) -> None:
+        """R32, R39: our own stamp does not make a stanza too large for the next server."""
+        world = World()
+        world.side.limits = PeerLimits(max_bytes=12_000)
+        world.flow.accept([message("1", size=11_950), message("2")])
+        world.clock.advance(5)
+        written = world.open().written[0]
+        self.assertEqual((ids([written]), written.count(b"<delay")), (["12"], 1))
 
     def test_counts(self) -> None:
         """Every stanza is counted with its direction, kind and outcome."""

@@ -58,6 +58,8 @@ class Server:
     anchors: Callable[[], Anchors]
     now: Callable[[], datetime]
     lookup: Callable[[str], Awaitable[Sequence[str]]]
+    #: of a stanza, that it accepts; 0: as announced
+    stanza_bytes: int = 0
 
     def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
         """Whether the certificate on `connection` proves that the server is `domain`'s."""
@@ -152,6 +154,9 @@ class BackendOutbound:
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
             direct_tls=False, external=True, keys=self.server.keys,
         ))
+
+    def largest(self, pair: Pair) -> int | None:
+        return self.server.stanza_bytes or None
 
     def dialler(self, pair: Pair, target: Target) -> Dialler:
         return self.direct

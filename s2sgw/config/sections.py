@@ -103,6 +103,8 @@ class Backend(Section):
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"
     acks: Literal["auto", "ping", "tcp"] = "auto"
+    #: of a stanza, that the server accepts; 0: as it announces
+    stanza_bytes: Annotated[Size, Field(ge=0)] = 0
 
 
 class Queue(Section):

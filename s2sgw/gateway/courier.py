@@ -153,6 +153,7 @@ class Courier:
         self.since = self._clock.seconds()
         self.receipts = self._receipts_of(self, stream)
         stream.listener = self
+        self.flow.fit(stream.largest)
         self._record.standing(
             "stream ready", self.flow.direction, self.side.leg, self.flow.pair, method=stream.method,
             address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),

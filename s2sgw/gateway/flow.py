@@ -85,6 +85,8 @@ class Flow:
         self.hop: Hop
         #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
         self.suspects = 0
+        #: bytes of a stanza that the next hop accepts, where that is known (XEP-0478)
+        self.largest: int | None = None
         self._lanes = lanes
         self._slowed: set[Source] = set()
         self._spooling = False
@@ -140,8 +142,10 @@ class Flow:
         """Take custody of the stanzas of one turn: they go on at once where the way is free."""
         if self._expected:
             stanzas = self._consume(stanzas, receipt)
-            if not stanzas:
-                return
+        if self.largest is not None:
+            stanzas = self._fitting(self.largest, stanzas, receipt)
+        if not stanzas:
+            return
         if not self._pass_through(stanzas, receipt):
             self._keep(stanzas, receipt)
         if source is not None and self._must_slow():
@@ -176,6 +180,21 @@ class Flow:
             if receipt is not None:
                 receipt.settle(len(refused))
         self._lanes.watch(self)
+
+    def fit(self, largest: int | None) -> None:
+        """The next hop accepts stanzas of so many bytes: larger ones that wait are bounced, and so are those to come."""
+        self.largest = largest
+        if largest is not None:
+            self.give_up_on(self.lane.remove(lambda held: len(held.stanza.data) > largest), Cause.TOO_LARGE)
+
+    def _fitting(self, largest: int, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
+        refused = [stanza for stanza in stanzas if len(stanza.data) > largest]
+        if not refused:
+            return stanzas
+        self._lanes.bounce(self.pair, refused, Cause.TOO_LARGE)
+        if receipt is not None:
+            receipt.settle(len(refused))
+        return [stanza for stanza in stanzas if len(stanza.data) <= largest]
 
     def _coalesce(self, accepted: list[Held]) -> None:
         """R40: waiting presence gives way to what is newer."""
@@ -234,8 +253,11 @@ class Flow:
             self._passed_on(len(written))
 
     def _bytes(self, held: Held, now: float) -> bytes:
-        late = now - held.accepted_at > LATE
-        return stamped(held.stanza, self.pair.sender, held.accepted_at) if late else held.stanza.data
+        """What goes on the wire; a stamp for which the next hop has no room is left out (R32)."""
+        if now - held.accepted_at <= LATE:
+            return held.stanza.data
+        data = stamped(held.stanza, self.pair.sender, held.accepted_at)
+        return held.stanza.data if self.largest is not None and len(data) > self.largest else data
 
     def _mark(self, written: list[Held]) -> None:
         """R33: an IQ on its way is never sent again, not even after a crash."""
@@ -348,6 +370,7 @@ class Flow:
         rows = [row for row in spooled if row.position <= gap[1]]
         held = [_from_spool(row) for row in rows if row.position not in self._ended]
         self.lane.fill(held, complete=not rows or rows[-1].position >= gap[1])
+        self.fit(self.largest)
         self._ended.clear()
         doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
         self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)

@@ -22,6 +22,7 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
+from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
@@ -150,6 +151,14 @@ class OutgoingStream:
         """The transport has room again."""
         if self.listener is not None:
             self.listener.stream_free()
+
+    @property
+    def largest(self) -> int | None:
+        """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
+        announced = self.engine.peer_limits.max_bytes
+        bounds = [] if announced is None else [max(announced, LEAST_STANZA_BYTES)]
+        known = self.side.largest(self.pair)
+        return min(bounds if known is None else [*bounds, known], default=None)
 
     def close(self, ending: Ending) -> None:
         """Close in order."""

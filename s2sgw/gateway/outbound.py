@@ -51,6 +51,9 @@ class FederationOutbound:
             external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
         ))
 
+    def largest(self, pair: Pair) -> int | None:
+        return None
+
     def dialler(self, pair: Pair, target: Target) -> Dialler:
         return self.direct
 

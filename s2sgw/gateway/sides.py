@@ -74,6 +74,9 @@ class SendingSide(Protocol):
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""
 
+    def largest(self, pair: Pair) -> int | None:
+        """Bytes of a stanza that the recipient's server is known to accept, whatever it announces; None: unknown."""
+
     def dialler(self, pair: Pair, target: Target) -> Dialler:
         """How `target` is connected to."""
 
