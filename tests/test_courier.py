@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.courier import STEADY, Courier
-from s2sgw.gateway.flow import Flow, Hop
+from s2sgw.gateway.flow import Flow
+from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.record import Record

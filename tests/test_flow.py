@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway.flow import CHUNK, Flow, Hop
+from s2sgw.gateway.flow import CHUNK, Flow
+from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Record
 from s2sgw.queue.lane import Holds, Receipt

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
-
+from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
 from s2sgw.queue.lane import Held, Lane, Piece, Receipt
@@ -27,53 +26,6 @@ if TYPE_CHECKING:
 CHUNK = 131072
 #: Seconds after which a stanza that waited says so (R39).
 LATE = 2.0
-
-
-class Source(Protocol):
-    """A stream that brings stanzas and can be told to wait."""
-
-    def pause(self, holder: object) -> None: ...
-
-    def resume(self, holder: object) -> None: ...
-
-
-class Hop(Protocol):
-    """Where a lane leads: a stream to the next server, or the embedded echo."""
-
-    @property
-    def state(self) -> str:
-        """idle, connecting, ready or backing off: a word for operators."""
-
-    @property
-    def ready(self) -> bool:
-        """`send` may be called now."""
-
-    @property
-    def slow(self) -> bool:
-        """It is there, but has more to swallow than it can: whoever feeds it should wait."""
-
-    @property
-    def acknowledges(self) -> bool:
-        """It will say what the next server has (`Flow.acknowledged`); otherwise what is written is passed on."""
-
-    @property
-    def last_cause(self) -> Cause:
-        """Why the last attempt failed: what a stanza that waited in vain is told."""
-
-    def send(self, data: Sequence[bytes]) -> None:
-        """Pass these stanzas on now."""
-
-    def pressed(self) -> None:
-        """So much is unacknowledged that whoever brings more will have to wait."""
-
-    def wanted(self) -> None:
-        """The lane holds something: see to it that `Flow.drain` is called when it can go."""
-
-    def contact(self) -> None:
-        """The next server was heard of: now is a good time to try again."""
-
-    def stop(self, cause: Cause) -> Deferred[None]:
-        """Close in order, for good; fires when that is done, which takes a bounded time."""
 
 
 class Flow:

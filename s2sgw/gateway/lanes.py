@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.gateway.flow import Flow, Hop
+from s2sgw.gateway.flow import Flow
+from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.record import Direction, Record
 from s2sgw.gateway.withheld import Withheld
 from s2sgw.queue.bounce import bounce
