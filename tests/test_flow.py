@@ -273,6 +273,20 @@ class DoubtTests(SynchronousTestCase):
         self.assertEqual(ids(world.hop.sent), "1qr2" + "1r2")
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
+    def test_a_late_answer(self) -> None:
+        """R33: the answer that comes after all is dropped, once; the same id between others is not."""
+        world = World()
+        world.accept(stanza("q", "iq", "get"))
+        world.hop.ready = False
+        world.flow.lost(poisoned=False)
+        back = world.lanes.flow(OUT.inverse)
+        other = Stanza("iq", b"<iq id='q'/>", "v@here.example", "u@there.example", "result", "q")
+        late = Stanza("iq", b"<iq id='q'/>", "u@here.example", "u@there.example", "result", "q")
+        world.back.sent.clear()
+        back.accept([other, late])
+        back.accept([late])
+        self.assertEqual(ids(world.back.sent), "qq")
+
     def test_an_iq_on_its_way_at_a_crash(self) -> None:
         """R33: an IQ that was on the wire when we died is not sent again by the next start."""
         before = World()

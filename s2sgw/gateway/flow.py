@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from s2sgw.gateway.answers import Answers
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
@@ -50,7 +51,7 @@ class Flow:
         self._ending: Callable[[list[Held]], None] | None = None
         self._ended: set[int] = set()
         self._newest = Newest()
-        self._expected: dict[str, Callable[[], None]] = {}
+        self.answers = Answers()
 
     @property
     def pair(self) -> Pair:
@@ -59,40 +60,34 @@ class Flow:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        busy = len(self.lane) or self._spooling or self._reading or self._expected
+        busy = len(self.lane) or self._spooling or self._reading or self.answers.pings
         return not busy and self.hop.state == "idle"
 
-    # --- answers to our own pings ---
+    # --- answers that go no further ---
 
     def expect(self, id: str, answered: Callable[[], None]) -> None:
         """An answer with this unguessable id is for the gateway: it is consumed, never forwarded (R41)."""
-        self._expected[id] = answered
+        self.answers.pings[id] = answered
 
     def unexpect(self, id: str) -> None:
-        """The answer no longer matters; should it come, it is consumed all the same while the stream of its pair lives."""
-        self._expected.pop(id, None)
+        """The answer no longer matters."""
+        self.answers.pings.pop(id, None)
 
     def awaits(self, stanza: Stanza) -> bool:
         """Whether `stanza` is such an answer."""
-        return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self._expected
+        return self.answers.awaits(stanza)
 
     def _consume(self, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
-        others = []
-        for stanza in stanzas:
-            answered = self._expected.get(stanza.id or "") if stanza.kind == "iq" and stanza.type in ("result", "error") else None
-            if answered is None:
-                others.append(stanza)
-                continue
-            answered()
-            if receipt is not None:
-                receipt.settle()
+        others = [stanza for stanza in stanzas if not self.answers.take(stanza)]
+        if receipt is not None and len(others) < len(stanzas):
+            receipt.settle(len(stanzas) - len(others))
         return others
 
     # --- custody taken ---
 
     def accept(self, stanzas: list[Stanza], source: Source | None = None, receipt: Receipt | None = None) -> None:
         """Take custody of the stanzas of one turn: they go on at once where the way is free."""
-        if self._expected:
+        if self.answers:
             stanzas = self._consume(stanzas, receipt)
         if self.largest is not None:
             stanzas = self._fitting(self.largest, stanzas, receipt)
@@ -348,6 +343,8 @@ class Flow:
         """Bounce these, which have left the lane."""
         gone = list(gone)
         if gone:
+            if cause is Cause.IN_DOUBT:
+                self._lanes.drop_late(self.pair, [held.stanza for held in gone])
             self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
             self._end(gone)
 

@@ -76,6 +76,11 @@ class Lanes:
         if errors:
             self.flow(pair.inverse).accept(errors)
 
+    def drop_late(self, pair: Pair, requests: Iterable[Stanza]) -> None:
+        """These IQs in doubt get an error of ours: a later answer of their own is dropped (R33)."""
+        for request in requests:
+            self.flow(pair.inverse).answers.drop_late(request)
+
     def contact(self, peer: Domain) -> None:
         """`peer` proved itself on a stream of its own: the lanes that wait for it try again."""
         for flow in self:
