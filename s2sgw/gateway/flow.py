@@ -343,9 +343,9 @@ class Flow:
         """Bounce these, which have left the lane."""
         gone = list(gone)
         if gone:
+            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
             if cause is Cause.IN_DOUBT:
                 self._lanes.drop_late(self.pair, [held.stanza for held in gone])
-            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
             self._end(gone)
 
     def _end(self, gone: Sequence[Held]) -> None:
