@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from s2sgw import __version__
 from s2sgw.backend.authority import Authority, AuthorityError
@@ -200,3 +201,91 @@ def _show(answer: Any, as_json: bool, render: Render) -> None:
 def _print_json(answer: Any) -> None:
     """In ASCII: what a stranger said cannot steer the terminal."""
     click.echo(json.dumps(answer, indent=2))
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+_target = click.argument("target", nargs=-1, required=True)
+
+
+@main.group()
+def queue() -> None:
+    """What waits, to be seen and changed.
+
+    TARGET is one PEER (all lanes from and to it), one lane as FROM TO (two domains), or one stanza as FROM TO NUMBER.
+    Every change is in the audit log.
+    """
+
+
+@queue.command("list")
+@_peer
+@click.option("--poison", is_flag=True, help="The stanzas on which a server closed its stream, instead.")
+@_limit
+@_config
+@_json
+def queue_list(peer: str | None, poison: bool, limit: int, config: Path, as_json: bool) -> None:
+    """What waits, by peer (or for PEER alone): how much, since when, and for what."""
+    verb, render = ("queue poison", tables.poison) if poison else ("queue list", tables.queue)
+    _rows(config, as_json, verb, render, peer, limit)
+
+
+@queue.command("show")
+@_target
+@_limit
+@_config
+@_json
+def queue_show(target: tuple[str, ...], limit: int, config: Path, as_json: bool) -> None:
+    """The stanzas of TARGET in order; a single one with its text."""
+    rows = _ask(config, as_json, "queue show", target=_words(target), limit=limit)
+    _show(rows, as_json, tables.stanzas)
+    if not rows:
+        sys.exit(NO)
+
+
+@queue.command("hold")
+@_target
+@_config
+@_json
+def queue_hold(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """Write nothing of TARGET until it is released. What waits too long is bounced all the same."""
+    _change(config, as_json, "queue hold", target, "held")
+
+
+@queue.command("release")
+@_target
+@_config
+@_json
+def queue_release(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """End the holds of TARGET, and deliver."""
+    _change(config, as_json, "queue release", target, "released")
+
+
+@queue.command("drop")
+@_target
+@click.option("--quietly", is_flag=True, help="Tell the senders nothing.")
+@_config
+@_json
+def queue_drop(target: tuple[str, ...], quietly: bool, config: Path, as_json: bool) -> None:
+    """Give up what waits of TARGET: it goes back to its senders as an error."""
+    if _change(config, as_json, "queue drop", target, "dropped", quietly=quietly)["stanzas"] == 0:
+        sys.exit(NO)
+
+
+@queue.command("flush")
+@_target
+@_config
+@_json
+def queue_flush(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """Try to deliver TARGET now, whatever the next attempt was planned for."""
+    if _change(config, as_json, "queue flush", target, "to be tried now")["lanes"] == 0:
+        sys.exit(NO)
+
+
+def _words(target: tuple[str, ...]) -> list[str | int]:
+    return [int(word) if at == 2 and word.isdecimal() else word for at, word in enumerate(target)]
+
+
+def _change(config: Path, as_json: bool, verb: str, target: tuple[str, ...], done: str, **more: object) -> Any:
+    answer = _ask(config, as_json, verb, target=_words(target), **more)
+    _show(answer, as_json, lambda row: Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}"))
+    return answer

@@ -107,6 +107,28 @@ CERTIFICATES = (
     Column("expires", lambda row: "-" if row["expires"] is None else moment(row["expires"])),
     Column("left", lambda row: duration(row["left"]), True),
 )
+QUEUE = (
+    Column("peer", field("peer")),
+    Column("state", lambda row: ", ".join(row["states"]) or "-"),
+    Column("lanes", field("lanes"), True),
+    Column("waiting", field("stanzas"), True),
+    Column("bytes", lambda row: size(row["bytes"]), True),
+    Column("oldest", lambda row: duration(row["oldest"]) if row["stanzas"] else "-", True),
+    Column("last failure", field("cause")),
+    Column("next attempt", lambda row: duration(row["retry"]), True),
+    Column("held", lambda row: "; ".join(row["held"]) or "-"),
+)
+QUEUED = (
+    Column("from", field("sender")),
+    Column("to", field("recipient")),
+    Column("number", field("number"), True),
+    Column("place", lambda row: f"{row['place']}, held" if row["held"] else row["place"]),
+    Column("kind", lambda row: f"{row['kind']} {row['type']}" if row["type"] else row["kind"]),
+    Column("id", field("id")),
+    Column("bytes", lambda row: size(row["bytes"]), True),
+    Column("age", lambda row: duration(row["age"]), True),
+    Column("bounced in", lambda row: duration(row["left"]), True),
+)
 _STANZAS = (
     Column("direction", field("direction")),
     Column("kind", field("kind")),
@@ -133,6 +155,23 @@ def peers(rows: list[Row]) -> RenderableType:
 
 def certificates(rows: list[Row]) -> RenderableType:
     return table(CERTIFICATES, rows) if rows else "There is no local domain."
+
+
+def queue(rows: list[Row]) -> RenderableType:
+    return table(QUEUE, rows) if rows else "Nothing waits."
+
+
+def stanzas(rows: list[Row]) -> RenderableType:
+    """The table; below it the text of a stanza that was asked for alone."""
+    texts = [Text(printable(row["data"], len(row["data"]))) for row in rows if row["data"] is not None]
+    return Group(table(QUEUED, rows), *texts) if rows else "Nothing waits."
+
+
+def poison(rows: list[Row]) -> RenderableType:
+    """Each by itself, with its text."""
+    heads = (f"{moment(row['at'])}  {row['sender']} -> {row['recipient']}  {row['kind']}  {row['cause']}" for row in rows)
+    texts = [f"{printable(head)}\n    {printable(row['data'], len(row['data']))}" for head, row in zip(heads, rows, strict=True)]
+    return Group(*map(Text, texts)) if rows else "Nothing was put aside."
 
 
 def refusals(rows: list[Row]) -> RenderableType:

@@ -137,7 +137,7 @@ def _peer(rows: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _chosen(rows: Iterable[Any], arguments: Arguments, keys: tuple[str, ...]) -> list[Any]:
     """The rows of one peer where one is named, up to the limit."""
-    wanted, limit = _peer_asked(arguments), _limit(arguments)
+    wanted, limit = peer_asked(arguments), limit_asked(arguments)
     chosen: list[Any] = []
     for row in rows:
         if wanted is None or any(normal(row[key]) == wanted for key in keys):
@@ -150,17 +150,17 @@ def _chosen(rows: Iterable[Any], arguments: Arguments, keys: tuple[str, ...]) ->
 def _latest(rows: Iterable[RefusalRow], arguments: Arguments) -> list[Any]:
     """The last ones, up to the limit, oldest first."""
     chosen = _chosen(rows, {**arguments, "limit": MOST}, ("peer",))
-    return chosen[-_limit(arguments) :]
+    return chosen[-limit_asked(arguments) :]
 
 
-def _limit(arguments: Arguments) -> int:
+def limit_asked(arguments: Arguments) -> int:
     limit = arguments.get("limit", LIMIT)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST:
         raise Refusal(f"limit must be a number from 1 to {MOST}", "usage")
     return limit
 
 
-def _peer_asked(arguments: Arguments) -> str | None:
+def peer_asked(arguments: Arguments) -> str | None:
     peer = arguments.get("peer")
     if peer is None:
         return None

@@ -84,7 +84,8 @@ class GatewayViews:
             courier = flow.hop if isinstance(flow.hop, Courier) else None
             oldest = flow.lane.oldest
             yield LaneRow(
-                sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), direction=flow.direction, state="held" if flow.held else flow.hop.state,
+                sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), direction=flow.direction,
+                state="held" if flow.held else flow.hop.state,
                 stanzas=len(flow.lane), bytes=flow.lane.bytes, oldest=0.0 if oldest is None else now - oldest,
                 cause=courier.last_ending.cause.value if courier and courier.last_ending else None,
                 retry=courier.retry.getTime() - now if courier and courier.retry and courier.retry.active() else None,
