@@ -47,7 +47,9 @@ from s2sgw.net.dialing import DirectDialler
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.operate.audit import Audit
 from s2sgw.operate.metrics import Metrics
+from s2sgw.operate.queue_verbs import QueueVerbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
@@ -161,6 +163,14 @@ class Parts:
     @cached_property
     def views(self) -> GatewayViews:
         return GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started)
+
+    @cached_property
+    def audit(self) -> Audit:
+        return Audit(self.state, self.reactor.seconds)
+
+    @cached_property
+    def queue_verbs(self) -> QueueVerbs:
+        return QueueVerbs(self.lanes, self.is_local, self.audit)
 
     @cached_property
     def metrics(self) -> Metrics:

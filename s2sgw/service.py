@@ -134,7 +134,8 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        admin = AdminService(parts.reactor, parts.state, verbs(parts.views.views()))
+        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs()}
+        admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
         self._closers.append(admin.stopService)
 
