@@ -16,6 +16,7 @@ PROGRAMS = {
     "/usr/sbin/ejabberdctl": ("ejabberd",),
     "/usr/sbin/jabberd2-router": ("jabberd2",),
     "/usr/sbin/unbound": ("unbound",),
+    "/usr/sbin/knotd": ("knot",),
 }
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _APT_SECONDS = 600

@@ -139,8 +139,8 @@ class _Endpoint:
             plain = kind(self._endpoints.reactor, address, self._port, timeout=CONNECT_TIMEOUT)
             try:
                 wrapper: Any = await wrapClientTLS(options, plain).connect(_Bounding(factory))
-            except ConnectError as error:
-                why = f"{address}: {error}"
+            except ConnectError:  # why not is no stranger's business: he may have named any host and port
+                why = f"{self._host}:{self._port} cannot be connected to"
             else:
                 return wrapper.wrappedProtocol
         raise Unfetched(why)
