@@ -18,13 +18,14 @@ from s2sgw.backend.echo import EchoHop
 from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
 from s2sgw.config import Backend, Config
 from s2sgw.config.agreement import certificate_files
-from s2sgw.gateway.acks import Acks, NoReceipts, PingReceipts, Receipts, Silent
+from s2sgw.gateway.acks import OVERDUE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
 from s2sgw.gateway.book import PeerBook
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.fetching import documents
-from s2sgw.gateway.flow import Flow, Hop
+from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.gate import Gates
+from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.keeping import Keeper
@@ -59,6 +60,7 @@ from s2sgw.queue.spool import Spool
 from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
 
@@ -202,7 +204,7 @@ class Parts:
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
             self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-            self.direct,
+            self.direct, self._managed,
         )
 
     @cached_property
@@ -238,6 +240,7 @@ class Parts:
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
             self.backend_keys, lambda: self.material.anchors(anchors), lambda: datetime.now(UTC), self._lookup,
+            managed=self._managed,
             stanza_bytes=backend.stanza_bytes,
         )
 
@@ -264,12 +267,30 @@ class Parts:
     def _silent(self) -> Silent:
         return Silent(self.reactor)
 
+    @cached_property
+    def _unmanageable(self) -> Silent:
+        """The servers that promise acknowledgements (XEP-0198) and give none."""
+        return Silent(self.reactor)
+
+    def _acks(self, domain: Domain) -> Acks:
+        backend = self.config.backend_for(domain)
+        return "auto" if backend is None else backend.acks
+
+    def _managed(self, domain: Domain) -> bool:
+        """Whether the server of `domain` is to be asked for acknowledgements."""
+        return self._acks(domain) in ("auto", "sm") and domain.ascii not in self._unmanageable
+
+    def _unmanaged(self, stream: OutgoingStream) -> None:
+        """A new stream goes without, for a day."""
+        self._unmanageable.remember(stream.pair.recipient.ascii)
+        stream.close(Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds"))
+
     def _receipts(self, courier: Courier, stream: OutgoingStream) -> Receipts:
         """How the next server's acknowledgements are had: as configured for a backend, the best there is for a peer."""
-        backend = self.config.backend_for(stream.pair.recipient)
-        acks: Acks = "auto" if backend is None else backend.acks
-        name = stream.pair.recipient.ascii
-        if acks == "tcp" or (acks == "auto" and name in self._silent):
+        acks, name = self._acks(stream.pair.recipient), stream.pair.recipient.ascii
+        if stream.engine.managed:
+            return ManagedReceipts(stream.engine.sent, self.reactor, partial(self._unmanaged, stream))
+        if acks == "tcp" or (acks != "ping" and name in self._silent):
             return NoReceipts()
         answers = self.lanes.flow(stream.pair.inverse)
         return PingReceipts(

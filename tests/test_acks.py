@@ -8,7 +8,7 @@ from itertools import count
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway.acks import MEMORY, PATIENCE, REMEMBERED, REQUEST, ManagedReceipts, NoReceipts, PingReceipts, Silent
+from s2sgw.gateway.acks import MEMORY, OVERDUE, PATIENCE, REMEMBERED, REQUEST, ManagedReceipts, NoReceipts, PingReceipts, Silent
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
@@ -82,15 +82,48 @@ class OtherReceiptsTests(SynchronousTestCase):
     def test_managed(self) -> None:
         """R35: each write is counted and followed by a request."""
         sent: list[int] = []
-        receipts = ManagedReceipts(sent.append)
+        receipts = ManagedReceipts(sent.append, Clock(), self.fail)
         self.assertEqual((receipts.behind(3), sent, receipts.acknowledges), (REQUEST, [3], True))
         receipts.crowded()
         receipts.stop()
+        receipts.stop()
+
+    def test_managed_in_time(self) -> None:
+        """R35: while something is acknowledged now and then, or nothing is to be, all is well; the timer ends then."""
+        clock = Clock()
+        receipts = ManagedReceipts(lambda number: None, clock, self.fail)
+        clock.advance(100)
+        receipts.behind(2)
+        clock.advance(OVERDUE - 1)
+        receipts.acknowledged(1)
+        clock.advance(OVERDUE - 1)
+        receipts.acknowledged(1)
+        clock.advance(1)
+        self.assertEqual(clock.getDelayedCalls(), [])
+        clock.advance(100)
+        receipts.behind(1)
+        clock.advance(OVERDUE - 1)
+        receipts.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_managed_too_late(self) -> None:
+        """R35: nothing acknowledged for too long, on a stream that promised it: broken."""
+        clock, broken = Clock(), []
+        receipts = ManagedReceipts(lambda number: None, clock, lambda: broken.append(clock.seconds()))
+        receipts.behind(2)
+        clock.advance(10)
+        receipts.acknowledged(1)
+        receipts.behind(1)
+        clock.advance(OVERDUE - 1)
+        self.assertEqual(broken, [])
+        clock.advance(1)
+        self.assertEqual((broken, clock.getDelayedCalls()), ([OVERDUE + 10], []))
 
     def test_none(self) -> None:
         """TCP says nothing."""
         receipts = NoReceipts()
         self.assertEqual((receipts.behind(3), receipts.acknowledges), (b"", False))
+        receipts.acknowledged(1)
         receipts.crowded()
         receipts.stop()
 

@@ -153,7 +153,7 @@ class ComplaintTests(ConfigTestCase):
             '[[listen]]\ntls = "drect"\nproxy_protocol = true\n'  # 3-5
             '[tls]\ncertificate = "x"\n'  # 6, 7
             '[dns]\nservers = ["ns.example"]\n'  # 8, 9
-            '[backend]\nacks = "sm"\nlisten = "tcp:x"\n'  # 10-12
+            '[backend]\nacks = "udp"\nlisten = "tcp:x"\n'  # 10-12
             '[queue]\nhold = 10\ndurability = "always"\n'  # 13-15
             '[peers.default]\nlimits = { stanza_bytes = 1, streems = 2 }\nallow = "yes"\n'  # 16-18
             '[peers."*.example.net"]\nproofs = "pkix"\nsecret_file = "x"\n'  # 19-21
@@ -166,7 +166,7 @@ class ComplaintTests(ConfigTestCase):
                 "line 5: listen[0].proxy_protocol: is not in this version yet (the PROXY protocol)",
                 'line 7: tls.certificate: there is no such key; did you mean "certificates"?',
                 'line 9: dns.servers[0]: must be an IP address with an optional port, not "ns.example"',
-                'line 11: backend.acks: "sm" is not in this version yet',
+                'line 11: backend.acks: must be "auto", "sm", "ping" or "tcp", not "udp"',
                 "line 12: backend.listen: must be a Twisted endpoint string such as \"tcp:5269:interface=127.0.0.1\": "
                 "invalid literal for int() with base 10: 'x'",
                 'line 14: queue.hold: must be a duration such as "10m" (units: ms, s, m, h, d)',
@@ -566,7 +566,7 @@ class LaterTests(ConfigTestCase):
             for value in row.values:
                 (complaint,) = self.with_gateway(self.spelt(row.path, f'"{value}"'))
                 self.assertIn(f'{row.path[-1]}: "{value}" is not in this version yet', complaint)
-        for text in ('[backend]\nacks = "tcp"\n', '[backend]\nacks = "ping"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
+        for text in ('[backend]\nacks = "tcp"\n', '[backend]\nacks = "ping"\n', '[backend]\nacks = "sm"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
             self.assertEqual([], self.with_gateway(text))
 
     def test_rest_of_policy(self) -> None:

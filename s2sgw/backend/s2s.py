@@ -58,6 +58,8 @@ class Server:
     anchors: Callable[[], Anchors]
     now: Callable[[], datetime]
     lookup: Callable[[str], Awaitable[Sequence[str]]]
+    #: whether the server is asked for acknowledgements (XEP-0198)
+    managed: Callable[[Domain], bool] = lambda domain: True
     #: of a stanza, that it accepts; 0: as announced
     stanza_bytes: int = 0
 
@@ -119,7 +121,7 @@ class BackendInbound:
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
         """The server's certificate, or dialback to its own port: any process of the machine can reach this listener."""
         attempt = self.server.prove(connection, question.peer, "initiating")
-        return Permission(external=attempt.proven, dialback=True), attempt.reasons
+        return Permission(external=attempt.proven, dialback=True, management=True), attempt.reasons
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
@@ -152,7 +154,7 @@ class BackendOutbound:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
-            direct_tls=False, external=True, keys=self.server.keys,
+            direct_tls=False, external=True, keys=self.server.keys, management=self.server.managed(pair.recipient),
         ))
 
     def largest(self, pair: Pair) -> int | None:

@@ -36,9 +36,7 @@ KEYS = (
     LaterKey(("peers", ANY, "secret_file"), "shared secrets (SCRAM)"),
 )
 
-VALUES = (
-    LaterValue(("backend", ANY, "acks"), ("sm",)),
-)
+VALUES: tuple[LaterValue, ...] = ()
 
 
 def refuse(tree: dict[str, Any]) -> list[Complaint]:

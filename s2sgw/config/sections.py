@@ -102,7 +102,7 @@ class Backend(Section):
     forward: tuple[Nameserver, ...] = ()
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"
-    acks: Literal["auto", "ping", "tcp"] = "auto"
+    acks: Literal["auto", "sm", "ping", "tcp"] = "auto"
     #: of a stanza, that the server accepts; 0: as it announces
     stanza_bytes: Annotated[Size, Field(ge=0)] = 0
 

@@ -22,6 +22,8 @@ PATIENCE = 20.0
 #: Seconds for which a server that answered none is remembered, and how many are.
 MEMORY = 86_400.0
 REMEMBERED = 10_000
+#: Seconds without any acknowledgement, on a stream that promised them, after which it is taken for broken.
+OVERDUE = 60.0
 #: What asks for an acknowledgement (XEP-0198 §4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 
@@ -34,6 +36,9 @@ class Receipts(Protocol):
 
     def behind(self, number: int) -> bytes:
         """`number` more stanzas are being written; what is to be written behind them."""
+
+    def acknowledged(self, number: int) -> None:
+        """The other side has `number` more, by its own word (XEP-0198)."""
 
     def crowded(self) -> None:
         """What is unacknowledged has become so much that whoever brings it would have to wait."""
@@ -50,6 +55,9 @@ class NoReceipts:
     def behind(self, number: int) -> bytes:
         return b""
 
+    def acknowledged(self, number: int) -> None:
+        """Of what was passed on already."""
+
     def crowded(self) -> None:
         """Nothing is unacknowledged."""
 
@@ -58,26 +66,54 @@ class NoReceipts:
 
 
 class ManagedReceipts:
-    """XEP-0198: `sent` counts with the engine; its `Acknowledged` events reach the courier by themselves."""
+    """XEP-0198: `sent` counts with the engine, whose `Acknowledged` events come in as `acknowledged`.
+
+    `broken()` is told when nothing has been acknowledged for too long.
+    """
 
     acknowledges = True
 
-    def __init__(self, sent: Callable[[int], object]) -> None:
+    def __init__(self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[], None]) -> None:
         self._sent = sent
+        self._clock = clock
+        self._broken = broken
+        self._outstanding = 0
+        self._since = 0.0  # of the first of these, or of the last acknowledgement
+        self._watch: IDelayedCall | None = None
 
     def behind(self, number: int) -> bytes:
         self._sent(number)
+        if not self._outstanding:
+            self._since = self._clock.seconds()
+        self._outstanding += number
+        if self._watch is None:
+            self._watch = self._clock.callLater(OVERDUE, self._look)
         return REQUEST
+
+    def acknowledged(self, number: int) -> None:
+        self._outstanding -= number
+        self._since = self._clock.seconds()
 
     def crowded(self) -> None:
         """Whoever brings more waits."""
 
     def stop(self) -> None:
-        """The engine ends with its stream."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self) -> None:
+        """One timer, put forward when it is due: a batch costs none."""
+        self._watch = None
+        left = self._since + OVERDUE - self._clock.seconds()
+        if self._outstanding and left <= 0:
+            self._broken()
+        elif self._outstanding:
+            self._watch = self._clock.callLater(left, self._look)
 
 
 class Silent:
-    """The servers that answer no ping, for a day each."""
+    """The servers that do not answer what was asked (pings, say), for a day each."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -126,6 +162,9 @@ class PingReceipts:
     def behind(self, number: int) -> bytes:
         self._uncovered += number
         return b"" if self._id is not None or not self.acknowledges else self._ping()
+
+    def acknowledged(self, number: int) -> None:
+        """Pings are the only receipt here."""
 
     def crowded(self) -> None:
         """A server that may be one that never answers holds nobody up: what was written counts as passed on."""

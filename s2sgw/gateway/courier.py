@@ -21,7 +21,7 @@ from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_st
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Event
+from s2sgw.stream.events import Acknowledged, Event, ManagementRefused
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
@@ -113,7 +113,23 @@ class Courier:
     # --- Listener ---
 
     def stream_event(self, event: Event) -> None:
-        """An open stream of ours has nothing to tell but its end."""
+        """What the other side has (XEP-0198), or that it will not say so."""
+        if isinstance(event, Acknowledged):
+            self.receipts.acknowledged(event.count)
+            self.flow.acknowledged(event.count)
+        elif isinstance(event, ManagementRefused):
+            self._without_management()
+
+    def _without_management(self) -> None:
+        """What was written already is asked about in another way."""
+        assert self.stream is not None
+        self.receipts.stop()
+        self.receipts = self._receipts_of(self, self.stream)
+        written = len(self.flow.lane.in_flight)
+        if not self.receipts.acknowledges:
+            self.flow.acknowledged(written)
+        elif written:
+            self.stream.connection.write(self.receipts.behind(written))
 
     def stream_lost(self, ending: Ending) -> None:
         self._life.lost(ending)
@@ -167,11 +183,13 @@ class Courier:
         self.failures += 1
         pair = self.flow.pair
         names = pair if self.flow.direction == "inbound" else pair.inverse
-        self._record.refused(
-            self.flow.direction, self.side.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
-            refusal.reasons,
-        )
-        self._retry_after(self._back_off.delay(self.failures, self._random))
+        if not refusal.repeated:
+            self._record.refused(
+                self.flow.direction, self.side.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
+                refusal.reasons,
+            )
+        own = self._back_off.delay(self.failures, self._random)
+        self._retry_after(own if refusal.retry is None else refusal.retry)
         if refusal.ending.final:
             self.flow.give_up(refusal.ending.cause)
         self.flow.relieve()

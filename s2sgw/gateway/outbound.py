@@ -33,6 +33,8 @@ class FederationOutbound:
     credential: Callable[[Domain, Domain], Credential | None]
     client_tls: ClientTLS
     direct: Dialler
+    #: whether a peer's acknowledgements (XEP-0198) can be relied on
+    managed: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -45,10 +47,11 @@ class FederationOutbound:
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         self.judge_of.begin(pair.recipient, "receiving", target)
+        policy = self.peers.policy(pair.recipient)
         return InitiatingStream(InitiatingOptions(
-            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas",
-            tls=self.peers.policy(pair.recipient).encryption, direct_tls=target.direct_tls,
-            external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
+            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
+            direct_tls=target.direct_tls, external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
+            management=policy.features.sm and self.managed(pair.recipient),
         ))
 
     def largest(self, pair: Pair) -> int | None:
