@@ -182,7 +182,7 @@ class AskingTests(CommandCase):
     def test_only_verbs_that_work(self) -> None:
         """What later versions bring does not appear."""
         self.assertEqual(
-            {"check", "status", "streams", "lanes", "peers", "refusals", "certs", "setup"}, set(command.main.commands),
+            {"check", "status", "streams", "lanes", "peers", "refusals", "certs", "setup", "queue"}, set(command.main.commands),
         )
 
 
