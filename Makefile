@@ -9,6 +9,7 @@
 #   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
+#   make pythons    the tests, under Python 3.12 and 3.13 where they are here
 #   make clean      back to a fresh clone (development certificates and state included)
 
 PYTHON ?= python3
@@ -24,10 +25,10 @@ CERTS := certs/ca/ca.crt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors interop bench fuzz certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench fuzz certs clean setup
 
 help:
-	@sed -n '3,13s/^# \{0,3\}//p' Makefile
+	@sed -n '3,14s/^# \{0,3\}//p' Makefile
 
 # The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
 $(BIN)/python:
@@ -88,6 +89,17 @@ floors: $(DEV)
 	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
 	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100'
 	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
+
+# The tests under every other Python that is here (by name, or by pyenv).
+pythons:
+	@status=0; for version in 3.12 3.13; do \
+	  found=; for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python3; do \
+	    "$$candidate" -c 'import venv, ensurepip' >/dev/null 2>&1 && found=$$candidate && break; \
+	  done; \
+	  if [ -z "$$found" ]; then echo "Python $$version: not here"; continue; fi; \
+	  echo "Python $$version: $$found"; \
+	  $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$found" || status=1; \
+	done; exit $$status
 
 interop: $(DEV)
 	@$(BIN)/python -m interop
