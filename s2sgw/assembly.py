@@ -31,6 +31,7 @@ from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.keeping import Keeper
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.lookups import LookUps
+from s2sgw.gateway.manners import Extra, Manners
 from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
@@ -130,7 +131,10 @@ class Parts:
     @cached_property
     def accepted(self) -> AcceptedStreams:
         gates = Gates(self.config.policies, self.reactor.seconds)
-        return AcceptedStreams(Entrance(self.lanes, self.record, gates), self._incoming)
+        return AcceptedStreams(Entrance(self.lanes, self.record, gates), self._incoming, self._woken)
+
+    def _woken(self, domain: Domain) -> None:
+        self.manners.wake(domain.ascii)
 
     @cached_property
     def client_tls(self) -> ClientTLS:
@@ -138,7 +142,17 @@ class Parts:
 
     @cached_property
     def opener(self) -> Opener:
-        return Opener(self._outgoing, self.reactor, self.metrics.handshake)
+        return Opener(self._outgoing, self.reactor, self.manners, self.metrics.handshake)
+
+    @cached_property
+    def manners(self) -> Manners:
+        return Manners(self.reactor, self.random.random, told=self._left_out)
+
+    def _left_out(self, peer: str, extra: Extra, ending: Ending) -> None:
+        self.log.warn(
+            event="extension left out for a day", peer=peer, extension=extra, layer=ending.layer.value, cause=ending.cause.value,
+            detail=ending.detail,
+        )
 
     @cached_property
     def direct(self) -> DirectDialler:
@@ -278,7 +292,8 @@ class Parts:
 
     def _managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements."""
-        return self._acks(domain) in ("auto", "sm") and domain.ascii not in self._unmanageable
+        wanted = self._acks(domain) in ("auto", "sm") and domain.ascii not in self._unmanageable
+        return wanted and self.manners.bears(domain.ascii, "management")
 
     def _unmanaged(self, stream: OutgoingStream) -> None:
         """A new stream goes without, for a day."""

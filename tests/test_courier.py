@@ -17,6 +17,7 @@ from s2sgw.gateway.courier import STEADY, Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.record import Record
 from s2sgw.net.discovery import Resolution, Target
@@ -74,6 +75,7 @@ class FakeSide:
         self.dials: list[Deferred[None]] = []
         self.limits = PeerLimits()
         self.known: int | None = None
+        self.managed = False
 
     def dialler(self, pair: Pair, target: Target) -> Any:
         return self.dial
@@ -88,7 +90,7 @@ class FakeSide:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
-        return SimpleNamespace(peer_limits=self.limits)
+        return SimpleNamespace(peer_limits=self.limits, managed=self.managed)
 
     def largest(self, pair: Pair) -> int | None:
         return self.known
@@ -122,6 +124,7 @@ class World:
         self.connections: list[FakeConnection] = []
         self.dials = self.side.dials
         self.back: list[Bounced] = []
+        self.manners = Manners(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.record = Record(self.clock.seconds, Logger())
         self.lanes = Lanes(
             self.clock, self.record, memory, lambda pair: Holds(600, 30), lambda domain: domain == HERE, self._hop,
@@ -131,7 +134,7 @@ class World:
     def _hop(self, flow: Flow) -> Hop:
         if flow.direction == "inbound":
             return KeepingHop(self.back)
-        opener = Opener(self._connection, self.clock)  # type: ignore[arg-type]
+        opener = Opener(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
         return Courier(flow, self.side, opener, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
@@ -263,6 +266,7 @@ class CourierTests(SynchronousTestCase):
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.flow.accept([message("1")])
         world.side.ending = None
+        world.manners.wake(THERE.ascii)
         world.lanes.contact(THERE)
         self.assertEqual(ids(world.open().written), ["1"])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway.opening import PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.manners import Manners
+from s2sgw.gateway.opening import BRIEF, PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import ATTEMPT_DELAY
+from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.test_courier import FakeConnection, FakeSide
@@ -48,17 +51,18 @@ class Side(FakeSide):
         self.ways[address][1].errback(DialFailed(Ending(cause, address), address))
 
 
-class OpeningTests(SynchronousTestCase):
-    """R36."""
+class Attempts(SynchronousTestCase):
+    """Attempts over connections in memory."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.connections: list[FakeConnection] = []
         self.took: list[str] = []
+        self.manners = Manners(self.clock, lambda: 0.0)
 
     def open(self, *targets: Target, verifying: bool = False) -> Deferred[OutgoingStream]:
         self.side = Side(*targets)
-        opener = Opener(self._connection, self.clock, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        opener = Opener(self._connection, self.clock, self.manners, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
         return Deferred.fromCoroutine(open_stream(self.side, PAIR, opener, verifying))  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
@@ -69,6 +73,10 @@ class OpeningTests(SynchronousTestCase):
         ending: Ending = self.failureResultOf(opening, StreamRefused).value.ending
         self.assertEqual(self.clock.getDelayedCalls(), [])
         return ending
+
+
+class OpeningTests(Attempts):
+    """R36."""
 
     def test_a_black_hole_costs_a_quarter_of_a_second(self) -> None:
         """R36: an address that does not answer is raced by the next; the stream is opened where it answered alone."""
@@ -146,6 +154,38 @@ class OpeningTests(SynchronousTestCase):
         self.connections[1].prove()
         self.assertIs(self.successResultOf(opening).connection, self.connections[1])
 
+    def test_direct_tls_that_breaks(self) -> None:
+        """XEP-0368: where direct TLS fails and STARTTLS does not, direct TLS is left out from then on, if there is another way."""
+        direct, plain = replace(target("a", "192.0.2.1"), direct_tls=True), target("b", "192.0.2.2", priority=1)
+        opening = self.open(direct, plain)
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.TLS_FAILED, by="network"))
+        self.side.connect("192.0.2.2")
+        self.connections[1].prove()
+        self.successResultOf(opening)
+        self.assertFalse(self.manners.bears("there.example", "direct-tls"))
+        self.open(direct, plain)
+        self.assertEqual(self.side.dialled, ["192.0.2.2"])
+        self.open(direct)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+
+    def test_known_to_be_dead(self) -> None:
+        """A server that failed a moment ago is not asked again by another lane: the same reason, and when to try."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.fail("192.0.2.1")
+        first = self.failureResultOf(opening, StreamRefused).value
+        again = self.failureResultOf(self.open(target("a", "192.0.2.1")), StreamRefused).value
+        self.assertEqual((first.retry, first.repeated, again.retry, again.repeated), (2.0, False, 2.0, True))
+        self.assertEqual((again.ending, self.side.dialled), (first.ending, []))
+
+    def test_verifying_asks_all_the_same(self) -> None:
+        """A stranger waits for the answer; that there is none is no news of the lanes' server."""
+        self.manners.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
+        opening = self.open(target("a", "192.0.2.1"), verifying=True)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.side.fail("192.0.2.1")
+        self.assertIsNone(self.failureResultOf(opening, StreamRefused).value.retry)
+
     def test_cancelled(self) -> None:
         """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""
         racing = self.open(target("a", "192.0.2.1"))
@@ -159,3 +199,61 @@ class OpeningTests(SynchronousTestCase):
         self.assertIsNotNone(self.connections[0].ending)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class TrialTests(Attempts):
+    """An extension that breaks a peer is found out by leaving it out."""
+
+    def ready(self, managed: bool = True) -> FakeConnection:
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.managed = managed
+        self.side.connect("192.0.2.1")
+        self.connections[-1].prove()
+        self.successResultOf(opening)
+        return self.connections[-1]
+
+    def broken(self, managed: bool = True) -> None:
+        self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them"))
+
+    @property
+    def bears(self) -> bool:
+        return self.manners.bears("there.example", "management")
+
+    def test_to_blame(self) -> None:
+        """A stream that breaks young with an extension, and then lives without it: it is left out for a day."""
+        self.broken()
+        self.assertFalse(self.bears)
+        self.ready(managed=False)
+        self.clock.advance(BRIEF)
+        self.assertEqual(list(self.manners.without()), [("there.example", ("management",))])
+        self.clock.advance(3600)
+        self.assertFalse(self.bears)
+
+    def test_cleared(self) -> None:
+        """Where the stream without it breaks as well, it was not that."""
+        self.broken()
+        self.broken(managed=False)
+        self.assertTrue(self.bears)
+
+    def test_not_suspected(self) -> None:
+        """A stream that lived, that acknowledged, that we ended, or on which no extension was used raises no suspicion."""
+        self.broken(managed=False)
+        old = self.ready()
+        self.clock.advance(BRIEF)
+        old.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.ready().close(Ending(Cause.UNRESPONSIVE))
+        self.ready().close(Ending(Cause.CLOSED, by="them"))
+        acknowledged = self.ready()
+        acknowledged.owner.listener = Listener()
+        acknowledged.owner.event(acknowledged, Acknowledged(1))
+        acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertTrue(self.bears)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Listener:
+    """The user of a stream."""
+
+    def stream_event(self, event: object) -> None: ...
+
+    def stream_lost(self, ending: Ending) -> None: ...

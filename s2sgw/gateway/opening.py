@@ -13,17 +13,18 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.manners import Manners, NotNow
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
-from s2sgw.stream.events import Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
+from s2sgw.stream.events import Acknowledged, Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
@@ -32,16 +33,27 @@ from s2sgw.xmpp.jid import Pair
 ADDRESSES = 8
 #: Seconds after which an attempt begins with no further address.
 PATIENCE = 60.0
+#: Seconds within which the end of a stream may be laid at the door of an extension.
+BRIEF = 10.0
 
 
 class StreamRefused(Exception):
-    """No stream could be opened: why, where, and what was tried to prove the other end."""
+    """No stream could be opened: why, where, and what was tried to prove the other end.
 
-    def __init__(self, ending: Ending, address: str = "", reasons: tuple[str, ...] = ()) -> None:
+    `retry`: seconds after which all lanes to the server may try again; None: each by its own back-off. `repeated`: nothing
+    was tried now, this was known.
+    """
+
+    def __init__(
+        self, ending: Ending, address: str = "", reasons: tuple[str, ...] = (), retry: float | None = None,
+        repeated: bool = False,
+    ) -> None:
         super().__init__(f"{ending.layer}/{ending.cause}: {ending.detail}")
         self.ending = ending
         self.address = address
         self.reasons = reasons
+        self.retry = retry
+        self.repeated = repeated
 
 
 class Listener(Protocol):
@@ -62,6 +74,7 @@ class Opener:
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
     clock: IReactorTime
+    manners: Manners
     took: Callable[[str, float], None] = lambda step, seconds: None
 
 
@@ -88,6 +101,50 @@ class Stopwatch:
         self._opener.took("total", self.elapsed)
 
 
+class Trial:
+    """Whether a young stream bears the extensions that are used on it, or thrives without those that are suspected."""
+
+    def __init__(self, engine: InitiatingStream, pair: Pair, opener: Opener) -> None:
+        self._engine = engine
+        self._name = pair.recipient.ascii
+        self._opener = opener
+        self._timer: IDelayedCall | None = None
+        self._young = False
+
+    def begin(self) -> None:
+        """The stream is ready; of most nothing is to be learned."""
+        self._young = self._engine.managed or self._opener.manners.suspects(self._name)
+        if self._young:
+            self._timer = self._opener.clock.callLater(BRIEF, self._lives)
+
+    def stands(self, event: Event) -> None:
+        """An acknowledgement shows that acknowledging breaks nothing."""
+        if isinstance(event, Acknowledged) and self._young:
+            self.stop()
+
+    def end(self, ending: Ending) -> None:
+        """The stream is gone: if it was young and they ended it, somebody is to blame."""
+        young = self._young
+        self.stop()
+        if not young or ending.by == "us" or ending.in_order:
+            return
+        manners = self._opener.manners
+        if manners.suspects(self._name):
+            manners.acquit(self._name)
+        elif self._engine.managed:
+            manners.suspect(self._name, "management", ending)
+
+    def stop(self) -> None:
+        self._young = False
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _lives(self) -> None:
+        self._young = False
+        if self._opener.manners.suspects(self._name):
+            self._opener.manners.steady(self._name)
+
+
 class OutgoingStream:
     """The owner of a connection that we opened: until it is ready it negotiates, then it passes on what happens."""
 
@@ -110,6 +167,7 @@ class OutgoingStream:
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
+        self._trial = Trial(engine, pair, opener)
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -123,6 +181,7 @@ class OutgoingStream:
                 self._ask(event)
             case PairProven(_, method) if not self.ready.called:
                 self.method = method
+                self._trial.begin()
                 self.ready.callback(self)
             case VerifyReady():
                 self.ready.callback(self)
@@ -130,11 +189,13 @@ class OutgoingStream:
                 self._refuse(ending)
                 connection.close(ending)
             case _ if self.listener is not None:
+                self._trial.stands(event)
                 self.listener.stream_event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone."""
         self._over = True
+        self._trial.end(ending)
         if self._question is not None:
             self._question.cancel()
         if not self.ready.called:
@@ -190,7 +251,18 @@ class OutgoingStream:
 
 async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:
     """A stream for `pair` that is ready; raises `StreamRefused` with the reason that says most (R36)."""
-    return await _Attempt(side, pair, opener, verifying).run()
+    manners, name = opener.manners, pair.recipient.ascii
+    try:
+        async with manners.turn(name, forced=verifying):
+            try:
+                stream = await _Attempt(side, pair, opener, verifying).run()
+            except StreamRefused as refused:
+                refused.retry = None if verifying else manners.failed(name, refused.ending)
+                raise
+            manners.succeeded(name)
+            return stream
+    except NotNow as later:
+        raise StreamRefused(later.ending, retry=later.wait, repeated=True) from None
 
 
 class _Attempt:
@@ -199,23 +271,36 @@ class _Attempt:
     def __init__(self, side: SendingSide, pair: Pair, opener: Opener, verifying: bool) -> None:
         self._side = side
         self._pair = pair
+        self._name = pair.recipient.ascii
         self._opener = opener
         self._verifying = verifying
         self._watch = Stopwatch(opener)
         self._failures: list[StreamRefused] = []
+        self._direct_failed: Ending | None = None
 
     async def run(self) -> OutgoingStream:
         resolution = await self._side.resolve(self._pair)
         self._watch.step("dns")
         if resolution.ending is not None:
             raise StreamRefused(resolution.ending)
-        for heat in heats(resolution.targets, ADDRESSES):
+        for heat in heats(self._borne(resolution.targets), ADDRESSES):
             stream = await self._heat(heat)
             if stream is not None:
-                self._watch.step("auth")
-                self._watch.stop()
+                self._opened(stream)
                 return stream
         raise _telling(self._failures)
+
+    def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Without direct TLS, where that broke the server and there is another way."""
+        if self._opener.manners.bears(self._name, "direct-tls"):
+            return targets
+        return [target for target in targets if not target.direct_tls] or targets
+
+    def _opened(self, stream: OutgoingStream) -> None:
+        self._watch.step("auth")
+        self._watch.stop()
+        if self._direct_failed is not None and not stream.target.direct_tls:
+            self._opener.manners.broke(self._name, "direct-tls", self._direct_failed)
 
     async def _heat(self, places: Sequence[Spot]) -> OutgoingStream | None:
         """The places of one priority: race, and where the winner disappoints, race on among the others."""
@@ -234,6 +319,8 @@ class _Attempt:
                 return await built[-1].ready
             except StreamRefused as refused:
                 self._failures.append(refused)
+                if winner.place.target.direct_tls and refused.ending.layer in (Layer.TLS, Layer.STREAM):
+                    self._direct_failed = refused.ending
                 places = winner.others
         return None
 

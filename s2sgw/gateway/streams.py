@@ -14,8 +14,10 @@ from s2sgw.xmpp.jid import Domain, Pair
 class AcceptedStreams:
     """Makes the connection for each accepted transport, and knows all that are open."""
 
-    def __init__(self, entrance: Entrance, connection: Callable[..., StreamConnection]) -> None:
+    def __init__(self, entrance: Entrance, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None]) -> None:
+        """`woken` hears of every domain that proves itself, before the lanes to it do."""
         self._entrance = entrance
+        self._woken = woken
         self._connection = connection
         self._open: dict[StreamConnection, AcceptedStream] = {}
 
@@ -35,8 +37,8 @@ class AcceptedStreams:
         return sum(owner.peer == peer and owner.side.leg == "federation" for owner in self._open.values())
 
     def _proven(self, side: ReceivingSide, pair: Pair) -> None:
-        if side.leg == "federation":
-            self._entrance.lanes.contact(pair.sender)
+        self._woken(pair.sender)
+        self._entrance.lanes.contact(pair.sender)
 
     def _gone(self, connection: StreamConnection) -> None:
         self._open.pop(connection, None)
