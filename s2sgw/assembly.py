@@ -108,7 +108,7 @@ class Parts:
 
     @cached_property
     def record(self) -> Record:
-        return Record(self.reactor.seconds, self.log)
+        return Record(self.reactor.seconds, self.log, self.book.refusals.keep, self.book.refusals.past())
 
     @cached_property
     def lanes(self) -> Lanes:

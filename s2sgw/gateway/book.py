@@ -17,6 +17,7 @@ from s2sgw.gateway.keys import Keys, RememberedKey, key_of
 from s2sgw.gateway.memory import REMEMBERED, Memory
 from s2sgw.gateway.proving import Found, Standing
 from s2sgw.gateway.record import Direction
+from s2sgw.gateway.refusals import Refusals
 from s2sgw.gateway.store import FILE, Store
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerPolicy
@@ -41,6 +42,7 @@ class PeerBook:
         self.inbox = Inbox(store)
         self.memory = Memory(store)
         self.handshakes = Handshakes(store)
+        self.refusals = Refusals(store)
 
     @classmethod
     def at(cls, state: Path) -> PeerBook:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
 from twisted.logger import Logger
 
+from s2sgw.gateway.letter import letter
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -29,7 +30,10 @@ _kind = attrgetter("kind")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One refused handshake or delivery; `at` is seconds since the epoch, `reasons` what each proof came to."""
+    """One refused handshake or delivery; `at` is seconds since the epoch, `reasons` what each proof came to.
+
+    It happened `times` times in a row, `first` being when it began (0: at `at`).
+    """
 
     at: float
     direction: Direction
@@ -39,6 +43,18 @@ class Refused:
     address: str
     ending: Ending
     reasons: tuple[str, ...] = ()
+    times: int = 1
+    first: float = 0.0
+
+    @property
+    def sameness(self) -> tuple[str, ...]:
+        """What two refusals have in common that are told as one."""
+        host, ending = self.address.rpartition(":")[0], self.ending
+        return self.peer, self.local, self.direction, self.leg, host, ending.cause.value, ending.detail, ending.by
+
+    def after(self, before: Refused) -> Refused:
+        """The same once more."""
+        return replace(self, times=before.times + 1, first=before.first or before.at)
 
     def row(self) -> dict[str, object]:
         """The JSON row that operators see."""
@@ -47,16 +63,25 @@ class Refused:
             "at": self.at, "direction": self.direction, "leg": self.leg, "peer": self.peer, "local": self.local,
             "address": self.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
             "by": ending.by, "condition": ending.condition, "reasons": list(self.reasons), "remedy": ending.remedy,
+            "times": self.times, "first": self.first or self.at,
+            "letter": letter(self.direction, self.peer, self.local, self.address, self.at, ending, self.reasons, self.times),
         }
 
 
 class Record:
     """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
 
-    def __init__(self, now: Callable[[], float], log: Logger) -> None:
+    def __init__(
+        self, now: Callable[[], float], log: Logger, keep: Callable[[Refused], None] = lambda _: None,
+        past: Iterable[Refused] = (),
+    ) -> None:
+        """`keep` hears of each refusal, to write it down; `past` are those of earlier lives, oldest first."""
         self._now = now
         self._log = log
+        self._keep = keep
         self._by_peer: OrderedDict[str, deque[Refused]] = OrderedDict()
+        for each in past:
+            self._rows(each.peer).append(each)
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
         #: (direction, kind, outcome) -> number
@@ -70,15 +95,23 @@ class Record:
         peer, local = pair
         refused = Refused(self._now(), direction, leg, peer, local, address, ending, reasons)
         self.refusals[ending.layer.value, ending.cause.value] += 1
-        rows = self._by_peer.pop(peer, None)
-        self._by_peer[peer] = rows = deque(maxlen=PER_NAME) if rows is None else rows
+        rows = self._rows(peer)
+        if rows and rows[-1].sameness == refused.sameness:
+            refused = refused.after(rows.pop())
         rows.append(refused)
-        if len(self._by_peer) > NAMES:
-            self._by_peer.popitem(last=False)
+        self._keep(refused)
         self._log.warn(
             event="refused", direction=direction, leg=leg, peer=peer, local=local, address=address,
             layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, reasons=list(reasons),
         )
+
+    def _rows(self, peer: str) -> deque[Refused]:
+        """The refusals of a peer, which is the last to have met one."""
+        rows = self._by_peer.pop(peer, None)
+        self._by_peer[peer] = rows = deque(maxlen=PER_NAME) if rows is None else rows
+        if len(self._by_peer) > NAMES:
+            self._by_peer.popitem(last=False)
+        return rows
 
     def standing(self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], **facts: Any) -> None:
         """A stream or a lane changed its standing."""

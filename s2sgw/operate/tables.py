@@ -186,7 +186,8 @@ def _refusal(row: Row) -> list[str]:
     head = f"{moment(row['at'])}  {row['direction']} {row['leg']}  {names}"
     lines = [head + (f"  at {row['address']}" if row["address"] else "")]
     said = f" (said by {row['by']})" if row["by"] != "us" else ""
-    lines.append(f"    {row['layer']}/{row['cause']}{said}" + (f": {row['detail']}" if row["detail"] else ""))
+    often = f", {row['times']} times since {moment(row['first'])}" if row.get("times", 1) > 1 else ""
+    lines.append(f"    {row['layer']}/{row['cause']}{said}{often}" + (f": {row['detail']}" if row["detail"] else ""))
     lines += [f"      {reason}" for reason in row["reasons"]]
     lines.append(f"    remedy: {row['remedy']}")
     return [printable(line) for line in lines]
@@ -212,3 +213,14 @@ def _waiting(held: Row) -> str:
 
 def _number(row: Row) -> str:
     return f"{row['number']} {row['direction']} on the {row['leg']} leg"
+
+
+def letter(rows: list[Row]) -> RenderableType:
+    """The last refusal, told to the other side."""
+    return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "Nothing was refused."
+
+
+def draining(answer: Row) -> RenderableType:
+    """What `drain` answers."""
+    fate = "are kept for the next start" if answer["kept"] else "are bounced"
+    return f"The gateway stops. {answer['waiting']} stanzas wait; those that cannot be handed on now {fate}."

@@ -61,6 +61,9 @@ class RefusalRow(TypedDict):
     condition: str | None
     reasons: list[str]
     remedy: str
+    times: int  # it happened so often in a row, since `first`
+    first: float
+    letter: str  # all of it as a text to the other administrator
 
 
 class CertificateRow(TypedDict):
