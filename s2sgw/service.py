@@ -32,6 +32,9 @@ from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
 from s2sgw.queue.spool import SpoolBroken
 
+#: Seconds that the answer to `drain` has to leave by.
+ANSWERED = 0.2
+
 
 class Options(usage.Options):
     """What `twistd s2sgw` takes."""
@@ -134,10 +137,17 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs()}
+        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), "drain": self._drain}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
         self._closers.append(admin.stopService)
+
+    def _drain(self, arguments: object) -> dict[str, object]:
+        """Stop as SIGTERM does, once this answer is out."""
+        self.log.info(event="draining")
+        stanzas, _ = self.parts.views.queue()
+        self.parts.reactor.callLater(ANSWERED, self.parts.reactor.stop)
+        return {"waiting": stanzas, "kept": self.parts.lanes.spools}
 
     def _open_backend(self, backend: Backend) -> None:
         admission = Admission(AcceptanceLimits(per_address=0))

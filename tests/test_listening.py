@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
@@ -104,3 +105,13 @@ class AcceptanceTests(SynchronousTestCase):
         port, _factory, _backlog, interface = reactor.tcpServers[0]
         self.assertEqual((port, interface), (5269, "127.0.0.1"))
         self.assertRaises(ValueError, listen, reactor, "nonsense:1", self.factory())
+
+
+class SystemdTests(SynchronousTestCase):
+    """Sockets that systemd holds."""
+
+    def test_not_handed_over(self) -> None:
+        """An endpoint whose socket was not handed over is a failure in words, by index or by name."""
+        for endpoint in ("systemd:domain=INET:index=0", "systemd:domain=INET6:name=s2sgw.socket"):
+            failure = self.failureResultOf(listen(MemoryReactor(), endpoint, ServerFactory()), ValueError)
+            self.assertIn("no such socket", str(failure.value))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import ServerFactory
@@ -92,8 +92,13 @@ class StreamFactory(ServerFactory):
 
 
 def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> Deferred[IListeningPort]:
-    """Listen at a Twisted endpoint string ("tcp:5269", "systemd:…"). Fails with Twisted's `CannotListenError`."""
-    return serverFromString(reactor, endpoint).listen(factory)  # type: ignore[no-any-return]
+    """Listen at a Twisted endpoint string ("tcp:5269", "systemd:…"). Fails with Twisted's `CannotListenError`, or with
+    `ValueError` where systemd has handed over no such socket."""
+    try:
+        place = serverFromString(reactor, endpoint)
+    except LookupError:
+        return fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))
+    return place.listen(factory)  # type: ignore[no-any-return]
 
 
 def site_of(address: str) -> str:

@@ -168,6 +168,14 @@ def certs(config: Path, as_json: bool) -> None:
         sys.exit(NO)
 
 
+@main.command()
+@_config
+@_json
+def drain(config: Path, as_json: bool) -> None:
+    """Stop the gateway in order: nothing new is let in, what can be handed on is, the rest is kept for the next start."""
+    _show(_ask(config, as_json, "drain"), as_json, tables.draining)
+
+
 def _rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int) -> None:
     named = {} if peer is None else {"peer": peer}
     rows = _ask(config, as_json, verb, limit=limit, **named)
