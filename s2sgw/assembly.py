@@ -281,24 +281,19 @@ class Parts:
     def _silent(self) -> Silent:
         return Silent(self.reactor)
 
-    @cached_property
-    def _unmanageable(self) -> Silent:
-        """The servers that promise acknowledgements (XEP-0198) and give none."""
-        return Silent(self.reactor)
-
     def _acks(self, domain: Domain) -> Acks:
         backend = self.config.backend_for(domain)
         return "auto" if backend is None else backend.acks
 
     def _managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements."""
-        wanted = self._acks(domain) in ("auto", "sm") and domain.ascii not in self._unmanageable
-        return wanted and self.manners.bears(domain.ascii, "management")
+        return self._acks(domain) in ("auto", "sm") and self.manners.bears(domain.ascii, "management")
 
     def _unmanaged(self, stream: OutgoingStream) -> None:
         """A new stream goes without, for a day."""
-        self._unmanageable.remember(stream.pair.recipient.ascii)
-        stream.close(Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds"))
+        ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
+        self.manners.broke(stream.pair.recipient.ascii, "management", ending)
+        stream.close(ending)
 
     def _receipts(self, courier: Courier, stream: OutgoingStream) -> Receipts:
         """How the next server's acknowledgements are had: as configured for a backend, the best there is for a peer."""

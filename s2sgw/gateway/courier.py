@@ -125,7 +125,7 @@ class Courier:
         assert self.stream is not None
         self.receipts.stop()
         self.receipts = self._receipts_of(self, self.stream)
-        written = len(self.flow.lane.in_flight)
+        written = self.flow.lane.flying
         if not self.receipts.acknowledges:
             self.flow.acknowledged(written)
         elif written:

@@ -200,6 +200,11 @@ class Lane:
         return chain(flying, self.waiting, self.recent)
 
     @property
+    def flying(self) -> int:
+        """How many were written to the next hop and are not acknowledged."""
+        return self._flying
+
+    @property
     def pending(self) -> bool:
         """Something has yet to be written."""
         return bool(self.waiting or self.gap_count or self.recent)
