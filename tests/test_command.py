@@ -31,7 +31,7 @@ LANE = LaneRow(
 REFUSAL = RefusalRow(
     at=1_800_000_000.0, direction="inbound", leg="federation", peer="evil.example", local="example.org", address="198.51.100.9",
     layer="pkix", cause="self-signed", detail="said:\x1b[2J\nline", by="us", condition="not-authorized", reasons=["pkix: self-signed"],
-    remedy="Use a certificate from a public authority.",
+    remedy="Use a certificate from a public authority.", times=1, first=1_800_000_000.0, letter="Use a certificate from a public authority.",
 )
 UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
@@ -179,11 +179,16 @@ class AskingTests(CommandCase):
         """--version names the version."""
         self.assertEqual(f"s2sgw {__version__}\n", CliRunner().invoke(command.main, ["--version"]).output)
 
-    def test_only_verbs_that_work(self) -> None:
-        """What later versions bring does not appear."""
-        self.assertEqual(
-            {"check", "status", "streams", "lanes", "peers", "refusals", "certs", "setup", "queue"}, set(command.main.commands),
+    def test_verbs(self) -> None:
+        """Every verb is one of the contract's, says what it does, and takes --json."""
+        contract = set(
+            "check status streams lanes peers refusals pending pins queue explain replay probe certs reload drain setup".split(),
         )
+        self.assertEqual(set(), set(command.main.commands) - contract)
+        for name, verb in command.main.commands.items():
+            self.assertTrue(verb.help, name)
+            for each in getattr(verb, "commands", {name: verb}).values():
+                self.assertIn("as_json", [parameter.name for parameter in each.params], each.name)
 
 
 class AnswerTests(CommandCase):
