@@ -17,6 +17,7 @@ VENV ?= .venv
 CONFIG ?= examples/echo.toml
 FUZZ_EXAMPLES ?= 20000
 TESTS ?= tests
+INTEROP ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -102,7 +103,7 @@ pythons:
 	done; exit $$status
 
 interop: $(DEV)
-	@$(BIN)/python -m interop
+	@$(BIN)/python -m interop $(INTEROP)
 
 bench: $(DEV)
 	@$(BIN)/python -m bench

@@ -9,11 +9,16 @@ import signal
 import sys
 import time
 
-from interop import packages
+from interop import matrix, packages
+from interop.gateway import PROJECT
+from interop.launch import START
 from interop.place import Lab, LabError
-from interop.scenario import Tally, play
+from interop.scenario import NOTES, Tally, play
 from interop.stages import STAGES
 
+#: Where `--record` puts the table, between these two lines.
+TABLE = PROJECT / "docs" / "interop.md"
+_BEGIN, _END = "<!-- matrix: written by make interop -->", "<!-- end of matrix -->"
 #: The whole run ends after this many seconds whatever happens.
 RUN_SECONDS = 1500
 
@@ -23,6 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
+    parser.add_argument("--record", action="store_true", help=f"write the matrix into {TABLE.relative_to(PROJECT)}")
     parser.add_argument("--list", action="store_true", help="list stages and scenarios")
     return parser.parse_args()
 
@@ -39,6 +45,18 @@ def _list() -> None:
         print(stage.name)
         for scenario in stage.scenarios:
             print(f"  {scenario.title}")
+
+
+def _matrix(record: bool) -> None:
+    """Print the matrix where all of it was played, and put it into the documentation."""
+    if {row["behind"] for row in NOTES if "behind" in row} != set(START):
+        return
+    lines = matrix.table(NOTES)
+    print("\n" + "\n".join(lines), flush=True)
+    if record:
+        before, _, rest = TABLE.read_text().partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        TABLE.write_text("\n".join([before + _BEGIN, "", *lines, "", _END + after]))
 
 
 def _finish(tally: Tally, seconds: float) -> int:
@@ -67,6 +85,7 @@ def main() -> int:
             asyncio.run(_run(arguments, lab, tally))
     except (LabError, TimeoutError) as problem:
         tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
+    _matrix(arguments.record)
     return _finish(tally, time.monotonic() - start)
 
 

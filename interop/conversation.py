@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from interop.client import CLIENT, Client, Element, body, error
-from interop.scenario import Stage, check, expect, step
+from interop.scenario import SCENARIO_SECONDS, Stage, check, expect, step
 from interop.server import PASSWORD, Server
 
 #: Messages of the ordered run, each way.
@@ -42,16 +43,17 @@ class HasEnds(Protocol):
     def ends(self) -> Ends: ...
 
 
-async def login(server: Server, user: str, resource: str = "lab") -> Client:
-    """A client of one of the lab's accounts, with its roster asked for, available.
+async def login(server: Server, user: str, resource: str = "lab", domain: str = "") -> Client:
+    """A client of one of the lab's accounts, at the server's first domain or `domain`, with its roster asked for, available.
 
     Accounts on ejabberd and jabberd2 are made by registration.
     """
-    jid = f"{user}@{server.domain}/{resource}"
+    account = f"{user}@{domain or server.domain}"
+    jid = f"{account}/{resource}"
     if server.kind != "prosody":
         await Client.register(server.client_port, jid, PASSWORD)
     client = await Client.login(server.client_port, jid, PASSWORD)
-    await client.iq(f"{user}@{server.domain}", f"<query xmlns='{_ROSTER}'/>")
+    await client.iq(account, f"<query xmlns='{_ROSTER}'/>")
     await client.presence()
     return client
 
@@ -143,10 +145,12 @@ async def collect(receiver: Client, count: int, prefix: str, seconds: float = 60
     return [await receiver.wait(fits, seconds, f"message {number + 1} of {count}") for number in range(count)]
 
 
-def conversation(stage: Stage, label: str) -> None:
-    """Add the conversation to `stage`; each title starts with `label`."""
-    stage.scenario(f"{label}: a message each way")(_messages)
-    stage.scenario(f"{label}: IQs each way")(_queries)
-    stage.scenario(f"{label}: an IQ error each way")(_query_error)
-    stage.scenario(f"{label}: presence each way (subscribe, available, away, unavailable)")(_presence)
-    stage.scenario(f"{label}: {MANY} messages in order each way", 120.0)(_in_order)
+def conversation(stage: Stage, label: str, pick: Callable[[Any], HasEnds] = lambda world: world) -> None:
+    """Add the conversation to `stage`; each title starts with `label`. `pick` finds the two ends in the stage's world."""
+    def add(title: str, run: Callable[[HasEnds], Awaitable[None]], seconds: float = SCENARIO_SECONDS) -> None:
+        stage.scenario(f"{label}: {title}", seconds)(lambda world: run(pick(world)))
+    add("a message each way", _messages)
+    add("IQs each way", _queries)
+    add("an IQ error each way", _query_error)
+    add("presence each way (subscribe, available, away, unavailable)", _presence)
+    add(f"{MANY} messages in order each way", _in_order, 120.0)

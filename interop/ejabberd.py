@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
+from interop.nameserver import HOSTS
 from interop.place import LabError
 from interop.server import PASSWORD, Server, Site
 
@@ -73,7 +75,8 @@ def start(site: Site, *, component: str = "") -> Server:
     (folder / "inetrc").write_text(_inetrc(site))
     (folder / "ejabberd.yml").write_text(_config(site, ports, component))
     (folder / "spool").mkdir()
-    process = site.lab.start("ejabberd", _command(folder), folder, _environment(folder))
+    command = _command(folder) if site.lines else _with_hosts(folder, _command(folder))
+    process = site.lab.start("ejabberd", command, folder, _environment(folder))
     for port, address in ((ports[0], "127.0.0.1"), *((ports[1], address) for address in site.s2s_addresses)):
         site.lab.wait_for_port(process, port, 40.0, address)
     return Server("ejabberd", site.domain, ports[0], ports[1], [process], folder / "ejabberd.log", ports[2], ports[3])
@@ -110,6 +113,15 @@ def _command(folder: Path) -> list[str]:
     if erl is None:
         raise LabError("erl (Erlang) is not installed")
     return [erl, "+K", "true", "-noinput", "-noshell", "-mnesia", "dir", f'"{folder}/spool"', "-s", "ejabberd"]
+
+
+def _with_hosts(folder: Path, command: list[str]) -> list[str]:
+    """`command` with an /etc/hosts of its own: ejabberd asks DNS for SRV alone, the target's address it asks of libc."""
+    hosts = folder / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
+    apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    script = f'mount --make-rprivate / && mount --bind "{hosts}" /etc/hosts && exec "$@"'
+    return [*apart, "sh", "-c", script, "sh", *command]
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -57,6 +57,8 @@ def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[st
     text = text.replace("register-enable='mu'", "register-enable='true'")
     if part == "s2s":
         text = text.replace("<ip>127.0.0.1</ip>\n    <port>5269", f"<ip>{site.s2s_addresses[0]}</ip>\n    <port>5269")
+    if part == "s2s" and "::1" in site.s2s_addresses:
+        text = text.replace("<lookup>", "<lookup>\n    <resolve-ipv6/>")
     if part == "s2s" and site.encrypted:
         text = text.replace("</local>", f"<pemfile>{site.certificate.combined()}</pemfile>\n  </local>")
     for name, stock in (("c2s", 5222), ("s2s", 5269)):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from interop.place import Lab, LabError, Process
 
+#: Names with one address each, to be the targets of SRV records.
+HOSTS = {"four.example": "127.0.0.1", "six.example": "::1"}
 UNBOUND = "/usr/sbin/unbound"
 _CONFIG = """\
 server:
@@ -82,5 +84,6 @@ class Nameserver:
 
 def nameserver(lab: Lab) -> Nameserver:
     """A name server that has not been started yet."""
-    records = ["localhost. 60 IN A 127.0.0.1", "four.example. 60 IN A 127.0.0.1", "six.example. 60 IN AAAA ::1"]
+    records = ["localhost. 60 IN A 127.0.0.1"]
+    records += [f"{name}. 60 IN {'AAAA' if ':' in address else 'A'} {address}" for name, address in HOSTS.items()]
     return Nameserver(lab, lab.port(), lab.directory("unbound"), records=records)

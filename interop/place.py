@@ -17,8 +17,8 @@ from types import TracebackType
 
 #: Below Linux's range for outgoing connections, so that no connection of the run takes a listener's place.
 PORTS = range(20100, 32700)
-#: Seconds given to a process that was asked to end, before it is killed.
-GRACE = 5.0
+#: Seconds given to a process that was asked to end, before it is killed. (The gateway hands on what it holds for 5 s.)
+GRACE = 12.0
 _PR_SET_PDEATHSIG = 1
 
 

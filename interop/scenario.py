@@ -39,6 +39,15 @@ def step(text: str) -> None:
     print(f"      {text}", flush=True)
 
 
+#: What scenarios found out, beside passing: rows for tables, each a mapping.
+NOTES: list[dict[str, Any]] = []
+
+
+def note(**row: Any) -> None:
+    """Keep a row for a table."""
+    NOTES.append(row)
+
+
 @dataclass(frozen=True)
 class Scenario:
     title: str

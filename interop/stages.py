@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop import admitted, direct, outward, refused, through
+from interop import admitted, direct, matrix, outward, refused, through, trust_dane, trust_posh
 from interop.launch import START
 
 STAGES = [
@@ -12,8 +12,11 @@ STAGES = [
     direct.stage("ejabberd", "jabberd2"),
     direct.stage("prosody", "jabberd2", encrypted=False),
     direct.stage("ejabberd", "jabberd2", encrypted=False),
-    *(through.stage(behind, outside) for behind in START for outside in START),
+    through.stage("prosody", "prosody"),
+    *(matrix.stage(behind) for behind in START),
     refused.stage,
     admitted.stage,
     outward.stage,
+    trust_dane.stage,
+    trust_posh.stage,
 ]

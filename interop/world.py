@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from interop.certificates import Authority, Names
+from interop.certificates import Authority, Certificate, Names
 from interop.conversation import Ends, login
 from interop.gateway import Gateway, gateway
 from interop.launch import START
@@ -38,11 +38,41 @@ class World:
         return self.ends.right_server
 
 
+@dataclass(frozen=True)
+class Front:
+    """A gateway to be put before a server of `kind`. `changes` go into s2sgw.toml (see `Gateway.configure`).
+
+    `encrypted` False: jabberd2 as Debian ships it, without a certificate.
+    """
+
+    door: Gateway
+    kind: str
+    certificates: Sequence[Certificate]
+    changes: Mapping[str, Any] | None = None
+    encrypted: bool = True
+
+    def start(self, dns: Nameserver, authority: Authority) -> Server:
+        """Configure the gateway, start the server with the lines of `s2sgw setup`, then the gateway."""
+        door, port = self.door, self.door.lab.port()
+        domains = (door.domain, *door.also)
+        door.configure(
+            backend=f"127.0.0.1:{port}", dns=dns, anchors=authority.file, certificates=self.certificates,
+            changes=self.changes,
+        )
+        near = START[self.kind](Site(
+            door.lab, door.domain, door.view, authority.file, authority.issue(Names(dns=domains)), s2s_port=port,
+            lines=door.command("setup", self.kind), also=door.also, encrypted=self.encrypted,
+        ))
+        door.start()
+        return near
+
+
 @asynccontextmanager
 async def world(
     lab: Lab, behind: str, outside: str, changes: Mapping[str, Any] | None = None, *, xmpp_addr: bool = True,
+    encrypted: bool = True,
 ) -> AsyncIterator[World]:
-    """`behind` and `outside` are kinds of server; `changes` go into s2sgw.toml (see `Gateway.configure`)."""
+    """`behind` and `outside` are kinds of server; for the rest see `Front`."""
     dns, authority, door = nameserver(lab), Authority(lab.directory("authority")), gateway(lab, INSIDE)
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))
     dns.serve(INSIDE, door.port)
@@ -52,14 +82,7 @@ async def world(
     ))
     dns.serve(OUTSIDE, far.s2s_port)
     dns.reload()
-    near_port = lab.port()
-    door.configure(
-        backend=f"127.0.0.1:{near_port}", dns=dns, anchors=authority.file, certificates=[ours], changes=changes,
-    )
-    lines = door.command("setup", behind)
-    site = Site(lab, INSIDE, door.view, authority.file, authority.for_domain(INSIDE), lines=lines, s2s_port=near_port)
-    near = START[behind](site)
-    door.start()
+    near = Front(door, behind, [ours], changes, encrypted).start(dns, authority)
     made = World(lab, dns, authority, door, Ends(near, far, await login(near, "juliet"), await login(far, "romeo")))
     try:
         yield made
