@@ -181,9 +181,10 @@ class AskingTests(CommandCase):
 
     def test_verbs(self) -> None:
         """Every verb is one of the contract's, says what it does, and takes --json."""
-        contract = set(
-            "check status streams lanes peers refusals pending pins queue explain replay probe certs reload drain setup".split(),
-        )
+        contract = {
+            "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
+            "reload", "drain", "setup",
+        }
         self.assertEqual(set(), set(command.main.commands) - contract)
         for name, verb in command.main.commands.items():
             self.assertTrue(verb.help, name)
