@@ -114,6 +114,26 @@ class AcceptedTests(EntryTestCase):
         self.assertEqual((engine.told, self.passed(), self.passed(other)), ([2, 1], "a b c", "d"))
 
 
+    def test_sent_again(self) -> None:
+        """R35: what a server sends again after it lost a managed stream is handled, and not passed on twice."""
+        self.made()
+        connection: Any = SimpleNamespace(
+            peer_address="192.0.2.1:1", tls_version=None, pause=lambda holder: None, resume=lambda holder: None,
+            step=lambda method, *arguments: method(*arguments),
+        )
+        side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
+        entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
+        for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
+            engine = FakeEngine()
+            stream = AcceptedStream(side, engine, entrance, lambda *ignored: None, lambda connection: None)  # type: ignore[arg-type]
+            stream.event(connection, PairProven(IN, "EXTERNAL"))
+            stream.event(connection, ManagementEnabled())
+            stream.event(connection, StanzasReceived(IN, [stanza(each) for each in batch]))
+            self.assertEqual(sum(engine.told), 2)
+            stream.ended(connection, Ending(ending))
+        self.assertEqual(self.passed(), "a b c b c")
+
+
 class CourierReceiptTests(SynchronousTestCase):
     """R35: a stream that takes stanzas."""
 

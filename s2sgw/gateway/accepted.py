@@ -9,10 +9,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.duplicates import Tail
 from s2sgw.gateway.entry import Entrance, Entry
 from s2sgw.gateway.handled import HandledStanzas
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
+from s2sgw.queue.lane import Receipt
 from s2sgw.stream.events import (
     DialbackNeeded,
     Event,
@@ -50,6 +52,7 @@ class AcceptedStream:
         self._gone = gone
         self._entries: dict[Pair, Entry] = {}
         self._handled: HandledStanzas | None = None
+        self._tail: Tail | None = None
         self._questions: set[Deferred[Any]] = set()
         self._over = False
         self.since = entrance.lanes.clock.seconds()
@@ -79,6 +82,7 @@ class AcceptedStream:
             case PairProven(pair, method):
                 self._pair_proven(connection, pair, method)
             case ManagementEnabled():
+                self._tail = Tail()
                 self._handled = HandledStanzas(lambda number: connection.step(self.engine.handled, number))
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
@@ -89,6 +93,9 @@ class AcceptedStream:
             question.cancel()
         for entry in self._entries.values():
             entry.close()
+        if self._tail is not None and not ending.in_order:
+            for sender in {pair.sender for pair in self.methods}:
+                self._entrance.duplicates.lost(sender, self._tail)
         self._account(connection, ending)
 
     # --- questions ---
@@ -134,7 +141,20 @@ class AcceptedStream:
         if entry is None:
             entry = Entry(self._entrance, connection, self.side.leg, pair, self.side.admit, self._alone)
             self._entries[pair] = entry
-        entry.accept(stanzas, None if self._handled is None else self._handled.receipt(len(stanzas)))
+        receipt = None if self._handled is None else self._handled.receipt(len(stanzas))
+        fresh = self._entrance.duplicates.fresh(pair.sender, stanzas)
+        if len(fresh) < len(stanzas):
+            self._again(stanzas, len(stanzas) - len(fresh), receipt)
+        if self._tail is not None:
+            self._tail.note(fresh)
+        if fresh:
+            entry.accept(fresh, receipt)
+
+    def _again(self, stanzas: list[Stanza], number: int, receipt: Receipt | None) -> None:
+        """So many of `stanzas` had come before their sender lost its stream: they are not passed on twice."""
+        self._record.counted(self._direction, "duplicate", stanzas[:number])
+        if receipt is not None:
+            receipt.settle(number)
 
     def _alone(self) -> bool:
         """No stream but of one sender: slowing it slows nobody else."""

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.duplicates import Duplicates
 from s2sgw.gateway.gate import Gate, Gates
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Direction, Leg, Record
@@ -35,6 +36,7 @@ class Entrance:
         self.lanes = lanes
         self.record = record
         self.gates = gates
+        self.duplicates = Duplicates(lanes.clock.seconds)
 
 
 class Entry:
