@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import succeed
 from twisted.trial.unittest import SynchronousTestCase
@@ -117,10 +118,7 @@ class AcceptedTests(EntryTestCase):
     def test_sent_again(self) -> None:
         """R35: what a server sends again after it lost a managed stream is handled, and not passed on twice."""
         self.made()
-        connection: Any = SimpleNamespace(
-            peer_address="192.0.2.1:1", tls_version=None, pause=lambda holder: None, resume=lambda holder: None,
-            step=lambda method, *arguments: method(*arguments),
-        )
+        connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
