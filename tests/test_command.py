@@ -252,6 +252,11 @@ class AnswerTests(CommandCase):
         self.views(streams=[{**STREAM, "peer": "[bold red]x[/]"}])
         self.assertIn("[bold red]x[/]", self.run_command("streams").output)
 
+    def test_a_cell_cannot_steer_a_terminal(self) -> None:
+        """What is not printable is written out in a table too."""
+        self.views(streams=[{**STREAM, "peer": "x\x1b[2J\u202ey"}])
+        self.assertIn("x\\x1b[2J\\u202ey", self.run_command("streams").output)
+
     def test_certificates(self) -> None:
         """1 where a domain has none, or one that has expired."""
         self.assertEqual([CERTIFICATE], self.json_of("certs"))

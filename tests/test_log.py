@@ -11,7 +11,7 @@ from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.operate.log import DEFAULT_FILE, LoggedService, destination, observer, text_line
+from s2sgw.operate.log import DEFAULT_FILE, LoggedService, destination, json_line, observer, text_line
 from s2sgw.operate.printable import SHOWN, printable, quoted
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -78,6 +78,7 @@ class LineTests(SynchronousTestCase):
         """A fact named like a column of JSON does not overwrite it."""
         self.lines("json").info(event="x", time="never")
         self.assertEqual("2027-01-15T08:00:00.250Z", json.loads(self.file.getvalue())["time"])
+        self.assertEqual("info", json.loads(json_line({"event": "x", "level": "fatal"}))["level"])
 
     def test_a_stranger_cannot_forge_a_line(self) -> None:
         """Line ends and terminal escapes in what a peer said stay inside its fact, in both formats."""
