@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.operate import command, tables
+from s2sgw.operate import answering, command, tables
 
 PEER = {
     "peer": "gone.example", "lanes": 2, "stanzas": 3, "bytes": 2048, "oldest": 75.0, "states": ["backing off", "held"],
@@ -30,7 +30,7 @@ class QueueCommandTests(SynchronousTestCase):
             self.asked.append((verb, arguments))
             return answer
 
-        self.patch(command, "ask", ask)
+        self.patch(answering, "ask", ask)
         self.patch(command, "socket_path", lambda config: config)
         return CliRunner().invoke(command.main, ["queue", *words])
 

@@ -6,40 +6,31 @@ named, there is something to tell of it.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.console import Console, RenderableType
 from rich.text import Text
 
 from s2sgw import __version__
 from s2sgw.backend.authority import Authority, AuthorityError
 from s2sgw.config import ConfigError
 from s2sgw.operate import tables
+from s2sgw.operate.answering import CONFIGURATION, NO
+from s2sgw.operate.answering import asked as _ask
+from s2sgw.operate.answering import config_option as _config
+from s2sgw.operate.answering import fail as _fail
+from s2sgw.operate.answering import json_option as _json
+from s2sgw.operate.answering import limit_option as _limit
+from s2sgw.operate.answering import peer_argument as _peer
+from s2sgw.operate.answering import print_json as _print_json
+from s2sgw.operate.answering import rows as _rows
+from s2sgw.operate.answering import show as _show
 from s2sgw.operate.printable import printable
-from s2sgw.operate.question import NotAsked, ask, socket_path
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.setup import SERVERS, SetupError, authority_file, setup_text
 from s2sgw.xmpp.jid import Domain, InvalidJID
-
-DEFAULT_CONFIG = "s2sgw.toml"
-NO, CONFIGURATION = 1, 2
-#: Columns of a table that goes to a file or a pipe.
-PIPE_WIDTH = 250
-
-Render = Callable[[Any], RenderableType]
-
-_config = click.option(
-    "--config", "-c", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, envvar="S2SGW_CONFIG", show_default=True,
-    help="The gateway's configuration.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-_peer = click.argument("peer", required=False)
-_limit = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many rows.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -174,42 +165,6 @@ def certs(config: Path, as_json: bool) -> None:
 def drain(config: Path, as_json: bool) -> None:
     """Stop the gateway in order: nothing new is let in, what can be handed on is, the rest is kept for the next start."""
     _show(_ask(config, as_json, "drain"), as_json, tables.draining)
-
-
-def _rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int) -> None:
-    named = {} if peer is None else {"peer": peer}
-    rows = _ask(config, as_json, verb, limit=limit, **named)
-    _show(rows, as_json, render)
-    if peer is not None and not rows:
-        sys.exit(NO)
-
-
-def _ask(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
-    try:
-        return ask(socket_path(config), verb, arguments)
-    except NotAsked as error:
-        _fail(str(error), error.status, as_json)
-
-
-def _fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
-    if as_json:
-        _print_json({"ok": False, "error": text})
-    else:
-        click.echo(printable(text, 2000), err=True)
-    sys.exit(exit_status)
-
-
-def _show(answer: Any, as_json: bool, render: Render) -> None:
-    if as_json:
-        _print_json(answer)
-    else:
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        console.print(render(answer))
-
-
-def _print_json(answer: Any) -> None:
-    """In ASCII: what a stranger said cannot steer the terminal."""
-    click.echo(json.dumps(answer, indent=2))
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
