@@ -444,6 +444,13 @@ class LimitTests(SynchronousTestCase):
         self.assertLimited(FramingLimits(header_bytes=99), b"<?xml version='1.0'?>" + b" " * 99, 99, 0)
         self.assertEqual([], frame(*[b" \r\n" * 10] * 10, limits=FramingLimits(header_bytes=99)))
 
+    def test_white_space_before_the_header(self) -> None:
+        """R32: it counts among the bytes before authentication."""
+        white = [b" \r\n" * 10] * 10
+        self.assertEqual([], frame(*white, limits=FramingLimits(stream_bytes=300)))
+        fault = Fault(C.POLICY_VIOLATION, "more than 299 bytes before authentication")
+        self.assertEqual([fault], frame(*white, limits=FramingLimits(stream_bytes=299)))
+
     def test_declarations(self) -> None:
         """What the header adds to each stanza is bounded."""
         declaring = header(more="xmlns:x='urn:x' xml:lang='cs'")

@@ -272,7 +272,7 @@ class Authenticating(Conversing):
             self._refusals.refuse(SASLRefused(SASLCondition.INVALID_MECHANISM, "the mechanism is not offered"))
             return
         assert self.asserted.peer is not None  # or nothing could have been judged
-        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer)).respond(element)
+        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer)).step(element)
 
     def authenticated(self, method: Method) -> None:
         """SASL has succeeded: the stream begins anew (R25)."""
@@ -300,8 +300,12 @@ class Exchanging(ReceivingPhase):
         self._exchange = exchange
 
     def respond(self, element: Element) -> None:
+        self.step(element, b"")
+
+    def step(self, element: Element, without_text: bytes | None = None) -> None:
+        """An `<auth/>` without text has no initial response; a `<response/>` without text is an empty one (RFC 4422 §3)."""
         try:
-            challenge = self._exchange.step(sasl.decode(element.text))
+            challenge = self._exchange.step(sasl.decode(element.text) or (b"" if element.text else without_text))
         except SASLRefused as why:
             self._before.refuse(why)
             return

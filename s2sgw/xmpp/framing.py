@@ -129,14 +129,15 @@ class Framer:
         self._buffer += data
         for at in range(0, min(room, len(data)), PIECE):
             self._parse(parser, data[at : min(at + PIECE, room)])
-        if room < len(data):
-            raise violation(f"more than {self.limits.stream_bytes} bytes before authentication")
+        self.limits.check_stream(self._received)
         self._trim()
 
     def _prolog(self, data: bytes) -> bytes:
         """Before the header: leading white space is dropped; expat would take the first two bytes for UTF-16 (R31)."""
         if not self._buffer:
+            self._received += len(data)
             data = data.lstrip(_WHITE)
+            self._received -= len(data)
         first = bytes(self._buffer[:2] + data[:2])[:2]
         if first.startswith((b"\xfe", b"\xff", b"\0", b"<\0", b"\xef\0")):
             raise RemoteFault(StreamCondition.UNSUPPORTED_ENCODING, "the stream is not encoded in UTF-8")

@@ -21,6 +21,11 @@ class FramingLimits:
     children: int = 512  # of one stanza
     stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
+    def check_stream(self, length: int) -> None:
+        """All that came on the stream, white space before its header too."""
+        if self.stream_bytes is not None and length > self.stream_bytes:
+            raise violation(f"more than {self.stream_bytes} bytes before authentication")
+
     def check_stanza(self, length: int, children: int) -> None:
         """A stanza, or as much of it as came."""
         if length > self.stanza_bytes:
