@@ -35,6 +35,7 @@ from s2sgw.gateway.manners import Extra, Manners
 from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
+from s2sgw.gateway.peerstreams import PeerStreams
 from s2sgw.gateway.proving import Proving
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.state import keep_secret, prepare_state
@@ -52,6 +53,7 @@ from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.operate.audit import Audit
 from s2sgw.operate.metrics import Metrics
 from s2sgw.operate.queue_verbs import QueueVerbs
+from s2sgw.operate.pin_verbs import PinVerbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
@@ -199,6 +201,14 @@ class Parts:
         look_ups = LookUps(self.reactor, self.discovery, documents(self.config, self.reactor, self.resolver, self.material))
         proving = Proving(self.material.anchors, self.material.revocations)
         return Judge(self.config.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
+    @cached_property
+    def pin_verbs(self) -> PinVerbs:
+        streams = PeerStreams(self.lanes, self.accepted)
+        return PinVerbs(
+            self.book, self.config.policies, self.audit, self.reactor.seconds, waiting=streams.waiting, approved=streams.wake,
+            revoked=streams.close,
+        )
+
 
     @cached_property
     def material(self) -> Material:

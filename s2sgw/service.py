@@ -137,7 +137,7 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), "drain": self._drain}
+        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.pin_verbs.verbs(), "drain": self._drain}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
         self._closers.append(admin.stopService)

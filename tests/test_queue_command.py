@@ -31,7 +31,7 @@ class QueueCommandTests(SynchronousTestCase):
             return answer
 
         self.patch(answering, "ask", ask)
-        self.patch(command, "socket_path", lambda config: config)
+        self.patch(answering, "socket_path", lambda config: config)
         return CliRunner().invoke(command.main, ["queue", *words])
 
     def test_list(self) -> None:

@@ -62,7 +62,7 @@ class Judge:
         A POSH document is not fetched yet for a peer that something else has proven lately.
         """
         policy = self._peers.policy(peer)
-        if policy.allow:
+        if policy.bar is None:
             remembered = self._book.standing(peer, policy, self._now().timestamp()).remembered
             posh = "posh" in policy.proofs and remembered in (None, "posh")
             self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
@@ -99,11 +99,11 @@ class Judge:
     ) -> tuple[Evidence, Found]:
         """All evidence, and the verdict. The DNS is always heard, for it may veto; the web only where nothing else proves."""
         shown = evidence.tls_version is not None and bool(evidence.chain)
-        if shown and "dane" in policy.proofs and policy.allow:
+        if shown and "dane" in policy.proofs and policy.bar is None:
             tlsa = await self._look_ups.dane(evidence.domain, policy.route, target)
             evidence = replace(evidence, tlsa=tlsa)
         found = self._proving.found(policy, evidence, standing)
-        if shown and "posh" in policy.proofs and policy.allow and not (found.proven or found.vetoed):
+        if shown and "posh" in policy.proofs and policy.bar is None and not (found.proven or found.vetoed):
             evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain))
             found = self._proving.found(policy, evidence, standing)
         return evidence, found

@@ -16,7 +16,7 @@ from rich.text import Text
 from s2sgw import __version__
 from s2sgw.backend.authority import Authority, AuthorityError
 from s2sgw.config import ConfigError
-from s2sgw.operate import tables
+from s2sgw.operate import tables, trust_commands
 from s2sgw.operate.answering import CONFIGURATION, NO
 from s2sgw.operate.answering import asked as _ask
 from s2sgw.operate.answering import config_option as _config
@@ -253,3 +253,7 @@ def _change(config: Path, as_json: bool, verb: str, target: tuple[str, ...], don
     answer = _ask(config, as_json, verb, target=_words(target), **more)
     _show(answer, as_json, lambda row: Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}"))
     return answer
+
+
+for _each in trust_commands.COMMANDS:
+    main.add_command(_each)

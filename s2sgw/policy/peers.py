@@ -70,6 +70,11 @@ class Peers:
 
     # --- objects ---
 
+    @property
+    def written(self) -> Mapping[str, PeerObject]:
+        """The objects as they were written, by name."""
+        return self._objects
+
     def named(self, name: str) -> PeerPolicy:
         """The policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
         return self._policies[name]
