@@ -73,11 +73,16 @@ class Gateway:
             "log": {"format": "text", "level": "info"},
         }
 
-    def start(self, seconds: float = 20.0) -> None:
-        """Start it and wait until every listener answers."""
+    def begin(self) -> Process:
+        """Start it, and wait for nothing."""
         argv = [_program("twistd"), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
         self.process = self.lab.start("s2sgw", argv, self.folder, environment)
+        return self.process
+
+    def start(self, seconds: float = 20.0) -> None:
+        """Start it and wait until every listener answers."""
+        self.process = self.begin()
         for port in (self.port, self.inner):
             self.lab.wait_for_port(self.process, port, seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop import admitted, direct, matrix, outward, refused, through, trust_dane, trust_posh
+from interop import admitted, direct, matrix, outward, peculiar, refused, through, trust_dane, trust_posh
 from interop.launch import START
 
 STAGES = [
@@ -14,6 +14,7 @@ STAGES = [
     direct.stage("ejabberd", "jabberd2", encrypted=False),
     through.stage("prosody", "prosody"),
     *(matrix.stage(behind) for behind in START),
+    peculiar.plain, peculiar.crashing,
     refused.stage,
     admitted.stage,
     outward.stage,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from interop.place import Lab
 from interop.server import Server, Site
 
 INSIDE, OUTSIDE = "inside.example", "outside.example"
+Changes = Mapping[str, Any] | Callable[[Authority], Mapping[str, Any]] | None
 
 
 @dataclass
@@ -69,10 +70,9 @@ class Front:
 
 @asynccontextmanager
 async def world(
-    lab: Lab, behind: str, outside: str, changes: Mapping[str, Any] | None = None, *, xmpp_addr: bool = True,
-    encrypted: bool = True,
+    lab: Lab, behind: str, outside: str, changes: Changes = None, *, xmpp_addr: bool = True, encrypted: bool = True,
 ) -> AsyncIterator[World]:
-    """`behind` and `outside` are kinds of server; for the rest see `Front`."""
+    """`behind` and `outside` are kinds of server; for the rest see `Front`. `changes` may be made from the authority."""
     dns, authority, door = nameserver(lab), Authority(lab.directory("authority")), gateway(lab, INSIDE)
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))
     dns.serve(INSIDE, door.port)
@@ -82,7 +82,8 @@ async def world(
     ))
     dns.serve(OUTSIDE, far.s2s_port)
     dns.reload()
-    near = Front(door, behind, [ours], changes, encrypted).start(dns, authority)
+    made_changes = changes(authority) if callable(changes) else changes
+    near = Front(door, behind, [ours], made_changes, encrypted).start(dns, authority)
     made = World(lab, dns, authority, door, Ends(near, far, await login(near, "juliet"), await login(far, "romeo")))
     try:
         yield made

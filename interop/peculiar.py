@@ -1,0 +1,57 @@
+"""What is peculiar to one server: stock jabberd2 without TLS and its stanza cap, ejabberd 23.01 and the xmppAddr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interop.certificates import Authority, Names
+from interop.conversation import conversation, talk
+from interop.scenario import Stage, check, expect, step
+from interop.world import INSIDE, OUTSIDE, World, world
+
+#: Above this many bytes jabberd2 closes its stream (BACKENDS.md).
+CAP = 65_535
+_LARGE = "L" * 100_000
+
+plain = Stage(
+    "jabberd2 as Debian ships it, without TLS, behind the gateway; Prosody outside",
+    lambda lab: world(lab, "jabberd2", "prosody", {"backend": {"tls": "never", "stanza_bytes": CAP}}, encrypted=False),
+)
+conversation(plain, "jabberd2 without TLS | s2sgw | prosody")
+
+
+@plain.scenario("jabberd2 without TLS: no certificate and no SASL on the leg behind, both on the other")
+async def _legs(made: World) -> None:
+    rows = made.gateway.asked("streams")
+    found = {(row["leg"], bool(row["tls"]), row["method"]) for row in rows}
+    expect(found, {("backend", False, "dialback"), ("federation", True, "EXTERNAL")}, "leg, TLS and method of the streams")
+
+
+@plain.scenario("jabberd2's stanza cap: a larger stanza is bounced with the reason, the others arrive")
+async def _capped(made: World) -> None:
+    juliet, romeo = made.ends.left, made.ends.right
+    await talk(romeo, juliet, "make sure that the stream is up")
+    await romeo.message(juliet.jid, "before the large one")
+    large = await romeo.message(juliet.jid, _LARGE)
+    await romeo.message(juliet.jid, "after the large one")
+    await juliet.wait_message("before the large one")
+    condition, text = await romeo.wait_error(large)
+    step(f"{len(_LARGE):,} bytes: {condition}, {text!r}")
+    check(condition in ("policy-violation", "not-acceptable", "resource-constraint"), f"condition {condition!r}")
+    check(text, "the bounce has no text")
+    await juliet.wait_message("after the large one")
+    await talk(romeo, juliet, "still up")
+    twice = [one for one in juliet.inbox if "the large one" in (one.findtext("{jabber:client}body") or "")]
+    expect(len(twice), 0, "messages that came twice")
+
+
+def _other_certificate(authority: Authority) -> dict[str, Any]:
+    certificate = authority.issue(Names(dns=(INSIDE,)))
+    return {"peers": {OUTSIDE: {"certificate": str(certificate.chain.with_suffix(""))}}}
+
+
+crashing = Stage(
+    "ejabberd outside, which crashes on the xmppAddr in our certificate; a certificate of its own for it",
+    lambda lab: world(lab, "prosody", "ejabberd", _other_certificate),
+)
+conversation(crashing, "prosody | s2sgw, certificate chosen per peer | ejabberd")
