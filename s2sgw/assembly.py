@@ -46,14 +46,16 @@ from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.dialing import DirectDialler
+from s2sgw.net.dialing import Dialler, DirectDialler
 from s2sgw.net.discovery import Discovery
+from s2sgw.net.proxy import LOCAL, announcing, write
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.socks import SocksDialler
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.operate.audit import Audit
 from s2sgw.operate.metrics import Metrics
-from s2sgw.operate.queue_verbs import QueueVerbs
 from s2sgw.operate.pin_verbs import PinVerbs
+from s2sgw.operate.queue_verbs import QueueVerbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.lane import Holds
@@ -158,7 +160,16 @@ class Parts:
 
     @cached_property
     def direct(self) -> DirectDialler:
-        return DirectDialler(self.reactor)
+        return DirectDialler(self.reactor, sources=self.config.gateway.source_addresses)
+
+    def _relayed(self, peer: Domain) -> bool:
+        return self.config.policies.policy(peer).proxy != "none"
+
+    def _dialling(self, peer: Domain) -> Dialler:
+        proxy = self.config.policies.policy(peer).proxy
+        if proxy == "none":
+            return self.direct
+        return SocksDialler(self.reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
 
     @cached_property
     def resolver(self) -> Resolver:
@@ -170,7 +181,7 @@ class Parts:
         dns = self.config.dns
         return Discovery(
             self.reactor, self.resolver, static={name: str(place) for name, place in dns.static.items()},
-            private_addresses=dns.private_addresses, own_addresses=self._is_own, random=self.random,
+            private_addresses=dns.private_addresses, own_addresses=self._is_own, relayed=self._relayed, random=self.random,
         )
 
     def stream_id(self) -> str:
@@ -191,17 +202,6 @@ class Parts:
         return QueueVerbs(self.lanes, self.is_local, self.audit)
 
     @cached_property
-    def metrics(self) -> Metrics:
-        return Metrics(self.views.sources())
-
-    # --- the federation leg ---
-
-    @cached_property
-    def judge(self) -> Judge:
-        look_ups = LookUps(self.reactor, self.discovery, documents(self.config, self.reactor, self.resolver, self.material))
-        proving = Proving(self.material.anchors, self.material.revocations)
-        return Judge(self.config.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
-    @cached_property
     def pin_verbs(self) -> PinVerbs:
         streams = PeerStreams(self.lanes, self.accepted)
         return PinVerbs(
@@ -209,6 +209,18 @@ class Parts:
             revoked=streams.close,
         )
 
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics(self.views.sources())
+
+    # --- the federation leg ---
+
+    @cached_property
+    def judge(self) -> Judge:
+        posh = documents(self.config, self.reactor, self.resolver, self.material)
+        look_ups = LookUps(self.reactor, self.discovery, posh, self._relayed)
+        proving = Proving(self.material.anchors, self.material.revocations)
+        return Judge(self.config.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
 
     @cached_property
     def material(self) -> Material:
@@ -228,7 +240,7 @@ class Parts:
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
             self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-            self.direct, self._managed,
+            self._dialling, self._managed,
         )
 
     @cached_property
@@ -268,9 +280,20 @@ class Parts:
             stanza_bytes=backend.stanza_bytes,
         )
 
+    def _to_backend(self, backend: Backend) -> BackendOutbound:
+        return BackendOutbound(self.server(backend), self.client_tls, partial(self._backend_dialler, backend))
+
+    def _backend_dialler(self, backend: Backend, pair: Pair) -> Dialler:
+        plain = DirectDialler(self.reactor)
+        if not backend.proxy_protocol:
+            return plain
+        ends = self.accepted.ends(pair)
+        source, destination = (HostPort.parse(end, 0) for end in ends) if ends else (None, None)
+        return announcing(plain, write(source, destination) if source and destination else LOCAL)
+
     def backend_inbound(self, backend: Backend) -> BackendInbound:
         server = self.server(backend)
-        verifier = Verifier(BackendOutbound(server, self.client_tls, self.direct), self.opener, self.reactor)
+        verifier = Verifier(self._to_backend(backend), self.opener, self.reactor)
         return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id)
 
     # --- lanes ---
@@ -284,7 +307,7 @@ class Parts:
         backend = self.config.backend_for(flow.pair.recipient)
         if backend is not None and backend.kind == "echo":
             return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
-        side = self.outbound if backend is None else BackendOutbound(self.server(backend), self.client_tls, self.direct)
+        side = self.outbound if backend is None else self._to_backend(backend)
         return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self._receipts)
 
     @cached_property

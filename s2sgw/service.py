@@ -12,6 +12,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
@@ -21,16 +22,19 @@ from s2sgw.assembly import Parts
 from s2sgw.backend.authority import AuthorityError
 from s2sgw.backend.dnsview import DNSView
 from s2sgw.config import Backend, Config, ConfigError
+from s2sgw.config.sections import Listener
 from s2sgw.gateway.draining import drain
 from s2sgw.gateway.keeping import TICK
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
+from s2sgw.net.proxy import ProxyFactory
 from s2sgw.operate.admin import AdminInUse, AdminService
 from s2sgw.operate.log import LoggedService, destination, observer
 from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
 from s2sgw.queue.spool import SpoolBroken
+from s2sgw.xmpp.ending import Ending
 
 #: Seconds that the answer to `drain` has to leave by.
 ANSWERED = 0.2
@@ -117,7 +121,7 @@ class Gateway:
                 self._open_backend(backend)
         admission = Admission()
         for listener in self.parts.config.listen:
-            self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct")
+            self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct", self._proxied(listener))
         if self.parts.config.console.listen is not None:
             self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
         self._all_listen()
@@ -159,9 +163,22 @@ class Gateway:
             view.listen(str(backend.dns_view))
             self._closers.append(view.stop)
 
-    def _listen(self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool) -> None:
+    def _listen(
+        self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool,
+        proxied: Callable[[ServerFactory], ServerFactory] = lambda factory: factory,
+    ) -> None:
         factory = StreamFactory(partial(self.parts.accepted.accept, side, direct_tls), admission)
-        self._open(endpoint, factory)
+        self._open(endpoint, proxied(factory))
+
+    def _proxied(self, listener: Listener) -> Callable[[ServerFactory], ServerFactory]:
+        """What hears the PROXY protocol first, where that is asked for."""
+        if not listener.proxy_protocol:
+            return lambda factory: factory
+        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.parts.reactor, self._refused)
+
+    def _refused(self, address: str, ending: Ending) -> None:
+        """Nobody knows yet who it was."""
+        self.parts.record.refused("inbound", "federation", ("", ""), address, ending)
 
     def _open(self, endpoint: str, factory: Any) -> None:
         listening = listen(self.parts.reactor, endpoint, factory)

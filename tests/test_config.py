@@ -150,7 +150,7 @@ class ComplaintTests(ConfigTestCase):
         """Faults of every kind, in every section, are told together, in the order of the file."""
         text = (
             '[gateway]\ndomains = ["example.org", "example.org"]\n'  # 1, 2
-            '[[listen]]\ntls = "drect"\nproxy_protocol = true\n'  # 3-5
+            '[[listen]]\ntls = "drect"\nproxy_protocol = "v2"\n'  # 3-5
             '[tls]\ncertificate = "x"\n'  # 6, 7
             '[dns]\nservers = ["ns.example"]\n'  # 8, 9
             '[backend]\nacks = "udp"\nlisten = "tcp:x"\n'  # 10-12
@@ -163,7 +163,7 @@ class ComplaintTests(ConfigTestCase):
             [
                 'line 2: gateway.domains[1]: "example.org" is listed twice',
                 'line 4: listen[0].tls: must be "starttls" or "direct", not "drect"',
-                "line 5: listen[0].proxy_protocol: is not in this version yet (the PROXY protocol)",
+                'line 5: listen[0].proxy_protocol: must be true or false',
                 'line 7: tls.certificate: there is no such key; did you mean "certificates"?',
                 'line 9: dns.servers[0]: must be an IP address with an optional port, not "ns.example"',
                 'line 11: backend.acks: must be "auto", "sm", "ping" or "tcp", not "udp"',
@@ -231,7 +231,7 @@ class ComplaintTests(ConfigTestCase):
         path = self.folder / "s2sgw.toml"
         self.assertEqual(
             f"{path} cannot be used:\n  line 1: gateway.domains: is missing\n"
-            "  line 2: gateway.x: there is no such key; known here: domains, state",
+            "  line 2: gateway.x: there is no such key; known here: domains, source_addresses, state",
             str(caught.exception),
         )
         self.assertEqual(path, caught.exception.path)
@@ -555,7 +555,7 @@ class LaterTests(ConfigTestCase):
     def test_neutral_values(self) -> None:
         """A value that asks for what is done anyway passes."""
         for text in (
-            "[[listen]]\nproxy_protocol = false\n", "[policy]\ndeny_lists = []\nallow_only_listed = false\n",
+            "[policy]\ndeny_lists = []\nallow_only_listed = false\n",
             "[peers.default]\ndeny_namespaces = []\nkinds = [\"message\", \"presence\", \"iq\"]\nlimits = { stanzas_per_second = 0, bytes_per_second = 0 }\n",
         ):
             self.assertEqual([], self.with_gateway(text))

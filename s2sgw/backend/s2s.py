@@ -140,7 +140,8 @@ class BackendOutbound:
 
     server: Server
     client_tls: ClientTLS
-    direct: Dialler
+    #: how the server is connected to, for the sake of a pair
+    dialling: Callable[[Pair], Dialler]
     leg: Literal["backend"] = field(default="backend", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -161,7 +162,7 @@ class BackendOutbound:
         return self.server.stanza_bytes or None
 
     def dialler(self, pair: Pair, target: Target) -> Dialler:
-        return self.direct
+        return self.dialling(pair)
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))

@@ -90,6 +90,15 @@ def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...]
         taken.append((path, endpoint))
 
 
+def proxies(listen: tuple[Listener, ...]) -> Complaints:
+    """Whoever could send a PROXY header could choose its own address: those who may are listed."""
+    for index, each in enumerate(listen):
+        if each.proxy_protocol and not each.trusted_proxies:
+            yield Complaint(("listen", index, "proxy_protocol"), "needs trusted_proxies: the addresses that may connect here")
+        if each.trusted_proxies and not each.proxy_protocol:
+            yield Complaint(("listen", index, "trusted_proxies"), "means nothing without proxy_protocol = true")
+
+
 def shared_views(backends: tuple[Backend, ...]) -> Complaints:
     taken: dict[HostPort, int] = {}
     for index, backend in enumerate(backends):
@@ -268,6 +277,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (echo_keys, "backend"),
     (view_keys, "backend"),
     (shared_listeners, "listen", "backend", "console"),
+    (proxies, "listen"),
     (shared_views, "backend"),
     (own_listener, "listen", "backend"),
     (view_asked, "dns", "backend", "system"),

@@ -25,9 +25,11 @@ from s2sgw.policy.values import (
     Flag,
     Hostname,
     HostPort,
+    IPAddress,
     ListSource,
     Loopback,
     Nameserver,
+    Network,
     PeerName,
     Route,
     Section,
@@ -61,6 +63,7 @@ class Gateway(Section):
 
     state: FilePath = Field(default=Path("state"), validate_default=True)
     domains: tuple[DomainName, ...] = Field(min_length=1)
+    source_addresses: tuple[IPAddress, ...] = ()
 
 
 class Listener(Section):
@@ -68,6 +71,8 @@ class Listener(Section):
 
     endpoint: Endpoint = "tcp:5269"
     tls: Literal["starttls", "direct"] = "starttls"
+    proxy_protocol: Flag = False
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 class TLS(Section):
@@ -105,6 +110,8 @@ class Backend(Section):
     acks: Literal["auto", "sm", "ping", "tcp"] = "auto"
     #: of a stanza, that the server accepts; 0: as it announces
     stanza_bytes: Annotated[Size, Field(ge=0)] = 0
+    #: whether the server is told by the PROXY protocol whom a stream is from
+    proxy_protocol: Flag = False
 
 
 class Queue(Section):

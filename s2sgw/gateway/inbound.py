@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
 from s2sgw.gateway.judge import Judge, permission, refusal
 from s2sgw.gateway.record import Leg
-from s2sgw.net.addresses import HostPort, canonical
+from s2sgw.net.addresses import HostPort, canonical, is_address
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
 from s2sgw.net.tls import ServerTLS
@@ -120,7 +120,7 @@ def _unresolved(resolution: Resolution) -> Refusal | None:
 
 def _elsewhere(resolution: Resolution, address: str) -> Refusal | None:
     """`resolve = "address-match"`: a stream must come from an address that the peer's own DNS gives."""
-    known = {canonical(each) for target in resolution.targets for each in target.addresses}
+    known = {canonical(each) for target in resolution.targets for each in target.addresses if is_address(each)}
     if canonical(HostPort.parse(address, S2S_PORT).host) in known:
         return None
     return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is no address that the DNS gives for the domain's server"))

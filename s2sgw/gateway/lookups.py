@@ -6,7 +6,7 @@ seconds at most. What was begun is not carried along: the resolver and the docum
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ class LookUps:
     clock: IReactorTime
     discovery: Discovery
     documents: Documents
+    #: peers that a proxy reaches by name: nothing is looked up for them
+    relayed: Callable[[Domain], bool] = lambda peer: False
 
     def begin(self, peer: Domain, route: str | None, target: Target | None, *, dane: bool, posh: bool) -> None:
         """Ask beside the handshake; the answers are found again when they are needed."""
@@ -55,6 +57,8 @@ class LookUps:
 
     async def posh(self, peer: Domain) -> POSHLookup:
         """What the peer's POSH document came to."""
+        if self.relayed(peer):
+            return POSHLookup(failure="the peer is reached through a proxy, and nothing is looked up for it")
         return await self._bounded(self.documents.lookup(peer), POSHLookup(failure="no answer in time"))
 
     def _bounded(self, asked: Deferred[T], late: T) -> Deferred[T]:

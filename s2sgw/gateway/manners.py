@@ -31,6 +31,8 @@ DAY = 86_400.0
 REMEMBERED = 10_000
 #: Seconds between two tries that a server wakes by contacting us.
 WAKES = 2.0
+#: How long a server that failed is left alone.
+BACK_OFF = BackOff()
 
 #: What speaks of the server, not of the pair that was to be proven.
 _OF_THE_SERVER = (Layer.DNS, Layer.TCP, Layer.TLS, Layer.PKIX)
@@ -75,7 +77,7 @@ class Manners:
     """What is known of each server, by a name such as its domain. `random` gives numbers in [0, 1)."""
 
     def __init__(
-        self, clock: IReactorTime, random: Callable[[], float], back_off: BackOff = BackOff(),
+        self, clock: IReactorTime, random: Callable[[], float], back_off: BackOff = BACK_OFF,
         told: Callable[[str, Extra, Ending], None] = lambda server, extra, ending: None,
     ) -> None:
         self._clock = clock

@@ -32,7 +32,8 @@ class FederationOutbound:
     keys: DialbackKeys
     credential: Callable[[Domain, Domain], Credential | None]
     client_tls: ClientTLS
-    direct: Dialler
+    #: how a peer is connected to
+    dialling: Callable[[Domain], Dialler]
     #: whether a peer's acknowledgements (XEP-0198) can be relied on
     managed: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
@@ -58,7 +59,7 @@ class FederationOutbound:
         return None
 
     def dialler(self, pair: Pair, target: Target) -> Dialler:
-        return self.direct
+        return self.dialling(pair.recipient)
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         policy = self.peers.policy(pair.recipient)

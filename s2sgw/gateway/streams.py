@@ -36,6 +36,13 @@ class AcceptedStreams:
         """How many open streams of the federation leg `peer` claims or has proven."""
         return sum(owner.peer == peer and owner.side.leg == "federation" for owner in self._open.values())
 
+    def ends(self, pair: Pair) -> tuple[str, str] | None:
+        """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
+        for connection, owner in self._open.items():
+            if pair in owner.methods:
+                return connection.peer_address, connection.local_address
+        return None
+
     def _proven(self, side: ReceivingSide, pair: Pair) -> None:
         self._woken(pair.sender)
         self._entrance.lanes.contact(pair.sender)

@@ -89,6 +89,7 @@ class Discovery:
 
     `static`: "host:port" by domain, instead of the DNS. `private_addresses`: "allow" lets a peer's DNS name addresses that
     are not public. `own_addresses`: our listeners, to which no peer's DNS may lead. Both leave `static` and a route alone.
+    `relayed`: domains that a proxy reaches by name, so that nothing is looked up for them.
     Raises `ValueError` for a static answer that is no host and port.
     """
 
@@ -100,6 +101,7 @@ class Discovery:
         static: Mapping[str, str] | None = None,
         private_addresses: Literal["refuse", "allow"] = "refuse",
         own_addresses: OwnAddresses = (),
+        relayed: Callable[[Domain], bool] = lambda domain: False,
         random: Random,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -108,6 +110,7 @@ class Discovery:
         self._static = {Domain.parse(name).ascii: HostPort.parse(text, S2S_PORT) for name, text in (static or {}).items()}
         self._allow_private = private_addresses == "allow"
         self._is_own = own_addresses if callable(own_addresses) else _membership(own_addresses)
+        self._relayed = relayed
         self._random = random
         self._timeout = timeout
         self._pending: dict[tuple[str, str | None], list[Deferred[Resolution]]] = {}
@@ -155,11 +158,16 @@ class Discovery:
     async def _resolve(self, domain: Domain, route: str | None) -> Resolution:
         fixed = HostPort.parse(route, S2S_PORT) if route is not None else self._static.get(domain.ascii)
         deadline = self._reactor.seconds() + self._timeout
+        if self._relayed(domain):
+            place = fixed or HostPort(domain.ascii.strip("[]"), S2S_PORT)
+            return Resolution(domain, (Target(place.host, place.port, (place.host,)),))
         if fixed is not None:
             return await self._fixed(domain, fixed, deadline)
         if domain.is_address:
             address = domain.ascii.strip("[]")
             return self._allowed(domain, [Target(address, S2S_PORT, (address,))])
+        if _is_onion(domain.ascii):
+            return Resolution(domain, (), Ending(Cause.NO_SUCH_DOMAIN, "an onion service is reached through a proxy alone"))
         candidates = await self._candidates(domain, deadline)
         if isinstance(candidates, Ending):
             return Resolution(domain, (), candidates)
@@ -237,6 +245,11 @@ def _drawn(weights: Sequence[int], random: Random) -> int:
     """The index of the first running sum that reaches a number drawn from 0 to the sum of all, both included."""
     drawn = random.randint(0, sum(weights))
     return next(index for index, reached in enumerate(accumulate(weights)) if reached >= drawn)
+
+
+def _is_onion(name: str) -> bool:
+    """RFC 7686 §2: the DNS is never asked for these."""
+    return name.rstrip(".").rpartition(".")[2] == "onion"
 
 
 def _priority(candidate: Candidate) -> int:

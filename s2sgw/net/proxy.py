@@ -34,6 +34,8 @@ EXTENSION_BYTES = 2048
 _V1, _V1_BYTES = b"PROXY ", 107
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED = 16
+#: A header of version 2 that names nobody: the connection is our own.
+LOCAL = _V2 + struct.pack("!BBH", 0x20, 0, 0)
 
 
 class MalformedHeader(ValueError):
@@ -118,7 +120,7 @@ def write(source: HostPort, destination: HostPort) -> bytes:
     """A header of version 2 for a connection between two IP addresses; with different families, that of our own connection."""
     ends = [ipaddress.ip_address(end.host) for end in (source, destination)]
     if ends[0].version != ends[1].version:
-        return _V2 + struct.pack("!BBH", 0x20, 0, 0)
+        return LOCAL
     addresses = b"".join(end.packed for end in ends) + struct.pack("!HH", source.port, destination.port)
     return _V2 + struct.pack("!BBH", 0x21, 0x11 if ends[0].version == 4 else 0x21, len(addresses)) + addresses
 

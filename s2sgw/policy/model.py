@@ -11,7 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from s2sgw.policy.values import Anchors, Count, Duration, FilePath, Flag, Namespace, Pin, Route, Section, Size, TLSVersion
+from s2sgw.policy.values import (
+    Anchors,
+    Count,
+    Duration,
+    FilePath,
+    Flag,
+    Namespace,
+    Pin,
+    Proxy,
+    ProxyURL,
+    Route,
+    Section,
+    Size,
+    TLSVersion,
+)
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.stanza import Kind
 
@@ -90,6 +104,7 @@ class PeerPolicy:
     crl: Path | None = None
     certificate: Path | None = None
     route: str | None = None
+    proxy: Proxy | Literal["none"] = "none"
     features: Features = Features()
     limits: Limits = Limits()
     deny_namespaces: tuple[str, ...] = ()
@@ -171,6 +186,7 @@ class PeerObject(Section):
     crl: FilePath | None = None
     certificate: FilePath | None = None
     route: Route | None = None
+    proxy: ProxyURL | None = None
     features: FeaturesObject | None = None
     limits: LimitsObject | None = None
     deny_namespaces: tuple[Namespace, ...] | None = None

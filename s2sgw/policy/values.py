@@ -10,7 +10,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictInt, ValidationInfo
 
@@ -20,9 +20,11 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 
 XMPP_PORT = 5269
 DNS_PORT = 53
+SOCKS_PORT = 1080
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
+_PROXY = re.compile(r"socks5://(?:([^/@:]+):([^/@]+)@)?([^/@]+)/?\Z")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
 
 
@@ -148,6 +150,47 @@ def _address_port(value: object) -> HostPort:
     return found
 
 
+class Proxy(NamedTuple):
+    """A SOCKS5 proxy at an IP address; without `user` nobody logs in."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+
+    def __str__(self) -> str:
+        return f"socks5://{HostPort(self.host, self.port)}"
+
+
+def parse_proxy(value: object) -> Proxy | Literal["none"]:
+    """"socks5://[user:password@]address:port", port 1080 unless it says otherwise; "none" for no proxy."""
+    if value == "none":
+        return "none"
+    found = _PROXY.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('must be "socks5://address:port" (user:password@ before the address where it wants them), or "none"')
+    user, password, place = found.groups(default="")
+    host, port = parse_host_port(place, SOCKS_PORT)
+    if not _is_ip(host):
+        raise ValueError("must have the proxy's IP address, so that nothing is looked up on the way to it")
+    return Proxy(host, port, unquote(user), unquote(password))
+
+
+def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An IP address, or a network as address/bits."""
+    try:
+        return ipaddress.ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError('must be an IP address, or a network such as "192.0.2.0/24"') from None
+
+
+def parse_address(value: object) -> str:
+    """An IP address in its canonical spelling."""
+    if not isinstance(value, str) or not _is_ip(value):
+        raise ValueError("must be an IP address")
+    return str(ipaddress.ip_address(value))
+
+
 def parse_path(value: object, info: ValidationInfo) -> Path:
     """A path; a relative one starts at the configuration's folder."""
     if not isinstance(value, str | Path) or not str(value):
@@ -196,6 +239,9 @@ DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
 Hostname = Annotated[str, PlainValidator(parse_hostname)]
 PeerName = Annotated[str, PlainValidator(parse_peer_name)]
 Address = Annotated[HostPort, PlainValidator(parse_host_port)]
+IPAddress = Annotated[str, PlainValidator(parse_address)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(parse_network)]
+ProxyURL = Annotated[Proxy | Literal["none"], PlainValidator(parse_proxy)]
 Route = Annotated[str, PlainValidator(parse_route)]
 Nameserver = Annotated[str, PlainValidator(parse_nameserver)]
 Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
