@@ -97,6 +97,7 @@ class Authorisation:
         if outcome.type == "valid":
             self._stream.send(request.answer(outcome))
             self._stream.prove(pair, "dialback")
+            self._stream.reach(pair)
         elif outcome.type == "invalid":
             self._invalid(request, outcome)
         else:

@@ -63,8 +63,10 @@ class Permission:
 
     Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
-    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198).
-    Initiating: `refusal` ends the stream; otherwise it goes on.
+    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198). `bidi`: so is
+    to carry stanzas back on the stream (XEP-0288).
+    Initiating: `refusal` ends the stream; otherwise it goes on. `bidi`: the peer has proven itself as one must who sends
+    stanzas to us, so it may do that on this stream, within `limits`.
     """
 
     external: bool = False
@@ -73,6 +75,7 @@ class Permission:
     limits: FramingLimits | None = None
     announced: bool = True
     management: bool = False
+    bidi: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class StartTLS:
 
 @dataclass(frozen=True, slots=True)
 class PairProven:
-    """Stanzas may pass for `pair` from now on: towards us (receiving) or from us (initiating)."""
+    """Stanzas may pass for `pair` from now on: towards us (receiving) or from us (initiating); "bidi": the other way."""
 
     pair: Pair
     method: Method
@@ -151,7 +154,7 @@ class StanzasReceived:
 
 @dataclass(frozen=True, slots=True)
 class ManagementEnabled:
-    """Receiving: the stanzas behind this are acknowledged (XEP-0198), so the shell says of each run when it is `handled`."""
+    """The stanzas received behind this are acknowledged (XEP-0198), so the shell says of each run when it is `handled`."""
 
 
 @dataclass(frozen=True, slots=True)

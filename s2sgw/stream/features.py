@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from s2sgw.stream import management, sasl
+from s2sgw.stream import bidi, management, sasl
 from s2sgw.stream.events import Permission
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.namespaces import DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
@@ -80,6 +80,7 @@ FEATURES = (
     Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
     Feature(lambda standing: standing.announces, _limits),
     Feature(lambda standing: standing.manageable, lambda standing: management.feature()),
+    Feature(lambda standing: standing.anonymous and standing.permission.bidi, lambda standing: bidi.feature()),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from s2sgw.stream import dialback, sasl
+from s2sgw.stream import bidi, dialback, sasl
 from s2sgw.stream.events import JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.initiator import Answered, InitiatingPhase, Initiator
@@ -102,6 +102,9 @@ class AwaitSecuredFeatures(AwaitFeatures):
         mechanisms = sasl.choose(self.stream.features.mechanisms, sasl.Means(options.local, options.external))
         if options.purpose == "verify":
             mechanisms = []
+        elif options.bidi and self.stream.reachable and bidi.FEATURE in self.stream.features.names:
+            self.stream.bidi = True
+            self.stream.send(bidi.request())
         authenticate(self.stream, self.answered, mechanisms, None)
 
 
@@ -176,6 +179,8 @@ class Judging(InitiatingPhase):
     def judged(self, permission: Permission) -> None:
         if permission.refusal is not None:
             raise refused(permission.refusal)
+        self.stream.reachable = permission.bidi
+        self.stream.limit(permission.limits or self.stream.options.limits)
         self._then()
 
 

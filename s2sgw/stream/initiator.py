@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from s2sgw.stream import management, sasl
-from s2sgw.stream.events import ManagementRefused, Method, PairProven, Permission
+from s2sgw.stream.events import ManagementEnabled, ManagementRefused, Method, PairProven, Permission
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.management import Managed, ManagedPhase
 from s2sgw.stream.options import InitiatingOptions
+from s2sgw.stream.pairs import ProvenPairs
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
+from s2sgw.xmpp.stanza import Stanza
 
 PROCEED = f"{TLS}}}proceed"
 
@@ -43,6 +45,10 @@ class Initiator(Managed):
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
         self._enabling = False
+        #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
+        self.reachable = False
+        self.bidi = False
+        self.carried = ProvenPairs()
 
     def open_stream(self) -> None:
         """Send our header (R1)."""
@@ -60,6 +66,9 @@ class Initiator(Managed):
             self._enabling = True
         self.proven[pair] = method
         self.emit(PairProven(pair, method))
+        if self.bidi:
+            self.carried.prove(pair.inverse, "bidi")
+            self.emit(PairProven(pair.inverse, "bidi"))
 
 
     def enabled(self, granted: bool) -> bool:
@@ -68,13 +77,29 @@ class Initiator(Managed):
         if asked and not granted:
             self.counters = None
             self.emit(ManagementRefused())
+        elif asked:
+            self.manage_back()
         return asked
+
+    def manage_back(self) -> None:
+        """`<enabled/>`: what comes behind it on a bidirectional stream is counted (XEP-0198 §4)."""
+        assert self.counters is not None
+        self.counters.began = self.received
+        if self.bidi:
+            self.emit(ManagementEnabled())
 
 
 class InitiatingPhase(ManagedPhase):
     """Refuses everything, each element of negotiation through a method of its own."""
 
     stream: Initiator
+
+    def stanza(self, stanza: Stanza) -> None:
+        """Only of pairs that may come this way (XEP-0288)."""
+        carried, local = self.stream.carried, self.stream.options.local
+        if not carried:
+            super().stanza(stanza)
+        self.stream.pass_on(carried.of(stanza) or carried.admit(stanza, lambda domain: domain == local), stanza)
 
     def element(self, element: Element) -> None:
         name = _INPUTS.get((element.namespace, element.name))

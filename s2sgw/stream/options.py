@@ -56,4 +56,6 @@ class InitiatingOptions:
     external: bool = True
     #: ask for acknowledgements where they are offered (XEP-0198)
     management: bool = False
+    #: let the peer send on the stream too, where it offers that and the judgement allows it (XEP-0288)
+    bidi: bool = False
     limits: FramingLimits = field(default=FramingLimits())

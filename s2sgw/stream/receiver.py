@@ -20,7 +20,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.limits import FramingLimits
-from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, TLS
+from s2sgw.xmpp.namespaces import BIDI, DIALBACK, MANAGEMENT, SASL, TLS
 from s2sgw.xmpp.stanza import Stanza
 
 STARTTLS = f"{TLS}}}starttls"
@@ -51,6 +51,9 @@ class Receiver(Managed):
         self._permitted: dict[Domain, FramingLimits] = {}
         self._after: FramingLimits | None = None
         self._manageable = False
+        #: the domains that may be sent to on this stream, and whether the initiating side has asked for that (XEP-0288)
+        self._reachable: set[Domain] = set()
+        self._bidi = False
         self.new_id = new_id
 
     def open_anyhow(self) -> None:
@@ -77,6 +80,12 @@ class Receiver(Managed):
     def permit(self, peer: Domain, permission: Permission) -> None:
         """`peer` may prove itself, and these are its limits then."""
         self._permitted[peer] = permission.limits or self.options.after
+        if permission.bidi:
+            self._reachable.add(peer)
+
+    def carry_back(self) -> None:
+        """`<bidi/>`: the inverse of each pair that is proven may be sent here."""
+        self._bidi = True
 
     def limits_of(self, peer: Domain | None) -> FramingLimits:
         """What holds once `peer` has proven itself: the largest of what the peers on the stream may send."""
@@ -90,6 +99,11 @@ class Receiver(Managed):
         self._after = self.limits_of(pair.sender)
         self.limit(self._after)
         self.emit(PairProven(pair, method))
+
+    def reach(self, pair: Pair) -> None:
+        """Stanzas of the inverse of `pair`, which is proven, may be sent from now on, where that was asked for and is allowed."""
+        if self._bidi and pair.sender in self._reachable:
+            self.emit(PairProven(pair.inverse, "bidi"))
 
     def enable(self) -> None:
         """`<enable/>`: from now on stanzas are counted, and acknowledged (XEP-0198 §3)."""
@@ -148,6 +162,9 @@ class ReceivingPhase(ManagedPhase):
     def enable(self, element: Element) -> None:
         super().element(element)
 
+    def bidi(self, element: Element) -> None:
+        super().element(element)
+
     def resolved(self, refusal: Refusal | None) -> None:
         raise self.unasked("resolved")
 
@@ -170,6 +187,7 @@ _INPUTS = {
     (SASL, "abort"): "abort",
     (DIALBACK, "result"): "result",
     (DIALBACK, "verify"): "verify",
+    (BIDI, "bidi"): "bidi",
     (MANAGEMENT, "enable"): "enable",
     (MANAGEMENT, "r"): "requested",
     (MANAGEMENT, "a"): "acknowledged",

@@ -99,6 +99,7 @@ class AwaitAuthenticatedHeader(AwaitHeader):
             raise RemoteFault(StreamCondition.INVALID_FROM, f"the stream header is not of the authenticated pair {self._pair}")
         self.stream.offer(asserted, self._permission)
         self.stream.phase = Conversing(self.stream, replace(asserted, peer=self._pair.sender), self._permission)
+        self.stream.reach(self._pair)
 
 
 def _domain(attribute: str, text: str | None) -> Domain | None:
@@ -273,6 +274,12 @@ class Authenticating(Conversing):
             return
         assert self.asserted.peer is not None  # or nothing could have been judged
         Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer)).step(element)
+
+    def bidi(self, element: Element) -> None:
+        """`<bidi/>` comes before authentication, where it was offered (XEP-0288 §2.1)."""
+        if not self._permission.bidi or self.stream.pairs or not self.authorisation.idle:
+            super().bidi(element)
+        self.stream.carry_back()
 
     def authenticated(self, method: Method) -> None:
         """SASL has succeeded: the stream begins anew (R25)."""
