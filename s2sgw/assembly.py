@@ -58,6 +58,7 @@ from s2sgw.operate.pin_verbs import PinVerbs
 from s2sgw.operate.queue_verbs import QueueVerbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.peers import Peers
 from s2sgw.queue.lane import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
@@ -65,6 +66,7 @@ from s2sgw.queue.spool import Spool
 from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -108,6 +110,19 @@ class Parts:
     def is_local(self, domain: Domain) -> bool:
         return domain in self.local_domains
 
+    @cached_property
+    def policies(self) -> Peers:
+        """The policies of all peers, which a reload changes in place."""
+        return self.config.policies
+
+    def adopt(self, config: Config, certificates: CertificateDirectory) -> None:
+        """Hold another configuration from now on: whatever may change without a restart (`config.changes`)."""
+        self.config = config
+        self.policies.adopt(config.policies)
+        self.certificates.adopt(certificates)
+        self._special_credentials.clear()
+        self.material.look_again()
+
     # --- what all streams share ---
 
     @cached_property
@@ -134,7 +149,7 @@ class Parts:
 
     @cached_property
     def accepted(self) -> AcceptedStreams:
-        gates = Gates(self.config.policies, self.reactor.seconds)
+        gates = Gates(self.policies, self.reactor.seconds)
         return AcceptedStreams(Entrance(self.lanes, self.record, gates), self._incoming, self._woken)
 
     def _woken(self, domain: Domain) -> None:
@@ -163,10 +178,10 @@ class Parts:
         return DirectDialler(self.reactor, sources=self.config.gateway.source_addresses)
 
     def _relayed(self, peer: Domain) -> bool:
-        return self.config.policies.policy(peer).proxy != "none"
+        return self.policies.policy(peer).proxy != "none"
 
     def _dialling(self, peer: Domain) -> Dialler:
-        proxy = self.config.policies.policy(peer).proxy
+        proxy = self.policies.policy(peer).proxy
         if proxy == "none":
             return self.direct
         return SocksDialler(self.reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
@@ -205,7 +220,7 @@ class Parts:
     def pin_verbs(self) -> PinVerbs:
         streams = PeerStreams(self.lanes, self.accepted)
         return PinVerbs(
-            self.book, self.config.policies, self.audit, self.reactor.seconds, waiting=streams.waiting, approved=streams.wake,
+            self.book, self.policies, self.audit, self.reactor.seconds, waiting=streams.waiting, approved=streams.wake,
             revoked=streams.close,
         )
 
@@ -220,12 +235,16 @@ class Parts:
         posh = documents(self.config, self.reactor, self.resolver, self.material)
         look_ups = LookUps(self.reactor, self.discovery, posh, self._relayed)
         proving = Proving(self.material.anchors, self.material.revocations)
-        return Judge(self.config.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
+        return Judge(self.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
 
     @cached_property
     def material(self) -> Material:
         """Trust anchors and revocation lists."""
         return Material(self.reactor)
+
+    def anchors(self) -> Anchors:
+        """Whom `[tls]` trusts."""
+        return self.material.anchors(PeerPolicy(trust_anchors=self.config.tls.trust_anchors))
 
     @cached_property
     def book(self) -> PeerBook:
@@ -239,21 +258,31 @@ class Parts:
     @cached_property
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
-            self.config.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
+            self.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
             self._dialling, self._managed,
         )
 
     @cached_property
     def inbound(self) -> FederationInbound:
-        minimum = self.config.tls.minimum
         return FederationInbound(
-            self.is_local, self.config.policies, self.discovery, self.judge, self.federation_keys,
-            ServerTLS(self.certificates.for_domain, minimum), ServerTLS(self.certificates.for_domain, minimum, direct=True),
+            self.is_local, self.policies, self.discovery, self.judge, self.federation_keys,
+            self._server_tls,
             Verifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count, self.stream_id,
         )
 
+    @cached_property
+    def _server_tlses(self) -> dict[tuple[str, bool], ServerTLS]:
+        return {}
+
+    def _server_tls(self, direct: bool) -> ServerTLS:
+        """What opens TLS on STARTTLS or direct TLS listeners, with the least version of now."""
+        minimum = self.config.tls.minimum
+        if (minimum, direct) not in self._server_tlses:
+            self._server_tlses[minimum, direct] = ServerTLS(self.certificates.for_domain, minimum, direct=direct)
+        return self._server_tlses[minimum, direct]
+
     def _credential(self, local: Domain, peer: Domain) -> Credential | None:
-        special = self.config.policies.policy(peer).certificate
+        special = self.policies.policy(peer).certificate
         return self.certificates.for_domain(local) if special is None else self._special(special)
 
     @cached_property
@@ -272,10 +301,9 @@ class Parts:
         return DialbackKeys(derive(self.secret, "backend"))
 
     def server(self, backend: Backend) -> Server:
-        anchors = PeerPolicy(trust_anchors=self.config.tls.trust_anchors)
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
-            self.backend_keys, lambda: self.material.anchors(anchors), lambda: datetime.now(UTC), self._lookup,
+            self.backend_keys, self.anchors, lambda: datetime.now(UTC), self._lookup,
             managed=self._managed,
             stanza_bytes=backend.stanza_bytes,
         )
@@ -301,7 +329,7 @@ class Parts:
     def _holds(self, pair: Pair) -> Holds:
         queue = self.config.queue
         peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
-        return Holds(self.config.policies.policy(peer).hold, queue.iq_hold)
+        return Holds(self.policies.policy(peer).hold, queue.iq_hold)
 
     def _hop(self, flow: Flow) -> Hop:
         backend = self.config.backend_for(flow.pair.recipient)

@@ -34,6 +34,7 @@ from s2sgw.operate.metrics import console_site
 from s2sgw.operate.readiness import inspect
 from s2sgw.operate.verbs import verbs
 from s2sgw.queue.spool import SpoolBroken
+from s2sgw.renewal import Renewal
 from s2sgw.xmpp.ending import Ending
 
 #: Seconds that the answer to `drain` has to leave by.
@@ -79,7 +80,7 @@ class GatewayService(Service):
         super().startService()
         self._gateway = Gateway(Parts(self.config, reactor))
         self._open(self._gateway)
-        reactor.callWhenRunning(_exit_in_order, reactor)
+        reactor.callWhenRunning(_heed_signals, reactor, self._gateway.renewal.reload.signalled)
 
     def _open(self, gateway: Gateway) -> None:
         """What keeps the gateway from starting is one line of the log and status 1."""
@@ -95,9 +96,10 @@ class GatewayService(Service):
         return None if gateway is None else gateway.close()
 
 
-def _exit_in_order(reactor: Any) -> None:
-    """twistd exits with 143 on SIGTERM; a stop that was asked for is a success."""
+def _heed_signals(reactor: Any, reload: Callable[[], None]) -> None:
+    """twistd exits with 143 on SIGTERM; a stop that was asked for is a success. SIGHUP reloads."""
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.stop))
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 
 
 class Gateway:
@@ -107,6 +109,7 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self.renewal = Renewal(parts)
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, Failure]] = []
@@ -115,6 +118,7 @@ class Gateway:
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
         self._sweep()
+        self._renew()
         self._open_admin()
         for backend in self.parts.config.backends:
             if backend.kind == "s2s":
@@ -139,9 +143,14 @@ class Gateway:
         repeated.start(seconds, now=False)
         self._closers.append(repeated.stop)
 
+    def _renew(self) -> None:
+        self.renewal.open()
+        self._closers.append(self.renewal.close)
+
     def _open_admin(self) -> None:
         parts = self.parts
-        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.pin_verbs.verbs(), "drain": self._drain}
+        changing = {"drain": self._drain, "reload": self.renewal.reload.verb}
+        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.pin_verbs.verbs(), **changing}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
         self._closers.append(admin.stopService)

@@ -39,7 +39,7 @@ class InboundTestCase(SynchronousTestCase):
 
         return FederationInbound(
             lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict),  # type: ignore[arg-type]
-            None, None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+            None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
         )
 
     def judged(self, side: FederationInbound, address: str = "192.0.2.1:40000") -> Permission:

@@ -31,7 +31,6 @@ class LaterValue(NamedTuple):
 
 
 KEYS = (
-    LaterKey(("policy", "deny_lists"), "deny lists", ([],)),
     LaterKey(("peers", ANY, "secret_file"), "shared secrets (SCRAM)"),
 )
 

@@ -76,7 +76,7 @@ class DenyLists:
         """
         self.stop()
         self._sources, self._refresh = tuple(sources), refresh
-        kept = {str(source): self._lists.get(str(source)) or self._kept(source) for source in sources}
+        kept = {str(source): self._kept(source) for source in sources}
         self._take({name: found for name, found in kept.items() if found is not None})
         self._forget_copies()
         return self.look()
@@ -162,10 +162,14 @@ class DenyLists:
         return self._folder / (hashlib.sha256(url.encode()).hexdigest() + ".txt")
 
     def _kept(self, source: Source) -> DenyList | None:
+        """A file as it is now, a fetched list as it was last."""
+        held = self._lists.get(str(source))
+        if held is not None and isinstance(source, str):
+            return held
         try:
             return read_file(source) if isinstance(source, Path) else parse(source, _bytes(self._copy(source)))
         except Unreadable:
-            return None
+            return held
 
     def _keep(self, url: str, text: bytes) -> None:
         """A full disk loses the copy, not the list."""

@@ -1,7 +1,10 @@
-"""How POSH documents are fetched: through our own resolver, from addresses that may be asked, trusting whom `[tls]` trusts."""
+"""How POSH documents and deny lists are fetched: through our own resolver, from addresses that may be asked, trusting whom
+`[tls]` trusts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +12,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from s2sgw.config import Config
+from s2sgw.gateway.denial import FETCH_SECONDS, LIST_BYTES, Unreadable
 from s2sgw.gateway.documents import Documents
 from s2sgw.gateway.material import Material
 from s2sgw.net.addresses import is_address, is_public
@@ -24,6 +28,25 @@ def documents(config: Config, reactor: Any, resolver: Resolver, material: Materi
     trust = TrustRoot()
     resolve = partial(addresses, resolver, config.dns.private_addresses == "allow")
     return Documents(reactor, HTTPS(reactor, resolve, lambda: trust.of(material.anchors(policy))).get)
+
+
+def lists(reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> Callable[[str], Awaitable[bytes]]:
+    """How deny lists are fetched; the operator named their servers, so these may have any address."""
+    trust = TrustRoot()
+    resolve = partial(addresses, resolver, True)
+    https = HTTPS(reactor, resolve, lambda: trust.of(anchors()), limit=LIST_BYTES, timeout=FETCH_SECONDS)
+
+    async def fetch(url: str) -> bytes:
+        try:
+            answer = await https.get(url)
+        except Unfetched as problem:
+            raise Unreadable(str(problem)) from None
+        if answer.status != 200:
+            leads = f", leading to {answer.location}" if answer.location else ""
+            raise Unreadable(f"the server answered with status {answer.status}{leads}")
+        return answer.body
+
+    return fetch
 
 
 async def addresses(resolver: Resolver, private: bool, host: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
-from s2sgw.gateway.judge import Judge, permission, refusal
+from s2sgw.gateway.judge import Judge, barred, permission, refusal
 from s2sgw.gateway.record import Leg
 from s2sgw.net.addresses import HostPort, canonical, is_address
 from s2sgw.net.connection import StreamConnection
@@ -35,15 +35,15 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 @dataclass(frozen=True)
 class FederationInbound:
-    """A `ReceivingSide` (see `gateway.sides`). `verify` asks a peer's authoritative server; `streams` counts its streams."""
+    """A `ReceivingSide` (see `gateway.sides`). `server_tls(direct)` opens TLS, `verify` asks a peer's
+    authoritative server, `streams` counts its streams."""
 
     is_local: Callable[[Domain], bool]
     peers: Peers
     discovery: Discovery
     judge_of: Judge
     keys: DialbackKeys
-    server_tls: ServerTLS
-    direct_tls: ServerTLS
+    server_tls: Callable[[bool], ServerTLS]
     verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
     streams: Callable[[Domain], int]
     stream_id: Callable[[], str]
@@ -73,7 +73,7 @@ class FederationInbound:
         return None if bar is None else barred(bar)
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
-        return self.direct_tls.for_domain(None) if order is None else self.server_tls.for_domain(order.local)
+        return self.server_tls(order is None).for_domain(None if order is None else order.local)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
         self.judge_of.begin(question.peer, "initiating")
@@ -98,6 +98,24 @@ class FederationInbound:
         features = policy.features
         return replace(permission(verdict), limits=limits, announced=features.limits, management=features.sm), verdict.reasons
 
+    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
+        """Why the policy of now refuses a stream that is open; `method`: by which it was proven, "" where it is not yet."""
+        peer = pair.sender
+        barred_now = self.refuses_sender(peer)
+        if barred_now is not None or not method:
+            return barred_now
+        if self.peers.policy(peer).resolve == "address-match":
+            resolution = await self._resolution(peer)
+            elsewhere = _elsewhere(resolution, connection.peer_address) if resolution.ending is None else None
+            if elsewhere is not None:
+                return elsewhere
+        verdict = await self.judge_of.opinion(connection, peer, "initiating")
+        if verdict.ending is not None:
+            return refusal(verdict.ending)
+        if (method == "EXTERNAL" and not verdict.external) or (method == "dialback" and not verdict.dialback):
+            return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
+        return None
+
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
 
@@ -107,11 +125,6 @@ class FederationInbound:
     async def admit(self, pair: Pair) -> Ending | None:
         """A proven pair was resolved and allowed before it could be proven."""
         return None
-
-
-def barred(bar: Ending) -> Refusal:
-    """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
-    return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
 
 
 def _unresolved(resolution: Resolution) -> Refusal | None:

@@ -44,6 +44,11 @@ def refusal(ending: Ending) -> Refusal:
     return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))
 
 
+def barred(bar: Ending) -> Refusal:
+    """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
+    return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
+
+
 class Judge:
     """Judges peers of the federation leg, in either role."""
 
@@ -77,7 +82,23 @@ class Judge:
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
     ) -> Verdict:
         """The verdict on `question.peer`, which plays `role` on `connection`; outbound, `target` is where we connected to."""
-        peer = question.peer
+        evidence, found = await self._found(connection, question.peer, role, target)
+        targets: tuple[Target, ...] = (target,) if target else ()
+        if found.verdict.hold:
+            targets = await self._look_ups.targets(question.peer, found.policy.route)
+        self._book.enter(evidence, question.local, found, targets)
+        if found.verdict.learn == "with-dialback":
+            self._first_uses[connection] = (question.peer, evidence.chain)
+        return found.verdict
+
+    async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
+        """What the verdict on a stream that is open would be now. It is entered nowhere."""
+        _, found = await self._found(connection, peer, role, target)
+        return found.verdict
+
+    async def _found(
+        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None,
+    ) -> tuple[Evidence, Found]:
         policy = self._peers.policy(peer)
         evidence = Evidence(
             domain=peer, role=role, at=self._now(), chain=connection.chain, tls_version=connection.tls_version,
@@ -85,14 +106,7 @@ class Judge:
             target_secure=target.secure if target else False,
         )
         standing = self._book.standing(peer, policy, evidence.at.timestamp())
-        evidence, found = await self._gathered(policy, evidence, standing, target)
-        targets: tuple[Target, ...] = (target,) if target else ()
-        if found.verdict.hold:
-            targets = await self._look_ups.targets(peer, policy.route)
-        self._book.enter(evidence, question.local, found, targets)
-        if found.verdict.learn == "with-dialback":
-            self._first_uses[connection] = (peer, evidence.chain)
-        return found.verdict
+        return await self._gathered(policy, evidence, standing, target)
 
     async def _gathered(
         self, policy: PeerPolicy, evidence: Evidence, standing: Standing, target: Target | None,

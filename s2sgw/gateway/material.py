@@ -45,6 +45,10 @@ class _Kept(Generic[T]):
                 log.error(event="file unreadable", path=str(self._path), detail=detail)
         return self.value
 
+    def stale(self) -> None:
+        """Look at the file when next asked."""
+        self._looked = -LOOK_EVERY
+
     def _again(self) -> None:
         stamp = self._look()
         if stamp != self._stamp:
@@ -86,3 +90,10 @@ class Material:
         if path not in self._revocations:
             self._revocations[path] = _Kept(path, RevocationLists.parse, self._clock)
         return self._revocations[path].current(self.log)
+
+    def look_again(self) -> None:
+        """Every file is looked at when it is next asked for."""
+        for anchors in self._anchors.values():
+            anchors.stale()
+        for lists in self._revocations.values():
+            lists.stale()

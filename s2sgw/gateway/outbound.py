@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
-from s2sgw.gateway.judge import Judge, permission
+from s2sgw.gateway.judge import Judge, barred, permission, refusal
 from s2sgw.gateway.record import Leg
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
@@ -16,7 +16,7 @@ from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import Peers
 from s2sgw.stream.dialback import DialbackKeys
-from s2sgw.stream.events import JudgementNeeded, Permission
+from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -71,3 +71,11 @@ class FederationOutbound:
     ) -> tuple[Permission, tuple[str, ...]]:
         verdict = await self.judge_of.verdict(connection, question, "receiving", target)
         return permission(verdict), (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
+
+    async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
+        """Why the policy of now refuses a stream that is open to `target`."""
+        bar = self.peers.policy(pair.recipient).bar
+        if bar is not None:
+            return barred(bar)
+        verdict = await self.judge_of.opinion(connection, pair.recipient, "receiving", target)
+        return None if verdict.ending is None else refusal(verdict.ending)

@@ -97,6 +97,11 @@ class CertificateDirectory:
             self._answers.clear()
         return loaded
 
+    def adopt(self, other: CertificateDirectory) -> None:
+        """Hold what `other` has read, and read its folder from now on."""
+        self.path, self._loaded = other.path, other._loaded
+        self._answers.clear()
+
     def named(self, name: str) -> Credential | None:
         """The certificate whose file or folder is called so."""
         return next((credential for credential in self.credentials if credential.name == name), None)

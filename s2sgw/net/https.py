@@ -26,9 +26,9 @@ from zope.interface import implementer
 #: Seconds for the whole of it, and for one connection.
 TIMEOUT = 5.0
 CONNECT_TIMEOUT = 3.0
-#: Bytes of an answer's body, and of everything that a server may send.
+#: Bytes of an answer's body, and of all that a server may send around it.
 BODY_BYTES = 65536
-TOTAL_BYTES = 131072
+AROUND_BYTES = 65536
 #: Addresses of a host that are tried.
 ADDRESSES = 3
 _AGENT = b"s2sgw"
@@ -61,7 +61,7 @@ class HTTPS:
         self._reactor = reactor
         self._limit = limit
         self._timeout = timeout
-        self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust_root))
+        self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust_root, limit + AROUND_BYTES))
 
     def get(self, url: str) -> Deferred[Fetched]:
         """GET `url`; fails with `Unfetched`."""
@@ -108,10 +108,13 @@ class _Body(Protocol):
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
-    def __init__(self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any]) -> None:
+    def __init__(
+        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any], total: int,
+    ) -> None:
         self.reactor = reactor
         self.resolve = resolve
         self.trust_root = trust_root
+        self.total = total
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         if uri.scheme != b"https":
@@ -138,7 +141,7 @@ class _Endpoint:
             kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
             plain = kind(self._endpoints.reactor, address, self._port, timeout=CONNECT_TIMEOUT)
             try:
-                wrapper: Any = await wrapClientTLS(options, plain).connect(_Bounding(factory))
+                wrapper: Any = await wrapClientTLS(options, plain).connect(_Bounding(factory, self._endpoints.total))
             except ConnectError:  # why not is no stranger's business: he may have named any host and port
                 why = f"{self._host}:{self._port} cannot be connected to"
             else:
@@ -149,11 +152,12 @@ class _Endpoint:
 class _Bounded(ProtocolWrapper):
     """Ends a connection on which too much came."""
 
+    factory: _Bounding
     heard = 0
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += len(data)
-        if self.heard > TOTAL_BYTES:
+        if self.heard > self.factory.total:
             self.transport.abortConnection()  # type: ignore[union-attr]
         else:
             super().dataReceived(data)
@@ -162,6 +166,10 @@ class _Bounded(ProtocolWrapper):
 class _Bounding(WrappingFactory):
     protocol = _Bounded
     noisy = False
+
+    def __init__(self, factory: IProtocolFactory, total: int) -> None:
+        super().__init__(factory)
+        self.total = total
 
 
 def _too_slow(_result: object, seconds: float) -> Any:

@@ -167,6 +167,20 @@ def drain(config: Path, as_json: bool) -> None:
     _show(_ask(config, as_json, "drain"), as_json, tables.draining)
 
 
+@main.command()
+@click.option("--keep-streams", is_flag=True, help="Close no stream, whatever the new policy says of it.")
+@_config
+@_json
+def reload(keep_streams: bool, config: Path, as_json: bool) -> None:
+    """Read the configuration again, all of it or nothing; streams that the new policy refuses are closed in order."""
+    answer = _ask(config, as_json, "reload", keep_streams=keep_streams)
+    if not as_json and not answer["ok"]:
+        _complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
+    _show(answer, as_json, tables.reloaded)
+    if not answer["ok"]:
+        sys.exit(CONFIGURATION)
+
+
 # --- the queue -------------------------------------------------------------------------------------------------------
 
 _target = click.argument("target", nargs=-1, required=True)

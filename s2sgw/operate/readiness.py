@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from s2sgw.config import Config, ConfigError, load
+from s2sgw.config.agreement import certificate_files
+from s2sgw.config.complaints import show
+from s2sgw.gateway import denial
 from s2sgw.gateway.state import read_anchors
-from s2sgw.net.certificates import CertificateDirectory
+from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
 from s2sgw.net.nameserver import system_servers
+from s2sgw.policy.model import PeerObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,20 @@ def inspect(path: Path) -> Readiness:
     if not complaints:
         complaints = [f"tls.certificates: {text}" for text in certificates.unserved(config.gateway.domains)]
     complaints += [f"tls.trust_anchors: {text}" for text in read_anchors(str(config.tls.trust_anchors)).complaints]
+    for name, peer in config.peers.items():
+        complaints += [f"{show(('peers', name))}.{text}" for text in _unusable(peer)]
+    complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
     return Readiness(config, certificates, certificates.warnings)
+
+
+def _unusable(peer: PeerObject) -> Iterator[str]:
+    """What is wrong with the files that a peer object names."""
+    if isinstance(peer.trust_anchors, Path):
+        yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
+    if peer.certificate is not None:
+        try:
+            read(peer.certificate.name, *certificate_files(peer.certificate))
+        except UnusableCertificate as problem:
+            yield f"certificate: {problem}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -224,3 +225,20 @@ def draining(answer: Row) -> RenderableType:
     """What `drain` answers."""
     fate = "are kept for the next start" if answer["kept"] else "are bounced"
     return f"The gateway stops. {answer['waiting']} stanzas wait; those that cannot be handed on now {fate}."
+
+
+def reloaded(answer: Row) -> RenderableType:
+    """What a reload changed, a line each."""
+    lines = [f"{answer['config']} is in use" + ("" if answer["changes"] else ", and says nothing new")]
+    lines += [f"warning: {warning}" for warning in answer["warnings"]]
+    lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
+    lines += [f"  new certificate: {name}" for name in answer["certificates"]]
+    lines += [
+        f"  closed: {row['direction']} stream of {row['peer']} with {row['local']} ({row['cause']}: {row['detail']})"
+        for row in answer["closed"]
+    ]
+    return Text("\n".join(printable(line) for line in lines))
+
+
+def _value(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value)
