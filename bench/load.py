@@ -20,12 +20,17 @@ from interop.certificates import Certificate
 from interop.peer import Stream, authenticated
 
 
-def _send(stream: Stream, stanza: bytes, count: int) -> None:
+ENABLE = b"<enable xmlns='urn:xmpp:sm:3'/>"
+REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
+
+
+def _send(stream: Stream, stanza: bytes, count: int, managed: bool) -> None:
     block, each = chunk(stanza)
+    behind = REQUEST if managed else b""
     stream.raw.settimeout(120)
     for _ in range(count // each):
-        stream.send(block)
-    stream.send(stanza * (count % each) + b"</stream:stream>")
+        stream.send(block + behind)
+    stream.send(stanza * (count % each) + (behind or b"</stream:stream>"))
 
 
 def _drain(stream: Stream) -> None:
@@ -43,11 +48,11 @@ def main(job: dict[str, Any]) -> None:
     for domain, chain, key in job["peers"]:
         stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
         streams.append((stream, message(domain, job["to"])))
-        stream.send(streams[-1][1])
+        stream.send((ENABLE if job.get("managed") else b"") + streams[-1][1])
     print("ready", flush=True)
     sys.stdin.readline()
     share = job["count"] // len(streams)
-    senders = [threading.Thread(target=_send, args=(stream, stanza, share)) for stream, stanza in streams]
+    senders = [threading.Thread(target=_send, args=(stream, stanza, share, bool(job.get("managed")))) for stream, stanza in streams]
     for thread in senders:
         thread.start()
     for thread in senders:

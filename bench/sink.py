@@ -1,7 +1,9 @@
-"""The other end: takes what arrives and counts it. One process, one of three kinds.
+"""The other end: takes what arrives and counts it. One process, one of four kinds.
 
     python -m bench.sink '{"kind": "server", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         an XMPP server's s2s port: STARTTLS, a certificate of `anchors` demanded, EXTERNAL accepted
+    python -m bench.sink '{"kind": "managed", …}'
+        the same with XEP-0198: it acknowledges when it is asked
     python -m bench.sink '{"kind": "component", "port": …, "domain": …, "secret": …, "count": …}'
         an XEP-0114 component of the server that listens at `port`
     python -m bench.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
@@ -34,6 +36,8 @@ _HEADER = (
 )
 _FEATURES = "<stream:features>{}</stream:features>"
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
+_MANAGEMENT = "<sm xmlns='urn:xmpp:sm:3'/>"
+_ENABLE, _REQUEST = b"<enable ", b"<r xmlns='urn:xmpp:sm:3'/>"
 _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
 
 
@@ -69,9 +73,12 @@ class Tally:
 class Source:
     """One connection that stanzas come from."""
 
-    def __init__(self, connection: socket.socket, parse: bool) -> None:
+    def __init__(self, connection: socket.socket, parse: bool, managed: bool = False) -> None:
         self._socket = connection
+        self._managed = managed
         self._counter = Counter()
+        self._enabling = True
+        self._tail = b""
         self._parser = expat.ParserCreate("utf-8") if parse else None
         if self._parser is not None:
             self._parser.Parse(b"<stream>", False)
@@ -91,13 +98,30 @@ class Source:
             if self._parser is not None and b"</stream:stream>" not in data:
                 self._parser.Parse(data, False)
             tally.add(self._counter.feed(data), data)
+            if self._managed:
+                self._answer(data)
+
+    def _answer(self, data: bytes) -> None:
+        """XEP-0198: what comes behind `<enable/>` is counted, so nothing may come before it."""
+        if self._enabling and _ENABLE in data:
+            self._enabling = False
+            self._say(b"<enabled xmlns='urn:xmpp:sm:3'/>")
+        if _REQUEST in data or _REQUEST in self._tail + data[: len(_REQUEST)]:
+            self._say(b"<a xmlns='urn:xmpp:sm:3' h='%d'/>" % self._counter.count)
+        self._tail = data[-len(_REQUEST):]
+
+    def _say(self, data: bytes) -> None:
+        """A few bytes always have room."""
+        self._socket.setblocking(True)
+        self._socket.sendall(data)
+        self._socket.setblocking(False)
 
 
 def accept(listener: socket.socket, job: dict[str, Any], context: ssl.SSLContext, number: int) -> Stream:
     """Negotiate one accepted connection up to the header after EXTERNAL."""
     connection, _ = listener.accept()
     stream = Stream(connection)
-    for offer in (_STARTTLS, _EXTERNAL, ""):
+    for offer in (_STARTTLS, _EXTERNAL, _MANAGEMENT if job["kind"] == "managed" else ""):
         peer = stream.wait_header().get("from", "")
         stream.send(_HEADER.format(id=f"sink{number}-{len(offer)}", domain=job["domain"], peer=peer) + _FEATURES.format(offer))
         if offer == _STARTTLS:
@@ -143,7 +167,7 @@ def serve(job: dict[str, Any]) -> None:
                     selector.unregister(key.fileobj)
             elif listener is not None:
                 stream = accept(listener, job, context, len(selector.get_map()))
-                selector.register(stream.raw, selectors.EVENT_READ, Source(stream.raw, parse))
+                selector.register(stream.raw, selectors.EVENT_READ, Source(stream.raw, parse, job["kind"] == "managed"))
     tally.report()
     time.sleep(1.0)
 
