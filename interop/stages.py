@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop import admitted, direct, matrix, outward, peculiar, refused, through, trust_dane, trust_posh
+from interop import admitted, direct, matrix, outward, peculiar, refused, through, trust_cases, trust_dane, trust_posh
 from interop.launch import START
 
 STAGES = [
@@ -20,4 +20,5 @@ STAGES = [
     outward.stage,
     trust_dane.stage,
     trust_posh.stage,
+    trust_cases.stage,
 ]
