@@ -62,12 +62,10 @@ class ChangesTests(SynchronousTestCase):
             '[[listen]]\nendpoint = "tcp:5270"\n[[listen]]\nendpoint = "tcp:5271"\ntls = "direct"\n[dns]\nservers = ["192.0.2.1"]\n'
             '[backend]\naddress = "192.0.2.2:5269"\n[log]\nlevel = "debug"\n[queue]\nmemory = "1MiB"\nhold = "1m"\n'
         ))
-        self.assertEqual(
-            [f"{key}: can change only at a restart" for key in (
-                "listen[0].endpoint", "listen[1].endpoint", "listen[1].tls", "dns.servers", "backend[0].address", "queue.memory", "log.level",
-            )],
-            sorted(unchangeable(self.found), key=lambda text: [name in text for name in ("listen", "dns", "backend", "queue", "log")], reverse=True),
-        )
+        complaints = unchangeable(self.found)
+        for key in ("listen[0].endpoint", "listen[1].endpoint", "listen[1].tls", "dns.servers", "backend[0].address", "queue.memory", "log.level"):
+            self.assertIn(f"{key}: can change only at a restart", complaints)
+        self.assertNotIn("queue.hold: can change only at a restart", complaints)
 
     def test_every_section_is_looked_at(self) -> None:
         """No section is left out: each is an attribute of the configuration."""
