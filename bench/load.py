@@ -19,7 +19,6 @@ from bench.stanzas import chunk, message
 from interop.certificates import Certificate
 from interop.peer import Stream, authenticated
 
-
 ENABLE = b"<enable xmlns='urn:xmpp:sm:3'/>"
 REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
 
@@ -52,7 +51,8 @@ def main(job: dict[str, Any]) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     share = job["count"] // len(streams)
-    senders = [threading.Thread(target=_send, args=(stream, stanza, share, bool(job.get("managed")))) for stream, stanza in streams]
+    managed = bool(job.get("managed"))
+    senders = [threading.Thread(target=_send, args=(stream, stanza, share, managed)) for stream, stanza in streams]
     for thread in senders:
         thread.start()
     for thread in senders:
