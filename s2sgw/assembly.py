@@ -35,7 +35,6 @@ from s2sgw.gateway.manners import Extra, Manners
 from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
-from s2sgw.gateway.peerstreams import PeerStreams
 from s2sgw.gateway.proving import Proving
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.state import keep_secret, prepare_state
@@ -52,10 +51,11 @@ from s2sgw.net.proxy import LOCAL, announcing, write
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.socks import SocksDialler
 from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.operate.admin import Verb
 from s2sgw.operate.audit import Audit
 from s2sgw.operate.metrics import Metrics
-from s2sgw.operate.pin_verbs import PinVerbs
 from s2sgw.operate.queue_verbs import QueueVerbs
+from s2sgw.operate.trust_verbs import trust_verbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import Peers
@@ -217,11 +217,11 @@ class Parts:
         return QueueVerbs(self.lanes, self.is_local, self.audit)
 
     @cached_property
-    def pin_verbs(self) -> PinVerbs:
-        streams = PeerStreams(self.lanes, self.accepted)
-        return PinVerbs(
-            self.book, self.policies, self.audit, self.reactor.seconds, waiting=streams.waiting, approved=streams.wake,
-            revoked=streams.close,
+    def trust_verbs(self) -> dict[str, Verb]:
+        """What is asked and decided about peers."""
+        return trust_verbs(
+            self.reactor, lambda: self.config, self.policies, self.book, self.audit, judge=self.judge, proving=self.proving,
+            discovery=self.discovery, record=self.record, lanes=self.lanes, accepted=self.accepted, credential=self._credential,
         )
 
     @cached_property
@@ -234,8 +234,11 @@ class Parts:
     def judge(self) -> Judge:
         posh = documents(self.config, self.reactor, self.resolver, self.material)
         look_ups = LookUps(self.reactor, self.discovery, posh, self._relayed)
-        proving = Proving(self.material.anchors, self.material.revocations)
-        return Judge(self.policies, proving, look_ups, self.book, lambda: datetime.now(UTC))
+        return Judge(self.policies, self.proving, look_ups, self.book, lambda: datetime.now(UTC))
+
+    @cached_property
+    def proving(self) -> Proving:
+        return Proving(self.material.anchors, self.material.revocations)
 
     @cached_property
     def material(self) -> Material:

@@ -150,7 +150,7 @@ class Gateway:
     def _open_admin(self) -> None:
         parts = self.parts
         changing = {"drain": self._drain, "reload": self.renewal.reload.verb}
-        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.pin_verbs.verbs(), **changing}
+        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.trust_verbs, **changing}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
         self._closers.append(admin.stopService)

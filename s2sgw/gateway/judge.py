@@ -106,9 +106,9 @@ class Judge:
             target_secure=target.secure if target else False,
         )
         standing = self._book.standing(peer, policy, evidence.at.timestamp())
-        return await self._gathered(policy, evidence, standing, target)
+        return await self.gather(policy, evidence, standing, target)
 
-    async def _gathered(
+    async def gather(
         self, policy: PeerPolicy, evidence: Evidence, standing: Standing, target: Target | None,
     ) -> tuple[Evidence, Found]:
         """All evidence, and the verdict. The DNS is always heard, for it may veto; the web only where nothing else proves."""

@@ -14,6 +14,7 @@ from s2sgw.operate.answering import NO, asked, config_option, json_option, peer_
 from s2sgw.policy.values import parse_duration
 
 _key = click.argument("key")
+_file = click.Path(path_type=Path, exists=True)
 
 
 def _duration(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
@@ -23,7 +24,9 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str | No
         raise click.BadParameter(str(error)) from None
 
 
-_for = click.option("--for", "lasts", callback=_duration, metavar="DURATION", help='So long, as in "90d"; else until it is revoked.')
+_for = click.option(
+    "--for", "lasts", callback=_duration, metavar="DURATION", help='So long, as in "90d"; else until it is revoked.',
+)
 _note = click.option("--note", default="", help="Words to remember it by.")
 _replace = click.option("--replace", is_flag=True, help="Revoke the peer's other keys: this one takes their place.")
 
@@ -101,4 +104,36 @@ def pins_revoke(peer: str, key: str, forget: bool, config: Path, as_json: bool) 
     show(answer, as_json, lambda row: Text(f"{row['key']} of {row['peer']} is {done}; {row['closed']} streams closed"))
 
 
-COMMANDS: tuple[click.Command, ...] = (pending, pins)
+@click.command()
+@click.argument("peer")
+@click.option("--local", metavar="DOMAIN", help="Towards this domain of ours; else the first one.")
+@click.option("--with", "planned", type=_file, metavar="FILE", help="By a planned configuration.")
+@config_option
+@json_option
+def explain(peer: str, local: str | None, planned: Path | None, config: Path, as_json: bool) -> None:
+    """What holds for PEER, from which line of the file; what is on record; what would be decided now. No if it is barred."""
+    arguments = {"peer": peer} | ({} if local is None else {"local": local}) | _with(planned)
+    answer = asked(config, as_json, "explain", **arguments)
+    show(answer, as_json, tables.explanation)
+    if answer["bar"] is not None:
+        sys.exit(NO)
+
+
+@click.command()
+@click.option("--with", "planned", type=_file, metavar="FILE", required=True, help="The planned configuration.")
+@click.option("--since", callback=_duration, metavar="DURATION", help='Handshakes of so long, as in "1d"; else of seven days.')
+@config_option
+@json_option
+def replay(planned: Path, since: float | None, config: Path, as_json: bool) -> None:
+    """The handshakes of the last days by a planned file: whose verdict would change? No if anybody is refused who is not now."""
+    answer = asked(config, as_json, "replay", **_with(planned), **({} if since is None else {"seconds": since}))
+    show(answer, as_json, tables.replayed)
+    if any(row["before"]["accepted"] and not row["after"]["accepted"] for row in answer["changed"]):
+        sys.exit(NO)
+
+
+def _with(planned: Path | None) -> dict[str, str]:
+    return {} if planned is None else {"with": str(planned.absolute())}
+
+
+COMMANDS: tuple[click.Command, ...] = (pending, pins, explain, replay)

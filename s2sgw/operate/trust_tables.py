@@ -88,3 +88,92 @@ def _dns(facts: Row) -> Iterator[str]:
         yield f"    TLSA       {each['target']}: {each['failure'] or ', '.join(each['records']) or 'none'}"
     if facts.get("posh"):
         yield f"    POSH       {facts['posh']}"
+
+
+# --- explain ---------------------------------------------------------------------------------------------------------
+
+KEYS = (
+    Column("key", field("key")),
+    Column("value", lambda row: _value(row["value"])),
+    Column("from", field("from")),
+    Column("line", field("line"), True),
+)
+CHANGES = (
+    Column("peer", field("peer")),
+    Column("direction", field("direction")),
+    Column("local", field("local")),
+    Column("last", lambda row: moment(row["last"])),
+    Column("times", field("times"), True),
+    Column("now", lambda row: outcome(row["before"])),
+    Column("then", lambda row: outcome(row["after"])),
+)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+
+
+def outcome(row: Row) -> str:
+    """A verdict in a few words."""
+    if not row["accepted"]:
+        return f"refused: {row['cause']}"
+    ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
+    return f"accepted, proven by {row['proven_by'] or 'nothing yet'} ({ways})"
+
+
+def explanation(row: Row) -> RenderableType:
+    return Group(lines(_head(row)), table(KEYS, row["keys"]), lines(_rest(row)))
+
+
+def _head(row: Row) -> Iterator[str]:
+    yield f"{row['peer']} and {row['local']}, by {'the planned ' if row['planned'] else ''}{row['file']}"
+    if row["changed"]:
+        yield "The file has changed since it was read, or cannot be read: lines may be wrong."
+    if row["bar"]:
+        yield f"BARRED     {row['bar']}"
+    named = ", then ".join(f"{each['name']} (line {each['line']})" for each in row["objects"])
+    yield f"objects    {named or 'none: everything is built in'}"
+
+
+def _rest(row: Row) -> Iterator[str]:
+    shown = row["certificate"]
+    yield f"we show    {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we show    no certificate"
+    if row["dns"]["cause"]:
+        yield f"DNS        {row['dns']['cause']}: {row['dns']['detail']}"
+    yield from _dns({"targets": row["dns"]["targets"]})
+    for past in row["past"]:
+        yield f"proven     by {past['method']}, {past['times']} times since {moment(past['first'])}, last {moment(past['last'])}"
+    for key in row["remembered"]:
+        state = "revoked" if key["revoked"] else "counts" if key["counts"] else "expired"
+        yield f"key        {key['key']} by {key['origin']} since {moment(key['at'])}: {state}"
+    for each in row["pending"]:
+        yield f"waits      {each['key']}, came {each['times']} times: {each['cause'] or 'passes by dialback'}"
+    for direction, decided in row["now"].items():
+        yield from _decided(direction, decided)
+    for refusal in row["refusals"]:
+        what = f"{refusal['direction']} {refusal['layer']}/{refusal['cause']}"
+        yield f"refused    {moment(refusal['at'])} {what}, {refusal['times']} times"
+
+
+def _decided(direction: str, row: Row) -> Iterator[str]:
+    yield f"{direction}"
+    last = row["last"]
+    if last is not None:
+        yield f"    now    {outcome(last)}"
+        yield from (f"             {reason}" for reason in last["reasons"])
+        yield f"    by     the handshake of {moment(last['at'])} at {last['address']}: {outcome(last['then'])}"
+        if last["certificate"]:
+            yield from certificate(last["certificate"], "certificate", 11)
+        if last["report"]:
+            yield f"    report {last['report']}: lost_proof = \"refuse\" would refuse it"
+    else:
+        yield "    no handshake is on record"
+    yield f"    if its certificate proves it: {outcome(row['if_proven'])}"
+    yield f"    if nothing proves it:         {outcome(row['if_not'])}"
+
+
+def replayed(answer: Row) -> RenderableType:
+    head = f"{answer['handshakes']} handshakes on record by {answer['file']}: {len(answer['changed'])} verdicts would change."
+    return Group(Text(printable(head)), table(CHANGES, answer["changed"])) if answer["changed"] else Text(printable(head))
