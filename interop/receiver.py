@@ -83,6 +83,10 @@ class Receiver:
         self._hears(stream, f"{TLS}starttls")
         stream.send("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
         stream.secure(self._context, None)
+        self._authenticate(stream)
+
+    def _authenticate(self, stream: Stream) -> None:
+        """From the header under TLS to the authenticated stream."""
         self._open(stream, _EXTERNAL if self._external else "")
         self._hears(stream, f"{SASL}auth")
         stream.restart()

@@ -38,6 +38,7 @@ class Leg:
     target: str
     tls: Literal["required", "optional", "never"]
     authority: Path
+    proxied: bool = False  # connections from the gateway begin with a header of the PROXY protocol
 
     @property
     def names(self) -> str:
@@ -76,7 +77,7 @@ def leg(config: Config, local: Domain | None) -> Leg:
     address = HostPort("127.0.0.1", backend.address.port) if backend.address.host == "localhost" else backend.address
     return Leg(
         config.domains_of(backend), address, HostPort(host or "127.0.0.1", port), backend.dns_view, backend.target,
-        backend.tls, authority_file(config),
+        backend.tls, authority_file(config), backend.proxy_protocol,
     )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ limits = {{ c2s = {{ rate = "10kb/s" }}; s2sin = {{ rate = "{_PROSODY_RATE}"; bu
 def _ejabberd(leg: Leg) -> str:
     starttls = {"required": "required", "optional": "optional", "never": "false"}[leg.tls]
     view = leg.resolver
+    proxied = "\n    use_proxy_protocol: true" if leg.proxied else ""
     return f"""\
 # ejabberd behind s2sgw, for {leg.names}.
 # 1. These lines go into ejabberd.yml; the listener replaces the one of ejabberd_s2s_in that is there.
@@ -129,7 +131,7 @@ listen:
   -
     port: {leg.address.port}
     ip: {_quoted(leg.address.host)}
-    module: ejabberd_s2s_in
+    module: ejabberd_s2s_in{proxied}
 # The gateway is every peer, by certificates of its own authority. This replaces the public ones.
 # The gateway's state directory is closed to others: where ejabberd runs as a user of its own, copy the file, and name the copy.
 ca_file: {_quoted(str(leg.authority))}
