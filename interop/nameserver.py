@@ -21,6 +21,7 @@ server:
     pidfile: "{folder}/unbound.pid"
     use-syslog: no
     verbosity: 1
+    log-queries: yes
     interface: 127.0.0.1@{port}
     port: {port}
     access-control: 127.0.0.0/8 allow
