@@ -11,7 +11,7 @@ from typing import Any
 from interop.certificates import Certificate
 from interop.place import Lab
 from interop.scenario import Stage, check, expect, step
-from interop.trust_world import Trusting, trusting
+from interop.trust_world import INSIDE, Trusting, trusting
 from interop.trust_zone import PLAIN, signed_dns
 
 ASK, FIRST, SECOND, LOST = (f"{name}.{PLAIN}" for name in ("ask", "first", "second", "lost"))
@@ -169,3 +169,38 @@ def _record(at: Trusting) -> None:
     for words in (f"To the administrator of {LOST}", "proof-lost", "What to do:"):
         check(words in letter, letter)
     step(letter.splitlines()[0])
+
+
+@_scenario("explain: the objects, each key with its line, what is on record, what would be decided now")
+def _explain(at: Trusting) -> None:
+    lines = at.gateway.config.read_text().splitlines()
+    answer = at.gateway.asked("explain", FIRST)
+    expect([each["name"] for each in answer["objects"]], [FIRST], "objects")
+    check(f'"{FIRST}"' in lines[answer["objects"][0]["line"] - 1], f"line {answer['objects']}")
+    key = next(row for row in answer["keys"] if row["key"] == "unknown_issuer")
+    expect((key["value"], key["from"]), ("trust-first-use", f"peers.{FIRST}"), "unknown_issuer")
+    check("unknown_issuer" in lines[key["line"] - 1], f"line {key['line']}: {lines[key['line'] - 1]}")
+    expect([row["method"] for row in answer["past"]], ["pkix"], "past proofs")
+    check(answer["remembered"] and answer["refusals"] and answer["dns"]["targets"], "keys, refusals and DNS are told")
+    expect(answer["now"]["outbound"]["last"]["proven_by"], "trust-first-use", "outbound now")
+    told = at.gateway.command("explain", FIRST, "--local", INSIDE)
+    for words in ("unknown_issuer", "accepted, proven by trust-first-use", "if nothing proves it"):
+        check(words in told, told)
+    step(next(line for line in told.splitlines() if "now " in line).strip())
+
+
+@_scenario("explain and replay --with FILE: what a planned file would decide, and whose verdict it would change")
+def _replay(at: Trusting) -> None:
+    plan = at.gateway.folder / "planned.toml"
+    text = at.gateway.config.read_text()
+    plan.write_text(text)
+    expect(at.gateway.asked("replay", "--with", str(plan))["changed"], [], "the same file changes nothing")
+    plan.write_text(text.replace('"trust-first-use"', '"reject"'))
+    answer = at.gateway.asked("explain", FIRST, "--with", str(plan))
+    expect((answer["planned"], answer["now"]["outbound"]["last"]["cause"]), (True, "self-signed"), "outbound as planned")
+    changed = at.gateway.asked("replay", "--with", str(plan))["changed"]
+    outbound = [row for row in changed if row["peer"] == FIRST and row["direction"] == "outbound"]
+    expect({(row["before"]["accepted"], row["after"]["cause"]) for row in outbound}, {(True, "self-signed")}, "replay")
+    step(f"{len(changed)} verdicts would change")
+    plan.write_text("[nonsense]\n")
+    check("nonsense" in at.gateway.asked("replay", "--with", str(plan))["error"], "the complaints about a bad file are told")

@@ -65,8 +65,9 @@ class Explainer:
         resolution = await self._discovery.resolve(peer, policy.route)
         return {
             "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
-            "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer), "keys": provenance.keys(policy),
-            "certificate": self._shown(local, peer), "dns": _dns(resolution), **self._on_record(peer),
+            "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),
+            "keys": provenance.keys(policy), "certificate": self._shown(local, peer), "dns": _dns(resolution),
+            **self._on_record(peer),
             "now": {name: await self._decided(peer, local, policy, role, resolution) for name, role in ROLES},
             "refusals": [each.row() for each in self._record.list(peer.ascii)[-REFUSALS:]],
         }

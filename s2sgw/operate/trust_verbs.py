@@ -26,8 +26,8 @@ from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
-    clock: IReactorTime, config: Callable[[], Config], peers: Peers, book: PeerBook, audit: Audit, *, judge: Judge, proving: Proving,
-    discovery: Discovery, record: Record, lanes: Lanes, accepted: AcceptedStreams,
+    clock: IReactorTime, config: Callable[[], Config], peers: Peers, book: PeerBook, audit: Audit, *, judge: Judge,
+    proving: Proving, discovery: Discovery, record: Record, lanes: Lanes, accepted: AcceptedStreams,
     credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
     """For `AdminService`."""
