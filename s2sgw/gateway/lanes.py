@@ -48,6 +48,7 @@ class Lanes:
         self._flows: dict[Pair, Flow] = {}
         self._watched: deque[tuple[float, Flow]] = deque()
         self._expiring = False
+        self._resting = False
 
     def __iter__(self) -> Iterator[Flow]:
         return iter(list(self._flows.values()))
@@ -59,7 +60,7 @@ class Lanes:
             lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair))
             flow = self._flows[pair] = Flow(lane, self, self._direction(pair))
             flow.hop = self._hop(flow)
-            flow.held, flow.parked = self.withheld.holds(pair), self.withheld.positions(pair)
+            flow.held, flow.parked = self._resting or self.withheld.holds(pair), self.withheld.positions(pair)
         return flow
 
     def _direction(self, pair: Pair) -> Direction:
@@ -150,6 +151,20 @@ class Lanes:
             self.flow(pair).expire_spooled(rows)
 
     # --- the end ---
+
+    def rest(self) -> None:
+        """Nothing more is written, so that what is in flight can come to an end."""
+        self._resting = True
+        for flow in self:
+            flow.held = True
+            flow.relieve()
+
+    def go_on(self, chosen: Callable[[Flow], bool]) -> None:
+        """The end of the rest for these, as far as the operator does not hold them."""
+        for flow in self:
+            if chosen(flow) and not self.withheld.holds(flow.pair):
+                flow.held = False
+                flow.drain()
 
     def stop(self) -> Deferred[list[None]]:
         """Close every hop in order, and leave to the spool what was not passed on; without one it is bounced first."""

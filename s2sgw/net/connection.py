@@ -36,6 +36,7 @@ class Engine(typing.Protocol):
     def data_to_send(self) -> bytes: ...
     def tls_established(self) -> list[Event]: ...
     def close(self, ending: Ending) -> list[Event]: ...
+    def wind_down(self, ending: Ending) -> list[Event]: ...
     def fail(self, refusal: Refusal) -> list[Event]: ...
     def rest(self) -> None: ...
 
@@ -142,6 +143,13 @@ class StreamConnection(Protocol):
             self._finish(ending, abort=True)
         else:
             self.step(self.engine.close, ending)
+
+    def wind_down(self, ending: Ending) -> None:
+        """As `close`, but what the other side sends up to its own closing tag is still heard. It may never say it."""
+        if self._handshaking:
+            self._finish(ending, abort=True)
+        else:
+            self.step(self.engine.wind_down, ending)
 
     def fail(self, refusal: Refusal) -> None:
         """End the stream with an error; during a TLS handshake without one (R7)."""

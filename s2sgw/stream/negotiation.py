@@ -132,6 +132,8 @@ class Negotiation(ABC):
         self.opened = False
         #: stanzas that came of proven pairs
         self.received = 0
+        #: our closing tag is out, theirs is still to come: why
+        self.leaving: Ending | None = None
         self._limits = limits
         self._framer = Framer(limits, self.stop_at)
         self._kept = b""
@@ -160,6 +162,24 @@ class Negotiation(ABC):
     def close(self, ending: Ending) -> list[Event]:
         """End the stream in order, for a reason of ours."""
         return self.step(_raise, Stop(ending))
+
+    def wind_down(self, ending: Ending) -> list[Event]:
+        """Say our closing tag, and hear the other side out up to its own (RFC 6120 §4.4): what it sent by then counts.
+
+        Where no stanza may have come yet the end is at once.
+        """
+        return self.step(self._leave, ending)
+
+    def _leave(self, ending: Ending) -> None:
+        if not self.opened or not self.hears:
+            raise Stop(ending)
+        self.send(CLOSING_TAG)
+        self.leaving = ending
+
+    @property
+    def hears(self) -> bool:
+        """Whether stanzas may come by now."""
+        return self.received > 0
 
     def fail(self, refusal: Refusal) -> list[Event]:
         """End the stream with a stream error."""
@@ -202,6 +222,8 @@ class Negotiation(ABC):
         self._kept += data
 
     def send(self, data: bytes | Element) -> None:
+        if self.leaving is not None:
+            return  # nothing is said behind the closing tag
         self._output.append(data if isinstance(data, bytes) else data.to_xml())
 
     def emit(self, event: Event) -> None:
@@ -276,7 +298,7 @@ class Negotiation(ABC):
                 self.phase.read(kept)
 
     def _end(self, stop: Stop) -> None:
-        ending = stop.ending
+        ending = stop.ending if self.leaving is None or not stop.ending.in_order else self.leaving
         if self.phase.mute:
             ending = replace(ending, condition=None)
         else:

@@ -59,6 +59,10 @@ class Receiver(Managed):
     def open_anyhow(self) -> None:
         self.open(stream_header(id=self.new_id()))
 
+    @property
+    def hears(self) -> bool:
+        return bool(self.pairs)
+
     def answer_header(self, asserted: Asserted) -> None:
         """Our header, to theirs."""
         peer, local = asserted.peer, asserted.local
