@@ -81,6 +81,10 @@ class ToyEngine:
         self.out += b"CLOSE\n"
         return [Ended(ending)]
 
+    def wind_down(self, ending: Ending) -> list[Event]:
+        self.out += b"CLOSE\n"
+        return []
+
     def rest(self) -> None:
         self.log.append("rest")
 

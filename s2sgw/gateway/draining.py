@@ -1,40 +1,67 @@
-"""The end in order: nothing new is let in, what can be handed on is, the rest is left to the spool (issue: restart and drain)."""
+"""The end in order: nothing new is let in, what can be handed on is, the rest is left to the spool.
+
+What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our
+ping (R41) on one of those. Then each of them is told that we close, and heard out up to its own closing tag, so that not even
+a server that acknowledges nothing loses what it had sent by then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from s2sgw.gateway.acks import PingReceipts
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds in which the next servers may still take what is on its way.
+#: Seconds in which what is in flight may be acknowledged, the others may say their closing tags, and the next servers may
+#: still take what waits.
+SETTLE = 3.0
+HEAR_OUT = 5.0
 HAND_ON = 5.0
 #: How often to look whether they have.
-LOOK = 0.05
+LOOK = 0.02
 
 
 async def drain(accepted: Iterable[StreamConnection], lanes: Lanes, clock: IReactorTime) -> None:
-    """Close the streams towards us, hand on what can be handed on within `HAND_ON`, then close our own and the spool."""
-    closed = []
-    for connection in accepted:
-        connection.close(Ending(Cause.SHUTDOWN))
-        closed.append(connection.when_closed())
-    await _handed_on(lanes, clock)
+    """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool."""
+    lanes.rest()
+    await _while(lambda: any(flow.hop.ready and flow.lane.in_flight for flow in lanes), SETTLE, clock)
+    await DeferredList([_heard_out(connection, clock) for connection in accepted])
+    lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
+    await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)
     await lanes.stop()
-    await DeferredList(closed)
 
 
-def _handed_on(lanes: Lanes, clock: IReactorTime) -> Deferred[None]:
-    until = clock.seconds() + HAND_ON
+def _answers_elsewhere(flow: Flow) -> bool:
+    """Acknowledgements come on a stream towards us, and those are closed."""
+    return isinstance(flow.hop, Courier) and isinstance(flow.hop.receipts, PingReceipts)
+
+
+def _heard_out(connection: StreamConnection, clock: IReactorTime) -> Deferred[None]:
+    late = clock.callLater(HEAR_OUT, connection.close, Ending(Cause.SHUTDOWN))
+
+    def over(_: None) -> None:
+        if late.active():
+            late.cancel()
+
+    closed = connection.when_closed().addCallback(over)
+    connection.wind_down(Ending(Cause.SHUTDOWN))
+    return closed
+
+
+def _while(busy: Callable[[], bool], at_most: float, clock: IReactorTime) -> Deferred[None]:
+    until = clock.seconds() + at_most
     done: Deferred[None] = Deferred()
 
     def look() -> None:
-        if clock.seconds() >= until or not any(flow.hop.ready and len(flow.lane) for flow in lanes):
+        if clock.seconds() >= until or not busy():
             looking.stop()
             done.callback(None)
 
