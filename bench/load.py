@@ -12,6 +12,7 @@ import json
 import ssl
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def main(job: dict[str, Any]) -> None:
     for domain, chain, key in job["peers"]:
         stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
         streams.append((stream, message(domain, job["to"])))
-        stream.send((ENABLE if job.get("managed") else b"") + streams[-1][1])
+        warm = streams[-1][1].replace(b"ab7f-00012", b"warm-%d" % time.time_ns())
+        stream.send((ENABLE if job.get("managed") else b"") + warm)
     print("ready", flush=True)
     sys.stdin.readline()
     share = job["count"] // len(streams)

@@ -42,6 +42,12 @@ class DuplicatesTests(SynchronousTestCase):
         self.assertEqual(self.fresh(stanza("1", "other"), stanza(None)), ["1", None])
         self.assertEqual(self.fresh(stanza("1"), peer=OTHER), ["1"])
 
+    def test_only_messages(self) -> None:
+        """IQs and presence that look the same may well be meant twice."""
+        ping = Stanza("iq", b"<iq id='ping'/>", "a@here.example", "b@peer.example", "get", "ping")
+        self.lose(ping)
+        self.assertEqual(self.fresh(ping), ["ping"])
+
     def test_for_a_while(self) -> None:
         """Long after the loss nothing is taken for a duplicate."""
         self.lose(stanza("1"))

@@ -1,7 +1,7 @@
 """Stanzas that come again: a server whose managed stream was lost resends what was not acknowledged, though we may have it.
 
-Only what is the same to the byte, has an id, and comes from a server that lost a stream a moment ago is taken for a
-duplicate; everything else passes.
+Only a message that is the same to the byte, has an id, and comes from a server that lost a stream a moment ago is taken for
+a duplicate; everything else passes. (Presence does no harm twice, and programs send IQs alike on purpose.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tail:
         self.hashes: deque[int] = deque(maxlen=LAST)
 
     def note(self, stanzas: list[Stanza]) -> None:
-        self.hashes.extend([hash(stanza.data) for stanza in stanzas if stanza.id is not None])
+        self.hashes.extend([hash(stanza.data) for stanza in stanzas if _tells(stanza)])
 
 
 class Duplicates:
@@ -54,7 +54,12 @@ class Duplicates:
         if self._seconds() > until:
             del self._expected[sender]
             return stanzas
-        return [stanza for stanza in stanzas if stanza.id is None or not _taken(hashes, hash(stanza.data))]
+        return [stanza for stanza in stanzas if not _tells(stanza) or not _taken(hashes, hash(stanza.data))]
+
+
+def _tells(stanza: Stanza) -> bool:
+    """Whether it can be told from another one of the same words."""
+    return stanza.kind == "message" and stanza.id is not None
 
 
 def _taken(hashes: set[int], value: int) -> bool:
