@@ -134,6 +134,13 @@ class OwnAnswerTests(ViewCase):
         """There is nothing below localhost, and it is not told outside (RFC 6761 §6.3)."""
         self.assertNegative(self.ask("_15270._tcp.localhost", "TLSA"), dns.rcode.NXDOMAIN)
 
+    def test_onions(self) -> None:
+        """RFC 7686: the way to an onion service leads to the gateway, and no other name server hears of it."""
+        self.assertEqual(len(self.ask("_xmpp-server._tcp.abc.onion").answer), 1)
+        for name in ("abc.onion", "onion", "_5269._tcp.abc.onion"):
+            self.assertNegative(self.ask(name, "A"), dns.rcode.NXDOMAIN)
+            self.assertEqual(self.upstream.count(name, "A"), 0)
+
     def test_own_target(self) -> None:
         """A target of another name is answered for as well as localhost."""
         self.view.stop()

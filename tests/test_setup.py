@@ -63,6 +63,11 @@ class ProsodyTests(SetupTestCase):
             self.assertIn(f"s2s_secure_auth = {secure}", lines)
             self.assertIn(f"s2s_require_encryption = {required}", lines)
 
+    def test_onions(self) -> None:
+        """Where there are peers under .onion, libunbound is told to ask for them (the view answers, nobody else hears of it)."""
+        lines = self.settings("prosody", BACKEND + VIEW + '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n')
+        self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353"; ["local-zone:"] = "onion. transparent"; }', lines)
+
     def test_localhost(self) -> None:
         """Prosody listens on addresses, not names."""
         self.assertIn('s2s_interfaces = { "127.0.0.1" }', self.settings("prosody", '[backend]\naddress = "localhost:15269"\n' + VIEW))

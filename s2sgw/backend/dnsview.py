@@ -44,6 +44,7 @@ IDLE = 30.0
 UDP_PAYLOAD = 4096
 _UDP_PLAIN = 512
 _HEADER = 12
+_ONION = dns.name.from_text("onion.")
 _LOCALHOST = dns.name.from_text("localhost.")
 _TCP = b"_tcp"
 
@@ -138,6 +139,8 @@ class DNSView:
         if service == b"_xmpp-server":
             return self._record(query, dns.rdatatype.SRV, self._srv)
         if service in (b"_xmpps-server", b"_jabber"):  # jabberd2 asks for the latter: no way around the gateway
+            return _negative(query, dns.rcode.NXDOMAIN)
+        if name.is_subdomain(_ONION):  # RFC 7686 §2: no other name server hears of it
             return _negative(query, dns.rcode.NXDOMAIN)
         return None
 

@@ -38,6 +38,7 @@ class Leg:
     target: str
     tls: Literal["required", "optional", "never"]
     authority: Path
+    onions: bool = False  # there are peers under .onion
     proxied: bool = False  # connections from the gateway begin with a header of the PROXY protocol
 
     @property
@@ -77,7 +78,8 @@ def leg(config: Config, local: Domain | None) -> Leg:
     address = HostPort("127.0.0.1", backend.address.port) if backend.address.host == "localhost" else backend.address
     return Leg(
         config.domains_of(backend), address, HostPort(host or "127.0.0.1", port), backend.dns_view, backend.target,
-        backend.tls, authority_file(config), backend.proxy_protocol,
+        backend.tls, authority_file(config), any(name.rpartition(".")[2] == "onion" for name in config.peers),
+        backend.proxy_protocol,
     )  # fmt: skip
 
 
@@ -95,6 +97,8 @@ def _backend(config: Config, local: Domain | None) -> Backend:
 
 def _prosody(leg: Leg) -> str:
     secure = leg.tls != "never"
+    view = _quoted(f"{leg.resolver.host}@{leg.resolver.port}")
+    onions = '; ["local-zone:"] = "onion. transparent";' if leg.onions else ""  # libunbound itself denies that there are any
     return f"""\
 -- Prosody behind s2sgw, for {leg.names}.
 -- These lines go into the global section of prosody.cfg.lua, before the first VirtualHost.
@@ -105,7 +109,7 @@ s2s_interfaces = {{ {_quoted(leg.address.host)} }}
 s2s_ports = {{ {leg.address.port} }}
 
 -- Every peer resolves to the gateway. No trust anchor for DNSSEC may be configured beside this.
-unbound = {{ resolvconf = false; hoststxt = false; forward = {_quoted(f"{leg.resolver.host}@{leg.resolver.port}")} }}
+unbound = {{ resolvconf = false; hoststxt = false; forward = {view}{onions} }}
 
 -- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
 -- A VirtualHost with an ssl table of its own needs the cafile there. The gateway's state directory is closed to others:
