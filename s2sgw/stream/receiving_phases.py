@@ -39,6 +39,7 @@ class AwaitHeader(ReceivingPhase):
         pre_1_0 = self._check_version(header.version)
         local = _domain("to", header.to)
         peer = _domain("from", header.from_)
+        self.stream.claimed = peer, local
         if local is None and not pre_1_0:
             raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, "the stream header has no `to`")
         if local is not None and not self.stream.options.serves(local):
