@@ -18,7 +18,7 @@ from s2sgw.backend.echo import EchoHop
 from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
 from s2sgw.config import Backend, Config
 from s2sgw.config.agreement import certificate_files
-from s2sgw.gateway.acks import OVERDUE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
+from s2sgw.gateway.acks import Acks
 from s2sgw.gateway.book import PeerBook
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.entry import Entrance
@@ -27,6 +27,7 @@ from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.inbound import FederationInbound
+from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.keeping import Keeper
 from s2sgw.gateway.lanes import Lanes
@@ -36,6 +37,7 @@ from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.gateway.proving import Proving
+from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
@@ -67,7 +69,7 @@ from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.trust.anchors import Anchors
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
 
@@ -149,8 +151,11 @@ class Parts:
 
     @cached_property
     def accepted(self) -> AcceptedStreams:
-        gates = Gates(self.policies, self.reactor.seconds)
-        return AcceptedStreams(Entrance(self.lanes, self.record, gates), self._incoming, self._woken)
+        return AcceptedStreams(self.entrance, self._incoming, self._woken)
+
+    @cached_property
+    def entrance(self) -> Entrance:
+        return Entrance(self.lanes, self.record, Gates(self.policies, self.reactor.seconds))
 
     def _woken(self, domain: Domain) -> None:
         self.manners.wake(domain.ascii)
@@ -161,7 +166,16 @@ class Parts:
 
     @cached_property
     def opener(self) -> Opener:
-        return Opener(self._outgoing, self.reactor, self.manners, self.metrics.handshake)
+        return Opener(
+            self._outgoing, self.reactor, self.manners, self.metrics.handshake, self.accepted.lent, self._carried_back,
+        )
+
+    def _carried_back(self, stream: OutgoingStream) -> Incoming:
+        """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
+        return Incoming(
+            self.entrance, stream.connection, stream.engine, stream.side.leg, lambda pair: self.outbound.admit(pair.inverse),
+            lambda: [stream.pair.recipient],
+        )
 
     @cached_property
     def manners(self) -> Manners:
@@ -262,7 +276,7 @@ class Parts:
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
             self.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-            self._dialling, self._managed,
+            self._dialling, self.receipting.managed, lambda peer: self.manners.bears(peer.ascii, "bidi"),
         )
 
     @cached_property
@@ -307,7 +321,7 @@ class Parts:
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
             self.backend_keys, self.anchors, lambda: datetime.now(UTC), self._lookup,
-            managed=self._managed,
+            managed=self.receipting.managed,
             stanza_bytes=backend.stanza_bytes,
         )
 
@@ -339,38 +353,15 @@ class Parts:
         if backend is not None and backend.kind == "echo":
             return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
         side = self.outbound if backend is None else self._to_backend(backend)
-        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self._receipts)
+        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self.receipting.of)
 
     @cached_property
-    def _silent(self) -> Silent:
-        return Silent(self.reactor)
+    def receipting(self) -> Receipting:
+        return Receipting(self._acks, lambda: self.lanes, self.manners, self.reactor)
 
     def _acks(self, domain: Domain) -> Acks:
         backend = self.config.backend_for(domain)
         return "auto" if backend is None else backend.acks
-
-    def _managed(self, domain: Domain) -> bool:
-        """Whether the server of `domain` is to be asked for acknowledgements."""
-        return self._acks(domain) in ("auto", "sm") and self.manners.bears(domain.ascii, "management")
-
-    def _unmanaged(self, stream: OutgoingStream) -> None:
-        """A new stream goes without, for a day."""
-        ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
-        self.manners.broke(stream.pair.recipient.ascii, "management", ending)
-        stream.close(ending)
-
-    def _receipts(self, courier: Courier, stream: OutgoingStream) -> Receipts:
-        """How the next server's acknowledgements are had: as configured for a backend, the best there is for a peer."""
-        acks, name = self._acks(stream.pair.recipient), stream.pair.recipient.ascii
-        if stream.engine.managed:
-            return ManagedReceipts(stream.engine.sent, self.reactor, partial(self._unmanaged, stream))
-        if acks == "tcp" or (acks != "ping" and name in self._silent):
-            return NoReceipts()
-        answers = self.lanes.flow(stream.pair.inverse)
-        return PingReceipts(
-            stream.pair, stream.connection.write, answers.expect, answers.unexpect, courier.flow.acknowledged,
-            partial(self._silent.remember, name), self.reactor, lambda: f"s2sgw-{secrets.token_hex(12)}",
-        )
 
     # --- connections ---
 

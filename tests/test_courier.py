@@ -90,7 +90,7 @@ class FakeSide:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
-        return SimpleNamespace(peer_limits=self.limits, managed=self.managed)
+        return SimpleNamespace(peer_limits=self.limits, managed=self.managed, bidi=False)
 
     def largest(self, pair: Pair) -> int | None:
         return self.known

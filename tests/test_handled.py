@@ -105,6 +105,7 @@ class AcceptedTests(EntryTestCase):
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         stream = AcceptedStream(side, engine, entrance, lambda *ignored: None, lambda connection: None)  # type: ignore[arg-type]
+        stream.connected(connection)
         other = Pair(OTHER, HERE)
         for pair in (IN, other):
             stream.event(connection, PairProven(pair, "dialback"))
@@ -113,7 +114,6 @@ class AcceptedTests(EntryTestCase):
         stream.event(connection, StanzasReceived(IN, [stanza("b"), stanza("c")]))
         stream.event(connection, StanzasReceived(other, [stanza("d")]))
         self.assertEqual((engine.told, self.passed(), self.passed(other)), ([2, 1], "a b c", "d"))
-
 
     def test_sent_again(self) -> None:
         """R35: what a server sends again after it lost a managed stream is handled, and not passed on twice."""
@@ -124,6 +124,7 @@ class AcceptedTests(EntryTestCase):
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
             engine = FakeEngine()
             stream = AcceptedStream(side, engine, entrance, lambda *ignored: None, lambda connection: None)  # type: ignore[arg-type]
+            stream.connected(connection)
             stream.event(connection, PairProven(IN, "EXTERNAL"))
             stream.event(connection, ManagementEnabled())
             stream.event(connection, StanzasReceived(IN, [stanza(each) for each in batch]))

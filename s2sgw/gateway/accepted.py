@@ -9,13 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.duplicates import Tail
-from s2sgw.gateway.entry import Entrance, Entry
-from s2sgw.gateway.handled import HandledStanzas
+from s2sgw.gateway.entry import Entrance
+from s2sgw.gateway.incoming import Incoming
+from s2sgw.gateway.lending import Lending
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
-from s2sgw.queue.lane import Receipt
 from s2sgw.stream.events import (
+    Acknowledged,
     DialbackNeeded,
     Event,
     JudgementNeeded,
@@ -28,7 +28,6 @@ from s2sgw.stream.events import (
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
-from s2sgw.xmpp.stanza import Stanza
 
 
 class AcceptedStream:
@@ -50,27 +49,32 @@ class AcceptedStream:
         self._record = entrance.record
         self._proven = proven
         self._gone = gone
-        self._entries: dict[Pair, Entry] = {}
-        self._handled: HandledStanzas | None = None
-        self._tail: Tail | None = None
+        #: stanzas may go back on it
+        self.reachable = False
+        self.incoming: Incoming
+        self.lending: Lending
         self._questions: set[Deferred[Any]] = set()
         self._over = False
         self.since = entrance.lanes.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
+        self.incoming = Incoming(self._entrance, connection, self.engine, self.side.leg, self.side.admit, self._senders)
+        self.lending = Lending(self.side, connection, self.engine)
 
     def paused(self, connection: StreamConnection) -> None:
-        """What we send on an accepted stream is little and bounded by what was asked."""
+        """What we answer is little and bounded by what was asked; stanzas that go back wait."""
+        self.lending.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
         """See `paused`."""
+        self.lending.free()
 
     def event(self, connection: StreamConnection, event: Event) -> None:
         """One event of the engine (`net.connection` performs the orders itself)."""
         match event:
             case StanzasReceived(pair, stanzas):
-                self._stanzas(connection, pair, stanzas)
+                self.incoming.stanzas(pair, stanzas)
             case ResolutionNeeded(peer, local):
                 self._assert(peer, local)
                 self._ask(connection, self.side.resolve(event), self.engine.resolved)
@@ -79,11 +83,15 @@ class AcceptedStream:
                 self._ask(connection, self.side.judge(connection, event), self._judged)
             case DialbackNeeded(pair):
                 self._ask(connection, self.side.verify(event), lambda outcome: self.engine.dialback_answered(pair, outcome))
+            case PairProven(pair, "bidi"):
+                self._carries_back(connection, pair)
             case PairProven(pair, method):
                 self._pair_proven(connection, pair, method)
             case ManagementEnabled():
-                self._tail = Tail()
-                self._handled = HandledStanzas(lambda number: connection.step(self.engine.handled, number))
+                self.incoming.managed()
+                self.lending.event(event)
+            case Acknowledged():
+                self.lending.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone: once, always."""
@@ -91,11 +99,8 @@ class AcceptedStream:
         self._gone(connection)
         for question in list(self._questions):
             question.cancel()
-        for entry in self._entries.values():
-            entry.close()
-        if self._tail is not None and not ending.in_order:
-            for sender in {pair.sender for pair in self.methods}:
-                self._entrance.duplicates.lost(sender, self._tail)
+        self.incoming.close(ending)
+        self.lending.lost(ending)
         self._account(connection, ending)
 
     # --- questions ---
@@ -134,36 +139,22 @@ class AcceptedStream:
         )
         self._proven(self.side, pair)
 
-    # --- stanzas ---
+    def _carries_back(self, connection: StreamConnection, pair: Pair) -> None:
+        """Stanzas of `pair` may go back on this stream: whoever waits to send some need open none (XEP-0288)."""
+        self._record.standing(
+            "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, method="bidi",
+            address=connection.peer_address,
+        )
+        self.reachable = True
+        self.lending.allow(pair)
+        self._proven(self.side, pair.inverse)
 
-    def _stanzas(self, connection: StreamConnection, pair: Pair, stanzas: list[Stanza]) -> None:
-        entry = self._entries.get(pair)
-        if entry is None:
-            entry = Entry(self._entrance, connection, self.side.leg, pair, self.side.admit, self._alone)
-            self._entries[pair] = entry
-        receipt = None if self._handled is None else self._handled.receipt(len(stanzas))
-        fresh = self._entrance.duplicates.fresh(pair.sender, stanzas)
-        if len(fresh) < len(stanzas):
-            self._again(stanzas, len(stanzas) - len(fresh), receipt)
-        if self._tail is not None:
-            self._tail.note(fresh)
-        if fresh:
-            entry.accept(fresh, receipt)
-
-    def _again(self, stanzas: list[Stanza], number: int, receipt: Receipt | None) -> None:
-        """So many of `stanzas` had come before their sender lost its stream: they are not passed on twice."""
-        self._record.counted(self._direction, "duplicate", stanzas[:number])
-        if receipt is not None:
-            receipt.settle(number)
-
-    def _alone(self) -> bool:
-        """No stream but of one sender: slowing it slows nobody else."""
-        return len({pair.sender for pair in self.methods}) == 1
+    def _senders(self) -> set[Domain]:
+        return {pair.sender for pair in self.methods}
 
     def reconsider(self) -> None:
         """The policy has changed: pairs are admitted anew."""
-        for entry in self._entries.values():
-            entry.reconsider()
+        self.incoming.reconsider()
 
     # --- endings ---
 

@@ -37,8 +37,8 @@ class Receipts(Protocol):
     def behind(self, number: int) -> bytes:
         """`number` more stanzas are being written; what is to be written behind them."""
 
-    def acknowledged(self, number: int) -> None:
-        """The other side has `number` more, by its own word (XEP-0198)."""
+    def acknowledged(self, number: int) -> int:
+        """The other side has `number` more, by its own word (XEP-0198); how many of them that settles."""
 
     def crowded(self) -> None:
         """What is unacknowledged has become so much that whoever brings it would have to wait."""
@@ -47,16 +47,24 @@ class Receipts(Protocol):
         """The stream is gone."""
 
 
+def _uncounted(number: int) -> None:
+    """Nobody counts."""
+
+
 class NoReceipts:
-    """TCP alone."""
+    """TCP alone. `sent` counts all the same: the other side may ask for acknowledgements later, and gives them then."""
 
     acknowledges = False
 
+    def __init__(self, sent: Callable[[int], object] = _uncounted) -> None:
+        self._sent = sent
+
     def behind(self, number: int) -> bytes:
+        self._sent(number)
         return b""
 
-    def acknowledged(self, number: int) -> None:
-        """Of what was passed on already."""
+    def acknowledged(self, number: int) -> int:
+        return 0
 
     def crowded(self) -> None:
         """Nothing is unacknowledged."""
@@ -90,9 +98,11 @@ class ManagedReceipts:
             self._watch = self._clock.callLater(OVERDUE, self._look)
         return REQUEST
 
-    def acknowledged(self, number: int) -> None:
-        self._outstanding -= number
+    def acknowledged(self, number: int) -> int:
+        settled = min(number, self._outstanding)
+        self._outstanding -= settled
         self._since = self._clock.seconds()
+        return settled
 
     def crowded(self) -> None:
         """Whoever brings more waits."""
@@ -142,7 +152,7 @@ class PingReceipts:
     def __init__(
         self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],
         forget: Callable[[str], None], acknowledged: Callable[[int], None], silent: Callable[[], None], clock: IReactorTime,
-        token: Callable[[], str],
+        token: Callable[[], str], sent: Callable[[int], object] = _uncounted,
     ) -> None:
         self.acknowledges = True
         self._pair = pair
@@ -153,6 +163,7 @@ class PingReceipts:
         self._silent = silent
         self._clock = clock
         self._token = token
+        self._sent = sent
         self._covered = 0  # by the ping that is out
         self._uncovered = 0  # written since
         self._answers = False  # this server has answered before
@@ -161,10 +172,12 @@ class PingReceipts:
 
     def behind(self, number: int) -> bytes:
         self._uncovered += number
+        self._sent(number)
         return b"" if self._id is not None or not self.acknowledges else self._ping()
 
-    def acknowledged(self, number: int) -> None:
+    def acknowledged(self, number: int) -> int:
         """Pings are the only receipt here."""
+        return 0
 
     def crowded(self) -> None:
         """A server that may be one that never answers holds nobody up: what was written counts as passed on."""
@@ -181,6 +194,7 @@ class PingReceipts:
 
     def _ping(self) -> bytes:
         self._id = self._token()
+        self._sent(1)
         self._covered, self._uncovered = self._uncovered, 0
         self._expect(self._id, self._answered)
         self._patience = self._clock.callLater(PATIENCE, self._late)

@@ -17,11 +17,12 @@ from twisted.python.failure import Failure
 from s2sgw.gateway.acks import NoReceipts, Receipts
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
-from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.opening import Opener, StreamRefused, find_stream
+from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Acknowledged, Event, ManagementRefused
+from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
@@ -46,12 +47,12 @@ class Courier:
 
     def __init__(
         self, flow: Flow, side: SendingSide, opener: Opener, record: Record, back_off: BackOff, random: Callable[[], float],
-        clock: IReactorTime, receipts_of: Callable[[Courier, OutgoingStream], Receipts] = lambda courier, stream: NoReceipts(),
+        clock: IReactorTime, receipts_of: Callable[[Courier, OpenStream], Receipts] = lambda courier, stream: NoReceipts(),
     ) -> None:
         self.flow = flow
         self.side = side
         self.failures = 0
-        self.stream: OutgoingStream | None = None
+        self.stream: OpenStream | None = None
         self.last_ending: Ending | None = None
         self.retry: IDelayedCall | None = None
         self._attempt: Deferred[Any] | None = None
@@ -115,13 +116,12 @@ class Courier:
     def stream_event(self, event: Event) -> None:
         """What the other side has (XEP-0198), or that it will not say so."""
         if isinstance(event, Acknowledged):
-            self.receipts.acknowledged(event.count)
-            self.flow.acknowledged(event.count)
-        elif isinstance(event, ManagementRefused):
-            self._without_management()
+            self.flow.acknowledged(self.receipts.acknowledged(event.count))
+        elif isinstance(event, ManagementRefused) or (isinstance(event, ManagementEnabled) and not self.flow.lane.flying):
+            self._change_receipts()
 
-    def _without_management(self) -> None:
-        """What was written already is asked about in another way."""
+    def _change_receipts(self) -> None:
+        """What is written, and was written already, is asked about in another way."""
         assert self.stream is not None
         self.receipts.stop()
         self.receipts = self._receipts_of(self, self.stream)
@@ -147,7 +147,7 @@ class Courier:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        self._attempt = Deferred.fromCoroutine(open_stream(self.side, self.flow.pair, self._opener))
+        self._attempt = Deferred.fromCoroutine(find_stream(self.side, self.flow.pair, self._opener))
         self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._broken)
 
     def _failed(self, failure: Failure) -> None:
@@ -162,7 +162,7 @@ class Courier:
     def _broken(self, failure: Failure) -> None:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
-    def take_up(self, stream: OutgoingStream) -> None:
+    def take_up(self, stream: OpenStream) -> None:
         """The stream is ready: everything that waits goes out."""
         self._attempt = None
         self.stream = stream

@@ -96,7 +96,11 @@ class FederationInbound:
         verdict = await self.judge_of.verdict(connection, question, "initiating")
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         features = policy.features
-        return replace(permission(verdict), limits=limits, announced=features.limits, management=features.sm), verdict.reasons
+        granted = replace(
+            permission(verdict), limits=limits, announced=features.limits, management=features.sm,
+            bidi=features.bidi and verdict.external,
+        )
+        return granted, verdict.reasons
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
         """Why the policy of now refuses a stream that is open; `method`: by which it was proven, "" where it is not yet."""

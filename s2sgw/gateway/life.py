@@ -7,7 +7,8 @@ from typing import Protocol
 
 from automat import TypeMachineBuilder
 
-from s2sgw.gateway.opening import OutgoingStream, StreamRefused
+from s2sgw.gateway.opening import StreamRefused
+from s2sgw.gateway.openstream import OpenStream
 from s2sgw.xmpp.ending import Cause, Ending
 
 
@@ -17,7 +18,7 @@ class Life(Protocol):
     def wanted(self) -> None:
         """Stanzas wait."""
 
-    def opened(self, stream: OutgoingStream) -> None:
+    def opened(self, stream: OpenStream) -> None:
         """The attempt succeeded."""
 
     def refused(self, refusal: StreamRefused) -> None:
@@ -42,7 +43,7 @@ class Work(Protocol):
     def open(self) -> None:
         """Begin an attempt."""
 
-    def take_up(self, stream: OutgoingStream) -> None:
+    def take_up(self, stream: OpenStream) -> None:
         """Use the stream."""
 
     def suffer(self, refusal: StreamRefused) -> None:
@@ -73,7 +74,7 @@ def _open(life: Life, work: Work) -> None:
 
 
 @_connecting.upon(Life.opened).to(_ready)
-def _take_up(life: Life, work: Work, stream: OutgoingStream) -> None:
+def _take_up(life: Life, work: Work, stream: OpenStream) -> None:
     work.take_up(stream)
 
 

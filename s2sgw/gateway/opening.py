@@ -10,21 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.manners import Manners, NotNow
+from s2sgw.gateway.incoming import Incoming
+from s2sgw.gateway.manners import Extra, Manners, NotNow
+from s2sgw.gateway.openstream import Listener, OpenStream
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
-from s2sgw.stream.events import Acknowledged, Event, JudgementNeeded, PairProven, PairRefused, VerifyReady
+from s2sgw.stream.events import (
+    Acknowledged,
+    Event,
+    JudgementNeeded,
+    ManagementEnabled,
+    PairProven,
+    PairRefused,
+    StanzasReceived,
+    VerifyReady,
+)
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
@@ -56,26 +67,20 @@ class StreamRefused(Exception):
         self.repeated = repeated
 
 
-class Listener(Protocol):
-    """Whoever uses an open stream."""
-
-    def stream_event(self, event: Event) -> None: ...
-
-    def stream_lost(self, ending: Ending) -> None: ...
-
-    def stream_slow(self) -> None: ...
-
-    def stream_free(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """What an attempt needs of the world; `took(step, seconds)` hears how long each step was."""
+    """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
+
+    `lent` is an open stream of the other side that may carry the pair back. `incoming` takes the stanzas that come on a
+    stream of ours.
+    """
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
     clock: IReactorTime
     manners: Manners
     took: Callable[[str, float], None] = lambda step, seconds: None
+    lent: Callable[[Pair], OpenStream | None] = lambda pair: None
+    incoming: Callable[[OutgoingStream], Incoming] | None = None
 
 
 class Stopwatch:
@@ -113,7 +118,7 @@ class Trial:
 
     def begin(self) -> None:
         """The stream is ready; of most nothing is to be learned."""
-        self._young = self._engine.managed or self._opener.manners.suspects(self._name)
+        self._young = bool(self._used) or self._opener.manners.suspects(self._name)
         if self._young:
             self._timer = self._opener.clock.callLater(BRIEF, self._lives)
 
@@ -131,8 +136,14 @@ class Trial:
         manners = self._opener.manners
         if manners.suspects(self._name):
             manners.acquit(self._name)
-        elif self._engine.managed:
-            manners.suspect(self._name, "management", ending)
+        else:
+            for extra in self._used:
+                manners.suspect(self._name, extra, ending)
+
+    @property
+    def _used(self) -> list[Extra]:
+        extras: list[tuple[Extra, bool]] = [("management", self._engine.managed), ("bidi", self._engine.bidi)]
+        return [extra for extra, used in extras if used]
 
     def stop(self) -> None:
         self._young = False
@@ -168,6 +179,9 @@ class OutgoingStream:
         self._over = False
         self._abandoned = False
         self._trial = Trial(engine, pair, opener)
+        self._opener = opener
+        #: where stanzas go that the other side sends on this stream
+        self.incoming: Incoming | None = None
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -179,10 +193,16 @@ class OutgoingStream:
             case JudgementNeeded():
                 self._watch.step("tls")
                 self._ask(event)
-            case PairProven(_, method) if not self.ready.called:
+            case PairProven(_, method) if method != "bidi" and not self.ready.called:
                 self.method = method
                 self._trial.begin()
                 self.ready.callback(self)
+            case PairProven(pair, "bidi"):
+                self._carries_back(pair)
+            case StanzasReceived(pair, stanzas) if self.incoming is not None:
+                self.incoming.stanzas(pair, stanzas)
+            case ManagementEnabled() if self.incoming is not None:
+                self.incoming.managed()
             case VerifyReady():
                 self.ready.callback(self)
             case PairRefused(_, ending) if not self.ready.called:
@@ -196,6 +216,8 @@ class OutgoingStream:
         """The connection is gone."""
         self._over = True
         self._trial.end(ending)
+        if self.incoming is not None:
+            self.incoming.close(ending)
         if self._question is not None:
             self._question.cancel()
         if not self.ready.called:
@@ -220,6 +242,11 @@ class OutgoingStream:
         bounds = [] if announced is None else [max(announced, LEAST_STANZA_BYTES)]
         known = self.side.largest(self.pair)
         return min(bounds if known is None else [*bounds, known], default=None)
+
+    def _carries_back(self, pair: Pair) -> None:
+        """The other side may send `pair` here."""
+        if self._opener.incoming is not None and self.incoming is None:
+            self.incoming = self._opener.incoming(self)
 
     def close(self, ending: Ending) -> None:
         """Close in order."""
@@ -247,6 +274,11 @@ class OutgoingStream:
         if not failure.check(CancelledError):
             self.log.failure("a stream could not be judged", failure)
         self.close(Ending(Cause.INTERNAL))
+
+
+async def find_stream(side: SendingSide, pair: Pair, opener: Opener) -> OpenStream:
+    """A stream for `pair`: one that is open and carries it back, or a new one."""
+    return opener.lent(pair) or await open_stream(side, pair, opener)
 
 
 async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:

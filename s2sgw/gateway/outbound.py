@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
@@ -20,6 +20,7 @@ from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.limits import FramingLimits
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class FederationOutbound:
     dialling: Callable[[Domain], Dialler]
     #: whether a peer's acknowledgements (XEP-0198) can be relied on
     managed: Callable[[Domain], bool] = lambda peer: True
+    #: whether a peer bears bidirectional streams (XEP-0288)
+    bidi: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -53,6 +56,7 @@ class FederationOutbound:
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
             direct_tls=target.direct_tls, external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
             management=policy.features.sm and self.managed(pair.recipient),
+            bidi=policy.features.bidi and self.bidi(pair.recipient),
         ))
 
     def largest(self, pair: Pair) -> int | None:
@@ -70,7 +74,10 @@ class FederationOutbound:
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:
         verdict = await self.judge_of.verdict(connection, question, "receiving", target)
-        return permission(verdict), (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
+        policy = self.peers.policy(question.peer)
+        limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
+        granted = replace(permission(verdict), bidi=verdict.proven_by not in (None, "dns"), limits=limits)
+        return granted, (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
         """Why the policy of now refuses a stream that is open to `target`."""

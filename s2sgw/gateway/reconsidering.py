@@ -71,6 +71,10 @@ class Reconsideration:
         """Look at everything again; what was closed. `keep_streams`: no stream is."""
         for _, owner in self._accepted:
             owner.reconsider()
+        for flow in self._lanes:
+            stream = flow.hop.stream if isinstance(flow.hop, Courier) else None
+            if stream is not None and stream.incoming is not None:
+                stream.incoming.reconsider()
         closed = [] if keep_streams else await self._close()
         self._give_back()
         return closed
@@ -94,7 +98,7 @@ class Reconsideration:
     def _of_couriers(self) -> Iterator[_Question]:
         for flow in self._lanes:
             stream = flow.hop.stream if isinstance(flow.hop, Courier) else None
-            if stream is not None and stream.side.leg == "federation":
+            if stream is not None and stream.target is not None and stream.side.leg == "federation":
                 ask = partial(self._outbound, stream.connection, flow.pair, stream.target)
                 yield _Question(stream.connection, "outbound", flow.pair, ask)
 

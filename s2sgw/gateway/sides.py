@@ -32,6 +32,14 @@ from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 
 
+class Legged(Protocol):
+    """Any of the sides."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which it is."""
+
+
 class ReceivingSide(Protocol):
     """Streams that others open towards us."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from s2sgw.gateway.accepted import AcceptedStream
 from s2sgw.gateway.entry import Entrance
+from s2sgw.gateway.lending import Lent
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.jid import Domain, Pair
@@ -46,6 +47,11 @@ class AcceptedStreams:
     def _proven(self, side: ReceivingSide, pair: Pair) -> None:
         self._woken(pair.sender)
         self._entrance.lanes.contact(pair.sender)
+
+    def lent(self, pair: Pair) -> Lent | None:
+        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288)."""
+        found = (owner.lending.of(pair) for owner in self._open.values() if owner.side.leg == "federation" and owner.reachable)
+        return next((lent for lent in found if lent is not None), None)
 
     def _gone(self, connection: StreamConnection) -> None:
         self._open.pop(connection, None)

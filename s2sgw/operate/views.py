@@ -12,7 +12,7 @@ from s2sgw.gateway.accepted import AcceptedStream
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
-from s2sgw.gateway.opening import OutgoingStream
+from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.net.certificates import CertificateDirectory
@@ -67,7 +67,7 @@ class GatewayViews:
             age=self.now() - owner.since, reasons=list(owner.reasons),
         )
 
-    def _outgoing_row(self, flow: Flow, courier: Courier, stream: OutgoingStream) -> StreamRow:
+    def _outgoing_row(self, flow: Flow, courier: Courier, stream: OpenStream) -> StreamRow:
         sender, recipient = str(flow.pair.sender), str(flow.pair.recipient)
         inbound = flow.direction == "inbound"
         connection = stream.connection

@@ -1,0 +1,87 @@
+"""What comes in on a stream, whoever opened it: its stanzas on their way to their lanes, and which of them are safe."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+from s2sgw.gateway.duplicates import Tail
+from s2sgw.gateway.entry import Entrance, Entry
+from s2sgw.gateway.handled import HandledStanzas
+from s2sgw.gateway.record import Direction, Leg
+from s2sgw.net.connection import StreamConnection
+from s2sgw.queue.lane import Receipt
+from s2sgw.stream.events import Event
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+
+class Acknowledging(Protocol):
+    """What is needed of the engine."""
+
+    def handled(self, number: int) -> list[Event]: ...
+
+
+class Incoming:
+    """The stanzas of one stream on `leg`. `admit` says why those of a pair must not reach a lane, `senders` who sends here."""
+
+    def __init__(
+        self, entrance: Entrance, connection: StreamConnection, engine: Acknowledging, leg: Leg,
+        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Callable[[], Collection[Domain]],
+    ) -> None:
+        self._entrance = entrance
+        self._connection = connection
+        self._engine = engine
+        self._leg: Leg = leg
+        self._admit = admit
+        self._senders = senders
+        self._entries: dict[Pair, Entry] = {}
+        self._handled: HandledStanzas | None = None
+        self._tail: Tail | None = None
+
+    def stanzas(self, pair: Pair, stanzas: list[Stanza]) -> None:
+        """A run of stanzas of a proven pair."""
+        entry = self._entries.get(pair)
+        if entry is None:
+            entry = self._entries[pair] = Entry(self._entrance, self._connection, self._leg, pair, self._admit, self._alone)
+        receipt = None if self._handled is None else self._handled.receipt(len(stanzas))
+        fresh = self._entrance.duplicates.fresh(pair.sender, stanzas)
+        if len(fresh) < len(stanzas):
+            self._again(stanzas, len(stanzas) - len(fresh), receipt)
+        if self._tail is not None:
+            self._tail.note(fresh)
+        if fresh:
+            entry.accept(fresh, receipt)
+
+    def _again(self, stanzas: list[Stanza], number: int, receipt: Receipt | None) -> None:
+        """So many of `stanzas` had come before their sender lost its stream: they are not passed on twice."""
+        self._entrance.record.counted(self._direction, "duplicate", stanzas[:number])
+        if receipt is not None:
+            receipt.settle(number)
+
+    @property
+    def _direction(self) -> Direction:
+        return "inbound" if self._leg == "federation" else "outbound"
+
+    def _alone(self) -> bool:
+        """No stream but of one sender: slowing it slows nobody else."""
+        return len(self._senders()) == 1
+
+    def managed(self) -> None:
+        """From now on the other side hears which of its stanzas are in safe hands (XEP-0198)."""
+        self._tail = Tail()
+        self._handled = HandledStanzas(lambda number: self._connection.step(self._engine.handled, number))
+
+    def reconsider(self) -> None:
+        """The policy has changed: pairs are admitted anew."""
+        for entry in self._entries.values():
+            entry.reconsider()
+
+    def close(self, ending: Ending) -> None:
+        """The stream is gone."""
+        for entry in self._entries.values():
+            entry.close()
+        if self._tail is not None and not ending.in_order:
+            for sender in self._senders():
+                self._entrance.duplicates.lost(sender, self._tail)

@@ -1,0 +1,51 @@
+"""How the acknowledgements of each next server are had: as configured for a backend, the best there is for a peer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.gateway.acks import OVERDUE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.gateway.manners import Manners
+from s2sgw.gateway.openstream import OpenStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+
+
+class Receipting:
+    """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else nothing but TCP."""
+
+    def __init__(self, acks: Callable[[Domain], Acks], lanes: Callable[[], Lanes], manners: Manners, clock: IReactorTime) -> None:
+        self._acks = acks
+        self._lanes = lanes
+        self._manners = manners
+        self._clock = clock
+        self._silent = Silent(clock)
+
+    def managed(self, domain: Domain) -> bool:
+        """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
+        return self._acks(domain) in ("auto", "sm") and self._manners.bears(domain.ascii, "management")
+
+    def of(self, courier: Courier, stream: OpenStream) -> Receipts:
+        """The receipts for one stream that is ready."""
+        acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
+        if engine.managed:
+            return ManagedReceipts(engine.sent, self._clock, partial(self._unmanaged, stream))
+        if acks == "tcp" or (acks != "ping" and name in self._silent):
+            return NoReceipts(engine.sent)
+        answers = self._lanes().flow(stream.pair.inverse)
+        return PingReceipts(
+            stream.pair, stream.connection.write, answers.expect, answers.unexpect, courier.flow.acknowledged,
+            partial(self._silent.remember, name), self._clock, lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent,
+        )
+
+    def _unmanaged(self, stream: OpenStream) -> None:
+        """A new stream goes without, for a day."""
+        ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
+        self._manners.broke(stream.pair.recipient.ascii, "management", ending)
+        stream.close(ending)

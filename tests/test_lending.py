@@ -1,0 +1,268 @@
+"""R36: accepted streams that carry stanzas back (XEP-0288), and streams of ours on which stanzas come."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.defer import succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.entry import Entrance
+from s2sgw.gateway.gate import Gates
+from s2sgw.gateway.incoming import Incoming
+from s2sgw.gateway.lending import Lending
+from s2sgw.gateway.manners import Manners
+from s2sgw.gateway.opening import Opener, find_stream
+from s2sgw.gateway.receipting import Receipting
+from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.queue.schedule import BackOff
+from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, StanzasReceived
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.test_courier import World, ids, message
+from tests.test_entry import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
+
+
+class Engine:
+    """Counts what is sent, once it is managed."""
+
+    def __init__(self) -> None:
+        self.managed = False
+        self.counted: list[int] = []
+
+    def sent(self, number: int) -> None:
+        self.counted.append(number)
+
+
+class Listening:
+    """Notes what a courier would hear."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def stream_event(self, event: Any) -> None:
+        self.told.append(event)
+
+    def stream_lost(self, ending: Ending) -> None:
+        self.told.append(ending)
+
+    def stream_slow(self) -> None:
+        self.told.append("slow")
+
+    def stream_free(self) -> None:
+        self.told.append("free")
+
+
+class LendingTests(SynchronousTestCase):
+    """R36: one stream, several pairs, a courier for each."""
+
+    def setUp(self) -> None:
+        self.engine = Engine()
+        self.connection: Any = SimpleNamespace(ending=None, close=lambda ending: setattr(self.connection, "ending", ending))
+        self.lending = Lending(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
+        self.second = Pair(OTHER, PEER)
+        for pair in (OUT, self.second, OUT):
+            self.lending.allow(pair)
+
+    def borrow(self, pair: Pair) -> tuple[Any, Listening]:
+        lent = self.lending.of(pair)
+        assert lent is not None
+        listening = Listening()
+        lent.listener = listening
+        return lent, listening
+
+    def test_each_pair_once(self) -> None:
+        """Only allowed pairs, each for one courier, and none of a stream that has ended."""
+        self.assertIsNone(self.lending.of(IN))
+        lent, _ = self.borrow(OUT)
+        self.assertIsNone(self.lending.of(OUT))
+        self.assertEqual((lent.pair, lent.method, lent.largest, lent.target, lent.side.leg), (OUT, "bidi", None, None, "federation"))
+        lent.close(Ending(Cause.SHUTDOWN))
+        self.assertIsNone(self.lending.of(self.second))
+
+    def test_acknowledgements_are_shared_out(self) -> None:
+        """R35: one count for all pairs, in the order in which they were written."""
+        (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
+        first.engine.sent(9)
+        self.engine.managed = True
+        self.assertTrue(first.engine.managed)
+        for lent, number in ((first, 2), (second, 3), (first, 1)):
+            lent.engine.sent(number)
+        self.lending.event(Acknowledged(4))
+        first.listener = None
+        self.lending.event(Acknowledged(2))
+        self.assertEqual(self.engine.counted, [2, 3, 1])
+        self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
+
+    def test_what_concerns_all(self) -> None:
+        """Back-pressure, the end, and that acknowledgements are to be had, is for everybody who uses the stream."""
+        (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+        ending = Ending(Cause.CLOSED)
+        self.lending.slow()
+        self.lending.free()
+        self.lending.event(ManagementEnabled())
+        self.lending.lost(ending)
+        self.assertEqual(one.told, ["slow", "free", ManagementEnabled(), ending])
+        self.assertEqual(one.told, two.told)
+
+
+class CarryingBackTests(EntryTestCase):
+    """R36: a stream towards us that carries back is found by whoever has something for the peer."""
+
+    def setUp(self) -> None:
+        self.made()
+        self.woken: list[Domain] = []
+        self.engine: Any = Mock(managed=False)
+        self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
+        entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
+        self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)
+        self.side: Any = SimpleNamespace(
+            leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
+        )
+
+    def accept(self) -> Any:
+        self.accepted.accept(self.side)
+        ((_, owner),) = list(self.accepted)
+        owner.connected(self.link)
+        owner.event(self.link, PairProven(IN, "EXTERNAL"))
+        return owner
+
+    def test_found(self) -> None:
+        """R36: from the moment on that it may, until it ends."""
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner = self.accept()
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner.event(self.link, PairProven(OUT, "bidi"))
+        self.assertEqual(self.woken, [PEER, PEER])
+        self.assertEqual(owner.methods, {IN: "EXTERNAL"})
+        lent = self.accepted.lent(OUT)
+        assert lent is not None
+        lent.listener = listening = Listening()
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner.paused(self.link)
+        owner.resumed(self.link)
+        owner.event(self.link, ManagementEnabled())
+        self.engine.managed = True
+        lent.sent(1)
+        owner.event(self.link, Acknowledged(1))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
+
+    def test_only_of_peers(self) -> None:
+        """A backend's streams are not lent."""
+        self.side.leg = "backend"
+        self.accept().event(self.link, PairProven(OUT, "bidi"))
+        self.assertIsNone(self.accepted.lent(OUT))
+
+    def test_before_opening_one(self) -> None:
+        """R36: a courier takes what is lent, and opens nothing."""
+        lent: Any = object()
+        opener: Any = SimpleNamespace(lent=lambda pair: lent)
+        found = find_stream(self.side, OUT, opener)
+        with self.assertRaises(StopIteration) as done:
+            found.send(None)
+        self.assertIs(done.exception.value, lent)
+
+
+class BorrowingCourierTests(SynchronousTestCase):
+    """R36: a courier on a stream that is lent."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.engine = Engine()
+        self.link: Any = Mock(ending=None, writable=True, peer_address="192.0.2.1:1", tls_version=None)
+        self.flow = self.world.flow
+        self.lending = Lending(SimpleNamespace(leg="federation"), self.link, self.engine)
+        self.lending.allow(self.flow.pair)
+        assert isinstance(self.flow.hop, Courier)
+        self.courier = self.flow.hop
+        manners = Manners(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.acks: Any = "tcp"
+        self.courier._receipts_of = Receipting(lambda domain: self.acks, lambda: self.world.lanes, manners, self.world.clock).of
+        self.courier._opener = Opener(None, self.world.clock, manners, lent=self.lending.of)  # type: ignore[arg-type]
+
+    def written(self) -> list[str]:
+        return ids([call.args[0] for call in self.link.write.call_args_list])
+
+    def test_sends(self) -> None:
+        """R35, R36: nothing is dialled; when the other side asks for acknowledgements it is asked for them in turn."""
+        self.flow.accept([message("1")])
+        self.assertEqual((self.written(), self.world.dials, self.courier.acknowledges), (["1"], [], False))
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual((self.engine.counted, self.courier.acknowledges, len(self.flow.lane)), ([1], True, 1))
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 0)
+        self.courier.receipts.stop()
+
+    def test_counts_in_any_case(self) -> None:
+        """R35: with pings under way the other side's acknowledgements settle nothing, but all that is written is counted."""
+        self.acks = "ping"
+        self.flow.accept([message("1")])
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual(self.engine.counted, [1])
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 2)
+        self.courier.receipts.stop()
+
+    def test_lost(self) -> None:
+        """When it is gone the courier looks for another way."""
+        self.flow.accept([message("1")])
+        self.lending.lost(Ending(Cause.CLOSED))
+        self.assertEqual(self.courier.stream, None)
+
+
+class IncomingOnOursTests(EntryTestCase):
+    """R36: what comes on a stream of ours goes the way of all that comes."""
+
+    def test_comes(self) -> None:
+        """R36: from when the pair may come; its limits and filters are those of the peer."""
+        world = World()
+        made: list[Any] = []
+        self.made(kinds=("message",))
+        entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
+
+        def incoming(stream: Any) -> Incoming:
+            made.append(stream)
+            return Incoming(entrance, Mock(), engine, "federation", lambda pair: succeed(None), lambda: [PEER])
+
+        engine = Mock(handled=Mock(return_value=[]))
+        world.flow.accept([message("1")])
+        connection = world.open()
+        stream = connection.owner
+        stream.event(connection, StanzasReceived(IN, [stanza("no")]))
+        stream._opener = SimpleNamespace(incoming=None)
+        stream.event(connection, PairProven(IN, "bidi"))
+        stream._opener = SimpleNamespace(incoming=incoming)
+        for _ in range(2):
+            stream.event(connection, PairProven(IN, "bidi"))
+        stream.event(connection, ManagementEnabled())
+        stream.event(connection, StanzasReceived(IN, [stanza("a"), stanza("b", "presence")]))
+        self.assertEqual((made, self.passed()), ([stream], "a"))
+        stream.incoming.reconsider()
+        stream.ended(connection, Ending(Cause.CLOSED))
+
+
+class ReceiptingTests(SynchronousTestCase):
+    """R35: which receipts, by what is configured and known."""
+
+    def test_managed(self) -> None:
+        """R35: asked for where it is wanted and not known to break; what was promised and not given is left out for a day."""
+        clock = Clock()
+        manners = Manners(clock, lambda: 0.0)
+        acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
+        receipting = Receipting(acks.__getitem__, Mock(), manners, clock)
+        self.assertEqual([receipting.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
+        stream: Any = Mock(pair=OUT)
+        receipts = receipting.of(Mock(), stream)
+        receipts.behind(1)
+        clock.advance(60)
+        self.assertEqual(stream.close.call_args.args[0].cause, Cause.UNRESPONSIVE)
+        self.assertFalse(receipting.managed(PEER))
