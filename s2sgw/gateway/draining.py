@@ -1,13 +1,15 @@
 """The end in order: nothing new is let in, what can be handed on is, the rest is left to the spool.
 
 What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our
-ping (R41) on one of those. Then each of them is told that we close, and heard out up to its own closing tag, so that not even
-a server that acknowledges nothing loses what it had sent by then.
+ping (R41) on one of those. Then each of them is told that we close. One with XEP-0198 is read no more, and is closed when all
+that was read is acknowledged: the other side sends the rest again. The others are heard out up to their own closing tags, so
+that not even a server that acknowledges nothing loses what it had sent by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -18,6 +20,7 @@ from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.net.connection import StreamConnection
+from s2sgw.stream.management import Managed
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds in which what is in flight may be acknowledged, the others may say their closing tags, and the next servers may
@@ -29,14 +32,27 @@ HAND_ON = 5.0
 LOOK = 0.02
 
 
-async def drain(accepted: Iterable[StreamConnection], lanes: Lanes, clock: IReactorTime) -> None:
+async def drain(accepted: Sequence[StreamConnection], lanes: Lanes, clock: IReactorTime) -> None:
     """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool."""
     lanes.rest()
     await _while(lambda: any(flow.hop.ready and flow.lane.in_flight for flow in lanes), SETTLE, clock)
+    await _close_managed([connection for connection in accepted if _engine(connection).managed], clock)
     await DeferredList([_heard_out(connection, clock) for connection in accepted])
     lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
     await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)
     await lanes.stop()
+
+
+async def _close_managed(connections: Sequence[StreamConnection], clock: IReactorTime) -> None:
+    for connection in connections:
+        connection.pause(drain)
+    await _while(lambda: any(_engine(connection).owes for connection in connections), SETTLE, clock)
+    for connection in connections:
+        connection.close(Ending(Cause.SHUTDOWN))
+
+
+def _engine(connection: StreamConnection) -> Managed:
+    return cast(Managed, connection.engine)
 
 
 def _answers_elsewhere(flow: Flow) -> bool:

@@ -104,6 +104,11 @@ class Managed(Negotiation):
         """Stanzas are acknowledged on this stream."""
         return self.counters is not None
 
+    @property
+    def owes(self) -> bool:
+        """Some of what came on this stream is not in safe hands yet."""
+        return self.counters is not None and self.received > self.counters.began + self.counters.handled
+
     def manage(self) -> None:
         """Count from here on."""
         self.counters = Counters(self.received)
