@@ -47,9 +47,9 @@ def main(job: dict[str, Any]) -> None:
     streams = []
     for domain, chain, key in job["peers"]:
         stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
-        streams.append((stream, message(domain, job["to"])))
-        warm = streams[-1][1].replace(b"ab7f-00012", b"warm-%d" % time.time_ns())
-        stream.send((ENABLE if job.get("managed") else b"") + warm)
+        # an id of this run's: what came before a stream was lost is not to be taken for sent again
+        streams.append((stream, message(domain, job["to"]).replace(b"ab7f-00012", b"%010d" % (time.time_ns() % 10**10))))
+        stream.send((ENABLE if job.get("managed") else b"") + streams[-1][1])
     print("ready", flush=True)
     sys.stdin.readline()
     share = job["count"] // len(streams)
