@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from interop import admitted, direct, matrix, outward, peculiar, refused, through, trust_cases, trust_dane, trust_posh
+from interop import (
+    admitted,
+    direct,
+    matrix,
+    outward,
+    peculiar,
+    refused,
+    through,
+    transports,
+    trust_cases,
+    trust_dane,
+    trust_posh,
+)
 from interop.launch import START
 
 STAGES = [
@@ -18,6 +30,7 @@ STAGES = [
     refused.stage,
     admitted.stage,
     outward.stage,
+    transports.stage, transports.announced,
     trust_dane.stage,
     trust_posh.stage,
     trust_cases.stage,

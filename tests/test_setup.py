@@ -66,7 +66,7 @@ class ProsodyTests(SetupTestCase):
     def test_onions(self) -> None:
         """Where there are peers under .onion, libunbound is told to ask for them (the view answers, nobody else hears of it)."""
         lines = self.settings("prosody", BACKEND + VIEW + '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n')
-        self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353"; ["local-zone:"] = "onion. transparent"; }', lines)
+        self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353"; options = { ["local-zone:"] = "onion. transparent" } }', lines)
 
     def test_localhost(self) -> None:
         """Prosody listens on addresses, not names."""

@@ -98,7 +98,8 @@ def _backend(config: Config, local: Domain | None) -> Backend:
 def _prosody(leg: Leg) -> str:
     secure = leg.tls != "never"
     view = _quoted(f"{leg.resolver.host}@{leg.resolver.port}")
-    onions = '; ["local-zone:"] = "onion. transparent";' if leg.onions else ""  # libunbound itself denies that there are any
+    # libunbound itself denies that there is anything under .onion
+    onions = '; options = { ["local-zone:"] = "onion. transparent" }' if leg.onions else ""
     return f"""\
 -- Prosody behind s2sgw, for {leg.names}.
 -- These lines go into the global section of prosody.cfg.lua, before the first VirtualHost.
