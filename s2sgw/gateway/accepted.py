@@ -163,7 +163,8 @@ class AcceptedStream:
         return "inbound" if self.side.leg == "federation" else "outbound"
 
     def _account(self, connection: StreamConnection, ending: Ending) -> None:
-        sender, recipient = str(self.peer or ""), str(self.local or "")
+        peer, local = (self.peer, self.local) if self.peer is not None else self.engine.claimed
+        sender, recipient = str(peer or ""), str(local or "")
         pair = (sender, recipient)
         if self.methods or ending.in_order:
             self._record.standing(
