@@ -246,7 +246,8 @@ class Parts:
 
     @cached_property
     def judge(self) -> Judge:
-        posh = documents(self.config, self.reactor, self.resolver, self.material)
+        private = self.config.dns.private_addresses == "allow"
+        posh = documents(private, self.reactor, self.resolver, self.anchors)
         look_ups = LookUps(self.reactor, self.discovery, posh, self._relayed)
         return Judge(self.policies, self.proving, look_ups, self.book, lambda: datetime.now(UTC))
 

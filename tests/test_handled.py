@@ -82,6 +82,7 @@ class EntryReceiptTests(EntryTestCase):
 
 class FakeEngine:
     """Notes what was handled."""
+
     claimed = (None, None)
 
     def __init__(self) -> None:

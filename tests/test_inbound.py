@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.inbound import FederationInbound
+from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
@@ -16,7 +17,7 @@ from s2sgw.policy.peers import Peers
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import JudgementNeeded, Permission
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
@@ -24,6 +25,8 @@ SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
 
 class InboundTestCase(SynchronousTestCase):
     """A side whose look-ups and verdicts are the test's own."""
+
+    opinion = Verdict()
 
     def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationInbound:
         self.peers = Peers({"default": PeerObject(**policy)})
@@ -34,11 +37,14 @@ class InboundTestCase(SynchronousTestCase):
             self.asked.append(route)
             return found
 
-        async def verdict(connection: object, peer: Domain, role: str) -> Verdict:
+        async def verdict(connection: object, question: JudgementNeeded, role: str) -> Verdict:
             return Verdict(external=True, proven_by="pkix", reasons=("fine",))
 
+        async def opinion(connection: object, peer: Domain, role: str) -> Verdict:
+            return self.opinion
+
         return FederationInbound(
-            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict),  # type: ignore[arg-type]
+            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
             None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
         )
 
@@ -118,3 +124,63 @@ class JudgementTests(InboundTestCase):
         """Where there is a route, its address is the one that must match."""
         self.judged(self.made(resolve="address-match", route="192.0.2.9"))
         self.assertEqual(["192.0.2.9:5269"], self.asked)
+
+
+class ReconsiderTests(InboundTestCase):
+    """What the policy of now makes of a stream that is open."""
+
+    opinion = Verdict(external=True)
+
+    def reconsidered(self, method: str = "EXTERNAL", address: str = "192.0.2.1:40000", **made: Any) -> Cause | None:
+        side = self.made(**made)
+        asked = side.reconsider(SimpleNamespace(peer_address=address), Pair(PEER, OURS), method)  # type: ignore[arg-type]
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked))
+        return refusal.ending.cause if refusal else None
+
+    def test_by_method(self) -> None:
+        """Each method as far as the verdict still lets it prove the peer; one that the verdict does not speak of goes on."""
+        self.opinion = Verdict(external=True, dialback=False)
+        self.assertEqual([None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in ("EXTERNAL", "dialback", "SCRAM-SHA-256")])
+        self.opinion = Verdict(external=False, dialback=True)
+        self.assertEqual([Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in ("EXTERNAL", "dialback")])
+
+    def test_refused(self) -> None:
+        """The verdict's own ending is the reason."""
+        self.opinion = Verdict(ending=Ending(Cause.TLS_TOO_OLD))
+        self.assertEqual(Cause.TLS_TOO_OLD, self.reconsidered())
+
+    def test_barred(self) -> None:
+        """Who is not allowed is refused before anything is asked, and where nothing is proven yet it is all that is."""
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(allow=False))
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered("", allow=False))
+        self.opinion = Verdict(ending=Ending(Cause.NOT_PROVEN))
+        self.assertIsNone(self.reconsidered(""))
+
+    def test_address(self) -> None:
+        """`address-match` holds for open streams too; a look-up that fails just now refuses nobody."""
+        self.assertEqual(Cause.ADDRESS_MISMATCH, self.reconsidered(address="192.0.2.2:1", resolve="address-match"))
+        self.assertIsNone(self.reconsidered(resolve="address-match"))
+        unreachable = Resolution(PEER, (), Ending(Cause.DNS_UNREACHABLE))
+        self.assertIsNone(self.reconsidered(address="192.0.2.2:1", resolve="address-match", resolution=unreachable))
+
+
+class OutboundReconsiderTests(SynchronousTestCase):
+    """The same for a stream of ours."""
+
+    def reconsidered(self, verdict: Verdict, **policy: Any) -> Cause | None:
+        peers = Peers({"default": PeerObject(**policy)})
+
+        async def opinion(connection: object, peer: Domain, role: str, target: Target) -> Verdict:
+            self.assertEqual((PEER, "receiving", SERVER), (peer, role, target))
+            return verdict
+
+        side: Any = SimpleNamespace(peers=peers, judge_of=SimpleNamespace(opinion=opinion))
+        asked = FederationOutbound.reconsider(side, None, Pair(OURS, PEER), SERVER)  # type: ignore[arg-type]
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked))
+        return refusal.ending.cause if refusal else None
+
+    def test_reconsidered(self) -> None:
+        """Barred, refused by the verdict, or neither."""
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
+        self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
+        self.assertIsNone(self.reconsidered(Verdict(external=True)))

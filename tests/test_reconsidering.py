@@ -112,7 +112,7 @@ class ReconsiderationTests(SynchronousTestCase):
         flow = self.lanes.flow(Pair(HERE, peer))
         connection = Connection()
         assert isinstance(flow.hop, Courier)
-        flow.hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)  # type: ignore[assignment]
+        flow.hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)
         return connection
 
     async def inbound(self, connection: Any, pair: Pair, method: str) -> Refusal | None:

@@ -11,23 +11,19 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
-from s2sgw.config import Config
 from s2sgw.gateway.denial import FETCH_SECONDS, LIST_BYTES, Unreadable
 from s2sgw.gateway.documents import Documents
-from s2sgw.gateway.material import Material
 from s2sgw.net.addresses import is_address, is_public
 from s2sgw.net.https import HTTPS, Unfetched
 from s2sgw.net.resolver import Resolver
-from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.anchors import Anchors, encoded
 
 
-def documents(config: Config, reactor: Any, resolver: Resolver, material: Material) -> Documents:
-    """The POSH documents of one configuration."""
-    policy = PeerPolicy(trust_anchors=config.tls.trust_anchors)
+def documents(private: bool, reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> Documents:
+    """POSH documents, from addresses that are public, or any where `private` says so."""
     trust = TrustRoot()
-    resolve = partial(addresses, resolver, config.dns.private_addresses == "allow")
-    return Documents(reactor, HTTPS(reactor, resolve, lambda: trust.of(material.anchors(policy))).get)
+    resolve = partial(addresses, resolver, private)
+    return Documents(reactor, HTTPS(reactor, resolve, lambda: trust.of(anchors())).get)
 
 
 def lists(reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> Callable[[str], Awaitable[bytes]]:
