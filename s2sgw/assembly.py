@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -61,7 +62,7 @@ from s2sgw.operate.trust_verbs import trust_verbs
 from s2sgw.operate.views import GatewayViews
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import Peers
-from s2sgw.queue.lane import Holds
+from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
 from s2sgw.queue.spool import Spool
@@ -172,6 +173,8 @@ class Parts:
 
     def _carried_back(self, stream: OutgoingStream) -> Incoming:
         """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
+        address = stream.connection.peer_address
+        self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, method="bidi", address=address)
         return Incoming(
             self.entrance, stream.connection, stream.engine, stream.side.leg, lambda pair: self.outbound.admit(pair.inverse),
             lambda: [stream.pair.recipient],
@@ -220,7 +223,11 @@ class Parts:
 
     @cached_property
     def views(self) -> GatewayViews:
-        return GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started)
+        return GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started, self._without)
+
+    def _without(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
+        """Peers alone: a server of ours is no news here."""
+        return ((name, extras) for name, extras in self.manners.without() if not self.is_local(Domain.parse(name)))
 
     @cached_property
     def audit(self) -> Audit:

@@ -21,7 +21,7 @@ from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.record import Record
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.queue.lane import Holds
+from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import PairProven, PairRefused, Permission

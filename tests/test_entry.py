@@ -18,7 +18,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Leg, Record
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
-from s2sgw.queue.lane import Holds
+from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair

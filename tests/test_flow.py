@@ -14,7 +14,7 @@ from s2sgw.gateway.flow import CHUNK, Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Record
-from s2sgw.queue.lane import Holds, Receipt
+from s2sgw.queue.held import Holds, Receipt
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.spool import Aside, LaneSummary, Spooled
 from s2sgw.xmpp.ending import Cause

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.queue.lane import OVERHEAD, Budget, Held, Holds, Lane, Piece, Receipt
+from s2sgw.queue.held import OVERHEAD, Budget, Held, Holds, Piece, Receipt
+from s2sgw.queue.lane import Lane
 from s2sgw.queue.schedule import BackOff
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza

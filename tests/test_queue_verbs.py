@@ -14,7 +14,7 @@ from s2sgw.gateway.withheld import Target, TooManyHolds, Withheld
 from s2sgw.operate.admin import Refusal
 from s2sgw.operate.audit import Audit
 from s2sgw.operate.queue_verbs import QueueVerbs
-from s2sgw.queue.lane import Held
+from s2sgw.queue.held import Held
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.test_flow import HERE, OUT, THERE, WINDOW, World, ids, stanza

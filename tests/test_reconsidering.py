@@ -20,7 +20,7 @@ from s2sgw.gateway.record import Record
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
-from s2sgw.queue.lane import Holds
+from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import Refusal

@@ -20,7 +20,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Direction, Leg, Record
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.filters import Refused
-from s2sgw.queue.lane import Receipt
+from s2sgw.queue.held import Receipt
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza

@@ -13,7 +13,8 @@ from s2sgw.gateway.answers import Answers
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.delay import stamped
-from s2sgw.queue.lane import Held, Lane, Piece, Receipt
+from s2sgw.queue.held import Held, Piece, Receipt
+from s2sgw.queue.lane import Lane
 from s2sgw.queue.presence import Newest
 from s2sgw.queue.spool import Spooled
 from s2sgw.xmpp.ending import Cause

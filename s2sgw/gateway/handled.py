@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from s2sgw.queue.lane import Receipt
+from s2sgw.queue.held import Receipt
 
 
 class HandledStanzas:

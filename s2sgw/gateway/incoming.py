@@ -10,7 +10,7 @@ from s2sgw.gateway.entry import Entrance, Entry
 from s2sgw.gateway.handled import HandledStanzas
 from s2sgw.gateway.record import Direction, Leg
 from s2sgw.net.connection import StreamConnection
-from s2sgw.queue.lane import Receipt
+from s2sgw.queue.held import Receipt
 from s2sgw.stream.events import Event
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair

@@ -13,7 +13,8 @@ from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.record import Direction, Record
 from s2sgw.gateway.withheld import Withheld
 from s2sgw.queue.bounce import bounce
-from s2sgw.queue.lane import Budget, Holds, Lane
+from s2sgw.queue.held import Budget, Holds
+from s2sgw.queue.lane import Lane
 from s2sgw.queue.spool import LaneSummary, Spool, Spooled
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from s2sgw.gateway.flow import Flow
-from s2sgw.queue.lane import Held
+from s2sgw.queue.held import Held
 from s2sgw.queue.spool import Spooled
 from s2sgw.xmpp.ending import Cause
 

@@ -16,7 +16,7 @@ from s2sgw.gateway.withheld import Target, TooManyHolds
 from s2sgw.operate.admin import Arguments, Refusal, Verb
 from s2sgw.operate.audit import Audit
 from s2sgw.operate.verbs import limit_asked, peer_asked
-from s2sgw.queue.lane import Held
+from s2sgw.queue.held import Held
 from s2sgw.queue.spool import Aside, LaneSummary, Spooled
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.stanza import Stanza

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2sgw.queue.lane import Held
+from s2sgw.queue.held import Held
 from s2sgw.xmpp.namespaces import MUC, MUC_USER
 from s2sgw.xmpp.stanza import Stanza
 
