@@ -173,8 +173,8 @@ class Parts:
 
     def _carried_back(self, stream: OutgoingStream) -> Incoming:
         """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
-        address = stream.connection.peer_address
-        self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, method="bidi", address=address)
+        facts = {"method": "bidi", "address": stream.connection.peer_address}
+        self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return Incoming(
             self.entrance, stream.connection, stream.engine, stream.side.leg, lambda pair: self.outbound.admit(pair.inverse),
             lambda: [stream.pair.recipient],

@@ -99,6 +99,13 @@ class KeepingTests(SynchronousTestCase):
         self.pass_time(SLOTS * TICK)
         self.assertEqual(len(self.keeper), 0)
 
+    def test_both_ways(self) -> None:
+        """A stream that carries stanzas both ways (XEP-0288) is not closed while the other side uses it."""
+        solo = self.kept()
+        solo.engine.bidi = True  # type: ignore[attr-defined]
+        self.pass_time(BOUNDS.unused * 2)
+        self.assertIsNone(solo.ending)
+
     def test_silent(self) -> None:
         """R37: a stream of theirs is closed after an hour without a byte; theirs is the choice before."""
         solo = self.kept("receiving")

@@ -103,8 +103,8 @@ class Keeper:
         return None
 
     def _useful_until(self, connection: StreamConnection) -> float:
-        """Who sends on a stream closes it first, so that nothing is lost on its way."""
-        if connection.role == "initiating":
+        """Who alone sends on a stream closes it first, so that nothing is lost on its way."""
+        if connection.role == "initiating" and not getattr(connection.engine, "bidi", False):
             return connection.last_sent + self._bounds.unused
         return max(connection.last_received, connection.last_sent) + self._bounds.silent
 

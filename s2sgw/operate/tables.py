@@ -100,6 +100,7 @@ PEERS = (
     Column("waiting", field("waiting"), True),
     Column("refusals", field("refusals"), True),
     Column("last refusal", lambda row: _last(row["last_refusal"])),
+    Column("left out", lambda row: ", ".join(row["without"]) or "-"),
 )
 CERTIFICATES = (
     Column("domain", field("domain")),

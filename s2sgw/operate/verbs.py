@@ -100,6 +100,8 @@ class Views:
     lanes: Callable[[], Iterable[LaneRow]]
     refusals: Callable[[], Iterable[RefusalRow]]  # oldest first
     certificates: Callable[[], Iterable[CertificateRow]]
+    #: peers that an extension broke, with what is left out there
+    without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple
 
 
 def verbs(views: Views) -> dict[str, Verb]:
@@ -130,11 +132,16 @@ def peers(views: Views) -> list[dict[str, Any]]:
         row = _peer(rows, refusal["peer"])
         row["refusals"] += 1
         row["last_refusal"] = {"at": refusal["at"], "layer": refusal["layer"], "cause": refusal["cause"]}
+    for peer, extensions in views.without():
+        _peer(rows, peer)["without"] = list(extensions)
     return sorted(rows.values(), key=lambda row: str(row["peer"]))
 
 
 def _peer(rows: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    empty = {"peer": name, "inbound": 0, "outbound": 0, "methods": [], "waiting": 0, "refusals": 0, "last_refusal": None}
+    empty = {
+        "peer": name, "inbound": 0, "outbound": 0, "methods": [], "waiting": 0, "refusals": 0, "last_refusal": None,
+        "without": [],
+    }
     return rows.setdefault(name, empty)
 
 

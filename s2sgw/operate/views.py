@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from s2sgw import __version__
@@ -26,7 +26,7 @@ class GatewayViews:
 
     def __init__(
         self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record,
-        certificates: CertificateDirectory, started: float,
+        certificates: CertificateDirectory, started: float, without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
     ) -> None:
         self._config = config
         self._lanes = lanes
@@ -34,9 +34,10 @@ class GatewayViews:
         self._record = record
         self._certificates = certificates
         self._started = started
+        self._without = without
 
     def views(self) -> Views:
-        return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates)
+        return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates, self._without)
 
     def sources(self) -> Sources:
         """What the metrics read."""
