@@ -71,13 +71,17 @@ class Front:
 @asynccontextmanager
 async def world(
     lab: Lab, behind: str, outside: str, changes: Changes = None, *, xmpp_addr: bool = True, encrypted: bool = True,
+    start: Callable[[Site], Server] | None = None,
 ) -> AsyncIterator[World]:
-    """`behind` and `outside` are kinds of server; for the rest see `Front`. `changes` may be made from the authority."""
+    """`behind` and `outside` are kinds of server; for the rest see `Front`. `changes` may be made from the authority.
+
+    `start` starts the server outside in another way than its kind's own.
+    """
     dns, authority, door = nameserver(lab), Authority(lab.directory("authority")), gateway(lab, INSIDE)
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))
     dns.serve(INSIDE, door.port)
     dns.start()
-    far = START[outside](Site(
+    far = (start or START[outside])(Site(
         lab, OUTSIDE, dns.port, authority.file, authority.for_domain(OUTSIDE), dialback_only=outside == "jabberd2",
     ))
     dns.serve(OUTSIDE, far.s2s_port)
