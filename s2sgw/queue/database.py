@@ -66,7 +66,8 @@ def open_database(
         return _opened(path, durability, migrations)
     except (sqlite3.Error, _Strange, OSError) as error:
         if not isinstance(error, _Strange) and not is_damage(error):
-            in_use = "; another gateway runs with this state" if code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) else ""
+            busy = code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            in_use = "; another gateway runs with this state" if busy else ""
             raise SpoolBroken(f"{path} cannot be opened: {error}{in_use}") from None
         why = str(error)
     set_aside(path, why, report)
