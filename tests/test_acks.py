@@ -68,6 +68,14 @@ class PingTests(SynchronousTestCase):
         self.receipts.crowded()
         self.assertEqual(self.acknowledged, [5, 0])
 
+    def test_crowded_with_nothing_written(self) -> None:
+        """Where nothing was written there is nothing to count as passed on: a crowded lane would ask again for ever."""
+        self.receipts.crowded()
+        self.receipts.behind(3)
+        self.receipts.crowded()
+        self.receipts.crowded()
+        self.assertEqual(self.acknowledged, [3])
+
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
         self.receipts.behind(3)

@@ -181,8 +181,9 @@ class PingReceipts:
 
     def crowded(self) -> None:
         """A server that may be one that never answers holds nobody up: what was written counts as passed on."""
-        if not self._answers:
-            everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
+        everything = self._covered + self._uncovered
+        if everything and not self._answers:
+            self._covered = self._uncovered = 0
             self._acknowledged(everything)
 
     def stop(self) -> None:
