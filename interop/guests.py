@@ -20,8 +20,8 @@ KNOWN = (
     "friend", "other", "xaddr", "srvid", "dns", "sub.wild", "wild", "commonname", "untrusted", "mismatch", "expired",
     "selfish", "before", "after", "client-only", "server-only", "email-only",
 )
-#: A domain whose zone cannot be asked (SERVFAIL).
-BROKEN = "broken.example"
+#: A domain whose zone is answered with SERVFAIL, and one about which questions are not answered.
+BROKEN, SILENT = "broken.example", "silent.example"
 NOWHERE = "nowhere.example"
 _NOTHING_LISTENS = 1
 #: Seconds in which something that must not arrive would have arrived.
@@ -91,6 +91,7 @@ async def door(lab: Lab) -> AsyncIterator[Door]:
         for name in KNOWN:
             made.dns.serve(f"{name}.example", _NOTHING_LISTENS)
         made.dns.broken.append(f"{BROKEN}.")
+        made.dns.silent.append(f"{SILENT}.")
         made.dns.reload()
     async with world(lab, "prosody", "prosody", {"queue": {"hold": "3s", "iq_hold": "3s"}}) as made:
         await asyncio.to_thread(names, made)

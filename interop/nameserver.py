@@ -36,10 +36,19 @@ remote-control:
 {broken}
 """
 
+#: A zone whose primary cannot be reached, so that it was never loaded: SERVFAIL at once.
+_UNLOADED = """\
+auth-zone:
+    name: "{zone}"
+    primary: 127.0.0.1@1
+    fallback-enabled: no
+    for-upstream: yes
+"""
+
 
 @dataclass
 class Nameserver:
-    """Records may be added at any time; `reload` makes them seen. `broken` zones answer SERVFAIL."""
+    """Records may be added at any time; `reload` makes them seen. `broken` zones answer SERVFAIL, `silent` ones nothing."""
 
     lab: Lab
     port: int
@@ -47,6 +56,7 @@ class Nameserver:
     process: Process | None = None
     records: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -62,10 +72,9 @@ class Nameserver:
     def _write(self) -> Path:
         path = self.folder / "unbound.conf"
         records = "\n".join(f"    local-data: '{record}'" for record in self.records)
-        zones = "\n".join(f'    local-zone: "{zone}" transparent' for zone in self.broken)
-        broken = "\n".join(
-            f'forward-zone:\n    name: "{zone}"\n    forward-addr: 127.0.0.1@1\n' for zone in self.broken
-        )
+        kinds = [(zone, "transparent") for zone in self.broken] + [(zone, "deny") for zone in self.silent]
+        zones = "\n".join(f'    local-zone: "{zone}" {kind}' for zone, kind in kinds)
+        broken = "\n".join(_UNLOADED.format(zone=zone) for zone in self.broken)
         path.write_text(_CONFIG.format(folder=self.folder, port=self.port, records=f"{records}\n{zones}", broken=broken))
         return path
 

@@ -23,6 +23,8 @@ SERVER = "{jabber:server}"
 _ERRORS = "{urn:ietf:params:xml:ns:xmpp-streams}"
 STARTTLS = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 WAIT = 8.0
+#: Bytes of what was heard last that are kept.
+HEARD = 262_144
 
 
 class PeerError(Exception):
@@ -98,7 +100,7 @@ class Stream:
         if not data:
             self.lost = True
             return
-        self.heard += data
+        self.heard = (self.heard + data)[-HEARD:]
         self._parser.feed(data)
         for event, element in self._parser.read_events():
             self._seen(event, element)

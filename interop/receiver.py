@@ -29,14 +29,16 @@ class Receiver:
 
     def __init__(
         self, lab: Lab, domain: str, certificate: Certificate, anchors: str | None = None, *, external: bool = True,
-        answers: Callable[[Stream, ET.Element], None] | None = None,
+        answers: Callable[[Stream, ET.Element], None] | None = None, port: int = 0, opens: Callable[[], None] | None = None,
+        reads: Callable[[], object] | None = None,
     ) -> None:
+        """`opens` and `reads` may take their time: before a connection is answered, and before stanzas are read."""
         self.domain = domain
-        self.port = lab.port()
+        self.port = port or lab.port()
         self.stanzas: list[ET.Element] = []
         self.said: list[str] = []
         self.connections = 0
-        self._external, self._answers = external, answers
+        self._external, self._answers, self._opens, self._reads = external, answers, opens, reads
         self._context: ssl.SSLContext = server_context(certificate, anchors)
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=16)
         threading.Thread(target=self._serve, daemon=True).start()
@@ -46,12 +48,16 @@ class Receiver:
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
+                if self._opens is not None:
+                    self._opens()
                 threading.Thread(target=self._converse, args=(Stream(connection),), daemon=True).start()
 
     def _converse(self, stream: Stream) -> None:
         try:
             with contextlib.suppress(PeerError, OSError, ET.ParseError):
                 self._negotiate(stream)
+                if self._reads is not None:
+                    self._reads()
                 while (element := stream.next(600.0)) is not None:
                     self._heard(stream, element)
                 stream.send("</stream:stream>")
