@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -225,7 +226,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual([0, 0, 1, 1], [len(self.memory.of(Domain.parse(f"p{number}.example"))) for number in range(4)])
 
 
-EVIDENCE = Evidence(
+EVIDENCE: Any = Evidence(
     PEER, "receiving", AT, (OLD.der,), "TLSv1.3", "TLS_AES_256_GCM_SHA384", "192.0.2.1:5269", "host.example", True,
     (TLSALookup("host.example", (TLSA(3, 1, 1, b"\1" * 32),), True, True, ""),),
     POSHLookup(({"sha-256": b"\2" * 32},), AT + timedelta(hours=1), ""),
@@ -252,7 +253,7 @@ class HandshakesTests(SynchronousTestCase):
     def test_again(self):
         """What says nothing new is counted; another verdict or certificate is kept beside it."""
         self.judged(0)
-        self.judged(5, address="192.0.2.1:6000")
+        self.judged(5, address="192.0.2.1:6000", posh=replace(EVIDENCE.posh, expires=AT + timedelta(hours=2)))
         [found] = self.handshakes.list(PEER)
         self.assertEqual((2, NOW, NOW + 5, "192.0.2.1:6000"), (found.times, found.first, found.last, found.evidence.address))
         self.assertEqual({"accepted": True, "proven_by": "dane", "external": True, "dialback": True, "cause": None}, found.outcome)

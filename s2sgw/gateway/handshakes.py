@@ -70,7 +70,8 @@ class Handshakes:
     def judged(self, evidence: Evidence, local: Domain, verdict: Verdict) -> None:
         """One more was judged."""
         written, outcome = evidence_json(evidence), json.dumps(outcome_of(verdict))
-        same = [evidence.domain.ascii, evidence.role, local.ascii, written | {"at": 0, "address": "", "cipher": ""}, outcome]
+        passing = {"at": 0, "address": "", "cipher": "", "posh": written["posh"] and {**written["posh"], "expires": 0}}
+        same = [evidence.domain.ascii, evidence.role, local.ascii, written | passing, outcome]
         digest = hashlib.sha256(json.dumps(same).encode()).digest()
         at, domain = evidence.at.timestamp(), evidence.domain.ascii
         self._store.note(
