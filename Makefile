@@ -5,7 +5,8 @@
 #   make test       the tests            make lint     ruff and mypy
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
-#   make bench      stanzas a second, beside Prosody and ejabberd
+#   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool
+#   make crash      the gateway under load, killed again and again: what became of every stanza (CYCLES=200)
 #   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
@@ -16,6 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= examples/echo.toml
 FUZZ_EXAMPLES ?= 20000
+CYCLES ?= 200
 TESTS ?= tests
 INTEROP ?=
 
@@ -26,10 +28,10 @@ CERTS := certs/ca/ca.crt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench fuzz certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench crash fuzz certs clean setup
 
 help:
-	@sed -n '3,14s/^# \{0,3\}//p' Makefile
+	@sed -n '3,15s/^# \{0,3\}//p' Makefile
 
 # The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
 $(BIN)/python:
@@ -107,6 +109,10 @@ interop: $(DEV)
 
 bench: $(DEV)
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.size
+
+crash: $(DEV)
+	@$(BIN)/python -m crash --cycles $(CYCLES)
 
 fuzz: $(DEV)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz
