@@ -2,7 +2,8 @@
 
 Three measurements: how fast the spool takes them, what a gateway that holds them needs (memory; time to its first delivery),
 and how fast it delivers them once the peers are there. One sink plays all the peers: TLS with a certificate for
-`*.peers.example`, EXTERNAL, XEP-0198. `--peers 10` shows the same with few streams to open; the handshakes of 10,000 cost more than the stanzas.
+`*.peers.example`, EXTERNAL, XEP-0198. `--peers 10` shows the same with few streams to open; the handshakes of 10,000 cost more
+than the stanzas.
 """
 
 from __future__ import annotations
