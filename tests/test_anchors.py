@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from s2sgw.gateway.state import read_anchors
 from s2sgw.trust.anchors import NAME_CHARACTERS, Anchors, called, load, self_signed, subject, unarmoured
 from tests.certificates import Authority, certify, leaf_for, new_key, resigned, shared_issuer, shared_root
 from tests.certificates import self_signed as make_self_signed
@@ -31,6 +32,18 @@ class AnchorsTests(SynchronousTestCase):
         self.assertEqual([shared_issuer().certificate], list(found.certificates))
         self.assertEqual(3, len(found.complaints))
         self.assertIn("certificate 1 cannot be read", found.complaints[0])
+
+    def test_files(self):
+        """A file or a directory without any certificate, such as a key, is complained of."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.assertEqual((f"{folder} holds no certificate",), read_anchors(str(folder)).complaints)
+        key = folder / "a.key"
+        key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----\n")
+        self.assertEqual((f"{key} holds no certificate",), read_anchors(str(key)).complaints)
+        (folder / "a.crt").write_bytes(shared_root().pem)
+        found = read_anchors(str(folder))
+        self.assertEqual(((shared_root().certificate,), ()), (found.certificates, found.complaints))
 
     def test_none(self):
         """There may be no anchors at all."""

@@ -192,6 +192,30 @@ class ComplaintTests(ConfigTestCase):
             self.with_gateway('[log]\nlevel = "loud"\n[backend]\ndomains = ["chat.net"]\n'),
         )
 
+    def test_files_beside_faults(self) -> None:
+        """A fault in a section hides no missing file that the section names, and no key is complained of twice."""
+        text = (
+            '[gateway]\ndomains = ["example.org", ""]\nstate = "taken"\n'  # 1-3
+            '[tls]\ncertificates = 5\nminimum = "1.1"\ntrust_anchors = "ca.pem"\n'  # 4-7
+            '[peers.default]\ncrl = "revoked"\nlimits = { streams = 0, stanzas_per_second = -1 }\n'  # 8-10
+            '[peers."bad peer"]\ncrl = "others"\n'  # 11, 12
+        )
+        (self.folder / "taken").touch()
+        self.assertEqual(
+            [
+                "line 2: gateway.domains[1]: the domainpart is empty",
+                "line 3: gateway.state: taken is not a directory",
+                "line 5: tls.certificates: must be a path as a string",
+                'line 6: tls.minimum: must be "1.2" or "1.3", not "1.1"',
+                "line 7: tls.trust_anchors: ca.pem does not exist",
+                "line 9: peers.default.crl: revoked does not exist",
+                "line 10: peers.default.limits.stanzas_per_second.total: must be at least 0, not -1",
+                "line 10: peers.default.limits.streams: must be at least 1, not 0",
+                'line 11: peers."bad peer": the domainpart is no domain name: labels are 1-63 letters, digits and hyphens',
+            ],
+            self.complaints(text),
+        )
+
     def test_required(self) -> None:
         """The domains are required; the complaint has no line where there is none."""
         self.assertEqual(["gateway.domains: is missing"], self.complaints(""))
@@ -331,6 +355,20 @@ class AgreementTests(ConfigTestCase):
         self.assertEqual(
             ["line 4: backend.forward: means nothing without dns_view", "line 5: backend.target: means nothing without dns_view"],
             self.with_gateway('[backend]\nforward = ["192.0.2.1"]\ntarget = "here."\n'),
+        )
+
+    def test_impossible_ports(self) -> None:
+        """A port that cannot be opened is told before any other is."""
+        self.assertEqual(
+            [
+                "line 4: listen[0].endpoint: has no port from 0 to 65535 (tcp:99999)",
+                "line 6: backend.listen: has no port from 0 to 65535 (tcp:-1:interface=127.0.0.1)",
+                "line 8: console.listen: has no port from 0 to 65535 (tcp:65536)",
+            ],
+            self.with_gateway(
+                '[[listen]]\nendpoint = "tcp:99999"\n[backend]\nlisten = "tcp:-1:interface=127.0.0.1"\n'
+                '[console]\nlisten = "tcp:65536"\n'
+            ),
         )
 
     def test_shared_listeners(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,18 @@ def disagreements(
     sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[str]
 ) -> list[Complaint]:
     """All complaints that more than one key is needed for. A check whose sections are not all sound is left out."""
-    known = {**sections, "system": system_nameservers, "tree": tree}
+    return _complaints(CHECKS, {**sections, "system": system_nameservers, "tree": tree})
+
+
+def unusable_files(sections: Mapping[str, Any]) -> list[Complaint]:
+    """All complaints about files and directories that the sections name."""
+    return _complaints(FILES, sections)
+
+
+def _complaints(checks: Iterable[tuple[Any, ...]], known: Mapping[str, Any]) -> list[Complaint]:
     return [
         complaint
-        for check, *needs in CHECKS
+        for check, *needs in checks
         if all(name in known for name in needs)
         for complaint in check(*(known[name] for name in needs))
     ]
@@ -78,11 +86,18 @@ def view_keys(backends: tuple[Backend, ...]) -> Complaints:
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
+def impossible_ports(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
+    """Twisted takes any number for a port, until it is to be opened."""
+    for path, endpoint in _listeners(listen, backends) + _pages(console):
+        place = tcp_place(endpoint)
+        if place is not None and not 0 <= place[1] <= 65535:
+            yield Complaint(path, f"has no port from 0 to 65535 ({endpoint})")
+
+
 def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
     """No two listeners on one endpoint."""
     taken: list[tuple[KeyPath, str]] = []
-    pages: list[tuple[KeyPath, str]] = [] if console.listen is None else [(("console", "listen"), console.listen)]
-    for path, endpoint in _listeners(listen, backends) + pages:
+    for path, endpoint in _listeners(listen, backends) + _pages(console):
         for other, theirs in taken:
             if _collide(endpoint, theirs):
                 yield Complaint(path, f"listens where {show(other)} listens already ({theirs})")
@@ -119,6 +134,10 @@ def _listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> l
     outer: list[tuple[KeyPath, str]] = [(("listen", index, "endpoint"), each.endpoint) for index, each in enumerate(listen)]
     inner = [(("backend", index, "listen"), each.listen) for index, each in enumerate(backends) if each.kind == "s2s"]
     return [*outer, *inner]
+
+
+def _pages(console: Console) -> list[tuple[KeyPath, str]]:
+    return [] if console.listen is None else [(("console", "listen"), console.listen)]
 
 
 def _collide(one: str, other: str) -> bool:
@@ -276,6 +295,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (backend_domains, "gateway", "backend"),
     (echo_keys, "backend"),
     (view_keys, "backend"),
+    (impossible_ports, "listen", "backend", "console"),
     (shared_listeners, "listen", "backend", "console"),
     (proxies, "listen"),
     (shared_views, "backend"),
@@ -286,6 +306,8 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (repeated_peers, "peers", "tree"),
     (repeated_answers, "dns", "tree"),
     (unread_pins, "peers"),
+)
+FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),
     (tls_files, "tls"),
     (peer_files, "peers"),

@@ -1,20 +1,22 @@
 """From a TOML file to a `Config`, or to everything that is wrong with it at once.
 
 Each section is validated by itself, so that a fault in one does not hide those of another; what goes across sections is
-checked where the sections that it needs are sound.
+checked where the sections that it needs are sound, the files that one names also where only other keys of it are at fault.
 """
 
 from __future__ import annotations
 
+import copy
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from s2sgw.config.agreement import disagreements
+from s2sgw.config.agreement import disagreements, unusable_files
 from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
 from s2sgw.config.later import KEYS as LATER_KEYS
 from s2sgw.config.later import refuse
@@ -75,10 +77,12 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
         tree[name] = [tree[name]]
     complaints = refuse(tree) + _unknown_sections(tree)
     sections: dict[str, Any] = {}
+    curtailed: dict[str, Any] = {}
     for name in SECTIONS:
-        complaints += _validate(name, tree, path.parent, sections)
+        complaints += _validate(name, tree, path.parent, sections, curtailed)
     nameservers = _system(system_nameservers)
     complaints += disagreements(sections, tree, nameservers)
+    complaints += _untold(unusable_files({**curtailed, **sections}), complaints)
     if complaints:
         unwrapped = [_unwrap(each, single) for each in complaints]
         raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)])
@@ -92,15 +96,47 @@ def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
     return [Complaint((name,), f"there is no such section; {meant(name, known)}") for name in tree if name not in SECTIONS]
 
 
-def _validate(name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any]) -> list[Complaint]:
-    """Puts the section, where it is sound, into `sections`."""
-    empty: Any = [{}] if name in REPEATED else {}
+def _validate(
+    name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any]
+) -> list[Complaint]:
+    """Puts the section, where it is sound, into `sections`; else what is left of it without its faults into `curtailed`."""
+    validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
+    written: Any = tree.get(name, [{}] if name in REPEATED else {})
     try:
-        sections[name] = TypeAdapter(SECTIONS[name]).validate_python(tree.get(name, empty), context={"folder": folder})
+        sections[name] = validate(written)
     except ValidationError as error:
         found = error.errors(include_url=False)
+        with suppress(ValidationError):
+            curtailed[name] = validate(_without(written, [each["loc"] for each in found]))
         return [Complaint(_path(name, each["loc"]), translate(each, _known(name, each["loc"]))) for each in found]
     return []
+
+
+def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of the section that lacks what stands there."""
+    left = copy.deepcopy(written)
+    for location in reversed(dict.fromkeys(locations)):
+        _drop(left, location)
+    return left
+
+
+def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
+    """Takes out what stands at `location`, or the nearest around it; False: there is nothing."""
+    if not location or not isinstance(tree, dict | list):
+        return False
+    try:
+        inner = tree[location[0]]  # type: ignore[index]
+    except (LookupError, TypeError):
+        return False
+    if not _drop(inner, location[1:]):
+        del tree[location[0]]  # type: ignore[arg-type]
+    return True
+
+
+def _untold(more: Iterable[Complaint], told: Sequence[Complaint]) -> list[Complaint]:
+    """Those about keys of which nothing is said yet."""
+    keys = {complaint.path for complaint in told}
+    return [each for each in more if not any(each.path[:length] in keys for length in range(1, len(each.path) + 1))]
 
 
 def _path(name: str, location: tuple[int | str, ...]) -> KeyPath:

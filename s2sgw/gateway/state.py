@@ -17,7 +17,8 @@ def read_anchors(source: str) -> Anchors:
     """Trust anchors: "system", a PEM file, or a directory of such."""
     path = Path(source) if source != "system" else Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    return Anchors.parse(*(each.read_bytes() for each in files))
+    anchors = Anchors.parse(*(each.read_bytes() for each in files))
+    return anchors if anchors or anchors.complaints else Anchors(complaints=[f"{path} holds no certificate"])
 
 
 def prepare_state(state: Path) -> Path:
