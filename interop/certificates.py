@@ -129,6 +129,17 @@ class Authority:
         keyfile.write_bytes(_pem(key))
         return Certificate(chain, keyfile)
 
+    def revoke(self, file: Path, *certificates: Certificate) -> None:
+        """Write a revocation list with these on it."""
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        until = now + datetime.timedelta(days=1)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now).next_update(until)
+        for each in certificates:
+            serial = x509.load_pem_x509_certificate(each.chain.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(entry)
+        file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
     def for_domain(self, domain: str) -> Certificate:
         """What a public CA would give today, but with both usages: dNSName only."""
         return self.issue(Names(dns=(domain,), common=domain))

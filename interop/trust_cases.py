@@ -14,12 +14,13 @@ from interop.scenario import Stage, check, expect, step
 from interop.trust_world import INSIDE, Trusting, trusting
 from interop.trust_zone import PLAIN, signed_dns
 
-ASK, FIRST, SECOND, LOST = (f"{name}.{PLAIN}" for name in ("ask", "first", "second", "lost"))
+ASK, FIRST, LOST, REVOKED, OWN = (f"{name}.{PLAIN}" for name in ("ask", "first", "lost", "revoked", "own"))
 POLICIES = {
     ASK: {"unknown_issuer": "ask"},
     FIRST: {"unknown_issuer": "trust-first-use"},
-    SECOND: {"unknown_issuer": "trust-first-use"},
     LOST: {"dialback": "with-tls", "lost_proof": "report"},
+    REVOKED: {"crl": "lab.crl"},
+    OWN: {"trust_anchors": "stranger.pem"},
 }
 
 
@@ -31,6 +32,8 @@ async def _built(lab: Lab) -> AsyncIterator[Trusting]:
             receiver = at.listen(domain, at.stranger.self_signed(domain))
             dns.peer(PLAIN, domain.partition(".")[0], receiver.port)
         dns.start()
+        at.authority.revoke(at.gateway.folder / "lab.crl")
+        (at.gateway.folder / "stranger.pem").write_bytes(at.stranger.file.read_bytes())
         at.configure(dns, {"peers": POLICIES, "queue": {"hold": "60s", "iq_hold": "30s"}})
         at.start()
         return at
@@ -204,3 +207,16 @@ def _replay(at: Trusting) -> None:
     step(f"{len(changed)} verdicts would change")
     plan.write_text("[nonsense]\n")
     check("nonsense" in at.gateway.asked("replay", "--with", str(plan))["error"], "the complaints about a bad file are told")
+
+
+@_scenario("per peer: its own revocation list, read again when it changes, and its own trust anchors")
+def _files(at: Trusting) -> None:
+    good, bad = (at.authority.for_domain(REVOKED) for _ in range(2))
+    at.enter(REVOKED, bad).close()
+    at.authority.revoke(at.gateway.folder / "lab.crl", bad)
+    time.sleep(5.5)  # files are looked at every five seconds
+    at.refused(REVOKED, bad)
+    expect(at.gateway.asked("refusals", REVOKED)[-1]["cause"], "revoked", "cause")
+    at.enter(REVOKED, good).close()
+    at.enter(OWN, at.stranger.for_domain(OWN)).close()
+    at.refused(OWN, at.authority.for_domain(OWN))
