@@ -347,7 +347,7 @@ class Parts:
     def backend_inbound(self, backend: Backend) -> BackendInbound:
         server = self.server(backend)
         verifier = Verifier(self._to_backend(backend), self.opener, self.reactor)
-        return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id)
+        return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id, self.outbound.expect)
 
     # --- lanes ---
 

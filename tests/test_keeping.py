@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.keeping import SLOTS, TICK, Bounds, Keeper
+from s2sgw.net import liveness
 from s2sgw.net.connection import Role
+from s2sgw.net.liveness import acknowledge_at_once, bound_silence
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.features import PeerLimits, StreamFeatures
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
@@ -15,6 +19,39 @@ from s2sgw.xmpp.ending import Cause, Ending
 from tests.wires import LOCAL, PEER, Solo
 
 BOUNDS = Bounds()
+
+
+class FakeSocket:
+    """Notes its options."""
+
+    def __init__(self) -> None:
+        self.options: list[tuple[int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((option, value))
+
+
+class LivenessTests(SynchronousTestCase):
+    """What TCP is told."""
+
+    def test_options(self) -> None:
+        """R37: sent data may go unacknowledged for a minute; in a negotiation input is acknowledged without delay, not after it."""
+        solo = Solo()
+        solo.transport.socket = fake = FakeSocket()  # type: ignore[attr-defined]
+        solo.transport.unregisterProducer()
+        solo.connection.connectionMade()
+        self.assertEqual(fake.options, [(socket.TCP_USER_TIMEOUT, 60_000), (socket.TCP_QUICKACK, 1)])
+        solo.receive(b"x\n", b"y\n")
+        self.assertEqual(fake.options[2:], [(socket.TCP_QUICKACK, 1)] * 2)
+        solo.receive(b"PROVE\n")
+        solo.receive(b"z\n")
+        self.assertEqual(len(fake.options), 5)
+
+    def test_elsewhere(self) -> None:
+        """Where the transport has no socket, or the system no such options, nothing is said."""
+        self.patch(liveness, "socket", object())
+        bound_silence(SimpleNamespace(socket=FakeSocket()))
+        acknowledge_at_once(SimpleNamespace())
 
 
 class KeepingTests(SynchronousTestCase):

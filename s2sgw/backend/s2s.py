@@ -81,6 +81,8 @@ class BackendInbound:
     verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
     admit_pair: Callable[[Pair], Awaitable[Ending | None]]
     stream_id: Callable[[], str]
+    #: hears whom the server is about to write to: what has to be looked up is, beside the handshake
+    expect: Callable[[Domain], object] = lambda peer: None
     leg: Literal["backend"] = field(default="backend", init=False)
 
     @cached_property
@@ -112,6 +114,8 @@ class BackendInbound:
         return Refusal(condition, text, Ending(Cause.INVALID_FROM, text, condition=condition.value))
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        if order is not None and not self.is_local(order.local):
+            self.expect(order.local)
         return self.server_tls.for_domain(None if order is None else order.local)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:

@@ -49,6 +49,12 @@ class FederationOutbound:
         bar = self.peers.policy(pair.recipient).bar
         return bar if bar is not None else (await self.resolve(pair)).ending
 
+    def expect(self, peer: Domain) -> None:
+        """Somebody is about to write to `peer`: where it is will be known sooner."""
+        policy = self.peers.policy(peer)
+        if policy.bar is None:
+            self.discovery.resolve(peer, policy.route)
+
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         self.judge_of.begin(pair.recipient, "receiving", target)
         policy = self.peers.policy(pair.recipient)

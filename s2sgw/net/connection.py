@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.flow import Intake, Outlet
-from s2sgw.net.liveness import bound_silence
+from s2sgw.net.liveness import acknowledge_at_once, bound_silence
 from s2sgw.net.secured import Inside, Secured, lost, tls_on
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
@@ -222,6 +222,7 @@ class StreamConnection(Protocol):
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
         bound_silence(self._transport)
+        acknowledge_at_once(self._transport)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
@@ -231,6 +232,8 @@ class StreamConnection(Protocol):
             self._guarded(self.owner.connected, self)
 
     def dataReceived(self, data: bytes) -> None:
+        if not self.established:
+            acknowledge_at_once(self._transport)
         if self._link is None:
             self._intake.add(data)
         else:
