@@ -1,6 +1,7 @@
 """`python -m crash`: cycles of load and sudden ends; the account of every stanza; exit status 0 where what must hold holds.
 
-Servers of the run's own stand on both sides of the gateway: peers and local domains that speak XEP-0198, and ones that do not.
+Servers of the run's own stand on both sides of the gateway: peers and local domains that speak XEP-0198, and ones that do not;
+in part of the cycles a real Prosody stands behind it.
 Each cycle starts the gateway, lets it work and ends it: killed in the flow, while the spool fills (the next servers are shut),
 at the start, while it drains; or stopped in order. At the end everything that is held is let through, and then must be there.
 """
@@ -18,6 +19,7 @@ from collections import Counter
 
 from crash.account import HEADING, End, Times, worst
 from crash.arena import Arena
+from crash.real import RealArena
 from interop.place import Lab
 
 #: How often each kind of cycle comes.
@@ -47,15 +49,14 @@ async def cycle(arena: Arena, kind: End, times: Times, chance: random.Random) ->
     arena.open()
 
 
-async def run(arguments: argparse.Namespace, lab: Lab) -> int:
-    """All cycles, then the account."""
+async def run(arguments: argparse.Namespace, arena: Arena, cycles: int) -> int:
+    """All cycles of an arena, then the account."""
     chance = random.Random(arguments.seed)
     times, kinds = Times(), Counter[End]()
-    arena = Arena(lab, arguments.rate)
     await arena.start()
     wanted: list[End] = arguments.kinds.split(",") if arguments.kinds else list(KINDS)
     began = time.monotonic()
-    for number in range(arguments.cycles):
+    for number in range(cycles):
         (kind,) = chance.choices(wanted, [KINDS[each] for each in wanted])
         kinds[kind] += 1
         await cycle(arena, kind, times, chance)
@@ -89,16 +90,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rate", type=float, default=200.0, help="stanzas a second of each pair")
     parser.add_argument("--kinds", default="", help=f"only these, with commas: {', '.join(KINDS)}")
+    parser.add_argument("--real", type=float, default=0.2, help="the share of cycles with a real Prosody behind the gateway")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {arguments.seed}", flush=True)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # connections that are cut are what this is about
     sys.unraisablehook = lambda _: None  # Python 3.11: the writer of a connection that was cut during its TLS handshake
-    with Lab(arguments.keep) as lab:
-        if arguments.keep:
-            print(lab.folder)
-        return asyncio.run(run(arguments, lab))
+    real = round(arguments.cycles * arguments.real)
+    status = 0
+    for make, cycles in ((Arena, arguments.cycles - real), (RealArena, real)):
+        if cycles:
+            with Lab(arguments.keep) as lab:
+                print(f"\n{make.__name__}: {cycles} cycles" + (f" in {lab.folder}" if arguments.keep else ""), flush=True)
+                status |= asyncio.run(run(arguments, make(lab, arguments.rate), cycles))
+    return status
 
 
 if __name__ == "__main__":

@@ -75,9 +75,11 @@ class Arena:
             changes={"gateway": {"domains": list(LOCAL)}, "backend": backends},
         )
 
-    def _join(self, me: str, them: str, port: int, certificate: Certificate, managed: bool) -> None:
+    def _join(
+        self, me: str, them: str, port: int, certificate: Certificate, managed: bool, address: str = "u@{domain}/r",
+    ) -> None:
         pair = Pair(f"{me} -> {them}", managed)
-        sender = Sender(pair, me, them, port, client_context(certificate), self._rate)
+        sender = Sender(pair, me, them, port, client_context(certificate), self._rate, address.format(domain=them))
         self.pairs.append(pair)
         self._senders.append(sender)
         for receiver in self._receivers:
@@ -131,10 +133,14 @@ class Arena:
         self._statuses.append(process.status)
         self.lab.processes.remove(process)
 
-    async def settle(self) -> None:
-        """Nothing new; what is held goes through."""
+    def cease(self) -> None:
+        """Nothing new is sent."""
         for sender in self._senders:
             sender.sending = False
+
+    async def settle(self) -> None:
+        """Nothing new; what is held goes through."""
+        self.cease()
         self.begin()
         await self.ready()
         deadline, quiet = time.monotonic() + SETTLE, 0

@@ -24,10 +24,11 @@ UNACKNOWLEDGED = 5000
 class Sender:
     """Sends to one other domain through the gateway's listener at `port`, whenever there is a stream."""
 
-    def __init__(self, pair: Pair, me: str, them: str, port: int, context: ssl.SSLContext, rate: float) -> None:
+    def __init__(self, pair: Pair, me: str, them: str, port: int, context: ssl.SSLContext, rate: float, to: str) -> None:
         self.pair = pair
         self.me, self.them = me, them
         self.rate = rate
+        self.to = to
         self.sending = True
         self.unacknowledged: deque[int] = deque()
         self._port = port
@@ -105,7 +106,7 @@ class Sender:
 
     def _new(self, wire: Wire) -> None:
         number = len(self.pair.sent)
-        if not self.pair.managed and random.random() < 0.05:
+        if not self.pair.managed and self.to.startswith("u@") and random.random() < 0.05:
             self.pair.queries.add(number)
         self.pair.sent.append(time.time())
         if self.pair.managed:
@@ -113,7 +114,7 @@ class Sender:
         wire.send(self._stanza(number))
 
     def _stanza(self, number: int) -> str:
-        addresses = f"from='u@{self.me}/r' to='u@{self.them}/r' id='n{number}'"
+        addresses = f"from='u@{self.me}/r' to='{self.to}' id='n{number}'"
         if number in self.pair.queries:
             return f"<iq type='get' {addresses}><query xmlns='urn:example:crash'/></iq>"
         return f"<message type='chat' {addresses}><body>{'nothing is lost ' * (number % 30)}</body></message>"
