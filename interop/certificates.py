@@ -134,6 +134,9 @@ class Authority:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         until = now + datetime.timedelta(days=1)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now).next_update(until)
+        builder = builder.add_extension(x509.CRLNumber(len(certificates) + 1), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         for each in certificates:
             serial = x509.load_pem_x509_certificate(each.chain.read_bytes()).serial_number
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
