@@ -93,8 +93,13 @@ stage = Stage("reload and deny lists", _built)
 
 def _scenario(title: str) -> Callable[[Callable[[Changing], None]], None]:
     def add(run: Callable[[Changing], None]) -> None:
+        def restored(made: Changing) -> None:
+            try:
+                run(made)
+            finally:
+                made.restore()
         def started(made: Changing) -> Awaitable[None]:
-            return asyncio.to_thread(run, made)
+            return asyncio.to_thread(restored, made)
         stage.scenario(title)(started)
     return add
 
@@ -131,13 +136,12 @@ def _refused(made: Changing) -> None:
 @_scenario("--keep-streams: nothing is closed, and the policy holds for what is new")
 def _kept(made: Changing) -> None:
     bad = made.enter(BAD)
+    made.lives(bad, BAD, "both ways before")
     made.also(f'[peers."{BAD}"]\nproofs = ["dane"]')
     answer = made.reload("--keep-streams")
     expect((answer["ok"], answer["closed"]), (True, []), "the answer")
     made.lives(bad, BAD, "kept")
     made.at.refused(BAD, made.at.certificates[BAD])
-    made.restore()
-    made.lives(bad, BAD, "still there")
     bad.close()
 
 
@@ -147,7 +151,6 @@ def _proof(made: Changing) -> None:
     made.also(f'[peers."{BAD}"]\nproofs = ["dane"]')
     check(any(row["peer"] == BAD for row in made.reload()["closed"]), "nothing was closed")
     expect(bad.end()[0], "policy-violation", "the error")
-    made.restore()
 
 
 @_scenario("a bad file changes nothing and says why, with every complaint; so does one that needs a restart")
@@ -165,7 +168,6 @@ def _bad(made: Changing) -> None:
     expect([row["by"] for row in made.audited("reload refused")], ["s2sgw reload"] * 2, "audit")
     text = made.at.gateway.command("reload", check=False)
     check("can change only" not in text, "complaints belong on standard error")
-    made.restore()
     good.close()
 
 
@@ -182,7 +184,6 @@ def _signal(made: Changing) -> None:
     _until(lambda: "reload refused" in made.at.gateway.logged(), "the refusal in the log")
     expect(made.refusal_of(BAD)[0], "policy-violation", "the policy before holds")
     expect(made.audited("reload")[-1]["by"], "SIGHUP", "audit")
-    made.restore()
 
 
 def _until(seen: Callable[[], bool], what: str, seconds: float = 8.0) -> None:
@@ -239,7 +240,6 @@ def _file(made: Changing) -> None:
     made.reload()
     made.enter(BAD).close()
     third.close()
-    made.restore()
 
 
 @_scenario("a deny list by HTTPS is fetched, kept over a restart without its server, and never replaced by rubbish")
@@ -259,7 +259,6 @@ def _https(made: Changing) -> None:
     made.web.page(LISTS, b"# nobody\n", PATH)
     made.reload()
     _until(lambda: made.refusal_of(LISTED)[0] == "", "the list that names nobody")
-    made.restore()
 
 
 @_scenario("allow_only_listed: peers that an object names, and no others")
@@ -271,4 +270,3 @@ def _only(made: Changing) -> None:
     made.lives(good, GOOD, "a peer that is named")
     expect(made.refusal_of(THIRD)[0], "policy-violation", "a new stream")
     good.close()
-    made.restore()

@@ -622,6 +622,46 @@ class LaterTests(ConfigTestCase):
         self.assertEqual(["line 1: listen[0]: must be a table"], self.complaints("listen = [1]\n" + GATEWAY))
 
 
+class PolicySectionTests(ConfigTestCase):
+    """[policy]: whom to federate with at all."""
+
+    def test_sources(self) -> None:
+        """Files start at the folder, https URLs stay as they are."""
+        (self.folder / "deny.txt").touch()
+        found = self.config(GATEWAY + '[policy]\ndeny_lists = ["deny.txt", "https://lists.example:8443/a?b=c"]\nrefresh = "2h"\n').policy
+        self.assertEqual(((self.folder / "deny.txt", "https://lists.example:8443/a?b=c"), 7200.0), (found.deny_lists, found.refresh))
+
+    def test_wrong(self) -> None:
+        """Another scheme, a password, no host, what is no text; a file that is not there, one named twice; a refresh in a rush."""
+        (self.folder / "deny.txt").touch()
+        for source in (
+            "http://lists.example/", "ftp://x/y", "https:///x", "https://a:b@lists.example/", "https://lists.example:0/", "https://[::1/",
+            "https://lists.example/a b", "https://bücher.example/",
+        ):
+            self.assertEqual(
+                [f'line 4: policy.deny_lists[0]: must be a file or an https URL such as "https://lists.example/deny.txt", not "{source}"'],
+                self.with_gateway(f'[policy]\ndeny_lists = ["{source}"]\n'),
+            )
+        self.assertEqual(["line 4: policy.deny_lists[0]: must be a path as a string"], self.with_gateway("[policy]\ndeny_lists = [1]\n"))
+        self.assertEqual(["line 4: policy.deny_lists[0]: none.txt does not exist"], self.with_gateway('[policy]\ndeny_lists = ["none.txt"]\n'))
+        self.assertEqual(
+            ["line 4: policy.deny_lists[1]: deny.txt is listed twice"], self.with_gateway('[policy]\ndeny_lists = ["deny.txt", "deny.txt"]\n'),
+        )
+        self.assertEqual(["line 4: policy.refresh: must be at least 60.0, not \"1s\""], self.with_gateway('[policy]\nrefresh = "1s"\n'))
+
+    def test_unknown(self) -> None:
+        """A misspelt key is told with what was meant, within the tables of a peer too."""
+        self.assertEqual(['line 4: policy.deny_list: there is no such key; did you mean "deny_lists"?'], self.with_gateway("[policy]\ndeny_list = []\n"))
+        self.assertEqual(
+            ['line 4: peers.default.features.smm: there is no such key; did you mean "sm"?'],
+            self.with_gateway("[peers.default]\nfeatures = { smm = true }\n"),
+        )
+        self.assertEqual(
+            ['line 4: peers.default.limits.stanzas_per_second.mesage: there is no such key; did you mean "message"?'],
+            self.with_gateway("[peers.default]\nlimits = { stanzas_per_second = { mesage = 1 } }\n"),
+        )
+
+
 class ExampleTests(SynchronousTestCase):
     """The examples load."""
 
