@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from s2sgw.stream.secret import StreamSecret
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -64,9 +65,10 @@ class Permission:
     Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
     announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198). `bidi`: so is
-    to carry stanzas back on the stream (XEP-0288).
+    to carry stanzas back on the stream (XEP-0288). `secret`: SCRAM is a way to authenticate too (R26).
     Initiating: `refusal` ends the stream; otherwise it goes on. `bidi`: the peer has proven itself as one must who sends
-    stanzas to us, so it may do that on this stream, within `limits`.
+    stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
+    has proven the peer, so it must be done in a way that does.
     """
 
     external: bool = False
@@ -76,6 +78,8 @@ class Permission:
     announced: bool = True
     management: bool = False
     bidi: bool = False
+    secret: StreamSecret | None = None
+    mutual: bool = False
 
 
 @dataclass(frozen=True, slots=True)

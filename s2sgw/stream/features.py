@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from s2sgw.stream import bidi, management, sasl
 from s2sgw.stream.events import Permission
+from s2sgw.stream.scram import BINDING
 from s2sgw.xmpp.element import Element
-from s2sgw.xmpp.namespaces import DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
+from s2sgw.xmpp.namespaces import CHANNEL_BINDING, DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
 
 TLSUse = Literal["required", "optional", "never"]
 
@@ -44,6 +45,11 @@ class Standing:
         return self.secured and not self.authenticated
 
     @property
+    def bindable(self) -> bool:
+        """A mechanism with channel binding is offered (XEP-0440)."""
+        return self.permission.secret is not None and self.permission.secret.binding is not None
+
+    @property
     def announces(self) -> bool:
         """Limits are told to whom they will hold for, unless the policy keeps them to itself (XEP-0478)."""
         return self.permission.announced and not self.bare and (self.secured or self.authenticated)
@@ -66,6 +72,11 @@ def _mechanisms(standing: Standing) -> Element:
     return Element("mechanisms", SASL, children=[Element("mechanism", SASL, text=row.name) for row in rows])
 
 
+def _channel_binding(standing: Standing) -> Element:
+    types = [Element("channel-binding", CHANNEL_BINDING, {"type": BINDING})]
+    return Element("sasl-channel-binding", CHANNEL_BINDING, children=types)
+
+
 def _dialback(standing: Standing) -> Element:
     return Element("dialback", DIALBACK_FEATURE, children=[Element("errors", DIALBACK_FEATURE)])
 
@@ -77,6 +88,7 @@ def _limits(standing: Standing) -> Element:
 FEATURES = (
     Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
     Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
+    Feature(lambda standing: standing.anonymous and standing.bindable, _channel_binding),
     Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
     Feature(lambda standing: standing.announces, _limits),
     Feature(lambda standing: standing.manageable, lambda standing: management.feature()),
@@ -108,6 +120,8 @@ class StreamFeatures:
     dialback: bool = False
     dialback_errors: bool = False
     limits: PeerLimits = PeerLimits()
+    #: types of channel binding; None: unsaid (XEP-0440)
+    bindings: tuple[str, ...] | None = None
     names: frozenset[str] = frozenset()  # `namespace}name` of everything offered
 
     @classmethod
@@ -117,6 +131,7 @@ class StreamFeatures:
         mechanisms = features.child(SASL, "mechanisms")
         dialback = features.child(DIALBACK_FEATURE, "dialback")
         limits = features.child(LIMITS, "limits")
+        bindings = features.child(CHANNEL_BINDING, "sasl-channel-binding")
         return cls(
             starttls is not None,
             starttls is not None and starttls.child(TLS, "required") is not None,
@@ -124,8 +139,13 @@ class StreamFeatures:
             dialback is not None,
             dialback is not None and dialback.child(DIALBACK_FEATURE, "errors") is not None,
             PeerLimits() if limits is None else PeerLimits(_number(limits, "max-bytes"), _number(limits, "idle-seconds")),
+            None if bindings is None else tuple(_types(bindings)),
             frozenset(f"{child.namespace}}}{child.name}" for child in features.children),
         )
+
+
+def _types(bindings: Element) -> list[str]:
+    return [child.attributes.get("type", "") for child in bindings.every(CHANNEL_BINDING, "channel-binding")]
 
 
 def _number(limits: Element, name: str) -> int | None:

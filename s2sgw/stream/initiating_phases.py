@@ -91,7 +91,7 @@ class AwaitFeatures(InitiatingPhase):
             self.stream.phase = Judging(self.stream, self._go_on)
 
     def _go_on(self) -> None:
-        Ready(self.stream, self.answered).start()
+        authenticate(self.stream, self.answered, [], None)
 
 
 class AwaitSecuredFeatures(AwaitFeatures):
@@ -99,7 +99,7 @@ class AwaitSecuredFeatures(AwaitFeatures):
 
     def choose(self) -> None:
         options = self.stream.options
-        mechanisms = sasl.choose(self.stream.features.mechanisms, sasl.Means(options.local, options.external))
+        mechanisms = sasl.choose(self.stream.means)
         if options.purpose == "verify":
             mechanisms = []
         elif options.bidi and self.stream.reachable and bidi.FEATURE in self.stream.features.names:
@@ -180,6 +180,7 @@ class Judging(InitiatingPhase):
         if permission.refusal is not None:
             raise refused(permission.refusal)
         self.stream.reachable = permission.bidi
+        self.stream.secret, self.stream.mutual = permission.secret, permission.mutual
         self.stream.limit(permission.limits or self.stream.options.limits)
         self._then()
 
@@ -191,6 +192,9 @@ def authenticate(stream: Initiator, answered: Answered, mechanisms: list[ClientM
     """The best mechanism that is left; where none is, dialback. `failed`: what came of the last one."""
     if mechanisms:
         Authenticating(stream, answered, mechanisms).start()
+    elif stream.mutual:
+        text = f"{stream.options.peer} offers no way to authenticate that proves it too"
+        raise Stop(failed) if failed else refuse(Cause.NOT_PROVEN, StreamCondition.NOT_AUTHORIZED, text)
     else:
         Ready(stream, answered, failed).start()
 
@@ -202,8 +206,7 @@ class Authenticating(InitiatingPhase):
         super().__init__(stream)
         self._answered = answered
         self._mechanism, *self._others = mechanisms
-        options = stream.options
-        self._exchange = self._mechanism.exchange(sasl.Means(options.local, options.external))
+        self._exchange = self._mechanism.exchange(stream.means)
 
     def start(self) -> None:
         """Send `<auth/>`."""
@@ -214,6 +217,7 @@ class Authenticating(InitiatingPhase):
         self.stream.send(sasl.response(self._exchange.respond(sasl.read_challenge(element))))
 
     def success(self, element: Element) -> None:
+        self._exchange.finish(sasl.read_challenge(element))
         self.stream.method = self._mechanism.name
         self.stream.restart()
         self.stream.open_stream()

@@ -11,6 +11,7 @@ from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.management import Managed, ManagedPhase
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.stream.pairs import ProvenPairs
+from s2sgw.stream.secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Pair
@@ -47,6 +48,9 @@ class Initiator(Managed):
         self._enabling = False
         #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
         self.reachable = False
+        #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
+        self.secret: StreamSecret | None = None
+        self.mutual = False
         self.bidi = False
         self.carried = ProvenPairs()
 
@@ -54,6 +58,12 @@ class Initiator(Managed):
         """Send our header (R1)."""
         self.features = StreamFeatures()
         self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
+
+    @property
+    def means(self) -> sasl.Means:
+        """By what we can authenticate on the stream as it is now."""
+        options, features = self.options, self.features
+        return sasl.Means(options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings)
 
     def open_anyhow(self) -> None:
         self.open_stream()

@@ -274,7 +274,7 @@ class Authenticating(Conversing):
             self._refusals.refuse(SASLRefused(SASLCondition.INVALID_MECHANISM, "the mechanism is not offered"))
             return
         assert self.asserted.peer is not None  # or nothing could have been judged
-        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer)).step(element)
+        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer, self._permission)).step(element)
 
     def bidi(self, element: Element) -> None:
         """`<bidi/>` comes before authentication, where it was offered (XEP-0288 §2.1)."""
@@ -282,12 +282,12 @@ class Authenticating(Conversing):
             super().bidi(element)
         self.stream.carry_back()
 
-    def authenticated(self, method: Method) -> None:
+    def authenticated(self, method: Method, conclusion: bytes | None) -> None:
         """SASL has succeeded: the stream begins anew (R25)."""
         assert self.asserted.peer is not None
         assert self.asserted.local is not None
         pair = Pair(self.asserted.peer, self.asserted.local)
-        self.stream.send(sasl.success())
+        self.stream.send(sasl.success(conclusion))
         self.stream.prove(pair, method)
         self.stream.restart()
         self.stream.phase = AwaitAuthenticatedHeader(self.stream, pair, self._permission)
@@ -318,7 +318,7 @@ class Exchanging(ReceivingPhase):
             self._before.refuse(why)
             return
         if challenge is None:
-            self._before.authenticated(self._method)
+            self._before.authenticated(self._method, self._exchange.conclusion)
         else:
             self.stream.send(sasl.challenge(challenge))
             self.stream.phase = self

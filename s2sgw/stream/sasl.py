@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from s2sgw.stream.events import Method, Permission
+from s2sgw.stream.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
+from s2sgw.stream.secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -27,6 +29,14 @@ ABORT = f"{SASL}}}abort"
 SUCCESS = f"{SASL}}}success"
 
 
+#: The variants of SCRAM that are bound to the TLS they run in.
+BOUND = tuple(variant for variant in VARIANTS if variant.bound)
+
+
+def _usable(variant: Variant, secret: StreamSecret | None) -> bool:
+    return secret is not None and (secret.binding is not None or not variant.bound)
+
+
 class SASLCondition(StrEnum):
     """RFC 6120 §6.5, as far as we have use for them."""
 
@@ -35,6 +45,8 @@ class SASLCondition(StrEnum):
     INCORRECT_ENCODING = "incorrect-encoding"
     INVALID_AUTHZID = "invalid-authzid"
     INVALID_MECHANISM = "invalid-mechanism"
+    MALFORMED_REQUEST = "malformed-request"
+    NOT_AUTHORIZED = "not-authorized"
 
 
 class SASLRefused(Exception):
@@ -84,9 +96,9 @@ def response(message: bytes) -> Element:
     return Element("response", SASL, text=encode(message))
 
 
-def success() -> Element:
-    """Receiving: authenticated. No mechanism of ours has anything to add."""
-    return Element("success", SASL)
+def success(message: bytes | None = None) -> Element:
+    """Receiving: authenticated, and what the mechanism has to add."""
+    return Element("success", SASL, text=encode(message))
 
 
 def failure(refused: SASLRefused) -> Element:
@@ -103,18 +115,20 @@ def read_failure(element: Element) -> str:
 
 
 def read_challenge(element: Element) -> bytes | None:
-    """The message of a `<challenge/>`; raises `RemoteFault` where it is none."""
+    """The message of a `<challenge/>`, or of a `<success/>`; raises `RemoteFault` where it is none."""
     try:
         return decode(element.text)
     except SASLRefused as why:
-        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<challenge/>: {why.text}") from None
+        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/>: {why.text}") from None
 
 
 # --- receiving -------------------------------------------------------------------------------------------------------
 
 
 class ServerExchange(Protocol):
-    """The receiving side of one authentication."""
+    """The receiving side of one authentication. `conclusion` is what `<success/>` says, once it has succeeded."""
+
+    conclusion: bytes | None
 
     def step(self, message: bytes | None) -> bytes | None:
         """The challenge that answers `message`, or None: authenticated. Raises `SASLRefused`."""
@@ -122,6 +136,8 @@ class ServerExchange(Protocol):
 
 class ExternalServer:
     """EXTERNAL (XEP-0178): the certificate has proven `peer`; the authorization identity may be that, or nothing (R24)."""
+
+    conclusion: bytes | None = None
 
     def __init__(self, peer: Domain) -> None:
         self._peer = peer
@@ -141,16 +157,35 @@ class ExternalServer:
             return False
 
 
+class SecretServer(ScramServer):
+    """SCRAM (R26), in the words of SASL."""
+
+    def step(self, message: bytes | None) -> bytes | None:
+        try:
+            return super().step(message)
+        except ScramRefused as why:
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
+
+
 class ServerMechanism(NamedTuple):
     """A row: the name, when it would succeed and so is offered (decision 5), and its exchange with the asserted peer."""
 
     name: Method
     offered: Callable[[Permission], bool]
-    exchange: Callable[[Domain], ServerExchange]
+    exchange: Callable[[Domain, Permission], ServerExchange]
+
+
+def _secret_server(variant: Variant) -> ServerMechanism:
+    def exchange(peer: Domain, permission: Permission) -> ServerExchange:
+        assert permission.secret is not None  # or it is not offered
+        return SecretServer(variant, peer, permission.secret)
+
+    return ServerMechanism(variant.name, lambda permission: _usable(variant, permission.secret), exchange)
 
 
 SERVER_MECHANISMS = (
-    ServerMechanism("EXTERNAL", lambda permission: permission.external, ExternalServer),
+    ServerMechanism("EXTERNAL", lambda permission: permission.external, lambda peer, permission: ExternalServer(peer)),
+    *map(_secret_server, VARIANTS),
 )
 
 
@@ -164,10 +199,28 @@ def offered(permission: Permission) -> list[ServerMechanism]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """By what we can authenticate: our domain, and whether we presented a certificate for it."""
+    """By what we can authenticate: our domain, whether we presented a certificate for it, and what we share with the peer.
+
+    `mutual`: only in a way that proves the peer to us too. `offered` are the mechanisms, and `bindings` the types of channel
+    binding, that it announces; None: it announces no types (XEP-0440).
+    """
 
     local: Domain
     external: bool
+    secret: StreamSecret | None = None
+    mutual: bool = False
+    offered: tuple[str, ...] = ()
+    bindings: tuple[str, ...] | None = None
+
+    def uses(self, variant: Variant) -> bool:
+        """Whether that variant of SCRAM is to be used: one without binding, which can be relayed, only where no other can be."""
+        if not _usable(variant, self.secret) or (variant.bound and not self._binds):
+            return False
+        return variant.bound or not (self.mutual or any(each.name in self.offered and self.uses(each) for each in BOUND))
+
+    @property
+    def _binds(self) -> bool:
+        return self.bindings is None or BINDING in self.bindings
 
 
 class ClientExchange(Protocol):
@@ -178,6 +231,9 @@ class ClientExchange(Protocol):
 
     def respond(self, message: bytes | None) -> bytes:
         """The response to a challenge. Raises `RemoteFault` where it makes no sense."""
+
+    def finish(self, message: bytes | None) -> None:
+        """`<success/>` came. Raises `RemoteFault` where the other side had something to prove and did not."""
 
 
 class ExternalClient:
@@ -196,6 +252,25 @@ class ExternalClient:
         self._asked = True
         return self._identity
 
+    def finish(self, message: bytes | None) -> None:
+        """Nothing is added to EXTERNAL."""
+
+
+class SecretClient(ScramClient):
+    """SCRAM (R26): what the other side gets wrong shows that it is not whom we asked for."""
+
+    def respond(self, message: bytes | None) -> bytes:
+        try:
+            return super().respond(message)
+        except ScramRefused as why:
+            raise RemoteFault(StreamCondition.NOT_AUTHORIZED, why.text) from None
+
+    def finish(self, message: bytes | None) -> None:
+        try:
+            super().finish(message)
+        except ScramRefused as why:
+            raise RemoteFault(StreamCondition.NOT_AUTHORIZED, why.text) from None
+
 
 class ClientMechanism(NamedTuple):
     """A row: the name, what it needs, and its exchange."""
@@ -205,11 +280,20 @@ class ClientMechanism(NamedTuple):
     exchange: Callable[[Means], ClientExchange]
 
 
+def _secret_client(variant: Variant) -> ClientMechanism:
+    def exchange(means: Means) -> ClientExchange:
+        assert means.secret is not None  # or it is not usable
+        return SecretClient(variant, means.local, means.secret, means.offered)
+
+    return ClientMechanism(variant.name, lambda means: means.uses(variant), exchange)
+
+
 CLIENT_MECHANISMS = (
-    ClientMechanism("EXTERNAL", lambda means: means.external, ExternalClient),
+    ClientMechanism("EXTERNAL", lambda means: means.external and not means.mutual, ExternalClient),
+    *map(_secret_client, VARIANTS),
 )
 
 
-def choose(names: Collection[str], means: Means) -> list[ClientMechanism]:
+def choose(means: Means) -> list[ClientMechanism]:
     """The mechanisms worth trying of those the other side offers, best first: each once, which bounds the retries (R25)."""
-    return [mechanism for mechanism in CLIENT_MECHANISMS if mechanism.name in names and mechanism.usable(means)]
+    return [mechanism for mechanism in CLIENT_MECHANISMS if mechanism.name in means.offered and mechanism.usable(means)]
