@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from base64 import b64encode
@@ -9,6 +10,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dns.rdata
 from cryptography import x509
@@ -276,6 +278,17 @@ class FetchingTests(SynchronousTestCase):
             ((inside, none), "not public"), ((none, none), "no address"), (((Status.FAILED, ()), none), "SERVFAIL"),
         ):
             self.assertIn(words, str(self.failureResultOf(self.resolve("a.example", False, *answers), Unfetched).value))
+
+    def test_cancelled(self) -> None:
+        """Who tires of the name servers leaves no unheard errors behind."""
+        asked: list[Deferred[Answer]] = [Deferred(), Deferred()]
+        resolver = Mock(query=Mock(side_effect=list(asked)))
+        found = Deferred.fromCoroutine(addresses(resolver, False, "a.example"))
+        found.cancel()
+        self.failureResultOf(found)
+        del asked[:], resolver, found
+        gc.collect()
+        self.assertEqual([], self.flushLoggedErrors())
 
     def test_trust_root(self) -> None:
         """The anchors are turned into OpenSSL's only when they change."""

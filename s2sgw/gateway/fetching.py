@@ -50,7 +50,7 @@ async def addresses(resolver: Resolver, private: bool, host: str) -> list[str]:
     if is_address(host):
         found = [host]
     else:
-        answers = await gatherResults([resolver.query(host, family) for family in ("A", "AAAA")])
+        answers = await gatherResults([resolver.query(host, family) for family in ("A", "AAAA")], consumeErrors=True)
         failed = [answer.reason or str(answer.status) for answer in answers if answer.failed]
         found = [record.to_text() for answer in answers if answer.found for record in answer.records]
         if not found:
