@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from interop.certificates import Certificate
+from interop.client import error
+from interop.conversation import talk
 from interop.nameserver import nameserver
 from interop.peer import SERVER, STREAMS, Stream, client_context, header
 from interop.place import Lab
 from interop.scenario import Stage, check, expect, step
 from interop.trust_world import INSIDE, Trusting, trusting
+from interop.world import OUTSIDE, World, world
 
 FREE, FILTERED, SILENT, LARGE, SLOW, STRICT, NEAR = (
     f"{name}.example" for name in ("free", "filtered", "silent", "large", "slow", "strict", "near")
@@ -200,3 +203,20 @@ def _near(at: Trusting) -> None:
     expect(_from(at, "127.0.0.9", NEAR, at.certificates[NEAR])[0], "policy-violation", "from another address")
     expect(_from(at, "127.0.0.9", FREE, at.certificates[FREE])[0], "", "another peer from there")
     expect(at.gateway.asked("refusals", NEAR)[-1]["cause"], "address-mismatch", "cause on record")
+
+
+#: What a server behind the gateway and its users may not send to the peer outside, nor get from there.
+_BARRED = {OUTSIDE: {"kinds": ["message", "iq"], "deny_namespaces": ["jabber:iq:version"]}}
+
+users = Stage("filters between users of real servers", lambda lab: world(lab, "prosody", "prosody", {"peers": _BARRED}))
+
+
+@users.scenario("in both directions: messages and pings pass, what the policy denies comes back as policy-violation")
+async def _both_ways(made: World) -> None:
+    for asker, other in ((made.ends.left, made.ends.right), (made.ends.right, made.ends.left)):
+        await talk(asker, other, f"a message from {asker.jid}")
+        expect(error(await asker.ping(other.domain)), ("", ""), f"{asker.jid} pings {other.domain}")
+        expect(error(await asker.version(other.domain))[0], "policy-violation", f"{asker.jid} asks for the version")
+        step(f"{asker.jid}: message and ping pass, a version query is refused")
+    rows = {(row["direction"], row["cause"]) for row in await asyncio.to_thread(made.gateway.asked, "refusals", OUTSIDE)}
+    check({("inbound", "filtered"), ("outbound", "filtered")} <= rows, f"on record: {rows}")

@@ -37,7 +37,7 @@ STAGES = [
     admitted.stage,
     outward.stage,
     transports.stage, transports.announced,
-    policy_filters.stage,
+    policy_filters.stage, policy_filters.users,
     policy_reload.stage,
     trust_dane.stage,
     trust_posh.stage,
