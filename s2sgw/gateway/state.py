@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.revocation import RevocationLists
 
 #: Where Debian keeps the system's anchors, in case OpenSSL does not know.
 DEBIAN_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -16,9 +17,18 @@ DEBIAN_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 def read_anchors(source: str) -> Anchors:
     """Trust anchors: "system", a PEM file, or a directory of such."""
     path = Path(source) if source != "system" else Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    anchors = Anchors.parse(*(each.read_bytes() for each in files))
+    anchors = Anchors.parse(*(each.read_bytes() for each in _files(path)))
     return anchors if anchors or anchors.complaints else Anchors(complaints=[f"{path} holds no certificate"])
+
+
+def read_revocations(path: Path) -> RevocationLists:
+    """Revocation lists: a PEM or DER file, or a directory of such."""
+    lists = RevocationLists.parse(*(each.read_bytes() for each in _files(path)))
+    return lists if lists or lists.complaints else RevocationLists(complaints=[f"{path} holds no revocation list"])
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 
 def prepare_state(state: Path) -> Path:

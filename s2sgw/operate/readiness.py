@@ -10,7 +10,7 @@ from s2sgw.config import Config, ConfigError, load
 from s2sgw.config.agreement import certificate_files
 from s2sgw.config.complaints import show
 from s2sgw.gateway import denial
-from s2sgw.gateway.state import read_anchors
+from s2sgw.gateway.state import read_anchors, read_revocations
 from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
 from s2sgw.net.nameserver import system_servers
 from s2sgw.policy.model import PeerObject
@@ -45,6 +45,8 @@ def _unusable(peer: PeerObject) -> Iterator[str]:
     """What is wrong with the files that a peer object names."""
     if isinstance(peer.trust_anchors, Path):
         yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
+    if peer.crl is not None:
+        yield from (f"crl: {text}" for text in read_revocations(peer.crl).complaints)
     if peer.certificate is not None:
         try:
             read(peer.certificate.name, *certificate_files(peer.certificate))
