@@ -76,6 +76,7 @@ class FakeSide:
         self.limits = PeerLimits()
         self.known: int | None = None
         self.managed = False
+        self.most = 0
 
     def dialler(self, pair: Pair, target: Target) -> Any:
         return self.dial
@@ -91,6 +92,9 @@ class FakeSide:
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(peer_limits=self.limits, managed=self.managed, bidi=False)
+
+    def streams(self, pair: Pair) -> int:
+        return self.most
 
     def largest(self, pair: Pair) -> int | None:
         return self.known

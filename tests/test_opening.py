@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway.crowd import AGAIN
 from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.opening import BRIEF, PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
 from s2sgw.net.dialing import Build, DialFailed
@@ -185,6 +186,21 @@ class OpeningTests(Attempts):
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
         self.side.fail("192.0.2.1")
         self.assertIsNone(self.failureResultOf(opening, StreamRefused).value.retry)
+
+    def test_as_many_as_it_has_to_bear(self) -> None:
+        """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
+        side = Side(target("a", "192.0.2.1"))
+        side.most = 1
+        opener = Opener(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
+        first, second, verifying = (
+            Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
+        )
+        refused = self.failureResultOf(second, StreamRefused).value
+        self.assertEqual((refused.ending.cause, refused.retry, refused.repeated), (Cause.TOO_MANY_STREAMS, AGAIN, True))
+        self.assertEqual(len(side.dialled), 2)
+        for opening in (first, verifying):
+            opening.cancel()
+            self.failureResultOf(opening, CancelledError)
 
     def test_cancelled(self) -> None:
         """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""

@@ -162,6 +162,10 @@ class BackendOutbound:
             direct_tls=False, external=True, keys=self.server.keys, management=self.server.managed(pair.recipient),
         ))
 
+    def streams(self, pair: Pair) -> int:
+        """One for each peer: decision 11."""
+        return 0
+
     def largest(self, pair: Pair) -> int | None:
         return self.server.stanza_bytes or None
 

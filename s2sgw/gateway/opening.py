@@ -8,7 +8,7 @@ its heat go on, then the next priority. That all have failed is known as soon as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.crowd import Crowd, Full
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.manners import Extra, Manners, NotNow
 from s2sgw.gateway.openstream import Listener, OpenStream
@@ -81,6 +82,7 @@ class Opener:
     took: Callable[[str, float], None] = lambda step, seconds: None
     lent: Callable[[Pair], OpenStream | None] = lambda pair: None
     incoming: Callable[[OutgoingStream], Incoming] | None = None
+    crowd: Crowd = field(default_factory=Crowd)
 
 
 class Stopwatch:
@@ -287,12 +289,17 @@ async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: 
     try:
         async with manners.turn(name, forced=verifying):
             try:
-                stream = await _Attempt(side, pair, opener, verifying).run()
+                with opener.crowd.entering(name, 0 if verifying else side.streams(pair), opener.clock.seconds()):
+                    stream = await _Attempt(side, pair, opener, verifying).run()
             except StreamRefused as refused:
                 refused.retry = None if verifying else manners.failed(name, refused.ending)
                 raise
             manners.succeeded(name)
+            if not verifying:
+                opener.crowd.joined(name, stream.connection)
             return stream
+    except Full as full:
+        raise StreamRefused(full.ending, retry=full.wait, repeated=True) from None
     except NotNow as later:
         raise StreamRefused(later.ending, retry=later.wait, repeated=True) from None
 

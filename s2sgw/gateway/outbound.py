@@ -65,6 +65,9 @@ class FederationOutbound:
             bidi=policy.features.bidi and self.bidi(pair.recipient),
         ))
 
+    def streams(self, pair: Pair) -> int:
+        return self.peers.policy(pair.recipient).limits.streams
+
     def largest(self, pair: Pair) -> int | None:
         return None
 

@@ -82,6 +82,9 @@ class SendingSide(Protocol):
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""
 
+    def streams(self, pair: Pair) -> int:
+        """How many streams of ours the recipient's server has to bear at a time; 0: any number."""
+
     def largest(self, pair: Pair) -> int | None:
         """Bytes of a stanza that the recipient's server is known to accept, whatever it announces; None: unknown."""
 
