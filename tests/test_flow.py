@@ -176,6 +176,33 @@ class SpoolTests(SynchronousTestCase):
         world.answer()
         self.assertEqual((world.spooled(), world.settled), ([], ["1"]))
 
+    def test_lost_while_it_is_being_spooled(self) -> None:
+        """A batch that was written as it came, and is in doubt when it turns out to be durable, is settled all the same."""
+        world = World(memory=64 * 10)
+        world.lanes.resident = 0
+        world.hold_back = True
+        world.lanes.budget.limit = 1 << 20
+        world.flow.lane._share = 1 << 20
+        world.accept(stanza("1"), stanza("2"), stanza("3"))
+        world.clock.advance(WINDOW)
+        world.flow.acknowledged(1)
+        world.hop.ready = False
+        world.flow.lost(poisoned=False)
+        world.answer()
+        self.assertEqual((world.settled, world.spooled(), len(world.flow.lane)), (["123"], ["2", "3"], 2))
+
+    def test_lost_while_it_cannot_be_spooled(self) -> None:
+        """The same where the spool has no room: nothing counts as spooled, and what waits is refused in words."""
+        world = World(disk=10)
+        world.hold_back = True
+        world.accept(stanza("1"), stanza("2"))
+        world.clock.advance(WINDOW)
+        world.hop.ready = False
+        world.flow.lost(poisoned=False)
+        self.assertEqual([held.spooled for held in world.flow.lane], [True, True])
+        world.answer()
+        self.assertEqual((world.settled, ids(world.back.sent), len(world.flow.lane)), (["12"], "12", 0))
+
     def test_full(self) -> None:
         """A spool without room refuses new custody in words, and drops nothing that it holds or that is in flight."""
         world = World(disk=120)

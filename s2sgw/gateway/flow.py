@@ -285,6 +285,7 @@ class Flow:
 
     def _durable(self, batch: list[Piece], error: Exception | None) -> None:
         self._spooling = False
+        batch = [piece for each in batch for piece in each.now()]
         if error is None:
             for piece in batch:
                 piece.settle()

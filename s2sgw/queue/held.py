@@ -85,11 +85,15 @@ class Held:
 
     take_apart = each
 
+    def now(self) -> list[Piece]:
+        """As of a flight of one."""
+        return [self]
+
 
 class Flight:
     """Stanzas that were written as they came, in one batch: what they cost is counted once, until one of them matters."""
 
-    __slots__ = ("accepted_at", "cost", "gone", "position", "receipt", "spooled", "stanzas")
+    __slots__ = ("accepted_at", "cost", "gone", "parts", "position", "receipt", "spooled", "stanzas")
 
     def __init__(
         self, position: int, stanzas: list[Stanza], accepted_at: float, receipt: Receipt | None, spooled: bool = False,
@@ -100,6 +104,7 @@ class Flight:
         self.receipt = receipt
         self.spooled = spooled
         self.gone = False
+        self.parts: Sequence[Piece] = ()
         self.cost = sum([len(stanza.data) for stanza in stanzas]) + OVERHEAD * len(stanzas)
 
     @property
@@ -124,15 +129,19 @@ class Flight:
         parts = self.each(holds)
         for held in parts:
             held.receipt = self.receipt
-        self.receipt, self.gone = None, True
+        self.parts, self.receipt, self.gone = parts, None, True
         return parts
 
     def split(self, number: int) -> tuple[Flight, Flight]:
         """The first `number`, and the rest, in place of the flight."""
         first = Flight(self.position, self.stanzas[:number], self.accepted_at, self.receipt, self.spooled)
         rest = Flight(self.position + number, self.stanzas[number:], self.accepted_at, self.receipt, self.spooled)
-        self.receipt, self.gone = None, True
+        self.parts, self.receipt, self.gone = (first, rest), None, True
         return first, rest
+
+    def now(self) -> list[Piece]:
+        """What stands in its place: itself, or its parts."""
+        return [piece for part in self.parts for piece in part.now()] if self.parts else [self]
 
 
 Piece = Held | Flight
