@@ -311,9 +311,14 @@ class MaterialTests(SynchronousTestCase):
         self.assertIs(first, material.anchors(policy))
         clock.advance(LOOK_EVERY)
         self.assertEqual(2, len(material.anchors(policy)))
-        os.unlink(path)
+        path.write_bytes(b"half of a file")
         clock.advance(LOOK_EVERY)
         self.assertEqual((2, ["file unreadable"]), (len(material.anchors(policy)), said))
+        path.write_bytes(b"")
+        clock.advance(LOOK_EVERY)
+        os.unlink(path) if len(material.anchors(policy)) == 2 else self.fail("nothing was kept")
+        clock.advance(LOOK_EVERY)
+        self.assertEqual((2, 3), (len(material.anchors(policy)), len(said)))
 
     def test_lists(self) -> None:
         """Revocation lists from a directory; none where the policy names none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,7 +18,17 @@ from s2sgw.trust.revocation import RevocationLists
 #: Seconds for which a file is not looked at again.
 LOOK_EVERY = 5.0
 
-T = TypeVar("T")
+
+
+class Readable(Protocol):
+    """What files hold: so many things, and what is wrong with them."""
+
+    complaints: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+
+T = TypeVar("T", bound=Readable)
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -51,9 +61,13 @@ class _Kept(Generic[T]):
 
     def _again(self) -> None:
         stamp = self._look()
-        if stamp != self._stamp:
-            self.value = self._load()
-            self._stamp = stamp
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        found = self._load()
+        if found.complaints or not len(found):  # half of a list is no list: it would clear what it should revoke
+            raise OSError(found.complaints[0] if found.complaints else "holds nothing that could be used")
+        self.value = found
 
     def _files(self) -> list[Path]:
         return sorted(each for each in self._path.iterdir() if each.is_file()) if self._path.is_dir() else [self._path]
