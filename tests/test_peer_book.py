@@ -46,6 +46,16 @@ def remembered(key: Fingerprint = OLD_KEY, **changes: Any) -> RememberedKey:
 class StoreTests(SynchronousTestCase):
     """The file."""
 
+    def test_private(self):
+        """The file and those that SQLite puts beside it are for us alone."""
+        path = Path(self.mktemp())
+        store = Store(path, print)
+        store.define("CREATE TABLE t (x)")
+        self.assertEqual({0o600}, {each.stat().st_mode & 0o777 for each in path.parent.glob(f"{path.name}*")})
+        store.close()
+        with self.assertRaisesRegex(StoreUnusable, "No such file or directory"):
+            Store(Path(self.mktemp()) / "x", print)
+
     def test_no_database(self):
         """A file that is something else is not written over."""
         path = self.mktemp()

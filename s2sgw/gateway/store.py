@@ -7,12 +7,14 @@ is flushed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 FILE = "peers.sqlite"
+MEMORY = ":memory:"
 Row = tuple[Any, ...]
 
 
@@ -27,11 +29,13 @@ class Store:
         self._complain = complain
         self._failing = False
         try:
+            if path != MEMORY:  # SQLite gives the files beside it the mode of the first one
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("PRAGMA journal_size_limit=16777216")
-        except sqlite3.DatabaseError as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise StoreUnusable(f"{path}: {error}; move it away to start without what it remembers of peers") from None
 
     def define(self, script: str) -> None:
