@@ -178,11 +178,9 @@ class SpoolTests(SynchronousTestCase):
 
     def test_lost_while_it_is_being_spooled(self) -> None:
         """A batch that was written as it came, and is in doubt when it turns out to be durable, is settled all the same."""
-        world = World(memory=64 * 10)
+        world = World()
         world.lanes.resident = 0
         world.hold_back = True
-        world.lanes.budget.limit = 1 << 20
-        world.flow.lane._share = 1 << 20
         world.accept(stanza("1"), stanza("2"), stanza("3"))
         world.clock.advance(WINDOW)
         world.flow.acknowledged(1)
