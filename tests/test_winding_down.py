@@ -1,0 +1,180 @@
+"""The end in order: a stream that we close is heard out, and what is in flight comes to its end before that (issue 5, point 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.gateway.acks import PingReceipts
+from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.draining import HAND_ON, HEAR_OUT, LOOK, SETTLE, drain
+from s2sgw.gateway.withheld import Target
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from tests import test_receiving as receiving
+from tests.test_flow import OUT, WINDOW, World, ids, stanza
+from tests.test_management import ASK, MANAGED, ONE, OPEN, TWO
+from tests.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
+
+SHUTDOWN = Ending(Cause.SHUTDOWN)
+
+
+class HearingOutTests(TranscriptCase):
+    """RFC 6120 §4.4: who closes hears the other side out."""
+
+    def told(self, *steps: Step) -> ReceivingStream:
+        engine = self.play(receiving.stream, *steps)
+        assert isinstance(engine, ReceivingStream)
+        return engine
+
+    def test_heard_out(self) -> None:
+        """R16: what comes behind our closing tag, up to theirs, is delivered; nothing more is said, and the end is what we wanted."""
+        self.told(*OPEN, Do("wind_down", SHUTDOWN), Out(CLOSE), In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), In(CLOSE), Says(End(Cause.SHUTDOWN)))
+
+    def test_no_word_behind_the_closing_tag(self) -> None:
+        """Not even an acknowledgement; a stream error of ours is an end without one."""
+        self.told(*MANAGED, Do("wind_down", SHUTDOWN), Out(CLOSE), In(ONE + ASK), Says(Stanzas(PAIR, (ONE,))), Do("handled", 1), Out(""), Do("close", SHUTDOWN), Says(End(Cause.SHUTDOWN)))
+
+    def test_before_any_pair_is_proven(self) -> None:
+        """Nothing can be lost there: the end is at once."""
+        self.told(*OPEN[:-5], Do("wind_down", SHUTDOWN), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
+
+    def test_owes(self) -> None:
+        """What was received on a managed stream and is not in safe hands."""
+        engine = self.told(*MANAGED, In(ONE), Says(Stanzas(PAIR, (ONE,))))
+        self.assertTrue(engine.owes)
+        engine.handled(1)
+        self.assertFalse(engine.owes)
+        self.assertFalse(self.told(*OPEN).owes)
+
+
+class Engine:
+    """What `drain` asks of an engine."""
+
+    def __init__(self, managed: bool = False) -> None:
+        self.managed = managed
+        self.owes = managed
+
+
+class Link:
+    """A stream towards us that closes when the test says so."""
+
+    def __init__(self, managed: bool = False) -> None:
+        self.engine = Engine(managed)
+        self.calls: list[str] = []
+        self._closed: list[Deferred[None]] = []
+
+    def pause(self, holder: object) -> None:
+        self.calls.append("pause")
+
+    def wind_down(self, ending: Ending) -> None:
+        self.calls.append("wind down")
+
+    def close(self, ending: Ending) -> None:
+        self.calls.append("close")
+        self.gone()
+
+    def when_closed(self) -> Deferred[None]:
+        self._closed.append(Deferred())
+        return self._closed[-1]
+
+    def gone(self) -> None:
+        waiting, self._closed = self._closed, []
+        for each in waiting:
+            each.callback(None)
+
+
+class DrainTests(SynchronousTestCase):
+    """The steps of a stop, and the bound of each."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.links: list[Any] = []
+
+    def drain(self) -> Deferred[None]:
+        self.drained: Deferred[None] = Deferred.fromCoroutine(drain(self.links, self.world.lanes, self.world.clock))
+        return self.drained
+
+    @property
+    def clock(self) -> Clock:
+        return self.world.clock
+
+    def test_nothing_to_do(self) -> None:
+        """An idle gateway is gone at once."""
+        self.drain()
+        self.successResultOf(self.drained)
+
+    def test_in_flight_first(self) -> None:
+        """Streams towards us stay open until what is in flight is acknowledged; meanwhile nothing more is written, it is spooled."""
+        link = Link()
+        self.links = [link]
+        self.world.accept(stanza("1"))
+        self.drain()
+        self.world.accept(stanza("2"))
+        self.clock.advance(WINDOW)
+        self.assertEqual((ids(self.world.hop.sent), link.calls, self.world.settled), ("1", [], ["1", "2"]))
+        self.world.flow.acknowledged(1)
+        self.clock.advance(LOOK)
+        self.assertEqual(link.calls, ["wind down"])
+        link.gone()
+        self.assertEqual(ids(self.world.hop.sent), "12")
+        self.world.flow.acknowledged(1)
+        self.clock.advance(LOOK)
+        self.successResultOf(self.drained)
+        self.assertEqual(self.world.spooled(), [])
+
+    def test_every_wait_is_bounded(self) -> None:
+        """No acknowledgement, no closing tag, a next server that takes nothing: what is held is spooled, and the end comes."""
+        link = Link()
+        self.links = [link]
+        self.world.accept(stanza("1"))
+        self.drain()
+        for bound, calls in ((SETTLE, ["wind down"]), (HEAR_OUT, ["wind down", "close"]), (HAND_ON, ["wind down", "close"])):
+            self.assertNoResult(self.drained)
+            self.clock.pump([bound / 10] * 11)
+            self.assertEqual(link.calls, calls)
+        self.successResultOf(self.drained)
+        self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
+
+    def test_managed(self) -> None:
+        """R35: a stream with XEP-0198 is read no more, and closed when what was read of it is acknowledged: nothing comes twice."""
+        link = Link(managed=True)
+        self.links = [link]
+        self.drain()
+        self.assertEqual(link.calls, ["pause"])
+        link.engine.owes = False
+        self.clock.advance(LOOK)
+        self.assertEqual(link.calls, ["pause", "close", "wind down"])
+        self.assertNoResult(self.drained)
+        link.gone()
+        self.successResultOf(self.drained)
+
+    def test_answers_on_closed_streams(self) -> None:
+        """R41: where a ping tells what the next server has, nothing is written once the streams that bring its answers are closed."""
+        hop = Courier.__new__(Courier)
+        hop.receipts = PingReceipts.__new__(PingReceipts)
+        self.world.accept(stanza("1"))
+        self.world.flow.acknowledged(1)
+        self.patch(Courier, "state", "ready")
+        for name, value in (("ready", True), ("slow", False), ("acknowledges", True)):
+            self.patch(Courier, name, value)
+        self.patch(Courier, "stop", lambda *_: self.world.hop.stop(Cause.SHUTDOWN))
+        self.world.flow.hop = hop
+        self.world.lanes.rest()
+        self.world.accept(stanza("2"))
+        self.drain()
+        self.clock.advance(LOOK)
+        self.successResultOf(self.drained)
+        self.assertEqual((ids(self.world.hop.sent), self.world.spooled()), ("1", ["2"]))
+
+    def test_held_by_the_operator(self) -> None:
+        """What the operator holds back is not handed on at the end either."""
+        self.world.lanes.withheld.add(Target(pair=OUT))
+        self.world.accept(stanza("1"))
+        self.drain()
+        self.clock.advance(LOOK)
+        self.successResultOf(self.drained)
+        self.assertEqual((self.world.hop.sent, self.world.spooled()), ([], ["1"]))
