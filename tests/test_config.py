@@ -15,7 +15,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.config import Config, ConfigError, load, parse
 from s2sgw.config.agreement import certificate_files, tcp_place
 from s2sgw.config.complaints import Complaint, Source, meant, show, spell, translate
-from s2sgw.config.later import KEYS, VALUES
 from s2sgw.config.loading import SECTIONS
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.xmpp.jid import Domain
@@ -175,7 +174,7 @@ class ComplaintTests(ConfigTestCase):
                 'line 17: peers.default.limits.streems: there is no such key; did you mean "streams"?',
                 "line 18: peers.default.allow: must be true or false",
                 'line 20: peers."*.example.net".proofs: must be an array, as in ["…"]',
-                'line 21: peers."*.example.net".secret_file: is not in this version yet (shared secrets (SCRAM))',
+                'line 21: peers."*.example.net".secret_file: x does not exist',
                 'line 22: consle: there is no such section; did you mean "console"?',
             ],
             self.complaints(text),
@@ -572,25 +571,10 @@ class ConsoleTests(ConfigTestCase):
         )
 
 
-class LaterTests(ConfigTestCase):
-    """Keys of the contract that do nothing yet are errors that say so."""
+class NeutralTests(ConfigTestCase):
+    """What is written out though it holds anyway, and what is odd."""
 
-    def spelt(self, path: tuple[str, ...], value: str) -> str:
-        """`path` = `value` as TOML, each "*" being an array's first table or a peer."""
-        *table, key = path
-        header = ".".join('"a.example"' if step == "*" and table[0] == "peers" else step for step in table if step != "*" or table[0] == "peers")
-        brackets = "[[{}]]" if "*" in table and table[0] != "peers" else "[{}]"
-        return (brackets.format(header) + "\n" if header else "") + f"{key} = {value}\n"
-
-    def test_keys(self) -> None:
-        """Each is refused by name, once."""
-        for key in KEYS:
-            with self.subTest(key.path):
-                text = self.spelt(key.path, '"x"') if len(key.path) > 1 else f'[{key.path[0]}]\nlisten = "x"\n'
-                (complaint,) = self.with_gateway(text)
-                self.assertIn(f"{key.path[-1]}: is not in this version yet ({key.what})", complaint)
-
-    def test_neutral_values(self) -> None:
+    def test_defaults_written_out(self) -> None:
         """A value that asks for what is done anyway passes."""
         for text in (
             "[policy]\ndeny_lists = []\nallow_only_listed = false\n",
@@ -599,16 +583,12 @@ class LaterTests(ConfigTestCase):
             self.assertEqual([], self.with_gateway(text))
 
     def test_values(self) -> None:
-        """Values that do not work yet are refused, those that do are not."""
-        for row in VALUES:
-            for value in row.values:
-                (complaint,) = self.with_gateway(self.spelt(row.path, f'"{value}"'))
-                self.assertIn(f'{row.path[-1]}: "{value}" is not in this version yet', complaint)
+        """Each of the values of a key is taken."""
         for text in ('[backend]\nacks = "tcp"\n', '[backend]\nacks = "ping"\n', '[backend]\nacks = "sm"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
             self.assertEqual([], self.with_gateway(text))
 
     def test_rest_of_policy(self) -> None:
-        """An unknown key beside those to come is told as such."""
+        """An unknown key is told as such."""
         self.assertEqual(
             ['line 4: policy.deny_list: there is no such key; did you mean "deny_lists"?'], self.with_gateway("[policy]\ndeny_list = []\n"),
         )
@@ -671,6 +651,7 @@ class ExampleTests(SynchronousTestCase):
             (self.root / each).mkdir(parents=True)
         for each in ("certs/ca/ca.crt", "examples/special/friend.crt", "examples/special/friend.key", "examples/special/friend.crl"):
             (self.root / each).touch()
+        (self.root / "examples/special/friend.secret").write_text("correct horse battery staple\n")
 
     def load(self, name: str) -> Config:
         return parse((ROOT / "examples" / name).read_text("utf-8"), self.root / "examples" / name)

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.inbound import FederationInbound
 from s2sgw.gateway.outbound import FederationOutbound
+from s2sgw.gateway.shared import SharedSecrets
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
@@ -174,7 +175,7 @@ class OutboundReconsiderTests(SynchronousTestCase):
             self.assertEqual((PEER, "receiving", SERVER), (peer, role, target))
             return verdict
 
-        side: Any = SimpleNamespace(peers=peers, judge_of=SimpleNamespace(opinion=opinion))
+        side: Any = SimpleNamespace(peers=peers, secrets=SharedSecrets(peers), judge_of=SimpleNamespace(opinion=opinion))
         asked = FederationOutbound.reconsider(side, None, Pair(OURS, PEER), SERVER)  # type: ignore[arg-type]
         refusal = self.successResultOf(Deferred.fromCoroutine(asked))
         return refusal.ending.cause if refusal else None

@@ -13,6 +13,7 @@ from s2sgw.config.complaints import Complaint, KeyPath, meant, show
 from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener, Policy
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
+from s2sgw.policy.secretfile import read_secret
 from s2sgw.policy.values import HostPort
 
 Complaints = Iterator[Complaint]
@@ -256,9 +257,21 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
         yield from _anchors(("peers", name, "trust_anchors"), peer.trust_anchors)
         if peer.crl is not None:
             yield from _readable(("peers", name, "crl"), peer.crl)
+        if peer.secret_file is not None:
+            yield from _secret(("peers", name, "secret_file"), peer.secret_file)
         if peer.certificate is not None:
             for path in certificate_files(peer.certificate):
                 yield from _readable(("peers", name, "certificate"), path)
+
+
+def _secret(key: KeyPath, path: Path) -> Complaints:
+    unreadable = list(_readable(key, path))
+    yield from unreadable
+    if not unreadable:
+        try:
+            read_secret(path)
+        except (OSError, ValueError) as error:
+            yield Complaint(key, f"{path} holds no secret: it {error}")
 
 
 def list_files(policy: Policy) -> Complaints:

@@ -18,8 +18,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.agreement import disagreements, unusable_files
 from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
-from s2sgw.config.later import KEYS as LATER_KEYS
-from s2sgw.config.later import refuse
 from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Policy, Queue
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver
@@ -75,7 +73,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]
-    complaints = refuse(tree) + _unknown_sections(tree)
+    complaints = _unknown_sections(tree)
     sections: dict[str, Any] = {}
     curtailed: dict[str, Any] = {}
     for name in SECTIONS:
@@ -92,8 +90,8 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
 
 
 def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
-    known = {*SECTIONS, *(key.path[0] for key in LATER_KEYS)}
-    return [Complaint((name,), f"there is no such section; {meant(name, known)}") for name in tree if name not in SECTIONS]
+    unknown = [name for name in tree if name not in SECTIONS]
+    return [Complaint((name,), f"there is no such section; {meant(name, SECTIONS)}") for name in unknown]
 
 
 def _validate(

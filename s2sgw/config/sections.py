@@ -1,7 +1,6 @@
 """The sections of the configuration as frozen models: every key, its type and its default, as the contract lists them.
 
-Durations are seconds, sizes bytes, paths absolute. What the models accept works; keys of the contract that are still to
-come are in `later`.
+Durations are seconds, sizes bytes, paths absolute. What the models accept works.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
 from s2sgw.gateway.judge import Judge, barred, permission, refusal
 from s2sgw.gateway.record import Leg
+from s2sgw.gateway.shared import SharedSecrets
 from s2sgw.net.addresses import HostPort, canonical, is_address
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
@@ -48,6 +50,11 @@ class FederationInbound:
     streams: Callable[[Domain], int]
     stream_id: Callable[[], str]
     leg: Leg = field(default="federation", init=False)
+
+    @cached_property
+    def secrets(self) -> SharedSecrets:
+        """What is shared with peers (R26)."""
+        return SharedSecrets(self.peers)
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
         return ReceivingStream(self._options(direct_tls), self.stream_id)
@@ -97,8 +104,8 @@ class FederationInbound:
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         features = policy.features
         granted = replace(
-            permission(verdict), limits=limits, announced=features.limits, management=features.sm,
-            bidi=features.bidi and verdict.external,
+            self.secrets.granted(permission(verdict), verdict, peer, connection), limits=limits, announced=features.limits,
+            management=features.sm, bidi=features.bidi and verdict.external,
         )
         return granted, verdict.reasons
 
@@ -114,6 +121,8 @@ class FederationInbound:
             if elsewhere is not None:
                 return elsewhere
         verdict = await self.judge_of.opinion(connection, peer, "initiating")
+        if method.startswith("SCRAM-") and self.secrets.suffices(verdict, peer):
+            return None
         if verdict.ending is not None:
             return refusal(verdict.ending)
         if (method == "EXTERNAL" and not verdict.external) or (method == "dialback" and not verdict.dialback):

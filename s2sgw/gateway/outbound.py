@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 from s2sgw.gateway.judge import Judge, barred, permission, refusal
 from s2sgw.gateway.record import Leg
+from s2sgw.gateway.shared import SharedSecrets
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
@@ -40,6 +42,11 @@ class FederationOutbound:
     #: whether a peer bears bidirectional streams (XEP-0288)
     bidi: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
+
+    @cached_property
+    def secrets(self) -> SharedSecrets:
+        """What is shared with peers (R26)."""
+        return SharedSecrets(self.peers)
 
     async def resolve(self, pair: Pair) -> Resolution:
         return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route)
@@ -85,7 +92,8 @@ class FederationOutbound:
         verdict = await self.judge_of.verdict(connection, question, "receiving", target)
         policy = self.peers.policy(question.peer)
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
-        granted = replace(permission(verdict), bidi=verdict.proven_by not in (None, "dns"), limits=limits)
+        granted = self.secrets.granted(permission(verdict), verdict, question.peer, connection)
+        granted = replace(granted, bidi=verdict.proven_by not in (None, "dns"), limits=limits)
         return granted, (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
@@ -94,4 +102,5 @@ class FederationOutbound:
         if bar is not None:
             return barred(bar)
         verdict = await self.judge_of.opinion(connection, pair.recipient, "receiving", target)
-        return None if verdict.ending is None else refusal(verdict.ending)
+        known = verdict.ending is None or self.secrets.suffices(verdict, pair.recipient)
+        return None if known or verdict.ending is None else refusal(verdict.ending)

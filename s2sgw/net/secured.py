@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from OpenSSL import SSL, crypto
@@ -29,6 +29,8 @@ class Secured:
     cipher: str
     alpn: bytes
     server_name: str | None
+    #: what channel binding binds to: tls-exporter (RFC 9266); None below TLS 1.3, where it cannot be told whether that is safe
+    exporter: bytes | None = field(default=None, repr=False)
 
 
 @implementer(IHandshakeListener)
@@ -74,7 +76,15 @@ def observe(connection: SSL.Connection) -> Secured:
         cipher=connection.get_cipher_name() or "",
         alpn=connection.get_alpn_proto_negotiated(),
         server_name=server_name.decode("ascii", "replace") if server_name else None,
+        exporter=exporter(connection),
     )
+
+
+def exporter(connection: SSL.Connection) -> bytes | None:
+    """The tls-exporter value. Under TLS 1.2 it holds only with the extended master secret, which cannot be seen from here."""
+    if connection.get_protocol_version_name() != "TLSv1.3":
+        return None
+    return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
 
 
 def presented_chain(connection: SSL.Connection) -> tuple[bytes, ...]:

@@ -103,6 +103,7 @@ class PeerPolicy:
     pins: tuple[str, ...] = ()
     crl: Path | None = None
     certificate: Path | None = None
+    secret_file: Path | None = None
     route: str | None = None
     proxy: Proxy | Literal["none"] = "none"
     features: Features = Features()
@@ -185,6 +186,7 @@ class PeerObject(Section):
     pins: tuple[Pin, ...] | None = None
     crl: FilePath | None = None
     certificate: FilePath | None = None
+    secret_file: FilePath | None = None
     route: Route | None = None
     proxy: ProxyURL | None = None
     features: FeaturesObject | None = None

@@ -1,0 +1,68 @@
+"""The secrets that are shared with peers (R26): each file read when its peer comes, and again when it has changed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from s2sgw.net.connection import StreamConnection
+from s2sgw.policy.peers import Peers
+from s2sgw.policy.secretfile import read_secret
+from s2sgw.policy.verdict import Verdict
+from s2sgw.stream.events import Permission
+from s2sgw.stream.secret import SharedSecret, StreamSecret
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+
+#: What a certificate may lack where a secret proves the peer in its place. A veto, a revocation or a changed key stays one.
+WANTING = frozenset({
+    Cause.NO_CERTIFICATE, Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER, Cause.EXPIRED, Cause.NOT_YET_VALID, Cause.BAD_CHAIN,
+    Cause.WRONG_USAGE, Cause.NAME_MISMATCH, Cause.NOT_PROVEN,
+})  # fmt: skip
+
+
+class SharedSecrets:
+    """The secret of each peer whose policy names a file."""
+
+    log = Logger()
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._known: dict[Path, tuple[tuple[int, int], SharedSecret]] = {}
+
+    def granted(self, permission: Permission, verdict: Verdict, peer: Domain, connection: StreamConnection) -> Permission:
+        """`permission` with the peer's secret, if there is one and TLS: it does where only a proof by certificate is wanting."""
+        shared = self.of(peer)
+        if shared is None or connection.secured is None or not self._heals(verdict):
+            return permission
+        secret = StreamSecret(shared, lambda: secrets.token_urlsafe(24), connection.secured.exporter)
+        return replace(permission, refusal=None, secret=secret, mutual=verdict.ending is not None)
+
+    def suffices(self, verdict: Verdict, peer: Domain) -> bool:
+        """Whether a stream that a secret has proven may stay, by the policy of now."""
+        return self.of(peer) is not None and self._heals(verdict)
+
+    def _heals(self, verdict: Verdict) -> bool:
+        return verdict.ending is None or verdict.ending.cause in WANTING
+
+    def of(self, peer: Domain) -> SharedSecret | None:
+        """The peer's secret; None: it has none, or it cannot be read."""
+        path = self._peers.policy(peer).secret_file
+        if path is None:
+            return None
+        try:
+            return self._read(path)
+        except (OSError, ValueError) as error:
+            self.log.error(event="a secret cannot be read", peer=str(peer), detail=str(error))
+            return None
+
+    def _read(self, path: Path) -> SharedSecret:
+        facts = path.stat()
+        stamp = (facts.st_mtime_ns, facts.st_size)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, SharedSecret(read_secret(path), secrets.token_bytes(16)))
+        return known[1]
