@@ -19,7 +19,6 @@ from s2sgw.trust.revocation import RevocationLists
 LOOK_EVERY = 5.0
 
 
-
 class Readable(Protocol):
     """What files hold: so many things, and what is wrong with them."""
 
