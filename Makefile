@@ -5,7 +5,7 @@
 #   make test       the tests            make lint     ruff and mypy
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
-#   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool
+#   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make crash      the gateway under load, killed again and again: what became of every stanza (CYCLES=200)
 #   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
 #   make certs      a development CA and the certificates of the example domains
@@ -110,6 +110,7 @@ interop: $(DEV)
 bench: $(DEV)
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.size
+	@$(BIN)/python -m bench.cold
 
 crash: $(DEV)
 	@$(BIN)/python -m crash --cycles $(CYCLES)
