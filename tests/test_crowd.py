@@ -14,7 +14,7 @@ PEER = "peer.example"
 
 
 class CrowdTests(SynchronousTestCase):
-    """At most `limits.streams` to a peer."""
+    """R37: at most `limits.streams` to a peer."""
 
     def setUp(self) -> None:
         self.crowd = Crowd()
@@ -50,7 +50,7 @@ class CrowdTests(SynchronousTestCase):
         self.assertEqual([each.ending for each in streams], [None, None])
 
     def test_one_at_rest_makes_room(self) -> None:
-        """The one that has rested longest is closed in order."""
+        """R37: the one that has rested longest is closed in order."""
         streams = self.join(2)
         streams[0].clock.advance(3)
         streams[0].connection.write(b"<message/>")  # at 3; the other at 1
