@@ -123,6 +123,18 @@ class ReceivingManagementTests(TranscriptCase):
             end = End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")
             self.told(*receiving.OPEN, In(given), Out(error("unsupported-stanza-type", text)), Says(end))
 
+    def test_resume(self) -> None:
+        """R35: no stream is resumed; who asks for it is told so, and may ask to begin anew (XEP-0198 §5)."""
+        resume = f"<resume {SM} h='0' previd='x'/>"
+        self.told(
+            *OPEN, In(resume), Out(failed("feature-not-implemented")), In(ENABLE), Out(ENABLED), Says(ManagementEnabled()),
+        )
+        text = f"<resume xmlns='{MANAGEMENT}'/> is not expected here"
+        self.told(
+            *receiving.PLAIN, In(resume), Out(error("unsupported-stanza-type", text)),
+            Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")),
+        )
+
     def test_offered_after_authentication(self) -> None:
         """R35: where SASL is the only way, `<sm/>` comes behind it; `<enable/>` before is refused as anything is."""
         text = f"<enable xmlns='{MANAGEMENT}'/> is not expected here"

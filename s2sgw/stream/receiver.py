@@ -168,6 +168,9 @@ class ReceivingPhase(ManagedPhase):
     def enable(self, element: Element) -> None:
         super().element(element)
 
+    def resume(self, element: Element) -> None:
+        super().element(element)
+
     def bidi(self, element: Element) -> None:
         super().element(element)
 
@@ -195,6 +198,7 @@ _INPUTS = {
     (DIALBACK, "verify"): "verify",
     (BIDI, "bidi"): "bidi",
     (MANAGEMENT, "enable"): "enable",
+    (MANAGEMENT, "resume"): "resume",
     (MANAGEMENT, "r"): "requested",
     (MANAGEMENT, "a"): "acknowledged",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from s2sgw.stream import sasl
+from s2sgw.stream import management, sasl
 from s2sgw.stream.authorisation import Authorisation
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.events import DialbackOutcome, JudgementNeeded, Method, Permission, Refusal, ResolutionNeeded, StartTLS
@@ -249,6 +249,10 @@ class Conversing(ReceivingPhase):
 
     def enable(self, element: Element) -> None:
         self.stream.enable()
+
+    def resume(self, element: Element) -> None:
+        """Nothing is ever resumed here, and who asks is told so (XEP-0198 §5)."""
+        self.stream.send(management.failed("feature-not-implemented"))
 
     def judged(self, permission: Permission) -> None:
         self.authorisation.judged(permission)
