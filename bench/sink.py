@@ -1,9 +1,11 @@
-"""The other end: takes what arrives and counts it. One process, one of four kinds.
+"""The other end: takes what arrives and counts it. One process, one of five kinds.
 
     python -m bench.sink '{"kind": "server", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         an XMPP server's s2s port: STARTTLS, a certificate of `anchors` demanded, EXTERNAL accepted
     python -m bench.sink '{"kind": "managed", …}'
         the same with XEP-0198: it acknowledges when it is asked
+    python -m bench.sink '{"kind": "answering", "inner": …, …}'
+        as "server", and it answers the gateway's pings, as every XMPP server does, on streams that it opens at `inner`
     python -m bench.sink '{"kind": "component", "port": …, "domain": …, "secret": …, "count": …}'
         an XEP-0114 component of the server that listens at `port`
     python -m bench.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
@@ -25,6 +27,7 @@ import time
 from typing import Any
 from xml.parsers import expat
 
+from bench.answers import Answers, Pings
 from bench.stanzas import Counter
 from interop.certificates import Certificate
 from interop.peer import SASL, TLS, Stream, server_context
@@ -75,8 +78,11 @@ class Tally:
 class Source:
     """One connection that stanzas come from."""
 
-    def __init__(self, connection: socket.socket, parse: bool, managed: bool = False) -> None:
+    def __init__(
+        self, connection: socket.socket, parse: bool, managed: bool = False, pings: Pings | None = None,
+    ) -> None:
         self._socket = connection
+        self._pings = pings
         self._managed = managed
         self._counter = Counter()
         self._enabling = True
@@ -102,6 +108,8 @@ class Source:
             tally.add(self._counter.feed(data), data)
             if self._managed:
                 self._answer(data)
+            if self._pings is not None:
+                self._pings.feed(data)
 
     def _answer(self, data: bytes) -> None:
         """XEP-0198: what comes behind `<enable/>` is counted, so nothing may come before it."""
@@ -155,8 +163,9 @@ def serve(job: dict[str, Any]) -> None:
     tally, selector = Tally(job["count"], job["warm"]), selectors.DefaultSelector()
     listener: socket.socket | None = None
     parse = job["kind"] == "bare"
+    answers = Answers(job) if job["kind"] == "answering" else None
     if job["kind"] == "component":
-        selector.register((source := component(job)).raw, selectors.EVENT_READ, Source(source.raw, parse))
+        selector.register((ours := component(job)).raw, selectors.EVENT_READ, Source(ours.raw, parse))
     else:
         listener = socket.create_server(("127.0.0.1", job["port"]), backlog=64)
         selector.register(listener, selectors.EVENT_READ, None)
@@ -173,7 +182,8 @@ def serve(job: dict[str, Any]) -> None:
                     selector.unregister(key.fileobj)
             elif listener is not None:
                 stream = accept(listener, job, context, len(selector.get_map()))
-                selector.register(stream.raw, selectors.EVENT_READ, Source(stream.raw, parse, job["kind"] == "managed"))
+                source = Source(stream.raw, parse, job["kind"] == "managed", answers.watch() if answers else None)
+                selector.register(stream.raw, selectors.EVENT_READ, source)
 
 
 if __name__ == "__main__":
