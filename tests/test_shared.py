@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +19,14 @@ from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.secretfile import LARGEST, read_secret
 from s2sgw.policy.verdict import Verdict
-from s2sgw.stream.events import Permission, Refusal
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import JudgementNeeded, PairProven, Permission, Refusal
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
-from s2sgw.xmpp.jid import Domain
-from tests.wires import Ends
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.wires import LOCAL, Ends
 
 PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
 SECURED: Any = SimpleNamespace(secured=SimpleNamespace(exporter=b"x" * 32))
@@ -132,3 +137,49 @@ class BindingTests(SynchronousTestCase):
         """R26: none below TLS 1.3, where it cannot be told whether it is safe."""
         connection: Any = SimpleNamespace(get_protocol_version_name=lambda: "TLSv1.2")
         self.assertIsNone(exporter(connection))
+
+
+class WholeTests(SecretTestCase):
+    """R26: both engines, both adapters and real TLS between two servers whose certificates prove nothing."""
+
+    def engines(self, theirs: str) -> tuple[Any, Any]:
+        keys, numbers = DialbackKeys(b"x"), itertools.count()
+        receiving = ReceivingStream(
+            ReceivingOptions(keys=keys, serves=LOCAL.__eq__, answers_verify=LOCAL.__eq__, resolve=False), lambda: f"id{next(numbers)}",
+        )
+        self.path.write_text(theirs)
+        return InitiatingStream(InitiatingOptions(local=PEER, peer=LOCAL, keys=keys)), receiving
+
+    def conversed(self, theirs: str) -> tuple[list[Any], list[Ending]]:
+        """What both ends came to: the proven pairs, and how the initiating stream ended, if it did."""
+        initiating, receiving = self.engines(theirs)
+        ends = Ends(engines=(receiving, initiating))
+        other = Path(self.mktemp())
+        other.write_text("correct horse")
+        sides = (
+            (ends.server, ends.server_owner, receiving, SharedSecrets(Peers({"peer.example": PeerObject(secret_file=self.path)})), PEER),
+            (ends.client, ends.client_owner, initiating, SharedSecrets(Peers({"example.org": PeerObject(secret_file=other)})), LOCAL),
+        )
+        unproven = Verdict(ending=Ending(Cause.SELF_SIGNED))
+        refusal = Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.SELF_SIGNED)))
+
+        def answer(connection: Any, engine: Any, secrets: SharedSecrets, peer: Domain, link: Any, event: Any) -> None:
+            if isinstance(event, JudgementNeeded):
+                connection.step(engine.judged, secrets.granted(refusal, unproven, peer, connection))
+
+        for connection, owner, engine, secrets, peer in sides:
+            owner.on_event = partial(answer, connection, engine, secrets, peer)
+        ends.client.step(initiating.begin)
+        ends.pump.flush()
+        owners = (ends.server_owner, ends.client_owner)
+        return [event for owner in owners for event in owner.events if isinstance(event, PairProven)], ends.client_owner.endings
+
+    def test_same_secret(self) -> None:
+        """R26: each is proven to the other, bound to their TLS."""
+        proven = PairProven(Pair(PEER, LOCAL), "SCRAM-SHA-256-PLUS")
+        self.assertEqual(self.conversed("correct horse\n"), ([proven, proven], []))
+
+    def test_another_secret(self) -> None:
+        """R26: with another secret neither is, and no weaker way is tried."""
+        proven, (ending,) = self.conversed("battery staple\n")
+        self.assertEqual((proven, ending.cause), ([], Cause.SASL_FAILED))

@@ -175,10 +175,11 @@ class Ends:
 
     def __init__(
         self, *, server_tls: Any = None, client_tls: Any = None, direct: bool = False,
-        options: ConnectionOptions = DEFAULTS,
+        options: ConnectionOptions = DEFAULTS, engines: tuple[Any, Any] | None = None,
     ) -> None:
         self.clock = Clock()
-        self.server_engine, self.client_engine = ToyEngine(), ToyEngine()
+        pair: tuple[Any, Any] = engines or (ToyEngine(), ToyEngine())
+        self.server_engine, self.client_engine = pair
         self.server_owner, self.client_owner = Recorder(), Recorder()
         self.server = StreamConnection(
             self.server_engine, self.server_owner, clock=self.clock, role="receiving", direct_tls=direct, options=options,
