@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.crowd import AGAIN
 from s2sgw.gateway.manners import Manners
-from s2sgw.gateway.opening import BRIEF, PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.opening import PATIENCE, Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.trial import AT_ONCE, BRIEF
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import ATTEMPT_DELAY
@@ -229,7 +230,7 @@ class TrialTests(Attempts):
         return self.connections[-1]
 
     def broken(self, managed: bool = True) -> None:
-        self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them"))
+        self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
 
     @property
     def bears(self) -> bool:
@@ -245,6 +246,21 @@ class TrialTests(Attempts):
         self.clock.advance(3600)
         self.assertFalse(self.bears)
 
+    def test_without_a_word(self) -> None:
+        """A server that breaks down on the extension at once, without a stream error, is found out too."""
+        self.ready().close(Ending(Cause.CONNECTION_LOST, by="them"))
+        self.assertFalse(self.bears)
+
+    def test_before_it_is_ready(self) -> None:
+        """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.connect("192.0.2.1")
+        self.connections[0].owner.engine.bidi = True
+        self.connections[0].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
+        self.failureResultOf(opening, StreamRefused)
+        self.assertFalse(self.manners.bears("there.example", "bidi"))
+        self.assertTrue(self.bears)
+
     def test_cleared(self) -> None:
         """Where the stream without it breaks as well, it was not that."""
         self.broken()
@@ -259,6 +275,10 @@ class TrialTests(Attempts):
         old.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.ready().close(Ending(Cause.UNRESPONSIVE))
         self.ready().close(Ending(Cause.CLOSED, by="them"))
+        self.ready().close(Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"))
+        killed = self.ready()
+        self.clock.advance(AT_ONCE + 0.1)
+        killed.close(Ending(Cause.CONNECTION_LOST, by="them"))
         acknowledged = self.ready()
         acknowledged.owner.listener = Listener()
         acknowledged.owner.event(acknowledged, Acknowledged(1))

@@ -13,22 +13,22 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.crowd import Crowd, Full
 from s2sgw.gateway.incoming import Incoming
-from s2sgw.gateway.manners import Extra, Manners, NotNow
+from s2sgw.gateway.manners import Manners, NotNow
 from s2sgw.gateway.openstream import Listener, OpenStream
 from s2sgw.gateway.sides import SendingSide
+from s2sgw.gateway.trial import Trial
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.stream.events import (
-    Acknowledged,
     Event,
     JudgementNeeded,
     ManagementEnabled,
@@ -45,8 +45,6 @@ from s2sgw.xmpp.jid import Pair
 ADDRESSES = 8
 #: Seconds after which an attempt begins with no further address.
 PATIENCE = 60.0
-#: Seconds within which the end of a stream may be laid at the door of an extension.
-BRIEF = 10.0
 
 
 class StreamRefused(Exception):
@@ -108,56 +106,6 @@ class Stopwatch:
         self._opener.took("total", self.elapsed)
 
 
-class Trial:
-    """Whether a young stream bears the extensions that are used on it, or thrives without those that are suspected."""
-
-    def __init__(self, engine: InitiatingStream, pair: Pair, opener: Opener) -> None:
-        self._engine = engine
-        self._name = pair.recipient.ascii
-        self._opener = opener
-        self._timer: IDelayedCall | None = None
-        self._young = False
-
-    def begin(self) -> None:
-        """The stream is ready; of most nothing is to be learned."""
-        self._young = bool(self._used) or self._opener.manners.suspects(self._name)
-        if self._young:
-            self._timer = self._opener.clock.callLater(BRIEF, self._lives)
-
-    def stands(self, event: Event) -> None:
-        """An acknowledgement shows that acknowledging breaks nothing."""
-        if isinstance(event, Acknowledged) and self._young:
-            self.stop()
-
-    def end(self, ending: Ending) -> None:
-        """The stream is gone: if it was young and they ended it, somebody is to blame."""
-        young = self._young
-        self.stop()
-        if not young or ending.by == "us" or ending.in_order:
-            return
-        manners = self._opener.manners
-        if manners.suspects(self._name):
-            manners.acquit(self._name)
-        else:
-            for extra in self._used:
-                manners.suspect(self._name, extra, ending)
-
-    @property
-    def _used(self) -> list[Extra]:
-        extras: list[tuple[Extra, bool]] = [("management", self._engine.managed), ("bidi", self._engine.bidi)]
-        return [extra for extra, used in extras if used]
-
-    def stop(self) -> None:
-        self._young = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-
-    def _lives(self) -> None:
-        self._young = False
-        if self._opener.manners.suspects(self._name):
-            self._opener.manners.steady(self._name)
-
-
 class OutgoingStream:
     """The owner of a connection that we opened: until it is ready it negotiates, then it passes on what happens."""
 
@@ -180,7 +128,7 @@ class OutgoingStream:
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
-        self._trial = Trial(engine, pair, opener)
+        self._trial = Trial(engine, pair.recipient.ascii, opener.manners, opener.clock)
         self._opener = opener
         #: where stanzas go that the other side sends on this stream
         self.incoming: Incoming | None = None

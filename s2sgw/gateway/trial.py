@@ -1,0 +1,80 @@
+"""Whether a stream of ours bears the extensions that are used on it: what breaks it young is left out once, and if that helps,
+for a day (`gateway.manners`).
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from s2sgw.gateway.manners import Extra, Manners
+from s2sgw.stream.events import Acknowledged, Event
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.xmpp.ending import Ending
+
+#: Seconds within which an error of the other side may be laid at the door of an extension; and a loss without a word.
+BRIEF = 10.0
+AT_ONCE = 1.0
+
+#: Stream errors that speak of the other side's state, not of what we do.
+_OF_STATE = frozenset({
+    "system-shutdown", "reset", "connection-timeout", "resource-constraint", "conflict", "see-other-host", "host-gone",
+    "host-unknown", "remote-connection-failed", "not-authorized",
+})  # fmt: skip
+
+
+class Trial:
+    """The youth of one stream to the server called `name`."""
+
+    def __init__(self, engine: InitiatingStream, name: str, manners: Manners, clock: IReactorTime) -> None:
+        self._engine = engine
+        self._name = name
+        self._manners = manners
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._ready_at: float | None = None
+        self._old = False
+
+    def begin(self) -> None:
+        """The stream is ready; of most nothing is to be learned."""
+        self._ready_at = self._clock.seconds()
+        self._old = not self._used and not self._manners.suspects(self._name)
+        if not self._old:
+            self._timer = self._clock.callLater(BRIEF, self._lives)
+
+    def stands(self, event: Event) -> None:
+        """An acknowledgement shows that the extensions break nothing."""
+        if isinstance(event, Acknowledged):
+            self._stop()
+
+    def end(self, ending: Ending) -> None:
+        """The stream is gone: if it was young, and something on it may be to blame, that is left out next time."""
+        blamed = not self._old and self._may_blame(ending)
+        self._stop()
+        if blamed and self._manners.suspects(self._name):
+            self._manners.acquit(self._name)
+        elif blamed:
+            for extra in self._used:
+                self._manners.suspect(self._name, extra, ending)
+
+    def _may_blame(self, ending: Ending) -> bool:
+        """Whether the other side broke off over what we do, as far as can be told."""
+        if ending.by == "us" or ending.in_order:
+            return False
+        if ending.condition is not None:
+            return ending.condition not in _OF_STATE
+        return self._ready_at is not None and self._clock.seconds() - self._ready_at <= AT_ONCE
+
+    @property
+    def _used(self) -> list[Extra]:
+        extras: list[tuple[Extra, bool]] = [("management", self._engine.managed), ("bidi", self._engine.bidi)]
+        return [extra for extra, used in extras if used]
+
+    def _stop(self) -> None:
+        self._old = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _lives(self) -> None:
+        self._old = True
+        if self._manners.suspects(self._name):
+            self._manners.steady(self._name)
