@@ -652,6 +652,7 @@ class ExampleTests(SynchronousTestCase):
         for each in ("certs/ca/ca.crt", "examples/special/friend.crt", "examples/special/friend.key", "examples/special/friend.crl"):
             (self.root / each).touch()
         (self.root / "examples/special/friend.secret").write_text("correct horse battery staple\n")
+        (self.root / "examples/special/friend.secret").chmod(0o600)
 
     def load(self, name: str) -> Config:
         return parse((ROOT / "examples" / name).read_text("utf-8"), self.root / "examples" / name)

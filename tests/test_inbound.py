@@ -143,7 +143,8 @@ class ReconsiderTests(InboundTestCase):
         self.opinion = Verdict(external=True, dialback=False)
         self.assertEqual([None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in ("EXTERNAL", "dialback", "SCRAM-SHA-256")])
         self.opinion = Verdict(external=False, dialback=True)
-        self.assertEqual([Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in ("EXTERNAL", "dialback")])
+        lost = [self.reconsidered(method) for method in ("EXTERNAL", "dialback", "SCRAM-SHA-256")]
+        self.assertEqual([Cause.NOT_PROVEN, None, Cause.NOT_PROVEN], lost)
 
     def test_refused(self) -> None:
         """The verdict's own ending is the reason."""

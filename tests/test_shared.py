@@ -9,22 +9,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.config import ConfigError, parse
-from s2sgw.gateway.shared import WANTING, SharedSecrets
+from s2sgw.gateway.judge import permission
+from s2sgw.gateway.outbound import FederationOutbound
+from s2sgw.gateway.shared import SharedSecrets
 from s2sgw.net.secured import exporter
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.secretfile import LARGEST, read_secret
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.dialback import DialbackKeys
-from s2sgw.stream.events import JudgementNeeded, PairProven, Permission, Refusal
+from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.wires import LOCAL, Ends
 
@@ -33,10 +35,17 @@ SECURED: Any = SimpleNamespace(secured=SimpleNamespace(exporter=b"x" * 32))
 PLAIN: Any = SimpleNamespace(secured=None)
 
 
+class Connection:
+    """As much of one as a side looks at."""
+
+    secured = SECURED.secured
+
+
 class SecretTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
         self.path.write_text("correct horse\n")
+        self.path.chmod(0o600)
 
 
 class FileTests(SecretTestCase):
@@ -52,6 +61,23 @@ class FileTests(SecretTestCase):
             self.path.write_bytes(data)
             with self.assertRaises(ValueError):
                 read_secret(self.path)
+
+    def test_mode(self) -> None:
+        """R26: it is for its owner alone."""
+        for mode in (0o640, 0o604, 0o620, 0o601):
+            self.path.chmod(mode)
+            with self.assertRaises(ValueError) as failed:
+                read_secret(self.path)
+            self.assertIn("0600", str(failed.exception))
+        self.path.chmod(0o400)
+        self.assertEqual(read_secret(self.path), "correct horse")
+
+    def test_not_with_all(self) -> None:
+        """A secret of everybody is none."""
+        text = f'[gateway]\ndomains = ["example.org"]\n[peers.default]\nsecret_file = "{self.path.name}"\n'
+        with self.assertRaises(ConfigError) as failed:
+            parse(text, self.path.absolute().parent / "s2sgw.toml")
+        self.assertIn("and not with all", str(failed.exception))
 
     def test_configured(self) -> None:
         """A file that cannot be used is told at the start."""
@@ -69,35 +95,51 @@ class SharedSecretsTests(SecretTestCase):
         super().setUp()
         self.secrets = SharedSecrets(Peers({"peer.example": PeerObject(secret_file=self.path)}))
 
-    def granted(self, cause: Cause | None, peer: Domain = PEER, connection: Any = SECURED) -> Permission:
-        ending = None if cause is None else Ending(cause)
-        refusal = None if ending is None else Refusal(StreamCondition.POLICY_VIOLATION, "no", ending)
-        return self.secrets.granted(Permission(external=ending is None, refusal=refusal), Verdict(ending=ending), peer, connection)
+    def granted(self, verdict: Verdict, peer: Domain = PEER, connection: Any = SECURED) -> Permission:
+        return self.secrets.granted(permission(verdict), verdict, peer, connection)
 
     def test_beside_other_ways(self) -> None:
         """R26: with a sound certificate it is one more way; without TLS, or for a peer without secret, none."""
-        granted = self.granted(None)
+        sound = Verdict(external=True, secret=True)
+        granted = self.granted(sound)
         assert granted.secret is not None
         self.assertEqual((granted.external, granted.mutual, granted.secret.binding), (True, False, b"x" * 32))
         self.assertNotEqual(granted.secret.nonce(), granted.secret.nonce())
-        self.assertIsNone(self.granted(None, OTHER).secret)
-        self.assertIsNone(self.granted(None, connection=PLAIN).secret)
+        self.assertIsNone(self.granted(sound, OTHER).secret)
+        self.assertIsNone(self.granted(sound, connection=PLAIN).secret)
 
     def test_in_place_of_a_certificate(self) -> None:
-        """R26: it stands in for what is wanting in a certificate, and then must prove the peer; never for what is forbidden."""
-        for cause in Cause:
-            granted = self.granted(cause)
-            if cause in WANTING:
-                self.assertEqual((granted.refusal, granted.mutual, granted.external), (None, True, False))
-            else:
-                self.assertEqual((granted.secret, granted.refusal is None), (None, False))
-        for cause in (Cause.REVOKED, Cause.DANE_MISMATCH, Cause.PIN_MISMATCH, Cause.KEY_REVOKED, Cause.NOT_ALLOWED, Cause.TLS_TOO_OLD):
-            self.assertNotIn(cause, WANTING)
+        """R26: where nothing else proves the peer, it must, and is given only where the verdict says so."""
+        alone = Verdict(proven_by="secret", secret=True)
+        for given, secret in ((self.granted(alone), True), (self.granted(alone, OTHER), False), (self.granted(alone, connection=PLAIN), False)):
+            self.assertEqual((given.refusal, given.mutual, given.external, given.secret is not None), (None, True, False, secret))
+        refused = self.granted(Verdict(ending=Ending(Cause.REVOKED)))
+        self.assertEqual((refused.secret, refused.mutual, refused.refusal is None), (None, False, False))
 
     def test_reconsidered(self) -> None:
         """R26: a stream that it has proven stays under a policy that still has it."""
-        for cause, peer, stays in ((Cause.EXPIRED, PEER, True), (Cause.EXPIRED, OTHER, False), (Cause.REVOKED, PEER, False)):
-            self.assertEqual(self.secrets.suffices(Verdict(ending=Ending(cause)), peer), stays)
+        for verdict, peer, stays in ((Verdict(secret=True), PEER, True), (Verdict(secret=True), OTHER, False), (Verdict(), PEER, False)):
+            self.assertEqual(self.secrets.suffices(verdict, peer), stays)
+
+    def test_outbound(self) -> None:
+        """R26: a stream of ours stays where the secret alone proves the peer by the policy of now, if it had to there."""
+        alone = Verdict(proven_by="secret", secret=True, reasons=("no certificate",))
+
+        async def answer(*given: object) -> Verdict:
+            return alone
+
+        judge: Any = SimpleNamespace(verdict=answer, opinion=answer)
+        none: Any = None
+        side = FederationOutbound(Peers({"peer.example": PeerObject(secret_file=self.path)}), none, judge, none, none, none, none)
+        connection: Any = Connection()
+        asked = partial(side.reconsider, connection, Pair(OTHER, PEER), none)
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked()))
+        assert refusal is not None
+        self.assertEqual(refusal.ending.cause, Cause.NOT_PROVEN)
+        judged = side.judge(connection, JudgementNeeded(PEER, OTHER, True), none)
+        granted, reasons = self.successResultOf(Deferred.fromCoroutine(judged))
+        self.assertEqual((granted.mutual, granted.bidi, reasons[0]), (True, True, "proven by secret"))
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(asked())))
 
     def test_read_again(self) -> None:
         """R26: a changed file is another secret; one that cannot be read is told, by name alone, and is none."""
@@ -156,16 +198,16 @@ class WholeTests(SecretTestCase):
         ends = Ends(engines=(receiving, initiating))
         other = Path(self.mktemp())
         other.write_text("correct horse")
+        other.chmod(0o600)
         sides = (
             (ends.server, ends.server_owner, receiving, SharedSecrets(Peers({"peer.example": PeerObject(secret_file=self.path)})), PEER),
             (ends.client, ends.client_owner, initiating, SharedSecrets(Peers({"example.org": PeerObject(secret_file=other)})), LOCAL),
         )
-        unproven = Verdict(ending=Ending(Cause.SELF_SIGNED))
-        refusal = Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.SELF_SIGNED)))
+        unproven = Verdict(proven_by="secret", secret=True)
 
         def answer(connection: Any, engine: Any, secrets: SharedSecrets, peer: Domain, link: Any, event: Any) -> None:
             if isinstance(event, JudgementNeeded):
-                connection.step(engine.judged, secrets.granted(refusal, unproven, peer, connection))
+                connection.step(engine.judged, secrets.granted(permission(unproven), unproven, peer, connection))
 
         for connection, owner, engine, secrets, peer in sides:
             owner.on_event = partial(answer, connection, engine, secrets, peer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -118,10 +119,21 @@ def _plain(role: Role) -> str:
     return "encryption-required" if role == "initiating" else "tls-not-offered"
 
 
-def verdict(given: Inputs) -> Verdict:
+def with_secret(given: Inputs, without: Expected) -> tuple[Expected, bool]:
+    """What the table says where there is a shared secret besides, and whether it may be used."""
+    (channel,) = look_up("channel", given.version, given.minimum)
+    (stream,) = look_up("stream", given.tls, channel)
+    (veto,) = look_up("veto", given.evidence, given.proofs)
+    (change,) = look_up("secret", given.state, stream, given.key, veto, "accepted" if without.cause is None else "refused")
+    if change != "instead":
+        return without, change == "beside"
+    return Expected(False, False, "secret" if given.role == "receiving" else None, None, False, "no", False), True
+
+
+def verdict(given: Inputs, secret_file: Path | None = None) -> Verdict:
     policy = PeerPolicy(
         allow=given.state != "barred", tls=given.tls, minimum=given.minimum, dialback=given.dialback, proofs=PROOFS[given.proofs],
-        unknown_issuer=given.unknown_issuer, lost_proof="refuse" if given.remembered == "refuse" else "report",
+        unknown_issuer=given.unknown_issuer, secret_file=secret_file, lost_proof="refuse" if given.remembered == "refuse" else "report",
     )
     return decide(
         policy, EVIDENCE[given.evidence], role=given.role, secured=given.version != "none",
@@ -150,8 +162,18 @@ class TableTests(SynchronousTestCase):
                 wrong.append((given, "a way or a refusal, and its reasons", found))
         self.assertEqual([], wrong[:2], len(wrong))
         self.channels()
+        self.secrets()
         rows = {(name, number) for name, table in tables().items() for number in range(len(table.rows))}
         self.assertEqual(set(), rows - used)
+
+    def secrets(self) -> None:
+        """R26: the same product with a shared secret."""
+        wrong: list[object] = []
+        for given in everything():
+            told, found = with_secret(given, expected(given)), verdict(given, Path("secret"))
+            if told != (seen(found), found.secret) or not found.reasons:
+                wrong.append((given, told, found))
+        self.assertEqual([], wrong[:2], len(wrong))
 
     def channels(self) -> None:
         for version, minimum, tls in product(VERSIONS, get_args(TLSVersion), get_args(Encryption)):
@@ -201,6 +223,14 @@ class ReasonTests(SynchronousTestCase):
         """An ending without a detail is told by its cause."""
         found = decide(PeerPolicy(), (), role="initiating", secured=True, unresolved=Ending(Cause.NO_SUCH_DOMAIN))
         self.assertEqual(("no-such-domain",), found.reasons)
+
+    def test_revoked(self) -> None:
+        """R26: a shared secret makes good what is wanting in a certificate, and not its revocation."""
+        policy = PeerPolicy(secret_file=Path("secret"))
+        for causes, ending in (((Cause.EXPIRED,), None), ((Cause.EXPIRED, Cause.REVOKED), Cause.EXPIRED)):
+            found = decide(policy, (failed("pkix", *causes),), role="initiating", secured=True)
+            self.assertEqual(ending, found.ending and found.ending.cause)
+            self.assertEqual(ending is None, found.secret)
 
     def test_too_old(self) -> None:
         """R8: a stream whose TLS is too old for this peer is told which it has and which it needs."""

@@ -272,6 +272,8 @@ def _secret(key: KeyPath, path: Path) -> Complaints:
             read_secret(path)
         except (OSError, ValueError) as error:
             yield Complaint(key, f"{path} holds no secret: it {error}")
+    if key[1] == "default":
+        yield Complaint(key, "is shared with one peer, or with those under a domain, and not with all")
 
 
 def list_files(policy: Policy) -> Complaints:

@@ -125,7 +125,8 @@ class FederationInbound:
             return None
         if verdict.ending is not None:
             return refusal(verdict.ending)
-        if (method == "EXTERNAL" and not verdict.external) or (method == "dialback" and not verdict.dialback):
+        certified = method == "EXTERNAL" or method.startswith("SCRAM-")
+        if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from weakref import WeakSet
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
@@ -20,7 +21,7 @@ from s2sgw.policy.peers import Peers
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.limits import FramingLimits
 
@@ -42,6 +43,8 @@ class FederationOutbound:
     #: whether a peer bears bidirectional streams (XEP-0288)
     bidi: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
+    #: those on which the peer had to prove itself by the shared secret
+    _mutual: WeakSet[StreamConnection] = field(default_factory=WeakSet, init=False, repr=False)
 
     @cached_property
     def secrets(self) -> SharedSecrets:
@@ -94,6 +97,8 @@ class FederationOutbound:
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         granted = self.secrets.granted(permission(verdict), verdict, question.peer, connection)
         granted = replace(granted, bidi=verdict.proven_by not in (None, "dns"), limits=limits)
+        if granted.mutual:
+            self._mutual.add(connection)
         return granted, (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
@@ -102,5 +107,7 @@ class FederationOutbound:
         if bar is not None:
             return barred(bar)
         verdict = await self.judge_of.opinion(connection, pair.recipient, "receiving", target)
-        known = verdict.ending is None or self.secrets.suffices(verdict, pair.recipient)
-        return None if known or verdict.ending is None else refusal(verdict.ending)
+        if verdict.proven_by == "secret" and connection not in self._mutual:
+            why = f"only the shared secret proves the peer now, and did not here: {'; '.join(verdict.reasons)}"
+            return refusal(Ending(Cause.NOT_PROVEN, why))
+        return None if verdict.ending is None else refusal(verdict.ending)

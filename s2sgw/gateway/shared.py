@@ -14,14 +14,7 @@ from s2sgw.policy.secretfile import read_secret
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import Permission
 from s2sgw.stream.secret import SharedSecret, StreamSecret
-from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
-
-#: What a certificate may lack where a secret proves the peer in its place. A veto, a revocation or a changed key stays one.
-WANTING = frozenset({
-    Cause.NO_CERTIFICATE, Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER, Cause.EXPIRED, Cause.NOT_YET_VALID, Cause.BAD_CHAIN,
-    Cause.WRONG_USAGE, Cause.NAME_MISMATCH, Cause.NOT_PROVEN,
-})  # fmt: skip
 
 
 class SharedSecrets:
@@ -34,19 +27,18 @@ class SharedSecrets:
         self._known: dict[Path, tuple[tuple[int, int], SharedSecret]] = {}
 
     def granted(self, permission: Permission, verdict: Verdict, peer: Domain, connection: StreamConnection) -> Permission:
-        """`permission` with the peer's secret, if there is one and TLS: it does where only a proof by certificate is wanting."""
-        shared = self.of(peer)
-        if shared is None or connection.secured is None or not self._heals(verdict):
+        """`permission` with the peer's secret, where the verdict lets it prove itself so; `mutual` where by nothing else."""
+        if not verdict.secret:
             return permission
+        shared, mutual = self.of(peer), verdict.proven_by == "secret"
+        if shared is None or connection.secured is None:
+            return replace(permission, mutual=mutual)
         secret = StreamSecret(shared, lambda: secrets.token_urlsafe(24), connection.secured.exporter)
-        return replace(permission, refusal=None, secret=secret, mutual=verdict.ending is not None)
+        return replace(permission, secret=secret, mutual=mutual)
 
     def suffices(self, verdict: Verdict, peer: Domain) -> bool:
         """Whether a stream that a secret has proven may stay, by the policy of now."""
-        return self.of(peer) is not None and self._heals(verdict)
-
-    def _heals(self, verdict: Verdict) -> bool:
-        return verdict.ending is None or verdict.ending.cause in WANTING
+        return verdict.secret and self.of(peer) is not None
 
     def of(self, peer: Domain) -> SharedSecret | None:
         """The peer's secret; None: it has none, or it cannot be read."""

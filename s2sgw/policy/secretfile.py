@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from s2sgw.stream.secret import prepare
@@ -11,8 +13,10 @@ LARGEST = 4096
 
 
 def read_secret(path: Path) -> str:
-    """Its text without the line break at the end. Raises `OSError`, or `ValueError` where that is no secret."""
+    """Its text without the line break at the end. Raises `OSError`, or `ValueError` where it is none."""
     with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError("may be read or written by others than its owner (its mode must be 0600)")
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"is longer than {LARGEST} bytes")

@@ -13,8 +13,9 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.evidence import Attempt, ProofMethod, Role
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: "dns": an outbound stream went to where the DNS led, and nothing else proves the peer.
-ProvenBy = ProofMethod | Literal["dns"]
+#: "dns": an outbound stream went to where the DNS led, and nothing else proves the peer. "secret": nothing else has to, for it
+#: goes on by nothing but SCRAM with channel binding, in which the peer proves itself.
+ProvenBy = ProofMethod | Literal["dns", "secret"]
 #: What the presented key is to us: never remembered for this peer; remembered, by approval or first use; another than those
 #: remembered; revoked by the operator; or "absent": none was presented, though one is remembered (R20).
 KeyStanding = Literal["unknown", "known", "changed", "revoked", "absent"]
@@ -40,7 +41,7 @@ class Verdict:
     `reasons` says in words what was tried and why it failed, whatever the outcome.
 
     `hold`: the certificate is one for the operator's inbox. `learn`: its key is to be remembered as a first use. `report`: with
-    `lost_proof = "refuse"` this would have been the ending.
+    `lost_proof = "refuse"` this would have been the ending. `secret`: a shared secret is a way to authenticate too (R26).
     """
 
     external: bool = False
@@ -51,6 +52,7 @@ class Verdict:
     hold: bool = False
     learn: Learn = "no"
     report: Ending | None = None
+    secret: bool = False
 
 
 def decide(
@@ -126,13 +128,19 @@ class _Case:
         """Nothing proves the peer: the first use of its key may, or dialback, unless it has proven itself better before."""
         first_use = self.first_use and self.role == "receiving"
         if not first_use and not self.fallback:
-            return self.refused(self.cause())
+            return self.sharing(self.refused(self.cause()))
         lost = self.lost
         if lost is not None and self.policy.lost_proof == "refuse":
-            return self.refused(lost.cause)
+            return self.sharing(self.refused(lost.cause))
         if first_use:
             return self.going("trust-first-use", learn="now", report=lost)
         return self.going(None, learn="with-dialback" if self.first_use else "no", report=lost)
+
+    def sharing(self, refusal: Verdict) -> Verdict:
+        """Instead of `refusal`, for want of proof, the stream goes on by the shared secret alone, where there is one."""
+        if not self.secret or any(Cause.REVOKED in each.causes for each in self.attempts):
+            return refusal
+        return Verdict(proven_by="secret" if self.role == "receiving" else None, reasons=refusal.reasons, secret=True)
 
     def refused(self, cause: Cause) -> Verdict:
         reasons = self.reasons()
@@ -141,9 +149,9 @@ class _Case:
     def going(self, proof: ProofMethod | None, *, learn: Learn, report: Ending | None = None) -> Verdict:
         hold, reasons = proof is None and self.hold, self.reasons()
         if self.role == "initiating":
-            return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report)
+            return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report, self.secret)
         # We initiate: dialback proves us to the peer and nothing of the peer, so it is ours to use whenever the stream goes on.
-        return Verdict(self.secured, True, proof or "dns", None, reasons, hold, learn, report)
+        return Verdict(self.secured, True, proof or "dns", None, reasons, hold, learn, report, self.secret)
 
     # --- what is so ---
 
@@ -164,6 +172,10 @@ class _Case:
     @property
     def fallback(self) -> bool:
         return self.policy.dialback == "always" or (self.policy.dialback == "with-tls" and self.secured)
+
+    @property
+    def secret(self) -> bool:
+        return self.secured and self.policy.secret_file is not None
 
     @property
     def stranger(self) -> Attempt | None:
