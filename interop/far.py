@@ -21,9 +21,9 @@ class Far(Receiver):
 
     def __init__(
         self, lab: Lab, domain: str, certificate: Certificate, anchors: str | None = None, *, six: bool = False,
-        direct: bool = False, after: str = "",
+        direct: bool = False, after: str = "", port: int = 0,
     ) -> None:
-        super().__init__(lab, domain, certificate, anchors)
+        super().__init__(lab, domain, certificate, anchors, port=port)
         #: whom connections came from; what TLS was asked for: (SNI, ALPN)
         self.callers: list[str] = []
         self.asked: list[tuple[str | None, str | None]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -230,6 +231,43 @@ def _onion(at: Gates) -> None:
     process = at.made.dns.process
     check(process is not None and "onion" not in process.log.read_text(), "the name server heard of an onion service")
     far.close()
+
+
+@_visit("a dead peer is asked ever more rarely, however much is sent to it; a stream of its own wakes it at once")
+def _dead(at: Gates) -> None:
+    domain, port = "sleeper.example", at.made.lab.port()
+    _serve(at, domain, f"xmpp-server 0 {port} localhost.")
+    answered: list[float] = []
+    with _hanging_up(port, answered):
+        for number in range(40):
+            writing = _juliet(at).message(f"a@{domain}/x", f"number {number}")
+            asyncio.run_coroutine_threadsafe(writing, at.loop).result(5)
+            time.sleep(0.2)
+    step(f"asked {len(answered)} times in 8 s, at {', '.join(f'{when - answered[0]:.1f}' for when in answered)}")
+    check(2 <= len(answered) <= 5, f"asked {len(answered)} times in 8 s")
+    far = _far(at, domain, port=port)
+    start = time.monotonic()
+    at.enter(domain).close()
+    far.wait(40)
+    took = time.monotonic() - start
+    step(f"all there {took * 1000:.0f} ms after its own stream")
+    check(took < 1.5, f"it took {took:.1f} s")
+    expect([got.findtext(f"{SERVER}body") for got in far.stanzas], [f"number {number}" for number in range(40)], "in order")
+    far.close()
+
+
+@contextlib.contextmanager
+def _hanging_up(port: int, answered: list[float]) -> Iterator[None]:
+    """A listener that accepts and hangs up."""
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+                answered.append(time.monotonic())
+    with socket.create_server(("127.0.0.1", port), backlog=16) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 # --- inward ------------------------------------------------------------------------------------------------------------
