@@ -173,7 +173,10 @@ def _jabberd2(leg: Leg) -> str:
          NAMESERVERS={view.host}
          RES_OPTIONS=port:{view.port}
 
-     2. These lines go into s2s.xml. jabberd2 proves itself, and has peers prove themselves, by dialback alone.
+     2. In s2sgw.toml, stanza_bytes = 65535 in the section of this backend: jabberd2 closes its stream on a larger stanza, and
+        says so nowhere. With it the gateway bounces such a stanza with the reason.
+
+     3. These lines go into s2s.xml. jabberd2 proves itself, and has peers prove themselves, by dialback alone.
         {wants} -->
 <local>
   <ip>{escape(leg.address.host)}</ip>
