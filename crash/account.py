@@ -46,10 +46,10 @@ class Pair:
         counts = Counter(self.arrived)
         lost = [number for number in range(len(self.sent)) if number not in counts and number not in self.bounced]
         ends = [times.before(self.sent[number]) for number in lost]
-        late = [end[0] for end in ends if end is not None and end[1] != "stop"]
+        late = max(((*end,) for end in ends if end is not None and end[1] != "stop"), default=(0.0, "-"))
         return Line(
             self, arrived=len(counts), bounced=len(self.bounced - set(counts)), lost=len(lost),
-            at_stops=sum(1 for end in ends if end is None or end[1] == "stop"), window=max(late, default=0.0),
+            at_stops=sum(1 for end in ends if end is None or end[1] == "stop"), window=late[0], cycle=late[1],
             duplicates=sum(count - 1 for count in counts.values()),
             queries_twice=sum(1 for number in self.queries if counts[number] > 1), reordered=self._reordered(),
         )
@@ -76,6 +76,7 @@ class Line:
     lost: int
     at_stops: int  # of the lost: at a stop in order, or at no end at all
     window: float  # seconds before its kill at which the earliest of the lost was sent
+    cycle: str  # and the kind of cycle where that was
     duplicates: int
     queries_twice: int
     reordered: int
@@ -99,12 +100,13 @@ class Line:
         pair = self.pair
         return (
             f"{pair.name:<48}{'0198' if pair.managed else '-':>6}{len(pair.sent):>9}{self.arrived:>9}{self.bounced:>8}"
-            f"{self.lost:>6}{self.window * 1000:>8.0f}{self.duplicates:>8}{pair.resent:>8}{self.reordered:>10}"
+            f"{self.lost:>6}{self.window * 1000:>8.0f} {self.cycle:<6}{self.duplicates:>8}{pair.resent:>8}{self.reordered:>10}"
         )
 
 
 HEADING = (
-    f"{'pair':<48}{'by':>6}{'sent':>9}{'arrived':>9}{'bounced':>8}{'lost':>6}{'ms':>8}{'twice':>8}{'resent':>8}{'reordered':>10}"
+    f"{'pair':<48}{'by':>6}{'sent':>9}{'arrived':>9}{'bounced':>8}"
+    f"{'lost':>6}{'ms':>8} {'in':<6}{'twice':>8}{'resent':>8}{'reordered':>10}"
 )
 
 

@@ -17,12 +17,15 @@ from interop.place import Lab, LabError, Process
 #: Domain -> whether its server speaks XEP-0198.
 LOCAL = {"managed.inside.example": True, "plain.inside.example": False}
 PEERS = {"managed.example": True, "plain.example": False}
-#: Seconds to start, to end in order, and to let everything through at the end.
-START, STOP, SETTLE = 20.0, 30.0, 90.0
+#: Seconds to start, and to end in order.
+START, STOP = 20.0, 30.0
 
 
 class Arena:
     """Starts the servers once, and the gateway as often as asked."""
+
+    #: seconds to let everything through at the end
+    settling = 90.0
 
     def __init__(self, lab: Lab, rate: float) -> None:
         self.lab = lab
@@ -138,17 +141,21 @@ class Arena:
         for sender in self._senders:
             sender.sending = False
 
+    def owing(self) -> bool:
+        """Somebody still has something to send."""
+        return any(number >= 0 for sender in self._senders for number in sender.unacknowledged)
+
     async def settle(self) -> None:
         """Nothing new; what is held goes through."""
         self.cease()
         self.begin()
         await self.ready()
-        deadline, quiet = time.monotonic() + SETTLE, 0
+        deadline, quiet = time.monotonic() + self.settling, 0
         arrived = -1
         while time.monotonic() < deadline and quiet < 12:
             await asyncio.sleep(0.25)
             now = sum(len(pair.arrived) for pair in self.pairs)
-            still = now == arrived and not any(number >= 0 for sender in self._senders for number in sender.unacknowledged)
+            still = now == arrived and not self.owing()
             quiet, arrived = quiet + 1 if still else 0, now
         print(f"settled: {self.door.asked('queue', 'list')}")
 
@@ -170,7 +177,7 @@ class Arena:
 
     def faults(self) -> list[str]:
         """What went wrong beside the stanzas."""
-        strange = [status for status in self._statuses if status not in (0, -9)]
+        strange = [status for status in self._statuses if status not in (0, -9, -15)]  # told to end before it had begun: -15
         aside = list((self.door.folder / "state").glob("*.damaged-*"))
         return [
             *([f"{self._slow_ends} stops took more than {STOP} s"] if self._slow_ends else []),
