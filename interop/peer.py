@@ -173,6 +173,11 @@ class Stream:
         self._socket = self._secured = secured
         self.restart()
 
+    def carry(self, connection: Any) -> None:
+        """Go on over another connection, secured in some other way."""
+        self._socket = connection
+        self.restart()
+
     @property
     def session(self) -> Any:
         """The TLS session, for `secure` of another connection."""

@@ -18,6 +18,7 @@ from interop import (
     trust_cases,
     trust_dane,
     trust_posh,
+    trust_secrets,
 )
 from interop.launch import START
 
@@ -42,4 +43,5 @@ STAGES = [
     trust_dane.stage,
     trust_posh.stage,
     trust_cases.stage,
+    trust_secrets.stage, trust_secrets.gateways,
 ]
