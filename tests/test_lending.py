@@ -10,6 +10,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway.acks import ManagedReceipts
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.gate import Gates
@@ -116,7 +117,7 @@ class CarryingBackTests(EntryTestCase):
     def setUp(self) -> None:
         self.made()
         self.woken: list[Domain] = []
-        self.engine: Any = Mock(managed=False)
+        self.engine: Any = Mock(managed=False, claimed=("", ""))
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)
@@ -212,6 +213,25 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.assertEqual(len(self.flow.lane), 2)
         self.courier.receipts.stop()
 
+    def test_later(self) -> None:
+        """R35: while an answer to a ping is due nothing changes; what is written with nothing else in flight is acknowledged."""
+        self.acks = "auto"
+        self.flow.accept([message("1")])
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual((self.engine.counted, len(self.flow.lane)), ([1], 2))
+        self.flow.acknowledged(2)
+        self.flow.accept([message("3"), message("4")])
+        self.assertIsInstance(self.courier.receipts, ManagedReceipts)
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 2)
+        self.lending.event(Acknowledged(1))
+        self.assertEqual([held.stanza.id for held in self.flow.lane], ["4"])
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 0)
+        self.courier.receipts.stop()
+
     def test_lost(self) -> None:
         """When it is gone the courier looks for another way."""
         self.flow.accept([message("1")])
@@ -260,7 +280,7 @@ class ReceiptingTests(SynchronousTestCase):
         acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
         receipting = Receipting(acks.__getitem__, Mock(), manners, clock)
         self.assertEqual([receipting.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
-        stream: Any = Mock(pair=OUT)
+        stream: Any = Mock(pair=OUT, engine=Mock(unacknowledged=0))
         receipts = receipting.of(Mock(), stream)
         receipts.behind(1)
         clock.advance(60)

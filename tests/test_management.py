@@ -193,10 +193,10 @@ class InitiatingManagementTests(TranscriptCase):
     def test_acknowledged(self) -> None:
         """R35: `<enable/>` right after the proof; the shell writes at once, and hears how many more have arrived."""
         engine = self.told(
-            *SENT_EXTERNAL, Do("sent", 3), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(2)), In(ack(3)),
+            *SENT_EXTERNAL, Do("sent", 4), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(2)), In(ack(3)),
             Says(Acknowledged(1)), In(ASK), Out(ack(0)),
         )
-        self.assertTrue(engine.managed)
+        self.assertEqual((engine.managed, engine.unacknowledged), (True, 1))
 
     def test_dialback(self) -> None:
         """R35: behind dialback, by the features that came before it; a further pair does not ask again."""
@@ -212,7 +212,8 @@ class InitiatingManagementTests(TranscriptCase):
         """R35: neither where it is not wanted nor where it is not offered; `sent` means nothing then."""
         without: list[Step] = [*SENT_EXTERNAL[:-2], SENT_EXTERNAL[-1], Do("sent", 2)]
         self.assertFalse(self.told(*without, options=initiating.FEDERATION).managed)
-        self.assertFalse(self.told(*initiating.OPEN, Do("sent", 2)).managed)
+        engine = self.told(*initiating.OPEN, Do("sent", 2))
+        self.assertEqual((engine.managed, engine.unacknowledged), (False, 0))
 
     def test_refused(self) -> None:
         """R35: refused, the stream goes on without."""

@@ -81,8 +81,10 @@ class ManagedReceipts:
 
     acknowledges = True
 
-    def __init__(self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[], None]) -> None:
+    def __init__(self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[], None], before: int = 0) -> None:
+        """`before`: so many were sent, and counted, whose receipt came in another way; their acknowledgements come first."""
         self._sent = sent
+        self._before = before
         self._clock = clock
         self._broken = broken
         self._outstanding = 0
@@ -99,7 +101,9 @@ class ManagedReceipts:
         return REQUEST
 
     def acknowledged(self, number: int) -> int:
-        settled = min(number, self._outstanding)
+        skipped = min(number, self._before)
+        self._before -= skipped
+        settled = min(number - skipped, self._outstanding)
         self._outstanding -= settled
         self._since = self._clock.seconds()
         return settled

@@ -63,6 +63,8 @@ class Courier:
         self._clock = clock
         self._receipts_of = receipts_of
         self.receipts: Receipts = NoReceipts()
+        #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
+        self._promised = False
         self.since = 0.0
         self._life = build(self)
 
@@ -95,6 +97,8 @@ class Courier:
 
     def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
+        if self._promised and self.flow.lane.flying == len(data):  # nothing is in flight but these
+            self._take_receipts(self.stream)
         self.stream.connection.write(b"".join([*data, self.receipts.behind(len(data))]))
 
     def pressed(self) -> None:
@@ -117,19 +121,26 @@ class Courier:
         """What the other side has (XEP-0198), or that it will not say so."""
         if isinstance(event, Acknowledged):
             self.flow.acknowledged(self.receipts.acknowledged(event.count))
-        elif isinstance(event, ManagementRefused) or (isinstance(event, ManagementEnabled) and not self.flow.lane.flying):
+        elif isinstance(event, ManagementEnabled) and self.flow.lane.flying:
+            self._promised = True
+        elif isinstance(event, ManagementRefused | ManagementEnabled):
             self._change_receipts()
 
     def _change_receipts(self) -> None:
         """What is written, and was written already, is asked about in another way."""
         assert self.stream is not None
-        self.receipts.stop()
-        self.receipts = self._receipts_of(self, self.stream)
+        self._take_receipts(self.stream)
         written = self.flow.lane.flying
         if not self.receipts.acknowledges:
             self.flow.acknowledged(written)
         elif written:
             self.stream.connection.write(self.receipts.behind(written))
+
+    def _take_receipts(self, stream: OpenStream) -> None:
+        """The best that are to be had now."""
+        self._promised = False
+        self.receipts.stop()
+        self.receipts = self._receipts_of(self, stream)
 
     def stream_lost(self, ending: Ending) -> None:
         self._life.lost(ending)
@@ -167,7 +178,7 @@ class Courier:
         self._attempt = None
         self.stream = stream
         self.since = self._clock.seconds()
-        self.receipts = self._receipts_of(self, stream)
+        self._take_receipts(stream)
         stream.listener = self
         self.flow.fit(stream.largest)
         self._record.standing(

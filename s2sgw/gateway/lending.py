@@ -46,6 +46,10 @@ class Lent:
     def managed(self) -> bool:
         return self._lending.engine.managed
 
+    @property
+    def unacknowledged(self) -> int:
+        return self._lending.unacknowledged(self)
+
     def sent(self, number: int) -> None:
         self._lending.sent(self, number)
 
@@ -78,6 +82,10 @@ class Lending:
         if self.engine.managed:
             self._written.append((lent, number))
             self.engine.sent(number)
+
+    def unacknowledged(self, lent: Lent) -> int:
+        """Of what was written of one pair, and counted."""
+        return sum(number for each, number in self._written if each is lent)
 
     def event(self, event: Event) -> None:
         """What the other side has, told to those who sent it; anything else concerns all."""

@@ -31,6 +31,9 @@ class Counting(Protocol):
     @property
     def managed(self) -> bool: ...
 
+    @property
+    def unacknowledged(self) -> int: ...
+
     def sent(self, number: int) -> None: ...
 
 

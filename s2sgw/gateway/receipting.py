@@ -35,7 +35,7 @@ class Receipting:
         """The receipts for one stream that is ready."""
         acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
         if engine.managed:
-            return ManagedReceipts(engine.sent, self._clock, partial(self._unmanaged, stream))
+            return ManagedReceipts(engine.sent, self._clock, partial(self._unmanaged, stream), engine.unacknowledged)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
             return NoReceipts(engine.sent)
         answers = self._lanes().flow(stream.pair.inverse)

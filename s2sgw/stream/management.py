@@ -109,6 +109,11 @@ class Managed(Negotiation):
         """Some of what came on this stream is not in safe hands yet."""
         return self.counters is not None and self.received > self.counters.began + self.counters.handled
 
+    @property
+    def unacknowledged(self) -> int:
+        """Of the stanzas that were sent and counted."""
+        return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
+
     def manage(self) -> None:
         """Count from here on."""
         self.counters = Counters(self.received)
