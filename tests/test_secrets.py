@@ -164,16 +164,30 @@ class InitiatingSecretTests(TranscriptCase):
 
     def test_impostor(self) -> None:
         """R26: who does not prove to have the secret is not whom we asked for, whatever it says."""
-        end = Says(End(Cause.PROTOCOL_ERROR, condition="not-authorized"))
-        text = "the other side has not proven that it has the secret"
+        end = Says(End(Cause.SASL_FAILED, condition="not-authorized"))
+        text = "SCRAM-SHA-256-PLUS: the other side has not proven that it has the secret"
         self.told(*SENT, In(f"<success {SASL}/>"), Out(error("not-authorized", text)), end)
-        text = "the other side's proof is not of this secret"
+        text = "SCRAM-SHA-256-PLUS: the other side's proof is not of this secret"
         self.told(*SENT, In(said("success", b"v=" + base64.b64encode(b"x" * 32))), Out(error("not-authorized", text)), end)
-        text = "the challenge is not as RFC 5802 has it, or asks for an extension"
-        self.told(*SENT[:-2], In(said("challenge", b"m=x")), Out(error("not-authorized", text)), end)
         bad = Says(End(Cause.BAD_XML, condition="bad-format"))
         text = "<success/>: the message is not encoded in canonical base64"
         self.told(*SENT, In(f"<success {SASL}>!</success>"), Out(error("bad-format", text)), bad)
+
+    def test_abort(self) -> None:
+        """R25, R26: a challenge that cannot be is answered with `<abort/>`, and dialback follows where it may."""
+        weak = In(said("challenge", b"r=initiatingmore,s=c2FsdA==,i=1"))
+        why = "SCRAM-SHA-256-PLUS: 1 iterations are asked for; from 4096 to 100000 are made here"
+        failure = In(sasl_failure("aborted", "as asked"))
+        first = Out(auth(base64.b64encode(MINE.first).decode(), "SCRAM-SHA-256-PLUS"))
+        offered = answered(mechanisms("SCRAM-SHA-256-PLUS"), ERRORS_FEATURE)
+        begun = [offered, first, weak, Out(f"<abort {SASL}/>")]
+        self.told(*MUTUAL, *begun, failure, Out("</stream:stream>"), Says(End(Cause.SASL_FAILED, detail=why)))
+        self.told(*judged(Permission(secret=THEIRS)), *begun, failure, initiating.asking("r2"))
+        for more in (weak, In(f"<success {SASL}/>")):
+            name = "challenge" if more is weak else "success"
+            text = f"<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/> is not expected here"
+            end = Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"))
+            self.told(*MUTUAL, *begun, more, Out(error("unsupported-stanza-type", text)), end)
 
     def test_nothing_else_proves_the_peer(self) -> None:
         """R26: a peer that nothing has proven is sent nothing by EXTERNAL, dialback or a mechanism that could be relayed."""
@@ -206,13 +220,14 @@ class ChoiceTests(TranscriptCase):
         return [mechanism.name for mechanism in choose(means)]
 
     def test_best_first(self) -> None:
-        """R26: bound ones before others, SHA-256 before SHA-1; what could be relayed only where nothing is bound."""
-        self.assertEqual(self.chosen(NAMES), ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"])
-        self.assertEqual(self.chosen(("SCRAM-SHA-1", "SCRAM-SHA-256")), ["SCRAM-SHA-256", "SCRAM-SHA-1"])
-        self.assertEqual(self.chosen(NAMES, UNBOUND), ["SCRAM-SHA-256", "SCRAM-SHA-1"])
+        """R26: one alone, bound ones before others, SHA-256 before SHA-1; what could be relayed only where nothing is bound."""
+        self.assertEqual(self.chosen(NAMES), ["SCRAM-SHA-256-PLUS"])
+        self.assertEqual(self.chosen(("SCRAM-SHA-1-PLUS", "SCRAM-SHA-256")), ["SCRAM-SHA-1-PLUS"])
+        self.assertEqual(self.chosen(("SCRAM-SHA-1", "SCRAM-SHA-256")), ["SCRAM-SHA-256"])
+        self.assertEqual(self.chosen(NAMES, UNBOUND), ["SCRAM-SHA-256"])
         self.assertEqual(self.chosen(NAMES, None), [])
 
     def test_types(self) -> None:
         """XEP-0440: -PLUS is of no use where the other side knows no type of ours."""
-        self.assertEqual(self.chosen(NAMES, bindings=("tls-exporter",)), ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"])
-        self.assertEqual(self.chosen(NAMES, bindings=("tls-unique",)), ["SCRAM-SHA-256", "SCRAM-SHA-1"])
+        self.assertEqual(self.chosen(NAMES, bindings=("tls-exporter",)), ["SCRAM-SHA-256-PLUS"])
+        self.assertEqual(self.chosen(NAMES, bindings=("tls-unique",)), ["SCRAM-SHA-256"])

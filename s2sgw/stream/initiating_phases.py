@@ -9,7 +9,7 @@ from s2sgw.stream.events import JudgementNeeded, PairRefused, Permission, StartT
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.initiator import Answered, InitiatingPhase, Initiator
 from s2sgw.stream.negotiation import DETAIL_CHARACTERS, VERSION, Stop, refuse, refused
-from s2sgw.stream.sasl import ClientMechanism
+from s2sgw.stream.sasl import ClientMechanism, SASLRefused
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
@@ -207,6 +207,7 @@ class Authenticating(InitiatingPhase):
         self._answered = answered
         self._mechanism, *self._others = mechanisms
         self._exchange = self._mechanism.exchange(stream.means)
+        self._aborted = ""  # why, where it is ours to say
 
     def start(self) -> None:
         """Send `<auth/>`."""
@@ -214,18 +215,34 @@ class Authenticating(InitiatingPhase):
         self.stream.send(sasl.auth(self._mechanism.name, self._exchange.start()))
 
     def challenge(self, element: Element) -> None:
-        self.stream.send(sasl.response(self._exchange.respond(sasl.read_challenge(element))))
+        message = sasl.read_challenge(element)
+        if self._aborted:
+            super().challenge(element)
+        try:
+            self.stream.send(sasl.response(self._exchange.respond(message)))
+        except SASLRefused as why:
+            self._aborted = why.text
+            self.stream.send(sasl.abort())
 
     def success(self, element: Element) -> None:
-        self._exchange.finish(sasl.read_challenge(element))
+        """RFC 5802 §5: success that the other side says, and does not prove, is none."""
+        message = sasl.read_challenge(element)
+        if self._aborted:
+            super().success(element)
+        try:
+            self._exchange.finish(message)
+        except SASLRefused as why:
+            text = f"{self._mechanism.name}: {why.text}"
+            raise refuse(Cause.SASL_FAILED, StreamCondition.NOT_AUTHORIZED, text) from None
         self.stream.method = self._mechanism.name
         self.stream.restart()
         self.stream.open_stream()
         self.stream.phase = AwaitHeader(self.stream, AwaitAuthenticatedFeatures)
 
     def failure(self, element: Element) -> None:
-        why = f"{self._mechanism.name}: {sasl.read_failure(element)}"[:DETAIL_CHARACTERS]
-        authenticate(self.stream, self._answered, self._others, Ending(Cause.SASL_FAILED, why, "them"))
+        why = f"{self._mechanism.name}: {self._aborted or sasl.read_failure(element)}"[:DETAIL_CHARACTERS]
+        failed = Ending(Cause.SASL_FAILED, why, "us" if self._aborted else "them")
+        authenticate(self.stream, self._answered, self._others, failed)
 
     def close(self) -> None:
         raise Stop(Ending(Cause.SASL_FAILED, "the other side closed the stream instead of answering", "them"))

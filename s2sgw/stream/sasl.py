@@ -96,6 +96,11 @@ def response(message: bytes) -> Element:
     return Element("response", SASL, text=encode(message))
 
 
+def abort() -> Element:
+    """Initiating: go no further (RFC 6120 §6.4.4)."""
+    return Element("abort", SASL)
+
+
 def success(message: bytes | None = None) -> Element:
     """Receiving: authenticated, and what the mechanism has to add."""
     return Element("success", SASL, text=encode(message))
@@ -230,10 +235,10 @@ class ClientExchange(Protocol):
         """The initial response."""
 
     def respond(self, message: bytes | None) -> bytes:
-        """The response to a challenge. Raises `RemoteFault` where it makes no sense."""
+        """The response to a challenge. Raises `RemoteFault` where it makes no sense, `SASLRefused` where we go no further."""
 
     def finish(self, message: bytes | None) -> None:
-        """`<success/>` came. Raises `RemoteFault` where the other side had something to prove and did not."""
+        """`<success/>` came. Raises `SASLRefused` where the other side had something to prove and did not."""
 
 
 class ExternalClient:
@@ -257,19 +262,19 @@ class ExternalClient:
 
 
 class SecretClient(ScramClient):
-    """SCRAM (R26): what the other side gets wrong shows that it is not whom we asked for."""
+    """SCRAM (R26), in the words of SASL."""
 
     def respond(self, message: bytes | None) -> bytes:
         try:
             return super().respond(message)
         except ScramRefused as why:
-            raise RemoteFault(StreamCondition.NOT_AUTHORIZED, why.text) from None
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
 
     def finish(self, message: bytes | None) -> None:
         try:
             super().finish(message)
         except ScramRefused as why:
-            raise RemoteFault(StreamCondition.NOT_AUTHORIZED, why.text) from None
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
 
 
 class ClientMechanism(NamedTuple):
@@ -288,12 +293,16 @@ def _secret_client(variant: Variant) -> ClientMechanism:
     return ClientMechanism(variant.name, lambda means: means.uses(variant), exchange)
 
 
-CLIENT_MECHANISMS = (
-    ClientMechanism("EXTERNAL", lambda means: means.external and not means.mutual, ExternalClient),
-    *map(_secret_client, VARIANTS),
-)
+EXTERNAL = ClientMechanism("EXTERNAL", lambda means: means.external and not means.mutual, ExternalClient)
+SCRAM = tuple(map(_secret_client, VARIANTS))
 
 
 def choose(means: Means) -> list[ClientMechanism]:
-    """The mechanisms worth trying of those the other side offers, best first: each once, which bounds the retries (R25)."""
-    return [mechanism for mechanism in CLIENT_MECHANISMS if mechanism.name in means.offered and mechanism.usable(means)]
+    """The mechanisms worth trying of those the other side offers, best first: each once, which bounds the retries (R25).
+
+    Of SCRAM only the best: a secret that is wrong for one hash is wrong for the other.
+    """
+    chosen = []
+    for kind in ((EXTERNAL,), SCRAM):
+        chosen += [row for row in kind if row.name in means.offered and row.usable(means)][:1]
+    return chosen
