@@ -291,8 +291,8 @@ class Parts:
     def inbound(self) -> FederationInbound:
         return FederationInbound(
             self.is_local, self.policies, self.discovery, self.judge, self.federation_keys,
-            self._server_tls,
-            Verifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count, self.stream_id,
+            self._server_tls, Verifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count, self.stream_id,
+            self._credential,
         )
 
     @cached_property

@@ -354,3 +354,14 @@ class ConfigurationTests(CommandCase):
         self.assertEqual(2, self.run_command("setup", "prosody", "--local", "a b").exit_code)
         self.config.write_text("")
         self.assertEqual(2, self.run_command("setup", "prosody").exit_code)
+
+    def test_certificates_in_the_same_breath(self) -> None:
+        """All complaints at once: those about the file, and those about the certificates in the folder that it names."""
+        certificates = self.folder / "certs"
+        certificates.mkdir(exist_ok=True)
+        (certificates / "a.crt").write_text("no certificate")
+        self.config.write_text('[gateway]\ndomains = ["example.org"]\n[tls]\nminimum = "1.1"\n')
+        result = self.run_command("check")
+        self.assertEqual(2, result.exit_code)
+        self.assertIn("tls.minimum", result.output)
+        self.assertIn("a.crt", result.output)

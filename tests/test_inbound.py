@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
 from s2sgw.policy.verdict import Verdict
-from s2sgw.stream.events import JudgementNeeded, Permission
+from s2sgw.stream.events import JudgementNeeded, Permission, StartTLS
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -186,3 +188,33 @@ class OutboundReconsiderTests(SynchronousTestCase):
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
         self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
         self.assertIsNone(self.reconsidered(Verdict(external=True)))
+
+
+class CertificateTests(InboundTestCase):
+    """R11: which certificate an asserted peer is shown."""
+
+    def shown(self, order: StartTLS | None, **policy: Any) -> list[Any]:
+        asked: list[Any] = []
+
+        def opener(direct: bool) -> Any:
+            return SimpleNamespace(
+                for_domain=lambda domain: asked.append((direct, domain)), for_credential=lambda name: asked.append((direct, name)),
+            )
+
+        side = replace(self.made(**policy), server_tls=opener, credential=lambda local, peer: f"{peer}'s")  # type: ignore[arg-type, return-value]
+        side.tls(order)
+        return asked
+
+    def test_by_sni(self) -> None:
+        """R11: direct TLS goes by SNI."""
+        self.assertEqual(self.shown(None), [(True, None)])
+
+    def test_by_to(self) -> None:
+        """R11: STARTTLS goes by the domain that was asked for."""
+        self.assertEqual(self.shown(StartTLS(OURS, PEER)), [(False, OURS)])
+
+    def test_by_peer(self) -> None:
+        """A peer whose policy names a certificate is shown that one; who it is must be known before TLS."""
+        certificate = str(Path(self.mktemp()).absolute())
+        self.assertEqual(self.shown(StartTLS(OURS, PEER), certificate=certificate), [(False, "peer.example's")])
+        self.assertEqual(self.shown(StartTLS(OURS, None), certificate=certificate), [(False, OURS)])

@@ -28,12 +28,16 @@ class Complaint(NamedTuple):
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used: `complaints` lists everything that is wrong with it, a line of text each."""
+    """A configuration that cannot be used: `complaints` lists everything that is wrong with it, a line of text each.
 
-    def __init__(self, path: Path, complaints: Sequence[str]) -> None:
+    `certificates`: the folder that it names all the same, so that what is wrong in there can be told in the same breath.
+    """
+
+    def __init__(self, path: Path, complaints: Sequence[str], certificates: Path | None = None) -> None:
         super().__init__(f"{path} cannot be used:\n" + "\n".join(f"  {each}" for each in complaints))
         self.path = path
         self.complaints = list(complaints)
+        self.certificates = certificates
 
 
 class Source:

@@ -83,7 +83,9 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     complaints += _untold(unusable_files({**curtailed, **sections}), complaints)
     if complaints:
         unwrapped = [_unwrap(each, single) for each in complaints]
-        raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)])
+        tls = {**curtailed, **sections}.get("tls")
+        folder = tls.certificates if isinstance(tls, TLS) and tls.certificates.is_dir() else None
+        raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)], folder)
     return Config.model_construct(
         path=path, system_nameservers=nameservers, backends=sections.pop("backend"), **sections,
     )  # fmt: skip

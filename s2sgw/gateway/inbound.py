@@ -12,6 +12,7 @@ from s2sgw.gateway.judge import Judge, barred, permission, refusal
 from s2sgw.gateway.record import Leg
 from s2sgw.gateway.shared import SharedSecrets
 from s2sgw.net.addresses import HostPort, canonical, is_address
+from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
 from s2sgw.net.tls import ServerTLS
@@ -49,6 +50,8 @@ class FederationInbound:
     verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
     streams: Callable[[Domain], int]
     stream_id: Callable[[], str]
+    #: the certificate for a local domain that a peer is to be shown
+    credential: Callable[[Domain, Domain], Credential | None] = lambda local, peer: None
     leg: Leg = field(default="federation", init=False)
 
     @cached_property
@@ -80,7 +83,13 @@ class FederationInbound:
         return None if bar is None else barred(bar)
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
-        return self.server_tls(order is None).for_domain(None if order is None else order.local)
+        """By SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
+        opener = self.server_tls(order is None)
+        if order is None:
+            return opener.for_domain(None)
+        special = order.peer is not None and self.peers.policy(order.peer).certificate is not None
+        credential = self.credential(order.local, order.peer) if special and order.peer is not None else None
+        return opener.for_domain(order.local) if credential is None else opener.for_credential(credential)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
         self.judge_of.begin(question.peer, "initiating")

@@ -58,6 +58,10 @@ class ServerTLS:
         credential = self._credential_for(domain) or self._credential_for(None)
         if credential is None:
             raise NoCertificate(f"no certificate serves {domain}" if domain else "there is no certificate")
+        return self.for_credential(credential)
+
+    def for_credential(self, credential: Credential) -> ServerCreator:
+        """What opens TLS with just this certificate."""
         return ServerCreator(self._contexts.get(credential, self._minimum))
 
     def _prepare(self, context: SSL.Context) -> None:

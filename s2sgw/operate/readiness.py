@@ -27,7 +27,13 @@ class Readiness:
 
 def inspect(path: Path) -> Readiness:
     """Read all that a start would read, and open nothing; raises `ConfigError` with every complaint."""
-    config = load(path, system_nameservers=system_servers())
+    try:
+        config = load(path, system_nameservers=system_servers())
+    except ConfigError as error:
+        if error.certificates is None:
+            raise
+        also = CertificateDirectory(error.certificates).complaints
+        raise ConfigError(error.path, [*error.complaints, *(f"tls.certificates: {text}" for text in also)]) from None
     certificates = CertificateDirectory(config.tls.certificates)
     complaints = [f"tls.certificates: {text}" for text in certificates.complaints]
     if not complaints:
