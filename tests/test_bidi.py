@@ -14,7 +14,7 @@ from s2sgw.stream.events import (
 )
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.receiving import ReceivingStream
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.jid import Pair
 from tests import test_initiating as initiating
@@ -22,6 +22,7 @@ from tests import test_receiving as receiving
 from tests.test_management import ASK as REQUEST
 from tests.test_management import ENABLE, ENABLED, SM_FEATURE, ack
 from tests.transcripts import (
+    CLOSE,
     ERRORS_FEATURE,
     EXTERNAL_FEATURE,
     LIMITS_FEATURE,
@@ -170,6 +171,15 @@ class InitiatingBidiTests(TranscriptCase):
         self.told(
             *OPEN[:-4], In(ONE), Out(error("invalid-from", text)), Says(End(Cause.INVALID_FROM, condition="invalid-from")),
         )
+
+    def test_heard_out(self) -> None:
+        """R16, R36: a stream that carries both ways is heard out when we close it; one that does not, not."""
+        shutdown = Ending(Cause.SHUTDOWN)
+        self.told(
+            *OPEN, Do("wind_down", shutdown), Out(CLOSE), In(ONE), Says(Stanzas(OUTBOUND.inverse, (ONE,))), In(CLOSE),
+            Says(End(Cause.SHUTDOWN)),
+        )
+        self.told(*initiating.OPEN, Do("wind_down", shutdown), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
 
     def test_limits(self) -> None:
         """R32: what comes is bounded as the judgement says."""

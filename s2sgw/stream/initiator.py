@@ -60,6 +60,10 @@ class Initiator(Managed):
         self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
 
     @property
+    def hears(self) -> bool:
+        return bool(self.carried)
+
+    @property
     def means(self) -> sasl.Means:
         """By what we can authenticate on the stream as it is now."""
         options, features = self.options, self.features

@@ -177,9 +177,9 @@ class Negotiation(ABC):
         self.leaving = ending
 
     @property
+    @abstractmethod
     def hears(self) -> bool:
         """Whether stanzas may come by now."""
-        return self.received > 0
 
     def fail(self, refusal: Refusal) -> list[Event]:
         """End the stream with a stream error."""
