@@ -30,6 +30,7 @@ class InboundTestCase(SynchronousTestCase):
     """A side whose look-ups and verdicts are the test's own."""
 
     opinion = Verdict()
+    contradicted = False
 
     def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationInbound:
         self.peers = Peers({"default": PeerObject(**policy)})
@@ -41,7 +42,7 @@ class InboundTestCase(SynchronousTestCase):
             return found
 
         async def verdict(connection: object, question: JudgementNeeded, role: str) -> Verdict:
-            return Verdict(external=True, proven_by="pkix", reasons=("fine",))
+            return Verdict(external=True, proven_by="pkix", reasons=("fine",), contradicted=self.contradicted)
 
         async def opinion(connection: object, peer: Domain, role: str) -> Verdict:
             return self.opinion
@@ -188,6 +189,21 @@ class OutboundReconsiderTests(SynchronousTestCase):
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
         self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
         self.assertIsNone(self.reconsidered(Verdict(external=True)))
+
+
+class BothWaysTests(InboundTestCase):
+    """R36: who may have stanzas of ours on a stream of its own."""
+
+    def test_proven(self) -> None:
+        """R36: a peer that its certificate proves, unless the policy keeps it from that."""
+        self.assertTrue(self.judged(self.made()).bidi)
+        self.assertFalse(self.judged(self.made(features={"bidi": False})).bidi)
+
+    def test_contradicted(self) -> None:
+        """R22: not where the DNS speaks of another key."""
+        self.contradicted = True
+        permission = self.judged(self.made())
+        self.assertEqual((permission.external, permission.bidi), (True, False))
 
 
 class CertificateTests(InboundTestCase):

@@ -214,6 +214,14 @@ class ReasonTests(SynchronousTestCase):
         found = decide(PeerPolicy(), (Attempt("dane", True),), role="initiating", secured=True)
         self.assertEqual(("dane: proven", 'dialback = "never"'), found.reasons)
 
+    def test_contradicted(self) -> None:
+        """R22: inbound, TLSA records that speak of another key are no veto, but nothing of ours goes on that stream (R36)."""
+        other = failed("dane", Cause.DANE_MISMATCH)
+        found = decide(PeerPolicy(), (PROVEN_PKIX, other), role="initiating", secured=True)
+        self.assertEqual((found.external, found.contradicted), (True, True))
+        self.assertFalse(decide(PeerPolicy(), (PROVEN_PKIX,), role="initiating", secured=True).contradicted)
+        self.assertFalse(decide(PeerPolicy(proofs=("pkix",)), (PROVEN_PKIX, other), role="initiating", secured=True).contradicted)
+
     def test_unresolved(self) -> None:
         """R2: the ending of the resolution is the verdict's own, whatever else is proven."""
         found = decide(PeerPolicy(), (PROVEN_PKIX,), role="initiating", secured=True, unresolved=UNRESOLVED)

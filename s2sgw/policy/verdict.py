@@ -42,6 +42,8 @@ class Verdict:
 
     `hold`: the certificate is one for the operator's inbox. `learn`: its key is to be remembered as a first use. `report`: with
     `lost_proof = "refuse"` this would have been the ending. `secret`: a shared secret is a way to authenticate too (R26).
+    `contradicted`: an inbound peer goes on although secured TLSA records speak of another key, which outbound would be a veto
+    (R22): so nothing of ours is to be sent on its stream.
     """
 
     external: bool = False
@@ -53,6 +55,7 @@ class Verdict:
     learn: Learn = "no"
     report: Ending | None = None
     secret: bool = False
+    contradicted: bool = False
 
 
 def decide(
@@ -149,7 +152,8 @@ class _Case:
     def going(self, proof: ProofMethod | None, *, learn: Learn, report: Ending | None = None) -> Verdict:
         hold, reasons = proof is None and self.hold, self.reasons()
         if self.role == "initiating":
-            return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report, self.secret)
+            contradicted = any(Cause.DANE_MISMATCH in each.causes for each in self.accepted)
+            return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report, self.secret, contradicted)
         # We initiate: dialback proves us to the peer and nothing of the peer, so it is ours to use whenever the stream goes on.
         return Verdict(self.secured, True, proof or "dns", None, reasons, hold, learn, report, self.secret)
 
