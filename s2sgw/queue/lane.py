@@ -196,14 +196,15 @@ class Lane:
 
     def fill(self, spooled: Iterable[Held], complete: bool) -> None:
         """What was read of the gap waits in memory again; `complete`: there is no more of it."""
+        assert self.gap is not None
+        last = self.gap[1]
         for held in spooled:
             self.bytes += held.cost
             self._budget.used += held.cost
             self.waiting.append(held)
             self.gap_count -= 1
             self._note_deadline(held)
-            if self.gap is not None:
-                self.gap = (held.position, self.gap[1])
+            self.gap = (held.position, last)
         if complete:
             self.gap, self.gap_count = None, 0
             self.waiting.extend(self.recent)
