@@ -106,7 +106,7 @@ class AcceptedTests(EntryTestCase):
         )
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
-        stream = AcceptedStream(side, engine, entrance, lambda *ignored: None, lambda connection: None)  # type: ignore[arg-type]
+        stream = AcceptedStream(side, engine, entrance, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
         other = Pair(OTHER, HERE)
         for pair in (IN, other):
@@ -125,7 +125,7 @@ class AcceptedTests(EntryTestCase):
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
             engine = FakeEngine()
-            stream = AcceptedStream(side, engine, entrance, lambda *ignored: None, lambda connection: None)  # type: ignore[arg-type]
+            stream = AcceptedStream(side, engine, entrance, Mock())  # type: ignore[arg-type]
             stream.connected(connection)
             stream.event(connection, PairProven(IN, "EXTERNAL"))
             stream.event(connection, ManagementEnabled())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,7 +21,7 @@ from s2sgw.gateway.opening import Opener, find_stream
 from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, StanzasReceived
+from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, ResolutionNeeded, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.test_courier import World, ids, message
@@ -158,6 +158,35 @@ class CarryingBackTests(EntryTestCase):
         self.side.leg = "backend"
         self.accept().event(self.link, PairProven(OUT, "bidi"))
         self.assertIsNone(self.accepted.lent(OUT))
+
+    def test_entered_and_struck_off(self) -> None:
+        """What a stream claims, proves and carries is found by name while it is open, and nothing of it stays behind."""
+        owner = self.accept()
+        owner.event(self.link, PairProven(OUT, "bidi"))
+        self.link.local_address = "192.0.2.2:5269"
+        self.assertEqual(self.accepted.ends(IN), ("192.0.2.1:1", "192.0.2.2:5269"))
+        self.assertIsNone(self.accepted.ends(OUT))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertIsNone(self.accepted.ends(IN))
+        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
+
+    def test_counted_by_claim(self) -> None:
+        """R9: a stream counts for whom it names; named anew after TLS, for that one alone; proven, it keeps its name."""
+        self.side.resolve = self.side.judge = lambda *ignored: Deferred()
+        self.accepted.accept(self.side)
+        ((_, owner),) = list(self.accepted)
+        owner.connected(self.link)
+        other = Domain.parse("other.example")
+        owner.event(self.link, ResolutionNeeded(other, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (1, 0))
+        owner.event(self.link, ResolutionNeeded(PEER, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        owner.event(self.link, PairProven(IN, "EXTERNAL"))
+        owner.event(self.link, ResolutionNeeded(other, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(self.accepted.count(PEER), 0)
 
     def test_before_opening_one(self) -> None:
         """R36: a courier takes what is lent, and opens nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -30,15 +30,24 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
 
+class Register(Protocol):
+    """Where every accepted stream is entered: what it claims, proves and carries."""
+
+    def claims(self, stream: AcceptedStream, before: Domain | None) -> None: ...
+
+    def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None: ...
+
+    def carries(self, stream: AcceptedStream, pair: Pair) -> None: ...
+
+    def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None: ...
+
+
 class AcceptedStream:
     """The owner of one accepted `StreamConnection`."""
 
     log = Logger()
 
-    def __init__(
-        self, side: ReceivingSide, engine: ReceivingStream, entrance: Entrance,
-        proven: Callable[[ReceivingSide, Pair], None], gone: Callable[[StreamConnection], None],
-    ) -> None:
+    def __init__(self, side: ReceivingSide, engine: ReceivingStream, entrance: Entrance, register: Register) -> None:
         self.engine = engine
         self.side = side
         self.peer: Domain | None = None
@@ -47,10 +56,9 @@ class AcceptedStream:
         self.reasons: tuple[str, ...] = ()
         self._entrance = entrance
         self._record = entrance.record
-        self._proven = proven
-        self._gone = gone
-        #: stanzas may go back on it
-        self.reachable = False
+        self._register = register
+        #: the pairs whose stanzas may go back on it
+        self.carried: list[Pair] = []
         self.incoming: Incoming
         self.lending: Lending
         self._questions: set[Deferred[Any]] = set()
@@ -96,7 +104,7 @@ class AcceptedStream:
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone: once, always."""
         self._over = True
-        self._gone(connection)
+        self._register.gone(self, connection)
         for question in list(self._questions):
             question.cancel()
         self.incoming.close(ending)
@@ -107,7 +115,8 @@ class AcceptedStream:
 
     def _assert(self, peer: Domain, local: Domain) -> None:
         if self.peer is None or not self.methods:
-            self.peer, self.local = peer, local
+            before, self.peer, self.local = self.peer, peer, local
+            self._register.claims(self, before)
 
     def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
         deferred = Deferred.fromCoroutine(_awaited(question))
@@ -137,7 +146,7 @@ class AcceptedStream:
             "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
             tls=connection.tls_version or "none", detail="; ".join(self.reasons),
         )
-        self._proven(self.side, pair)
+        self._register.proves(self, connection, pair)
 
     def _carries_back(self, connection: StreamConnection, pair: Pair) -> None:
         """Stanzas of `pair` may go back on this stream: whoever waits to send some need open none (XEP-0288)."""
@@ -145,9 +154,9 @@ class AcceptedStream:
             "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, method="bidi",
             address=connection.peer_address,
         )
-        self.reachable = True
+        self.carried.append(pair)
         self.lending.allow(pair)
-        self._proven(self.side, pair.inverse)
+        self._register.carries(self, pair)
 
     def _senders(self) -> set[Domain]:
         return {pair.sender for pair in self.methods}
