@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.backend.s2s import BackendInbound, BackendOutbound
-from s2sgw.stream.events import JudgementNeeded, Permission
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.stream.events import JudgementNeeded, Permission, ResolutionNeeded, StartTLS
 from s2sgw.trust.evidence import Attempt
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -69,9 +71,62 @@ class InboundTests(BackendTestCase):
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.side.admit(Pair(OURS, PEER)))), REFUSED)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.admit(Pair(OURS, OTHERS)))))
 
+    def test_expected(self) -> None:
+        """What is said of a peer's name is asked beside the handshake; of another backend's, nothing has to be."""
+        expected: list[Domain] = []
+        contexts: Any = SimpleNamespace(for_domain=lambda domain: f"TLS as {domain}")
+        side = replace(self.side, expect=expected.append)
+        side.__dict__["server_tls"] = contexts
+        self.assertEqual("TLS as peer.example", side.tls(StartTLS(PEER, OURS)))
+        self.assertEqual("TLS as others.example", side.tls(StartTLS(OTHERS, OURS)))
+        self.assertEqual("TLS as None", side.tls(None))
+        self.assertEqual([PEER], expected)
+
+    def test_ours_by_configuration(self) -> None:
+        """R2: the server's own domains need no DNS, and are remembered by nobody; keys go to who asks its server."""
+        question = ResolutionNeeded(OURS, PEER)
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.resolve(question))))
+        self.side.proven(None, Pair(OURS, PEER), "EXTERNAL")  # type: ignore[arg-type]
+        asked: list[object] = []
+        side = replace(self.side, verify_key=lambda needed: (asked.append(needed), succeed("valid"))[1])  # type: ignore[arg-type, return-value, func-returns-value]
+        needed: Any = object()
+        self.assertEqual("valid", self.successResultOf(Deferred.fromCoroutine(side.verify(needed))))
+        self.assertEqual([needed], asked)
+
 
 class OutboundTests(BackendTestCase):
     """R12: the server's own port."""
+
+    def resolved(self, *addresses: str) -> Resolution:
+        self.server.host, self.server.port, self.server.lookup = "xmpp.lan", 15269, lambda host: succeed(addresses)
+        side = BackendOutbound(self.server, None, None)  # type: ignore[arg-type]
+        resolution: Resolution = self.successResultOf(Deferred.fromCoroutine(side.resolve(Pair(PEER, OURS))))
+        return resolution
+
+    def test_configured_address(self) -> None:
+        """The address of the configuration, its name looked up each time; one without an address is unreachable for now."""
+        (target,) = self.resolved("192.0.2.7", "2001:db8::7").targets
+        self.assertEqual(("xmpp.lan", 15269, ("192.0.2.7", "2001:db8::7")), (target.host, target.port, target.addresses))
+        ending = self.resolved().ending
+        assert ending is not None
+        self.assertEqual(Cause.UNREACHABLE, ending.cause)
+        self.assertIn("xmpp.lan", ending.detail)
+
+    def test_one_peer_to_a_stream(self) -> None:
+        """Decision 11: one stream for each peer, by the leaf minted for it, as large a stanza as the server takes."""
+        self.server.managed, self.server.stanza_bytes = lambda domain: False, 65535
+        asked: list[object] = []
+        client: Any = SimpleNamespace(for_peer=lambda *asking: asked.append(asking))
+        side = BackendOutbound(self.server, client, lambda pair: f"dialler for {pair.sender}")  # type: ignore[arg-type, return-value]
+        pair, target = Pair(PEER, OURS), Target("xmpp.lan", 15269, ("192.0.2.7",), 0, 0)
+        engine = side.engine(pair, target, verifying=False)
+        self.assertEqual((PEER, OURS, False), (engine.options.local, engine.options.peer, engine.options.management))
+        self.assertEqual("verify", side.engine(pair, target, verifying=True).options.purpose)
+        side.tls(pair, target)
+        self.assertEqual([(OURS, "leaf of peer.example")], asked)
+        self.assertEqual((0, 65535, "dialler for peer.example"), (side.streams(pair), side.largest(pair), side.dialler(pair, target)))
+        self.server.stanza_bytes = 0
+        self.assertIsNone(side.largest(pair))
 
     def judged(self, address: str) -> Permission:
         side = BackendOutbound(self.server, None, None)  # type: ignore[arg-type]
