@@ -137,6 +137,7 @@ class Parts:
         return Lanes(
             self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop, self.spool,
             window=self.config.queue.window, spools=self.config.queue.disk > 0, withheld=Withheld(self.state, self._report),
+            restore=self.config.queue.restore,
         )
 
     @cached_property

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway.acks import NoReceipts
 from s2sgw.gateway.courier import STEADY, Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
@@ -186,6 +187,8 @@ class KeepingHop:
 
     def contact(self) -> None: ...
 
+    def part(self) -> None: ...
+
     def stop(self, cause: Cause) -> Deferred[None]:
         return succeed(None)
 
@@ -343,6 +346,43 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
         world.clock.advance(2)
         self.assertEqual(len(world.dials), 3)
+
+    def test_parts(self) -> None:
+        """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment
+        has a new one at once, in order, and nothing was lost or counted as a failure.
+        """
+        world = World()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        world.flow.hop.part()
+        self.assertEqual((Cause.IDLE, True), (connection.ending and connection.ending.cause, connection.ending and connection.ending.in_order))
+        world.flow.accept([message("2")])
+        world.flow.accept([message("3")])
+        world.clock.advance(0)
+        self.assertEqual(2, len(world.connections))
+        self.assertEqual((["1"], ["23"]), (ids(connection.written), ids(world.open().written)))
+        courier: Any = world.flow.hop
+        self.assertEqual((0, []), (courier.failures, world.back))
+
+    def test_does_not_part(self) -> None:
+        """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
+        world = World()
+        world.flow.hop.part()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        courier: Any = world.flow.hop
+        courier.receipts = NoReceipts()
+        courier.receipts.acknowledges = True
+        world.flow.accept([message("2")])
+        courier.part()
+        self.assertIsNone(connection.ending)
+        world.flow.acknowledged(1)
+        courier.stream.incoming = object()
+        courier.part()
+        self.assertIsNone(connection.ending)
+        courier.stream.incoming = courier.stream.target = None
+        courier.part()
+        self.assertIsNone(connection.ending)
 
     def test_idle_flow_is_forgotten(self) -> None:
         """A flow without stream, stanzas or back-off takes no memory."""

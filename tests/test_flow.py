@@ -52,6 +52,8 @@ class FakeHop:
 
     def contact(self) -> None: ...
 
+    def part(self) -> None: ...
+
     def stop(self, cause: Cause) -> Deferred[None]:
         self.ready = False
         return succeed(None)

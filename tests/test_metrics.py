@@ -13,6 +13,7 @@ SOURCES = Sources(
     stanzas=lambda: {("inbound", "message", "passed"): 7},
     refusals=lambda: {("pkix", "self-signed"): 2},
     queue=lambda: (5, 12.5),
+    restoring=lambda: 8,
     expiries=lambda: {"example.org": 86400.0},
 )
 
@@ -30,6 +31,7 @@ class MetricsTests(SynchronousTestCase):
             's2sgw_refusals_total{cause="self-signed",layer="pkix"} 2.0',
             "s2sgw_queue_stanzas 5.0",
             "s2sgw_queue_oldest_seconds 12.5",
+            "s2sgw_queue_restoring_lanes 8.0",
             's2sgw_certificate_expiry_seconds{domain="example.org"} 86400.0',
         ):
             name, value = line.rsplit(" ", 1)

@@ -45,6 +45,9 @@ class EchoHop:
     def contact(self) -> None:
         """Always here."""
 
+    def part(self) -> None:
+        """There is no stream."""
+
     def stop(self, cause: Cause) -> Deferred[None]:
         """Nothing to close."""
         return succeed(None)

@@ -17,6 +17,7 @@ from s2sgw.policy.peers import Peers
 from s2sgw.policy.values import (
     Address,
     Anchors,
+    Count,
     DomainKey,
     DomainName,
     Duration,
@@ -125,6 +126,8 @@ class Queue(Section):
     memory: Size = 64 * 1024 * 1024
     disk: Size = 4 * 1024 * 1024 * 1024
     durability: Durability = "power-loss"
+    #: lanes that are brought at a time after a start
+    restore: Annotated[Count, Field(ge=1)] = 128
 
 
 class Console(Section):

@@ -110,6 +110,12 @@ class Courier:
     def contact(self) -> None:
         self._life.contact()
 
+    def part(self) -> None:
+        """Ours alone to close, and only where neither side has anything under way on it."""
+        stream = self.stream
+        if stream is not None and stream.target is not None and stream.incoming is None and not self.flow.lane.flying:
+            stream.close(Ending(Cause.IDLE))
+
     def stop(self, cause: Cause) -> Deferred[None]:
         stream = self.stream
         self._life.stop(cause)
@@ -225,7 +231,7 @@ class Courier:
         self.receipts.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - self.since
-        self.failures = 0 if lived >= STEADY else self.failures + 1
+        self.failures = 0 if lived >= STEADY or ending.cause is Cause.IDLE else self.failures + 1
         self._record.standing(
             "stream closed", self.flow.direction, self.side.leg, self.flow.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,

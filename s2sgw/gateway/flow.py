@@ -22,6 +22,7 @@ from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
+    from s2sgw.gateway.backlog import Backlog
     from s2sgw.gateway.lanes import Lanes
 
 #: Bytes handed to a hop, or read from the spool, at once.
@@ -52,6 +53,8 @@ class Flow:
         self._ending: Callable[[list[Held]], None] | None = None
         self._ended: set[int] = set()
         self._newest = Newest()
+        #: where this lane has its turn after a start, until it is done
+        self.backlog: Backlog | None = None
         self.answers = Answers()
 
     @property
@@ -164,6 +167,8 @@ class Flow:
 
     def relieve(self) -> None:
         """Let the slowed sources go on, unless there is still reason to wait."""
+        if self.backlog is not None:
+            self.backlog.look(self)
         if self._must_slow():
             return
         slowed, self._slowed = self._slowed, set()

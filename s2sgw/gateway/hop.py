@@ -53,5 +53,8 @@ class Hop(Protocol):
     def contact(self) -> None:
         """The next server was heard of: now is a good time to try again."""
 
+    def part(self) -> None:
+        """Others wait for a stream, and this one is done: let it go."""
+
     def stop(self, cause: Cause) -> Deferred[None]:
         """Close in order, for good; fires when that is done, which takes a bounded time."""

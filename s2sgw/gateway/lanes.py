@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.gateway.backlog import AT_ONCE, Backlog
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.record import Direction, Record
@@ -33,7 +35,7 @@ class Lanes:
     def __init__(
         self, clock: IReactorTime, record: Record, memory: int, holds: Callable[[Pair], Holds],
         is_local: Callable[[Domain], bool], hop: Callable[[Flow], Hop], spool: Spool, window: float = 0.02, spools: bool = True,
-        withheld: Withheld | None = None,
+        withheld: Withheld | None = None, restore: int = AT_ONCE,
     ) -> None:
         self.withheld = withheld or Withheld()
         self.clock = clock
@@ -50,6 +52,7 @@ class Lanes:
         self._watched: deque[tuple[float, Flow]] = deque()
         self._expiring = False
         self._resting = False
+        self.backlog = Backlog(clock, restore)
 
     def __iter__(self) -> Iterator[Flow]:
         return iter(list(self._flows.values()))
@@ -88,6 +91,7 @@ class Lanes:
         for flow in self:
             if flow.pair.recipient == peer:
                 flow.hop.contact()
+                self.backlog.hurry(flow)
 
     # --- the spool ---
 
@@ -121,13 +125,14 @@ class Lanes:
         return restored
 
     def _restored(self, summaries: list[LaneSummary]) -> int:
-        waiting = [summary for summary in summaries if summary.count]
-        for summary in waiting:
-            flow = self.flow(summary.pair)
-            flow.lane.restore(summary.first, summary.last, summary.count)
-            if not flow.held:
-                flow.hop.wanted()
-        return len(waiting)
+        flows = []
+        for summary in sorted(summaries, key=attrgetter("oldest")):
+            if summary.count:
+                flow = self.flow(summary.pair)
+                flow.lane.restore(summary.first, summary.last, summary.count)
+                flows.append(flow)
+        self.backlog.add(flows)
+        return len(flows)
 
     # --- time ---
 
@@ -169,6 +174,7 @@ class Lanes:
 
     def stop(self) -> Deferred[list[None]]:
         """Close every hop in order, and leave to the spool what was not passed on; without one it is bounced first."""
+        self.backlog.stop()
         if not self.spools:
             for flow in self:
                 flow.give_up(Cause.SHUTDOWN)

@@ -39,6 +39,8 @@ class Sources:
     refusals: Callable[[], Mapping[tuple[str, str], int]]
     #: stanzas that wait, and the age of the oldest in seconds (0 where none waits)
     queue: Callable[[], tuple[int, float]]
+    #: lanes of the last start that have not had their turn
+    restoring: Callable[[], int]
     #: local domain -> seconds until its certificate expires
     expiries: Callable[[], Mapping[str, float]]
 
@@ -62,6 +64,8 @@ class _Reader(Collector):
         number, oldest = self._sources.queue()
         yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)
+        restoring = "Lanes that the last start found in the spool, and whose turn has not come."
+        yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=self._sources.restoring())
         expiries = {(domain,): seconds for domain, seconds in self._sources.expiries().items()}
         text = "Seconds until the certificate of a local domain expires."
         yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)

@@ -42,7 +42,8 @@ class GatewayViews:
     def sources(self) -> Sources:
         """What the metrics read."""
         return Sources(
-            self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue, self.expiries,
+            self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
+            lambda: len(self._lanes.backlog), self.expiries,
         )
 
     def now(self) -> float:
