@@ -147,10 +147,15 @@ class JudgeTests(JudgeCase):
         self.assertIn("no answer in time", " ".join(found.reasons))
 
     def test_begun_beside_the_handshake(self) -> None:
-        """What is asked when the peer is asserted is not asked again at the verdict: its document is kept."""
+        """R23: what is asked when the peer is asserted is not asked again at the verdict; a document is fetched beside the
+        handshake for a peer alone that was proven by one, any other's certificate being heard first.
+        """
         judge = self.judge()
         judge.begin(PEER, "initiating")
-        self.assertEqual((["SRV", "TLSA"], 1), (self.discovery.asked, len(self.fetched)))
+        self.assertEqual((["SRV", "TLSA"], 0), (self.discovery.asked, len(self.fetched)))
+        self.book.memory.proven(PEER, "posh", "", AT.timestamp())
+        judge.begin(PEER, "initiating")
+        self.assertEqual(1, len(self.fetched))
         self.successResultOf(self.verdict(judge))
         self.assertEqual(1, len(self.fetched))
 

@@ -279,6 +279,7 @@ class HandshakesTests(SynchronousTestCase):
             self.judged(number, chain=(bytes([number]),))
         self.assertEqual(handshakes.PER_PEER, len(self.handshakes.list()))
         self.patch(handshakes, "KEPT", 3)
+        self.patch(handshakes, "TRIM_EVERY", 1)
         self.judged(100, HERE)
         self.assertEqual([1, 2], [len(self.handshakes.list(each)) for each in (HERE, PEER)])
         self.judged(int(handshakes.SECONDS) + 101, chain=(b"x" * handshakes.CHAIN_BYTES, b"y"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway import refusals
 from s2sgw.gateway.letter import letter
 from s2sgw.gateway.record import NAMES, PER_NAME, Record, Refused
 from s2sgw.gateway.refusals import REASONS, TEXT, Refusals
@@ -100,6 +101,14 @@ class RefusalsTests(SynchronousTestCase):
         self.refusals.keep(self.refused(200, ending=Ending(Cause.EXPIRED, "x" * 9999), reasons=("y" * 9999,) * 99))
         last = self.refusals.past()[-1]
         self.assertEqual((TEXT, REASONS, TEXT), (len(last.ending.detail), len(last.reasons), len(last.reasons[0])))
+
+    def test_bounded_in_all(self) -> None:
+        """The oldest of all go; that is looked to now and then."""
+        self.patch(refusals, "KEPT", 3)
+        self.patch(refusals, "TRIM_EVERY", 4)
+        for number in range(9):
+            self.refusals.keep(self.refused(number, peer=f"{number}.example"))
+        self.assertEqual([6, 7, 8], [int(each.at - 1000) for each in self.refusals.past()])
 
 
 class LetterTests(SynchronousTestCase):

@@ -22,7 +22,7 @@ from s2sgw.gateway.store import FILE, Store
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.certificate import summarise
-from s2sgw.trust.evidence import Evidence
+from s2sgw.trust.evidence import Evidence, ProofMethod
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
@@ -51,10 +51,12 @@ class PeerBook:
 
     def standing(self, domain: Domain, policy: PeerPolicy, at: float) -> Standing:
         """What is remembered of a peer now."""
-        remembered = None
-        if policy.remember_proof > 0:
-            remembered = self.memory.remembered(domain, at, policy.remember_proof, REMEMBERED)
-        return Standing(self.keys.known(domain, at), remembered)
+        return Standing(self.keys.known(domain, at), self.remembered(domain, policy, at))
+
+    def remembered(self, domain: Domain, policy: PeerPolicy, at: float) -> ProofMethod | None:
+        """By what it was proven last, within the policy's `remember_proof`."""
+        within = policy.remember_proof
+        return self.memory.remembered(domain, at, within, REMEMBERED) if within > 0 else None
 
     def enter(self, evidence: Evidence, local: Domain, found: Found, targets: Sequence[Target]) -> None:
         """A verdict was reached."""

@@ -22,6 +22,8 @@ from s2sgw.xmpp.jid import Domain
 KEPT = 5000
 PER_PEER = 16
 SECONDS = 7 * 86400.0
+#: Handshakes that may be judged beyond the bounds of all until they are looked to.
+TRIM_EVERY = 64
 #: Bytes of a chain that are kept; a longer one is kept without what exceeds them.
 CHAIN_BYTES = 32768
 
@@ -65,6 +67,7 @@ class Handshakes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._writes = 0
         store.define(_TABLES)
 
     def judged(self, evidence: Evidence, local: Domain, verdict: Verdict) -> None:
@@ -74,8 +77,10 @@ class Handshakes:
         same = [evidence.domain.ascii, evidence.role, local.ascii, written | passing, outcome]
         digest = hashlib.sha256(json.dumps(same).encode()).digest()
         at, domain = evidence.at.timestamp(), evidence.domain.ascii
+        trim = _trim(at) if self._writes % TRIM_EVERY == 0 else ()
+        self._writes += 1
         self._store.note(
-            (_PUT, (digest, at, at, domain, evidence.role, local.ascii, json.dumps(written), outcome)), *_bounds(domain, at),
+            (_PUT, (digest, at, at, domain, evidence.role, local.ascii, json.dumps(written), outcome)), _own(domain), *trim,
         )
 
     def list(self, domain: Domain | None = None, since: float = 0.0) -> list[Handshake]:
@@ -85,13 +90,18 @@ class Handshakes:
         return [_handshake(row) for row in self._store.rows(query, (since, *parameters))]
 
 
-def _bounds(domain: str, at: float) -> list[tuple[str, tuple[Any, ...]]]:
-    own = "SELECT id FROM handshakes WHERE domain = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
-    every = "SELECT id FROM handshakes ORDER BY last DESC LIMIT -1 OFFSET ?"
+def _own(domain: str) -> tuple[str, tuple[Any, ...]]:
+    """Within the bound of one peer."""
+    excess = "SELECT id FROM handshakes WHERE domain = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
+    return f"DELETE FROM handshakes WHERE id IN ({excess})", (domain, PER_PEER)
+
+
+def _trim(at: float) -> list[tuple[str, tuple[Any, ...]]]:
+    """Within the bounds of all, which is a walk over them."""
+    excess = "SELECT id FROM handshakes ORDER BY last DESC LIMIT -1 OFFSET ?"
     return [
         ("DELETE FROM handshakes WHERE last < ?", (at - SECONDS,)),
-        (f"DELETE FROM handshakes WHERE id IN ({own})", (domain, PER_PEER)),
-        (f"DELETE FROM handshakes WHERE id IN ({every})", (KEPT,)),
+        (f"DELETE FROM handshakes WHERE id IN ({excess})", (KEPT,)),
     ]
 
 

@@ -64,12 +64,12 @@ class Judge:
     def begin(self, peer: Domain, role: Role, target: Target | None = None) -> None:
         """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake.
 
-        A POSH document is not fetched yet for a peer that something else has proven lately.
+        A POSH document is fetched yet for a peer alone that was proven by one lately; of any other the certificate says more
+        often than not that none is needed, and no web server is asked for nothing.
         """
         policy = self._peers.policy(peer)
         if policy.bar is None:
-            remembered = self._book.standing(peer, policy, self._now().timestamp()).remembered
-            posh = "posh" in policy.proofs and remembered in (None, "posh")
+            posh = "posh" in policy.proofs and self._book.remembered(peer, policy, self._now().timestamp()) == "posh"
             self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:

@@ -1,7 +1,8 @@
 """What is looked up about a peer for its verdict: the TLSA records of its targets, and its POSH document (R22, R23).
 
-Look-ups begin when the peer is first asserted, or dialled, and run beside the handshake; the verdict waits for them, a few
-seconds at most. What was begun is not carried along: the resolver and the documents keep and join what is asked twice.
+The DNS is asked when the peer is first asserted, or dialled, beside the handshake, and so is the web where it proved the peer
+lately; the verdict waits for them, a few seconds at most. What was begun is not carried along: the resolver and the documents
+keep and join what is asked twice.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from s2sgw.gateway.record import PER_NAME, Refused
 from s2sgw.gateway.store import Store
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Refusals that are kept in all.
+#: Refusals that are kept in all, and how many more there may be until that is looked to, which is a walk over them.
 KEPT = 20_000
+TRIM_EVERY = 64
 #: Characters of a text, and reasons, that are kept of each.
 TEXT = 1000
 REASONS = 24
@@ -33,16 +34,19 @@ class Refusals:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._writes = 0
         store.define(_TABLES)
 
     def keep(self, refused: Refused) -> None:
         """One more, or one that was kept already and has happened again."""
         kept = clipped(refused)
+        over = [(f"DELETE FROM refusals WHERE id IN ({_EVERY})", (KEPT,))] if self._writes % TRIM_EVERY == 0 else []
+        self._writes += 1
         self._store.note(
             ("INSERT OR REPLACE INTO refusals (digest, peer, last, refusal) VALUES (?, ?, ?, ?)",
              (_digest(kept), kept.peer, kept.at, json.dumps(_written(kept)))),
             (f"DELETE FROM refusals WHERE id IN ({_OWN})", (kept.peer, PER_NAME)),
-            (f"DELETE FROM refusals WHERE id IN ({_EVERY})", (KEPT,)),
+            *over,
         )
 
     def past(self) -> list[Refused]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.namespaces import DELAY
 from s2sgw.xmpp.stanza import Stanza
 
+#: Stamps that are kept: what was accepted in one turn has the same.
+STAMPS = 256
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _PAYLOAD = f"{DELAY}}}delay"
 
 
@@ -16,9 +20,15 @@ def stamped(stanza: Stanza, sender: Domain, accepted_at: float) -> bytes:
     """The stanza's bytes with a stamp of `accepted_at` (seconds since the epoch) by `sender`; as they are where none is due."""
     if stanza.kind == "iq" or stanza.type == "error" or _PAYLOAD in stanza.payloads:
         return stanza.data
-    at = datetime.fromtimestamp(accepted_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    delay = Element("delay", DELAY, {"from": sender.text, "stamp": at}).to_xml()
-    if stanza.data.endswith(b"/>"):
-        return stanza.data[:-2] + b">" + delay + b"</" + stanza.kind.encode() + b">"
-    end = stanza.data.rindex(b"</")
-    return stanza.data[:end] + delay + stanza.data[end:]
+    data, delay = stanza.data, _delay(sender, round(accepted_at * 1000))
+    if data.endswith(b"/>"):
+        return b"%b>%b</%b>" % (data[:-2], delay, stanza.kind.encode())
+    end = data.rindex(b"</")
+    return b"%b%b%b" % (data[:end], delay, data[end:])
+
+
+@lru_cache(maxsize=STAMPS)
+def _delay(sender: Domain, at: int) -> bytes:
+    """The stamp; `at` is milliseconds since the epoch."""
+    stamp = (_EPOCH + timedelta(milliseconds=at)).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return Element("delay", DELAY, {"from": sender.text, "stamp": f"{stamp}Z"}).to_xml()

@@ -7,7 +7,11 @@ drops out (decision 4). What is read was already framed by `cryptography.x509`; 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
+
+#: Certificates of which the parts are kept: each is asked for several in one judgement, and many come by the same authorities.
+KEPT = 256
 
 BIT_STRING, OCTET_STRING, OID, UTF8_STRING, IA5_STRING = 0x03, 0x04, 0x06, 0x0C, 0x16
 _BOOLEAN, _SEQUENCE, _VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0x01, 0x30, 0xA0, 0xA3, 0x80
@@ -68,6 +72,7 @@ class Fields(NamedTuple):
     extensions: bytes  # the contents of the sequence, b"" where there are none
 
 
+@lru_cache(maxsize=KEPT)
 def fields(certificate: bytes) -> Fields:
     """The parts of a certificate in DER; `ValueError` where it is none."""
     tbs, _ = read(inside(certificate))
@@ -91,12 +96,15 @@ def object_identifiers(value: bytes) -> set[bytes]:
     return {element.content for element in elements(inside(value))}
 
 
-def _extensions(certificate: bytes) -> Iterator[tuple[bytes, bytes]]:
+@lru_cache(maxsize=KEPT)
+def _extensions(certificate: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
     for item in elements(fields(certificate).extensions):
         parts = [part for part in elements(item.content) if part.tag != _BOOLEAN]
         if [part.tag for part in parts] != [OID, OCTET_STRING]:
             raise ValueError("an extension is malformed")
-        yield parts[0].content, parts[1].content
+        found.append((parts[0].content, parts[1].content))
+    return tuple(found)
 
 
 def has_extension(certificate: bytes, oid: bytes) -> bool:

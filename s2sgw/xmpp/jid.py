@@ -21,6 +21,7 @@ _LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_ADDRESS_ENDS = frozenset("0123456789]")
 _CACHED = 4096
 
 
@@ -141,6 +142,8 @@ def _ascii_domain(name: str) -> Domain:
 
 def _address(name: str) -> str | None:
     """The IP address that `name` spells, in its one canonical form; an IPv6 address stands in brackets."""
+    if name[-1:] not in _ADDRESS_ENDS:  # as of nearly all names, of which each stream asks several times
+        return None
     try:
         if name.startswith("[") and name.endswith("]") and "%" not in name:  # a scope would be any text
             return f"[{ipaddress.IPv6Address(name[1:-1])}]"
