@@ -167,6 +167,32 @@ class SpoolTests(SynchronousTestCase):
         world.flow.acknowledged(2)
         self.assertEqual((world.spooled(), world.spool.bytes), ([], 0))
 
+    def test_window_over_during_a_commit(self) -> None:
+        """What a slow disk kept waiting beyond its window goes with the very next commit: no further window passes."""
+        world = World()
+        world.hold_back = True
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW / 2)
+        world.accept(stanza("2"))
+        world.clock.advance(WINDOW)
+        world.clock.advance(WINDOW)
+        self.assertEqual(world.settled, [])
+        world.answer()
+        self.assertEqual(world.settled, ["1", "2"])
+
+    def test_tries_again_where_the_disk_failed(self) -> None:
+        """Whoever brought it without waiting for a receipt is not refused: there may be room a window later, not at once."""
+        world = World(disk=120)
+        world.hop.ready = False
+        world.accept(stanza("1", size=80))
+        world.clock.advance(WINDOW)
+        world.flow.accept([stanza("2", size=80)])
+        world.clock.advance(WINDOW)
+        self.assertEqual((world.spooled(), len(world.flow.lane), len(world.clock.getDelayedCalls())), (["1"], 2, 1))
+        world.spool.remove(OUT, 1)
+        world.clock.advance(WINDOW)
+        self.assertEqual(world.spooled(), ["2"])
+
     def test_acknowledged_while_it_is_being_spooled(self) -> None:
         """An acknowledgement that overtakes the disk leaves nothing behind there."""
         world = World()

@@ -296,9 +296,10 @@ class Flow:
                 piece.settle()
             for held in self.lane.evict(self._lanes.resident):
                 self._newest.forget(held)
+            self.spool_now()  # a window that ended during the commit
         else:
             self._not_held(batch, error)
-        self._lanes.watch(self)
+            self._lanes.watch(self)
         self.relieve()
 
     def _not_held(self, batch: list[Piece], error: Exception) -> None:
