@@ -53,10 +53,11 @@ BIDI = "<bidi xmlns='urn:xmpp:bidi'/>"
 NOT_EXPECTED = error("unsupported-stanza-type", "<bidi xmlns='urn:xmpp:bidi'/> is not expected here")
 REFUSED = [Out(NOT_EXPECTED), Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"))]
 PERMITTED = Permission(external=True, dialback=True, bidi=True)
+BY_KEY = Permission(dialback=True, bidi=True)
 BACK = PAIR.inverse
 OFFERED = receiving.judged(PERMITTED, EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE, BIDI_FEATURE)
 ASKED: list[Step] = [
-    *OFFERED, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")),
+    *receiving.judged(BY_KEY, ERRORS_FEATURE, LIMITS_FEATURE, BIDI_FEATURE), In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")),
 ]
 VALID = [Do("dialback_answered", PAIR, DialbackOutcome("valid")), Out(result("ours.example", "peer.example", type="valid"))]
 
@@ -80,7 +81,7 @@ class ReceivingBidiTests(TranscriptCase):
     def test_dialback(self) -> None:
         """R36: or before dialback."""
         self.told(
-            *OFFERED, In(BIDI + result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")),
+            *ASKED[:-2], In(BIDI + result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")),
             *VALID, Says(PairProven(PAIR, "dialback"), PairProven(BACK, "bidi")),
         )
 

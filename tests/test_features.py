@@ -22,7 +22,7 @@ def expected(tls: str, secured: bool, authenticated: bool, external: bool, dialb
         rows.append("starttls")
     if external and secured and not authenticated:  # R4, R24
         rows.append("mechanisms")
-    if dialback:
+    if dialback or (external and authenticated):  # R28
         rows.append("dialback")
     if secured or authenticated:
         rows.append("limits")

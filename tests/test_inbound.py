@@ -24,6 +24,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
+METHODS = ("EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256")
 
 
 class InboundTestCase(SynchronousTestCase):
@@ -144,10 +145,10 @@ class ReconsiderTests(InboundTestCase):
     def test_by_method(self) -> None:
         """Each method as far as the verdict still lets it prove the peer; one that the verdict does not speak of goes on."""
         self.opinion = Verdict(external=True, dialback=False)
-        self.assertEqual([None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in ("EXTERNAL", "dialback", "SCRAM-SHA-256")])
+        self.assertEqual([None, None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in METHODS])
         self.opinion = Verdict(external=False, dialback=True)
-        lost = [self.reconsidered(method) for method in ("EXTERNAL", "dialback", "SCRAM-SHA-256")]
-        self.assertEqual([Cause.NOT_PROVEN, None, Cause.NOT_PROVEN], lost)
+        lost = [self.reconsidered(method) for method in METHODS]
+        self.assertEqual([Cause.NOT_PROVEN, Cause.NOT_PROVEN, None, Cause.NOT_PROVEN], lost)
 
     def test_refused(self) -> None:
         """The verdict's own ending is the reason."""

@@ -53,7 +53,7 @@ SM_FEATURE = f"<sm {SM}/>"
 ENABLE = f"<enable {SM}/>"
 ENABLED = f"<enabled {SM}/>"
 ASK = f"<r {SM}/>"
-PERMITTED = Permission(external=True, dialback=True, management=True)
+BY_KEY = Permission(dialback=True, management=True)
 EXTERNAL_ONLY = Permission(external=True, management=True)
 
 
@@ -74,7 +74,7 @@ def too_high(h: int, sent: int) -> str:
 
 OPEN: list[Step] = [
     *receiving.judged(EXTERNAL_ONLY, EXTERNAL_FEATURE, LIMITS_FEATURE), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")),
-    In(receiving.ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(LIMITS_FEATURE, SM_FEATURE)),
+    In(receiving.ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE)),
 ]
 MANAGED: list[Step] = [*OPEN, In(ENABLE), Out(ENABLED), Says(ManagementEnabled())]
 ONE, TWO, THREE = (message(body=body) for body in ("one", "two", "three"))
@@ -107,7 +107,7 @@ class ReceivingManagementTests(TranscriptCase):
     def test_not_before_authentication(self) -> None:
         """R35: offered beside dialback, for no features come again after it; it is given to proven pairs only, once."""
         self.told(
-            *receiving.judged(PERMITTED, EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE),
+            *receiving.judged(BY_KEY, ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE),
             In(ENABLE), Out(failed("unexpected-request")), In(result("peer.example", "ours.example", "k")),
             Says(DialbackNeeded(PAIR, "k", "s2")), Do("dialback_answered", PAIR, DialbackOutcome("valid")),
             Out(result("ours.example", "peer.example", type="valid")), Says(PairProven(PAIR, "dialback")), In(ENABLE), Out(ENABLED),

@@ -113,6 +113,11 @@ OPEN: list[Step] = [
     *AUTHENTICATED, In(ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
 ]
 ASKED: list[Step] = [*DIALBACK, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2"))]
+#: dialback asked for where the certificate proves the domain: no key has to be verified
+CERTIFIED: list[Step] = [
+    In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", type="valid")),
+    Says(PairProven(PAIR, "certificate")),
+]
 PROVEN: list[Step] = [
     *ASKED, Do("dialback_answered", PAIR, DialbackOutcome("valid")), Out(result("ours.example", "peer.example", type="valid")),
     Says(PairProven(PAIR, "dialback")),
@@ -518,7 +523,7 @@ class SASLTests(ReceivingCase):
         mechanism = sasl_failure("invalid-mechanism", "the mechanism is not offered")
         authzid = sasl_failure("invalid-authzid", "the authorization identity is not the stream's `from`, peer.example")
         twice = [*BOTH, In(auth("*")), Out(encoding), In(auth(mechanism="PLAIN")), Out(mechanism)]
-        self.told(*twice, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")))
+        self.told(*twice, *CERTIFIED)
         text = "3 failed authentications (invalid-authzid: the authorization identity is not the stream's `from`, peer.example)"
         self.told(
             *twice, In(auth("eA==")), Out(authzid + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
@@ -718,17 +723,32 @@ class DialbackTests(ReceivingCase):
     def test_further_domain_refused(self) -> None:
         """R28: a further domain that policy refuses gets an error; the stream is not its own."""
         for permission, text in (
-            (Permission(refusal=NOT_ALLOWED), "not you"), (PERMIT_EXTERNAL, "other.example may not authenticate by dialback here"),
+            (Permission(refusal=NOT_ALLOWED), "not you"), (Permission(), "other.example may not authenticate by dialback here"),
         ):
             inside = dialback_error("policy-violation", text, "modify")
             answer = Out(result("ours.example", "other.example", inside, "error"))
             asked = In(result("other.example", "ours.example", "k"))
             self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)
 
-    def test_not_permitted(self) -> None:
-        """R28: dialback where the peer must authenticate by its certificate is an error."""
-        inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
-        self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", inside, "error")))
+    def test_certified(self) -> None:
+        """R28: a domain that the certificate proves needs no key verified, whatever policy says of dialback (XEP-0344)."""
+        self.told(*EXTERNAL, *CERTIFIED, In(message()), Says(Stanzas(PAIR, (message(),))))
+        self.told(*BOTH, *CERTIFIED)
+
+    def test_certified_beside_another(self) -> None:
+        """R28: so a peer brings all the domains of its certificate on one stream; one that is not in it is refused."""
+        other, third = pair(OTHER), Domain.parse("third.example")
+        inside = dialback_error("policy-violation", "third.example may not authenticate by dialback here", "modify")
+        self.told(
+            *EXTERNAL, In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")), In(ASK),
+            Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
+            In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", type="valid")),
+            Says(PairProven(other, "certificate")), In(message("mercutio@other.example") + message()),
+            Says(Stanzas(other, (message("mercutio@other.example"),)), Stanzas(PAIR, (message(),))),
+            In(result("third.example", "ours.example", "k")), Says(JudgementNeeded(third, OURS, True)),
+            Do("judged", Permission()), Out(result("ours.example", "third.example", inside, "error")),
+        )
 
     def test_again(self) -> None:
         """A proven pair stays proven; a question that is asked twice is answered once."""
@@ -745,13 +765,13 @@ class DialbackTests(ReceivingCase):
         """R28: pairs and domains on one stream are bounded."""
         self.patch(authorisation, "PAIRS", 2)
         text = dialback_error("resource-constraint", "more than 2 pairs or domains on one stream", "wait")
-        asked = [In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s3"))]
+        asked = [In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2"))]
         answer = Out(result("ours.example", "other.example", text, "error"))
-        self.told(*OPEN, *asked, In(result("other.example", "ours.example", "k")), answer)
+        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer)
         refused = Out(result("ours.example", "third.example", dialback_error("policy-violation", "not you", "modify"), "error"))
         third = In(result("third.example", "ours.example", "k"))
         self.told(
-            *OPEN, third, Says(JudgementNeeded(Domain.parse("third.example"), OURS, True)),
+            *PROVEN, third, Says(JudgementNeeded(Domain.parse("third.example"), OURS, True)),
             Do("judged", Permission(refusal=NOT_ALLOWED)), refused, In(result("other.example", "ours.example", "k")), answer,
         )
 

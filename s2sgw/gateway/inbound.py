@@ -134,7 +134,7 @@ class FederationInbound:
             return None
         if verdict.ending is not None:
             return refusal(verdict.ending)
-        certified = method == "EXTERNAL" or method.startswith("SCRAM-")
+        certified = method in ("EXTERNAL", "certificate") or method.startswith("SCRAM-")
         if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None

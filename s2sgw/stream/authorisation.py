@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from s2sgw.stream.dialback import Request
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Method, Permission
 from s2sgw.stream.negotiation import Stop, refused
 from s2sgw.stream.receiver import Asserted, Receiver
 from s2sgw.xmpp.ending import Cause, Ending
@@ -17,7 +17,8 @@ PAIRS = 4096
 
 
 class Authorisation:
-    """The requests of one stream. Each peer domain is judged once, one at a time; then each pair by its key (R28)."""
+    """The requests of one stream. Each peer domain is judged once, one at a time; then each pair by its key (R28), unless
+    the certificate proves the domain already (XEP-0220 §2.1.1 leaves the method to us, XEP-0344 describes this one)."""
 
     def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission | None) -> None:
         self._stream = stream
@@ -95,13 +96,16 @@ class Authorisation:
         if request is None:
             raise LocalFault(f"dialback_answered for {pair}, which was not asked about")
         if outcome.type == "valid":
-            self._stream.send(request.answer(outcome))
-            self._stream.prove(pair, "dialback")
-            self._stream.reach(pair)
+            self._prove(request, "dialback")
         elif outcome.type == "invalid":
             self._invalid(request, outcome)
         else:
             self._stream.send(request.answer(outcome))
+
+    def _prove(self, request: Request, method: Method) -> None:
+        self._stream.send(request.answer(DialbackOutcome("valid")))
+        self._stream.prove(request.pair, method)
+        self._stream.reach(request.pair)
 
     def _invalid(self, request: Request, outcome: DialbackOutcome) -> None:
         """A forged sender ends the stream (§2.2.1), but not for the pairs beside it: then it is an error (§2.1.2)."""
@@ -127,6 +131,9 @@ class Authorisation:
         self._stream.emit(JudgementNeeded(pair.sender, pair.recipient, self._stream.secured))
 
     def _permitted(self, request: Request, permission: Permission) -> None:
+        if permission.external and self._stream.secured:
+            self._prove(request, "certificate")
+            return
         if permission.dialback:
             self._unverified[request.pair] = request
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))

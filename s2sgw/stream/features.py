@@ -40,6 +40,12 @@ class Standing:
         return permission.management and (self.authenticated or (not self.bare and permission.dialback))
 
     @property
+    def extensible(self) -> bool:
+        """Pairs may be asked for by dialback: by their keys, or, beside one that has authenticated, by the certificate."""
+        permission = self.permission
+        return not self.bare and (permission.dialback or (self.authenticated and permission.external))
+
+    @property
     def anonymous(self) -> bool:
         """TLS has come, and SASL may (R4)."""
         return self.secured and not self.authenticated
@@ -89,7 +95,7 @@ FEATURES = (
     Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
     Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
     Feature(lambda standing: standing.anonymous and standing.bindable, _channel_binding),
-    Feature(lambda standing: not standing.bare and standing.permission.dialback, _dialback),
+    Feature(lambda standing: standing.extensible, _dialback),
     Feature(lambda standing: standing.announces, _limits),
     Feature(lambda standing: standing.manageable, lambda standing: management.feature()),
     Feature(lambda standing: standing.anonymous and standing.permission.bidi, lambda standing: bidi.feature()),
