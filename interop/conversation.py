@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from interop.client import CLIENT, Client, Element, body, error
-from interop.scenario import SCENARIO_SECONDS, Stage, check, expect, step
+from interop.scenario import SCENARIO_SECONDS, Stage, check, expect, expect_in_order, step
 from interop.server import PASSWORD, Server
 
 #: Messages of the ordered run, each way.
@@ -130,11 +130,12 @@ async def _shows(watcher: Client, other: Client, status: str) -> None:
 async def _in_order(stage: HasEnds) -> None:
     ends = stage.ends
     for way, (sender, receiver) in enumerate(ends.ways()):
+        await talk(sender, receiver, f"make sure that the stream of way {way} is up")
         texts = [f"way {way} number {number}" for number in range(MANY)]
         for text in texts:
             await sender.message(receiver.jid, text)
         seen = await collect(receiver, len(texts), f"way {way} ")
-        expect([body(one) for one in seen] == texts, True, f"{len(seen)} messages in order")
+        expect_in_order([body(one) for one in seen], texts, f"{sender.jid} -> {receiver.jid}, in order")
         step(f"{len(seen)} messages {sender.jid} -> {receiver.jid}, in order, none twice")
 
 

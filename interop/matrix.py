@@ -20,7 +20,7 @@ from interop.gateway import Gateway, gateway
 from interop.launch import START
 from interop.nameserver import Nameserver, nameserver
 from interop.place import HAS_IPV6, Lab
-from interop.scenario import NOTES, Scenario, Stage, check, expect, note, step
+from interop.scenario import NOTES, Scenario, Stage, check, expect, expect_in_order, note, step
 from interop.server import Server, Site
 from interop.world import Front
 
@@ -151,7 +151,7 @@ async def _flow(sender: Client, receiver: Client) -> None:
     for text in texts:
         await sender.message(receiver.jid, text)
     seen = await collect(receiver, SOME, f"{sender.jid} ")
-    expect([one.findtext("{jabber:client}body") for one in seen] == texts, True, f"messages from {sender.jid} in order")
+    expect_in_order([one.findtext("{jabber:client}body") for one in seen], texts, f"messages from {sender.jid} in order")
     expect((await sender.ping(receiver.jid)).get("type"), "result", f"ping to {receiver.jid}")
     await sender.presence(receiver.jid)
     await receiver.wait_presence(sender.jid)

@@ -15,7 +15,7 @@ from interop.conversation import talk
 from interop.nameserver import nameserver
 from interop.peer import SERVER, STREAMS, Stream, client_context, header
 from interop.place import Lab
-from interop.scenario import Stage, check, expect, step
+from interop.scenario import Stage, check, expect, expect_in_order, step
 from interop.trust_world import INSIDE, Trusting, trusting
 from interop.world import OUTSIDE, World, world
 
@@ -157,7 +157,7 @@ def _slow(at: Trusting) -> None:
     _came_bodies(at, SLOW, 100, 15.0)
     took = time.monotonic() - start
     numbers = [int(body.split()[-1]) for body in _bodies(at, SLOW)]
-    expect(numbers, list(range(100)), "the order")
+    expect_in_order(numbers, range(100), "in order")
     check(quick < 1.5, f"the other peer waited for {quick:.1f} s")
     check(2.0 < took < 6.0, f"100 stanzas at 20 a second took {took:.1f} s")
     step(f"100 stanzas at 20 a second (40 at once): {took:.1f} s; the other peer: {quick:.2f} s")

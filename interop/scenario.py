@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from interop.place import Lab, LabError
 #: Seconds for one scenario unless it says otherwise, and for building a stage.
 SCENARIO_SECONDS = 60.0
 STAGE_SECONDS = 120.0
+#: Items of a row that a complaint shows.
+SHOWN = 8
 
 
 class Failed(Exception):
@@ -32,6 +35,25 @@ def check(truth: object, complaint: str) -> None:
 def expect(seen: object, wanted: object, what: str) -> None:
     """Fail the scenario unless `seen` equals `wanted`."""
     check(seen == wanted, f"{what}: {seen!r}, wanted {wanted!r}")
+
+
+def expect_in_order(seen: Sequence[Hashable], wanted: Sequence[Hashable], what: str) -> None:
+    """Fail the scenario unless exactly the `wanted` came, each once and in that order; the complaint says what differs."""
+    if list(seen) == list(wanted):
+        return
+    pairs = enumerate(zip(seen, wanted, strict=False))
+    at = next((at for at, (came, due) in pairs if came != due), min(len(seen), len(wanted)))
+    missing, odd = Counter(wanted) - Counter(seen), Counter(seen) - Counter(wanted)
+    raise Failed(
+        f"{what}: {len(seen)} came, wanted {len(wanted)}; from index {at} on: {_some(seen[at:])}, wanted {_some(wanted[at:])}; "
+        f"missing: {_some(list(missing.elements()))}; twice or strange: {_some(list(odd.elements()))}"
+    )
+
+
+def _some(items: Sequence[Hashable]) -> str:
+    """The first few."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{', '.join(map(repr, items[:SHOWN]))}{more}" if items else "nothing"
 
 
 def step(text: str) -> None:

@@ -20,7 +20,7 @@ from interop.guests import Door
 from interop.peer import SERVER, Stream, client_context
 from interop.place import Lab
 from interop.receiver import Receiver
-from interop.scenario import Stage, check, expect, step
+from interop.scenario import Stage, check, expect, expect_in_order, step
 from interop.socks import SocksProxy
 from interop.world import INSIDE, World, world
 
@@ -236,13 +236,15 @@ def _onion(at: Gates) -> None:
 @_visit("a dead peer is asked ever more rarely, however much is sent to it; a stream of its own wakes it at once")
 def _dead(at: Gates) -> None:
     domain, port = "sleeper.example", at.made.lab.port()
+    texts = [f"number {number}" for number in range(40)]
     _serve(at, domain, f"xmpp-server 0 {port} localhost.")
     answered: list[float] = []
     with _hanging_up(port, answered):
-        for number in range(40):
-            writing = _juliet(at).message(f"a@{domain}/x", f"number {number}")
-            asyncio.run_coroutine_threadsafe(writing, at.loop).result(5)
+        for text in texts:
+            asyncio.run_coroutine_threadsafe(_juliet(at).message(f"a@{domain}/x", text), at.loop).result(5)
             time.sleep(0.2)
+            if text == texts[0]:  # Prosody's stream has to stand before it keeps the order (see outward)
+                check(_within(10.0, lambda: bool(answered)), "the gateway does not connect")
     step(f"asked {len(answered)} times in 8 s, at {', '.join(f'{when - answered[0]:.1f}' for when in answered)}")
     check(2 <= len(answered) <= 5, f"asked {len(answered)} times in 8 s")
     far = _far(at, domain, port=port)
@@ -252,8 +254,16 @@ def _dead(at: Gates) -> None:
     took = time.monotonic() - start
     step(f"all there {took * 1000:.0f} ms after its own stream")
     check(took < 1.5, f"it took {took:.1f} s")
-    expect([got.findtext(f"{SERVER}body") for got in far.stanzas], [f"number {number}" for number in range(40)], "in order")
+    expect_in_order([got.findtext(f"{SERVER}body") for got in far.stanzas], texts, "in order")
     far.close()
+
+
+def _within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether it is `true` before so many seconds are over."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()
 
 
 @contextlib.contextmanager
