@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway import flow as flows
 from s2sgw.gateway.flow import CHUNK, Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
@@ -261,6 +262,31 @@ class SpoolTests(SynchronousTestCase):
         world.hop.ready = True
         world.flow.drain()
         self.assertEqual(re.findall(r"s\d+", ids(world.hop.sent)), names)
+        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+
+    def test_evicted_while_the_spool_is_read(self) -> None:
+        """What leaves memory again while more of the lane is being fetched is not overtaken by it (a lost stream, a slow disk)."""
+        world = World(memory=1 << 16)  # one stanza stays in memory
+        world.hop.ready = False
+        world.accept(*(stanza(name) for name in "123456"))
+        world.clock.advance(WINDOW)
+        self.patch(flows, "CHUNK", 50)  # two stanzas
+        world.hold_back = True
+        world.hop.ready = True
+        world.flow.drain()
+        world.accept(stanza("7"))
+        world.clock.advance(WINDOW)
+        world.later.pop(0)()  # the first are there and on their way, and more is asked for
+        world.hop.ready = False
+        world.flow.lost(poisoned=False)
+        world.later.pop(0)()  # the last one is spooled, so that the first may leave memory again
+        world.hop.ready = True
+        world.hop.sent.clear()
+        world.hold_back = False
+        world.answer()
+        world.flow.drain()
+        self.assertEqual(ids(world.hop.sent), "1234567")
+        world.flow.acknowledged(7)
         self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
 
     def test_restored(self) -> None:

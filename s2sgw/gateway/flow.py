@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s2sgw.gateway.answers import Answers
@@ -315,23 +316,26 @@ class Flow:
         """Fetch the next of what only the spool holds."""
         if not self._reading and self.lane.gap is not None:
             self._reading = True
-            self._lanes.spool.read(self.pair, self.lane.gap[0], CHUNK, self._read)
+            self._lanes.spool.read(self.pair, self.lane.gap[0], CHUNK, partial(self._read, self.lane.gap[0]))
 
-    def _read(self, spooled: list[Spooled]) -> None:
+    def _read(self, after: int, spooled: list[Spooled]) -> None:
+        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it."""
         self._reading = False
         gap = self.lane.gap
-        if gap is None:
-            return
-        rows = [row for row in spooled if row.position <= gap[1]]
-        held = [_from_spool(row) for row in rows if row.position not in self._ended]
-        self.lane.fill(held, complete=not rows or rows[-1].position >= gap[1])
-        self.fit(self.largest)
+        if gap is not None and gap[0] == after:
+            rows = [row for row in spooled if row.position <= gap[1]]
+            held = [_from_spool(row) for row in rows if row.position not in self._ended]
+            self._fill(held, complete=not rows or rows[-1].position >= gap[1])
         self._ended.clear()
-        doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
-        self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
         if self._ending is not None:
             self.end_all(self._ending)
         self.drain()
+
+    def _fill(self, held: list[Held], complete: bool) -> None:
+        self.lane.fill(held, complete)
+        self.fit(self.largest)
+        doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
+        self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 
     # --- custody ended ---
 
