@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -64,6 +66,18 @@ class KeepingTests(SynchronousTestCase):
         if prove:
             solo.connection.negotiated()
         return solo
+
+    def test_gone(self) -> None:
+        """A stream that is gone does not stay in memory until its slot comes."""
+        gone = ref(self.kept().connection)
+        self.solo.lose()
+        clock, self.solo = self.solo.clock, Solo()
+        gc.collect()
+        self.assertIsNone(gone())
+        clock.advance(TICK)
+        for _ in range(SLOTS):
+            self.keeper.turn()
+        self.assertEqual(0, len(self.keeper))
 
     def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds / TICK)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from s2sgw.stream.events import (
 )
 from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.negotiation import Stop
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
@@ -394,3 +396,19 @@ class AnythingTests(SynchronousTestCase):
                 self.assertEqual(Pair(domain_of(stanza.from_), domain_of(stanza.to)), event.pair)
         if isinstance(event, PairProven) and isinstance(engine, ReceivingStream):
             self.assertIn(VALID if event.method == "dialback" else BOTH, granted)
+
+
+class MemoryTests(SynchronousTestCase):
+    """What an end leaves behind."""
+
+    def test_no_circle(self) -> None:
+        """A stream that we end is not kept, with all that was on the stack, by the exception that ended it."""
+        ends = (lambda stream: stream.close(Ending(Cause.IDLE)), lambda stream: stream.fail(REFUSAL))
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for end in ends:
+            stream = InitiatingStream(InitiatingOptions(local=PEER, peer=OURS, keys=KEYS))
+            stream.begin()
+            self.assertIsInstance(end(stream)[-1], Ended)
+        self.assertEqual([], [each for each in gc.get_objects() if isinstance(each, Stop)])

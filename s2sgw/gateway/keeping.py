@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import ref
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -42,7 +43,8 @@ class Watched:
     __slots__ = ("asked", "connection", "rested", "signed")
 
     def __init__(self, connection: StreamConnection, now: float) -> None:
-        self.connection = connection
+        #: one that is gone does not stay in memory until its slot comes
+        self.connection = ref(connection)
         #: when we last gave a sign of life, when it had last input and was made small since, when it was asked for one
         self.signed = now
         self.rested = -1.0
@@ -73,26 +75,27 @@ class Keeper:
         due, self._slots[self._at] = self._slots[self._at], []
         now = self._clock.seconds()
         for watched in due:
-            if watched.connection.ending is None:
-                self._look(watched, now)
+            connection = watched.connection()
+            if connection is not None and connection.ending is None:
+                self._look(watched, connection, now)
 
     def _put(self, watched: Watched, seconds: float) -> None:
         ahead = min(max(1, -int(-seconds // TICK)), SLOTS - 1)
         self._slots[(self._at + ahead) % SLOTS].append(watched)
 
-    def _look(self, watched: Watched, now: float) -> None:
-        ending = self._verdict(watched, now)
+    def _look(self, watched: Watched, connection: StreamConnection, now: float) -> None:
+        ending = self._verdict(watched, connection, now)
         if ending is None:
-            self._tend(watched, now)
-            self._put(watched, min(self._dates(watched)) - now)
+            self._tend(watched, connection, now)
+            self._put(watched, min(self._dates(watched, connection)) - now)
         elif ending.cause is Cause.IDLE:
-            watched.connection.close(ending)
+            connection.close(ending)
         else:
-            watched.connection.abort(ending)
+            connection.abort(ending)
 
-    def _verdict(self, watched: Watched, now: float) -> Ending | None:
+    def _verdict(self, watched: Watched, connection: StreamConnection, now: float) -> Ending | None:
         """Why the stream should end, or None. While it is negotiated, the negotiation's own bound holds."""
-        connection, bounds = watched.connection, self._bounds
+        bounds = self._bounds
         blocked, asked = connection.blocked_since, watched.asked
         if blocked is not None and now - blocked >= bounds.blocked:
             return Ending(Cause.UNRESPONSIVE, f"it has taken nothing for {now - blocked:.0f} s", "them")
@@ -108,40 +111,39 @@ class Keeper:
             return connection.last_sent + self._bounds.unused
         return max(connection.last_received, connection.last_sent) + self._bounds.silent
 
-    def _tend(self, watched: Watched, now: float) -> None:
+    def _tend(self, watched: Watched, connection: StreamConnection, now: float) -> None:
         """Make it small, and give a sign of life, as is due."""
-        connection = watched.connection
         if not connection.established:
             return
         if watched.rested < connection.last_received <= now - self._bounds.rest:
             watched.rested = connection.last_received
             connection.engine.rest()
-        if now >= self._sign_due(watched):
-            self._sign(watched, now)
+        if now >= self._sign_due(watched, connection):
+            self._sign(watched, connection, now)
 
-    def _sign(self, watched: Watched, now: float) -> None:
+    def _sign(self, watched: Watched, connection: StreamConnection, now: float) -> None:
         """White space; where it acknowledges, a request, which a live one answers."""
         watched.signed = now
-        managed = watched.connection.role == "initiating" and getattr(watched.connection.engine, "managed", False)
+        managed = connection.role == "initiating" and getattr(connection.engine, "managed", False)
         watched.asked = now if managed else None
-        watched.connection.keep_alive(REQUEST if managed else b" ")
+        connection.keep_alive(REQUEST if managed else b" ")
 
-    def _sign_due(self, watched: Watched) -> float:
+    def _sign_due(self, watched: Watched, connection: StreamConnection) -> float:
         """Half of the silence that the other side announces to suffer (XEP-0478), if that is less than our own bound."""
-        connection, interval = watched.connection, self._bounds.keep_alive
+        interval = self._bounds.keep_alive
         if isinstance(connection.engine, InitiatingStream):
             suffered = connection.engine.peer_limits.idle_seconds
             interval = interval if suffered is None else min(interval, suffered / 2)
         return max(watched.signed, connection.last_sent) + interval
 
-    def _dates(self, watched: Watched) -> Iterator[float]:
+    def _dates(self, watched: Watched, connection: StreamConnection) -> Iterator[float]:
         """When there is something to look at again."""
-        connection, bounds = watched.connection, self._bounds
+        bounds = self._bounds
         if connection.blocked_since is not None:
             yield connection.blocked_since + bounds.blocked
         if watched.asked is not None and connection.last_received < watched.asked:
             yield watched.asked + bounds.answer
         if watched.rested < connection.last_received:
             yield connection.last_received + bounds.rest
-        yield self._sign_due(watched)
+        yield self._sign_due(watched, connection)
         yield self._useful_until(connection)

@@ -161,7 +161,7 @@ class Negotiation(ABC):
 
     def close(self, ending: Ending) -> list[Event]:
         """End the stream in order, for a reason of ours."""
-        return self.step(_raise, Stop(ending))
+        return self.step(_stop, ending)
 
     def wind_down(self, ending: Ending) -> list[Event]:
         """Say our closing tag, and hear the other side out up to its own (RFC 6120 §4.4): what it sent by then counts.
@@ -183,7 +183,7 @@ class Negotiation(ABC):
 
     def fail(self, refusal: Refusal) -> list[Event]:
         """End the stream with a stream error."""
-        return self.step(_raise, refused(refusal))
+        return self.step(_fail, refusal)
 
     def rest(self) -> None:
         """Nothing has come for a while: let go of what can be made again (decision 14)."""
@@ -304,6 +304,7 @@ class Negotiation(ABC):
         else:
             self._farewell(stop.last_words)
         self._inputs, self._kept = [], b""
+        self._framer.rest()
         self.over = True
         self.emit(Ended(ending))
 
@@ -325,5 +326,12 @@ def read_stream_error(error: Element) -> Ending:
     return Ending(THEIR_CAUSES.get(condition, Cause.STREAM_ERROR), detail, "them", condition[:DETAIL_CHARACTERS])
 
 
-def _raise(stop: Stop) -> None:
-    raise stop
+# An exception that a frame of its own traceback holds would keep all that the frames hold, until Python looks for such circles.
+
+
+def _stop(ending: Ending) -> None:
+    raise Stop(ending)
+
+
+def _fail(refusal: Refusal) -> None:
+    raise refused(refusal)
