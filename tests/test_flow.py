@@ -38,6 +38,7 @@ class FakeHop:
         self.acknowledges = acknowledges
         self.sent: list[bytes] = []
         self.writes = 0
+        self.contacts = 0
 
     @property
     def state(self) -> str:
@@ -51,7 +52,8 @@ class FakeHop:
 
     def pressed(self) -> None: ...
 
-    def contact(self) -> None: ...
+    def contact(self) -> None:
+        self.contacts += 1
 
     def part(self) -> None: ...
 
@@ -300,6 +302,21 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(after.lanes.restore()), 1)
         after.accept(stanza("3"))
         self.assertEqual((ids(after.hop.sent), after.spooled()), ("123", []))
+
+    def test_contacted(self) -> None:
+        """Whoever is heard of has the lanes towards it woken, and no others; a lane that is forgotten is not asked."""
+        world = World()
+        world.hop.ready = False
+        world.accept(stanza("1"))
+        world.lanes.flow(OUT.inverse)
+        world.lanes.contact(THERE)
+        world.lanes.contact(Domain.parse("elsewhere.example"))
+        self.assertEqual((world.hop.contacts, world.back.contacts), (1, 0))
+        world.flow.give_up(Cause.NO_SUCH_DOMAIN)
+        world.back.ready = False
+        world.lanes.sweep()
+        world.lanes.contact(THERE)
+        self.assertEqual((list(world.lanes), world.lanes._towards, world.hop.contacts), ([], {}, 1))
 
     def test_expires_on_disk(self) -> None:
         """What waits on disk alone is bounced in time too."""

@@ -49,6 +49,7 @@ class Lanes:
         self._is_local = is_local
         self._hop = hop
         self._flows: dict[Pair, Flow] = {}
+        self._towards: dict[Domain, dict[Pair, Flow]] = {}
         self._watched: deque[tuple[float, Flow]] = deque()
         self._expiring = False
         self._resting = False
@@ -63,6 +64,7 @@ class Lanes:
         if flow is None:
             lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair))
             flow = self._flows[pair] = Flow(lane, self, self._direction(pair))
+            self._towards.setdefault(pair.recipient, {})[pair] = flow
             flow.hop = self._hop(flow)
             flow.held, flow.parked = self._resting or self.withheld.holds(pair), self.withheld.positions(pair)
         return flow
@@ -88,10 +90,9 @@ class Lanes:
 
     def contact(self, peer: Domain) -> None:
         """`peer` proved itself on a stream of its own: the lanes that wait for it try again."""
-        for flow in self:
-            if flow.pair.recipient == peer:
-                flow.hop.contact()
-                self.backlog.hurry(flow)
+        for flow in list(self._towards.get(peer, {}).values()):
+            flow.hop.contact()
+            self.backlog.hurry(flow)
 
     # --- the spool ---
 
@@ -142,11 +143,18 @@ class Lanes:
         for flow in self:
             flow.expire(now)
             if flow.idle:
-                del self._flows[flow.pair]
-                self.withheld.forget(flow.pair)
+                self._forget(flow.pair)
         if self.spools and self.spool.count and not self._expiring:
             self._expiring = True
             self.spool.expired(now, EXPIRED, self._expired)
+
+    def _forget(self, pair: Pair) -> None:
+        del self._flows[pair]
+        towards = self._towards[pair.recipient]
+        del towards[pair]
+        if not towards:
+            del self._towards[pair.recipient]
+        self.withheld.forget(pair)
 
     def _expired(self, spooled: list[Spooled]) -> None:
         self._expiring = False
