@@ -10,8 +10,6 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
 from twisted.logger import Logger
 
 from s2sgw.backend.authority import Authority
@@ -40,6 +38,7 @@ from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.gateway.proving import Proving
 from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.record import Record
+from s2sgw.gateway.room import Room
 from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
@@ -170,7 +169,12 @@ class Parts:
     def opener(self) -> Opener:
         return Opener(
             self._outgoing, self.reactor, self.manners, self.metrics.handshake, self.accepted.lent, self._carried_back,
+            room=self.room,
         )
+
+    @cached_property
+    def room(self) -> Room:
+        return Room(self.reactor, self.config.queue.streams)
 
     def _carried_back(self, stream: OutgoingStream) -> Incoming:
         """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
@@ -224,7 +228,9 @@ class Parts:
 
     @cached_property
     def views(self) -> GatewayViews:
-        return GatewayViews(self.config, self.lanes, self.accepted, self.record, self.certificates, self.started, self._without)
+        return GatewayViews(
+            self.config, self.lanes, self.accepted, self.record, self.certificates, self.started, self.room, self._without,
+        )
 
     def _without(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
         """Peers alone: a server of ours is no news here."""
@@ -329,7 +335,7 @@ class Parts:
     def server(self, backend: Backend) -> Server:
         return Server(
             backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
-            self.backend_keys, self.anchors, lambda: datetime.now(UTC), self._lookup,
+            self.backend_keys, self.anchors, lambda: datetime.now(UTC), self.resolver.addresses,
             managed=self.receipting.managed,
             stanza_bytes=backend.stanza_bytes,
         )
@@ -389,9 +395,3 @@ class Parts:
 
     def _is_own(self, host: str, port: int) -> bool:
         return port in self.ports and is_this_machine(host)
-
-    async def _lookup(self, host: str) -> tuple[str, ...]:
-        if HostPort(host, 0).is_address:
-            return (host,)
-        answers = [await self.resolver.query(host, family) for family in ("A", "AAAA")]
-        return tuple(str(record.address) for answer in answers for record in answer.records if isinstance(record, A | AAAA))

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway import room
 from s2sgw.gateway.acks import NoReceipts
 from s2sgw.gateway.courier import STEADY, Courier
 from s2sgw.gateway.flow import Flow
@@ -21,6 +22,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.record import Record
+from s2sgw.gateway.room import Room
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
@@ -41,12 +43,14 @@ class FakeConnection:
 
     peer_address = "192.0.2.1:5269"
     tls_version = "TLSv1.3"
+    last_sent = last_received = 0.0
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self.writable = True
         self.written: list[bytes] = []
         self.ending: Ending | None = None
+        self.closed: Deferred[None] = Deferred()
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -55,11 +59,12 @@ class FakeConnection:
         if self.ending is None:
             self.ending = ending
             self.owner.ended(self, ending)
+            self.closed.callback(None)
 
     abort = close
 
     def when_closed(self) -> Deferred[None]:
-        return succeed(None)
+        return self.closed
 
     def prove(self) -> None:
         self.owner.event(self, PairProven(self.owner.pair, "EXTERNAL"))
@@ -123,13 +128,14 @@ class Source:
 class World:
     """Lanes whose outbound hops are couriers, on a clock; inbound hops keep what they get."""
 
-    def __init__(self, memory: int = 1 << 20) -> None:
+    def __init__(self, memory: int = 1 << 20, room: int = 0) -> None:
         self.clock = Clock()
         self.side = FakeSide()
         self.connections: list[FakeConnection] = []
         self.dials = self.side.dials
         self.back: list[Bounced] = []
         self.manners = Manners(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.room = Room(self.clock, room) if room else None
         self.record = Record(self.clock.seconds, Logger())
         self.lanes = Lanes(
             self.clock, self.record, memory, lambda pair: Holds(600, 30), lambda domain: domain == HERE, self._hop,
@@ -139,7 +145,7 @@ class World:
     def _hop(self, flow: Flow) -> Hop:
         if flow.direction == "inbound":
             return KeepingHop(self.back)
-        opener = Opener(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
+        opener = Opener(self._connection, self.clock, self.manners, room=self.room)  # type: ignore[arg-type]
         return Courier(flow, self.side, opener, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
@@ -383,6 +389,29 @@ class CourierTests(SynchronousTestCase):
         courier.stream.incoming = courier.stream.target = None
         courier.part()
         self.assertIsNone(connection.ending)
+
+    def test_room(self) -> None:
+        """R37: where there are as many streams as may be, a lane waits for one that is at rest; its stanzas go out in order,
+        and so do those that come for the other lane in the very moment in which its stream is closed.
+        """
+        world, other = World(room=1), Pair(HERE, Domain.parse("other.example"))
+        world.flow.accept([message("1")])
+        first = world.open()
+        first.last_sent = first.last_received = 0.0
+        world.clock.advance(room.AT_REST)
+        flow = world.lanes.flow(other)
+        flow.accept([message("2")])
+        self.assertEqual(("connecting", "backing off"), (flow.hop.state, world.state))
+        world.flow.accept([message("4")])
+        flow.accept([message("3")])
+        world.clock.advance(0)
+        self.assertEqual((Cause.IDLE, ["connecting"] * 2), (first.ending and first.ending.cause, [flow.hop.state, world.state]))
+        self.assertEqual((["1"], 2, 1), (ids(first.written), len(world.dials), len(world.room or ())))
+        second = world.open()
+        second.last_sent = second.last_received = world.clock.seconds()
+        world.clock.advance(room.AT_REST + room.LOOK)
+        self.assertEqual((["23"], ["4"]), (ids(second.written), ids(world.open().written)))
+        self.assertEqual([], world.back)
 
     def test_idle_flow_is_forgotten(self) -> None:
         """A flow without stream, stanzas or back-off takes no memory."""

@@ -42,6 +42,8 @@ class Engine:
 class Listening:
     """Notes what a courier would hear."""
 
+    busy = False
+
     def __init__(self) -> None:
         self.told: list[Any] = []
 

@@ -14,6 +14,7 @@ SOURCES = Sources(
     refusals=lambda: {("pkix", "self-signed"): 2},
     queue=lambda: (5, 12.5),
     restoring=lambda: 8,
+    waiting=lambda: 9,
     expiries=lambda: {"example.org": 86400.0},
 )
 
@@ -32,6 +33,7 @@ class MetricsTests(SynchronousTestCase):
             "s2sgw_queue_stanzas 5.0",
             "s2sgw_queue_oldest_seconds 12.5",
             "s2sgw_queue_restoring_lanes 8.0",
+            "s2sgw_streams_waiting 9.0",
             's2sgw_certificate_expiry_seconds{domain="example.org"} 86400.0',
         ):
             name, value = line.rsplit(" ", 1)

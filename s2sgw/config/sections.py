@@ -126,6 +126,8 @@ class Queue(Section):
     memory: Size = 64 * 1024 * 1024
     disk: Size = 4 * 1024 * 1024 * 1024
     durability: Durability = "power-loss"
+    #: of ours, open at once, in all
+    streams: Annotated[Count, Field(ge=1)] = 4000
     #: lanes that are brought at a time after a start
     restore: Annotated[Count, Field(ge=1)] = 128
 

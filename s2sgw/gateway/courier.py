@@ -123,6 +123,10 @@ class Courier:
 
     # --- Listener ---
 
+    @property
+    def busy(self) -> bool:
+        return self.flow.lane.flying > 0
+
     def stream_event(self, event: Event) -> None:
         """What the other side has (XEP-0198), or that it will not say so."""
         if isinstance(event, Acknowledged):

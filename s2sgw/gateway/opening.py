@@ -21,6 +21,7 @@ from s2sgw.gateway.crowd import Crowd, Full
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.manners import Manners, NotNow
 from s2sgw.gateway.openstream import Listener, OpenStream
+from s2sgw.gateway.room import Room
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.gateway.trial import Trial
 from s2sgw.net.connection import StreamConnection
@@ -81,6 +82,7 @@ class Opener:
     lent: Callable[[Pair], OpenStream | None] = lambda pair: None
     incoming: Callable[[OutgoingStream], Incoming] | None = None
     crowd: Crowd = field(default_factory=Crowd)
+    room: Room | None = None
 
 
 class Stopwatch:
@@ -186,6 +188,11 @@ class OutgoingStream:
             self.listener.stream_free()
 
     @property
+    def busy(self) -> bool:
+        """Whoever uses it waits for an acknowledgement."""
+        return self.listener is not None and self.listener.busy
+
+    @property
     def largest(self) -> int | None:
         """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
         announced = self.engine.peer_limits.max_bytes
@@ -227,8 +234,14 @@ class OutgoingStream:
 
 
 async def find_stream(side: SendingSide, pair: Pair, opener: Opener) -> OpenStream:
-    """A stream for `pair`: one that is open and carries it back, or a new one."""
-    return opener.lent(pair) or await open_stream(side, pair, opener)
+    """A stream for `pair`: one that is open and carries it back, or a new one, as soon as there is room for it."""
+    lent = opener.lent(pair)
+    if lent is not None or opener.room is None:
+        return lent or await open_stream(side, pair, opener)
+    async with opener.room.entering():
+        stream = await open_stream(side, pair, opener)
+        opener.room.joined(stream)
+    return stream
 
 
 async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:

@@ -16,6 +16,10 @@ from s2sgw.xmpp.jid import Pair
 class Listener(Protocol):
     """Whoever uses an open stream."""
 
+    @property
+    def busy(self) -> bool:
+        """Something of it is in flight."""
+
     def stream_event(self, event: Event) -> None: ...
 
     def stream_lost(self, ending: Ending) -> None: ...

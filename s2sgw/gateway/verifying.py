@@ -17,6 +17,8 @@ PATIENCE = 20.0
 class Verification:
     """The user of one verifying stream: waits for the one answer."""
 
+    busy = True
+
     def __init__(self, stream: OutgoingStream, question: DialbackNeeded) -> None:
         self.outcome: Deferred[DialbackOutcome] = Deferred(lambda _: stream.close(Ending(Cause.CLOSED)))
         self._stream = stream

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 
-from s2sgw.net.addresses import HostPort
+from s2sgw.net.addresses import HostPort, is_address
 from s2sgw.net.dnssockets import Reactor
 from s2sgw.net.nameserver import EDNS_PAYLOAD, Upstream, parse_servers, system_servers
 
@@ -128,6 +128,13 @@ class Resolver:
             return _fired(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
         known = self.cache.get((absolute, kind))
         return _fired(known) if known is not None else self._join((absolute, kind))
+
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        """Every address of `host`, IPv4 first; itself where it is one."""
+        if is_address(host):
+            return (host,)
+        answers = [await self.query(host, family) for family in ("A", "AAAA")]
+        return tuple(record.to_text() for answer in answers for record in answer.records)
 
     def _join(self, key: Key) -> Deferred[Answer]:
         if key not in self._pending and len(self._turns.waiting) >= self._waiting:

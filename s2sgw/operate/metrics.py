@@ -41,6 +41,8 @@ class Sources:
     queue: Callable[[], tuple[int, float]]
     #: lanes of the last start that have not had their turn
     restoring: Callable[[], int]
+    #: lanes that wait until there is room for another stream of ours
+    waiting: Callable[[], int]
     #: local domain -> seconds until its certificate expires
     expiries: Callable[[], Mapping[str, float]]
 
@@ -66,6 +68,8 @@ class _Reader(Collector):
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)
         restoring = "Lanes that the last start found in the spool, and whose turn has not come."
         yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=self._sources.restoring())
+        waiting = "Lanes that wait until there is room for another stream."
+        yield GaugeMetricFamily("s2sgw_streams_waiting", waiting, value=self._sources.waiting())
         expiries = {(domain,): seconds for domain, seconds in self._sources.expiries().items()}
         text = "Seconds until the certificate of a local domain expires."
         yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)

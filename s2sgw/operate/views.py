@@ -14,6 +14,7 @@ from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Record
+from s2sgw.gateway.room import Room
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
@@ -26,7 +27,8 @@ class GatewayViews:
 
     def __init__(
         self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record,
-        certificates: CertificateDirectory, started: float, without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
+        certificates: CertificateDirectory, started: float, room: Room,
+        without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
     ) -> None:
         self._config = config
         self._lanes = lanes
@@ -34,6 +36,7 @@ class GatewayViews:
         self._record = record
         self._certificates = certificates
         self._started = started
+        self._room = room
         self._without = without
 
     def views(self) -> Views:
@@ -43,7 +46,7 @@ class GatewayViews:
         """What the metrics read."""
         return Sources(
             self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
-            lambda: len(self._lanes.backlog), self.expiries,
+            lambda: len(self._lanes.backlog), lambda: len(self._room), self.expiries,
         )
 
     def now(self) -> float:
