@@ -116,9 +116,9 @@ class Source:
         if self._enabling and _ENABLE in data:
             self._enabling = False
             self._say(b"<enabled xmlns='urn:xmpp:sm:3'/>")
-        if _REQUEST in data or _REQUEST in self._tail + data[: len(_REQUEST)]:
+        if _REQUEST in data or _REQUEST in self._tail + data[: len(_REQUEST) - 1]:
             self._say(b"<a xmlns='urn:xmpp:sm:3' h='%d'/>" % self._counter.count)
-        self._tail = data[-len(_REQUEST):]
+        self._tail = data[1 - len(_REQUEST):]  # never a whole one, which would be answered twice
 
     def _say(self, data: bytes) -> None:
         """A few bytes always have room."""

@@ -99,6 +99,13 @@ class World:
         name = "".join(stanza.id or "" for stanza in stanzas)
         self.flow.accept(list(stanzas), None, Receipt(len(stanzas), lambda: self.settled.append(name)))
 
+    def acknowledge_after(self, turns: int) -> None:
+        """The next server's word for one stanza is heard after so many more turns of the reactor."""
+        if turns:
+            self.clock.callLater(0, self.acknowledge_after, turns - 1)
+        else:
+            self.flow.acknowledged(1)
+
     def spooled(self) -> list[str]:
         """The ids in the spool, in order."""
         rows: list[Spooled] = []
@@ -195,6 +202,17 @@ class SpoolTests(SynchronousTestCase):
         world.spool.remove(OUT, 1)
         world.clock.advance(WINDOW)
         self.assertEqual(world.spooled(), ["2"])
+
+    def test_heard_first(self) -> None:
+        """A turn that outlasts the window leaves answers unread: they are heard before anything is spooled, and nothing later is."""
+        for turns, batches in ((2, 0), (3, 1)):
+            world = World()
+            world.hold_back = True
+            world.clock.callLater(WINDOW, world.acknowledge_after, turns)
+            world.accept(stanza("1"))
+            world.clock.callLater(WINDOW, world.accept, stanza("2"))
+            world.clock.advance(WINDOW)
+            self.assertEqual((len(world.later), world.settled), (batches, ["1"]))
 
     def test_acknowledged_while_it_is_being_spooled(self) -> None:
         """An acknowledgement that overtakes the disk leaves nothing behind there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ def stanza(id: str, kind: Kind = "message", size: int = 100) -> Stanza:
     return Stanza(kind, b"x" * size, "u@b.example", "u@a.example", None, id)
 
 
-def ids(pieces: Sequence[Piece]) -> list[str | None]:
+def ids(pieces: Iterable[Piece]) -> list[str | None]:
     return [stanza.id for piece in pieces for stanza in piece.stanzas]
 
 
@@ -118,6 +118,16 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(ids(it.unspooled(0.5)), ["2"])
         self.assertEqual(ids(it.unspooled(1)), ["3"])
         self.assertEqual(it.unspooled(9), [])
+
+    def test_acknowledged_is_not_kept(self) -> None:
+        """What was acknowledged leaves memory at once, not when it would have been due for the spool."""
+        it = lane()
+        it.fly([stanza("1"), stanza("2")], 0, None)
+        it.fly([stanza("3")], 0, None)
+        it.acknowledge(1)
+        self.assertEqual(ids(it.fresh), ["2", "3"])
+        it.acknowledge(2)
+        self.assertEqual(ids(it.fresh), [])
 
     def test_receipt(self) -> None:
         """A receipt is settled once, when every stanza it is for has been."""

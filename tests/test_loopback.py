@@ -6,6 +6,7 @@ The peer is `examples/hello.py`, which shares no code with the gateway; it runs 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import io
 import json
@@ -29,7 +30,7 @@ from s2sgw.assembly import Parts
 from s2sgw.net.connection import StreamConnection
 from s2sgw.operate import command
 from s2sgw.operate.readiness import inspect
-from s2sgw.service import Gateway, Options, UnusableConfiguration, makeService
+from s2sgw.service import YOUNG, Gateway, Options, UnusableConfiguration, makeService, spare_collector
 from tests.certificates import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,6 +216,13 @@ class PluginTests(LoopbackCase):
         options.parseOptions(["--config", str(self.config)])
         self.assertIsNotNone(makeService(options))
         self.assertFalse((self.folder / "state" / "admin.sock").exists())
+
+    def test_collector(self) -> None:
+        """The cyclic collector leaves alone what the start has made, and looks less often at what is new."""
+        self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        spare_collector()
+        self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()[0]), (True, YOUNG))
 
     def test_bad_configuration(self) -> None:
         """Every complaint is told, with status 1."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from s2sgw.gateway.answers import Answers
@@ -46,6 +47,7 @@ class Flow:
         self._lanes = lanes
         self._slowed: set[Source] = set()
         self._spooling = False
+        self._due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
         self._reading = False
         #: the operator's word: nothing is written, or not these positions
         self.held = False
@@ -273,11 +275,12 @@ class Flow:
         """The stanza behind this position, as the spool has it, at least."""
         self._lanes.spool.read(self.pair, after, 1, done)
 
-    def spool_now(self, everything: bool = False) -> None:
-        """The window is over: what the next server has not acknowledged since then is spooled in one batch."""
-        if not self._lanes.spools or (self._spooling and not everything):
+    def spool_now(self, before: float = inf) -> None:
+        """What was accepted up to `before` (whenever), and the next server has not acknowledged, is spooled in one batch."""
+        self._due = before
+        if not self._lanes.spools or (self._spooling and before < inf):
             return
-        fresh = self.lane.unspooled(float("inf") if everything else self._lanes.clock.seconds() - self._lanes.window)
+        fresh = self.lane.unspooled(before)
         if not fresh:
             return
         self._spooling = True
@@ -297,7 +300,7 @@ class Flow:
                 piece.settle()
             for held in self.lane.evict(self._lanes.resident):
                 self._newest.forget(held)
-            self.spool_now()  # a window that ended during the commit
+            self.spool_now(self._due)
         else:
             self._not_held(batch, error)
             self._lanes.watch(self)

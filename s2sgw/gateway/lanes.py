@@ -27,6 +27,8 @@ SHARE = 4
 RESIDENT = 64
 #: Expired stanzas that are taken from the spool at once.
 EXPIRED = 500
+#: Turns of the reactor that follow the window, in which is read and heard what the next server has said by then.
+HEARING = 2
 
 
 class Lanes:
@@ -102,17 +104,25 @@ class Lanes:
             return
         if not self._watched:
             self.clock.callLater(self.window, self._window_over)
-        self._watched.append((self.clock.seconds() + self.window, flow))
+        self._watched.append((self.clock.seconds(), flow))
 
     def _window_over(self) -> None:
-        now = self.clock.seconds()
+        now, since = self.clock.seconds(), 0.0
         due: dict[Flow, None] = {}
-        while self._watched and self._watched[0][0] <= now:
-            due[self._watched.popleft()[1]] = None
+        while self._watched and self._watched[0][0] + self.window <= now:
+            since, flow = self._watched.popleft()
+            due[flow] = None
         if self._watched:
-            self.clock.callLater(self._watched[0][0] - now, self._window_over)
+            self.clock.callLater(self._watched[0][0] + self.window - now, self._window_over)
+        self._hear(due, since, HEARING)
+
+    def _hear(self, due: Iterable[Flow], before: float, turns: int) -> None:
+        """A turn of a busy gateway may outlast the window, and answers lie unread: they are heard before anything is spooled."""
+        if turns:
+            self.clock.callLater(0, self._hear, due, before, turns - 1)
+            return
         for flow in due:
-            flow.spool_now()
+            flow.spool_now(before)
 
     def spool_failed(self, error: Exception) -> None:
         """Say so once for each failed batch: custody is refused meanwhile."""
@@ -189,7 +199,7 @@ class Lanes:
         closed = [flow.hop.stop(Cause.SHUTDOWN) for flow in self]
         for flow in self:
             flow.lane.take_back()
-            flow.spool_now(everything=True)
+            flow.spool_now()
         spool: Deferred[None] = Deferred()
         self.spool.close(lambda: spool.callback(None))
         return gatherResults([*closed, spool])

@@ -139,15 +139,22 @@ class Lane:
             number -= size
             self._flying -= size
             taken.append(self._release(piece))
+        self._forget_gone()
         return taken
 
     def _split(self, piece: Piece, number: int) -> Flight:
         assert isinstance(piece, Flight)
         first, rest = piece.split(number)
         self.in_flight.appendleft(rest)
+        self._forget_gone()
         if not piece.spooled:
             self.fresh.appendleft(rest)
         return first
+
+    def _forget_gone(self) -> None:
+        """What has left the lane would stay in memory until the window is over."""
+        while self.fresh and self.fresh[0].gone:
+            self.fresh.popleft()
 
     def take_back(self) -> list[Held]:
         """The next hop is gone: what was in flight waits again, in front; those come back."""
