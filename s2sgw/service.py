@@ -229,7 +229,9 @@ class Gateway:
         """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
-        draining = Deferred.fromCoroutine(drain([each for each, _ in self.parts.accepted], self.parts.lanes, self.parts.reactor))
+        parts = self.parts
+        accepted = [each for each, _ in parts.accepted]
+        draining = Deferred.fromCoroutine(drain(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting))
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)

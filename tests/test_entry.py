@@ -80,8 +80,8 @@ class EntryTestCase(SynchronousTestCase):
         self.connection = Connection()
         self.admissions: list[Deferred[Ending | None]] = []
         self.others = False
-        entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
-        return Entry(entrance, self.connection, leg, pair, self.admit, lambda: not self.others)  # type: ignore[arg-type]
+        self.entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
+        return Entry(self.entrance, self.connection, leg, pair, self.admit, lambda: not self.others)  # type: ignore[arg-type]
 
     def hop(self, flow: Flow) -> Any:
         return Keeping(self.kept.setdefault(flow.pair, []))
@@ -110,9 +110,9 @@ class AdmissionTests(EntryTestCase):
         entry = self.made()
         entry.accept([stanza("a"), stanza("b")])
         entry.accept([stanza("c")])
-        self.assertEqual(("", {entry}), (self.passed(), self.connection.holders))
+        self.assertEqual(("", {entry}, True), (self.passed(), self.connection.holders, self.entrance.admitting))
         self.admissions.pop().callback(None)
-        self.assertEqual(("a b c", set()), (self.passed(), self.connection.holders))
+        self.assertEqual(("a b c", set(), False), (self.passed(), self.connection.holders, self.entrance.admitting))
         entry.accept([stanza("d")])
         self.assertEqual(("a b c d", []), (self.passed(), self.admissions))
 

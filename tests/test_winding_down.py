@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.acks import PingReceipts
 from s2sgw.gateway.courier import Courier
-from s2sgw.gateway.draining import HAND_ON, HEAR_OUT, LOOK, SETTLE, drain
+from s2sgw.gateway.draining import ADMIT, HAND_ON, HEAR_OUT, LOOK, SETTLE, drain
 from s2sgw.gateway.withheld import Target
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
@@ -93,9 +93,11 @@ class DrainTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
         self.links: list[Any] = []
+        self.admitting = False
 
     def drain(self) -> Deferred[None]:
-        self.drained: Deferred[None] = Deferred.fromCoroutine(drain(self.links, self.world.lanes, self.world.clock))
+        draining = drain(self.links, self.world.lanes, self.world.clock, lambda: self.admitting)
+        self.drained: Deferred[None] = Deferred.fromCoroutine(draining)
         return self.drained
 
     @property
@@ -138,6 +140,36 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(link.calls, calls)
         self.successResultOf(self.drained)
         self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
+
+    def test_admission(self) -> None:
+        """What was read before its way is known is on its lane before the spool closes; its stream is heard out when it reads again."""
+        link = Link()
+        self.links = [link]
+        self.admitting = True
+        self.drain()
+        self.clock.advance(1)
+        self.assertEqual(link.calls, [])
+        self.admitting = False
+        self.clock.advance(LOOK)
+        self.assertEqual(link.calls, ["wind down"])
+        self.admitting = True
+        link.gone()
+        self.clock.advance(1)
+        self.assertNoResult(self.drained)
+        self.world.accept(stanza("1"))
+        self.admitting = False
+        self.clock.advance(LOOK)
+        self.world.flow.acknowledged(1)
+        self.clock.advance(LOOK)
+        self.successResultOf(self.drained)
+        self.assertEqual(ids(self.world.hop.sent), "1")
+
+    def test_admission_is_bounded(self) -> None:
+        """Where no way is ever found the end comes all the same."""
+        self.admitting = True
+        self.drain()
+        self.clock.pump([ADMIT / 10] * 11)
+        self.successResultOf(self.drained)
 
     def test_managed(self) -> None:
         """R35: a stream with XEP-0198 is read no more, and closed when what was read of it is acknowledged: nothing comes twice."""

@@ -23,21 +23,30 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.stream.management import Managed
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds in which what is in flight may be acknowledged, the others may say their closing tags, and the next servers may
-#: still take what waits.
+#: Seconds in which what is in flight may be acknowledged, the others may say their closing tags, what was read may be admitted
+#: to its lane (a resolution has its own bound, and this is the same), and the next servers may still take what waits.
 SETTLE = 3.0
 HEAR_OUT = 5.0
+ADMIT = 10.0
 HAND_ON = 5.0
 #: How often to look whether they have.
 LOOK = 0.02
 
 
-async def drain(accepted: Sequence[StreamConnection], lanes: Lanes, clock: IReactorTime) -> None:
-    """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool."""
+async def drain(
+    accepted: Sequence[StreamConnection], lanes: Lanes, clock: IReactorTime, admitting: Callable[[], bool] = lambda: False,
+) -> None:
+    """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool.
+
+    `admitting`: something was read whose way is still being looked up. Whoever brought it may not send it again.
+    """
     lanes.rest()
     await _while(lambda: any(flow.hop.ready and flow.lane.in_flight for flow in lanes), SETTLE, clock)
     await _close_managed([connection for connection in accepted if _engine(connection).managed], clock)
+    until = clock.seconds() + ADMIT
+    await _while(admitting, ADMIT, clock)
     await DeferredList([_heard_out(connection, clock) for connection in accepted])
+    await _while(admitting, until - clock.seconds(), clock)
     lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
     await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)
     await lanes.stop()

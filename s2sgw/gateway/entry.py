@@ -37,6 +37,13 @@ class Entrance:
         self.record = record
         self.gates = gates
         self.duplicates = Duplicates(lanes.clock.seconds)
+        #: pairs whose first stanzas wait for the answer whether they may pass
+        self.admissions = 0
+
+    @property
+    def admitting(self) -> bool:
+        """Stanzas that were read are on no lane yet."""
+        return self.admissions > 0
 
 
 class Entry:
@@ -93,6 +100,7 @@ class Entry:
 
     def _ask(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         self._admitting = True
+        self._entrance.admissions += 1
         self._held.append((stanzas, receipt))
         self._connection.pause(self)
         admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
@@ -106,6 +114,7 @@ class Entry:
 
     def _decided(self, ending: Ending | None) -> None:
         self._admitting = False
+        self._entrance.admissions -= 1
         if self._outdated:
             self._outdated = False
         elif ending is None:
