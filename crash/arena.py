@@ -1,13 +1,16 @@
-"""The place of a run: a gateway, two local domains behind it, three peers outside, and every pair between them."""
+"""The place of a run: a gateway, two local domains behind it, three peers outside, and the pairs between them."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
+from pathlib import Path
 
-from crash.account import Pair
+from crash.account import Pair, Times
 from crash.party import Receiver, Sender
+from crash.reading import Reading
 from interop.certificates import Authority, Certificate
 from interop.gateway import gateway
 from interop.nameserver import Nameserver, nameserver
@@ -17,8 +20,12 @@ from interop.place import Lab, LabError, Process
 #: Domain -> whether its server speaks XEP-0198.
 LOCAL = {"managed.inside.example": True, "plain.inside.example": False}
 PEERS = {"managed.example": True, "plain.example": False}
+#: A peer without it that is sent to, sends nothing of its own, and in part of the cycles answers no ping either (R41).
+MUTE = "mute.example"
 #: Seconds to start, and to end in order.
 START, STOP = 20.0, 30.0
+#: Seconds between two looks at the end, and without any arrival until all has arrived.
+LOOK, QUIET = 0.25, 3.0
 
 
 class Arena:
@@ -26,64 +33,85 @@ class Arena:
 
     #: seconds to let everything through at the end
     settling = 90.0
+    #: seconds of work in a life, from and to
+    work = (0.1, 1.2)
+    local, peers = LOCAL, {**PEERS, MUTE: False}
 
     def __init__(self, lab: Lab, rate: float) -> None:
         self.lab = lab
-        self.pairs: list[Pair] = []
+        self.reading = Reading()
+        self.times = Times(waited=self.reading.waited)
+        self.process: Process
+        self._pairs: list[Pair] = []
         self._rate = rate
         self._senders: list[Sender] = []
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._slow_ends = 0
         self._statuses: list[int | None] = []
-        self._process: Process | None = None
+        self._traps: Path
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Those on which something is sent."""
+        return [pair for pair in self._pairs if pair.sent]
 
     # --- the servers ---
 
     async def start(self) -> None:
         authority, dns = Authority(self.lab.directory("authority")), nameserver(self.lab)
-        self.door = gateway(self.lab, next(iter(LOCAL)))
-        certificates = {name: authority.for_domain(name) for name in [*LOCAL, *PEERS]}
-        inner = {name: self.lab.port() for name in LOCAL}
-        ports = {name: self.lab.port() for name in [*LOCAL, *PEERS]}
-        for name in PEERS:
-            dns.serve(name, ports[name])
-        for name in LOCAL:
-            dns.serve(name, self.door.port)
+        self.door = gateway(self.lab, *self.local)
+        self._traps = self.door.folder / "traps"
+        certificates = {name: authority.for_domain(name) for name in [*self.local, *self.peers]}
+        ports = {name: self.lab.port() for name in certificates}
+        inner = {name: self.lab.port() for name in self.local}
+        for name in certificates:
+            dns.serve(name, ports[name] if name in self.peers else self.door.port)
         dns.start()
         self._configure(authority, dns, certificates, inner, ports)
-        for name, managed in {**LOCAL, **PEERS}.items():
-            self._receivers.append(Receiver(name, ports[name], server_context(certificates[name]), managed))
-        for local in LOCAL:
-            for peer in PEERS:
-                self._join(peer, local, self.door.port, certificates[peer], PEERS[peer])
-                self._join(local, peer, inner[local], certificates[local], LOCAL[local])
+        await self._populate(authority, dns, certificates, inner, ports)
         for receiver in self._receivers:
             await receiver.start()
-        self._tasks = [asyncio.create_task(sender.run()) for sender in self._senders]
+        self._tasks += [asyncio.create_task(sender.run()) for sender in self._senders]
 
     def _configure(
         self, authority: Authority, dns: Nameserver, certificates: dict[str, Certificate], inner: dict[str, int],
         ports: dict[str, int],
     ) -> None:
-        backends = [
-            {
-                "kind": "s2s", "domains": [name], "address": f"127.0.0.1:{ports[name]}",
-                "listen": f"tcp:{inner[name]}:interface=127.0.0.1",
-            }
-            for name in LOCAL
-        ]
+        backends = [self._backend(name, inner[name], ports[name], dns) for name in self.local]
         self.door.configure(
-            backend="127.0.0.1:1", dns=dns, anchors=authority.file, certificates=[certificates[name] for name in LOCAL],
-            changes={"gateway": {"domains": list(LOCAL)}, "backend": backends},
+            backend="127.0.0.1:1", dns=dns, anchors=authority.file, certificates=[certificates[name] for name in self.local],
+            changes={"backend": backends},
         )
 
-    def _join(
-        self, me: str, them: str, port: int, certificate: Certificate, managed: bool, address: str = "u@{domain}/r",
+    def _backend(self, name: str, inner: int, port: int, dns: Nameserver) -> dict[str, object]:
+        return {
+            "kind": "s2s", "domains": [name], "address": f"127.0.0.1:{port}", "listen": f"tcp:{inner}:interface=127.0.0.1",
+        }
+
+    async def _populate(
+        self, authority: Authority, dns: Nameserver, certificates: dict[str, Certificate], inner: dict[str, int],
+        ports: dict[str, int],
     ) -> None:
-        pair = Pair(f"{me} -> {them}", managed)
-        sender = Sender(pair, me, them, port, client_context(certificate), self._rate, address.format(domain=them))
-        self.pairs.append(pair)
+        """Servers of our own at every place, and every pair between them."""
+        for name in certificates:
+            self._receive(name, ports[name], certificates[name])
+        for local in self.local:
+            for peer in self.peers:
+                self._join(peer, local, self.door.port, certificates[peer], rate=0.0 if peer == MUTE else self._rate)
+                self._join(local, peer, inner[local], certificates[local], rate=self._rate / (4 if peer == MUTE else 1))
+
+    def _receive(self, name: str, port: int, certificate: Certificate) -> None:
+        managed = {**self.local, **self.peers}[name]
+        self._receivers.append(Receiver(name, port, server_context(certificate), managed))
+
+    def _join(
+        self, me: str, them: str, port: int, certificate: Certificate, *, rate: float, address: str = "u@{domain}/r",
+    ) -> None:
+        managed = {**self.local, **self.peers}[me]
+        pair = Pair(f"{me} -> {them}", managed, receipts=them != MUTE, inward=them in self.local)
+        sender = Sender(pair, me, them, port, client_context(certificate), rate, address.format(domain=them), self.reading)
+        self._pairs.append(pair)
         self._senders.append(sender)
         for receiver in self._receivers:
             if receiver.me == them:
@@ -91,10 +119,12 @@ class Arena:
             if receiver.me == me:
                 receiver.senders[them] = sender
 
-    def shut(self, shut: bool, chance: random.Random) -> None:
-        """Some of the next servers take nothing for a while."""
+    # --- what they do ---
+
+    def shut(self, chance: random.Random, share: float) -> None:
+        """About this share of the next servers take nothing for a while."""
         for receiver in self._receivers:
-            if shut and chance.random() < 0.6:
+            if chance.random() < share:
                 receiver.close_up()
 
     def open(self) -> None:
@@ -102,20 +132,42 @@ class Arena:
         for receiver in self._receivers:
             receiver.shut = False
 
+    def silence(self, silent: bool) -> None:
+        """Whether the one-way peer answers no ping."""
+        for receiver in self._receivers:
+            receiver.silent = silent and receiver.me == MUTE
+
+    def direct(self, inward: bool, outward: bool) -> None:
+        """Who sends."""
+        for sender in self._senders:
+            sender.sending = inward if sender.pair.inward else outward
+
+    def under_way(self) -> tuple[bool, bool]:
+        """Whether stanzas are on their way in, and out, beside those that are lost."""
+        moving = [pair for pair in self.pairs if len(pair.sent) > (max(pair.arrived) + 1 if pair.arrived else 0)]
+        return any(pair.inward for pair in moving), any(not pair.inward for pair in moving)
+
     # --- the gateway ---
 
-    def begin(self) -> Process:
+    def begin(self, trap: str = "") -> Process:
         """Start it, and do not wait."""
-        self._process = self.door.begin()
-        return self._process
+        program = [sys.executable, "-m", "crash.trap", trap, str(self._traps)] if trap else []
+        self.process = self.door.begin(*program)
+        self.reading.follow(self.process.pid)
+        return self.process
+
+    def sprung(self) -> float:
+        """When the last trap sprang."""
+        return float(self._traps.read_text().split()[-1])
 
     async def ready(self) -> None:
         """Its listeners are open."""
-        assert self._process is not None
         deadline = time.monotonic() + START
         while time.monotonic() < deadline:
-            if not self._process.alive:
-                raise LabError(f"the gateway ended with status {self._process.status}:\n{self._process.output()}")
+            if not self.process.alive:
+                if self.process.status == -9:  # its trap sprang before anybody was let in
+                    return
+                raise LabError(f"the gateway ended with status {self.process.status}:\n{self.process.output()}")
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.door.port)
             except OSError:
@@ -123,7 +175,7 @@ class Arena:
             else:
                 writer.close()
                 return
-        raise LabError(f"the gateway does not listen:\n{self._process.output()}")
+        raise LabError(f"the gateway does not listen:\n{self.process.output()}")
 
     async def ended(self, process: Process) -> None:
         """It is gone; at an order to stop, with status 0, within `STOP`."""
@@ -138,33 +190,35 @@ class Arena:
 
     def cease(self) -> None:
         """Nothing new is sent."""
-        for sender in self._senders:
-            sender.sending = False
-
-    def owing(self) -> bool:
-        """Somebody still has something to send."""
-        return any(number >= 0 for sender in self._senders for number in sender.unacknowledged)
+        self.direct(inward=False, outward=False)
 
     async def settle(self) -> None:
         """Nothing new; what is held goes through."""
         self.cease()
+        self.silence(False)
         self.begin()
         await self.ready()
-        deadline, quiet = time.monotonic() + self.settling, 0
-        arrived = -1
-        while time.monotonic() < deadline and quiet < 12:
-            await asyncio.sleep(0.25)
+        deadline, quiet, arrived = time.monotonic() + self.settling, 0.0, -1
+        while time.monotonic() < deadline and quiet < self._patience(quiet):
+            await asyncio.sleep(LOOK)
             now = sum(len(pair.arrived) for pair in self.pairs)
-            still = now == arrived and not self.owing()
-            quiet, arrived = quiet + 1 if still else 0, now
+            quiet, arrived = quiet + LOOK if now == arrived else 0.0, now
         print(f"settled: {self.door.asked('queue', 'list')}")
+
+    def _patience(self, quiet: float) -> float:
+        """Seconds without any arrival that are enough; what should not be lost may yet come as long as there is time."""
+        if quiet < QUIET:
+            return QUIET
+        if any(pair.account(self.times).faults() for pair in self.pairs) or any(map(Sender.owing, self._senders)):
+            return self.settling
+        return QUIET
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        assert self._process is not None
-        self._process.signal(15)
-        await self.ended(self._process)
+        self.process.signal(15)
+        await self.ended(self.process)
+        self.reading.close()
 
     # --- what is known ---
 

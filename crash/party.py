@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import ssl
 import time
 import xml.etree.ElementTree as ET
 from collections import deque
 
-from crash.account import Pair
+from crash.account import Mark, Pair
+from crash.reading import Connection, Reading
 from crash.wire import SM, STANZAS, Wire, WireError
 
 _PING = "{urn:xmpp:ping}ping"
@@ -19,12 +21,19 @@ _LOST = (OSError, WireError, TimeoutError, ET.ParseError, asyncio.IncompleteRead
 TICK, RETRY = 0.01, 0.05
 #: Stanzas that a sender with XEP-0198 leaves unacknowledged.
 UNACKNOWLEDGED = 5000
+#: The part of the stanzas that are IQs.
+QUERIES = 0.05
+
+
+_streams = itertools.count(1)
 
 
 class Sender:
     """Sends to one other domain through the gateway's listener at `port`, whenever there is a stream."""
 
-    def __init__(self, pair: Pair, me: str, them: str, port: int, context: ssl.SSLContext, rate: float, to: str) -> None:
+    def __init__(
+        self, pair: Pair, me: str, them: str, port: int, context: ssl.SSLContext, rate: float, to: str, reading: Reading,
+    ) -> None:
         self.pair = pair
         self.me, self.them = me, them
         self.rate = rate
@@ -33,8 +42,8 @@ class Sender:
         self.unacknowledged: deque[int] = deque()
         self._port = port
         self._context = context
+        self._reading = reading
         self._answers: list[str] = []
-        self._wire: Wire | None = None
         self._due = 0.0
 
     async def run(self) -> None:
@@ -47,27 +56,30 @@ class Sender:
     async def _live(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         wire = Wire(reader, writer)
+        self._connection = self._reading.watch(Connection(writer.get_extra_info("sockname")[1], self._port))
         try:
             managed = await wire.initiate(self.them, self.me, self._context, self.pair.managed)
             if self.pair.managed and not managed:
                 raise WireError("no XEP-0198")
             self._again(wire)
-            self._wire = wire
             listening = asyncio.create_task(self._listen(wire))
             try:
                 await self._talk(wire, listening)
             finally:
                 listening.cancel()
         finally:
-            self._wire = None
+            self._reading.forget(self._connection)
             wire.close()
 
     def _again(self, wire: Wire) -> None:
-        """XEP-0198: what was not acknowledged on the stream before."""
-        self.unacknowledged = deque(number for number in self.unacknowledged if number >= 0)
+        """XEP-0198: what was not acknowledged on the stream before; an IQ is never sent twice."""
+        self.pair.withdrawn.update(number for number in self.unacknowledged if number in self.pair.queries)
+        self.unacknowledged = deque(
+            number for number in self.unacknowledged if number >= 0 and number not in self.pair.queries
+        )
         for number in self.unacknowledged:
-            wire.send(self._stanza(number))
-        self.pair.resent += len(self.unacknowledged)
+            self._put(wire, number)
+        self.pair.resent.update(self.unacknowledged)
         if self.unacknowledged:
             wire.send(f"<r xmlns='{SM}'/>")
 
@@ -106,12 +118,16 @@ class Sender:
 
     def _new(self, wire: Wire) -> None:
         number = len(self.pair.sent)
-        if not self.pair.managed and self.to.startswith("u@") and random.random() < 0.05:
+        if self.to.startswith("u@") and random.random() < QUERIES:
             self.pair.queries.add(number)
         self.pair.sent.append(time.time())
         if self.pair.managed:
             self.unacknowledged.append(number)
+        self._put(wire, number)
+
+    def _put(self, wire: Wire, number: int) -> None:
         wire.send(self._stanza(number))
+        self.pair.marks[number] = Mark(self._connection, wire.written)
 
     def _stanza(self, number: int) -> str:
         addresses = f"from='u@{self.me}/r' to='{self.to}' id='n{number}'"
@@ -133,6 +149,10 @@ class Sender:
             self.unacknowledged.popleft()
         wire.acknowledged = h
 
+    def owing(self) -> bool:
+        """Something is still to be acknowledged."""
+        return any(number >= 0 for number in self.unacknowledged)
+
     def answer(self, text: str) -> None:
         """To be sent on this stream when there is one."""
         if len(self._answers) < 100:
@@ -140,13 +160,13 @@ class Sender:
 
 
 class Receiver:
-    """Listens at `port` for one domain; may be shut for a while."""
+    """Listens at `port` for one domain; may be shut for a while, or answer no ping (`silent`)."""
 
     def __init__(self, me: str, port: int, context: ssl.SSLContext, managed: bool) -> None:
         self.me = me
         self.port = port
         self.managed = managed
-        self.shut = False
+        self.shut = self.silent = False
         self.pairs: dict[str, Pair] = {}
         self.senders: dict[str, Sender] = {}
         self._context = context
@@ -176,12 +196,12 @@ class Receiver:
             wire.close()
 
     async def _hear(self, wire: Wire, them: str) -> None:
-        count, counting = 0, False
+        count, counting, stream = 0, False, next(_streams)
         while not wire.closed:
             for element in await wire.read():
                 if element.tag in STANZAS:
                     count += 1
-                    self._note(element, them)
+                    self._note(element, them, stream)
                 elif element.tag == f"{{{SM}}}enable":
                     count, counting = 0, self.managed
                     wire.send(f"<enabled xmlns='{SM}'/>")
@@ -189,11 +209,13 @@ class Receiver:
                     wire.send(f"<a xmlns='{SM}' h='{count}'/>")
         wire.send("</stream:stream>")
 
-    def _note(self, element: ET.Element, them: str) -> None:
+    def _note(self, element: ET.Element, them: str, stream: int) -> None:
         number = element.get("id", "")
         if element.get("type") == "error":
             self.senders[them].pair.bounced.add(int(number[1:]))
         elif element.find(_PING) is not None:
-            self.senders[them].answer(f"<iq type='result' id='{number}' from='{self.me}' to='{them}'/>")
+            if not self.silent:
+                self.senders[them].answer(f"<iq type='result' id='{number}' from='{self.me}' to='{them}'/>")
         elif number.startswith("n"):
             self.pairs[them].arrived.append(int(number[1:]))
+            self.pairs[them].on.append(stream)

@@ -1,8 +1,10 @@
-"""The same with a real Prosody behind the gateway: a client of its own sends and receives in place of a bare server.
+"""The same with real servers: one Prosody behind the gateway, another outside, and a client at each in place of a bare server.
 
-Prosody speaks XEP-0198 to us, but what it sends on a new stream before it enables that is not covered (BACKENDS.md), so as a
-sender it counts as one without. It bounces what it cannot send at once, and what it sends again comes behind newer stanzas:
-its own order is not held against the gateway.
+Prosody speaks XEP-0198 with us on both legs, but what it sends on a new stream before it enables that is not covered
+(BACKENDS.md), so as a sender it counts as one without. It bounces what it cannot send at once, and what it sends again comes
+behind newer stanzas: its own order is not held against the gateway. Nor can it be seen from outside when it wrote a stanza
+that it had in its queue: one that is lost is excused by any kill behind it. So a run of stops in order alone follows, where
+none may be lost.
 """
 
 from __future__ import annotations
@@ -10,100 +12,135 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 
 from crash.account import Pair
-from crash.arena import PEERS, Arena
-from crash.party import TICK, Receiver
+from crash.arena import LOCAL, PEERS, Arena
+from crash.party import TICK
 from interop import prosody
-from interop.certificates import Authority
+from interop.certificates import Authority, Certificate
 from interop.client import CLIENT, Client
 from interop.conversation import login
-from interop.gateway import gateway
-from interop.nameserver import nameserver
-from interop.peer import server_context
+from interop.nameserver import Nameserver
 from interop.server import Site
 
-INSIDE = "real.inside.example"
-#: Stanzas a second that the client sends to each peer.
+INSIDE, OUTSIDE = "real.inside.example", "real.example"
+USER = "juliet"
+#: Stanzas a second that a client sends to each domain.
 RATE = 50.0
+#: Seconds for which a Prosody may wait before it asks its resolver again.
+RESOLVING = 30.0
 
 
-class RealArena(Arena):
-    """One local domain, on Prosody; the same peers.
+class Talker:
+    """A client of a real server: writes on every pair from it, and notes what comes. Both go by the other domain."""
 
-    Prosody's resolver is the gateway's view, which is gone as often as the gateway; it then waits longer and longer before
-    it asks again, with the stanzas in its own queue. So the end waits for it.
-    """
+    def __init__(self, client: Client, sends: dict[str, Pair], hears: dict[str, Pair]) -> None:
+        self.sends = sends
+        self.hears = hears
+        self.inward = self.outward = True
+        self._client = client
 
-    settling = 300.0
-
-    async def start(self) -> None:
-        authority, dns = Authority(self.lab.directory("authority")), nameserver(self.lab)
-        self.door = gateway(self.lab, INSIDE)
-        certificates = {name: authority.for_domain(name) for name in PEERS}
-        ports = {name: self.lab.port() for name in PEERS}
-        for name in PEERS:
-            dns.serve(name, ports[name])
-            self._receivers.append(Receiver(name, ports[name], server_context(certificates[name]), PEERS[name]))
-        dns.serve(INSIDE, self.door.port)
-        dns.start()
-        near = self.lab.port()
-        ours = authority.for_domain(INSIDE)
-        self.door.configure(backend=f"127.0.0.1:{near}", dns=dns, anchors=authority.file, certificates=[ours])
-        lines = self.door.command("setup", "prosody")
-        site = Site(self.lab, INSIDE, self.door.view, authority.file, ours, lines=lines, s2s_port=near, verbose=False)
-        self.begin()
-        await self.ready()
-        server = prosody.start(site)
-        self._client = await login(server, "juliet")
-        process = self._process
-        assert process is not None
-        process.kill()
-        await self.ended(process)
-        for receiver in self._receivers:
-            await receiver.start()
-        for name in PEERS:
-            self._join(name, INSIDE, self.door.port, certificates[name], PEERS[name], address="juliet@{domain}/lab")
-        self._inbound = {pair.name.split()[0]: pair for pair in self.pairs}
-        self._outbound = {name: Pair(f"{INSIDE} -> {name}", managed=False, orderly=False) for name in PEERS}
-        for receiver in self._receivers:
-            receiver.pairs[INSIDE] = self._outbound[receiver.me]
-        self.pairs += self._outbound.values()
-        self._sending = True
-        self._tasks = [asyncio.create_task(sender.run()) for sender in self._senders]
-        self._tasks.append(asyncio.create_task(self._talk(self._client)))
-
-    async def _talk(self, client: Client) -> None:
+    async def run(self) -> None:
+        """For ever."""
         due, last = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
             due, last = due + (now - last) * RATE, now
-            while due >= 1 and self._sending:
-                due -= 1
-                for name, pair in self._outbound.items():
-                    number = len(pair.sent)
-                    pair.sent.append(time.time())
-                    body = "<body>nothing is lost</body>"
-                    await client.send(f"<message type='chat' to='u@{name}/r' id='n{number}'>{body}</message>")
-            self._hear(client)
+            number, due = int(due), due % 1
+            for them, pair in self.sends.items():
+                for _ in range(number if (self.inward if pair.inward else self.outward) else 0):
+                    await self._say(them, pair)
+            self._hear()
 
-    def _hear(self, client: Client) -> None:
-        inbox, client.inbox[:] = list(client.inbox), []
+    async def _say(self, them: str, pair: Pair) -> None:
+        number = len(pair.sent)
+        pair.sent.append(time.time())
+        body = "<body>nothing is lost</body>"
+        await self._client.send(f"<message type='chat' to='{USER}@{them}/lab' id='n{number}'>{body}</message>")
+
+    def _hear(self) -> None:
+        inbox, self._client.inbox[:] = list(self._client.inbox), []
         for element in inbox:
             domain = element.get("from", "").partition("@")[2].partition("/")[0]
             with contextlib.suppress(ValueError, KeyError):
                 number = int(element.get("id", "")[1:])
                 if element.tag == f"{CLIENT}message" and element.get("type") == "error":
-                    self._outbound[domain].bounced.add(number)
+                    self.sends[domain].bounced.add(number)
                 elif element.tag == f"{CLIENT}message":
-                    self._inbound[domain].arrived.append(number)
+                    self.hears[domain].arrived.append(number)
 
-    def owing(self) -> bool:
-        """Prosody has neither delivered nor bounced everything yet."""
-        pairs = self._outbound.values()
-        return super().owing() or any(set(range(len(pair.sent))) - pair.bounced - set(pair.arrived) for pair in pairs)
 
-    def cease(self) -> None:
-        super().cease()
-        self._sending = False
+class RealArena(Arena):
+    """Every pair with a real server on at least one side.
+
+    The resolver of the one inside is the gateway's view, which is gone as often as the gateway; it then waits longer and
+    longer before it asks again, with the stanzas in its own queue. So the end waits for it.
+    """
+
+    settling = 300.0
+    work = (0.5, 4.0)
+    local, peers = {INSIDE: False, **LOCAL}, {OUTSIDE: False, **PEERS}
+
+    def _backend(self, name: str, inner: int, port: int, dns: Nameserver) -> dict[str, object]:
+        backend = super()._backend(name, inner, port, dns)
+        if name != INSIDE:
+            return backend
+        return {**backend, "dns_view": f"127.0.0.1:{self.door.view}", "forward": [dns.address], "tls": "required"}
+
+    async def _populate(
+        self, authority: Authority, dns: Nameserver, certificates: dict[str, Certificate], inner: dict[str, int],
+        ports: dict[str, int],
+    ) -> None:
+        for name in (*LOCAL, *PEERS):
+            self._receive(name, ports[name], certificates[name])
+        for name in LOCAL:
+            self._join(name, OUTSIDE, inner[name], certificates[name], rate=self._rate, address=f"{USER}@{{domain}}/lab")
+        for name in PEERS:
+            self._join(name, INSIDE, self.door.port, certificates[name], rate=self._rate, address=f"{USER}@{{domain}}/lab")
+        await self._begin_servers(authority, dns, certificates, ports)
+
+    async def _begin_servers(
+        self, authority: Authority, dns: Nameserver, certificates: dict[str, Certificate], ports: dict[str, int],
+    ) -> None:
+        """While the gateway runs: its view is the resolver of the one inside."""
+        self.begin()
+        await self.ready()
+        inside = Site(
+            self.lab, INSIDE, self.door.view, authority.file, certificates[INSIDE], s2s_port=ports[INSIDE], verbose=False,
+            lines=self.door.command("setup", "prosody", "--local", INSIDE),
+        )
+        outside = Site(
+            self.lab, OUTSIDE, dns.port, authority.file, certificates[OUTSIDE], s2s_port=ports[OUTSIDE], verbose=False,
+        )
+        clients = {site.domain: await login(prosody.start(site), USER) for site in (inside, outside)}
+        self.process.kill()
+        await self.ended(self.process)
+        near, far = self._talker(clients[INSIDE], INSIDE, PEERS, OUTSIDE), self._talker(clients[OUTSIDE], OUTSIDE, LOCAL, INSIDE)
+        near.hears[OUTSIDE], far.hears[INSIDE] = far.sends[INSIDE], near.sends[OUTSIDE]
+        self._talkers = [near, far]
+        self._tasks += [asyncio.create_task(talker.run()) for talker in self._talkers]
+
+    def _talker(self, client: Client, me: str, bare: Iterable[str], real: str) -> Talker:
+        sends = {
+            them: Pair(f"{me} -> {them}", managed=False, orderly=False, inward=me == OUTSIDE) for them in (*bare, real)
+        }
+        for receiver in self._receivers:
+            if receiver.me in sends:
+                receiver.pairs[me] = sends[receiver.me]
+        hears = {pair.name.split()[0]: pair for pair in self._pairs if pair.name.split()[-1] == me}
+        self._pairs += sends.values()
+        return Talker(client, sends, hears)
+
+    # --- what they do ---
+
+    def direct(self, inward: bool, outward: bool) -> None:
+        super().direct(inward, outward)
+        for talker in self._talkers:
+            talker.inward, talker.outward = inward, outward
+
+    def _patience(self, quiet: float) -> float:
+        """A Prosody may still have it."""
+        lost = any(pair.lost() for talker in self._talkers for pair in talker.sends.values())
+        return max(super()._patience(quiet), RESOLVING if lost else 0.0)

@@ -34,6 +34,10 @@ class Wire:
         self.writer = writer
         connection: socket.socket = writer.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        #: bytes written so far, as they are on the wire
+        self.written = 0
+        self._write = writer.transport.write
+        writer.transport.write = self._counted  # type: ignore[method-assign]
         #: of what was sent, how much the other side said to have
         self.acknowledged = 0
         self.restart()
@@ -49,6 +53,10 @@ class Wire:
 
     def send(self, data: str | bytes) -> None:
         self.writer.write(data.encode() if isinstance(data, str) else data)
+
+    def _counted(self, data: Any) -> None:
+        self.written += len(data)
+        self._write(data)
 
     async def read(self) -> list[ET.Element]:
         """The elements of the next piece; raises `WireError` at the end of the connection."""

@@ -73,9 +73,9 @@ class Gateway:
             "log": {"format": "text", "level": "info"},
         }
 
-    def begin(self) -> Process:
-        """Start it, and wait for nothing."""
-        argv = [_program("twistd"), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
+    def begin(self, *program: str) -> Process:
+        """Start it (by `program` in twistd's place), and wait for nothing."""
+        argv = [*(program or [_program("twistd")]), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
         self.process = self.lab.start("s2sgw", argv, self.folder, environment)
         return self.process

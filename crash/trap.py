@@ -1,0 +1,121 @@
+"""The gateway with a trap: it kills itself, as by `kill -9`, at one step of its work. `python -m crash.trap TRAP FILE TWISTD…`
+
+    commit:N         in the N-th transaction that gives stanzas to the spool
+    restore:N        in the N-th transaction after the start that reads stanzas back from the spool, or lets go of some
+    drain:N          in the N-th transaction after SIGTERM, of any kind, or else as the spool is closed
+
+N is followed by `:before`, `:during` or `:after`: before COMMIT, up to a millisecond into it, or when it is through and before
+anybody hears of it. The moment goes to FILE. Nothing of the gateway is changed but where it is caught.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from twisted.scripts import twistd
+
+from s2sgw.gateway.lanes import Lanes
+from s2sgw.queue.ledger import Ledger
+
+#: Seconds within which it ends that is caught during a commit.
+DURING = 0.001
+
+
+class Trap:
+    """Counts what happens in the ledger, and strikes at its number."""
+
+    def __init__(self, words: str, file: Path) -> None:
+        self.kind, number, self.where = words.split(":")
+        self._left = int(number)
+        self._file = file
+        self._touched: set[str] = set()
+        self._stopping = False
+
+    def spring(self) -> None:
+        """End it all."""
+        with self._file.open("a") as file:
+            file.write(f"{time.time()}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def touched(self, what: str) -> None:
+        """A transaction does so."""
+        self._touched.add(what)
+
+    def stopping(self) -> None:
+        self._stopping = True
+
+    def commit(self, commit: Callable[[], None]) -> None:
+        """The transaction's end."""
+        touched, self._touched = self._touched, set()
+        if not self._counts(touched):
+            commit()
+            return
+        self._left -= 1
+        if self._left:
+            commit()
+            return
+        if self.where == "before":
+            self.spring()
+        if self.where == "during":
+            Thread(target=self._soon).start()
+        commit()
+        self.spring()
+
+    def _counts(self, touched: set[str]) -> bool:
+        if self.kind == "commit":
+            return "append" in touched
+        if self.kind == "restore":
+            return bool(touched & {"read", "remove", "remove_each"})
+        return self._stopping and bool(touched)
+
+    def _soon(self) -> None:
+        time.sleep(random.uniform(0, DURING))
+        self.spring()
+
+    def closing(self) -> None:
+        """There was no such transaction."""
+        if self.kind == "drain":
+            self.spring()
+
+
+def set_up(trap: Trap) -> None:
+    """Catch the ledger's steps."""
+    for name in ("append", "read", "remove", "remove_each"):
+        setattr(Ledger, name, _noted(trap, name, getattr(Ledger, name)))
+    commit, close, rest = Ledger.commit, Ledger.close, Lanes.rest
+
+    def ended(ledger: Ledger) -> None:
+        trap.commit(lambda: commit(ledger))
+
+    def closed(ledger: Ledger) -> None:
+        trap.closing()
+        close(ledger)
+
+    def rested(lanes: Lanes) -> None:
+        trap.stopping()
+        rest(lanes)
+
+    for owner, name, step in ((Ledger, "commit", ended), (Ledger, "close", closed), (Lanes, "rest", rested)):
+        setattr(owner, name, step)
+
+
+def _noted(trap: Trap, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(*arguments: Any) -> Any:
+        trap.touched(name)
+        return method(*arguments)
+
+    return noted
+
+
+if __name__ == "__main__":
+    set_up(Trap(sys.argv[1], Path(sys.argv[2])))
+    sys.argv = ["twistd", *sys.argv[3:]]
+    twistd.run()
