@@ -1,9 +1,9 @@
 """`python -m bench.size`: a million stanzas of 400 bytes in the spool, for 10,000 peers (issue 5, point 8).
 
-Three measurements: how fast the spool takes them, what a gateway that holds them needs (memory; time to its first delivery),
-and how fast it delivers them once the peers are there. One sink plays all the peers: TLS with a certificate for
-`*.peers.example`, EXTERNAL, XEP-0198. `--peers 10` shows the same with few streams to open; the handshakes of 10,000 cost more
-than the stanzas.
+Three measurements: how fast the spool takes them, what a gateway that holds them needs while no peer is there, and what it needs
+and how fast it is once they are. One sink plays all the peers: TLS with a certificate for `*.peers.example`, EXTERNAL, XEP-0198.
+`--peers 10` shows the same with few streams to open; the handshakes of 10,000 cost more than the stanzas. Memory is the most that
+the gateway ever had; it is judged at each measurement. Status 0: all that was asked for was met.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ HERE, ZONE = "bench.example", "peers.example"
 #: What issue 5 asks for: MB of memory, seconds to the first delivery, stanzas a second.
 MEGABYTES, FIRST, RATE = 250.0, 5.0, 15_000.0
 _BATCH = 100
-_SECONDS = 600.0
+#: Seconds for a delivery, and for a gateway to show what it holds.
+_SECONDS = 180.0
+_HELD_SECONDS = 10.0
 
 
 def fill(path: Path, stanzas: int, peers: int) -> float:
@@ -64,6 +66,7 @@ def _batches(stanzas: int, peers: int) -> Iterator[list[Spooled]]:
     part = min(_BATCH, each)
     for first in range(1, each + 1, part):
         for pair, data in zip(pairs, texts, strict=True):
+            now += 0.001
             stanza = Stanza("message", data, f"romeo@{pair.recipient}/orchard", f"juliet@{HERE}/balcony", "chat", "ab7f-00012")
             last = min(first + part, each + 1)
             yield [Spooled(pair, position, stanza, now, now + 86400.0) for position in range(first, last)]
@@ -129,7 +132,7 @@ def _gateway(lab: Lab, authority: Authority, port: int) -> Gateway:
     door.configure(
         backend=f"127.0.0.1:{lab.port()}", dns=dns, anchors=authority.file, certificates=[authority.for_domain(HERE)],
         changes={
-            "queue": {"hold": "1d", "durability": "crash"}, "log": {"level": "error"},
+            "queue": {"hold": "1d"},
             "peers": {f"*.{ZONE}": {"route": f"127.0.0.1:{port}"}},
         },
     )
@@ -137,20 +140,22 @@ def _gateway(lab: Lab, authority: Authority, port: int) -> Gateway:
     return door
 
 
+def _told(what: str, value: float, unit: str, bound: float, good: bool) -> bool:
+    """One line of the account: the figure, what it should be, whether it is."""
+    asked = "at most" if unit != "/s" else "at least"
+    digits = 1 if unit == " s" else 0
+    print(f"  {what:44} {value:>9,.{digits}f}{unit:4} {asked} {bound:,.0f}: {'met' if good else 'MISSED'}", flush=True)
+    return good
+
+
 def _held(door: Gateway) -> bool:
     """A gateway whose peers are not there: what it needs to hold it all; whether that is little enough."""
-    began = time.monotonic()
     door.start()
-    started = time.monotonic() - began
     assert door.process is not None
-    time.sleep(10.0)
-    held, most = memory(door.process.pid), memory(door.process.pid, "VmHWM")
-    print(
-        f"holding it, no peer reachable: ready after {started:.1f} s, {held:.0f} MB of memory, at most {most:.0f} "
-        f"(at most {MEGABYTES:.0f})", flush=True,
-    )
+    time.sleep(_HELD_SECONDS)
+    most = memory(door.process.pid, "VmHWM")
     door.stop()
-    return most <= MEGABYTES
+    return _told("held, no peer reachable: memory at its peak", most, " MB", MEGABYTES, most <= MEGABYTES)
 
 
 def measure(lab: Lab, stanzas: int, peers: int) -> bool:
@@ -176,21 +181,20 @@ def _delivered(door: Gateway, pipe: Connection, stanzas: int) -> bool:
     began, at = time.time(), time.time()
     door.start()
     assert door.process is not None
-    first, count, most = 0.0, 0, 0.0
+    first, count = 0.0, 0
     while count < stanzas and at < began + _SECONDS:
         if not pipe.poll(10.0):
             raise LabError("the sink is gone")
         at, first, count = pipe.recv()
-        most = max(most, memory(door.process.pid))
     to_first, rate = (first or at) - began, count / max(at - first, 0.001)
-    cpu = cpu_seconds(door.process.pid)
-    print(
-        f"delivering it: first after {to_first:.1f} s (at most {FIRST:.0f}), then {rate:,.0f}/s (at least {RATE:,.0f}), "
-        f"{count:,} arrived, {cpu / max(count, 1) * 1e6:.0f} µs of CPU each, memory with a stream to each peer at most "
-        f"{most:.0f} MB",
-        flush=True,
-    )
-    return count >= stanzas and to_first <= FIRST and rate >= RATE
+    most, cpu = memory(door.process.pid, "VmHWM"), cpu_seconds(door.process.pid)
+    met = [
+        _told("delivered: the first after", to_first, " s", FIRST, to_first <= FIRST),
+        _told("delivered: the rate from then on, to the last", rate, "/s", RATE, rate >= RATE),
+        _told("delivered: memory at its peak", most, " MB", MEGABYTES, most <= MEGABYTES),
+    ]
+    print(f"  {count:,} of {stanzas:,} arrived; {cpu / max(count, 1) * 1e6:.0f} µs of the gateway's CPU each", flush=True)
+    return count >= stanzas and all(met)
 
 
 def main() -> int:
