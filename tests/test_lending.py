@@ -24,6 +24,7 @@ from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, ResolutionNeeded, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 from tests.test_courier import World, ids, message
 from tests.test_entry import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
 
@@ -243,6 +244,18 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.lending.event(Acknowledged(1))
         self.assertEqual(len(self.flow.lane), 2)
         self.courier.receipts.stop()
+
+    def test_pings_after_a_rest(self) -> None:
+        """R41: the way back is forgotten while it rests between two pings; the next answer is caught all the same."""
+        self.acks = "ping"
+        for id in "12":
+            self.flow.accept([message(id)])
+            back = self.world.lanes.flow(self.flow.pair.inverse)
+            (ping,) = back.answers.pings
+            back.accept([Stanza("iq", b"<iq/>", "", "", "result", ping)])
+            self.assertEqual(len(self.flow.lane), 0)
+            self.world.lanes.sweep()
+            self.assertNotIn(back, list(self.world.lanes))
 
     def test_later(self) -> None:
         """R35: while an answer to a ping is due nothing changes; what is written with nothing else in flight is acknowledged."""

@@ -10,11 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.gateway.acks import OVERDUE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.openstream import OpenStream
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Receipting:
@@ -38,11 +39,16 @@ class Receipting:
             return ManagedReceipts(engine.sent, self._clock, partial(self._unmanaged, stream), engine.unacknowledged)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
             return NoReceipts(engine.sent)
-        answers = self._lanes().flow(stream.pair.inverse)
+        way_back = partial(self._way_back, stream.pair.inverse)
         return PingReceipts(
-            stream.pair, stream.connection.write, answers.expect, answers.unexpect, courier.flow.acknowledged,
-            partial(self._silent.remember, name), self._clock, lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent,
+            stream.pair, stream.connection.write, lambda id, answered: way_back().expect(id, answered),
+            lambda id: way_back().unexpect(id), courier.flow.acknowledged, partial(self._silent.remember, name), self._clock,
+            lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent,
         )
+
+    def _way_back(self, pair: Pair) -> Flow:
+        """Where the answers of `pair` arrive: looked up for each ping, since a flow that rests between two is forgotten."""
+        return self._lanes().flow(pair)
 
     def _unmanaged(self, stream: OpenStream) -> None:
         """A new stream goes without, for a day."""
