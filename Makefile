@@ -109,6 +109,7 @@ interop: $(DEV)
 
 bench: $(DEV)
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.single
 	@$(BIN)/python -m bench.size
 	@$(BIN)/python -m bench.cold
 

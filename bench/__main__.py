@@ -27,7 +27,7 @@ from typing import Any
 from bench.stanzas import message
 from interop import ejabberd, packages, prosody
 from interop.certificates import Authority, Certificate
-from interop.gateway import PROJECT, gateway
+from interop.gateway import PROJECT, Gateway, gateway
 from interop.nameserver import nameserver
 from interop.place import Lab, LabError, cpu_seconds
 from interop.server import PASSWORD, Server, Site
@@ -121,7 +121,7 @@ class Ground:
 
 
 @contextmanager
-def _parts() -> Iterator[Callable[[str, Mapping[str, Any]], Part]]:
+def parts() -> Iterator[Callable[[str, Mapping[str, Any]], Part]]:
     """Starts parts; all of them are ended at the end."""
     started: list[Part] = []
 
@@ -137,7 +137,7 @@ def _parts() -> Iterator[Callable[[str, Mapping[str, Any]], Part]]:
 
 def measure(ground: Ground, what: str, sink: dict[str, Any], load: dict[str, Any], cpu: Callable[[], float] | None) -> Row:
     """One row. `cpu` tells the relay's CPU seconds so far; None: the sink is what is measured."""
-    with _parts() as start:
+    with parts() as start:
         far = start("bench.sink", {**sink, "warm": len(load["peers"])})
         far.line()
         near = start("bench.load", load)
@@ -182,9 +182,13 @@ def _bare(ground: Ground) -> Iterator[Row]:
     yield best(partial(measure, ground, "bare loop: TLS in, expat, nothing else", sink, load, None))
 
 
-def _gateway(ground: Ground, acks: str) -> Iterator[Row]:
-    """"tcp": what is written counts as passed on; "auto": a ping behind each batch; "sm": XEP-0198 and custody on both legs."""
-    lab, (what, kind) = ground.lab, ACKS[acks]
+@contextmanager
+def front(ground: Ground, acks: str) -> Iterator[tuple[Gateway, Callable[[int, int], tuple[dict[str, Any], dict[str, Any]]]]]:
+    """A gateway, and what makes the jobs of a sink and a load for so many streams and messages.
+
+    "tcp": what is written counts as passed on; "auto": a ping behind each batch; "sm": XEP-0198 and custody on both legs.
+    """
+    lab, kind = ground.lab, ACKS[acks][1]
     door, dns, port = gateway(lab, DOMAIN), nameserver(lab), lab.port()
     for domain, _ in ground.peers:
         dns.serve(domain, 1)
@@ -196,15 +200,23 @@ def _gateway(ground: Ground, acks: str) -> Iterator[Row]:
     door.command("setup", "prosody")
     door.start()
     anchors = door.folder / "state" / "backend-ca.pem"
-    assert door.process is not None
-    pid = door.process.pid
-    for streams in (1, MANY_STREAMS):
-        count = COUNTS["gateway"]
+
+    def ends(streams: int, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
         sink = {**ground.sink(kind, port, DOMAIN, count, anchors), "inner": door.inner}
-        load = {**ground.load(door.port, DOMAIN, streams, count), "managed": acks == "sm"}
-        yield best(partial(measure, ground, what, sink, load, lambda: cpu_seconds(pid)))
-        time.sleep(1.0)
+        return sink, {**ground.load(door.port, DOMAIN, streams, count), "managed": acks == "sm"}
+
+    yield door, ends
     door.stop()
+
+
+def _gateway(ground: Ground, acks: str) -> Iterator[Row]:
+    with front(ground, acks) as (door, ends):
+        assert door.process is not None
+        pid = door.process.pid
+        for streams in (1, MANY_STREAMS):
+            sink, load = ends(streams, COUNTS["gateway"])
+            yield best(partial(measure, ground, ACKS[acks][0], sink, load, lambda: cpu_seconds(pid)))
+            time.sleep(1.0)
 
 
 PARTS: dict[str, Callable[[Ground], Iterator[Row]]] = {
@@ -217,7 +229,7 @@ PARTS: dict[str, Callable[[Ground], Iterator[Row]]] = {
 }
 
 
-def _ground(lab: Lab) -> Ground:
+def ground_in(lab: Lab) -> Ground:
     authority = Authority(lab.directory("authority"))
     names = [f"peer{number}.example" for number in range(1, MANY_STREAMS + 1)]
     return Ground(lab, authority, [(name, authority.for_domain(name)) for name in names])
@@ -252,7 +264,7 @@ def main() -> int:
     print(f"{_loaded()} before; each row is the best of {REPEAT}")
     print(HEADING, flush=True)
     with Lab(arguments.keep) as lab:
-        ground = _ground(lab)
+        ground = ground_in(lab)
         for name in arguments.parts or PARTS:
             failed += _measured(name, ground, rows)
     print(f"{_loaded()} after")

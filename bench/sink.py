@@ -11,6 +11,8 @@
     python -m bench.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         as "server", and every byte goes through expat with no handlers: the limit of what Python could do
 
+With `"timed": true` the messages say in their ids when they were sent (`bench.delays`), and the report tells their delays.
+
 Prints `ready`, `warm` after the first `warm` messages (one for each stream), and after `count` more a JSON object: seconds from
 the first to the last of those, CPU seconds of this process meanwhile, and how many bytes.
 """
@@ -28,6 +30,7 @@ from typing import Any
 from xml.parsers import expat
 
 from bench.answers import Answers, Pings
+from bench.delays import Delays
 from bench.stanzas import Counter
 from interop.certificates import Certificate
 from interop.peer import SASL, TLS, Stream, server_context
@@ -49,7 +52,9 @@ _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXT
 class Tally:
     """What came on all connections together; `done` when it is enough."""
 
-    def __init__(self, count: int, warm: int) -> None:
+    def __init__(self, count: int, warm: int, timed: bool = False) -> None:
+        self.timed = timed
+        self.milliseconds: list[float] = []
         self.wanted = count
         self.count = -warm
         self.bytes = 0
@@ -72,7 +77,8 @@ class Tally:
 
     def report(self) -> None:
         seconds, cpu = time.monotonic() - self.first, time.process_time() - self.cpu
-        print(json.dumps({"count": self.count, "seconds": seconds, "cpu": cpu, "bytes": self.bytes}), flush=True)
+        report = {"count": self.count, "seconds": seconds, "cpu": cpu, "bytes": self.bytes, "delays": self.milliseconds}
+        print(json.dumps(report), flush=True)
 
 
 class Source:
@@ -85,6 +91,7 @@ class Source:
         self._pings = pings
         self._managed = managed
         self._counter = Counter()
+        self._delays = Delays()
         self._enabling = True
         self._tail = b""
         self._parser = expat.ParserCreate("utf-8") if parse else None
@@ -105,6 +112,8 @@ class Source:
                 return False
             if self._parser is not None and b"</stream:stream>" not in data:
                 self._parser.Parse(data, False)
+            if tally.timed:
+                self._delays.feed(data, tally.milliseconds)
             tally.add(self._counter.feed(data), data)
             if self._managed:
                 self._answer(data)
@@ -160,7 +169,7 @@ def component(job: dict[str, Any]) -> Stream:
 
 def serve(job: dict[str, Any]) -> None:
     """Run the job of the command line until it has seen enough."""
-    tally, selector = Tally(job["count"], job["warm"]), selectors.DefaultSelector()
+    tally, selector = Tally(job["count"], job["warm"], "timed" in job), selectors.DefaultSelector()
     listener: socket.socket | None = None
     parse = job["kind"] == "bare"
     answers = Answers(job) if job["kind"] == "answering" else None

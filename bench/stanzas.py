@@ -5,6 +5,8 @@ from __future__ import annotations
 #: Bytes in one write: what a busy server hands to TLS at once.
 CHUNK_BYTES = 65536
 _END = b"</message>"
+#: The id of a message, which may be replaced by one as long.
+ID = b"ab7f-00012"
 
 
 def message(sender: str, receiver: str) -> bytes:
