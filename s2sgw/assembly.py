@@ -31,7 +31,7 @@ from s2sgw.gateway.judge import Judge
 from s2sgw.gateway.keeping import Keeper
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.lookups import LookUps
-from s2sgw.gateway.manners import Extra, Manners
+from s2sgw.gateway.manners import BACK_OFF, Extra, Manners
 from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
 from s2sgw.gateway.outbound import FederationOutbound
@@ -63,7 +63,6 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import Peers
 from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
-from s2sgw.queue.schedule import BackOff
 from s2sgw.queue.spool import Spool
 from s2sgw.queue.sqlite import SQLiteSpool
 from s2sgw.stream.dialback import DialbackKeys, derive
@@ -368,7 +367,7 @@ class Parts:
         if backend is not None and backend.kind == "echo":
             return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
         side = self.outbound if backend is None else self._to_backend(backend)
-        return Courier(flow, side, self.opener, self.record, BackOff(), self.random.random, self.reactor, self.receipting.of)
+        return Courier(flow, side, self.opener, self.record, BACK_OFF, self.random.random, self.reactor, self.receipting.of)
 
     @cached_property
     def receipting(self) -> Receipting:

@@ -153,6 +153,14 @@ class BudgetTests(SynchronousTestCase):
         self.refused(Attempt(self.manners, "p9.example"))
         busy.end()
 
+    def test_nothing_to_remember(self) -> None:
+        """A server that was reached, and of which nothing is known, is not remembered."""
+        first, second = Attempt(self.manners), Attempt(self.manners)
+        first.end()
+        self.assertEqual([PEER], list(self.manners._servers))
+        second.end()
+        self.assertEqual([], list(self.manners._servers))
+
 
 class ExtensionTests(SynchronousTestCase):
     """What breaks a server is left out for a day, and told of."""

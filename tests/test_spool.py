@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -341,7 +340,7 @@ class FaultTests(SynchronousTestCase):
         """A fault of our own in one job is that job's alone, and is told."""
         outcomes: list[Any] = []
         self.it.spool.append([spooled(B, 1)], outcomes.append)
-        self.it.spool.append([replace(spooled(B, 2), deadline="soon")], outcomes.append)  # type: ignore[arg-type]
+        self.it.spool.append([spooled(B, 2)._replace(deadline="soon")], outcomes.append)  # type: ignore[arg-type]
         self.assertEqual((self.it.positions(B), self.it.spool.count), ([1], 11))
         self.assertEqual([type(each) for each in outcomes], [type(None), SpoolBroken])
         self.assertIn("TypeError", self.file.reports[0])

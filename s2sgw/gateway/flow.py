@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,7 @@ class Flow:
         self._ending: Callable[[list[Held]], None] | None = None
         self._ended: set[int] = set()
         self._newest = Newest()
-        #: where this lane has its turn after a start, until it is done
-        self.backlog: Backlog | None = None
+        self.backlog: Backlog | None = None  # where the lane has its turn after a start, until it is done
         self.answers = Answers()
 
     @property
@@ -201,7 +201,7 @@ class Flow:
 
     def _write(self, written: list[Held]) -> None:
         self._mark(written)
-        for held in written:
+        for held in written if self._newest else ():
             self._newest.forget(held)
         now = self._lanes.clock.seconds()
         self.hop.send([self._bytes(held, now) for held in written])
@@ -234,8 +234,8 @@ class Flow:
             self._lanes.spool.remove_each(self.pair, [held.position for held in self.lane.rows(spooled)])
         elif spooled:
             self._lanes.spool.remove(self.pair, spooled[-1].last)
+        self._lanes.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
         for piece in gone:
-            self._lanes.record.counted(self.direction, "passed", piece.stanzas)
             piece.settle()
 
     def lost(self, poisoned: bool) -> None:
@@ -337,8 +337,8 @@ class Flow:
     def _fill(self, held: list[Held], complete: bool) -> None:
         self.lane.fill(held, complete)
         self.fit(self.largest)
-        doubtful = {each.position for each in held if each.written and each.stanza.kind == "iq"}
-        self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
+        if doubtful := {each.position for each in held if each.written and each.stanza.kind == "iq"}:
+            self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 
     # --- custody ended ---
 

@@ -40,7 +40,7 @@ class LookUps:
 
     def begin(self, peer: Domain, route: str | None, target: Target | None, *, dane: bool, posh: bool) -> None:
         """Ask beside the handshake; the answers are found again when they are needed."""
-        if dane:
+        if dane and (target is None or target.secure):  # of any other nothing is asked
             _ignore(self.dane(peer, route, target))
         if posh:
             _ignore(self.posh(peer))
@@ -63,7 +63,8 @@ class LookUps:
         return await self._bounded(self.documents.lookup(peer), POSHLookup(failure="no answer in time"))
 
     def _bounded(self, asked: Deferred[T], late: T) -> Deferred[T]:
-        asked.addTimeout(PATIENCE, self.clock, lambda _result, _seconds: late)
+        if not asked.called:
+            asked.addTimeout(PATIENCE, self.clock, lambda _result, _seconds: late)
         return asked
 
 

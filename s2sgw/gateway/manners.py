@@ -68,6 +68,11 @@ class _Server:
         return bool(self.running or self.waiting)
 
     @property
+    def blank(self) -> bool:
+        """Nothing is to be remembered of it."""
+        return not (self.busy or self.failures or self.without or self.suspects)
+
+    @property
     def room(self) -> bool:
         """One asks for all where it failed last; otherwise several may."""
         return self.running < (1 if self.failures else PER_SERVER)
@@ -109,6 +114,8 @@ class Manners:
             server.running -= 1
             self._running -= 1
             self._next(server)
+            if server.blank and self._servers.get(name) is server:
+                del self._servers[name]
 
     def _refuse(self, server: _Server, forced: bool) -> None:
         wait = server.retry_at - self._clock.seconds()

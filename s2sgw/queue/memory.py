@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from s2sgw.queue.spool import PEN, PEN_BYTES, Aside, Done, LaneSummary, Spool, Spooled, SpoolFull
 from s2sgw.xmpp.jid import Pair
@@ -67,7 +66,7 @@ class MemorySpool(Spool):
         lane = self._lanes.get(pair, {})
         for position in positions:
             if position in lane:
-                lane[position] = replace(lane[position], written=True)
+                lane[position] = lane[position]._replace(written=True)
 
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         late = [spooled for lane in self._lanes.values() for spooled in lane.values() if spooled.deadline <= now]

@@ -23,6 +23,9 @@ class Newest:
     def __init__(self) -> None:
         self._waiting: dict[Addresses, Held] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def note(self, held: Held) -> Held | None:
         """`held` begins to wait; the presence that it makes worthless, if there is one. Anything else between two keeps both."""
         addresses = (held.stanza.from_, held.stanza.to)

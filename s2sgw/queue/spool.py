@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -26,8 +26,7 @@ class SpoolBroken(Exception):
     """The spool cannot be used any more; what it holds stays on the disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spooled:
+class Spooled(NamedTuple):
     """A stanza in the spool, at its position in the lane of `pair`. Times are seconds since the epoch.
 
     `written`: it was on the wire once, so that an IQ is never sent again (R33).
