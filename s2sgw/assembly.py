@@ -290,7 +290,7 @@ class Parts:
     def outbound(self) -> FederationOutbound:
         return FederationOutbound(
             self.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-            self._dialling, self.receipting.managed, lambda peer: self.manners.bears(peer.ascii, "bidi"),
+            self._dialling, self.receipting.managed, self.receipting.resumes, lambda peer: self.manners.bears(peer.ascii, "bidi"),
         )
 
     @cached_property
@@ -337,6 +337,7 @@ class Parts:
             self.backend_keys, self.anchors, lambda: datetime.now(UTC), self.resolver.addresses,
             managed=self.receipting.managed,
             stanza_bytes=backend.stanza_bytes,
+            resume=lambda domain: int(backend.resume) if self.receipting.resumes(domain) else 0,
         )
 
     def _to_backend(self, backend: Backend) -> BackendOutbound:

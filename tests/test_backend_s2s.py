@@ -27,6 +27,7 @@ class BackendTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.server: Any = SimpleNamespace(
+            resume=lambda domain: 60,
             domains=frozenset({OURS}), tls="required", keys=None, authority=SimpleNamespace(leaf=lambda domain: f"leaf of {domain}"),
             prove=lambda connection, domain, role: Attempt("pkix", self.proven, None if self.proven else Cause.SELF_SIGNED, ("why",)),
         )

@@ -21,6 +21,7 @@ from tests.certificates import leaf_for
 STREAM = StreamRow(
     leg="federation", direction="inbound", peer="bücher.example", local="example.org", state="proven", method="EXTERNAL",
     pairs=[["bücher.example", "example.org"]], tls="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", address="192.0.2.1:40000", age=75.0, reasons=[],
+    resumption="possible",
 )
 OTHER = {**STREAM, "peer": "other.example", "direction": "outbound", "method": "dialback"}
 BACKEND = {**STREAM, "leg": "backend"}
@@ -39,7 +40,7 @@ STATUS = Status(
     version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
     streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
     stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],
-    waiting={"stanzas": 1, "bytes": 2048, "oldest": 3.0}, refusals=4,
+    waiting={"stanzas": 1, "bytes": 2048, "oldest": 3.0}, refusals=4, broken=2,
 )
 
 

@@ -97,7 +97,9 @@ class FakeSide:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
-        return SimpleNamespace(peer_limits=self.limits, managed=self.managed, bidi=False)
+        return SimpleNamespace(
+            peer_limits=self.limits, managed=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
+        )
 
     def streams(self, pair: Pair) -> int:
         return self.most

@@ -84,6 +84,7 @@ class FakeEngine:
     """Notes what was handled."""
 
     claimed = (None, None)
+    resumption = None
 
     def __init__(self) -> None:
         self.told: list[int] = []

@@ -18,6 +18,7 @@ from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.lending import Lending
 from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.opening import Opener, find_stream
+from s2sgw.gateway.openstream import Listener
 from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.queue.schedule import BackOff
@@ -40,7 +41,7 @@ class Engine:
         self.counted.append(number)
 
 
-class Listening:
+class Listening(Listener):
     """Notes what a courier would hear."""
 
     busy = False
@@ -120,7 +121,7 @@ class CarryingBackTests(EntryTestCase):
     def setUp(self) -> None:
         self.made()
         self.woken: list[Domain] = []
-        self.engine: Any = Mock(managed=False, claimed=("", ""))
+        self.engine: Any = Mock(managed=False, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)

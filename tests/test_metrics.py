@@ -16,6 +16,8 @@ SOURCES = Sources(
     restoring=lambda: 8,
     waiting=lambda: 9,
     expiries=lambda: {"example.org": 86400.0},
+    resumptions=lambda: {("receiving", "resumed"): 4},
+    broken=lambda: 6,
 )
 
 
@@ -30,6 +32,8 @@ class MetricsTests(SynchronousTestCase):
             's2sgw_streams{direction="inbound",leg="federation"} 3.0',
             's2sgw_stanzas_total{direction="inbound",kind="message",outcome="passed"} 7.0',
             's2sgw_refusals_total{cause="self-signed",layer="pkix"} 2.0',
+            's2sgw_resumptions_total{outcome="resumed",role="receiving"} 4.0',
+            "s2sgw_broken_streams 6.0",
             "s2sgw_queue_stanzas 5.0",
             "s2sgw_queue_oldest_seconds 12.5",
             "s2sgw_queue_restoring_lanes 8.0",

@@ -62,6 +62,8 @@ class Server:
     managed: Callable[[Domain], bool] = lambda domain: True
     #: of a stanza, that it accepts; 0: as announced
     stanza_bytes: int = 0
+    #: seconds for which a stream that broke off can be resumed; 0: never
+    resume: Callable[[Domain], int] = lambda domain: 0
 
     def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
         """Whether the certificate on `connection` proves that the server is `domain`'s."""
@@ -125,7 +127,8 @@ class BackendInbound:
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
         """The server's certificate, or dialback to its own port: any process of the machine can reach this listener."""
         attempt = self.server.prove(connection, question.peer, "initiating")
-        return Permission(external=attempt.proven, dialback=True, management=True), attempt.reasons
+        resume = self.server.resume(question.peer)
+        return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
@@ -160,6 +163,7 @@ class BackendOutbound:
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
             direct_tls=False, external=True, keys=self.server.keys, management=self.server.managed(pair.recipient),
+            resume=self.server.resume(pair.recipient),
         ))
 
     def streams(self, pair: Pair) -> int:

@@ -31,6 +31,7 @@ from s2sgw.policy.values import (
     Nameserver,
     Network,
     PeerName,
+    Resume,
     Route,
     Section,
     Size,
@@ -110,6 +111,8 @@ class Backend(Section):
     acks: Literal["auto", "sm", "ping", "tcp"] = "auto"
     #: of a stanza, that the server accepts; 0: as it announces
     stanza_bytes: Annotated[Size, Field(ge=0)] = 0
+    #: seconds for which a stream that broke off can be resumed
+    resume: Resume = 120.0
     #: whether the server is told by the PROXY protocol whom a stream is from
     proxy_protocol: Flag = False
 

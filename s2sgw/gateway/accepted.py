@@ -12,6 +12,8 @@ from twisted.python.failure import Failure
 from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.lending import Lending
+from s2sgw.gateway.record import Leg
+from s2sgw.gateway.sessions import Sessions
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.stream.events import (
@@ -22,22 +24,30 @@ from s2sgw.stream.events import (
     ManagementEnabled,
     Method,
     PairProven,
+    Refusal,
     ResolutionNeeded,
+    Resumed,
+    ResumptionNeeded,
     StanzasReceived,
 )
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Register(Protocol):
     """Where every accepted stream is entered: what it claims, proves and carries."""
 
+    sessions: Sessions
+
     def claims(self, stream: AcceptedStream, before: Domain | None) -> None: ...
 
     def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None: ...
 
     def carries(self, stream: AcceptedStream, pair: Pair) -> None: ...
+
+    def resumes(self, stream: AcceptedStream) -> None: ...
 
     def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None: ...
 
@@ -63,6 +73,7 @@ class AcceptedStream:
         self.lending: Lending
         self._questions: set[Deferred[Any]] = set()
         self._over = False
+        self._left = False
         self.since = entrance.lanes.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
@@ -97,9 +108,15 @@ class AcceptedStream:
                 self._pair_proven(connection, pair, method)
             case ManagementEnabled():
                 self.incoming.managed()
+                if self.engine.resumption is not None:
+                    self._register.sessions.opened(self.engine.resumption.id, self)
                 self.lending.event(event)
             case Acknowledged():
                 self.lending.event(event)
+            case ResumptionNeeded(id):
+                connection.step(self.engine.resumed, *self._register.sessions.claim(id, self))
+            case Resumed(count):
+                self._go_on(connection, count)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone: once, always."""
@@ -107,9 +124,46 @@ class AcceptedStream:
         self._register.gone(self, connection)
         for question in list(self._questions):
             question.cancel()
-        self.incoming.close(ending)
-        self.lending.lost(ending)
+        if not self._leave(ending):
+            self.incoming.close(ending)
+            self.lending.lost(ending)
         self._account(connection, ending)
+
+    # --- resumption (XEP-0198 §5) ---
+
+    @property
+    def leg(self) -> Leg:
+        return self.side.leg
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        """Those proven, in both directions."""
+        return frozenset([*self.methods, *self.carried])
+
+    def _leave(self, ending: Ending) -> bool:
+        """Whether the stream broke off and is kept, to be resumed."""
+        resumption = self.engine.resumption
+        if resumption is not None:
+            sessions = self._register.sessions
+            sessions.closed(resumption.id)
+            self._left = self.engine.broken_off() is not None and sessions.keep(resumption, self, ending)
+        return self._left
+
+    def displace(self) -> None:
+        """The other side goes on with this stream elsewhere."""
+        text = "the stream was resumed on another connection"
+        self._leave(Ending(Cause.CONNECTION_LOST, text))
+        ending = Ending(Cause.CLOSED, text, condition=StreamCondition.CONFLICT.value)
+        self.lending.connection.fail(Refusal(StreamCondition.CONFLICT, text, ending))
+
+    def _go_on(self, connection: StreamConnection, count: int) -> None:
+        assert self.engine.resumption is not None
+        self.lending.event(ManagementEnabled())
+        self._register.sessions.resumed(self.engine.resumption.id, self, count)
+        self._register.resumes(self)
+        self._record.standing(
+            "stream resumed", self._direction, self.side.leg, next(iter(self.methods)), address=connection.peer_address,
+        )
 
     # --- questions ---
 
@@ -159,6 +213,11 @@ class AcceptedStream:
         self._register.carries(self, pair)
 
     def _senders(self) -> set[Domain]:
+        return self.senders
+
+    @property
+    def senders(self) -> set[Domain]:
+        """Whose stanzas come here."""
         return {pair.sender for pair in self.methods}
 
     def reconsider(self) -> None:

@@ -34,6 +34,10 @@ class Receipts(Protocol):
     #: False: what is written is passed on
     acknowledges: bool
 
+    @property
+    def whole(self) -> bool:
+        """Everything that is counted on the stream and unacknowledged is waited for here, and nothing else."""
+
     def behind(self, number: int) -> bytes:
         """`number` more stanzas are being written; what is to be written behind them."""
 
@@ -54,7 +58,7 @@ def _uncounted(number: int) -> None:
 class NoReceipts:
     """TCP alone. `sent` counts all the same: the other side may ask for acknowledgements later, and gives them then."""
 
-    acknowledges = False
+    acknowledges = whole = False
 
     def __init__(self, sent: Callable[[int], object] = _uncounted) -> None:
         self._sent = sent
@@ -91,8 +95,20 @@ class ManagedReceipts:
         self._since = 0.0  # of the first of these, or of the last acknowledgement
         self._watch: IDelayedCall | None = None
 
+    @property
+    def whole(self) -> bool:
+        return not self._before
+
     def behind(self, number: int) -> bytes:
         self._sent(number)
+        return self._await(number)
+
+    def again(self, number: int) -> bytes:
+        """A stream was resumed, and `number` stanzas, counted already, are written again; what is to be written behind them."""
+        self._before -= number
+        return self._await(number)
+
+    def _await(self, number: int) -> bytes:
         if not self._outstanding:
             self._since = self._clock.seconds()
         self._outstanding += number
@@ -152,6 +168,8 @@ class PingReceipts:
     `expect(id, answered)` has the answer caught where it arrives; `acknowledged(number)` is told what it means, and
     `silent()` that none came: then everything counts as passed on from now on.
     """
+
+    whole = False
 
     def __init__(
         self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],

@@ -7,14 +7,15 @@ visible word: a final cause bounces them, any other lets them wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.acks import NoReceipts, Receipts
+from s2sgw.gateway.acks import ManagedReceipts, NoReceipts, Receipts
+from s2sgw.gateway.broken import RETURN, BrokenStream
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
 from s2sgw.gateway.opening import Opener, StreamRefused, find_stream
@@ -22,7 +23,7 @@ from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused
+from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
@@ -63,6 +64,9 @@ class Courier:
         self._clock = clock
         self._receipts_of = receipts_of
         self.receipts: Receipts = NoReceipts()
+        #: a stream of ours that broke off, with which the next one may go on, until the timer is due
+        self.broken: BrokenStream | None = None
+        self._patience: IDelayedCall | None = None
         #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
         self._promised = False
         self.since = 0.0
@@ -72,12 +76,14 @@ class Courier:
 
     @property
     def state(self) -> str:
-        """idle, connecting, ready or backing off."""
+        """idle, connecting, ready, broken (the stream may still be resumed) or backing off."""
         if self.stream is not None:
             return "ready"
         if self._attempt is not None:
             return "connecting"
-        return "idle" if self.retry is None else "backing off"
+        if self.retry is not None:
+            return "backing off"
+        return "broken" if self.flow.lane.flying or self.broken is not None else "idle"
 
     @property
     def ready(self) -> bool:
@@ -155,6 +161,19 @@ class Courier:
     def stream_lost(self, ending: Ending) -> None:
         self._life.lost(ending)
 
+    def holds(self, number: int) -> bool:
+        return self.receipts.whole and self.flow.lane.flying == number
+
+    def again(self) -> list[bytes]:
+        now = self._clock.seconds()
+        return [self.flow.spelled(held, now) for held in self.flow.lane.rows(self.flow.lane.in_flight)]
+
+    def stream_broken(self, ending: Ending) -> None:
+        self._life.broke_off(ending)
+
+    def stream_resumed(self, stream: OpenStream) -> None:
+        self._life.opened(stream)
+
     def stream_slow(self) -> None:
         """The flow asks `slow` when the next stanzas come."""
 
@@ -168,8 +187,8 @@ class Courier:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        self._attempt = Deferred.fromCoroutine(find_stream(self.side, self.flow.pair, self._opener))
-        self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._broken)
+        self._attempt = Deferred.fromCoroutine(find_stream(self.side, self.flow.pair, self._opener, self.broken))
+        self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._not_handled)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -180,16 +199,19 @@ class Courier:
             self.log.failure("an attempt to open a stream broke", failure)
             self._life.refused(StreamRefused(Ending(Cause.INTERNAL)))
 
-    def _broken(self, failure: Failure) -> None:
+    def _not_handled(self, failure: Failure) -> None:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
     def take_up(self, stream: OpenStream) -> None:
-        """The stream is ready: everything that waits goes out."""
+        """The stream is ready: everything that waits goes out, behind what is sent again."""
         self._attempt = None
+        again = self._settle(stream)
         self.stream = stream
         self.since = self._clock.seconds()
         self._take_receipts(stream)
         stream.listener = self
+        if isinstance(self.receipts, ManagedReceipts) and self.flow.lane.flying:
+            stream.connection.write(b"".join([*again, self.receipts.again(self.flow.lane.flying)]))
         self.flow.fit(stream.largest)
         self._record.standing(
             "stream ready", self.flow.direction, self.side.leg, self.flow.pair, method=stream.method,
@@ -197,9 +219,49 @@ class Courier:
         )
         self.flow.drain()
 
+    def _settle(self, stream: OpenStream) -> list[bytes]:
+        """What became of the stream that broke off, as this one shows; what is to be sent again of what was sent there."""
+        if self.broken is None:
+            return []
+        outcome = stream.outcome
+        if outcome is not None:
+            self.flow.acknowledged(outcome.count)
+        if not isinstance(outcome, Resumed):
+            self._give_up("refused")
+            return []
+        self._forget("resumed")
+        self._record.standing(
+            "stream resumed", self.flow.direction, self.side.leg, self.flow.pair, address=stream.connection.peer_address,
+        )
+        return self.again()
+
+    def _give_up(self, outcome: Literal["refused", "expired"]) -> None:
+        """The stream that broke off stays so: what was in flight on it is in doubt."""
+        broken = self._forget(outcome)
+        if broken is not None:
+            broken.forget()
+            self.flow.lost(poisoned=False)
+
+    def _forget(self, outcome: Literal["resumed", "refused", "expired"]) -> BrokenStream | None:
+        broken, self.broken = self.broken, None
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None
+        if broken is not None:
+            self._record.resumption("initiating", outcome)
+        return broken
+
+    def _patience_over(self) -> None:
+        """An attempt that is under way still has its chance."""
+        self._patience = None
+        if self._attempt is None:
+            self._give_up("expired")
+
     def suffer(self, refusal: StreamRefused) -> None:
         """The attempt failed: a final cause bounces what waits, any other waits with it."""
         self._attempt = None
+        if refusal.ending.final or self._patience is None:
+            self._give_up("expired")
         self.last_ending = refusal.ending
         self.failures += 1
         pair = self.flow.pair
@@ -226,12 +288,34 @@ class Courier:
     def look_again(self) -> None:
         """The back-off is over: try again if something waits."""
         self.retry = None
-        if self.flow.lane.pending:
+        asked = self.broken is not None and self.broken.incoming is not None
+        if self.flow.lane.pending or self.flow.lane.flying or asked:
             self._life.wanted()
+
+    def hold_on(self, ending: Ending) -> None:
+        """What is in flight waits for the other side to come back (XEP-0198 §5); who lent the stream sees that this ends."""
+        self.stream = None
+        self.receipts.stop()
+        self.last_ending = ending
+
+    def _keep(self, broken: BrokenStream | None) -> bool:
+        """Whether the stream is to be resumed. With nothing in doubt here, but perhaps there, that is tried for a short time."""
+        if broken is None:
+            return False
+        counters, doubtful = broken.resumption.counters, self.flow.lane.flying
+        if not self.holds(counters.sent - counters.acknowledged):
+            broken.forget()
+            return False
+        self.broken = broken
+        seconds = float(broken.resumption.seconds)
+        if broken.incoming is not None and not doubtful:
+            seconds = min(seconds, RETURN)
+        self._patience = self._clock.callLater(seconds, self._patience_over)
+        return True
 
     def let_go(self, ending: Ending) -> None:
         """The stream is gone; what waits asks for another, at once unless this one was short-lived."""
-        self.stream = None
+        stream, self.stream = self.stream, None
         self.receipts.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - self.since
@@ -241,17 +325,20 @@ class Courier:
             cause=ending.cause.value, detail=ending.detail,
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
-        self.flow.lost(speaks_of_content(ending))
+        if not self._keep(None if stream is None else stream.broken):
+            self.flow.lost(speaks_of_content(ending))
         self.flow.relieve()
 
     def finish(self, cause: Cause) -> None:
         """Close what is open, cancel what is under way, bounce what waits."""
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
         if self.stream is not None:
             self.stream.listener = None
             self.stream.close(Ending(cause))
             self.receipts.stop()
-        self.retry = self._attempt = self.stream = None
+        self.retry = self._attempt = self.stream = self.broken = self._patience = None

@@ -204,11 +204,11 @@ class Flow:
         for held in written if self._newest else ():
             self._newest.forget(held)
         now = self._lanes.clock.seconds()
-        self.hop.send([self._bytes(held, now) for held in written])
+        self.hop.send([self.spelled(held, now) for held in written])
         if not self.hop.acknowledges:
             self._passed_on(len(written))
 
-    def _bytes(self, held: Held, now: float) -> bytes:
+    def spelled(self, held: Held, now: float) -> bytes:
         """What goes on the wire; a stamp for which the next hop has no room is left out (R32)."""
         if now - held.accepted_at <= LATE:
             return held.stanza.data

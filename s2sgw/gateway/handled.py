@@ -9,10 +9,10 @@ from s2sgw.queue.held import Receipt
 
 
 class HandledStanzas:
-    """Gives out a receipt for each run of stanzas; `handled(number)` hears how many more, from the first on, are settled."""
+    """Gives out a receipt for each run of stanzas; `tell(number)` hears how many more, from the first on, are settled."""
 
-    def __init__(self, handled: Callable[[int], None]) -> None:
-        self._handled = handled
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        self.tell = tell
         self._open: deque[Receipt] = deque()
 
     def receipt(self, total: int) -> Receipt:
@@ -26,4 +26,4 @@ class HandledStanzas:
         while self._open and not self._open[0].left:
             number += self._open.popleft().total
         if number:
-            self._handled(number)
+            self.tell(number)

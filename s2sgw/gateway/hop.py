@@ -23,7 +23,7 @@ class Hop(Protocol):
 
     @property
     def state(self) -> str:
-        """idle, connecting, ready or backing off: a word for operators."""
+        """idle, connecting, ready, broken or backing off: a word for operators."""
 
     @property
     def ready(self) -> bool:

@@ -114,7 +114,8 @@ class FederationInbound:
         features = policy.features
         granted = replace(
             self.secrets.granted(permission(verdict), verdict, peer, connection), limits=limits, announced=features.limits,
-            management=features.sm, bidi=features.bidi and verdict.external and not verdict.contradicted,
+            management=features.sm, resume=int(policy.resume),
+            bidi=features.bidi and verdict.external and not verdict.contradicted,
         )
         return granted, verdict.reasons
 

@@ -12,6 +12,7 @@ from s2sgw.gateway.record import Direction, Leg
 from s2sgw.net.connection import StreamConnection
 from s2sgw.queue.held import Receipt
 from s2sgw.stream.events import Event
+from s2sgw.stream.management import Counters
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -71,7 +72,10 @@ class Incoming:
     def managed(self) -> None:
         """From now on the other side hears which of its stanzas are in safe hands (XEP-0198)."""
         self._tail = Tail()
-        self._handled = HandledStanzas(lambda number: self._connection.step(self._engine.handled, number))
+        self._handled = HandledStanzas(self._tell)
+
+    def _tell(self, number: int) -> None:
+        self._connection.step(self._engine.handled, number)
 
     def reconsider(self) -> None:
         """The policy has changed: pairs are admitted anew."""
@@ -80,8 +84,30 @@ class Incoming:
 
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
+        self._leave()
+        if not ending.in_order:
+            self.forget()
+
+    def _leave(self) -> None:
         for entry in self._entries.values():
             entry.close()
-        if self._tail is not None and not ending.in_order:
+
+    # --- resumption (XEP-0198 §5) ---
+
+    def suspend(self, counters: Counters) -> None:
+        """The stream broke off and may be resumed: what becomes of that which came on it is counted on all the same."""
+        if self._handled is not None:
+            self._handled.tell = lambda number: counters.handle(number, 0)
+        self._leave()
+
+    def inherit(self, former: Incoming) -> None:
+        """This stream goes on with the one of `former`."""
+        self._handled, self._tail = former._handled, former._tail
+        if self._handled is not None:
+            self._handled.tell = self._tell
+
+    def forget(self) -> None:
+        """Whatever came and was not acknowledged may come again on any stream."""
+        if self._tail is not None:
             for sender in self._senders():
                 self._entrance.duplicates.lost(sender, self._tail)

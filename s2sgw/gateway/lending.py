@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from itertools import islice
 from typing import Protocol
 
 from s2sgw.gateway.openstream import Listener
@@ -26,7 +27,7 @@ class Lent:
     """The part of an accepted stream that carries `pair` back: an `OpenStream`."""
 
     largest: int | None = None
-    target = incoming = None
+    target = incoming = outcome = broken = None
     method = "bidi"
 
     def __init__(self, lending: Lending, pair: Pair) -> None:
@@ -119,6 +120,44 @@ class Lending:
         """The stream is gone."""
         for listener in self._listeners():
             listener.stream_lost(ending)
+
+    # --- resumption (XEP-0198 §5) ---
+
+    @property
+    def resumable(self) -> bool:
+        """What is unacknowledged can be sent again as it was."""
+        return all(lent.listener is not None and lent.listener.holds(number) for lent, number in self._owed().items())
+
+    def _owed(self) -> Counter[Lent]:
+        owed: Counter[Lent] = Counter()
+        for lent, number in self._written:
+            owed[lent] += number
+        return owed
+
+    def suspend(self, ending: Ending) -> bool:
+        """The stream broke off: whose stanzas are unacknowledged waits for it, if anybody; all others go another way."""
+        owed = self._owed()
+        for lent in self._lent.values():
+            if lent.listener is not None and not owed[lent]:
+                listener, lent.listener = lent.listener, None
+                listener.stream_lost(ending)
+        for listener in self._listeners():
+            listener.stream_broken(ending)
+        return bool(owed)
+
+    def go_on(self, former: Lending, count: int) -> None:
+        """Stanzas go back here from where `former` broke off; the other side has `count` more of them."""
+        former._acknowledged(count)
+        waiting = {lent: lent.listener for lent in former._lent.values() if lent.listener is not None}
+        again = {lent: iter(listener.again()) for lent, listener in waiting.items()}
+        data: list[bytes] = []
+        for lent, number in former._written:
+            data += islice(again[lent], number)
+            self._written.append((self._lent[lent.pair], number))
+        if data:
+            self.connection.write(b"".join(data))
+        for lent, listener in waiting.items():
+            listener.stream_resumed(self._lent[lent.pair])
 
     def _listeners(self) -> list[Listener]:
         return [lent.listener for lent in self._lent.values() if lent.listener is not None]

@@ -24,8 +24,11 @@ class Life(Protocol):
     def refused(self, refusal: StreamRefused) -> None:
         """The attempt failed."""
 
+    def broke_off(self, ending: Ending) -> None:
+        """The stream that was lent is gone, and its owner may come back for it."""
+
     def lost(self, ending: Ending) -> None:
-        """The open stream is gone."""
+        """The stream is gone."""
 
     def due(self) -> None:
         """The back-off is over."""
@@ -55,6 +58,9 @@ class Work(Protocol):
     def look_again(self) -> None:
         """The back-off is over."""
 
+    def hold_on(self, ending: Ending) -> None:
+        """Wait for the owner of the stream."""
+
     def let_go(self, ending: Ending) -> None:
         """The stream is gone."""
 
@@ -64,7 +70,7 @@ class Work(Protocol):
 
 _builder = TypeMachineBuilder(Life, Work)  # type: ignore[type-abstract]
 _idle, _connecting, _ready = _builder.state("idle"), _builder.state("connecting"), _builder.state("ready")
-_backing_off, _stopped = _builder.state("backing off"), _builder.state("stopped")
+_broken, _backing_off, _stopped = _builder.state("broken"), _builder.state("backing off"), _builder.state("stopped")
 
 
 @_idle.upon(Life.wanted).to(_connecting)
@@ -74,6 +80,7 @@ def _open(life: Life, work: Work) -> None:
 
 
 @_connecting.upon(Life.opened).to(_ready)
+@_broken.upon(Life.opened).to(_ready)
 def _take_up(life: Life, work: Work, stream: OpenStream) -> None:
     work.take_up(stream)
 
@@ -93,23 +100,29 @@ def _look_again(life: Life, work: Work) -> None:
     work.look_again()
 
 
+@_ready.upon(Life.broke_off).to(_broken)
+def _hold_on(life: Life, work: Work, ending: Ending) -> None:
+    work.hold_on(ending)
+
+
 @_ready.upon(Life.lost).to(_backing_off)
+@_broken.upon(Life.lost).to(_backing_off)
 def _let_go(life: Life, work: Work, ending: Ending) -> None:
     work.let_go(ending)
 
 
-for _state in (_idle, _connecting, _ready, _backing_off):
+for _state in (_idle, _connecting, _ready, _broken, _backing_off):
 
     @_state.upon(Life.stop).to(_stopped)
     def _finish(life: Life, work: Work, cause: Cause) -> None:
         work.finish(cause)
 
 
-for _state in (_connecting, _ready, _stopped):
+for _state in (_connecting, _ready, _broken, _stopped):
     _state.upon(Life.wanted).loop().returns(None)
-for _state in (_idle, _connecting, _ready, _stopped):
+for _state in (_idle, _connecting, _ready, _broken, _stopped):
     _state.upon(Life.contact).loop().returns(None)
-for _late in (Life.opened, Life.refused, Life.lost, Life.stop):
+for _late in (Life.opened, Life.refused, Life.broke_off, Life.lost, Life.stop):
     _stopped.upon(_late).loop().returns(None)
 
 #: makes the life of one courier

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.crowd import Crowd, Full
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.manners import Manners, NotNow
@@ -33,8 +34,10 @@ from s2sgw.stream.events import (
     Event,
     JudgementNeeded,
     ManagementEnabled,
+    NotResumed,
     PairProven,
     PairRefused,
+    Resumed,
     StanzasReceived,
     VerifyReady,
 )
@@ -134,6 +137,10 @@ class OutgoingStream:
         self._opener = opener
         #: where stanzas go that the other side sends on this stream
         self.incoming: Incoming | None = None
+        #: what it is to go on with, what became of that, and what is left of itself to go on with (XEP-0198 §5)
+        self.former: BrokenStream | None = None
+        self.outcome: Resumed | NotResumed | None = None
+        self.broken: BrokenStream | None = None
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -155,6 +162,8 @@ class OutgoingStream:
                 self.incoming.stanzas(pair, stanzas)
             case ManagementEnabled() if self.incoming is not None:
                 self.incoming.managed()
+            case Resumed() | NotResumed():
+                self._go_on(event)
             case VerifyReady():
                 self.ready.callback(self)
             case PairRefused(_, ending) if not self.ready.called:
@@ -168,7 +177,10 @@ class OutgoingStream:
         """The connection is gone."""
         self._over = True
         self._trial.end(ending)
-        if self.incoming is not None:
+        resumption = self.engine.broken_off()
+        if resumption is not None:
+            self.broken = BrokenStream.of(resumption, self.incoming)
+        elif self.incoming is not None:
             self.incoming.close(ending)
         if self._question is not None:
             self._question.cancel()
@@ -205,6 +217,19 @@ class OutgoingStream:
         if self._opener.incoming is not None and self.incoming is None:
             self.incoming = self._opener.incoming(self)
 
+    def go_on_with(self, former: BrokenStream) -> None:
+        """Resume that stream, where the other side can bear it. Before it begins."""
+        if self.engine.options.resume:
+            self.former, self.engine.previous = former, former.resumption
+
+    def _go_on(self, outcome: Resumed | NotResumed) -> None:
+        """The former stream has its answer."""
+        self.outcome = outcome
+        self._trial.stands(outcome)
+        came = self.former.incoming if self.former is not None else None
+        if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
+            self.incoming.inherit(came)
+
     def close(self, ending: Ending) -> None:
         """Close in order."""
         self.connection.close(ending)
@@ -233,25 +258,30 @@ class OutgoingStream:
         self.close(Ending(Cause.INTERNAL))
 
 
-async def find_stream(side: SendingSide, pair: Pair, opener: Opener) -> OpenStream:
-    """A stream for `pair`: one that is open and carries it back, or a new one, as soon as there is room for it."""
-    lent = opener.lent(pair)
+async def find_stream(side: SendingSide, pair: Pair, opener: Opener, broken: BrokenStream | None = None) -> OpenStream:
+    """A stream for `pair`: one that is open and carries it back, or a new one, as soon as there is room for it.
+
+    Only a new one can go on with `broken`.
+    """
+    lent = opener.lent(pair) if broken is None else None
     if lent is not None or opener.room is None:
-        return lent or await open_stream(side, pair, opener)
+        return lent or await open_stream(side, pair, opener, broken=broken)
     async with opener.room.entering():
-        stream = await open_stream(side, pair, opener)
+        stream = await open_stream(side, pair, opener, broken=broken)
         opener.room.joined(stream)
     return stream
 
 
-async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False) -> OutgoingStream:
+async def open_stream(
+    side: SendingSide, pair: Pair, opener: Opener, verifying: bool = False, broken: BrokenStream | None = None,
+) -> OutgoingStream:
     """A stream for `pair` that is ready; raises `StreamRefused` with the reason that says most (R36)."""
     manners, name = opener.manners, pair.recipient.ascii
     try:
         async with manners.turn(name, forced=verifying):
             try:
                 with opener.crowd.entering(name, 0 if verifying else side.streams(pair), opener.clock.seconds()):
-                    stream = await _Attempt(side, pair, opener, verifying).run()
+                    stream = await _Attempt(side, pair, opener, verifying, broken).run()
             except StreamRefused as refused:
                 refused.retry = None if verifying else manners.failed(name, refused.ending)
                 raise
@@ -268,7 +298,8 @@ async def open_stream(side: SendingSide, pair: Pair, opener: Opener, verifying: 
 class _Attempt:
     """One attempt. `failures` collects why each place came to nothing."""
 
-    def __init__(self, side: SendingSide, pair: Pair, opener: Opener, verifying: bool) -> None:
+    def __init__(self, side: SendingSide, pair: Pair, opener: Opener, verifying: bool, broken: BrokenStream | None) -> None:
+        self._broken = broken
         self._side = side
         self._pair = pair
         self._name = pair.recipient.ascii
@@ -327,6 +358,8 @@ class _Attempt:
     def _build(self, built: list[OutgoingStream], spot: Spot) -> StreamConnection:
         engine = self._side.engine(self._pair, spot.target, self._verifying)
         built.append(OutgoingStream(self._side, self._pair, spot.target, engine, self._opener, self._watch))
+        if self._broken is not None:
+            built[-1].go_on_with(self._broken)
         return built[-1].connection
 
     def _dialler(self, spot: Spot) -> Dialler:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.sides import Legged
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
-from s2sgw.stream.events import Event
+from s2sgw.stream.events import Event, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 
 
 class Listener(Protocol):
-    """Whoever uses an open stream."""
+    """Whoever uses an open stream. Who has nothing to send again leaves out what concerns resumption (XEP-0198 §5)."""
 
     @property
     def busy(self) -> bool:
@@ -23,6 +24,22 @@ class Listener(Protocol):
     def stream_event(self, event: Event) -> None: ...
 
     def stream_lost(self, ending: Ending) -> None: ...
+
+    def holds(self, number: int) -> bool:
+        """Whether the `number` stanzas that are unacknowledged are all in hand, in their order, and nothing else was counted."""
+        return False
+
+    def again(self) -> list[bytes]:
+        """Those stanzas."""
+        return []
+
+    def stream_broken(self, ending: Ending) -> None:
+        """It broke off, and goes on with another one (`stream_resumed`) or comes to nothing (`stream_lost`) shortly."""
+        return
+
+    def stream_resumed(self, stream: OpenStream) -> None:
+        """It goes on with this one, and `again` was written."""
+        return
 
     def stream_slow(self) -> None: ...
 
@@ -59,6 +76,14 @@ class OpenStream(Protocol):
     @property
     def target(self) -> Target | None:
         """Where we connected to."""
+
+    @property
+    def broken(self) -> BrokenStream | None:
+        """What is left of a stream of ours that broke off and may be resumed."""
+
+    @property
+    def outcome(self) -> Resumed | NotResumed | None:
+        """What became of the stream with which this one was to go on."""
 
     @property
     def incoming(self) -> Incoming | None:

@@ -40,6 +40,8 @@ class FederationOutbound:
     dialling: Callable[[Domain], Dialler]
     #: whether a peer's acknowledgements (XEP-0198) can be relied on
     managed: Callable[[Domain], bool] = lambda peer: True
+    #: whether a peer bears to be asked to resume a stream
+    resumes: Callable[[Domain], bool] = lambda peer: True
     #: whether a peer bears bidirectional streams (XEP-0288)
     bidi: Callable[[Domain], bool] = lambda peer: True
     leg: Leg = field(default="federation", init=False)
@@ -72,6 +74,7 @@ class FederationOutbound:
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
             direct_tls=target.direct_tls, external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
             management=policy.features.sm and self.managed(pair.recipient),
+            resume=int(policy.resume) if self.resumes(pair.recipient) else 0,
             bidi=policy.features.bidi and self.bidi(pair.recipient),
         ))
 

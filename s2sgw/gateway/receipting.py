@@ -32,6 +32,10 @@ class Receipting:
         """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
         return self._acks(domain) in ("auto", "sm") and self._manners.bears(domain.ascii, "management")
 
+    def resumes(self, domain: Domain) -> bool:
+        """Whether the server of `domain` bears to be asked to resume a stream."""
+        return self._manners.bears(domain.ascii, "resumption")
+
     def of(self, courier: Courier, stream: OpenStream) -> Receipts:
         """The receipts for one stream that is ready."""
         acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine

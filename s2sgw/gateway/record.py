@@ -84,6 +84,8 @@ class Record:
             self._rows(each.peer).append(each)
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
+        #: (role, outcome) -> number of streams that broke off
+        self.resumptions: Counter[tuple[str, str]] = Counter()
         #: (direction, kind, outcome) -> number
         self.stanzas: Counter[tuple[str, str, str]] = Counter()
 
@@ -118,6 +120,10 @@ class Record:
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
         self._log.info(event=event, direction=direction, leg=leg, peer=str(peer), local=str(local), **facts)
+
+    def resumption(self, role: Literal["initiating", "receiving"], outcome: Literal["resumed", "refused", "expired"]) -> None:
+        """What became of a stream that broke off and could be resumed."""
+        self.resumptions[role, outcome] += 1
 
     def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:
         """So many stanzas met `outcome`: "passed", "bounced", "dropped" or "refused"."""

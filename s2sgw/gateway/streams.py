@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from s2sgw.gateway.accepted import AcceptedStream
 from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.lending import Lent
+from s2sgw.gateway.sessions import Sessions
 from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.jid import Domain, Pair
@@ -22,6 +23,8 @@ class AcceptedStreams:
         self._woken = woken
         self._connection = connection
         self._open: dict[StreamConnection, AcceptedStream] = {}
+        #: those that broke off and may be resumed
+        self.sessions = Sessions(entrance.lanes.clock, entrance.record)
         # what is asked for each new stream and lane must not cost a walk over all that are open; of the federation leg
         self._of_peer: Index[Domain] = Index()
         self._proven: Index[Pair] = Index()
@@ -49,7 +52,8 @@ class AcceptedStreams:
 
     def lent(self, pair: Pair) -> Lent | None:
         """A stream of theirs that may carry `pair` back and does not yet (XEP-0288)."""
-        found = (owner.lending.of(pair) for owner in self._carrying.get(pair))
+        awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
+        found = (owner.lending.of(pair) for owner in self._carrying.get(pair) if owner.engine.managed or not awaited)
         return next((lent for lent in found if lent is not None), None)
 
     # --- what the streams tell (`gateway.accepted.Register`) ---
@@ -71,6 +75,11 @@ class AcceptedStreams:
         if stream.side.leg == "federation":
             self._carrying.add(pair, stream)
         self._contact(pair.recipient)
+
+    def resumes(self, stream: AcceptedStream) -> None:
+        """It goes on with one that broke off."""
+        for pair in stream.carried:
+            self._contact(pair.recipient)
 
     def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None:
         """It is no more."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.gateway.manners import Extra, Manners
-from s2sgw.stream.events import Acknowledged, Event
+from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds within which an error of the other side may be laid at the door of an extension; and a loss without a word.
 BRIEF = 10.0
@@ -37,17 +37,22 @@ class Trial:
     def begin(self) -> None:
         """The stream is ready; of most nothing is to be learned."""
         self._ready_at = self._clock.seconds()
-        self._old = not self._used and not self._manners.suspects(self._name)
+        self._old = self._old or (not self._used and not self._manners.suspects(self._name))
         if not self._old:
             self._timer = self._clock.callLater(BRIEF, self._lives)
 
     def stands(self, event: Event) -> None:
-        """An acknowledgement shows that the extensions break nothing."""
-        if isinstance(event, Acknowledged):
+        """An acknowledgement, or that a stream was resumed, shows that the extensions break nothing."""
+        if isinstance(event, Acknowledged | Resumed):
             self._stop()
 
     def end(self, ending: Ending) -> None:
-        """The stream is gone: if it was young, and something on it may be to blame, that is left out next time."""
+        """The stream is gone: if it was young, and something on it may be to blame, that is left out next time.
+
+        Instead of an answer to `<resume/>` it is that which is to blame.
+        """
+        if self._engine.resuming and self._balks(ending):
+            self._manners.broke(self._name, "resumption", ending)
         blamed = not self._old and self._may_blame(ending)
         self._stop()
         if blamed and self._manners.suspects(self._name):
@@ -63,6 +68,12 @@ class Trial:
         if ending.condition is not None:
             return ending.condition not in _OF_STATE
         return self._ready_at is not None and self._clock.seconds() - self._ready_at <= AT_ONCE
+
+    def _balks(self, ending: Ending) -> bool:
+        """Whether the other side ended the stream, or said nothing, or nonsense. (A lost connection says nothing of it.)"""
+        if ending.condition in _OF_STATE or ending.cause in (Cause.INTERNAL, Cause.SHUTDOWN):
+            return False
+        return self._engine.over
 
     @property
     def _used(self) -> list[Extra]:

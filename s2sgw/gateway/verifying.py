@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
+from s2sgw.gateway.openstream import Listener
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, Event, Verified
 from s2sgw.xmpp.ending import Cause, Ending
@@ -14,7 +15,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 PATIENCE = 20.0
 
 
-class Verification:
+class Verification(Listener):
     """The user of one verifying stream: waits for the one answer."""
 
     busy = True

@@ -45,6 +45,10 @@ class Sources:
     waiting: Callable[[], int]
     #: local domain -> seconds until its certificate expires
     expiries: Callable[[], Mapping[str, float]]
+    #: (role, outcome) -> streams that broke off and could be resumed, since the start
+    resumptions: Callable[[], Mapping[tuple[str, str], int]] = dict
+    #: streams towards us that broke off and may be resumed now
+    broken: Callable[[], int] = int
 
 
 class _Reader(Collector):
@@ -63,6 +67,10 @@ class _Reader(Collector):
         yield _counter("s2sgw_stanzas", "Stanzas by what became of them.", ("direction", "kind", "outcome"), stanzas)
         refusals = self._sources.refusals()
         yield _counter("s2sgw_refusals", "Refused handshakes and deliveries.", ("layer", "cause"), refusals)
+        text = "Streams that broke off and could be resumed (XEP-0198), by what became of them."
+        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), self._sources.resumptions())
+        text = "Streams towards us that broke off and may be resumed."
+        yield GaugeMetricFamily("s2sgw_broken_streams", text, value=self._sources.broken())
         number, oldest = self._sources.queue()
         yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)

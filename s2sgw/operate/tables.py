@@ -79,6 +79,7 @@ STREAMS = (
     Column("proven by", field("method")),
     Column("pairs", lambda row: len(row["pairs"]), True),
     Column("TLS", field("tls")),
+    Column("resumption", field("resumption")),
     Column("address", field("address")),
     Column("age", lambda row: duration(row["age"]), True),
 )
@@ -202,6 +203,7 @@ def status(answer: Row) -> RenderableType:
         *(f"listens    {listener['endpoint']} ({listener['purpose']})" for listener in answer["listeners"]),
         f"streams    {', '.join(_number(row) for row in answer['streams']) or 'none'}",
         f"waiting    {_waiting(answer['waiting'])}",
+        *([f"broken     {answer['broken']} that may be resumed"] if answer["broken"] else []),
         f"refusals   {answer['refusals']}",
     ]
     text = Text("\n".join(printable(line) for line in lines))

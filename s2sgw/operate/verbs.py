@@ -29,6 +29,7 @@ class StreamRow(TypedDict):
     address: str
     age: float
     reasons: list[str]  # what was tried to prove the other end
+    resumption: str | None  # "resumed": it goes on with one that broke off; "possible": should it break off
 
 
 class LaneRow(TypedDict):
@@ -37,7 +38,7 @@ class LaneRow(TypedDict):
     sender: str
     recipient: str
     direction: str
-    state: str  # "idle", "connecting", "ready", "backing off"
+    state: str  # "idle", "connecting", "ready", "broken", "backing off"
     stanzas: int  # that wait
     bytes: int
     oldest: float  # seconds that the first of them has waited
@@ -89,6 +90,7 @@ class Status(TypedDict):
     stanzas: list[dict[str, Any]]  # {"direction": …, "kind": …, "outcome": …, "number": …}
     waiting: dict[str, float]  # {"stanzas": …, "bytes": …, "oldest": …}
     refusals: int
+    broken: int  # streams towards us that broke off and may be resumed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.operate.metrics import Sources
 from s2sgw.operate.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.stream.management import Managed
 
 
 class GatewayViews:
@@ -47,6 +48,7 @@ class GatewayViews:
         return Sources(
             self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
             lambda: len(self._lanes.backlog), lambda: len(self._room), self.expiries,
+            lambda: self._record.resumptions, lambda: len(self._accepted.sessions),
         )
 
     def now(self) -> float:
@@ -69,7 +71,7 @@ class GatewayViews:
             local=recipient if federation else sender, state="proven" if owner.methods else "negotiating",
             method=next(iter(owner.methods.values()), None), pairs=[[str(a), str(b)] for a, b in owner.methods],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - owner.since, reasons=list(owner.reasons),
+            age=self.now() - owner.since, reasons=list(owner.reasons), resumption=_resumption(connection),
         )
 
     def _outgoing_row(self, flow: Flow, courier: Courier, stream: OpenStream) -> StreamRow:
@@ -80,7 +82,7 @@ class GatewayViews:
             leg=courier.side.leg, direction=flow.direction, peer=sender if inbound else recipient,
             local=recipient if inbound else sender, state="proven", method=stream.method, pairs=[[sender, recipient]],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - courier.since, reasons=list(stream.reasons),
+            age=self.now() - courier.since, reasons=list(stream.reasons), resumption=_resumption(connection),
         )
 
     def lanes(self) -> Iterator[LaneRow]:
@@ -122,7 +124,7 @@ class GatewayViews:
                 for (way, kind, outcome), number in sorted(self._record.stanzas.items())
             ],
             waiting={"stanzas": stanzas, "bytes": self._lanes.budget.used, "oldest": oldest},
-            refusals=sum(self._record.refusals.values()),
+            refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
         )
 
     def listeners(self) -> Iterator[dict[str, str]]:
@@ -147,3 +149,8 @@ class GatewayViews:
 
     def expiries(self) -> dict[str, float]:
         return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}
+
+
+def _resumption(connection: StreamConnection) -> str | None:
+    engine = cast(Managed, connection.engine)
+    return "resumed" if engine.continues else None if engine.resumption is None else "possible"

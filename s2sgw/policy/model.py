@@ -21,6 +21,7 @@ from s2sgw.policy.values import (
     Pin,
     Proxy,
     ProxyURL,
+    Resume,
     Route,
     Section,
     Size,
@@ -113,6 +114,8 @@ class PeerPolicy:
     kinds: tuple[Kind, ...] = ALL_KINDS
     denied: Denied = "error"
     hold: float = 600.0
+    #: seconds for which a stream that broke off can be resumed (XEP-0198 §5), whoever opened it; 0: never
+    resume: float = 120.0
     #: the names of the peer objects that made this policy, the most specific first
     objects: tuple[str, ...] = ()
     #: the deny list that names the peer
@@ -196,6 +199,7 @@ class PeerObject(Section):
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
     denied: Denied | None = None
     hold: Duration | None = None
+    resume: Resume | None = None
 
     def refine(self, inherited: PeerPolicy, name: str) -> PeerPolicy:
         """`inherited` with everything that this object says, which goes by `name`."""

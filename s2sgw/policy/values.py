@@ -49,6 +49,18 @@ def parse_duration(text: object) -> float:
     return _quantity(text, _DURATION_UNITS, 'a duration such as "10m"')
 
 
+#: Seconds for which a broken stream is kept, at most.
+LONGEST_RESUME = 3600.0
+
+
+def parse_resume(text: object) -> float:
+    """Seconds for which a broken stream is kept: a duration of up to an hour."""
+    seconds = parse_duration(text)
+    if seconds > LONGEST_RESUME:
+        raise ValueError('must be a duration of up to "1h"')
+    return seconds
+
+
 def parse_size(value: object) -> int:
     """Bytes: a whole number, or a number with a unit, as in "64MiB"."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -233,6 +245,7 @@ def parse_pin(value: object) -> str:
 
 
 Duration = Annotated[float, PlainValidator(parse_duration)]
+Resume = Annotated[float, PlainValidator(parse_resume)]
 Size = Annotated[int, PlainValidator(parse_size)]
 DomainName = Annotated[Domain, PlainValidator(parse_domain)]
 DomainKey = Annotated[str, PlainValidator(parse_domain_key)]

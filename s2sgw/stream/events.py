@@ -67,8 +67,9 @@ class Permission:
 
     Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
-    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198). `bidi`: so is
-    to carry stanzas back on the stream (XEP-0288). `secret`: SCRAM is a way to authenticate too (R26).
+    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198), and who asks may
+    resume the stream for `resume` seconds after it broke off (0: never). `bidi`: to carry stanzas back on the stream is
+    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26).
     Initiating: `refusal` ends the stream; otherwise it goes on. `bidi`: the peer has proven itself as one must who sends
     stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
     has proven the peer, so it must be done in a way that does.
@@ -80,6 +81,7 @@ class Permission:
     limits: FramingLimits | None = None
     announced: bool = True
     management: bool = False
+    resume: int = 0
     bidi: bool = False
     secret: StreamSecret | None = None
     mutual: bool = False
@@ -102,6 +104,13 @@ class DialbackNeeded:
 class DialbackOutcome:
     type: Literal["valid", "invalid", "error"]
     ending: Ending | None = None  # why not; its account gives the error's condition and text
+
+
+@dataclass(frozen=True, slots=True)
+class ResumptionNeeded:
+    """Receiving: `<resume/>` came on a stream with proven pairs (XEP-0198 §5). Answer: `resumed(resumption or None)`."""
+
+    id: str
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------
@@ -177,6 +186,23 @@ class ManagementRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """This stream goes on with one that broke off: the other side has `count` more of what was sent there (XEP-0198 §5).
+
+    What is left must be sent again now, in the same order and before anything else; it is counted already.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotResumed:
+    """Initiating: the other side does not know that stream any more. It has `count` more at least, by its own word."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The engine is over: flush what there is to send, then close the transport in order. Always the last event."""
 
@@ -185,5 +211,5 @@ class Ended:
 
 Event = (
     ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
-    | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | Ended
+    | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed | Ended
 )

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from s2sgw.stream import management, sasl
-from s2sgw.stream.events import ManagementEnabled, ManagementRefused, Method, PairProven, Permission
+from s2sgw.stream.events import ManagementEnabled, ManagementRefused, Method, NotResumed, PairProven, Permission, Resumed
 from s2sgw.stream.features import StreamFeatures
-from s2sgw.stream.management import Managed, ManagedPhase
+from s2sgw.stream.management import Managed, ManagedPhase, Resumption
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.stream.pairs import ProvenPairs
 from s2sgw.stream.secret import StreamSecret
 from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
@@ -46,6 +47,11 @@ class Initiator(Managed):
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
         self._enabling = False
+        #: a stream that broke off, with which this one is to go on; given before the stream begins
+        self.previous: Resumption | None = None
+        #: the pair that has been proven and must wait for the answer to `<resume/>`, and the `h` of that
+        self._waiting: PairProven | None = None
+        self._told = 0
         #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
         self.reachable = False
         #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
@@ -74,31 +80,65 @@ class Initiator(Managed):
 
     def prove(self, pair: Pair, method: Method) -> None:
         """`pair` may be sent from now on; with the first, acknowledgements are asked for where they are to be had."""
-        if not self.proven and self.options.management and management.FEATURE in self.features.names:
-            self.send(management.enable())
-            self.manage()
-            self._enabling = True
+        first = not self.proven and self.options.management and management.FEATURE in self.features.names
         self.proven[pair] = method
-        self.emit(PairProven(pair, method))
+        proven = PairProven(pair, method)
+        if first and self.previous is not None:
+            self._waiting, self._told = proven, self.previous.counters.handled
+            self.send(management.resume(self.previous))
+        else:
+            self._ready(proven, first)
         if self.bidi:
             self.carried.prove(pair.inverse, "bidi")
             self.emit(PairProven(pair.inverse, "bidi"))
 
+    def _ready(self, proven: PairProven, manageable: bool) -> None:
+        if manageable:
+            self.send(management.enable(bool(self.options.resume)))
+            self.manage()
+            self._enabling = True
+        self.emit(proven)
 
-    def enabled(self, granted: bool) -> bool:
+    @property
+    def resuming(self) -> bool:
+        """`<resume/>` is out."""
+        return self._waiting is not None
+
+    def resumed(self, element: Element) -> bool:
+        """`<resumed/>`, or `<failed/>`, whose `h` counts too (XEP-0198 §5); whether `<resume/>` was out."""
+        waiting, previous = self._waiting, self.previous
+        if waiting is None or previous is None:
+            return False
+        if element.name == "resumed":
+            if element.attributes.get("previd") != previous.id:
+                raise RemoteFault(StreamCondition.UNDEFINED_CONDITION, "<resumed/> speaks of another stream")
+            self.emit(Resumed(self.go_on(previous, self._told, element)))
+        else:
+            self.emit(NotResumed(previous.counters.acknowledge(element) if "h" in element.attributes else 0))
+        self._waiting = self.previous = None
+        self._ready(waiting, element.name != "resumed")
+        return True
+
+    def enabled(self, element: Element) -> bool:
         """What became of `<enable/>`; whether any was out."""
         asked, self._enabling = self._enabling, False
-        if asked and not granted:
+        if asked and element.name != "enabled":
             self.counters = None
             self.emit(ManagementRefused())
         elif asked:
-            self.manage_back()
+            self.manage_back(element)
         return asked
 
-    def manage_back(self) -> None:
-        """`<enabled/>`: what comes behind it on a bidirectional stream is counted (XEP-0198 §4)."""
+    def manage_back(self, element: Element) -> None:
+        """`<enabled/>`: what comes behind it on a bidirectional stream is counted (XEP-0198 §4).
+
+        Some say that the stream can be resumed, and not by which id: then it cannot.
+        """
         assert self.counters is not None
         self.counters.began = self.received
+        seconds, id = management.within(element, self.options.resume), element.attributes.get("id")
+        if seconds and id and management.may_resume(element):
+            self.resumption = Resumption(id, seconds, self.counters)
         if self.bidi:
             self.emit(ManagementEnabled())
 
@@ -147,8 +187,18 @@ class InitiatingPhase(ManagedPhase):
         super().element(element)
 
     def enabled(self, element: Element) -> None:
-        """`<enabled/>`, or `<failed/>`."""
-        if not self.stream.enabled(element.name == "enabled"):
+        """`<enabled/>`."""
+        if not self.stream.enabled(element):
+            super().element(element)
+
+    def not_enabled(self, element: Element) -> None:
+        """`<failed/>`: to `<resume/>`, or to `<enable/>`."""
+        if not (self.stream.resumed(element) or self.stream.enabled(element)):
+            super().element(element)
+
+    def resumed(self, element: Element) -> None:
+        """`<resumed/>`."""
+        if not self.stream.resumed(element):
             super().element(element)
 
     def begin(self) -> None:
@@ -175,7 +225,8 @@ _INPUTS = {
     (DIALBACK, "result"): "result",
     (DIALBACK, "verify"): "verify",
     (MANAGEMENT, "enabled"): "enabled",
-    (MANAGEMENT, "failed"): "enabled",
+    (MANAGEMENT, "failed"): "not_enabled",
+    (MANAGEMENT, "resumed"): "resumed",
     (MANAGEMENT, "r"): "requested",
     (MANAGEMENT, "a"): "acknowledged",
 }

@@ -2,11 +2,14 @@
 
 Both directions are counted alike, whoever asked for it: what the other side sent is acknowledged by `handled`, which the
 shell reports; what we sent is acknowledged by the other side's `h`. All four counters run modulo 2**32 on the wire only.
+
+A stream that broke off, closed by neither side, may be resumed on another one (§5): then the counters go on there. What the
+other side must send again by our `h`, and had sent before, is counted once and passed on once.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from s2sgw.stream.events import Acknowledged, Event
 from s2sgw.stream.negotiation import Negotiation, Phase, Stop, refuse
@@ -26,23 +29,56 @@ def feature() -> Element:
     return Element("sm", MANAGEMENT)
 
 
-def enable() -> Element:
-    """Initiating: ask for it (§3)."""
-    return Element("enable", MANAGEMENT)
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """By what a stream that broke off is resumed: the id that the receiving side gave, for so many seconds; and its counters."""
+
+    id: str
+    seconds: int
+    counters: Counters
 
 
-def enabled() -> Element:
+def enable(resume: bool = False) -> Element:
+    """Initiating: ask for it (§3), and to be able to resume the stream (§5)."""
+    return Element("enable", MANAGEMENT, {"resume": "true"} if resume else {})
+
+
+def enabled(resumption: Resumption | None = None) -> Element:
     """Receiving: granted."""
-    return Element("enabled", MANAGEMENT)
+    if resumption is None:
+        return Element("enabled", MANAGEMENT)
+    return Element("enabled", MANAGEMENT, {"id": resumption.id, "resume": "true", "max": str(resumption.seconds)})
 
 
-def failed(condition: str) -> Element:
-    """Receiving: refused, by a stanza error's `condition`; the stream goes on without."""
-    return Element("failed", MANAGEMENT, children=[Element(condition, STANZA_ERRORS)])
+def resume(resumption: Resumption) -> Element:
+    """Initiating: go on with the stream that broke off."""
+    return Element("resume", MANAGEMENT, resumption.counters.h | {"previd": resumption.id})
+
+
+def resumed(resumption: Resumption) -> Element:
+    """Receiving: granted."""
+    return Element("resumed", MANAGEMENT, resumption.counters.h | {"previd": resumption.id})
+
+
+def failed(condition: str, counters: Counters | None = None) -> Element:
+    """Receiving: refused, by a stanza error's `condition`; the stream goes on without. `counters`: of a stream past resuming."""
+    attributes = {} if counters is None else counters.h
+    return Element("failed", MANAGEMENT, attributes, [Element(condition, STANZA_ERRORS)])
+
+
+def may_resume(element: Element) -> bool:
+    """Whether `<enable/>` asks for resumption, or `<enabled/>` grants it."""
+    return element.attributes.get("resume") in ("true", "1")
+
+
+def within(element: Element, seconds: int) -> int:
+    """The seconds for which a stream can be resumed: ours, or the other side's `max` where that is less."""
+    text = element.attributes.get("max", "")
+    return min(int(text), seconds) if _is_count(text) else seconds
 
 
 class Counters:
-    """The stanzas of one managed stream, in both directions, since it was enabled."""
+    """The stanzas of one managed stream, in both directions, since it was enabled; of all streams that resume it, too."""
 
     __slots__ = ("acknowledged", "began", "handled", "sent")
 
@@ -55,9 +91,18 @@ class Counters:
         #: of those sent, how many the other side has
         self.acknowledged = 0
 
+    @property
+    def h(self) -> dict[str, str]:
+        """The attribute that says how many of theirs are in safe hands."""
+        return {"h": str(self.handled % MODULUS)}
+
+    def outstanding(self, received: int) -> int:
+        """How many of theirs are not, `received` being all that came on the stream so far."""
+        return received - self.began - self.handled
+
     def handle(self, number: int, received: int) -> bool:
         """`number` more are in safe hands; whether those are all of the `received` on the stream so far."""
-        outstanding = received - self.began - self.handled
+        outstanding = self.outstanding(received)
         if not 0 <= number <= outstanding:
             raise LocalFault(f"{number} stanzas handled, where {outstanding} were outstanding")
         self.handled += number
@@ -65,10 +110,10 @@ class Counters:
 
     def answer(self) -> Element:
         """What acknowledges the stanzas handled so far."""
-        return Element("a", MANAGEMENT, {"h": str(self.handled % MODULUS)})
+        return Element("a", MANAGEMENT, self.h)
 
     def acknowledge(self, element: Element) -> int:
-        """How many more stanzas of ours `<a/>` acknowledges; raises where it speaks of any that were never sent."""
+        """How many more stanzas of ours an `h` acknowledges; raises where it speaks of any that were never sent."""
         h = _h(element)
         outstanding = self.sent - self.acknowledged
         number = (h - self.acknowledged) % MODULUS
@@ -89,15 +134,23 @@ class Counters:
 def _h(element: Element) -> int:
     """The `h` of an element (§4: unsigned 32 bits)."""
     text = element.attributes.get("h", "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULUS):
+    if not _is_count(text):
         raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/> with an `h` that is no count")
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULUS
 
 
 class Managed(Negotiation):
     """A stream of either role whose stanzas may be acknowledged."""
 
     counters: Counters | None = None
+    #: by what the stream is resumed, should it break off
+    resumption: Resumption | None = None
+    #: it goes on with one that broke off
+    continues = False
 
     @property
     def managed(self) -> bool:
@@ -107,16 +160,17 @@ class Managed(Negotiation):
     @property
     def owes(self) -> bool:
         """Some of what came on this stream is not in safe hands yet."""
-        return self.counters is not None and self.received > self.counters.began + self.counters.handled
+        return self.counters is not None and self.counters.outstanding(self.received) > 0
 
     @property
     def unacknowledged(self) -> int:
         """Of the stanzas that were sent and counted."""
         return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
 
-    def manage(self) -> None:
+    def manage(self) -> Counters:
         """Count from here on."""
         self.counters = Counters(self.received)
+        return self.counters
 
     def handled(self, number: int) -> list[Event]:
         """`number` more of the stanzas received were passed on, spooled or ended: the longest prefix over all pairs."""
@@ -127,6 +181,26 @@ class Managed(Negotiation):
             raise LocalFault("stanzas are handled on a stream without acknowledgements")
         if self.counters.handle(number, self.received):
             self.send(self.counters.answer())
+
+    def broken_off(self) -> Resumption | None:
+        """The transport is gone: by what the stream is resumed. One that either side has ended is not (§5). Once."""
+        if self.over or self.leaving is not None or self.resumption is None:
+            return None
+        resumption, self.resumption, self.counters = self.resumption, None, None
+        resumption.counters.began -= self.received
+        return resumption
+
+    def go_on(self, resumption: Resumption, told: int, element: Element) -> int:
+        """Count on where that stream broke off; how many more stanzas of ours the `h` of `element` acknowledges.
+
+        `told`: how many of theirs were handled when we said so. They send again all that came behind those.
+        """
+        number = resumption.counters.acknowledge(element)
+        self.resumption, self.counters = resumption, resumption.counters
+        self.continues = True
+        self.again = -self.counters.began - told
+        self.counters.began += self.received
+        return number
 
     def sent(self, number: int) -> None:
         """The shell writes `number` stanzas behind what the engine has sent. Without acknowledgements it means nothing."""

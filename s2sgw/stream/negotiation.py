@@ -132,6 +132,8 @@ class Negotiation(ABC):
         self.opened = False
         #: stanzas that came of proven pairs
         self.received = 0
+        #: so many of those to come next had come before: the other side sends them again on a stream that is resumed
+        self.again = 0
         #: our closing tag is out, theirs is still to come: why
         self.leaving: Ending | None = None
         self._limits = limits
@@ -233,6 +235,9 @@ class Negotiation(ABC):
     def pass_on(self, pair: Pair, stanza: Stanza) -> None:
         """A stanza of a proven pair: one event for a run of them."""
         if pair is not self._run_pair:
+            if self.again:
+                self.again -= 1
+                return
             run: list[Stanza] = []
             self.emit(StanzasReceived(pair, run))
             self._run, self._run_pair = run, pair

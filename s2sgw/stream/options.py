@@ -56,6 +56,8 @@ class InitiatingOptions:
     external: bool = True
     #: ask for acknowledgements where they are offered (XEP-0198)
     management: bool = False
+    #: ask to be able to resume the stream too, and try that for so many seconds; 0: do not
+    resume: int = 0
     #: let the peer send on the stream too, where it offers that and the judgement allows it (XEP-0288)
     bidi: bool = False
     limits: FramingLimits = field(default=FramingLimits())

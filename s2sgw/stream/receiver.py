@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import ClassVar, NoReturn
 
 from s2sgw.stream import management, sasl
-from s2sgw.stream.events import DialbackOutcome, ManagementEnabled, Method, PairProven, Permission, Refusal
+from s2sgw.stream.events import DialbackOutcome, ManagementEnabled, Method, PairProven, Permission, Refusal, Resumed
 from s2sgw.stream.features import Standing, offer
-from s2sgw.stream.management import Managed, ManagedPhase
+from s2sgw.stream.management import Counters, Managed, ManagedPhase, Resumption
 from s2sgw.stream.negotiation import Stop
 from s2sgw.stream.options import ReceivingOptions
 from s2sgw.stream.pairs import ProvenPairs
@@ -53,6 +53,8 @@ class Receiver(Managed):
         self._permitted: dict[Domain, FramingLimits] = {}
         self._after: FramingLimits | None = None
         self._manageable = False
+        #: seconds for which whoever asks may resume the stream
+        self._resume = 0
         #: the domains that may be sent to on this stream, and whether the initiating side has asked for that (XEP-0288)
         self._reachable: set[Domain] = set()
         self._bidi = False
@@ -81,6 +83,7 @@ class Receiver(Managed):
                 self.limits_of(asserted.peer).stanza_bytes,
             )
             self._manageable = standing.manageable
+            self._resume = permission.resume if standing.manageable else 0
             self.send(offer(standing))
 
     def permit(self, peer: Domain, permission: Permission) -> None:
@@ -111,16 +114,31 @@ class Receiver(Managed):
         if self._bidi and pair.sender in self._reachable:
             self.emit(PairProven(pair.inverse, "bidi"))
 
-    def enable(self) -> None:
+    def enable(self, element: Element) -> None:
         """`<enable/>`: from now on stanzas are counted, and acknowledged (XEP-0198 §3)."""
         if not self._manageable:
             self.send(management.failed("service-unavailable"))
         elif not self.pairs or self.managed:
             self.send(management.failed("unexpected-request"))
         else:
-            self.manage()
-            self.send(management.enabled())
+            counters = self.manage()
+            seconds = management.within(element, self._resume)
+            if seconds and management.may_resume(element):
+                self.resumption = Resumption(self.new_id(), seconds, counters)
+            self.send(management.enabled(self.resumption))
             self.emit(ManagementEnabled())
+
+    def hindrance(self) -> str:
+        """The stanza error for which nothing can be resumed now, whatever it is; "": none."""
+        if not self._resume:
+            return "feature-not-implemented"
+        return "unexpected-request" if not self.pairs or self.managed else ""
+
+    def resume(self, resumption: Resumption, element: Element) -> None:
+        """`<resume/>` is granted: what that stream counted counts on."""
+        count = self.go_on(resumption, resumption.counters.handled, element)
+        self.send(management.resumed(resumption))
+        self.emit(Resumed(count))
 
     def refusal_of(self, sender: Domain) -> Refusal | None:
         """Why `sender` can be none, whatever it proves (R14)."""
@@ -182,6 +200,9 @@ class ReceivingPhase(ManagedPhase):
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
         raise self.unasked("dialback_answered")
+
+    def resumed(self, resumption: Resumption | None, past: Counters | None) -> None:
+        raise self.unasked("resumed")
 
     def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
         """R7: `<failure/>`, the closing tag, the end."""

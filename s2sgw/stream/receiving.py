@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from s2sgw.stream.events import DialbackOutcome, Event, Permission, Refusal
+from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.options import ReceivingOptions
 from s2sgw.stream.receiver import Receiver, ReceivingPhase
 from s2sgw.stream.receiving_phases import AwaitHeader, Handshaking
@@ -33,3 +34,7 @@ class ReceivingStream(Receiver):
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> list[Event]:
         """Answers `DialbackNeeded` for `pair`."""
         return self.step(lambda outcome: self.phase.dialback_answered(pair, outcome), outcome)
+
+    def resumed(self, resumption: Resumption | None, past: Counters | None = None) -> list[Event]:
+        """Answers `ResumptionNeeded`: by what that stream is resumed, or None; `past`: how far one had come that no longer is."""
+        return self.step(lambda resumption: self.phase.resumed(resumption, past), resumption)

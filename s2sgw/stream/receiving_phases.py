@@ -7,8 +7,18 @@ from dataclasses import replace
 from s2sgw.stream import management, sasl
 from s2sgw.stream.authorisation import Authorisation
 from s2sgw.stream.dialback import Request
-from s2sgw.stream.events import DialbackOutcome, JudgementNeeded, Method, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import (
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    ResumptionNeeded,
+    StartTLS,
+)
 from s2sgw.stream.features import TLSUse
+from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
 from s2sgw.stream.receiver import Asserted, Receiver, ReceivingPhase
 from s2sgw.stream.sasl import SASLCondition, SASLRefused, ServerExchange
@@ -248,17 +258,46 @@ class Conversing(ReceivingPhase):
         self.authorisation.verify(Request.read(element))
 
     def enable(self, element: Element) -> None:
-        self.stream.enable()
+        self.stream.enable(element)
 
     def resume(self, element: Element) -> None:
-        """Nothing is ever resumed here, and who asks is told so (XEP-0198 §5)."""
-        self.stream.send(management.failed("feature-not-implemented"))
+        """Where resumption is to be had, the shell looks for that stream (XEP-0198 §5)."""
+        hindrance = self.stream.hindrance()
+        if hindrance:
+            self.stream.send(management.failed(hindrance))
+        else:
+            self.stream.phase = Resuming(self, element)
+            self.stream.emit(ResumptionNeeded(element.attributes.get("previd", "")))
 
     def judged(self, permission: Permission) -> None:
         self.authorisation.judged(permission)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
         self.authorisation.answered(pair, outcome)
+
+
+class Resuming(ReceivingPhase):
+    """The shell looks for the stream that is to be resumed."""
+
+    waits = True
+
+    def __init__(self, before: Conversing, element: Element) -> None:
+        super().__init__(before.stream)
+        self._before = before
+        self._element = element
+
+    def resumed(self, resumption: Resumption | None, past: Counters | None) -> None:
+        self.stream.phase = self._before
+        if resumption is None:
+            self.stream.send(management.failed("item-not-found", past))
+        else:
+            self.stream.resume(resumption, self._element)
+
+    def judged(self, permission: Permission) -> None:
+        self._before.judged(permission)
+
+    def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
+        self._before.dialback_answered(pair, outcome)
 
 
 class Authenticating(Conversing):
