@@ -20,7 +20,7 @@ def stamped(stanza: Stanza, sender: Domain, accepted_at: float) -> bytes:
     """The stanza's bytes with a stamp of `accepted_at` (seconds since the epoch) by `sender`; as they are where none is due."""
     if stanza.kind == "iq" or stanza.type == "error" or _PAYLOAD in stanza.payloads:
         return stanza.data
-    data, delay = stanza.data, _delay(sender, round(accepted_at * 1000))
+    data, delay = stanza.data, _delay(sender.text, round(accepted_at * 1000))
     if data.endswith(b"/>"):
         return b"%b>%b</%b>" % (data[:-2], delay, stanza.kind.encode())
     end = data.rindex(b"</")
@@ -28,7 +28,7 @@ def stamped(stanza: Stanza, sender: Domain, accepted_at: float) -> bytes:
 
 
 @lru_cache(maxsize=STAMPS)
-def _delay(sender: Domain, at: int) -> bytes:
+def _delay(sender: str, at: int) -> bytes:
     """The stamp; `at` is milliseconds since the epoch."""
     stamp = (_EPOCH + timedelta(milliseconds=at)).isoformat(timespec="milliseconds").removesuffix("+00:00")
-    return Element("delay", DELAY, {"from": sender.text, "stamp": f"{stamp}Z"}).to_xml()
+    return Element("delay", DELAY, {"from": sender, "stamp": f"{stamp}Z"}).to_xml()
