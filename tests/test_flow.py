@@ -190,29 +190,18 @@ class SpoolTests(SynchronousTestCase):
         world.answer()
         self.assertEqual(world.settled, ["1", "2"])
 
-    def test_tries_again_where_the_disk_failed(self) -> None:
-        """Whoever brought it without waiting for a receipt is not refused: there may be room a window later, not at once."""
+    def test_full_for_those_who_wait_for_no_receipt(self) -> None:
+        """Nor does what came without XEP-0198 stay in memory alone, but for errors, which none may answer: those try again."""
         world = World(disk=120)
         world.hop.ready = False
         world.accept(stanza("1", size=80))
         world.clock.advance(WINDOW)
-        world.flow.accept([stanza("2", size=80)])
+        world.flow.accept([stanza("2", size=80), stanza("3", type="error")])
         world.clock.advance(WINDOW)
-        self.assertEqual((world.spooled(), len(world.flow.lane), len(world.clock.getDelayedCalls())), (["1"], 2, 1))
+        self.assertEqual((world.spooled(), len(world.flow.lane), ids(world.back.sent)), (["1"], 2, "2"))
         world.spool.remove(OUT, 1)
         world.clock.advance(WINDOW)
-        self.assertEqual(world.spooled(), ["2"])
-
-    def test_heard_first(self) -> None:
-        """A turn that outlasts the window leaves answers unread: they are heard before anything is spooled, and nothing later is."""
-        for turns, batches in ((2, 0), (3, 1)):
-            world = World()
-            world.hold_back = True
-            world.clock.callLater(WINDOW, world.acknowledge_after, turns)
-            world.accept(stanza("1"))
-            world.clock.callLater(WINDOW, world.accept, stanza("2"))
-            world.clock.advance(WINDOW)
-            self.assertEqual((len(world.later), world.settled), (batches, ["1"]))
+        self.assertEqual(world.spooled(), ["3"])
 
     def test_acknowledged_while_it_is_being_spooled(self) -> None:
         """An acknowledgement that overtakes the disk leaves nothing behind there."""
@@ -369,6 +358,17 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("2"))
         world.lanes.stop()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
+
+
+    def test_stop_without_room(self) -> None:
+        """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
+        world = World(disk=10)
+        world.hop.ready = False
+        world.lanes.rest()
+        world.flow.accept([stanza("1")])
+        world.lanes.flow(OUT.inverse).held = True
+        world.lanes.stop()
+        self.assertEqual((ids(world.back.sent), world.back.ready), ("1", False))
 
 
 class DoubtTests(SynchronousTestCase):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from s2sgw.gateway.answers import Answers
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.record import Direction
+from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.delay import stamped
 from s2sgw.queue.held import Held, Piece, Receipt
 from s2sgw.queue.lane import Lane
@@ -303,17 +304,16 @@ class Flow:
             self.spool_now(self._due)
         else:
             self._not_held(batch, error)
-            self._lanes.watch(self)
         self.relieve()
 
     def _not_held(self, batch: list[Piece], error: Exception) -> None:
-        """No room, or no disk: what waits is refused in words; what is in flight may still arrive."""
+        """No room, or no disk: what waits is refused in words where there are any; what is in flight may still arrive."""
         for piece in batch:
             piece.spooled = False
         self.lane.fresh.extendleft(reversed(batch))
-        self._lanes.spool_failed(error)
-        waiting = {piece.position for piece in batch if piece.receipt is not None}
-        self.give_up_on(self.lane.remove(lambda held: held.position in waiting), Cause.QUEUE_FULL)
+        self._lanes.spool_failed(self, error)
+        refused = {piece.position for piece in batch}
+        self.give_up_on(self.lane.remove(lambda held: held.position in refused and may_bounce(held.stanza)), Cause.QUEUE_FULL)
 
     def _read_on(self) -> None:
         """Fetch the next of what only the spool holds."""

@@ -124,8 +124,9 @@ class Lanes:
         for flow in due:
             flow.spool_now(before)
 
-    def spool_failed(self, error: Exception) -> None:
-        """Say so once for each failed batch: custody is refused meanwhile."""
+    def spool_failed(self, flow: Flow, error: Exception) -> None:
+        """Say so once for each failed batch: custody is refused meanwhile. What cannot be refused tries again a window later."""
+        self.watch(flow)
         ending = Ending(Cause.QUEUE_FULL, str(error))
         self.record.refused("outbound", "backend", ("", ""), "", ending)
 
@@ -191,11 +192,19 @@ class Lanes:
                 flow.drain()
 
     def stop(self) -> Deferred[list[None]]:
-        """Close every hop in order, and leave to the spool what was not passed on; without one it is bounced first."""
+        """Leave to the spool what was not passed on; what it does not take is bounced while hops are open; then close those."""
         self.backlog.stop()
-        if not self.spools:
-            for flow in self:
+        for flow in self:
+            if self.spools:
+                flow.spool_now()
+            else:
                 flow.give_up(Cause.SHUTDOWN)
+        kept: Deferred[None] = Deferred()
+        self.spool.lanes(lambda _: kept.callback(None))  # it answers in order
+        return kept.addCallback(lambda _: self._close())
+
+    def _close(self) -> Deferred[list[None]]:
+        self.go_on(lambda flow: bool(flow.lane.fresh))  # no room on the disk: better written to whoever confirms nothing
         closed = [flow.hop.stop(Cause.SHUTDOWN) for flow in self]
         for flow in self:
             flow.lane.take_back()
