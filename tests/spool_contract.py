@@ -59,6 +59,9 @@ class Asking:
     def append(self, *batch: Spooled) -> Any:
         return self.ask(self.spool.append, batch)
 
+    def mark(self, pair: Pair, positions: list[int]) -> Any:
+        return self.ask(self.spool.mark_written, pair, positions)
+
     def read(self, pair: Pair, after: int = 0, at_most: int = 1 << 20) -> list[Spooled]:
         rows: list[Spooled] = self.ask(self.spool.read, pair, after, at_most)
         return rows
@@ -123,7 +126,7 @@ class Model:
             row = self.rows.get((pair, position))
             if row is not None:
                 self.rows[pair, position] = Spooled(pair, position, row.stanza, row.accepted_at, row.deadline, True)
-        self.asking.spool.mark_written(pair, positions)
+        assert self.asking.mark(pair, positions) is None
 
     def read(self, pair: Pair, after: int, at_most: int) -> None:
         """In order, nothing left out, at least one, and it stops where `at_most` is reached."""
@@ -223,8 +226,7 @@ class SpoolContract:
         """R33: what was marked as written says so when it is read; a mark on what is not there is nothing."""
         with self.asking() as it:
             it.append(spooled(A, 1), spooled(A, 2))
-            it.spool.mark_written(A, [2, 3])
-            it.spool.mark_written(B, [1])
+            self.assertEqual((it.mark(A, [2, 3]), it.mark(B, [1])), (None, None))
             self.assertEqual([row.written for row in it.read(A)], [False, True])
 
     def test_expired(self) -> None:

@@ -17,7 +17,7 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Record
 from s2sgw.queue.held import Holds, Receipt
 from s2sgw.queue.memory import MemorySpool
-from s2sgw.queue.spool import Aside, LaneSummary, Spooled
+from s2sgw.queue.spool import Aside, LaneSummary, Spooled, SpoolFull
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -369,6 +369,60 @@ class SpoolTests(SynchronousTestCase):
         world.lanes.flow(OUT.inverse).held = True
         world.lanes.stop()
         self.assertEqual((ids(world.back.sent), world.back.ready), ("1", False))
+
+
+class MarkTests(SynchronousTestCase):
+    """R33: a request in the spool is written to the wire only once the spool knows that it is."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.world.hop.ready = False
+        self.world.accept(stanza("m"), stanza("q", "iq", "get"), stanza("r", "iq", "result"), stanza("s", "iq", "set"), stanza("n"))
+        self.world.clock.advance(WINDOW)
+        self.world.hold_back = True
+
+    def go(self) -> str:
+        """The next hop is there; what it gets at once."""
+        self.world.hop.ready = True
+        self.world.flow.drain()
+        return ids(self.world.hop.sent)
+
+    def test_marked_first(self) -> None:
+        """What stands before the first request goes at once, the rest in its order when all that are near are marked, by one word."""
+        self.assertEqual(self.go(), "m")
+        self.world.flow.drain()
+        self.world.flow.accept([stanza("o")])
+        self.assertEqual((ids(self.world.hop.sent), len(self.world.later)), ("m", 1))
+        self.world.answer()
+        self.assertEqual(ids(self.world.hop.sent), "mqrsno")
+        self.world.hold_back = False
+        after = World(spool=self.world.spool)
+        after.lanes.restore()
+        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("mrn", "qs"))
+
+    def test_the_hop_goes_meanwhile(self) -> None:
+        """A request that was marked and not written after all goes with the next stream."""
+        self.go()
+        self.world.hop.ready = False
+        self.world.flow.lost(poisoned=False)
+        self.world.answer()
+        self.assertEqual(ids(self.world.hop.sent), "m")
+        self.assertEqual(self.go(), "mmqrsn")
+
+    def test_cannot_be_marked(self) -> None:
+        """Where the disk takes no mark the requests are refused in words; nothing waits for them."""
+        self.patch(self.world.spool, "mark_written", lambda pair, positions, done: done(SpoolFull("no room")))
+        self.assertEqual(self.go(), "mrn")
+        self.assertEqual(ids(self.world.back.sent), "qs")
+        self.assertIn(b"resource-constraint", self.world.back.sent[0])
+
+    def test_parked(self) -> None:
+        """One that the operator holds back keeps the others from nothing, and is not marked."""
+        self.world.flow.parked = {2}
+        self.assertEqual(self.go(), "mr")
+        self.world.answer()
+        self.assertEqual(ids(self.world.hop.sent), "mrsn")
+        self.assertEqual([row.written for row in self.world.spool._lanes[OUT].values() if row.position == 2], [False])
 
 
 class DoubtTests(SynchronousTestCase):

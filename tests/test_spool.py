@@ -72,7 +72,7 @@ class LastingTests(SynchronousTestCase):
         """Stanzas, marks, positions, accounts and the pen are there again."""
         it = self.file.open()
         it.append(*(spooled(A, position) for position in range(1, 4)), spooled(B, 1))
-        it.spool.mark_written(A, [2])
+        it.mark(A, [2])
         it.spool.remove(A, 1)
         it.spool.put_aside(spooled(B, 9), "poison", 3.0)
         before = it.lanes()
@@ -318,13 +318,13 @@ class FaultTests(SynchronousTestCase):
         """What cannot be removed now is removed as soon as the disk takes it; appends are refused meanwhile."""
         connection_of(self.it).execute("PRAGMA query_only=ON")
         self.it.spool.remove(A, 5)
-        self.it.spool.mark_written(A, [6])
+        self.assertIsInstance(self.it.mark(A, [6]), SpoolBroken)
         self.assertIsInstance(self.it.append(spooled(B, 1)), SpoolBroken)
         self.assertEqual((self.it.positions(A), self.it.held()), (list(range(1, 11)), (10, 40_000)))
         self.assertIn("readonly", self.file.reports[0])
         connection_of(self.it).execute("PRAGMA query_only=OFF")
         self.assertEqual((self.it.positions(A), self.it.held()), (list(range(6, 11)), (5, 20_000)))
-        self.assertTrue(self.it.read(A)[0].written)
+        self.assertFalse(self.it.read(A)[0].written)
 
     def test_debts_are_bounded(self) -> None:
         """A disk that never comes back does not fill the memory."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from s2sgw.gateway.answers import Answers
 from s2sgw.gateway.hop import Hop, Source
+from s2sgw.gateway.marks import Marks
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.delay import stamped
@@ -60,6 +61,7 @@ class Flow:
         self._newest = Newest()
         self.backlog: Backlog | None = None  # where the lane has its turn after a start, until it is done
         self.answers = Answers()
+        self._marks = Marks(lane, lambda: lanes.spool, self.drain, lambda gone: self.give_up_on(gone, Cause.QUEUE_FULL))
 
     @property
     def pair(self) -> Pair:
@@ -188,7 +190,10 @@ class Flow:
     def drain(self) -> None:
         """The hop is free: hand over what waits, then let the sources go on."""
         while self.hop.ready and self._may_write and not (self.suspects and self.lane.in_flight):
-            self._write(self.lane.write(1 if self.suspects else CHUNK, self.parked))
+            if not (written := self.lane.write(1 if self.suspects else CHUNK, self.parked)):
+                self._marks.make(self.parked)
+                break
+            self._write(written)
         if self.hop.ready and self.lane.gap is not None and not self.held and not self._may_write:
             self._read_on()
         self.relieve()
@@ -201,7 +206,6 @@ class Flow:
         return not all(held.position in self.parked for held in self.lane.waiting)
 
     def _write(self, written: list[Held]) -> None:
-        self._mark(written)
         for held in written if self._newest else ():
             self._newest.forget(held)
         now = self._lanes.clock.seconds()
@@ -215,12 +219,6 @@ class Flow:
             return held.stanza.data
         data = stamped(held.stanza, self.pair.sender, held.accepted_at)
         return held.stanza.data if self.largest is not None and len(data) > self.largest else data
-
-    def _mark(self, written: list[Held]) -> None:
-        """R33: an IQ on its way is never sent again, not even after a crash."""
-        iqs = [held.position for held in written if held.spooled and held.stanza.kind == "iq"]
-        if iqs:
-            self._lanes.spool.mark_written(self.pair, iqs)
 
     def acknowledged(self, number: int) -> None:
         """The next server has the first `number` stanzas in flight."""
@@ -252,7 +250,7 @@ class Flow:
             self._poison(doubtful)
             return
         self.suspects = len(doubtful) if poisoned else self.suspects
-        asked = {held.position for held in doubtful if held.stanza.kind == "iq" and held.stanza.type in ("get", "set")}
+        asked = {held.position for held in doubtful if held.stanza.is_request}
         self.give_up_on(self.lane.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
         self._lanes.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
 
@@ -337,7 +335,7 @@ class Flow:
     def _fill(self, held: list[Held], complete: bool) -> None:
         self.lane.fill(held, complete)
         self.fit(self.largest)
-        if doubtful := {each.position for each in held if each.written and each.stanza.kind == "iq"}:
+        if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
             self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 
     # --- custody ended ---

@@ -29,7 +29,7 @@ def may_bounce(stanza: Stanza) -> bool:
     if not stanza.from_:
         return False
     if stanza.kind == "iq":
-        return stanza.type in ("get", "set")
+        return stanza.is_request
     if stanza.kind == "presence":
         return stanza.type in (None, "subscribe")
     return stanza.type not in ("error", "result")

@@ -65,6 +65,11 @@ class Held:
         return len(self.stanza.data) + OVERHEAD
 
     @property
+    def unmarked(self) -> bool:
+        """A request that the spool holds, and does not know to be on the wire: it is to know that first (R33)."""
+        return self.spooled and not self.written and self.stanza.is_request
+
+    @property
     def stanzas(self) -> list[Stanza]:
         """As of a flight of one."""
         return [self.stanza]

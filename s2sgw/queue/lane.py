@@ -109,7 +109,7 @@ class Lane:
     def write(self, at_most: int, parked: Collection[int] = ()) -> list[Held]:
         """The next stanzas to be written, about `at_most` bytes of them, at least one if any waits: they are in flight now.
 
-        Those at the positions `parked` are passed over.
+        Those at the positions `parked` are passed over. It ends before a request that the spool is to mark first.
         """
         written: list[Held] = []
         passed_over: list[Held] = []
@@ -119,6 +119,9 @@ class Lane:
             if held.position in parked:
                 passed_over.append(held)
                 continue
+            if held.unmarked:
+                self.waiting.appendleft(held)
+                break
             size += len(held.stanza.data)
             held.written = True
             written.append(held)

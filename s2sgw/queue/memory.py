@@ -62,11 +62,12 @@ class MemorySpool(Spool):
         if not lane:
             self._lanes.pop(pair, None)
 
-    def mark_written(self, pair: Pair, positions: Sequence[int]) -> None:
+    def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
         lane = self._lanes.get(pair, {})
         for position in positions:
             if position in lane:
                 lane[position] = lane[position]._replace(written=True)
+        self._deliver(lambda: done(None))
 
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         late = [spooled for lane in self._lanes.values() for spooled in lane.values() if spooled.deadline <= now]

@@ -86,8 +86,8 @@ class Spool(Protocol):
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
         """Forget just these."""
 
-    def mark_written(self, pair: Pair, positions: Sequence[int]) -> None:
-        """These are being written to the wire."""
+    def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
+        """These are about to be written to the wire; `done` as of `append`."""
 
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         """So many stanzas at most whose deadline is past, of any lane."""

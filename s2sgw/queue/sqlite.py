@@ -83,8 +83,8 @@ class SQLiteSpool(Spool):
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
         self._put(_Job(lambda ledger: ledger.remove_each(pair, positions)))
 
-    def mark_written(self, pair: Pair, positions: Sequence[int]) -> None:
-        self._put(_Job(lambda ledger: ledger.mark_written(pair, positions)))
+    def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
+        self._put(_Job(lambda ledger: ledger.mark_written(pair, positions), done, _outcome))
 
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         self._put(_Job(lambda ledger: ledger.expired(now, at_most), done, _nothing))

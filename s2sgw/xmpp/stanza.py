@@ -28,5 +28,10 @@ class Stanza:
         self.id = id
         self.payloads = payloads
 
+    @property
+    def is_request(self) -> bool:
+        """An IQ that wants an answer, and may be acted upon."""
+        return self.kind == "iq" and self.type in ("get", "set")
+
     def __repr__(self) -> str:
         return f"<{self.kind} type={self.type!r} {self.from_!r} -> {self.to!r} id={self.id!r} {len(self.data)} bytes>"
