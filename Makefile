@@ -7,7 +7,7 @@
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make crash      the gateway under load, killed again and again: what became of every stanza (CYCLES=200)
-#   make fuzz       the framer and the addresses under Hypothesis, for FUZZ_EXAMPLES examples
+#   make fuzz       the framer and the addresses under Hypothesis, a lane against its model, for FUZZ_EXAMPLES
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make pythons    the tests, under Python 3.12 and 3.13 where they are here
@@ -117,7 +117,7 @@ crash: $(DEV)
 	@$(BIN)/python -m crash --cycles $(CYCLES)
 
 fuzz: $(DEV)
-	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz tests.test_flow_model
 
 clean:
 	@rm -rf .venv .venv-* build dist _trial_temp* .coverage* htmlcov .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway import flow as flows
+from s2sgw.gateway import orders
 from s2sgw.gateway.flow import CHUNK, Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
@@ -52,7 +53,7 @@ class FakeHop:
 
     def pressed(self) -> None: ...
 
-    def contact(self) -> None:
+    def contact(self, urged: bool = False) -> None:
         self.contacts += 1
 
     def part(self) -> None: ...
@@ -297,6 +298,46 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(ids(world.hop.sent), "1234567")
         world.flow.acknowledged(7)
         self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+
+    def test_ended_while_the_spool_is_read(self) -> None:
+        """What has come to its end does not come back with an answer of the spool that is older, nor end twice."""
+        world = World(memory=1 << 16)  # one stanza stays in memory
+        world.hop.ready = False
+        world.accept(stanza("1"), stanza("2"))
+        world.clock.advance(WINDOW)
+        world.hold_back = True
+        world.accept(stanza("3"), stanza("q", "iq", "get"), stanza("4"))
+        world.clock.advance(WINDOW)
+        world.hop.ready = True
+        world.flow.drain()  # the spool is asked for what stands behind 1
+        world.clock.advance(31)
+        world.lanes.sweep()
+        self.assertEqual(ids(world.back.sent), "q")
+        world.later.pop(0)()  # the last batch is safe, and leaves memory: the spool is being asked for that, too
+        self.assertEqual((world.flow.lane.gap, world.flow.lane.gap_count), ((1, 5), 3))
+        world.hold_back = False
+        world.answer()
+        self.assertEqual((ids(world.hop.sent), ids(world.back.sent)), ("1234", "q"))
+        world.flow.acknowledged(4)
+        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+
+    def test_dropped_while_what_expired_is_looked_for(self) -> None:
+        """A stanza that the operator drops while the spool looks for what has expired is bounced once."""
+        for drop_first in (True, False):
+            world = World(memory=1 << 16)  # one stanza stays in memory
+            world.hop.ready = False
+            world.accept(stanza("1"), stanza("q", "iq", "get"))
+            world.clock.advance(WINDOW)
+            world.clock.advance(31)
+            world.hold_back = True
+            if drop_first:
+                orders.drop(world.flow, False, 2)
+            world.lanes.sweep()
+            if not drop_first:
+                orders.drop(world.flow, False, 2)
+            world.hold_back = False
+            world.answer()
+            self.assertEqual((ids(world.back.sent), world.spooled(), len(world.flow.lane)), ("q", ["1"], 1))
 
     def test_restored(self) -> None:
         """After a start every lane that the spool holds goes on, in order, before anything new."""

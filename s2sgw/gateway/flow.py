@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
 from s2sgw.gateway.answers import Answers
+from s2sgw.gateway.gap import Gap
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.marks import Marks
 from s2sgw.gateway.record import Direction
@@ -51,13 +51,12 @@ class Flow:
         self._slowed: set[Source] = set()
         self._spooling = False
         self._due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
-        self._reading = False
         #: the operator's word: nothing is written, or not these positions
         self.held = False
         self.parked: set[int] = set()
         self.out_of_order = False
         self._ending: Callable[[list[Held]], None] | None = None
-        self._ended: set[int] = set()
+        self.gap = Gap(lane, lanes, self._back_in_memory, self._was_read)
         self._newest = Newest()
         self.backlog: Backlog | None = None  # where the lane has its turn after a start, until it is done
         self.answers = Answers()
@@ -70,7 +69,7 @@ class Flow:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        busy = len(self.lane) or self._spooling or self._reading or self.answers.pings
+        busy = len(self.lane) or self._spooling or self.gap.reading or self.answers.pings
         return not busy and self.hop.state == "idle"
 
     # --- answers that go no further ---
@@ -195,7 +194,7 @@ class Flow:
                 break
             self._write(written)
         if self.hop.ready and self.lane.gap is not None and not self.held and not self._may_write:
-            self._read_on()
+            self.gap.read_on(CHUNK)
         self.relieve()
 
     @property
@@ -270,10 +269,6 @@ class Flow:
 
     # --- the spool ---
 
-    def read_spool(self, after: int, done: Callable[[list[Spooled]], None]) -> None:
-        """The stanza behind this position, as the spool has it, at least."""
-        self._lanes.spool.read(self.pair, after, 1, done)
-
     def spool_now(self, before: float = inf) -> None:
         """What was accepted up to `before` (whenever), and the next server has not acknowledged, is spooled in one batch."""
         self._due = before
@@ -313,30 +308,15 @@ class Flow:
         refused = {piece.position for piece in batch}
         self.give_up_on(self.lane.remove(lambda held: held.position in refused and may_bounce(held.stanza)), Cause.QUEUE_FULL)
 
-    def _read_on(self) -> None:
-        """Fetch the next of what only the spool holds."""
-        if not self._reading and self.lane.gap is not None:
-            self._reading = True
-            self._lanes.spool.read(self.pair, self.lane.gap[0], CHUNK, partial(self._read, self.lane.gap[0]))
-
-    def _read(self, after: int, spooled: list[Spooled]) -> None:
-        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it."""
-        self._reading = False
-        gap = self.lane.gap
-        if gap is not None and gap[0] == after:
-            rows = [row for row in spooled if row.position <= gap[1]]
-            held = [_from_spool(row) for row in rows if row.position not in self._ended]
-            self._fill(held, complete=not rows or rows[-1].position >= gap[1])
-        self._ended.clear()
-        if self._ending is not None:
-            self.end_all(self._ending)
-        self.drain()
-
-    def _fill(self, held: list[Held], complete: bool) -> None:
-        self.lane.fill(held, complete)
+    def _back_in_memory(self, held: list[Held]) -> None:
         self.fit(self.largest)
         if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
             self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
+
+    def _was_read(self) -> None:
+        if self._ending is not None:
+            self.end_all(self._ending)
+        self.drain()
 
     # --- custody ended ---
 
@@ -349,7 +329,7 @@ class Flow:
         end(self.lane.clear())
         self._ending = end if self.lane.gap is not None else None
         if self._ending is not None:
-            self._read_on()
+            self.gap.read_on(CHUNK)
         self.relieve()
 
     def give_up_on(self, gone: Iterable[Held], cause: Cause) -> None:
@@ -366,6 +346,7 @@ class Flow:
         spooled = [held.position for held in gone if held.spooled]
         if spooled:
             self._lanes.spool.remove_each(self.pair, spooled)
+            self.gap.ended(spooled)
         for held in gone:
             self._newest.forget(held)
             held.settle()
@@ -376,23 +357,9 @@ class Flow:
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
-        self.give_up_on(self.taken_from_gap(spooled), self.hop.last_cause)
-
-    def taken_from_gap(self, spooled: Sequence[Spooled]) -> list[Held]:
-        """Those of the rows that the spool alone holds leave it; a read that is under way may still bring them."""
-        gap = self.lane.gap
-        within = range(gap[0] + 1, gap[1] + 1) if gap is not None else ()
-        alone = [row for row in spooled if row.position in within and row.position not in self._ended]
-        self.lane.gap_count -= len(alone)
-        if self._reading:
-            self._ended.update(row.position for row in alone)
-        return [_from_spool(row) for row in alone]
+        self.give_up_on(self.gap.take(spooled), self.hop.last_cause)
 
     def forget_all(self, gone: list[Held]) -> None:
         """End the custody of these without a word."""
         self._lanes.record.counted(self.direction, "dropped", [held.stanza for held in gone])
         self._end(gone)
-
-
-def _from_spool(row: Spooled) -> Held:
-    return Held(row.position, row.stanza, row.accepted_at, row.deadline, None, True, row.written)

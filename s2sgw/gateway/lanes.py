@@ -53,7 +53,7 @@ class Lanes:
         self._flows: dict[Pair, Flow] = {}
         self._towards: dict[Domain, dict[Pair, Flow]] = {}
         self._watched: deque[tuple[float, Flow]] = deque()
-        self._expiring = False
+        self.expiring = False
         self._resting = False
         self.backlog = Backlog(clock, restore)
 
@@ -155,8 +155,8 @@ class Lanes:
             flow.expire(now)
             if flow.idle:
                 self._forget(flow.pair)
-        if self.spools and self.spool.count and not self._expiring:
-            self._expiring = True
+        if self.spools and self.spool.count and not self.expiring:
+            self.expiring = True
             self.spool.expired(now, EXPIRED, self._expired)
 
     def _forget(self, pair: Pair) -> None:
@@ -168,12 +168,14 @@ class Lanes:
         self.withheld.forget(pair)
 
     def _expired(self, spooled: list[Spooled]) -> None:
-        self._expiring = False
+        self.expiring = False
         by_pair: dict[Pair, list[Spooled]] = {}
         for row in spooled:
             by_pair.setdefault(row.pair, []).append(row)
         for pair, rows in by_pair.items():
             self.flow(pair).expire_spooled(rows)
+        for flow in self:
+            flow.gap.forget()
 
     # --- the end ---
 

@@ -60,7 +60,7 @@ def _drop_spooled(flow: Flow, position: int, end: Callable[[list[Held]], None]) 
         return 0
 
     def found(rows: list[Spooled]) -> None:
-        end(flow.taken_from_gap([row for row in rows if row.position == position]))
+        end(flow.gap.take([row for row in rows if row.position == position]))
 
-    flow.read_spool(position - 1, found)
+    flow.gap.look(position - 1, found)
     return 1
