@@ -158,7 +158,7 @@ class Parts:
         return Entrance(self.lanes, self.record, Gates(self.policies, self.reactor.seconds))
 
     def _woken(self, domain: Domain) -> None:
-        self.manners.wake(domain.ascii)
+        self.manners.wake(domain.ascii, lambda: self.lanes.contact(domain))
 
     @cached_property
     def client_tls(self) -> ClientTLS:

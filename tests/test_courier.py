@@ -13,14 +13,15 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway import room
+from s2sgw.gateway import orders, room
 from s2sgw.gateway.acks import NoReceipts
 from s2sgw.gateway.courier import STEADY, Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
-from s2sgw.gateway.manners import Manners
+from s2sgw.gateway.manners import WAKES, Manners
 from s2sgw.gateway.opening import Opener
+from s2sgw.gateway.peerstreams import PeerStreams
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.room import Room
 from s2sgw.net.discovery import Resolution, Target
@@ -193,7 +194,7 @@ class KeepingHop:
 
     def pressed(self) -> None: ...
 
-    def contact(self) -> None: ...
+    def contact(self, urged: bool = False) -> None: ...
 
     def part(self) -> None: ...
 
@@ -281,9 +282,38 @@ class CourierTests(SynchronousTestCase):
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.flow.accept([message("1")])
         world.side.ending = None
-        world.manners.wake(THERE.ascii)
+        world.manners.wake(THERE.ascii, lambda: None)
         world.lanes.contact(THERE)
         self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_contact_put_off(self) -> None:
+        """A peer that contacts us again at once is asked again soon: its word is put off, not dropped."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+
+        def contact() -> None:
+            world.manners.wake(THERE.ascii, lambda: world.lanes.contact(THERE))
+            world.lanes.contact(THERE)
+        contact()
+        world.side.ending = None
+        contact()
+        self.assertEqual((world.state, len(world.dials)), ("backing off", 0))
+        world.clock.advance(WAKES)
+        self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_flushed(self) -> None:
+        """The operator's word counts at once: by flushing a lane, or all that waits for a peer whose key was approved."""
+        for approved in (False, True):
+            world = World()
+            world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+            world.flow.accept([message("1")])
+            world.side.ending = None
+            if approved:
+                PeerStreams(world.lanes, []).wake(THERE)  # type: ignore[arg-type]
+            else:
+                orders.flush(world.flow)
+            self.assertEqual(ids(world.open().written), ["1"])
 
     def test_refused_pair(self) -> None:
         """The other side does not serve that domain: bounced."""

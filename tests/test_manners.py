@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -112,20 +114,25 @@ class BudgetTests(SynchronousTestCase):
         )
 
     def test_contact_wakes(self) -> None:
-        """A server that contacts us is asked again at once, but not at its every word."""
+        """A server that contacts us is asked again at once, but not at its every word: that is put off, and one timer is enough."""
+        told: list[str] = []
         self.manners.failed(PEER, REFUSED)
         self.clock.advance(1)
-        self.manners.wake(PEER)
+        self.manners.wake(PEER, lambda: told.append("at once"))
         attempt = Attempt(self.manners)
         self.assertTrue(attempt.running)
         attempt.end(REFUSED)
         self.clock.advance(WAKES / 2)
-        self.manners.wake(PEER)
-        self.refused(Attempt(self.manners))
+        for word in ("first", "second"):
+            self.manners.wake(PEER, partial(told.append, word))
+            self.refused(Attempt(self.manners))
         self.clock.advance(WAKES / 2)
-        self.manners.wake(PEER)
         self.assertTrue(Attempt(self.manners).running)
-        self.manners.wake("stranger.example")
+        self.manners.wake("stranger.example", lambda: told.append("stranger"))
+        self.assertEqual((told, self.clock.getDelayedCalls()), (["first"], []))
+        self.manners.wake(PEER, lambda: told.append("third"))
+        self.clock.advance(WAKES)
+        self.assertEqual(told, ["first", "third"])
 
     def test_forced(self) -> None:
         """Whose answer a stranger waits for is asked all the same, one question at a time where it failed before."""

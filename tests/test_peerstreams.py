@@ -45,7 +45,7 @@ class PeerStreamsTests(SynchronousTestCase):
     def test_wake(self) -> None:
         """The lanes that wait for the peer try again."""
         woken: list[Domain] = []
-        PeerStreams(SimpleNamespace(contact=woken.append), []).wake(PEER)  # type: ignore[arg-type]
+        PeerStreams(SimpleNamespace(contact=lambda *peer, urged: woken.extend(peer) if urged else None), []).wake(PEER)  # type: ignore[arg-type]
         self.assertEqual([PEER], woken)
 
     def test_close(self) -> None:

@@ -42,7 +42,7 @@ class EchoHop:
     def wanted(self) -> None:
         """Always ready: nothing ever waits."""
 
-    def contact(self) -> None:
+    def contact(self, urged: bool = False) -> None:
         """Always here."""
 
     def part(self) -> None:

@@ -113,7 +113,9 @@ class Courier:
     def wanted(self) -> None:
         self._life.wanted()
 
-    def contact(self) -> None:
+    def contact(self, urged: bool = False) -> None:
+        if urged:
+            self._opener.manners.urge(self.flow.pair.recipient.ascii)
         self._life.contact()
 
     def part(self) -> None:

@@ -50,8 +50,8 @@ class Hop(Protocol):
     def wanted(self) -> None:
         """The lane holds something: see to it that `Flow.drain` is called when it can go."""
 
-    def contact(self) -> None:
-        """The next server was heard of: now is a good time to try again."""
+    def contact(self, urged: bool = False) -> None:
+        """The next server was heard of: now is a good time to try again. `urged`: the operator says so, whatever is known."""
 
     def part(self) -> None:
         """Others wait for a stream, and this one is done: let it go."""

@@ -90,10 +90,10 @@ class Lanes:
         for request in requests:
             self.flow(pair.inverse).answers.drop_late(request)
 
-    def contact(self, peer: Domain) -> None:
-        """`peer` proved itself on a stream of its own: the lanes that wait for it try again."""
+    def contact(self, peer: Domain, urged: bool = False) -> None:
+        """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
         for flow in list(self._towards.get(peer, {}).values()):
-            flow.hop.contact()
+            flow.hop.contact(urged)
             self.backlog.hurry(flow)
 
     # --- the spool ---

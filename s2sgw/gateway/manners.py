@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.queue.schedule import BackOff
 from s2sgw.xmpp.ending import Cause, Ending, Layer
@@ -58,6 +58,7 @@ class _Server:
     ending: Ending | None = None
     retry_at: float = 0.0
     woken_at: float = float("-inf")
+    waking: IDelayedCall | None = None
     running: int = 0
     waiting: deque[Deferred[None]] = field(default_factory=deque)
     without: dict[Extra, float] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class _Server:
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.waiting or self.waking)
 
     @property
     def blank(self) -> bool:
@@ -159,13 +160,27 @@ class Manners:
         server.retry_at = self._clock.seconds() + delay
         return delay
 
-    def wake(self, name: str) -> None:
-        """The server contacted us: it may be asked again at once."""
+    def wake(self, name: str, later: Callable[[], None]) -> None:
+        """The server contacted us: it may be asked again, at once or soon; `later` is called where it is soon, and then."""
         server = self._servers.get(name)
-        now = self._clock.seconds()
-        if server is not None and now - server.woken_at >= WAKES:
-            server.woken_at = now
-            server.retry_at = 0.0
+        if server is None or server.waking is not None:
+            return
+        wait = server.woken_at + WAKES - self._clock.seconds()
+        if wait > 0:
+            server.waking = self._clock.callLater(wait, self._awake, server, later)
+        else:
+            self._awake(server)
+
+    def _awake(self, server: _Server, then: Callable[[], None] = lambda: None) -> None:
+        server.waking = None
+        server.woken_at = self._clock.seconds()
+        server.retry_at = 0.0
+        then()
+
+    def urge(self, name: str) -> None:
+        """The operator's word: the server may be asked again at once."""
+        if name in self._servers:
+            self._servers[name].retry_at = 0.0
 
     # --- extensions ---
 

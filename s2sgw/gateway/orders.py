@@ -34,7 +34,7 @@ def flush(flow: Flow) -> None:
     """Try now, whatever the back-off says."""
     if flow.held or not len(flow.lane):
         return
-    flow.hop.contact()
+    flow.hop.contact(True)
     if flow.hop.ready:
         flow.drain()
     else:

@@ -28,8 +28,8 @@ class PeerStreams:
         return sum(len(flow.lane) for flow in self._lanes if flow.pair.recipient == peer)
 
     def wake(self, peer: Domain) -> None:
-        """Try again at once to reach the peer."""
-        self._lanes.contact(peer)
+        """Try again at once to reach the peer, whatever is known of it."""
+        self._lanes.contact(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
         """Close what the peer's key had opened; how many streams."""
