@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Gap:
     """The gap of `lane`. `filled` is told what has come back to memory, then `over` that the spool has answered."""
 
+    __slots__ = ("_ended", "_filled", "_lane", "_lanes", "_looks", "_over", "reading")
+
     def __init__(self, lane: Lane, lanes: Lanes, filled: Callable[[list[Held]], None], over: Callable[[], None]) -> None:
         self._lane = lane
         self._lanes = lanes
