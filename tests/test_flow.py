@@ -204,6 +204,17 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         self.assertEqual(world.spooled(), ["3"])
 
+    def test_heard_first(self) -> None:
+        """A turn that outlasts the window leaves answers unread: they are heard before anything is spooled, and nothing later is."""
+        for turns, batches in ((4, 0), (5, 1)):
+            world = World()
+            world.hold_back = True
+            world.clock.callLater(WINDOW, world.acknowledge_after, turns)
+            world.accept(stanza("1"))
+            world.clock.callLater(WINDOW, world.accept, stanza("2"))
+            world.clock.advance(WINDOW)
+            self.assertEqual((len(world.later), world.settled), (batches, ["1"]))
+
     def test_acknowledged_while_it_is_being_spooled(self) -> None:
         """An acknowledgement that overtakes the disk leaves nothing behind there."""
         world = World()

@@ -27,8 +27,9 @@ SHARE = 4
 RESIDENT = 64
 #: Expired stanzas that are taken from the spool at once.
 EXPIRED = 500
-#: Turns of the reactor that follow the window, in which is read and heard what the next server has said by then.
-HEARING = 2
+#: Turns of the reactor that follow the window, in which is read and heard what the next server has said by then: two for the
+#: answer to a ping, and two more where what was written had to wait for another ping to be answered first (R41).
+HEARING = 4
 
 
 class Lanes:
