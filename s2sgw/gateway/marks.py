@@ -1,4 +1,4 @@
-"""A request in the spool is written to the wire only once the spool knows: an IQ is never sent twice, not even after a crash (R33).
+"""A request in the spool is written to the wire only once the spool knows: an IQ is never sent twice, even after a crash (R33).
 
 A mark that came to the disk behind the request itself would leave a moment in which a `kill -9` makes two of it.
 """
