@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Requests in doubt whose late answers are still dropped, for one pair of domains; the oldest goes first.
-REMEMBERED = 1000
+#: Requests in doubt whose late answers are still dropped, in all; the oldest goes first.
+REMEMBERED = 20_000
+
+
+class Late:
+    """The requests that were answered by an error of ours: one memory for all lanes, since an answer may come when nothing
+    else is left of its lane."""
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[tuple[Pair, str | None, str, str], None] = OrderedDict()
+        self._numbers: Counter[Pair] = Counter()
+
+    def __contains__(self, pair: Pair) -> bool:
+        """Whether any answer of the lane `pair` is to be dropped."""
+        return pair in self._numbers
+
+    def expect(self, pair: Pair, request: Stanza) -> None:
+        """Should an answer to `request` come after all, by the lane `pair`, it is dropped."""
+        key = (pair, request.id, request.to, request.from_)
+        self._numbers[pair] += key not in self._requests
+        self._requests[key] = None
+        if len(self._requests) > REMEMBERED:
+            self._forget(next(iter(self._requests)))
+
+    def take(self, pair: Pair, answer: Stanza) -> bool:
+        """Whether `answer` is such a one; a request has but one answer."""
+        key = (pair, answer.id, answer.from_, answer.to)
+        if key not in self._requests:
+            return False
+        self._forget(key)
+        return True
+
+    def _forget(self, key: tuple[Pair, str | None, str, str]) -> None:
+        del self._requests[key]
+        self._numbers[key[0]] -= 1
+        if not self._numbers[key[0]]:
+            del self._numbers[key[0]]
 
 
 class Answers:
-    """What is caught of the answers that arrive on one lane."""
+    """What is caught of the answers that arrive on the lane `pair`."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: Pair, late: Late) -> None:
         self.pings: dict[str, Callable[[], None]] = {}
-        self._late: OrderedDict[tuple[str | None, str, str], None] = OrderedDict()
+        self._pair = pair
+        self._late = late
 
     def __bool__(self) -> bool:
-        return bool(self.pings or self._late)
-
-    def drop_late(self, request: Stanza) -> None:
-        """`request` was answered by an error of ours: should its own answer come after all, it is dropped."""
-        self._late[request.id, request.to, request.from_] = None
-        if len(self._late) > REMEMBERED:
-            self._late.popitem(last=False)
+        return bool(self.pings) or self._pair in self._late
 
     def awaits(self, stanza: Stanza) -> bool:
         """Whether `stanza` answers a ping of ours."""
@@ -39,8 +70,4 @@ class Answers:
         if answered is not None:
             answered()
             return True
-        key = (stanza.id, stanza.from_, stanza.to)
-        if key in self._late:
-            del self._late[key]
-            return True
-        return False
+        return self._late.take(self._pair, stanza)

@@ -59,7 +59,7 @@ class Flow:
         self.gap = Gap(lane, lanes, self._back_in_memory, self._was_read)
         self._newest = Newest()
         self.backlog: Backlog | None = None  # where the lane has its turn after a start, until it is done
-        self.answers = Answers()
+        self.answers = Answers(lane.pair, lanes.late)
         self._marks = Marks(lane, lambda: lanes.spool, self.drain, lambda gone: self.give_up_on(gone, Cause.QUEUE_FULL))
 
     @property

@@ -9,6 +9,7 @@ from operator import attrgetter
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.gateway.answers import Late
 from s2sgw.gateway.backlog import AT_ONCE, Backlog
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
@@ -52,6 +53,7 @@ class Lanes:
         self._is_local = is_local
         self._hop = hop
         self._flows: dict[Pair, Flow] = {}
+        self.late = Late()
         self._towards: dict[Domain, dict[Pair, Flow]] = {}
         self._watched: deque[tuple[float, Flow]] = deque()
         self.expiring = False
@@ -89,7 +91,7 @@ class Lanes:
     def drop_late(self, pair: Pair, requests: Iterable[Stanza]) -> None:
         """These IQs in doubt get an error of ours: a later answer of their own is dropped (R33)."""
         for request in requests:
-            self.flow(pair.inverse).answers.drop_late(request)
+            self.late.expect(pair.inverse, request)
 
     def contact(self, peer: Domain, urged: bool = False) -> None:
         """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
