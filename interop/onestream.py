@@ -38,6 +38,7 @@ def _stage(first: str) -> Stage:
         stream = "s2sin" if first == "the gateway" else "s2sout"
         for words in ("Received ack request, acking for", f"Received[{stream}]: <a "):
             check(words in log, f"{OUTSIDE}: no {words!r}")
+        check("<resume " not in log + at.behind.logged(), "a Prosody, which gives no id, was asked to resume")
         check("handled-count-too-high" not in log + at.behind.logged(), "an impossible h")
         step(f"{log.count('<a ')} acknowledgements seen by {OUTSIDE}")
 

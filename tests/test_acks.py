@@ -117,7 +117,7 @@ class OtherReceiptsTests(SynchronousTestCase):
     def test_managed_too_late(self) -> None:
         """R35: nothing acknowledged for too long, on a stream that promised it: broken."""
         clock, broken = Clock(), []
-        receipts = ManagedReceipts(lambda number: None, clock, lambda: broken.append(clock.seconds()))
+        receipts = ManagedReceipts(lambda number: None, clock, lambda heard: broken.append((clock.seconds(), heard)))
         receipts.behind(2)
         clock.advance(10)
         receipts.acknowledged(1)
@@ -125,7 +125,7 @@ class OtherReceiptsTests(SynchronousTestCase):
         clock.advance(OVERDUE - 1)
         self.assertEqual(broken, [])
         clock.advance(1)
-        self.assertEqual((broken, clock.getDelayedCalls()), ([OVERDUE + 10], []))
+        self.assertEqual((broken, clock.getDelayedCalls()), ([(OVERDUE + 10, True)], []))
 
     def test_none(self) -> None:
         """TCP says nothing."""

@@ -144,6 +144,8 @@ class Wire:
             if self.listener is not None:
                 self.listener.stream_lost(ending)
 
+    abort = close
+
     def when_closed(self) -> Deferred[None]:
         return succeed(None)
 

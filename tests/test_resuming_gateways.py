@@ -291,6 +291,17 @@ class StandingTests(SynchronousTestCase):
         self.world.calm()
         self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])
 
+    def test_silent(self) -> None:
+        """R35, R37: who has acknowledged and says nothing any more is gone; the stream breaks off, and is resumed."""
+        self.say()
+        for _ in range(3):
+            self.world.turn(30.0)
+        self.assertEqual(self.hop().broken is not None or self.hop().state == "ready", True)
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
+        self.assertTrue(self.world.near.manners.bears("there.example", "management"))
+
     def test_stopped(self) -> None:
         """A courier that waits for its stream stops as any other does."""
         self.say()

@@ -80,17 +80,20 @@ class NoReceipts:
 class ManagedReceipts:
     """XEP-0198: `sent` counts with the engine, whose `Acknowledged` events come in as `acknowledged`.
 
-    `broken()` is told when nothing has been acknowledged for too long.
+    `broken(heard)` is told when nothing has been acknowledged for too long; `heard`: the other side has said before what it had.
     """
 
     acknowledges = True
 
-    def __init__(self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[], None], before: int = 0) -> None:
+    def __init__(
+        self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[bool], None], before: int = 0,
+    ) -> None:
         """`before`: so many were sent, and counted, whose receipt came in another way; their acknowledgements come first."""
         self._sent = sent
         self._before = before
         self._clock = clock
         self._broken = broken
+        self._heard = False
         self._outstanding = 0
         self._since = 0.0  # of the first of these, or of the last acknowledgement
         self._watch: IDelayedCall | None = None
@@ -106,6 +109,7 @@ class ManagedReceipts:
     def again(self, number: int) -> bytes:
         """A stream was resumed, and `number` stanzas, counted already, are written again; what is to be written behind them."""
         self._before -= number
+        self._heard = True
         return self._await(number)
 
     def _await(self, number: int) -> bytes:
@@ -122,6 +126,7 @@ class ManagedReceipts:
         settled = min(number - skipped, self._outstanding)
         self._outstanding -= settled
         self._since = self._clock.seconds()
+        self._heard = True
         return settled
 
     def crowded(self) -> None:
@@ -137,7 +142,7 @@ class ManagedReceipts:
         self._watch = None
         left = self._since + OVERDUE - self._clock.seconds()
         if self._outstanding and left <= 0:
-            self._broken()
+            self._broken(self._heard)
         elif self._outstanding:
             self._watch = self._clock.callLater(left, self._look)
 

@@ -67,6 +67,8 @@ class Courier:
         #: a stream of ours that broke off, with which the next one may go on, until the timer is due
         self.broken: BrokenStream | None = None
         self._patience: IDelayedCall | None = None
+        #: something was acknowledged on the stream: it worked, however short its life
+        self._heeded = False
         #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
         self._promised = False
         self.since = 0.0
@@ -138,6 +140,7 @@ class Courier:
     def stream_event(self, event: Event) -> None:
         """What the other side has (XEP-0198), or that it will not say so."""
         if isinstance(event, Acknowledged):
+            self._heeded = True
             self.flow.acknowledged(self.receipts.acknowledged(event.count))
         elif isinstance(event, ManagementEnabled) and self.flow.lane.flying:
             self._promised = True
@@ -208,6 +211,7 @@ class Courier:
         """The stream is ready: everything that waits goes out, behind what is sent again."""
         self._attempt = None
         again = self._settle(stream)
+        self._heeded = False
         self.stream = stream
         self.since = self._clock.seconds()
         self._take_receipts(stream)
@@ -320,14 +324,15 @@ class Courier:
         stream, self.stream = self.stream, None
         self.receipts.stop()
         self.last_ending = None if ending.in_order else ending
-        lived = self._clock.seconds() - self.since
-        self.failures = 0 if lived >= STEADY or ending.cause is Cause.IDLE else self.failures + 1
+        kept = self._keep(None if stream is None else stream.broken)
+        worked = self._clock.seconds() - self.since >= STEADY or (kept and self._heeded)
+        self.failures = 0 if worked or ending.cause is Cause.IDLE else self.failures + 1
         self._record.standing(
             "stream closed", self.flow.direction, self.side.leg, self.flow.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
-        if not self._keep(None if stream is None else stream.broken):
+        if not kept:
             self.flow.lost(speaks_of_content(ending))
         self.flow.relieve()
 

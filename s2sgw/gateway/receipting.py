@@ -40,7 +40,7 @@ class Receipting:
         """The receipts for one stream that is ready."""
         acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
         if engine.managed:
-            return ManagedReceipts(engine.sent, self._clock, partial(self._unmanaged, stream), engine.unacknowledged)
+            return ManagedReceipts(engine.sent, self._clock, partial(self._overdue, stream), engine.unacknowledged)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
             return NoReceipts(engine.sent)
         way_back = partial(self._way_back, stream.pair.inverse)
@@ -54,8 +54,14 @@ class Receipting:
         """Where the answers of `pair` arrive: looked up for each ping, since a flow that rests between two is forgotten."""
         return self._lanes().flow(pair)
 
-    def _unmanaged(self, stream: OpenStream) -> None:
-        """A new stream goes without, for a day."""
+    def _overdue(self, stream: OpenStream, heard: bool) -> None:
+        """Who has acknowledged before is gone without a word, and what broke off may be resumed. Who has not never will.
+
+        A new stream to such a one goes without acknowledgements, for a day.
+        """
+        if heard:
+            stream.connection.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
+            return
         ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
         self._manners.broke(stream.pair.recipient.ascii, "management", ending)
         stream.close(ending)
