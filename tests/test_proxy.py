@@ -56,7 +56,7 @@ BAD = [
     b"PROXY TCP4 192.0.2.7 peer.example 51234 5269\r\n", b"PROXY TCP4 2001:db8::7 2001:db8::1 51234 5269\r\n",
     b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 5269\r\n", b"PROXY TCP4 192.0.2.7 198.51.100.1 +1 5269\r\n",
     b"PROXY TCP4 192.0.2.7 198.51.100.1 \xb2 5269\r\n", b"PROXY UNKNOWN " + b"x" * 100, b"PROXYTCP4",
-    v2(command=0x11), v2(command=0x22), v2(body=b"short"), v2(family=0x21), SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 2049),
+    v2(command=0x11), v2(command=0x22), v2(body=b"short"), v2(family=0x21), v2(family=0x41), v2(family=0x13), SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 2049),
 ]  # fmt: skip
 
 

@@ -96,6 +96,8 @@ def _parse_v2(data: bytes) -> Header | None:
     command, family, length = struct.unpack_from("!BBH", data, len(_V2))
     if command not in (0x20, 0x21):
         raise MalformedHeader("it has a version or command that is not known")
+    if family >> 4 > 3 or family & 0x0F > 2:
+        raise MalformedHeader("it has an address family or a transport that is not known")
     if length > EXTENSION_BYTES:
         raise MalformedHeader(f"it is longer than {EXTENSION_BYTES} bytes")
     size = _V2_FIXED + length
