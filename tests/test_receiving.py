@@ -722,10 +722,15 @@ class DialbackTests(ReceivingCase):
 
     def test_further_domain_refused(self) -> None:
         """R28: a further domain that policy refuses gets an error; the stream is not its own."""
-        for permission, text in (
-            (Permission(refusal=NOT_ALLOWED), "not you"), (Permission(), "other.example may not authenticate by dialback here"),
+        nowhere = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "nowhere", Ending(Cause.NO_SUCH_DOMAIN))
+        unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
+        for permission, text, condition, kind in (
+            (Permission(refusal=NOT_ALLOWED), "not you", "policy-violation", "modify"),
+            (Permission(), "other.example may not authenticate by dialback here", "policy-violation", "modify"),
+            (Permission(refusal=nowhere), "nowhere", "remote-server-not-found", "cancel"),
+            (Permission(refusal=unasked), "unasked", "remote-server-timeout", "wait"),
         ):
-            inside = dialback_error("policy-violation", text, "modify")
+            inside = dialback_error(condition, text, kind)
             answer = Out(result("ours.example", "other.example", inside, "error"))
             asked = In(result("other.example", "ours.example", "k"))
             self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)

@@ -51,7 +51,7 @@ class Authorisation:
         if not options.serves(request.pair.recipient):
             self._refuse(request, StanzaCondition.ITEM_NOT_FOUND, f"{request.pair.recipient} is not served here")
         elif refusal is not None:
-            self._refuse(request, StanzaCondition.POLICY_VIOLATION, refusal.text)
+            self._refuse(request, refusal.ending.account.condition, refusal.text)
         elif self._crowded:
             self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, f"more than {PAIRS} pairs or domains on one stream")
         else:
@@ -138,5 +138,9 @@ class Authorisation:
             self._unverified[request.pair] = request
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))
             return
-        text = f"{request.pair.sender} may not authenticate by dialback here"
-        self._refuse(request, StanzaCondition.POLICY_VIOLATION, permission.refusal.text if permission.refusal else text)
+        refusal = permission.refusal
+        if refusal is None:
+            text = f"{request.pair.sender} may not authenticate by dialback here"
+            self._refuse(request, StanzaCondition.POLICY_VIOLATION, text)
+        else:
+            self._refuse(request, refusal.ending.account.condition, refusal.text)
