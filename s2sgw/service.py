@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import LoopingCall
@@ -102,8 +103,14 @@ class GatewayService(Service):
 
 def _heed_signals(reactor: Any, reload: Callable[[], None]) -> None:
     """twistd exits with 143 on SIGTERM; a stop that was asked for is a success. SIGHUP reloads."""
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.stop))
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(_stop, reactor))
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+
+
+def _stop(reactor: Any) -> None:
+    """A stop that is on its way already goes on as it is."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def spare_collector() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import fail, succeed
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -71,13 +72,35 @@ class SignalTests(SynchronousTestCase):
         """A signal only leaves word for the reactor, which does what is asked."""
         handlers: dict[int, Any] = {}
         left: list[Any] = []
+        done: list[str] = []
         self.patch(signal, "signal", handlers.__setitem__)
-        reactor = SimpleNamespace(stop=lambda: None, callFromThread=left.append)
-        reload: Any = object()
-        _heed_signals(reactor, reload)
+        reactor = SimpleNamespace(
+            stop=lambda: done.append("stopped"), callFromThread=lambda function, *arguments: left.append(partial(function, *arguments)),
+        )
+        _heed_signals(reactor, lambda: done.append("reloaded"))
         handlers[signal.SIGTERM](signal.SIGTERM, None)
         handlers[signal.SIGHUP](signal.SIGHUP, None)
-        self.assertEqual([reactor.stop, reload], left)
+        self.assertEqual([], done)
+        for each in left:
+            each()
+        self.assertEqual(["stopped", "reloaded"], done)
+
+    def test_again(self) -> None:
+        """A second SIGTERM is no mistake of ours: the stop goes on."""
+        handlers: dict[int, Any] = {}
+        asked: list[int] = []
+
+        def stop() -> None:
+            asked.append(1)
+            if len(asked) > 1:
+                raise ReactorNotRunning
+
+        self.patch(signal, "signal", handlers.__setitem__)
+        reactor = SimpleNamespace(stop=stop, callFromThread=lambda function, *arguments: function(*arguments))
+        _heed_signals(reactor, lambda: None)
+        for _ in range(2):
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.assertEqual([1, 1], asked)
 
 
 class GatewayTests(SynchronousTestCase):
