@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway import orders, room
-from s2sgw.gateway.acks import NoReceipts
+from s2sgw.gateway.acks import ManagedReceipts, NoReceipts
 from s2sgw.gateway.courier import STEADY, Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
@@ -99,7 +99,7 @@ class FakeSide:
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
-            peer_limits=self.limits, managed=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
+            peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
         )
 
     def streams(self, pair: Pair) -> int:
@@ -167,6 +167,10 @@ class World:
     @property
     def state(self) -> str:
         return self.flow.hop.state
+
+    @property
+    def hop(self) -> Any:
+        return self.flow.hop
 
 
 @dataclass
@@ -314,6 +318,19 @@ class CourierTests(SynchronousTestCase):
             else:
                 orders.flush(world.flow)
             self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_error_before_enabled(self) -> None:
+        """A stream error while `<enable/>` is unanswered is no word about the one stanza on its way: it goes again."""
+        for enabling, back in ((True, []), (False, ["1"])):
+            world = World()
+            world.side.managed = True
+            world.flow.accept([message("1")])
+            world.dials[-1].callback(None)
+            world.connections[-1].owner.engine.enabling = enabling
+            world.hop._receipts_of = lambda courier, stream, clock=world.clock: ManagedReceipts(int, clock, lambda owed: None)
+            world.connections[-1].prove()
+            world.connections[-1].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
+            self.assertEqual([stanza.id for stanza in world.back], back)
 
     def test_refused_pair(self) -> None:
         """The other side does not serve that domain: bounced."""

@@ -113,7 +113,7 @@ class Wire:
     """A stream to the next server, as the courier and as the next server see it; also its connection."""
 
     method, reasons, pair, target, incoming, largest, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None
-    peer_address, tls_version = "192.0.2.1:5269", "TLSv1.3"
+    peer_address, tls_version, asking = "192.0.2.1:5269", "TLSv1.3", False
 
     def __init__(self, managed: bool, over: Callable[[], None]) -> None:
         self._over = over

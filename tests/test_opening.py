@@ -261,6 +261,23 @@ class TrialTests(Attempts):
         self.assertFalse(self.manners.bears("there.example", "bidi"))
         self.assertTrue(self.bears)
 
+    def test_hung_up_on(self) -> None:
+        """And one that hangs up on it without a word is found out too."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.connect("192.0.2.1")
+        self.connections[0].owner.engine.bidi = True
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.failureResultOf(opening, StreamRefused)
+        self.assertFalse(self.manners.bears("there.example", "bidi"))
+
+    def test_answered(self) -> None:
+        """What has answered `<enable/>` and then errs over content errs over a stanza; over anything else it is a suspect still."""
+        for condition, bears in (("bad-format", True), ("internal-server-error", False)):
+            stream = self.ready()
+            stream.owner.engine.enabling = False
+            stream.close(Ending(Cause.STREAM_ERROR, by="them", condition=condition))
+            self.assertEqual(self.bears, bears)
+
     def test_cleared(self) -> None:
         """Where the stream without it breaks as well, it was not that."""
         self.broken()

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.acks import ManagedReceipts, NoReceipts, Receipts
+from s2sgw.gateway.blame import Blame
 from s2sgw.gateway.broken import RETURN, BrokenStream
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
@@ -28,17 +29,6 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 STEADY = 10.0
-
-#: Stream errors that speak of what was sent, not of the state of the other side (decision 10).
-OF_CONTENT = frozenset({
-    "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
-    "policy-violation", "undefined-condition",
-})  # fmt: skip
-
-
-def speaks_of_content(ending: Ending) -> bool:
-    """Whether a stream ended over a stanza of ours."""
-    return ending.by == "them" and ending.condition in OF_CONTENT
 
 
 class Courier:
@@ -72,6 +62,7 @@ class Courier:
         #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
         self._promised = False
         self.since = 0.0
+        self._blame = Blame()
         self._life = build(self)
 
     # --- Hop ---
@@ -324,8 +315,14 @@ class Courier:
         stream, self.stream = self.stream, None
         self.receipts.stop()
         self.last_ending = None if ending.in_order else ending
-        kept = self._keep(None if stream is None else stream.broken)
-        worked = self._clock.seconds() - self.since >= STEADY or (kept and self._heeded)
+        lived = self._clock.seconds() - self.since
+        broken = None if stream is None else stream.broken
+        young = lived < STEADY and broken is None
+        accused = self._blame.accuses(ending, self.flow.lane.doubtful, young, stream is not None and stream.asking)
+        if accused and broken is not None:
+            broken.forget()
+        kept = self._keep(None if accused else broken)
+        worked = lived >= STEADY or (kept and self._heeded)
         self.failures = 0 if worked or ending.cause is Cause.IDLE else self.failures + 1
         self._record.standing(
             "stream closed", self.flow.direction, self.side.leg, self.flow.pair, layer=ending.layer.value,
@@ -333,7 +330,7 @@ class Courier:
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
         if not kept:
-            self.flow.lost(speaks_of_content(ending))
+            self.flow.lost(accused)
         self.flow.relieve()
 
     def finish(self, cause: Cause) -> None:

@@ -28,6 +28,7 @@ class Lent:
 
     largest: int | None = None
     target = incoming = outcome = broken = None
+    asking = False
     method = "bidi"
 
     def __init__(self, lending: Lending, pair: Pair) -> None:

@@ -205,6 +205,11 @@ class OutgoingStream:
         return self.listener is not None and self.listener.busy
 
     @property
+    def asking(self) -> bool:
+        """`<enable/>` is out."""
+        return self.engine.enabling
+
+    @property
     def largest(self) -> int | None:
         """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
         announced = self.engine.peer_limits.max_bytes

@@ -93,4 +93,8 @@ class OpenStream(Protocol):
     def largest(self) -> int | None:
         """Bytes of a stanza that the other side accepts; None: unknown."""
 
+    @property
+    def asking(self) -> bool:
+        """The other side has not answered yet whether it acknowledges stanzas."""
+
     def close(self, ending: Ending) -> None: ...

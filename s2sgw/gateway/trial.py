@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from s2sgw.gateway.blame import speaks_of_content
 from s2sgw.gateway.manners import Extra, Manners
 from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
@@ -58,7 +59,7 @@ class Trial:
         if blamed and self._manners.suspects(self._name):
             self._manners.acquit(self._name)
         elif blamed:
-            for extra in self._used:
+            for extra in self._suspected(ending):
                 self._manners.suspect(self._name, extra, ending)
 
     def _may_blame(self, ending: Ending) -> bool:
@@ -67,7 +68,12 @@ class Trial:
             return False
         if ending.condition is not None:
             return ending.condition not in _OF_STATE
-        return self._ready_at is not None and self._clock.seconds() - self._ready_at <= AT_ONCE
+        return self._ready_at is None or self._clock.seconds() - self._ready_at <= AT_ONCE
+
+    def _suspected(self, ending: Ending) -> list[Extra]:
+        """What may have been too much. Once `<enable/>` is answered, an error over content is over a stanza (`gateway.blame`)."""
+        answered = speaks_of_content(ending) and not self._engine.enabling
+        return [extra for extra in self._used if not (answered and extra == "management")]
 
     def _balks(self, ending: Ending) -> bool:
         """Whether the other side ended the stream, or said nothing, or nonsense. (A lost connection says nothing of it.)"""

@@ -56,6 +56,11 @@ class Lane:
         return self._flying
 
     @property
+    def doubtful(self) -> range:
+        """The positions in flight, from the first to the last."""
+        return range(self.in_flight[0].position, self.in_flight[-1].last + 1) if self.in_flight else range(0)
+
+    @property
     def pending(self) -> bool:
         """Something has yet to be written."""
         return bool(self.waiting or self.gap_count or self.recent)

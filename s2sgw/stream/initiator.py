@@ -46,7 +46,7 @@ class Initiator(Managed):
         self.method: Method = "EXTERNAL"
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
-        self._enabling = False
+        self.enabling = False
         #: a stream that broke off, with which this one is to go on; given before the stream begins
         self.previous: Resumption | None = None
         #: the pair that has been proven and must wait for the answer to `<resume/>`, and the `h` of that
@@ -96,7 +96,7 @@ class Initiator(Managed):
         if manageable:
             self.send(management.enable(bool(self.options.resume)))
             self.manage()
-            self._enabling = True
+            self.enabling = True
         self.emit(proven)
 
     @property
@@ -121,7 +121,7 @@ class Initiator(Managed):
 
     def enabled(self, element: Element) -> bool:
         """What became of `<enable/>`; whether any was out."""
-        asked, self._enabling = self._enabling, False
+        asked, self.enabling = self.enabling, False
         if asked and element.name != "enabled":
             self.counters = None
             self.emit(ManagementRefused())

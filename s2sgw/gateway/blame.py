@@ -1,0 +1,50 @@
+"""Whether a stream ended over the content of a stanza, as far as its end and those before it tell (decision 10)."""
+
+from __future__ import annotations
+
+from s2sgw.xmpp.ending import Ending
+
+#: Stream errors that speak of what was sent, not of the state of the other side.
+OF_CONTENT = frozenset({
+    "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
+    "policy-violation", "undefined-condition",
+})  # fmt: skip
+
+
+def speaks_of_content(ending: Ending) -> bool:
+    """Whether the other side says that it was a stanza of ours."""
+    return ending.by == "them" and ending.condition in OF_CONTENT
+
+
+class Blame:
+    """The ends of one lane's streams, one after another.
+
+    An end without a stream error accuses too, but it may be the network's or anybody's. So the stanzas in doubt go one at
+    a time where the stream was young, or the same ones were in doubt at the end before; and one is found guilty only where
+    it was alone in doubt at two ends that follow each other.
+    """
+
+    __slots__ = ("_alone", "_doubted")
+
+    def __init__(self) -> None:
+        #: the position that was alone in doubt at the last end without an error
+        self._alone: int | None = None
+        #: the positions in doubt then
+        self._doubted = range(0)
+
+    def accuses(self, ending: Ending, doubtful: range, young: bool, asking: bool) -> bool:
+        """Whether the stream ended over one of the `doubtful` positions, the one that it is where there is but one.
+
+        `asking`: an extension had been asked for and not been answered, so a stream error may be about that.
+        """
+        alone, doubted = self._alone, self._doubted
+        self._alone, self._doubted = None, range(0)
+        if speaks_of_content(ending):
+            return not asking
+        if ending.by == "us" or ending.condition is not None or not doubtful:
+            return False
+        self._doubted = doubtful
+        if len(doubtful) == 1:
+            self._alone = doubtful.start
+            return alone == doubtful.start
+        return young or doubtful.start in doubted
