@@ -269,6 +269,37 @@ class SpoolTests(SynchronousTestCase):
         world.flow.acknowledged(2)
         self.assertEqual(world.settled, ["1", "2", "3"])
 
+    def test_refused_and_not_yet_told(self) -> None:
+        """What is refused is settled when its error is in safe hands: a disk without room, and a sender who is away, lose neither."""
+        world = World(disk=10)
+        world.hop.ready = world.back.ready = False
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        world.clock.advance(WINDOW)
+        self.assertEqual((world.settled, len(world.flow.lane)), ([], 0))
+        world.back.ready = True
+        world.lanes.flow(OUT.inverse).drain()
+        self.assertEqual((world.settled, ids(world.back.sent)), (["1"], "1"))
+
+    def test_error_before_the_end(self) -> None:
+        """The error that answers a spooled stanza is given to the spool before that stanza is taken from it."""
+        before = World()
+        before.hop.ready = before.back.ready = False
+        before.accept(stanza("q", "iq", "get"))
+        before.clock.advance(WINDOW)
+        remove = before.spool.remove_each
+        held: list[int] = []
+
+        def removed(pair: Pair, positions: Sequence[int]) -> None:
+            held.append(before.spool.count)
+            remove(pair, positions)
+
+        self.patch(before.spool, "remove_each", removed)
+        before.clock.advance(31)
+        before.lanes.sweep()
+        self.assertEqual((held, before.spooled()), ([2], []))
+        self.assertEqual([summary.pair for summary in before.summaries()], [OUT.inverse])
+
     def test_more_than_memory(self) -> None:
         """A long queue lives on disk: memory holds its head, and it is delivered in order from there, chunk by chunk."""
         world = World(disk=1 << 24, memory=4 << 20)

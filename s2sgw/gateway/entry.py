@@ -124,8 +124,7 @@ class Entry:
             held, self._held = self._held, []
             self._record(ending)
             for stanzas, receipt in held:
-                self._lanes.bounce(self.pair, stanzas, ending.cause)
-                _settle(receipt, len(stanzas))
+                self._lanes.refuse(self.pair, stanzas, ending.cause, receipt)
         self._go_on()
 
     # --- the gate ---
@@ -142,8 +141,7 @@ class Entry:
             return
         passed, refused = gate.sift(self._without_answers(stanzas, receipt))
         if refused:
-            self._refuse(gate, refused)
-            _settle(receipt, len(refused))
+            self._refuse(gate, refused, receipt)
         if passed:
             self._pass(passed, receipt)
 
@@ -156,7 +154,7 @@ class Entry:
         self._pass(answers, receipt)
         return [stanza for stanza in stanzas if stanza not in answers]
 
-    def _refuse(self, gate: Gate, refused: list[Refused]) -> None:
+    def _refuse(self, gate: Gate, refused: list[Refused], receipt: Receipt | None) -> None:
         """Counted one by one, told once: a flood of refused stanzas is no flood of records."""
         for cause, group in groupby(refused, lambda each: each[1].cause):
             rows = list(group)
@@ -165,9 +163,10 @@ class Entry:
                 self._told.add(cause)
                 self._record(rows[0][1])
             if gate.answers:
-                self._lanes.bounce(self.pair, stanzas, cause, outcome="refused")
+                self._lanes.refuse(self.pair, stanzas, cause, receipt, outcome="refused")
             else:
                 self._entrance.record.counted(self._direction, "refused", stanzas)
+                _settle(receipt, len(stanzas))
 
     # --- waiting ---
 

@@ -18,7 +18,7 @@ from s2sgw.gateway.marks import Marks
 from s2sgw.gateway.record import Direction
 from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.delay import stamped
-from s2sgw.queue.held import Held, Piece, Receipt
+from s2sgw.queue.held import Held, Piece, Receipt, settle
 from s2sgw.queue.lane import Lane
 from s2sgw.queue.presence import Newest
 from s2sgw.queue.spool import Spooled
@@ -132,9 +132,7 @@ class Flow:
         elif not self.held:
             self.hop.wanted()
         if refused:
-            self._lanes.bounce(self.pair, refused, Cause.QUEUE_FULL)
-            if receipt is not None:
-                receipt.settle(len(refused))
+            self._lanes.refuse(self.pair, refused, Cause.QUEUE_FULL, receipt)
         self._lanes.watch(self)
 
     def fit(self, largest: int | None) -> None:
@@ -147,9 +145,7 @@ class Flow:
         refused = [stanza for stanza in stanzas if len(stanza.data) > largest]
         if not refused:
             return stanzas
-        self._lanes.bounce(self.pair, refused, Cause.TOO_LARGE)
-        if receipt is not None:
-            receipt.settle(len(refused))
+        self._lanes.refuse(self.pair, refused, Cause.TOO_LARGE, receipt)
         return [stanza for stanza in stanzas if len(stanza.data) <= largest]
 
     def _coalesce(self, accepted: list[Held]) -> None:
@@ -233,8 +229,7 @@ class Flow:
         elif spooled:
             self._lanes.spool.remove(self.pair, spooled[-1].last)
         self._lanes.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
-        for piece in gone:
-            piece.settle()
+        settle(gone)
 
     def lost(self, poisoned: bool) -> None:
         """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
@@ -290,8 +285,7 @@ class Flow:
         self._spooling = False
         batch = [piece for each in batch for piece in each.now()]
         if error is None:
-            for piece in batch:
-                piece.settle()
+            settle(batch)
             for held in self.lane.evict(self._lanes.resident):
                 self._newest.forget(held)
             self.spool_now(self._due)
@@ -334,22 +328,27 @@ class Flow:
 
     def give_up_on(self, gone: Iterable[Held], cause: Cause) -> None:
         """Bounce these, which have left the lane."""
-        gone = list(gone)
-        if gone:
-            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause)
+        if gone := list(gone):
+            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone))
             if cause is Cause.IN_DOUBT:
                 self._lanes.drop_late(self.pair, [held.stanza for held in gone])
-            self._end(gone)
+            if any(held.spooled for held in gone):  # the errors are on the disk before what they answer has left it
+                self._lanes.flow(self.pair.inverse).spool_now()
+            self._unspool(gone)
 
     def _end(self, gone: Sequence[Held]) -> None:
         """The custody of these is over."""
+        self._unspool(gone)
+        settle(gone)
+
+    def _unspool(self, gone: Sequence[Held]) -> None:
+        """These have left the lane for good."""
         spooled = [held.position for held in gone if held.spooled]
         if spooled:
             self._lanes.spool.remove_each(self.pair, spooled)
             self.gap.ended(spooled)
         for held in gone:
             self._newest.forget(held)
-            held.settle()
 
     def expire(self, now: float) -> None:
         """Bounce what has waited too long in memory."""

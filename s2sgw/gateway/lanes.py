@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -16,7 +17,7 @@ from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.record import Direction, Record
 from s2sgw.gateway.withheld import Withheld
 from s2sgw.queue.bounce import bounce
-from s2sgw.queue.held import Budget, Holds
+from s2sgw.queue.held import Budget, Holds, Receipt
 from s2sgw.queue.lane import Lane
 from s2sgw.queue.spool import LaneSummary, Spool, Spooled
 from s2sgw.xmpp.ending import Cause, Ending
@@ -77,8 +78,14 @@ class Lanes:
     def _direction(self, pair: Pair) -> Direction:
         return "inbound" if self._is_local(pair.recipient) else "outbound"
 
-    def bounce(self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause, *, outcome: str | None = None) -> None:
-        """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34); `outcome`: what they count as."""
+    def bounce(
+        self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause, *, outcome: str | None = None,
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34).
+
+        `outcome`: what they count as. `settled` is called when the errors are in safe hands in their turn.
+        """
         errors = []
         for stanza in stanzas:
             error = bounce(stanza, cause)
@@ -86,7 +93,16 @@ class Lanes:
             if error is not None:
                 errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))
         if errors:
-            self.flow(pair.inverse).accept(errors)
+            self.flow(pair.inverse).accept(errors, None, Receipt(len(errors), settled))
+        else:
+            settled()
+
+    def refuse(
+        self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause, receipt: Receipt | None, *, outcome: str | None = None,
+    ) -> None:
+        """Bounce what is not even taken into custody."""
+        settled = (lambda: None) if receipt is None else partial(receipt.settle, len(stanzas))
+        self.bounce(pair, stanzas, cause, outcome=outcome, settled=settled)
 
     def drop_late(self, pair: Pair, requests: Iterable[Stanza]) -> None:
         """These IQs in doubt get an error of ours: a later answer of their own is dropped (R33)."""

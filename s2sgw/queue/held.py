@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -151,6 +151,12 @@ class Flight:
 
 Piece = Held | Flight
 AnyPiece = TypeVar("AnyPiece", Held, Flight, Piece)
+
+
+def settle(pieces: Iterable[Held | Flight]) -> None:
+    """Nobody upstream need keep any of these."""
+    for piece in pieces:
+        piece.settle()
 
 
 class Budget:
