@@ -114,7 +114,7 @@ bench: $(DEV)
 	@$(BIN)/python -m bench.cold
 
 crash: $(DEV)
-	@$(BIN)/python -m crash --cycles $(CYCLES)
+	@status=0; $(BIN)/python -m crash --cycles $(CYCLES) || status=1; $(BIN)/python -m crash.extremes || status=1; exit $$status
 
 fuzz: $(DEV)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz tests.test_flow_model

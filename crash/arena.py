@@ -6,7 +6,9 @@ import asyncio
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from crash.account import Pair, Times
 from crash.party import Receiver, Sender
@@ -37,8 +39,10 @@ class Arena:
     work = (0.1, 1.2)
     local, peers = LOCAL, {**PEERS, MUTE: False}
 
-    def __init__(self, lab: Lab, rate: float) -> None:
+    def __init__(self, lab: Lab, rate: float, changes: Mapping[str, Any] | None = None) -> None:
+        """`rate`: stanzas a second of each pair. `changes`: sections of the gateway's configuration."""
         self.lab = lab
+        self._changes = changes or {}
         self.reading = Reading()
         self.times = Times(waited=self.reading.waited)
         self.process: Process
@@ -81,7 +85,7 @@ class Arena:
         backends = [self._backend(name, inner[name], ports[name], dns) for name in self.local]
         self.door.configure(
             backend="127.0.0.1:1", dns=dns, anchors=authority.file, certificates=[certificates[name] for name in self.local],
-            changes={"backend": backends},
+            changes={"backend": backends, **self._changes},
         )
 
     def _backend(self, name: str, inner: int, port: int, dns: Nameserver) -> dict[str, object]:
@@ -125,6 +129,12 @@ class Arena:
         """About this share of the next servers take nothing for a while."""
         for receiver in self._receivers:
             if chance.random() < share:
+                receiver.close_up()
+
+    def shut_out(self) -> None:
+        """No peer takes anything."""
+        for receiver in self._receivers:
+            if receiver.me in self.peers:
                 receiver.close_up()
 
     def open(self) -> None:
@@ -194,10 +204,14 @@ class Arena:
 
     async def settle(self) -> None:
         """Nothing new; what is held goes through."""
-        self.cease()
-        self.silence(False)
         self.begin()
         await self.ready()
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """The same in this life."""
+        self.cease()
+        self.silence(False)
         deadline, quiet, arrived = time.monotonic() + self.settling, 0.0, -1
         while time.monotonic() < deadline and quiet < self._patience(quiet):
             await asyncio.sleep(LOOK)

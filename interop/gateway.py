@@ -21,6 +21,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 _COMMAND_SECONDS = 20.0
 
 
+def _program(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise LabError(f"{name} is not installed")
+    return found
+
+
+TWISTD = _program("twistd")
+
+
 @dataclass
 class Gateway:
     """A gateway's places, known before it starts, so that the server behind it can be configured first."""
@@ -73,11 +84,11 @@ class Gateway:
             "log": {"format": "text", "level": "info"},
         }
 
-    def begin(self, *program: str) -> Process:
-        """Start it (by `program` in twistd's place), and wait for nothing."""
-        argv = [*(program or [_program("twistd")]), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
+    def begin(self, *program: str, descriptors: Sequence[int] = ()) -> Process:
+        """Start it (by `program` in twistd's place, with these descriptors of ours), and wait for nothing."""
+        argv = [*(program or [TWISTD]), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
-        self.process = self.lab.start("s2sgw", argv, self.folder, environment)
+        self.process = self.lab.start("s2sgw", argv, self.folder, environment, descriptors)
         return self.process
 
     def start(self, seconds: float = 20.0) -> None:
@@ -111,14 +122,6 @@ class Gateway:
 
     def logged(self) -> str:
         return self.process.log.read_text(errors="replace") if self.process else ""
-
-
-def _program(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise LabError(f"{name} is not installed")
-    return found
 
 
 def gateway(lab: Lab, domain: str, *also: str) -> Gateway:

@@ -33,13 +33,15 @@ def _die_with_parent() -> None:
 class Process:
     """One process the lab started; its output goes to `log`."""
 
-    def __init__(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path, descriptors: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, **env}, cwd=cwd, preexec_fn=_die_with_parent,
+                env={**os.environ, **env}, cwd=cwd, preexec_fn=_die_with_parent, pass_fds=descriptors,
             )
 
     @property
@@ -145,9 +147,11 @@ class Lab:
         path.mkdir(parents=True)
         return path
 
-    def start(self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> Process:
-        """Start `argv` in `folder`; its output goes to `folder`/NAME.out."""
-        process = Process(name, argv, folder / f"{name}.out", env or {}, folder)
+    def start(
+        self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, descriptors: Sequence[int] = (),
+    ) -> Process:
+        """Start `argv` in `folder`, with these descriptors of ours; its output goes to `folder`/NAME.out."""
+        process = Process(name, argv, folder / f"{name}.out", env or {}, folder, descriptors)
         self.processes.append(process)
         return process
 
