@@ -48,6 +48,19 @@ class Listening(Listener):
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.held: list[bytes] = []
+
+    def holds(self, number: int) -> bool:
+        return number == len(self.held)
+
+    def again(self) -> list[bytes]:
+        return self.held
+
+    def stream_broken(self, ending: Ending) -> None:
+        self.told.append(("broken", ending))
+
+    def stream_resumed(self, stream: Any) -> None:
+        self.told.append(stream)
 
     def stream_event(self, event: Any) -> None:
         self.told.append(event)
@@ -103,6 +116,39 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual(self.engine.counted, [2, 3, 1])
         self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
 
+    def test_goes_on(self) -> None:
+        """R35: on a stream that is resumed what is left goes again in the order in which it was written, over all pairs."""
+        self.engine.managed = True
+        (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
+        for lent, number in ((first, 2), (second, 1), (first, 1)):
+            lent.engine.sent(number)
+        self.assertFalse(self.lending.resumable)
+        one.held, two.held = [b"a1", b"a2", b"a3"], [b"b1"]
+        self.assertTrue(self.lending.resumable)
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.assertTrue(self.lending.suspend(ending))
+        link: Any = Mock(ending=None)
+        later = Lending(SimpleNamespace(leg="federation"), link, self.engine)
+        for pair in (OUT, self.second):
+            later.allow(pair)
+        del one.held[0]
+        later.go_on(self.lending, 1)
+        link.write.assert_called_once_with(b"a2b1a3")
+        parts = later.of(OUT), later.of(self.second)
+        self.assertEqual((one.told, two.told), ([("broken", ending), Acknowledged(1), parts[0]], [("broken", ending), parts[1]]))
+        self.assertEqual([part and part.unacknowledged for part in parts], [2, 1])
+
+    def test_suspended(self) -> None:
+        """R35: whoever has nothing in doubt looks for another way at once."""
+        self.engine.managed = True
+        (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+        first.engine.sent(1)
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.lending.suspend(ending)
+        self.assertEqual((one.told, two.told), ([("broken", ending)], [ending]))
+        self.lending.lost(ending)
+        self.assertEqual((one.told[1:], two.told[1:]), ([ending], []))
+
     def test_what_concerns_all(self) -> None:
         """Back-pressure, the end, and that acknowledgements are to be had, is for everybody who uses the stream."""
         (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
@@ -156,6 +202,19 @@ class CarryingBackTests(EntryTestCase):
         owner.event(self.link, Acknowledged(1))
         owner.ended(self.link, Ending(Cause.CLOSED))
         self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
+
+    def test_the_newest(self) -> None:
+        """R36: a server that comes again has lost its older streams, whether we know of that or not."""
+        links = [Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None) for _ in range(2)]
+        for self.link in links:
+            self.accepted.accept(self.side)
+            owner = dict(self.accepted)[self.link]
+            owner.connected(self.link)
+            owner.event(self.link, PairProven(IN, "EXTERNAL"))
+            owner.event(self.link, PairProven(OUT, "bidi"))
+        lent = self.accepted.lent(OUT)
+        assert lent is not None
+        self.assertIs(lent.connection, links[1])
 
     def test_only_of_peers(self) -> None:
         """A backend's streams are not lent."""

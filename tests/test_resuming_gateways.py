@@ -93,6 +93,8 @@ class CutTests(SynchronousTestCase):
             play.act(*action)
         play.end()
         self.assertEqual(play.heard(), play.said)
+        left = [len(flow.lane) for gateway in (play.world.near, play.world.far) for flow in gateway.lanes]
+        self.assertFalse(any(left), "what arrived was not acknowledged")
         return play
 
     @settings(max_examples=60, deadline=None)
@@ -167,6 +169,17 @@ class StandingTests(SynchronousTestCase):
         engines = [wire.protocol.engine for wire in self.world.link]
         self.assertEqual([engine.continues for engine in engines], [True, True])  # type: ignore[attr-defined]
         self.assertEqual(len(self.world.far.accepted.sessions), 0)
+
+    def test_handled_meanwhile(self) -> None:
+        """R35: what is taken by the next hop while the stream is broken counts in the `h` of its resumption."""
+        self.say(1)
+        self.world.link[0].carry(100_000)
+        self.world.turn()
+        self.world.cut()
+        self.world.far.sinks[OUT].acknowledge(5)
+        self.world.flow()
+        self.assertEqual(len(self.world.near.lanes.flow(OUT).lane), 0)
+        self.check()
 
     def test_taken_over(self) -> None:
         """R35: where the far side has not heard of the loss, the old stream is ended with `<conflict/>`."""
@@ -301,6 +314,16 @@ class StandingTests(SynchronousTestCase):
         self.check()
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
         self.assertTrue(self.world.near.manners.bears("there.example", "management"))
+
+    def test_not_before_resumed(self) -> None:
+        """R35, R36: what waits for a stream that may carry it back does not overtake its resumption."""
+        self.begin(bidi=True)
+        pings = self.world.near.sinks[BACK].pings
+        self.world.cut()
+        self.play.act("answer", 4, 0)
+        self.world.calm()
+        self.check()
+        self.assertEqual((self.world.near.sinks[BACK].pings, self.outcomes()[0]), (pings, {"resumed": 1}))
 
     def test_stopped(self) -> None:
         """A courier that waits for its stream stops as any other does."""

@@ -108,12 +108,14 @@ class Sink:
         self.flow = flow
         self.lanes = lanes
         self.arrived: list[bytes] = []
+        self.pings = 0
 
     def send(self, data: Sequence[bytes]) -> None:
         self.arrived += [each for each in data if b"<body>" in each]
         back = self.flow.pair.inverse
         for ping in (re.search(b"id='(s2sgw-[^']+)'", each) for each in data):
             if ping is not None:
+                self.pings += 1
                 id = ping[1].decode()
                 answer = f"<iq type='result' id='{id}' from='{back.sender}' to='{back.recipient}'/>".encode()
                 self.lanes.flow(back).accept([Stanza("iq", answer, back.sender.text, back.recipient.text, "result", id)])

@@ -51,9 +51,10 @@ class AcceptedStreams:
         return None if connection is None else (connection.peer_address, connection.local_address)
 
     def lent(self, pair: Pair) -> Lent | None:
-        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288)."""
+        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead."""
         awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
-        found = (owner.lending.of(pair) for owner in self._carrying.get(pair) if owner.engine.managed or not awaited)
+        newest = reversed(list(self._carrying.get(pair)))
+        found = (owner.lending.of(pair) for owner in newest if owner.engine.managed or not awaited)
         return next((lent for lent in found if lent is not None), None)
 
     # --- what the streams tell (`gateway.accepted.Register`) ---
