@@ -13,6 +13,7 @@ from interop.server import Server, Site
 _STOCK = Path("/etc/jabberd2")
 _SCHEMA = Path("/usr/share/doc/jabberd2/db-setup.sqlite.gz")
 _PARTS = ("router", "sm", "s2s", "c2s")
+_USERS = Path("/etc/jabberd2/router-users.xml")
 
 
 def start(site: Site) -> Server:
@@ -70,3 +71,47 @@ def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[st
 def _hosts(found: re.Match[str], site: Site) -> str:
     """The stock element that names the host, once for each domain."""
     return "".join(found[1] + domain + found[2] for domain in site.domains)
+
+
+class Routed:
+    """jabberd2 without an s2s: whoever takes the router's default route is that. `secret`: ours there."""
+
+    def __init__(self, site: Site, router: int, secret: str) -> None:
+        self.site, self.router = site, router
+        self.folder = site.lab.directory(f"jabberd2-{site.domain}")
+        self.client = site.lab.port()
+        self.parts: dict[str, Process] = {}
+        _database(self.folder)
+        ports = {"c2s": self.client, "s2s": 0}
+        for part in ("router", "sm", "c2s"):
+            (self.folder / f"{part}.xml").write_text(_configured(part, site, self.folder, router, ports))
+        self._admit(secret)
+
+    def _admit(self, secret: str) -> None:
+        """What the printed lines say, put where they say."""
+        user, acl = (re.findall(rf"^<{tag}.*?^</{tag}>", self.site.lines, re.MULTILINE | re.DOTALL) for tag in ("user", "acl"))
+        users = _USERS.read_text().replace("</users>", user[0].replace("THE SECRET", secret) + "</users>")
+        (self.folder / "router-users.xml").write_text(users)
+        file = self.folder / "router.xml"
+        text = re.sub("<users>[^<]*</users>", f"<users>{self.folder}/router-users.xml</users>", file.read_text())
+        file.write_text(text.replace("</aci>", "".join(acl) + "</aci>"))
+
+    def start(self, *parts: str) -> None:
+        """Start these, all where none is named."""
+        for part in parts or ("router", "sm", "c2s"):
+            self.parts[part] = _part(self.site, self.folder, part)
+            if part == "router":
+                self.site.lab.wait_for_port(self.parts[part], self.router)
+            if part == "c2s":
+                self.site.lab.wait_for_port(self.parts[part], self.client)
+
+    def stop(self, *parts: str, kill: bool = False) -> None:
+        for part in parts:
+            if kill:
+                self.parts[part].kill()
+            self.site.lab.stop([self.parts.pop(part)])
+
+    @property
+    def server(self) -> Server:
+        log = self.folder / "router.log"
+        return Server("jabberd2", self.site.domain, self.client, 0, list(self.parts.values()), log)

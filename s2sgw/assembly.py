@@ -5,17 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from twisted.logger import Logger
 
-from s2sgw.backend.authority import Authority
-from s2sgw.backend.echo import EchoHop
-from s2sgw.backend.s2s import BackendInbound, BackendOutbound, Server
-from s2sgw.config import Backend, Config
+from s2sgw.backends import Backends
+from s2sgw.config import Config
 from s2sgw.config.agreement import certificate_files
 from s2sgw.gateway.acks import Acks
 from s2sgw.gateway.book import PeerBook
@@ -34,6 +32,7 @@ from s2sgw.gateway.lookups import LookUps
 from s2sgw.gateway.manners import BACK_OFF, Extra, Manners
 from s2sgw.gateway.material import Material
 from s2sgw.gateway.opening import Opener, OutgoingStream
+from s2sgw.gateway.openstream import Way
 from s2sgw.gateway.outbound import FederationOutbound
 from s2sgw.gateway.proving import Proving
 from s2sgw.gateway.receipting import Receipting
@@ -42,6 +41,7 @@ from s2sgw.gateway.room import Room
 from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
+from s2sgw.gateway.ways import Opening
 from s2sgw.gateway.withheld import Withheld
 from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
@@ -49,7 +49,6 @@ from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler, DirectDialler
 from s2sgw.net.discovery import Discovery
-from s2sgw.net.proxy import LOCAL, announcing, write
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.socks import SocksDialler
 from s2sgw.net.tls import ClientTLS, ServerTLS
@@ -99,10 +98,6 @@ class Parts:
     @cached_property
     def certificates(self) -> CertificateDirectory:
         return CertificateDirectory(self.config.tls.certificates)
-
-    @cached_property
-    def authority(self) -> Authority:
-        return Authority(self.state)
 
     @cached_property
     def local_domains(self) -> frozenset[Domain]:
@@ -229,6 +224,7 @@ class Parts:
     def views(self) -> GatewayViews:
         return GatewayViews(
             self.config, self.lanes, self.accepted, self.record, self.certificates, self.started, self.room, self._without,
+            self.backends.links.values,
         )
 
     def _without(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
@@ -325,36 +321,10 @@ class Parts:
             self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
         return self._special_credentials[path]
 
-    # --- the backend leg ---
-
     @cached_property
-    def backend_keys(self) -> DialbackKeys:
-        return DialbackKeys(derive(self.secret, "backend"))
-
-    def server(self, backend: Backend) -> Server:
-        return Server(
-            backend.address.host, backend.address.port, frozenset(self.config.domains_of(backend)), backend.tls, self.authority,
-            self.backend_keys, self.anchors, lambda: datetime.now(UTC), self.resolver.addresses,
-            managed=self.receipting.managed,
-            stanza_bytes=backend.stanza_bytes,
-            resume=lambda domain: int(backend.resume) if self.receipting.resumes(domain) else 0,
-        )
-
-    def _to_backend(self, backend: Backend) -> BackendOutbound:
-        return BackendOutbound(self.server(backend), self.client_tls, partial(self._backend_dialler, backend))
-
-    def _backend_dialler(self, backend: Backend, pair: Pair) -> Dialler:
-        plain = DirectDialler(self.reactor)
-        if not backend.proxy_protocol:
-            return plain
-        ends = self.accepted.ends(pair)
-        source, destination = (HostPort.parse(end, 0) for end in ends) if ends else (None, None)
-        return announcing(plain, write(source, destination) if source and destination else LOCAL)
-
-    def backend_inbound(self, backend: Backend) -> BackendInbound:
-        server = self.server(backend)
-        verifier = Verifier(self._to_backend(backend), self.opener, self.reactor)
-        return BackendInbound(server, self.is_local, verifier.verify, self.outbound.admit, self.stream_id, self.outbound.expect)
+    def backends(self) -> Backends:
+        """The existing servers."""
+        return Backends(self)
 
     # --- lanes ---
 
@@ -364,19 +334,20 @@ class Parts:
         return Holds(self.policies.policy(peer).hold, queue.iq_hold)
 
     def _hop(self, flow: Flow) -> Hop:
-        backend = self.config.backend_for(flow.pair.recipient)
-        if backend is not None and backend.kind == "echo":
-            return EchoHop(flow.pair, lambda pair, stanzas: self.lanes.flow(pair).accept(stanzas))
-        side = self.outbound if backend is None else self._to_backend(backend)
-        return Courier(flow, side, self.opener, self.record, BACK_OFF, self.random.random, self.reactor, self.receipting.of)
+        if self.is_local(flow.pair.recipient):
+            return self.backends.hop(flow)
+        return self.courier(flow, Opening(self.outbound, self.opener))
+
+    def courier(self, flow: Flow, way: Way) -> Courier:
+        """What brings the stanzas of a lane to the next server."""
+        return Courier(flow, way, self.record, BACK_OFF, self.random.random, self.reactor, self.receipting.of)
 
     @cached_property
     def receipting(self) -> Receipting:
         return Receipting(self._acks, lambda: self.lanes, self.manners, self.reactor)
 
     def _acks(self, domain: Domain) -> Acks:
-        backend = self.config.backend_for(domain)
-        return "auto" if backend is None else backend.acks
+        return self.backends.acks(domain) if self.is_local(domain) else "auto"
 
     # --- connections ---
 

@@ -44,7 +44,8 @@ class Renewal:
     async def _reconsider(self, keep_streams: bool = False) -> list[Closed]:
         parts = self._parts
         inbound, outbound = parts.inbound.reconsider, parts.outbound.reconsider
-        return await Reconsideration(parts.policies, parts.accepted, parts.lanes, inbound, outbound).apply(keep_streams)
+        others = parts.backends.incoming
+        return await Reconsideration(parts.policies, parts.accepted, parts.lanes, inbound, outbound, others).apply(keep_streams)
 
     async def _reconsider_for_lists(self) -> list[Closed]:
         """Unless they come with a reload, which does so itself."""

@@ -182,7 +182,7 @@ class Gateway:
 
     def _open_backend(self, backend: Backend) -> None:
         admission = Admission(AcceptanceLimits(per_address=0))
-        self._listen(backend.listen, self.parts.backend_inbound(backend), admission, direct_tls=False)
+        self._listen(backend.listen, self.parts.backends.inbound(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
             forward = [str(server) for server in backend.forward or self.parts.config.nameservers]
             served = {domain.ascii for domain in self.parts.config.domains_of(backend)}
@@ -222,6 +222,8 @@ class Gateway:
         self._restored = True
         for port in self._listening:
             port.startReading()  # type: ignore[attr-defined]
+        self.parts.backends.start()
+        self._closers.append(self.parts.backends.stop)
         if lanes:
             self.log.info(event="restored", lanes=lanes, stanzas=self.parts.spool.count)
 
@@ -238,7 +240,8 @@ class Gateway:
         closed = [maybeDeferred(port.stopListening) for port in ports]
         parts = self.parts
         accepted = [each for each, _ in parts.accepted]
-        draining = Deferred.fromCoroutine(drain(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting))
+        links = [link.unbind for link in parts.backends.links.values()]
+        draining = Deferred.fromCoroutine(drain(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting, links))
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)

@@ -349,6 +349,44 @@ class AgreementTests(ConfigTestCase):
             self.with_gateway('[backend]\nkind = "echo"\naddress = "127.0.0.1:1"\ndns_view = "127.0.0.1"\n'),
         )
 
+    def test_router_keys(self) -> None:
+        """jabberd2's router: on loopback, by a secret, without extensions; where it listens by default; all complaints at once."""
+        self.assertEqual(
+            [
+                'line 3: backend.secret_file: is missing: the file with the secret that jabberd2\'s router-users.xml gives the user',
+                "line 5: backend.address: must be on loopback: nothing protects the connection to jabberd2's router",
+                'line 6: backend.listen: means nothing for a backend of kind "jabberd2-router"',
+                'line 7: backend.tls: means nothing for a backend of kind "jabberd2-router"',
+                'line 8: backend.acks: must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198',
+            ],
+            sorted(self.with_gateway(
+                '[backend]\nkind = "jabberd2-router"\naddress = "192.0.2.1:5347"\nlisten = "tcp:1"\ntls = "never"\nacks = "sm"\n',
+            )),
+        )
+
+    def test_router_secret(self) -> None:
+        """The secret's file is for its owner alone; a user is one word."""
+        file = Path(self.mktemp()).absolute()
+        file.write_text("sesame\n")
+        file.chmod(0o644)
+        found = self.with_gateway(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\nuser = "a b"\n')
+        self.assertEqual(2, len(found))
+        self.assertIn("may be read or written by others", found[0] + found[1])
+        file.chmod(0o600)
+        backend = self.config(GATEWAY + f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\n').backends[0]
+        self.assertEqual(("127.0.0.1:5347", "s2s"), (str(backend.address), backend.user))
+
+    def test_one_default_route(self) -> None:
+        """A router has one; what is the router's means nothing elsewhere."""
+        file = Path(self.mktemp()).absolute()
+        file.write_text("sesame")
+        file.chmod(0o600)
+        table = f'[[backend]]\nkind = "jabberd2-router"\nsecret_file = "{file}"\ndomains = '
+        found = self.complaints(GATEWAY.replace('"]', '", "b.example"]') + table + '["example.org"]\n' + table + '["b.example"]\n')
+        self.assertEqual(1, len(found))
+        self.assertIn("is the router of backend[0] already", found[0])
+        self.assertIn("means nothing but for", self.with_gateway('[backend]\nuser = "x"\n')[0])
+
     def test_view_keys(self) -> None:
         """What belongs to the view needs the view."""
         self.assertEqual(
@@ -651,8 +689,9 @@ class ExampleTests(SynchronousTestCase):
             (self.root / each).mkdir(parents=True)
         for each in ("certs/ca/ca.crt", "examples/special/friend.crt", "examples/special/friend.key", "examples/special/friend.crl"):
             (self.root / each).touch()
-        (self.root / "examples/special/friend.secret").write_text("correct horse battery staple\n")
-        (self.root / "examples/special/friend.secret").chmod(0o600)
+        for each in ("friend.secret", "router.secret"):
+            (self.root / "examples/special" / each).write_text("correct horse battery staple\n")
+            (self.root / "examples/special" / each).chmod(0o600)
 
     def load(self, name: str) -> Config:
         return parse((ROOT / "examples" / name).read_text("utf-8"), self.root / "examples" / name)
@@ -679,7 +718,7 @@ class ExampleTests(SynchronousTestCase):
         models = {"gateway": found.gateway, "listen": found.listen[0], "tls": found.tls, "dns": found.dns, "backend": found.backends[0],
                   "queue": found.queue, "log": found.log}
         for name, model in models.items():
-            written = tree[name][0] if isinstance(tree[name], list) else tree[name]
+            written = {key for each in tree[name] for key in each} if isinstance(tree[name], list) else tree[name]
             self.assertEqual(set(type(model).model_fields), set(written), name)
         objects = tree["peers"].values()
         self.assertEqual(set(type(found.peers["default"]).model_fields), {key for each in objects for key in each})

@@ -24,6 +24,7 @@ from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.peerstreams import PeerStreams
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.room import Room
+from s2sgw.gateway.ways import Opening
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.queue.held import Holds
 from s2sgw.queue.memory import MemorySpool
@@ -118,7 +119,8 @@ class FakeSide:
 class Source:
     """A stream that can be slowed."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
         self.held: list[object] = []
 
     def pause(self, token: object) -> None:
@@ -149,7 +151,7 @@ class World:
         if flow.direction == "inbound":
             return KeepingHop(self.back)
         opener = Opener(self._connection, self.clock, self.manners, room=self.room)  # type: ignore[arg-type]
-        return Courier(flow, self.side, opener, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        return Courier(flow, Opening(self.side, opener), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
@@ -503,7 +505,7 @@ class CourierTests(SynchronousTestCase):
             world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
             world.flow.accept([message("1")])
             world.open()
-            self.assertEqual(world.flow.largest, largest)
+            self.assertEqual(world.flow.fitness.largest, largest)
 
     def test_no_room_for_a_stamp(self) -> None:
         """R32, R39: our own stamp does not make a stanza too large for the next server."""

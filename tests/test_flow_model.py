@@ -19,7 +19,6 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway import courier as couriers
 from s2sgw.gateway import flow as flows
 from s2sgw.gateway import orders
 from s2sgw.gateway.acks import Acks, ManagedReceipts, PingReceipts
@@ -112,7 +111,7 @@ class Engine:
 class Wire:
     """A stream to the next server, as the courier and as the next server see it; also its connection."""
 
-    method, reasons, pair, target, incoming, largest, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None
+    method, reasons, pair, target, incoming, largest, holds, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None, None
     peer_address, tls_version, asking = "192.0.2.1:5269", "TLSv1.3", False
 
     def __init__(self, managed: bool, over: Callable[[], None]) -> None:
@@ -132,17 +131,18 @@ class Wire:
         if managed:
             self.count, self.engine.counters = 0, Counters(0)
 
-    def write(self, data: bytes) -> None:
-        for found in _TOKEN.finditer(data):
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        for found in _TOKEN.finditer(b"".join(stanzas)):
             name = (found[2] or b"r").decode()
             self.way.append(int(name) if name.isdigit() else name)
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: Ending) -> Deferred[None]:
         if self.ending is None:
             self.ending = ending
             self._over()
             if self.listener is not None:
                 self.listener.stream_lost(ending)
+        return succeed(None)
 
     abort = close
 
@@ -172,7 +172,7 @@ class Model:
     """The gateway's lane of one pair, with its courier, between an upstream that counts receipts and a next server that counts stanzas."""
 
     def __init__(self) -> None:
-        self._patches: list[Any] = [mock.patch.object(couriers, "find_stream", self._find), mock.patch.object(flows, "CHUNK", CHUNK)]
+        self._patches: list[Any] = [mock.patch.object(flows, "CHUNK", CHUNK)]
         for patch in self._patches:
             patch.start()
         self.clock = Clock()
@@ -202,8 +202,8 @@ class Model:
     def _hop(self, flow: Flow) -> Hop:
         if flow.direction == "inbound":
             return _Swallows()
-        side: Any = mock.Mock(leg="federation")
-        return Courier(flow, side, mock.Mock(), self.lanes.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.receipting.of)
+        way: Any = mock.Mock(leg="federation", find=self._find)
+        return Courier(flow, way, self.lanes.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.receipting.of)
 
     async def _find(self, *_: Any) -> Wire:
         self.attempt = Deferred()

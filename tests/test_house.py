@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "s2sgw"
 
 #: Folder or file under s2sgw -> its floor (DESIGN, "The house").
-FLOORS = {"xmpp": 1, "stream": 2, "trust": 2, "queue": 2, "net": 3, "policy": 3, "gateway": 4, "backend": 4, "config": 4, "operate": 5, "assembly": 6, "renewal": 6, "service": 6}
+FLOORS = {"xmpp": 1, "stream": 2, "trust": 2, "queue": 2, "net": 3, "policy": 3, "gateway": 4, "backend": 4, "config": 4, "operate": 5, "backends": 6, "assembly": 6, "renewal": 6, "service": 6}
 #: Floors 2 and 3 have walls inside: `stream`, `trust` and `queue` do not know each other; `net` knows no policy, `policy` no network.
 STRANGERS = {
     "stream": {"trust", "queue"}, "trust": {"stream", "queue"}, "queue": {"stream", "trust"},

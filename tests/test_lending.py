@@ -17,10 +17,11 @@ from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.lending import Lending
 from s2sgw.gateway.manners import Manners
-from s2sgw.gateway.opening import Opener, find_stream
+from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.openstream import Listener
 from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.gateway.ways import Opening
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, ResolutionNeeded, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
@@ -80,7 +81,9 @@ class LendingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.engine = Engine()
-        self.connection: Any = SimpleNamespace(ending=None, close=lambda ending: setattr(self.connection, "ending", ending))
+        self.connection: Any = SimpleNamespace(
+            ending=None, close=lambda ending: setattr(self.connection, "ending", ending), when_closed=lambda: succeed(None),
+        )
         self.lending = Lending(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
         self.second = Pair(OTHER, PEER)
         for pair in (OUT, self.second, OUT):
@@ -255,7 +258,7 @@ class CarryingBackTests(EntryTestCase):
         """R36: a courier takes what is lent, and opens nothing."""
         lent: Any = object()
         opener: Any = SimpleNamespace(lent=lambda pair: lent)
-        found = find_stream(self.side, OUT, opener)
+        found = Opening(self.side, opener).find(OUT)
         with self.assertRaises(StopIteration) as done:
             found.send(None)
         self.assertIs(done.exception.value, lent)
@@ -276,7 +279,8 @@ class BorrowingCourierTests(SynchronousTestCase):
         manners = Manners(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.acks: Any = "tcp"
         self.courier._receipts_of = Receipting(lambda domain: self.acks, lambda: self.world.lanes, manners, self.world.clock).of
-        self.courier._opener = Opener(None, self.world.clock, manners, lent=self.lending.of)  # type: ignore[arg-type]
+        opener = Opener(None, self.world.clock, manners, lent=self.lending.of)  # type: ignore[arg-type]
+        self.courier.way = Opening(self.world.side, opener)  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
         return ids([call.args[0] for call in self.link.write.call_args_list])

@@ -17,6 +17,7 @@ from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.reconsidering import Closed, Reconsideration
 from s2sgw.gateway.record import Record
+from s2sgw.gateway.ways import Opening
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
@@ -101,7 +102,7 @@ class ReconsiderationTests(SynchronousTestCase):
         if flow.direction == "inbound":
             return Waiting(True, self.back)
         side: Any = SimpleNamespace(leg="federation")
-        return Courier(flow, side, None, self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        return Courier(flow, Opening(side, None), self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def stream(self, leg: str = "federation", peer: Domain = PEER, method: str = "EXTERNAL") -> Connection:
         connection = Connection()

@@ -113,7 +113,7 @@ class GatewayTests(SynchronousTestCase):
         self.opened: list[str] = []
         self.refused: list[tuple[Any, ...]] = []
         self.parts: Any = namespace(
-            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), ports=set(), backend_inbound=lambda backend: None,
+            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), ports=set(), backends=SimpleNamespace(inbound=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped")),
             views=SimpleNamespace(queue=lambda: (7, 0)), lanes=SimpleNamespace(spools=True),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
             config=SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: []),
@@ -165,7 +165,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:5269", "waits"], self.opened)
         self.gateway._all_accept(0)
         self.gateway._open("tcp:5270", None)
-        self.assertEqual(["tcp:5269", "waits", "accepts", "tcp:5270"], self.opened)
+        self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
         self.assertEqual({15270}, self.parts.ports)
 
     def test_every_listener_or_none(self) -> None:

@@ -120,6 +120,43 @@ class Jabberd2Tests(SetupTestCase):
         self.assertIn("Without <pemfile/>", setup_text("jabberd2", self.config(f'{BACKEND}{VIEW}tls = "never"\n')))
 
 
+class RouterTests(SetupTestCase):
+    """jabberd2 by its router."""
+
+    def lines(self, more: str = "") -> str:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        secret = folder / "router.secret"
+        secret.write_text("sesame\n")
+        secret.chmod(0o600)
+        return setup_text("jabberd2", self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{secret}"\n{more}'))
+
+    def test_xml(self) -> None:
+        """Who may be the default route; that jabberd2's s2s is not to run; and not the secret itself."""
+        text = self.lines()
+        tree = ElementTree.fromstring(f"<all>{text}</all>")
+        self.assertEqual(["s2s"], [each.text for each in tree.iterfind("user/name")])
+        self.assertEqual([("default-route", "s2s")], [(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")])
+        self.assertIn("do not start jabberd2-s2s", text)
+        self.assertNotIn("sesame", text)
+
+    def test_another_user(self) -> None:
+        """Who is called otherwise than what it binds must be let."""
+        text = self.lines('user = "gate"')
+        tree = ElementTree.fromstring(f"<all>{text}</all>")
+        self.assertEqual({("default-route", "gate"), ("bind", "gate")}, {(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")})
+
+    def test_other_servers(self) -> None:
+        """The router is jabberd2's."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        (folder / "s").write_text("x")
+        (folder / "s").chmod(0o600)
+        config = self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{folder}/s"\n')
+        with self.assertRaises(SetupError):
+            setup_text("prosody", config)
+
+
 class OpenfireTests(SetupTestCase):
     def test_unverified(self) -> None:
         """The lines are marked as unverified; they lead to the inner listener and need no view."""
@@ -153,7 +190,7 @@ class RefusalTests(SetupTestCase):
 
     def test_echo(self) -> None:
         """The echo backend needs no server."""
-        self.refused('no backend of kind "s2s" serves anything', "prosody", self.config('[backend]\nkind = "echo"\n'))
+        self.refused("nothing but the embedded echo serves anything", "prosody", self.config('[backend]\nkind = "echo"\n'))
 
     def test_no_port(self) -> None:
         """A listener that is no TCP port is nowhere to send a server to."""
@@ -169,8 +206,8 @@ class RefusalTests(SetupTestCase):
             GATEWAY.replace("]", ', "echo.example"]', 2).replace('[gateway, "echo.example"]', "[gateway]"),
         )
         self.refused("there are several backends", "prosody", config)
-        self.refused('no backend of kind "s2s" serves echo.example', "prosody", config, "echo.example")
-        self.refused('no backend of kind "s2s" serves other.example', "prosody", config, "other.example")
+        self.refused("nothing but the embedded echo serves echo.example", "prosody", config, "echo.example")
+        self.refused("no backend serves other.example", "prosody", config, "other.example")
         self.assertIn("s2s_ports = { 16269 }", setup_text("prosody", config, Domain.parse("b--c.example")))
 
 

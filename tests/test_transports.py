@@ -94,7 +94,7 @@ class DialTests(ConfigTestCase):
         self.assertIn(bytes((198, 51, 100, 7, 192, 0, 2, 1)), self.announced(parts, pair))
 
     def announced(self, parts: Parts, pair: Pair) -> bytes:
-        parts._backend_dialler(parts.config.backends[0], pair)("127.0.0.1", 15269, Recording)
+        parts.backends._dialler(parts.config.backends[0], pair)("127.0.0.1", 15269, Recording)
         protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
         assert protocol is not None
         transport = CountingTransport()

@@ -28,6 +28,7 @@ from s2sgw.gateway.opening import Opener
 from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.gateway.ways import Opening
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.policy.model import PeerPolicy
@@ -163,7 +164,7 @@ class Gateway:
             cast(Any, self._outgoing), self.clock, self.manners, lent=self.accepted.lent, incoming=self._carried_back,
         )
         side = cast(Any, self)
-        return Courier(flow, side, opener, self.record, QUICK, lambda: 0.0, self.clock, self.receipting.of)
+        return Courier(flow, Opening(side, opener), self.record, QUICK, lambda: 0.0, self.clock, self.receipting.of)
 
     def _link(self, engine: Any, owner: Any, role: Any, **ignored: object) -> StreamConnection:
         return Link(engine, owner, clock=self.clock, role=role, tls=lambda order: None, direct_tls=True)

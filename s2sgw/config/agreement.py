@@ -17,6 +17,8 @@ from s2sgw.policy.secretfile import read_secret
 from s2sgw.policy.values import HostPort
 
 Complaints = Iterator[Complaint]
+#: Keys that mean nothing where there is no s2s of the server's own.
+_OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "resume"}
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 
@@ -77,6 +79,35 @@ def echo_keys(backends: tuple[Backend, ...]) -> Complaints:
                 yield Complaint(("backend", index, key), 'means nothing for a backend of kind "echo"')
 
 
+def router_keys(backends: tuple[Backend, ...]) -> Complaints:
+    """jabberd2's router is connected to, and has no extensions; whom it lets in is known by a secret."""
+    for index, backend in enumerate(backends):
+        path = ("backend", index)
+        if backend.kind != "jabberd2-router":
+            if backend.kind == "s2s":
+                for key in sorted(backend.model_fields_set & {"user", "secret_file"}):
+                    yield Complaint((*path, key), 'means nothing but for a backend of kind "jabberd2-router"')
+            continue
+        for key in sorted(backend.model_fields_set & _OF_S2S):
+            yield Complaint((*path, key), 'means nothing for a backend of kind "jabberd2-router"')
+        if backend.acks == "sm":
+            yield Complaint((*path, "acks"), 'must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198')
+        if backend.secret_file is None:
+            text = "is missing: the file with the secret that jabberd2's router-users.xml gives the user"
+            yield Complaint((*path, "secret_file"), text)
+        if not _is_loopback(backend.address.host):
+            yield Complaint((*path, "address"), "must be on loopback: nothing protects the connection to jabberd2's router")
+
+
+def shared_routers(backends: tuple[Backend, ...]) -> Complaints:
+    """A router has one default route."""
+    taken: dict[HostPort, int] = {}
+    for index, backend in enumerate(backends):
+        if backend.kind == "jabberd2-router" and taken.setdefault(backend.address, index) != index:
+            text = f"is the router of backend[{taken[backend.address]}] already: one backend can have all of its domains"
+            yield Complaint(("backend", index, "address"), text)
+
+
 def view_keys(backends: tuple[Backend, ...]) -> Complaints:
     for index, backend in enumerate(backends):
         if backend.kind == "s2s" and backend.dns_view is None:
@@ -125,7 +156,7 @@ def shared_views(backends: tuple[Backend, ...]) -> Complaints:
 def own_listener(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> Complaints:
     """The backend's address is not the gateway itself."""
     for index, backend in enumerate(backends):
-        if backend.kind == "s2s":
+        if backend.kind != "echo":
             for path, endpoint in _listeners(listen, backends):
                 if _leads_to(backend.address, endpoint):
                     yield Complaint(("backend", index, "address"), f"is the gateway's own ({show(path)})")
@@ -259,6 +290,9 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
             yield from _readable(("peers", name, "crl"), peer.crl)
         if peer.secret_file is not None:
             yield from _secret(("peers", name, "secret_file"), peer.secret_file)
+            if name == "default":
+                text = "is shared with one peer, or with those under a domain, and not with all"
+                yield Complaint(("peers", name, "secret_file"), text)
         if peer.certificate is not None:
             for path in certificate_files(peer.certificate):
                 yield from _readable(("peers", name, "certificate"), path)
@@ -272,8 +306,12 @@ def _secret(key: KeyPath, path: Path) -> Complaints:
             read_secret(path)
         except (OSError, ValueError) as error:
             yield Complaint(key, f"{path} holds no secret: it {error}")
-    if key[1] == "default":
-        yield Complaint(key, "is shared with one peer, or with those under a domain, and not with all")
+
+
+def backend_files(backends: tuple[Backend, ...]) -> Complaints:
+    for index, backend in enumerate(backends):
+        if backend.secret_file is not None:
+            yield from _secret(("backend", index, "secret_file"), backend.secret_file)
 
 
 def list_files(policy: Policy) -> Complaints:
@@ -309,6 +347,8 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (repeated_domains, "gateway"),
     (backend_domains, "gateway", "backend"),
     (echo_keys, "backend"),
+    (router_keys, "backend"),
+    (shared_routers, "backend"),
     (view_keys, "backend"),
     (impossible_ports, "listen", "backend", "console"),
     (shared_listeners, "listen", "backend", "console"),
@@ -325,6 +365,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
 FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),
     (tls_files, "tls"),
+    (backend_files, "backend"),
     (peer_files, "peers"),
     (list_files, "policy"),
 )

@@ -5,11 +5,12 @@ Durations are seconds, sizes bytes, paths absolute. What the models accept works
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, model_validator
 from twisted.internet.endpoints import serverFromString
 
 from s2sgw.policy.model import PeerObject, PeerPolicy
@@ -94,15 +95,30 @@ class DNS(Section):
     static: dict[DomainKey, Route] = {}
 
 
+def parse_user(value: object) -> str:
+    """A user of jabberd2's router."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,64}", value) or "@" in value:
+        raise ValueError('must be a name of printable ASCII without "@", such as "s2s"')
+    return value
+
+
+UserName = Annotated[str, PlainValidator(parse_user)]
+#: Where jabberd2's router listens.
+ROUTER_PORT = 5347
+
+
 class Backend(Section):
     """One `[backend]`: the existing server, or the embedded echo backend.
 
     `domains` empty: all of the gateway's (right where there is one backend alone).
     """
 
-    kind: Literal["s2s", "echo"] = "s2s"
+    kind: Literal["s2s", "echo", "jabberd2-router"] = "s2s"
     domains: tuple[DomainName, ...] = ()
     address: Address = HostPort("127.0.0.1", 15269)
+    #: with jabberd2's router: who we are there, and the file with the secret
+    user: UserName = "s2s"
+    secret_file: FilePath | None = None
     listen: Endpoint = "tcp:15270:interface=127.0.0.1"
     dns_view: Loopback | None = None
     forward: tuple[Nameserver, ...] = ()
@@ -115,6 +131,14 @@ class Backend(Section):
     resume: Resume = 120.0
     #: whether the server is told by the PROXY protocol whom a stream is from
     proxy_protocol: Flag = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _router_address(cls, written: Any) -> Any:
+        """The default address is where the kind listens."""
+        if isinstance(written, dict) and written.get("kind") == "jabberd2-router":
+            return {"address": f"127.0.0.1:{ROUTER_PORT}", **written}
+        return written
 
 
 class Queue(Section):

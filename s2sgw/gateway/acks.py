@@ -179,9 +179,11 @@ class PingReceipts:
     def __init__(
         self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],
         forget: Callable[[str], None], acknowledged: Callable[[int], None], silent: Callable[[], None], clock: IReactorTime,
-        token: Callable[[], str], sent: Callable[[int], object] = _uncounted,
+        token: Callable[[], str], sent: Callable[[int], object] = _uncounted, insist: bool = False,
     ) -> None:
+        """`insist`: after a ping without an answer the next batch is asked about all the same."""
         self.acknowledges = True
+        self._insist = insist
         self._pair = pair
         self._write = write
         self._expect = expect
@@ -239,7 +241,7 @@ class PingReceipts:
 
     def _late(self) -> None:
         self.stop()
-        self.acknowledges = False
+        self.acknowledges = self._insist
         everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
         self._silent()
         self._acknowledged(everything)

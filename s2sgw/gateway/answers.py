@@ -58,6 +58,12 @@ class Answers:
     def __bool__(self) -> bool:
         return bool(self.pings) or self._pair in self._late
 
+    def give_up(self, id: str) -> None:
+        """Nobody waits for the answer to this ping any more; should it come after all, it is dropped."""
+        if self.pings.pop(id, None) is not None:
+            ours, theirs = self._pair.recipient.text, self._pair.sender.text
+            self._late.expect(self._pair, Stanza("iq", b"", theirs, ours, "get", id))
+
     def awaits(self, stanza: Stanza) -> bool:
         """Whether `stanza` answers a ping of ours."""
         return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self.pings
@@ -66,7 +72,7 @@ class Answers:
         """Whether `stanza` is caught here; who waits for it is told."""
         if stanza.kind != "iq" or stanza.type not in ("result", "error"):
             return False
-        answered = self.pings.get(stanza.id or "")
+        answered = self.pings.pop(stanza.id or "", None)
         if answered is not None:
             answered()
             return True

@@ -6,7 +6,7 @@ visible word: a final cause bounces them, any other lets them wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -17,12 +17,12 @@ from twisted.python.failure import Failure
 from s2sgw.gateway.acks import ManagedReceipts, NoReceipts, Receipts
 from s2sgw.gateway.blame import Blame
 from s2sgw.gateway.broken import RETURN, BrokenStream
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
-from s2sgw.gateway.opening import Opener, StreamRefused, find_stream
-from s2sgw.gateway.openstream import OpenStream
+from s2sgw.gateway.opening import StreamRefused
+from s2sgw.gateway.openstream import OpenStream, Way
 from s2sgw.gateway.record import Record
-from s2sgw.gateway.sides import SendingSide
 from s2sgw.queue.schedule import BackOff
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
@@ -32,22 +32,22 @@ STEADY = 10.0
 
 
 class Courier:
-    """A `Hop` (see `gateway.lanes`) over streams that are opened on `side`."""
+    """A `Hop` (see `gateway.hop`) over the streams that are to be had by `way`."""
 
     log = Logger()
 
     def __init__(
-        self, flow: Flow, side: SendingSide, opener: Opener, record: Record, back_off: BackOff, random: Callable[[], float],
-        clock: IReactorTime, receipts_of: Callable[[Courier, OpenStream], Receipts] = lambda courier, stream: NoReceipts(),
+        self, flow: Flow, way: Way, record: Record, back_off: BackOff, random: Callable[[], float], clock: IReactorTime,
+        receipts_of: Callable[[Courier, OpenStream], Receipts] = lambda courier, stream: NoReceipts(),
     ) -> None:
         self.flow = flow
-        self.side = side
+        self.way = way
         self.failures = 0
         self.stream: OpenStream | None = None
         self.last_ending: Ending | None = None
         self.retry: IDelayedCall | None = None
         self._attempt: Deferred[Any] | None = None
-        self._opener = opener
+        self._closed: Deferred[None] = succeed(None)
         self._record = record
         self._back_off = back_off
         self._random = random
@@ -98,7 +98,8 @@ class Courier:
         assert self.stream is not None
         if self._promised and self.flow.lane.flying == len(data):  # nothing is in flight but these
             self._take_receipts(self.stream)
-        self.stream.connection.write(b"".join([*data, self.receipts.behind(len(data))]))
+        behind = self.receipts.behind(len(data))
+        self.stream.write([*data, behind] if behind else data)
 
     def pressed(self) -> None:
         self.receipts.crowded()
@@ -108,7 +109,7 @@ class Courier:
 
     def contact(self, urged: bool = False) -> None:
         if urged:
-            self._opener.manners.urge(self.flow.pair.recipient.ascii)
+            self.way.urge(self.flow.pair.recipient)
         self._life.contact()
 
     def part(self) -> None:
@@ -118,9 +119,8 @@ class Courier:
             stream.close(Ending(Cause.IDLE))
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        stream = self.stream
         self._life.stop(cause)
-        return succeed(None) if stream is None else stream.connection.when_closed()
+        return self._closed
 
     # --- Listener ---
 
@@ -146,7 +146,7 @@ class Courier:
         if not self.receipts.acknowledges:
             self.flow.acknowledged(written)
         elif written:
-            self.stream.connection.write(self.receipts.behind(written))
+            self.stream.write([self.receipts.behind(written)])
 
     def _take_receipts(self, stream: OpenStream) -> None:
         """The best that are to be had now."""
@@ -183,7 +183,7 @@ class Courier:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        self._attempt = Deferred.fromCoroutine(find_stream(self.side, self.flow.pair, self._opener, self.broken))
+        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.flow.pair, self.broken)))
         self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._not_handled)
 
     def _failed(self, failure: Failure) -> None:
@@ -208,10 +208,10 @@ class Courier:
         self._take_receipts(stream)
         stream.listener = self
         if isinstance(self.receipts, ManagedReceipts) and self.flow.lane.flying:
-            stream.connection.write(b"".join([*again, self.receipts.again(self.flow.lane.flying)]))
-        self.flow.fit(stream.largest)
+            stream.write([*again, self.receipts.again(self.flow.lane.flying)])
+        self.flow.fit(Fitness(stream.largest, stream.holds))
         self._record.standing(
-            "stream ready", self.flow.direction, self.side.leg, self.flow.pair, method=stream.method,
+            "stream ready", self.flow.direction, self.way.leg, self.flow.pair, method=stream.method,
             address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),
         )
         self.flow.drain()
@@ -228,7 +228,7 @@ class Courier:
             return []
         self._forget("resumed")
         self._record.standing(
-            "stream resumed", self.flow.direction, self.side.leg, self.flow.pair, address=stream.connection.peer_address,
+            "stream resumed", self.flow.direction, self.way.leg, self.flow.pair, address=stream.connection.peer_address,
         )
         return self.again()
 
@@ -265,7 +265,7 @@ class Courier:
         names = pair if self.flow.direction == "inbound" else pair.inverse
         if not refusal.repeated:
             self._record.refused(
-                self.flow.direction, self.side.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
+                self.flow.direction, self.way.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
                 refusal.reasons,
             )
         own = self._back_off.delay(self.failures, self._random)
@@ -325,7 +325,7 @@ class Courier:
         worked = lived >= STEADY or (kept and self._heeded)
         self.failures = 0 if worked or ending.cause is Cause.IDLE else self.failures + 1
         self._record.standing(
-            "stream closed", self.flow.direction, self.side.leg, self.flow.pair, layer=ending.layer.value,
+            "stream closed", self.flow.direction, self.way.leg, self.flow.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
@@ -343,6 +343,10 @@ class Courier:
             self._attempt.cancel()
         if self.stream is not None:
             self.stream.listener = None
-            self.stream.close(Ending(cause))
+            self._closed = self.stream.close(Ending(cause))
             self.receipts.stop()
         self.retry = self._attempt = self.stream = self.broken = self._patience = None
+
+
+async def _awaited(stream: Awaitable[OpenStream]) -> OpenStream:
+    return await stream

@@ -35,17 +35,20 @@ LOOK = 0.02
 
 async def drain(
     accepted: Sequence[StreamConnection], lanes: Lanes, clock: IReactorTime, admitting: Callable[[], bool] = lambda: False,
+    others: Sequence[Callable[[], Deferred[None]]] = (),
 ) -> None:
     """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool.
 
-    `admitting`: something was read whose way is still being looked up. Whoever brought it may not send it again.
+    `admitting`: something was read whose way is still being looked up. Whoever brought it may not send it again. `others`: what
+    else brings stanzas is asked so to bring no more, and fires when the last has come.
     """
     lanes.rest()
     await _while(lambda: any(flow.hop.ready and flow.lane.in_flight for flow in lanes), SETTLE, clock)
     await _close_managed([connection for connection in accepted if _engine(connection).managed], clock)
     until = clock.seconds() + ADMIT
     await _while(admitting, ADMIT, clock)
-    await DeferredList([_heard_out(connection, clock) for connection in accepted])
+    last = [each().addTimeout(HEAR_OUT, clock, lambda late, _: None) for each in others]
+    await DeferredList([*last, *(_heard_out(connection, clock) for connection in accepted)], consumeErrors=True)
     await _while(admitting, until - clock.seconds(), clock)
     lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
     await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)

@@ -71,9 +71,15 @@ class Entry:
         self._timer: IDelayedCall | None = None
         self._told: set[Cause] = set()
         self._over = False
+        self._used = 0.0
+
+    def rests(self, before: float) -> bool:
+        """Nothing has come since `before`, and nothing waits."""
+        return self._used < before and not self._held
 
     def accept(self, stanzas: list[Stanza], receipt: Receipt | None = None) -> None:
         """The stanzas of one turn; `receipt` is settled as they are in safe hands, or refused."""
+        self._used = self._lanes.clock.seconds()
         if self._held:
             self._hold(stanzas, receipt)
         elif not self._admitted:
@@ -101,8 +107,7 @@ class Entry:
     def _ask(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         self._admitting = True
         self._entrance.admissions += 1
-        self._held.append((stanzas, receipt))
-        self._connection.pause(self)
+        self._hold(stanzas, receipt)
         admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from s2sgw.gateway.answers import Answers
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.gap import Gap
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.marks import Marks
@@ -45,8 +46,8 @@ class Flow:
         self.hop: Hop
         #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
         self.suspects = 0
-        #: bytes of a stanza that the next hop accepts, where that is known (XEP-0478)
-        self.largest: int | None = None
+        #: what the next hop takes, as far as that is known
+        self.fitness = Fitness()
         self._lanes = lanes
         self._slowed: set[Source] = set()
         self._spooling = False
@@ -80,7 +81,7 @@ class Flow:
 
     def unexpect(self, id: str) -> None:
         """The answer no longer matters."""
-        self.answers.pings.pop(id, None)
+        self.answers.give_up(id)
 
     def awaits(self, stanza: Stanza) -> bool:
         """Whether `stanza` is such an answer."""
@@ -98,13 +99,13 @@ class Flow:
         """Take custody of the stanzas of one turn: they go on at once where the way is free."""
         if self.answers:
             stanzas = self._consume(stanzas, receipt)
-        if self.largest is not None:
-            stanzas = self._fitting(self.largest, stanzas, receipt)
+        if self.fitness:
+            stanzas = self._fitting(stanzas, receipt)
         if not stanzas:
             return
         if not self._pass_through(stanzas, receipt):
             self._keep(stanzas, receipt)
-        if source is not None and self._must_slow():
+        if source is not None and self._must_slow(source):
             self._slowed.add(source)
             source.pause(self)
 
@@ -135,18 +136,18 @@ class Flow:
             self._lanes.refuse(self.pair, refused, Cause.QUEUE_FULL, receipt)
         self._lanes.watch(self)
 
-    def fit(self, largest: int | None) -> None:
-        """The next hop accepts stanzas of so many bytes: larger ones that wait are bounced, and so are those to come."""
-        self.largest = largest
-        if largest is not None:
-            self.give_up_on(self.lane.remove(lambda held: len(held.stanza.data) > largest), Cause.TOO_LARGE)
+    def fit(self, fitness: Fitness) -> None:
+        """What the next hop takes: others that wait are bounced, and so are those to come."""
+        self.fitness = fitness
+        gone = self.lane.remove(lambda held: fitness.objection(held.stanza.data) is not None) if fitness else []
+        for held in gone:
+            self.give_up_on([held], fitness.objection(held.stanza.data) or Cause.TOO_LARGE)
 
-    def _fitting(self, largest: int, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
-        refused = [stanza for stanza in stanzas if len(stanza.data) > largest]
-        if not refused:
-            return stanzas
-        self._lanes.refuse(self.pair, refused, Cause.TOO_LARGE, receipt)
-        return [stanza for stanza in stanzas if len(stanza.data) <= largest]
+    def _fitting(self, stanzas: list[Stanza], receipt: Receipt | None) -> list[Stanza]:
+        taken, refused = self.fitness.sift(stanzas)
+        for stanza, cause in refused:
+            self._lanes.refuse(self.pair, [stanza], cause, receipt)
+        return taken
 
     def _coalesce(self, accepted: list[Held]) -> None:
         """R40: waiting presence gives way to what is newer."""
@@ -159,21 +160,19 @@ class Flow:
 
     # --- back-pressure ---
 
-    def _must_slow(self) -> bool:
+    def _must_slow(self, source: Source) -> bool:
         if self.held:
             return False
         if self.lane.crowded:
             self.hop.pressed()
-        return self.hop.slow or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
+        return (self.hop.slow and not source.shared) or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
 
     def relieve(self) -> None:
         """Let the slowed sources go on, unless there is still reason to wait."""
         if self.backlog is not None:
             self.backlog.look(self)
-        if self._must_slow():
-            return
-        slowed, self._slowed = self._slowed, set()
-        for source in slowed:
+        for source in [source for source in self._slowed if not self._must_slow(source)]:
+            self._slowed.discard(source)
             source.resume(self)
 
     def forget(self, source: Source) -> None:
@@ -213,7 +212,7 @@ class Flow:
         if now - held.accepted_at <= LATE:
             return held.stanza.data
         data = stamped(held.stanza, self.pair.sender, held.accepted_at)
-        return held.stanza.data if self.largest is not None and len(data) > self.largest else data
+        return held.stanza.data if self.fitness.objection(data) else data
 
     def acknowledged(self, number: int) -> None:
         """The next server has the first `number` stanzas in flight."""
@@ -303,7 +302,7 @@ class Flow:
         self.give_up_on(self.lane.remove(lambda held: held.position in refused and may_bounce(held.stanza)), Cause.QUEUE_FULL)
 
     def _back_in_memory(self, held: list[Held]) -> None:
-        self.fit(self.largest)
+        self.fit(self.fitness)
         if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
             self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 

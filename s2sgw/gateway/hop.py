@@ -11,7 +11,10 @@ from s2sgw.xmpp.ending import Cause
 
 
 class Source(Protocol):
-    """A stream that brings stanzas and can be told to wait."""
+    """A stream that brings stanzas and can be told to wait. `shared`: everybody's come by it, so a slow hop is no reason."""
+
+    @property
+    def shared(self) -> bool: ...
 
     def pause(self, holder: object) -> None: ...
 

@@ -82,6 +82,11 @@ class Incoming:
         for entry in self._entries.values():
             entry.reconsider()
 
+    def forget_resting(self, before: float) -> None:
+        """On a stream that lasts: pairs of which nothing has come since `before` are admitted anew when they come again."""
+        for pair in [pair for pair, entry in self._entries.items() if entry.rests(before)]:
+            self._entries.pop(pair).close()
+
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
         self._leave()

@@ -107,6 +107,8 @@ class Keeper:
 
     def _useful_until(self, connection: StreamConnection) -> float:
         """Who alone sends on a stream closes it first, so that nothing is lost on its way."""
+        if getattr(connection.engine, "lasting", False):
+            return float("inf")
         if connection.role == "initiating" and not getattr(connection.engine, "bidi", False):
             return connection.last_sent + self._bounds.unused
         return max(connection.last_received, connection.last_sent) + self._bounds.silent
@@ -122,11 +124,11 @@ class Keeper:
             self._sign(watched, connection, now)
 
     def _sign(self, watched: Watched, connection: StreamConnection, now: float) -> None:
-        """White space; where it acknowledges, a request, which a live one answers."""
+        """White space; where there is something to ask that a live one answers, that."""
         watched.signed = now
-        managed = connection.role == "initiating" and getattr(connection.engine, "managed", False)
-        watched.asked = now if managed else None
-        connection.keep_alive(REQUEST if managed else b" ")
+        question = _question(connection)
+        watched.asked = now if question else None
+        connection.keep_alive(question or b" ")
 
     def _sign_due(self, watched: Watched, connection: StreamConnection) -> float:
         """Half of the silence that the other side announces to suffer (XEP-0478), if that is less than our own bound."""
@@ -147,3 +149,10 @@ class Keeper:
             yield connection.last_received + bounds.rest
         yield self._sign_due(watched, connection)
         yield self._useful_until(connection)
+
+
+def _question(connection: StreamConnection) -> bytes:
+    """A request for acknowledgements, or what else the engine knows to ask."""
+    if connection.role == "initiating" and getattr(connection.engine, "managed", False):
+        return REQUEST
+    return getattr(connection.engine, "question", b"")

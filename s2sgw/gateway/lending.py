@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
+
+from twisted.internet.defer import Deferred
 
 from s2sgw.gateway.openstream import Listener
 from s2sgw.gateway.sides import ReceivingSide
@@ -27,7 +30,7 @@ class Lent:
     """The part of an accepted stream that carries `pair` back: an `OpenStream`."""
 
     largest: int | None = None
-    target = incoming = outcome = broken = None
+    target = incoming = outcome = broken = holds = None
     asking = False
     method = "bidi"
 
@@ -55,9 +58,14 @@ class Lent:
     def sent(self, number: int) -> None:
         self._lending.sent(self, number)
 
-    def close(self, ending: Ending) -> None:
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these."""
+        self.connection.write(b"".join(stanzas))
+
+    def close(self, ending: Ending) -> Deferred[None]:
         """Close the stream, for all of its pairs."""
         self.connection.close(ending)
+        return self.connection.when_closed()
 
 
 class Lending:

@@ -235,9 +235,16 @@ class OutgoingStream:
         if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
             self.incoming.inherit(came)
 
-    def close(self, ending: Ending) -> None:
+    holds: Callable[[bytes], bool] | None = None
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these."""
+        self.connection.write(b"".join(stanzas))
+
+    def close(self, ending: Ending) -> Deferred[None]:
         """Close in order."""
         self.connection.close(ending)
+        return self.connection.when_closed()
 
     def _abandon(self, ready: Deferred[OutgoingStream]) -> None:
         """`ready` was cancelled, and fails so, lest the attempt go on elsewhere."""
@@ -262,19 +269,6 @@ class OutgoingStream:
             self.log.failure("a stream could not be judged", failure)
         self.close(Ending(Cause.INTERNAL))
 
-
-async def find_stream(side: SendingSide, pair: Pair, opener: Opener, broken: BrokenStream | None = None) -> OpenStream:
-    """A stream for `pair`: one that is open and carries it back, or a new one, as soon as there is room for it.
-
-    Only a new one can go on with `broken`.
-    """
-    lent = opener.lent(pair) if broken is None else None
-    if lent is not None or opener.room is None:
-        return lent or await open_stream(side, pair, opener, broken=broken)
-    async with opener.room.entering():
-        stream = await open_stream(side, pair, opener, broken=broken)
-        opener.room.joined(stream)
-    return stream
 
 
 async def open_stream(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from twisted.internet.defer import Deferred
 
 from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.incoming import Incoming
+from s2sgw.gateway.record import Leg
 from s2sgw.gateway.sides import Legged
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.stream.events import Event, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Listener(Protocol):
@@ -97,4 +101,25 @@ class OpenStream(Protocol):
     def asking(self) -> bool:
         """The other side has not answered yet whether it acknowledges stanzas."""
 
-    def close(self, ending: Ending) -> None: ...
+    @property
+    def holds(self) -> Callable[[bytes], bool] | None:
+        """Whether the other side can hold a stanza at all, where there is a question of that."""
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these, and whatever else stands between stanzas."""
+
+    def close(self, ending: Ending) -> Deferred[None]:
+        """Use it no more; fires when that is done, which takes a bounded time."""
+
+
+class Way(Protocol):
+    """Where the streams of a lane come from."""
+
+    @property
+    def leg(self) -> Leg: ...
+
+    async def find(self, pair: Pair, broken: BrokenStream | None = None) -> OpenStream:
+        """A stream for `pair`, a new one where it is to go on with `broken`; raises `StreamRefused`."""
+
+    def urge(self, recipient: Domain) -> None:
+        """The operator's word: try at once."""

@@ -45,9 +45,9 @@ class Receipting:
             return NoReceipts(engine.sent)
         way_back = partial(self._way_back, stream.pair.inverse)
         return PingReceipts(
-            stream.pair, stream.connection.write, lambda id, answered: way_back().expect(id, answered),
+            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, answered),
             lambda id: way_back().unexpect(id), courier.flow.acknowledged, partial(self._silent.remember, name), self._clock,
-            lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent,
+            lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent, insist=acks == "ping",
         )
 
     def _way_back(self, pair: Pair) -> Flow:

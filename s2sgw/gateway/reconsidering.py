@@ -7,7 +7,7 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.net.connection import StreamConnection
@@ -60,7 +61,10 @@ class Reconsideration:
 
     def __init__(
         self, peers: Peers, accepted: AcceptedStreams, lanes: Lanes, inbound: JudgeInbound, outbound: JudgeOutbound,
+        others: Callable[[], Iterable[Incoming]] = tuple,
     ) -> None:
+        """`others`: where stanzas come in beside the accepted streams and those of couriers."""
+        self._others = others
         self._peers = peers
         self._accepted = accepted
         self._lanes = lanes
@@ -71,6 +75,8 @@ class Reconsideration:
         """Look at everything again; what was closed. `keep_streams`: no stream is."""
         for _, owner in self._accepted:
             owner.reconsider()
+        for incoming in self._others():
+            incoming.reconsider()
         for flow in self._lanes:
             stream = flow.hop.stream if isinstance(flow.hop, Courier) else None
             if stream is not None and stream.incoming is not None:

@@ -21,7 +21,7 @@ class Verification(Listener):
     busy = True
 
     def __init__(self, stream: OutgoingStream, question: DialbackNeeded) -> None:
-        self.outcome: Deferred[DialbackOutcome] = Deferred(lambda _: stream.close(Ending(Cause.CLOSED)))
+        self.outcome: Deferred[DialbackOutcome] = Deferred(lambda _: stream.connection.close(Ending(Cause.CLOSED)))
         self._stream = stream
         self._question = question
 

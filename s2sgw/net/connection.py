@@ -85,7 +85,7 @@ class StreamConnection(Protocol):
 
     def __init__(
         self, engine: Engine, owner: Owner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
-        direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(),
+        direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(), shared: bool = False,
     ) -> None:
         self.engine = engine
         self.owner = owner
@@ -97,6 +97,8 @@ class StreamConnection(Protocol):
         self.blocked_since: float | None = None
         #: the negotiation is over
         self.established = False
+        #: it carries everybody's stanzas: one slow lane must not hold up the others
+        self.shared = shared
         self._clock = clock
         self._tls = tls
         self._direct_tls = direct_tls

@@ -17,6 +17,7 @@ from s2sgw.backend.authority import CERTIFICATE_FILE
 from s2sgw.config.agreement import tcp_place
 from s2sgw.config.sections import Backend, Config
 from s2sgw.policy.values import HostPort
+from s2sgw.stream.component import NAME
 from s2sgw.xmpp.jid import Domain
 
 #: bytes a second that the server is to take from the gateway, who speaks for all peers on few connections
@@ -61,7 +62,12 @@ def setup_text(server: str, config: Config, local: Domain | None = None) -> str:
     """
     if server not in SERVERS:
         raise SetupError(f'there are no lines for "{server}"; there are for {", ".join(SERVERS)}')
-    return SERVERS[server](leg(config, local))
+    backend = _backend(config, local)
+    if backend.kind == "jabberd2-router":
+        if server != "jabberd2":
+            raise SetupError('the backend is of kind "jabberd2-router": there are lines for jabberd2 alone')
+        return _jabberd2_router(backend, ", ".join(domain.text for domain in config.domains_of(backend)))
+    return SERVERS[server](leg(config, backend))
 
 
 def authority_file(config: Config) -> Path:
@@ -69,9 +75,8 @@ def authority_file(config: Config) -> Path:
     return config.gateway.state / CERTIFICATE_FILE
 
 
-def leg(config: Config, local: Domain | None) -> Leg:
-    """The backend leg of `local`."""
-    backend = _backend(config, local)
+def leg(config: Config, backend: Backend) -> Leg:
+    """The backend leg of `backend`."""
     host, port = tcp_place(backend.listen) or ("", 0)
     if not port:
         raise SetupError(f"backend.listen = {json.dumps(backend.listen)} is no TCP port that a server could be sent to")
@@ -87,11 +92,13 @@ def _backend(config: Config, local: Domain | None) -> Backend:
     if local is not None:
         found = [each for each in config.backends if local in config.domains_of(each)]
     else:
-        found = [each for each in config.backends if each.kind == "s2s"]
+        found = [each for each in config.backends if each.kind != "echo"]
     if len(found) > 1:
         raise SetupError("there are several backends: say which by one of its domains")
-    if not found or found[0].kind != "s2s":
-        raise SetupError(f'no backend of kind "s2s" serves {local or "anything"}: there is no server to set up')
+    if local is not None and not found:
+        raise SetupError(f"no backend serves {local}: there is no server to set up")
+    if not found or found[0].kind == "echo":
+        raise SetupError(f"nothing but the embedded echo serves {local or 'anything'}: there is no server to set up")
     return found[0]
 
 
@@ -167,7 +174,7 @@ def _jabberd2(leg: Leg) -> str:
         wants = "Without <pemfile/> it speaks no TLS and a header without version, which the gateway understands."
     view = leg.resolver
     return f"""\
-<!-- jabberd2 behind s2sgw, for {escape(leg.names.replace("--", "- -"))}.
+<!-- jabberd2 behind s2sgw, for {_commented(leg.names)}.
      1. The environment of the process jabberd2-s2s: every peer resolves to the gateway.
 
          NAMESERVERS={view.host}
@@ -183,7 +190,40 @@ def _jabberd2(leg: Leg) -> str:
   <port>{leg.address.port}</port>
   <!-- <pemfile>/etc/jabberd2/server.pem</pemfile> -->
 </local>
+<!-- Or leave jabberd2's s2s away, and let the gateway take its place at the router: kind = "jabberd2-router" in the section of
+     this backend, with secret_file; then this command prints the lines for that. It takes stanzas of any size, and holds back
+     those on which jabberd2 would break. -->
 """
+
+
+def _jabberd2_router(backend: Backend, names: str) -> str:
+    return f"""\
+<!-- jabberd2 behind s2sgw by its router, for {_commented(names)}.
+     The gateway is what jabberd2's own s2s would be: do not start jabberd2-s2s. The router listens at {backend.address}
+     (<ip/> and <port/> in router.xml), and should do so on loopback alone.
+
+     1. In router-users.xml, within <users/>; the secret is the text of the file
+        {_commented(str(backend.secret_file))} -->
+<user>
+  <name>{escape(backend.user)}</name>
+  <secret>THE SECRET</secret>
+</user>
+<!-- 2. In router.xml, within <aci/>: the user may be the default route. -->
+<acl type='default-route'>
+  <user>{escape(backend.user)}</user>
+</acl>{_bind_line(backend.user)}
+<!-- 3. Change the secret of the stock user "jabberd" while you are there: everybody knows it. -->
+"""
+
+
+def _bind_line(user: str) -> str:
+    """A user that is called otherwise than what it binds must be allowed to bind that."""
+    return "" if user == NAME else f"\n<acl type='bind'>\n  <user>{escape(user)}</user>\n</acl>"
+
+
+def _commented(text: str) -> str:
+    """As a comment can hold it."""
+    return escape(text.replace("--", "- -"))
 
 
 def _openfire(leg: Leg) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from s2sgw import __version__
+from s2sgw.backend.router import RouterLink
 from s2sgw.config import Config
 from s2sgw.gateway.accepted import AcceptedStream
 from s2sgw.gateway.courier import Courier
@@ -16,10 +17,12 @@ from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Record
 from s2sgw.gateway.room import Room
 from s2sgw.gateway.streams import AcceptedStreams
+from s2sgw.net.addresses import HostPort
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.operate.metrics import Sources
 from s2sgw.operate.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.stream.component import ComponentStream
 from s2sgw.stream.management import Managed
 
 
@@ -30,7 +33,9 @@ class GatewayViews:
         self, config: Config, lanes: Lanes, accepted: AcceptedStreams, record: Record,
         certificates: CertificateDirectory, started: float, room: Room,
         without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
+        links: Callable[[], Iterable[RouterLink]] = tuple,
     ) -> None:
+        self._links = links
         self._config = config
         self._lanes = lanes
         self._accepted = accepted
@@ -59,9 +64,23 @@ class GatewayViews:
     def streams(self) -> Iterator[StreamRow]:
         for connection, owner in self._accepted:
             yield self._accepted_row(connection, owner)
+        for link in self._links():
+            yield self._link_row(link)
         for flow in self._lanes:
             if isinstance(flow.hop, Courier) and flow.hop.stream is not None:
                 yield self._outgoing_row(flow, flow.hop, flow.hop.stream)
+
+    def _link_row(self, link: RouterLink) -> StreamRow:
+        """What is for peers comes by the link itself; what is for the domains that it serves has rows of its own."""
+        domains = sorted(str(domain) for domain in link.router.domains)
+        unserved = [f"no part of jabberd2 serves {domain}" for domain in domains if domain not in map(str, link.served)]
+        bound = link.bound
+        return StreamRow(
+            leg="backend", direction="outbound", peer="", local=", ".join(domains), state="proven" if bound else link.state,
+            method="router" if bound else None, pairs=[], tls=None, cipher=None,
+            address=str(HostPort(link.router.host, link.router.port)), age=self.now() - link.since if bound else 0.0,
+            reasons=unserved if bound else [link.ending.detail] if link.ending else [], resumption=None,
+        )
 
     def _accepted_row(self, connection: StreamConnection, owner: AcceptedStream) -> StreamRow:
         federation = owner.side.leg == "federation"
@@ -79,7 +98,7 @@ class GatewayViews:
         inbound = flow.direction == "inbound"
         connection = stream.connection
         return StreamRow(
-            leg=courier.side.leg, direction=flow.direction, peer=sender if inbound else recipient,
+            leg=courier.way.leg, direction=flow.direction, peer=sender if inbound else recipient,
             local=recipient if inbound else sender, state="proven", method=stream.method, pairs=[[sender, recipient]],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
             age=self.now() - courier.since, reasons=list(stream.reasons), resumption=_resumption(connection),
@@ -134,7 +153,7 @@ class GatewayViews:
         for backend in self._config.backends:
             if backend.kind == "s2s":
                 yield {"purpose": "backend", "endpoint": backend.listen}
-            if backend.dns_view is not None:
+            if backend.kind == "s2s" and backend.dns_view is not None:
                 yield {"purpose": "DNS view", "endpoint": str(backend.dns_view)}
 
     # --- numbers ---
@@ -152,5 +171,7 @@ class GatewayViews:
 
 
 def _resumption(connection: StreamConnection) -> str | None:
+    if isinstance(connection.engine, ComponentStream):
+        return None
     engine = cast(Managed, connection.engine)
     return "resumed" if engine.continues else None if engine.resumption is None else "possible"

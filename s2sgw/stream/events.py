@@ -203,6 +203,29 @@ class NotResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """With jabberd2's router: we are its default route, or (False, after `unbind`) no longer."""
+
+    bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """With jabberd2's router: a part of it serves `name` from now on, or no longer."""
+
+    name: str
+    served: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """With jabberd2's router: a stanza of ours that came back, with the `error` (a number); None: one without valid addresses."""
+
+    stanza: Stanza
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The engine is over: flush what there is to send, then close the transport in order. Always the last event."""
 
@@ -211,5 +234,6 @@ class Ended:
 
 Event = (
     ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
-    | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed | Ended
+    | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed
+    | Bound | Announced | Routed | Ended
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
@@ -21,6 +21,7 @@ from s2sgw.xmpp.framing import Framer, FramingLimits
 from s2sgw.xmpp.header import CLOSING_TAG, Header
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import STREAM, STREAM_ERRORS
+from s2sgw.xmpp.routes import Route, RouteFramer
 from s2sgw.xmpp.stanza import Stanza
 
 #: RFC 6120 §4.7.5: any 1.x is ours.
@@ -96,6 +97,10 @@ class Phase:
         text = f"<{element.name} xmlns='{element.namespace}'/> is not expected here"
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, text)
 
+    def route(self, route: Route) -> None:
+        """Of jabberd2's router alone."""
+        raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a route is not expected here")
+
     def stanza(self, stanza: Stanza) -> None:
         raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas the other way only")
 
@@ -123,6 +128,8 @@ class Negotiation(ABC):
     phase: Phase
     #: `namespace}name` of the elements behind which reading stops (R6, decision 3)
     stop_at: ClassVar[frozenset[str]] = frozenset()
+    #: what reads one stream
+    framer: ClassVar[type[Framer | RouteFramer]] = Framer
 
     def __init__(self, limits: FramingLimits) -> None:
         self.secured = False
@@ -137,9 +144,9 @@ class Negotiation(ABC):
         #: our closing tag is out, theirs is still to come: why
         self.leaving: Ending | None = None
         self._limits = limits
-        self._framer = Framer(limits, self.stop_at)
+        self._framer = self.framer(limits, self.stop_at)
         self._kept = b""
-        self._inputs: list[framing.Event] = []
+        self._inputs: Sequence[framing.Event | Route] = []
         self._output: list[bytes] = []
         self._events: list[Event] = []
         self._run: list[Stanza] = []
@@ -253,7 +260,7 @@ class Negotiation(ABC):
         """A new stream on the same transport; what is left over of the old one's bytes belongs to it (R25)."""
         self.opened = False
         self._kept = self.left_over
-        self._framer = Framer(self._limits, self.stop_at)
+        self._framer = self.framer(self._limits, self.stop_at)
 
     def read_on(self) -> None:
         """Go on behind the element of `stop_at` that did not end the old stream."""
@@ -270,7 +277,7 @@ class Negotiation(ABC):
 
     # --- within --------------------------------------------------------------------------------------------------
 
-    def _take(self, inputs: list[framing.Event]) -> None:
+    def _take(self, inputs: Sequence[framing.Event | Route]) -> None:
         for at, item in enumerate(inputs, 1):
             if type(item) is Stanza:
                 self.phase.stanza(item)
@@ -280,7 +287,7 @@ class Negotiation(ABC):
                 self._inputs = inputs[at:]
                 return
 
-    def _take_other(self, item: framing.Event) -> None:
+    def _take_other(self, item: framing.Event | Route) -> None:
         match item:
             case Element(name="error", namespace=namespace) if namespace == STREAM:
                 self.phase.stream_error(read_stream_error(item))
@@ -288,6 +295,8 @@ class Negotiation(ABC):
                 self.phase.element(item)
             case Header():
                 self.phase.header(item)
+            case Route():
+                self.phase.route(item)
             case framing.Fault():
                 raise RemoteFault(item.condition, item.text)
             case _:

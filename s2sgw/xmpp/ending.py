@@ -74,6 +74,7 @@ class Cause(StrEnum):
     ENCRYPTION_REQUIRED = "encryption-required"
     FILTERED = "filtered"
     TOO_LARGE = "too-large"
+    UNFIT = "unfit"
     RATE_EXCEEDED = "rate-exceeded"
     TOO_MANY_STREAMS = "too-many-streams"
     # stream
@@ -154,6 +155,7 @@ ACCOUNTS: dict[Cause, Account] = {
     Cause.ENCRYPTION_REQUIRED: Account(Layer.POLICY, False, _POLICY, "Encryption is required.", "Enable STARTTLS for server-to-server streams."),
     Cause.FILTERED: Account(Layer.POLICY, True, _POLICY, "This kind of stanza is not allowed between the two domains.", "Ask the administrator of this server what its filters refuse."),
     Cause.TOO_LARGE: Account(Layer.POLICY, True, _POLICY, "The stanza is larger than the next server accepts.", "Send smaller stanzas."),
+    Cause.UNFIT: Account(Layer.POLICY, True, _POLICY, "The next server cannot hold what is in the stanza.", "Send no names of namespaces with quotes, brackets, ampersands or blanks, nor overlong ones; the server behind this gateway would break on them."),
     Cause.RATE_EXCEEDED: Account(Layer.POLICY, False, _FULL, "The remote domain sends more than is allowed.", "Send less, or ask the administrator of this server for a higher limit."),
     Cause.TOO_MANY_STREAMS: Account(Layer.POLICY, False, _FULL, "The remote domain has too many streams open.", "Reuse streams instead of opening new ones."),
     Cause.HOST_UNKNOWN: Account(Layer.STREAM, True, _NOT_FOUND, "The remote server does not serve that domain.", "Check the domain name; this server does not serve it."),

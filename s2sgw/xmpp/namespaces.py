@@ -19,3 +19,4 @@ MUC = "http://jabber.org/protocol/muc"  # XEP-0045
 MUC_USER = "http://jabber.org/protocol/muc#user"
 CHANNEL_BINDING = "urn:xmpp:sasl-cb:0"  # XEP-0440
 XML = "http://www.w3.org/XML/1998/namespace"
+COMPONENT = "http://jabberd.jabberstudio.org/ns/component/1.0"  # jabberd2's router

@@ -10,14 +10,16 @@ from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 _UNDEFINED_ENTITY = expat.errors.codes[expat.errors.XML_ERROR_UNDEFINED_ENTITY]
 
 
-def restricted_parser() -> expat.XMLParserType:
+def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
     """A namespace-aware parser whose names read `namespace}name`; what is restricted raises `RemoteFault` out of it.
 
+    `prefixes`: they read `namespace}name}prefix` where there is one.
     It takes UTF-16 all the same: who feeds it looks at the first bytes.
     """
     parser = expat.ParserCreate("utf-8", "}", None)  # None: interning is slower, and keeps every name for good
     if hasattr(parser, "SetReparseDeferralEnabled"):  # expat 2.6 and later would withhold what is complete
         parser.SetReparseDeferralEnabled(False)
+    parser.namespace_prefixes = prefixes
     parser.XmlDeclHandler = _check_declaration
     parser.StartDoctypeDeclHandler = _refusal("document type declarations")
     parser.CommentHandler = _refusal("comments")
