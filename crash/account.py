@@ -89,15 +89,15 @@ class Pair:
         )
 
     def _loss(self, number: int, times: Times) -> Loss:
-        mark = self.marks.get(number)
+        mark, query = self.marks.get(number), number in self.queries
         if mark is None:
             end = times.sudden(self.sent[number])
-            return Loss(number, end and end[1], None, 0.0)
+            return Loss(number, query, end and end[1], None, 0.0)
         end = times.after(mark.connection.opened)
         read = mark.connection.read.reached(mark.position)
         if end is None or read is None:
-            return Loss(number, end and end[1], None, 0.0)
-        return Loss(number, end[1], max(end[0] - read, 0.0), times.waited.grown(read, end[0]))
+            return Loss(number, query, end and end[1], None, 0.0)
+        return Loss(number, query, end[1], max(end[0] - read, 0.0), times.waited.grown(read, end[0]))
 
     def _reordered(self) -> int:
         """First arrivals that came behind a later one."""
@@ -120,6 +120,7 @@ class Loss:
     """
 
     number: int
+    query: bool
     end: End | None
     held: float | None
     waited: float
@@ -130,11 +131,11 @@ class Loss:
         return self.end not in (None, "stop") and (self.held is None or self.held - self.waited <= WINDOW + SLACK)
 
     def text(self) -> str:
-        end = f"an end of kind {self.end or 'none'}"
+        name, end = f"    number {self.number}{' (IQ)' if self.query else ''}", f"an end of kind {self.end or 'none'}"
         if self.held is None:
-            return f"    number {self.number}: not read before {end}"
+            return f"{name}: not read before {end}"
         waiting = f"{self.waited * 1000:.0f} of them without a processor"
-        return f"    number {self.number}: read {self.held * 1000:.0f} ms before {end}, {waiting}"
+        return f"{name}: read {self.held * 1000:.0f} ms before {end}, {waiting}"
 
 
 @dataclass

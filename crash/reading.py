@@ -69,7 +69,8 @@ class Reading:
     def __init__(self) -> None:
         #: seconds that its threads waited for a processor, over all its lives
         self.waited = History()
-        self._earlier = self._latest = 0.0
+        self._waits: dict[str, int] = {}  # of each thread of this life, nanoseconds
+        self._total = 0
         self._process = Path("/proc/0")
         self._open: set[Connection] = set()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG)
@@ -79,7 +80,7 @@ class Reading:
 
     def follow(self, pid: int) -> None:
         """The gateway has a new life."""
-        self._process = Path(f"/proc/{pid}/task")
+        self._process, self._waits = Path(f"/proc/{pid}/task"), {}
 
     def watch(self, connection: Connection) -> Connection:
         self._open.add(connection)
@@ -104,14 +105,13 @@ class Reading:
 
     def _look_at_process(self) -> None:
         """/proc/PID/task/TID/schedstat: nanoseconds on a processor, nanoseconds of waiting for one, turns."""
-        waited = 0
+        waits = self._waits
         with contextlib.suppress(OSError, ValueError, IndexError):
             for thread in self._process.iterdir():
-                waited += int((thread / "schedstat").read_text().split()[1])
-        if waited / 1e9 < self._latest:  # another life
-            self._earlier += self._latest
-        self._latest = waited / 1e9
-        self.waited.note(time.time(), self._earlier + self._latest)
+                waited = int((thread / "schedstat").read_text().split()[1])
+                self._total += waited - waits.get(thread.name, 0)
+                waits[thread.name] = waited
+        self.waited.note(time.time(), self._total / 1e9)
 
     def _read(self, connection: Connection) -> int | None:
         """How many bytes the gateway's end has read; None: it is no more."""
