@@ -270,6 +270,23 @@ class TrialTests(Attempts):
         self.failureResultOf(opening, StreamRefused)
         self.assertFalse(self.manners.bears("there.example", "bidi"))
 
+    def acknowledged(self, stream: FakeConnection, bidi: bool) -> tuple[bool, bool]:
+        """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
+        self.manners.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
+        stream.owner.engine.bidi = bidi
+        stream.owner.listener = Listener()
+        stream.owner.event(stream, Acknowledged(1))
+        return self.manners.bears("there.example", "bidi"), self.manners.suspects("there.example")
+
+    def test_trial_acknowledges(self) -> None:
+        """Then it lives, and is told of at once."""
+        self.assertEqual(self.acknowledged(self.ready(), bidi=False), (False, False))
+        self.assertEqual(list(self.manners.without()), [("there.example", ("bidi",))])
+
+    def test_suspected_elsewhere(self) -> None:
+        """What works on another stream broke nothing."""
+        self.assertEqual(self.acknowledged(self.ready(), bidi=True), (True, False))
+
     def test_answered(self) -> None:
         """What has answered `<enable/>` and then errs over content errs over a stanza; over anything else it is a suspect still."""
         for condition, bears in (("bad-format", True), ("internal-server-error", False)):

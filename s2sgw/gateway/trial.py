@@ -43,9 +43,10 @@ class Trial:
             self._timer = self._clock.callLater(BRIEF, self._lives)
 
     def stands(self, event: Event) -> None:
-        """An acknowledgement, or that a stream was resumed, shows that the extensions break nothing."""
-        if isinstance(event, Acknowledged | Resumed):
+        """An acknowledgement, or that a stream was resumed, shows that the extensions break nothing, and that a trial lives."""
+        if isinstance(event, Acknowledged | Resumed) and not self._old:
             self._stop()
+            self._lives()
 
     def end(self, ending: Ending) -> None:
         """The stream is gone: if it was young, and something on it may be to blame, that is left out next time.
@@ -93,5 +94,9 @@ class Trial:
 
     def _lives(self) -> None:
         self._old = True
-        if self._manners.suspects(self._name):
+        if not self._manners.suspects(self._name):
+            return
+        if all(self._manners.bears(self._name, extra) for extra in self._used):
             self._manners.steady(self._name)
+        else:
+            self._manners.acquit(self._name)  # what is suspected on another stream works on this one
