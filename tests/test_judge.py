@@ -6,6 +6,7 @@ import gc
 import json
 import os
 from base64 import b64encode
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -166,6 +167,8 @@ class JudgeTests(JudgeCase):
         self.successResultOf(self.verdict(self.judge(proofs=("pkix", "pin"))))
         self.assertEqual(([], []), (self.discovery.asked, self.fetched))
         self.book.memory.proven(PEER, "pkix", "", AT.timestamp())
+        self.judge().begin(PEER, "receiving", replace(TARGET, secure=False))
+        self.assertEqual(([], []), (self.discovery.asked, self.fetched))
         self.judge().begin(PEER, "receiving", TARGET)
         self.assertEqual((["TLSA"], []), (self.discovery.asked, self.fetched))
 
