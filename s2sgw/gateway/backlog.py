@@ -40,8 +40,10 @@ class Backlog:
         self._clock = clock
         self._at_once = at_once
         self._waiting: dict[Restored, None] = {}
-        #: when each began, and the position behind those that it began with; the first is the oldest
-        self._running: dict[Restored, tuple[float, int]] = {}
+        #: under way: the position behind those stanzas that each began with
+        self._begun: dict[Restored, int] = {}
+        #: those of them that have a place: since when; the first is the oldest
+        self._placed: dict[Restored, float] = {}
         self._timer: IDelayedCall | None = None
         self._filling = False
 
@@ -65,11 +67,11 @@ class Backlog:
 
     def look(self, flow: Restored) -> None:
         """Something changed for `flow`: it may be done."""
-        running = self._running.get(flow)
-        if running is None or (len(flow.lane) and flow.hop.state in ("connecting", "ready")):
+        if flow not in self._begun or (len(flow.lane) and flow.hop.state in ("connecting", "ready")):
             return
-        self._end(flow)
-        if self._waiting and not len(flow.lane) and flow.lane.next_position == running[1]:
+        flow.backlog = None
+        self._placed.pop(flow, None)
+        if self._begun.pop(flow) == flow.lane.next_position and self._waiting and not len(flow.lane):
             flow.hop.part()
         self._fill()
 
@@ -78,10 +80,10 @@ class Backlog:
         if self._filling:
             return
         self._filling = True
-        while self._waiting and len(self._running) < self._at_once:
+        while self._waiting and len(self._placed) < self._at_once:
             flow = next(iter(self._waiting))
             del self._waiting[flow]
-            self._running[flow] = self._clock.seconds(), flow.lane.next_position
+            self._begun[flow], self._placed[flow] = flow.lane.next_position, self._clock.seconds()
             self._begin(flow)
             self.look(flow)
         self._filling = False
@@ -94,20 +96,16 @@ class Backlog:
         elif not flow.held:
             flow.hop.wanted()
 
-    def _end(self, flow: Restored) -> None:
-        del self._running[flow]
-        flow.backlog = None
-
     def _watch(self) -> None:
-        if self._waiting and self._running and self._timer is None:
-            began, _ = next(iter(self._running.values()))
+        if self._waiting and self._placed and self._timer is None:
+            began = next(iter(self._placed.values()))
             self._timer = self._clock.callLater(max(0.0, began + PATIENCE - self._clock.seconds()), self._look_at_slow)
 
     def _look_at_slow(self) -> None:
         self._timer = None
         before = self._clock.seconds() - PATIENCE
-        for flow in [flow for flow, (began, _) in self._running.items() if began <= before]:
-            self._end(flow)
+        for flow in [flow for flow, began in self._placed.items() if began <= before]:
+            del self._placed[flow]
         self._fill()
 
     def stop(self) -> None:
