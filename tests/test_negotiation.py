@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import ref
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -410,5 +411,8 @@ class MemoryTests(SynchronousTestCase):
         for end in ends:
             stream = InitiatingStream(InitiatingOptions(local=PEER, peer=OURS, keys=KEYS))
             stream.begin()
+            gone = ref(stream)
             self.assertIsInstance(end(stream)[-1], Ended)
+            del stream
+            self.assertIsNone(gone())
         self.assertEqual([], [each for each in gc.get_objects() if isinstance(each, Stop)])

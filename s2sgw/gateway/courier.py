@@ -330,6 +330,7 @@ class Courier:
         )
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
         if not kept:
+            self.receipts = NoReceipts()  # those of a stream lead to it, which is to leave memory
             self.flow.lost(accused)
         self.flow.relieve()
 

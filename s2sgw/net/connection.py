@@ -344,7 +344,7 @@ class StreamConnection(Protocol):
 
     def _lost(self, reason: Failure) -> None:
         """The transport is gone: what came before is still heard (R16)."""
-        self._gone = True
+        self._gone, self._link, self._out = True, None, None
         self._feed()
         self._finish(lost(reason, handshaking=self._handshaking))
         self._stop_deadline()
@@ -362,10 +362,12 @@ class StreamConnection(Protocol):
         self._stop_deadline()
         if not self._gone:
             self._shut(abort)
+        self._outlet.close()
         try:
             self.owner.ended(self, ending)
         except Exception:
             self._log.failure("the owner of a stream broke at its end")
+        del self.owner, self._tls  # which lead back here: what is in no circle leaves memory at once
 
     def _shut(self, abort: bool) -> None:
         """`loseConnection` waits while a producer is registered, and for the peer without end: bound it."""

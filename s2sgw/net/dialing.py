@@ -63,6 +63,10 @@ def dial(
     return dialler(address, port, lambda: connection)
 
 
+def _spent() -> None:
+    """An attempt builds once; what it could build with leads to all that it was made for."""
+
+
 class Attempt(ClientFactory[Any]):
     """One TCP connection attempt to an IP address."""
 
@@ -85,6 +89,7 @@ class Attempt(ClientFactory[Any]):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Twisted connects the protocol as soon as this returns (None: closes), so the result is left to the next turn."""
         protocol = None if self._over else self._build()
+        self._build = _spent
         self._reactor.callLater(0, self._connected if protocol is not None else self._unwanted)
         return protocol
 

@@ -13,6 +13,10 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 
+def _nothing(*_: object) -> None:
+    """In the place of a callback into what is gone."""
+
+
 class Intake:
     """Joins input and holds it back.
 
@@ -81,6 +85,7 @@ class Intake:
         """Take no more. With `read_on` the transport reads again, so as to see the other side close."""
         self._open = False
         self._pieces = []
+        self._turn = self._too_long = _nothing
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -120,6 +125,10 @@ class Outlet:
 
     def resumeProducing(self) -> None:
         self._set(True)
+
+    def close(self) -> None:
+        """Nobody is to hear of changes any more."""
+        self._changed = _nothing
 
     def stopProducing(self) -> None:
         """The transport is going; its protocol hears of it by `connectionLost`."""

@@ -321,6 +321,7 @@ class Negotiation(ABC):
         self._framer.rest()
         self.over = True
         self.emit(Ended(ending))
+        del self.phase.stream  # nothing reaches it any more, and the two would keep each other in memory
 
     def _farewell(self, last_words: Element | None) -> None:
         if last_words is not None:
