@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from interop.certificates import Authority, Names
+from interop.client import Client
 from interop.conversation import conversation, talk
 from interop.scenario import Stage, check, expect, step
 from interop.world import INSIDE, OUTSIDE, World, world
 
-#: Above this many bytes jabberd2 closes its stream (BACKENDS.md).
-CAP = 65_535
 _LARGE = "L" * 100_000
 
 plain = Stage(
     "jabberd2 as Debian ships it, without TLS, behind the gateway; Prosody outside",
-    lambda lab: world(lab, "jabberd2", "prosody", {"backend": {"tls": "never", "stanza_bytes": CAP}}, encrypted=False),
+    lambda lab: world(lab, "jabberd2", "prosody", {"backend": {"tls": "never"}}, encrypted=False),
 )
 conversation(plain, "jabberd2 without TLS | s2sgw | prosody")
 
@@ -29,7 +28,11 @@ async def _legs(made: World) -> None:
 
 @plain.scenario("jabberd2's stanza cap: a larger stanza is bounced with the reason, the others arrive")
 async def _capped(made: World) -> None:
-    juliet, romeo = made.ends.left, made.ends.right
+    await _takes_no_more(made.ends.right, made.ends.left)
+
+
+async def _takes_no_more(romeo: Client, juliet: Client) -> None:
+    """To `juliet`, who is at a jabberd2 of which the gateway was told nothing."""
     await talk(romeo, juliet, "make sure that the stream is up")
     await romeo.message(juliet.jid, "before the large one")
     large = await romeo.message(juliet.jid, _LARGE)
@@ -43,6 +46,23 @@ async def _capped(made: World) -> None:
     await talk(romeo, juliet, "still up")
     twice = [one for one in juliet.inbox if "the large one" in (one.findtext("{jabber:client}body") or "")]
     expect(len(twice), 0, "messages that came twice")
+
+
+secured = Stage("jabberd2 with TLS behind the gateway; Prosody outside", lambda lab: world(lab, "jabberd2", "prosody"))
+peer = Stage(
+    "jabberd2 outside; Prosody behind the gateway",
+    lambda lab: world(lab, "prosody", "jabberd2", {"peers": {OUTSIDE: {"dialback": "with-tls"}}}),
+)
+
+
+@secured.scenario("jabberd2's stanza cap, with TLS")
+async def _capped_with_tls(made: World) -> None:
+    await _takes_no_more(made.ends.right, made.ends.left)
+
+
+@peer.scenario("jabberd2's stanza cap, as a peer")
+async def _capped_peer(made: World) -> None:
+    await _takes_no_more(made.ends.left, made.ends.right)
 
 
 def _other_certificate(authority: Authority) -> dict[str, Any]:

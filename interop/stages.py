@@ -35,7 +35,7 @@ STAGES = [
     onestream.gateway_first, onestream.peer_first,
     resuming.both_ways, resuming.each_way, resuming.raw,
     *(matrix.stage(behind) for behind in START),
-    peculiar.plain, peculiar.crashing,
+    peculiar.plain, peculiar.secured, peculiar.peer, peculiar.crashing,
     pressure.servers, pressure.crowd,
     routed.stage,
     refused.stage,

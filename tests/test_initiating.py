@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackOutcome,
@@ -18,7 +20,7 @@ from s2sgw.stream.events import (
     VerifyReady,
 )
 from s2sgw.stream.features import PeerLimits
-from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.initiating import JABBERD2_BYTES, InitiatingOptions, InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -491,3 +493,23 @@ class RefusalTests(InitiatingCase):
         """R18: our headers have U-labels, whatever we were told."""
         options = replace(FEDERATION, peer=Domain.parse("xn--bcher-kva.example"))
         self.told(Do("begin"), Out(header(from_="ours.example", to="bücher.example")), options=options)
+
+
+class PresumedLimitTests(SynchronousTestCase):
+    """R32: what a server accepts that announces nothing."""
+
+    def limit(self, *texts: str) -> int | None:
+        stream = InitiatingStream(InitiatingOptions(local=OURS, peer=PEER, keys=DialbackKeys(b"x"), tls="optional"))
+        stream.begin()
+        for text in texts:
+            stream.receive(text.encode())
+        return stream.peer_limits.presumed
+
+    def test_jabberd2(self) -> None:
+        """jabberd2 answers without a version, or offers dialback as required; Prosody and ejabberd offer it with errors, or bare."""
+        required, errors, bare = (f"<dialback xmlns='urn:xmpp:features:dialback'>{each}</dialback>" for each in ("<required/>", "<errors/>", ""))
+        answer = header(from_=PEER.text, to=OURS.text, id="1")
+        self.assertEqual(JABBERD2_BYTES, self.limit(header(version=None, id="1")))
+        self.assertEqual(JABBERD2_BYTES, self.limit(answer, features(required)))
+        for other in (errors, bare, ""):
+            self.assertIsNone(self.limit(answer, features(other)))

@@ -212,10 +212,9 @@ class OutgoingStream:
     @property
     def largest(self) -> int | None:
         """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
-        announced = self.engine.peer_limits.max_bytes
-        bounds = [] if announced is None else [max(announced, LEAST_STANZA_BYTES)]
-        known = self.side.largest(self.pair)
-        return min(bounds if known is None else [*bounds, known], default=None)
+        limits, known = self.engine.peer_limits, self.side.largest(self.pair)
+        bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
+        return min(bounds if known is None else [*bounds, known], default=limits.presumed)
 
     def _carries_back(self, pair: Pair) -> None:
         """The other side may send `pair` here."""

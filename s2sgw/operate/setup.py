@@ -180,8 +180,8 @@ def _jabberd2(leg: Leg) -> str:
          NAMESERVERS={view.host}
          RES_OPTIONS=port:{view.port}
 
-     2. In s2sgw.toml, stanza_bytes = 65535 in the section of this backend: jabberd2 closes its stream on a larger stanza, and
-        says so nowhere. With it the gateway bounces such a stanza with the reason.
+     2. jabberd2 takes no stanza of more than 65,535 bytes, and says so nowhere: the gateway knows, and bounces a larger one with
+        the reason. Where you change <stanzasize/> in s2s.xml, say so by stanza_bytes in the section of this backend.
 
      3. These lines go into s2s.xml. jabberd2 proves itself, and has peers prove themselves, by dialback alone.
         {wants} -->

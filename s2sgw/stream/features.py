@@ -114,6 +114,8 @@ class PeerLimits:
 
     max_bytes: int | None = None
     idle_seconds: int | None = None
+    #: bytes of a stanza that a server accepts which announces nothing, and shows what it is
+    presumed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class StreamFeatures:
     #: types of channel binding; None: unsaid (XEP-0440)
     bindings: tuple[str, ...] | None = None
     names: frozenset[str] = frozenset()  # `namespace}name` of everything offered
+    #: as jabberd2 offers dialback, and neither Prosody nor ejabberd: required, and without errors
+    dialback_alone: bool = False
 
     @classmethod
     def read(cls, features: Element) -> StreamFeatures:
@@ -147,6 +151,7 @@ class StreamFeatures:
             PeerLimits() if limits is None else PeerLimits(_number(limits, "max-bytes"), _number(limits, "idle-seconds")),
             None if bindings is None else tuple(_types(bindings)),
             frozenset(f"{child.namespace}}}{child.name}" for child in features.children),
+            dialback is not None and [child.name for child in dialback.children] == ["required"],
         )
 
 

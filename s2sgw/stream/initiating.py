@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from s2sgw.stream.events import Event, Permission
 from s2sgw.stream.features import PeerLimits
 from s2sgw.stream.initiating_phases import Idle
 from s2sgw.stream.initiator import InitiatingPhase, Initiator
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.xmpp.jid import Pair
+
+#: Bytes of a stanza on which jabberd2 stops reading, as it is shipped; it says so nowhere.
+JABBERD2_BYTES = 65_535
 
 __all__ = ["InitiatingOptions", "InitiatingStream"]
 
@@ -23,7 +28,9 @@ class InitiatingStream(Initiator):
 
     @property
     def peer_limits(self) -> PeerLimits:
-        """What the other side has announced that it accepts (XEP-0478)."""
+        """What the other side has announced that it accepts (XEP-0478), or is known to."""
+        if self.pre_1_0 or self.features.dialback_alone:
+            return replace(self.features.limits, presumed=JABBERD2_BYTES)
         return self.features.limits
 
     def begin(self) -> list[Event]:

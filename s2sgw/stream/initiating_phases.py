@@ -44,7 +44,7 @@ class AwaitHeader(InitiatingPhase):
         self._then = then
 
     def header(self, header: Header) -> None:
-        pre_1_0 = _check_version(header.version)
+        pre_1_0 = self.stream.pre_1_0 = _check_version(header.version)
         answered = Answered(header.id or "", header.dialback, self._stranger(header))
         self.stream.phase = then = self._then(self.stream, answered)
         if pre_1_0:

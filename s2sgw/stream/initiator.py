@@ -59,6 +59,8 @@ class Initiator(Managed):
         self.mutual = False
         self.bidi = False
         self.carried = ProvenPairs()
+        #: the answering header had no version
+        self.pre_1_0 = False
 
     def open_stream(self) -> None:
         """Send our header (R1)."""
