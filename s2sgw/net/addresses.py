@@ -59,6 +59,12 @@ class HostPort(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def spelled(address: object) -> str:
+    """One end of a transport, as Twisted gives it: host and port; what is of another kind in its own words."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    return str(address) if host is None else str(HostPort(host, port or 0))
+
+
 @lru_cache(_CACHED)
 def is_public(address: str) -> bool:
     """Whether a stranger's DNS may send us to `address`; what is no address is not public."""

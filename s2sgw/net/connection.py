@@ -18,6 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.net.addresses import spelled
 from s2sgw.net.flow import Intake, Outlet
 from s2sgw.net.liveness import acknowledge_at_once, bound_silence
 from s2sgw.net.secured import Inside, Secured, lost, tls_on
@@ -208,11 +209,11 @@ class StreamConnection(Protocol):
     @property
     def peer_address(self) -> str:
         """The other side's address and port, as text."""
-        return _spell(self._transport.getPeer())
+        return spelled(self._transport.getPeer())
 
     @property
     def local_address(self) -> str:
-        return _spell(self._transport.getHost())
+        return spelled(self._transport.getHost())
 
     # --- what Twisted calls ----------------------------------------------------------------------------------------
 
@@ -393,10 +394,3 @@ class StreamConnection(Protocol):
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
-
-
-def _spell(address: Any) -> str:
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        return str(address)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
