@@ -317,7 +317,12 @@ class _Attempt:
             if stream is not None:
                 self._opened(stream)
                 return stream
-        raise _telling(self._failures)
+        raise self._verdict()
+
+    def _verdict(self) -> StreamRefused:
+        """What says most; kept here no longer, for its traceback leads here and would keep all of the attempt in memory."""
+        failures, self._failures = self._failures, []
+        return _telling(failures)
 
     def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Without direct TLS, where that broke the server and there is another way."""
