@@ -371,6 +371,14 @@ class CourierTests(SynchronousTestCase):
         connection.owner.resumed(connection)
         self.assertEqual((source.held, ids(connection.written)), ([], ["1", "2"]))
 
+    def test_slow_hop_does_not_slow_what_others_share(self) -> None:
+        """Where the stanzas of several lanes come by one stream, one peer that reads nothing holds up nobody but itself."""
+        world, source = World(), Source(shared=True)
+        world.flow.accept([message("0")], source)
+        world.open().writable = False
+        world.flow.accept([message("1")], source)
+        self.assertEqual((source.held, world.flow.lane.pending), ([], True))
+
     def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
         """A lane that fills while its stream is being opened slows its source; while it backs off it bounces what is too much."""
         world, source = World(memory=50_000), Source()

@@ -102,7 +102,7 @@ class AcceptedTests(EntryTestCase):
         self.made()
         engine = FakeEngine()
         connection: Any = SimpleNamespace(
-            peer_address="192.0.2.1:1", tls_version=None, pause=lambda holder: None, resume=lambda holder: None,
+            peer_address="192.0.2.1:1", tls_version=None, shared=False, pause=lambda holder: None, resume=lambda holder: None,
             step=lambda method, *arguments: method(*arguments),
         )
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
@@ -112,6 +112,7 @@ class AcceptedTests(EntryTestCase):
         other = Pair(OTHER, HERE)
         for pair in (IN, other):
             stream.event(connection, PairProven(pair, "dialback"))
+            self.assertEqual(pair == other, connection.shared)
         stream.event(connection, StanzasReceived(IN, [stanza("a")]))
         stream.event(connection, ManagementEnabled())
         stream.event(connection, StanzasReceived(IN, [stanza("b"), stanza("c")]))

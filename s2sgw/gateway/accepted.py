@@ -195,6 +195,7 @@ class AcceptedStream:
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.methods[pair] = method
+        connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)
         self._record.standing(
             "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,

@@ -11,7 +11,8 @@ from s2sgw.xmpp.ending import Cause
 
 
 class Source(Protocol):
-    """A stream that brings stanzas and can be told to wait. `shared`: everybody's come by it, so a slow hop is no reason."""
+    """A stream that brings stanzas and can be told to wait. `shared`: those of several lanes come by it, so that
+    one slow hop is no reason: the spool takes what waits for it, and the others go on."""
 
     @property
     def shared(self) -> bool: ...
