@@ -127,7 +127,7 @@ class OutboundTests(BackendTestCase):
         self.assertEqual([(OURS, "leaf of peer.example")], asked)
         self.assertEqual((0, 65535, "dialler for peer.example"), (side.streams(pair), side.largest(pair), side.dialler(pair, target)))
         self.server.stanza_bytes = 0
-        self.assertIsNone(side.largest(pair))
+        self.assertEqual([None, None], [side.largest(pair), side.shown(pair)])
 
     def judged(self, address: str) -> Permission:
         side = BackendOutbound(self.server, None, None)  # type: ignore[arg-type]

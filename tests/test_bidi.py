@@ -146,6 +146,17 @@ class InitiatingBidiTests(TranscriptCase):
             In(back), Says(Stanzas(rooms.inverse, (back,))),
         )
 
+    def test_further_pair(self) -> None:
+        """R36: a pair that is added by dialback may come back too; what leads to none of those that send is refused as such."""
+        rooms, back = Pair(ROOMS, PEER), message(to="a@rooms.ours.example")
+        self.told(
+            *OPEN, Do("authorize", rooms), initiating.asking("r3", rooms), In(result("peer.example", "rooms.ours.example", type="valid")),
+            Says(PairProven(rooms, "dialback"), PairProven(rooms.inverse, "bidi")), In(back + ONE),
+            Says(Stanzas(rooms.inverse, (back,)), Stanzas(OUTBOUND.inverse, (ONE,))), In(message("x@other.example", "a@rooms.ours.example")),
+            Out(error("invalid-from", "other.example is not authenticated on this stream")),
+            Says(End(Cause.INVALID_FROM, condition="invalid-from")),
+        )
+
     def test_only_the_inverse(self) -> None:
         """R36: no other pair may come."""
         for given, condition, text in (

@@ -54,3 +54,10 @@ class BlameTests(SynchronousTestCase):
         self.assertTrue(self.accuses(LOST, 33, 45))
         self.assertFalse(self.accuses(LOST, 33))
         self.assertTrue(self.accuses(LOST, 33))
+
+    def test_beside_others(self) -> None:
+        """One that was alone in its lane, beside those of other lanes on the stream, was not alone; it goes by itself from then on."""
+        for expected in (False, True, True):
+            self.assertEqual(expected, self.blame.accuses(LOST, range(4, 5), False, False, ambiguous=True))
+        self.assertFalse(self.accuses(LOST, 4))
+        self.assertTrue(self.accuses(LOST, 4))

@@ -101,7 +101,11 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
+            leaving=None, extensible=False,
         )
+
+    def shown(self, pair: Pair) -> str | None:
+        return None
 
     def streams(self, pair: Pair) -> int:
         return self.most
@@ -442,10 +446,16 @@ class CourierTests(SynchronousTestCase):
         courier.part()
         self.assertIsNone(connection.ending)
         world.flow.acknowledged(1)
-        courier.stream.incoming = object()
+        lending = courier.stream._lending
+        lending.incoming = object()
         courier.part()
         self.assertIsNone(connection.ending)
-        courier.stream.incoming = courier.stream.target = None
+        lending.incoming = None
+        other = lending.allow(Pair(Domain.parse("rooms.here.example"), THERE))
+        other.listener = courier
+        courier.part()
+        self.assertIsNone(connection.ending)
+        other.listener = courier.stream.target = None
         courier.part()
         self.assertIsNone(connection.ending)
 

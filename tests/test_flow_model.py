@@ -112,7 +112,7 @@ class Wire:
     """A stream to the next server, as the courier and as the next server see it; also its connection."""
 
     method, reasons, pair, target, incoming, largest, holds, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None, None
-    peer_address, tls_version, asking = "192.0.2.1:5269", "TLSv1.3", False
+    peer_address, tls_version, asking, ambiguous, sole = "192.0.2.1:5269", "TLSv1.3", False, False, True
 
     def __init__(self, managed: bool, over: Callable[[], None]) -> None:
         self._over = over
@@ -145,6 +145,10 @@ class Wire:
         return succeed(None)
 
     abort = close
+
+    def leave(self, ending: Ending) -> Deferred[None]:
+        self.listener = None
+        return self.close(ending)
 
     def when_closed(self) -> Deferred[None]:
         return succeed(None)

@@ -147,7 +147,9 @@ class CourierReceiptTests(SynchronousTestCase):
         self.connection = self.world.open()
         assert isinstance(self.world.flow.hop, Courier)
         self.courier = self.world.flow.hop
-        self.courier.receipts = ManagedReceipts(self.sent.append, self.world.clock, self.fail)
+        engine: Any = self.connection.owner.engine
+        engine.managed, engine.sent = True, self.sent.append
+        self.courier.receipts = ManagedReceipts(self.courier.stream.engine.sent, self.world.clock, self.fail)  # type: ignore[union-attr]
         self.world.flow.accept([message("2"), message("3")])
         self.world.flow.accept([message("4")])
 

@@ -235,3 +235,25 @@ class CertificateTests(InboundTestCase):
         certificate = str(Path(self.mktemp()).absolute())
         self.assertEqual(self.shown(StartTLS(OURS, PEER), certificate=certificate), [(False, "peer.example's")])
         self.assertEqual(self.shown(StartTLS(OURS, None), certificate=certificate), [(False, OURS)])
+
+
+class SharedStreamTests(SynchronousTestCase):
+    """XEP-0220 §2.6.1: which of our streams to a peer may be shared."""
+
+    def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
+        none: Any = None
+        peers = Peers({"default": PeerObject(**policy)})
+        known: dict[Domain, Any] = {OURS: SimpleNamespace(fingerprint="ab12")}
+        side = FederationOutbound(peers, none, none, none, lambda domain, peer: known.get(domain), none, none)
+        return side.shown(Pair(local, PEER))
+
+    def test_certificate(self) -> None:
+        """Those that show the same certificate, or none; the policy may want none shared."""
+        self.assertEqual((self.shown(), self.shown(PEER)), ("ab12", ""))
+        self.assertIsNone(self.shown(features={"multiplexing": False}))
+
+    def test_secret(self) -> None:
+        """R26: none where a secret is shared: each pair proves itself by it."""
+        path = Path(self.mktemp()).absolute()
+        path.touch()
+        self.assertIsNone(self.shown(secret_file=str(path)))

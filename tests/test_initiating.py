@@ -305,6 +305,21 @@ class DialbackTests(InitiatingCase):
             In(result("peer.example", "other.example", type="valid")), Says(PairProven(third, "dialback")),
         ])
 
+    def test_extensible(self) -> None:
+        """XEP-0220 §2.4: whoever offers dialback can be asked for more pairs: by a feature, before 1.0 by the header's namespace."""
+        self.assertTrue(self.told(*OPEN).extensible)
+        self.assertTrue(self.told(*PROVEN).extensible)
+        opened = [*SUCCEEDED, answered("r3"), Says(PairProven(OUTBOUND, "EXTERNAL"))]
+        self.assertFalse(self.told(*opened).extensible)
+        self.assertFalse(self.told(*SUCCEEDED, answered("", ERRORS_FEATURE), Says(PairProven(OUTBOUND, "EXTERNAL"))).extensible)
+        self.assertFalse(self.told(*AUTHENTICATING).extensible)
+        old = In(header(from_="peer.example", id="r1", version=None))
+        steps = [*BEGUN, old, Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission()), asking("r1"), VALID]
+        self.assertTrue(self.told(*steps, Says(PairProven(OUTBOUND, "dialback")), options=OPTIONAL).extensible)
+        leaving = self.told(*OPEN)
+        leaving.leaving = Ending(Cause.IDLE)
+        self.assertFalse(leaving.extensible)
+
     def test_asked_again(self) -> None:
         """A pair that is proven or asked for is not asked for again."""
         self.told(*OPEN, Do("authorize", OUTBOUND))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -23,7 +24,7 @@ from s2sgw.gateway.receipting import Receipting
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.ways import Opening
 from s2sgw.queue.schedule import BackOff
-from s2sgw.stream.events import Acknowledged, ManagementEnabled, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, ResolutionNeeded, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -33,6 +34,8 @@ from tests.test_entry import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
 
 class Engine:
     """Counts what is sent, once it is managed."""
+
+    leaving: Ending | None = None
 
     def __init__(self) -> None:
         self.managed = False
@@ -45,7 +48,7 @@ class Engine:
 class Listening(Listener):
     """Notes what a courier would hear."""
 
-    busy = False
+    busy = alone = False
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -104,6 +107,63 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual((lent.pair, lent.method, lent.largest, lent.target, lent.side.leg), (OUT, "bidi", None, None, "federation"))
         lent.close(Ending(Cause.SHUTDOWN))
         self.assertIsNone(self.lending.of(self.second))
+
+    def test_alone(self) -> None:
+        """Decision 10: who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody."""
+        self.assertIsNotNone(self.lending.of(OUT, alone=True))
+        lent, listening = self.borrow(OUT)
+        self.assertEqual((self.lending.of(self.second, alone=True), lent.sole), (None, True))
+        listening.alone = True
+        self.assertIsNone(self.lending.of(self.second))
+        listening.alone = False
+        self.assertIsNotNone(self.lending.of(self.second))
+        self.engine.leaving = Ending(Cause.IDLE)
+        self.assertIsNone(self.lending.of(self.second))
+
+    def test_leaving(self) -> None:
+        """The stream is closed by the last that leaves it."""
+        (first, _), (second, _) = self.borrow(OUT), self.borrow(self.second)
+        first.leave(Ending(Cause.SHUTDOWN))
+        self.assertEqual((self.connection.ending, first.listener, second.sole), (None, None, True))
+        second.leave(Ending(Cause.SHUTDOWN))
+        self.assertEqual(self.connection.ending, Ending(Cause.SHUTDOWN))
+
+    def test_by_turns(self) -> None:
+        """When the other side takes again another pair goes first each time."""
+        order: list[str] = []
+        for name, (_, listening) in (("one", self.borrow(OUT)), ("two", self.borrow(self.second))):
+            listening.stream_free = partial(order.append, name)  # type: ignore[method-assign]
+        for _ in range(3):
+            self.lending.free()
+        self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
+
+    def test_owed(self) -> None:
+        """R35: what was counted on the stream with which this one goes on comes first."""
+        self.engine.managed = True
+        (lent, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
+        self.lending.owe(other, 0)
+        self.lending.owe(lent, 2)
+        other.sent(1)
+        self.lending.event(Acknowledged(2))
+        self.assertEqual((lent.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
+        self.assertTrue(self.lending.shared)
+
+    def test_not_to_blame(self) -> None:
+        """Decision 10: nobody's stanzas are known to be at fault where several pairs had some in doubt."""
+        for busy in (False, True):
+            self.setUp()
+            (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+            one.busy, two.busy = True, busy
+            self.lending.lost(Ending(Cause.STREAM_ERROR))
+            self.assertEqual(first.ambiguous, busy)
+
+    def test_refused(self) -> None:
+        """R35: what was counted in vain is forgotten."""
+        lent, listening = self.borrow(OUT)
+        self.engine.managed = True
+        lent.sent(2)
+        self.lending.event(ManagementRefused())
+        self.assertEqual((lent.unacknowledged, listening.told), (0, [ManagementRefused()]))
 
     def test_acknowledgements_are_shared_out(self) -> None:
         """R35: one count for all pairs, in the order in which they were written."""
@@ -170,7 +230,7 @@ class CarryingBackTests(EntryTestCase):
     def setUp(self) -> None:
         self.made()
         self.woken: list[Domain] = []
-        self.engine: Any = Mock(managed=False, claimed=("", ""), resumption=None)
+        self.engine: Any = Mock(managed=False, leaving=None, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)
@@ -257,7 +317,7 @@ class CarryingBackTests(EntryTestCase):
     def test_before_opening_one(self) -> None:
         """R36: a courier takes what is lent, and opens nothing."""
         lent: Any = object()
-        opener: Any = SimpleNamespace(lent=lambda pair: lent)
+        opener: Any = SimpleNamespace(lent=lambda pair, alone: lent)
         found = Opening(self.side, opener).find(OUT)
         with self.assertRaises(StopIteration) as done:
             found.send(None)

@@ -247,9 +247,11 @@ class TrialTests(Attempts):
         self.assertFalse(self.bears)
 
     def test_without_a_word(self) -> None:
-        """A server that breaks down on the extension at once, without a stream error, is found out too."""
-        self.ready().close(Ending(Cause.CONNECTION_LOST, by="them"))
-        self.assertFalse(self.bears)
+        """A server that breaks down on the extension at once, or closes in order, without a stream error, is found out too."""
+        for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
+            self.ready().close(ending)
+            self.assertFalse(self.bears)
+            self.manners.acquit("there.example")
 
     def test_before_it_is_ready(self) -> None:
         """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
@@ -274,7 +276,8 @@ class TrialTests(Attempts):
         """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
         self.manners.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
-        stream.owner.listener = Listener()
+        stream.owner.engine.sent = lambda number: None
+        stream.owner.part.sent(1)
         stream.owner.event(stream, Acknowledged(1))
         return self.manners.bears("there.example", "bidi"), self.manners.suspects("there.example")
 
@@ -308,22 +311,15 @@ class TrialTests(Attempts):
         self.clock.advance(BRIEF)
         old.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.ready().close(Ending(Cause.UNRESPONSIVE))
-        self.ready().close(Ending(Cause.CLOSED, by="them"))
         self.ready().close(Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"))
-        killed = self.ready()
-        self.clock.advance(AT_ONCE + 0.1)
-        killed.close(Ending(Cause.CONNECTION_LOST, by="them"))
+        for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
+            killed = self.ready()
+            self.clock.advance(AT_ONCE + 0.1)
+            killed.close(ending)
         acknowledged = self.ready()
-        acknowledged.owner.listener = Listener()
+        acknowledged.owner.engine.sent = lambda number: None
+        acknowledged.owner.part.sent(1)
         acknowledged.owner.event(acknowledged, Acknowledged(1))
         acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.assertTrue(self.bears)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-class Listener:
-    """The user of a stream."""
-
-    def stream_event(self, event: object) -> None: ...
-
-    def stream_lost(self, ending: Ending) -> None: ...

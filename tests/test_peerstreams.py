@@ -42,6 +42,12 @@ class PeerStreamsTests(SynchronousTestCase):
         """What waits for a peer, in all of its lanes."""
         self.assertEqual(5, PeerStreams([flow(PEER, 2), flow(PEER, 3), flow(OTHER, 7)], []).waiting(PEER))  # type: ignore[arg-type]
 
+    def test_shared(self) -> None:
+        """R20: a stream that several lanes share is closed once."""
+        shared = Connection()
+        self.assertEqual(1, PeerStreams([flow(PEER, 1, shared), flow(PEER, 1, shared)], []).close(PEER, KEY))  # type: ignore[arg-type]
+        self.assertEqual(1, len(shared.refusals))
+
     def test_wake(self) -> None:
         """The lanes that wait for the peer try again."""
         woken: list[Domain] = []

@@ -45,7 +45,7 @@ class DefaultTests(SynchronousTestCase):
             found.limits.stanza_bytes, found.limits.streams, found.limits.stanzas_per_second, found.limits.bytes_per_second,
             found.limits.excess, found.limits.rated,
         ))
-        self.assertEqual(Features(sm=True, bidi=True, limits=True), found.features)
+        self.assertEqual(Features(sm=True, bidi=True, limits=True, multiplexing=True), found.features)
         self.assertEqual(
             ((), 0, ("message", "presence", "iq"), "error"), (found.deny_namespaces, found.deny_larger_than, found.kinds, found.denied),
         )
@@ -148,7 +148,7 @@ class InheritanceTests(SynchronousTestCase):
     def test_features_key_by_key(self) -> None:
         """Each feature is inherited by itself."""
         found = peers(default={"features": {"bidi": False}}, a__example={"features": {"sm": False}})
-        self.assertEqual(Features(sm=False, bidi=False, limits=True), policy(found, "a.example").features)
+        self.assertEqual(Features(sm=False, bidi=False, limits=True, multiplexing=True), policy(found, "a.example").features)
 
     def test_lists_are_replaced(self) -> None:
         """A list that is given replaces the inherited one, an empty one too."""

@@ -26,7 +26,7 @@ class FakeStream:
         self.listener: Any = None
         self.asked: list[Any] = []
         self.closed: list[Ending] = []
-        self.connection = self.engine = self
+        self.connection = self.engine = self.part = self
         self.verify = "verify"
 
     def step(self, method: str, *arguments: Any) -> None:
@@ -34,6 +34,10 @@ class FakeStream:
 
     def close(self, ending: Ending) -> None:
         self.closed.append(ending)
+
+    def leave(self, ending: Ending) -> None:
+        self.listener = None
+        self.close(ending)
 
 
 class VerifierTests(SynchronousTestCase):

@@ -196,6 +196,9 @@ class Gateway:
             resume=self.world.resume if self.receipting.resumes(pair.recipient) else 0, bidi=self.world.bidi,
         ))
 
+    def shown(self, pair: Pair) -> None:
+        """Each pair has a stream of its own."""
+
     def streams(self, pair: Pair) -> int:
         return 0
 

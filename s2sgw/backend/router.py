@@ -76,16 +76,14 @@ class Part:
     incoming: Incoming | None = None
     broken: BrokenStream | None = None
     outcome: Resumed | NotResumed | None = None
-    managed = asking = False
-    unacknowledged = 0
+    managed = asking = ambiguous = False
+    method, reasons, unacknowledged, sole = "router", tuple[str, ...](), 0, True
 
     def __init__(self, link: RouterLink, connection: StreamConnection, pair: Pair, now: float) -> None:
         self._link = link
         self.connection = connection
         self.pair = pair
-        self.method = "router"
         self.used = now
-        self.reasons: tuple[str, ...] = ()
         self.listener: Listener | None = None
 
     @property
@@ -117,6 +115,8 @@ class Part:
         """The link itself stays."""
         self._link.forget(self)
         return succeed(None)
+
+    leave = close
 
     def lost(self, ending: Ending) -> None:
         self._link.forget(self)
@@ -234,7 +234,7 @@ class RouterLink:
     def urge(self, recipient: Domain) -> None:
         """There is nobody to be spared."""
 
-    async def find(self, pair: Pair, broken: BrokenStream | None = None) -> OpenStream:
+    async def find(self, pair: Pair, broken: BrokenStream | None = None, alone: bool = False) -> OpenStream:
         """A part for `pair`, while the router and what serves the recipient are there."""
         if not self.bound or self.connection is None:
             ending = self.ending or Ending(Cause.UNREACHABLE, "the router is not connected yet")

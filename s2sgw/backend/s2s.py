@@ -166,6 +166,10 @@ class BackendOutbound:
             resume=self.server.resume(pair.recipient),
         ))
 
+    def shown(self, pair: Pair) -> str | None:
+        """Nothing that others could share: each peer has a stream of its own (decision 11)."""
+        return None
+
     def streams(self, pair: Pair) -> int:
         """One for each peer: decision 11."""
         return 0

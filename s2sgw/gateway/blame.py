@@ -32,10 +32,11 @@ class Blame:
         #: the positions in doubt then
         self._doubted = range(0)
 
-    def accuses(self, ending: Ending, doubtful: range, young: bool, asking: bool) -> bool:
+    def accuses(self, ending: Ending, doubtful: range, young: bool, asking: bool, ambiguous: bool = False) -> bool:
         """Whether the stream ended over one of the `doubtful` positions, the one that it is where there is but one.
 
-        `asking`: an extension had been asked for and not been answered, so a stream error may be about that.
+        `asking`: an extension had been asked for and not been answered, so a stream error may be about that. `ambiguous`: stanzas
+        of other lanes were in doubt too, so that none of these was alone.
         """
         alone, doubted = self._alone, self._doubted
         self._alone, self._doubted = None, range(0)
@@ -44,7 +45,7 @@ class Blame:
         if ending.by == "us" or ending.condition is not None or not doubtful:
             return False
         self._doubted = doubtful
-        if len(doubtful) == 1:
+        if len(doubtful) == 1 and not ambiguous:
             self._alone = doubtful.start
             return alone == doubtful.start
         return young or doubtful.start in doubted

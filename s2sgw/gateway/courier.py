@@ -115,7 +115,7 @@ class Courier:
     def part(self) -> None:
         """Ours alone to close, and only where neither side has anything under way on it."""
         stream = self.stream
-        if stream is not None and stream.target is not None and stream.incoming is None and not self.flow.lane.flying:
+        if stream is not None and stream.target is not None and stream.incoming is None and stream.sole and not self.busy:
             stream.close(Ending(Cause.IDLE))
 
     def stop(self, cause: Cause) -> Deferred[None]:
@@ -127,6 +127,10 @@ class Courier:
     @property
     def busy(self) -> bool:
         return self.flow.lane.flying > 0
+
+    @property
+    def alone(self) -> bool:
+        return self.flow.suspects > 0
 
     def stream_event(self, event: Event) -> None:
         """What the other side has (XEP-0198), or that it will not say so."""
@@ -183,7 +187,7 @@ class Courier:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.flow.pair, self.broken)))
+        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.flow.pair, self.broken, self.alone)))
         self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._not_handled)
 
     def _failed(self, failure: Failure) -> None:
@@ -318,7 +322,8 @@ class Courier:
         lived = self._clock.seconds() - self.since
         broken = None if stream is None else stream.broken
         young = lived < STEADY and broken is None
-        accused = self._blame.accuses(ending, self.flow.lane.doubtful, young, stream is not None and stream.asking)
+        asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
+        accused = self._blame.accuses(ending, self.flow.lane.doubtful, young, asking, ambiguous)
         if accused and broken is not None:
             broken.forget()
         kept = self._keep(None if accused else broken)
@@ -331,7 +336,7 @@ class Courier:
         self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
         if not kept:
             self.receipts = NoReceipts()  # those of a stream lead to it, which is to leave memory
-            self.flow.lost(accused)
+            self.flow.lost(accused, ambiguous)
         self.flow.relieve()
 
     def finish(self, cause: Cause) -> None:
@@ -343,8 +348,7 @@ class Courier:
         if self._attempt is not None:
             self._attempt.cancel()
         if self.stream is not None:
-            self.stream.listener = None
-            self._closed = self.stream.close(Ending(cause))
+            self._closed = self.stream.leave(Ending(cause))
             self.receipts.stop()
         self.retry = self._attempt = self.stream = self.broken = self._patience = None
 

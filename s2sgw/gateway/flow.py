@@ -230,16 +230,16 @@ class Flow:
         self._lanes.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
         settle(gone)
 
-    def lost(self, poisoned: bool) -> None:
+    def lost(self, poisoned: bool, ambiguous: bool = False) -> None:
         """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
 
-        `poisoned`: it went over the content of one of them (decision 10).
+        `poisoned`: it went over the content of one of them (decision 10); `ambiguous`: or over something else.
         """
         doubtful = self.lane.take_back()
         if not doubtful:
             return
         self.set_in_order()
-        if poisoned and len(doubtful) == 1:
+        if poisoned and not ambiguous and len(doubtful) == 1:
             self._poison(doubtful)
             return
         self.suspects = len(doubtful) if poisoned else self.suspects

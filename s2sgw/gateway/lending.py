@@ -1,24 +1,32 @@
-"""Accepted streams on which stanzas may go back (XEP-0288): what a courier sees of them, one part for each pair (R36)."""
+"""Streams that carry several pairs, whoever opened them: what a courier sees of one, a part for each pair.
+
+Streams of theirs on which stanzas may go back (XEP-0288, R36), and streams of ours (XEP-0220 §2.6).
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from s2sgw.gateway.broken import BrokenStream
+from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.openstream import Listener
-from s2sgw.gateway.sides import ReceivingSide
+from s2sgw.gateway.sides import Legged
 from s2sgw.net.connection import StreamConnection
-from s2sgw.stream.events import Acknowledged, Event
+from s2sgw.net.discovery import Target
+from s2sgw.stream.events import Acknowledged, Event, ManagementRefused, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 
 
 class CarryingEngine(Protocol):
     """What is needed of the engine."""
+
+    leaving: Ending | None
 
     @property
     def managed(self) -> bool: ...
@@ -27,25 +35,45 @@ class CarryingEngine(Protocol):
 
 
 class Lent:
-    """The part of an accepted stream that carries `pair` back: an `OpenStream`."""
+    """The part of a stream that carries `pair`: an `OpenStream`."""
 
-    largest: int | None = None
-    target = incoming = outcome = broken = holds = None
-    asking = False
-    method = "bidi"
+    holds = None
 
-    def __init__(self, lending: Lending, pair: Pair) -> None:
+    def __init__(self, lending: Lending, pair: Pair, method: str, reasons: tuple[str, ...]) -> None:
         self._lending = lending
         self.pair = pair
+        self.method = method
+        self.reasons = reasons
         self.side = lending.side
         self.connection = lending.connection
-        self.reasons: tuple[str, ...] = ()
+        self.target = lending.target
         self.listener: Listener | None = None
+        self.ambiguous = False
 
     @property
     def engine(self) -> Lent:
         """Counts by itself, for the acknowledgements of all pairs come in one count."""
         return self
+
+    @property
+    def incoming(self) -> Incoming | None:
+        return self._lending.incoming
+
+    @property
+    def asking(self) -> bool:
+        return self._lending.asking
+
+    @property
+    def broken(self) -> BrokenStream | None:
+        return self._lending.broken
+
+    @property
+    def outcome(self) -> Resumed | NotResumed | None:
+        return self._lending.outcome
+
+    @property
+    def largest(self) -> int | None:
+        return self._lending.largest(self.pair)
 
     @property
     def managed(self) -> bool:
@@ -62,36 +90,88 @@ class Lent:
         """Send these."""
         self.connection.write(b"".join(stanzas))
 
+    @property
+    def sole(self) -> bool:
+        return len(self._lending.users) == 1
+
+    def leave(self, ending: Ending) -> Deferred[None]:
+        """Its user has done with it; the last one closes the stream."""
+        self.listener = None
+        if not self._lending.users:
+            self.connection.close(ending)
+        return self.connection.when_closed()
+
     def close(self, ending: Ending) -> Deferred[None]:
         """Close the stream, for all of its pairs."""
         self.connection.close(ending)
         return self.connection.when_closed()
 
 
-class Lending:
-    """The pairs that one accepted stream may carry back, and whose courier uses it."""
+def _unknown(pair: Pair) -> None:
+    """Nothing is announced."""
 
-    def __init__(self, side: ReceivingSide, connection: StreamConnection, engine: CarryingEngine) -> None:
+
+class Lending:
+    """The pairs that one stream may carry, and whose courier uses it.
+
+    `target`: where we connected to. `largest`: bytes of a stanza of a pair that the other side accepts. `incoming` takes
+    what comes on a stream of ours.
+    """
+
+    def __init__(
+        self, side: Legged, connection: StreamConnection, engine: CarryingEngine, target: Target | None = None,
+        largest: Callable[[Pair], int | None] = _unknown,
+    ) -> None:
         self.side = side
         self.connection = connection
         self.engine = engine
+        self.target = target
+        self.largest = largest
+        self.incoming: Incoming | None = None
+        #: an extension of a stream of ours was asked for, and is not answered
+        self.asking = False
+        #: what is left of a stream of ours, and what became of the one with which it was to go on
+        self.broken: BrokenStream | None = None
+        self.outcome: Resumed | NotResumed | None = None
         self._lent: dict[Pair, Lent] = {}
         self._written: deque[tuple[Lent, int]] = deque()  # what is unacknowledged, in order
+        self._turn = 0
 
-    def allow(self, pair: Pair) -> None:
+    def allow(self, pair: Pair, method: str = "bidi", reasons: tuple[str, ...] = ()) -> Lent:
         """`pair` may be sent."""
-        self._lent.setdefault(pair, Lent(self, pair))
+        return self._lent.setdefault(pair, Lent(self, pair, method, reasons))
 
-    def of(self, pair: Pair) -> Lent | None:
-        """The part for `pair`, unless it is in use."""
+    @property
+    def shared(self) -> bool:
+        """More than one pair may use it."""
+        return len(self._lent) > 1
+
+    def of(self, pair: Pair, alone: bool = False) -> Lent | None:
+        """The part for `pair`, unless it is in use, or `takes` does not hold."""
         lent = self._lent.get(pair)
-        return lent if lent is not None and lent.listener is None and self.connection.ending is None else None
+        return lent if lent is not None and lent.listener is None and self.takes(alone) else None
+
+    def takes(self, alone: bool = False) -> bool:
+        """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
+        users = self.users
+        over = self.connection.ending is not None or self.engine.leaving is not None
+        return not over and not (alone and users) and not any(user.alone for user in users)
+
+    @property
+    def users(self) -> list[Listener]:
+        """Who uses it now."""
+        return [lent.listener for lent in self._lent.values() if lent.listener is not None]
 
     def sent(self, lent: Lent, number: int) -> None:
         """`number` stanzas of one pair are being written."""
         if self.engine.managed:
             self._written.append((lent, number))
             self.engine.sent(number)
+
+    def owe(self, lent: Lent, number: int) -> None:
+        """The stream goes on with one on which so many of a pair were written, and counted."""
+        if number:
+            self._written.append((lent, number))
 
     def unacknowledged(self, lent: Lent) -> int:
         """Of what was written of one pair, and counted."""
@@ -102,8 +182,10 @@ class Lending:
         if isinstance(event, Acknowledged):
             self._acknowledged(event.count)
             return
-        for listener in self._listeners():
-            listener.stream_event(event)
+        if isinstance(event, ManagementRefused):
+            self._written.clear()
+        for user in self.users:
+            user.stream_event(event)
 
     def _acknowledged(self, count: int) -> None:
         while count:
@@ -117,18 +199,25 @@ class Lending:
 
     def slow(self) -> None:
         """The other side takes nothing at present."""
-        for listener in self._listeners():
-            listener.stream_slow()
+        for user in self.users:
+            user.stream_slow()
 
     def free(self) -> None:
-        """It takes again."""
-        for listener in self._listeners():
-            listener.stream_free()
+        """It takes again; another one goes first each time, for the first may fill it."""
+        users = self.users
+        self._turn = (self._turn + 1) % max(1, len(users))
+        for user in users[self._turn:] + users[:self._turn]:
+            user.stream_free()
 
     def lost(self, ending: Ending) -> None:
-        """The stream is gone."""
-        for listener in self._listeners():
-            listener.stream_lost(ending)
+        """The stream is gone; where several had stanzas in doubt, nobody can tell over whose."""
+        users = self.users
+        ambiguous = sum(user.busy for user in users) > 1
+        for lent in self._lent.values():
+            lent.ambiguous = ambiguous
+        for user in users:
+            user.stream_lost(ending)
+        self._lent, self.largest = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
 
     # --- resumption (XEP-0198 §5) ---
 
@@ -150,7 +239,7 @@ class Lending:
             if lent.listener is not None and not owed[lent]:
                 listener, lent.listener = lent.listener, None
                 listener.stream_lost(ending)
-        for listener in self._listeners():
+        for listener in self.users:
             listener.stream_broken(ending)
         return bool(owed)
 
@@ -167,6 +256,3 @@ class Lending:
             self.connection.write(b"".join(data))
         for lent, listener in waiting.items():
             listener.stream_resumed(self._lent[lent.pair])
-
-    def _listeners(self) -> list[Listener]:
-        return [lent.listener for lent in self._lent.values() if lent.listener is not None]

@@ -20,7 +20,7 @@ from s2sgw.queue.schedule import BackOff
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 
 #: What a stream can do without.
-Extra = Literal["direct-tls", "bidi", "management", "resumption"]
+Extra = Literal["direct-tls", "bidi", "management", "resumption", "multiplexing"]
 
 #: Handshakes under way at once: with one server, and in all.
 PER_SERVER = 4

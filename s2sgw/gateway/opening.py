@@ -20,8 +20,10 @@ from twisted.python.failure import Failure
 from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.crowd import Crowd, Full
 from s2sgw.gateway.incoming import Incoming
+from s2sgw.gateway.lending import Lending
 from s2sgw.gateway.manners import Manners, NotNow
-from s2sgw.gateway.openstream import Listener, OpenStream
+from s2sgw.gateway.multiplexing import Additions, Multiplexing
+from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.room import Room
 from s2sgw.gateway.sides import SendingSide
 from s2sgw.gateway.trial import Trial
@@ -34,6 +36,7 @@ from s2sgw.stream.events import (
     Event,
     JudgementNeeded,
     ManagementEnabled,
+    Method,
     NotResumed,
     PairProven,
     PairRefused,
@@ -74,18 +77,19 @@ class StreamRefused(Exception):
 class Opener:
     """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
 
-    `lent` is an open stream of the other side that may carry the pair back. `incoming` takes the stanzas that come on a
-    stream of ours.
+    `lent` is an open stream of the other side that may carry the pair back (and no other, where the second argument says so).
+    `incoming` takes the stanzas that come on a stream of ours.
     """
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
     clock: IReactorTime
     manners: Manners
     took: Callable[[str, float], None] = lambda step, seconds: None
-    lent: Callable[[Pair], OpenStream | None] = lambda pair: None
+    lent: Callable[[Pair, bool], OpenStream | None] = lambda pair, alone: None
     incoming: Callable[[OutgoingStream], Incoming] | None = None
     crowd: Crowd = field(default_factory=Crowd)
     room: Room | None = None
+    multiplexing: Multiplexing = field(default_factory=Multiplexing)
 
 
 class Stopwatch:
@@ -124,23 +128,24 @@ class OutgoingStream:
         self.pair = pair
         self.target = target
         self.engine = engine
-        self.method = ""
         self.reasons: tuple[str, ...] = ()
-        self.listener: Listener | None = None
+        #: what the other side is shown of us
+        self.shown = side.shown(pair)
         self.connection = opener.connection(engine, self)
+        #: whom it carries, and for whom it was asked to carry more
+        self.lending = Lending(side, self.connection, engine, target, self._largest)
+        #: the part of the pair that it was opened for
+        self.part = self.lending.allow(pair, "")
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamRefused`
         self.ready: Deferred[OutgoingStream] = Deferred(self._abandon)
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
         self._trial = Trial(engine, pair.recipient.ascii, opener.manners, opener.clock)
+        self.additions = Additions(self.connection, engine, pair.recipient.ascii, opener.manners, opener.clock)
         self._opener = opener
-        #: where stanzas go that the other side sends on this stream
-        self.incoming: Incoming | None = None
-        #: what it is to go on with, what became of that, and what is left of itself to go on with (XEP-0198 §5)
+        #: what it is to go on with (XEP-0198 §5)
         self.former: BrokenStream | None = None
-        self.outcome: Resumed | NotResumed | None = None
-        self.broken: BrokenStream | None = None
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -152,12 +157,10 @@ class OutgoingStream:
             case JudgementNeeded():
                 self._watch.step("tls")
                 self._ask(event)
-            case PairProven(_, method) if method != "bidi" and not self.ready.called:
-                self.method = method
-                self._trial.begin()
-                self.ready.callback(self)
             case PairProven(pair, "bidi"):
                 self._carries_back(pair)
+            case PairProven(pair, method):
+                self._proven(pair, method)
             case StanzasReceived(pair, stanzas) if self.incoming is not None:
                 self.incoming.stanzas(pair, stanzas)
             case ManagementEnabled() if self.incoming is not None:
@@ -169,57 +172,67 @@ class OutgoingStream:
             case PairRefused(_, ending) if not self.ready.called:
                 self._refuse(ending)
                 connection.close(ending)
-            case _ if self.listener is not None:
+            case PairRefused(pair, ending):
+                self.additions.refused(pair, ending)
+            case _:
                 self._trial.stands(event)
-                self.listener.stream_event(event)
+                self.lending.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone."""
         self._over = True
-        self._trial.end(ending)
-        resumption = self.engine.broken_off()
+        excused = self.additions.ended(ending)
+        self._trial.end(ending, excused)
+        self.lending.asking = excused or self.engine.enabling
+        # a shared stream is not resumed: the next one would have to prove all of its pairs first
+        resumption = None if self.lending.shared else self.engine.broken_off()
         if resumption is not None:
-            self.broken = BrokenStream.of(resumption, self.incoming)
+            self.lending.broken = BrokenStream.of(resumption, self.incoming)
         elif self.incoming is not None:
             self.incoming.close(ending)
         if self._question is not None:
             self._question.cancel()
         if not self.ready.called:
             self._refuse(ending)
-        elif self.listener is not None:
-            self.listener.stream_lost(ending)
+        self.lending.lost(ending)
 
     def paused(self, connection: StreamConnection) -> None:
         """The transport has more to send than it can."""
-        if self.listener is not None:
-            self.listener.stream_slow()
+        self.lending.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
         """The transport has room again."""
-        if self.listener is not None:
-            self.listener.stream_free()
+        self.lending.free()
 
     @property
     def busy(self) -> bool:
         """Whoever uses it waits for an acknowledgement."""
-        return self.listener is not None and self.listener.busy
+        return any(user.busy for user in self.lending.users)
 
     @property
-    def asking(self) -> bool:
-        """`<enable/>` is out."""
-        return self.engine.enabling
+    def incoming(self) -> Incoming | None:
+        """Where stanzas go that the other side sends on this stream."""
+        return self.lending.incoming
 
-    @property
-    def largest(self) -> int | None:
+    def _largest(self, pair: Pair) -> int | None:
         """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
-        limits, known = self.engine.peer_limits, self.side.largest(self.pair)
+        limits, known = self.engine.peer_limits, self.side.largest(pair)
         bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
         return min(bounds if known is None else [*bounds, known], default=limits.presumed)
+
+    def _proven(self, pair: Pair, method: Method) -> None:
+        if self.ready.called:
+            self.lending.allow(pair, method, (*self.reasons, f"on the stream of {self.pair.sender}"))
+            self.additions.proven(pair)
+        else:
+            self.part.method, self.part.reasons = method, self.reasons
+            self._trial.begin()
+            self.ready.callback(self)
 
     def _carries_back(self, pair: Pair) -> None:
         """The other side may send `pair` here."""
         if self._opener.incoming is not None and self.incoming is None:
-            self.incoming = self._opener.incoming(self)
+            self.lending.incoming = self._opener.incoming(self)
 
     def go_on_with(self, former: BrokenStream) -> None:
         """Resume that stream, where the other side can bear it. Before it begins."""
@@ -228,11 +241,13 @@ class OutgoingStream:
 
     def _go_on(self, outcome: Resumed | NotResumed) -> None:
         """The former stream has its answer."""
-        self.outcome = outcome
+        self.lending.outcome = outcome
         self._trial.stands(outcome)
         came = self.former.incoming if self.former is not None else None
         if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
             self.incoming.inherit(came)
+        if isinstance(outcome, Resumed):
+            self.lending.owe(self.part, self.engine.unacknowledged)
 
     holds: Callable[[bytes], bool] | None = None
 
@@ -267,7 +282,6 @@ class OutgoingStream:
         if not failure.check(CancelledError):
             self.log.failure("a stream could not be judged", failure)
         self.close(Ending(Cause.INTERNAL))
-
 
 
 async def open_stream(

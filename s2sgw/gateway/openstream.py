@@ -22,6 +22,11 @@ class Listener(Protocol):
     """Whoever uses an open stream. Who has nothing to send again leaves out what concerns resumption (XEP-0198 §5)."""
 
     @property
+    def alone(self) -> bool:
+        """Nobody else may use the stream, lest it be lost to them over what this one sends (decision 10)."""
+        return False
+
+    @property
     def busy(self) -> bool:
         """Something of it is in flight."""
 
@@ -63,13 +68,15 @@ class Counting(Protocol):
 
 
 class OpenStream(Protocol):
-    """A stream on which stanzas of one pair may be sent: one of ours, or one of theirs that carries them back (XEP-0288)."""
+    """The part of a stream that carries one pair: of one of ours, or of one of theirs that carries it back (XEP-0288)."""
 
     method: str
     reasons: tuple[str, ...]
     pair: Pair
     listener: Listener | None
     connection: StreamConnection
+    #: it was lost with stanzas of several pairs in doubt
+    ambiguous: bool
 
     @property
     def side(self) -> Legged: ...
@@ -99,7 +106,7 @@ class OpenStream(Protocol):
 
     @property
     def asking(self) -> bool:
-        """The other side has not answered yet whether it acknowledges stanzas."""
+        """As it ended, the other side had yet to answer whether it acknowledges stanzas, or takes a further pair."""
 
     @property
     def holds(self) -> Callable[[bytes], bool] | None:
@@ -108,8 +115,15 @@ class OpenStream(Protocol):
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these, and whatever else stands between stanzas."""
 
+    @property
+    def sole(self) -> bool:
+        """Nobody else uses the stream."""
+
+    def leave(self, ending: Ending) -> Deferred[None]:
+        """Use it no more; the last user closes the stream. Fires when that is done, which takes a bounded time."""
+
     def close(self, ending: Ending) -> Deferred[None]:
-        """Use it no more; fires when that is done, which takes a bounded time."""
+        """Close the stream, for all of its pairs."""
 
 
 class Way(Protocol):
@@ -118,8 +132,11 @@ class Way(Protocol):
     @property
     def leg(self) -> Leg: ...
 
-    async def find(self, pair: Pair, broken: BrokenStream | None = None) -> OpenStream:
-        """A stream for `pair`, a new one where it is to go on with `broken`; raises `StreamRefused`."""
+    async def find(self, pair: Pair, broken: BrokenStream | None = None, alone: bool = False) -> OpenStream:
+        """A stream for `pair`, a new one where it is to go on with `broken`; raises `StreamRefused`.
+
+        `alone`: no other pair may be on it.
+        """
 
     def urge(self, recipient: Domain) -> None:
         """The operator's word: try at once."""

@@ -78,6 +78,14 @@ class FederationOutbound:
             bidi=policy.features.bidi and self.bidi(pair.recipient),
         ))
 
+    def shown(self, pair: Pair) -> str | None:
+        """Our certificate. Where a secret is shared each pair is proven by it, on a stream of its own."""
+        policy = self.peers.policy(pair.recipient)
+        if not policy.features.multiplexing or policy.secret_file is not None:
+            return None
+        credential = self.credential(pair.sender, pair.recipient)
+        return "" if credential is None else credential.fingerprint
+
     def streams(self, pair: Pair) -> int:
         return self.peers.policy(pair.recipient).limits.streams
 

@@ -35,7 +35,7 @@ class PeerStreams:
         """Close what the peer's key had opened; how many streams."""
         text = "the approval of this key was revoked here"
         condition = StreamCondition.POLICY_VIOLATION
-        closed = [each for each in self._connections(peer) if key_of(each.chain) == key and each.ending is None]
+        closed = [each for each in dict.fromkeys(self._connections(peer)) if key_of(each.chain) == key and each.ending is None]
         for connection in closed:
             connection.fail(Refusal(condition, text, Ending(Cause.KEY_REVOKED, text, condition=condition.value)))
         return len(closed)

@@ -82,6 +82,9 @@ class SendingSide(Protocol):
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""
 
+    def shown(self, pair: Pair) -> str | None:
+        """What a stream for `pair` shows the other side of us; those that show the same may be shared. None: none is."""
+
     def streams(self, pair: Pair) -> int:
         """How many streams of ours the recipient's server has to bear at a time; 0: any number."""
 

@@ -50,11 +50,14 @@ class AcceptedStreams:
         connection = next((stream.lending.connection for stream in self._proven.get(pair)), None)
         return None if connection is None else (connection.peer_address, connection.local_address)
 
-    def lent(self, pair: Pair) -> Lent | None:
-        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead."""
+    def lent(self, pair: Pair, alone: bool = False) -> Lent | None:
+        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead.
+
+        `alone`: and that carries no other.
+        """
         awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
         newest = reversed(list(self._carrying.get(pair)))
-        found = (owner.lending.of(pair) for owner in newest if owner.engine.managed or not awaited)
+        found = (owner.lending.of(pair, alone) for owner in newest if owner.engine.managed or not awaited)
         return next((lent for lent in found if lent is not None), None)
 
     # --- what the streams tell (`gateway.accepted.Register`) ---

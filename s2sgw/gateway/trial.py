@@ -48,14 +48,14 @@ class Trial:
             self._stop()
             self._lives()
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, excused: bool = False) -> None:
         """The stream is gone: if it was young, and something on it may be to blame, that is left out next time.
 
-        Instead of an answer to `<resume/>` it is that which is to blame.
+        `excused`: something else is known to be. Instead of an answer to `<resume/>` it is that.
         """
         if self._engine.resuming and self._balks(ending):
             self._manners.broke(self._name, "resumption", ending)
-        blamed = not self._old and self._may_blame(ending)
+        blamed = not (self._old or excused) and self._may_blame(ending)
         self._stop()
         if blamed and self._manners.suspects(self._name):
             self._manners.acquit(self._name)
@@ -64,8 +64,8 @@ class Trial:
                 self._manners.suspect(self._name, extra, ending)
 
     def _may_blame(self, ending: Ending) -> bool:
-        """Whether the other side broke off over what we do, as far as can be told."""
-        if ending.by == "us" or ending.in_order:
+        """Whether the other side broke off over what we do, as far as can be told: without a word at once, be it in order."""
+        if ending.by == "us":
             return False
         if ending.condition is not None:
             return ending.condition not in _OF_STATE

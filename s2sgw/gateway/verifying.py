@@ -18,17 +18,18 @@ PATIENCE = 20.0
 class Verification(Listener):
     """The user of one verifying stream: waits for the one answer."""
 
-    busy = True
+    busy, alone = True, False
 
     def __init__(self, stream: OutgoingStream, question: DialbackNeeded) -> None:
         self.outcome: Deferred[DialbackOutcome] = Deferred(lambda _: stream.connection.close(Ending(Cause.CLOSED)))
         self._stream = stream
+        self._part = stream.part
         self._question = question
 
     def ask(self) -> Deferred[DialbackOutcome]:
         """Send the question; never on the connection that the key came by (R28)."""
         question = self._question
-        self._stream.listener = self
+        self._part.listener = self
         self._stream.connection.step(self._stream.engine.verify, question.pair, question.stream_id, question.key)
         return self.outcome
 
@@ -36,8 +37,7 @@ class Verification(Listener):
         """The answer, if it is ours."""
         if isinstance(event, Verified) and not self.outcome.called:
             self.outcome.callback(event.outcome)
-            self._stream.listener = None
-            self._stream.close(Ending(Cause.CLOSED))
+            self._part.leave(Ending(Cause.CLOSED))
 
     def stream_lost(self, ending: Ending) -> None:
         """No answer will come."""

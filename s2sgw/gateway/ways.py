@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2sgw.gateway.broken import BrokenStream
-from s2sgw.gateway.opening import Opener, open_stream
+from s2sgw.gateway.opening import Opener, OutgoingStream, StreamRefused, open_stream
 from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.record import Leg
 from s2sgw.gateway.sides import SendingSide
+from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A `Way` (see `openstream`): one that is open and carries the pair back, or a new one on `side`, once there is room."""
+    """A `Way` (see `openstream`): a stream of theirs that carries the pair back, one of ours on `side` that may be shared, or
+    a new one, once there is room."""
 
     side: SendingSide
     opener: Opener
@@ -23,15 +25,47 @@ class Opening:
     def leg(self) -> Leg:
         return self.side.leg
 
-    async def find(self, pair: Pair, broken: BrokenStream | None = None) -> OpenStream:
-        opener = self.opener
-        lent = opener.lent(pair) if broken is None else None
-        if lent is not None or opener.room is None:
-            return lent or await open_stream(self.side, pair, opener, broken=broken)
-        async with opener.room.entering():
-            stream = await open_stream(self.side, pair, opener, broken=broken)
-            opener.room.joined(stream)
-        return stream
+    async def find(self, pair: Pair, broken: BrokenStream | None = None, alone: bool = False) -> OpenStream:
+        lent = self.opener.lent(pair, alone) if broken is None else None
+        if lent is not None:
+            return lent
+        shown = self.side.shown(pair)
+        if shown is None:
+            return (await self._new(pair, broken)).part
+        if alone or broken is not None or not self.opener.manners.bears(pair.recipient.ascii, "multiplexing"):
+            return await self._own(pair, shown, broken)
+        return await self._shared(pair, shown)
 
     def urge(self, recipient: Domain) -> None:
         self.opener.manners.urge(recipient.ascii)
+
+    async def _shared(self, pair: Pair, shown: str) -> OpenStream:
+        multiplexing = self.opener.multiplexing
+        await multiplexing.settled(pair.recipient.ascii, shown)
+        lent = await multiplexing.join(pair, shown)
+        if lent is not None:
+            return lent
+        try:
+            return await self._own(pair, shown)
+        except StreamRefused as refused:
+            # rather on a stream that shows another certificate than on none
+            lent = await multiplexing.join(pair) if refused.ending.cause is Cause.TOO_MANY_STREAMS else None
+            if lent is None:
+                raise
+            return lent
+
+    async def _own(self, pair: Pair, shown: str, broken: BrokenStream | None = None) -> OpenStream:
+        with self.opener.multiplexing.opening(pair.recipient.ascii, shown):
+            stream = await self._new(pair, broken)
+            self.opener.multiplexing.add(stream)
+        return stream.part
+
+    async def _new(self, pair: Pair, broken: BrokenStream | None) -> OutgoingStream:
+        """As soon as there is room for it."""
+        room = self.opener.room
+        if room is None:
+            return await open_stream(self.side, pair, self.opener, broken=broken)
+        async with room.entering():
+            stream = await open_stream(self.side, pair, self.opener, broken=broken)
+            room.joined(stream)
+        return stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from typing import NamedTuple, cast
 
 from s2sgw import __version__
 from s2sgw.backend.router import RouterLink
@@ -24,6 +24,14 @@ from s2sgw.operate.metrics import Sources
 from s2sgw.operate.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
 from s2sgw.stream.component import ComponentStream
 from s2sgw.stream.management import Managed
+
+
+class _User(NamedTuple):
+    """A lane that sends on a stream."""
+
+    flow: Flow
+    courier: Courier
+    stream: OpenStream
 
 
 class GatewayViews:
@@ -66,9 +74,11 @@ class GatewayViews:
             yield self._accepted_row(connection, owner)
         for link in self._links():
             yield self._link_row(link)
+        users: dict[object, list[_User]] = {}
         for flow in self._lanes:
             if isinstance(flow.hop, Courier) and flow.hop.stream is not None:
-                yield self._outgoing_row(flow, flow.hop, flow.hop.stream)
+                users.setdefault(_shared(flow.hop.stream), []).append(_User(flow, flow.hop, flow.hop.stream))
+        yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
         """What is for peers comes by the link itself; what is for the domains that it serves has rows of its own."""
@@ -93,15 +103,19 @@ class GatewayViews:
             age=self.now() - owner.since, reasons=list(owner.reasons), resumption=_resumption(connection),
         )
 
-    def _outgoing_row(self, flow: Flow, courier: Courier, stream: OpenStream) -> StreamRow:
+    def _outgoing_row(self, users: list[_User]) -> StreamRow:
+        """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
+        flow, courier, stream = min(users, key=lambda user: user.courier.since)
         sender, recipient = str(flow.pair.sender), str(flow.pair.recipient)
         inbound = flow.direction == "inbound"
         connection = stream.connection
         return StreamRow(
             leg=courier.way.leg, direction=flow.direction, peer=sender if inbound else recipient,
-            local=recipient if inbound else sender, state="proven", method=stream.method, pairs=[[sender, recipient]],
+            local=recipient if inbound else sender, state="proven", method=stream.method,
+            pairs=[[str(user.flow.pair.sender), str(user.flow.pair.recipient)] for user in users],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - courier.since, reasons=list(stream.reasons), resumption=_resumption(connection),
+            age=self.now() - courier.since, reasons=list(stream.reasons),
+            resumption=None if len(users) > 1 else _resumption(connection),
         )
 
     def lanes(self) -> Iterator[LaneRow]:
@@ -175,3 +189,8 @@ def _resumption(connection: StreamConnection) -> str | None:
         return None
     engine = cast(Managed, connection.engine)
     return "resumed" if engine.continues else None if engine.resumption is None else "possible"
+
+
+def _shared(stream: OpenStream) -> object:
+    """What is the same for all lanes on one stream of ours; other ways have a row for each lane."""
+    return stream if stream.target is None else stream.connection

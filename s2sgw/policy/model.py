@@ -77,11 +77,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What is offered to a peer and used with it, where it can: XEP-0198, XEP-0288, XEP-0478."""
+    """What is offered to a peer and used with it, where it can: XEP-0198, XEP-0288, XEP-0478, and XEP-0220 §2.6."""
 
     sm: bool = True
     bidi: bool = True
     limits: bool = True
+    multiplexing: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,7 @@ class FeaturesObject(Section):
     sm: Flag | None = None
     bidi: Flag | None = None
     limits: Flag | None = None
+    multiplexing: Flag | None = None
 
 
 class PeerObject(Section):

@@ -260,6 +260,7 @@ class Ready(InitiatingPhase):
 
     def enter(self) -> None:
         self.stream.phase = self
+        self.stream.extend(self._answered)
 
     def start(self) -> None:
         """Nothing is proven yet, and dialback is how it will be."""

@@ -15,7 +15,7 @@ from s2sgw.stream.secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import stream_header
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
 from s2sgw.xmpp.stanza import Stanza
 
@@ -52,6 +52,7 @@ class Initiator(Managed):
         #: the pair that has been proven and must wait for the answer to `<resume/>`, and the `h` of that
         self._waiting: PairProven | None = None
         self._told = 0
+        self._extensible = False
         #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
         self.reachable = False
         #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
@@ -68,6 +69,16 @@ class Initiator(Managed):
         self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
 
     @property
+    def extensible(self) -> bool:
+        """Further pairs may be asked for (XEP-0220 §2.6.1)."""
+        return self._extensible and self.leaving is None
+
+    def extend(self, answered: Answered) -> None:
+        """Negotiation is over: dialback is offered by a feature, on a pre-1.0 stream by its namespace in the header (§2.4)."""
+        offered = self.features.dialback or (self.pre_1_0 and answered.dialback)
+        self._extensible = offered and bool(answered.stream_id)
+
+    @property
     def hears(self) -> bool:
         return bool(self.carried)
 
@@ -76,6 +87,10 @@ class Initiator(Managed):
         """By what we can authenticate on the stream as it is now."""
         options, features = self.options, self.features
         return sasl.Means(options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings)
+
+    def serves(self, domain: Domain) -> bool:
+        """Whether stanzas for `domain` may come at all: it is one of those that send."""
+        return any(domain == pair.sender for pair in self.proven)
 
     def open_anyhow(self) -> None:
         self.open_stream()
@@ -152,10 +167,10 @@ class InitiatingPhase(ManagedPhase):
 
     def stanza(self, stanza: Stanza) -> None:
         """Only of pairs that may come this way (XEP-0288)."""
-        carried, local = self.stream.carried, self.stream.options.local
+        carried = self.stream.carried
         if not carried:
             super().stanza(stanza)
-        self.stream.pass_on(carried.of(stanza) or carried.admit(stanza, lambda domain: domain == local), stanza)
+        self.stream.pass_on(carried.of(stanza) or carried.admit(stanza, self.stream.serves), stanza)
 
     def element(self, element: Element) -> None:
         name = _INPUTS.get((element.namespace, element.name))
