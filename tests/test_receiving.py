@@ -113,11 +113,6 @@ OPEN: list[Step] = [
     *AUTHENTICATED, In(ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
 ]
 ASKED: list[Step] = [*DIALBACK, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2"))]
-#: dialback asked for where the certificate proves the domain: no key has to be verified
-CERTIFIED: list[Step] = [
-    In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", type="valid")),
-    Says(PairProven(PAIR, "certificate")),
-]
 PROVEN: list[Step] = [
     *ASKED, Do("dialback_answered", PAIR, DialbackOutcome("valid")), Out(result("ours.example", "peer.example", type="valid")),
     Says(PairProven(PAIR, "dialback")),
@@ -523,7 +518,7 @@ class SASLTests(ReceivingCase):
         mechanism = sasl_failure("invalid-mechanism", "the mechanism is not offered")
         authzid = sasl_failure("invalid-authzid", "the authorization identity is not the stream's `from`, peer.example")
         twice = [*BOTH, In(auth("*")), Out(encoding), In(auth(mechanism="PLAIN")), Out(mechanism)]
-        self.told(*twice, *CERTIFIED)
+        self.told(*twice, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")))
         text = "3 failed authentications (invalid-authzid: the authorization identity is not the stream's `from`, peer.example)"
         self.told(
             *twice, In(auth("eA==")), Out(authzid + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
@@ -728,20 +723,49 @@ class DialbackTests(ReceivingCase):
             (Permission(refusal=NOT_ALLOWED), "not you", "policy-violation", "modify"),
             (Permission(), "other.example may not authenticate by dialback here", "policy-violation", "modify"),
             (Permission(refusal=nowhere), "nowhere", "remote-server-not-found", "cancel"),
-            (Permission(refusal=unasked), "unasked", "remote-server-timeout", "wait"),
         ):
             inside = dialback_error(condition, text, kind)
             answer = Out(result("ours.example", "other.example", inside, "error"))
             asked = In(result("other.example", "ours.example", "k"))
             self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)
 
-    def test_certified(self) -> None:
-        """R28: a domain that the certificate proves needs no key verified, whatever policy says of dialback (XEP-0344)."""
-        self.told(*EXTERNAL, *CERTIFIED, In(message()), Says(Stanzas(PAIR, (message(),))))
-        self.told(*BOTH, *CERTIFIED)
+    def test_further_domain_refused_for_now(self) -> None:
+        """R2, R28: a further domain that was told to wait is judged anew when it comes again, so often on one stream."""
+        asked, question = In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True))
+        unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
+        error = dialback_error("remote-server-timeout", "unasked", "wait")
+        answer = Out(result("ours.example", "other.example", error, "error"))
+        refused = [asked, question, Do("judged", Permission(refusal=unasked)), answer]
+        self.told(*OPEN, *refused, asked, question, Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(OTHER), "k", "s3")))
+        self.patch(authorisation, "JUDGED_ANEW", 1)
+        self.told(*OPEN, *refused, *refused, asked, answer)
+
+    def test_not_permitted(self) -> None:
+        """R28: dialback where the peer must authenticate by its certificate is an error, before it has."""
+        inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
+        self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", inside, "error")))
+
+    def test_key_before_certificate(self) -> None:
+        """R28: where dialback is allowed the key is verified, whatever the certificate proves, of a further domain too."""
+        asked = In(result("peer.example", "ours.example", "k"))
+        self.told(*BOTH, asked, Says(DialbackNeeded(PAIR, "k", "s2")))
+        asked = In(result("other.example", "ours.example", "k"))
+        self.told(
+            *OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", PERMIT_BOTH), Says(DialbackNeeded(pair(OTHER), "k", "s3")),
+        )
+
+    def test_certified_beside_a_key(self) -> None:
+        """R28: on a stream that has not authenticated by SASL the certificate of a further domain is not enough."""
+        inside = dialback_error("policy-violation", "other.example may not authenticate by dialback here", "modify")
+        self.told(
+            *PROVEN, In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", inside, "error")),
+        )
 
     def test_certified_beside_another(self) -> None:
-        """R28: so a peer brings all the domains of its certificate on one stream; one that is not in it is refused."""
+        """R28: where no key would do, a peer brings all the domains of its certificate on a stream that has authenticated; one that is
+        not in it is refused.
+        """
         other, third = pair(OTHER), Domain.parse("third.example")
         inside = dialback_error("policy-violation", "third.example may not authenticate by dialback here", "modify")
         self.told(

@@ -14,11 +14,18 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 #: So many pairs, proven or asked for, and so many peer domains may be on one stream; more get a `<resource-constraint/>`.
 PAIRS = 4096
+#: So often on one stream a domain that was refused for a while is judged anew; then the last word stands.
+JUDGED_ANEW = 1000
+#: What tells a domain to come again.
+TEMPORARY = frozenset({StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.RESOURCE_CONSTRAINT})
 
 
 class Authorisation:
-    """The requests of one stream. Each peer domain is judged once, one at a time; then each pair by its key (R28), unless
-    the certificate proves the domain already (XEP-0220 §2.1.1 leaves the method to us, XEP-0344 describes this one)."""
+    """The requests of one stream. Each peer domain is judged once, one at a time; then each pair by its key (R28).
+
+    Where the policy lets nobody prove the domain by a key, its certificate does on a stream that has authenticated already
+    (XEP-0220 §2.1.1 leaves the method to us, XEP-0344 describes this one).
+    """
 
     def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission | None) -> None:
         self._stream = stream
@@ -29,6 +36,7 @@ class Authorisation:
         self._asking: Domain | None = None
         self._unjudged: deque[Request] = deque()
         self._unverified: dict[Pair, Request] = {}
+        self._judged_anew = 0
 
     @property
     def idle(self) -> bool:
@@ -55,8 +63,17 @@ class Authorisation:
         elif self._crowded:
             self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, f"more than {PAIRS} pairs or domains on one stream")
         else:
+            self._forget_temporary(request.pair.sender)
             self._unjudged.append(request)
             self._go_on()
+
+    def _forget_temporary(self, peer: Domain) -> None:
+        """Who was told to wait and comes again is judged anew: the DNS may answer by now."""
+        refusal = self._permissions[peer].refusal if peer in self._permissions else None
+        if refusal is None or refusal.ending.account.condition not in TEMPORARY or self._judged_anew >= JUDGED_ANEW:
+            return
+        self._judged_anew += 1
+        del self._permissions[peer]
 
     @property
     def _crowded(self) -> bool:
@@ -131,15 +148,13 @@ class Authorisation:
         self._stream.emit(JudgementNeeded(pair.sender, pair.recipient, self._stream.secured))
 
     def _permitted(self, request: Request, permission: Permission) -> None:
-        if permission.external and self._stream.secured:
-            self._prove(request, "certificate")
-            return
+        refusal = permission.refusal
         if permission.dialback:
             self._unverified[request.pair] = request
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))
-            return
-        refusal = permission.refusal
-        if refusal is None:
+        elif permission.external and self._stream.authenticated:
+            self._prove(request, "certificate")
+        elif refusal is None:
             text = f"{request.pair.sender} may not authenticate by dialback here"
             self._refuse(request, StanzaCondition.POLICY_VIOLATION, text)
         else:

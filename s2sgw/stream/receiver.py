@@ -48,6 +48,8 @@ class Receiver(Managed):
         super().__init__(options.before)
         self.options = options
         self.pairs = ProvenPairs()
+        #: its first pair was proven by SASL, which takes TLS (R4)
+        self.authenticated = False
         #: who the last header says that it is from, and for, whatever became of it
         self.claimed: tuple[Domain | None, Domain | None] = (None, None)
         self._permitted: dict[Domain, FramingLimits] = {}

@@ -331,6 +331,7 @@ class Authenticating(Conversing):
         assert self.asserted.local is not None
         pair = Pair(self.asserted.peer, self.asserted.local)
         self.stream.send(sasl.success(conclusion))
+        self.stream.authenticated = True
         self.stream.prove(pair, method)
         self.stream.restart()
         self.stream.phase = AwaitAuthenticatedHeader(self.stream, pair, self._permission)
