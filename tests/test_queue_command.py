@@ -62,16 +62,16 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertEqual(2, self.run_command([], "show").exit_code)
 
     def test_changes(self) -> None:
-        """Each says how much it was about; drop and flush of nothing are a no."""
+        """Each says how much it was about; drop, flush and release of nothing are a no; what has no lane yet may be held."""
         for words, verb, more, said, of_nothing in (
-            (["hold"], "queue hold", {}, "3 stanzas in 2 lanes held", 0), (["release"], "queue release", {}, "released", 0),
+            (["hold"], "queue hold", {}, "3 stanzas in 2 lanes held", 0), (["release"], "queue release", {}, "released", 1),
             (["drop"], "queue drop", {"quietly": False}, "dropped", 1), (["drop", "--quietly"], "queue drop", {"quietly": True}, "dropped", 1),
             (["flush"], "queue flush", {}, "to be tried now", 1),
         ):  # fmt: skip
-            result = self.run_command({"lanes": 2, "stanzas": 3}, *words, "gone.example")
+            result = self.run_command({"lanes": 2, "stanzas": 3, "holds": 1}, *words, "gone.example")
             self.assertIn(said, result.output)
             self.assertEqual(([(verb, {"target": ["gone.example"], **more})], 0), (self.asked, result.exit_code))
-            self.assertEqual(of_nothing, self.run_command({"lanes": 0, "stanzas": 0}, *words, "gone.example").exit_code)
+            self.assertEqual(of_nothing, self.run_command({"lanes": 0, "stanzas": 0, "holds": 0}, *words, "gone.example").exit_code)
 
     def test_tables_hold_everything(self) -> None:
         """Every column finds its cell."""

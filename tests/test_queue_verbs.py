@@ -129,8 +129,9 @@ class HoldTests(SynchronousTestCase):
             self.assertEqual((tools.ask("list")[0]["states"], tools.ask("list")[0]["held"]), (["held"], [" ".join(target)]))
             tools.ask("flush", *target)
             self.assertEqual(len(tools.world.hop.sent), sent)
-            tools.ask("release", *target)
+            self.assertEqual(tools.ask("release", *target)["holds"], 1)
             self.assertEqual(len(tools.world.hop.sent), sent + 2)
+            self.assertEqual(tools.ask("release", *target)["holds"], 0)
         self.assertEqual(ids(tools.world.hop.sent), "12323")
         self.assertEqual([(row["action"], row["target"]) for row in tools.noted][:2], [("queue hold", " ".join(LANE)), ("queue flush", " ".join(LANE))])
 
@@ -139,7 +140,7 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         tools.ask("hold", "there.example")
         tools.accept("1")
-        self.assertEqual(tools.ask("release", *LANE)["lanes"], 0)
+        self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 0})
         self.assertEqual(tools.world.hop.sent, [])
 
     def test_stanza(self) -> None:

@@ -718,7 +718,6 @@ class DialbackTests(ReceivingCase):
     def test_further_domain_refused(self) -> None:
         """R28: a further domain that policy refuses gets an error; the stream is not its own."""
         nowhere = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "nowhere", Ending(Cause.NO_SUCH_DOMAIN))
-        unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
         for permission, text, condition, kind in (
             (Permission(refusal=NOT_ALLOWED), "not you", "policy-violation", "modify"),
             (Permission(), "other.example may not authenticate by dialback here", "policy-violation", "modify"),

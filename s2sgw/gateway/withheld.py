@@ -76,9 +76,12 @@ class Withheld:
             raise TooManyHolds(f"at most {HOLDS} holds at a time")
         self._change({**self._targets, target: None})
 
-    def discard(self, target: Target) -> None:
-        """End this hold, and those of all that it covers. Raises `OSError`."""
-        self._change({each: None for each in self._targets if not _within(each, target)})
+    def discard(self, target: Target) -> int:
+        """End this hold, and those of all that it covers; how many. Raises `OSError`."""
+        left = {each: None for each in self._targets if not _within(each, target)}
+        ended = len(self._targets) - len(left)
+        self._change(left)
+        return ended
 
     def forget(self, pair: Pair) -> None:
         """The lane is gone, and so are its single stanzas."""

@@ -234,8 +234,9 @@ def queue_hold(target: tuple[str, ...], config: Path, as_json: bool) -> None:
 @_config
 @_json
 def queue_release(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """End the holds of TARGET, and deliver."""
-    _change(config, as_json, "queue release", target, "released")
+    """End the holds of TARGET, and deliver; no if nothing of it was held."""
+    if _change(config, as_json, "queue release", target, "released")["holds"] == 0:
+        sys.exit(NO)
 
 
 @queue.command("drop")

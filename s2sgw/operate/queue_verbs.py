@@ -191,16 +191,16 @@ class QueueVerbs:
         return {"lanes": len(flows), "stanzas": self._number(flows, target)}
 
     def release(self, arguments: Arguments) -> dict[str, Any]:
-        """The end of holds, of all that the target covers."""
+        """The end of holds, of all that the target covers; `holds`: how many there were."""
         target = self._changing("release", arguments)
         try:
-            self._lanes.withheld.discard(target)
+            holds = self._lanes.withheld.discard(target)
         except OSError as error:
             raise Refusal(f"cannot be released: {error}") from None
         flows = [flow for flow in self._flows(target) if not self._lanes.withheld.holds(flow.pair)]
         for flow in flows:
             release(flow, target.position)
-        return {"lanes": len(flows), "stanzas": self._number(flows, target)}
+        return {"lanes": len(flows), "stanzas": self._number(flows, target), "holds": holds}
 
     def flush(self, arguments: Arguments) -> dict[str, Any]:
         """Another attempt now. A stanza's is its lane's."""

@@ -58,19 +58,21 @@ def code(error: Exception) -> int:
 def open_database(
     path: Path, durability: Durability, report: Callable[[str], None], migrations: Sequence[Sequence[str]] = MIGRATIONS,
 ) -> sqlite3.Connection:
-    """The spool at `path`, made (0600) if absent. A damaged one is renamed, which `report` is told, and a new one begun.
+    """The spool at `path`, made (0600) if absent. A damaged one, or one of a newer version, is renamed, which `report` is told,
+    and a new one begun.
 
     Raises `SpoolBroken` where the file is sound but cannot be opened, or none can be made.
     """
     try:
         return _opened(path, durability, migrations)
+    except _Newer as newer:
+        keep_for_newer(path, str(newer), report)
     except (sqlite3.Error, _Strange, OSError) as error:
         if not isinstance(error, _Strange) and not is_damage(error):
             busy = code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             in_use = "; another gateway runs with this state" if busy else ""
             raise SpoolBroken(f"{path} cannot be opened: {error}{in_use}") from None
-        why = str(error)
-    set_aside(path, why, report)
+        set_aside(path, str(error), report)
     try:
         return _opened(path, durability, migrations)
     except (sqlite3.Error, OSError) as error:
@@ -78,7 +80,11 @@ def open_database(
 
 
 class _Strange(Exception):
-    """A file that is no spool, or not one of a version that we know."""
+    """A file that is no spool."""
+
+
+class _Newer(Exception):
+    """A sound spool, of a version that we do not know yet."""
 
 
 def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[str]]) -> sqlite3.Connection:
@@ -111,13 +117,13 @@ def _make(path: Path) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
-    """All steps from the file's version to ours in one transaction. Raises `_Strange`."""
+    """All steps from the file's version to ours in one transaction. Raises `_Strange` or `_Newer`."""
     connection.execute("BEGIN IMMEDIATE")
     (application,), (version,) = (connection.execute(f"PRAGMA {word}").fetchone() for word in ("application_id", "user_version"))
     if _tables(connection) and application != APPLICATION:
         raise _Strange("it is no spool of s2sgw")
     if version > len(migrations):
-        raise _Strange(f"a newer version of s2sgw wrote it (schema {version}; this one knows {len(migrations)})")
+        raise _Newer(f"schema {version}; this one knows {len(migrations)}")
     for step in migrations[version:]:
         for statement in step:
             connection.execute(statement)
@@ -133,15 +139,31 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def set_aside(path: Path, why: str, report: Callable[[str], None]) -> None:
-    """Rename the file and its log to the first free name, so that nothing is lost that may yet be recovered."""
+    """Move what is damaged out of the way, so that nothing is lost that may yet be recovered."""
+    aside = _renamed(path, "damaged")
+    report(
+        f"{path} cannot be read ({why}). It was set aside as {aside} and an empty one takes its place; what the old one held is "
+        f"not delivered. To look for it: sqlite3 {aside} .recover"
+    )
+
+
+def keep_for_newer(path: Path, why: str, report: Callable[[str], None]) -> None:
+    """Move what a newer version wrote, and left in order, out of the way of this one (a downgrade)."""
+    aside = _renamed(path, "newer")
+    report(
+        f"{path} was written by a newer version of s2sgw ({why}). It was set aside as {aside}, sound and whole, and an empty one "
+        f"takes its place: nothing is lost, but this version does not deliver what it holds. To bring it back: stop s2sgw, move "
+        f"{aside} to {path} (and {aside}-wal, if it is there, to {path}-wal), start the newer version"
+    )
+
+
+def _renamed(path: Path, word: str) -> Path:
+    """The first free name that says what became of the file; it and its log have that now."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
         number += 1
     for suffix in ("-wal", "-shm", ""):
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + suffix))
-    report(
-        f"{path} cannot be read ({why}). It was set aside as {aside} and an empty one takes its place; what the old one held is "
-        f"not delivered. To look for it: sqlite3 {aside} .recover"
-    )
+    return aside

@@ -17,7 +17,8 @@ from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.stanza import Stanza
 
 #: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
-#: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair (XEP-0288).
+#: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
+#: (XEP-0288).
 Method = Literal[
     "EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "bidi",
 ]
