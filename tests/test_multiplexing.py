@@ -101,7 +101,8 @@ class FarEnd:
         if domain != self.first and self.peer.how == "close":
             self.connection.close(Ending(Cause.CLOSED))
         trusted = domain == self.first or not self.peer.how
-        permission = Permission(external=trusted, dialback=True, management=self.peer.management)
+        further = domain != self.first  # by its certificate alone, where that is trusted
+        permission = Permission(external=trusted, dialback=not (further and trusted), management=self.peer.management)
         self.connection.step(self.engine.judged, permission)
 
     def take(self, stanzas: list[Stanza]) -> None:
