@@ -49,6 +49,10 @@ class BounceTests(SynchronousTestCase):
             bounce(stanza(), Cause.NO_SUCH_DOMAIN),
         )
 
+    def test_said(self) -> None:
+        """R34: what the next server's stream error was called stands with the cause."""
+        self.assertIn(b" (queue: poison; policy-violation)</text>", bounce(stanza(), Cause.POISON, "policy-violation") or b"")
+
     def test_who_gets_one(self) -> None:
         """R33: never for an error or a result, nor for presence other than available and subscribe."""
         for kind, (yes, no) in BOUNCED.items():

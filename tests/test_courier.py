@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway import orders, room
 from s2sgw.gateway.acks import ManagedReceipts, NoReceipts
-from s2sgw.gateway.courier import STEADY, Courier
+from s2sgw.gateway.courier import ISOLATING, ISOLATIONS, STEADY, Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
@@ -415,6 +415,49 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
         world.clock.advance(2)
         self.assertEqual(len(world.dials), 3)
+
+    def test_poison(self) -> None:
+        """The closes that it takes to find a poisonous stanza are no failures: the lane tries again soon, and goes on soon."""
+        for end, said in (
+            (Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"), "policy-violation"),
+            (Ending(Cause.CONNECTION_LOST, by="network"), "closed without an error, twice"),
+        ):
+            world = World()
+            world.flow.accept([message(id) for id in ("1", "bad", "3")])
+            world.hop._receipts_of = self.by_hand
+            while not world.back:
+                connection = world.open()
+                if ids(connection.written) == ["1"]:
+                    world.flow.acknowledged(1)
+                connection.close(end)
+                self.assertEqual((world.state, world.hop.failures), ("backing off", 0))
+                world.clock.advance(2 * ISOLATING)
+            self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
+            self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
+
+    def by_hand(self, courier: Courier, stream: Any) -> Any:
+        receipts = NoReceipts()
+        receipts.acknowledges = True
+        return receipts
+
+    def test_every_one_poison(self) -> None:
+        """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
+        world = World()
+        world.flow.accept([message(str(number)) for number in range(ISOLATIONS + 2)])
+        world.hop._receipts_of = self.by_hand
+        rests = []
+        for _ in range(ISOLATIONS + 2):
+            world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
+            rests.append(world.hop.retry.getTime() - world.clock.seconds())
+            world.clock.advance(rests[-1])
+        self.assertEqual(rests, [ISOLATING] * ISOLATIONS + [2.0, 4.0])
+
+    def test_nothing_in_doubt(self) -> None:
+        """A stream error that speaks of content, with nothing on its way, accuses no stanza: it is a failure."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
+        self.assertEqual(world.hop.failures, 1)
 
     def test_parts(self) -> None:
         """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment

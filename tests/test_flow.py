@@ -235,7 +235,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         world.flow.acknowledged(1)
         world.hop.ready = False
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         world.answer()
         self.assertEqual((world.settled, world.spooled(), len(world.flow.lane)), (["123"], ["2", "3"], 2))
 
@@ -246,7 +246,7 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
         world.hop.ready = False
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         self.assertEqual([held.spooled for held in world.flow.lane], [True, True])
         world.answer()
         self.assertEqual((world.settled, ids(world.back.sent), len(world.flow.lane)), (["12"], "12", 0))
@@ -330,7 +330,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         world.later.pop(0)()  # the first are there and on their way, and more is asked for
         world.hop.ready = False
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         world.later.pop(0)()  # the last one is spooled, so that the first may leave memory again
         world.hop.ready = True
         world.hop.sent.clear()
@@ -487,7 +487,7 @@ class MarkTests(SynchronousTestCase):
         """A request that was marked and not written after all goes with the next stream."""
         self.go()
         self.world.hop.ready = False
-        self.world.flow.lost(poisoned=False)
+        self.world.flow.lost()
         self.world.answer()
         self.assertEqual(ids(self.world.hop.sent), "m")
         self.assertEqual(self.go(), "mmqrsn")
@@ -516,7 +516,7 @@ class DoubtTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
         world.hop.ready = False
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         self.assertEqual(ids(world.back.sent), "q")
         self.assertIn(b"remote-server-timeout", world.back.sent[0])
         world.hop.ready = True
@@ -529,7 +529,7 @@ class DoubtTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("q", "iq", "get"))
         world.hop.ready = False
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         back = world.lanes.flow(OUT.inverse)
         other = Stanza("iq", b"<iq id='q'/>", "v@here.example", "u@there.example", "result", "q")
         late = Stanza("iq", b"<iq id='q'/>", "u@here.example", "u@there.example", "result", "q")
@@ -570,7 +570,7 @@ class PoisonTests(SynchronousTestCase):
         """The suspects go one at a time; the culprit is bounced with the cause and kept aside; the lane goes on."""
         world = World()
         world.accept(stanza("1"), stanza("bad"), stanza("3"))
-        world.flow.lost(poisoned=True)
+        world.flow.lost("bad-format")
         world.hop.sent.clear()
         world.flow.drain()
         self.assertEqual(ids(world.hop.sent), "1")
@@ -578,23 +578,23 @@ class PoisonTests(SynchronousTestCase):
         self.assertEqual(ids(world.hop.sent), "1")
         world.flow.acknowledged(1)
         self.assertEqual(ids(world.hop.sent), "1bad")
-        world.flow.lost(poisoned=True)
+        world.flow.lost("bad-format")
         self.assertEqual(ids(world.back.sent), "bad")
-        self.assertIn(b"poison", world.back.sent[0])
+        self.assertIn(b"(queue: poison; bad-format)</text>", world.back.sent[0])
         world.hop.sent.clear()
         world.flow.drain()
         self.assertEqual((ids(world.hop.sent), world.flow.suspects), ("34", 0))
         pen: list[Aside] = []
         world.spool.aside(10, pen.extend)
         world.answer()
-        self.assertEqual([(aside.spooled.stanza.id, aside.cause) for aside in pen], [("bad", "stream-error")])
+        self.assertEqual([(aside.spooled.stanza.id, aside.cause) for aside in pen], [("bad", "bad-format")])
 
     def test_other_causes(self) -> None:
         """A stream that is lost for another reason accuses nobody."""
         world = World()
         world.accept(stanza("1"))
         for _ in range(3):
-            world.flow.lost(poisoned=False)
+            world.flow.lost()
             world.flow.drain()
         self.assertEqual((world.back.sent, world.flow.suspects, ids(world.hop.sent)), ([], 0, "1111"))
 
@@ -650,7 +650,7 @@ class PresenceTests(SynchronousTestCase):
         world.accept(presence("1"))
         world.hop.ready = False
         world.accept(presence("2"))
-        world.flow.lost(poisoned=False)
+        world.flow.lost()
         world.hop.ready = True
         world.flow.drain()
         self.assertEqual(ids(world.hop.sent), "112")

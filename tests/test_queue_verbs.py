@@ -171,7 +171,7 @@ class HoldTests(SynchronousTestCase):
         tools.world.flow.drain()
         tools.ask("release", *LANE, 1)
         self.assertEqual(ids(tools.world.hop.sent), "231")
-        tools.world.flow.lost(poisoned=False)
+        tools.world.flow.lost()
         tools.world.flow.drain()
         self.assertEqual(ids(tools.world.hop.sent), "231123")
 

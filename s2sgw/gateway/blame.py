@@ -9,6 +9,8 @@ OF_CONTENT = frozenset({
     "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
     "policy-violation", "undefined-condition",
 })  # fmt: skip
+#: What is said of an end that names no condition.
+UNSAID = "closed without an error, twice"
 
 
 def speaks_of_content(ending: Ending) -> bool:
@@ -32,8 +34,9 @@ class Blame:
         #: the positions in doubt then
         self._doubted = range(0)
 
-    def accuses(self, ending: Ending, doubtful: range, young: bool, asking: bool, ambiguous: bool = False) -> bool:
-        """Whether the stream ended over one of the `doubtful` positions, the one that it is where there is but one.
+    def accuses(self, ending: Ending, doubtful: range, young: bool, asking: bool, ambiguous: bool = False) -> str:
+        """Over what the stream ended, if it was over one of the `doubtful` positions: a condition of RFC 6120 §4.9.3, or
+        `UNSAID`; "": it was not. Where there is but one of them, it is that.
 
         `asking`: an extension had been asked for and not been answered, so a stream error may be about that. `ambiguous`: stanzas
         of other lanes were in doubt too, so that none of these was alone.
@@ -41,11 +44,11 @@ class Blame:
         alone, doubted = self._alone, self._doubted
         self._alone, self._doubted = None, range(0)
         if speaks_of_content(ending):
-            return not asking
+            return "" if asking else str(ending.condition)
         if ending.by == "us" or ending.condition is not None or not doubtful:
-            return False
+            return ""
         self._doubted = doubtful
         if len(doubtful) == 1 and not ambiguous:
             self._alone = doubtful.start
-            return alone == doubtful.start
-        return young or doubtful.start in doubted
+            return UNSAID if alone == doubtful.start else ""
+        return UNSAID if young or doubtful.start in doubted else ""

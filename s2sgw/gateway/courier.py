@@ -29,6 +29,10 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 STEADY = 10.0
+#: Seconds until the next try, and a random part of as many more, where a stanza is to be found on which the next server closes
+#: its stream; so often in a row, for a server may close on every one.
+ISOLATING = 0.5
+ISOLATIONS = 20
 
 
 class Courier:
@@ -63,6 +67,7 @@ class Courier:
         self._promised = False
         self.since = 0.0
         self._blame = Blame()
+        self._isolations = 0
         self._life = build(self)
 
     # --- Hop ---
@@ -241,7 +246,7 @@ class Courier:
         broken = self._forget(outcome)
         if broken is not None:
             broken.forget()
-            self.flow.lost(poisoned=False)
+            self.flow.lost()
 
     def _forget(self, outcome: Literal["resumed", "refused", "expired"]) -> BrokenStream | None:
         broken, self.broken = self.broken, None
@@ -327,17 +332,27 @@ class Courier:
         if accused and broken is not None:
             broken.forget()
         kept = self._keep(None if accused else broken)
-        worked = lived >= STEADY or (kept and self._heeded)
-        self.failures = 0 if worked or ending.cause is Cause.IDLE else self.failures + 1
+        worked = lived >= STEADY or (kept and self._heeded) or ending.cause is Cause.IDLE
         self._record.standing(
             "stream closed", self.flow.direction, self.way.leg, self.flow.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
-        self._retry_after(self._back_off.delay(self.failures, self._random) if self.failures else 0)
+        self._retry_after(self._rest(worked, isolating=bool(self.flow.suspects or (accused and self.flow.lane.flying))))
         if not kept:
             self.receipts = NoReceipts()  # those of a stream lead to it, which is to leave memory
             self.flow.lost(accused, ambiguous)
         self.flow.relieve()
+
+    def _rest(self, worked: bool, isolating: bool) -> float:
+        """Seconds until the next attempt behind a stream. What a stanza has done, or is under suspicion of, is no failure."""
+        if worked:
+            self.failures = self._isolations = 0
+            return 0
+        if isolating and self._isolations < ISOLATIONS:
+            self._isolations += 1
+            return ISOLATING * (1 + self._random())
+        self.failures += 1
+        return self._back_off.delay(self.failures, self._random)
 
     def finish(self, cause: Cause) -> None:
         """Close what is open, cancel what is under way, bounce what waits."""

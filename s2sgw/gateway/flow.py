@@ -230,31 +230,32 @@ class Flow:
         self._lanes.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
         settle(gone)
 
-    def lost(self, poisoned: bool, ambiguous: bool = False) -> None:
+    def lost(self, poison: str = "", ambiguous: bool = False) -> None:
         """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
 
-        `poisoned`: it went over the content of one of them (decision 10); `ambiguous`: or over something else.
+        `poison`: it went over the content of one of them (decision 10), as this word says (`gateway.blame`); `ambiguous`: or over
+        something else.
         """
         doubtful = self.lane.take_back()
         if not doubtful:
             return
         self.set_in_order()
-        if poisoned and not ambiguous and len(doubtful) == 1:
-            self._poison(doubtful)
+        if poison and not ambiguous and len(doubtful) == 1:
+            self._poison(doubtful, poison)
             return
-        self.suspects = len(doubtful) if poisoned else self.suspects
+        self.suspects = len(doubtful) if poison else self.suspects
         asked = {held.position for held in doubtful if held.stanza.is_request}
         self.give_up_on(self.lane.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
         self._lanes.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
 
-    def _poison(self, culprits: list[Held]) -> None:
+    def _poison(self, culprits: list[Held], said: str) -> None:
         """The one stanza on which the next hop closes its stream: twice is enough."""
         self.suspects = 0
         position = culprits[0].position
         gone = self.lane.remove(lambda held: held.position == position)
         for held in gone:
-            self._lanes.spool.put_aside(self._spooled(held), self.hop.last_cause.value, self._lanes.clock.seconds())
-        self.give_up_on(gone, Cause.POISON)
+            self._lanes.spool.put_aside(self._spooled(held), said, self._lanes.clock.seconds())
+        self.give_up_on(gone, Cause.POISON, said)
 
     def set_in_order(self) -> None:
         """What was passed over by the operator's word stands where it stood."""
@@ -325,10 +326,10 @@ class Flow:
             self.gap.read_on(CHUNK)
         self.relieve()
 
-    def give_up_on(self, gone: Iterable[Held], cause: Cause) -> None:
-        """Bounce these, which have left the lane."""
+    def give_up_on(self, gone: Iterable[Held], cause: Cause, said: str = "") -> None:
+        """Bounce these, which have left the lane; `said` goes with the cause."""
         if gone := list(gone):
-            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone))
+            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone), said=said)
             if cause is Cause.IN_DOUBT:
                 self._lanes.drop_late(self.pair, [held.stanza for held in gone])
             if any(held.spooled for held in gone):  # the errors are on the disk before what they answer has left it

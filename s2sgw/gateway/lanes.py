@@ -80,15 +80,16 @@ class Lanes:
 
     def bounce(
         self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause, *, outcome: str | None = None,
-        settled: Callable[[], None] = lambda: None,
+        settled: Callable[[], None] = lambda: None, said: str = "",
     ) -> None:
         """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34).
 
-        `outcome`: what they count as. `settled` is called when the errors are in safe hands in their turn.
+        `outcome`: what they count as. `settled` is called when the errors are in safe hands in their turn. `said`: a word of a
+        fixed list that belongs to the cause.
         """
         errors = []
         for stanza in stanzas:
-            error = bounce(stanza, cause)
+            error = bounce(stanza, cause, said)
             self.record.counted(self._direction(pair), outcome or ("dropped" if error is None else "bounced"), (stanza,))
             if error is not None:
                 errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))

@@ -8,11 +8,11 @@ from s2sgw.xmpp.namespaces import SERVER
 from s2sgw.xmpp.stanza import Stanza
 
 
-def bounce(stanza: Stanza, cause: Cause) -> bytes | None:
+def bounce(stanza: Stanza, cause: Cause, said: str = "") -> bytes | None:
     """The error that goes back to the sender of `stanza`, or None where none may.
 
-    The id is kept and the addresses are swapped. The text is from the table of endings and names layer and cause; no
-    domain, no address, nothing that a peer said and nothing of the payload goes into it.
+    The id is kept and the addresses are swapped. The text is from the table of endings and names layer and cause, and `said`,
+    a word from a fixed list too; no domain, no address, nothing that a peer made up and nothing of the payload goes into it.
     """
     if not may_bounce(stanza):
         return None
@@ -20,7 +20,7 @@ def bounce(stanza: Stanza, cause: Cause) -> bytes | None:
     if stanza.id is not None:
         attributes["id"] = stanza.id
     account = ACCOUNTS[cause]
-    text = f"{account.bounce} ({account.layer}: {cause})"
+    text = f"{account.bounce} ({account.layer}: {cause}{'; ' if said else ''}{said})"
     return Element(stanza.kind, SERVER, attributes, [stanza_error(account.condition, text)]).to_xml()
 
 
