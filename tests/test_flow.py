@@ -341,6 +341,22 @@ class SpoolTests(SynchronousTestCase):
         world.flow.acknowledged(7)
         self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
 
+    def test_grown_while_the_spool_is_read(self) -> None:
+        """An answer without a stanza, for all of those have ended, says nothing of what has left memory since it was asked for."""
+        world = World()
+        world.hop.ready = False
+        world.flow.lane.restore(1, 1, 1)
+        world.hold_back = True
+        world.flow.gap.read_on(CHUNK)
+        lane = world.flow.lane
+        lane.gap, lane.gap_count = (0, 2), 1
+        world.answer()
+        self.assertEqual((lane.gap, lane.gap_count), ((0, 2), 1))
+        lane.gap, lane.gap_count = (0, 2), 0
+        world.flow.gap.read_on(CHUNK)
+        world.answer()
+        self.assertIsNone(lane.gap)
+
     def test_ended_while_the_spool_is_read(self) -> None:
         """What has come to its end does not come back with an answer of the spool that is older, nor end twice."""
         world = World(memory=1 << 16)  # one stanza stays in memory

@@ -162,6 +162,47 @@ class LaneTests(SynchronousTestCase):
         it.fill([Held(n, stanza(str(n - 1)), 0, 600, None, True) for n in (4, 5, 6)], complete=True)
         self.assertEqual((ids(it.write(10_000)), it.gap, len(it)), (["3", "4", "5"], None, 6))
 
+    def test_leaves_while_more_comes(self) -> None:
+        """What the spool has leaves memory also while stanzas keep coming that it does not have yet; those stand behind the gap."""
+        it = lane()
+        it.accept([stanza(str(n)) for n in range(4)], 0)
+        for each in it.unspooled(0):
+            each.spooled = True
+        it.accept([stanza("4"), stanza("5")], 1)
+        it.evict(100 + OVERHEAD)
+        self.assertEqual((ids(it.waiting), it.gap, it.gap_count, ids(it.recent)), ([], (0, 4), 4, ["4", "5"]))
+        it.recent[0].spooled = True
+        it.evict(100 + OVERHEAD)
+        self.assertEqual((it.gap, it.gap_count, ids(it.recent), len(it)), ((0, 5), 5, ["5"], 6))
+        it.fill([Held(n, stanza(str(n - 1)), 0, 600, None, True) for n in range(1, 6)], complete=True)
+        self.assertEqual((ids(it.write(10_000)), len(it)), (["0", "1", "2", "3", "4", "5"], 6))
+
+    def test_full(self) -> None:
+        """So much is in flight at a time: the next is neither written at once nor from what waits, until some is acknowledged."""
+        it = lane(share=12 * (100 + OVERHEAD))
+        self.assertTrue(it.fly([stanza("1"), stanza("2")], 0, None))
+        self.assertFalse(it.full)
+        it.accept([stanza("3"), stanza("4")], 0)
+        it.write(1)
+        it.write(1)
+        self.assertTrue(it.full)
+        self.assertFalse(it.fly([stanza("5")], 0, None))
+        it.acknowledge(1)
+        self.assertFalse(it.full)
+        self.assertTrue(it.fly([stanza("5")], 0, None))
+        it.take_back()
+        self.assertFalse(it.full)
+
+    def test_stays_while_there_is_room(self) -> None:
+        """Nothing is set apart from a lane that is small, or of which the spool has nothing."""
+        it = lane()
+        it.accept([stanza("1"), stanza("2")], 0)
+        it.evict(0)
+        self.assertEqual((ids(it.waiting), it.gap, ids(it.recent)), (["1", "2"], None, []))
+        it.waiting[0].spooled = True
+        it.evict(10_000)
+        self.assertEqual((ids(it.waiting), it.gap, ids(it.recent)), (["1", "2"], None, []))
+
     def test_flight(self) -> None:
         """What is written as it comes is one piece, until one of its stanzas matters: acknowledged, spooled or in doubt."""
         settled: list[bool] = []

@@ -183,12 +183,12 @@ class Flow:
 
     def drain(self) -> None:
         """The hop is free: hand over what waits, then let the sources go on."""
-        while self.hop.ready and self._may_write and not (self.suspects and self.lane.in_flight):
+        while self.hop.ready and self._may_write and not (self.lane.full or (self.suspects and self.lane.in_flight)):
             if not (written := self.lane.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
                 break
             self._write(written)
-        if self.hop.ready and self.lane.gap is not None and not self.held and not self._may_write:
+        if self.hop.ready and self.lane.gap is not None and not (self.held or self._may_write or self.lane.full):
             self.gap.read_on(CHUNK)
         self.relieve()
 

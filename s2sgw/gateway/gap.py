@@ -36,17 +36,20 @@ class Gap:
         """Fetch the next, about `at_most` bytes."""
         if not self.reading and self._lane.gap is not None:
             self.reading = True
-            after = self._lane.gap[0]
-            self._lanes.spool.read(self._lane.pair, after, at_most, partial(self._read, after))
+            after, up_to = self._lane.gap
+            self._lanes.spool.read(self._lane.pair, after, at_most, partial(self._read, after, up_to))
 
-    def _read(self, after: int, spooled: list[Spooled]) -> None:
-        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it."""
+    def _read(self, after: int, up_to: int, spooled: list[Spooled]) -> None:
+        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it.
+
+        Where it ends behind `up_to` now, the answer says nothing of what has left memory there.
+        """
         self.reading = False
         gap = self._lane.gap
         if gap is not None and gap[0] == after:
             rows = [row for row in spooled if row.position <= gap[1]]
             held = [_held(row) for row in rows if row.position not in self._ended]
-            self._lane.fill(held, complete=not rows or rows[-1].position >= gap[1])
+            self._lane.fill(held, complete=gap[1] == up_to and (not rows or rows[-1].position >= up_to))
             self._filled(held)
         self.forget()
         self._over()

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 
 from s2sgw.queue.held import OVERHEAD, AnyPiece, Budget, Flight, Held, Holds, Piece, Receipt
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
+
+#: What is in flight stays in memory until it is acknowledged: beyond this part of the lane's share, nothing more is written.
+FLIGHT = 4
 
 
 class Lane:
@@ -27,7 +30,7 @@ class Lane:
         self.bytes = 0
         self.next_position = next_position
         self.in_flight: deque[Piece] = deque()
-        self._flying = 0
+        self._flying = self._flying_bytes = 0
         self.waiting: deque[Held] = deque()
         #: positions that only the spool holds: after `gap[0]`, up to `gap[1]`
         self.gap: tuple[int, int] | None = None
@@ -75,6 +78,11 @@ class Lane:
         """Past half of its share, or of what all lanes share: whoever fills it should be slowed."""
         return self.bytes * 2 > self._share or (self.bytes > 0 and self._budget.used * 2 > self._budget.limit)
 
+    @property
+    def full(self) -> bool:
+        """Enough is in flight: what is to follow waits until some of it is acknowledged, in the spool as far as need be."""
+        return self._flying_bytes * FLIGHT > self._share
+
     def rows(self, pieces: Iterable[Piece]) -> list[Held]:
         """Each stanza of these pieces."""
         return [held for piece in pieces for held in piece.each(self._holds)]
@@ -100,12 +108,13 @@ class Lane:
     def fly(self, stanzas: list[Stanza], now: float, receipt: Receipt | None) -> bool:
         """Take custody of `stanzas`, which are being written at once; False: there is no room, or others go first."""
         flight = Flight(self.next_position, stanzas, now, receipt)
-        if self.pending or self.bytes + flight.cost > self._share or not self._budget.take(flight.cost):
+        if self.pending or self.full or self.bytes + flight.cost > self._share or not self._budget.take(flight.cost):
             return False
         self.bytes += flight.cost
         self.next_position += len(stanzas)
         self.in_flight.append(flight)
         self._flying += len(stanzas)
+        self._flying_bytes += flight.cost
         self.fresh.append(flight)
         return True
 
@@ -128,6 +137,7 @@ class Lane:
                 self.waiting.appendleft(held)
                 break
             size += len(held.stanza.data)
+            self._flying_bytes += held.cost
             held.written = True
             written.append(held)
         self.waiting.extendleft(reversed(passed_over))
@@ -146,6 +156,7 @@ class Lane:
                 size = number
             number -= size
             self._flying -= size
+            self._flying_bytes -= piece.cost
             taken.append(self._release(piece))
         self._forget_gone()
         return taken
@@ -174,7 +185,7 @@ class Lane:
                 apart += parts
         self.fresh.extendleft(reversed(apart))
         self.in_flight.clear()
-        self._flying = 0
+        self._flying = self._flying_bytes = 0
         self.waiting.extendleft(reversed(doubtful))
         return doubtful
 
@@ -192,17 +203,29 @@ class Lane:
     def evict(self, at_most: int) -> list[Held]:
         """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes; what left memory."""
         left: list[Held] = []
-        if self.gap is not None and self.recent and all(held.spooled for held in self.recent):
-            self.gap = (self.gap[0], self.recent[-1].position)
-            self.gap_count += len(self.recent)
-            while self.recent:
-                left.append(self._release(self.recent.pop()))
-        while not self.recent and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
+        settled = self._set_apart(at_most)
+        while self.gap is not None and self.recent and self.recent[0].spooled:
+            left.append(self._release(self.recent.popleft()))
+            self.gap = (self.gap[0], left[-1].position)
+            self.gap_count += 1
+        while settled and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
             held = self._release(self.waiting.pop())
             self.gap = (held.position - 1, held.position if self.gap is None else self.gap[1])
             self.gap_count += 1
             left.append(held)
         return left
+
+    def _set_apart(self, at_most: int) -> bool:
+        """What the spool does not have yet, and keeps the rest of a crowded lane in memory, goes behind the gap that is to come.
+
+        Whether what waits may leave memory: not if it was read from the spool just now, in front of what came since.
+        """
+        if self.gap is not None or self.bytes <= at_most:
+            return not self.recent
+        fresh = sum(1 for _ in takewhile(lambda held: not held.spooled, reversed(self.waiting)))
+        if fresh < len(self.waiting):
+            self.recent.extendleft(self.waiting.pop() for _ in range(fresh))
+        return True
 
     def restore(self, first: int, last: int, count: int) -> None:
         """After a start: the spool holds `count` stanzas at the positions `first` to `last`."""
