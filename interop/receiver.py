@@ -16,7 +16,7 @@ from interop.peer import SASL, TLS, PeerError, Stream, header, is_barrier, serve
 from interop.place import Lab
 
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
-_EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
+EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
 _numbers = itertools.count(1)
 
 
@@ -93,7 +93,7 @@ class Receiver:
 
     def _authenticate(self, stream: Stream) -> None:
         """From the header under TLS to the authenticated stream."""
-        self._open(stream, _EXTERNAL if self._external else "")
+        self._open(stream, EXTERNAL if self._external else "")
         self._hears(stream, f"{SASL}auth")
         stream.restart()
         stream.send("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interop import (
     admitted,
+    choking,
     direct,
     matrix,
     multiplexing,
@@ -39,6 +40,7 @@ STAGES = [
     peculiar.plain, peculiar.secured, peculiar.peer, peculiar.crashing,
     pressure.servers, pressure.crowd,
     routed.stage,
+    choking.stage,
     refused.stage,
     admitted.stage,
     outward.stage,

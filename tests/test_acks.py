@@ -8,7 +8,18 @@ from itertools import count
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway.acks import MEMORY, OVERDUE, PATIENCE, REMEMBERED, REQUEST, ManagedReceipts, NoReceipts, PingReceipts, Silent
+from s2sgw.gateway.acks import (
+    LARGE,
+    MEMORY,
+    OVERDUE,
+    PATIENCE,
+    REMEMBERED,
+    REQUEST,
+    ManagedReceipts,
+    NoReceipts,
+    PingReceipts,
+    Silent,
+)
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
@@ -25,10 +36,12 @@ class PingTests(SynchronousTestCase):
         self.written: list[bytes] = []
         self.acknowledged: list[int] = []
         self.silent: list[bool] = []
+        self.chokes = False
         ids = count(1)
         self.receipts = PingReceipts(
             PAIR, self.written.append, self.expected.__setitem__, lambda id: self.expected.pop(id, None) and None,
             self.acknowledged.append, lambda: self.silent.append(True), self.clock, lambda: f"id{next(ids)}",
+            choked=lambda: self.chokes,
         )
 
     def test_the_ping(self) -> None:
@@ -75,6 +88,33 @@ class PingTests(SynchronousTestCase):
         self.receipts.crowded()
         self.receipts.crowded()
         self.assertEqual(self.acknowledged, [3])
+
+    def test_choked(self) -> None:
+        """A server that may not have got over what was sent is not believed to have it, nor said to answer nothing."""
+        self.receipts.behind(1)
+        self.expected["id1"]()
+        self.receipts.behind(2)
+        self.chokes = True
+        self.clock.advance(PATIENCE)
+        self.assertEqual((self.acknowledged, self.silent, self.expected, self.clock.getDelayedCalls()), ([1], [], {}, []))
+
+    def test_ahead(self) -> None:
+        """Before the first large stanza of a stream it is asked whether the server answers at all; the next ping is about that one."""
+        large, small = b"x" * (LARGE + 1), b"x" * LARGE
+        self.assertEqual(self.receipts.ahead([small]), b"")
+        self.assertIn(b"id1", self.receipts.ahead([small, large]))
+        self.assertEqual((self.receipts.ahead([large]), self.receipts.behind(2), self.acknowledged), (b"", b"", []))
+        self.expected["id1"]()
+        self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([0], ["id2"], 1))
+        self.expected["id2"]()
+        self.assertEqual((self.acknowledged, self.receipts.ahead([large])), ([0, 2], b""))
+
+    def test_not_ahead_once_silent(self) -> None:
+        """R41: who answers nothing is asked nothing more."""
+        self.receipts.ahead([b"x" * (LARGE + 1)])
+        self.receipts.behind(1)
+        self.clock.advance(PATIENCE)
+        self.assertEqual((self.acknowledged, self.receipts.ahead([b"x" * (LARGE + 1)])), ([1], b""))
 
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
@@ -127,9 +167,20 @@ class OtherReceiptsTests(SynchronousTestCase):
         clock.advance(1)
         self.assertEqual((broken, clock.getDelayedCalls()), ([(OVERDUE + 10, True)], []))
 
+    def test_managed_heard_before(self) -> None:
+        """R35: who has acknowledged on the stream before is known to."""
+        clock = Clock()
+        broken: list[bool] = []
+        receipts = ManagedReceipts(lambda number: None, clock, broken.append, heard=True)
+        self.assertEqual(receipts.ahead([b"x" * (LARGE + 1)]), b"")
+        receipts.behind(1)
+        clock.advance(OVERDUE)
+        self.assertEqual(broken, [True])
+
     def test_none(self) -> None:
         """TCP says nothing."""
         receipts = NoReceipts()
+        self.assertEqual(receipts.ahead([b"x" * (LARGE + 1)]), b"")
         self.assertEqual((receipts.behind(3), receipts.acknowledges), (b"", False))
         receipts.acknowledged(1)
         receipts.crowded()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.gateway.blame import OF_CONTENT, UNSAID, Blame
+from s2sgw.gateway.blame import OF_CONTENT, STIFLED, UNSAID, Blame
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 
 LOST = Ending(Cause.CONNECTION_LOST, by="network")
 CLOSED = Ending(Cause.CLOSED, by="them")
+SILENT = Ending(Cause.UNRESPONSIVE, by="them")
 BAD = Ending(Cause.STREAM_ERROR, by="them", condition="bad-format")
 
 
@@ -17,9 +18,9 @@ class BlameTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.blame = Blame()
 
-    def accuses(self, ending: Ending, *positions: int, young: bool = False, asking: bool = False) -> str:
+    def accuses(self, ending: Ending, *positions: int, young: bool = False, asking: bool = False, large: bool = False) -> str:
         doubtful = range(positions[0], positions[-1] + 1) if positions else range(0)
-        return self.blame.accuses(ending, doubtful, young, asking)
+        return self.blame.accuses(ending, doubtful, young, asking, large=large)
 
     def test_content(self) -> None:
         """Each condition that speaks of content does, at once; not while `<enable/>` is unanswered, nor when it is our own word."""
@@ -67,3 +68,31 @@ class BlameTests(SynchronousTestCase):
             self.assertEqual(expected, self.blame.accuses(LOST, range(4, 5), False, False, ambiguous=True))
         self.assertEqual("", self.accuses(LOST, 4))
         self.assertEqual(UNSAID, self.accuses(LOST, 4))
+
+    def silent(self, *positions: int, ambiguous: bool = False) -> bool:
+        """Whether that one is guilty which is in doubt as the other side falls silent over something large."""
+        doubtful = range(positions[0], positions[-1] + 1)
+        self.assertEqual(STIFLED, self.blame.accuses(SILENT, doubtful, False, False, ambiguous, large=True))
+        self.assertTrue(self.blame.stifled)
+        return self.blame.certain
+
+    def test_silence_over_a_large_one(self) -> None:
+        """They go one at a time; guilty is who was alone in doubt then, and in doubt at such an end before."""
+        self.assertFalse(self.silent(1, 9))
+        self.assertTrue(self.silent(4))
+        self.assertFalse(self.silent(5))
+        self.assertTrue(self.silent(5))
+        self.assertFalse(self.silent(6, ambiguous=True))
+        self.assertFalse(self.silent(6, ambiguous=True))
+        self.assertTrue(self.silent(6))
+
+    def test_silence_that_is_something_else(self) -> None:
+        """With nothing large in flight it accuses as any end does, our own word nobody; another end between begins anew."""
+        self.assertEqual("", self.accuses(SILENT, 1, 2))
+        self.assertEqual("", self.accuses(Ending(Cause.UNRESPONSIVE), 1, 2, large=True))
+        for between in (SILENT, LOST, Ending(Cause.IDLE)):
+            self.assertFalse(self.silent(4))
+            self.accuses(between, 4)
+            self.assertFalse(self.blame.stifled)
+            self.assertFalse(self.silent(4))
+            self.accuses(BAD)

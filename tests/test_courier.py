@@ -46,6 +46,7 @@ class FakeConnection:
     peer_address = "192.0.2.1:5269"
     tls_version = "TLSv1.3"
     last_sent = last_received = 0.0
+    shared = False
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner

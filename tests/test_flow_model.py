@@ -113,6 +113,7 @@ class Wire:
 
     method, reasons, pair, target, incoming, largest, holds, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None, None
     peer_address, tls_version, asking, ambiguous, sole = "192.0.2.1:5269", "TLSv1.3", False, False, True
+    shared, burden = False, 0
 
     def __init__(self, managed: bool, over: Callable[[], None]) -> None:
         self._over = over

@@ -51,6 +51,17 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(ids(it.write(150)), ["2", "3"])
         self.assertEqual(it.write(1), [])
 
+    def test_largest(self) -> None:
+        """The largest of what is in flight, however it got there."""
+        it = lane()
+        self.assertEqual(it.largest_flying, 0)
+        it.fly([stanza("1"), stanza("2", size=300)], 0, None)
+        it.accept([stanza("3", size=200), stanza("4", size=400)], 0)
+        it.write(1)
+        self.assertEqual(it.largest_flying, 300)
+        it.acknowledge(2)
+        self.assertEqual(it.largest_flying, 200)
+
     def test_taken_back(self) -> None:
         """What was in flight when the hop was lost waits again before everything else, and is known to be in doubt."""
         it = lane()

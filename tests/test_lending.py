@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.acks import ManagedReceipts
+from s2sgw.gateway.blame import Blame
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.entry import Entrance
 from s2sgw.gateway.gate import Gates
@@ -448,14 +449,15 @@ class ReceiptingTests(SynchronousTestCase):
         acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
         receipting = Receipting(acks.__getitem__, Mock(), manners, clock)
         self.assertEqual([receipting.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
-        stream: Any = Mock(pair=OUT, engine=Mock(unacknowledged=0))
-        receipts = receipting.of(Mock(), stream)
+        stream: Any = Mock(pair=OUT, burden=10, engine=Mock(unacknowledged=0))
+        courier = Mock(blame=Blame())
+        receipts = receipting.of(courier, stream)
         receipts.behind(2)
         receipts.acknowledged(1)
         clock.advance(60)
         self.assertEqual(stream.connection.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
         self.assertTrue(receipting.managed(PEER))
-        receipts = receipting.of(Mock(), stream)
+        receipts = receipting.of(courier, stream)
         receipts.behind(1)
         clock.advance(60)
         self.assertEqual(stream.close.call_args.args[0].cause, Cause.UNRESPONSIVE)

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.test import iosim
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.gateway.acks import LARGE, OVERDUE
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
@@ -73,7 +74,7 @@ class FarEnd:
             self.engine, self, clock=peer.clock, role="receiving", tls=lambda order: THEIRS.for_domain(THERE),
         )
         self.first: Domain | None = None
-        self.managed = False
+        self.managed = self.stifled = False
 
     def connected(self, connection: StreamConnection) -> None: ...
 
@@ -108,6 +109,10 @@ class FarEnd:
     def take(self, stanzas: list[Stanza]) -> None:
         """It chokes on poison, and acknowledges from then on."""
         for each in stanzas:
+            if b"stifling" in each.data:
+                self.stifled = True
+            if self.stifled:
+                return
             if b"poison" in each.data:
                 text, self.peer.acknowledges = "not that", True
                 self.connection.fail(Refusal(StreamCondition.POLICY_VIOLATION, text, Ending(Cause.LIMIT_EXCEEDED, text)))
@@ -397,6 +402,24 @@ class PoisonTests(SynchronousTestCase):
         world.write(HERE, "h3")
         world.pass_time(5)
         self.assertEqual((world.peer.got[-1], [sorted(row) for row in world.pairs()]), ("h3", [["here.example", "rooms.example"]]))
+
+    def test_silence(self) -> None:
+        """A peer that falls silent over a large stanza: the other lane has another stream at once, and suffers no second time."""
+        world = World()
+        world.peer.management = True
+        for sender in (HERE, ROOMS):
+            world.write(sender, f"{sender}")
+        world.flush()
+        world.write(HERE, "stifling" + "g" * LARGE)
+        world.flush()
+        world.write(ROOMS, "r2")
+        world.pass_time(OVERDUE + 2)
+        self.assertEqual((world.peer.got[2:], world.back), (["r2"], []))
+        world.write(ROOMS, "r3")
+        world.pass_time(OVERDUE)
+        self.assertEqual((world.peer.got[2:], len(world.back)), (["r2", "r3"], 1))
+        self.assertIn(b"answered no more", world.back[0].data)
+        self.assertEqual((len(world.peer.ends), world.told), (3, []))
 
     def test_its_own(self) -> None:
         """Where one lane alone had something in doubt, it is that one's."""

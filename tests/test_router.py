@@ -35,6 +35,7 @@ IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
 class FakeConnection:
     """A connection that keeps what is written."""
 
+    shared = True
     peer_address, local_address, tls_version, cipher = "127.0.0.1:5347", "127.0.0.1:1", None, None
 
     def __init__(self, engine: Any, owner: Any) -> None:
@@ -146,6 +147,13 @@ def message(id: str, pair: Pair = IN, inside: str = "") -> Stanza:
 
 class LaneTests(LinkTestCase):
     """Lanes to the domains behind the router."""
+
+    def test_no_burden(self) -> None:
+        """The connection is not ended over one lane's stanza, however large."""
+        self.open()
+        self.lanes.flow(IN).accept([message("1", inside="x" * 100_000)])
+        hop: Any = self.lanes.flow(IN).hop
+        self.assertEqual((hop.stream.burden, hop.stream.connection.shared), (0, True))
 
     def test_routes(self) -> None:
         """R33: what waits goes out in order as soon as somebody serves the domain, wrapped for that domain."""

@@ -77,7 +77,7 @@ class Part:
     broken: BrokenStream | None = None
     outcome: Resumed | NotResumed | None = None
     managed = asking = ambiguous = False
-    method, reasons, unacknowledged, sole = "router", tuple[str, ...](), 0, True
+    method, reasons, unacknowledged, burden, sole = "router", tuple[str, ...](), 0, 0, True
 
     def __init__(self, link: RouterLink, connection: StreamConnection, pair: Pair, now: float) -> None:
         self._link = link

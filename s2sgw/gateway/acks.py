@@ -6,7 +6,7 @@ In-order processing makes the reply to a ping a receipt for everything before it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,6 +24,8 @@ MEMORY = 86_400.0
 REMEMBERED = 10_000
 #: Seconds without any acknowledgement, on a stream that promised them, after which it is taken for broken.
 OVERDUE = 60.0
+#: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some choke on what is larger.
+LARGE = 10_000
 #: What asks for an acknowledgement (XEP-0198 §4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 
@@ -37,6 +39,9 @@ class Receipts(Protocol):
     @property
     def whole(self) -> bool:
         """Everything that is counted on the stream and unacknowledged is waited for here, and nothing else."""
+
+    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+        """What is to be written before these."""
 
     def behind(self, number: int) -> bytes:
         """`number` more stanzas are being written; what is to be written behind them."""
@@ -63,6 +68,9 @@ class NoReceipts:
     def __init__(self, sent: Callable[[int], object] = _uncounted) -> None:
         self._sent = sent
 
+    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+        return b""
+
     def behind(self, number: int) -> bytes:
         self._sent(number)
         return b""
@@ -87,13 +95,17 @@ class ManagedReceipts:
 
     def __init__(
         self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[bool], None], before: int = 0,
+        heard: bool = False,
     ) -> None:
-        """`before`: so many were sent, and counted, whose receipt came in another way; their acknowledgements come first."""
+        """`before`: so many were sent, and counted, whose receipt came in another way; their acknowledgements come first.
+
+        `heard`: it has said what it had on the stream before.
+        """
         self._sent = sent
         self._before = before
         self._clock = clock
         self._broken = broken
-        self._heard = False
+        self._heard = heard
         self._outstanding = 0
         self._since = 0.0  # of the first of these, or of the last acknowledgement
         self._watch: IDelayedCall | None = None
@@ -101,6 +113,9 @@ class ManagedReceipts:
     @property
     def whole(self) -> bool:
         return not self._before
+
+    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+        return b""
 
     def behind(self, number: int) -> bytes:
         self._sent(number)
@@ -171,7 +186,8 @@ class PingReceipts:
     """One ping at a time behind what was written; its answer acknowledges that, and asks again if more was written since.
 
     `expect(id, answered)` has the answer caught where it arrives; `acknowledged(number)` is told what it means, and
-    `silent()` that none came: then everything counts as passed on from now on.
+    `silent()` that none came: then everything counts as passed on from now on. Unless `choked()` finds that the server may not
+    have got over what was sent, and ends the stream.
     """
 
     whole = False
@@ -180,8 +196,10 @@ class PingReceipts:
         self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],
         forget: Callable[[str], None], acknowledged: Callable[[int], None], silent: Callable[[], None], clock: IReactorTime,
         token: Callable[[], str], sent: Callable[[int], object] = _uncounted, insist: bool = False,
+        choked: Callable[[], bool] = lambda: False,
     ) -> None:
         """`insist`: after a ping without an answer the next batch is asked about all the same."""
+        self._choked = choked
         self.acknowledges = True
         self._insist = insist
         self._pair = pair
@@ -198,6 +216,12 @@ class PingReceipts:
         self._answers = False  # this server has answered before
         self._id: str | None = None
         self._patience: IDelayedCall | None = None
+
+    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+        """Whether the server answers at all is to be known where it may fall silent over one of these."""
+        if self._answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
+            return b""
+        return self._ping()
 
     def behind(self, number: int) -> bytes:
         self._uncovered += number
@@ -241,6 +265,8 @@ class PingReceipts:
 
     def _late(self) -> None:
         self.stop()
+        if self._choked():
+            return
         self.acknowledges = self._insist
         everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
         self._silent()

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.gateway.acks import ManagedReceipts, NoReceipts, Receipts
+from s2sgw.gateway.acks import LARGE, ManagedReceipts, NoReceipts, Receipts
 from s2sgw.gateway.blame import Blame
 from s2sgw.gateway.broken import RETURN, BrokenStream
 from s2sgw.gateway.fitness import Fitness
@@ -66,7 +66,7 @@ class Courier:
         #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
         self._promised = False
         self.since = 0.0
-        self._blame = Blame()
+        self.blame = Blame()
         self._isolations = 0
         self._life = build(self)
 
@@ -103,8 +103,8 @@ class Courier:
         assert self.stream is not None
         if self._promised and self.flow.lane.flying == len(data):  # nothing is in flight but these
             self._take_receipts(self.stream)
-        behind = self.receipts.behind(len(data))
-        self.stream.write([*data, behind] if behind else data)
+        ahead, behind = self.receipts.ahead(data), self.receipts.behind(len(data))
+        self.stream.write([each for each in (ahead, *data, behind) if each] if ahead or behind else data)
 
     def pressed(self) -> None:
         self.receipts.crowded()
@@ -128,6 +128,10 @@ class Courier:
         return self._closed
 
     # --- Listener ---
+
+    @property
+    def burden(self) -> int:
+        return self.flow.lane.largest_flying
 
     @property
     def busy(self) -> bool:
@@ -327,8 +331,7 @@ class Courier:
         lived = self._clock.seconds() - self.since
         broken = None if stream is None else stream.broken
         young = lived < STEADY and broken is None
-        asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
-        accused = self._blame.accuses(ending, self.flow.lane.doubtful, young, asking, ambiguous)
+        accused = self._accused(stream, ending, young)
         if accused and broken is not None:
             broken.forget()
         kept = self._keep(None if accused else broken)
@@ -340,8 +343,15 @@ class Courier:
         self._retry_after(self._rest(worked, isolating=bool(self.flow.suspects or (accused and self.flow.lane.flying))))
         if not kept:
             self.receipts = NoReceipts()  # those of a stream lead to it, which is to leave memory
-            self.flow.lost(accused, ambiguous)
+            self.flow.lost(accused, ambiguous=not self.blame.certain)
         self.flow.relieve()
+
+    def _accused(self, stream: OpenStream | None, ending: Ending, young: bool) -> str:
+        """Over what of ours it ended (`gateway.blame`). On a connection that carries everybody's it may be anybody's: nothing."""
+        if stream is not None and stream.connection.shared:
+            return ""
+        asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
+        return self.blame.accuses(ending, self.flow.lane.doubtful, young, asking, ambiguous, self.burden > LARGE)
 
     def _rest(self, worked: bool, isolating: bool) -> float:
         """Seconds until the next attempt behind a stream. What a stanza has done, or is under suspicion of, is no failure."""

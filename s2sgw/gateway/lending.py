@@ -91,6 +91,10 @@ class Lent:
         self.connection.write(b"".join(stanzas))
 
     @property
+    def burden(self) -> int:
+        return max((user.burden for user in self._lending.users), default=0)
+
+    @property
     def sole(self) -> bool:
         return len(self._lending.users) == 1
 

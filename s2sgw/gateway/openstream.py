@@ -30,6 +30,11 @@ class Listener(Protocol):
     def busy(self) -> bool:
         """Something of it is in flight."""
 
+    @property
+    def burden(self) -> int:
+        """Bytes of the largest stanza of it in flight."""
+        return 0
+
     def stream_event(self, event: Event) -> None: ...
 
     def stream_lost(self, ending: Ending) -> None: ...
@@ -114,6 +119,10 @@ class OpenStream(Protocol):
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these, and whatever else stands between stanzas."""
+
+    @property
+    def burden(self) -> int:
+        """Bytes of the largest stanza in flight, of all users; 0 where the stream is not to be ended over one."""
 
     @property
     def sole(self) -> bool:

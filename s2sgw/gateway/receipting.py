@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakSet
 
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.gateway.acks import OVERDUE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
+from s2sgw.gateway.acks import LARGE, OVERDUE, PATIENCE, Acks, ManagedReceipts, NoReceipts, PingReceipts, Receipts, Silent
 from s2sgw.gateway.courier import Courier
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.manners import Manners
 from s2sgw.gateway.openstream import OpenStream
+from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -27,6 +29,8 @@ class Receipting:
         self._manners = manners
         self._clock = clock
         self._silent = Silent(clock)
+        #: connections on which pings were answered
+        self._answering: WeakSet[StreamConnection] = WeakSet()
 
     def managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
@@ -40,25 +44,47 @@ class Receipting:
         """The receipts for one stream that is ready."""
         acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
         if engine.managed:
-            return ManagedReceipts(engine.sent, self._clock, partial(self._overdue, stream), engine.unacknowledged)
+            overdue = partial(self._overdue, stream)
+            return ManagedReceipts(engine.sent, self._clock, overdue, engine.unacknowledged, courier.blame.stifled)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
             return NoReceipts(engine.sent)
-        way_back = partial(self._way_back, stream.pair.inverse)
+        way_back, heard = partial(self._way_back, stream.pair.inverse), partial(self._heard, stream)
         return PingReceipts(
-            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, answered),
+            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, heard(answered)),
             lambda id: way_back().unexpect(id), courier.flow.acknowledged, partial(self._silent.remember, name), self._clock,
             lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent, insist=acks == "ping",
+            choked=lambda: stream.connection in self._answering and self._choked(stream, PATIENCE),
         )
 
     def _way_back(self, pair: Pair) -> Flow:
         """Where the answers of `pair` arrive: looked up for each ping, since a flow that rests between two is forgotten."""
         return self._lanes().flow(pair)
 
+    def _heard(self, stream: OpenStream, answered: Callable[[], None]) -> Callable[[], None]:
+        """`answered`, and noted: there are answers on this stream, whichever lane of it is told."""
+        def noted() -> None:
+            self._answering.add(stream.connection)
+            answered()
+        return noted
+
+    def _choked(self, stream: OpenStream, seconds: float) -> bool:
+        """Whether a server that has answered before, and not for so many `seconds`, may have met a limit that it told nobody of.
+
+        Then the stream ends, and is not resumed: what is in doubt goes one at a time (`gateway.blame`).
+        """
+        if stream.burden <= LARGE:
+            return False
+        text = f"it answers nothing for {seconds:g} seconds, with a stanza of {stream.burden} bytes on its way"
+        stream.close(Ending(Cause.UNRESPONSIVE, text, "them"))
+        return True
+
     def _overdue(self, stream: OpenStream, heard: bool) -> None:
         """Who has acknowledged before is gone without a word, and what broke off may be resumed. Who has not never will.
 
         A new stream to such a one goes without acknowledgements, for a day.
         """
+        if heard and self._choked(stream, OVERDUE):
+            return
         if heard:
             stream.connection.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
             return

@@ -64,6 +64,11 @@ class Lane:
         return range(self.in_flight[0].position, self.in_flight[-1].last + 1) if self.in_flight else range(0)
 
     @property
+    def largest_flying(self) -> int:
+        """Bytes of the largest stanza in flight."""
+        return max((len(stanza.data) for piece in self.in_flight for stanza in piece.stanzas), default=0)
+
+    @property
     def pending(self) -> bool:
         """Something has yet to be written."""
         return bool(self.waiting or self.gap_count or self.recent)

@@ -173,7 +173,7 @@ ACCOUNTS: dict[Cause, Account] = {
     Cause.INTERNAL: Account(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to look into its log."),
     Cause.HELD_TOO_LONG: Account(Layer.QUEUE, False, _TIMEOUT, "The remote server could not be reached in time.", "Check that the server is reachable from outside."),
     Cause.QUEUE_FULL: Account(Layer.QUEUE, False, _FULL, "The delivery queue is full.", "Try again later."),
-    Cause.POISON: Account(Layer.QUEUE, True, _POLICY, "The remote server refuses this stanza and closes its stream on it.", "See the remote server's log for what it dislikes in the stanza."),
+    Cause.POISON: Account(Layer.QUEUE, True, _POLICY, "The remote server ends its stream on this stanza, or stops answering.", "See the remote server's log for what it dislikes in the stanza; if it is its size, announce the limit (XEP-0478)."),
     Cause.DROPPED_BY_OPERATOR: Account(Layer.QUEUE, True, _POLICY, "The stanza was removed from the delivery queue by an administrator.", "Ask the administrator of this server."),
     Cause.IN_DOUBT: Account(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
 }
