@@ -102,7 +102,7 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
-            leaving=None, extensible=False,
+            closing=False, extensible=False,
         )
 
     def shown(self, pair: Pair) -> str | None:

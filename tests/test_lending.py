@@ -36,7 +36,7 @@ from tests.test_entry import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
 class Engine:
     """Counts what is sent, once it is managed."""
 
-    leaving: Ending | None = None
+    closing = False
 
     def __init__(self) -> None:
         self.managed = False
@@ -118,7 +118,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.lending.of(self.second))
         listening.alone = False
         self.assertIsNotNone(self.lending.of(self.second))
-        self.engine.leaving = Ending(Cause.IDLE)
+        self.engine.closing = True
         self.assertIsNone(self.lending.of(self.second))
 
     def test_leaving(self) -> None:
@@ -231,7 +231,7 @@ class CarryingBackTests(EntryTestCase):
     def setUp(self) -> None:
         self.made()
         self.woken: list[Domain] = []
-        self.engine: Any = Mock(managed=False, leaving=None, claimed=("", ""), resumption=None)
+        self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
         entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
         self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)

@@ -6,19 +6,21 @@ from dataclasses import replace
 
 from s2sgw.stream.events import (
     Acknowledged,
+    ClosingTagDue,
     DialbackNeeded,
     DialbackOutcome,
     ManagementEnabled,
     ManagementRefused,
     PairProven,
     Permission,
+    Refusal,
 )
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.management import MODULUS, Counters
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import LocalFault
+from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import MANAGEMENT
 from tests import test_initiating as initiating
@@ -96,6 +98,26 @@ class ReceivingManagementTests(TranscriptCase):
             Do("handled", 0), Out(ack(3)),
         )
         self.assertTrue(engine.managed)
+
+    def test_before_the_closing_tag(self) -> None:
+        """R16, R35: what came together with their closing tag is acknowledged before ours, which waits for that."""
+        theirs = Ending(Cause.CLOSED, by="them")
+        self.told(*MANAGED, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, by="them")))
+        came: list[Step] = [*MANAGED, In(ONE + TWO + CLOSE), Says(Stanzas(PAIR, (ONE, TWO)), ClosingTagDue(theirs)), Do("handled", 1), Out("")]
+        self.told(*came, Do("handled", 1), Out(ack(2) + CLOSE), Says(End(Cause.CLOSED, by="them")))
+        self.told(*came, Do("close", theirs), Out(ack(1) + CLOSE), Says(End(Cause.CLOSED, by="them")))
+        self.told(*came, Do("wind_down", Ending(Cause.SHUTDOWN)), Out(ack(1) + CLOSE), Says(End(Cause.SHUTDOWN)))
+        engine = self.told(*came)
+        self.assertTrue(engine.closing)
+        self.assertIsNone(engine.broken_off())
+
+    def test_before_any_closing_tag(self) -> None:
+        """R35: whoever closes, and however, has said what it has."""
+        came: list[Step] = [*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), Out("")]
+        self.told(*came, Do("close", Ending(Cause.IDLE)), Out(ack(1) + CLOSE), Says(End(Cause.IDLE)))
+        text = error("not-well-formed", "mismatched tag")
+        refusal = Refusal(StreamCondition.NOT_WELL_FORMED, "mismatched tag", Ending(Cause.BAD_XML))
+        self.told(*came, Do("fail", refusal), Out(ack(1) + text), Says(End(Cause.BAD_XML, condition="not-well-formed")))
 
     def test_counts_from_enable_on(self) -> None:
         """R35: what came before `<enable/>` is not counted, even in the same segment."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway.broken import RETURN
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.incoming import PARTING
 from s2sgw.gateway.opening import StreamRefused
 from s2sgw.gateway.record import Leg, Record
 from s2sgw.gateway.sessions import IN_ALL, PER_PEER, Sessions
@@ -21,6 +22,7 @@ from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 from tests.two_gateways import HERE, ROOMS, THERE, World
 
 OUT = Pair(HERE, THERE)
@@ -81,6 +83,50 @@ class Play:
         return {
             pair: (self.world.far if pair.recipient == THERE else self.world.near).heard(pair) for pair in self.said
         }
+
+
+class ClosingTests(SynchronousTestCase):
+    """R35: a sender closes its stream right behind its last stanza."""
+
+    def setUp(self) -> None:
+        self.world = world = World()
+        world.near.say("0", THERE)
+        world.calm()
+        data = f"<message from='{HERE}' to='{THERE}' id='i'><body>1</body></message>".encode()
+        self.last = Stanza("message", data, HERE.text, THERE.text, None, "i")
+        world.near.lanes.flow(OUT).accept([self.last])
+        near, self.far = world.link
+        near.protocol.close(Ending(Cause.IDLE))
+        world.dials = lambda gateway: False  # type: ignore[method-assign]
+        near.carry(len(near.written))
+        world.turn()
+        self.assertEqual((world.far.heard(OUT), self.far.closing, self.far.protocol.writable), (["0", "1"], False, False))
+        self.assertEqual(self.far.written, b"<a xmlns='urn:xmpp:sm:3' h='1'/>")  # for it had asked
+        self.far.written = b""
+
+    def assertEnded(self, written: bytes) -> None:
+        self.assertEqual((self.far.written, self.far.closing, list(self.world.far.accepted)), (written, True, []))
+        self.world.turn(PARTING)
+
+    def test_acknowledged(self) -> None:
+        """It hears that the stanza is in safe hands before it hears our closing tag."""
+        self.world.far.sinks[OUT].acknowledge(1)
+        self.assertEnded(b"<a xmlns='urn:xmpp:sm:3' h='2'/></stream:stream>")
+
+    def test_bounded(self) -> None:
+        """It does not wait for long; what was not acknowledged may come again, and is passed on once."""
+        self.world.turn(PARTING)
+        self.assertEnded(b"</stream:stream>")
+        self.assertEqual(self.world.far.entrance.duplicates.fresh(HERE, [self.last]), [])
+
+    def test_gone(self) -> None:
+        """A sender that does not wait has closed its stream all the same: nothing broke off."""
+        ((_, owner),) = self.world.far.accepted
+        endings: list[Ending] = []
+        self.patch(owner.lending, "lost", endings.append)
+        self.far.lose()
+        self.assertEqual(endings, [Ending(Cause.CLOSED, by="them")])
+        self.world.turn(PARTING)
 
 
 class CutTests(SynchronousTestCase):

@@ -37,6 +37,8 @@ def credential(issued: Issued, name: str = "test") -> Credential:
 class ToyEngine:
     """Lines for commands: STARTTLS, PROCEED, BYE; anything else is a stanza. It records how it was fed."""
 
+    parting: Ending | None = None
+
     def __init__(self) -> None:
         self.fed: list[bytes] = []
         self.log: list[object] = []

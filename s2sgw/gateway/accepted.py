@@ -18,6 +18,7 @@ from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.connection import StreamConnection
 from s2sgw.stream.events import (
     Acknowledged,
+    ClosingTagDue,
     DialbackNeeded,
     Event,
     JudgementNeeded,
@@ -113,6 +114,8 @@ class AcceptedStream:
                 self.lending.event(event)
             case Acknowledged():
                 self.lending.event(event)
+            case ClosingTagDue(ending):
+                self.incoming.part(ending)
             case ResumptionNeeded(id):
                 connection.step(self.engine.resumed, *self._register.sessions.claim(id, self))
             case Resumed(count):

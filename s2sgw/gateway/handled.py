@@ -15,6 +15,11 @@ class HandledStanzas:
         self.tell = tell
         self._open: deque[Receipt] = deque()
 
+    @property
+    def open(self) -> bool:
+        """Some are not settled, so that their sender does not know what became of them."""
+        return bool(self._open)
+
     def receipt(self, total: int) -> Receipt:
         """For the next `total` stanzas of the stream."""
         receipt = Receipt(total, self._settled)

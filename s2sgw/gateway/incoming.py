@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from twisted.internet.interfaces import IDelayedCall
+
 from s2sgw.gateway.duplicates import Tail
 from s2sgw.gateway.entry import Entrance, Entry
 from s2sgw.gateway.handled import HandledStanzas
@@ -16,6 +18,9 @@ from s2sgw.stream.management import Counters
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+
+#: Seconds within which what came on a stream must be in safe hands, once the other side has closed it, to be acknowledged.
+PARTING = 2.0
 
 
 class Acknowledging(Protocol):
@@ -40,6 +45,7 @@ class Incoming:
         self._entries: dict[Pair, Entry] = {}
         self._handled: HandledStanzas | None = None
         self._tail: Tail | None = None
+        self._late: IDelayedCall | None = None
 
     def stanzas(self, pair: Pair, stanzas: list[Stanza]) -> None:
         """A run of stanzas of a proven pair."""
@@ -77,6 +83,10 @@ class Incoming:
     def _tell(self, number: int) -> None:
         self._connection.step(self._engine.handled, number)
 
+    def part(self, ending: Ending) -> None:
+        """The other side has closed the stream, and hears which of its stanzas are in safe hands before we do so too."""
+        self._late = self._entrance.lanes.clock.callLater(PARTING, self._connection.close, ending)
+
     def reconsider(self) -> None:
         """The policy has changed: pairs are admitted anew."""
         for entry in self._entries.values():
@@ -90,7 +100,9 @@ class Incoming:
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
         self._leave()
-        if not ending.in_order:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        if not ending.in_order or (self._handled is not None and self._handled.open):
             self.forget()
 
     def _leave(self) -> None:

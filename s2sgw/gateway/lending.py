@@ -26,7 +26,8 @@ from s2sgw.xmpp.jid import Pair
 class CarryingEngine(Protocol):
     """What is needed of the engine."""
 
-    leaving: Ending | None
+    @property
+    def closing(self) -> bool: ...
 
     @property
     def managed(self) -> bool: ...
@@ -158,7 +159,7 @@ class Lending:
     def takes(self, alone: bool = False) -> bool:
         """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
         users = self.users
-        over = self.connection.ending is not None or self.engine.leaving is not None
+        over = self.connection.ending is not None or self.engine.closing
         return not over and not (alone and users) and not any(user.alone for user in users)
 
     @property

@@ -33,6 +33,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.stream.events import (
+    ClosingTagDue,
     Event,
     JudgementNeeded,
     ManagementEnabled,
@@ -165,6 +166,8 @@ class OutgoingStream:
                 self.incoming.stanzas(pair, stanzas)
             case ManagementEnabled() if self.incoming is not None:
                 self.incoming.managed()
+            case ClosingTagDue(ending) if self.incoming is not None:
+                self.incoming.part(ending)
             case Resumed() | NotResumed():
                 self._go_on(event)
             case VerifyReady():

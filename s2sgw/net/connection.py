@@ -31,7 +31,9 @@ Role = Literal["initiating", "receiving"]
 
 
 class Engine(typing.Protocol):
-    """What the adapter needs of an engine of either role."""
+    """What the adapter needs of an engine of either role. `parting`: how a stream ends that the other side has closed already."""
+
+    parting: Ending | None
 
     def receive(self, data: bytes) -> list[Event]: ...
     def data_to_send(self) -> bytes: ...
@@ -191,7 +193,7 @@ class StreamConnection(Protocol):
     @property
     def writable(self) -> bool:
         """Whether the other side takes more at present."""
-        return self._outlet.open
+        return self._outlet.open and self.engine.parting is None
 
     @property
     def chain(self) -> tuple[bytes, ...]:
@@ -347,7 +349,7 @@ class StreamConnection(Protocol):
         """The transport is gone: what came before is still heard (R16)."""
         self._gone, self._link, self._out = True, None, None
         self._feed()
-        self._finish(lost(reason, handshaking=self._handshaking))
+        self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
         self._stop_deadline()
         waiting, self._closed = self._closed, []
         for waiter in waiting:

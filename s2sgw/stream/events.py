@@ -108,6 +108,16 @@ class DialbackOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosingTagDue:
+    """The other side has said its closing tag, and some of what came is not in safe hands yet (XEP-0198).
+
+    Ours follows when `handled` covers it all, or on `close(ending)`, which the shell calls after a bounded time.
+    """
+
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
 class ResumptionNeeded:
     """Receiving: `<resume/>` came on a stream with proven pairs (XEP-0198 §5). Answer: `resumed(resumption or None)`."""
 
@@ -236,5 +246,5 @@ class Ended:
 Event = (
     ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
     | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed
-    | Bound | Announced | Routed | Ended
+    | ClosingTagDue | Bound | Announced | Routed | Ended
 )

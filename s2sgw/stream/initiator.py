@@ -71,7 +71,7 @@ class Initiator(Managed):
     @property
     def extensible(self) -> bool:
         """Further pairs may be asked for (XEP-0220 §2.6.1)."""
-        return self._extensible and self.leaving is None
+        return self._extensible and not self.closing
 
     def extend(self, answered: Answered) -> None:
         """Negotiation is over: dialback is offered by a feature, on a pre-1.0 stream by its namespace in the header (§2.4)."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from s2sgw.stream.events import Acknowledged, Event
+from s2sgw.stream.events import Acknowledged, ClosingTagDue, Event
 from s2sgw.stream.negotiation import Negotiation, Phase, Stop, refuse
 from s2sgw.xmpp.element import Element
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
 
@@ -80,13 +80,15 @@ def within(element: Element, seconds: int) -> int:
 class Counters:
     """The stanzas of one managed stream, in both directions, since it was enabled; of all streams that resume it, too."""
 
-    __slots__ = ("acknowledged", "began", "handled", "sent")
+    __slots__ = ("acknowledged", "began", "handled", "sent", "told")
 
     def __init__(self, began: int) -> None:
         """`began`: how many stanzas had been received before."""
         self.began = began
         #: of those received, the longest prefix in safe hands
         self.handled = 0
+        #: of those, how many the other side was told of
+        self.told = 0
         self.sent = 0
         #: of those sent, how many the other side has
         self.acknowledged = 0
@@ -110,6 +112,7 @@ class Counters:
 
     def answer(self) -> Element:
         """What acknowledges the stanzas handled so far."""
+        self.told = self.handled
         return Element("a", MANAGEMENT, self.h)
 
     def acknowledge(self, element: Element) -> int:
@@ -181,10 +184,25 @@ class Managed(Negotiation):
             raise LocalFault("stanzas are handled on a stream without acknowledgements")
         if self.counters.handle(number, self.received):
             self.send(self.counters.answer())
+            if self.parting is not None:
+                raise Stop(self.parting)
+
+    def part(self, ending: Ending) -> None:
+        """The other side has closed the stream: what it does not hear to be in safe hands it would send again."""
+        if self.leaving is not None or not self.owes:
+            raise Stop(ending)
+        self.parting = ending
+        self.emit(ClosingTagDue(ending))
+
+    def _farewell(self, last_words: Element | None) -> None:
+        """The last acknowledgement goes before the closing tag."""
+        if self.counters is not None and self.counters.told < self.counters.handled:
+            self.send(self.counters.answer())
+        super()._farewell(last_words)
 
     def broken_off(self) -> Resumption | None:
         """The transport is gone: by what the stream is resumed. One that either side has ended is not (§5). Once."""
-        if self.over or self.leaving is not None or self.resumption is None:
+        if self.over or self.closing or self.resumption is None:
             return None
         resumption, self.resumption, self.counters = self.resumption, None, None
         resumption.counters.began -= self.received
@@ -212,6 +230,9 @@ class ManagedPhase(Phase):
     """The requests and answers of a managed stream, in whatever phase they come."""
 
     stream: Managed
+
+    def close(self) -> None:
+        self.stream.part(Ending(Cause.CLOSED, by="them"))
 
     def requested(self, element: Element) -> None:
         """`<r/>`: what of theirs is in safe hands?"""

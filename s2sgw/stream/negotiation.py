@@ -143,6 +143,8 @@ class Negotiation(ABC):
         self.again = 0
         #: our closing tag is out, theirs is still to come: why
         self.leaving: Ending | None = None
+        #: theirs has come, ours is still to go: how the stream ends
+        self.parting: Ending | None = None
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
         self._kept = b""
@@ -179,8 +181,13 @@ class Negotiation(ABC):
         """
         return self.step(self._leave, ending)
 
+    @property
+    def closing(self) -> bool:
+        """One of the two closing tags is out."""
+        return self.leaving is not None or self.parting is not None
+
     def _leave(self, ending: Ending) -> None:
-        if not self.opened or not self.hears:
+        if not self.opened or not self.hears or self.parting is not None:
             raise Stop(ending)
         self.send(CLOSING_TAG)
         self.leaving = ending
