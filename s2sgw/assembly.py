@@ -10,6 +10,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from s2sgw.backends import Backends
@@ -42,13 +43,14 @@ from s2sgw.gateway.state import keep_secret, prepare_state
 from s2sgw.gateway.streams import AcceptedStreams
 from s2sgw.gateway.verifying import Verifier
 from s2sgw.gateway.ways import Opening
+from s2sgw.gateway.whereabouts import Whereabouts
 from s2sgw.gateway.withheld import Withheld
 from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler, DirectDialler
-from s2sgw.net.discovery import Discovery
+from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.socks import SocksDialler
 from s2sgw.net.tls import ClientTLS, ServerTLS
@@ -163,8 +165,19 @@ class Parts:
     def opener(self) -> Opener:
         return Opener(
             self._outgoing, self.reactor, self.manners, self.metrics.handshake, self.accepted.lent, self._carried_back,
-            room=self.room,
+            room=self.room, missed=self._missed,
         )
+
+    def _missed(self, pair: Pair, known: Resolution) -> None:
+        if not self.is_local(pair.recipient):
+            self.whereabouts.missed(pair.recipient, known)
+
+    @cached_property
+    def whereabouts(self) -> Whereabouts:
+        return Whereabouts(self.reactor, self.lanes, self._whereabouts_of, self.random.random)
+
+    def _whereabouts_of(self, peer: Domain) -> Deferred[Resolution]:
+        return self.discovery.resolve(peer, self.policies.policy(peer).route)
 
     @cached_property
     def room(self) -> Room:

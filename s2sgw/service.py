@@ -25,6 +25,7 @@ from s2sgw.backend.authority import AuthorityError
 from s2sgw.backend.dnsview import DNSView
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
+from s2sgw.gateway import whereabouts
 from s2sgw.gateway.draining import drain
 from s2sgw.gateway.keeping import TICK
 from s2sgw.gateway.sides import ReceivingSide
@@ -154,6 +155,7 @@ class Gateway:
     def _sweep(self) -> None:
         self._every(1, self.parts.lanes.sweep)
         self._every(TICK, self.parts.keeper.turn)
+        self._every(whereabouts.TICK, self.parts.whereabouts.turn)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         repeated = LoopingCall(work)

@@ -188,6 +188,18 @@ class OpeningTests(Attempts):
         self.side.fail("192.0.2.1")
         self.assertIsNone(self.failureResultOf(opening, StreamRefused).value.retry)
 
+    def test_missed(self) -> None:
+        """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
+        missed: list[Any] = []
+        opener = Opener(self._connection, self.clock, self.manners, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
+        for verifying in (True, False):
+            side = Side(target("a", "192.0.2.1"))
+            opening = Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying))  # type: ignore[arg-type]
+            side.fail("192.0.2.1")
+            self.failureResultOf(opening, StreamRefused)
+        ((pair, known),) = missed
+        self.assertEqual((pair, known.targets), (PAIR, (target("a", "192.0.2.1"),)))
+
     def test_as_many_as_it_has_to_bear(self) -> None:
         """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -10,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from s2sgw.assembly import Parts
 from s2sgw.gateway.lookups import LookUps
-from s2sgw.net.discovery import Discovery
+from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.proxy import LOCAL
 from s2sgw.policy.values import Proxy, parse_proxy
 from s2sgw.trust.evidence import POSHLookup
@@ -75,6 +76,18 @@ class DialTests(ConfigTestCase):
     def dialled(self, dialler: Any, address: str) -> tuple[Any, ...]:
         dialler(address, 5269, lambda: None)
         return tuple(self.reactor.tcpClients[-1][index] for index in (0, 1, 4))
+
+    def test_who_is_looked_for(self) -> None:
+        """Peers that could not be reached are looked for in the DNS, or at their routes; a server of ours stands where we are told."""
+        parts = self.parts('[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
+        parts.lanes = SimpleNamespace()  # type: ignore[assignment]
+        (local,) = parts.local_domains
+        routed = Domain.parse("routed.example")
+        for pair in (Pair(local, routed), Pair(routed, local)):
+            parts._missed(pair, Resolution(pair.recipient))
+        self.assertEqual(list(parts.whereabouts._missed), [routed])
+        (target,) = self.successResultOf(parts._whereabouts_of(routed)).targets
+        self.assertEqual(target.port, 5270)
 
     def test_by_way_of_the_proxy(self) -> None:
         """A peer behind a proxy is dialled there, every other directly, from the source address of its family."""

@@ -110,9 +110,13 @@ class Lanes:
         for request in requests:
             self.late.expect(pair.inverse, request)
 
+    def towards(self, domain: Domain) -> list[Flow]:
+        """The lanes to it."""
+        return list(self._towards.get(domain, {}).values())
+
     def contact(self, peer: Domain, urged: bool = False) -> None:
         """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
-        for flow in list(self._towards.get(peer, {}).values()):
+        for flow in self.towards(peer):
             flow.hop.contact(urged)
             self.backlog.hurry(flow)
 

@@ -26,10 +26,11 @@ from s2sgw.gateway.multiplexing import Additions, Multiplexing
 from s2sgw.gateway.openstream import OpenStream
 from s2sgw.gateway.room import Room
 from s2sgw.gateway.sides import SendingSide
+from s2sgw.gateway.stopwatch import Stopwatch
 from s2sgw.gateway.trial import Trial
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
-from s2sgw.net.discovery import Target
+from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.racing import RaceLost, Spot, heats, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.stream.events import (
@@ -79,7 +80,8 @@ class Opener:
     """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
 
     `lent` is an open stream of the other side that may carry the pair back (and no other, where the second argument says so).
-    `incoming` takes the stanzas that come on a stream of ours.
+    `incoming` takes the stanzas that come on a stream of ours. `missed` hears where the server of a pair was said to be, when
+    an attempt to reach it there came to nothing.
     """
 
     connection: Callable[[InitiatingStream, OutgoingStream], StreamConnection]
@@ -91,29 +93,7 @@ class Opener:
     crowd: Crowd = field(default_factory=Crowd)
     room: Room | None = None
     multiplexing: Multiplexing = field(default_factory=Multiplexing)
-
-
-class Stopwatch:
-    """Times the steps of one attempt: dns, tcp, tls (STARTTLS included), auth (judgement included), and the total."""
-
-    def __init__(self, opener: Opener) -> None:
-        self._opener = opener
-        self._began = self._last = opener.clock.seconds()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the attempt began."""
-        return self._opener.clock.seconds() - self._began
-
-    def step(self, name: str) -> None:
-        """The step called `name` is over."""
-        now = self._opener.clock.seconds()
-        self._opener.took(name, now - self._last)
-        self._last = now
-
-    def stop(self) -> None:
-        """The stream is ready."""
-        self._opener.took("total", self.elapsed)
+    missed: Callable[[Pair, Resolution], None] = lambda pair, known: None
 
 
 class OutgoingStream:
@@ -320,13 +300,21 @@ class _Attempt:
         self._name = pair.recipient.ascii
         self._opener = opener
         self._verifying = verifying
-        self._watch = Stopwatch(opener)
+        self._watch = Stopwatch(opener.clock, opener.took)
         self._failures: list[StreamRefused] = []
         self._direct_failed: Ending | None = None
 
     async def run(self) -> OutgoingStream:
         resolution = await self._side.resolve(self._pair)
         self._watch.step("dns")
+        try:
+            return await self._reach(resolution)
+        except StreamRefused:
+            if not self._verifying:
+                self._opener.missed(self._pair, resolution)
+            raise
+
+    async def _reach(self, resolution: Resolution) -> OutgoingStream:
         if resolution.ending is not None:
             raise StreamRefused(resolution.ending)
         for heat in heats(self._borne(resolution.targets), ADDRESSES):
