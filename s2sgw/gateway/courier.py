@@ -340,7 +340,7 @@ class Courier:
             "stream closed", self.flow.direction, self.way.leg, self.flow.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
-        self._retry_after(self._rest(worked, isolating=bool(self.flow.suspects or (accused and self.flow.lane.flying))))
+        self._retry_after(self._rest(worked, isolating=bool(accused or self.flow.suspects)))
         if not kept:
             self.receipts = NoReceipts()  # those of a stream lead to it, which is to leave memory
             self.flow.lost(accused, ambiguous=not self.blame.certain)
