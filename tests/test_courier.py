@@ -167,6 +167,11 @@ class World:
         self.connections[-1].prove()
         return self.connections[-1]
 
+    def fail(self, cause: Cause) -> None:
+        """The attempt under way comes to nothing."""
+        self.dials[-1].callback(None)
+        self.connections[-1].close(Ending(cause, by="network"))
+
     @property
     def flow(self) -> Flow:
         return self.lanes.flow(OUT)
@@ -312,6 +317,23 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, len(world.dials)), ("backing off", 0))
         world.clock.advance(WAKES)
         self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_contact_during_an_attempt(self) -> None:
+        """A peer that contacts us while an attempt runs is tried again at once when that fails, whatever it fails for, and once."""
+        for cause in (Cause.CONNECTION_REFUSED, Cause.STREAM_ERROR):
+            world = World()
+            world.flow.accept([message("1")])
+            world.clock.advance(1)
+            world.manners.wake(THERE.ascii, lambda: None)
+            world.lanes.contact(THERE)
+            self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
+            world.fail(cause)
+            world.clock.advance(0)
+            self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+            world.clock.advance(1)
+            world.fail(cause)
+            world.clock.advance(1)
+            self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
 
     def test_flushed(self) -> None:
         """The operator's word counts at once: by flushing a lane, or all that waits for a peer whose key was approved."""

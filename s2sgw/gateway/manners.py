@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from twisted.internet.defer import Deferred
@@ -97,8 +98,8 @@ class Manners:
     # --- attempts ---
 
     @asynccontextmanager
-    async def turn(self, name: str, forced: bool = False) -> AsyncIterator[None]:
-        """One attempt's turn, for which it may have to wait; raises `NotNow` while the server is left alone.
+    async def turn(self, name: str, forced: bool = False) -> AsyncIterator[float]:
+        """One attempt's turn, for which it may have to wait, and when that began; raises `NotNow` while the server is left alone.
 
         `forced`: it is asked all the same, since a stranger waits for the answer.
         """
@@ -110,7 +111,7 @@ class Manners:
         server.running += 1
         self._running += 1
         try:
-            yield
+            yield self._clock.seconds()
         finally:
             server.running -= 1
             self._running -= 1
@@ -149,14 +150,18 @@ class Manners:
         if server is not None:
             server.failures, server.ending, server.retry_at = 0, None, 0.0
 
-    def failed(self, name: str, ending: Ending) -> float | None:
-        """An attempt came to nothing. Seconds until the next, where all lanes share the wait; None: the pair's own affair."""
-        if not speaks_of_the_server(ending):
-            return None
+    def failed(self, name: str, ending: Ending, began: float = inf) -> float | None:
+        """An attempt came to nothing. Seconds until the next, where all lanes share the wait; None: the pair's own affair.
+
+        A server that has contacted us since the attempt `began` is asked again at once, whatever became of that one.
+        """
         server = self._server(name)
+        heard = server.woken_at > began
+        if not speaks_of_the_server(ending):
+            return 0.0 if heard else None
         server.failures += 1
         server.ending = ending
-        delay = self._back_off.delay(server.failures, self._random)
+        delay = 0.0 if heard else self._back_off.delay(server.failures, self._random)
         server.retry_at = self._clock.seconds() + delay
         return delay
 

@@ -273,12 +273,12 @@ async def open_stream(
     """A stream for `pair` that is ready; raises `StreamRefused` with the reason that says most (R36)."""
     manners, name = opener.manners, pair.recipient.ascii
     try:
-        async with manners.turn(name, forced=verifying):
+        async with manners.turn(name, forced=verifying) as began:
             try:
                 with opener.crowd.entering(name, 0 if verifying else side.streams(pair), opener.clock.seconds()):
                     stream = await _Attempt(side, pair, opener, verifying, broken).run()
             except StreamRefused as refused:
-                refused.retry = None if verifying else manners.failed(name, refused.ending)
+                refused.retry = None if verifying else manners.failed(name, refused.ending, began)
                 raise
             manners.succeeded(name)
             if not verifying:
