@@ -25,6 +25,8 @@ CALL, SERVED, LIFE = 0.05, 20.0, 2.0
 RESTARTS = 3
 #: A spool of so many bytes has no room for what comes in `WORK`.
 DISK = 65536
+#: Pages that a disk without room has for the spool's file beyond its empty tables.
+PAGES = 8
 #: The first argument is the number of a descriptor; the rest becomes the program, to which it is handed as systemd does it.
 _HAND_OVER = """\
 import os, sys
@@ -108,6 +110,38 @@ async def without_room(lab: Lab) -> list[str]:
     return faults + [fault for fault in arena.faults() if fault not in aside] + ([] if aside else ["nothing was set aside"])
 
 
+async def stopped_without_room(lab: Lab) -> list[str]:
+    """Stops in order while the spool's bound is reached: nothing is lost, whoever brought it, and nothing changes places."""
+    return await _stopped(Arena(lab, RATE, {"queue": {"disk": DISK}}))
+
+
+async def stopped_on_a_full_disk(lab: Lab) -> list[str]:
+    """The same where the disk itself takes no more (SQLITE_FULL), as long as the sender's server can be told."""
+    return await _stopped(Arena(lab, RATE), f"full:{PAGES}")
+
+
+async def _stopped(arena: Arena, trap: str = "") -> list[str]:
+    """Two lives that end so, the second of which begins so, and one in which everything goes through."""
+    await arena.start()
+    for _ in range(2):
+        arena.begin(trap)
+        await arena.ready()
+        await asyncio.sleep(WORK / 2)
+        arena.shut_out()
+        await asyncio.sleep(WORK)
+        arena.process.signal(signal.SIGTERM)
+        await arena.ended(arena.process)
+    arena.open()
+    arena.begin()
+    await arena.ready()
+    await arena.quiet()
+    faults = _account(arena)
+    if not any(pair.bounced for pair in arena.pairs):
+        faults.append("the disk had room for everything")
+    await arena.stop()
+    return faults + arena.faults()
+
+
 def _account(arena: Arena) -> list[str]:
     lines = [pair.account(arena.times) for pair in arena.pairs]
     print("\n".join([HEADING, *(line.text() for line in lines)]))
@@ -119,7 +153,10 @@ def main() -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda _: None
     faults = []
-    for extreme in (handed_over, without_room):
+    chosen = sys.argv[1:]
+    for extreme in (handed_over, without_room, stopped_without_room, stopped_on_a_full_disk):
+        if chosen and extreme.__name__ not in chosen:
+            continue
         with Lab() as lab:
             print(f"\n{extreme.__name__.replace('_', ' ')}", flush=True)
             faults += asyncio.run(extreme(lab))

@@ -6,6 +6,8 @@
 
 N is followed by `:before`, `:during` or `:after`: before COMMIT, up to a millisecond into it, or when it is through and before
 anybody hears of it. The moment goes to FILE. Nothing of the gateway is changed but where it is caught.
+
+    full:N           no trap, but a disk that has N pages for the spool beyond those of its empty tables
 """
 
 from __future__ import annotations
@@ -115,7 +117,22 @@ def _noted(trap: Trap, name: str, method: Callable[..., Any]) -> Callable[..., A
     return noted
 
 
+def fill_up(pages: int) -> None:
+    """SQLite itself says SQLITE_FULL (a commit that finds no room for the log fails in the same way)."""
+    load = Ledger._load
+
+    def loaded(ledger: Ledger) -> None:
+        ((tables,),) = ledger._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        ledger._connection.execute(f"PRAGMA max_page_count={tables + 1 + pages}")
+        load(ledger)
+
+    Ledger._load = loaded  # type: ignore[method-assign,assignment]
+
+
 if __name__ == "__main__":
-    set_up(Trap(sys.argv[1], Path(sys.argv[2])))
+    if sys.argv[1].startswith("full:"):
+        fill_up(int(sys.argv[1].removeprefix("full:")))
+    else:
+        set_up(Trap(sys.argv[1], Path(sys.argv[2])))
     sys.argv = ["twistd", *sys.argv[3:]]
     twistd.run()

@@ -253,6 +253,10 @@ class SpoolContract:
             self.assertEqual((it.positions(A), it.held()), (list(range(1, 11)), (10, 10_000)))
             it.spool.remove(A, 10)
             self.assertEqual(it.append(*(spooled(A, position, 1000) for position in range(11, 21))), None)
+            self.assertIsInstance(it.append(*(spooled(B, position, 1000) for position in range(1, 12))), SpoolFull)
+            it.spool.stretch(20_000)
+            self.assertEqual(it.append(*(spooled(B, position, 1000) for position in range(1, 12))), None)
+            self.assertIsInstance(it.append(*(spooled(B, position, 1000) for position in range(12, 32))), SpoolFull)
 
     def test_calls_take_effect_in_order(self) -> None:
         """Nothing waits for an answer, and each answer tells of what was asked before it."""

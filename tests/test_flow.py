@@ -63,6 +63,20 @@ class FakeHop:
         return succeed(None)
 
 
+class Source:
+    """A stream that brings stanzas."""
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+        self.paused = False
+
+    def pause(self, holder: object) -> None:
+        self.paused = True
+
+    def resume(self, holder: object) -> None:
+        self.paused = False
+
+
 class World:
     """Lanes with an outbound hop under test, an inbound hop that keeps bounces, and a spool whose answers can be held back."""
 
@@ -276,10 +290,86 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         world.clock.advance(WINDOW)
-        self.assertEqual((world.settled, len(world.flow.lane)), ([], 0))
+        self.assertEqual((world.settled, len(world.flow.lane)), ([], 1))
         world.back.ready = True
-        world.lanes.flow(OUT.inverse).drain()
-        self.assertEqual((world.settled, ids(world.back.sent)), (["1"], "1"))
+        world.lanes.sweep()
+        self.assertEqual((world.settled, ids(world.back.sent), len(world.flow.lane)), (["1"], "1", 0))
+
+    def test_refused_and_in_doubt(self) -> None:
+        """R35: until the error that refuses a stanza is acknowledged nothing that came behind it gets ahead.
+
+        After a crash its sender, who speaks XEP-0198, sends it again.
+        """
+        world = World(disk=10)
+        world.hop.ready, world.back.acknowledges = False, True
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        self.assertEqual((ids(world.back.sent), world.settled), ("1", []))
+        world.hop.ready = True
+        source = Source()
+        world.flow.accept([stanza("2")], source)
+        world.spool.stretch(1000)
+        world.flow.spool_now()
+        self.assertEqual((ids(world.hop.sent), world.spooled(), source.paused), ("", [], True))
+        world.lanes.flow(OUT.inverse).acknowledged(1)
+        self.assertEqual((ids(world.hop.sent), world.settled, source.paused), ("2", ["1"], False))
+
+    def test_nowhere_to_go(self) -> None:
+        """Where neither the next server, nor the disk, nor the sender's server takes anything, no more of it is read, but of one
+        that others share; as soon as one of them does, it goes on.
+        """
+        world = World(disk=10)
+        world.hop.ready = world.back.ready = False
+        source, shared = Source(), Source(shared=True)
+        world.flow.accept([stanza("1")], source)
+        self.assertFalse(source.paused)
+        world.clock.advance(WINDOW)
+        world.flow.accept([stanza("2")], source)
+        world.flow.accept([stanza("3")], shared)
+        self.assertEqual((source.paused, shared.paused), (True, False))
+        world.clock.advance(WINDOW)
+        world.hop.ready = True
+        world.flow.drain()
+        self.assertEqual((ids(world.hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
+
+    def test_an_error_has_nowhere_to_go(self) -> None:
+        """What no error may answer waits in memory, and holds up nothing that may be refused: with that come answers to pings."""
+        world = World(disk=10)
+        world.hop.ready = False
+        source = Source()
+        world.flow.accept([stanza("1", type="error")], source)
+        world.clock.advance(WINDOW)
+        world.flow.accept([stanza("2")], source)
+        self.assertEqual((len(world.flow.lane), source.paused), (2, False))
+        world.clock.advance(WINDOW)
+        self.assertEqual((len(world.flow.lane), ids(world.back.sent)), (1, "2"))
+
+    def test_nowhere_to_go_and_crowded(self) -> None:
+        """What others share is read no more either when the lane is past half of its memory, even where the operator holds it."""
+        world = World(disk=10, memory=16000)
+        world.hop.ready = world.back.ready = False
+        world.flow.held = True
+        shared = Source(shared=True)
+        world.flow.accept([stanza("1")], shared)
+        world.clock.advance(WINDOW)
+        world.flow.accept([stanza("2"), stanza("3"), stanza("4")], shared)
+        self.assertTrue(shared.paused)
+
+    def test_said_once(self) -> None:
+        """A spool without room is told of by the minute; it is asked again by the second."""
+        world = World(disk=10)
+        world.hop.ready = world.back.ready = False
+        for id in "123":
+            world.accept(stanza(id))
+            world.clock.advance(WINDOW)
+        self.assertEqual(len(world.record.list("")), 1)
+        self.assertEqual(world.record.list("")[0].times, 1)
+        self.assertTrue(world.flow.shortage.lasts)
+        world.spool.stretch(1000)
+        world.clock.advance(1)
+        self.assertEqual(world.spooled(), [])
+        world.lanes.sweep()
+        self.assertEqual((world.spooled(), world.settled), (["1", "2", "3"], ["1", "2", "3"]))
 
     def test_error_before_the_end(self) -> None:
         """The error that answers a spooled stanza is given to the spool before that stanza is taken from it."""
@@ -424,6 +514,22 @@ class SpoolTests(SynchronousTestCase):
         world.lanes.contact(THERE)
         self.assertEqual((list(world.lanes), world.lanes._towards, world.hop.contacts), ([], {}, 1))
 
+    def test_positions_are_never_used_again(self) -> None:
+        """A removal that a full disk puts off hits nothing that came since, though the lane was forgotten meanwhile."""
+        world = World()
+        owed: list[int] = []
+        self.patch(world.spool, "remove", lambda pair, up_to: owed.append(up_to))
+        world.accept(stanza("1"), stanza("2"))
+        world.clock.advance(WINDOW)
+        world.flow.acknowledged(2)
+        world.hop.ready = False
+        world.lanes.sweep()
+        self.assertEqual((list(world.lanes), owed), ([], [2]))
+        world.accept(stanza("3"))
+        world.clock.advance(WINDOW)
+        MemorySpool.remove(world.spool, OUT, owed[0])
+        self.assertEqual(world.spooled(), ["3"])
+
     def test_expires_on_disk(self) -> None:
         """What waits on disk alone is bounced in time too."""
         before = World()
@@ -459,9 +565,22 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
 
 
+    def test_stop_beyond_the_bound(self) -> None:
+        """What is held at a stop goes to the spool even where its bound is reached: it is no new custody."""
+        world = World(disk=10)
+        world.hop.ready = world.back.ready = False
+        world.accept(stanza("1"))
+        world.flow.accept([stanza("2")])
+        world.clock.advance(WINDOW)
+        self.assertEqual(world.spooled(), [])
+        world.clock.advance(WINDOW)
+        world.lanes.rest()
+        self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1"]))
+
     def test_stop_without_room(self) -> None:
         """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
         world = World(disk=10)
+        self.patch(world.spool, "stretch", lambda by: None)
         world.hop.ready = False
         world.lanes.rest()
         world.flow.accept([stanza("1")])

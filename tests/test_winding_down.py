@@ -15,7 +15,7 @@ from s2sgw.gateway.withheld import Target
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from tests import test_receiving as receiving
-from tests.test_flow import OUT, WINDOW, World, ids, stanza
+from tests.test_flow import OUT, WINDOW, FakeHop, World, ids, stanza
 from tests.test_management import ASK, MANAGED, ONE, OPEN, TWO
 from tests.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
 
@@ -210,3 +210,54 @@ class DrainTests(SynchronousTestCase):
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)
         self.assertEqual((self.world.hop.sent, self.world.spooled()), ([], ["1"]))
+
+    def full(self) -> None:
+        """A disk that takes nothing, not even at a stop."""
+        self.world = World(disk=10)
+        self.patch(self.world.spool, "stretch", lambda by: None)
+
+    def test_full_disk(self) -> None:
+        """What comes during a stop and has no room on the disk goes on at once where the next server is there: nothing is refused."""
+        self.full()
+        link = Link(managed=True)
+        self.links = [link]
+        self.world.flow.accept([])
+        self.drain()
+        self.world.accept(stanza("1"))
+        self.assertEqual(ids(self.world.hop.sent), "")
+        self.clock.advance(WINDOW)
+        self.assertEqual((ids(self.world.hop.sent), ids(self.world.back.sent), self.world.settled), ("1", "", []))
+        self.world.flow.acknowledged(1)
+        self.assertEqual(self.world.settled, ["1"])
+
+    def test_full_disk_and_nowhere_to_go(self) -> None:
+        """Where it is not, the streams by which senders are told are waited for."""
+        for opens in (True, False):
+            self.full()
+            self.world.hop.ready = self.world.back.ready = False
+            self.patch(FakeHop, "state", property(lambda hop: "ready" if hop.ready else "connecting"))
+            self.world.accept(stanza("1"))
+            self.clock.advance(WINDOW)
+            self.drain()
+            self.clock.pump([HAND_ON / 20] * 10)
+            self.assertNoResult(self.drained)
+            self.world.back.ready = opens
+            self.world.lanes.sweep()
+            self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
+            self.clock.pump([HAND_ON / 20] * (1 if opens else 12))
+            self.successResultOf(self.drained)
+
+    def test_full_disk_and_not_yet_heard(self) -> None:
+        """What was written for want of room has its time to be acknowledged."""
+        self.full()
+        self.world.lanes.rest()
+        self.world.accept(stanza("1"))
+        self.clock.advance(WINDOW)
+        self.clock.advance(SETTLE)
+        self.assertEqual(ids(self.world.hop.sent), "1")
+        self.drain()
+        self.clock.pump([(SETTLE + HAND_ON) / 10] * 11)
+        self.assertNoResult(self.drained)
+        self.world.flow.acknowledged(1)
+        self.clock.advance(LOOK)
+        self.successResultOf(self.drained)

@@ -52,6 +52,8 @@ async def drain(
     await _while(admitting, until - clock.seconds(), clock)
     lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
     await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)
+    await lanes.leave()
+    await _while(lambda: any(lanes.may_yet_go(flow) or _unheard(flow) for flow in lanes), HAND_ON, clock)
     await lanes.stop()
 
 
@@ -70,6 +72,11 @@ def _engine(connection: StreamConnection) -> Managed:
 def _answers_elsewhere(flow: Flow) -> bool:
     """Acknowledgements come on a stream towards us, and those are closed."""
     return isinstance(flow.hop, Courier) and isinstance(flow.hop.receipts, PingReceipts)
+
+
+def _unheard(flow: Flow) -> bool:
+    """What the spool had no room for is on its way, and will be acknowledged."""
+    return flow.shortage.lasts and flow.hop.ready and bool(flow.lane.in_flight) and not _answers_elsewhere(flow)
 
 
 def _heard_out(connection: StreamConnection, clock: IReactorTime) -> Deferred[None]:

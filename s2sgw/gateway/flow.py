@@ -17,7 +17,7 @@ from s2sgw.gateway.gap import Gap
 from s2sgw.gateway.hop import Hop, Source
 from s2sgw.gateway.marks import Marks
 from s2sgw.gateway.record import Direction
-from s2sgw.queue.bounce import may_bounce
+from s2sgw.gateway.shortage import Shortage
 from s2sgw.queue.delay import stamped
 from s2sgw.queue.held import Held, Piece, Receipt, settle
 from s2sgw.queue.lane import Lane
@@ -50,8 +50,9 @@ class Flow:
         self.fitness = Fitness()
         self._lanes = lanes
         self._slowed: set[Source] = set()
-        self._spooling = False
-        self._due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
+        self.spooling = False
+        self.shortage = Shortage(self, lanes)
+        self.due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
         #: the operator's word: nothing is written, or not these positions
         self.held = False
         self.parked: set[int] = set()
@@ -70,7 +71,7 @@ class Flow:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        busy = len(self.lane) or self._spooling or self.gap.reading or self.answers.pings
+        busy = len(self.lane) or self.spooling or self.shortage.untold or self.gap.reading or self.answers.pings
         return not busy and self.hop.state == "idle"
 
     # --- answers that go no further ---
@@ -111,7 +112,7 @@ class Flow:
 
     def _pass_through(self, stanzas: list[Stanza], receipt: Receipt | None) -> bool:
         """Write them at once, where nothing goes before them."""
-        if not self.hop.ready or self.lane.pending or self.suspects or self.held:
+        if not self.open:
             return False
         if self.hop.acknowledges:
             if not self.lane.fly(stanzas, self._lanes.clock.seconds(), receipt):
@@ -123,6 +124,12 @@ class Flow:
                 receipt.settle(len(stanzas))
         self.hop.send([stanza.data for stanza in stanzas])
         return True
+
+    @property
+    def open(self) -> bool:
+        """What comes now is written now."""
+        busy = self.lane.pending or self.lane.full or self.suspects or self.shortage.untold
+        return self.hop.ready and not (busy or self.held)
 
     def _keep(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         accepted, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
@@ -161,11 +168,14 @@ class Flow:
     # --- back-pressure ---
 
     def _must_slow(self, source: Source) -> bool:
-        if self.held:
+        stuck = self.shortage.stuck
+        if self.held and not stuck:
             return False
         if self.lane.crowded:
             self.hop.pressed()
-        return (self.hop.slow and not source.shared) or (self.lane.crowded and self.hop.state in ("connecting", "ready"))
+        if (self.hop.slow or stuck) and not source.shared:
+            return True
+        return self.lane.crowded and (stuck or self.hop.state in ("connecting", "ready"))
 
     def relieve(self) -> None:
         """Let the slowed sources go on, unless there is still reason to wait."""
@@ -195,8 +205,8 @@ class Flow:
     @property
     def _may_write(self) -> bool:
         """Something waits in memory that is not held back."""
-        if self.held or not self.parked:
-            return bool(self.lane.waiting) and not self.held
+        if self.held or self.shortage.untold or not self.parked:
+            return bool(self.lane.waiting) and not (self.held or self.shortage.untold)
         return not all(held.position in self.parked for held in self.lane.waiting)
 
     def _write(self, written: list[Held]) -> None:
@@ -266,13 +276,14 @@ class Flow:
 
     def spool_now(self, before: float = inf) -> None:
         """What was accepted up to `before` (whenever), and the next server has not acknowledged, is spooled in one batch."""
-        self._due = before
-        if not self._lanes.spools or (self._spooling and before < inf):
+        self.due = before
+        if not self._lanes.spools or self.shortage.untold or (self.spooling and before < inf):
             return
         fresh = self.lane.unspooled(before)
         if not fresh:
+            self.shortage.end()
             return
-        self._spooling = True
+        self.spooling = True
         for piece in fresh:
             piece.spooled = True
         batch = [self._spooled(held) for held in self.lane.rows(fresh)]
@@ -282,25 +293,20 @@ class Flow:
         return Spooled(self.pair, held.position, held.stanza, held.accepted_at, held.deadline, held.written)
 
     def _durable(self, batch: list[Piece], error: Exception | None) -> None:
-        self._spooling = False
+        self.spooling = False
         batch = [piece for each in batch for piece in each.now()]
         if error is None:
+            self.shortage.end()
             settle(batch)
             for held in self.lane.evict(self._lanes.resident):
                 self._newest.forget(held)
-            self.spool_now(self._due)
+            self.spool_now(self.due)
         else:
-            self._not_held(batch, error)
+            for piece in batch:
+                piece.spooled = False
+            self.lane.fresh.extendleft(reversed(batch))
+            self.shortage.begin(batch, error)
         self.relieve()
-
-    def _not_held(self, batch: list[Piece], error: Exception) -> None:
-        """No room, or no disk: what waits is refused in words where there are any; what is in flight may still arrive."""
-        for piece in batch:
-            piece.spooled = False
-        self.lane.fresh.extendleft(reversed(batch))
-        self._lanes.spool_failed(self, error)
-        refused = {piece.position for piece in batch}
-        self.give_up_on(self.lane.remove(lambda held: held.position in refused and may_bounce(held.stanza)), Cause.QUEUE_FULL)
 
     def _back_in_memory(self, held: list[Held]) -> None:
         self.fit(self.fitness)
@@ -334,14 +340,14 @@ class Flow:
                 self._lanes.drop_late(self.pair, [held.stanza for held in gone])
             if any(held.spooled for held in gone):  # the errors are on the disk before what they answer has left it
                 self._lanes.flow(self.pair.inverse).spool_now()
-            self._unspool(gone)
+            self.left(gone)
 
     def _end(self, gone: Sequence[Held]) -> None:
         """The custody of these is over."""
-        self._unspool(gone)
+        self.left(gone)
         settle(gone)
 
-    def _unspool(self, gone: Sequence[Held]) -> None:
+    def left(self, gone: Sequence[Held]) -> None:
         """These have left the lane for good."""
         spooled = [held.position for held in gone if held.spooled]
         if spooled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from math import inf
 from operator import attrgetter
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -29,6 +30,8 @@ SHARE = 4
 RESIDENT = 64
 #: Expired stanzas that are taken from the spool at once.
 EXPIRED = 500
+#: Seconds between two times that it is said that the spool has no room.
+SAY = 60.0
 #: Turns of the reactor that follow the window, in which is read and heard what the next server has said by then: two for the
 #: answer to a ping, and two more where what was written had to wait for another ping to be answered first (R41).
 HEARING = 4
@@ -54,11 +57,14 @@ class Lanes:
         self._is_local = is_local
         self._hop = hop
         self._flows: dict[Pair, Flow] = {}
+        self._next = 1  # behind every position of the lanes that were forgotten: what the spool still owes them meets nothing new
         self.late = Late()
         self._towards: dict[Domain, dict[Pair, Flow]] = {}
         self._watched: deque[tuple[float, Flow]] = deque()
         self.expiring = False
         self._resting = False
+        self._refused: dict[Flow, None] = {}
+        self._said = -inf  # when it was, that the spool has no room
         self.backlog = Backlog(clock, restore)
 
     def __iter__(self) -> Iterator[Flow]:
@@ -68,7 +74,7 @@ class Lanes:
         """The flow of `pair`, made at its first use. Whoever asks has made sure that the pair is proven and resolved."""
         flow = self._flows.get(pair)
         if flow is None:
-            lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair))
+            lane = Lane(pair, self.budget, self.budget.limit // SHARE, self._holds(pair), self._next)
             flow = self._flows[pair] = Flow(lane, self, self._direction(pair))
             self._towards.setdefault(pair.recipient, {})[pair] = flow
             flow.hop = self._hop(flow)
@@ -149,10 +155,42 @@ class Lanes:
             flow.spool_now(before)
 
     def spool_failed(self, flow: Flow, error: Exception) -> None:
-        """Say so once for each failed batch: custody is refused meanwhile. What cannot be refused tries again a window later."""
-        self.watch(flow)
-        ending = Ending(Cause.QUEUE_FULL, str(error))
-        self.record.refused("outbound", "backend", ("", ""), "", ending)
+        """What cannot be refused is offered again, a window later, then by the second. It is said by the minute.
+
+        At a stop the lane rests no more: what the disk does not take is better written.
+        """
+        if flow.shortage.lasts:
+            self._refused[flow] = None
+        else:
+            self.watch(flow)
+        self._rest_no_more(flow)
+        if self.clock.seconds() >= self._said + SAY:
+            self._said = self.clock.seconds()
+            self.record.refused("outbound", "backend", ("", ""), "", Ending(Cause.QUEUE_FULL, str(error)))
+
+    def way_back(self, flow: Flow) -> Flow:
+        """Where the errors that answer the stanzas of `flow` go."""
+        back = self.flow(flow.pair.inverse)
+        if not back.hop.ready:
+            back.hop.wanted()
+        self._rest_no_more(back)
+        return back
+
+    def _rest_no_more(self, flow: Flow) -> None:
+        if self._resting and not self.withheld.holds(flow.pair):
+            flow.held = False
+
+    def _again(self) -> None:
+        """What the spool had no room for is offered to it again."""
+        refused, self._refused = self._refused, {}
+        for flow in refused:
+            if not flow.spooling:
+                flow.spool_now()
+
+    def may_yet_go(self, flow: Flow) -> bool:
+        """The spool had no room for what is here, and the next server, or the sender's, may take it."""
+        ways = (flow, self.flow(flow.pair.inverse)) if flow.shortage.lasts and flow.lane.pending else ()
+        return any(way.hop.state in ("connecting", "ready") for way in ways)
 
     def restore(self) -> Deferred[int]:
         """After a start: every lane that the spool holds goes on; fires with their number."""
@@ -175,6 +213,7 @@ class Lanes:
     def sweep(self) -> None:
         """Once a second: bounce what expired, and forget the flows that nothing uses."""
         now = self.clock.seconds()
+        self._again()
         for flow in self:
             flow.expire(now)
             if flow.idle:
@@ -184,7 +223,7 @@ class Lanes:
             self.spool.expired(now, EXPIRED, self._expired)
 
     def _forget(self, pair: Pair) -> None:
-        del self._flows[pair]
+        self._next = max(self._next, self._flows.pop(pair).lane.next_position)
         towards = self._towards[pair.recipient]
         del towards[pair]
         if not towards:
@@ -204,11 +243,13 @@ class Lanes:
     # --- the end ---
 
     def rest(self) -> None:
-        """Nothing more is written, so that what is in flight can come to an end."""
+        """Nothing more is written, so that what is in flight can come to an end: it is spooled, beyond the bound if need be."""
         self._resting = True
+        self.spool.stretch(self.budget.limit)
         for flow in self:
             flow.held = True
             flow.relieve()
+        self._again()
 
     def go_on(self, chosen: Callable[[Flow], bool]) -> None:
         """The end of the rest for these, as far as the operator does not hold them."""
@@ -217,17 +258,21 @@ class Lanes:
                 flow.held = False
                 flow.drain()
 
-    def stop(self) -> Deferred[list[None]]:
-        """Leave to the spool what was not passed on; what it does not take is bounced while hops are open; then close those."""
+    def leave(self) -> Deferred[None]:
+        """Leave to the spool what was not passed on; fires when it has answered. What it does not take is bounced."""
         self.backlog.stop()
         for flow in self:
-            if self.spools:
-                flow.spool_now()
-            else:
+            if not self.spools:
                 flow.give_up(Cause.SHUTDOWN)
+            elif not flow.spooling:
+                flow.spool_now()
         kept: Deferred[None] = Deferred()
         self.spool.lanes(lambda _: kept.callback(None))  # it answers in order
-        return kept.addCallback(lambda _: self._close())
+        return kept.addCallback(lambda _: self.leave() if any(flow.spooling for flow in self) else None)
+
+    def stop(self) -> Deferred[list[None]]:
+        """The same, and close the hops and the spool."""
+        return self.leave().addCallback(lambda _: self._close())
 
     def _close(self) -> Deferred[list[None]]:
         self.go_on(lambda flow: bool(flow.lane.fresh))  # no room on the disk: better written to whoever confirms nothing

@@ -174,6 +174,10 @@ class Ledger:
             self._unwritten.append(account.base + row.position)
             self._unwritten += _values(row)
 
+    def may_take(self, limit: int) -> None:
+        """The bound is another from now on."""
+        self._limit = limit
+
     def _insert(self) -> None:
         """What was appended in this transaction goes in together: before anything looks, and before the commit."""
         values, self._unwritten = self._unwritten, []

@@ -88,6 +88,9 @@ class MemorySpool(Spool):
         rows = list(self._pen)[-at_most:] if at_most else []
         self._deliver(lambda: done(rows))
 
+    def stretch(self, by: int) -> None:
+        self._limit += by
+
     def close(self, done: Callable[[], None]) -> None:
         self._deliver(done)
 

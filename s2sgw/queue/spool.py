@@ -101,5 +101,8 @@ class Spool(Protocol):
     def aside(self, at_most: int, done: Callable[[list[Aside]], None]) -> None:
         """The last ones put aside, oldest first."""
 
+    def stretch(self, by: int) -> None:
+        """A stop has begun: the bound may be passed by so many bytes, for what the gateway has custody of already."""
+
     def close(self, done: Callable[[], None]) -> None:
         """Everything asked so far takes effect, then the spool is closed."""

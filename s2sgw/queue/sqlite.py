@@ -98,6 +98,10 @@ class SQLiteSpool(Spool):
     def aside(self, at_most: int, done: Callable[[list[Aside]], None]) -> None:
         self._put(_Job(lambda ledger: ledger.aside(at_most), done, _nothing))
 
+    def stretch(self, by: int) -> None:
+        self._limit += by
+        self._put(_Job(lambda ledger: ledger.may_take(self._limit)))
+
     def close(self, done: Callable[[], None]) -> None:
         self._put(_Job(lambda ledger: None, lambda _: done(), _nothing, last=True))
         self._closed = True
