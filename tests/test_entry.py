@@ -11,21 +11,21 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.gateway import entry as entry_module
-from s2sgw.gateway.entry import Entrance, Entry
+from s2sgw.gateway.entry import Entrance, Entry, Waiting
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.gate import Gates
 from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Leg, Record
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import Peers
-from s2sgw.queue.held import Holds
+from s2sgw.queue.held import OVERHEAD, Holds
 from s2sgw.queue.memory import MemorySpool
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
-IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
+IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
 
 
 class Connection:
@@ -78,10 +78,11 @@ class EntryTestCase(SynchronousTestCase):
         )
         self.peers = Peers({"default": PeerObject(**policy)})
         self.connection = Connection()
+        self.waiting = Waiting()
         self.admissions: list[Deferred[Ending | None]] = []
         self.others = False
         self.entrance = Entrance(self.lanes, self.record, Gates(self.peers, self.clock.seconds))
-        return Entry(self.entrance, self.connection, leg, pair, self.admit, lambda: not self.others)  # type: ignore[arg-type]
+        return Entry(self.entrance, self.connection, leg, pair, self.admit, lambda: not self.others, self.waiting)  # type: ignore[arg-type]
 
     def hop(self, flow: Flow) -> Any:
         return Keeping(self.kept.setdefault(flow.pair, []))
@@ -275,6 +276,27 @@ class RateTests(EntryTestCase):
         self.patch(entry_module, "HELD", 5)
         entry.accept([stanza("b" * 5)])
         self.assertEqual({entry}, self.connection.holders)
+        self.clock.advance(10)
+        self.assertEqual(set(), self.connection.holders)
+        entry.accept([stanza(str(number)) for number in range(25)])
+        entry.accept([stanza("c")])
+        self.assertEqual((set(), OVERHEAD + 1), (self.connection.holders, self.waiting.bytes))
+
+    def test_the_whole_link_in_all(self) -> None:
+        """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
+        first = self.made()
+        self.others = True
+        second = Entry(self.entrance, self.connection, "federation", OTHERS, self.admit, lambda: False, self.waiting)  # type: ignore[arg-type]
+        self.patch(entry_module, "HELD_IN_ALL", 3 * OVERHEAD + 10)
+        first.accept([stanza("a"), stanza("b")])
+        second.accept([stanza("c")])
+        self.assertEqual((set(), 3 * OVERHEAD + 3), (self.connection.holders, self.waiting.bytes))
+        second.accept([stanza("d")])
+        self.assertEqual({second}, self.connection.holders)
+        self.admissions[1].callback(Ending(Cause.NOT_ALLOWED))
+        self.assertEqual((set(), 2 * OVERHEAD + 2), (self.connection.holders, self.waiting.bytes))
+        self.admissions[0].callback(None)
+        self.assertEqual((0, "a b"), (self.waiting.bytes, self.passed()))
 
     def test_the_end(self) -> None:
         """R16: what waits when the stream ends is passed on at once."""
@@ -296,7 +318,7 @@ class RateTests(EntryTestCase):
         """The rate is the peer's, not the stream's."""
         first = self.slowed()
         entrance = first._entrance
-        second = Entry(entrance, self.connection, "federation", IN, self.admit, lambda: True)  # type: ignore[arg-type]
+        second = Entry(entrance, self.connection, "federation", IN, self.admit, lambda: True, self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])

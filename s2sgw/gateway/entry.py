@@ -20,13 +20,22 @@ from s2sgw.gateway.lanes import Lanes
 from s2sgw.gateway.record import Direction, Leg, Record
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.filters import Refused
-from s2sgw.queue.held import Receipt
+from s2sgw.queue.held import OVERHEAD, Receipt
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Bytes of a slowed pair that wait while other peers of its stream go on; beyond, the stream waits too.
+#: Bytes of a slowed pair that wait while other peers of its stream go on, and of all pairs of a stream in memory; beyond, the
+#: stream waits too.
 HELD = 262144
+HELD_IN_ALL = 8388608
+
+
+class Waiting:
+    """What waits at the entries of one stream, in bytes of memory."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 class Entrance:
@@ -47,13 +56,16 @@ class Entrance:
 
 
 class Entry:
-    """The stanzas of `pair` on `connection`. `admit` says why they must not reach a lane; `alone`: no other peer sends there."""
+    """The stanzas of `pair` on `connection`. `admit` says why they must not reach a lane; `alone`: no other peer sends there.
+
+    `waiting`: what waits at all entries of the connection.
+    """
 
     log = Logger()
 
     def __init__(
         self, entrance: Entrance, connection: StreamConnection, leg: Leg, pair: Pair,
-        admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool],
+        admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool], waiting: Waiting,
     ) -> None:
         self.pair = pair
         self._entrance = entrance
@@ -68,6 +80,8 @@ class Entry:
         self._entered = False
         self._gate: Gate | None = None
         self._held: list[tuple[list[Stanza], Receipt | None]] = []
+        self._size = 0  # bytes of these
+        self._waiting = waiting
         self._timer: IDelayedCall | None = None
         self._told: set[Cause] = set()
         self._over = False
@@ -126,9 +140,8 @@ class Entry:
             self._admitted = True
             self._gate = self._entrance.gates.of(self._leg, self.pair)
         else:
-            held, self._held = self._held, []
             self._record(ending)
-            for stanzas, receipt in held:
+            for stanzas, receipt in self._take():
                 self._lanes.refuse(self.pair, stanzas, ending.cause, receipt)
         self._go_on()
 
@@ -177,16 +190,23 @@ class Entry:
 
     def _hold(self, stanzas: list[Stanza], receipt: Receipt | None) -> None:
         self._held.append((stanzas, receipt))
-        if self._alone() or sum(len(stanza.data) for held, _ in self._held for stanza in held) > HELD:
+        self._size += sum(len(stanza.data) for stanza in stanzas)
+        self._waiting.bytes += sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
+        if self._alone() or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
             self._connection.pause(self)
+
+    def _take(self) -> list[tuple[list[Stanza], Receipt | None]]:
+        """All that is held, which waits no longer."""
+        held, self._held, self._size = self._held, [], 0
+        self._waiting.bytes -= sum(len(stanza.data) + OVERHEAD for stanzas, _ in held for stanza in stanzas)
+        return held
 
     def _go_on(self) -> None:
         """Nothing to wait for any more, or for the first of what is held."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        held, self._held = self._held, []
-        for stanzas, receipt in held:
+        for stanzas, receipt in self._take():
             self.accept(stanzas, receipt)
         if not self._held and not self._over:
             self._connection.resume(self)

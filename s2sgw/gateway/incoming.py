@@ -8,7 +8,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 
 from s2sgw.gateway.duplicates import Tail
-from s2sgw.gateway.entry import Entrance, Entry
+from s2sgw.gateway.entry import Entrance, Entry, Waiting
 from s2sgw.gateway.handled import HandledStanzas
 from s2sgw.gateway.record import Direction, Leg
 from s2sgw.net.connection import StreamConnection
@@ -43,6 +43,7 @@ class Incoming:
         self._admit = admit
         self._senders = senders
         self._entries: dict[Pair, Entry] = {}
+        self._waiting = Waiting()
         self._handled: HandledStanzas | None = None
         self._tail: Tail | None = None
         self._late: IDelayedCall | None = None
@@ -51,7 +52,9 @@ class Incoming:
         """A run of stanzas of a proven pair."""
         entry = self._entries.get(pair)
         if entry is None:
-            entry = self._entries[pair] = Entry(self._entrance, self._connection, self._leg, pair, self._admit, self._alone)
+            entry = self._entries[pair] = Entry(
+                self._entrance, self._connection, self._leg, pair, self._admit, self._alone, self._waiting,
+            )
         receipt = None if self._handled is None else self._handled.receipt(len(stanzas))
         fresh = self._entrance.duplicates.fresh(pair.sender, stanzas)
         if len(fresh) < len(stanzas):
