@@ -7,6 +7,7 @@ from typing import Any
 from interop.certificates import Authority, Names
 from interop.client import Client
 from interop.conversation import conversation, talk
+from interop.routed import unfit
 from interop.scenario import Stage, check, expect, step
 from interop.world import INSIDE, OUTSIDE, World, world
 
@@ -48,11 +49,26 @@ async def _takes_no_more(romeo: Client, juliet: Client) -> None:
     expect(len(twice), 0, "messages that came twice")
 
 
+@plain.scenario("what jabberd2's own s2s would take for something else comes back")
+async def _unfit(made: World) -> None:
+    await unfit(made.ends.right, made.ends.left)
+
+
 secured = Stage("jabberd2 with TLS behind the gateway; Prosody outside", lambda lab: world(lab, "jabberd2", "prosody"))
 peer = Stage(
     "jabberd2 outside; Prosody behind the gateway",
     lambda lab: world(lab, "prosody", "jabberd2", {"peers": {OUTSIDE: {"dialback": "with-tls"}}}),
 )
+
+
+@secured.scenario("what jabberd2's own s2s would take for something else comes back, with TLS")
+async def _unfit_with_tls(made: World) -> None:
+    await unfit(made.ends.right, made.ends.left)
+
+
+@peer.scenario("what jabberd2's own s2s would take for something else comes back, as a peer")
+async def _unfit_peer(made: World) -> None:
+    await unfit(made.ends.left, made.ends.right)
 
 
 @secured.scenario("jabberd2's stanza cap, with TLS")

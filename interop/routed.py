@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from xml.sax.saxutils import quoteattr
 
 from interop import prosody
 from interop.certificates import Authority, Names
@@ -68,6 +69,35 @@ async def _online(near: Routed, name: str, times: int) -> None:
     await asyncio.sleep(0.5)
 
 
+_FORGED = (
+    "a'/></message></route><route xmlns='http://jabberd.jabberstudio.org/ns/component/1.0' to='{domain}' from='s2s'>"
+    "<message xmlns='jabber:client' from='admin@{domain}' to='{jid}'><body>forged</body><x xmlns='urn:x"
+)
+
+
+async def unfit(sender: Client, receiver: Client) -> None:
+    """To `receiver`, who is at a jabberd2: what it would break on, or take for something else, comes back."""
+    forged = _FORGED.format(domain=receiver.domain, jid=receiver.jid)
+    names = {
+        "a quote in a namespace": "a' evil='1",
+        "a forged message": forged,
+        "a query in a namespace": "http://example/?a=1&b=2",
+        "a namespace of 1,000 bytes": "urn:" + "x" * 996,
+        "a namespace of jabberd2's own": "http://jabberd.jabberstudio.org/ns/session/1.0",
+    }
+    await talk(sender, receiver, "make sure that the stream is up")
+    for what, namespace in names.items():
+        ident = await sender.message(receiver.jid, what, f"<x xmlns={quoteattr(namespace, {chr(39): '&apos;'})}/>")
+        condition, text = await sender.wait_error(ident)
+        expect(condition, "policy-violation", what)
+        check("unfit" in text, f"{what}: {text!r}")
+        step(f"{what}: {condition}, {text!r}")
+    await talk(sender, receiver, "nobody noticed")
+    await talk(receiver, sender, "nobody noticed, back")
+    came = [one for one in receiver.inbox if (body(one) or "") in (*names, "forged")]
+    expect(len(came), 0, "messages that came all the same")
+
+
 stage = Stage("jabberd2 behind the gateway by its router, Prosody outside", _world)
 _LABEL = "jabberd2's router | s2sgw | prosody"
 conversation(stage, _LABEL)
@@ -95,26 +125,9 @@ async def _large(made: World) -> None:
 
 @stage.scenario(f"{_LABEL}: what jabberd2 would break on comes back with the reason, and nothing else notices")
 async def _unfit(made: World) -> None:
-    juliet, romeo = made.ends.left, made.ends.right
-    forged = "</x></message></route><route xmlns='http://jabberd.jabberstudio.org/ns/component/1.0' to='c2s' from='s2s'>"
-    names = {
-        "a quote in a namespace": "a&apos; evil=&apos;1",
-        "a forged route": "&apos;>" + forged.replace("<", "&lt;").replace("'", "&apos;"),
-        "a query in a namespace": "http://example/?a=1&amp;b=2",
-        "a namespace of 1,000 bytes": "urn:" + "x" * 996,
-        "a namespace of jabberd2's own": "http://jabberd.jabberstudio.org/ns/session/1.0",
-    }
-    for what, namespace in names.items():
-        ident = await romeo.message(juliet.jid, what, f"<x xmlns='{namespace}'/>")
-        condition, text = await romeo.wait_error(ident)
-        expect(condition, "policy-violation", what)
-        step(f"{what}: {condition}, {text!r}")
-    await talk(romeo, juliet, "nobody noticed")
-    await talk(juliet, romeo, "nobody noticed, back")
+    await unfit(made.ends.right, made.ends.left)
     log = made.behind.logged()
     check("XML parse error" not in log and "offline" not in log, f"the router noticed:\n{log[-800:]}")
-    twice = [one for one in juliet.inbox if (body(one) or "") in names]
-    expect(len(twice), 0, "messages that came all the same")
 
 
 @stage.scenario(f"{_LABEL}: a user that is not there, and a domain that nobody serves")

@@ -591,6 +591,16 @@ class CourierTests(SynchronousTestCase):
             world.open()
             self.assertEqual(world.flow.fitness.largest, largest)
 
+    def test_what_cannot_be_held(self) -> None:
+        """What would break the next server comes back with the reason, whether it waited or not; the rest goes on."""
+        world = World()
+        world.side.limits = PeerLimits(holds=lambda data: b"id='bad" not in data)
+        world.flow.accept([message("bad1"), message("2")])
+        connection = world.open()
+        world.flow.accept([message("3"), message("bad4")])
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["bad1", "bad4"]))
+        self.assertIn(b"policy: unfit", world.back[0].data)
+
     def test_no_room_for_a_stamp(self) -> None:
         """R32, R39: our own stamp does not make a stanza too large for the next server."""
         world = World()

@@ -23,6 +23,7 @@ from s2sgw.gateway import flow as flows
 from s2sgw.gateway import orders
 from s2sgw.gateway.acks import Acks, ManagedReceipts, PingReceipts
 from s2sgw.gateway.courier import Courier
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.hop import Hop
 from s2sgw.gateway.lanes import Lanes
@@ -111,7 +112,7 @@ class Engine:
 class Wire:
     """A stream to the next server, as the courier and as the next server see it; also its connection."""
 
-    method, reasons, pair, target, incoming, largest, holds, broken, outcome = "EXTERNAL", (), OUT, None, None, None, None, None, None
+    method, reasons, pair, target, incoming, fitness, broken, outcome = "EXTERNAL", (), OUT, None, None, Fitness(), None, None
     peer_address, tls_version, asking, ambiguous, sole = "192.0.2.1:5269", "TLSv1.3", False, False, True
     shared, burden = False, 0
 

@@ -21,6 +21,7 @@ from s2sgw.stream.events import (
 )
 from s2sgw.stream.features import PeerLimits
 from s2sgw.stream.initiating import JABBERD2_BYTES, InitiatingOptions, InitiatingStream
+from s2sgw.xmpp.content import is_fit
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -510,15 +511,46 @@ class RefusalTests(InitiatingCase):
         self.told(Do("begin"), Out(header(from_="ours.example", to="bücher.example")), options=options)
 
 
+#: What servers answered to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
+#: certificate that they could use, and without one (Prosody then with `s2s_secure_auth = false`).
+CAPTURED = {
+    "Prosody 0.12.3": (
+        "<?xml version='1.0'?><stream:stream to='cap.example' xml:lang='en' version='1.0' xmlns:stream='http://etherx.jabber.org/streams' from='prosody.example' xmlns='jabber:server' id='35f5d479-e981-44c5-aa89-4ba8b1ac2e10' xmlns:db='jabber:server:dialback'><stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>",
+        "<?xml version='1.0'?><stream:stream to='cap.example' xml:lang='en' version='1.0' xmlns:stream='http://etherx.jabber.org/streams' from='prosody.example' xmlns='jabber:server' id='3852c1fd-45af-48bf-9e22-98069d18d2db' xmlns:db='jabber:server:dialback'><stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>",
+        "<?xml version='1.0'?><stream:stream id='32855f76-9fe5-4302-be04-b8bde894b534' from='prosody.example' version='1.0' xmlns='jabber:server' xmlns:db='jabber:server:dialback' xml:lang='en' to='cap.example' xmlns:stream='http://etherx.jabber.org/streams'><stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>",
+    ),
+    "ejabberd 23.01": (
+        "<?xml version='1.0'?><stream:stream id='6689411457789608605' version='1.0' xml:lang='en' xmlns:db='jabber:server:dialback' xmlns:stream='http://etherx.jabber.org/streams' to='cap.example' from='ejabberd.example' xmlns='jabber:server'><stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>",
+        "<?xml version='1.0'?><stream:stream id='1532692656015728351' version='1.0' xml:lang='en' xmlns:db='jabber:server:dialback' xmlns:stream='http://etherx.jabber.org/streams' to='cap.example' from='ejabberd.example' xmlns='jabber:server'><stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
+        "<?xml version='1.0'?><stream:stream id='7347698255146588569' version='1.0' xml:lang='en' xmlns:db='jabber:server:dialback' xmlns:stream='http://etherx.jabber.org/streams' to='cap.example' from='ejabberd.example' xmlns='jabber:server'><stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
+    ),
+    "jabberd2 2.7.0": (
+        "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:server' to='cap.example' from='jabberd2.example' version='1.0' id='2o0yeosbl7shwuqhj8pni7luszb7ue8w28vhwoti' xmlns:db='jabber:server:dialback'><stream:features xmlns:stream='http://etherx.jabber.org/streams'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><dialback xmlns='urn:xmpp:features:dialback'><required></required></dialback></stream:features>",
+        "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:server' to='cap.example' from='jabberd2.example' version='1.0' id='l0rgr9z0ynj69dy8p634ez6mvojjh2e325jufjvd' xmlns:db='jabber:server:dialback'><stream:features xmlns:stream='http://etherx.jabber.org/streams'><dialback xmlns='urn:xmpp:features:dialback'><required></required></dialback></stream:features>",
+    ),
+}
+
+
 class PresumedLimitTests(SynchronousTestCase):
     """R32: what a server accepts that announces nothing."""
 
-    def limit(self, *texts: str) -> int | None:
+    def limits(self, *texts: str) -> PeerLimits:
         stream = InitiatingStream(InitiatingOptions(local=OURS, peer=PEER, keys=DialbackKeys(b"x"), tls="optional"))
         stream.begin()
         for text in texts:
             stream.receive(text.encode())
-        return stream.peer_limits.presumed
+        return stream.peer_limits
+
+    def limit(self, *texts: str) -> int | None:
+        return self.limits(*texts).presumed
+
+    def test_captured(self) -> None:
+        """The servers themselves: jabberd2 is known by what it says, and nobody else is taken for it."""
+        for name, captures in CAPTURED.items():
+            jabberd2 = name.startswith("jabberd2")
+            for capture in captures:
+                limits = self.limits(capture)
+                self.assertEqual((JABBERD2_BYTES, is_fit) if jabberd2 else (None, None), (limits.presumed, limits.holds), name)
 
     def test_jabberd2(self) -> None:
         """jabberd2 answers without a version, or offers dialback as required; Prosody and ejabberd offer it with errors, or bare."""

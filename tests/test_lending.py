@@ -105,7 +105,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.lending.of(IN))
         lent, _ = self.borrow(OUT)
         self.assertIsNone(self.lending.of(OUT))
-        self.assertEqual((lent.pair, lent.method, lent.largest, lent.target, lent.side.leg), (OUT, "bidi", None, None, "federation"))
+        self.assertEqual((lent.pair, lent.method, bool(lent.fitness), lent.target, lent.side.leg), (OUT, "bidi", False, None, "federation"))
         lent.close(Ending(Cause.SHUTDOWN))
         self.assertIsNone(self.lending.of(self.second))
 

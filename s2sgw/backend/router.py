@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.entry import Entrance
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.opening import StreamRefused
 from s2sgw.gateway.openstream import Listener, OpenStream
@@ -99,12 +100,8 @@ class Part:
         """See `engine`."""
 
     @property
-    def largest(self) -> int | None:
-        return self._link.router.stanza_bytes or None
-
-    @property
-    def holds(self) -> Callable[[bytes], bool]:
-        return is_fit
+    def fitness(self) -> Fitness:
+        return Fitness(self._link.router.stanza_bytes or None, is_fit)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """All of them have been found fit."""

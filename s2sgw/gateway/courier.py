@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from s2sgw.gateway.acks import LARGE, ManagedReceipts, NoReceipts, Receipts
 from s2sgw.gateway.blame import Blame
 from s2sgw.gateway.broken import RETURN, BrokenStream
-from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.flow import Flow
 from s2sgw.gateway.life import build
 from s2sgw.gateway.opening import StreamRefused
@@ -222,7 +221,7 @@ class Courier:
         stream.listener = self
         if isinstance(self.receipts, ManagedReceipts) and self.flow.lane.flying:
             stream.write([*again, self.receipts.again(self.flow.lane.flying)])
-        self.flow.fit(Fitness(stream.largest, stream.holds))
+        self.flow.fit(stream.fitness)
         self._record.standing(
             "stream ready", self.flow.direction, self.way.leg, self.flow.pair, method=stream.method,
             address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),

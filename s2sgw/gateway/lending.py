@@ -13,6 +13,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from s2sgw.gateway.broken import BrokenStream
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.openstream import Listener
 from s2sgw.gateway.sides import Legged
@@ -37,8 +38,6 @@ class CarryingEngine(Protocol):
 
 class Lent:
     """The part of a stream that carries `pair`: an `OpenStream`."""
-
-    holds = None
 
     def __init__(self, lending: Lending, pair: Pair, method: str, reasons: tuple[str, ...]) -> None:
         self._lending = lending
@@ -73,8 +72,8 @@ class Lent:
         return self._lending.outcome
 
     @property
-    def largest(self) -> int | None:
-        return self._lending.largest(self.pair)
+    def fitness(self) -> Fitness:
+        return self._lending.fitness(self.pair)
 
     @property
     def managed(self) -> bool:
@@ -112,26 +111,27 @@ class Lent:
         return self.connection.when_closed()
 
 
-def _unknown(pair: Pair) -> None:
+def _unknown(pair: Pair) -> Fitness:
     """Nothing is announced."""
+    return Fitness()
 
 
 class Lending:
     """The pairs that one stream may carry, and whose courier uses it.
 
-    `target`: where we connected to. `largest`: bytes of a stanza of a pair that the other side accepts. `incoming` takes
+    `target`: where we connected to. `fitness`: what of stanzas of a pair the other side takes. `incoming` takes
     what comes on a stream of ours.
     """
 
     def __init__(
         self, side: Legged, connection: StreamConnection, engine: CarryingEngine, target: Target | None = None,
-        largest: Callable[[Pair], int | None] = _unknown,
+        fitness: Callable[[Pair], Fitness] = _unknown,
     ) -> None:
         self.side = side
         self.connection = connection
         self.engine = engine
         self.target = target
-        self.largest = largest
+        self.fitness = fitness
         self.incoming: Incoming | None = None
         #: an extension of a stream of ours was asked for, and is not answered
         self.asking = False
@@ -222,7 +222,7 @@ class Lending:
             lent.ambiguous = ambiguous
         for user in users:
             user.stream_lost(ending)
-        self._lent, self.largest = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
+        self._lent, self.fitness = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
 
     # --- resumption (XEP-0198 §5) ---
 

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.gateway.broken import BrokenStream
 from s2sgw.gateway.crowd import Crowd, Full
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.lending import Lending
 from s2sgw.gateway.manners import Manners, NotNow
@@ -114,7 +115,7 @@ class OutgoingStream:
         self.shown = side.shown(pair)
         self.connection = opener.connection(engine, self)
         #: whom it carries, and for whom it was asked to carry more
-        self.lending = Lending(side, self.connection, engine, target, self._largest)
+        self.lending = Lending(side, self.connection, engine, target, self._fitness)
         #: the part of the pair that it was opened for
         self.part = self.lending.allow(pair, "")
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamRefused`
@@ -197,11 +198,11 @@ class OutgoingStream:
         """Where stanzas go that the other side sends on this stream."""
         return self.lending.incoming
 
-    def _largest(self, pair: Pair) -> int | None:
-        """Bytes of a stanza that the other side accepts: as it announces, or as is known of it; None: unknown."""
+    def _fitness(self, pair: Pair) -> Fitness:
+        """What of stanzas of `pair` the other side takes: as it announces, or as is known of it."""
         limits, known = self.engine.peer_limits, self.side.largest(pair)
         bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
-        return min(bounds if known is None else [*bounds, known], default=limits.presumed)
+        return Fitness(min(bounds if known is None else [*bounds, known], default=limits.presumed), limits.holds)
 
     def _proven(self, pair: Pair, method: Method) -> None:
         if self.ready.called:
@@ -231,8 +232,6 @@ class OutgoingStream:
             self.incoming.inherit(came)
         if isinstance(outcome, Resumed):
             self.lending.owe(self.part, self.engine.unacknowledged)
-
-    holds: Callable[[bytes], bool] | None = None
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
 from s2sgw.gateway.broken import BrokenStream
+from s2sgw.gateway.fitness import Fitness
 from s2sgw.gateway.incoming import Incoming
 from s2sgw.gateway.record import Leg
 from s2sgw.gateway.sides import Legged
@@ -106,16 +107,12 @@ class OpenStream(Protocol):
         """Where stanzas go that come on a stream of ours."""
 
     @property
-    def largest(self) -> int | None:
-        """Bytes of a stanza that the other side accepts; None: unknown."""
+    def fitness(self) -> Fitness:
+        """What of stanzas the other side takes."""
 
     @property
     def asking(self) -> bool:
         """As it ended, the other side had yet to answer whether it acknowledges stanzas, or takes a further pair."""
-
-    @property
-    def holds(self) -> Callable[[bytes], bool] | None:
-        """Whether the other side can hold a stanza at all, where there is a question of that."""
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these, and whatever else stands between stanzas."""

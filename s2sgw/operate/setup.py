@@ -181,7 +181,8 @@ def _jabberd2(leg: Leg) -> str:
          RES_OPTIONS=port:{view.port}
 
      2. jabberd2 takes no stanza of more than 65,535 bytes, and says so nowhere: the gateway knows, and bounces a larger one with
-        the reason. Where you change <stanzasize/> in s2s.xml, say so by stanza_bytes in the section of this backend.
+        the reason. Where you change <stanzasize/> in s2s.xml, say so by stanza_bytes in the section of this backend. Names of
+        namespaces that jabberd2 would write so that they break its streams, or forge something, come back likewise.
 
      3. These lines go into s2s.xml. jabberd2 proves itself, and has peers prove themselves, by dialback alone.
         {wants} -->

@@ -116,6 +116,8 @@ class PeerLimits:
     idle_seconds: int | None = None
     #: bytes of a stanza that a server accepts which announces nothing, and shows what it is
     presumed: int | None = None
+    #: whether such a server can hold a stanza at all, where there is a question of that
+    holds: Callable[[bytes], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

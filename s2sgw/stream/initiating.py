@@ -9,6 +9,7 @@ from s2sgw.stream.features import PeerLimits
 from s2sgw.stream.initiating_phases import Idle
 from s2sgw.stream.initiator import InitiatingPhase, Initiator
 from s2sgw.stream.options import InitiatingOptions
+from s2sgw.xmpp.content import is_fit
 from s2sgw.xmpp.jid import Pair
 
 #: Bytes of a stanza on which jabberd2 stops reading, as it is shipped; it says so nowhere.
@@ -30,7 +31,7 @@ class InitiatingStream(Initiator):
     def peer_limits(self) -> PeerLimits:
         """What the other side has announced that it accepts (XEP-0478), or is known to."""
         if self.pre_1_0 or self.features.dialback_alone:
-            return replace(self.features.limits, presumed=JABBERD2_BYTES)
+            return replace(self.features.limits, presumed=JABBERD2_BYTES, holds=is_fit)
         return self.features.limits
 
     def begin(self) -> list[Event]:
