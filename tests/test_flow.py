@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -40,6 +42,7 @@ class FakeHop:
         self.sent: list[bytes] = []
         self.writes = 0
         self.contacts = 0
+        self.press: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> str:
@@ -51,7 +54,8 @@ class FakeHop:
 
     def wanted(self) -> None: ...
 
-    def pressed(self) -> None: ...
+    def pressed(self) -> None:
+        self.press()
 
     def contact(self, urged: bool = False) -> None:
         self.contacts += 1
@@ -529,6 +533,29 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         MemorySpool.remove(world.spool, OUT, owed[0])
         self.assertEqual(world.spooled(), ["3"])
+
+    def test_relieved_while_it_is_relieved(self) -> None:
+        """What is asked of a pressed hop may free it at once, and relieve the lane within its own relief: each source goes on once."""
+        world = World()
+        world.hop.slow = True
+        resumed: list[int] = []
+        sources: list[Any] = [
+            Mock(shared=False, resume=lambda holder, number=number: resumed.append(number))
+            for number in range(3)
+        ]
+        for source in sources:
+            world.flow.accept([stanza("1")], source)
+        self.patch(type(world.flow.lane), "crowded", True)
+
+        def freed() -> None:
+            world.hop.press = lambda: None
+            world.hop.slow = False
+            self.patch(type(world.flow.lane), "crowded", False)
+            world.flow.relieve()
+
+        world.hop.press = freed
+        world.flow.relieve()
+        self.assertEqual(sorted(resumed), [0, 1, 2])
 
     def test_expires_on_disk(self) -> None:
         """What waits on disk alone is bounced in time too."""

@@ -181,9 +181,10 @@ class Flow:
         """Let the slowed sources go on, unless there is still reason to wait."""
         if self.backlog is not None:
             self.backlog.look(self)
-        for source in [source for source in self._slowed if not self._must_slow(source)]:
-            self._slowed.discard(source)
-            source.resume(self)
+        for source in list(self._slowed):  # to ask may press the next hop, and that may end in here again
+            if not self._must_slow(source) and source in self._slowed:
+                self._slowed.discard(source)
+                source.resume(self)
 
     def forget(self, source: Source) -> None:
         """`source` is gone."""
