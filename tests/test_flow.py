@@ -43,6 +43,7 @@ class FakeHop:
         self.writes = 0
         self.contacts = 0
         self.press: Callable[[], None] = lambda: None
+        self.asked = 0
 
     @property
     def state(self) -> str:
@@ -52,7 +53,8 @@ class FakeHop:
         self.sent += data
         self.writes += 1
 
-    def wanted(self) -> None: ...
+    def wanted(self) -> None:
+        self.asked += 1
 
     def pressed(self) -> None:
         self.press()
@@ -309,11 +311,13 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         self.assertEqual((ids(world.back.sent), world.settled), ("1", []))
+        world.lanes.sweep()
         world.hop.ready = True
         source = Source()
         world.flow.accept([stanza("2")], source)
         world.spool.stretch(1000)
         world.flow.spool_now()
+        world.flow.drain()
         self.assertEqual((ids(world.hop.sent), world.spooled(), source.paused), ("", [], True))
         world.lanes.flow(OUT.inverse).acknowledged(1)
         self.assertEqual((ids(world.hop.sent), world.settled, source.paused), ("2", ["1"], False))
@@ -603,6 +607,35 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         world.lanes.rest()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1"]))
+
+    def test_stop_during_a_commit(self) -> None:
+        """What came since goes to the spool when it is known what became of that: never a later one before an earlier one."""
+        world = World()
+        world.hop.ready = False
+        world.hold_back = True
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        world.accept(stanza("2"))
+        left = world.lanes.leave()
+        self.assertEqual((len(world.later), world.spool.count), (2, 1))
+        world.answer()
+        self.successResultOf(left)
+        self.assertEqual(world.spooled(), ["1", "2"])
+
+    def test_both_ways_are_asked_for(self) -> None:
+        """At a stop too, what the disk does not take asks for a stream, to its next server and back to its sender."""
+        world = World(disk=10)
+        self.patch(world.spool, "stretch", lambda by: None)
+        world.hop.ready = world.back.ready = False
+        world.lanes.rest()
+        world.accept(presence("1"))
+        self.assertEqual((world.hop.asked, world.back.asked), (0, 0))
+        world.clock.advance(WINDOW)
+        self.assertGreater(world.hop.asked, 0)
+        self.assertGreater(world.back.asked, 0)
+        world.back.ready = True
+        world.clock.advance(WINDOW)
+        self.assertEqual((ids(world.back.sent), bool(world.flow._newest)), ("1", False))
 
     def test_stop_without_room(self) -> None:
         """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""

@@ -261,6 +261,7 @@ class Lanes:
     def leave(self) -> Deferred[None]:
         """Leave to the spool what was not passed on; fires when it has answered. What it does not take is bounced."""
         self.backlog.stop()
+        later = [flow for flow in self if flow.spooling]  # what came since goes behind what the spool is asked to take
         for flow in self:
             if not self.spools:
                 flow.give_up(Cause.SHUTDOWN)
@@ -268,7 +269,7 @@ class Lanes:
                 flow.spool_now()
         kept: Deferred[None] = Deferred()
         self.spool.lanes(lambda _: kept.callback(None))  # it answers in order
-        return kept.addCallback(lambda _: self.leave() if any(flow.spooling for flow in self) else None)
+        return kept.addCallback(lambda _: self.leave() if later else None)
 
     def stop(self) -> Deferred[list[None]]:
         """The same, and close the hops and the spool."""
