@@ -7,10 +7,10 @@ import base64
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.stream.component import ComponentOptions, ComponentStream, wrapped
-from s2sgw.stream.events import Announced, Bound, Ended, Event, Routed, StanzasReceived
+from s2sgw.stream.events import Announced, Bound, Ended, Event, Refusal, Routed, StanzasReceived
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import LocalFault
+from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.framing import RECYCLE, Close, Fault
 from s2sgw.xmpp.header import Header
 from s2sgw.xmpp.jid import Domain
@@ -131,6 +131,20 @@ class BindingTests(ComponentTestCase):
         self.stream.begin()
         self.hear("<html>")
         self.assertEqual(Cause.PROTOCOL_ERROR, self.ending().cause)
+
+
+class UnopenedTests(ComponentTestCase):
+    """What happens before our header is out."""
+
+    def test_ends_without_a_word(self) -> None:
+        """R15: a stream that has not begun is ended in silence; the header that an error would need is the one of every beginning."""
+        self.events += self.stream.fail(Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED)))
+        self.assertEqual("", self.hear())
+        self.assertEqual([Ended(Ending(Cause.NOT_ALLOWED))], self.events)
+        begun, anyhow = (ComponentStream(ComponentOptions("127.0.0.1", "jabberd", "secret", lambda: "abcdef")) for _ in range(2))
+        begun.begin()
+        anyhow.open_anyhow()
+        self.assertEqual(begun.data_to_send(), anyhow.data_to_send())
 
 
 class CarryingTests(ComponentTestCase):
