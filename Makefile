@@ -18,7 +18,7 @@ VENV ?= .venv
 CONFIG ?= examples/echo.toml
 FUZZ_EXAMPLES ?= 20000
 CYCLES ?= 200
-TESTS ?= tests
+TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
 
 BIN := $(VENV)/bin
@@ -105,19 +105,19 @@ pythons:
 	done; exit $$status
 
 interop: $(DEV)
-	@$(BIN)/python -m interop $(INTEROP)
+	@$(BIN)/python -m tests.interop $(INTEROP)
 
 bench: $(DEV)
-	@$(BIN)/python -m bench
-	@$(BIN)/python -m bench.single
-	@$(BIN)/python -m bench.size
-	@$(BIN)/python -m bench.cold
+	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.single
+	@$(BIN)/python -m benchmarks.size
+	@$(BIN)/python -m benchmarks.cold
 
 crash: $(DEV)
-	@status=0; $(BIN)/python -m crash --cycles $(CYCLES) || status=1; $(BIN)/python -m crash.extremes || status=1; exit $$status
+	@status=0; $(BIN)/python -m tests.durability --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.extremes || status=1; exit $$status
 
 fuzz: $(DEV)
-	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.test_fuzz tests.test_flow_model
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.properties
 
 clean:
 	@rm -rf .venv .venv-* build dist _trial_temp* .coverage* htmlcov .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid

@@ -20,27 +20,27 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from s2sgw.assembly import Parts
-from s2sgw.backend.authority import AuthorityError
-from s2sgw.backend.dnsview import DNSView
+from s2sgw.admin.server import AdminInUse, AdminService
+from s2sgw.admin.verbs import verbs
+from s2sgw.backend.dns_view import DNSView
+from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition.gateway import GatewayParts
+from s2sgw.composition.renewal import Reconfiguration
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
-from s2sgw.gateway import whereabouts
-from s2sgw.gateway.draining import drain
-from s2sgw.gateway.keeping import TICK
-from s2sgw.gateway.sides import ReceivingSide
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
-from s2sgw.net.proxy import ProxyFactory
-from s2sgw.operate.admin import AdminInUse, AdminService
-from s2sgw.operate.log import LoggedService, destination, observer
-from s2sgw.operate.metrics import console_site
-from s2sgw.operate.readiness import inspect
-from s2sgw.operate.verbs import verbs
-from s2sgw.queue.spool import SpoolBroken
-from s2sgw.renewal import Renewal
+from s2sgw.net.proxy_protocol import ProxyFactory
+from s2sgw.reporting.log import LoggedService, destination, observer
+from s2sgw.reporting.metrics import console_site
+from s2sgw.runtime import rediscovery
+from s2sgw.runtime.preflight import check_configuration
+from s2sgw.runtime.shutdown import shut_down
+from s2sgw.s2s.keepalive import TICK
+from s2sgw.s2s.legs import ReceivingLeg
+from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Ending
 
-#: Seconds that the answer to `drain` has to leave by.
+#: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
 #: New objects, less those that went, at which the cyclic collector looks: more than the stanzas of a busy turn come to.
 YOUNG = 20_000
@@ -61,7 +61,7 @@ class UnusableConfiguration(SystemExit, usage.UsageError):
 def makeService(options: Options) -> Service:
     """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
     try:
-        config = inspect(Path(options["config"])).config
+        config = check_configuration(Path(options["config"])).config
     except ConfigError as error:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
@@ -83,16 +83,16 @@ class GatewayService(Service):
         from twisted.internet import reactor
 
         super().startService()
-        self._gateway = Gateway(Parts(self.config, reactor))
+        self._gateway = Gateway(GatewayParts(self.config, reactor))
         self._open(self._gateway)
         reactor.callWhenRunning(_heed_signals, reactor, self._gateway.renewal.reload.signalled)
-        reactor.callWhenRunning(spare_collector)
+        reactor.callWhenRunning(freeze_startup_objects)
 
     def _open(self, gateway: Gateway) -> None:
         """What keeps the gateway from starting is one line of the log and status 1."""
         try:
             gateway.open()
-        except (AdminInUse, AuthorityError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
+        except (AdminInUse, PrivateCAError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
             self.log.critical(event="cannot start", detail=str(error))
             raise SystemExit(1) from None
 
@@ -114,7 +114,7 @@ def _stop(reactor: Any) -> None:
         reactor.stop()
 
 
-def spare_collector() -> None:
+def freeze_startup_objects() -> None:
     """What the start has made, some 80,000 objects, stays to the end: the cyclic collector need not walk it every few batches."""
     gc.collect()
     gc.freeze()
@@ -126,9 +126,9 @@ class Gateway:
 
     log = Logger("s2sgw")
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: GatewayParts) -> None:
         self.parts = parts
-        self.renewal = Renewal(parts)
+        self.renewal = Reconfiguration(parts)
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, Failure]] = []
@@ -155,7 +155,7 @@ class Gateway:
     def _sweep(self) -> None:
         self._every(1, self.parts.lanes.sweep)
         self._every(TICK, self.parts.keeper.turn)
-        self._every(whereabouts.TICK, self.parts.whereabouts.turn)
+        self._every(rediscovery.TICK, self.parts.whereabouts.turn)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         repeated = LoopingCall(work)
@@ -169,7 +169,7 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        changing = {"drain": self._drain, "reload": self.renewal.reload.verb}
+        changing = {"shut_down": self._drain, "reload": self.renewal.reload.verb}
         registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.trust_verbs, **changing}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
@@ -193,7 +193,7 @@ class Gateway:
             self._closers.append(view.stop)
 
     def _listen(
-        self, endpoint: str, side: ReceivingSide, admission: Admission, direct_tls: bool,
+        self, endpoint: str, side: ReceivingLeg, admission: Admission, direct_tls: bool,
         proxied: Callable[[ServerFactory], ServerFactory] = lambda factory: factory,
     ) -> None:
         factory = StreamFactory(partial(self.parts.accepted.accept, side, direct_tls), admission)
@@ -243,7 +243,8 @@ class Gateway:
         parts = self.parts
         accepted = [each for each, _ in parts.accepted]
         links = [link.unbind for link in parts.backends.links.values()]
-        draining = Deferred.fromCoroutine(drain(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting, links))
+        draining = Deferred.fromCoroutine(shut_down(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting,
+        links))
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)

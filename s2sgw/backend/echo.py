@@ -16,7 +16,7 @@ from s2sgw.xmpp.namespaces import PING, SERVER
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 
-class EchoHop:
+class EchoNextHop:
     """The hop of a lane that ends here: what arrives is answered through `deliver(pair, stanzas)`."""
 
     state = "idle"

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from s2sgw.config.agreement import disagreements, unusable_files
-from s2sgw.config.complaints import Complaint, ConfigError, KeyPath, Source, meant, translate
+from s2sgw.config.cross_checks import disagreements, unusable_files
+from s2sgw.config.errors import Complaint, ConfigError, KeyPath, Source, suggest, translate
 from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Policy, Queue
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver
@@ -93,7 +93,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
 
 def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
     unknown = [name for name in tree if name not in SECTIONS]
-    return [Complaint((name,), f"there is no such section; {meant(name, SECTIONS)}") for name in unknown]
+    return [Complaint((name,), f"there is no such section; {suggest(name, SECTIONS)}") for name in unknown]
 
 
 def _validate(

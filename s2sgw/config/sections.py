@@ -14,7 +14,7 @@ from pydantic import Field, PlainValidator, model_validator
 from twisted.internet.endpoints import serverFromString
 
 from s2sgw.policy.model import PeerObject, PeerPolicy
-from s2sgw.policy.peers import Peers
+from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.values import (
     Address,
     Anchors,
@@ -38,7 +38,7 @@ from s2sgw.policy.values import (
     Size,
     TLSVersion,
 )
-from s2sgw.queue.database import Durability
+from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks at a deny list.
@@ -204,10 +204,10 @@ class Config(Section):
         return self.dns.servers or self.system_nameservers
 
     @cached_property
-    def policies(self) -> Peers:
+    def policies(self) -> PeerPolicies:
         """The policies of all peers; what `[peers.default]` leaves out comes from `[tls]` and `[queue]`."""
         base = PeerPolicy(minimum=self.tls.minimum, trust_anchors=self.tls.trust_anchors, hold=self.queue.hold)
-        return Peers(self.peers, base, self.policy.allow_only_listed)
+        return PeerPolicies(self.peers, base, self.policy.allow_only_listed)
 
     def domains_of(self, backend: Backend) -> tuple[Domain, ...]:
         """The local domains that `backend` serves."""

@@ -19,9 +19,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import spelled
-from s2sgw.net.flow import Intake, Outlet
-from s2sgw.net.liveness import acknowledge_at_once, bound_silence
-from s2sgw.net.secured import Inside, Secured, lost, tls_on
+from s2sgw.net.buffering import InputBuffer, OutputGate
+from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
+from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -94,7 +94,7 @@ class StreamConnection(Protocol):
         self.owner = owner
         self.role: Role = role
         self.ending: Ending | None = None
-        self.secured: Secured | None = None
+        self.secured: TLSFacts | None = None
         #: when there was input last, when stanzas were written last, and since when the other side takes nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
@@ -108,8 +108,8 @@ class StreamConnection(Protocol):
         self._options = options
         self._events: deque[Event] = deque()
         self._stepping = False
-        self._intake = Intake(clock, self._turn, options.hold_timeout, self._held_too_long)
-        self._outlet = Outlet(self._outlet_changed)
+        self._intake = InputBuffer(clock, self._turn, options.hold_timeout, self._held_too_long)
+        self._outlet = OutputGate(self._outlet_changed)
         self._deadline: IDelayedCall | None = None
         self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
@@ -226,8 +226,8 @@ class StreamConnection(Protocol):
     def connectionMade(self) -> None:
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
-        bound_silence(self._transport)
-        acknowledge_at_once(self._transport)
+        set_user_timeout(self._transport)
+        set_quick_ack(self._transport)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
@@ -238,7 +238,7 @@ class StreamConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if not self.established:
-            acknowledge_at_once(self._transport)
+            set_quick_ack(self._transport)
         if self._link is None:
             self._intake.add(data)
         else:
@@ -325,14 +325,14 @@ class StreamConnection(Protocol):
             self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
             return
         self._handshaking = True
-        inside = Inside(self._intake.add, self._secured, self._lost, self._renegotiated)
+        inside = TLSListener(self._intake.add, self._secured, self._lost, self._renegotiated)
         link = tls_on(inside, self._tls(order), self.role == "initiating", self._clock)
         self._transport.unregisterProducer()
         link.makeConnection(self._transport)
         self._link = self._out = link
         link.registerProducer(self._outlet, True)
 
-    def _secured(self, secured: Secured) -> None:
+    def _secured(self, secured: TLSFacts) -> None:
         self.secured = secured
         self._handshaking = False
         self._tls_is_news = True

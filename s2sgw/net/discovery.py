@@ -18,9 +18,9 @@ from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred
 
 from s2sgw.net.addresses import HostPort, canonical, is_host, is_public
-from s2sgw.net.dnssockets import Reactor
+from s2sgw.net.dns_transport import Reactor
+from s2sgw.net.gathering import gather_until
 from s2sgw.net.resolver import Answer, Resolver, Status
-from s2sgw.net.settling import settle
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -200,7 +200,7 @@ class Discovery:
     async def _addressed(self, candidates: Sequence[Candidate], deadline: float) -> tuple[list[Target], list[Answer]]:
         """Those of the candidates that have addresses, as targets, and all that was answered."""
         lookups = [Deferred.fromCoroutine(self._ask([(one.name, "AAAA"), (one.name, "A")], deadline)) for one in candidates]
-        settled = await settle(self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=_any_found)
+        settled = await gather_until(self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=_any_found)
         answered = [answers or [_late(one.name, "A")] for one, answers in zip(candidates, settled, strict=True)]
         targets = [_target(one, answers) for one, answers in zip(candidates, answered, strict=True) if _any_found(answers)]
         return targets, [each for answers in answered for each in answers]
@@ -210,7 +210,7 @@ class Discovery:
     ) -> list[Answer]:
         """An answer to each question, one that does not come in time being a failure."""
         lookups = [self._resolver.query(name, kind) for name, kind in questions]
-        answers = await settle(self._reactor, lookups, deadline=deadline, grace=grace, enough=lambda answer: answer.found)
+        answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=lambda answer: answer.found)
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
 
     def _allowed(self, domain: Domain, targets: Sequence[Target]) -> Resolution:

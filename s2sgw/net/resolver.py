@@ -21,8 +21,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import HostPort, is_address
-from s2sgw.net.dnssockets import Reactor
-from s2sgw.net.nameserver import EDNS_PAYLOAD, Upstream, parse_servers, system_servers
+from s2sgw.net.dns_transport import Reactor
+from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers, system_servers
 
 #: Seconds for one look-up, over all servers and waiting for its turn.
 TIMEOUT = 10.0

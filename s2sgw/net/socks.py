@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import Attempt, Build, DialFailed
-from s2sgw.net.preface import Place, Prefaced, Relayed
+from s2sgw.net.handover import HandoverProtocol, RelayedAddress, RelayedTransport
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds for the proxy to connect us: a circuit may have to be built.
@@ -76,7 +76,7 @@ def request(place: HostPort) -> bytes:
     return bytes((_VERSION, 1, 0)) + target + struct.pack("!H", place.port)
 
 
-class _Negotiation(Prefaced):
+class _Negotiation(HandoverProtocol):
     """One conversation with the proxy: greeting, perhaps a login, the request. Then the transport is handed over."""
 
     def __init__(self, reactor: Any, place: HostPort, login: bytes, build: Build) -> None:
@@ -162,8 +162,8 @@ class _Negotiation(Prefaced):
             self._fail(Cause.CLOSED, "no longer wanted")
             return
         self._finish()
-        peer = Place(self._place.host, self._place.port)
-        self.hand_over(inner, Relayed(self.transport, peer, self.transport.getHost()), self._data)
+        peer = RelayedAddress(self._place.host, self._place.port)
+        self.hand_over(inner, RelayedTransport(self.transport, peer, self.transport.getHost()), self._data)
         self._result.callback(None)
 
     def _fail(self, cause: Cause, why: str) -> None:

@@ -12,7 +12,7 @@ from s2sgw.xmpp.jid import Domain
 DEFAULT = "default"
 
 
-class Peers:
+class PeerPolicies:
     """The policies of all peers, made once.
 
     `objects` go by "default", by a domain or by "*." and a domain, in A-labels. `base` is what the object "default" itself
@@ -41,7 +41,7 @@ class Peers:
 
     # --- change ---
 
-    def adopt(self, other: Peers) -> None:
+    def adopt(self, other: PeerPolicies) -> None:
         """Hold what `other` holds, at once and in whole; the deny lists stay."""
         self._objects, self._base, self._policies = other._objects, other._base, other._policies
         self._listed_only = other._listed_only

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2sgw.queue.held import Held
+from s2sgw.queue.entries import QueuedStanza
 from s2sgw.xmpp.namespaces import MUC, MUC_USER
 from s2sgw.xmpp.stanza import Stanza
 
@@ -17,16 +17,16 @@ def replaceable(stanza: Stanza) -> bool:
     return not any(payload.startswith(_ROOMS) for payload in stanza.payloads)
 
 
-class Newest:
+class LatestPresence:
     """The waiting presence of each pair of addresses that the next one may take the place of."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Addresses, Held] = {}
+        self._waiting: dict[Addresses, QueuedStanza] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def note(self, held: Held) -> Held | None:
+    def note(self, held: QueuedStanza) -> QueuedStanza | None:
         """`held` begins to wait; the presence that it makes worthless, if there is one. Anything else between two keeps both."""
         addresses = (held.stanza.from_, held.stanza.to)
         older = self._waiting.pop(addresses, None)
@@ -35,7 +35,7 @@ class Newest:
         self._waiting[addresses] = held
         return None if older is None or older.gone or older.written else older
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: QueuedStanza) -> None:
         """`held` waits no longer."""
         addresses = (held.stanza.from_, held.stanza.to)
         if self._waiting.get(addresses) is held:

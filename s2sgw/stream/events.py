@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from s2sgw.stream.secret import StreamSecret
+from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair

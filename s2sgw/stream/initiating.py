@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from s2sgw.stream.events import Event, Permission
 from s2sgw.stream.features import PeerLimits
+from s2sgw.stream.initiating_context import InitiatingContext, InitiatingPhase
 from s2sgw.stream.initiating_phases import Idle
-from s2sgw.stream.initiator import InitiatingPhase, Initiator
 from s2sgw.stream.options import InitiatingOptions
-from s2sgw.xmpp.content import is_fit
+from s2sgw.xmpp.content_namespace import is_fit
 from s2sgw.xmpp.jid import Pair
 
 #: Bytes of a stanza on which jabberd2 stops reading, as it is shipped; it says so nowhere.
@@ -18,7 +18,7 @@ JABBERD2_BYTES = 65_535
 __all__ = ["InitiatingOptions", "InitiatingStream"]
 
 
-class InitiatingStream(Initiator):
+class InitiatingStream(InitiatingContext):
     """One stream of ours. Stanzas of a pair may be written to the transport once `PairProven` said so."""
 
     phase: InitiatingPhase

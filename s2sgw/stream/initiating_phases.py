@@ -7,7 +7,7 @@ from collections.abc import Callable
 from s2sgw.stream import bidi, dialback, sasl
 from s2sgw.stream.events import JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
 from s2sgw.stream.features import StreamFeatures
-from s2sgw.stream.initiator import Answered, InitiatingPhase, Initiator
+from s2sgw.stream.initiating_context import Answered, InitiatingContext, InitiatingPhase
 from s2sgw.stream.negotiation import DETAIL_CHARACTERS, VERSION, Stop, refuse, refused
 from s2sgw.stream.sasl import ClientMechanism, SASLRefused
 from s2sgw.xmpp.element import Element
@@ -39,7 +39,7 @@ class Idle(InitiatingPhase):
 class AwaitHeader(InitiatingPhase):
     """Our header is out."""
 
-    def __init__(self, stream: Initiator, then: type[AwaitFeatures]) -> None:
+    def __init__(self, stream: InitiatingContext, then: type[AwaitFeatures]) -> None:
         super().__init__(stream)
         self._then = then
 
@@ -60,7 +60,7 @@ class AwaitHeader(InitiatingPhase):
 class AwaitFeatures(InitiatingPhase):
     """The answering header has come, the features not yet: before TLS."""
 
-    def __init__(self, stream: Initiator, answered: Answered) -> None:
+    def __init__(self, stream: InitiatingContext, answered: Answered) -> None:
         super().__init__(stream)
         self.answered = answered
 
@@ -170,7 +170,7 @@ class Judging(InitiatingPhase):
 
     waits = True
 
-    def __init__(self, stream: Initiator, then: Callable[[], None]) -> None:
+    def __init__(self, stream: InitiatingContext, then: Callable[[], None]) -> None:
         super().__init__(stream)
         self._then = then
         options = stream.options
@@ -188,7 +188,7 @@ class Judging(InitiatingPhase):
 # --- authentication --------------------------------------------------------------------------------------------------
 
 
-def authenticate(stream: Initiator, answered: Answered, mechanisms: list[ClientMechanism], failed: Ending | None) -> None:
+def authenticate(stream: InitiatingContext, answered: Answered, mechanisms: list[ClientMechanism], failed: Ending | None) -> None:
     """The best mechanism that is left; where none is, dialback. `failed`: what came of the last one."""
     if mechanisms:
         Authenticating(stream, answered, mechanisms).start()
@@ -202,7 +202,7 @@ def authenticate(stream: Initiator, answered: Answered, mechanisms: list[ClientM
 class Authenticating(InitiatingPhase):
     """A SASL exchange is under way."""
 
-    def __init__(self, stream: Initiator, answered: Answered, mechanisms: list[ClientMechanism]) -> None:
+    def __init__(self, stream: InitiatingContext, answered: Answered, mechanisms: list[ClientMechanism]) -> None:
         super().__init__(stream)
         self._answered = answered
         self._mechanism, *self._others = mechanisms
@@ -251,7 +251,7 @@ class Authenticating(InitiatingPhase):
 class Ready(InitiatingPhase):
     """Negotiation is over: pairs are asked for by dialback, and keys sent to be verified."""
 
-    def __init__(self, stream: Initiator, answered: Answered, failed: Ending | None = None) -> None:
+    def __init__(self, stream: InitiatingContext, answered: Answered, failed: Ending | None = None) -> None:
         super().__init__(stream)
         self._answered = answered
         self._failed = failed

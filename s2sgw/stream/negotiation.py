@@ -19,9 +19,9 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.framing import Framer, FramingLimits
 from s2sgw.xmpp.header import CLOSING_TAG, Header
+from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import STREAM, STREAM_ERRORS
-from s2sgw.xmpp.routes import Route, RouteFramer
 from s2sgw.xmpp.stanza import Stanza
 
 #: RFC 6120 §4.7.5: any 1.x is ours.

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from s2sgw.stream.events import DialbackOutcome, Event, Permission, Refusal
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.options import ReceivingOptions
-from s2sgw.stream.receiver import Receiver, ReceivingPhase
+from s2sgw.stream.receiving_context import ReceivingContext, ReceivingPhase
 from s2sgw.stream.receiving_phases import AwaitHeader, Handshaking
 from s2sgw.xmpp.jid import Pair
 
 __all__ = ["ReceivingOptions", "ReceivingStream"]
 
 
-class ReceivingStream(Receiver):
+class ReceivingStream(ReceivingContext):
     """One received stream. `stream_id` gives an unguessable id for each header of ours (XEP-0185 §2)."""
 
     phase: ReceivingPhase

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from s2sgw.stream import management, sasl
-from s2sgw.stream.authorisation import Authorisation
 from s2sgw.stream.dialback import Request
+from s2sgw.stream.dialback_authorization import DialbackAuthorization
 from s2sgw.stream.events import (
     DialbackOutcome,
     JudgementNeeded,
@@ -20,7 +20,7 @@ from s2sgw.stream.events import (
 from s2sgw.stream.features import TLSUse
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
-from s2sgw.stream.receiver import Asserted, Receiver, ReceivingPhase
+from s2sgw.stream.receiving_context import Asserted, ReceivingContext, ReceivingPhase
 from s2sgw.stream.sasl import SASLCondition, SASLRefused, ServerExchange
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
@@ -100,7 +100,7 @@ class AwaitSecuredHeader(AwaitHeader):
 class AwaitAuthenticatedHeader(AwaitHeader):
     """A stream begins anew behind SASL: it is the stream of the pair that was authenticated."""
 
-    def __init__(self, stream: Receiver, pair: Pair, permission: Permission) -> None:
+    def __init__(self, stream: ReceivingContext, pair: Pair, permission: Permission) -> None:
         super().__init__(stream)
         self._pair = pair
         self._permission = permission
@@ -127,7 +127,7 @@ def _domain(attribute: str, text: str | None) -> Domain | None:
 class Plain(ReceivingPhase):
     """The features before TLS are out."""
 
-    def __init__(self, stream: Receiver, asserted: Asserted, tls: TLSUse) -> None:
+    def __init__(self, stream: ReceivingContext, asserted: Asserted, tls: TLSUse) -> None:
         super().__init__(stream)
         self._asserted = asserted
         self._tls = tls
@@ -187,7 +187,7 @@ class Resolving(ReceivingPhase):
 
     waits = True
 
-    def __init__(self, stream: Receiver, plain: Plain, element: Element) -> None:
+    def __init__(self, stream: ReceivingContext, plain: Plain, element: Element) -> None:
         super().__init__(stream)
         self._plain = plain
         self._element = element
@@ -227,7 +227,7 @@ class Judging(ReceivingPhase):
 
     waits = True
 
-    def __init__(self, stream: Receiver, asserted: Asserted) -> None:
+    def __init__(self, stream: ReceivingContext, asserted: Asserted) -> None:
         super().__init__(stream)
         self._asserted = asserted
 
@@ -246,10 +246,10 @@ class Judging(ReceivingPhase):
 class Conversing(ReceivingPhase):
     """Pairs are authorised by dialback, keys verified, and stanzas of proven pairs pass."""
 
-    def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission | None) -> None:
+    def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission | None) -> None:
         super().__init__(stream)
         self.asserted = asserted
-        self.authorisation = Authorisation(stream, asserted, permission)
+        self.authorisation = DialbackAuthorization(stream, asserted, permission)
 
     def result(self, element: Element) -> None:
         self.authorisation.result(Request.read(element))
@@ -303,7 +303,7 @@ class Resuming(ReceivingPhase):
 class Authenticating(Conversing):
     """The features behind TLS are out: SASL, or dialback, or both are offered."""
 
-    def __init__(self, stream: Receiver, asserted: Asserted, permission: Permission) -> None:
+    def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission) -> None:
         super().__init__(stream, asserted, permission)
         self._permission = permission
         self._refusals = SASLRefusals(stream)
@@ -375,7 +375,7 @@ class Exchanging(ReceivingPhase):
 class SASLRefusals:
     """The failures of one stream: a bounded number (R25)."""
 
-    def __init__(self, stream: Receiver) -> None:
+    def __init__(self, stream: ReceivingContext) -> None:
         self._stream = stream
         self._count = 0
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from s2sgw.stream.events import Method, Permission
 from s2sgw.stream.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
-from s2sgw.stream.secret import StreamSecret
+from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from s2sgw.stream.secret import Hash, Keys, StreamSecret
+from s2sgw.stream.scram_secret import Hash, ScramKeys, StreamSecret
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 Name = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"]
@@ -51,16 +51,16 @@ class Variant:
     hash: Hash
     bound: bool
 
-    def proof(self, keys: Keys, message: bytes) -> bytes:
+    def proof(self, keys: ScramKeys, message: bytes) -> bytes:
         """ClientProof over AuthMessage (RFC 5802 §3)."""
         return _xor(keys.client, hmac.digest(keys.stored, message, self.hash))
 
-    def proves(self, proof: bytes, keys: Keys, message: bytes) -> bool:
+    def proves(self, proof: bytes, keys: ScramKeys, message: bytes) -> bool:
         """Whether `proof` is made of the client key whose hash we have."""
         client = _xor(proof, hmac.digest(keys.stored, message, self.hash))
         return hmac.compare_digest(hashlib.new(self.hash, client).digest(), keys.stored)
 
-    def verifier(self, keys: Keys, message: bytes) -> bytes:
+    def verifier(self, keys: ScramKeys, message: bytes) -> bytes:
         """ServerSignature over AuthMessage."""
         return hmac.digest(keys.server, message, self.hash)
 
@@ -184,7 +184,7 @@ class ScramClient:
             raise ScramRefused("not-authorized", text)
         return self._proof(found[0], nonce, self._secret.secret.keys(self._variant.hash, salt, iterations))
 
-    def _proof(self, challenge: str, nonce: str, keys: Keys) -> bytes:
+    def _proof(self, challenge: str, nonce: str, keys: ScramKeys) -> bytes:
         bound = _encoded(self._gs2.encode() + _bound(self._variant, self._secret))
         without_proof = f"c={bound},r={nonce}"
         said = f"{self._bare},{challenge},{without_proof}".encode()

@@ -101,7 +101,7 @@ def issuer(certificate: x509.Certificate) -> bytes:
     return der.fields(encoded(certificate)).issuer
 
 
-def called(certificate: x509.Certificate, *, by: bool = False) -> str:
+def subject_text(certificate: x509.Certificate, *, by: bool = False) -> str:
     """The subject, or (`by`) the issuer, in words and bounded; whoever shows it escapes it."""
     try:
         text = (certificate.issuer if by else certificate.subject).rfc4514_string()

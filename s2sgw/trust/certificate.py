@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from s2sgw.trust.anchors import called, load, self_signed
+from s2sgw.trust.anchors import load, self_signed, subject_text
 from s2sgw.trust.identity import names
 from s2sgw.trust.pins import Fingerprint
 
@@ -58,8 +58,8 @@ def summarise(certificate: bytes) -> Summary:
         found = load(certificate)
         presented = [str(name) for name in names(certificate).presented[:NAMES]]
         return Summary(
-            digest, str(Fingerprint.of(certificate)), _kind(found), called(found).strip("'"),
-            called(found, by=True).strip("'"), self_signed(found), tuple(presented), found.not_valid_before_utc,
+            digest, str(Fingerprint.of(certificate)), _kind(found), subject_text(found).strip("'"),
+            subject_text(found, by=True).strip("'"), self_signed(found), tuple(presented), found.not_valid_before_utc,
             found.not_valid_after_utc, f"{found.serial_number:x}",
         )
     except ValueError as error:

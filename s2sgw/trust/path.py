@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, VerificationError
 
 import s2sgw.trust.der as der
-from s2sgw.trust.anchors import Anchors, called, encoded, issuer, load, self_signed, subject
+from s2sgw.trust.anchors import Anchors, encoded, issuer, load, self_signed, subject, subject_text
 from s2sgw.trust.evidence import Failure
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
@@ -190,7 +190,7 @@ class _Search:
         if not any(certificate in self.anchors for certificate in (self.leaf, *above)):
             return (self._unanchored(above),)
         if "validation time" in said:
-            dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {called(each)}"))
+            dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {subject_text(each)}"))
             if dated or self.moment != self.at:  # in the leaf's own time its authorities may not have been valid: no matter
                 return dated
         for prefix in _PREFIXES:
@@ -200,11 +200,12 @@ class _Search:
 
     def _unanchored(self, above: Sequence[x509.Certificate]) -> Failure:
         if self_signed(self.leaf):
-            return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({called(self.leaf)})")
+            return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({subject_text(self.leaf)})")
         last = above[-1] if above else self.leaf
         if issuer(last) == subject(last):
-            return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {called(last)}, which is no trusted anchor")
-        return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {called(last, by=True)} is neither in the chain nor a trusted anchor")
+            return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {subject_text(last)}, which is no trusted anchor")
+        parent = subject_text(last, by=True)
+        return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {parent} is neither in the chain nor a trusted anchor")
 
 
 def _fits(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 import s2sgw.trust.der as der
-from s2sgw.trust.anchors import called, encoded, issuer, subject, unarmoured
+from s2sgw.trust.anchors import encoded, issuer, subject, subject_text, unarmoured
 from s2sgw.trust.evidence import Failure
 from s2sgw.xmpp.ending import Cause
 
@@ -91,7 +91,7 @@ class RevocationLists:
         for number, certificate in enumerate(path):
             lists = self._by_issuer.get(issuer(certificate), [])
             authorities = [each for each in path[number + 1 :] if subject(each) == issuer(certificate)]
-            which = f"the authority {called(certificate)}" if number else "the certificate"
+            which = f"the authority {subject_text(certificate)}" if number else "the certificate"
             if lists and authorities:
                 yield from _revoked(certificate, which, lists, authorities)
                 yield from _not_cleared(which, lists, authorities, at)
@@ -116,7 +116,7 @@ def _not_cleared(
         return
     doubts = [unfit or each.doubt(at) for each in lists if each.signed_by(authorities)]
     if doubts and all(doubts):
-        yield Failure(Cause.BAD_CHAIN, f"the revocation list of {called(authorities[0])} cannot clear {which}: {doubts[0]}")
+        yield Failure(Cause.BAD_CHAIN, f"the revocation list of {subject_text(authorities[0])} cannot clear {which}: {doubts[0]}")
 
 
 def _signs_lists(authority: x509.Certificate) -> bool:

@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS, STREAM, STREAM_ERRORS, XML
-from s2sgw.xmpp.restrictions import malformed, restricted_parser
+from s2sgw.xmpp.restricted_xml import malformed, restricted_parser
 
 #: A tree has at most this many elements: it bounds what a few bytes can grow to.
 NODES = 1024

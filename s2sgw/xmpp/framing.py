@@ -15,7 +15,7 @@ from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
 from s2sgw.xmpp.limits import violation
 from s2sgw.xmpp.namespaces import SERVER, XML
-from s2sgw.xmpp.restrictions import document_type, malformed, restricted_parser
+from s2sgw.xmpp.restricted_xml import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 #: expat is fed this many bytes at a time; a tag that is longer than `FramingLimits.tag_bytes` shows between two pieces.

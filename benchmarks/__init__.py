@@ -1,0 +1,1 @@
+"""Measurements on this machine: `make bench` (python -m benchmarks). Processes and servers are started by the lab's launchers."""

@@ -1,0 +1,175 @@
+"""`s2sgw explain PEER`: which objects apply, where each key comes from, what is on record, what would be decided now.
+
+The running policy or a planned file (`--with`) is asked; DNS and POSH are looked up afresh, the certificates are those of the
+last handshakes on record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from s2sgw.admin.provenance import PolicySources
+from s2sgw.admin.server import Arguments, VerbError
+from s2sgw.authentication.judge import Judge
+from s2sgw.config import Config, ConfigError, load
+from s2sgw.net.certificates import Credential
+from s2sgw.net.discovery import Discovery, Resolution, Target
+from s2sgw.net.dns_upstream import system_servers
+from s2sgw.peerdb.handshakes import Handshake, outcome_of
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict, accepts, decide
+from s2sgw.reporting.record import EventRecord
+from s2sgw.trust.certificate import summarise
+from s2sgw.trust.evidence import Attempt, Role
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+#: Refusals that are shown.
+REFUSALS = 5
+ROLES: tuple[tuple[str, Role], ...] = (("inbound", "initiating"), ("outbound", "receiving"))
+
+
+class Explainer:
+    """Answers the verb. `config` is the running configuration, `peers` its policies as they hold now."""
+
+    def __init__(
+        self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, book: PeerRecords,
+        record: EventRecord,
+        credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._peers = peers
+        self._judge = judge
+        self._discovery = discovery
+        self._book = book
+        self._record = record
+        self._credential = credential
+        self._now = now
+
+    async def explain(self, arguments: Arguments) -> dict[str, Any]:
+        """Everything about one peer, as JSON has it."""
+        peer, config, peers = domain_asked(arguments, "peer"), self._config(), self._peers
+        if arguments.get("with") is not None:
+            config = planned(arguments["with"])
+            peers = config.policies
+            peers.deny(self._peers.deny_lists)
+        local = domain_asked(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
+        if local not in config.gateway.domains:
+            raise VerbError(f"{local} is none of our domains", "usage")
+        policy, provenance = peers.policy(peer), PolicySources(config, peers)
+        resolution = await self._discovery.resolve(peer, policy.route)
+        return {
+            "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
+            "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),
+            "keys": provenance.keys(policy), "certificate": self._shown(local, peer), "dns": _dns(resolution),
+            **self._on_record(peer),
+            "now": {name: await self._decided(peer, local, policy, role, resolution) for name, role in ROLES},
+            "refusals": [each.row() for each in self._record.list(peer.ascii)[-REFUSALS:]],
+        }
+
+    def _shown(self, local: Domain, peer: Domain) -> dict[str, Any] | None:
+        credential = self._credential(local, peer)
+        if credential is None:
+            return None
+        return {"name": credential.name, "expires": credential.not_after.timestamp(), "fingerprint": credential.fingerprint}
+
+    def _on_record(self, peer: Domain) -> dict[str, Any]:
+        return {
+            "past": [each.row() for each in self._book.memory.of(peer)],
+            "remembered": [{**each.row(), "counts": each.counts(self._now())} for each in self._book.keys.of(peer)],
+            "pending": [{"key": str(each.key), "times": each.times, "cause": each.cause} for each in self._book.inbox.list(peer)],
+        }
+
+    # --- what would be decided ---
+
+    async def _decided(
+        self, peer: Domain, local: Domain, policy: PeerPolicy, role: Role, resolution: Resolution,
+    ) -> dict[str, Any]:
+        row = {"if_proven": _if(policy, role, proven=True), "if_not": _if(policy, role, proven=False), "last": None}
+        last = self._last(peer, local, role)
+        if last is not None:
+            row["last"] = await self._again(last, policy, resolution)
+        return row
+
+    def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
+        """The last handshake in that role; with `local` where there is one."""
+        found = [each for each in self._book.handshakes.list(peer) if each.evidence.role == role]
+        return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
+
+    async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:
+        """The verdict that the same certificate would meet now."""
+        now = datetime.fromtimestamp(self._now(), UTC)
+        target = _same_target(last.evidence.target, resolution.targets) if last.evidence.role == "receiving" else None
+        evidence = replace(
+            last.evidence, at=now, tlsa=(), posh=None, target=target.host if target else None,
+            target_secure=target.secure if target else False,
+        )
+        standing = self._book.standing(evidence.domain, policy, self._now())
+        evidence, found = await self._judge.gather(policy, evidence, standing, target)
+        return {
+            "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),
+            "certificate": summarise(evidence.chain[0]).row() if evidence.chain else None, **told(found.verdict),
+        }
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON has it."""
+    return {
+        **outcome_of(verdict), "reasons": list(verdict.reasons), "hold": verdict.hold, "learn": verdict.learn,
+        "report": verdict.report.cause.value if verdict.report else None,
+    }
+
+
+def planned(path: object) -> Config:
+    """The configuration in a file that is not in force; raises `VerbError` with every complaint."""
+    if not isinstance(path, str) or not Path(path).is_absolute():
+        raise VerbError("with must be the absolute path of a file", "usage")
+    try:
+        return load(path, system_nameservers=system_servers())
+    except ConfigError as error:
+        raise VerbError(str(error), "usage") from None
+
+
+def domain_asked(arguments: Arguments, key: str) -> Domain:
+    """The domain under `key`; raises `VerbError`."""
+    try:
+        return Domain.parse(arguments.get(key))  # type: ignore[arg-type]
+    except (InvalidJID, TypeError, AttributeError):
+        raise VerbError(f"{key} must be a domain name", "usage") from None
+
+
+def _if(policy: PeerPolicy, role: Role, *, proven: bool) -> dict[str, Any]:
+    """What TLS of the newest version would come to for a peer of whom nothing is remembered."""
+    attempts: Sequence[Attempt] = [Attempt("pkix", False, Cause.UNKNOWN_ISSUER, ("",), (Cause.UNKNOWN_ISSUER,))]
+    if proven:
+        attempts = [Attempt(method, True) for method in accepts(policy)[:1]]
+    return outcome_of(decide(policy, attempts, role=role, secured=True, tls_version="TLSv1.3"))
+
+
+def _bar(policy: PeerPolicy) -> str | None:
+    return None if policy.bar is None else f"{policy.bar.cause.value}: {policy.bar.detail}"
+
+
+def _same_target(host: str | None, targets: Sequence[Target]) -> Target | None:
+    same: Iterator[Target] = (each for each in targets if each.host == host)
+    return next(same, targets[0] if targets else None)
+
+
+def _dns(resolution: Resolution) -> dict[str, Any]:
+    ending = resolution.ending
+    return {
+        "cause": ending.cause.value if ending else None, "detail": ending.detail if ending else "",
+        "targets": [
+            {
+                "host": each.host, "port": each.port, "addresses": list(each.addresses), "direct_tls": each.direct_tls,
+                "secure": each.secure,
+            }
+            for each in resolution.targets
+        ],
+    }

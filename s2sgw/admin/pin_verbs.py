@@ -1,0 +1,153 @@
+"""The verbs of `s2sgw pending` and `s2sgw pins`: certificates that wait, and the keys that are remembered of peers (R20).
+
+Each decision is in the audit log before it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.peerdb.keys import RememberedKey
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.trust.pins import Fingerprint, InvalidFingerprint
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+#: The longest note that goes with a key.
+NOTE = 500
+
+
+class PinVerbs:
+    """Answers the verbs from the book of peers.
+
+    `waiting` counts the stanzas that wait for a peer; `approved` wakes what waits, `revoked` closes what a key had opened.
+    """
+
+    def __init__(
+        self, book: PeerRecords, peers: PeerPolicies, audit: AuditLog, now: Callable[[], float], *,
+        waiting: Callable[[Domain], int], approved: Callable[[Domain], None], revoked: Callable[[Domain, Fingerprint], int],
+    ) -> None:
+        self._book = book
+        self._peers = peers
+        self._audit = audit
+        self._now = now
+        self._waiting = waiting
+        self._approved = approved
+        self._revoked = revoked
+
+    def verbs(self) -> dict[str, Verb]:
+        """For `AdminService`."""
+        return {
+            "pending": self.pending, "pins list": self.list, "pins add": self.add, "pins approve": self.approve,
+            "pins revoke": self.revoke,
+        }
+
+    # --- looking ---
+
+    def pending(self, arguments: Arguments) -> list[dict[str, Any]]:
+        """The certificates that wait, the last to come last, each beside the keys that were remembered before."""
+        domain = _domain(arguments) if arguments.get("peer") is not None else None
+        return [self._pending_row(each) for each in self._book.inbox.list(domain)]
+
+    def _pending_row(self, pending: PendingCertificate) -> dict[str, Any]:
+        domain = Domain.parse(pending.domain)
+        remembered = [each.row() for each in self._book.keys.of(domain) if each.key != pending.key]
+        return {**pending.row(), "waiting": self._waiting(domain), "remembered": remembered}
+
+    def list(self, arguments: Arguments) -> list[dict[str, Any]]:
+        """Every key that is remembered, and those that the configuration pins."""
+        domain = _domain(arguments) if arguments.get("peer") is not None else None
+        now = self._now()
+        rows = [{**each.row(), "counts": each.counts(now)} for each in self._book.keys.of(domain)]
+        return [*rows, *(row for row in self._configured(domain))]
+
+    def _configured(self, domain: Domain | None) -> Iterator[dict[str, Any]]:
+        written = self._peers.written
+        for name in written if domain is None else self._peers.policy(domain).objects:
+            for pin in written[name].pins or ():
+                yield {
+                    "peer": name, "key": pin, "origin": "configuration", "at": None, "expires": None, "revoked": None, "note": "",
+                    "certificate": None, "counts": True,
+                }
+
+    # --- deciding ---
+
+    def add(self, arguments: Arguments) -> dict[str, Any]:
+        """Approve a key that was learned by other means than the inbox."""
+        domain, key = _domain(arguments), _fingerprint(arguments)
+        found = self._book.inbox.find(domain, key)
+        return self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
+
+    def approve(self, arguments: Arguments) -> dict[str, Any]:
+        """Approve what waits: the one certificate of the peer, or the one with the key that is named."""
+        domain = _domain(arguments)
+        waiting = self._book.inbox.list(domain)
+        if not waiting:
+            raise VerbError(f"no certificate of {domain} waits")
+        if arguments.get("key") is None and len(waiting) > 1:
+            keys = ", ".join(str(each.key) for each in waiting)
+            raise VerbError(f"{len(waiting)} certificates of {domain} wait; name the key: {keys}", "usage")
+        key = waiting[0].key if arguments.get("key") is None else _fingerprint(arguments)
+        found = next((each for each in waiting if each.key == key), None)
+        if found is None:
+            raise VerbError(f"no certificate of {domain} with the key {key} waits")
+        return self._remember(domain, key, arguments, found.chain[0] if found.chain else b"")
+
+    def _remember(self, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes) -> dict[str, Any]:
+        now, lasts, note = self._now(), _lasts(arguments), str(arguments.get("note") or "")[:NOTE]
+        if arguments.get("replace"):
+            for each in self._book.keys.of(domain):
+                if each.key != key and each.counts(now):
+                    self._decide("pins revoke", domain, each.key, partial(self._book.keys.revoke, domain, each.key, now))
+        entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
+        self._decide("pins approve", domain, key, lambda: self._book.keys.approve(entry), expires=entry.expires, comment=note)
+        self._book.inbox.take(domain, key)
+        self._approved(domain)
+        policy = self._peers.policy(domain)
+        heard = "pin" in policy.proofs or policy.unknown_issuer != "reject"
+        return {**entry.row(), "counts": heard}
+
+    def revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """Take an approval, or a first use, back: the key proves nothing from now on, and is not learned again."""
+        domain, key = _domain(arguments), _fingerprint(arguments)
+        forget = bool(arguments.get("forget"))
+        done = self._decide(
+            "pins forget" if forget else "pins revoke", domain, key,
+            lambda: self._book.keys.forget(domain, key) if forget else self._book.keys.revoke(domain, key, self._now()),
+        )
+        if not done:
+            raise VerbError(f"{key} is not remembered for {domain}, or is revoked already")
+        return {"peer": domain.ascii, "key": str(key), "forgotten": forget, "closed": self._revoked(domain, key)}
+
+    def _decide(self, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Any], **facts: object) -> Any:
+        try:
+            self._audit.note(action, by="admin socket", peer=domain.ascii, key=str(key), **facts)
+            return change()
+        except OSError as error:
+            raise VerbError(f"nothing was changed: {error}") from None
+
+
+def _domain(arguments: Arguments) -> Domain:
+    try:
+        return Domain.parse(arguments.get("peer"))  # type: ignore[arg-type]
+    except (InvalidJID, TypeError, AttributeError):
+        raise VerbError("peer must be a domain name", "usage") from None
+
+
+def _fingerprint(arguments: Arguments) -> Fingerprint:
+    try:
+        return Fingerprint.parse(str(arguments.get("key")))
+    except InvalidFingerprint as error:
+        raise VerbError(str(error), "usage") from None
+
+
+def _lasts(arguments: Arguments) -> float | None:
+    lasts = arguments.get("lasts")
+    if lasts is not None and (isinstance(lasts, bool) or not isinstance(lasts, int | float) or not lasts > 0):
+        raise VerbError("lasts must be a number of seconds", "usage")
+    return lasts

@@ -1,0 +1,92 @@
+"""Where each key of a peer's policy comes from: the object that says it, and its line in the file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from s2sgw.config import Config, ConfigError, parse
+from s2sgw.config.errors import Source
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.values import parse_peer_name
+from s2sgw.xmpp.jid import Domain
+
+#: Not keys of a policy, but what it was made of.
+_MADE = ("objects", "deny_list", "listed")
+#: What the default object itself inherits.
+_INHERITED = {"minimum": ("tls", "minimum"), "trust_anchors": ("tls", "trust_anchors"), "hold": ("queue", "hold")}
+
+
+class PolicySources:
+    """Reads the file of `config` for the lines. `outdated`: the file says something else of peers than what is in force."""
+
+    def __init__(self, config: Config, peers: PeerPolicies) -> None:
+        self._peers = peers
+        try:
+            text = config.path.read_text("utf-8")
+            tree = tomllib.loads(text)
+            self.outdated = dict(parse(text, config.path).peers) != dict(peers.written)
+        except (OSError, ValueError, ConfigError):
+            text, tree, self.outdated = "", {}, True
+        self._source = Source(text)
+        self._spelt = dict(_spelt(tree.get("peers", {})))
+
+    def objects(self, peer: Domain) -> list[dict[str, Any]]:
+        """The objects that apply, the most specific first."""
+        return [{"name": name, "line": self._line(name)} for name in self._peers.policy(peer).objects]
+
+    def keys(self, policy: PeerPolicy) -> list[dict[str, Any]]:
+        """Every key with its value, what said it, and the line."""
+        return [
+            {"key": ".".join(path), "value": _plain(value), **self._origin(policy, path)}
+            for each in fields(policy) if each.name not in _MADE
+            for path, value in _leaves((each.name,), getattr(policy, each.name))
+        ]
+
+    def _origin(self, policy: PeerPolicy, path: tuple[str, ...]) -> dict[str, Any]:
+        for name in policy.objects:
+            if _says(self._peers.written[name], path):
+                return {"from": f"peers.{name}", "line": self._line(name, *path)}
+        inherited = _INHERITED.get(path[0])
+        line = self._source.line(inherited) if inherited else None
+        return {"from": ".".join(inherited) if inherited and line else "built in", "line": line}
+
+    def _line(self, name: str, *path: str) -> int | None:
+        return self._source.line(("peers", self._spelt.get(name, name), *path))
+
+
+def _spelt(peers: Any) -> Iterator[tuple[str, str]]:
+    """Each object's name as it counts, and as it is spelt in the file."""
+    for name in peers if isinstance(peers, dict) else ():
+        try:
+            yield parse_peer_name(name), name
+        except ValueError:
+            continue
+
+
+def _says(written: Any, path: tuple[str, ...]) -> bool:
+    if not path:
+        return True
+    if not isinstance(written, BaseModel):
+        return written is not None
+    return path[0] in written.model_fields_set and _says(getattr(written, path[0]), path[1:])
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The keys inside of tables, each by itself."""
+    if is_dataclass(value):
+        for each in fields(value):
+            yield from _leaves((*path, each.name), getattr(value, each.name))
+    else:
+        yield path, value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,270 @@
+"""The verbs of `s2sgw queue`: what waits, seen and changed by peer, lane or stanza; each change is in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from twisted.internet.defer import Deferred
+
+from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.admin.verbs import limit_asked, peer_asked
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.holds import HoldTarget, TooManyHolds, drop, flush, hold, release
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.queue.entries import QueuedStanza
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+#: Bytes of stanzas that are fetched from the spool for one answer.
+SHOWN_BYTES = 8 * 1024 * 1024
+
+
+class PeerRow(TypedDict):
+    """What waits for and from one peer, in all of its lanes."""
+
+    peer: str
+    lanes: int
+    stanzas: int
+    bytes: int
+    oldest: float  # seconds that the first of them has waited
+    states: list[str]  # "idle", "connecting", "ready", "backing off", "held"
+    cause: str | None  # why the last attempt failed
+    retry: float | None  # seconds until the next one
+    held: list[str]  # what the operator holds back: "PEER", "FROM TO", "FROM TO NUMBER"
+
+
+class StanzaRow(TypedDict):
+    """One stanza in custody; `data` is there where it alone was asked for."""
+
+    sender: str
+    recipient: str
+    number: int
+    place: str  # "in flight", "waiting", "spooled" (there alone)
+    kind: str
+    type: str | None
+    id: str | None
+    bytes: int
+    age: float
+    left: float  # seconds until it is bounced
+    written: bool
+    held: bool
+    data: str | None
+
+
+class PoisonRow(TypedDict):
+    """One stanza on which the next server closes its stream."""
+
+    at: float
+    sender: str
+    recipient: str
+    kind: str
+    id: str | None
+    bytes: int
+    cause: str
+    data: str
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A peer's row as it is added up."""
+
+    row: PeerRow
+    oldest: float = float("inf")
+    retries: list[float] = field(default_factory=list)
+
+
+class QueueVerbs:
+    """Answers the verbs from `lanes`; changes are noted in `audit` before they are made."""
+
+    def __init__(self, lanes: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog) -> None:
+        self._lanes = lanes
+        self._is_local = is_local
+        self._audit = audit
+
+    def verbs(self) -> dict[str, Verb]:
+        """For `AdminService`."""
+        return {
+            "queue list": self.peers, "queue poison": self.poison, "queue show": self.show, "queue hold": self.hold,
+            "queue release": self.release, "queue drop": self.drop, "queue flush": self.flush,
+        }
+
+    # --- looking ---
+
+    async def peers(self, arguments: Arguments) -> list[PeerRow]:
+        """By peer, those with the most to wait for first."""
+        wanted = peer_asked(arguments)
+        summaries: dict[Pair, LaneSummary] = {row.pair: row for row in await _answer(self._lanes.spool.lanes)}
+        sums: dict[Domain, _Sum] = {}
+        for flow in self._lanes:
+            peer = flow.pair.sender if flow.direction == "inbound" else flow.pair.recipient
+            if (wanted is None or peer.ascii == wanted) and (len(flow.lane) or flow.held or flow.parked):
+                self._add(sums.setdefault(peer, _Sum(self._empty(peer))), flow, summaries.get(flow.pair))
+        for peer in [target.peer for target in self._lanes.withheld if target.peer is not None]:
+            if wanted is None or peer.ascii == wanted:
+                sums.setdefault(peer, _Sum(self._empty(peer)))
+        rows = [self._finished(each) for each in sums.values()]
+        return sorted(rows, key=lambda row: -row["stanzas"])[: limit_asked(arguments)]
+
+    def _empty(self, peer: Domain) -> PeerRow:
+        held = [str(target) for target in self._lanes.withheld if target.peer == peer or (target.pair and peer in target.pair)]
+        return PeerRow(peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, held=held)
+
+    def _add(self, sum_: _Sum, flow: DeliveryQueue, summary: LaneSummary | None) -> None:
+        row = sum_.row
+        row["lanes"] += 1
+        row["stanzas"] += len(flow.lane)
+        row["bytes"] += sum(len(held.stanza.data) for held in flow.lane if not held.spooled) + (summary.bytes if summary else 0)
+        state = "held" if flow.held else flow.hop.state
+        if state not in row["states"]:
+            row["states"].append(state)
+        since = [flow.lane.oldest, None if summary is None else summary.oldest]
+        sum_.oldest = min([sum_.oldest, *(at for at in since if at is not None)])
+        if isinstance(flow.hop, DeliveryAgent):
+            if flow.hop.last_ending is not None:
+                row["cause"] = flow.hop.last_ending.cause.value
+            if flow.hop.retry is not None and flow.hop.retry.active():
+                sum_.retries.append(flow.hop.retry.getTime())
+
+    def _finished(self, sum_: _Sum) -> PeerRow:
+        now = self._now()
+        sum_.row["oldest"] = max(0.0, now - sum_.oldest)
+        sum_.row["retry"] = min(sum_.retries) - now if sum_.retries else None
+        return sum_.row
+
+    def _now(self) -> float:
+        return self._lanes.clock.seconds()
+
+    async def poison(self, arguments: Arguments) -> list[PoisonRow]:
+        """The pen, oldest first."""
+        rows: list[Quarantined] = await _answer(self._lanes.spool.aside, limit_asked(arguments))
+        wanted = peer_asked(arguments)
+        return [_poison(row) for row in rows if wanted is None or any(each.ascii == wanted for each in row.spooled.pair)]
+
+    async def show(self, arguments: Arguments) -> list[StanzaRow]:
+        """The stanzas of a peer, a lane, or one with its data; in order, lane by lane."""
+        target, limit = _target(arguments), limit_asked(arguments)
+        rows: list[StanzaRow] = []
+        for flow in self._flows(target):
+            if len(rows) < limit:
+                rows += await self._rows(flow, target.position, limit - len(rows))
+        return rows
+
+    async def _rows(self, flow: DeliveryQueue, position: int | None, limit: int) -> list[StanzaRow]:
+        lane = flow.lane
+        known = {held.position for held in lane}
+        flying = sum(len(piece.stanzas) for piece in lane.in_flight)
+        rows = [self._row(flow, held, "in flight" if at < flying else "waiting") for at, held in enumerate(lane)]
+        if lane.gap is not None:
+            after, at_most = (lane.gap[0], SHOWN_BYTES) if position is None else (position - 1, 1)
+            spooled: list[Spooled] = await _answer(self._lanes.spool.read, flow.pair, after, at_most)
+            rows += [self._row(flow, row, "spooled") for row in spooled if row.position not in known]
+        if position is None:
+            return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=lambda row: row["number"])[:limit]]
+        return [row for row in rows if row["number"] == position]
+
+    def _row(self, flow: DeliveryQueue, row: QueuedStanza | Spooled, place: str) -> StanzaRow:
+        stanza, now = row.stanza, self._now()
+        return StanzaRow(
+            sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), number=row.position, place=place, kind=stanza.kind,
+            type=stanza.type, id=stanza.id, bytes=len(stanza.data), age=now - row.accepted_at, left=row.deadline - now,
+            written=row.written, held=flow.held or row.position in flow.parked, data=_text(stanza),
+        )
+
+    # --- changing ---
+
+    def hold(self, arguments: Arguments) -> dict[str, Any]:
+        """Nothing of it is written until it is released; it goes on ageing."""
+        target = self._changing("hold", arguments)
+        try:
+            self._lanes.withheld.add(target)
+        except (TooManyHolds, OSError) as error:
+            raise VerbError(f"cannot be held: {error}") from None
+        flows = self._flows(target)
+        for flow in flows:
+            hold(flow, target.position)
+        return {"lanes": len(flows), "stanzas": self._number(flows, target)}
+
+    def release(self, arguments: Arguments) -> dict[str, Any]:
+        """The end of holds, of all that the target covers; `holds`: how many there were."""
+        target = self._changing("release", arguments)
+        try:
+            holds = self._lanes.withheld.discard(target)
+        except OSError as error:
+            raise VerbError(f"cannot be released: {error}") from None
+        flows = [flow for flow in self._flows(target) if not self._lanes.withheld.holds(flow.pair)]
+        for flow in flows:
+            release(flow, target.position)
+        return {"lanes": len(flows), "stanzas": self._number(flows, target), "holds": holds}
+
+    def flush(self, arguments: Arguments) -> dict[str, Any]:
+        """Another attempt now. A stanza's is its lane's."""
+        target = self._changing("flush", arguments)
+        flows = [flow for flow in self._flows(target) if not flow.held and len(flow.lane)]
+        for flow in flows:
+            flush(flow)
+        return {"lanes": len(flows), "stanzas": sum(len(flow.lane) for flow in flows)}
+
+    def drop(self, arguments: Arguments) -> dict[str, Any]:
+        """Bounce what waits; or forget it, where `quietly`."""
+        quietly = arguments.get("quietly", False)
+        if not isinstance(quietly, bool):
+            raise VerbError("quietly must be true or false", "usage")
+        target = self._changing("drop", arguments, quietly=quietly)
+        flows = self._flows(target)
+        return {"lanes": len(flows), "stanzas": sum(drop(flow, quietly, target.position) for flow in flows)}
+
+    def _flows(self, target: HoldTarget) -> Sequence[DeliveryQueue]:
+        return [flow for flow in self._lanes if target.covers(flow.pair)]
+
+    def _number(self, flows: Sequence[DeliveryQueue], target: HoldTarget) -> int:
+        if target.position is None:
+            return sum(len(flow.lane) for flow in flows)
+        return sum(1 for flow in flows for held in flow.lane if held.position == target.position)
+
+    def _changing(self, action: str, arguments: Arguments, **facts: object) -> HoldTarget:
+        """The target, once the change is noted: what cannot be noted is not done."""
+        target = _target(arguments)
+        if target.peer is not None and self._is_local(target.peer):
+            raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
+        try:
+            self._audit.note(f"queue {action}", by="admin socket", target=str(target), **facts)
+        except OSError as error:
+            raise VerbError(f"nothing was done, for it cannot be noted in the audit log: {error}") from None
+        return target
+
+
+def _target(arguments: Arguments) -> HoldTarget:
+    words = arguments.get("target")
+    if not isinstance(words, list) or not 1 <= len(words) <= 3:
+        raise VerbError("target must be [peer], [from, to] or [from, to, number]", "usage")
+    try:
+        target = HoldTarget.read(words)
+    except (InvalidJID, ValueError, TypeError):
+        raise VerbError("target must be one domain, two, or two and the number of a stanza", "usage") from None
+    if target.position is not None and target.position < 1:
+        raise VerbError("stanzas are numbered from 1", "usage")
+    return target
+
+
+async def _answer(method: Callable[..., None], *arguments: Any) -> Any:
+    """What the spool answers."""
+    answered: Deferred[Any] = Deferred()
+    method(*arguments, answered.callback)
+    return await answered
+
+
+def _poison(row: Quarantined) -> PoisonRow:
+    pair, stanza = row.spooled.pair, row.spooled.stanza
+    return PoisonRow(
+        at=row.at, sender=str(pair.sender), recipient=str(pair.recipient), kind=stanza.kind, id=stanza.id,
+        bytes=len(stanza.data), cause=row.cause, data=_text(stanza),
+    )
+
+
+def _text(stanza: Stanza) -> str:
+    return stanza.data.decode("utf-8", "replace")

@@ -1,0 +1,180 @@
+"""Reload: the configuration read again while the gateway runs, all of it or nothing; and what the audit log keeps of it.
+
+Whatever is wrong with the new file, or cannot change without a restart, changes nothing and is told with every complaint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.admin.server import Arguments, VerbError
+from s2sgw.config import Config, ConfigError
+from s2sgw.config.diff import Change, changes, unchangeable
+from s2sgw.net.certificates import CertificateDirectory
+from s2sgw.policy.denylist import DenyList
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.runtime.deny_lists import ListChange
+from s2sgw.runtime.policy_change import Closed
+from s2sgw.runtime.preflight import CheckedConfiguration
+
+#: Names of a deny list's change that the audit log keeps.
+NAMES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """What a reload came to. `changes` are {"key", "old", "new"}; `certificates` the names of those that were renewed."""
+
+    ok: bool
+    config: str
+    complaints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    certificates: list[str] = field(default_factory=list)
+    closed: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadTarget:
+    """The gateway as a reload sees it."""
+
+    config: Callable[[], Config]
+    certificates: CertificateDirectory
+    #: read what a start would read; raises `ConfigError`
+    inspect: Callable[[Path], CheckedConfiguration]
+    #: hold a configuration from now on; cannot fail
+    adopt: Callable[[CheckedConfiguration], None]
+    #: bring streams and lanes in line, keeping all streams or not
+    reconsider: Callable[[bool], Awaitable[list[Closed]]]
+
+
+class Reload:
+    """Reloads the running gateway, one reload at a time."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, running: ReloadTarget, audit: AuditLog) -> None:
+        self._running = running
+        self._audit = audit
+        self._lock = DeferredLock()
+
+    def verb(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
+        """`s2sgw reload [--keep-streams]`."""
+        keep = arguments.get("keep_streams", False)
+        if not isinstance(keep, bool):
+            raise VerbError("keep_streams must be true or false", "usage")
+        return self.run("s2sgw reload", keep).addCallback(asdict)
+
+    def signalled(self) -> None:
+        """SIGHUP: what came of it is in the log."""
+        self.run("SIGHUP").addErrback(lambda failure: self.log.failure("the reload broke", failure))
+
+    def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
+        """Reload on behalf of `by`, after those that were asked for before."""
+        return self._lock.run(lambda: Deferred.fromCoroutine(self._reload(by, keep_streams)))
+
+    async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
+        path = self._running.config().path
+        try:
+            ready = self._running.inspect(path)
+            found = changes(self._running.config(), ready.config)
+            if wrong := unchangeable(found):
+                raise ConfigError(path, wrong)
+            rows = [{"key": each.key, "old": each.old, "new": each.new} for each in found]
+            renewed = _renewed(self._running.certificates, ready.certificates)
+            self._note(path, by=by, config=str(path), changes=rows, certificates=renewed, keep_streams=keep_streams)
+        except ConfigError as error:
+            return self._refused(by, error)
+        self._running.adopt(ready)
+        closed = [each._asdict() for each in await self._running.reconsider(keep_streams)]
+        self._told(by, found, renewed, closed)
+        return ReloadResult(True, str(path), [], list(ready.warnings), rows, renewed, closed)
+
+    def _note(self, path: Path, **facts: object) -> None:
+        """A change that cannot be noted is not made."""
+        try:
+            self._audit.note("reload", **facts)
+        except OSError as error:
+            raise ConfigError(path, [f"{self._audit.path} cannot be written: {error.strerror or error}"]) from None
+
+    def _refused(self, by: str, error: ConfigError) -> ReloadResult:
+        self.log.error(event="reload refused", by=by, config=str(error.path), detail=error.complaints)
+        try:
+            self._audit.note("reload refused", by=by, config=str(error.path), complaints=error.complaints)
+        except OSError:
+            self.log.failure("the audit log cannot be written")
+        return ReloadResult(False, str(error.path), list(error.complaints))
+
+    def _told(self, by: str, found: Sequence[Change], renewed: list[str], closed: list[dict[str, str]]) -> None:
+        self.log.info(event="reloaded", by=by, changes=[each.key for each in found], certificates=renewed, closed=len(closed))
+        if closed:
+            note_closed(self._audit, "reload", closed)
+
+
+class DenyListChanges:
+    """Hears of the deny lists' changes: what they deny is denied, told and noted, and streams are looked at again.
+
+    `deny` takes the lists, `reconsider` brings the streams in line. What a list holds when it is first read is no change.
+    """
+
+    log = Logger("s2sgw")
+
+    def __init__(
+        self, deny: Callable[[Sequence[DenyList]], None], reconsider: Callable[[], Awaitable[list[Closed]]], audit: AuditLog,
+    ) -> None:
+        self._deny = deny
+        self._reconsider = reconsider
+        self._audit = audit
+        self._known: set[str] = set()
+
+    def __call__(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
+        self._deny(lists)
+        for change in found:
+            self._tell(change, next((each for each in lists if each.source == change.source), None))
+        self._known = {each.source for each in lists}
+        looking = Deferred.fromCoroutine(_awaited(self._reconsider()))
+        looking.addCallbacks(self._closed, self._broken)
+
+    def _tell(self, change: ListChange, held: DenyList | None) -> None:
+        names, unread = (len(held.names), held.unread) if held else (0, 0)
+        added, removed = len(change.added), len(change.removed)
+        self.log.info(event="deny list", list=change.source, names=names, added=added, removed=removed, unread=unread)
+        if change.source in self._known:
+            some = {"added": sorted(change.added)[:NAMES], "removed": sorted(change.removed)[:NAMES]}
+            _note(self._audit, "deny list", list=change.source, names=names, **some)
+
+    def _closed(self, closed: list[Closed]) -> None:
+        if closed:
+            note_closed(self._audit, "deny list", [each._asdict() for each in closed])
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("streams could not be looked at again", failure)
+
+
+def note_closed(audit: AuditLog, by: str, closed: list[dict[str, str]]) -> None:
+    """Streams were closed because of a change that is noted already."""
+    _note(audit, "streams closed", by=by, streams=closed)
+
+
+def _note(audit: AuditLog, action: str, **facts: object) -> None:
+    """Of what has happened already: a full disk undoes nothing."""
+    try:
+        audit.note(action, **facts)
+    except OSError:
+        Reload.log.failure("the audit log cannot be written")
+
+
+def _renewed(old: CertificateDirectory, new: CertificateDirectory) -> list[str]:
+    before = {each.fingerprint for each in old.credentials}
+    return [each.name for each in new.credentials if each.fingerprint not in before]
+
+
+async def _awaited(question: Awaitable[list[Closed]]) -> list[Closed]:
+    return await question

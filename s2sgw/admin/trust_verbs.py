@@ -1,0 +1,39 @@
+"""The verbs about trust joined to the parts that answer them: pending, pins, explain, replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.admin.explain import Explainer
+from s2sgw.admin.pin_verbs import PinVerbs
+from s2sgw.admin.replay import Replay
+from s2sgw.admin.server import Verb
+from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.authentication.judge import Judge
+from s2sgw.config import Config
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.certificates import Credential
+from s2sgw.net.discovery import Discovery
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.record import EventRecord
+from s2sgw.runtime.policy_change import PeerStreams
+from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.xmpp.jid import Domain
+
+
+def trust_verbs(
+    clock: IReactorTime, config: Callable[[], Config], peers: PeerPolicies, book: PeerRecords, audit: AuditLog, *, judge: Judge,
+    proving: ProofRunner, discovery: Discovery, record: EventRecord, lanes: DeliveryQueues, accepted: AcceptedStreams,
+    credential: Callable[[Domain, Domain], Credential | None],
+) -> dict[str, Verb]:
+    """For `AdminService`."""
+    streams = PeerStreams(lanes, accepted)
+    pins = PinVerbs(
+        book, peers, audit, clock.seconds, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
+    )
+    explainer = Explainer(config, peers, judge, discovery, book, record, credential, clock.seconds)
+    return {**pins.verbs(), "explain": explainer.explain, "replay": Replay(clock, peers, proving, book).replay}

@@ -1,0 +1,196 @@
+"""The rows that operators see, read off the gateway's parts at the moment of the question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, cast
+
+from s2sgw import __version__
+from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.backend.jabberd2_router import RouterLink
+from s2sgw.config import Config
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.addresses import HostPort
+from s2sgw.net.certificates import CertificateDirectory
+from s2sgw.net.connection import StreamConnection
+from s2sgw.reporting.metrics import MetricSources
+from s2sgw.reporting.record import EventRecord
+from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.stream.jabberd2_router import RouterStream
+from s2sgw.stream.management import Managed
+
+
+class _User(NamedTuple):
+    """A lane that sends on a stream."""
+
+    flow: DeliveryQueue
+    courier: DeliveryAgent
+    stream: OutboundStream
+
+
+class GatewayViews:
+    """Answers `Views` and the metrics' `MetricSources` from the parts of one running gateway."""
+
+    def __init__(
+        self, config: Config, lanes: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
+        certificates: CertificateDirectory, started: float, room: StreamLimit,
+        without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
+        links: Callable[[], Iterable[RouterLink]] = tuple,
+    ) -> None:
+        self._links = links
+        self._config = config
+        self._lanes = lanes
+        self._accepted = accepted
+        self._record = record
+        self._certificates = certificates
+        self._started = started
+        self._room = room
+        self._without = without
+
+    def views(self) -> Views:
+        return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates, self._without)
+
+    def sources(self) -> MetricSources:
+        """What the metrics read."""
+        return MetricSources(
+            self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
+            lambda: len(self._lanes.backlog), lambda: len(self._room), self.expiries,
+            lambda: self._record.resumptions, lambda: len(self._accepted.sessions),
+        )
+
+    def now(self) -> float:
+        return self._lanes.clock.seconds()
+
+    # --- rows ---
+
+    def streams(self) -> Iterator[StreamRow]:
+        for connection, owner in self._accepted:
+            yield self._accepted_row(connection, owner)
+        for link in self._links():
+            yield self._link_row(link)
+        users: dict[object, list[_User]] = {}
+        for flow in self._lanes:
+            if isinstance(flow.hop, DeliveryAgent) and flow.hop.stream is not None:
+                users.setdefault(_shared(flow.hop.stream), []).append(_User(flow, flow.hop, flow.hop.stream))
+        yield from map(self._outgoing_row, users.values())
+
+    def _link_row(self, link: RouterLink) -> StreamRow:
+        """What is for peers comes by the link itself; what is for the domains that it serves has rows of its own."""
+        domains = sorted(str(domain) for domain in link.router.domains)
+        unserved = [f"no part of jabberd2 serves {domain}" for domain in domains if domain not in map(str, link.served)]
+        bound = link.bound
+        return StreamRow(
+            leg="backend", direction="outbound", peer="", local=", ".join(domains), state="proven" if bound else link.state,
+            method="router" if bound else None, pairs=[], tls=None, cipher=None,
+            address=str(HostPort(link.router.host, link.router.port)), age=self.now() - link.since if bound else 0.0,
+            reasons=unserved if bound else [link.ending.detail] if link.ending else [], resumption=None,
+        )
+
+    def _accepted_row(self, connection: StreamConnection, owner: AcceptedStream) -> StreamRow:
+        federation = owner.side.leg == "federation"
+        sender, recipient = str(owner.peer or ""), str(owner.local or "")
+        return StreamRow(
+            leg=owner.side.leg, direction="inbound" if federation else "outbound", peer=sender if federation else recipient,
+            local=recipient if federation else sender, state="proven" if owner.methods else "negotiating",
+            method=next(iter(owner.methods.values()), None), pairs=[[str(a), str(b)] for a, b in owner.methods],
+            tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
+            age=self.now() - owner.since, reasons=list(owner.reasons), resumption=_resumption(connection),
+        )
+
+    def _outgoing_row(self, users: list[_User]) -> StreamRow:
+        """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
+        flow, courier, stream = min(users, key=lambda user: user.courier.since)
+        sender, recipient = str(flow.pair.sender), str(flow.pair.recipient)
+        inbound = flow.direction == "inbound"
+        connection = stream.connection
+        return StreamRow(
+            leg=courier.way.leg, direction=flow.direction, peer=sender if inbound else recipient,
+            local=recipient if inbound else sender, state="proven", method=stream.method,
+            pairs=[[str(user.flow.pair.sender), str(user.flow.pair.recipient)] for user in users],
+            tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
+            age=self.now() - courier.since, reasons=list(stream.reasons),
+            resumption=None if len(users) > 1 else _resumption(connection),
+        )
+
+    def lanes(self) -> Iterator[LaneRow]:
+        now = self.now()
+        for flow in self._lanes:
+            courier = flow.hop if isinstance(flow.hop, DeliveryAgent) else None
+            oldest = flow.lane.oldest
+            yield LaneRow(
+                sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), direction=flow.direction,
+                state="held" if flow.held else flow.hop.state,
+                stanzas=len(flow.lane), bytes=flow.lane.bytes, oldest=0.0 if oldest is None else now - oldest,
+                cause=courier.last_ending.cause.value if courier and courier.last_ending else None,
+                retry=courier.retry.getTime() - now if courier and courier.retry and courier.retry.active() else None,
+            )
+
+    def refusals(self) -> Iterator[RefusalRow]:
+        for refused in self._record.list():
+            yield cast(RefusalRow, refused.row())
+
+    def certificates(self) -> Iterator[CertificateRow]:
+        for domain in self._config.gateway.domains:
+            credential = self._certificates.for_domain(domain)
+            expires = credential.not_after.timestamp() if credential else None
+            yield CertificateRow(
+                domain=str(domain), name=credential.name if credential else None,
+                names=[str(name) for name in credential.names.presented] if credential else [],
+                expires=expires, left=None if expires is None else expires - self.now(),
+                fingerprint=credential.fingerprint if credential else None,
+            )
+
+    def status(self) -> Status:
+        stanzas, oldest = self.queue()
+        return Status(
+            version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
+            domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self.listeners()),
+            streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in self.stream_counts().items()],
+            stanzas=[
+                {"direction": way, "kind": kind, "outcome": outcome, "number": number}
+                for (way, kind, outcome), number in sorted(self._record.stanzas.items())
+            ],
+            waiting={"stanzas": stanzas, "bytes": self._lanes.budget.used, "oldest": oldest},
+            refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
+        )
+
+    def listeners(self) -> Iterator[dict[str, str]]:
+        """What is open, and for whom."""
+        for listener in self._config.listen:
+            yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
+        for backend in self._config.backends:
+            if backend.kind == "s2s":
+                yield {"purpose": "backend", "endpoint": backend.listen}
+            if backend.kind == "s2s" and backend.dns_view is not None:
+                yield {"purpose": "DNS view", "endpoint": str(backend.dns_view)}
+
+    # --- numbers ---
+
+    def stream_counts(self) -> Counter[tuple[str, str]]:
+        return Counter((row["leg"], row["direction"]) for row in self.streams())
+
+    def queue(self) -> tuple[int, float]:
+        """Stanzas that wait, and the age of the oldest."""
+        oldest = [flow.lane.oldest for flow in self._lanes if flow.lane.oldest is not None]
+        return sum(len(flow.lane) for flow in self._lanes), self.now() - min(oldest) if oldest else 0.0
+
+    def expiries(self) -> dict[str, float]:
+        return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}
+
+
+def _resumption(connection: StreamConnection) -> str | None:
+    if isinstance(connection.engine, RouterStream):
+        return None
+    engine = cast(Managed, connection.engine)
+    return "resumed" if engine.continues else None if engine.resumption is None else "possible"
+
+
+def _shared(stream: OutboundStream) -> object:
+    """What is the same for all lanes on one stream of ours; other ways have a row for each lane."""
+    return stream if stream.target is None else stream.connection

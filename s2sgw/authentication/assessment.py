@@ -1,0 +1,81 @@
+"""Everything that was observed of a peer, put to the proofs that its policy asks for, and to the policy itself.
+
+No look-up is made here: the judge, `explain` and `replay` come to their verdicts by the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2sgw.peerdb.keys import KnownKeys, key_of
+from s2sgw.peerdb.peer_records import KnownFacts
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.verdict import Verdict, accepts, decide
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.dane import prove_dane
+from s2sgw.trust.evidence import Attempt, Evidence
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.trust.posh import prove_posh
+from s2sgw.trust.proofs import prove_pin, prove_pkix
+from s2sgw.trust.revocation import RevocationLists
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """The verdict and what led to it."""
+
+    verdict: Verdict
+    attempts: tuple[Attempt, ...]
+    policy: PeerPolicy
+
+    @property
+    def proven(self) -> bool:
+        """Whether a proof that counts succeeded: not so by dialback or by first use."""
+        return any(each.proven for each in self.attempts if each.method in accepts(self.policy))
+
+    @property
+    def vetoed(self) -> bool:
+        return any(each.veto for each in self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRunner:
+    """The proofs, with the anchors and revocation lists that each policy names."""
+
+    anchors: Callable[[PeerPolicy], Anchors]
+    revocations: Callable[[Path | None], RevocationLists | None]
+
+    def found(self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts) -> Assessment:
+        """The verdict on the peer that `evidence` is of."""
+        secured = evidence.tls_version is not None
+        keys = standing.keys.under(policy)
+        attempts = tuple(self._attempts(policy, evidence, keys)) if secured else ()
+        verdict = decide(
+            policy, attempts, role=evidence.role, secured=secured, tls_version=evidence.tls_version,
+            key=keys.standing(evidence.chain), remembered=standing.remembered,
+        )
+        return Assessment(verdict, attempts, policy)
+
+    def _attempts(self, policy: PeerPolicy, evidence: Evidence, keys: KnownKeys) -> Iterator[Attempt]:
+        pins = [Fingerprint.parse(pin) for pin in policy.pins] if "pin" in policy.proofs else []
+        if pins or keys.approved:
+            yield prove_pin(evidence, {*pins, *keys.approved})
+        if keys.first_use:
+            yield _first_use(evidence, keys)
+        # what is wrong with the chain tells a stranger's certificate from a bad one (R19, R20)
+        if "pkix" in policy.proofs or policy.unknown_issuer != "reject":
+            lists, delegation = self.revocations(policy.crl), policy.secure_delegation
+            yield prove_pkix(evidence, self.anchors(policy), revocations=lists, secure_delegation=delegation)
+        if "dane" in policy.proofs and evidence.tlsa:
+            yield prove_dane(evidence, self.anchors(policy), revocations=self.revocations(policy.crl))
+        if "posh" in policy.proofs and evidence.posh is not None:
+            yield prove_posh(evidence)
+
+
+def _first_use(evidence: Evidence, keys: KnownKeys) -> Attempt:
+    key = key_of(evidence.chain)
+    if key in keys.first_use:
+        return Attempt("trust-first-use", True, reasons=(f"the key {key} was remembered at its first use",))
+    return Attempt("trust-first-use", False, reasons=(f"{key or 'no key'} is not the one that was remembered at its first use",))

@@ -1,0 +1,131 @@
+"""The judge: gathers the evidence of a connection, has each proof tried, and asks the policy for the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from weakref import WeakKeyDictionary
+
+from s2sgw.authentication.assessment import Assessment, ProofRunner
+from s2sgw.authentication.lookups import EvidenceLookups
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Target
+from s2sgw.peerdb.peer_records import KnownFacts, PeerRecords
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict
+from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
+from s2sgw.trust.evidence import Evidence, Role
+from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain
+
+_CONDITIONS: dict[Cause, StreamCondition] = {
+    Cause.NO_SUCH_DOMAIN: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.DNS_UNREACHABLE: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.PRIVATE_ADDRESS: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.LOOP: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
+    Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
+}
+
+#: Where time alone may heal what is wrong; a certificate or a policy wants somebody's hand.
+_PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
+
+
+def refusal(ending: Ending) -> Refusal:
+    """The stream error that tells the other side of `ending`: what, why, and whether to try again (R2, R15)."""
+    condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
+    again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
+    detail = f" ({ending.detail})" if ending.detail else ""
+    text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"
+    return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))
+
+
+def barred(bar: Ending) -> Refusal:
+    """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
+    return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
+
+
+class Judge:
+    """Judges peers of the federation leg, in either role."""
+
+    def __init__(self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, book: PeerRecords,
+    now: Callable[[], datetime]) -> None:
+        self._peers = peers
+        self._proving = proving
+        self._look_ups = look_ups
+        self._book = book
+        self._now = now
+        #: streams on which dialback would make the key a first use (R20)
+        self._first_uses: WeakKeyDictionary[StreamConnection, tuple[Domain, tuple[bytes, ...]]] = WeakKeyDictionary()
+
+    def begin(self, peer: Domain, role: Role, target: Target | None = None) -> None:
+        """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake.
+
+        A POSH document is fetched yet for a peer alone that was proven by one lately; of any other the certificate says more
+        often than not that none is needed, and no web server is asked for nothing.
+        """
+        policy = self._peers.policy(peer)
+        if policy.bar is None:
+            posh = "posh" in policy.proofs and self._book.remembered(peer, policy, self._now().timestamp()) == "posh"
+            self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
+
+    def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
+        """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
+        domain, chain = self._first_uses.pop(connection, (None, ()))
+        if domain == peer and domain is not None and method == "dialback":
+            self._book.learn(domain, chain, self._now().timestamp(), "proven by dialback")
+
+    async def verdict(
+        self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
+    ) -> Verdict:
+        """The verdict on `question.peer`, which plays `role` on `connection`; outbound, `target` is where we connected to."""
+        evidence, found = await self._found(connection, question.peer, role, target)
+        targets: tuple[Target, ...] = (target,) if target else ()
+        if found.verdict.hold:
+            targets = await self._look_ups.targets(question.peer, found.policy.route)
+        self._book.record_verdict(evidence, question.local, found.verdict, targets)
+        if found.verdict.learn == "with-dialback":
+            self._first_uses[connection] = (question.peer, evidence.chain)
+        return found.verdict
+
+    async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
+        """What the verdict on a stream that is open would be now. It is entered nowhere."""
+        _, found = await self._found(connection, peer, role, target)
+        return found.verdict
+
+    async def _found(
+        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None,
+    ) -> tuple[Evidence, Assessment]:
+        policy = self._peers.policy(peer)
+        evidence = Evidence(
+            domain=peer, role=role, at=self._now(), chain=connection.chain, tls_version=connection.tls_version,
+            cipher=connection.cipher, address=connection.peer_address, target=target.host if target else None,
+            target_secure=target.secure if target else False,
+        )
+        standing = self._book.standing(peer, policy, evidence.at.timestamp())
+        return await self.gather(policy, evidence, standing, target)
+
+    async def gather(
+        self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts, target: Target | None,
+    ) -> tuple[Evidence, Assessment]:
+        """All evidence, and the verdict. The DNS is always heard, for it may veto; the web only where nothing else proves."""
+        shown = evidence.tls_version is not None and bool(evidence.chain)
+        if shown and "dane" in policy.proofs and policy.bar is None:
+            tlsa = await self._look_ups.dane(evidence.domain, policy.route, target)
+            evidence = replace(evidence, tlsa=tlsa)
+        found = self._proving.found(policy, evidence, standing)
+        if shown and "posh" in policy.proofs and policy.bar is None and not (found.proven or found.vetoed):
+            evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain))
+            found = self._proving.found(policy, evidence, standing)
+        return evidence, found
+
+
+def permission(verdict: Verdict) -> Permission:
+    """The verdict as the engine wants it."""
+    if verdict.ending is not None:
+        return Permission(refusal=refusal(verdict.ending))
+    return Permission(external=verdict.external, dialback=verdict.dialback)

@@ -1,0 +1,322 @@
+"""The DNS view: a resolver for the backend alone, in which every domain but the local ones is reached through the gateway.
+
+Own answers are the few of BACKENDS.md; all other questions are forwarded, concurrently and within bounds, and so are those
+for the local domains, which are never sent to the gateway as if they were a peer's.
+Only clients on this machine are answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+from dns.message import Message
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.protocol import DatagramProtocol, Factory
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.protocols.policies import TimeoutMixin
+
+from s2sgw.net.addresses import HostPort, is_loopback
+from s2sgw.net.dns_transport import Reactor
+from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
+
+#: Seconds for which the backend may keep an answer of our own.
+TTL = 60
+#: Seconds for a forwarded question, over all servers.
+TIMEOUT = 8.0
+#: Questions being forwarded at once; one more is answered by SERVFAIL.
+FORWARDED = 256
+#: TCP clients at once, questions of one under way at once, and seconds that one may be silent.
+CLIENTS = 64
+PIPELINED = 16
+IDLE = 30.0
+#: The largest answer over UDP, and what a client without EDNS takes (RFC 1035 §4.2.1).
+UDP_PAYLOAD = 4096
+_UDP_PLAIN = 512
+_HEADER = 12
+_ONION = dns.name.from_text("onion.")
+_LOCALHOST = dns.name.from_text("localhost.")
+_TCP = b"_tcp"
+
+
+class DNSView:
+    """Answers on `listen`ing. `is_local`: whether a name (A-labels, lower case, no final dot) is a domain of the backend.
+
+    `target` and `port`: where the gateway's inner listener is, as SRV says it. `forward`: resolvers ("address" or
+    "address:port") for everything else, those of the system where the configuration names none. Raises `ValueError`.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        is_local: Callable[[str], bool],
+        port: int,
+        target: str = "localhost.",
+        forward: Sequence[str] = (),
+        *,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._reactor = reactor
+        self._is_local = is_local
+        self._target = dns.name.from_text(target).canonicalize()
+        self._address = target.removesuffix(".") if _is_ipv4(target) else "127.0.0.1"
+        self._srv = f"0 0 {port} {self._target}"
+        self._upstream = Upstream(reactor, parse_servers(forward))
+        self._timeout = timeout
+        self._forwarding: set[Deferred[Message]] = set()
+        self._ports: list[Any] = []
+        self.clients: set[_Client] = set()
+        self.address: HostPort | None = None
+
+    # --- life ---
+
+    def listen(self, address: str) -> None:
+        """Serve UDP and TCP at `address` ("host:port", port 0 for any). Raises `ValueError` or `CannotListenError`."""
+        place = HostPort.parse(address, 53) if not address.endswith(":0") else HostPort(address[:-2].strip("[]"), 0)
+        if not is_loopback(place.host):
+            raise ValueError(f"{address}: the DNS view is for this machine alone, it needs a loopback address")
+        if place in self._upstream.servers:
+            raise ValueError(f"{address}: the DNS view would forward to itself")
+        tcp = self._reactor.listenTCP(place.port, _Clients(self), interface=place.host)
+        self._ports.append(tcp)
+        self.address = HostPort(place.host, tcp.getHost().port)
+        try:
+            self._ports.append(self._reactor.listenUDP(self.address.port, _Datagrams(self), interface=place.host))
+        except Exception:
+            self.stop()
+            raise
+
+    def stop(self) -> Deferred[list[Any]]:
+        """Close everything; fires when the ports are free."""
+        for forwarded in list(self._forwarding):
+            forwarded.cancel()
+        for client in list(self.clients):
+            client.abort()
+        ports, self._ports = self._ports, []
+        return gatherResults([port.stopListening() or succeed(None) for port in ports])
+
+    # --- questions ---
+
+    def respond(self, wire: bytes, *, datagram: bool) -> Deferred[bytes]:
+        """The answer to the question in `wire`, b"" for none at all. Never fails."""
+        flags = int.from_bytes(wire[2:4], "big")
+        if len(wire) < _HEADER or flags & dns.flags.QR:
+            return succeed(b"")
+        if dns.opcode.from_flags(flags) != dns.opcode.QUERY:
+            return succeed(_bare(wire, dns.rcode.NOTIMP))
+        try:
+            query = dns.message.from_wire(wire)
+        except Exception:  # dnspython has several, not all of them its own
+            return succeed(_bare(wire, dns.rcode.FORMERR))
+        limit = _datagram_limit(query) if datagram else 65535
+        return self._answer(query).addCallback(lambda answer: answer.to_wire(max_size=limit, prefer_truncation=True))
+
+    def _answer(self, query: Message) -> Deferred[Message]:
+        refusal = _refusal(query)
+        if refusal is not None:
+            return succeed(_reply(query, refusal))
+        own = self._own_answer(query)
+        return self._forward(query) if own is None else succeed(own)
+
+    def _own_answer(self, query: Message) -> Message | None:
+        """What the view says of itself (None: nothing, forward it)."""
+        name = query.question[0].name
+        if name == self._target or name == _LOCALHOST:
+            return self._record(query, dns.rdatatype.A, self._address if name == self._target else "127.0.0.1")
+        if name.is_subdomain(_LOCALHOST):
+            return _negative(query, dns.rcode.NXDOMAIN)
+        service = self._service(name)
+        if service == b"_xmpp-server":
+            return self._record(query, dns.rdatatype.SRV, self._srv)
+        if service in (b"_xmpps-server", b"_jabber"):  # jabberd2 asks for the latter: no way around the gateway
+            return _negative(query, dns.rcode.NXDOMAIN)
+        if name.is_subdomain(_ONION):  # RFC 7686 §2: no other name server hears of it
+            return _negative(query, dns.rcode.NXDOMAIN)
+        return None
+
+    def _service(self, name: dns.name.Name) -> bytes | None:
+        """The service asked for, where it is one of a domain that is not ours."""
+        labels = name.canonicalize().labels
+        if len(labels) < 4 or labels[1] != _TCP or self._is_ours(labels[2:-1]):
+            return None
+        return labels[0]
+
+    def _is_ours(self, labels: Sequence[bytes]) -> bool:
+        """A local domain itself. Names under it are anybody's: they too go through the gateway, which guards against loops."""
+        return self._is_local(".".join(label.decode("ascii", "backslashreplace") for label in labels))
+
+    def _record(self, query: Message, rdtype: dns.rdatatype.RdataType, data: str) -> Message:
+        question = query.question[0]
+        if question.rdtype != rdtype:
+            return _negative(query, dns.rcode.NOERROR)
+        reply = _reply(query, dns.rcode.NOERROR)
+        reply.answer.append(dns.rrset.from_text(question.name, TTL, "IN", rdtype, data))
+        return reply
+
+    # --- forwarding ---
+
+    def _forward(self, query: Message) -> Deferred[Message]:
+        if len(self._forwarding) >= FORWARDED:
+            return succeed(_reply(query, dns.rcode.SERVFAIL))
+        asking = Deferred.fromCoroutine(self._ask(query)).addTimeout(self._timeout, self._reactor)
+        self._forwarding.add(asking)
+        asking.addErrback(lambda _: _reply(query, dns.rcode.SERVFAIL))
+        return asking.addBoth(self._forwarded, asking)
+
+    def _forwarded(self, reply: Message, asking: Deferred[Message]) -> Message:
+        self._forwarding.discard(asking)
+        return reply
+
+    async def _ask(self, query: Message) -> Message:
+        """A question of our own with the flags of the client's: its options are between it and us."""
+        question = query.question[0]
+        flags = query.flags & (dns.flags.RD | dns.flags.AD | dns.flags.CD)
+        wants_dnssec = bool(query.ednsflags & dns.flags.DO)
+        asked = dns.message.make_query(
+            question.name, question.rdtype, use_edns=0, want_dnssec=wants_dnssec, payload=EDNS_PAYLOAD, flags=flags
+        )
+        answer, _ = await self._upstream.ask(asked)
+        reply = _reply(query, answer.rcode())
+        reply.flags |= answer.flags & dns.flags.AD
+        reply.answer, reply.authority, reply.additional = answer.answer, answer.authority, answer.additional
+        return reply
+
+
+def _refusal(query: Message) -> dns.rcode.Rcode | None:
+    if len(query.question) != 1:
+        return dns.rcode.FORMERR
+    if query.edns > 0:
+        return dns.rcode.BADVERS
+    question = query.question[0]
+    if question.rdclass != dns.rdataclass.IN or dns.rdatatype.is_metatype(question.rdtype):
+        return dns.rcode.REFUSED
+    return None
+
+
+def _reply(query: Message, rcode: dns.rcode.Rcode) -> Message:
+    reply = dns.message.make_response(query, recursion_available=True, our_payload=EDNS_PAYLOAD)
+    reply.flags |= query.flags & dns.flags.CD
+    reply.set_rcode(rcode)
+    return reply
+
+
+def _negative(query: Message, rcode: dns.rcode.Rcode) -> Message:
+    """No such name, or no such data, with the SOA record that lets resolvers keep the answer (RFC 2308 §3)."""
+    reply = _reply(query, rcode)
+    soa = f"localhost. nobody.invalid. 1 3600 600 86400 {TTL}"
+    reply.authority.append(dns.rrset.from_text(_zone(query.question[0].name), TTL, "IN", "SOA", soa))
+    return reply
+
+
+def _zone(name: dns.name.Name) -> dns.name.Name:
+    """The name without the labels of a service."""
+    while name.labels[0].startswith(b"_"):
+        name = name.parent()
+    return name
+
+
+def _bare(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:
+    """A header alone, to a question that cannot be read: its id and opcode, and what is wrong."""
+    opcode_and_rd = int.from_bytes(wire[2:4], "big") & 0x7900
+    return wire[:2] + (dns.flags.QR | opcode_and_rd | rcode).to_bytes(2, "big") + bytes(_HEADER - 4)
+
+
+def _datagram_limit(query: Message) -> int:
+    return min(max(query.payload, _UDP_PLAIN), UDP_PAYLOAD) if query.edns >= 0 else _UDP_PLAIN
+
+
+def _is_ipv4(target: str) -> bool:
+    try:
+        ipaddress.IPv4Address(target.removesuffix("."))
+    except ValueError:
+        return False
+    return True
+
+
+# --- transports ------------------------------------------------------------------------------------------------------
+
+
+class _Datagrams(DatagramProtocol):
+    noisy = False
+
+    def __init__(self, view: DNSView) -> None:
+        self._view = view
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        if is_loopback(addr[0]):
+            self._view.respond(datagram, datagram=True).addCallback(self._send, addr)
+
+    def _send(self, answer: bytes, addr: Any) -> None:
+        if answer and self.transport is not None:
+            self.transport.write(answer, addr)
+
+
+class _Client(Int16StringReceiver, TimeoutMixin):
+    """A client over TCP: its questions are answered as their answers come (RFC 7766 §7)."""
+
+    def __init__(self, view: DNSView, clock: Reactor) -> None:
+        self._view = view
+        self._under_way = 0
+        self._clock = clock
+
+    def callLater(self, period: float, func: Any) -> Any:
+        """TimeoutMixin's clock."""
+        return self._clock.callLater(period, func)
+
+    @property
+    def _stream(self) -> Any:
+        """An ITCPTransport."""
+        return self.transport
+
+    def connectionMade(self) -> None:
+        self._view.clients.add(self)
+        self._stream.registerProducer(self._stream, True)  # who does not read is not read from
+        self.setTimeout(IDLE)
+
+    def stringReceived(self, string: bytes) -> None:
+        self.resetTimeout()
+        if self._under_way >= PIPELINED:
+            self.abort()
+            return
+        self._under_way += 1
+        self._view.respond(string, datagram=False).addCallback(self._send)
+
+    def _send(self, answer: bytes) -> None:
+        self._under_way -= 1
+        if answer:
+            self.sendString(answer)
+        else:
+            self.abort()
+
+    def timeoutConnection(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self._stream.abortConnection()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.setTimeout(None)
+        self._view.clients.discard(self)
+
+
+class _Clients(Factory):
+    noisy = False
+
+    def __init__(self, view: DNSView) -> None:
+        self._view = view
+
+    def buildProtocol(self, addr: Any) -> _Client | None:
+        """None closes the connection."""
+        if not is_loopback(addr.host) or len(self._view.clients) >= CLIENTS:
+            return None
+        return _Client(self._view, self._view._reactor)

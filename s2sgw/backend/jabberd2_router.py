@@ -1,0 +1,399 @@
+"""jabberd2 by its router: one connection, on which the gateway is the default route in place of jabberd2's own s2s.
+
+All domains of the backend share the connection. Each lane has a part of it, which it loses while no part of jabberd2 serves
+its domain. jabberd2 believes whatever comes by its router, so there is no second gate behind ours: stanzas are written anew
+(`xmpp.content`), and addressed to the domain of their lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.delivery.next_hop import NextHopLimits
+from s2sgw.delivery.outbound_stream import OutboundStream, StreamUser
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Build, DialFailed
+from s2sgw.net.discovery import Target
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.bounce import bounce
+from s2sgw.s2s.connecting import StreamUnavailable
+from s2sgw.s2s.resumption import ResumableStream
+from s2sgw.stream.events import Announced, Bound, Event, NotResumed, Resumed, Routed, StanzasReceived
+from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
+from s2sgw.xmpp.content_namespace import is_fit
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
+from s2sgw.xmpp.stanza import Stanza
+
+#: Seconds until a lane looks again by itself; it hears at once when its domain is served again.
+AGAIN = 30.0
+#: Seconds after which a connection counts as having worked.
+STEADY = 10.0
+#: Seconds between two looks for what nobody uses, and of disuse until it is let go.
+SWEEP, UNUSED = 60.0, 600.0
+#: What a stanza comes back with, by the number that the router gives; with any other a rule of its filter has refused it.
+_RETURNED = {"404": Cause.HOST_UNKNOWN, "400": Cause.ADDRESSING, "401": Cause.INTERNAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The router: where, as which user (`secret` reads its file), and for which domains. `stanza_bytes` 0: of any size."""
+
+    host: str
+    port: int
+    user: str
+    secret: Callable[[], str] = field(repr=False)
+    domains: frozenset[Domain]
+    stanza_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterServices:
+    """What a link needs of the gateway."""
+
+    entrance: IngressServices
+    connection: Callable[[RouterStream, RouterLink], StreamConnection]
+    dial: Callable[[str, int, Build], Awaitable[None]]
+    admit: Callable[[Pair], Awaitable[Ending | None]]
+    clock: IReactorTime
+    random: Callable[[], float]
+    nonce: Callable[[], str]
+
+
+class RouterPairStream:
+    """What a courier sees of the link: an `OutboundStream` for one pair."""
+
+    leg: Literal["backend"] = "backend"
+    target: Target | None = None
+    incoming: StreamIngress | None = None
+    broken: ResumableStream | None = None
+    outcome: Resumed | NotResumed | None = None
+    managed = asking = ambiguous = False
+    method, reasons, unacknowledged, burden, sole = "router", tuple[str, ...](), 0, 0, True
+
+    def __init__(self, link: RouterLink, connection: StreamConnection, pair: Pair, now: float) -> None:
+        self._link = link
+        self.connection = connection
+        self.pair = pair
+        self.used = now
+        self.listener: StreamUser | None = None
+
+    @property
+    def side(self) -> RouterPairStream:
+        return self
+
+    @property
+    def engine(self) -> RouterPairStream:
+        """Nothing is counted: the router acknowledges nothing."""
+        return self
+
+    def sent(self, number: int) -> None:
+        """See `engine`."""
+
+    @property
+    def fitness(self) -> NextHopLimits:
+        return NextHopLimits(self._link.router.stanza_bytes or None, is_fit)
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """All of them have been found fit."""
+        self.used = self._link.now
+        self.connection.write(wrapped(self.pair.recipient, stanzas))
+
+    def close(self, ending: Ending) -> Deferred[None]:
+        """The link itself stays."""
+        self._link.forget(self)
+        return succeed(None)
+
+    leave = close
+
+    def lost(self, ending: Ending) -> None:
+        self._link.forget(self)
+        if self.listener is not None:
+            self.listener.stream_lost(ending)
+
+
+class RouterLink:
+    """A `StreamProvider` (see `delivery.outbound_stream`), and the owner of the connection, which it makes anew whenever it is
+    lost.
+    """
+
+    leg: Literal["backend"] = "backend"
+    log = Logger("s2sgw")
+
+    def __init__(self, router: Router, around: RouterServices, back_off: BackOff) -> None:
+        self.router = router
+        self.bound = False
+        #: of the backend's domains, those that a part of jabberd2 has announced
+        self.served: set[Domain] = set()
+        self.connection: StreamConnection | None = None
+        self.incoming: StreamIngress | None = None
+        self.ending: Ending | None = None
+        self.since = 0.0
+        self._around = around
+        self._record = around.entrance.record
+        self._back_off = back_off
+        self._failures = 0
+        self._parts: dict[Pair, RouterPairStream] = {}
+        self._attempt: Deferred[None] | None = None
+        self._timer: IDelayedCall | None = None
+        self._stopping = False
+        self._unbound: list[Deferred[None]] = []
+
+    @property
+    def now(self) -> float:
+        return self._around.clock.seconds()
+
+    @property
+    def state(self) -> str:
+        """bound, connecting or backing off: a word for operators."""
+        if self.bound:
+            return "bound"
+        return "connecting" if self._attempt is not None or self.connection is not None else "backing off"
+
+    # --- its life ---
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self._timer = None
+        self._attempt = Deferred.fromCoroutine(self._connect())
+        self._attempt.addCallbacks(self._dialled, self._not_dialled).addErrback(self._broken)
+
+    async def _connect(self) -> None:
+        router = self.router
+        options = RouterOptions(router.host, router.user, router.secret(), self._around.nonce)
+        connection = self._around.connection(RouterStream(options), self)
+        await self._around.dial(router.host, router.port, lambda: connection)
+
+    def _dialled(self, _: None) -> None:
+        self._attempt = None
+
+    def _not_dialled(self, failure: Failure) -> None:
+        self._attempt = None
+        if failure.check(CancelledError):
+            return
+        problem = failure.value
+        if isinstance(problem, DialFailed):
+            self._failed(problem.ending)
+        elif failure.check(OSError, ValueError):
+            self._failed(Ending(Cause.SASL_FAILED, f"the secret cannot be read: {failure.getErrorMessage()}"))
+        else:
+            self.log.failure("the attempt to reach the router broke", failure)
+            self._failed(Ending(Cause.INTERNAL))
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("the outcome of an attempt could not be handled", failure)
+
+    def _failed(self, ending: Ending) -> None:
+        """Try again after a while."""
+        self.ending = ending
+        if self._stopping:
+            return
+        self._failures += 1
+        self._record.refused("outbound", "backend", ("", self._names), str(self.router.host), ending)
+        self._timer = self._around.clock.callLater(self._back_off.delay(self._failures, self._around.random), self.start)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(sorted(domain.text for domain in self.router.domains))
+
+    def unbind(self) -> Deferred[None]:
+        """Have the router bring nothing more; fires when all that it had has come (or it is not there)."""
+        done: Deferred[None] = Deferred()
+        if not self.bound or self.connection is None:
+            done.callback(None)
+            return done
+        self._unbound.append(done)
+        self.connection.step(self._engine.unbind)
+        return done
+
+    def stop(self) -> Deferred[None]:
+        """Close in order, for good."""
+        self._stopping = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self.connection is None:
+            return succeed(None)
+        closed = self.connection.when_closed()
+        self.connection.close(Ending(Cause.SHUTDOWN))
+        return closed
+
+    # --- Way ---
+
+    def urge(self, recipient: Domain) -> None:
+        """There is nobody to be spared."""
+
+    async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
+        """A part for `pair`, while the router and what serves the recipient are there."""
+        if not self.bound or self.connection is None:
+            ending = self.ending or Ending(Cause.UNREACHABLE, "the router is not connected yet")
+            raise StreamUnavailable(ending, retry=AGAIN, repeated=True)
+        if pair.recipient not in self.served:
+            text = f"no part of jabberd2 serves {pair.recipient} at present"
+            raise StreamUnavailable(Ending(Cause.UNREACHABLE, text, "them"), self.connection.peer_address, retry=AGAIN)
+        part = self._parts[pair] = RouterPairStream(self, self.connection, pair, self.now)
+        return part
+
+    def forget(self, part: RouterPairStream) -> None:
+        """Nobody uses it any more."""
+        if self._parts.get(part.pair) is part:
+            del self._parts[part.pair]
+
+    # --- Owner ---
+
+    @property
+    def _engine(self) -> RouterStream:
+        assert self.connection is not None
+        engine = self.connection.engine
+        assert isinstance(engine, RouterStream)
+        return engine
+
+    def connected(self, connection: StreamConnection) -> None:
+        self.connection = connection
+        self.incoming = StreamIngress(self._around.entrance, connection, self._engine, "backend", self._around.admit, tuple)
+        connection.step(self._engine.begin)
+
+    def event(self, connection: StreamConnection, event: Event) -> None:
+        match event:
+            case StanzasReceived(pair, stanzas):
+                self._received(pair, stanzas)
+            case Routed(stanza, None):
+                self._refuse(stanza.from_, [stanza], Cause.ADDRESSING)
+            case Routed(stanza, str(error)):
+                self._returned(stanza, error)
+            case Announced(name, served):
+                self._announced(name, served)
+            case Bound(True):
+                self._is_bound(connection)
+            case Bound(False):
+                self._is_unbound()
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None:
+        was_bound, self.connection = self.bound, None
+        if self.incoming is not None:
+            self.incoming.close(ending)
+            self.incoming = None
+        self._is_unbound()
+        self.served.clear()
+        self._lose(list(self._parts.values()), ending)
+        if was_bound and self.now - self.since >= STEADY:
+            self._failures = 0
+        if was_bound:
+            self._tell("router lost", connection, cause=ending.cause.value, layer=ending.layer.value, detail=ending.detail)
+        self._failed(ending)
+
+    def paused(self, connection: StreamConnection) -> None:
+        for part in list(self._parts.values()):
+            if part.listener is not None:
+                part.listener.stream_slow()
+
+    def resumed(self, connection: StreamConnection) -> None:
+        """Who comes first may fill it again, so that who was served first comes last."""
+        for pair, part in list(self._parts.items()):
+            if connection.writable and part.listener is not None:
+                self._parts[pair] = self._parts.pop(pair)
+                part.listener.stream_free()
+
+    # --- what the router says ---
+
+    def _is_bound(self, connection: StreamConnection) -> None:
+        self.bound = True
+        self.since = self.now
+        self.ending = None
+        connection.negotiated()
+        self._tell("router bound", connection)
+        self._timer = self._around.clock.callLater(SWEEP, self._sweep)
+
+    def _is_unbound(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self.bound = False
+        waiting, self._unbound = self._unbound, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    def _announced(self, name: str, served: bool) -> None:
+        """Parts come and go; their names are no matter of ours, but for the domains that we speak for."""
+        domain = next((each for each in self.router.domains if name in (each.text, each.ascii)), None)
+        if domain is None or (domain in self.served) == served:
+            return
+        self._tell("router announces", self.connection, local=str(domain), detail="served" if served else "no longer served")
+        if served:
+            self.served.add(domain)
+            self._around.entrance.lanes.contact(domain)
+        else:
+            self.served.discard(domain)
+            gone = Ending(Cause.CONNECTION_LOST, f"the part of jabberd2 that serves {domain} has gone", "them")
+            self._lose([part for part in self._parts.values() if part.pair.recipient == domain], gone)
+
+    def _lose(self, parts: list[RouterPairStream], ending: Ending) -> None:
+        for part in parts:
+            part.lost(ending)
+
+    def _received(self, pair: Pair, stanzas: list[Stanza]) -> None:
+        """What users send to peers, or to another backend's."""
+        cause = self._objection(pair)
+        beyond = [stanza for stanza in stanzas if not stanza.data]
+        if cause is not None:
+            self._refuse(pair.sender.text, stanzas, cause)
+        elif beyond:
+            self._around.entrance.lanes.bounce(pair, beyond, Cause.LIMIT_EXCEEDED)
+            stanzas = [stanza for stanza in stanzas if stanza.data]
+        if cause is None and stanzas and self.incoming is not None:
+            self.incoming.stanzas(pair, stanzas)
+
+    def _objection(self, pair: Pair) -> Cause | None:
+        """R14: the backend speaks for its own domains; what is for one of these that nobody serves stays here."""
+        if pair.sender not in self.router.domains:
+            return Cause.INVALID_FROM
+        return Cause.LOOP if pair.recipient in self.router.domains else None
+
+    def _refuse(self, sender: str, stanzas: list[Stanza], cause: Cause) -> None:
+        """Answered past the lanes: there is none between such addresses."""
+        address = self.connection.peer_address if self.connection else ""
+        self._record.counted("outbound", "refused", stanzas)
+        self._record.refused("outbound", "backend", ("", sender), address, Ending(cause, f"a stanza for {stanzas[0].to}", "them"))
+        errors = [error for error in (bounce(stanza, cause) for stanza in stanzas) if error is not None]
+        domain = _domain(sender)
+        if errors and domain is not None and self.connection is not None:
+            self.connection.write(wrapped(domain, errors))
+
+    def _returned(self, stanza: Stanza, error: str) -> None:
+        """One of ours came back. Where nobody serves its domain the lane has it still, unless nothing acknowledges."""
+        sender, recipient = _domain(stanza.from_), _domain(stanza.to)
+        if sender is None or recipient not in self.router.domains:
+            return
+        pair, lanes = Pair(sender, recipient), self._around.entrance.lanes
+        if recipient in self.served or not lanes.flow(pair).hop.acknowledges:
+            lanes.bounce(pair, [stanza], _RETURNED.get(error, Cause.FILTERED))
+
+    # --- within ---
+
+    def _sweep(self) -> None:
+        """What a stranger's name has made is let go when it is not used."""
+        before = self.now - UNUSED
+        self._lose([part for part in self._parts.values() if part.used < before], Ending(Cause.IDLE))
+        if self.incoming is not None:
+            self.incoming.forget_resting(before)
+        self._timer = self._around.clock.callLater(SWEEP, self._sweep)
+
+    def _tell(self, event: str, connection: StreamConnection | None, **facts: str) -> None:
+        address = "" if connection is None else connection.peer_address
+        self.log.info(event=event, leg="backend", local=facts.pop("local", self._names), address=address, **facts)
+
+
+def _domain(address: str) -> Domain | None:
+    try:
+        return domain_of(address)
+    except InvalidJID:
+        return None

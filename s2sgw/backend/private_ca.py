@@ -1,0 +1,142 @@
+"""The private authority of the backend leg: to the existing server we are every remote domain, by leaves minted for each.
+
+The server trusts this authority in place of all others (decision 7). Leaves carry one dNSName and both usages: an xmppAddr
+crashes ejabberd 23.01, serverAuth alone is refused by it (BACKENDS.md).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from s2sgw.net.certificates import Credential
+from s2sgw.trust.identity import names
+from s2sgw.xmpp.jid import Domain
+
+#: The authority's certificate, which the existing server is told to trust, and its key, in the state directory.
+CERTIFICATE_FILE, KEY_FILE = "backend-ca.pem", "backend-ca.key"
+#: Leaves kept; the least recently used goes first. Minting one anew takes a millisecond.
+LEAVES_KEPT = 1024
+
+_AUTHORITY_DAYS = 20 * 365
+_LEAF_DAYS = 60
+_RENEW_DAYS = 20
+_EARLY = timedelta(days=1)  # for a clock that is behind ours
+_ANEW = "remove both to make a new authority, which the server must be told to trust"
+
+
+class PrivateCAError(Exception):
+    """The state directory holds an authority that cannot be used, and why."""
+
+
+class PrivateCA:
+    """The authority kept in `state`; made there if absent. Raises `PrivateCAError`. All leaves share one key per run."""
+
+    def __init__(self, state: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._certificate, self._key = _load_or_create(state, now())
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._leaves: OrderedDict[Domain, Credential] = OrderedDict()
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificate that the existing server must trust."""
+        return self._certificate.public_bytes(Encoding.PEM)
+
+    def leaf(self, domain: Domain) -> Credential:
+        """A credential by which we are `domain` on the backend leg."""
+        credential = self._leaves.get(domain)
+        if credential is None or credential.not_after - self._now() < timedelta(days=_RENEW_DAYS):
+            credential = self._leaves[domain] = self._mint(domain)
+            if len(self._leaves) > LEAVES_KEPT:
+                self._leaves.popitem(last=False)
+        self._leaves.move_to_end(domain)
+        return credential
+
+    def _mint(self, domain: Domain) -> Credential:
+        now = self._now()
+        subject = domain.ascii if len(domain.ascii) <= 64 else "s2sgw"  # X.520: a common name has at most 64 characters
+        builder = _builder(subject, self._certificate.subject, self._leaf_key.public_key(), now, _LEAF_DAYS)
+        usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(authority=False), critical=True)
+        builder = builder.add_extension(usages, critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(domain.ascii)]), critical=False)
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        leaf = builder.add_extension(identifier, critical=False).sign(self._key, SHA256())
+        der = leaf.public_bytes(Encoding.DER)
+        return Credential(domain.ascii, (der,), self._leaf_key, leaf.not_valid_before_utc, leaf.not_valid_after_utc, names(der))
+
+
+def _load_or_create(state: Path, at: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate_file, key_file = state / CERTIFICATE_FILE, state / KEY_FILE
+    if not certificate_file.exists() and not key_file.exists():
+        _create(certificate_file, key_file, at)
+    try:
+        if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise PrivateCAError(f"{key_file}: others than its owner may read it (chmod 600)")
+        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        key = load_pem_private_key(key_file.read_bytes(), None)
+    except OSError as error:
+        raise PrivateCAError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise PrivateCAError(f"{state}: {CERTIFICATE_FILE} or {KEY_FILE} is damaged; {_ANEW}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise PrivateCAError(f"{state}: {KEY_FILE} is not the key of {CERTIFICATE_FILE}; {_ANEW}")
+    return certificate, key
+
+
+def _create(certificate_file: Path, key_file: Path, at: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = "s2sgw backend authority"
+    builder = _builder(name, _name(name), key.public_key(), at, _AUTHORITY_DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(authority=True), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    certificate = builder.sign(key, SHA256())
+    try:
+        key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        _write(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+    except OSError as error:
+        raise PrivateCAError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Whole or not at all, and never readable by more than `mode` says."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _builder(
+    subject: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, at: datetime, days: int,
+) -> x509.CertificateBuilder:
+    builder = x509.CertificateBuilder().subject_name(_name(subject)).issuer_name(issuer).public_key(key)
+    builder = builder.not_valid_before(at - _EARLY).not_valid_after(at + timedelta(days=days))
+    return builder.serial_number(x509.random_serial_number())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )

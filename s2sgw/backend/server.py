@@ -1,0 +1,203 @@
+"""The leg to the existing server, both sides of it: the server opens streams for peers at the inner listener, and we open
+streams to its own s2s port in the name of proven peers (decisions 7, 8 and 11).
+
+For the server we are the peer: each remote domain is known to it by a certificate minted from the private CA, or by
+dialback closed through the DNS view.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Literal
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+
+from s2sgw.backend.private_ca import PrivateCA
+from s2sgw.net.certificates import Credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.trust.evidence import Attempt, Evidence, Role
+from s2sgw.trust.path import Anchors
+from s2sgw.trust.proofs import prove_pkix
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+
+Encryption = Literal["required", "optional", "never"]
+
+
+@dataclass(frozen=True)
+class BackendServer:
+    """The existing server: its own s2s address, the domains it serves, how it is spoken to and what vouches for it."""
+
+    host: str
+    port: int
+    domains: frozenset[Domain]
+    tls: Encryption
+    authority: PrivateCA
+    keys: DialbackKeys
+    anchors: Callable[[], Anchors]
+    now: Callable[[], datetime]
+    lookup: Callable[[str], Awaitable[Sequence[str]]]
+    #: whether the server is asked for acknowledgements (XEP-0198)
+    managed: Callable[[Domain], bool] = lambda domain: True
+    #: of a stanza, that it accepts; 0: as announced
+    stanza_bytes: int = 0
+    #: seconds for which a stream that broke off can be resumed; 0: never
+    resume: Callable[[Domain], int] = lambda domain: 0
+
+    def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
+        """Whether the certificate on `connection` proves that the server is `domain`'s."""
+        evidence = Evidence(
+            domain=domain, role=role, at=self.now(), chain=connection.chain, tls_version=connection.tls_version,
+            address=connection.peer_address,
+        )
+        return prove_pkix(evidence, self.anchors())
+
+
+@dataclass(frozen=True)
+class BackendReceiving:
+    """A `ReceivingLeg` (see `s2s.legs`): the inner listener, where the server brings what is for peers."""
+
+    server: BackendServer
+    is_local: Callable[[Domain], bool]
+    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    admit_pair: Callable[[Pair], Awaitable[Ending | None]]
+    stream_id: Callable[[], str]
+    #: hears whom the server is about to write to: what has to be looked up is, beside the handshake
+    expect: Callable[[Domain], object] = lambda peer: None
+    leg: Literal["backend"] = field(default="backend", init=False)
+
+    @cached_property
+    def server_tls(self) -> ServerTLS:
+        """To the server we are whomever it asks for: a leaf minted for that domain."""
+        return ServerTLS(self._leaf)
+
+    def _leaf(self, domain: Domain | None) -> Credential | None:
+        return self.server.authority.leaf(domain) if domain is not None and self._remote(domain) else None
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        return ReceivingStream(self._options(direct_tls), self.stream_id)
+
+    def _options(self, direct_tls: bool) -> ReceivingOptions:
+        return ReceivingOptions(
+            serves=self._remote, refuses_sender=self._refuses, tls=lambda _: self.server.tls, keys=self.server.keys,
+            answers_verify=self._remote, pre_1_0=True, resolve=False, direct_tls=direct_tls,
+        )
+
+    def _remote(self, domain: Domain) -> bool:
+        """Anything that this server does not serve itself; another backend's domains are remote to it too."""
+        return domain not in self.server.domains
+
+    def _refuses(self, sender: Domain) -> Refusal | None:
+        if sender in self.server.domains:
+            return None
+        text = f"{sender} is not a domain of the server that this listener is for"
+        condition = StreamCondition.INVALID_FROM
+        return Refusal(condition, text, Ending(Cause.INVALID_FROM, text, condition=condition.value))
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        if order is not None and not self.is_local(order.local):
+            self.expect(order.local)
+        return self.server_tls.for_domain(None if order is None else order.local)
+
+    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+        """The server's domains are ours by configuration."""
+        return None
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        """The server's certificate, or dialback to its own port: any process of the machine can reach this listener."""
+        attempt = self.server.prove(connection, question.peer, "initiating")
+        resume = self.server.resume(question.peer)
+        return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
+
+    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question)
+
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        """Nothing is remembered of our own servers."""
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        """What the federation says of the peer; the way to another backend's domain is ours to know."""
+        return None if self.is_local(pair.recipient) else await self.admit_pair(pair)
+
+
+@dataclass(frozen=True)
+class BackendInitiating:
+    """A `InitiatingLeg` (see `s2s.legs`): streams to the server's own s2s port, from one peer each."""
+
+    server: BackendServer
+    client_tls: ClientTLS
+    #: how the server is connected to, for the sake of a pair
+    dialling: Callable[[Pair], Dialler]
+    leg: Literal["backend"] = field(default="backend", init=False)
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        """The configured address."""
+        server = self.server
+        addresses = tuple(await server.lookup(server.host))
+        if not addresses:
+            return Resolution(pair.recipient, (), Ending(Cause.UNREACHABLE, f"the backend's address {server.host} is not known"))
+        return Resolution(pair.recipient, (Target(server.host, server.port, addresses, 0, 0),), None)
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        return InitiatingStream(InitiatingOptions(
+            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,
+            direct_tls=False, external=True, keys=self.server.keys, management=self.server.managed(pair.recipient),
+            resume=self.server.resume(pair.recipient),
+        ))
+
+    def shown(self, pair: Pair) -> str | None:
+        """Nothing that others could share: each peer has a stream of its own (decision 11)."""
+        return None
+
+    def streams(self, pair: Pair) -> int:
+        """One for each peer: decision 11."""
+        return 0
+
+    def largest(self, pair: Pair) -> int | None:
+        return self.server.stanza_bytes or None
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        return self.dialling(pair)
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))
+
+    async def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> tuple[Permission, tuple[str, ...]]:
+        """Over loopback the address is the proof; elsewhere the server's certificate is."""
+        attempt = self.server.prove(connection, question.peer, "receiving")
+        if attempt.proven or _is_loopback(connection.peer_address):
+            return Permission(external=True, dialback=True), attempt.reasons
+        text = "the backend is not on a loopback address, and its certificate does not prove it: " + "; ".join(attempt.reasons)
+        ending = Ending(attempt.cause or Cause.NOT_PROVEN, text)
+        return Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, text, ending)), attempt.reasons
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,274 @@
+"""The `s2sgw` command: asks the running gateway over its admin socket, or looks at its configuration.
+
+Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running. Yes is: it runs, the file is good, and where a PEER was
+named, there is something to tell of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.text import Text
+
+from s2sgw import __version__
+from s2sgw.backend.private_ca import PrivateCA, PrivateCAError
+from s2sgw.cli import tables, trust
+from s2sgw.cli.output import CONFIGURATION, NO
+from s2sgw.cli.output import asked as _ask
+from s2sgw.cli.output import config_option as _config
+from s2sgw.cli.output import fail as _fail
+from s2sgw.cli.output import json_option as _json
+from s2sgw.cli.output import limit_option as _limit
+from s2sgw.cli.output import peer_argument as _peer
+from s2sgw.cli.output import print_json as _print_json
+from s2sgw.cli.output import rows as _rows
+from s2sgw.cli.output import show as _show
+from s2sgw.cli.setup import SERVERS, SetupError, authority_file, setup_text
+from s2sgw.config import ConfigError
+from s2sgw.reporting.printable import printable
+from s2sgw.runtime.preflight import check_configuration
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="s2sgw", message="%(prog)s %(version)s")
+def main() -> None:
+    """Ask a running s2sgw, or look at its configuration.
+
+    Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running.
+    """
+
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_config
+@_json
+def check(config: Path, as_json: bool) -> None:
+    """Is the configuration good? Lists all that is wrong with it, and starts nothing."""
+    try:
+        ready = check_configuration(config)
+    except ConfigError as error:
+        _complain(error, as_json)
+    path = str(ready.config.path)
+    if as_json:
+        _print_json({"ok": True, "config": path, "complaints": [], "warnings": list(ready.warnings)})
+        return
+    for warning in ready.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
+
+
+@main.command()
+@click.argument("server", type=click.Choice(list(SERVERS)))
+@click.option("--local", metavar="DOMAIN", help="A domain of the backend, where there are several.")
+@_config
+@_json
+def setup(server: str, local: str | None, config: Path, as_json: bool) -> None:
+    """The lines that put an existing SERVER behind this gateway; writes the authority that it is to trust."""
+    try:
+        ready = check_configuration(config)
+        text = setup_text(server, ready.config, None if local is None else Domain.parse(local))
+        PrivateCA(ready.config.gateway.state)
+    except ConfigError as error:
+        _complain(error, as_json)
+    except (SetupError, PrivateCAError, InvalidJID) as error:
+        _fail(str(error), CONFIGURATION, as_json)
+    authority = str(authority_file(ready.config))
+    if as_json:
+        _print_json({"server": server, "lines": text, "authority": authority})
+    else:
+        click.echo(text)
+        click.echo(f"The authority that these lines trust is in {authority}", err=True)
+
+
+def _complain(error: ConfigError, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []})
+    else:
+        click.echo(f"{error.path} cannot be used:", err=True)
+        for complaint in error.complaints:
+            click.echo(f"  {printable(complaint)}", err=True)
+    sys.exit(CONFIGURATION)
+
+
+# --- the running gateway ---------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_config
+@_json
+def status(config: Path, as_json: bool) -> None:
+    """What the gateway is doing, at a glance."""
+    _show(_ask(config, as_json, "status"), as_json, tables.status)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def streams(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The open streams of both legs (of PEER): pairs, how they were proven, TLS."""
+    _rows(config, as_json, "streams", tables.streams, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def lanes(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The lanes (to and from PEER): what waits, and for what."""
+    _rows(config, as_json, "lanes", tables.lanes, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@_config
+@_json
+def peers(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
+    """The peers met (or PEER alone): streams each way, what waits, what was refused."""
+    _rows(config, as_json, "peers", tables.peers, peer, limit)
+
+
+@main.command()
+@_peer
+@_limit
+@click.option("--letter", is_flag=True, help="The last one alone, as a text for the other server's administrator.")
+@_config
+@_json
+def refusals(peer: str | None, limit: int, letter: bool, config: Path, as_json: bool) -> None:
+    """The last refusals (of PEER): layer, cause, evidence, and a remedy to send on."""
+    _rows(config, as_json, "refusals", tables.letter if letter else tables.refusals, peer, limit)
+
+
+@main.command()
+@_config
+@_json
+def certs(config: Path, as_json: bool) -> None:
+    """The certificates the gateway presents for its domains; no if one is missing or has expired."""
+    rows = _ask(config, as_json, "certs")
+    _show(rows, as_json, tables.certificates)
+    if any(row["left"] is None or row["left"] <= 0 for row in rows):
+        sys.exit(NO)
+
+
+@main.command()
+@_config
+@_json
+def drain(config: Path, as_json: bool) -> None:
+    """Stop the gateway in order: nothing new is let in, what can be handed on is, the rest is kept for the next start."""
+    _show(_ask(config, as_json, "drain"), as_json, tables.draining)
+
+
+@main.command()
+@click.option("--keep-streams", is_flag=True, help="Close no stream, whatever the new policy says of it.")
+@_config
+@_json
+def reload(keep_streams: bool, config: Path, as_json: bool) -> None:
+    """Read the configuration again, all of it or nothing; streams that the new policy refuses are closed in order."""
+    answer = _ask(config, as_json, "reload", keep_streams=keep_streams)
+    if not as_json and not answer["ok"]:
+        _complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
+    _show(answer, as_json, tables.reloaded)
+    if not answer["ok"]:
+        sys.exit(CONFIGURATION)
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+_target = click.argument("target", nargs=-1, required=True)
+
+
+@main.group()
+def queue() -> None:
+    """What waits, to be seen and changed.
+
+    TARGET is one PEER (all lanes from and to it), one lane as FROM TO (two domains), or one stanza as FROM TO NUMBER.
+    Every change is in the audit log.
+    """
+
+
+@queue.command("list")
+@_peer
+@click.option("--poison", is_flag=True, help="The stanzas on which a server closed its stream, instead.")
+@_limit
+@_config
+@_json
+def queue_list(peer: str | None, poison: bool, limit: int, config: Path, as_json: bool) -> None:
+    """What waits, by peer (or for PEER alone): how much, since when, and for what."""
+    verb, render = ("queue poison", tables.poison) if poison else ("queue list", tables.queue)
+    _rows(config, as_json, verb, render, peer, limit)
+
+
+@queue.command("show")
+@_target
+@_limit
+@_config
+@_json
+def queue_show(target: tuple[str, ...], limit: int, config: Path, as_json: bool) -> None:
+    """The stanzas of TARGET in order; a single one with its text."""
+    rows = _ask(config, as_json, "queue show", target=_words(target), limit=limit)
+    _show(rows, as_json, tables.stanzas)
+    if not rows:
+        sys.exit(NO)
+
+
+@queue.command("hold")
+@_target
+@_config
+@_json
+def queue_hold(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """Write nothing of TARGET until it is released. What waits too long is bounced all the same."""
+    _change(config, as_json, "queue hold", target, "held")
+
+
+@queue.command("release")
+@_target
+@_config
+@_json
+def queue_release(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """End the holds of TARGET, and deliver; no if nothing of it was held."""
+    if _change(config, as_json, "queue release", target, "released")["holds"] == 0:
+        sys.exit(NO)
+
+
+@queue.command("drop")
+@_target
+@click.option("--quietly", is_flag=True, help="Tell the senders nothing.")
+@_config
+@_json
+def queue_drop(target: tuple[str, ...], quietly: bool, config: Path, as_json: bool) -> None:
+    """Give up what waits of TARGET: it goes back to its senders as an error."""
+    if _change(config, as_json, "queue drop", target, "dropped", quietly=quietly)["stanzas"] == 0:
+        sys.exit(NO)
+
+
+@queue.command("flush")
+@_target
+@_config
+@_json
+def queue_flush(target: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """Try to deliver TARGET now, whatever the next attempt was planned for."""
+    if _change(config, as_json, "queue flush", target, "to be tried now")["lanes"] == 0:
+        sys.exit(NO)
+
+
+def _words(target: tuple[str, ...]) -> list[str | int]:
+    return [int(word) if at == 2 and word.isdecimal() else word for at, word in enumerate(target)]
+
+
+def _change(config: Path, as_json: bool, verb: str, target: tuple[str, ...], done: str, **more: object) -> Any:
+    answer = _ask(config, as_json, verb, target=_words(target), **more)
+    _show(answer, as_json, lambda row: Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}"))
+    return answer
+
+
+for _each in trust.COMMANDS:
+    main.add_command(_each)

@@ -1,0 +1,247 @@
+"""The answers of the gateway as tables for a terminal; every word of a stranger goes through `printable`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from s2sgw.reporting.printable import printable
+
+Row = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """A column: its head, and the text of its cell in a row."""
+
+    head: str
+    cell: Callable[[Row], object]
+    right: bool = False
+
+
+def field(key: str) -> Callable[[Row], object]:
+    """The cell that shows what stands under `key`; a dash for nothing."""
+    return lambda row: "-" if row.get(key) in (None, "", []) else row[key]
+
+
+def duration(seconds: float | None) -> str:
+    """3.2 s, 5 min 20 s, 2 h 5 min, 12 d 3 h."""
+    if seconds is None:
+        return "-"
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(number: float) -> str:
+    """512 B, 3.4 KiB, 64.0 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+def moment(at: float) -> str:
+    """2026-11-20 13:04:44Z."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    """Rows under heads; cells are plain text, never rich's markup."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column.head, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(str(column.cell(row)))) for column in columns))
+    return made
+
+
+STREAMS = (
+    Column("leg", field("leg")),
+    Column("direction", field("direction")),
+    Column("peer", field("peer")),
+    Column("local", field("local")),
+    Column("state", field("state")),
+    Column("proven by", field("method")),
+    Column("pairs", lambda row: len(row["pairs"]), True),
+    Column("TLS", field("tls")),
+    Column("resumption", field("resumption")),
+    Column("address", field("address")),
+    Column("age", lambda row: duration(row["age"]), True),
+)
+LANES = (
+    Column("from", field("sender")),
+    Column("to", field("recipient")),
+    Column("state", field("state")),
+    Column("waiting", field("stanzas"), True),
+    Column("bytes", lambda row: size(row["bytes"]), True),
+    Column("oldest", lambda row: duration(row["oldest"]) if row["stanzas"] else "-", True),
+    Column("last failure", field("cause")),
+    Column("next attempt", lambda row: duration(row["retry"]), True),
+)
+PEERS = (
+    Column("peer", field("peer")),
+    Column("in", field("inbound"), True),
+    Column("out", field("outbound"), True),
+    Column("proven by", lambda row: ", ".join(row["methods"]) or "-"),
+    Column("waiting", field("waiting"), True),
+    Column("refusals", field("refusals"), True),
+    Column("last refusal", lambda row: _last(row["last_refusal"])),
+    Column("left out", lambda row: ", ".join(row["without"]) or "-"),
+)
+CERTIFICATES = (
+    Column("domain", field("domain")),
+    Column("certificate", field("name")),
+    Column("names", lambda row: ", ".join(row["names"]) or "-"),
+    Column("expires", lambda row: "-" if row["expires"] is None else moment(row["expires"])),
+    Column("left", lambda row: duration(row["left"]), True),
+)
+QUEUE = (
+    Column("peer", field("peer")),
+    Column("state", lambda row: ", ".join(row["states"]) or "-"),
+    Column("lanes", field("lanes"), True),
+    Column("waiting", field("stanzas"), True),
+    Column("bytes", lambda row: size(row["bytes"]), True),
+    Column("oldest", lambda row: duration(row["oldest"]) if row["stanzas"] else "-", True),
+    Column("last failure", field("cause")),
+    Column("next attempt", lambda row: duration(row["retry"]), True),
+    Column("held", lambda row: "; ".join(row["held"]) or "-"),
+)
+QUEUED = (
+    Column("from", field("sender")),
+    Column("to", field("recipient")),
+    Column("number", field("number"), True),
+    Column("place", lambda row: f"{row['place']}, held" if row["held"] else row["place"]),
+    Column("kind", lambda row: f"{row['kind']} {row['type']}" if row["type"] else row["kind"]),
+    Column("id", field("id")),
+    Column("bytes", lambda row: size(row["bytes"]), True),
+    Column("age", lambda row: duration(row["age"]), True),
+    Column("bounced in", lambda row: duration(row["left"]), True),
+)
+_STANZAS = (
+    Column("direction", field("direction")),
+    Column("kind", field("kind")),
+    Column("outcome", field("outcome")),
+    Column("number", field("number"), True),
+)
+
+
+def _last(refusal: Row | None) -> str:
+    return "-" if refusal is None else f"{moment(refusal['at'])} {refusal['layer']}/{refusal['cause']}"
+
+
+def streams(rows: list[Row]) -> RenderableType:
+    return table(STREAMS, rows) if rows else "No stream is open."
+
+
+def lanes(rows: list[Row]) -> RenderableType:
+    return table(LANES, rows) if rows else "There is no lane."
+
+
+def peers(rows: list[Row]) -> RenderableType:
+    return table(PEERS, rows) if rows else "No peer has been met."
+
+
+def certificates(rows: list[Row]) -> RenderableType:
+    return table(CERTIFICATES, rows) if rows else "There is no local domain."
+
+
+def queue(rows: list[Row]) -> RenderableType:
+    return table(QUEUE, rows) if rows else "Nothing waits."
+
+
+def stanzas(rows: list[Row]) -> RenderableType:
+    """The table; below it the text of a stanza that was asked for alone."""
+    texts = [Text(printable(row["data"], len(row["data"]))) for row in rows if row["data"] is not None]
+    return Group(table(QUEUED, rows), *texts) if rows else "Nothing waits."
+
+
+def poison(rows: list[Row]) -> RenderableType:
+    """Each by itself, with its text."""
+    heads = (f"{moment(row['at'])}  {row['sender']} -> {row['recipient']}  {row['kind']}  {row['cause']}" for row in rows)
+    texts = [f"{printable(head)}\n    {printable(row['data'], len(row['data']))}" for head, row in zip(heads, rows, strict=True)]
+    return Group(*map(Text, texts)) if rows else "Nothing was put aside."
+
+
+def refusals(rows: list[Row]) -> RenderableType:
+    """Not a table: each refusal is read by itself, and its remedy can be sent on as it stands."""
+    if not rows:
+        return "Nothing was refused."
+    return Group(*(Text("\n".join(_refusal(row))) for row in rows))
+
+
+def _refusal(row: Row) -> list[str]:
+    names = f"peer {row['peer'] or '(unnamed)'}  local {row['local'] or '(unnamed)'}"
+    head = f"{moment(row['at'])}  {row['direction']} {row['leg']}  {names}"
+    lines = [head + (f"  at {row['address']}" if row["address"] else "")]
+    said = f" (said by {row['by']})" if row["by"] != "us" else ""
+    often = f", {row['times']} times since {moment(row['first'])}" if row.get("times", 1) > 1 else ""
+    lines.append(f"    {row['layer']}/{row['cause']}{said}{often}" + (f": {row['detail']}" if row["detail"] else ""))
+    lines += [f"      {reason}" for reason in row["reasons"]]
+    lines.append(f"    remedy: {row['remedy']}")
+    return [printable(line) for line in lines]
+
+
+def status(answer: Row) -> RenderableType:
+    lines = [
+        f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
+        f"domains    {', '.join(answer['domains'])}",
+        *(f"listens    {listener['endpoint']} ({listener['purpose']})" for listener in answer["listeners"]),
+        f"streams    {', '.join(_number(row) for row in answer['streams']) or 'none'}",
+        f"waiting    {_waiting(answer['waiting'])}",
+        *([f"broken     {answer['broken']} that may be resumed"] if answer["broken"] else []),
+        f"refusals   {answer['refusals']}",
+    ]
+    text = Text("\n".join(printable(line) for line in lines))
+    return Group(text, table(_STANZAS, answer["stanzas"])) if answer["stanzas"] else text
+
+
+def _waiting(held: Row) -> str:
+    text = f"{held['stanzas']:.0f} stanzas, {size(held['bytes'])}"
+    return text + (f", the oldest for {duration(held['oldest'])}" if held["stanzas"] else "")
+
+
+def _number(row: Row) -> str:
+    return f"{row['number']} {row['direction']} on the {row['leg']} leg"
+
+
+def letter(rows: list[Row]) -> RenderableType:
+    """The last refusal, told to the other side."""
+    return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "Nothing was refused."
+
+
+def draining(answer: Row) -> RenderableType:
+    """What `drain` answers."""
+    fate = "are kept for the next start" if answer["kept"] else "are bounced"
+    return f"The gateway stops. {answer['waiting']} stanzas wait; those that cannot be handed on now {fate}."
+
+
+def reloaded(answer: Row) -> RenderableType:
+    """What a reload changed, a line each."""
+    lines = [f"{answer['config']} is in use" + ("" if answer["changes"] else ", and says nothing new")]
+    lines += [f"warning: {warning}" for warning in answer["warnings"]]
+    lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
+    lines += [f"  new certificate: {name}" for name in answer["certificates"]]
+    lines += [
+        f"  closed: {row['direction']} stream of {row['peer']} with {row['local']} ({row['cause']}: {row['detail']})"
+        for row in answer["closed"]
+    ]
+    return Text("\n".join(printable(line) for line in lines))
+
+
+def _value(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value)

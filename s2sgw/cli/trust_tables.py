@@ -1,0 +1,179 @@
+"""The answers about trust for a terminal; every word of a stranger goes through `printable`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from s2sgw.cli.tables import Column, Row, field, moment, table
+from s2sgw.reporting.printable import printable
+
+
+def _when(key: str) -> Column:
+    return Column(key, lambda row: "-" if row[key] is None else moment(row[key]))
+
+
+PINS = (
+    Column("peer", field("peer")),
+    Column("key", field("key")),
+    Column("by", field("origin")),
+    Column("since", lambda row: "-" if row["at"] is None else moment(row["at"])),
+    _when("expires"),
+    Column("counts", lambda row: "revoked" if row["revoked"] else "yes" if row["counts"] else "expired"),
+    Column("note", field("note")),
+)
+
+
+def pins(rows: list[Row]) -> RenderableType:
+    return table(PINS, rows) if rows else "No key is remembered."
+
+
+def approved(row: Row) -> RenderableType:
+    until = "until it is revoked" if row["expires"] is None else f"until {moment(row['expires'])}"
+    lines = [f"{row['key']} is approved for {row['peer']} {until}."]
+    if not row["counts"]:
+        lines.append('It does not count yet: "pin" is not among the proofs of this peer, and unknown_issuer = "reject".')
+    return Text("\n".join(map(printable, lines)))
+
+
+def pending(rows: list[Row]) -> RenderableType:
+    """Not a table: each certificate is compared by itself, a changed one beside those before."""
+    return lines(line for row in rows for line in _pending(row)) if rows else "No certificate waits."
+
+
+def lines(told: Iterator[str]) -> RenderableType:
+    return Group(Text("\n".join(printable(line, 2000) for line in told)))
+
+
+def _pending(row: Row) -> Iterator[str]:
+    yield f"{row['peer']}  {row['key']}"
+    often = f"{row['times']} times since {moment(row['first'])}, last {moment(row['last'])}"
+    yield f"    came       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
+    yield f"    refused    {row['cause'] or 'no: dialback went on in its stead'}"
+    yield f"    waiting    {row['waiting']} stanzas"
+    for number, one in enumerate(row["chain"]):
+        yield from certificate(one, "certificate" if number == 0 else f"issuer {number}", 4)
+    for old in row["remembered"]:
+        state = "revoked" if old["revoked"] else f"{old['origin']}, since {moment(old['at'])}"
+        yield f"    REMEMBERED {old['key']} ({state})"
+        if old["certificate"]:
+            yield from certificate(old["certificate"], "which was", 6)
+    yield from _dns(row["dns"])
+    yield from (f"      {reason}" for reason in row["reasons"])
+    yield f"    approve    s2sgw pins approve {row['peer']} {row['key']}"
+    yield ""
+
+
+def certificate(row: Row, what: str, indent: int) -> Iterator[str]:
+    """One certificate in words."""
+    space = " " * indent
+    if row["unreadable"]:
+        yield f"{space}{what}: cannot be read ({row['unreadable']})"
+        return
+    by = "itself" if row["self_signed"] else row["issuer"]
+    yield f"{space}{what}: {row['subject'] or '(no subject)'}, issued by {by}"
+    yield f"{space}  names    {', '.join(row['names']) or 'none'}"
+    yield f"{space}  valid    {moment(row['not_before'])} to {moment(row['not_after'])}"
+    yield f"{space}  key      {row['kind']}, {row['key']}"
+    yield f"{space}  sha-256  {row['sha256']}"
+
+
+def _dns(facts: Row) -> Iterator[str]:
+    for each in facts.get("targets", ()):
+        secured = "secured by DNSSEC" if each["secure"] else "not secured"
+        yield f"    DNS        {each['host']}:{each['port']} at {', '.join(each['addresses'])}, {secured}"
+    for each in facts.get("tlsa", ()):
+        yield f"    TLSA       {each['target']}: {each['failure'] or ', '.join(each['records']) or 'none'}"
+    if facts.get("posh"):
+        yield f"    POSH       {facts['posh']}"
+
+
+# --- explain ---------------------------------------------------------------------------------------------------------
+
+KEYS = (
+    Column("key", field("key")),
+    Column("value", lambda row: _value(row["value"])),
+    Column("from", field("from")),
+    Column("line", field("line"), True),
+)
+CHANGES = (
+    Column("peer", field("peer")),
+    Column("direction", field("direction")),
+    Column("local", field("local")),
+    Column("last", lambda row: moment(row["last"])),
+    Column("times", field("times"), True),
+    Column("now", lambda row: outcome(row["before"])),
+    Column("then", lambda row: outcome(row["after"])),
+)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+
+
+def outcome(row: Row) -> str:
+    """A verdict in a few words."""
+    if not row["accepted"]:
+        return f"refused: {row['cause']}"
+    ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
+    return f"accepted, proven by {row['proven_by'] or 'nothing yet'} ({ways})"
+
+
+def explanation(row: Row) -> RenderableType:
+    return Group(lines(_head(row)), table(KEYS, row["keys"]), lines(_rest(row)))
+
+
+def _head(row: Row) -> Iterator[str]:
+    yield f"{row['peer']} and {row['local']}, by {'the planned ' if row['planned'] else ''}{row['file']}"
+    if row["changed"]:
+        yield "The file has changed since it was read, or cannot be read: lines may be wrong."
+    if row["bar"]:
+        yield f"BARRED     {row['bar']}"
+    named = ", then ".join(f"{each['name']} (line {each['line']})" for each in row["objects"])
+    yield f"objects    {named or 'none: everything is built in'}"
+
+
+def _rest(row: Row) -> Iterator[str]:
+    shown = row["certificate"]
+    yield f"we show    {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we show    no certificate"
+    if row["dns"]["cause"]:
+        yield f"DNS        {row['dns']['cause']}: {row['dns']['detail']}"
+    yield from _dns({"targets": row["dns"]["targets"]})
+    for past in row["past"]:
+        yield f"proven     by {past['method']}, {past['times']} times since {moment(past['first'])}, last {moment(past['last'])}"
+    for key in row["remembered"]:
+        state = "revoked" if key["revoked"] else "counts" if key["counts"] else "expired"
+        yield f"key        {key['key']} by {key['origin']} since {moment(key['at'])}: {state}"
+    for each in row["pending"]:
+        yield f"waits      {each['key']}, came {each['times']} times: {each['cause'] or 'passes by dialback'}"
+    for direction, decided in row["now"].items():
+        yield from _decided(direction, decided)
+    for refusal in row["refusals"]:
+        what = f"{refusal['direction']} {refusal['layer']}/{refusal['cause']}"
+        yield f"refused    {moment(refusal['at'])} {what}, {refusal['times']} times"
+
+
+def _decided(direction: str, row: Row) -> Iterator[str]:
+    yield f"{direction}"
+    last = row["last"]
+    if last is not None:
+        yield f"    now    {outcome(last)}"
+        yield from (f"             {reason}" for reason in last["reasons"])
+        yield f"    by     the handshake of {moment(last['at'])} at {last['address']}: {outcome(last['then'])}"
+        if last["certificate"]:
+            yield from certificate(last["certificate"], "certificate", 11)
+        if last["report"]:
+            yield f"    report {last['report']}: lost_proof = \"refuse\" would refuse it"
+    else:
+        yield "    no handshake is on record"
+    yield f"    if its certificate proves it: {outcome(row['if_proven'])}"
+    yield f"    if nothing proves it:         {outcome(row['if_not'])}"
+
+
+def replayed(answer: Row) -> RenderableType:
+    head = f"{answer['handshakes']} handshakes on record by {answer['file']}: {len(answer['changed'])} verdicts would change."
+    return Group(Text(printable(head)), table(CHANGES, answer["changed"])) if answer["changed"] else Text(printable(head))

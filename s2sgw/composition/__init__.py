@@ -1,0 +1,1 @@
+"""Builds every object once, in a written order, and joins them."""

@@ -1,0 +1,371 @@
+"""What must agree across the keys of a configuration, and the files that it names."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2sgw.config.errors import Complaint, KeyPath, key_text, suggest
+from s2sgw.config.secret_file import read_secret
+from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener, Policy
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.values import HostPort
+
+Complaints = Iterator[Complaint]
+#: Keys that mean nothing where there is no s2s of the server's own.
+_OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "resume"}
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")
+
+
+def disagreements(
+    sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[str]
+) -> list[Complaint]:
+    """All complaints that more than one key is needed for. A check whose sections are not all sound is left out."""
+    return _complaints(CHECKS, {**sections, "system": system_nameservers, "tree": tree})
+
+
+def unusable_files(sections: Mapping[str, Any]) -> list[Complaint]:
+    """All complaints about files and directories that the sections name."""
+    return _complaints(FILES, sections)
+
+
+def _complaints(checks: Iterable[tuple[Any, ...]], known: Mapping[str, Any]) -> list[Complaint]:
+    return [
+        complaint
+        for check, *needs in checks
+        if all(name in known for name in needs)
+        for complaint in check(*(known[name] for name in needs))
+    ]
+
+
+# --- domains and backends --------------------------------------------------------------------------------------------
+
+
+def repeated_domains(gateway: Gateway) -> Complaints:
+    for index, domain in enumerate(gateway.domains):
+        if domain in gateway.domains[:index]:
+            yield Complaint(("gateway", "domains", index), f'"{domain}" is listed twice')
+
+
+def backend_domains(gateway: Gateway, backends: tuple[Backend, ...]) -> Complaints:
+    """Each local domain has exactly one backend, and no backend has any other domain."""
+    claimed: dict[object, int] = {}
+    for index, backend in enumerate(backends):
+        if not backend.domains and len(backends) > 1:
+            yield Complaint(("backend", index, "domains"), "is missing: of several backends each says which domains it serves")
+        for place, domain in enumerate(backend.domains):
+            path = ("backend", index, "domains", place)
+            if domain not in gateway.domains:
+                suggestion = suggest(domain.text, (each.text for each in gateway.domains))
+                yield Complaint(path, f'"{domain}" is not among gateway.domains; {suggestion}')
+            elif claimed.setdefault(domain, index) != index:
+                yield Complaint(path, f'"{domain}" is served by backend[{claimed[domain]}] already')
+    if all(backend.domains for backend in backends):
+        for place, domain in enumerate(gateway.domains):
+            if domain not in claimed and domain not in gateway.domains[:place]:
+                yield Complaint(("gateway", "domains", place), f'no backend serves "{domain}"')
+
+
+def echo_keys(backends: tuple[Backend, ...]) -> Complaints:
+    """The embedded echo backend connects to nothing and listens nowhere."""
+    for index, backend in enumerate(backends):
+        if backend.kind == "echo":
+            for key in sorted(backend.model_fields_set - {"kind", "domains"}):
+                yield Complaint(("backend", index, key), 'means nothing for a backend of kind "echo"')
+
+
+def router_keys(backends: tuple[Backend, ...]) -> Complaints:
+    """jabberd2's router is connected to, and has no extensions; whom it lets in is known by a secret."""
+    for index, backend in enumerate(backends):
+        path = ("backend", index)
+        if backend.kind != "jabberd2-router":
+            if backend.kind == "s2s":
+                for key in sorted(backend.model_fields_set & {"user", "secret_file"}):
+                    yield Complaint((*path, key), 'means nothing but for a backend of kind "jabberd2-router"')
+            continue
+        for key in sorted(backend.model_fields_set & _OF_S2S):
+            yield Complaint((*path, key), 'means nothing for a backend of kind "jabberd2-router"')
+        if backend.acks == "sm":
+            yield Complaint((*path, "acks"), 'must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198')
+        if backend.secret_file is None:
+            text = "is missing: the file with the secret that jabberd2's router-users.xml gives the user"
+            yield Complaint((*path, "secret_file"), text)
+        if not _is_loopback(backend.address.host):
+            yield Complaint((*path, "address"), "must be on loopback: nothing protects the connection to jabberd2's router")
+
+
+def shared_routers(backends: tuple[Backend, ...]) -> Complaints:
+    """A router has one default route."""
+    taken: dict[HostPort, int] = {}
+    for index, backend in enumerate(backends):
+        if backend.kind == "jabberd2-router" and taken.setdefault(backend.address, index) != index:
+            text = f"is the router of backend[{taken[backend.address]}] already: one backend can have all of its domains"
+            yield Complaint(("backend", index, "address"), text)
+
+
+def view_keys(backends: tuple[Backend, ...]) -> Complaints:
+    for index, backend in enumerate(backends):
+        if backend.kind == "s2s" and backend.dns_view is None:
+            for key in sorted(backend.model_fields_set & {"forward", "target"}):
+                yield Complaint(("backend", index, key), "means nothing without dns_view")
+
+
+# --- listeners -------------------------------------------------------------------------------------------------------
+
+
+def impossible_ports(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
+    """Twisted takes any number for a port, until it is to be opened."""
+    for path, endpoint in _listeners(listen, backends) + _pages(console):
+        place = tcp_place(endpoint)
+        if place is not None and not 0 <= place[1] <= 65535:
+            yield Complaint(path, f"has no port from 0 to 65535 ({endpoint})")
+
+
+def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
+    """No two listeners on one endpoint."""
+    taken: list[tuple[KeyPath, str]] = []
+    for path, endpoint in _listeners(listen, backends) + _pages(console):
+        for other, theirs in taken:
+            if _collide(endpoint, theirs):
+                yield Complaint(path, f"listens where {key_text(other)} listens already ({theirs})")
+                break
+        taken.append((path, endpoint))
+
+
+def proxies(listen: tuple[Listener, ...]) -> Complaints:
+    """Whoever could send a PROXY header could choose its own address: those who may are listed."""
+    for index, each in enumerate(listen):
+        if each.proxy_protocol and not each.trusted_proxies:
+            yield Complaint(("listen", index, "proxy_protocol"), "needs trusted_proxies: the addresses that may connect here")
+        if each.trusted_proxies and not each.proxy_protocol:
+            yield Complaint(("listen", index, "trusted_proxies"), "means nothing without proxy_protocol = true")
+
+
+def shared_views(backends: tuple[Backend, ...]) -> Complaints:
+    taken: dict[HostPort, int] = {}
+    for index, backend in enumerate(backends):
+        if backend.dns_view and taken.setdefault(backend.dns_view, index) != index:
+            yield Complaint(("backend", index, "dns_view"), f"is the view of backend[{taken[backend.dns_view]}] already")
+
+
+def own_listener(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> Complaints:
+    """The backend's address is not the gateway itself."""
+    for index, backend in enumerate(backends):
+        if backend.kind != "echo":
+            for path, endpoint in _listeners(listen, backends):
+                if _leads_to(backend.address, endpoint):
+                    yield Complaint(("backend", index, "address"), f"is the gateway's own ({key_text(path)})")
+
+
+def _listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> list[tuple[KeyPath, str]]:
+    outer: list[tuple[KeyPath, str]] = [(("listen", index, "endpoint"), each.endpoint) for index, each in enumerate(listen)]
+    inner = [(("backend", index, "listen"), each.listen) for index, each in enumerate(backends) if each.kind == "s2s"]
+    return [*outer, *inner]
+
+
+def _pages(console: Console) -> list[tuple[KeyPath, str]]:
+    return [] if console.listen is None else [(("console", "listen"), console.listen)]
+
+
+def _collide(one: str, other: str) -> bool:
+    ours, theirs = tcp_place(one), tcp_place(other)
+    if ours is None or theirs is None:
+        return one == other
+    same = ours[0] == theirs[0] or ours[0] in _EVERY_ADDRESS or theirs[0] in _EVERY_ADDRESS
+    return same and ours[1] == theirs[1] != 0
+
+
+def _leads_to(address: HostPort, endpoint: str) -> bool:
+    place = tcp_place(endpoint)
+    if place is None or place[1] != address.port:
+        return False
+    return place[0] == address.host or (place[0] in _EVERY_ADDRESS and _is_loopback(address.host))
+
+
+def tcp_place(endpoint: str) -> tuple[str, int] | None:
+    """Interface ("" for all) and port of a TCP endpoint string that Twisted takes; None for another kind."""
+    kind, *arguments = [re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", endpoint)]
+    if kind not in ("tcp", "tcp4", "tcp6", "ssl"):
+        return None
+    named = dict(part.split("=", 1) for part in arguments if "=" in part)
+    port = named.get("port") or next(part for part in arguments if "=" not in part)
+    return named.get("interface", ""), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- name servers ----------------------------------------------------------------------------------------------------
+
+
+def view_asked(dns: DNS, backends: tuple[Backend, ...], system: Sequence[str]) -> Complaints:
+    """The gateway's own resolver is never the view that it serves itself."""
+    for index, view in enumerate(_views(backends)):
+        for place, server in enumerate(dns.servers):
+            if server == view:
+                yield Complaint(("dns", "servers", place), f"is backend[{index}].dns_view: the gateway would ask itself")
+        if not dns.servers and view in system:
+            yield Complaint(
+                ("backend", index, "dns_view"),
+                f"{view} is the system's own name server too, so the gateway would ask itself: "
+                "give real ones in dns.servers, or the view to the existing server alone",
+            )
+
+
+def view_forwarding(backends: tuple[Backend, ...]) -> Complaints:
+    views = _views(backends)
+    for index, backend in enumerate(backends):
+        for place, server in enumerate(backend.forward):
+            if server in views:
+                yield Complaint(("backend", index, "forward", place), "is a dns_view of the gateway: it would ask itself")
+
+
+def _views(backends: tuple[Backend, ...]) -> list[str | None]:
+    return [str(each.dns_view) if each.dns_view else None for each in backends]
+
+
+# --- peers -----------------------------------------------------------------------------------------------------------
+
+
+def local_peers(gateway: Gateway, peers: Mapping[str, PeerObject]) -> Complaints:
+    for domain in gateway.domains:
+        if domain.ascii in peers:
+            yield Complaint(("peers", domain.ascii), "is one of gateway.domains, and no peer")
+
+
+def repeated_peers(peers: Mapping[str, PeerObject], tree: Mapping[str, Any]) -> Complaints:
+    yield from _same_names(("peers",), tree.get("peers", {}), len(peers))
+
+
+def repeated_answers(dns: DNS, tree: Mapping[str, Any]) -> Complaints:
+    yield from _same_names(("dns", "static"), tree.get("dns", {}).get("static", {}), len(dns.static))
+
+
+def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> Complaints:
+    if len(written) != distinct:
+        yield Complaint(path, "holds one domain twice, in different spellings")
+
+
+def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
+    policies = PeerPolicies(peers)
+    for name, peer in peers.items():
+        if peer.pins and "pin" not in policies.named(name).proofs:
+            yield Complaint(("peers", name, "pins"), 'are never looked at: "pin" is not among the proofs')
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def state_directory(gateway: Gateway) -> Complaints:
+    state = gateway.state
+    if state.exists() and not state.is_dir():
+        yield Complaint(("gateway", "state"), f"{state} is not a directory")
+        return
+    nearest = next(each for each in (state, *state.parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        yield Complaint(("gateway", "state"), f"{state} cannot be written: {nearest} is not ours to write")
+
+
+def tls_files(tls: TLS) -> Complaints:
+    if not tls.certificates.is_dir():
+        yield Complaint(("tls", "certificates"), f"{tls.certificates} is not a directory")
+    elif not os.access(tls.certificates, os.R_OK | os.X_OK):
+        yield Complaint(("tls", "certificates"), f"{tls.certificates} cannot be read")
+    yield from _anchors(("tls", "trust_anchors"), tls.trust_anchors)
+
+
+def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
+    for name, peer in peers.items():
+        yield from _anchors(("peers", name, "trust_anchors"), peer.trust_anchors)
+        if peer.crl is not None:
+            yield from _readable(("peers", name, "crl"), peer.crl)
+        if peer.secret_file is not None:
+            yield from _secret(("peers", name, "secret_file"), peer.secret_file)
+            if name == "default":
+                text = "is shared with one peer, or with those under a domain, and not with all"
+                yield Complaint(("peers", name, "secret_file"), text)
+        if peer.certificate is not None:
+            for path in certificate_files(peer.certificate):
+                yield from _readable(("peers", name, "certificate"), path)
+
+
+def _secret(key: KeyPath, path: Path) -> Complaints:
+    unreadable = list(_readable(key, path))
+    yield from unreadable
+    if not unreadable:
+        try:
+            read_secret(path)
+        except (OSError, ValueError) as error:
+            yield Complaint(key, f"{path} holds no secret: it {error}")
+
+
+def backend_files(backends: tuple[Backend, ...]) -> Complaints:
+    for index, backend in enumerate(backends):
+        if backend.secret_file is not None:
+            yield from _secret(("backend", index, "secret_file"), backend.secret_file)
+
+
+def list_files(policy: Policy) -> Complaints:
+    for place, source in enumerate(policy.deny_lists):
+        if isinstance(source, Path):
+            yield from _readable(("policy", "deny_lists", place), source)
+        if source in policy.deny_lists[:place]:
+            yield Complaint(("policy", "deny_lists", place), f"{source} is listed twice")
+
+
+def certificate_files(name: Path) -> tuple[Path, Path]:
+    """Chain and key that `name` stands for: NAME/fullchain.pem and privkey.pem, or NAME.crt and NAME.key."""
+    if name.is_dir():
+        return name / "fullchain.pem", name / "privkey.pem"
+    chain = name if name.suffix == ".crt" else name.with_name(name.name + ".crt")
+    return chain, chain.with_suffix(".key")
+
+
+def _anchors(path: KeyPath, anchors: object) -> Complaints:
+    if isinstance(anchors, Path):
+        yield from _readable(path, anchors)
+
+
+def _readable(path: KeyPath, file: Path) -> Complaints:
+    if not file.exists():
+        yield Complaint(path, f"{file} does not exist")
+    elif not os.access(file, os.R_OK):
+        yield Complaint(path, f"{file} cannot be read")
+
+
+#: each check, and the sections that it needs
+CHECKS: tuple[tuple[Any, ...], ...] = (
+    (repeated_domains, "gateway"),
+    (backend_domains, "gateway", "backend"),
+    (echo_keys, "backend"),
+    (router_keys, "backend"),
+    (shared_routers, "backend"),
+    (view_keys, "backend"),
+    (impossible_ports, "listen", "backend", "console"),
+    (shared_listeners, "listen", "backend", "console"),
+    (proxies, "listen"),
+    (shared_views, "backend"),
+    (own_listener, "listen", "backend"),
+    (view_asked, "dns", "backend", "system"),
+    (view_forwarding, "backend"),
+    (local_peers, "gateway", "peers"),
+    (repeated_peers, "peers", "tree"),
+    (repeated_answers, "dns", "tree"),
+    (unread_pins, "peers"),
+)
+FILES: tuple[tuple[Any, ...], ...] = (
+    (state_directory, "gateway"),
+    (tls_files, "tls"),
+    (backend_files, "backend"),
+    (peer_files, "peers"),
+    (list_files, "policy"),
+)

@@ -1,0 +1,82 @@
+"""What one configuration says and another does not, key by key; and which keys cannot change while the gateway runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from s2sgw.config.errors import KeyPath, key_text
+from s2sgw.config.loading import SECTIONS
+from s2sgw.config.sections import Config
+
+#: How the keys begin that a running gateway takes over.
+RELOADED: tuple[KeyPath, ...] = (
+    ("peers",), ("policy",), ("tls",), ("queue", "hold"), ("queue", "iq_hold"),
+)  # fmt: skip
+
+
+class Change(NamedTuple):
+    """One key: its value before and after, in plain words of JSON; None where it was not there."""
+
+    path: KeyPath
+    old: object
+    new: object
+
+    @property
+    def key(self) -> str:
+        """The key as TOML spells it."""
+        return key_text(self.path)
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether a running gateway cannot take it over."""
+        return not any(self.path[: len(prefix)] == prefix for prefix in RELOADED)
+
+
+def changes(old: Config, new: Config) -> list[Change]:
+    """Every key whose value differs, in the order of the sections."""
+    before, after = dict(_values(old)), dict(_values(new))
+    return [
+        Change(path, before.get(path), after.get(path))
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def unchangeable(found: Iterable[Change]) -> list[str]:
+    """A complaint for each key that only a restart can change."""
+    return [f"{change.key}: can change only at a restart" for change in found if change.needs_restart]
+
+
+def _values(config: Config) -> Iterator[tuple[KeyPath, object]]:
+    """Peer objects as they are written, since what they leave out is inherited; of all else what it came to."""
+    for name in SECTIONS:
+        section = getattr(config, "backends" if name == "backend" else name)
+        yield from _leaves((name,), section, as_written=name == "peers")
+
+
+def _leaves(path: KeyPath, value: Any, as_written: bool) -> Iterator[tuple[KeyPath, object]]:
+    if isinstance(value, BaseModel):
+        names = value.model_fields_set if as_written else type(value).model_fields
+        rows: Iterable[tuple[Any, Any]] = [(name, getattr(value, name)) for name in sorted(names)]
+    elif isinstance(value, dict):
+        rows = value.items()
+    elif isinstance(value, tuple) and value and all(isinstance(each, BaseModel) for each in value):
+        rows = enumerate(value)
+    else:
+        yield path, _plain(value)
+        return
+    for key, inner in rows:
+        yield from _leaves((*path, key), inner, as_written)
+    if len(path) == 2 and as_written and not rows:
+        yield path, {}
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return [_plain(each) for each in value]
+    return str(value)

@@ -1,0 +1,1 @@
+"""Custody of stanzas per pair, and handing them to the next hop."""

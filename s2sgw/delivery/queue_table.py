@@ -1,0 +1,287 @@
+"""Who owns which lane: every accepted stanza passes through `DeliveryQueues`, and so does every bounce."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from math import inf
+from operator import attrgetter
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.iq_replies import LateReplies
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
+from s2sgw.queue.bounce import bounce
+from s2sgw.queue.entries import HoldTimes, MemoryBudget, UpstreamAck
+from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.reporting.record import Direction, EventRecord
+from s2sgw.spool.interface import LaneSummary, Spool, Spooled
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+#: A single lane may use this part of the memory of all, and keep that part of it once the spool has it too.
+SHARE = 4
+RESIDENT = 64
+#: Expired stanzas that are taken from the spool at once.
+EXPIRED = 500
+#: Seconds between two times that it is said that the spool has no room.
+SAY = 60.0
+#: Turns of the reactor that follow the window, in which is read and heard what the next server has said by then: two for the
+#: answer to a ping, and two more where what was written had to wait for another ping to be answered first (R41).
+HEARING = 4
+
+
+class DeliveryQueues:
+    """All flows, by pair, within one budget of memory; `spools` says whether the spool is durable and worth its bytes."""
+
+    def __init__(
+        self, clock: IReactorTime, record: EventRecord, memory: int, holds: Callable[[Pair], HoldTimes],
+        is_local: Callable[[Domain], bool], hop: Callable[[DeliveryQueue], NextHop], spool: Spool, window: float = 0.02,
+        spools: bool = True,
+        withheld: OperatorHolds | None = None, restore: int = AT_ONCE,
+    ) -> None:
+        self.withheld = withheld or OperatorHolds()
+        self.clock = clock
+        self.record = record
+        self.budget = MemoryBudget(memory)
+        self.spool = spool
+        self.spools = spools
+        self.resident = memory // RESIDENT
+        self.window = window
+        self._holds = holds
+        self._is_local = is_local
+        self._hop = hop
+        self._flows: dict[Pair, DeliveryQueue] = {}
+        self._next = 1  # behind every position of the lanes that were forgotten: what the spool still owes them meets nothing new
+        self.late = LateReplies()
+        self._towards: dict[Domain, dict[Pair, DeliveryQueue]] = {}
+        self._watched: deque[tuple[float, DeliveryQueue]] = deque()
+        self.expiring = False
+        self._resting = False
+        self._refused: dict[DeliveryQueue, None] = {}
+        self._said = -inf  # when it was, that the spool has no room
+        self.backlog = StartupRestore(clock, restore)
+
+    def __iter__(self) -> Iterator[DeliveryQueue]:
+        return iter(list(self._flows.values()))
+
+    def flow(self, pair: Pair) -> DeliveryQueue:
+        """The flow of `pair`, made at its first use. Whoever asks has made sure that the pair is proven and resolved."""
+        flow = self._flows.get(pair)
+        if flow is None:
+            lane = PairQueue(pair, self.budget, self.budget.limit // SHARE, self._holds(pair), self._next)
+            flow = self._flows[pair] = DeliveryQueue(lane, self, self._direction(pair))
+            self._towards.setdefault(pair.recipient, {})[pair] = flow
+            flow.hop = self._hop(flow)
+            flow.held, flow.parked = self._resting or self.withheld.holds(pair), self.withheld.positions(pair)
+        return flow
+
+    def _direction(self, pair: Pair) -> Direction:
+        return "inbound" if self._is_local(pair.recipient) else "outbound"
+
+    def bounce(
+        self, pair: Pair, stanzas: Iterable[Stanza], cause: Cause, *, outcome: str | None = None,
+        settled: Callable[[], None] = lambda: None, said: str = "",
+    ) -> None:
+        """End the custody of `stanzas` with a stanza error each, where one is due (R33, R34).
+
+        `outcome`: what they count as. `settled` is called when the errors are in safe hands in their turn. `said`: a word of a
+        fixed list that belongs to the cause.
+        """
+        errors = []
+        for stanza in stanzas:
+            error = bounce(stanza, cause, said)
+            self.record.counted(self._direction(pair), outcome or ("dropped" if error is None else "bounced"), (stanza,))
+            if error is not None:
+                errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))
+        if errors:
+            self.flow(pair.inverse).accept(errors, None, UpstreamAck(len(errors), settled))
+        else:
+            settled()
+
+    def refuse(
+        self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause, receipt: UpstreamAck | None, *, outcome: str | None = None,
+    ) -> None:
+        """Bounce what is not even taken into custody."""
+        settled = (lambda: None) if receipt is None else partial(receipt.settle, len(stanzas))
+        self.bounce(pair, stanzas, cause, outcome=outcome, settled=settled)
+
+    def drop_late(self, pair: Pair, requests: Iterable[Stanza]) -> None:
+        """These IQs in doubt get an error of ours: a later answer of their own is dropped (R33)."""
+        for request in requests:
+            self.late.expect(pair.inverse, request)
+
+    def towards(self, domain: Domain) -> list[DeliveryQueue]:
+        """The lanes to it."""
+        return list(self._towards.get(domain, {}).values())
+
+    def contact(self, peer: Domain, urged: bool = False) -> None:
+        """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
+        for flow in self.towards(peer):
+            flow.hop.contact(urged)
+            self.backlog.hurry(flow)
+
+    # --- the spool ---
+
+    def watch(self, flow: DeliveryQueue) -> None:
+        """When the window is over, `flow` spools what is still unacknowledged. One timer serves all."""
+        if not self.spools or not len(flow.lane):
+            return
+        if not self._watched:
+            self.clock.callLater(self.window, self._window_over)
+        self._watched.append((self.clock.seconds(), flow))
+
+    def _window_over(self) -> None:
+        now, since = self.clock.seconds(), 0.0
+        due: dict[DeliveryQueue, None] = {}
+        while self._watched and self._watched[0][0] + self.window <= now:
+            since, flow = self._watched.popleft()
+            due[flow] = None
+        if self._watched:
+            self.clock.callLater(self._watched[0][0] + self.window - now, self._window_over)
+        self._hear(due, since, HEARING)
+
+    def _hear(self, due: Iterable[DeliveryQueue], before: float, turns: int) -> None:
+        """A turn of a busy gateway may outlast the window, and answers lie unread: they are heard before anything is spooled."""
+        if turns:
+            self.clock.callLater(0, self._hear, due, before, turns - 1)
+            return
+        for flow in due:
+            flow.spool_now(before)
+
+    def spool_failed(self, flow: DeliveryQueue, error: Exception) -> None:
+        """What cannot be refused is offered again, a window later, then by the second. It is said by the minute.
+
+        At a stop the lane rests no more: what the disk does not take is better written.
+        """
+        if flow.shortage.lasts:
+            self._refused[flow] = None
+        else:
+            self.watch(flow)
+        self._rest_no_more(flow)
+        if self.clock.seconds() >= self._said + SAY:
+            self._said = self.clock.seconds()
+            self.record.refused("outbound", "backend", ("", ""), "", Ending(Cause.QUEUE_FULL, str(error)))
+
+    def way_back(self, flow: DeliveryQueue) -> DeliveryQueue:
+        """Where the errors that answer the stanzas of `flow` go."""
+        back = self.flow(flow.pair.inverse)
+        if not back.hop.ready:
+            back.hop.wanted()
+        self._rest_no_more(back)
+        return back
+
+    def _rest_no_more(self, flow: DeliveryQueue) -> None:
+        if self._resting and not self.withheld.holds(flow.pair):
+            flow.held = False
+
+    def _again(self) -> None:
+        """What the spool had no room for is offered to it again."""
+        refused, self._refused = self._refused, {}
+        for flow in refused:
+            if not flow.spooling:
+                flow.spool_now()
+
+    def may_yet_go(self, flow: DeliveryQueue) -> bool:
+        """The spool had no room for what is here, and the next server, or the sender's, may take it."""
+        ways = (flow, self.flow(flow.pair.inverse)) if flow.shortage.lasts and flow.lane.pending else ()
+        return any(way.hop.state in ("connecting", "ready") for way in ways)
+
+    def restore(self) -> Deferred[int]:
+        """After a start: every lane that the spool holds goes on; fires with their number."""
+        restored: Deferred[int] = Deferred()
+        self.spool.lanes(lambda summaries: restored.callback(self._restored(summaries)))
+        return restored
+
+    def _restored(self, summaries: list[LaneSummary]) -> int:
+        flows = []
+        for summary in sorted(summaries, key=attrgetter("oldest")):
+            if summary.count:
+                flow = self.flow(summary.pair)
+                flow.lane.restore(summary.first, summary.last, summary.count)
+                flows.append(flow)
+        self.backlog.add(flows)
+        return len(flows)
+
+    # --- time ---
+
+    def sweep(self) -> None:
+        """Once a second: bounce what expired, and forget the flows that nothing uses."""
+        now = self.clock.seconds()
+        self._again()
+        for flow in self:
+            flow.expire(now)
+            if flow.idle:
+                self._forget(flow.pair)
+        if self.spools and self.spool.count and not self.expiring:
+            self.expiring = True
+            self.spool.expired(now, EXPIRED, self._expired)
+
+    def _forget(self, pair: Pair) -> None:
+        self._next = max(self._next, self._flows.pop(pair).lane.next_position)
+        towards = self._towards[pair.recipient]
+        del towards[pair]
+        if not towards:
+            del self._towards[pair.recipient]
+        self.withheld.forget(pair)
+
+    def _expired(self, spooled: list[Spooled]) -> None:
+        self.expiring = False
+        by_pair: dict[Pair, list[Spooled]] = {}
+        for row in spooled:
+            by_pair.setdefault(row.pair, []).append(row)
+        for pair, rows in by_pair.items():
+            self.flow(pair).expire_spooled(rows)
+        for flow in self:
+            flow.gap.forget()
+
+    # --- the end ---
+
+    def rest(self) -> None:
+        """Nothing more is written, so that what is in flight can come to an end: it is spooled, beyond the bound if need be."""
+        self._resting = True
+        self.spool.stretch(self.budget.limit)
+        for flow in self:
+            flow.held = True
+            flow.relieve()
+        self._again()
+
+    def go_on(self, chosen: Callable[[DeliveryQueue], bool]) -> None:
+        """The end of the rest for these, as far as the operator does not hold them."""
+        for flow in self:
+            if chosen(flow) and not self.withheld.holds(flow.pair):
+                flow.held = False
+                flow.drain()
+
+    def leave(self) -> Deferred[None]:
+        """Leave to the spool what was not passed on; fires when it has answered. What it does not take is bounced."""
+        self.backlog.stop()
+        later = [flow for flow in self if flow.spooling]  # what came since goes behind what the spool is asked to take
+        for flow in self:
+            if not self.spools:
+                flow.give_up(Cause.SHUTDOWN)
+            elif not flow.spooling:
+                flow.spool_now()
+        kept: Deferred[None] = Deferred()
+        self.spool.lanes(lambda _: kept.callback(None))  # it answers in order
+        return kept.addCallback(lambda _: self.leave() if later else None)
+
+    def stop(self) -> Deferred[list[None]]:
+        """The same, and close the hops and the spool."""
+        return self.leave().addCallback(lambda _: self._close())
+
+    def _close(self) -> Deferred[list[None]]:
+        self.go_on(lambda flow: bool(flow.lane.fresh))  # no room on the disk: better written to whoever confirms nothing
+        closed = [flow.hop.stop(Cause.SHUTDOWN) for flow in self]
+        for flow in self:
+            flow.lane.take_back()
+            flow.spool_now()
+        spool: Deferred[None] = Deferred()
+        self.spool.close(lambda: spool.callback(None))
+        return gatherResults([*closed, spool])

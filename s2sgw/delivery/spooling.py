@@ -1,0 +1,193 @@
+"""What of a lane only the spool holds: read on as memory empties, and struck off as it ends there.
+
+The spool answers late, and of what was when it was asked: meanwhile more may have left memory, or come to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from s2sgw.queue.bounce import may_bounce
+from s2sgw.queue.entries import QueuedStanza, QueueItem, settle
+from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.spool.interface import Spool, Spooled
+from s2sgw.xmpp.ending import Cause
+
+if TYPE_CHECKING:
+    from s2sgw.delivery.queue_table import DeliveryQueues
+if TYPE_CHECKING:
+    from s2sgw.delivery.queue import DeliveryQueue
+    from s2sgw.delivery.queue_table import DeliveryQueues
+
+class SpooledRange:
+    """The gap of `lane`. `filled` is told what has come back to memory, then `over` that the spool has answered."""
+
+    __slots__ = ("_ended", "_filled", "_lane", "_lanes", "_looks", "_over", "reading")
+
+    def __init__(
+        self, lane: PairQueue, lanes: DeliveryQueues, filled: Callable[[list[QueuedStanza]], None], over: Callable[[], None],
+    ) -> None:
+        self._lane = lane
+        self._lanes = lanes
+        self._filled = filled
+        self._over = over
+        self.reading = False
+        self._looks = 0
+        #: positions whose custody ended while the spool was being asked, so that its answer may still speak of them
+        self._ended: set[int] = set()
+
+    def read_on(self, at_most: int) -> None:
+        """Fetch the next, about `at_most` bytes."""
+        if not self.reading and self._lane.gap is not None:
+            self.reading = True
+            after, up_to = self._lane.gap
+            self._lanes.spool.read(self._lane.pair, after, at_most, partial(self._read, after, up_to))
+
+    def _read(self, after: int, up_to: int, spooled: list[Spooled]) -> None:
+        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it.
+
+        Where it ends behind `up_to` now, the answer says nothing of what has left memory there.
+        """
+        self.reading = False
+        gap = self._lane.gap
+        if gap is not None and gap[0] == after:
+            rows = [row for row in spooled if row.position <= gap[1]]
+            held = [_held(row) for row in rows if row.position not in self._ended]
+            self._lane.fill(held, complete=gap[1] == up_to and (not rows or rows[-1].position >= up_to))
+            self._filled(held)
+        self.forget()
+        self._over()
+
+    def look(self, after: int, done: Callable[[list[Spooled]], None]) -> None:
+        """The stanza behind this position, as the spool has it, at least."""
+        def answered(rows: list[Spooled]) -> None:
+            done(rows)
+            self._looks -= 1
+            self.forget()
+        self._looks += 1
+        self._lanes.spool.read(self._lane.pair, after, 1, answered)
+
+    def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
+        """Those of the rows that the spool alone holds leave it."""
+        gap = self._lane.gap
+        within = range(gap[0] + 1, gap[1] + 1) if gap is not None else ()
+        alone = [row for row in spooled if row.position in within and row.position not in self._ended]
+        self._lane.gap_count -= len(alone)
+        return [_held(row) for row in alone]
+
+    def ended(self, positions: Sequence[int]) -> None:
+        """The custody of these, which the spool had, is over."""
+        self._ended.update(positions)
+        self.forget()
+
+    def forget(self) -> None:
+        """What ended matters no more, unless an answer is under way."""
+        if not (self.reading or self._looks or self._lanes.expiring):
+            self._ended.clear()
+
+
+def _held(row: Spooled) -> QueuedStanza:
+    return QueuedStanza(row.position, row.stanza, row.accepted_at, row.deadline, None, True, row.written)
+
+
+# A request in the spool is written to the wire only once the spool knows: an IQ is never sent twice, even after a crash (R33).
+#
+# A mark that came to the disk behind the request itself would leave a moment in which a `kill -9` makes two of it.
+#: Of those that wait, in order, so many are looked at at once.
+AHEAD = 1000
+
+
+class RequestMarks:
+    """Of one lane. `go_on` is called when more may be written, `refuse` with what the spool cannot mark."""
+
+    def __init__(
+        self, lane: PairQueue, spool: Callable[[], Spool], go_on: Callable[[], None], refuse: Callable[[list[QueuedStanza]],
+        None],
+    ) -> None:
+        self._lane = lane
+        self._spool = spool
+        self._go_on = go_on
+        self._refuse = refuse
+        self._marking = False
+
+    def make(self, parked: Collection[int]) -> None:
+        """The next that waits is such a request: mark it, and those soon behind it."""
+        if self._marking:
+            return
+        self._marking = True
+        near = islice(self._lane.waiting, AHEAD)
+        requests = [held for held in near if held.unmarked and held.position not in parked]
+        positions = [held.position for held in requests]
+        self._spool().mark_written(self._lane.pair, positions, lambda error: self._made(requests, error))
+
+    def _made(self, requests: list[QueuedStanza], error: Exception | None) -> None:
+        self._marking = False
+        if error is None:
+            for held in requests:
+                held.written = True
+        else:
+            positions = {held.position for held in requests}
+            self._refuse(self._lane.remove(lambda held: held.position in positions))
+        self._go_on()
+
+
+# What of a lane the spool has no room for: refused in words, as soon as its sender can be told, and kept until then.
+#
+# Meanwhile no room is made for more of it: whoever brings it waits, and with them what they have not written yet. What no error
+# may answer stays in memory too, and is offered to the spool again.
+class SpoolOverflow:
+    """That of the lane of `flow`."""
+
+    __slots__ = ("_flow", "_lanes", "lasts", "untold")
+
+    def __init__(self, flow: DeliveryQueue, lanes: DeliveryQueues) -> None:
+        self._flow = flow
+        self._lanes = lanes
+        #: something is still here that the spool had no room for
+        self.lasts = False
+        #: refusals of which who brought the stanzas, and keeps them until then, has yet to hear: nothing passes them
+        self.untold = 0
+
+    @property
+    def stuck(self) -> bool:
+        """Neither the next server, nor the disk, nor the sender's server takes what comes."""
+        if self.untold or not self.lasts or self._flow.hop.ready:
+            return self.untold > 0
+        return self._flow.lane.crowded or not self._lanes.way_back(self._flow).open
+
+    def begin(self, batch: Sequence[QueueItem], error: Exception) -> None:
+        """Nothing of `batch` is in the spool. What is in flight may still arrive; what waits is refused, or written after all."""
+        flow = self._flow
+        self._lanes.spool_failed(flow, error)
+        if flow.hop.ready and not flow.held:
+            flow.drain()
+        elif self._lanes.way_back(flow).open:
+            positions = {piece.position for piece in batch}
+            self._refuse(flow.lane.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
+        self.lasts = not all(piece.gone for each in batch for piece in each.now())
+        if self.lasts and not flow.held:
+            flow.hop.wanted()
+
+    def _refuse(self, gone: list[QueuedStanza]) -> None:
+        """Who keeps a stanza until told sends it again after a crash: none that came later may arrive before that (R35)."""
+        kept = any(held.receipt is not None for held in gone)
+        self.untold += kept
+        self._flow.left(gone)
+        stanzas = [held.stanza for held in gone]
+        self._lanes.bounce(self._flow.pair, stanzas, Cause.QUEUE_FULL, settled=partial(self._told, gone, kept))
+
+    def _told(self, gone: list[QueuedStanza], kept: bool) -> None:
+        self.untold -= kept
+        settle(gone)
+        if kept:
+            self._flow.drain()
+            self._flow.spool_now(self._flow.due)
+
+    def end(self) -> None:
+        """Nothing is here any more for which the spool had no room."""
+        if self.lasts:
+            self.lasts = False
+            self._flow.relieve()

@@ -1,1 +1,0 @@
-"""Floor 4: where streams, trust, policy and queue meet."""

@@ -1,0 +1,55 @@
+"""The gate between a proven pair and its lane: the filters and rates of the peer's policy. Where none is configured, no gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s2sgw.ingress.rates import RateLimiter, RateLimiters
+from s2sgw.policy.filters import Filter, Refused
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.record import Leg
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.stanza import Stanza
+
+
+class StanzaFilter:
+    """What the stanzas of a pair pass through. `answers`: a refused one is answered by a stanza error, not dropped."""
+
+    def __init__(self, filter: Filter | None, meter: RateLimiter | None, answers: bool) -> None:
+        self._filter = filter
+        self._meter = meter
+        self.answers = answers
+
+    def debt(self) -> float:
+        """Seconds that the pair must wait before its next stanzas are looked at."""
+        return 0.0 if self._meter is None else self._meter.debt()
+
+    def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
+        """Those that pass, and those that do not; what a filter refuses counts for no rate."""
+        filtered: list[Refused] = []
+        if self._filter is not None:
+            stanzas, filtered = self._filter.sift(stanzas)
+        if self._meter is None:
+            return stanzas, filtered
+        passed, refused = self._meter.sift(stanzas)
+        return passed, filtered + refused
+
+
+class StanzaFilters:
+    """Makes the gates. `clock` gives seconds."""
+
+    def __init__(self, peers: PeerPolicies, clock: Callable[[], float]) -> None:
+        self._peers = peers
+        self._meters = RateLimiters(clock)
+
+    def of(self, leg: Leg, pair: Pair) -> StanzaFilter | None:
+        """The gate for stanzas of `pair` that come in on `leg`; None where all of them pass.
+
+        Filters hold both ways, rates for what comes from the peer.
+        """
+        inbound = leg == "federation"
+        peer = pair.sender if inbound else pair.recipient
+        policy = self._peers.policy(peer)
+        filter = Filter.of(policy)
+        meter = self._meters.of(peer, policy.limits) if inbound else None
+        return None if filter is None and meter is None else StanzaFilter(filter, meter, policy.denied == "error")

@@ -1,0 +1,232 @@
+"""The entry of a pair: its stanzas' way from the stream that brings them to their lane.
+
+They wait, in the stream's own hands, until the pair is admitted, and where the peer has used up its rate; then they pass
+the gate. What waits was read before the stream was told to pause, so it is as much as one turn brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import groupby
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.ingress.duplicates import Duplicates
+from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
+from s2sgw.net.connection import StreamConnection
+from s2sgw.policy.filters import Refused
+from s2sgw.queue.entries import OVERHEAD, UpstreamAck
+from s2sgw.reporting.record import Direction, EventRecord, Leg
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.stanza import Stanza
+
+#: Bytes of a slowed pair that wait while other peers of its stream go on, and of all pairs of a stream in memory; beyond, the
+#: stream waits too.
+HELD = 262144
+HELD_IN_ALL = 8388608
+
+
+class HeldBytes:
+    """What waits at the entries of one stream, in bytes of memory."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class IngressServices:
+    """What all entries share."""
+
+    def __init__(self, lanes: DeliveryQueues, record: EventRecord, gates: StanzaFilters) -> None:
+        self.lanes = lanes
+        self.record = record
+        self.gates = gates
+        self.duplicates = Duplicates(lanes.clock.seconds)
+        #: pairs whose first stanzas wait for the answer whether they may pass
+        self.admissions = 0
+
+    @property
+    def admitting(self) -> bool:
+        """Stanzas that were read are on no lane yet."""
+        return self.admissions > 0
+
+
+class PairIngress:
+    """The stanzas of `pair` on `connection`. `admit` says why they must not reach a lane; `alone`: no other peer sends there.
+
+    `waiting`: what waits at all entries of the connection.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, entrance: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
+        admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool], waiting: HeldBytes,
+    ) -> None:
+        self.pair = pair
+        self._entrance = entrance
+        self._lanes = entrance.lanes
+        self._connection = connection
+        self._leg: Leg = leg
+        self._admit = admit
+        self._alone = alone
+        self._admitted = False
+        self._admitting = False
+        self._outdated = False  # the admission under way
+        self._entered = False
+        self._gate: StanzaFilter | None = None
+        self._held: list[tuple[list[Stanza], UpstreamAck | None]] = []
+        self._size = 0  # bytes of these
+        self._waiting = waiting
+        self._timer: IDelayedCall | None = None
+        self._told: set[Cause] = set()
+        self._over = False
+        self._used = 0.0
+
+    def rests(self, before: float) -> bool:
+        """Nothing has come since `before`, and nothing waits."""
+        return self._used < before and not self._held
+
+    def accept(self, stanzas: list[Stanza], receipt: UpstreamAck | None = None) -> None:
+        """The stanzas of one turn; `receipt` is settled as they are in safe hands, or refused."""
+        self._used = self._lanes.clock.seconds()
+        if self._held:
+            self._hold(stanzas, receipt)
+        elif not self._admitted:
+            self._ask(stanzas, receipt)
+        elif self._gate is None:
+            self._pass(stanzas, receipt)
+        else:
+            self._pass_gate(self._gate, stanzas, receipt)
+
+    def reconsider(self) -> None:
+        """The policy has changed: whether the pair is admitted, and by which gate, is asked anew."""
+        self._admitted = False
+        self._outdated = self._admitting
+
+    def close(self) -> None:
+        """The stream is gone: what came before is still passed on (R16), and there is nobody left to slow."""
+        self._over = True
+        if self._entered:
+            self._lanes.flow(self.pair).forget(self._connection)
+        if self._timer is not None:
+            self._go_on()
+
+    # --- admission ---
+
+    def _ask(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+        self._admitting = True
+        self._entrance.admissions += 1
+        self._hold(stanzas, receipt)
+        admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
+        admission.addErrback(self._not_asked)
+        admission.addCallback(self._decided)
+        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+
+    def _not_asked(self, failure: Failure) -> Ending:
+        self.log.failure("a pair could not be admitted to its lane", failure)
+        return Ending(Cause.INTERNAL)
+
+    def _decided(self, ending: Ending | None) -> None:
+        self._admitting = False
+        self._entrance.admissions -= 1
+        if self._outdated:
+            self._outdated = False
+        elif ending is None:
+            self._admitted = True
+            self._gate = self._entrance.gates.of(self._leg, self.pair)
+        else:
+            self._record(ending)
+            for stanzas, receipt in self._take():
+                self._lanes.refuse(self.pair, stanzas, ending.cause, receipt)
+        self._go_on()
+
+    # --- the gate ---
+
+    def _pass(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+        self._entered = True
+        self._lanes.flow(self.pair).accept(stanzas, None if self._over else self._connection, receipt)
+
+    def _pass_gate(self, gate: StanzaFilter, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+        debt = 0.0 if self._over else gate.debt()
+        if debt:
+            self._timer = self._lanes.clock.callLater(debt, self._go_on)
+            self._hold(stanzas, receipt)
+            return
+        passed, refused = gate.sift(self._without_answers(stanzas, receipt))
+        if refused:
+            self._refuse(gate, refused, receipt)
+        if passed:
+            self._pass(passed, receipt)
+
+    def _without_answers(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> list[Stanza]:
+        """What answers the gateway's own pings (R41) goes by the gate."""
+        flow = self._lanes.flow(self.pair)
+        answers = [stanza for stanza in stanzas if flow.awaits(stanza)]
+        if not answers:
+            return stanzas
+        self._pass(answers, receipt)
+        return [stanza for stanza in stanzas if stanza not in answers]
+
+    def _refuse(self, gate: StanzaFilter, refused: list[Refused], receipt: UpstreamAck | None) -> None:
+        """Counted one by one, told once: a flood of refused stanzas is no flood of records."""
+        for cause, group in groupby(refused, lambda each: each[1].cause):
+            rows = list(group)
+            stanzas = [stanza for stanza, _ in rows]
+            if cause not in self._told:
+                self._told.add(cause)
+                self._record(rows[0][1])
+            if gate.answers:
+                self._lanes.refuse(self.pair, stanzas, cause, receipt, outcome="refused")
+            else:
+                self._entrance.record.counted(self._direction, "refused", stanzas)
+                _settle(receipt, len(stanzas))
+
+    # --- waiting ---
+
+    def _hold(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+        self._held.append((stanzas, receipt))
+        self._size += sum(len(stanza.data) for stanza in stanzas)
+        self._waiting.bytes += sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
+        if self._alone() or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
+            self._connection.pause(self)
+
+    def _take(self) -> list[tuple[list[Stanza], UpstreamAck | None]]:
+        """All that is held, which waits no longer."""
+        held, self._held, self._size = self._held, [], 0
+        self._waiting.bytes -= sum(len(stanza.data) + OVERHEAD for stanzas, _ in held for stanza in stanzas)
+        return held
+
+    def _go_on(self) -> None:
+        """Nothing to wait for any more, or for the first of what is held."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        for stanzas, receipt in self._take():
+            self.accept(stanzas, receipt)
+        if not self._held and not self._over:
+            self._connection.resume(self)
+
+    # --- telling ---
+
+    @property
+    def _direction(self) -> Direction:
+        return "inbound" if self._leg == "federation" else "outbound"
+
+    def _record(self, ending: Ending) -> None:
+        peer, local = self.pair if self._leg == "federation" else self.pair.inverse
+        address = self._connection.peer_address
+        self._entrance.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+
+
+def _settle(receipt: UpstreamAck | None, number: int) -> None:
+    if receipt is not None:
+        receipt.settle(number)
+
+
+async def _awaited(question: Awaitable[Ending | None]) -> Ending | None:
+    return await question

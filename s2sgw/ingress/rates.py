@@ -1,0 +1,132 @@
+"""Rates: what a second may bring from one peer, by bytes and by stanzas, on all of its streams together.
+
+A bucket holds what may be spent at once; it fills at its rate. Spending more than it holds leaves a debt, which the peer
+waits for ("slow"); or what there is not enough for is refused ("refuse"). The clock comes in as seconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from s2sgw.policy.filters import Refused
+from s2sgw.policy.model import Limits
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.stanza import Stanza
+
+#: Seconds of its rate that a bucket holds, and the longest debt in seconds: a single stanza may be larger than a minute's rate.
+BURST = 2.0
+DEBT = 60.0
+#: Peers whose meters are kept; beyond, the one that was asked for longest ago begins anew.
+METERS = 4096
+
+
+class TokenBucket:
+    """`rate` a second, of bytes or of stanzas."""
+
+    __slots__ = ("_at", "_level", "rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self._level = rate * BURST
+        self._at = now
+
+    def debt(self, now: float) -> float:
+        """Seconds until there is something to spend again; 0 where there is."""
+        self._fill(now)
+        return max(0.0, -self._level / self.rate)
+
+    def spend(self, amount: float, now: float) -> None:
+        """Spend `amount`, whatever there is."""
+        self._fill(now)
+        self._level = max(self._level - amount, -self.rate * DEBT)
+
+    def has(self, amount: float, now: float) -> bool:
+        """Whether `amount` is there; a full bucket has enough for anything."""
+        self._fill(now)
+        return self._level >= min(amount, self.rate * BURST)
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._level + (now - self._at) * self.rate, self.rate * BURST)
+        self._at = now
+
+
+class RateLimiter:
+    """The buckets of one peer."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self._clock = clock
+        now = clock()
+        rates = limits.stanzas_per_second
+        kinds = {"message": rates.message, "presence": rates.presence, "iq": rates.iq}
+        self._bytes = TokenBucket(limits.bytes_per_second, now) if limits.bytes_per_second else None
+        self._total = TokenBucket(rates.total, now) if rates.total else None
+        self._kinds = {kind: TokenBucket(rate, now) for kind, rate in kinds.items() if rate}
+
+    def debt(self) -> float:
+        """Seconds that the peer must wait before anything more of it is let through; always 0 where it is refused instead."""
+        if self.limits.excess == "refuse":
+            return 0.0
+        now = self._clock()
+        return max(bucket.debt(now) for bucket in (self._bytes, self._total, *self._kinds.values()) if bucket is not None)
+
+    def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
+        """Those that pass, and those that are refused, both in their order; everything passes where the peer is slowed."""
+        now = self._clock()
+        if self.limits.excess == "slow":
+            for stanza in stanzas:
+                self._spend(stanza, now)
+            return stanzas, []
+        passed: list[Stanza] = []
+        refused: list[Refused] = []
+        for stanza in stanzas:
+            excess = self._excess(stanza, now)
+            if excess is None:
+                self._spend(stanza, now)
+                passed.append(stanza)
+            else:
+                refused.append((stanza, Ending(Cause.RATE_EXCEEDED, f"the policy for this peer lets {excess} a second pass")))
+        return passed, refused
+
+    def _excess(self, stanza: Stanza, now: float) -> str | None:
+        """Which rate has nothing left for `stanza`, in words."""
+        kind = self._kinds.get(stanza.kind)
+        if kind is not None and not kind.has(1, now):
+            return f"{kind.rate} stanzas of kind {stanza.kind}"
+        if self._total is not None and not self._total.has(1, now):
+            return f"{self._total.rate} stanzas"
+        if self._bytes is not None and not self._bytes.has(len(stanza.data), now):
+            return f"{self._bytes.rate} bytes"
+        return None
+
+    def _spend(self, stanza: Stanza, now: float) -> None:
+        kind = self._kinds.get(stanza.kind)
+        if kind is not None:
+            kind.spend(1, now)
+        if self._total is not None:
+            self._total.spend(1, now)
+        if self._bytes is not None:
+            self._bytes.spend(len(stanza.data), now)
+
+
+class RateLimiters:
+    """The meters of all peers that have rates. `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._meters: OrderedDict[Domain, RateLimiter] = OrderedDict()
+
+    def of(self, peer: Domain, limits: Limits) -> RateLimiter | None:
+        """The meter of `peer`, made anew where its limits have changed; None where it has no rate."""
+        if not limits.rated:
+            self._meters.pop(peer, None)
+            return None
+        meter = self._meters.get(peer)
+        if meter is None or meter.limits != limits:
+            meter = self._meters[peer] = RateLimiter(limits, self._clock)
+            if len(self._meters) > METERS:
+                self._meters.popitem(last=False)
+        self._meters.move_to_end(peer)
+        return meter

@@ -1,0 +1,189 @@
+"""Happy eyeballs (RFC 8305, XEP-0495): several places are tried, a little after one another, and the first that answers wins.
+
+The caller passes places of one priority alone (R36), in the order in which they are to be tried, with the address families
+in turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.python.failure import Failure
+
+from s2sgw.net.dialing import DialFailed, Dialler
+from s2sgw.net.discovery import Target
+from s2sgw.xmpp.ending import Cause, Ending
+
+#: RFC 8305 §5: seconds to wait for one place before the next is tried beside it.
+ATTEMPT_DELAY = 0.25
+#: Attempts under way at once in one race.
+CONCURRENT = 4
+#: Seconds for a whole race.
+RACE_TIMEOUT = 30.0
+
+
+class Place(Protocol):
+    """Where to connect to."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+P = TypeVar("P", bound=Place)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a target."""
+
+    target: Target
+    address: str
+
+    @property
+    def port(self) -> int:
+        return self.target.port
+
+
+def priority_groups(targets: Sequence[Target], limit: int) -> list[tuple[Endpoint, ...]]:
+    """The places of `targets`, which come in the order to be tried, one tuple for each priority; `limit` in all."""
+    spots = [Endpoint(target, address) for target in targets for address in target.addresses]
+    return [tuple(heat) for _priority, heat in groupby(spots[:limit], key=lambda spot: spot.target.priority)]
+
+
+@dataclass(frozen=True, slots=True)
+class Winner(Generic[P]):
+    """The place that answered, and those that have not failed: worth a try if the stream there comes to nothing."""
+
+    place: P
+    others: tuple[P, ...]
+
+
+class RaceLost(Exception):
+    """No place answered. `failures` says for each why not; `ending` is the one that says most."""
+
+    def __init__(self, failures: Sequence[tuple[Any, Ending]]) -> None:
+        self.failures = tuple(failures)
+        self.ending = _sum(self.failures)
+        super().__init__(f"{self.ending.cause}: {self.ending.detail}")
+
+
+def race(
+    clock: Any, places: Sequence[P], build: Callable[[P], IProtocol], dialler: Callable[[P], Dialler], *,
+    delay: float = ATTEMPT_DELAY, concurrent: int = CONCURRENT, timeout: float = RACE_TIMEOUT,
+) -> Deferred[Winner[P]]:
+    """Connect to one of `places`: `build(place)` makes the protocol for the winner alone, `dialler(place)` is how to dial it.
+
+    The next attempt begins when one has failed, or `delay` seconds after the last, with at most `concurrent` under way.
+    Fails with `RaceLost` as soon as the last has failed, or after `timeout` seconds. Cancelling it ends all attempts.
+    """
+    return _Race(clock, places, build, dialler, delay, concurrent).start(timeout)
+
+
+class _Race(Generic[P]):
+    """One race. An attempt is known by its number, the index of its place."""
+
+    def __init__(
+        self, clock: Any, places: Sequence[P], build: Callable[[P], IProtocol], dialler: Callable[[P], Dialler], delay: float,
+        concurrent: int,
+    ) -> None:
+        self._clock = clock
+        self._places = tuple(places)
+        self._build = build
+        self._dialler = dialler
+        self._delay = delay
+        self._concurrent = concurrent
+        self._begun = 0
+        self._running: dict[int, Deferred[None]] = {}
+        self._failures: dict[int, Ending] = {}
+        self._winner: int | None = None
+        self._deadline: IDelayedCall | None = None
+        self._next: IDelayedCall | None = None
+        self._result: Deferred[Winner[P]] = Deferred(lambda _: self._stop())
+
+    def start(self, timeout: float) -> Deferred[Winner[P]]:
+        self._deadline = self._clock.callLater(timeout, self._too_late)
+        self._go_on()
+        return self._result
+
+    def _go_on(self) -> None:
+        """Begin the next attempt if there is one and room for it; give up where none is left at all."""
+        _cancel(self._next)
+        if self._winner is None:
+            if self._begun < len(self._places) and len(self._running) < self._concurrent:
+                self._try(self._begun)
+            elif not self._running:
+                self._lose(self._failures)
+
+    def _try(self, number: int) -> None:
+        self._begun += 1
+        self._next = self._clock.callLater(self._delay, self._go_on)
+        place = self._places[number]
+        attempt = maybeDeferred(self._dialler(place), place.address, place.port, lambda: self._claim(number))
+        self._running[number] = attempt
+        attempt.addCallbacks(lambda _: self._won(number), self._failed, errbackArgs=(number,))
+
+    def _claim(self, number: int) -> IProtocol | None:
+        """The way is open: whoever asks first has won."""
+        if self._winner is not None or self._result.called:
+            return None
+        self._winner = number
+        return self._build(self._places[number])
+
+    def _won(self, number: int) -> None:
+        del self._running[number]
+        self._stop()
+        others = (place for other, place in enumerate(self._places) if other != number and other not in self._failures)
+        self._result.callback(Winner(self._places[number], tuple(others)))
+
+    def _failed(self, failure: Failure, number: int) -> None:
+        if self._running.pop(number, None) is None or self._winner not in (None, number):
+            return  # given up by ourselves
+        self._winner = None
+        self._failures[number] = _ending(failure)
+        self._go_on()
+
+    def _too_late(self) -> None:
+        ending = Ending(Cause.CONNECTION_TIMEOUT, "no place answered in time", "network")
+        self._lose({**self._failures, **dict.fromkeys(self._running, ending)})
+
+    def _lose(self, failures: dict[int, Ending]) -> None:
+        self._stop()
+        self._result.errback(RaceLost([(self._places[number], failures[number]) for number in sorted(failures)]))
+
+    def _stop(self) -> None:
+        """End what is under way."""
+        _cancel(self._deadline)
+        _cancel(self._next)
+        running, self._running = self._running, {}
+        for attempt in running.values():
+            attempt.cancel()
+
+
+def _cancel(timer: IDelayedCall | None) -> None:
+    if timer is not None and timer.active():
+        timer.cancel()
+
+
+def _ending(failure: Failure) -> Ending:
+    if isinstance(failure.value, DialFailed):
+        return failure.value.ending
+    return Ending(Cause.INTERNAL, failure.getErrorMessage())
+
+
+#: Which cause says most of why a domain could not be reached: one that answers, even by refusing, before silence.
+_TELLING = (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE)
+
+
+def _sum(failures: Sequence[tuple[Any, Ending]]) -> Ending:
+    endings = [ending for _place, ending in failures]
+    if not endings:
+        return Ending(Cause.UNREACHABLE, "there is no address to connect to")
+    first = min(endings, key=lambda e: _TELLING.index(e.cause) if e.cause in _TELLING else len(_TELLING))
+    return Ending(first.cause, "; ".join(dict.fromkeys(f"{e.cause}: {e.detail}" for e in endings)), first.by)

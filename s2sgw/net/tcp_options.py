@@ -1,0 +1,31 @@
+"""What TCP does about silence, where the system lets us say so (Linux): how long it waits for the other machine, and how long it
+lets the other machine wait for an acknowledgement.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+#: Seconds that sent data may go unacknowledged by the other machine before TCP gives up; its own bound is some 15 minutes.
+UNACKNOWLEDGED = 60
+
+
+def set_quick_ack(transport: Any) -> None:
+    """Have the next input acknowledged without delay; holds for a while only, so it is said again with each input.
+
+    Servers that leave Nagle's algorithm on send the second of two small writes when the first is acknowledged: 40 ms later,
+    several times in one negotiation.
+    """
+    handle = getattr(transport, "socket", None)
+    option = getattr(socket, "TCP_QUICKACK", None)
+    if handle is not None and option is not None:
+        handle.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def set_user_timeout(transport: Any) -> None:
+    """Have TCP end the connection of `transport` once data has gone unacknowledged for so long (RFC 5482, R37)."""
+    handle = getattr(transport, "socket", None)
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if handle is not None and option is not None:
+        handle.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED * 1000)

@@ -1,0 +1,119 @@
+"""TLS laid on a transport: what it shows once its handshake is over, and what its failures mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from s2sgw.xmpp.ending import Cause, Ending
+
+#: OpenSSL's words for a version that one side will not have.
+_TOO_OLD = ("unsupported protocol", "protocol version", "no protocols available", "inappropriate fallback")
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFacts:
+    """The facts of one TLS connection. `chain` is DER, leaf first, as presented; (): the other side showed none."""
+
+    chain: tuple[bytes, ...]
+    version: str  # "TLSv1.2", "TLSv1.3"
+    cipher: str
+    alpn: bytes
+    server_name: str | None
+    #: what channel binding binds to: tls-exporter (RFC 9266); None below TLS 1.3, where it cannot be told whether that is safe
+    exporter: bytes | None = field(default=None, repr=False)
+
+
+@implementer(IHandshakeListener)
+class TLSListener(Protocol):
+    """What the TLS layer talks to, in four calls."""
+
+    def __init__(
+        self, heard: Callable[[bytes], None], secured: Callable[[TLSFacts], None], lost: Callable[[Failure], None],
+        renegotiated: Callable[[], None],
+    ) -> None:
+        self.dataReceived = heard  # type: ignore[method-assign, assignment]
+        self._secured = secured
+        self._lost = lost
+        self._renegotiated = renegotiated
+
+    def handshakeCompleted(self) -> None:
+        transport: Any = self.transport
+        self._secured(observe(transport.getHandle()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost(reason)
+
+    def renegotiationAttempted(self) -> None:
+        """From within OpenSSL (`net.tls`): nothing may be closed here."""
+        self._renegotiated()
+
+
+def tls_on(inside: TLSListener, creator: Any, is_client: bool, clock: IReactorTime) -> Any:
+    """A TLS layer around `inside`, to be connected to a transport that feeds it.
+
+    `transport.startTLS` does the same on the global reactor's clock; this is one path for STARTTLS and direct TLS, and
+    for tests in memory.
+    """
+    return BufferingTLSTransport(TLSMemoryBIOFactory(creator, is_client, Factory(), clock=clock), inside)
+
+
+def observe(connection: SSL.Connection) -> TLSFacts:
+    """The facts of `connection`, whose handshake is over."""
+    server_name = connection.get_servername()
+    return TLSFacts(
+        chain=presented_chain(connection),
+        version=connection.get_protocol_version_name(),
+        cipher=connection.get_cipher_name() or "",
+        alpn=connection.get_alpn_proto_negotiated(),
+        server_name=server_name.decode("ascii", "replace") if server_name else None,
+        exporter=exporter(connection),
+    )
+
+
+def exporter(connection: SSL.Connection) -> bytes | None:
+    """The tls-exporter value. Under TLS 1.2 it holds only with the extended master secret, which cannot be seen from here."""
+    if connection.get_protocol_version_name() != "TLSv1.3":
+        return None
+    return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+
+
+def presented_chain(connection: SSL.Connection) -> tuple[bytes, ...]:
+    """The other side's certificates. On the server side OpenSSL leaves the leaf out of its list, on the client's not."""
+    leaf = connection.get_peer_certificate()
+    if leaf is None:
+        return ()
+    first = crypto.dump_certificate(crypto.FILETYPE_ASN1, leaf)
+    rest = [crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in connection.get_peer_cert_chain() or ()]
+    return (first, *(rest[1:] if rest[:1] == [first] else rest))
+
+
+def lost(reason: Failure, *, handshaking: bool) -> Ending:
+    """The ending that the loss of a transport amounts to."""
+    error = reason.value
+    if isinstance(error, SSL.Error):
+        words = _words(error)
+        cause = Cause.TLS_TOO_OLD if any(phrase in words for phrase in _TOO_OLD) else Cause.TLS_FAILED
+        return Ending(cause, words, "network")
+    if handshaking:
+        return Ending(Cause.TLS_FAILED, "the connection closed during the TLS handshake", "network")
+    if isinstance(error, ConnectionDone):
+        return Ending(Cause.CONNECTION_LOST, "the connection closed without a closing tag", "them")
+    if isinstance(error, ConnectionAborted):
+        return Ending(Cause.CONNECTION_LOST, "the connection was aborted", "us")
+    return Ending(Cause.CONNECTION_LOST, reason.getErrorMessage(), "network")
+
+
+def _words(error: SSL.Error) -> str:
+    """OpenSSL's reasons in its own words, the first cause first."""
+    queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return "; ".join(reason for _library, _function, reason in queue) or type(error).__name__

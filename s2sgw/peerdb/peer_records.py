@@ -1,0 +1,142 @@
+"""What is written down of each peer: its keys, the certificates that wait, past proofs, and the handshakes judged.
+
+The judge reads its standing before a verdict, and the verdict is entered here: a first use is remembered, a certificate that
+the operator is to see is held, and what should alarm somebody is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from s2sgw.net.discovery import Target
+from s2sgw.peerdb.database import FILE, PeerDatabase
+from s2sgw.peerdb.handshakes import Handshakes
+from s2sgw.peerdb.keys import KnownKeys, PeerKeys, RememberedKey, key_of
+from s2sgw.peerdb.past_proofs import REMEMBERED, PastProofs
+from s2sgw.peerdb.pending import PendingCertificate, PendingCertificates
+from s2sgw.peerdb.refusals import StoredRefusals
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.verdict import Verdict
+from s2sgw.reporting.record import Direction
+from s2sgw.trust.certificate import summarise
+from s2sgw.trust.evidence import Evidence, ProofMethod
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+
+#: Characters of the reasons that are kept with a certificate.
+_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFacts:
+    """What is remembered of a peer at one moment: its keys, and by what it was proven within the policy's `remember_proof`."""
+
+    keys: KnownKeys
+    remembered: ProofMethod | None = None
+
+
+class PeerRecords:
+    """Everything that one state directory remembers of peers."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, store: PeerDatabase) -> None:
+        self.store = store
+        self.keys = PeerKeys(store)
+        self.inbox = PendingCertificates(store)
+        self.memory = PastProofs(store)
+        self.handshakes = Handshakes(store)
+        self.refusals = StoredRefusals(store)
+
+    @classmethod
+    def at(cls, state: Path) -> PeerRecords:
+        """The book in a state directory. Raises `DatabaseUnusable`."""
+        return cls(PeerDatabase(state / FILE, lambda text: cls.log.error(event="memory not written", detail=text)))
+
+    def standing(self, domain: Domain, policy: PeerPolicy, at: float) -> KnownFacts:
+        """What is remembered of a peer now."""
+        return KnownFacts(self.keys.known(domain, at), self.remembered(domain, policy, at))
+
+    def remembered(self, domain: Domain, policy: PeerPolicy, at: float) -> ProofMethod | None:
+        """By what it was proven last, within the policy's `remember_proof`."""
+        within = policy.remember_proof
+        return self.memory.remembered(domain, at, within, REMEMBERED) if within > 0 else None
+
+    def record_verdict(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target]) -> None:
+        """A verdict was reached."""
+        at = evidence.at.timestamp()
+        if evidence.tls_version is not None:
+            self.handshakes.judged(evidence, local, verdict)
+        if verdict.proven_by in REMEMBERED:
+            self.memory.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
+        if verdict.learn == "now":
+            self.learn(evidence.domain, evidence.chain, at, f"proven by {verdict.proven_by}")
+        new = self._hold(evidence, local, verdict, targets) if verdict.hold else False
+        if verdict.ending is not None and verdict.ending.cause is Cause.PIN_MISMATCH:
+            self._alarm(evidence, new)
+        if verdict.report is not None:
+            self.log.warn(
+                event="proof lost", direction=_direction(evidence), leg="federation", peer=str(evidence.domain), local=str(local),
+                address=evidence.address, cause=verdict.report.cause.value, detail=verdict.report.detail,
+            )
+
+    def learn(self, domain: Domain, chain: Sequence[bytes], at: float, how: str) -> None:
+        """The first use of a key (R20)."""
+        key = key_of(chain)
+        if key is None or self.keys.known(domain, at).standing(chain) in ("known", "revoked"):
+            return
+        if self.keys.learn(RememberedKey(domain.ascii, key, "first-use", at, note=how, certificate=chain[0])):
+            self.log.warn(event="key remembered", peer=str(domain), leg="federation", detail=f"first use, {how}: {key}")
+
+    def _hold(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target]) -> bool:
+        key = key_of(evidence.chain)
+        if key is None:
+            return False
+        at, ending = evidence.at.timestamp(), verdict.ending
+        new = self.inbox.hold(PendingCertificate(
+            evidence.domain.ascii, key, at, at, 1, _direction(evidence), local.ascii, evidence.address,
+            ending.cause.value if ending else "", tuple(each[:_REASON] for each in verdict.reasons),
+            _facts(evidence, targets), evidence.chain,
+        ))
+        if new:
+            self.log.warn(
+                event="certificate waits", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),
+                local=str(local), address=evidence.address, detail=str(summarise(evidence.chain[0])),
+            )
+        return new
+
+    def _alarm(self, evidence: Evidence, new: bool) -> None:
+        """A changed key: critical when it is first seen, a warning each time after."""
+        emit = self.log.critical if new or self.inbox.find(evidence.domain, _key(evidence)) is None else self.log.warn
+        old = [str(each.key) for each in self.keys.of(evidence.domain) if each.counts(evidence.at.timestamp())]
+        emit(
+            event="key changed", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),
+            address=evidence.address, old=old, new=str(_key(evidence)), detail=str(summarise(evidence.chain[0])),
+        )
+
+
+def _key(evidence: Evidence) -> Fingerprint:
+    return key_of(evidence.chain) or Fingerprint(b"")
+
+
+def _direction(evidence: Evidence) -> Direction:
+    return "inbound" if evidence.role == "initiating" else "outbound"
+
+
+def _facts(evidence: Evidence, targets: Sequence[Target]) -> dict[str, object]:
+    """What the DNS, and the web, said of the peer."""
+    return {
+        "targets": [
+            {"host": each.host, "port": each.port, "addresses": list(each.addresses), "secure": each.secure} for each in targets
+        ],
+        "tlsa": [
+            {"target": each.target, "records": list(map(str, each.records)), "secure": each.secure, "failure": each.failure}
+            for each in evidence.tlsa
+        ],
+        "posh": None if evidence.posh is None else evidence.posh.failure or f"{len(evidence.posh.fingerprints)} certificates",
+    }

@@ -1,0 +1,174 @@
+"""The log: one line for each change of standing, as text or as JSON, over twisted.logger.
+
+A line of ours is an event with the key `event` (what happened: "refused", "stream proven", …) and its facts as further
+keys: `log.info(event="stream proven", peer="friend.example", local="example.org", method="EXTERNAL")`. The facts that say
+which pair it is about come first. What has no `event` is a note (Twisted's own messages, tracebacks of our mistakes).
+
+    2026-11-20T13:04:44.123Z warn  refused direction=inbound peer=evil.example local=example.org layer=pkix cause=self-signed …
+    {"time": "2026-11-20T13:04:44.123Z", "level": "warn", "event": "refused", "direction": "inbound", "peer": …}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from twisted.application.service import MultiService
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+from s2sgw.reporting.printable import printable, quoted
+
+#: Bytes of a log file before it is put aside, and how many of those are kept (twistd's --logfile).
+ROTATE_BYTES = 32 * 1024 * 1024
+ROTATE_KEPT = 8
+#: Characters of one fact in text, and of one in JSON.
+FACT = 1000
+#: Where twistd writes when it is a daemon and nobody said where.
+DEFAULT_FILE = "twistd.log"
+
+_FIRST = ("direction", "leg", "pair", "peer", "local")
+_OURS = ("s2sgw", "twisted.scripts", "twisted.application.app")
+#: Keys that twisted.logger (and its old sibling) put into every event.
+_MACHINERY = frozenset({"event", "format", "message", "time", "system", "isError", "failure", "why", "printed"})
+
+
+class Writable(Protocol):
+    """A text file, or Twisted's LogFile."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes the events at or above `level` to `file`, one line each."""
+
+    def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel) -> None:
+        self._file = file
+        self._line = line
+        self._level = level
+
+    def __call__(self, event: LogEvent) -> None:
+        if wanted(event, self._level):
+            self._file.write(self._line(event) + "\n")
+            self._file.flush()
+
+
+def observer(file: Writable, format: Literal["text", "json"] = "text", level: str = "info") -> LineObserver:
+    """The observer that `[log]` asks for; `level` is "debug", "info", "warn" or "error"."""
+    return LineObserver(file, json_line if format == "json" else text_line, LogLevel.levelWithName(level))
+
+
+def wanted(event: LogEvent, level: LogLevel) -> bool:
+    """At or above `level`; what libraries say about themselves counts only from warn on, or at level debug."""
+    own = event.get("log_level", LogLevel.info)
+    if "event" not in event and level > LogLevel.debug and not str(event.get("log_namespace", "")).startswith(_OURS):
+        level = max(level, LogLevel.warn)
+    return bool(own >= level)
+
+
+def text_line(event: LogEvent) -> str:
+    """TIME LEVEL EVENT key=value …, and a traceback indented below."""
+    facts = " ".join(f"{key}={_text(value)}" for key, value in _facts(event))
+    line = f"{_time(event)} {_level(event):<5} {_what(event)}" + (f" {facts}" if facts else "")
+    return "\n".join([line, *(f"    | {printable(row)}" for row in _traceback(event))])
+
+
+def json_line(event: LogEvent) -> str:
+    """One JSON object: time, level, event, then the facts; `traceback` is a list of lines."""
+    row: dict[str, Any] = {"time": _time(event), "level": _level(event), "event": _what(event)}
+    for key, value in _facts(event):
+        row.setdefault(key, _plain(value))
+    if trace := list(_traceback(event)):
+        row["traceback"] = trace
+    return json.dumps(row)
+
+
+def _time(event: LogEvent) -> str:
+    at = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(event: LogEvent) -> str:
+    return str(event.get("log_level", LogLevel.info).name)
+
+
+def _what(event: LogEvent) -> str:
+    return printable(str(event.get("event", "note")))
+
+
+def _facts(event: LogEvent) -> Iterator[tuple[str, Any]]:
+    if "event" not in event:
+        yield "text", formatEvent(event)
+        yield "by", event.get("log_namespace", "")
+        return
+    yield from ((key, event[key]) for key in _FIRST if key in event)
+    for key, value in event.items():
+        if key not in _FIRST and key not in _MACHINERY and not key.startswith("log_") and value not in (None, "", [], ()):
+            yield key, value
+
+
+def _traceback(event: LogEvent) -> Iterator[str]:
+    failure = event.get("log_failure")
+    if isinstance(failure, Failure):
+        yield from failure.getTraceback().splitlines()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return quoted("; ".join(map(str, value)), FACT)
+    return quoted(str(value), FACT)
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    text = str(value)
+    return text if len(text) <= FACT else text[:FACT] + "…"
+
+
+# --- joining twistd ---------------------------------------------------------------------------------------------------
+
+
+def destination(options: Mapping[str, Any]) -> Writable | None:
+    """Where twistd's own options (the parent of a plugin's) send the log; None where syslog takes it.
+
+    As twistd does: standard output in the foreground, else `--logfile` (twistd.log), which is rotated.
+    """
+    if options.get("syslog"):
+        return None
+    name = options.get("logfile") or ("-" if options.get("nodaemon") else DEFAULT_FILE)
+    if name == "-":
+        return sys.stdout
+    file: Writable = LogFile.fromFullPath(name, rotateLength=ROTATE_BYTES, maxRotatedFiles=ROTATE_KEPT)
+    return file
+
+
+class LoggedService(MultiService):
+    """The root service of the plugin: brings its observer to the application that twistd makes (`--logger` still wins)."""
+
+    def __init__(self, observer: LineObserver | None) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Called by twistd with the application, before it starts the log."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)

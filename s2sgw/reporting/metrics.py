@@ -1,0 +1,146 @@
+"""Metrics for Prometheus, under the contract's names, and the page /metrics.
+
+Nothing is counted twice: what the gateway keeps anyway is read when it is scraped. Every label comes from a list of our
+own (directions, kinds, causes) or from the configuration (local domains), never from a stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+#: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
+HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: What the handshake's time is told apart by.
+STEPS = ("dns", "tcp", "tls", "auth", "total")
+#: Seconds after which an idle connection to the console is closed.
+IDLE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSources:
+    """Where the numbers are read, each called once a scrape."""
+
+    #: (leg, direction) -> open streams
+    streams: Callable[[], Mapping[tuple[str, str], int]]
+    #: (direction, kind, outcome) -> stanzas since the start
+    stanzas: Callable[[], Mapping[tuple[str, str, str], int]]
+    #: (layer, cause) -> refusals since the start
+    refusals: Callable[[], Mapping[tuple[str, str], int]]
+    #: stanzas that wait, and the age of the oldest in seconds (0 where none waits)
+    queue: Callable[[], tuple[int, float]]
+    #: lanes of the last start that have not had their turn
+    restoring: Callable[[], int]
+    #: lanes that wait until there is room for another stream of ours
+    waiting: Callable[[], int]
+    #: local domain -> seconds until its certificate expires
+    expiries: Callable[[], Mapping[str, float]]
+    #: (role, outcome) -> streams that broke off and could be resumed, since the start
+    resumptions: Callable[[], Mapping[tuple[str, str], int]] = dict
+    #: streams towards us that broke off and may be resumed now
+    broken: Callable[[], int] = int
+
+
+class _Reader(Collector):
+    """Turns the sources into samples at each scrape."""
+
+    def __init__(self, sources: MetricSources) -> None:
+        self._sources = sources
+
+    def describe(self) -> list[Metric]:
+        """Nothing is asked of the sources when the reader is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), self._sources.streams())
+        stanzas = self._sources.stanzas()
+        yield _counter("s2sgw_stanzas", "Stanzas by what became of them.", ("direction", "kind", "outcome"), stanzas)
+        refusals = self._sources.refusals()
+        yield _counter("s2sgw_refusals", "Refused handshakes and deliveries.", ("layer", "cause"), refusals)
+        text = "Streams that broke off and could be resumed (XEP-0198), by what became of them."
+        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), self._sources.resumptions())
+        text = "Streams towards us that broke off and may be resumed."
+        yield GaugeMetricFamily("s2sgw_broken_streams", text, value=self._sources.broken())
+        number, oldest = self._sources.queue()
+        yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
+        yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)
+        restoring = "Lanes that the last start found in the spool, and whose turn has not come."
+        yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=self._sources.restoring())
+        waiting = "Lanes that wait until there is room for another stream."
+        yield GaugeMetricFamily("s2sgw_streams_waiting", waiting, value=self._sources.waiting())
+        expiries = {(domain,): seconds for domain, seconds in self._sources.expiries().items()}
+        text = "Seconds until the certificate of a local domain expires."
+        yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+class Metrics:
+    """The registry of one gateway; `handshake` is told of each step as it ends, the rest is read from `sources`."""
+
+    def __init__(self, sources: MetricSources) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Reader(sources))
+        self._handshake = Histogram(
+            "s2sgw_handshake_seconds", "Time that a step of opening a stream took.", ("step",), buckets=HANDSHAKE_BUCKETS,
+            registry=self.registry,
+        )
+        for step in STEPS:
+            self._handshake.labels(step)
+
+    def handshake(self, step: str, seconds: float) -> None:
+        """A step of `STEPS` took `seconds`."""
+        if step not in STEPS:
+            raise ValueError(f"{step!r} is no step of a handshake: {', '.join(STEPS)}")
+        self._handshake.labels(step).observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything in the text format that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+
+class MetricsPage(Resource):
+    """/metrics."""
+
+    isLeaf = True
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def render_GET(self, request: Request) -> bytes:
+        """The numbers as they are now (HEAD gives the same without its body)."""
+        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
+        return self._metrics.text()
+
+
+def console_site(metrics: Metrics, reactor: IReactorTime) -> Site:
+    """What `[console].listen` serves: /metrics, and nothing else yet."""
+    root = Resource()
+    root.putChild(b"metrics", MetricsPage(metrics))
+    site = Site(root, timeout=IDLE_SECONDS, reactor=reactor)
+    site.displayTracebacks = False
+    site.noisy = False
+    return site

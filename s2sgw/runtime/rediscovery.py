@@ -1,0 +1,117 @@
+"""Where the peers are said to be that could not be reached: the DNS is asked anew, and a peer that has moved is tried at once.
+
+While lanes to a peer back off its discovery is asked again, now and then. The resolver keeps each answer for its TTL, so the
+network hears of that no sooner; where nothing waits nobody asks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.discovery import Resolution
+from s2sgw.xmpp.jid import Domain
+
+#: Seconds between two looks for one peer, less up to a quarter of it at random.
+INTERVAL = 30.0
+JITTER = 0.25
+#: Seconds: an attempt that is so near looks for itself.
+NEAR = 10.0
+#: Peers that are looked for, and looks under way at once.
+WATCHED = 1000
+AT_ONCE = 32
+#: Seconds from one turn to the next.
+TICK = 5.0
+
+#: host, port, whether it is direct TLS, address
+Place = tuple[str, int, bool, str]
+
+
+@dataclass(slots=True)
+class _Missed:
+    """A peer that could not be reached: the places that were known then, and when the DNS is asked again."""
+
+    places: frozenset[Place]
+    due: float
+
+
+class Rediscovery:
+    """`resolve` says where a peer is, `random` gives numbers in [0, 1). `turn` is to be called every `TICK` seconds."""
+
+    log = Logger("s2sgw")
+
+    def __init__(
+        self, clock: IReactorTime, lanes: DeliveryQueues, resolve: Callable[[Domain], Awaitable[Resolution]],
+        random: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._lanes = lanes
+        self._resolve = resolve
+        self._random = random
+        self._missed: OrderedDict[Domain, _Missed] = OrderedDict()
+        self._asking = 0
+
+    def __len__(self) -> int:
+        """Peers that are looked for."""
+        return len(self._missed)
+
+    def missed(self, peer: Domain, known: Resolution) -> None:
+        """An attempt came to nothing, `known` being where the peer was said to be, or why that could not be said."""
+        self._missed[peer] = _Missed(_places(known), self._next())
+        self._missed.move_to_end(peer)
+        if len(self._missed) > WATCHED:
+            self._missed.popitem(last=False)
+
+    def turn(self) -> None:
+        """Look for those whose time has come, as far as something waits for them."""
+        now = self._clock.seconds()
+        for peer, missed in [row for row in self._missed.items() if row[1].due <= now]:
+            rest = self._rest(peer)
+            if rest is None:
+                del self._missed[peer]
+            elif rest <= NEAR:
+                missed.due = self._next()
+            elif self._asking < AT_ONCE:
+                missed.due = self._next()
+                self._look(peer, missed)
+
+    def _next(self) -> float:
+        return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random())
+
+    def _rest(self, peer: Domain) -> float | None:
+        """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
+        hops = [flow.hop for flow in self._lanes.towards(peer) if len(flow.lane) and not flow.held]
+        timers = [hop.retry for hop in hops if isinstance(hop, DeliveryAgent) and hop.retry is not None]
+        times = [timer.getTime() for timer in timers if timer.active()]
+        return min(times) - self._clock.seconds() if times else None
+
+    def _look(self, peer: Domain, missed: _Missed) -> None:
+        self._asking += 1
+        looking = Deferred.fromCoroutine(self._compare(peer, missed))
+        looking.addErrback(lambda failure: self.log.failure("a peer could not be looked for", failure))
+        looking.addBoth(self._looked)
+
+    def _looked(self, _: object) -> None:
+        self._asking -= 1
+
+    async def _compare(self, peer: Domain, missed: _Missed) -> None:
+        found = _places(await self._resolve(peer))
+        if found <= missed.places or self._missed.get(peer) is not missed:
+            return
+        del self._missed[peer]
+        said = ", ".join(sorted(f"{host}:{port} at {address}" for host, port, _, address in found - missed.places))
+        self.log.info(event="woken by the DNS", direction="outbound", leg="federation", peer=str(peer), detail=f"now {said}")
+        self._lanes.contact(peer, urged=True)
+
+
+def _places(resolution: Resolution) -> frozenset[Place]:
+    return frozenset(
+        (target.host, target.port, target.direct_tls, address) for target in resolution.targets for address in target.addresses
+    )

@@ -1,0 +1,1 @@
+"""Live server-to-server streams: accepted, initiated, shared among pairs, resumed, kept alive, limited per destination."""

@@ -1,0 +1,252 @@
+"""The life of a stream that was opened towards us, on either leg: its questions answered, its stanzas put on their lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.connection import StreamConnection
+from s2sgw.reporting.record import Leg
+from s2sgw.s2s.legs import ReceivingLeg
+from s2sgw.s2s.resumption_table import ResumptionTable
+from s2sgw.s2s.shared_stream import SharedStream
+from s2sgw.stream.events import (
+    Acknowledged,
+    ClosingTagDue,
+    DialbackNeeded,
+    Event,
+    JudgementNeeded,
+    ManagementEnabled,
+    Method,
+    PairProven,
+    Refusal,
+    ResolutionNeeded,
+    Resumed,
+    ResumptionNeeded,
+    StanzasReceived,
+)
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+class StreamRegister(Protocol):
+    """Where every accepted stream is entered: what it claims, proves and carries."""
+
+    sessions: ResumptionTable
+
+    def claims(self, stream: AcceptedStream, before: Domain | None) -> None: ...
+
+    def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None: ...
+
+    def carries(self, stream: AcceptedStream, pair: Pair) -> None: ...
+
+    def resumes(self, stream: AcceptedStream) -> None: ...
+
+    def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None: ...
+
+
+class AcceptedStream:
+    """The owner of one accepted `StreamConnection`."""
+
+    log = Logger()
+
+    def __init__(self, side: ReceivingLeg, engine: ReceivingStream, entrance: IngressServices, register: StreamRegister) -> None:
+        self.engine = engine
+        self.side = side
+        self.peer: Domain | None = None
+        self.local: Domain | None = None
+        self.methods: dict[Pair, str] = {}
+        self.reasons: tuple[str, ...] = ()
+        self._entrance = entrance
+        self._record = entrance.record
+        self._register = register
+        #: the pairs whose stanzas may go back on it
+        self.carried: list[Pair] = []
+        self.incoming: StreamIngress
+        self.lending: SharedStream
+        self._questions: set[Deferred[Any]] = set()
+        self._over = False
+        self._left = False
+        self.since = entrance.lanes.clock.seconds()
+
+    def connected(self, connection: StreamConnection) -> None:
+        """The other side begins."""
+        self.incoming = StreamIngress(self._entrance, connection, self.engine, self.side.leg, self.side.admit, self._senders)
+        self.lending = SharedStream(self.side, connection, self.engine)
+
+    def paused(self, connection: StreamConnection) -> None:
+        """What we answer is little and bounded by what was asked; stanzas that go back wait."""
+        self.lending.slow()
+
+    def resumed(self, connection: StreamConnection) -> None:
+        """See `paused`."""
+        self.lending.free()
+
+    def event(self, connection: StreamConnection, event: Event) -> None:
+        """One event of the engine (`net.connection` performs the orders itself)."""
+        match event:
+            case StanzasReceived(pair, stanzas):
+                self.incoming.stanzas(pair, stanzas)
+            case ResolutionNeeded(peer, local):
+                self._assert(peer, local)
+                self._ask(connection, self.side.resolve(event), self.engine.resolved)
+            case JudgementNeeded(peer, local):
+                self._assert(peer, local)
+                self._ask(connection, self.side.judge(connection, event), self._judged)
+            case DialbackNeeded(pair):
+                self._ask(connection, self.side.verify(event), lambda outcome: self.engine.dialback_answered(pair, outcome))
+            case PairProven(pair, "bidi"):
+                self._carries_back(connection, pair)
+            case PairProven(pair, method):
+                self._pair_proven(connection, pair, method)
+            case ManagementEnabled():
+                self.incoming.managed()
+                if self.engine.resumption is not None:
+                    self._register.sessions.opened(self.engine.resumption.id, self)
+                self.lending.event(event)
+            case Acknowledged():
+                self.lending.event(event)
+            case ClosingTagDue(ending):
+                self.incoming.part(ending)
+            case ResumptionNeeded(id):
+                connection.step(self.engine.resumed, *self._register.sessions.claim(id, self))
+            case Resumed(count):
+                self._go_on(connection, count)
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None:
+        """The connection is gone: once, always."""
+        self._over = True
+        self._register.gone(self, connection)
+        for question in list(self._questions):
+            question.cancel()
+        if not self._leave(ending):
+            self.incoming.close(ending)
+            self.lending.lost(ending)
+        self._account(connection, ending)
+
+    # --- resumption (XEP-0198 §5) ---
+
+    @property
+    def leg(self) -> Leg:
+        return self.side.leg
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        """Those proven, in both directions."""
+        return frozenset([*self.methods, *self.carried])
+
+    def _leave(self, ending: Ending) -> bool:
+        """Whether the stream broke off and is kept, to be resumed."""
+        resumption = self.engine.resumption
+        if resumption is not None:
+            sessions = self._register.sessions
+            sessions.closed(resumption.id)
+            self._left = self.engine.broken_off() is not None and sessions.keep(resumption, self, ending)
+        return self._left
+
+    def displace(self) -> None:
+        """The other side goes on with this stream elsewhere."""
+        text = "the stream was resumed on another connection"
+        self._leave(Ending(Cause.CONNECTION_LOST, text))
+        ending = Ending(Cause.CLOSED, text, condition=StreamCondition.CONFLICT.value)
+        self.lending.connection.fail(Refusal(StreamCondition.CONFLICT, text, ending))
+
+    def _go_on(self, connection: StreamConnection, count: int) -> None:
+        assert self.engine.resumption is not None
+        self.lending.event(ManagementEnabled())
+        self._register.sessions.resumed(self.engine.resumption.id, self, count)
+        self._register.resumes(self)
+        self._record.standing(
+            "stream resumed", self._direction, self.side.leg, next(iter(self.methods)), address=connection.peer_address,
+        )
+
+    # --- questions ---
+
+    def _assert(self, peer: Domain, local: Domain) -> None:
+        if self.peer is None or not self.methods:
+            before, self.peer, self.local = self.peer, peer, local
+            self._register.claims(self, before)
+
+    def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
+        deferred = Deferred.fromCoroutine(_awaited(question))
+        self._questions.add(deferred)
+
+        def done(result: Any) -> None:
+            self._questions.discard(deferred)
+            if not self._over:
+                connection.step(answer, result)
+
+        def failed(failure: Failure) -> None:
+            self._questions.discard(deferred)
+            if not self._over:
+                self.log.failure("a question of a stream could not be answered", failure)
+                connection.close(Ending(Cause.INTERNAL))
+
+        deferred.addCallbacks(done, failed)
+
+    def _judged(self, answer: tuple[Any, tuple[str, ...]]) -> list[Event]:
+        permission, self.reasons = answer
+        return self.engine.judged(permission)
+
+    def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        self.methods[pair] = method
+        connection.shared = connection.shared or len(self.methods) > 1
+        self.side.proven(connection, pair, method)
+        self._record.standing(
+            "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
+            tls=connection.tls_version or "none", detail="; ".join(self.reasons),
+        )
+        self._register.proves(self, connection, pair)
+
+    def _carries_back(self, connection: StreamConnection, pair: Pair) -> None:
+        """Stanzas of `pair` may go back on this stream: whoever waits to send some need open none (XEP-0288)."""
+        self._record.standing(
+            "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, method="bidi",
+            address=connection.peer_address,
+        )
+        self.carried.append(pair)
+        self.lending.allow(pair)
+        self._register.carries(self, pair)
+
+    def _senders(self) -> set[Domain]:
+        return self.senders
+
+    @property
+    def senders(self) -> set[Domain]:
+        """Whose stanzas come here."""
+        return {pair.sender for pair in self.methods}
+
+    def reconsider(self) -> None:
+        """The policy has changed: pairs are admitted anew."""
+        self.incoming.reconsider()
+
+    # --- endings ---
+
+    @property
+    def _direction(self) -> Any:
+        return "inbound" if self.side.leg == "federation" else "outbound"
+
+    def _account(self, connection: StreamConnection, ending: Ending) -> None:
+        peer, local = (self.peer, self.local) if self.peer is not None else self.engine.claimed
+        sender, recipient = str(peer or ""), str(local or "")
+        pair = (sender, recipient)
+        if self.methods or ending.in_order:
+            self._record.standing(
+                "stream closed", self._direction, self.side.leg, pair, layer=ending.layer.value, cause=ending.cause.value,
+                address=connection.peer_address, detail=ending.detail,
+            )
+        else:
+            names = pair if self.side.leg == "federation" else (recipient, sender)
+            self._record.refused(self._direction, self.side.leg, names, connection.peer_address, ending, self.reasons)
+
+
+async def _awaited(question: Awaitable[Any]) -> Any:
+    return await question

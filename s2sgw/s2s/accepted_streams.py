@@ -1,0 +1,127 @@
+"""Every accepted stream that is open, for operators and for the limits of each peer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, TypeVar
+
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.net.connection import StreamConnection
+from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.legs import ReceivingLeg
+from s2sgw.s2s.resumption_table import ResumptionTable
+from s2sgw.s2s.shared_stream import PairStream
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+class AcceptedStreams:
+    """Makes the connection for each accepted transport, and knows all that are open."""
+
+    def __init__(
+        self, entrance: IngressServices, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None],
+    ) -> None:
+        """`woken` hears of every domain that proves itself, before the lanes to it do."""
+        self._entrance = entrance
+        self._woken = woken
+        self._connection = connection
+        self._open: dict[StreamConnection, AcceptedStream] = {}
+        #: those that broke off and may be resumed
+        self.sessions = ResumptionTable(entrance.lanes.clock, entrance.record)
+        # what is asked for each new stream and lane must not cost a walk over all that are open; of the federation leg
+        self._of_peer: Index[Domain] = Index()
+        self._proven: Index[Pair] = Index()
+        self._carrying: Index[Pair] = Index()
+
+    def __iter__(self) -> Iterator[tuple[StreamConnection, AcceptedStream]]:
+        return iter(list(self._open.items()))
+
+    def accept(self, side: ReceivingLeg, direct_tls: bool = False) -> StreamConnection:
+        """The protocol for one accepted transport."""
+        engine = side.engine(direct_tls)
+        owner = AcceptedStream(side, engine, self._entrance, self)
+        connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
+        self._open[connection] = owner
+        return connection
+
+    def count(self, peer: Domain) -> int:
+        """How many open streams of the federation leg `peer` claims or has proven."""
+        return len(self._of_peer.get(peer))
+
+    def ends(self, pair: Pair) -> tuple[str, str] | None:
+        """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
+        connection = next((stream.lending.connection for stream in self._proven.get(pair)), None)
+        return None if connection is None else (connection.peer_address, connection.local_address)
+
+    def lent(self, pair: Pair, alone: bool = False) -> PairStream | None:
+        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead.
+
+        `alone`: and that carries no other.
+        """
+        awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
+        newest = reversed(list(self._carrying.get(pair)))
+        found = (owner.lending.of(pair, alone) for owner in newest if owner.engine.managed or not awaited)
+        return next((lent for lent in found if lent is not None), None)
+
+    # --- what the streams tell (`s2s.accepted_stream.Register`) ---
+
+    def claims(self, stream: AcceptedStream, before: Domain | None) -> None:
+        """It says whose it is; it may say so anew until it has proven it (R9)."""
+        if stream.side.leg == "federation":
+            self._of_peer.discard(before, stream)
+            self._of_peer.add(stream.peer, stream)
+
+    def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None:
+        """A peer that contacts us is there: what waits for it tries again."""
+        if stream.side.leg == "federation":
+            self._proven.add(pair, stream)
+        self._contact(pair.sender)
+
+    def carries(self, stream: AcceptedStream, pair: Pair) -> None:
+        """Stanzas of `pair` may go back on it."""
+        if stream.side.leg == "federation":
+            self._carrying.add(pair, stream)
+        self._contact(pair.recipient)
+
+    def resumes(self, stream: AcceptedStream) -> None:
+        """It goes on with one that broke off."""
+        for pair in stream.carried:
+            self._contact(pair.recipient)
+
+    def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None:
+        """It is no more."""
+        self._open.pop(connection, None)
+        self._of_peer.discard(stream.peer, stream)
+        for pair in stream.methods:
+            self._proven.discard(pair, stream)
+        for pair in stream.carried:
+            self._carrying.discard(pair, stream)
+
+    def _contact(self, peer: Domain) -> None:
+        self._woken(peer)
+        self._entrance.lanes.contact(peer)
+
+
+Key = TypeVar("Key", Domain, Pair)
+
+
+class Index(Generic[Key]):
+    """The streams of each key, in the order in which they came to it; a key without any is forgotten."""
+
+    def __init__(self) -> None:
+        self._streams: dict[Key, dict[AcceptedStream, None]] = {}
+
+    def get(self, key: Key) -> Collection[AcceptedStream]:
+        """Those of `key`."""
+        return self._streams.get(key, {})
+
+    def add(self, key: Key | None, stream: AcceptedStream) -> None:
+        """Enter `stream` under `key`."""
+        if key is not None:
+            self._streams.setdefault(key, {})[stream] = None
+
+    def discard(self, key: Key | None, stream: AcceptedStream) -> None:
+        """Strike it off, if it is there."""
+        if key is not None and (streams := self._streams.get(key)) is not None:
+            streams.pop(stream, None)
+            if not streams:
+                del self._streams[key]

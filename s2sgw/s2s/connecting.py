@@ -1,0 +1,389 @@
+"""One attempt to open a stream: find the server, race for a connection, negotiate, and come back with a stream that is
+ready, or with the reason why not (STYLE habit 7: a straight line done once is a coroutine).
+
+The addresses of one priority race each other (R36); where the winner's TLS or negotiation comes to nothing the others of
+its heat go on, then the next priority. That all have failed is known as soon as the last has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from s2sgw.delivery.next_hop import NextHopLimits
+from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, priority_groups, race
+from s2sgw.policy.model import LEAST_STANZA_BYTES
+from s2sgw.s2s.destinations import DestinationBackingOff, Destinations
+from s2sgw.s2s.extensions import ExtensionTrial
+from s2sgw.s2s.handshake_timer import HandshakeTimer
+from s2sgw.s2s.legs import InitiatingLeg
+from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
+from s2sgw.s2s.resumption import ResumableStream
+from s2sgw.s2s.shared_stream import SharedStream
+from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit
+from s2sgw.stream.events import (
+    ClosingTagDue,
+    Event,
+    JudgementNeeded,
+    ManagementEnabled,
+    Method,
+    NotResumed,
+    PairProven,
+    PairRefused,
+    Resumed,
+    StanzasReceived,
+    VerifyReady,
+)
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.jid import Pair
+
+#: So many addresses are tried in one attempt, over all targets.
+ADDRESSES = 8
+#: Seconds after which an attempt begins with no further address.
+PATIENCE = 60.0
+
+
+class StreamUnavailable(Exception):
+    """No stream could be opened: why, where, and what was tried to prove the other end.
+
+    `retry`: seconds after which all lanes to the server may try again; None: each by its own back-off. `repeated`: nothing
+    was tried now, this was known.
+    """
+
+    def __init__(
+        self, ending: Ending, address: str = "", reasons: tuple[str, ...] = (), retry: float | None = None,
+        repeated: bool = False,
+    ) -> None:
+        super().__init__(f"{ending.layer}/{ending.cause}: {ending.detail}")
+        self.ending = ending
+        self.address = address
+        self.reasons = reasons
+        self.retry = retry
+        self.repeated = repeated
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectServices:
+    """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
+
+    `lent` is an open stream of the other side that may carry the pair back (and no other, where the second argument says so).
+    `incoming` takes the stanzas that come on a stream of ours. `missed` hears where the server of a pair was said to be, when
+    an attempt to reach it there came to nothing.
+    """
+
+    connection: Callable[[InitiatingStream, InitiatedStream], StreamConnection]
+    clock: IReactorTime
+    manners: Destinations
+    took: Callable[[str, float], None] = lambda step, seconds: None
+    lent: Callable[[Pair, bool], OutboundStream | None] = lambda pair, alone: None
+    incoming: Callable[[InitiatedStream], StreamIngress] | None = None
+    crowd: PeerStreamLimit = field(default_factory=PeerStreamLimit)
+    room: StreamLimit | None = None
+    multiplexing: ShareableStreams = field(default_factory=ShareableStreams)
+    missed: Callable[[Pair, Resolution], None] = lambda pair, known: None
+
+
+class InitiatedStream:
+    """The owner of a connection that we opened: until it is ready it negotiates, then it passes on what happens."""
+
+    log = Logger()
+
+    def __init__(
+        self, side: InitiatingLeg, pair: Pair, target: Target, engine: InitiatingStream, opener: ConnectServices,
+        watch: HandshakeTimer,
+    ) -> None:
+        self._watch = watch
+        self.side = side
+        self.pair = pair
+        self.target = target
+        self.engine = engine
+        self.reasons: tuple[str, ...] = ()
+        #: what the other side is shown of us
+        self.shown = side.shown(pair)
+        self.connection = opener.connection(engine, self)
+        #: whom it carries, and for whom it was asked to carry more
+        self.lending = SharedStream(side, self.connection, engine, target, self._fitness)
+        #: the part of the pair that it was opened for
+        self.part = self.lending.allow(pair, "")
+        #: fires when stanzas (or `verify`) may be sent; fails with `StreamUnavailable`
+        self.ready: Deferred[InitiatedStream] = Deferred(self._abandon)
+        self._question: Deferred[Any] | None = None
+        self._over = False
+        self._abandoned = False
+        self._trial = ExtensionTrial(engine, pair.recipient.ascii, opener.manners, opener.clock)
+        self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, opener.manners, opener.clock)
+        self._opener = opener
+        #: what it is to go on with (XEP-0198 §5)
+        self.former: ResumableStream | None = None
+
+    def connected(self, connection: StreamConnection) -> None:
+        """Ours to begin."""
+        connection.step(self.engine.begin)
+
+    def event(self, connection: StreamConnection, event: Event) -> None:
+        """One event of the engine."""
+        match event:
+            case JudgementNeeded():
+                self._watch.step("tls")
+                self._ask(event)
+            case PairProven(pair, "bidi"):
+                self._carries_back(pair)
+            case PairProven(pair, method):
+                self._proven(pair, method)
+            case StanzasReceived(pair, stanzas) if self.incoming is not None:
+                self.incoming.stanzas(pair, stanzas)
+            case ManagementEnabled() if self.incoming is not None:
+                self.incoming.managed()
+            case ClosingTagDue(ending) if self.incoming is not None:
+                self.incoming.part(ending)
+            case Resumed() | NotResumed():
+                self._go_on(event)
+            case VerifyReady():
+                self.ready.callback(self)
+            case PairRefused(_, ending) if not self.ready.called:
+                self._refuse(ending)
+                connection.close(ending)
+            case PairRefused(pair, ending):
+                self.additions.refused(pair, ending)
+            case _:
+                self._trial.stands(event)
+                self.lending.event(event)
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None:
+        """The connection is gone."""
+        self._over = True
+        excused = self.additions.ended(ending)
+        self._trial.end(ending, excused)
+        self.lending.asking = excused or self.engine.enabling
+        # a shared stream is not resumed: the next one would have to prove all of its pairs first
+        resumption = None if self.lending.shared else self.engine.broken_off()
+        if resumption is not None:
+            self.lending.broken = ResumableStream.of(resumption, self.incoming)
+        elif self.incoming is not None:
+            self.incoming.close(ending)
+        if self._question is not None:
+            self._question.cancel()
+        if not self.ready.called:
+            self._refuse(ending)
+        self.lending.lost(ending)
+
+    def paused(self, connection: StreamConnection) -> None:
+        """The transport has more to send than it can."""
+        self.lending.slow()
+
+    def resumed(self, connection: StreamConnection) -> None:
+        """The transport has room again."""
+        self.lending.free()
+
+    @property
+    def busy(self) -> bool:
+        """Whoever uses it waits for an acknowledgement."""
+        return any(user.busy for user in self.lending.users)
+
+    @property
+    def incoming(self) -> StreamIngress | None:
+        """Where stanzas go that the other side sends on this stream."""
+        return self.lending.incoming
+
+    def _fitness(self, pair: Pair) -> NextHopLimits:
+        """What of stanzas of `pair` the other side takes: as it announces, or as is known of it."""
+        limits, known = self.engine.peer_limits, self.side.largest(pair)
+        bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
+        return NextHopLimits(min(bounds if known is None else [*bounds, known], default=limits.presumed), limits.holds)
+
+    def _proven(self, pair: Pair, method: Method) -> None:
+        if self.ready.called:
+            self.lending.allow(pair, method, (*self.reasons, f"on the stream of {self.pair.sender}"))
+            self.additions.proven(pair)
+        else:
+            self.part.method, self.part.reasons = method, self.reasons
+            self._trial.begin()
+            self.ready.callback(self)
+
+    def _carries_back(self, pair: Pair) -> None:
+        """The other side may send `pair` here."""
+        if self._opener.incoming is not None and self.incoming is None:
+            self.lending.incoming = self._opener.incoming(self)
+
+    def go_on_with(self, former: ResumableStream) -> None:
+        """Resume that stream, where the other side can bear it. Before it begins."""
+        if self.engine.options.resume:
+            self.former, self.engine.previous = former, former.resumption
+
+    def _go_on(self, outcome: Resumed | NotResumed) -> None:
+        """The former stream has its answer."""
+        self.lending.outcome = outcome
+        self._trial.stands(outcome)
+        came = self.former.incoming if self.former is not None else None
+        if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
+            self.incoming.inherit(came)
+        if isinstance(outcome, Resumed):
+            self.lending.owe(self.part, self.engine.unacknowledged)
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these."""
+        self.connection.write(b"".join(stanzas))
+
+    def close(self, ending: Ending) -> Deferred[None]:
+        """Close in order."""
+        self.connection.close(ending)
+        return self.connection.when_closed()
+
+    def _abandon(self, ready: Deferred[InitiatedStream]) -> None:
+        """`ready` was cancelled, and fails so, lest the attempt go on elsewhere."""
+        self._abandoned = True
+        self.connection.abort(Ending(Cause.CLOSED))
+
+    def _refuse(self, ending: Ending) -> None:
+        if not self._abandoned:
+            self.ready.errback(StreamUnavailable(ending, self.connection.peer_address, self.reasons))
+
+    def _ask(self, question: JudgementNeeded) -> None:
+        self._question = Deferred.fromCoroutine(self._judge(question))
+        self._question.addErrback(self._unanswered)
+
+    async def _judge(self, question: JudgementNeeded) -> None:
+        permission, self.reasons = await self.side.judge(self.connection, question, self.target)
+        if not self._over:
+            self.connection.step(self.engine.judged, permission)
+
+    def _unanswered(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("a stream could not be judged", failure)
+        self.close(Ending(Cause.INTERNAL))
+
+
+async def open_stream(
+    side: InitiatingLeg, pair: Pair, opener: ConnectServices, verifying: bool = False, broken: ResumableStream | None = None,
+) -> InitiatedStream:
+    """A stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36)."""
+    manners, name = opener.manners, pair.recipient.ascii
+    try:
+        async with manners.turn(name, forced=verifying) as began:
+            try:
+                with opener.crowd.entering(name, 0 if verifying else side.streams(pair), opener.clock.seconds()):
+                    stream = await ConnectAttempt(side, pair, opener, verifying, broken).run()
+            except StreamUnavailable as refused:
+                refused.retry = None if verifying else manners.failed(name, refused.ending, began)
+                raise
+            manners.succeeded(name)
+            if not verifying:
+                opener.crowd.joined(name, stream.connection)
+            return stream
+    except LimitReached as full:
+        raise StreamUnavailable(full.ending, retry=full.wait, repeated=True) from None
+    except DestinationBackingOff as later:
+        raise StreamUnavailable(later.ending, retry=later.wait, repeated=True) from None
+
+
+class ConnectAttempt:
+    """One attempt. `failures` collects why each place came to nothing."""
+
+    def __init__(
+        self, side: InitiatingLeg, pair: Pair, opener: ConnectServices, verifying: bool, broken: ResumableStream | None,
+    ) -> None:
+        self._broken = broken
+        self._side = side
+        self._pair = pair
+        self._name = pair.recipient.ascii
+        self._opener = opener
+        self._verifying = verifying
+        self._watch = HandshakeTimer(opener.clock, opener.took)
+        self._failures: list[StreamUnavailable] = []
+        self._direct_failed: Ending | None = None
+
+    async def run(self) -> InitiatedStream:
+        resolution = await self._side.resolve(self._pair)
+        self._watch.step("dns")
+        try:
+            return await self._reach(resolution)
+        except StreamUnavailable:
+            if not self._verifying:
+                self._opener.missed(self._pair, resolution)
+            raise
+
+    async def _reach(self, resolution: Resolution) -> InitiatedStream:
+        if resolution.ending is not None:
+            raise StreamUnavailable(resolution.ending)
+        for heat in priority_groups(self._borne(resolution.targets), ADDRESSES):
+            stream = await self._heat(heat)
+            if stream is not None:
+                self._opened(stream)
+                return stream
+        raise self._verdict()
+
+    def _verdict(self) -> StreamUnavailable:
+        """What says most; kept here no longer, for its traceback leads here and would keep all of the attempt in memory."""
+        failures, self._failures = self._failures, []
+        return _telling(failures)
+
+    def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Without direct TLS, where that broke the server and there is another way."""
+        if self._opener.manners.bears(self._name, "direct-tls"):
+            return targets
+        return [target for target in targets if not target.direct_tls] or targets
+
+    def _opened(self, stream: InitiatedStream) -> None:
+        self._watch.step("auth")
+        self._watch.stop()
+        if self._direct_failed is not None and not stream.target.direct_tls:
+            self._opener.manners.broke(self._name, "direct-tls", self._direct_failed)
+
+    async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
+        """The places of one priority: race, and where the winner disappoints, race on among the others."""
+        while places and self._watch.elapsed < PATIENCE:
+            built: list[InitiatedStream] = []
+            winner = None
+            try:
+                winner = await race(self._opener.clock, places, partial(self._build, built), self._dialler)
+            except RaceLost as lost:
+                self._failures += [StreamUnavailable(lost.ending, place.address) for place, _ in lost.failures[:1]]
+                return None
+            finally:
+                _forget(built[:-1] if winner else built)
+            self._watch.step("tcp")
+            try:
+                return await built[-1].ready
+            except StreamUnavailable as refused:
+                self._failures.append(refused)
+                if winner.place.target.direct_tls and refused.ending.layer in (Layer.TLS, Layer.STREAM):
+                    self._direct_failed = refused.ending
+                places = winner.others
+        return None
+
+    def _build(self, built: list[InitiatedStream], spot: Endpoint) -> StreamConnection:
+        engine = self._side.engine(self._pair, spot.target, self._verifying)
+        built.append(InitiatedStream(self._side, self._pair, spot.target, engine, self._opener, self._watch))
+        if self._broken is not None:
+            built[-1].go_on_with(self._broken)
+        return built[-1].connection
+
+    def _dialler(self, spot: Endpoint) -> Dialler:
+        return self._side.dialler(self._pair, spot.target)
+
+
+def _forget(streams: Sequence[InitiatedStream]) -> None:
+    """Nobody waits for these, which were cut off between their claim and their connection."""
+    for stream in streams:
+        stream.ready.addErrback(lambda _: None)
+
+
+def _telling(failures: Sequence[StreamUnavailable]) -> StreamUnavailable:
+    """Why it came to nothing: the last server that was talked to, else the first that was not reached."""
+    for refused in reversed(failures):
+        if refused.ending.layer is not Layer.TCP:
+            return refused
+    return failures[0] if failures else StreamUnavailable(Ending(Cause.UNREACHABLE, "the domain has no address to connect to"))

@@ -1,0 +1,124 @@
+"""The federation's sending side: streams that we open towards peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from weakref import WeakSet
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+
+from s2sgw.authentication.judge import Judge, barred, permission, refusal
+from s2sgw.authentication.shared_secrets import SharedSecrets
+from s2sgw.net.certificates import Credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
+from s2sgw.net.discovery import Discovery, Resolution, Target
+from s2sgw.net.tls import ClientTLS
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.record import Leg
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.limits import FramingLimits
+
+
+@dataclass(frozen=True)
+class FederationInitiating:
+    """A `InitiatingLeg` (see `s2s.legs`). `credential` is the certificate we present for a local domain to a peer."""
+
+    peers: PeerPolicies
+    discovery: Discovery
+    judge_of: Judge
+    keys: DialbackKeys
+    credential: Callable[[Domain, Domain], Credential | None]
+    client_tls: ClientTLS
+    #: how a peer is connected to
+    dialling: Callable[[Domain], Dialler]
+    #: whether a peer's acknowledgements (XEP-0198) can be relied on
+    managed: Callable[[Domain], bool] = lambda peer: True
+    #: whether a peer bears to be asked to resume a stream
+    resumes: Callable[[Domain], bool] = lambda peer: True
+    #: whether a peer bears bidirectional streams (XEP-0288)
+    bidi: Callable[[Domain], bool] = lambda peer: True
+    leg: Leg = field(default="federation", init=False)
+    #: those on which the peer had to prove itself by the shared secret
+    _mutual: WeakSet[StreamConnection] = field(default_factory=WeakSet, init=False, repr=False)
+
+    @cached_property
+    def secrets(self) -> SharedSecrets:
+        """What is shared with peers (R26)."""
+        return SharedSecrets(self.peers)
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route)
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""
+        bar = self.peers.policy(pair.recipient).bar
+        return bar if bar is not None else (await self.resolve(pair)).ending
+
+    def expect(self, peer: Domain) -> None:
+        """Somebody is about to write to `peer`: where it is will be known sooner."""
+        policy = self.peers.policy(peer)
+        if policy.bar is None:
+            self.discovery.resolve(peer, policy.route)
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        self.judge_of.begin(pair.recipient, "receiving", target)
+        policy = self.peers.policy(pair.recipient)
+        return InitiatingStream(InitiatingOptions(
+            local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
+            direct_tls=target.direct_tls, external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
+            management=policy.features.sm and self.managed(pair.recipient),
+            resume=int(policy.resume) if self.resumes(pair.recipient) else 0,
+            bidi=policy.features.bidi and self.bidi(pair.recipient),
+        ))
+
+    def shown(self, pair: Pair) -> str | None:
+        """Our certificate. Where a secret is shared each pair is proven by it, on a stream of its own."""
+        policy = self.peers.policy(pair.recipient)
+        if not policy.features.multiplexing or policy.secret_file is not None:
+            return None
+        credential = self.credential(pair.sender, pair.recipient)
+        return "" if credential is None else credential.fingerprint
+
+    def streams(self, pair: Pair) -> int:
+        return self.peers.policy(pair.recipient).limits.streams
+
+    def largest(self, pair: Pair) -> int | None:
+        return None
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        return self.dialling(pair.recipient)
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        policy = self.peers.policy(pair.recipient)
+        credential = self.credential(pair.sender, pair.recipient)
+        return self.client_tls.for_peer(pair.recipient, credential, minimum=policy.minimum, direct=target.direct_tls)
+
+    async def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> tuple[Permission, tuple[str, ...]]:
+        verdict = await self.judge_of.verdict(connection, question, "receiving", target)
+        policy = self.peers.policy(question.peer)
+        limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
+        granted = self.secrets.granted(permission(verdict), verdict, question.peer, connection)
+        granted = replace(granted, bidi=verdict.proven_by not in (None, "dns"), limits=limits)
+        if granted.mutual:
+            self._mutual.add(connection)
+        return granted, (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
+
+    async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
+        """Why the policy of now refuses a stream that is open to `target`."""
+        bar = self.peers.policy(pair.recipient).bar
+        if bar is not None:
+            return barred(bar)
+        verdict = await self.judge_of.opinion(connection, pair.recipient, "receiving", target)
+        if verdict.proven_by == "secret" and connection not in self._mutual:
+            why = f"only the shared secret proves the peer now, and did not here: {'; '.join(verdict.reasons)}"
+            return refusal(Ending(Cause.NOT_PROVEN, why))
+        return None if verdict.ending is None else refusal(verdict.ending)

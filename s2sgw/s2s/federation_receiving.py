@@ -1,0 +1,168 @@
+"""The federation's receiving side: what peers that connect to us meet."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+
+from s2sgw.authentication.judge import Judge, barred, permission, refusal
+from s2sgw.authentication.shared_secrets import SharedSecrets
+from s2sgw.net.addresses import HostPort, canonical, is_address
+from s2sgw.net.certificates import Credential
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
+from s2sgw.net.tls import ServerTLS
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.record import Leg
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
+from s2sgw.stream.features import TLSUse
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.framing import FramingLimits
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+@dataclass(frozen=True)
+class FederationReceiving:
+    """A `ReceivingLeg` (see `s2s.legs`). `server_tls(direct)` opens TLS, `verify` asks a peer's
+    authoritative server, `streams` counts its streams."""
+
+    is_local: Callable[[Domain], bool]
+    peers: PeerPolicies
+    discovery: Discovery
+    judge_of: Judge
+    keys: DialbackKeys
+    server_tls: Callable[[bool], ServerTLS]
+    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    streams: Callable[[Domain], int]
+    stream_id: Callable[[], str]
+    #: the certificate for a local domain that a peer is to be shown
+    credential: Callable[[Domain, Domain], Credential | None] = lambda local, peer: None
+    leg: Leg = field(default="federation", init=False)
+
+    @cached_property
+    def secrets(self) -> SharedSecrets:
+        """What is shared with peers (R26)."""
+        return SharedSecrets(self.peers)
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        return ReceivingStream(self._options(direct_tls), self.stream_id)
+
+    def _options(self, direct_tls: bool) -> ReceivingOptions:
+        return ReceivingOptions(
+            serves=self.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
+            answers_verify=self.is_local, direct_tls=direct_tls,
+        )
+
+    def _tls(self, peer: Domain | None) -> TLSUse:
+        return "required" if peer is None else self.peers.policy(peer).encryption
+
+    def refuses_sender(self, peer: Domain) -> Refusal | None:
+        """R14: who cannot be a peer at all, and whom the policy does not allow."""
+        if self.is_local(peer):
+            return _invalid_from("the domain is served here: it cannot be a peer")
+        if peer.is_address and not self.peers.lists(peer):
+            return _invalid_from("an IP address is no domain")
+        if peer.is_single_label and not self.peers.lists(peer):
+            return _invalid_from("a single label is no domain of the public DNS")
+        bar = self.peers.policy(peer).bar
+        return None if bar is None else barred(bar)
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        """By SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
+        opener = self.server_tls(order is None)
+        if order is None:
+            return opener.for_domain(None)
+        special = order.peer is not None and self.peers.policy(order.peer).certificate is not None
+        credential = self.credential(order.local, order.peer) if special and order.peer is not None else None
+        return opener.for_domain(order.local) if credential is None else opener.for_credential(credential)
+
+    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+        self.judge_of.begin(question.peer, "initiating")
+        return _unresolved(await self._resolution(question.peer))
+
+    async def _resolution(self, peer: Domain) -> Resolution:
+        return await self.discovery.resolve(peer, self.peers.policy(peer).route)
+
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        peer, policy = question.peer, self.peers.policy(question.peer)
+        resolution = await self._resolution(peer)
+        unresolved = _unresolved(resolution)
+        if unresolved is None and policy.resolve == "address-match":
+            unresolved = _elsewhere(resolution, connection.peer_address)
+        if unresolved is not None:
+            return Permission(refusal=unresolved), ()
+        if self.streams(peer) > policy.limits.streams:
+            ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {policy.limits.streams} streams at a time")
+            return Permission(refusal=refusal(ending)), ()
+        verdict = await self.judge_of.verdict(connection, question, "initiating")
+        limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
+        features = policy.features
+        granted = replace(
+            self.secrets.granted(permission(verdict), verdict, peer, connection), limits=limits, announced=features.limits,
+            management=features.sm, resume=int(policy.resume),
+            bidi=features.bidi and verdict.external and not verdict.contradicted,
+        )
+        return granted, verdict.reasons
+
+    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
+        """Why the policy of now refuses a stream that is open; `method`: by which it was proven, "" where it is not yet."""
+        peer = pair.sender
+        barred_now = self.refuses_sender(peer)
+        if barred_now is not None or not method:
+            return barred_now
+        if self.peers.policy(peer).resolve == "address-match":
+            resolution = await self._resolution(peer)
+            elsewhere = _elsewhere(resolution, connection.peer_address) if resolution.ending is None else None
+            if elsewhere is not None:
+                return elsewhere
+        verdict = await self.judge_of.opinion(connection, peer, "initiating")
+        if method.startswith("SCRAM-") and self.secrets.suffices(verdict, peer):
+            return None
+        if verdict.ending is not None:
+            return refusal(verdict.ending)
+        certified = method in ("EXTERNAL", "certificate") or method.startswith("SCRAM-")
+        if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
+            return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
+        return None
+
+    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question)
+
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        self.judge_of.proven(connection, pair.sender, method)
+
+    async def admit(self, pair: Pair) -> Ending | None:
+        """A proven pair was resolved and allowed before it could be proven."""
+        return None
+
+
+def _unresolved(resolution: Resolution) -> Refusal | None:
+    return None if resolution.ending is None else refusal(resolution.ending)
+
+
+def _elsewhere(resolution: Resolution, address: str) -> Refusal | None:
+    """`resolve = "address-match"`: a stream must come from an address that the peer's own DNS gives."""
+    known = {canonical(each) for target in resolution.targets for each in target.addresses if is_address(each)}
+    if canonical(HostPort.parse(address, S2S_PORT).host) in known:
+        return None
+    return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is no address that the DNS gives for the domain's server"))
+
+
+def _invalid_from(text: str) -> Refusal:
+    condition = StreamCondition.INVALID_FROM
+    return Refusal(condition, text, Ending(Cause.INVALID_FROM, text, condition=condition.value))

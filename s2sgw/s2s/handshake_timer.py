@@ -1,0 +1,31 @@
+"""How long each step of one attempt to open a stream takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+
+class HandshakeTimer:
+    """Times the steps of one attempt: dns, tcp, tls (STARTTLS included), auth (judgement included), and the total."""
+
+    def __init__(self, clock: IReactorTime, took: Callable[[str, float], None]) -> None:
+        self._clock = clock
+        self._took = took
+        self._began = self._last = clock.seconds()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the attempt began."""
+        return self._clock.seconds() - self._began
+
+    def step(self, name: str) -> None:
+        """The step called `name` is over."""
+        now = self._clock.seconds()
+        self._took(name, now - self._last)
+        self._last = now
+
+    def stop(self) -> None:
+        """The stream is ready."""
+        self._took("total", self.elapsed)

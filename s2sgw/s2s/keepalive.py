@@ -1,0 +1,158 @@
+"""Streams at rest: kept alive, found dead, closed when nobody uses them, and small (R37, decision 14).
+
+One wheel of slots serves all streams: each stands in the slot of the moment at which it is next to be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from weakref import ref
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.delivery.acknowledgements import REQUEST
+from s2sgw.net.connection import StreamConnection
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending
+
+#: Seconds from one slot to the next, and slots: nothing is put off for longer than the wheel is round.
+TICK = 5.0
+SLOTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAliveLimits:
+    """Seconds. `rest`: of silence, until a stream is made small. `keep_alive`: between two signs of life of ours.
+
+    `answer`: for the other side to acknowledge when asked. `blocked`: that it may take nothing. `unused`: without stanzas,
+    until a stream of ours is closed. `silent`: without any input, until a stream of theirs is.
+    """
+
+    rest: float = 15.0
+    keep_alive: float = 120.0
+    answer: float = 60.0
+    blocked: float = 60.0
+    unused: float = 600.0
+    silent: float = 3600.0
+
+
+class KeepAliveEntry:
+    """One stream on the wheel."""
+
+    __slots__ = ("asked", "connection", "rested", "signed")
+
+    def __init__(self, connection: StreamConnection, now: float) -> None:
+        #: one that is gone does not stay in memory until its slot comes
+        self.connection = ref(connection)
+        #: when we last gave a sign of life, when it had last input and was made small since, when it was asked for one
+        self.signed = now
+        self.rested = -1.0
+        self.asked: float | None = None
+
+
+class KeepAlive:
+    """Looks after every stream from its connection to its end. `turn` is to be called every `TICK` seconds."""
+
+    def __init__(self, clock: IReactorTime, bounds: KeepAliveLimits = KeepAliveLimits()) -> None:
+        self._clock = clock
+        self._bounds = bounds
+        self._slots: list[list[KeepAliveEntry]] = [[] for _ in range(SLOTS)]
+        self._at = 0
+
+    def __len__(self) -> int:
+        """Streams on the wheel; those that have ended leave it when their slot comes."""
+        return sum(map(len, self._slots))
+
+    def keep(self, connection: StreamConnection) -> StreamConnection:
+        """Look after `connection` until it ends."""
+        self._put(KeepAliveEntry(connection, self._clock.seconds()), self._bounds.rest)
+        return connection
+
+    def turn(self) -> None:
+        """The next slot's streams are looked at."""
+        self._at = (self._at + 1) % SLOTS
+        due, self._slots[self._at] = self._slots[self._at], []
+        now = self._clock.seconds()
+        for watched in due:
+            connection = watched.connection()
+            if connection is not None and connection.ending is None:
+                self._look(watched, connection, now)
+
+    def _put(self, watched: KeepAliveEntry, seconds: float) -> None:
+        ahead = min(max(1, -int(-seconds // TICK)), SLOTS - 1)
+        self._slots[(self._at + ahead) % SLOTS].append(watched)
+
+    def _look(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
+        ending = self._verdict(watched, connection, now)
+        if ending is None:
+            self._tend(watched, connection, now)
+            self._put(watched, min(self._dates(watched, connection)) - now)
+        elif ending.cause is Cause.IDLE:
+            connection.close(ending)
+        else:
+            connection.abort(ending)
+
+    def _verdict(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> Ending | None:
+        """Why the stream should end, or None. While it is negotiated, the negotiation's own bound holds."""
+        bounds = self._bounds
+        blocked, asked = connection.blocked_since, watched.asked
+        if blocked is not None and now - blocked >= bounds.blocked:
+            return Ending(Cause.UNRESPONSIVE, f"it has taken nothing for {now - blocked:.0f} s", "them")
+        if asked is not None and connection.last_received < asked and now - asked >= bounds.answer:
+            return Ending(Cause.UNRESPONSIVE, f"it has not acknowledged for {now - asked:.0f} s", "them")
+        if connection.established and now >= self._useful_until(connection):
+            return Ending(Cause.IDLE)
+        return None
+
+    def _useful_until(self, connection: StreamConnection) -> float:
+        """Who alone sends on a stream closes it first, so that nothing is lost on its way."""
+        if getattr(connection.engine, "lasting", False):
+            return float("inf")
+        if connection.role == "initiating" and not getattr(connection.engine, "bidi", False):
+            return connection.last_sent + self._bounds.unused
+        return max(connection.last_received, connection.last_sent) + self._bounds.silent
+
+    def _tend(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
+        """Make it small, and give a sign of life, as is due."""
+        if not connection.established:
+            return
+        if watched.rested < connection.last_received <= now - self._bounds.rest:
+            watched.rested = connection.last_received
+            connection.engine.rest()
+        if now >= self._sign_due(watched, connection):
+            self._sign(watched, connection, now)
+
+    def _sign(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
+        """White space; where there is something to ask that a live one answers, that."""
+        watched.signed = now
+        question = _question(connection)
+        watched.asked = now if question else None
+        connection.keep_alive(question or b" ")
+
+    def _sign_due(self, watched: KeepAliveEntry, connection: StreamConnection) -> float:
+        """Half of the silence that the other side announces to suffer (XEP-0478), if that is less than our own bound."""
+        interval = self._bounds.keep_alive
+        if isinstance(connection.engine, InitiatingStream):
+            suffered = connection.engine.peer_limits.idle_seconds
+            interval = interval if suffered is None else min(interval, suffered / 2)
+        return max(watched.signed, connection.last_sent) + interval
+
+    def _dates(self, watched: KeepAliveEntry, connection: StreamConnection) -> Iterator[float]:
+        """When there is something to look at again."""
+        bounds = self._bounds
+        if connection.blocked_since is not None:
+            yield connection.blocked_since + bounds.blocked
+        if watched.asked is not None and connection.last_received < watched.asked:
+            yield watched.asked + bounds.answer
+        if watched.rested < connection.last_received:
+            yield connection.last_received + bounds.rest
+        yield self._sign_due(watched, connection)
+        yield self._useful_until(connection)
+
+
+def _question(connection: StreamConnection) -> bytes:
+    """A request for acknowledgements, or what else the engine knows to ask."""
+    if connection.role == "initiating" and getattr(connection.engine, "managed", False):
+        return REQUEST
+    return getattr(connection.engine, "question", b"")

@@ -1,0 +1,104 @@
+"""What the gateway asks of each of its two sides: the federation, and the backend.
+
+The streams of both sides live the same life (`accepted`, `opening`, `courier`); a side says who may come, by what
+certificate we are known there, and what proves the other end. `s2s.federation_receiving`,
+`s2s.federation_initiating` and `backend.s2s`
+have these shapes; `service` joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import Dialler
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.reporting.record import Leg
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    Method,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StartTLS,
+)
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Pair
+
+
+class Legged(Protocol):
+    """Any of the sides."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which it is."""
+
+
+class ReceivingLeg(Protocol):
+    """Streams that others open towards us."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which side this is."""
+
+    def engine(self, direct_tls: bool) -> ReceivingStream:
+        """A fresh engine for an accepted connection."""
+
+    def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
+        """Our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
+
+    def resolve(self, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
+        """Whether the asserted peer exists in the DNS (R2)."""
+
+    def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+        """What the evidence allows, and what was tried."""
+
+    def verify(self, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
+        """Ask the authoritative server whether the key is its own (R28)."""
+
+    def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        """The other end has authenticated for `pair`."""
+
+    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
+        """Before the first stanza of a proven pair reaches a lane: why it must not, or None."""
+
+
+class InitiatingLeg(Protocol):
+    """Streams that we open towards others, for the pairs of one direction."""
+
+    @property
+    def leg(self) -> Leg:
+        """Which side this is."""
+
+    def resolve(self, pair: Pair) -> Awaitable[Resolution]:
+        """Where the recipient's server is."""
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
+        """A fresh engine for one connection to `target`."""
+
+    def shown(self, pair: Pair) -> str | None:
+        """What a stream for `pair` shows the other side of us; those that show the same may be shared. None: none is."""
+
+    def streams(self, pair: Pair) -> int:
+        """How many streams of ours the recipient's server has to bear at a time; 0: any number."""
+
+    def largest(self, pair: Pair) -> int | None:
+        """Bytes of a stanza that the recipient's server is known to accept, whatever it announces; None: unknown."""
+
+    def dialler(self, pair: Pair, target: Target) -> Dialler:
+        """How `target` is connected to."""
+
+    def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
+        """The certificate we present for `pair.sender`."""
+
+    def judge(
+        self, connection: StreamConnection, question: JudgementNeeded, target: Target,
+    ) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+        """Whether the other end, at `target`, is whom we asked for."""

@@ -1,0 +1,263 @@
+"""Streams that carry several pairs, whoever opened them: what a courier sees of one, a part for each pair.
+
+Streams of theirs on which stanzas may go back (XEP-0288, R36), and streams of ours (XEP-0220 §2.6).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from s2sgw.delivery.next_hop import NextHopLimits
+from s2sgw.delivery.outbound_stream import StreamUser
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Target
+from s2sgw.s2s.legs import Legged
+from s2sgw.s2s.resumption import ResumableStream
+from s2sgw.stream.events import Acknowledged, Event, ManagementRefused, NotResumed, Resumed
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Pair
+
+
+class CarryingEngine(Protocol):
+    """What is needed of the engine."""
+
+    @property
+    def closing(self) -> bool: ...
+
+    @property
+    def managed(self) -> bool: ...
+
+    def sent(self, number: int) -> None: ...
+
+
+class PairStream:
+    """The part of a stream that carries `pair`: an `OutboundStream`."""
+
+    def __init__(self, lending: SharedStream, pair: Pair, method: str, reasons: tuple[str, ...]) -> None:
+        self._lending = lending
+        self.pair = pair
+        self.method = method
+        self.reasons = reasons
+        self.side = lending.side
+        self.connection = lending.connection
+        self.target = lending.target
+        self.listener: StreamUser | None = None
+        self.ambiguous = False
+
+    @property
+    def engine(self) -> PairStream:
+        """Counts by itself, for the acknowledgements of all pairs come in one count."""
+        return self
+
+    @property
+    def incoming(self) -> StreamIngress | None:
+        return self._lending.incoming
+
+    @property
+    def asking(self) -> bool:
+        return self._lending.asking
+
+    @property
+    def broken(self) -> ResumableStream | None:
+        return self._lending.broken
+
+    @property
+    def outcome(self) -> Resumed | NotResumed | None:
+        return self._lending.outcome
+
+    @property
+    def fitness(self) -> NextHopLimits:
+        return self._lending.fitness(self.pair)
+
+    @property
+    def managed(self) -> bool:
+        return self._lending.engine.managed
+
+    @property
+    def unacknowledged(self) -> int:
+        return self._lending.unacknowledged(self)
+
+    def sent(self, number: int) -> None:
+        self._lending.sent(self, number)
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these."""
+        self.connection.write(b"".join(stanzas))
+
+    @property
+    def burden(self) -> int:
+        return max((user.burden for user in self._lending.users), default=0)
+
+    @property
+    def sole(self) -> bool:
+        return len(self._lending.users) == 1
+
+    def leave(self, ending: Ending) -> Deferred[None]:
+        """Its user has done with it; the last one closes the stream."""
+        self.listener = None
+        if not self._lending.users:
+            self.connection.close(ending)
+        return self.connection.when_closed()
+
+    def close(self, ending: Ending) -> Deferred[None]:
+        """Close the stream, for all of its pairs."""
+        self.connection.close(ending)
+        return self.connection.when_closed()
+
+
+def _unknown(pair: Pair) -> NextHopLimits:
+    """Nothing is announced."""
+    return NextHopLimits()
+
+
+class SharedStream:
+    """The pairs that one stream may carry, and whose courier uses it.
+
+    `target`: where we connected to. `fitness`: what of stanzas of a pair the other side takes. `incoming` takes
+    what comes on a stream of ours.
+    """
+
+    def __init__(
+        self, side: Legged, connection: StreamConnection, engine: CarryingEngine, target: Target | None = None,
+        fitness: Callable[[Pair], NextHopLimits] = _unknown,
+    ) -> None:
+        self.side = side
+        self.connection = connection
+        self.engine = engine
+        self.target = target
+        self.fitness = fitness
+        self.incoming: StreamIngress | None = None
+        #: an extension of a stream of ours was asked for, and is not answered
+        self.asking = False
+        #: what is left of a stream of ours, and what became of the one with which it was to go on
+        self.broken: ResumableStream | None = None
+        self.outcome: Resumed | NotResumed | None = None
+        self._lent: dict[Pair, PairStream] = {}
+        self._written: deque[tuple[PairStream, int]] = deque()  # what is unacknowledged, in order
+        self._turn = 0
+
+    def allow(self, pair: Pair, method: str = "bidi", reasons: tuple[str, ...] = ()) -> PairStream:
+        """`pair` may be sent."""
+        return self._lent.setdefault(pair, PairStream(self, pair, method, reasons))
+
+    @property
+    def shared(self) -> bool:
+        """More than one pair may use it."""
+        return len(self._lent) > 1
+
+    def of(self, pair: Pair, alone: bool = False) -> PairStream | None:
+        """The part for `pair`, unless it is in use, or `takes` does not hold."""
+        lent = self._lent.get(pair)
+        return lent if lent is not None and lent.listener is None and self.takes(alone) else None
+
+    def takes(self, alone: bool = False) -> bool:
+        """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
+        users = self.users
+        over = self.connection.ending is not None or self.engine.closing
+        return not over and not (alone and users) and not any(user.alone for user in users)
+
+    @property
+    def users(self) -> list[StreamUser]:
+        """Who uses it now."""
+        return [lent.listener for lent in self._lent.values() if lent.listener is not None]
+
+    def sent(self, lent: PairStream, number: int) -> None:
+        """`number` stanzas of one pair are being written."""
+        if self.engine.managed:
+            self._written.append((lent, number))
+            self.engine.sent(number)
+
+    def owe(self, lent: PairStream, number: int) -> None:
+        """The stream goes on with one on which so many of a pair were written, and counted."""
+        if number:
+            self._written.append((lent, number))
+
+    def unacknowledged(self, lent: PairStream) -> int:
+        """Of what was written of one pair, and counted."""
+        return sum(number for each, number in self._written if each is lent)
+
+    def event(self, event: Event) -> None:
+        """What the other side has, told to those who sent it; anything else concerns all."""
+        if isinstance(event, Acknowledged):
+            self._acknowledged(event.count)
+            return
+        if isinstance(event, ManagementRefused):
+            self._written.clear()
+        for user in self.users:
+            user.stream_event(event)
+
+    def _acknowledged(self, count: int) -> None:
+        while count:
+            lent, number = self._written.popleft()
+            part = min(count, number)
+            count -= part
+            if part < number:
+                self._written.appendleft((lent, number - part))
+            if lent.listener is not None:
+                lent.listener.stream_event(Acknowledged(part))
+
+    def slow(self) -> None:
+        """The other side takes nothing at present."""
+        for user in self.users:
+            user.stream_slow()
+
+    def free(self) -> None:
+        """It takes again; another one goes first each time, for the first may fill it."""
+        users = self.users
+        self._turn = (self._turn + 1) % max(1, len(users))
+        for user in users[self._turn:] + users[:self._turn]:
+            user.stream_free()
+
+    def lost(self, ending: Ending) -> None:
+        """The stream is gone; where several had stanzas in doubt, nobody can tell over whose."""
+        users = self.users
+        ambiguous = sum(user.busy for user in users) > 1
+        for lent in self._lent.values():
+            lent.ambiguous = ambiguous
+        for user in users:
+            user.stream_lost(ending)
+        self._lent, self.fitness = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
+
+    # --- resumption (XEP-0198 §5) ---
+
+    @property
+    def resumable(self) -> bool:
+        """What is unacknowledged can be sent again as it was."""
+        return all(lent.listener is not None and lent.listener.holds(number) for lent, number in self._owed().items())
+
+    def _owed(self) -> Counter[PairStream]:
+        owed: Counter[PairStream] = Counter()
+        for lent, number in self._written:
+            owed[lent] += number
+        return owed
+
+    def suspend(self, ending: Ending) -> bool:
+        """The stream broke off: whose stanzas are unacknowledged waits for it, if anybody; all others go another way."""
+        owed = self._owed()
+        for lent in self._lent.values():
+            if lent.listener is not None and not owed[lent]:
+                listener, lent.listener = lent.listener, None
+                listener.stream_lost(ending)
+        for listener in self.users:
+            listener.stream_broken(ending)
+        return bool(owed)
+
+    def go_on(self, former: SharedStream, count: int) -> None:
+        """Stanzas go back here from where `former` broke off; the other side has `count` more of them."""
+        former._acknowledged(count)
+        waiting = {lent: lent.listener for lent in former._lent.values() if lent.listener is not None}
+        again = {lent: iter(listener.again()) for lent, listener in waiting.items()}
+        data: list[bytes] = []
+        for lent, number in former._written:
+            data += islice(again[lent], number)
+            self._written.append((self._lent[lent.pair], number))
+        if data:
+            self.connection.write(b"".join(data))
+        for lent, listener in waiting.items():
+            listener.stream_resumed(self._lent[lent.pair])

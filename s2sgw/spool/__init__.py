@@ -1,0 +1,1 @@
+"""The durable part of the queue: its interface, SQLite, and a spool in memory."""

@@ -1,0 +1,249 @@
+"""What the phases of a stream that we open share: its options, what was answered on it, and the pairs proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from s2sgw.stream import management, sasl
+from s2sgw.stream.events import ManagementEnabled, ManagementRefused, Method, NotResumed, PairProven, Permission, Resumed
+from s2sgw.stream.features import StreamFeatures
+from s2sgw.stream.management import Managed, ManagedPhase, Resumption
+from s2sgw.stream.options import InitiatingOptions
+from s2sgw.stream.proven_pairs import ProvenPairs
+from s2sgw.stream.scram_secret import StreamSecret
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.header import stream_header
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
+from s2sgw.xmpp.stanza import Stanza
+
+PROCEED = f"{TLS}}}proceed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the answering header says; forgotten with its stream (R8)."""
+
+    stream_id: str
+    dialback: bool
+    stranger: str  # another domain than the one asked for, where the header names one
+
+
+class InitiatingContext(Managed):
+    """The initiating role: what does not depend on the phase."""
+
+    stop_at: ClassVar[frozenset[str]] = frozenset({PROCEED, sasl.SUCCESS})
+
+    def __init__(self, options: InitiatingOptions) -> None:
+        super().__init__(options.limits)
+        self.options = options
+        self.pair = Pair(options.local, options.peer)
+        #: what the other side offers on the stream as it is now
+        self.features = StreamFeatures()
+        #: by what SASL has authenticated us
+        self.method: Method = "EXTERNAL"
+        #: the pairs that may be sent
+        self.proven: dict[Pair, Method] = {}
+        self.enabling = False
+        #: a stream that broke off, with which this one is to go on; given before the stream begins
+        self.previous: Resumption | None = None
+        #: the pair that has been proven and must wait for the answer to `<resume/>`, and the `h` of that
+        self._waiting: PairProven | None = None
+        self._told = 0
+        self._extensible = False
+        #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
+        self.reachable = False
+        #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
+        self.secret: StreamSecret | None = None
+        self.mutual = False
+        self.bidi = False
+        self.carried = ProvenPairs()
+        #: the answering header had no version
+        self.pre_1_0 = False
+
+    def open_stream(self) -> None:
+        """Send our header (R1)."""
+        self.features = StreamFeatures()
+        self.open(stream_header(to=self.options.peer.text, from_=self.options.local.text))
+
+    @property
+    def extensible(self) -> bool:
+        """Further pairs may be asked for (XEP-0220 §2.6.1)."""
+        return self._extensible and not self.closing
+
+    def extend(self, answered: Answered) -> None:
+        """Negotiation is over: dialback is offered by a feature, on a pre-1.0 stream by its namespace in the header (§2.4)."""
+        offered = self.features.dialback or (self.pre_1_0 and answered.dialback)
+        self._extensible = offered and bool(answered.stream_id)
+
+    @property
+    def hears(self) -> bool:
+        return bool(self.carried)
+
+    @property
+    def means(self) -> sasl.Means:
+        """By what we can authenticate on the stream as it is now."""
+        options, features = self.options, self.features
+        return sasl.Means(options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings)
+
+    def serves(self, domain: Domain) -> bool:
+        """Whether stanzas for `domain` may come at all: it is one of those that send."""
+        return any(domain == pair.sender for pair in self.proven)
+
+    def open_anyhow(self) -> None:
+        self.open_stream()
+
+    def prove(self, pair: Pair, method: Method) -> None:
+        """`pair` may be sent from now on; with the first, acknowledgements are asked for where they are to be had."""
+        first = not self.proven and self.options.management and management.FEATURE in self.features.names
+        self.proven[pair] = method
+        proven = PairProven(pair, method)
+        if first and self.previous is not None:
+            self._waiting, self._told = proven, self.previous.counters.handled
+            self.send(management.resume(self.previous))
+        else:
+            self._ready(proven, first)
+        if self.bidi:
+            self.carried.prove(pair.inverse, "bidi")
+            self.emit(PairProven(pair.inverse, "bidi"))
+
+    def _ready(self, proven: PairProven, manageable: bool) -> None:
+        if manageable:
+            self.send(management.enable(bool(self.options.resume)))
+            self.manage()
+            self.enabling = True
+        self.emit(proven)
+
+    @property
+    def resuming(self) -> bool:
+        """`<resume/>` is out."""
+        return self._waiting is not None
+
+    def resumed(self, element: Element) -> bool:
+        """`<resumed/>`, or `<failed/>`, whose `h` counts too (XEP-0198 §5); whether `<resume/>` was out."""
+        waiting, previous = self._waiting, self.previous
+        if waiting is None or previous is None:
+            return False
+        if element.name == "resumed":
+            if element.attributes.get("previd") != previous.id:
+                raise RemoteFault(StreamCondition.UNDEFINED_CONDITION, "<resumed/> speaks of another stream")
+            self.emit(Resumed(self.go_on(previous, self._told, element)))
+        else:
+            self.emit(NotResumed(previous.counters.acknowledge(element) if "h" in element.attributes else 0))
+        self._waiting = self.previous = None
+        self._ready(waiting, element.name != "resumed")
+        return True
+
+    def enabled(self, element: Element) -> bool:
+        """What became of `<enable/>`; whether any was out."""
+        asked, self.enabling = self.enabling, False
+        if asked and element.name != "enabled":
+            self.counters = None
+            self.emit(ManagementRefused())
+        elif asked:
+            self.manage_back(element)
+        return asked
+
+    def manage_back(self, element: Element) -> None:
+        """`<enabled/>`: what comes behind it on a bidirectional stream is counted (XEP-0198 §4).
+
+        Some say that the stream can be resumed, and not by which id: then it cannot.
+        """
+        assert self.counters is not None
+        self.counters.began = self.received
+        seconds, id = management.within(element, self.options.resume), element.attributes.get("id")
+        if seconds and id and management.may_resume(element):
+            self.resumption = Resumption(id, seconds, self.counters)
+        if self.bidi:
+            self.emit(ManagementEnabled())
+
+
+class InitiatingPhase(ManagedPhase):
+    """Refuses everything, each element of negotiation through a method of its own."""
+
+    stream: InitiatingContext
+
+    def stanza(self, stanza: Stanza) -> None:
+        """Only of pairs that may come this way (XEP-0288)."""
+        carried = self.stream.carried
+        if not carried:
+            super().stanza(stanza)
+        self.stream.pass_on(carried.of(stanza) or carried.admit(stanza, self.stream.serves), stanza)
+
+    def element(self, element: Element) -> None:
+        name = _INPUTS.get((element.namespace, element.name))
+        if name is None:
+            super().element(element)
+        else:
+            getattr(self, name)(element)
+
+    def features(self, element: Element) -> None:
+        super().element(element)
+
+    def proceed(self, element: Element) -> None:
+        super().element(element)
+
+    def tls_failure(self, element: Element) -> None:
+        super().element(element)
+
+    def challenge(self, element: Element) -> None:
+        super().element(element)
+
+    def success(self, element: Element) -> None:
+        super().element(element)
+
+    def failure(self, element: Element) -> None:
+        super().element(element)
+
+    def result(self, element: Element) -> None:
+        super().element(element)
+
+    def verify(self, element: Element) -> None:
+        super().element(element)
+
+    def enabled(self, element: Element) -> None:
+        """`<enabled/>`."""
+        if not self.stream.enabled(element):
+            super().element(element)
+
+    def not_enabled(self, element: Element) -> None:
+        """`<failed/>`: to `<resume/>`, or to `<enable/>`."""
+        if not (self.stream.resumed(element) or self.stream.enabled(element)):
+            super().element(element)
+
+    def resumed(self, element: Element) -> None:
+        """`<resumed/>`."""
+        if not self.stream.resumed(element):
+            super().element(element)
+
+    def begin(self) -> None:
+        raise self.unasked("begin")
+
+    def judged(self, permission: Permission) -> None:
+        raise self.unasked("judged")
+
+    def authorize(self, pair: Pair) -> None:
+        raise self.unasked("authorize")
+
+    def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:
+        raise self.unasked("verify")
+
+
+#: Elements of negotiation -> the method of a phase that takes them.
+_INPUTS = {
+    (STREAM, "features"): "features",
+    (TLS, "proceed"): "proceed",
+    (TLS, "failure"): "tls_failure",
+    (SASL, "challenge"): "challenge",
+    (SASL, "success"): "success",
+    (SASL, "failure"): "failure",
+    (DIALBACK, "result"): "result",
+    (DIALBACK, "verify"): "verify",
+    (MANAGEMENT, "enabled"): "enabled",
+    (MANAGEMENT, "failed"): "not_enabled",
+    (MANAGEMENT, "resumed"): "resumed",
+    (MANAGEMENT, "r"): "requested",
+    (MANAGEMENT, "a"): "acknowledged",
+}

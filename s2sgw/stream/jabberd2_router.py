@@ -1,0 +1,280 @@
+"""The stream of a part of jabberd2 with its router, from the part's side: authenticate, take the default route, carry stanzas.
+
+It is no XMPP of any standard; what is here was read in jabberd2's source (router/router.c, s2s/router.c) and tried on 2.7.0.
+The default route is what its own s2s takes: whatever is for no name that a part has bound goes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from s2sgw.stream import sasl
+from s2sgw.stream.digest_md5 import MECHANISM, DigestClient, DigestRefused
+from s2sgw.stream.events import Announced, Bound, Event, Routed
+from s2sgw.stream.features import StreamFeatures
+from s2sgw.stream.negotiation import DETAIL_CHARACTERS, Negotiation, Phase, Stop
+from s2sgw.xmpp.content_namespace import to_client
+from s2sgw.xmpp.element import Element, escape_attribute
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
+from s2sgw.xmpp.limits import FramingLimits
+from s2sgw.xmpp.namespaces import COMPONENT, PING, SASL, STREAM
+from s2sgw.xmpp.stanza import Stanza
+
+#: The name that is bound: that of the part whose place is taken.
+NAME = "s2s"
+#: The realm, and the service, of the router's users.
+REALM = "jabberd-router"
+
+_HEADER = f"<?xml version='1.0'?><stream:stream xmlns:stream='{STREAM}' version='1.0'>".encode()
+#: A route to ourselves, which a router that works brings back.
+_ECHO = f"<route xmlns='{COMPONENT}' to='{NAME}' from='{NAME}'><ping xmlns='{PING}'/></route>".encode()
+#: Numbers by which the router refuses a bind, and what the operator may do.
+_REFUSALS = {
+    "403": "its router.xml does not let the user take the default route: <acl type='default-route'> must name it",
+    "409": "something else has the default route already: jabberd2's own s2s must not run",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """How the router is spoken to: as which user, and a fresh nonce for each exchange."""
+
+    host: str
+    user: str
+    secret: str = field(repr=False)
+    nonce: Callable[[], str] = field(repr=False)
+    limits: FramingLimits = field(default=FramingLimits())
+
+
+class RouterStream(Negotiation):
+    """One stream with a router. `wrapped` makes what may be written once `Bound` said so."""
+
+    phase: RouterPhase
+    stop_at: ClassVar[frozenset[str]] = frozenset({sasl.SUCCESS})
+    framer = RouteFramer
+    #: what is answered, however long nothing else was said
+    question = _ECHO
+    #: it is there to be reached by: nobody's silence makes it useless
+    lasting = True
+
+    def __init__(self, options: RouterOptions) -> None:
+        super().__init__(options.limits)
+        self.options = options
+        self.phase = Idle(self)
+
+    @property
+    def hears(self) -> bool:
+        return isinstance(self.phase, Carrying)
+
+    def begin(self) -> list[Event]:
+        """The transport is connected."""
+        return self.step(lambda phase: phase.begin(), self.phase)
+
+    def unbind(self) -> list[Event]:
+        """Be the default route no longer; `Bound` says when, and what the router had for us comes before that."""
+        return self.step(lambda phase: phase.unbind(), self.phase)
+
+    def handled(self, number: int) -> list[Event]:
+        """The router does not ask."""
+        return []
+
+    def open_anyhow(self) -> None:
+        self.open_stream()
+
+    def open_stream(self) -> None:
+        self.open(_HEADER)
+
+
+def wrapped(recipient: Domain, stanzas: Iterable[bytes]) -> bytes:
+    """Routes to whatever part serves `recipient`, for stanzas that are all fit (`content.is_fit`)."""
+    head = f"<route xmlns='{COMPONENT}' to='{escape_attribute(recipient.text)}' from='{NAME}'>".encode()
+    return b"".join([head + to_client(data) + b"</route>" for data in stanzas])
+
+
+class RouterPhase(Phase):
+    """Refuses everything, each element through a method of its own."""
+
+    stream: RouterStream
+
+    def element(self, element: Element) -> None:
+        name = _INPUTS.get((element.namespace, element.name))
+        if name is None:
+            super().element(element)
+        else:
+            getattr(self, name)(element)
+
+    def features(self, element: Element) -> None:
+        super().element(element)
+
+    def challenge(self, element: Element) -> None:
+        super().element(element)
+
+    def success(self, element: Element) -> None:
+        super().element(element)
+
+    def failure(self, element: Element) -> None:
+        super().element(element)
+
+    def bind(self, element: Element) -> None:
+        super().element(element)
+
+    def unbound(self, element: Element) -> None:
+        super().element(element)
+
+    def presence(self, element: Element) -> None:
+        super().element(element)
+
+    def begin(self) -> None:
+        raise self.unasked("begin")
+
+    def unbind(self) -> None:
+        """Nothing is bound yet."""
+
+
+class Idle(RouterPhase):
+    """Nothing has been sent."""
+
+    mute = True
+
+    def begin(self) -> None:
+        self.stream.open_stream()
+        self.stream.phase = AwaitHeader(self.stream, AwaitMechanisms)
+
+
+class AwaitHeader(RouterPhase):
+    """Our header is out."""
+
+    def __init__(self, stream: RouterStream, then: type[RouterPhase]) -> None:
+        super().__init__(stream)
+        self._then = then
+
+    def header(self, header: Header) -> None:
+        self.stream.phase = self._then(self.stream)
+
+
+class AwaitMechanisms(RouterPhase):
+    """What it offers is to come."""
+
+    def features(self, element: Element) -> None:
+        if MECHANISM not in StreamFeatures.read(element).mechanisms:
+            raise Stop(Ending(Cause.NO_COMMON_METHOD, f"it does not offer {MECHANISM}, as jabberd2's router does", "them"))
+        self.stream.send(Element("auth", SASL, {"mechanism": MECHANISM}))
+        self.stream.phase = Authenticating(self.stream)
+
+
+class Authenticating(RouterPhase):
+    """DIGEST-MD5 is under way: both sides prove that they know the secret."""
+
+    def __init__(self, stream: RouterStream) -> None:
+        super().__init__(stream)
+        options = stream.options
+        self._exchange = DigestClient(options.user, options.secret, REALM, f"{REALM}/{options.host}", options.nonce())
+
+    def challenge(self, element: Element) -> None:
+        try:
+            answer = self._exchange.respond(sasl.read_challenge(element) or b"")
+        except DigestRefused as why:
+            raise _refused(str(why)) from None
+        self.stream.send(sasl.response(answer) if answer else Element("response", SASL))
+
+    def success(self, element: Element) -> None:
+        try:
+            self._exchange.finish(sasl.read_challenge(element))
+        except DigestRefused as why:
+            raise _refused(str(why)) from None
+        self.stream.restart()
+        self.stream.open_stream()
+        self.stream.phase = AwaitHeader(self.stream, AwaitFeatures)
+
+    def failure(self, element: Element) -> None:
+        text = f"{sasl.read_failure(element)}: the user or the secret is not as in its router-users.xml"
+        raise Stop(Ending(Cause.SASL_FAILED, text[:DETAIL_CHARACTERS], "them"))
+
+
+class AwaitFeatures(RouterPhase):
+    """Behind SASL."""
+
+    def features(self, element: Element) -> None:
+        self.stream.send(Element("bind", COMPONENT, {"name": NAME}, [Element("default", COMPONENT)]))
+        self.stream.phase = Binding(self.stream)
+
+
+class Binding(RouterPhase):
+    """The default route is asked for."""
+
+    def bind(self, element: Element) -> None:
+        number = element.attributes.get("error")
+        if number is not None:
+            why = _REFUSALS.get(number, f"error {number[:DETAIL_CHARACTERS]}")
+            raise Stop(Ending(Cause.SASL_FAILED, f"the router refuses the default route: {why}", "them"))
+        self.stream.phase = Carrying(self.stream)
+        self.stream.emit(Bound(True))
+
+
+class Carrying(RouterPhase):
+    """We are the default route."""
+
+    def __init__(self, stream: RouterStream) -> None:
+        super().__init__(stream)
+        self._unbinding = False
+        self._last: Pair | None = None
+
+    def route(self, route: Route) -> None:
+        """What is for one address; not what is told to all, or copied to a log (s2s/router.c drops them too)."""
+        stanza = route.stanza
+        if stanza is None or route.type is not None or (route.to == NAME and route.error is None):
+            return
+        pair = self._pair_of(stanza) if route.error is None else None
+        if pair is None:
+            self.stream.emit(Routed(stanza, route.error))
+        else:
+            self.stream.pass_on(pair, stanza)
+
+    def _pair_of(self, stanza: Stanza) -> Pair | None:
+        """The same object for a run of the same pair; None: the addresses are not valid."""
+        try:
+            pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
+        except InvalidJID:
+            return None
+        if pair != self._last:
+            self._last = pair
+        return self._last
+
+    def presence(self, element: Element) -> None:
+        name = element.attributes.get("from")
+        if name is not None:
+            self.stream.emit(Announced(name, element.attributes.get("type") != "unavailable"))
+
+    def element(self, element: Element) -> None:
+        """What a part does not know it passes over, as all parts of jabberd2 do."""
+        if (element.namespace, element.name) in _INPUTS:
+            super().element(element)
+
+    def unbind(self) -> None:
+        if not self._unbinding:
+            self._unbinding = True
+            self.stream.send(Element("unbind", COMPONENT, {"name": NAME}))
+
+    def unbound(self, element: Element) -> None:
+        self.stream.emit(Bound(False))
+
+
+def _refused(text: str) -> Stop:
+    return Stop(Ending(Cause.SASL_FAILED, f"{MECHANISM}: {text}"))
+
+
+#: Elements of negotiation -> the method of a phase that takes them.
+_INPUTS = {
+    (STREAM, "features"): "features",
+    (SASL, "challenge"): "challenge",
+    (SASL, "success"): "success",
+    (SASL, "failure"): "failure",
+    (COMPONENT, "bind"): "bind",
+    (COMPONENT, "unbind"): "unbound",
+    (COMPONENT, "presence"): "presence",
+}

@@ -1,0 +1,227 @@
+"""What the phases of a received stream share: its options, what was asserted on it, and the pairs proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import ClassVar, NoReturn
+
+from s2sgw.stream import management, sasl
+from s2sgw.stream.events import DialbackOutcome, ManagementEnabled, Method, PairProven, Permission, Refusal, Resumed
+from s2sgw.stream.features import Standing, offer
+from s2sgw.stream.management import Counters, Managed, ManagedPhase, Resumption
+from s2sgw.stream.negotiation import Stop
+from s2sgw.stream.options import ReceivingOptions
+from s2sgw.stream.proven_pairs import ProvenPairs
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.header import stream_header
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.limits import FramingLimits
+from s2sgw.xmpp.namespaces import BIDI, DIALBACK, MANAGEMENT, SASL, TLS
+from s2sgw.xmpp.stanza import Stanza
+
+STARTTLS = f"{TLS}}}starttls"
+
+
+@dataclass(frozen=True, slots=True)
+class Asserted:
+    """What one stream header says; it is forgotten with the stream that it opened (R8).
+
+    `peer` and `local` are None where the header does not say (`peer` before TLS, both on a pre-1.0 stream).
+    """
+
+    peer: Domain | None
+    local: Domain | None
+    stream_id: str
+    pre_1_0: bool = False
+
+
+class ReceivingContext(Managed):
+    """The receiving role: what does not depend on the phase."""
+
+    stop_at: ClassVar[frozenset[str]] = frozenset({STARTTLS, sasl.AUTH, sasl.RESPONSE, sasl.ABORT})
+
+    def __init__(self, options: ReceivingOptions, new_id: Callable[[], str]) -> None:
+        super().__init__(options.before)
+        self.options = options
+        self.pairs = ProvenPairs()
+        #: its first pair was proven by SASL, which takes TLS (R4)
+        self.authenticated = False
+        #: who the last header says that it is from, and for, whatever became of it
+        self.claimed: tuple[Domain | None, Domain | None] = (None, None)
+        self._permitted: dict[Domain, FramingLimits] = {}
+        self._after: FramingLimits | None = None
+        self._manageable = False
+        #: seconds for which whoever asks may resume the stream
+        self._resume = 0
+        #: the domains that may be sent to on this stream, and whether the initiating side has asked for that (XEP-0288)
+        self._reachable: set[Domain] = set()
+        self._bidi = False
+        self.new_id = new_id
+
+    def open_anyhow(self) -> None:
+        self.open(stream_header(id=self.new_id()))
+
+    @property
+    def hears(self) -> bool:
+        return bool(self.pairs)
+
+    def answer_header(self, asserted: Asserted) -> None:
+        """Our header, to theirs."""
+        peer, local = asserted.peer, asserted.local
+        self.open(stream_header(
+            to=peer.text if peer else None, from_=local.text if local else None, id=asserted.stream_id,
+            version=None if asserted.pre_1_0 else "1.0",
+        ))
+
+    def offer(self, asserted: Asserted, permission: Permission) -> None:
+        """Our features, where the stream has any."""
+        if not asserted.pre_1_0:
+            standing = Standing(
+                self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission,
+                self.limits_of(asserted.peer).stanza_bytes,
+            )
+            self._manageable = standing.manageable
+            self._resume = permission.resume if standing.manageable else 0
+            self.send(offer(standing))
+
+    def permit(self, peer: Domain, permission: Permission) -> None:
+        """`peer` may prove itself, and these are its limits then."""
+        self._permitted[peer] = permission.limits or self.options.after
+        if permission.bidi:
+            self._reachable.add(peer)
+
+    def carry_back(self) -> None:
+        """`<bidi/>`: the inverse of each pair that is proven may be sent here."""
+        self._bidi = True
+
+    def limits_of(self, peer: Domain | None) -> FramingLimits:
+        """What holds once `peer` has proven itself: the largest of what the peers on the stream may send."""
+        permitted = self._permitted.get(peer) if peer is not None else None
+        known = [limits for limits in (self._after, permitted) if limits is not None]
+        return max(known, key=attrgetter("stanza_bytes"), default=self.options.after)
+
+    def prove(self, pair: Pair, method: Method) -> None:
+        """`pair` may be sent from now on."""
+        self.pairs.prove(pair, method)
+        self._after = self.limits_of(pair.sender)
+        self.limit(self._after)
+        self.emit(PairProven(pair, method))
+
+    def reach(self, pair: Pair) -> None:
+        """Stanzas of the inverse of `pair`, which is proven, may be sent from now on, where that was asked for and is allowed."""
+        if self._bidi and pair.sender in self._reachable:
+            self.emit(PairProven(pair.inverse, "bidi"))
+
+    def enable(self, element: Element) -> None:
+        """`<enable/>`: from now on stanzas are counted, and acknowledged (XEP-0198 §3)."""
+        if not self._manageable:
+            self.send(management.failed("service-unavailable"))
+        elif not self.pairs or self.managed:
+            self.send(management.failed("unexpected-request"))
+        else:
+            counters = self.manage()
+            seconds = management.within(element, self._resume)
+            if seconds and management.may_resume(element):
+                self.resumption = Resumption(self.new_id(), seconds, counters)
+            self.send(management.enabled(self.resumption))
+            self.emit(ManagementEnabled())
+
+    def hindrance(self) -> str:
+        """The stanza error for which nothing can be resumed now, whatever it is; "": none."""
+        if not self._resume:
+            return "feature-not-implemented"
+        return "unexpected-request" if not self.pairs or self.managed else ""
+
+    def resume(self, resumption: Resumption, element: Element) -> None:
+        """`<resume/>` is granted: what that stream counted counts on."""
+        count = self.go_on(resumption, resumption.counters.handled, element)
+        self.send(management.resumed(resumption))
+        self.emit(Resumed(count))
+
+    def refusal_of(self, sender: Domain) -> Refusal | None:
+        """Why `sender` can be none, whatever it proves (R14)."""
+        refusal = self.options.refuses_sender(sender)
+        if refusal is None and self.options.serves(sender):
+            text = f"{sender} is served here and cannot be the sender"
+            refusal = Refusal(StreamCondition.INVALID_FROM, text, Ending(Cause.INVALID_FROM, text))
+        return refusal
+
+
+class ReceivingPhase(ManagedPhase):
+    """Refuses every element of negotiation, each in its own way, and every answer."""
+
+    stream: ReceivingContext
+
+    def element(self, element: Element) -> None:
+        name = _INPUTS.get((element.namespace, element.name))
+        if name is None:
+            super().element(element)
+        else:
+            getattr(self, name)(element)
+
+    def starttls(self, element: Element) -> None:
+        """R7: not offered here."""
+        self.fail_tls(Cause.PROTOCOL_ERROR, "<starttls/> was not offered")
+
+    def auth(self, element: Element) -> None:
+        super().element(element)
+
+    def respond(self, element: Element) -> None:
+        super().element(element)
+
+    def abort(self, element: Element) -> None:
+        super().element(element)
+
+    def result(self, element: Element) -> None:
+        super().element(element)
+
+    def verify(self, element: Element) -> None:
+        super().element(element)
+
+    def stanza(self, stanza: Stanza) -> None:
+        self.stream.pass_on(self.stream.pairs.of(stanza) or self.stream.pairs.admit(stanza, self.stream.options.serves), stanza)
+
+    def enable(self, element: Element) -> None:
+        super().element(element)
+
+    def resume(self, element: Element) -> None:
+        super().element(element)
+
+    def bidi(self, element: Element) -> None:
+        super().element(element)
+
+    def resolved(self, refusal: Refusal | None) -> None:
+        raise self.unasked("resolved")
+
+    def judged(self, permission: Permission) -> None:
+        raise self.unasked("judged")
+
+    def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
+        raise self.unasked("dialback_answered")
+
+    def resumed(self, resumption: Resumption | None, past: Counters | None) -> None:
+        raise self.unasked("resumed")
+
+    def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
+        """R7: `<failure/>`, the closing tag, the end."""
+        raise Stop(Ending(cause, detail), Element("failure", TLS))
+
+
+#: Elements of negotiation -> the method of a phase that answers them.
+_INPUTS = {
+    (TLS, "starttls"): "starttls",
+    (SASL, "auth"): "auth",
+    (SASL, "response"): "respond",
+    (SASL, "abort"): "abort",
+    (DIALBACK, "result"): "result",
+    (DIALBACK, "verify"): "verify",
+    (BIDI, "bidi"): "bidi",
+    (MANAGEMENT, "enable"): "enable",
+    (MANAGEMENT, "resume"): "resume",
+    (MANAGEMENT, "r"): "requested",
+    (MANAGEMENT, "a"): "acknowledged",
+}

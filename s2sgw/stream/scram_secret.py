@@ -1,0 +1,87 @@
+"""What two servers both know (R26): prepared once, and the keys of RFC 5802 §3 derived once for each salt and count."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import stringprep
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Hash = Literal["sha256", "sha1"]
+
+#: Rounds of PBKDF2 that we ask for (RFC 7677 §4 has 4096 as the least).
+ITERATIONS = 10_000
+#: Derivations that are kept of one secret: one of ours for each hash, and one for each hash of each server that has it.
+KEPT = 16
+
+_PROHIBITED = (
+    stringprep.in_table_a1, stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3, stringprep.in_table_c4,
+    stringprep.in_table_c5, stringprep.in_table_c6, stringprep.in_table_c7, stringprep.in_table_c8, stringprep.in_table_c9,
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ScramKeys:
+    """What an exchange works with: ClientKey, StoredKey, ServerKey."""
+
+    client: bytes
+    stored: bytes
+    server: bytes
+
+
+class SharedSecret:
+    """The secret of one peer. `salt` (random, the same while the secret lives) and `iterations` are what we ask for as server."""
+
+    def __init__(self, secret: str, salt: bytes, iterations: int = ITERATIONS) -> None:
+        self._secret = prepare(secret).encode()
+        self.salt = salt
+        self.iterations = iterations
+        self._keys: dict[tuple[Hash, bytes, int], ScramKeys] = {}
+
+    def keys(self, hash: Hash, salt: bytes, iterations: int) -> ScramKeys:
+        """The keys for these parameters; they cost `iterations` rounds of PBKDF2 the first time."""
+        asked = hash, salt, iterations
+        if asked not in self._keys:
+            if len(self._keys) >= KEPT:
+                del self._keys[next(iter(self._keys))]
+            self._keys[asked] = self._derived(*asked)
+        return self._keys[asked]
+
+    def _derived(self, hash: Hash, salt: bytes, iterations: int) -> ScramKeys:
+        salted = hashlib.pbkdf2_hmac(hash, self._secret, salt, iterations)
+        client = hmac.digest(salted, b"Client Key", hash)
+        return ScramKeys(client, hashlib.new(hash, client).digest(), hmac.digest(salted, b"Server Key", hash))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSecret:
+    """A secret for use on one stream. `nonce` gives a fresh one for each exchange: printable ASCII without a comma.
+
+    `binding` is the tls-exporter value of the stream's TLS (RFC 9266); None where it has none.
+    """
+
+    secret: SharedSecret = field(repr=False)
+    nonce: Callable[[], str] = field(repr=False)
+    binding: bytes | None = field(repr=False, default=None)
+
+
+def prepare(text: str) -> str:
+    """SASLprep (RFC 4013), as of a query; raises `ValueError` for what it prohibits, and for nothing at all."""
+    mapped = "".join(" " if stringprep.in_table_c12(each) else each for each in text if not stringprep.in_table_b1(each))
+    prepared = unicodedata.normalize("NFKC", mapped)
+    if not prepared:
+        raise ValueError("is empty")
+    if any(prohibited(each) for each in prepared for prohibited in _PROHIBITED) or not _one_way(prepared):
+        raise ValueError("holds characters that a secret cannot have (RFC 4013)")
+    return prepared
+
+
+def _one_way(text: str) -> bool:
+    """RFC 3454 §6: no text from right to left with some from left to right in it."""
+    if not any(stringprep.in_table_d1(each) for each in text):
+        return True
+    ends = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
+    return ends and not any(stringprep.in_table_d2(each) for each in text)

@@ -1,0 +1,1 @@
+"""Several parts together, and the gateway on real sockets."""

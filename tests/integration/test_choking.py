@@ -1,0 +1,292 @@
+"""A next server with a limit that it tells nobody of: it stops answering on a large stanza, which is found and bounced."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.ack_selection import AckSelection
+from s2sgw.delivery.acknowledgements import LARGE, OVERDUE, PATIENCE, Acks
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.s2s.connecting import ConnectServices
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.shared_stream import PairStream
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.interface import Quarantined
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.stream.events import Acknowledged
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Pair
+from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, FakeSide, KeepingHop, message
+
+
+class Server:
+    """What the next server does with what is written: it takes, and answers, everything until it meets what is too large."""
+
+    def __init__(self, managed: bool, most: int, mute: bool) -> None:
+        self.managed = managed
+        self.most = most
+        self.mute = mute
+        self.took: list[str] = []
+
+
+class Stream(FakeConnection):
+    """A connection to it, which reads no more behind a stanza that is too large."""
+
+    def __init__(self, owner: Any, world: World) -> None:
+        super().__init__(owner)
+        self.world = world
+        self.chokes = False
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        for each in re.findall(rb"<(?:message|iq)\b.*?</(?:message|iq)>|<r [^>]*/>", data):
+            self._read(each)
+
+    def _read(self, each: bytes) -> None:
+        server = self.world.server
+        self.chokes = self.chokes or len(each) > server.most
+        if self.chokes:
+            return
+        ident = re.search(rb" id='([^']+)'", each)
+        if ident is None:
+            self._told(each)
+        elif ident[1].startswith(b"s2sgw-"):
+            self.world.clock.callLater(0, self.world.answer, ident[1].decode())
+        else:
+            server.took.append(ident[1].decode())
+            self.count += 1
+
+    count = 0
+    aborted = False
+
+    def abort(self, ending: Ending) -> None:
+        self.aborted = True
+        self.close(ending)
+
+    def _told(self, request: bytes) -> None:
+        number, self.count = self.count, 0
+        if not self.world.server.mute:
+            self.world.clock.callLater(0, self.owner.event, self, Acknowledged(number))
+
+
+class World:
+    """A lane to a server that takes stanzas of `most` bytes."""
+
+    def __init__(self, managed: bool = False, most: int = 60_000, mute: bool = False, acks: Acks = "auto") -> None:
+        self.clock = Clock()
+        self.server = Server(managed, most, mute)
+        self.side = FakeSide()
+        self.side.managed = managed
+        self.connections: list[Stream] = []
+        self.back: list[Bounced] = []
+        self.manners = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.spool = MemorySpool(1 << 24, lambda call: call())
+        self.receipting = AckSelection(lambda domain: acks, lambda: self.lanes, self.manners, self.clock)
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop, self.spool, spools=False,
+        )
+
+    def _hop(self, flow: DeliveryQueue) -> NextHop:
+        if flow.direction == "inbound":
+            return KeepingHop(self.back)
+        opener = ConnectServices(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
+        way = PeerStreamProvider(self.side, opener)  # type: ignore[arg-type]
+        return DeliveryAgent(flow, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.receipting.of)
+
+    def _connection(self, engine: Any, owner: Any) -> Stream:
+        engine.sent = lambda number: None
+        engine.managed = self.receipting.managed(OUT.recipient) and self.server.managed
+        self.connections.append(Stream(owner, self))
+        return self.connections[-1]
+
+    def answer(self, ident: str) -> None:
+        """To a ping."""
+        answered = None if self.server.mute else self.flow_back.answers.pings.pop(ident, None)
+        if answered is not None:
+            answered()
+
+    @property
+    def flow_back(self) -> DeliveryQueue:
+        return self.lanes.flow(Pair(OUT.recipient, OUT.sender))
+
+    def pass_time(self, seconds: float) -> None:
+        """Whatever is dialled meanwhile is reached."""
+        for _ in range(int(seconds * 10)):
+            self.clock.advance(0.1)
+            if self.side.dials and not self.side.dials[-1].called:
+                self.side.dials[-1].callback(None)
+                self.connections[-1].prove()
+
+    def send(self, *each: Any) -> None:
+        self.lanes.flow(OUT).accept(list(each))
+        self.pass_time(0.5)
+
+    @property
+    def bounced(self) -> list[str]:
+        return [each.id for each in self.back]
+
+    def pen(self) -> list[tuple[str | None, str]]:
+        found: list[Quarantined] = []
+        self.spool.aside(10, found.extend)
+        return [(each.spooled.stanza.id, each.cause) for each in found]
+
+
+def large(id: str, size: int = 70_000, **more: Any) -> Any:
+    return message(id, size=size, **more)
+
+
+class ChokingTests(SynchronousTestCase):
+    """Decision 10, with a limit that nobody told of."""
+
+    def found(self, world: World, within: float) -> None:
+        """The culprit among others."""
+        world.send(message("1"))
+        world.send(message("2"), large("big"), message("3"))
+        world.pass_time(within)
+        self.assertEqual((world.bounced, world.pen()), (["big"], [("big", "answered no more, twice")]))
+        self.assertIn(b"(queue: poison; answered no more, twice)", world.back[0].data)
+        world.send(message("4"))
+        self.assertEqual([ident for ident in "1234" if world.server.took.count(ident) not in (1, 2)], [])
+        self.assertEqual(world.server.took[-3:], ["2", "3", "4"])
+        self.assertEqual((world.lanes.flow(OUT).lane.flying, len(world.lanes.flow(OUT).lane)), (0, 0))
+
+    def test_pings(self) -> None:
+        """R41: one that has answered pings is not believed to have what it does not answer: the culprit comes back."""
+        world = World()
+        self.found(world, 2 * PATIENCE + 2)
+        self.assertNotIn(OUT.recipient.ascii, world.receipting._silent)
+
+    def test_acknowledgements(self) -> None:
+        """R35: one that has acknowledged before; it is asked for acknowledgements all the same from now on."""
+        world = World(managed=True)
+        self.found(world, 2 * OVERDUE + 2)
+        self.assertTrue(world.receipting.managed(OUT.recipient))
+
+    def test_acknowledgements_alone(self) -> None:
+        """R35: alone on the second stream too; it is ended there, not broken off, so that nobody resumes it."""
+        world = World(managed=True)
+        world.send(message("1"))
+        world.send(large("big"))
+        world.pass_time(2 * OVERDUE + 2)
+        self.assertEqual((world.bounced, len(world.connections)), (["big"], 2))
+        self.assertEqual([connection.aborted for connection in world.connections], [False, False])
+        self.assertTrue(world.receipting.managed(OUT.recipient))
+
+    def test_the_first_of_all(self) -> None:
+        """The very first stanza of the lane: it is known from the ping before it that the server answers."""
+        world = World()
+        world.send(large("big"))
+        world.pass_time(2 * PATIENCE + 2)
+        self.assertEqual((world.bounced, len(world.connections)), (["big"], 2))
+
+    def test_the_first_of_all_acknowledged(self) -> None:
+        """With XEP-0198 it is first believed that the server never acknowledges; then as by pings."""
+        world = World(managed=True)
+        world.send(large("big"))
+        world.pass_time(OVERDUE + 2 * PATIENCE + 3)
+        self.assertEqual(world.bounced, ["big"])
+
+    def test_several(self) -> None:
+        """Each is found in its turn, in a bounded time."""
+        world = World()
+        world.send(message("1"))
+        world.send(*(each for number in range(3) for each in (large(f"big{number}"), message(f"s{number}"))))
+        world.pass_time(6 * PATIENCE + 6)
+        self.assertEqual((world.bounced, world.server.took), (["big0", "big1", "big2"], ["1", "s0", "s0", "s1", "s1", "s2"]))
+
+    def test_request(self) -> None:
+        """R33: a request is never sent again: its one end is an error, and nobody is penned for it."""
+        world = World()
+        world.send(message("1"))
+        world.send(large("ask", kind="iq", type="get"))
+        world.pass_time(3 * PATIENCE)
+        self.assertEqual((world.bounced, world.pen()), (["ask"], []))
+        self.assertIn(b"in-doubt", world.back[0].data)
+        self.assertEqual(sum(b"id='ask'" in each for connection in world.connections for each in connection.written), 1)
+
+    def test_no_limit(self) -> None:
+        """One that takes large stanzas is left in peace."""
+        world = World(most=1 << 20)
+        world.send(large("1"), message("2"), large("3"))
+        world.pass_time(2 * OVERDUE)
+        self.assertEqual((world.server.took, len(world.connections), world.bounced), (["1", "2", "3"], 1, []))
+
+    def test_one_way(self) -> None:
+        """R41: a server that never answers is believed, large stanzas or not, and asked nothing for a day."""
+        world = World(most=1 << 20, mute=True)
+        world.send(large("1"), message("2"))
+        world.pass_time(PATIENCE)
+        world.send(large("3"))
+        world.pass_time(2 * PATIENCE)
+        self.assertEqual((world.server.took, len(world.connections), world.bounced), (["1", "2", "3"], 1, []))
+        self.assertEqual(world.lanes.flow(OUT).lane.flying, 0)
+
+    def test_falls_mute(self) -> None:
+        """R41: one whose way back to us is lost is found out on the next stream, and believed: nothing comes back."""
+        world = World(most=1 << 20)
+        world.send(message("1"))
+        world.server.mute = True
+        world.send(large("2"), message("3"))
+        world.pass_time(2 * PATIENCE + 2)
+        world.send(message("4"))
+        self.assertEqual((world.bounced, len(world.connections)), ([], 2))
+        self.assertEqual(world.server.took, ["1", "2", "3", "2", "3", "4"])
+
+    def test_a_shared_connection_that_ends(self) -> None:
+        """Ended over content, again and again, it condemns no stanza of any lane: all go again, until their hold is over."""
+        world = World(acks="ping")
+        world.send(message("1"))
+        ends = 0
+        world.server.most = 0
+        world.lanes.flow(OUT).accept([message("2")])
+        while world.lanes.flow(OUT).lane:
+            world.pass_time(0.5)
+            connection = world.connections[-1]
+            connection.shared = True
+            ends += connection.ending is None
+            connection.close(Ending(Cause.STREAM_ERROR, by="them", condition="bad-format"))
+            world.lanes.sweep()
+            self.assertEqual((world.lanes.flow(OUT).suspects, world.pen()), (0, []))
+        self.assertEqual(world.bounced, ["2"])
+        self.assertIn(b"stream-error", world.back[0].data)
+        self.assertTrue(3 < ends < 600, ends)
+
+    def test_no_burden(self) -> None:
+        """One connection for all lanes, to parts of jabberd2, is not ended for what one of them sent: it is believed."""
+        world = World()
+        world.send(message("1"))
+        self.patch(PairStream, "burden", 0)
+        world.send(large("big"))
+        world.pass_time(2 * PATIENCE)
+        self.assertEqual((len(world.connections), world.bounced, world.lanes.flow(OUT).lane.flying), (1, [], 0))
+
+    def test_another_lane(self) -> None:
+        """A lane whose first stanza is behind the large one of another is not believed either: there were answers on the stream."""
+        ends: list[Ending] = []
+        connection = FakeConnection(None)
+        stream: Any = SimpleNamespace(
+            pair=OUT, connection=connection, burden=LARGE + 1, close=ends.append, write=lambda data: None,
+            engine=SimpleNamespace(managed=False, sent=lambda number: None),
+        )
+        world = World()
+        acknowledged: list[int] = []
+        courier: Any = SimpleNamespace(flow=SimpleNamespace(acknowledged=acknowledged.append))
+        first, second = (world.receipting.of(courier, stream) for _ in range(2))
+        first.behind(1)
+        world.answer(next(iter(world.flow_back.answers.pings)))
+        second.behind(1)
+        world.clock.advance(PATIENCE)
+        self.assertEqual((acknowledged, [ending.cause for ending in ends]), ([1], [Cause.UNRESPONSIVE]))

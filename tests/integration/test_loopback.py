@@ -1,0 +1,234 @@
+"""The whole gateway on real sockets of this machine: the only tests that use some.
+
+The peer is `examples/hello.py`, which shares no code with the gateway; it runs in a thread, as do the questions on the admin socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import io
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from click.testing import CliRunner, Result
+from twisted.application.app import ServerOptions
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from s2sgw.cli import main as command
+from s2sgw.composition.gateway import GatewayParts
+from s2sgw.net.connection import StreamConnection
+from s2sgw.runtime.preflight import check_configuration
+from s2sgw.service import YOUNG, Gateway, Options, UnusableConfiguration, freeze_startup_objects, makeService
+from tests.support.certificates import Authority
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = """\
+[gateway]
+state = "state"
+domains = ["example.org"]
+[[listen]]
+endpoint = "tcp:{federation}:interface=127.0.0.1"
+[tls]
+certificates = "certs"
+trust_anchors = "ca.crt"
+[dns]
+private_addresses = "allow"
+[dns.static]
+"peer.example" = "127.0.0.1:{peer}"
+[backend]
+kind = "echo"
+[console]
+listen = "tcp:{console}:interface=127.0.0.1"
+"""
+
+
+def load_hello() -> Any:
+    """The witness, from its file."""
+    specification = importlib.util.spec_from_file_location("hello", ROOT / "examples" / "hello.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+class LoopbackCase(TestCase):
+    """A configuration with the echo backend, a peer, an operator."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.federation, self.console = free_port(), free_port()
+        self.hello = load_hello()
+        self.streams: list[Any] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(20)
+        self.addCleanup(self.listener.close)
+        self._certificates()
+        self.config = self.folder / "s2sgw.toml"
+        port = self.listener.getsockname()[1]
+        self.config.write_text(CONFIG.format(federation=self.federation, peer=port, console=self.console))
+
+    def _certificates(self) -> None:
+        authority = Authority.root()
+        (self.folder / "ca.crt").write_bytes(authority.pem)
+        (self.folder / "certs").mkdir()
+        self._leaf(authority, "certs/example.org", "example.org")
+        self._leaf(authority, "peer", "peer.example")
+        self._leaf(Authority.root("Nobody's"), "stranger", "peer.example")
+
+    def _leaf(self, authority: Authority, name: str, domain: str) -> None:
+        issued = authority.issue(dns=[domain])
+        (self.folder / f"{name}.crt").write_bytes(issued.pem_chain)
+        key = self.folder / f"{name}.key"
+        key.touch(0o600)
+        key.write_bytes(issued.key_pem)
+
+    async def running(self) -> Gateway:
+        gateway = Gateway(GatewayParts(check_configuration(self.config).config, reactor))
+        self.addCleanup(gateway.close)
+        gateway.open()
+        return gateway
+
+    async def gone(self) -> None:
+        """The peer hangs up, whatever became of it, and the gateway has noticed."""
+        for stream in self.streams:
+            stream.connection.close()
+        while any(isinstance(getattr(reader, "protocol", None), StreamConnection) for reader in reactor.getReaders()):
+            await deferLater(reactor, 0.01)
+
+    def in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:
+        def quietly() -> Any:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return function()
+
+        return deferToThread(quietly)
+
+    def peer(self, certificate: str = "peer") -> Any:
+        streams = self.streams
+
+        class Remembered(self.hello.Stream):  # type: ignore[misc, name-defined]
+            def __init__(self, connection: socket.socket) -> None:
+                super().__init__(connection)
+                streams.append(self)
+
+        self.patch(self.hello, "Stream", Remembered)
+        return self.hello.Peer("peer.example", self.folder / "ca.crt", self.folder / f"{certificate}.crt")
+
+    def converse(self) -> str:
+        """Say hello as peer.example; what came back."""
+        peer = self.peer()
+        outgoing = peer.send_message(("127.0.0.1", self.federation), "example.org", "hello")
+        incoming, answer = peer.receive_message(self.listener, "example.org")
+        peer.answer_ping(incoming, outgoing)
+        for stream in (outgoing, incoming):
+            stream.close()
+        return str(answer)
+
+    def asked(self, *words: str) -> Result:
+        return CliRunner().invoke(command.main, [*words, "--config", str(self.config), "--json"])
+
+
+class LoopbackTests(LoopbackCase):
+    """From the first connection to what the operator sees."""
+
+    async def test_hello(self) -> None:
+        """R3, R8, R12, R24, R25: a peer and the gateway prove themselves to each other by certificates, and a message is echoed."""
+        await self.running()
+        self.assertEqual("hello", await self.in_thread(self.converse))
+        status = json.loads((await self.in_thread(lambda: self.asked("status"))).stdout)
+        self.assertEqual(["example.org"], status["domains"])
+        counts = {(row["direction"], row["kind"], row["outcome"]): row["number"] for row in status["stanzas"]}
+        self.assertEqual(1, counts["inbound", "message", "passed"])
+        self.assertEqual(1, counts["outbound", "message", "passed"])
+        page = await deferToThread(lambda: urlopen(f"http://127.0.0.1:{self.console}/metrics").read().decode())
+        self.assertIn('s2sgw_handshake_seconds_count{step="total"} 1.0', page)
+        self.assertIn('direction="inbound",kind="message",outcome="passed"} 1.0', page)
+
+    async def test_open_stream(self) -> None:
+        """An open stream is shown with its pair, its method, and TLS; its peer and its lane too."""
+        await self.running()
+        place = ("127.0.0.1", self.federation)
+        outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
+        incoming, _ = await self.in_thread(lambda: self.peer().receive_message(self.listener, "example.org"))
+        rows = json.loads((await self.in_thread(lambda: self.asked("streams", "peer.example"))).stdout)
+        self.assertEqual({("inbound", "EXTERNAL"), ("outbound", "EXTERNAL")}, {(row["direction"], row["method"]) for row in rows})
+        self.assertEqual([["peer.example", "example.org"]], next(row["pairs"] for row in rows if row["direction"] == "inbound"))
+        (peer,) = json.loads((await self.in_thread(lambda: self.asked("peers"))).stdout)
+        self.assertEqual(("peer.example", 1, 1), (peer["peer"], peer["inbound"], peer["outbound"]))
+        lanes = json.loads((await self.in_thread(lambda: self.asked("lanes", "peer.example"))).stdout)
+        self.assertIn(("example.org", "peer.example", "ready"), [(row["sender"], row["recipient"], row["state"]) for row in lanes])
+        (certificate,) = json.loads((await self.in_thread(lambda: self.asked("certs"))).stdout)
+        self.assertEqual("example.org", certificate["domain"])
+        for stream in (outgoing, incoming):
+            await self.in_thread(stream.close)
+
+    async def test_stranger(self) -> None:
+        """R12, R24: a peer with an unknown authority is not offered EXTERNAL, and the refusal is there to be read."""
+        await self.running()
+        stranger = self.peer("stranger")
+        failure = None
+        try:
+            await self.in_thread(lambda: stranger.send_message(("127.0.0.1", self.federation), "example.org", "hello"))
+        except self.hello.Disappointed as error:
+            failure = str(error)
+        self.assertIsNotNone(failure)
+        await self.gone()
+        (refusal,) = json.loads((await self.in_thread(lambda: self.asked("refusals", "peer.example"))).stdout)
+        self.assertEqual(("inbound", "pkix", "unknown-issuer"), tuple(refusal[key] for key in ("direction", "layer", "cause")))
+
+    async def test_port_in_use(self) -> None:
+        """A port that is taken keeps the gateway from starting, and what was open is closed."""
+        with socket.create_server(("127.0.0.1", self.federation)):
+            gateway = Gateway(GatewayParts(check_configuration(self.config).config, reactor))
+            self.addCleanup(gateway.close)
+            self.assertRaises(SystemExit, gateway.open)
+
+
+class PluginTests(LoopbackCase):
+    """What twistd does with us."""
+
+    def test_service(self) -> None:
+        """A good configuration makes a service; nothing is opened by that."""
+        options = Options()
+        options.parent = ServerOptions()
+        options.parent["nodaemon"] = True
+        options.parseOptions(["--config", str(self.config)])
+        self.assertIsNotNone(makeService(options))
+        self.assertFalse((self.folder / "state" / "admin.sock").exists())
+
+    def test_collector(self) -> None:
+        """The cyclic collector leaves alone what the start has made, and looks less often at what is new."""
+        self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        freeze_startup_objects()
+        self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()[0]), (True, YOUNG))
+
+    def test_bad_configuration(self) -> None:
+        """Every complaint is told, with status 1."""
+        self.config.write_text("[gateway]\ndomains = []\nfrobnicate = 1\n")
+        options = Options()
+        options.parseOptions(["--config", str(self.config)])
+        error = self.assertRaises(UnusableConfiguration, makeService, options)
+        for words in ("gateway.domains", "gateway.frobnicate"):
+            self.assertIn(words, str(error))

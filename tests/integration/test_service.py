@@ -1,0 +1,190 @@
+"""The life of the gateway under twistd: what keeps it from starting, how it is told to stop, and that every listener is opened or none."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet.defer import fail, succeed
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw import service
+from s2sgw.admin.server import AdminInUse
+from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.config.sections import Backend
+from s2sgw.service import ANSWERED, Gateway, GatewayService, _heed_signals, port_of
+from s2sgw.spool.interface import SpoolBroken
+from s2sgw.xmpp.ending import Cause, Ending
+
+namespace: Any = SimpleNamespace
+
+
+class Opening:
+    """A gateway that cannot start for `error`, or can."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.closed = 0
+
+    def open(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> Any:
+        self.closed += 1
+        return succeed(None)
+
+
+class StartTests(SynchronousTestCase):
+    """What keeps the gateway from starting."""
+
+    def test_said_in_one_line(self) -> None:
+        """Each cause is one line of the log at the highest level, and status 1: no traceback."""
+        for error in (
+            AdminInUse("another gateway runs"), PrivateCAError("no key"), CannotListenError("", 5269, OSError("taken")), SpoolBroken("worn"),
+            PermissionError("state"), ValueError("what"),
+        ):
+            with capturedLogs() as logged:
+                stopped = self.assertRaises(SystemExit, GatewayService(None)._open, Opening(error))  # type: ignore[arg-type]
+            self.assertEqual(1, stopped.code)
+            (line,) = logged
+            self.assertEqual((LogLevel.critical, "cannot start", str(error)), (line["log_level"], line["event"], line["detail"]))
+
+    def test_closed_once(self) -> None:
+        """Stopping closes what was opened; stopping what never started, or has stopped, is nothing."""
+        life = GatewayService(None)  # type: ignore[arg-type]
+        self.assertIsNone(life.stopService())
+        life._gateway = opened = Opening()  # type: ignore[assignment]
+        self.successResultOf(life.stopService())  # type: ignore[arg-type]
+        self.assertIsNone(life.stopService())
+        self.assertEqual(1, opened.closed)
+
+
+class SignalTests(SynchronousTestCase):
+    """SIGTERM ends with status 0; SIGHUP reloads."""
+
+    def test_from_the_reactors_thread(self) -> None:
+        """A signal only leaves word for the reactor, which does what is asked."""
+        handlers: dict[int, Any] = {}
+        left: list[Any] = []
+        done: list[str] = []
+        self.patch(signal, "signal", handlers.__setitem__)
+        reactor = SimpleNamespace(
+            stop=lambda: done.append("stopped"), callFromThread=lambda function, *arguments: left.append(partial(function, *arguments)),
+        )
+        _heed_signals(reactor, lambda: done.append("reloaded"))
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        handlers[signal.SIGHUP](signal.SIGHUP, None)
+        self.assertEqual([], done)
+        for each in left:
+            each()
+        self.assertEqual(["stopped", "reloaded"], done)
+
+    def test_again(self) -> None:
+        """A second SIGTERM is no mistake of ours: the stop goes on."""
+        handlers: dict[int, Any] = {}
+        asked: list[int] = []
+
+        def stop() -> None:
+            asked.append(1)
+            if len(asked) > 1:
+                raise ReactorNotRunning
+
+        self.patch(signal, "signal", handlers.__setitem__)
+        reactor = SimpleNamespace(stop=stop, callFromThread=lambda function, *arguments: function(*arguments))
+        _heed_signals(reactor, lambda: None)
+        for _ in range(2):
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.assertEqual([1, 1], asked)
+
+
+class GatewayTests(SynchronousTestCase):
+    """What the gateway opens, without a socket."""
+
+    def setUp(self) -> None:
+        self.clock: Any = cast(Any, Clock())
+        self.clock.stop = lambda: self.stops.append(self.clock.seconds())
+        self.stops: list[float] = []
+        self.opened: list[str] = []
+        self.refused: list[tuple[Any, ...]] = []
+        self.parts: Any = namespace(
+            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), ports=set(), backends=SimpleNamespace(inbound=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped")),
+            views=SimpleNamespace(queue=lambda: (7, 0)), lanes=SimpleNamespace(spools=True),
+            record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
+            config=SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: []),
+        )
+        self.patch(service, "Reconfiguration", lambda parts: None)
+        self.patch(service, "listen", self._listen)
+        self.patch(service, "DNSView", self._view)
+        self.gateway = Gateway(self.parts)
+        self.answer: Any = None
+        self.views: list[tuple[Any, ...]] = []
+
+    def _listen(self, reactor: object, endpoint: str, factory: object) -> Any:
+        self.opened.append(endpoint)
+        return fail(CannotListenError("", 1, OSError("taken"))) if self.answer == "taken" else succeed(self._port())
+
+    def _port(self) -> Any:
+        return SimpleNamespace(
+            getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
+            startReading=lambda: self.opened.append("accepts"),
+        )
+
+    def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
+        self.views.append((port, target, forward))
+        return SimpleNamespace(listen=self.opened.append, stop=lambda: self.opened.append("view stopped"))
+
+    def test_drained_by_word(self) -> None:
+        """`drain` says what is waiting and whether it is kept, and stops once that answer is out."""
+        self.assertEqual({"waiting": 7, "kept": True}, self.gateway._drain(None))
+        self.assertEqual([], self.stops)
+        self.clock.advance(ANSWERED)
+        self.assertEqual([ANSWERED], self.stops)
+
+    def test_backend_with_its_view(self) -> None:
+        """Decision 7: the inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers."""
+        self.gateway._open_backend(Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"}))
+        self.assertEqual(["tcp:15270:interface=127.0.0.1", "waits", "127.53.0.1:53"], self.opened)
+        self.assertEqual([(15270, "localhost.", ["192.0.2.53:53"])], self.views)
+        self.gateway._close_rest(None)
+        self.assertEqual("view stopped", self.opened[-1])
+
+    def test_backend_without_a_view(self) -> None:
+        """No view where none is asked for."""
+        self.gateway._open_backend(Backend.model_validate({"kind": "s2s"}))
+        self.assertEqual([], self.views)
+
+    def test_nobody_is_accepted_before_the_spool_is_read(self) -> None:
+        """What comes now goes behind what the spool holds, so callers wait until its lanes are known; later ports do not."""
+        self.gateway._open("tcp:5269", None)
+        self.assertEqual(["tcp:5269", "waits"], self.opened)
+        self.gateway._all_accept(0)
+        self.gateway._open("tcp:5270", None)
+        self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
+        self.assertEqual({15270}, self.parts.ports)
+
+    def test_every_listener_or_none(self) -> None:
+        """All that cannot be opened is said before the start ends with status 1."""
+        self.gateway._all_listen()
+        self.answer = "taken"
+        self.gateway._open("tcp:1", None)
+        self.gateway._open("tcp:2", None)
+        with capturedLogs() as logged:
+            stopped = self.assertRaises(SystemExit, self.gateway._all_listen)
+        self.assertEqual(1, stopped.code)
+        self.assertEqual(["tcp:1", "tcp:2"], [line["endpoint"] for line in logged])
+
+    def test_proxy_that_is_refused(self) -> None:
+        """Who spoke no PROXY protocol, or may not, is on record with the address alone: nobody knows yet who it was."""
+        ending = Ending(Cause.NOT_ALLOWED)
+        self.gateway._refused("192.0.2.1:1", ending)
+        self.assertEqual([("inbound", "federation", ("", ""), "192.0.2.1:1", ending)], self.refused)
+
+    def test_port_of_an_endpoint(self) -> None:
+        """By position or by name."""
+        self.assertEqual((15270, 15271), (port_of("tcp:15270:interface=127.0.0.1"), port_of("tcp:port=15271")))

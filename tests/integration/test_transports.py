@@ -1,0 +1,161 @@
+"""How connections are made as the configuration says: proxies, source addresses, the PROXY protocol, and what is not looked up."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+
+from s2sgw.authentication.lookups import EvidenceLookups
+from s2sgw.composition.gateway import GatewayParts
+from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.proxy_protocol import LOCAL
+from s2sgw.policy.values import Proxy, parse_proxy
+from s2sgw.trust.evidence import POSHLookup
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.wires import CountingTransport
+from tests.unit.config.test_loading import GATEWAY, ConfigTestCase
+from tests.unit.net.test_discovery import DiscoveryCase
+from tests.unit.net.test_socks import Recording
+
+ONION = Domain.parse("abcdefghijklmnop.onion")
+TOR = '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n'
+
+
+class KeyTests(ConfigTestCase):
+    """The keys."""
+
+    def test_proxy(self) -> None:
+        """By peer or suffix, with a login or without; "none" takes an inherited one away."""
+        text = TOR + '[peers."plain.onion"]\nproxy = "none"\n[peers."far.example"]\nproxy = "socks5://me:p%40ss@[::1]"\n'
+        policies = self.config(GATEWAY + text).policies
+        found = {name: policies.policy(Domain.parse(name)).proxy for name in ("a.onion", "plain.onion", "far.example", "other.example")}
+        self.assertEqual(found, {
+            "a.onion": Proxy("127.0.0.1", 9050), "plain.onion": "none", "far.example": Proxy("::1", 1080, "me", "p@ss"),
+            "other.example": "none",
+        })  # fmt: skip
+        self.assertEqual(str(Proxy("::1", 1080, "me", "secret")), "socks5://[::1]:1080")
+
+    def test_no_proxy(self) -> None:
+        """What names no SOCKS5 proxy by its address is refused in words."""
+        for text in ("http://127.0.0.1:1", "socks5://tor.example:9050", "socks5://user@127.0.0.1", "127.0.0.1:9050", 5, "socks5://127.0.0.1:0"):
+            with self.subTest(text):
+                self.assertRaises(ValueError, parse_proxy, text)
+
+    def test_trusted_proxies(self) -> None:
+        """The PROXY protocol and the list of those who may speak it come together."""
+        (listener,) = self.config(GATEWAY + '[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7", "2001:db8::/64"]\n').listen
+        self.assertEqual(listener.trusted_proxies, (ip_network("192.0.2.7/32"), ip_network("2001:db8::/64")))
+        self.assertEqual(
+            ["line 4: listen.proxy_protocol: needs trusted_proxies: the addresses that may connect here"],
+            self.with_gateway("[listen]\nproxy_protocol = true\n"),
+        )
+        self.assertEqual(
+            ["line 4: listen.trusted_proxies: means nothing without proxy_protocol = true"],
+            self.with_gateway('[listen]\ntrusted_proxies = ["::1"]\n'),
+        )
+        self.assertEqual(1, len(self.with_gateway('[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7/24"]\n')))
+
+    def test_source_addresses(self) -> None:
+        """Addresses, no names."""
+        self.assertEqual(1, len(self.complaints(GATEWAY + 'source_addresses = ["me.example"]\n')))
+        self.assertEqual(self.config(GATEWAY + 'source_addresses = ["192.0.2.1", "2001:DB8::1"]\n').gateway.source_addresses, ("192.0.2.1", "2001:db8::1"))
+
+
+class DialTests(ConfigTestCase):
+    """Whom a stream's connection goes to, and from where."""
+
+    def parts(self, text: str) -> GatewayParts:
+        self.reactor = MemoryReactorClock()
+        return GatewayParts(self.config(GATEWAY + text), self.reactor)
+
+    def dialled(self, dialler: Any, address: str) -> tuple[Any, ...]:
+        dialler(address, 5269, lambda: None)
+        return tuple(self.reactor.tcpClients[-1][index] for index in (0, 1, 4))
+
+    def test_who_is_looked_for(self) -> None:
+        """Peers that could not be reached are looked for in the DNS, or at their routes; a server of ours stands where we are told."""
+        parts = self.parts('[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
+        parts.lanes = SimpleNamespace()  # type: ignore[assignment]
+        (local,) = parts.local_domains
+        routed = Domain.parse("routed.example")
+        for pair in (Pair(local, routed), Pair(routed, local)):
+            parts._missed(pair, Resolution(pair.recipient))
+        self.assertEqual(list(parts.whereabouts._missed), [routed])
+        (target,) = self.successResultOf(parts._whereabouts_of(routed)).targets
+        self.assertEqual(target.port, 5270)
+
+    def test_by_way_of_the_proxy(self) -> None:
+        """A peer behind a proxy is dialled there, every other directly, from the source address of its family."""
+        parts = self.parts('source_addresses = ["192.0.2.1", "192.0.2.2"]\n' + TOR)
+        self.assertEqual(self.dialled(parts._dialling(ONION), ONION.ascii), ("127.0.0.1", 9050, None))
+        plain = parts._dialling(Domain.parse("peer.example"))
+        self.assertEqual(self.dialled(plain, "198.51.100.1"), ("198.51.100.1", 5269, ("192.0.2.1", 0)))
+        self.assertEqual(self.dialled(plain, "2001:db8::1"), ("2001:db8::1", 5269, None))
+
+    def test_the_backend_hears_of_the_peer(self) -> None:
+        """The backend is told the peer's address where there is an open stream of it, else that the connection is our own."""
+        parts = self.parts("[queue]\ndisk = 0\n[backend]\nproxy_protocol = true\n")
+        self.reactor.callFromThread = None  # type: ignore[attr-defined]
+        pair = Pair(Domain.parse("peer.example"), Domain.parse("example.org"))
+        self.assertEqual(self.announced(parts, pair), LOCAL)
+        self.patch(parts.accepted, "ends", {pair: ("198.51.100.7:4000", "192.0.2.1:5269")}.get)
+        self.assertIn(bytes((198, 51, 100, 7, 192, 0, 2, 1)), self.announced(parts, pair))
+
+    def announced(self, parts: GatewayParts, pair: Pair) -> bytes:
+        parts.backends._dialler(parts.config.backends[0], pair)("127.0.0.1", 15269, Recording)
+        protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
+        assert protocol is not None
+        transport = CountingTransport()
+        protocol.makeConnection(transport)
+        data: bytes = transport.value()
+        return data
+
+
+class Documents:
+    def lookup(self, peer: Domain) -> Deferred[POSHLookup]:
+        raise AssertionError("asked")
+
+
+class NoLeakTests(DiscoveryCase):
+    """RFC 7686: what goes through a proxy goes by name, and no name server or web server hears of it."""
+
+    def test_relayed(self) -> None:
+        """The domain, or the host of its route, is the address; nothing is asked."""
+        relayed = Discovery(self.reactor, _Untouchable(), random=_NoRandom(), relayed=lambda domain: True, static={"s.example": "h.example:1"})  # type: ignore[arg-type]
+        for domain, route, place in (
+            ("abc.onion", None, ("abc.onion", 5269)), ("peer.example", "in.example:5300", ("in.example", 5300)), ("s.example", None, ("h.example", 1)),
+        ):
+            found = self.successResultOf(relayed.resolve(Domain.parse(domain), route))
+            (target,) = found.targets
+            self.assertEqual((target.host, target.port, target.addresses, found.ending), (*place, (place[0],), None))
+            self.assertEqual(self.successResultOf(relayed.tlsa(target)).records, ())
+
+    def test_onion_without_a_proxy(self) -> None:
+        """A domain under .onion does not exist without a proxy, and nobody is asked whether it does."""
+        plain = Discovery(self.reactor, _Untouchable(), random=_NoRandom())  # type: ignore[arg-type]
+        for name in ("abc.onion", "sub.abc.onion"):
+            self.assertEqual(self.cause(self.successResultOf(plain.resolve(Domain.parse(name)))), Cause.NO_SUCH_DOMAIN)
+        self.server.add("onion.example", "A", "8.8.0.9")
+        self.assertIsNone(self.resolve("onion.example").ending)
+
+    def test_no_document(self) -> None:
+        """No POSH document is fetched for it."""
+        look_ups = EvidenceLookups(self.reactor, self.discovery(), Documents(), lambda peer: True)  # type: ignore[arg-type]
+        found = self.successResultOf(Deferred.fromCoroutine(look_ups.posh(ONION)))
+        self.assertIn("through a proxy", found.failure or "")
+
+
+class _Untouchable:
+    """A resolver that must not be asked."""
+
+    def query(self, *_: object) -> None:
+        raise AssertionError("asked")
+
+
+class _NoRandom:
+    """No chance is needed."""

@@ -1,0 +1,455 @@
+"""R33, R35: two gateways whose connections are cut at any byte, and that resume their streams: nothing is lost, doubled, reordered."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.ingress.stream_ingress import PARTING
+from s2sgw.reporting.record import EventRecord, Leg
+from s2sgw.s2s.connecting import StreamUnavailable
+from s2sgw.s2s.resumption import RETURN
+from s2sgw.s2s.resumption_table import IN_ALL, PER_PEER, ResumptionTable
+from s2sgw.stream.events import Refusal
+from s2sgw.stream.management import Counters, Resumption
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+from tests.support.two_gateways import HERE, ROOMS, THERE, World
+
+OUT = Pair(HERE, THERE)
+BACK = OUT.inverse
+
+#: (what, how many, of which side): see `play`
+Action = tuple[str, int, int]
+WHAT = ["say", "say", "answer", "take", "cut", "turn", *["carry"] * 7]
+ACTIONS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(1, 3000), st.integers(0, 2)), max_size=80)
+
+
+class Play:
+    """A world, and what was said in it, by pair."""
+
+    def __init__(self, world: World, pairs: tuple[Pair, ...]) -> None:
+        self.world = world
+        self.said: dict[Pair, list[str]] = {pair: [] for pair in pairs}
+
+    def begin(self) -> None:
+        """Everybody has said something, and has heard that streams can be resumed. (Before that there is doubt.)"""
+        for _ in range(2):
+            for what in ("say", "answer"):
+                self.act(what, 1, 0)
+                self.world.calm()
+
+    def act(self, what: str, number: int, side: int) -> None:
+        """Say some messages, carry some bytes, have the far hop take some stanzas, cut the line for one end or both, or wait."""
+        world = self.world
+        ways = [pair for pair in self.said if (pair.recipient == THERE) == (what == "say")]
+        if what in ("say", "answer") and ways:
+            pair = ways[(number - 1) % len(ways)]
+            for _ in range(number % 4 + 1):
+                self.said[pair].append(str(len(self.said[pair])))
+                gateway = world.near if pair.recipient == THERE else world.far
+                gateway.say(self.said[pair][-1], pair.recipient, pair.sender)
+        elif what == "carry" and world.wires:
+            wire = world.wires[-1 - side // 2 % len(world.wires)][side % 2]
+            wire.carry(number)
+        elif what == "take":
+            for gateway in (world.near, world.far):
+                for sink in gateway.sinks.values():
+                    sink.acknowledge(number % 5)
+        elif what == "cut" and world.wires:
+            world.cut(near=side != 1, far=side != 2)
+        world.turn(0.01)
+
+    def end(self) -> None:
+        """Whoever has not heard yet that the line is cut hears it; then everything arrives."""
+        self.act("say", 1, 0)
+        for wires in self.world.wires:
+            if any(wire.lost for wire in wires):
+                for wire in wires:
+                    wire.lose()
+        self.world.calm()
+
+    def heard(self) -> dict[Pair, list[str]]:
+        """What came."""
+        return {
+            pair: (self.world.far if pair.recipient == THERE else self.world.near).heard(pair) for pair in self.said
+        }
+
+
+class ClosingTests(SynchronousTestCase):
+    """R35: a sender closes its stream right behind its last stanza."""
+
+    def setUp(self) -> None:
+        self.world = world = World()
+        world.near.say("0", THERE)
+        world.calm()
+        data = f"<message from='{HERE}' to='{THERE}' id='i'><body>1</body></message>".encode()
+        self.last = Stanza("message", data, HERE.text, THERE.text, None, "i")
+        world.near.lanes.flow(OUT).accept([self.last])
+        near, self.far = world.link
+        near.protocol.close(Ending(Cause.IDLE))
+        world.dials = lambda gateway: False  # type: ignore[method-assign]
+        near.carry(len(near.written))
+        world.turn()
+        self.assertEqual((world.far.heard(OUT), self.far.closing, self.far.protocol.writable), (["0", "1"], False, False))
+        self.assertEqual(self.far.written, b"<a xmlns='urn:xmpp:sm:3' h='1'/>")  # for it had asked
+        self.far.written = b""
+
+    def assertEnded(self, written: bytes) -> None:
+        self.assertEqual((self.far.written, self.far.closing, list(self.world.far.accepted)), (written, True, []))
+        self.world.turn(PARTING)
+
+    def test_acknowledged(self) -> None:
+        """It hears that the stanza is in safe hands before it hears our closing tag."""
+        self.world.far.sinks[OUT].acknowledge(1)
+        self.assertEnded(b"<a xmlns='urn:xmpp:sm:3' h='2'/></stream:stream>")
+
+    def test_bounded(self) -> None:
+        """It does not wait for long; what was not acknowledged may come again, and is passed on once."""
+        self.world.turn(PARTING)
+        self.assertEnded(b"</stream:stream>")
+        self.assertEqual(self.world.far.entrance.duplicates.fresh(HERE, [self.last]), [])
+
+    def test_gone(self) -> None:
+        """A sender that does not wait has closed its stream all the same: nothing broke off."""
+        ((_, owner),) = self.world.far.accepted
+        endings: list[Ending] = []
+        self.patch(owner.lending, "lost", endings.append)
+        self.far.lose()
+        self.assertEqual(endings, [Ending(Cause.CLOSED, by="them")])
+        self.world.turn(PARTING)
+
+
+class CutTests(SynchronousTestCase):
+    """R33, R35: whatever is cut, and whenever."""
+
+    def play(self, actions: list[Action], pairs: tuple[Pair, ...]) -> Play:
+        play = Play(World(bidi=BACK in pairs), pairs)
+        play.begin()
+        for action in actions:
+            play.act(*action)
+        play.end()
+        self.assertEqual(play.heard(), play.said)
+        left = [len(flow.lane) for gateway in (play.world.near, play.world.far) for flow in gateway.lanes]
+        self.assertFalse(any(left), "what arrived was not acknowledged")
+        return play
+
+    @settings(max_examples=60, deadline=None)
+    @given(ACTIONS)
+    def test_one_way(self, actions: list[Action]) -> None:
+        """R33, R35: one pair on one stream."""
+        self.play(actions, (OUT,))
+
+    @settings(max_examples=60, deadline=None)
+    @given(ACTIONS)
+    def test_both_ways(self, actions: list[Action]) -> None:
+        """R33, R35, R36: both directions of one stream."""
+        self.play(actions, (OUT, BACK))
+
+
+class StandingTests(SynchronousTestCase):
+    """R35: what stands on each side, as a stream breaks off and goes on."""
+
+    def setUp(self) -> None:
+        self.begin()
+
+    def begin(self, *, bidi: bool = False, resume: int = 120, granted: int = 120) -> None:
+        """A stream on which something has passed, in both directions if it carries both."""
+        self.world = World(bidi=bidi, resume=resume, granted=granted)
+        self.play = Play(self.world, (OUT, BACK) if bidi else (OUT,))
+        self.play.begin()
+
+    def hop(self) -> DeliveryAgent:
+        hop = self.world.near.lanes.flow(OUT).hop
+        assert isinstance(hop, DeliveryAgent)
+        return hop
+
+    def outcomes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """On the near side, which opens the streams, and on the far one."""
+        near, far = self.world.near.record.resumptions, self.world.far.record.resumptions
+        return (
+            {outcome: number for (role, outcome), number in near.items() if role == "initiating"},
+            {outcome: number for (role, outcome), number in far.items() if role == "receiving"},
+        )
+
+    def say(self, number: int = 3) -> None:
+        for _ in range(number):
+            self.play.act("say", 4, 0)
+
+    def check(self) -> None:
+        self.assertEqual(self.play.heard(), self.play.said)
+
+    def away(self, seconds: float) -> None:
+        """The line is down for so long, for both sides: whoever connects is cut off."""
+        left = seconds
+        while left > 0:
+            step = min(left, 0.5)
+            self.world.turn(step)
+            left -= step
+            for near, far in self.world.wires:
+                near.lose()
+                far.lose()
+
+    def test_resumed(self) -> None:
+        """R35: what arrived is not sent again; what did not goes first; operators see it."""
+        self.say()
+        self.world.link[0].carry(200)
+        self.world.turn()
+        self.world.cut()
+        flow = self.world.near.lanes.flow(OUT)
+        self.assertTrue(flow.lane.flying)
+        self.say()
+        self.assertFalse(flow.idle)
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
+        engines = [wire.protocol.engine for wire in self.world.link]
+        self.assertEqual([engine.continues for engine in engines], [True, True])  # type: ignore[attr-defined]
+        self.assertEqual(len(self.world.far.accepted.sessions), 0)
+
+    def test_handled_meanwhile(self) -> None:
+        """R35: what is taken by the next hop while the stream is broken counts in the `h` of its resumption."""
+        self.say(1)
+        self.world.link[0].carry(100_000)
+        self.world.turn()
+        self.world.cut()
+        self.world.far.sinks[OUT].acknowledge(5)
+        self.world.flow()
+        self.assertEqual(len(self.world.near.lanes.flow(OUT).lane), 0)
+        self.check()
+
+    def test_taken_over(self) -> None:
+        """R35: where the far side has not heard of the loss, the old stream is ended with `<conflict/>`."""
+        self.say()
+        self.world.cut(far=False)
+        old = self.world.link[1]
+        self.world.calm()
+        self.check()
+        assert old.protocol.ending is not None
+        self.assertEqual(old.protocol.ending.condition, "conflict")
+        self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
+
+    def test_idle(self) -> None:
+        """R35: nothing in flight is no reason to connect; what is said next goes on a stream that is resumed."""
+        wires = len(self.world.wires)
+        self.world.cut()
+        self.world.flow()
+        self.assertEqual((len(self.world.wires), self.hop().state), (wires, "broken"))
+        self.say()
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
+
+    def test_too_late_there(self) -> None:
+        """R35: a stream that is past is not resumed, but the `h` it had come to settles what it covers: nothing is sent twice."""
+        for _ in range(3):
+            self.say(1)
+            self.world.link[0].carry(100_000)
+            self.world.turn()
+        self.world.far.sinks[OUT].acknowledge(2)
+        self.world.cut()
+        sessions = self.world.far.accepted.sessions
+        for session in list(sessions._broken.values()):
+            sessions._expire(session)
+        self.world.calm()
+        self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 1)
+        self.assertEqual(self.outcomes(), ({"refused": 1}, {"expired": 1, "refused": 1}))
+
+    def test_refused(self) -> None:
+        """R35: an unknown stream: what was in flight is in doubt, and goes again."""
+        self.say()
+        self.world.cut()
+        self.world.far.accepted.sessions._broken.clear()
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"refused": 1}, {"refused": 1}))
+        self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 3)
+
+    def test_too_late_here(self) -> None:
+        """R35: after its time nothing is resumed; what was in flight waits like all else."""
+        self.say()
+        self.world.cut()
+        self.away(121)
+        self.assertEqual((self.world.near.lanes.flow(OUT).lane.flying, self.hop().broken), (0, None))
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"expired": 1}, {"expired": 1}))
+
+    def test_final(self) -> None:
+        """A cause that no time can heal bounces what is in flight too."""
+        self.say()
+        self.world.cut()
+        self.hop()._attempt = None
+        self.hop().suffer(_refused(Cause.NOT_ALLOWED))
+        self.assertEqual((len(self.world.near.lanes.flow(OUT).lane), self.hop().broken), (0, None))
+
+    def test_without(self) -> None:
+        """R35: where either side will not, all is as if there were no such thing."""
+        for resume, granted in ((0, 120), (120, 0)):
+            self.begin(resume=resume, granted=granted)
+            self.say()
+            self.world.cut()
+            self.assertEqual((self.world.near.lanes.flow(OUT).lane.flying, len(self.world.far.accepted.sessions)), (0, 0))
+            self.world.calm()
+            self.check()
+            self.assertEqual(self.outcomes(), ({}, {}))
+
+    def test_ended(self) -> None:
+        """R35: a stream that was ended is not resumed, whoever ended it."""
+        for side in (0, 1):
+            self.begin()
+            self.say()
+            self.world.link[side].protocol.fail(
+                Refusal(StreamCondition.RESET, "", Ending(Cause.CLOSED, condition="reset")),
+            )
+            self.world.turn(0.001)
+            self.world.flow(2)
+            self.assertEqual((self.hop().broken, len(self.world.far.accepted.sessions)), (None, 0))
+            self.world.calm()
+            self.assertEqual(sorted(set(map(int, self.play.heard()[OUT]))), list(range(len(self.play.said[OUT]))))
+
+    def test_balks(self) -> None:
+        """A server that ends the stream on `<resume/>` is not asked again for a day; what was in flight is in doubt."""
+        self.say()
+        self.world.cut()
+        far = self.world.far.accepted.sessions
+
+        def balk(id: str, owner: object) -> None:
+            self.world.link[1].protocol.fail(Refusal(StreamCondition.UNSUPPORTED_STANZA_TYPE, "", Ending(Cause.PROTOCOL_ERROR)))
+            raise AssertionError("the stream is over")
+
+        far.claim = balk  # type: ignore[assignment, method-assign]
+        self.world.flow()
+        self.flushLoggedErrors()
+        self.assertFalse(self.world.near.manners.bears("there.example", "resumption"))
+        del far.claim
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes()[0], {"refused": 1})
+
+    def test_both_directions(self) -> None:
+        """R35, R36: who accepted the stream waits for the other side, for a short time."""
+        self.begin(bidi=True)
+        self.play.act("answer", 4, 0)
+        far = self.world.far.lanes.flow(BACK)
+        self.world.cut()
+        self.assertEqual((far.hop.state, far.lane.flying), ("broken", 1))
+        self.world.far.lanes.contact(HERE)
+        self.assertEqual(far.hop.state, "broken")
+        self.away(RETURN + 1)
+        self.assertEqual((far.hop.state, far.lane.flying, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
+        self.world.calm()
+        self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])
+
+    def test_silent(self) -> None:
+        """R35, R37: who has acknowledged and says nothing any more is gone; the stream breaks off, and is resumed."""
+        self.say()
+        for _ in range(3):
+            self.world.turn(30.0)
+        self.assertEqual(self.hop().broken is not None or self.hop().state == "ready", True)
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
+        self.assertTrue(self.world.near.manners.bears("there.example", "management"))
+
+    def test_not_before_resumed(self) -> None:
+        """R35, R36: what waits for a stream that may carry it back does not overtake its resumption."""
+        self.begin(bidi=True)
+        pings = self.world.near.sinks[BACK].pings
+        self.world.cut()
+        self.play.act("answer", 4, 0)
+        self.world.calm()
+        self.check()
+        self.assertEqual((self.world.near.sinks[BACK].pings, self.outcomes()[0]), (pings, {"resumed": 1}))
+
+    def test_stopped(self) -> None:
+        """A courier that waits for its stream stops as any other does."""
+        self.say()
+        self.world.cut()
+        self.hop().stop(Cause.SHUTDOWN)
+        self.assertIsNone(self.hop().broken)
+
+
+def _refused(cause: Cause) -> StreamUnavailable:
+    return StreamUnavailable(Ending(cause))
+
+
+class FakeOwner:
+    """A stream towards us as `ResumptionTable` sees it."""
+
+    leg: Leg = "federation"
+
+    def __init__(self, *pairs: Pair) -> None:
+        self.pairs = frozenset(pairs)
+        self.senders = {pair.sender for pair in pairs}
+        self.incoming: Any = Mock()
+        self.lending: Any = Mock(resumable=True, suspend=Mock(return_value=False))
+        self.displaced = False
+
+    def displace(self) -> None:
+        self.displaced = True
+
+
+class SessionsTests(SynchronousTestCase):
+    """R35: whose stream it is, and how many are kept."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.sessions = ResumptionTable(self.clock, EventRecord(self.clock.seconds, Logger()))
+
+    def keep(self, id: str, *pairs: Pair) -> Resumption:
+        resumption = Resumption(id, 60, Counters(0))
+        resumption.counters.handled = 7
+        self.sessions.keep(resumption, FakeOwner(*pairs), Ending(Cause.CONNECTION_LOST))
+        return resumption
+
+    def test_same_pairs(self) -> None:
+        """R35: only who has proven all that the old stream had proven, on the same leg, may go on with it."""
+        other = Pair(Domain.parse("other.example"), THERE)
+        kept = self.keep("x", OUT)
+        backend = FakeOwner(OUT)
+        backend.leg = "backend"
+        for owner in (FakeOwner(other), FakeOwner(BACK), FakeOwner(Pair(ROOMS, THERE)), FakeOwner(), backend):
+            self.assertEqual(self.sessions.claim("x", owner), (None, None))
+        self.assertEqual(self.sessions.claim("y", FakeOwner(OUT)), (None, None))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(OUT, other)), (kept, None))
+
+    def test_past(self) -> None:
+        """R35: of one that is past its owner alone hears how far it had come."""
+        kept = self.keep("x", OUT)
+        self.assertTrue(self.sessions.awaits(OUT))
+        self.clock.advance(60)
+        self.assertFalse(self.sessions.awaits(OUT))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, kept.counters))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+
+    def test_open(self) -> None:
+        """R35: one that is open is taken over by its owner alone."""
+        former = FakeOwner(OUT)
+        self.sessions.opened("x", former)
+        self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+        self.assertFalse(former.displaced)
+        self.sessions.claim("x", FakeOwner(OUT))
+        self.assertTrue(former.displaced)
+        self.sessions.closed("x")
+        self.sessions.closed("x")
+
+    def test_bounds(self) -> None:
+        """So many are kept of one peer, and in all; the oldest give way."""
+        for number in range(PER_PEER + 2):
+            self.keep(str(number), OUT)
+        self.assertEqual(len(self.sessions), PER_PEER)
+        found = [self.sessions.claim(str(number), FakeOwner(OUT))[0] is not None for number in range(PER_PEER + 2)]
+        self.assertEqual(found, [False, False, *[True] * PER_PEER])
+        for number in range(2 * IN_ALL + 10):
+            self.keep(f"n{number}", Pair(Domain.parse(f"p{number}.example"), THERE))
+        self.assertEqual((len(self.sessions), len(self.sessions._past)), (IN_ALL, IN_ALL))

@@ -1,0 +1,94 @@
+"""`python -m tests.interop [word …]`: play every stage; last line `N passed, N failed`, exit status 1 where any failed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import signal
+import sys
+import time
+
+from tests.interop import matrix
+from tests.interop.stages import STAGES
+from tests.lab.gateway import PROJECT
+from tests.lab.place import Lab, LabError
+from tests.lab.scenario import NOTES, Tally, play
+from tests.lab.servers import packages
+from tests.lab.servers.launch import START
+
+#: Where `--record` puts the table, between these two lines.
+TABLE = PROJECT / "docs" / "interop.md"
+_BEGIN, _END = "<!-- matrix: written by make interop -->", "<!-- end of matrix -->"
+#: The whole run ends after this many seconds whatever happens.
+RUN_SECONDS = 1500
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.interop", description="real servers through the gateway, on loopback")
+    parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
+    parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
+    parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
+    parser.add_argument("--record", action="store_true", help=f"write the matrix into {TABLE.relative_to(PROJECT)}")
+    parser.add_argument("--list", action="store_true", help="list stages and scenarios")
+    return parser.parse_args()
+
+
+async def _run(arguments: argparse.Namespace, lab: Lab, tally: Tally) -> None:
+    async with asyncio.timeout(RUN_SECONDS):
+        for stage in STAGES:
+            if not arguments.stage or any(word in stage.name for word in arguments.stage):
+                await play(stage, lab, tally, arguments.words)
+
+
+def _list() -> None:
+    for stage in STAGES:
+        print(stage.name)
+        for scenario in stage.scenarios:
+            print(f"  {scenario.title}")
+
+
+def _matrix(record: bool) -> None:
+    """Print the matrix where all of it was played, and put it into the documentation."""
+    if {row["behind"] for row in NOTES if "behind" in row} != set(START):
+        return
+    lines = matrix.table(NOTES)
+    print("\n" + "\n".join(lines), flush=True)
+    if record:
+        before, _, rest = TABLE.read_text().partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        TABLE.write_text("\n".join([before + _BEGIN, "", *lines, "", _END + after]))
+
+
+def _finish(tally: Tally, seconds: float) -> int:
+    for failure in tally.failures:
+        print(f"FAILED: {failure.splitlines()[0]}")
+    print(f"{seconds:.0f} s")
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return 1 if tally.failed or not tally.passed else 0
+
+
+def main() -> int:
+    """Install what is missing, play, clean up, say the result."""
+    faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = _arguments()
+    if arguments.list:
+        _list()
+        return 0
+    tally, start = Tally(), time.monotonic()
+    try:
+        installed = packages.install()
+        print(f"installed: {', '.join(installed)}" if installed else "servers: all installed", flush=True)
+        with Lab(arguments.keep) as lab:
+            if arguments.keep:
+                print(f"folder: {lab.folder}", flush=True)
+            asyncio.run(_run(arguments, lab, tally))
+    except (LabError, TimeoutError) as problem:
+        tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
+    _matrix(arguments.record)
+    return _finish(tally, time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

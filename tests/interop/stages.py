@@ -1,0 +1,55 @@
+"""All stages, in the order they are played."""
+
+from __future__ import annotations
+
+from tests.interop import (
+    admission,
+    back_pressure,
+    bidi,
+    direct,
+    jabberd2_router,
+    matrix,
+    multiplexing,
+    policy_filters,
+    policy_reload,
+    refusals,
+    resumption,
+    server_peculiarities,
+    silent_limits,
+    through,
+    transports,
+    trust_cases,
+    trust_dane,
+    trust_posh,
+    trust_secrets,
+    undeliverable,
+)
+from tests.lab.servers.launch import START
+
+STAGES = [
+    direct.stage("prosody", "prosody"),
+    direct.stage("prosody", "ejabberd"),
+    direct.stage("prosody", "jabberd2"),
+    direct.stage("ejabberd", "jabberd2"),
+    direct.stage("prosody", "jabberd2", encrypted=False),
+    direct.stage("ejabberd", "jabberd2", encrypted=False),
+    through.stage("prosody", "prosody"),
+    bidi.gateway_first, bidi.peer_first,
+    resumption.both_ways, resumption.each_way, resumption.raw,
+    *(matrix.stage(behind) for behind in START),
+    server_peculiarities.plain, server_peculiarities.secured, server_peculiarities.peer, server_peculiarities.crashing,
+    back_pressure.servers, back_pressure.crowd,
+    jabberd2_router.stage,
+    silent_limits.stage,
+    refusals.stage,
+    admission.stage,
+    undeliverable.stage,
+    transports.stage, transports.announced,
+    multiplexing.stage,
+    policy_filters.stage, policy_filters.users,
+    policy_reload.stage,
+    trust_dane.stage,
+    trust_posh.stage,
+    trust_cases.stage,
+    trust_secrets.stage, trust_secrets.gateways,
+]

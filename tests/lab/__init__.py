@@ -1,0 +1,1 @@
+"""The common ground of the programs that run real servers: places, processes, peers, certificates."""

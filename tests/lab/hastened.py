@@ -1,0 +1,20 @@
+"""The gateway with less patience, so that a scenario waits less. `python -m tests.lab.hastened`, with the words for twistd."""
+
+from __future__ import annotations
+
+from twisted.scripts import twistd
+
+from s2sgw.delivery import acknowledgements
+
+#: Seconds in place of 20 for a ping, and of 60 for an acknowledgement.
+PATIENCE, OVERDUE = 3.0, 5.0
+
+
+def main() -> None:
+    """As twistd, but for that."""
+    acknowledgements.PATIENCE, acknowledgements.OVERDUE = PATIENCE, OVERDUE
+    twistd.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Scenarios: named sentences that pass or fail, on a stage that is built once for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.lab.client import ClientError
+from tests.lab.peer import PeerError
+from tests.lab.place import Lab, LabError
+
+#: Seconds for one scenario unless it says otherwise, and for building a stage.
+SCENARIO_SECONDS = 60.0
+STAGE_SECONDS = 120.0
+#: Items of a row that a complaint shows.
+SHOWN = 8
+
+
+class Failed(Exception):
+    """What was seen is not what should be."""
+
+
+def check(truth: object, complaint: str) -> None:
+    """Fail the scenario with `complaint` unless `truth`."""
+    if not truth:
+        raise Failed(complaint)
+
+
+def expect(seen: object, wanted: object, what: str) -> None:
+    """Fail the scenario unless `seen` equals `wanted`."""
+    check(seen == wanted, f"{what}: {seen!r}, wanted {wanted!r}")
+
+
+def expect_in_order(seen: Sequence[Hashable], wanted: Sequence[Hashable], what: str) -> None:
+    """Fail the scenario unless exactly the `wanted` came, each once and in that order; the complaint says what differs."""
+    if list(seen) == list(wanted):
+        return
+    pairs = enumerate(zip(seen, wanted, strict=False))
+    at = next((at for at, (came, due) in pairs if came != due), min(len(seen), len(wanted)))
+    missing, odd = Counter(wanted) - Counter(seen), Counter(seen) - Counter(wanted)
+    raise Failed(
+        f"{what}: {len(seen)} came, wanted {len(wanted)}; from index {at} on: {_some(seen[at:])}, wanted {_some(wanted[at:])}; "
+        f"missing: {_some(list(missing.elements()))}; twice or strange: {_some(list(odd.elements()))}"
+    )
+
+
+def _some(items: Sequence[Hashable]) -> str:
+    """The first few."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{', '.join(map(repr, items[:SHOWN]))}{more}" if items else "nothing"
+
+
+def step(text: str) -> None:
+    """One line of what is being done."""
+    print(f"      {text}", flush=True)
+
+
+#: What scenarios found out, beside passing: rows for tables, each a mapping.
+NOTES: list[dict[str, Any]] = []
+
+
+def note(**row: Any) -> None:
+    """Keep a row for a table."""
+    NOTES.append(row)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    title: str
+    run: Callable[[Any], Awaitable[None]]
+    seconds: float = SCENARIO_SECONDS
+
+
+@dataclass
+class Stage:
+    """A world (servers and clients) and the scenarios that are played in it, in order."""
+
+    name: str
+    build: Callable[[Lab], AbstractAsyncContextManager[Any]]
+    scenarios: list[Scenario] = field(default_factory=list)
+
+    def scenario(self, title: str, seconds: float = SCENARIO_SECONDS) -> Callable[[Any], Any]:
+        """Decorator: add a coroutine function of the world."""
+        def add(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+            self.scenarios.append(Scenario(title, run, seconds))
+            return run
+        return add
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def fail(self, title: str, why: str) -> None:
+        self.failed += 1
+        self.failures.append(f"{title}: {why}")
+        print(f"  FAIL {title}\n       {why}", flush=True)
+
+    def passing(self, title: str, seconds: float) -> None:
+        self.passed += 1
+        print(f"  ok   {title} ({seconds:.1f} s)", flush=True)
+
+
+async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
+    start = time.monotonic()
+    try:
+        async with asyncio.timeout(scenario.seconds):
+            await scenario.run(world)
+    except (Failed, ClientError, LabError, PeerError) as problem:
+        tally.fail(scenario.title, str(problem))
+    except TimeoutError:
+        tally.fail(scenario.title, f"not done after {scenario.seconds:.0f} s")
+    except Exception:
+        tally.fail(scenario.title, traceback.format_exc())
+    else:
+        tally.passing(scenario.title, time.monotonic() - start)
+
+
+async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = ()) -> None:
+    """Build the stage and play its scenarios, those whose title has one of `words` where any are given."""
+    chosen = [one for one in stage.scenarios if not words or any(word in one.title for word in words)]
+    if not chosen:
+        return
+    print(f"\n{stage.name}", flush=True)
+    before = list(lab.processes)
+    played = 0
+    try:
+        async with asyncio.timeout(STAGE_SECONDS + sum(one.seconds for one in chosen)), stage.build(lab) as world:
+            for scenario in chosen:
+                await _play(scenario, world, tally)
+                played += 1
+    except Exception as problem:
+        print(f"  the stage could not be built: {problem or type(problem).__name__}", flush=True)
+        for scenario in chosen[played:]:
+            tally.fail(scenario.title, "the stage could not be built")
+    finally:
+        lab.stop([process for process in lab.processes if process not in before])
+
+
+AsyncStage = AsyncIterator[Any]

@@ -1,0 +1,1 @@
+"""The real XMPP servers that the lab can start."""

@@ -1,0 +1,59 @@
+"""What the launchers of real servers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.certificates import Certificate
+from tests.lab.place import Lab, Process
+
+PASSWORD = "sesame"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a server is to stand. `dns` is the port of its resolver, `anchors` what it trusts, all on 127.0.0.1."""
+
+    lab: Lab
+    domain: str
+    dns: int
+    anchors: Path
+    certificate: Certificate
+    users: Sequence[str] = ("juliet", "romeo")
+    also: Sequence[str] = ()  # further domains that it hosts, with the same certificate
+    s2s_addresses: Sequence[str] = ("127.0.0.1",)
+    lines: str = ""  # configuration printed by `s2sgw setup`, taken over as it is
+    dialback_only: bool = False  # peers need no certificate that this server trusts
+    s2s_port: int = 0  # any, where 0
+    verbose: bool = True  # a log of everything, which scenarios look into
+    encrypted: bool = True  # TLS between servers; without it, jabberd2 is stock Debian
+
+    @property
+    def domains(self) -> Sequence[str]:
+        return (self.domain, *self.also)
+
+
+@dataclass
+class Server:
+    """A running server: its name, where clients and peers reach it, its processes, its log."""
+
+    kind: str
+    domain: str
+    client_port: int
+    s2s_port: int
+    processes: list[Process]
+    log: Path
+    component_port: int = 0
+    direct_port: int = 0
+
+    def cpu_seconds(self) -> float:
+        return sum(process.cpu_seconds() for process in self.processes)
+
+    def stop(self, lab: Lab) -> None:
+        lab.stop(self.processes)
+
+    def logged(self) -> str:
+        """Everything it has logged so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -1,0 +1,138 @@
+"""A gateway that echoes, peers that both come to it and are dialled by it, and a DNS of the stage's own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.lab.certificates import Authority, Certificate
+from tests.lab.gateway import Gateway, gateway
+from tests.lab.peer import SERVER, STREAMS, Stream, client_context, header, mechanisms, stream_error
+from tests.lab.place import Lab
+from tests.lab.receiver import Receiver
+from tests.lab.scenario import check, step
+
+INSIDE = "inside.example"
+_numbers = itertools.count(1)
+
+
+class DNS(Protocol):
+    @property
+    def address(self) -> str: ...
+
+
+@dataclass
+class Trusting:
+    """The gateway with an echo backend; `authority` is trusted, `stranger` is not."""
+
+    lab: Lab
+    gateway: Gateway
+    authority: Authority
+    stranger: Authority
+    receivers: dict[str, Receiver] = field(default_factory=dict)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+
+    def configure(self, dns: DNS, changes: Mapping[str, Any] | None = None, anchors: Path | None = None) -> None:
+        echo = {"backend": [{"kind": "echo"}], "queue": {"hold": "3s", "iq_hold": "3s"}}
+        self.gateway.configure(
+            backend="127.0.0.1:1", dns=dns, anchors=anchors or self.authority.file,  # type: ignore[arg-type]
+            certificates=[self.authority.for_domain(INSIDE)], changes={**echo, **(changes or {})},
+        )
+
+    def start(self) -> None:
+        self.gateway.inner = self.gateway.port  # an echo backend has no inner listener
+        self.gateway.start()
+
+    def restart(self) -> None:
+        self.gateway.stop()
+        self.start()
+
+    def listen(self, domain: str, certificate: Certificate) -> Receiver:
+        """A server of `domain` that takes what the gateway brings, whoever the gateway is."""
+        self.certificates[domain] = certificate
+        self.receivers[domain] = Receiver(self.lab, domain, certificate)
+        return self.receivers[domain]
+
+    # --- inbound ---
+
+    def offered(self, domain: str, certificate: Certificate | None, seconds: float = 15.0) -> tuple[Stream, list[str], str, str]:
+        """Up to the features after TLS: the stream, the mechanisms offered, or the error's condition and text."""
+        stream = Stream.dial(self.gateway.port)
+        stream.send(header(INSIDE, domain))
+        features = stream.expect(f"{STREAMS}features", f"{STREAMS}error")
+        if features.tag == f"{STREAMS}features":
+            stream.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            answer = stream.next(seconds)
+            if answer is not None and answer.tag == f"{STREAMS}error":
+                return stream, [], *stream_error(answer)
+            stream.secure(client_context(certificate), INSIDE)
+            stream.send(header(INSIDE, domain))
+            features = stream.expect(f"{STREAMS}features", f"{STREAMS}error", seconds=seconds)
+        if features.tag == f"{STREAMS}error":
+            return stream, [], *stream_error(features)
+        return stream, mechanisms(features), "", ""
+
+    def refused(self, domain: str, certificate: Certificate | None, condition: str = "policy-violation") -> str:
+        """The peer comes and is refused; the text of the error."""
+        stream, offered, said, text = self.offered(domain, certificate)
+        stream.close()
+        check(said == condition, f"{domain}: {said or offered} ({text}), wanted {condition}")
+        step(f"{domain} is refused: {text!r}")
+        return text
+
+    def enter(self, domain: str, certificate: Certificate) -> Stream:
+        """The peer comes and is let in by EXTERNAL."""
+        stream, offered, condition, text = self.offered(domain, certificate)
+        check(offered == ["EXTERNAL"], f"{domain}: {condition or offered} {text}, wanted EXTERNAL")
+        answer = stream.external(domain)
+        check(answer.tag.endswith("success"), f"{domain}: {ET.tostring(answer, 'unicode')}")
+        stream.open(INSIDE, domain)
+        step(f"{domain} is let in by EXTERNAL")
+        return stream
+
+    # --- outbound, by the echo ---
+
+    def asks(self, domain: str, certificate: Certificate) -> str:
+        """A user of the peer says something to the echo; what."""
+        text = f"number {next(_numbers)}"
+        stream = self.enter(domain, certificate)
+        addresses = f"from='a@{domain}/x' to='echo@{INSIDE}' id='t{next(_numbers)}'"
+        stream.send(f"<message {addresses} type='chat'><body>{text}</body></message>")
+        time.sleep(0.2)
+        stream.send("</stream:stream>")
+        stream.end()
+        stream.close()
+        return text
+
+    def heard(self, domain: str, text: str, seconds: float = 12.0) -> bool:
+        """Whether the peer's server got the echo."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            bodies = [each.findtext(f"{SERVER}body") or "" for each in self.receivers[domain].stanzas]
+            if any(text in body for body in bodies):
+                step(f"{domain} got the echo of {text!r}")
+                return True
+            time.sleep(0.05)
+        return False
+
+    def refusal(self, domain: str, direction: str, seconds: float = 12.0) -> dict[str, Any]:
+        """The last refusal of the peer in that direction, as `s2sgw refusals` tells it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            rows = [row for row in self.gateway.asked("refusals", domain) if row["direction"] == direction]
+            if rows:
+                step(f"{domain} {direction}: {rows[-1]['layer']}/{rows[-1]['cause']}")
+                return dict(rows[-1])
+            time.sleep(0.3)
+        raise AssertionError(f"no {direction} refusal of {domain} is on record")
+
+
+def trusting(lab: Lab) -> Trusting:
+    """A gateway that is not configured yet."""
+    trusted, stranger = Authority(lab.directory("authority")), Authority(lab.directory("stranger"), "nobody's")
+    return Trusting(lab, gateway(lab, INSIDE), trusted, stranger)

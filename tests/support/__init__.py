@@ -1,0 +1,1 @@
+"""What the tests share: certificates, fakes, transcripts, wires."""

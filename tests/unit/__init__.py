@@ -1,0 +1,1 @@
+"""The tests of each module, laid out as `s2sgw/` is."""

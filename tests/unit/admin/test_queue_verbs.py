@@ -1,0 +1,304 @@
+"""The operator's tools for the queue: what they show, what they change, and that each change is noted first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.queue_verbs import QueueVerbs
+from s2sgw.admin.server import VerbError
+from s2sgw.delivery import holds as withheld
+from s2sgw.delivery.holds import HoldTarget, OperatorHolds, TooManyHolds
+from s2sgw.queue.entries import QueuedStanza
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
+
+LANE = [HERE.ascii, THERE.ascii]
+
+
+class Tools:
+    """Lanes with an outbound hop, and the verbs over them."""
+
+    def __init__(self, state: str, ready: bool = False, memory: int = 1 << 20) -> None:
+        self.state = Path(state)
+        self.state.mkdir(exist_ok=True)
+        self.world = World(memory=memory)
+        self.world.hop.ready = ready
+        self.world.lanes.withheld = OperatorHolds(self.state)
+        self.verbs = QueueVerbs(self.world.lanes, lambda domain: domain == HERE, AuditLog(self.state, lambda: 0.0)).verbs()
+
+    def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
+        given = {"target": list(target), **arguments} if target else arguments
+        result = self.verbs[f"queue {verb}"](given)
+        if not isinstance(result, dict):
+            answers: list[Any] = []
+            Deferred.fromCoroutine(result).addBoth(answers.append)
+            (result,) = answers
+            if hasattr(result, "raiseException"):
+                result.raiseException()
+        return result
+
+    def accept(self, *names: str, size: int = 10) -> None:
+        self.world.accept(*(stanza(name, size=size) for name in names))
+
+    def spool_all_but(self, resident: int) -> None:
+        """The window is over; memory keeps about so many bytes."""
+        self.world.lanes.resident = resident
+        self.world.clock.advance(WINDOW)
+
+    @property
+    def noted(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.state / "audit.log").read_text().splitlines()]
+
+
+class LookingTests(SynchronousTestCase):
+    """list, show, poison."""
+
+    def setUp(self) -> None:
+        self.tools = Tools(self.mktemp())
+
+    def test_list(self) -> None:
+        """By peer: number, bytes, age, and what is known of the next attempt; what only the spool holds is counted too."""
+        self.assertEqual(self.tools.ask("list"), [])
+        self.tools.accept("1", "2")
+        self.tools.spool_all_but(0)
+        self.tools.accept("3")
+        (row,) = self.tools.ask("list")
+        size = len(stanza("1").data)
+        self.assertEqual((row["peer"], row["lanes"], row["stanzas"], row["bytes"], row["states"], row["held"]), ("there.example", 1, 3, 3 * size, ["idle"], []))
+        self.assertEqual((round(row["oldest"], 3), row["cause"], row["retry"]), (WINDOW, None, None))
+        self.assertEqual((len(self.tools.ask("list", peer="THERE.example")), self.tools.ask("list", peer="x.example")), (1, []))
+
+    def test_show(self) -> None:
+        """The stanzas of a lane in order, wherever they are; one alone with its text."""
+        self.tools.world.hop.ready = True
+        self.tools.accept("1")
+        self.tools.world.hop.ready = False
+        self.tools.accept("2", "3")
+        self.tools.spool_all_but(0)
+        self.tools.accept("4")
+        for target in (["there.example"], LANE):
+            rows = self.tools.ask("show", *target)
+            self.assertEqual([(row["number"], row["id"], row["place"]) for row in rows], [(1, "1", "in flight"), (2, "2", "spooled"), (3, "3", "spooled"), (4, "4", "waiting")])
+            self.assertEqual({row["data"] for row in rows}, {None})
+        self.assertEqual([row["id"] for row in self.tools.ask("show", *LANE, limit=2)], ["1", "2"])
+        for number in (1, 3, 4):
+            (row,) = self.tools.ask("show", *LANE, number)
+            self.assertEqual((row["number"], row["data"]), (number, stanza(str(number)).data.decode()))
+        self.assertEqual((self.tools.ask("show", *LANE, 99), self.tools.ask("show", "x.example")), ([], []))
+
+    def test_poison(self) -> None:
+        """The pen, or what is in it of one peer."""
+        flow = self.tools.world.flow
+        self.tools.world.spool.put_aside(flow._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
+        (row,) = self.tools.ask("poison")
+        self.assertEqual((row["sender"], row["recipient"], row["id"], row["cause"], row["at"]), (*LANE, "p", "poison", 3.0))
+        self.assertEqual((len(self.tools.ask("poison", peer="there.example")), self.tools.ask("poison", peer="x.example")), (1, []))
+
+    def test_bad_questions(self) -> None:
+        """What names nothing is refused in words."""
+        for verb, target, more in (
+            ("show", [], {}), ("show", ["a b"], {}), ("show", [*LANE, "x"], {}), ("show", [*LANE, 0], {}), ("show", [*LANE, 1, 2], {}),
+            ("drop", LANE, {"quietly": 1}), ("hold", ["here.example"], {}),
+        ):  # fmt: skip
+            with self.assertRaises(VerbError) as caught:
+                self.tools.ask(verb, *target, **more)
+            self.assertEqual(caught.exception.kind, "usage")
+        self.assertFalse((self.tools.state / "audit.log").exists())
+
+
+class HoldTests(SynchronousTestCase):
+    """hold and release."""
+
+    def test_lane(self) -> None:
+        """Nothing of a held lane is written, what comes waits too; released, all of it goes in order."""
+        tools = Tools(self.mktemp(), ready=True)
+        tools.accept("1")
+        for target in (LANE, ["there.example"]):
+            sent = len(tools.world.hop.sent)
+            self.assertEqual(tools.ask("hold", *target), {"lanes": 1, "stanzas": len(tools.world.flow.lane)})
+            tools.accept("2", "3")
+            tools.world.flow.drain()
+            self.assertEqual(len(tools.world.hop.sent), sent)
+            self.assertEqual((tools.ask("list")[0]["states"], tools.ask("list")[0]["held"]), (["held"], [" ".join(target)]))
+            tools.ask("flush", *target)
+            self.assertEqual(len(tools.world.hop.sent), sent)
+            self.assertEqual(tools.ask("release", *target)["holds"], 1)
+            self.assertEqual(len(tools.world.hop.sent), sent + 2)
+            self.assertEqual(tools.ask("release", *target)["holds"], 0)
+        self.assertEqual(ids(tools.world.hop.sent), "12323")
+        self.assertEqual([(row["action"], row["target"]) for row in tools.noted][:2], [("queue hold", " ".join(LANE)), ("queue flush", " ".join(LANE))])
+
+    def test_lane_under_a_held_peer(self) -> None:
+        """What is held as a peer is not let go by the release of one of its lanes."""
+        tools = Tools(self.mktemp(), ready=True)
+        tools.ask("hold", "there.example")
+        tools.accept("1")
+        self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 0})
+        self.assertEqual(tools.world.hop.sent, [])
+
+    def test_stanza(self) -> None:
+        """One stanza stands aside, the others pass; it is not lost from the spool when those behind it are acknowledged."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2", "3")
+        tools.spool_all_but(1 << 20)
+        self.assertEqual(tools.ask("hold", *LANE, 2), {"lanes": 1, "stanzas": 1})
+        tools.world.hop.ready = True
+        tools.world.flow.drain()
+        self.assertEqual((ids(tools.world.hop.sent), [row["held"] for row in tools.ask("show", *LANE)]), ("13", [False, True, False]))
+        tools.world.flow.acknowledged(2)
+        self.assertEqual(tools.world.spooled(), ["2"])
+        tools.accept("4")
+        self.assertEqual(ids(tools.world.hop.sent), "134")
+        tools.ask("release", *LANE, 2)
+        self.assertEqual(ids(tools.world.hop.sent), "1342")
+        tools.world.flow.acknowledged(2)
+        tools.world.clock.advance(1)
+        self.assertEqual((tools.world.spooled(), len(tools.world.flow.lane)), ([], 0))
+
+    def test_stanza_released_amid_doubt(self) -> None:
+        """What was passed over goes back to its place when the hop is lost."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2", "3")
+        tools.ask("hold", *LANE, 1)
+        tools.world.hop.ready = True
+        tools.world.flow.drain()
+        tools.ask("release", *LANE, 1)
+        self.assertEqual(ids(tools.world.hop.sent), "231")
+        tools.world.flow.lost()
+        tools.world.flow.drain()
+        self.assertEqual(ids(tools.world.hop.sent), "231123")
+
+    def test_stanza_before_a_gap(self) -> None:
+        """A held stanza in memory does not keep what only the spool holds from being read."""
+        tools = Tools(self.mktemp())
+        tools.accept(*"1234")
+        tools.spool_all_but(700)
+        self.assertIsNotNone(tools.world.flow.lane.gap)
+        tools.ask("hold", *LANE, 1)
+        tools.world.hop.ready = True
+        tools.world.flow.drain()
+        self.assertEqual(ids(tools.world.hop.sent), "234")
+
+    def test_over_a_restart(self) -> None:
+        """Holds are kept, and hold what the spool gives back."""
+        tools = Tools(self.mktemp())
+        tools.ask("hold", "there.example")
+        tools.ask("hold", *LANE, 2)
+        again = OperatorHolds(tools.state)
+        self.assertEqual((again.holds(OUT), again.positions(OUT), again.holds(Pair(HERE, HERE))), (True, {2}, False))
+        tools.world.lanes.withheld = again
+        self.assertEqual((tools.world.flow.held, tools.world.flow.parked), (True, {2}))
+        self.assertEqual(oct((tools.state / withheld.FILE).stat().st_mode & 0o777), "0o600")
+        again.discard(HoldTarget(peer=THERE))
+        self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
+
+    def test_forgotten_lane(self) -> None:
+        """The numbers of a lane that is gone mean nothing any more."""
+        tools = Tools(self.mktemp())
+        tools.ask("hold", *LANE, 2)
+        tools.ask("hold", *LANE)
+        self.assertEqual(len(tools.world.flow.parked), 1)
+        tools.world.lanes.sweep()
+        self.assertEqual([str(each) for each in OperatorHolds(tools.state)], [" ".join(LANE)])
+
+    def test_unreadable(self) -> None:
+        """A file of holds that cannot be read is told, and keeps nothing from starting."""
+        state = Path(self.mktemp())
+        state.mkdir()
+        for text in ("garbage", "[[]]", '[["a b"]]', '[["a.example", "b.example", "x"]]', "7"):
+            (state / withheld.FILE).write_text(text)
+            reports: list[str] = []
+            self.assertEqual((list(OperatorHolds(state, reports.append)), len(reports)), ([], 1))
+
+    def test_bounded(self) -> None:
+        """Not more holds than can be kept in mind."""
+        self.patch(withheld, "HOLDS", 1)
+        holds = OperatorHolds()
+        holds.add(HoldTarget(peer=THERE))
+        holds.add(HoldTarget(peer=THERE))
+        self.assertRaises(TooManyHolds, holds.add, HoldTarget(peer=Domain.parse("x.example")))
+        tools = Tools(self.mktemp())
+        tools.ask("hold", "there.example")
+        self.assertRaises(VerbError, tools.ask, "hold", "x.example")
+
+    def test_cannot_be_noted_or_kept(self) -> None:
+        """A change that cannot be noted, or kept, is not made."""
+        tools = Tools(self.mktemp(), ready=True)
+        (tools.state / f"{withheld.FILE}.new").mkdir()
+        self.assertRaises(VerbError, tools.ask, "hold", *LANE)
+        tools.world.lanes.withheld._targets[HoldTarget(pair=OUT)] = None
+        self.assertRaises(VerbError, tools.ask, "release", *LANE)
+        (tools.state / "audit.log").unlink()
+        (tools.state / "audit.log").mkdir()
+        self.assertRaises(VerbError, tools.ask, "drop", *LANE)
+
+
+class DropTests(SynchronousTestCase):
+    """drop and flush."""
+
+    def test_drop(self) -> None:
+        """What waits is bounced, in memory or in the spool alone; what is in flight is left alone."""
+        tools = Tools(self.mktemp(), ready=True)
+        tools.accept("1")
+        tools.world.hop.ready = False
+        tools.accept("2", "3")
+        tools.spool_all_but(0)
+        tools.accept("4")
+        self.assertEqual(tools.ask("drop", *LANE), {"lanes": 1, "stanzas": 3})
+        self.assertEqual(sorted(ids(tools.world.back.sent)), ["2", "3", "4"])
+        self.assertIn(Cause.DROPPED_BY_OPERATOR.value, tools.world.back.sent[0].decode())
+        self.assertEqual((len(tools.world.flow.lane), tools.world.spooled()), (1, ["1"]))
+        self.assertEqual(tools.ask("drop", "x.example"), {"lanes": 0, "stanzas": 0})
+
+    def test_quietly(self) -> None:
+        """Nobody is told; it is counted."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2")
+        self.assertEqual(tools.ask("drop", "there.example", quietly=True)["stanzas"], 2)
+        self.assertEqual((tools.world.back.sent, len(tools.world.flow.lane)), ([], 0))
+        self.assertEqual(tools.world.record.stanzas["outbound", "message", "dropped"], 2)
+        self.assertEqual([(row["action"], row["quietly"]) for row in tools.noted], [("queue drop", True)])
+
+    def test_one(self) -> None:
+        """One stanza, wherever it is."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2", "3")
+        tools.spool_all_but(0)
+        tools.accept("4")
+        for number, dropped, left in ((2, 1, "134"), (4, 1, "13"), (4, 0, "13"), (99, 0, "13")):
+            self.assertEqual(tools.ask("drop", *LANE, number)["stanzas"], dropped)
+            self.assertEqual("".join(row["id"] for row in tools.ask("show", *LANE)), left)
+        tools.world.hop.ready = True
+        tools.world.flow.drain()
+        self.assertEqual((ids(tools.world.hop.sent), ids(tools.world.back.sent)), ("13", "24"))
+
+    def test_one_while_the_lane_is_read(self) -> None:
+        """A stanza that is dropped is not delivered by a read that was under way."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2", "3")
+        tools.spool_all_but(0)
+        tools.world.hold_back = True
+        tools.world.hop.ready = True
+        answered = tools.world.later
+        tools.world.flow.drain()
+        reading = answered.pop()
+        tools.world.hold_back = False
+        tools.ask("drop", *LANE, 2)
+        reading()
+        self.assertEqual((ids(tools.world.hop.sent), ids(tools.world.back.sent), tools.world.flow.lane.gap_count), ("13", "2", 0))
+
+    def test_flush(self) -> None:
+        """The lanes that have something to deliver try now."""
+        tools = Tools(self.mktemp())
+        self.assertEqual(tools.ask("flush", "there.example"), {"lanes": 0, "stanzas": 0})
+        tools.accept("1")
+        tools.world.hop.ready = True
+        self.assertEqual(tools.ask("flush", "there.example"), {"lanes": 1, "stanzas": 1})
+        self.assertEqual(ids(tools.world.hop.sent), "1")

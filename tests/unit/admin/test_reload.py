@@ -1,0 +1,205 @@
+"""Reload: all of it or nothing, with every complaint; what changed is noted before it is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.reload import DenyListChanges, Reload, ReloadResult, ReloadTarget
+from s2sgw.admin.server import VerbError
+from s2sgw.cli import tables
+from s2sgw.config import Config, ConfigError, parse
+from s2sgw.policy.denylist import DenyList
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.runtime.deny_lists import ListChange
+from s2sgw.runtime.policy_change import Closed
+from s2sgw.runtime.preflight import CheckedConfiguration
+
+GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
+CLOSED = Closed("inbound", "bad.example", "example.org", "192.0.2.1:4", "not-allowed", "no")
+
+
+def directory(*credentials: tuple[str, str]) -> Any:
+    """Certificates by name and fingerprint."""
+    return SimpleNamespace(credentials=[SimpleNamespace(name=name, fingerprint=mark) for name, mark in credentials])
+
+
+class AuditCase(SynchronousTestCase):
+    """An audit log of its own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "certs").mkdir(parents=True)
+        self.audit = AuditLog(self.folder, lambda: 0.0)
+
+    def noted(self) -> list[dict[str, Any]]:
+        path = self.audit.path
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class ReloadTests(AuditCase):
+    """One running gateway, whose file is the test's."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.running = self.config("")
+        self.next: Config | ConfigError = self.running
+        self.certificates = directory(("one", "1"))
+        self.adopted: list[CheckedConfiguration] = []
+        self.reconsidered: list[bool] = []
+        self.closed: list[Closed] = []
+        running = ReloadTarget(lambda: self.running, directory(("one", "1")), self.inspect, self.adopted.append, self.reconsider)
+        self.reload = Reload(running, self.audit)
+
+    def config(self, text: str) -> Config:
+        return parse(GATEWAY + text, self.folder / "s2sgw.toml")
+
+    def inspect(self, path: Path) -> CheckedConfiguration:
+        self.assertEqual(self.folder / "s2sgw.toml", path)
+        if isinstance(self.next, ConfigError):
+            raise self.next
+        return CheckedConfiguration(self.next, self.certificates, ("one.crt: expires soon",))
+
+    async def reconsider(self, keep_streams: bool) -> list[Closed]:
+        self.assertEqual(1, len(self.adopted))
+        self.reconsidered.append(keep_streams)
+        return self.closed
+
+    def run_reload(self, **more: Any) -> ReloadResult:
+        return self.successResultOf(self.reload.run("the test", **more))
+
+    def refused(self, *complaints: str) -> None:
+        outcome = self.run_reload()
+        self.assertEqual((False, list(complaints)), (outcome.ok, outcome.complaints))
+        self.assertEqual(([], []), (self.adopted, self.reconsidered))
+
+    def test_changes(self) -> None:
+        """What changed is noted, adopted, and told; streams are reconsidered."""
+        self.next = self.config('[peers."bad.example"]\nallow = false\n')
+        self.closed = [CLOSED]
+        outcome = self.run_reload()
+        change = {"key": 'peers."bad.example".allow', "old": None, "new": False}
+        self.assertEqual((True, [change], ["one.crt: expires soon"]), (outcome.ok, outcome.changes, outcome.warnings))
+        self.assertEqual(([CLOSED._asdict()], [False]), (outcome.closed, self.reconsidered))
+        self.assertIs(self.next, self.adopted[0].config)
+        first, second = self.noted()
+        self.assertEqual(("reload", "the test", [change]), (first["action"], first["by"], first["changes"]))
+        self.assertEqual(("streams closed", "bad.example"), (second["action"], second["streams"][0]["peer"]))
+
+    def test_keep_streams(self) -> None:
+        """The flag reaches the streams and the audit log."""
+        self.run_reload(keep_streams=True)
+        self.assertEqual(([True], True), (self.reconsidered, self.noted()[0]["keep_streams"]))
+
+    def test_certificates(self) -> None:
+        """A renewed certificate is a change even where the file says nothing new."""
+        self.certificates = directory(("one", "2"), ("two", "1"), ("three", "3"))
+        self.assertEqual(["one", "three"], self.run_reload().certificates)
+
+    def test_bad_file(self) -> None:
+        """Every complaint is told and noted, and nothing changes."""
+        self.next = ConfigError(self.running.path, ["line 3: no", "line 4: no"])
+        self.refused("line 3: no", "line 4: no")
+        (line,) = self.noted()
+        self.assertEqual(("reload refused", ["line 3: no", "line 4: no"]), (line["action"], line["complaints"]))
+
+    def test_needs_restart(self) -> None:
+        """A key that cannot change holds up those that could: all or nothing."""
+        self.next = self.config('[[listen]]\nendpoint = "tcp:5270"\n[peers.default]\nallow = false\n')
+        self.refused("listen[0].endpoint: can change only at a restart")
+
+    def test_cannot_be_noted(self) -> None:
+        """A change that the audit log cannot take is not made."""
+        self.audit.path.mkdir()
+        self.refused(f"{self.audit.path} cannot be written: Is a directory")
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+
+    def test_one_at_a_time(self) -> None:
+        """A reload that is asked for meanwhile comes after the one under way."""
+        waiting: Deferred[list[Closed]] = Deferred()
+
+        async def reconsider(keep_streams: bool) -> list[Closed]:
+            self.reconsidered.append(keep_streams)
+            return await waiting
+
+        self.reload._running = ReloadTarget(lambda: self.running, directory(), self.inspect, self.adopted.append, reconsider)
+        first, second = self.reload.run("a"), self.reload.run("b", True)
+        self.assertEqual([False], self.reconsidered)
+        waiting.callback([])
+        self.assertTrue(self.successResultOf(first).ok)
+        self.assertTrue(self.successResultOf(second).ok)
+        self.assertEqual(([False, True], ["a", "b"]), (self.reconsidered, [line["by"] for line in self.noted()]))
+
+    def test_verb(self) -> None:
+        """The admin socket's verb answers in plain JSON; a flag that is none is the asker's mistake."""
+        self.closed = [CLOSED]
+        answer = self.successResultOf(self.reload.verb({"keep_streams": False}))
+        self.assertEqual(answer, json.loads(json.dumps(answer)))
+        self.assertEqual("s2sgw reload", self.noted()[0]["by"])
+        self.assertRaises(VerbError, self.reload.verb, {"keep_streams": "yes"})
+        self.assertIn("closed: inbound stream of bad.example with example.org", str(tables.reloaded(answer)))
+
+    def test_signal(self) -> None:
+        """SIGHUP reloads, and a mistake of ours is logged."""
+        self.reload.signalled()
+        self.assertEqual("SIGHUP", self.noted()[0]["by"])
+        self.adopted.clear()
+        self.next = None  # type: ignore[assignment]
+        self.reload.signalled()
+        self.assertEqual(1, len(self.flushLoggedErrors(AttributeError)))
+
+
+class ListNewsTests(AuditCase):
+    """A deny list that changes by itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.denied: list[Sequence[DenyList]] = []
+        self.closed: list[Closed] = []
+        self.news = DenyListChanges(self.denied.append, self.reconsider, self.audit)
+
+    async def reconsider(self) -> list[Closed]:
+        return self.closed
+
+    def hear(self, source: str, *names: str, added: Sequence[str] = (), removed: Sequence[str] = ()) -> None:
+        lists = [DenyList(source, frozenset(names))]
+        self.news(lists, [ListChange(source, frozenset(added), frozenset(removed))])
+
+    def test_news(self) -> None:
+        """What it denies is denied at once; a change is noted with its names, what it held at first is none."""
+        self.hear("x", "a.example", added=["a.example"])
+        self.assertEqual([], self.noted())
+        self.closed = [CLOSED]
+        self.hear("x", "b.example", added=["b.example"], removed=["a.example"])
+        first, second = self.noted()
+        self.assertEqual(("deny list", "x", 1, ["b.example"], ["a.example"]), tuple(first[key] for key in ("action", "list", "names", "added", "removed")))
+        self.assertEqual(("streams closed", "deny list"), (second["action"], second["by"]))
+        self.assertEqual(2, len(self.denied))
+
+    def test_bounded(self) -> None:
+        """A list may change by more names than the log wants."""
+        self.hear("x")
+        self.hear("x", added=[f"{number:04}.example" for number in range(500)])
+        self.assertEqual(100, len(self.noted()[0]["added"]))
+
+    def test_full_disk(self) -> None:
+        """What cannot be noted is denied all the same."""
+        self.hear("x")
+        self.audit.path.mkdir()
+        self.hear("x", "a.example", added=["a.example"])
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+        self.assertEqual(2, len(self.denied))
+
+    def test_mistake(self) -> None:
+        """A mistake of ours is logged."""
+        async def broken() -> list[Closed]:
+            raise RuntimeError("x")
+
+        DenyListChanges(self.denied.append, broken, self.audit)([], [])
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))

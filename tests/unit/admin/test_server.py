@@ -1,0 +1,233 @@
+"""The admin socket: requests and answers, its bounds, and the socket file itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin import server
+from s2sgw.admin.server import AdminFactory, AdminInUse, AdminProtocol, AdminService, VerbError, claim
+
+
+class Conversation(SynchronousTestCase):
+    """A connection with verbs for every kind of answer."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.later: Deferred[Any] = Deferred()
+        self.verbs = {
+            "echo": lambda arguments: arguments, "later": lambda _: self.later, "soon": self.soon, "no": self.no,
+            "broken": lambda _: 1 / 0, "odd": lambda _: object(),
+        }
+        self.factory = AdminFactory(self.verbs, self.clock)
+        self.transport, self.protocol = self.connect()
+
+    def connect(self) -> tuple[StringTransport, AdminProtocol]:
+        protocol = self.factory.buildProtocol(None)
+        assert isinstance(protocol, AdminProtocol)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        return transport, protocol
+
+    async def soon(self, _: object) -> str:
+        await self.later
+        return "soon"
+
+    def no(self, _: object) -> None:
+        raise VerbError("there is no such peer")
+
+    def ask(self, verb: str, **arguments: object) -> None:
+        self.protocol.dataReceived(json.dumps({"verb": verb, "args": arguments}).encode() + b"\n")
+
+    def answers(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.transport.value().splitlines()]
+
+
+class AnswerTests(Conversation):
+    def test_answer(self) -> None:
+        """A verb is called with the arguments and its result comes back on a line."""
+        self.ask("echo", peer="é.example")
+        self.assertEqual([{"ok": True, "result": {"peer": "é.example"}}], self.answers())
+
+    def test_byte_by_byte(self) -> None:
+        """A request may come in pieces."""
+        for byte in b'{"verb": "echo"}\n':
+            self.protocol.dataReceived(bytes([byte]))
+        self.assertEqual([{"ok": True, "result": {}}], self.answers())
+
+    def test_in_order(self) -> None:
+        """Answers come in the order of the requests, whatever takes longer."""
+        self.ask("later")
+        self.ask("echo", n=1)
+        self.assertEqual([], self.answers())
+        self.later.callback("late")
+        self.assertEqual(["late", {"n": 1}], [answer["result"] for answer in self.answers()])
+
+    def test_coroutine(self) -> None:
+        """A verb may be a coroutine."""
+        self.ask("soon")
+        self.later.callback(None)
+        self.assertEqual([{"ok": True, "result": "soon"}], self.answers())
+
+    def test_refusal(self) -> None:
+        """A verb's own no is told in its words."""
+        self.ask("no")
+        self.assertEqual([{"ok": False, "error": "there is no such peer", "kind": "failed"}], self.answers())
+
+    def test_mistakes_of_ours(self) -> None:
+        """An exception, or a result that is no JSON, is logged and told without its details."""
+        for verb, error in (("broken", ZeroDivisionError), ("odd", TypeError)):
+            self.ask(verb)
+            self.assertEqual(1, len(self.flushLoggedErrors(error)))
+            self.assertEqual({"ok": False, "error": "the gateway could not answer; its log says why", "kind": "failed"}, self.answers()[-1])
+
+    def test_unknown_verb(self) -> None:
+        """An unknown verb is told which ones there are."""
+        self.ask("frobnicate")
+        self.assertEqual("there is no verb 'frobnicate'; there are broken, echo, later, no, odd, soon", self.answers()[0]["error"])
+
+    def test_what_is_no_request(self) -> None:
+        """Everything that is not an object with a verb is refused, and the connection goes on."""
+        for line in (b"", b"nonsense", b"[]", b"1", b'{"verb": 1}', b'{"verb": "echo", "args": []}', b'{"args": {}}', b"\xff", b"[" * 60000):
+            self.protocol.dataReceived(line + b"\n")
+            self.assertEqual("usage", self.answers()[-1]["kind"], line[:20])
+        self.ask("echo")
+        self.assertTrue(self.answers()[-1]["ok"])
+
+
+class BoundTests(Conversation):
+    def test_long_request(self) -> None:
+        """A request without end is refused and the connection closes."""
+        self.protocol.dataReceived(b"x" * (server.REQUEST_BYTES + 1))
+        self.assertIn("at most 65536 bytes", self.answers()[0]["error"])
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_many_requests_at_once(self) -> None:
+        """No more than `PIPELINED` requests wait behind the one that is being answered."""
+        for _ in range(server.PIPELINED + 1):
+            self.ask("later")
+        self.assertFalse(self.transport.disconnecting)
+        self.ask("later")
+        self.assertTrue(self.transport.disconnecting)
+        self.ask("echo")
+        self.assertEqual(1, len(self.answers()))
+
+    def test_long_answer(self) -> None:
+        """An answer beyond the bound is refused in words."""
+        self.patch(server, "ANSWER_BYTES", 100)
+        self.ask("echo", text="x" * 100)
+        self.assertIn("too large", self.answers()[0]["error"])
+
+    def test_many_connections(self) -> None:
+        """Above the bound a connection is refused; one that ends makes room."""
+        protocols = [self.connect()[1] for _ in range(server.CONNECTIONS - 1)]
+        self.assertIsNone(self.factory.buildProtocol(None))
+        protocols[0].connectionLost()
+        self.assertIsNotNone(self.factory.buildProtocol(None))
+
+    def test_idle(self) -> None:
+        """A connection that asks nothing is closed; one that waits for an answer is not."""
+        self.ask("later")
+        self.clock.advance(server.IDLE_SECONDS + 1)
+        self.assertFalse(self.transport.disconnecting)
+        self.later.callback(1)
+        self.clock.advance(server.IDLE_SECONDS + 1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_slow_answer(self) -> None:
+        """An answer that does not come in time is told so, and the next request has its turn."""
+        self.ask("later")
+        self.ask("echo")
+        self.clock.advance(server.ANSWER_SECONDS)
+        self.assertEqual(["no answer within 120 seconds", None], [answer.get("error") for answer in self.answers()])
+
+    def test_gone_while_answering(self) -> None:
+        """Who left gets no answer, and what was asked is cancelled."""
+        self.ask("soon")
+        self.protocol.connectionLost()
+        self.assertEqual([], self.answers())
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_close(self) -> None:
+        """The factory drops its connections."""
+        self.factory.close()
+        self.assertTrue(self.transport.disconnecting)
+
+
+class SocketTests(SynchronousTestCase):
+    """The file itself; in a short folder, for a socket's path is short."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.state = Path(folder.name)
+        self.path = self.state / "admin.sock"
+
+    def bound(self) -> socket.socket:
+        bound = socket.socket(socket.AF_UNIX)
+        self.addCleanup(bound.close)
+        bound.bind(str(self.path))
+        return bound
+
+    def test_nothing_there(self) -> None:
+        """A fresh state folder needs nothing."""
+        claim(self.path)
+
+    def test_left_behind(self) -> None:
+        """What a killed gateway left is removed."""
+        self.bound().close()
+        claim(self.path)
+        self.assertFalse(self.path.exists())
+
+    def test_in_use(self) -> None:
+        """A gateway that answers is not pushed aside."""
+        self.bound().listen(1)
+        error = self.assertRaises(AdminInUse, claim, self.path)
+        self.assertIn("another gateway runs with this state", str(error))
+        self.assertTrue(self.path.exists())
+
+    def test_not_ours(self) -> None:
+        """A file that is no socket stays, and is an error."""
+        self.path.write_text("precious")
+        self.assertIn("no socket", str(self.assertRaises(AdminInUse, claim, self.path)))
+        self.assertEqual("precious", self.path.read_text())
+
+    def test_not_allowed(self) -> None:
+        """A socket that may not be asked is an error in words."""
+        self.bound()
+        self.patch(socket, "socket", _Unreachable)
+        self.assertIn("Permission denied", str(self.assertRaises(AdminInUse, claim, self.path)))
+
+    def test_path_too_long(self) -> None:
+        """A path that no socket can have is told before anything else."""
+        error = self.assertRaises(AdminInUse, claim, self.state / ("x" * 120) / "admin.sock")
+        self.assertIn("at most 107 bytes", str(error))
+
+    def test_service(self) -> None:
+        """The service opens the socket for its owner alone, and closes it with its connections."""
+        reactor = MemoryReactorClock()
+        service = AdminService(reactor, self.state, {"echo": lambda arguments: arguments})
+        service.startService()
+        path, factory, _, mode, _ = reactor.unixServers[0]
+        self.assertEqual((str(self.path), 0o600), (path, mode))
+        protocol = factory.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        service.stopService()
+        self.assertTrue(transport.disconnecting)
+        self.assertIsNone(service.stopService())
+        self.assertFalse(os.path.exists(path))
+
+
+class _Unreachable(socket.socket):
+    def connect(self, address: object) -> None:
+        raise PermissionError(13, "Permission denied")

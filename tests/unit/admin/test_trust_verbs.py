@@ -1,0 +1,341 @@
+"""The operator's verbs about trust: pending, pins, explain, replay; what they answer, change, note and show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin import explain
+from s2sgw.admin.explain import Explainer
+from s2sgw.admin.pin_verbs import PinVerbs
+from s2sgw.admin.provenance import PolicySources
+from s2sgw.admin.replay import Replay
+from s2sgw.admin.server import VerbError
+from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.authentication.judge import Judge
+from s2sgw.authentication.lookups import EvidenceLookups
+from s2sgw.authentication.posh_documents import POSHDocuments
+from s2sgw.cli import main as command
+from s2sgw.cli import output as answering
+from s2sgw.config import parse
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.https import Fetched
+from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.record import EventRecord
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.evidence import Evidence, TLSALookup
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import AT, leaf_for, self_signed, shared_root
+
+PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
+OLD, NEW = self_signed(dns=["peer.example"]), self_signed(dns=["peer.example"])
+OLD_KEY, NEW_KEY = str(Fingerprint.of(OLD.der)), str(Fingerprint.of(NEW.der))
+NOW = AT.timestamp()
+TOML = """\
+[gateway]
+domains = ["here.example"]
+[tls]
+certificates = "."
+minimum = "1.2"
+[backend]
+kind = "echo"
+
+[peers.default]
+dialback = "with-tls"
+limits = { streams = 7 }
+[peers."*.example"]
+hold = "1m"
+[peers."PEER.Example"]
+unknown_issuer = "ask"
+pins = ["sha256:%s"]
+"""
+
+
+class TrustCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "s2sgw.toml"
+        self.path.write_text(TOML % ("0" * 64))
+        self.config = parse(self.path.read_text(), self.path)
+        self.peers = self.config.policies
+        self.book = PeerRecords(PeerDatabase(":memory:", self.fail))
+        self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
+        self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
+
+    def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
+        evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)
+        policy = self.peers.policy(PEER)
+        found = self.proving.found(policy, evidence, self.book.standing(PEER, policy, NOW))
+        self.book.record_verdict(evidence, HERE, found.verdict, ())
+
+
+class PinVerbsTests(TrustCase):
+    """R20: what waits, and the operator's word."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told: list[Any] = []
+        self.verbs = PinVerbs(
+            self.book, self.peers, AuditLog(self.folder, self.clock.seconds), self.clock.seconds, waiting=lambda peer: 3,
+            approved=self.told.append, revoked=lambda peer, key: self.told.append(key) or 2,  # type: ignore[func-returns-value]
+        ).verbs()
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        return self.verbs[verb](arguments)
+
+    def hold(self, chain: tuple[bytes, ...] = (OLD.der,)) -> None:
+        key = Fingerprint.of(chain[0])
+        self.book.inbox.hold(PendingCertificate("peer.example", key, NOW, NOW, 1, "outbound", "here.example", "", "awaiting-approval", chain=chain))
+
+    def audited(self) -> list[str]:
+        return [json.loads(line)["action"] for line in (self.folder / "audit.log").read_text().splitlines()]
+
+    def test_approve(self) -> None:
+        """R20: what waits is shown with what waits for it, approved for a time, and what waited is tried again."""
+        self.hold()
+        self.assertEqual([(OLD_KEY, 3, [])], [(row["key"], row["waiting"], row["remembered"]) for row in self.ask("pending", peer="peer.example")])
+        row = self.ask("pins approve", peer="PEER.example", lasts=60, note="by telephone")
+        self.assertEqual((NOW + 60, "by telephone", True), (row["expires"], row["note"], row["counts"]))
+        self.assertEqual(([], [PEER], ["pins approve"]), (self.ask("pending"), self.told, self.audited()))
+        self.assertRaisesRegex(VerbError, "no certificate of peer.example waits", self.ask, "pins approve", peer="peer.example")
+
+    def test_which(self) -> None:
+        """Of several that wait the key is named; it takes the place of another if that is said."""
+        self.hold()
+        self.hold((NEW.der,))
+        self.assertRaisesRegex(VerbError, "2 certificates", self.ask, "pins approve", peer="peer.example")
+        self.assertRaisesRegex(VerbError, "waits", self.ask, "pins approve", peer="peer.example", key="sha256:" + "1" * 64)
+        self.ask("pins approve", peer="peer.example", key=OLD_KEY)
+        self.assertEqual([OLD_KEY], [old["key"] for old in self.ask("pending")[0]["remembered"]])
+        self.ask("pins approve", peer="peer.example", replace=True)
+        self.assertEqual({OLD_KEY: False, NEW_KEY: True}, {row["key"]: row["counts"] for row in self.ask("pins list") if row["origin"] == "operator"})
+        self.assertEqual(["pins approve", "pins revoke", "pins approve"], self.audited())
+
+    def test_list(self) -> None:
+        """Keys of all peers, or of one with the pins that the configuration gives it."""
+        self.ask("pins add", peer="other.test", key=OLD_KEY)
+        self.assertEqual(["operator", "configuration"], [row["origin"] for row in self.ask("pins list")])
+        self.assertEqual(["configuration"], [row["origin"] for row in self.ask("pins list", peer="peer.example")])
+        self.assertEqual([], self.ask("pins list", peer="third.test"))
+
+    def test_revoke(self) -> None:
+        """R20: a revoked key closes its streams; what is not there cannot be revoked."""
+        self.ask("pins add", peer="peer.example", key=OLD_KEY)
+        self.assertEqual(2, self.ask("pins revoke", peer="peer.example", key=OLD_KEY)["closed"])
+        self.assertRaisesRegex(VerbError, "is not remembered", self.ask, "pins revoke", peer="peer.example", key=OLD_KEY)
+        self.assertTrue(self.ask("pins revoke", peer="peer.example", key=OLD_KEY, forget=True)["forgotten"])
+        self.assertEqual([], self.book.keys.of(PEER))
+
+    def test_wrong_questions(self) -> None:
+        """What is no domain, no fingerprint or no time is a question put wrongly; what cannot be noted is not done."""
+        for arguments in ({}, {"peer": 1}, {"peer": "peer.example", "key": "x"}, {"peer": "peer.example", "key": OLD_KEY, "lasts": 0}):
+            self.assertEqual("usage", self.assertRaises(VerbError, self.ask, "pins add", **arguments).kind)
+        (self.folder / "audit.log").mkdir()
+        self.assertRaisesRegex(VerbError, "nothing was changed", self.ask, "pins add", peer="peer.example", key=OLD_KEY)
+        self.assertEqual([], self.book.keys.of(PEER))
+
+
+class FakeDiscovery:
+    targets: tuple[Target, ...] = (Target("host.example", 5269, ("192.0.2.1",)),)
+    ending: Ending | None = None
+
+    def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
+        return succeed(Resolution(domain, self.targets, self.ending))
+
+    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
+        return succeed(TLSALookup(target.host, failure="not secured"))
+
+
+class ExplainTests(TrustCase):
+    """What explain tells."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.discovery: Any = FakeDiscovery()
+        documents = POSHDocuments(self.clock, lambda url: succeed(Fetched(404, None, b"")))
+        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.book, lambda: AT)
+        self.record = EventRecord(self.clock.seconds, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
+        self.patch(explain, "system_servers", lambda: ())
+        self.explainer = Explainer(
+            lambda: self.config, self.peers, judge, self.fake(), self.book, self.record, lambda local, peer: None, self.clock.seconds,
+        )
+
+    def fake(self) -> Any:
+        return self.discovery
+
+    def explain(self, **arguments: Any) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example", **arguments})))
+
+    def test_keys(self) -> None:
+        """Each key with its value, the object that says it and the line; what nothing says is built in."""
+        answer = self.explain()
+        self.assertEqual([("peer.example", 14), ("*.example", 12), ("default", 9)], [(o["name"], o["line"]) for o in answer["objects"]])
+        keys = {row["key"]: (row["value"], row["from"], row["line"]) for row in answer["keys"]}
+        self.assertEqual({
+            "unknown_issuer": ("ask", "peers.peer.example", 15), "hold": (60.0, "peers.*.example", 13), "dialback": ("with-tls", "peers.default", 10),
+            "limits.streams": (7, "peers.default", 11), "limits.stanza_bytes": (524288, "built in", None), "minimum": ("1.2", "tls.minimum", 5),
+        }, {key: keys[key] for key in ("unknown_issuer", "hold", "dialback", "limits.streams", "limits.stanza_bytes", "minimum")})
+        self.assertFalse(answer["changed"] or answer["planned"] or answer["bar"])
+
+    def test_now(self) -> None:
+        """What would be decided now: by the last handshake on record, and whatever a certificate may prove."""
+        self.judged(leaf_for("peer.example").der_chain)
+        self.judged((OLD.der,), "receiving")
+        self.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.EXPIRED))
+        answer = self.explain(local="here.example")
+        inbound, outbound = answer["now"]["inbound"], answer["now"]["outbound"]
+        self.assertEqual(("pkix", True), (inbound["last"]["proven_by"], inbound["if_proven"]["external"]))
+        self.assertEqual(("dns", "proof-lost", True), (outbound["last"]["proven_by"], outbound["last"]["report"], outbound["last"]["hold"]))
+        self.assertEqual((["pkix"], 1, 1), ([row["method"] for row in answer["past"]], len(answer["pending"]), len(answer["refusals"])))
+
+    def test_planned(self) -> None:
+        """A planned file is explained with its own lines; a bad one tells its complaints; other questions are refused."""
+        plan = self.folder / "plan.toml"
+        plan.write_text((TOML % ("1" * 64)).replace('dialback = "with-tls"', "allow = false"))
+        answer = self.explain(**{"with": str(plan)})
+        self.assertEqual((True, str(plan)), (answer["planned"], answer["file"]))
+        self.assertIn("not-allowed", answer["bar"])
+        self.assertEqual("not-allowed", answer["now"]["inbound"]["if_proven"]["cause"])
+        plan.write_text("[nonsense]\n")
+        for arguments in ({"with": str(plan)}, {"with": "relative.toml"}, {"local": "elsewhere.example"}, {"peer": "not a domain"}):
+            asked = Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example", **arguments}))
+            self.assertEqual("usage", self.failureResultOf(asked, VerbError).value.kind)
+
+    def test_outdated(self) -> None:
+        """A file that has changed since, or is gone, is said to."""
+        self.path.write_text((TOML % ("0" * 64)).replace("1m", "2m"))
+        self.assertTrue(self.explain()["changed"])
+        self.path.unlink()
+        self.assertTrue(PolicySources(self.config, self.peers).outdated)
+
+    def test_unresolved(self) -> None:
+        """A peer that the DNS does not know is told with the cause."""
+        self.discovery.targets, self.discovery.ending = (), Ending(Cause.NO_SUCH_DOMAIN, "NXDOMAIN")
+        self.judged((OLD.der,), "receiving")
+        answer = self.explain()
+        self.assertEqual("no-such-domain", answer["dns"]["cause"])
+        self.assertTrue(answer["now"]["outbound"]["last"]["accepted"])
+
+
+class ReplayTests(TrustCase):
+    """What a planned file would change."""
+
+    def replay(self, text: str, **arguments: Any) -> Any:
+        plan = self.folder / "plan.toml"
+        plan.write_text(text)
+        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.book).replay({"with": str(plan), **arguments}))
+        while not asked.called:
+            self.clock.advance(0)
+        return asked
+
+    def test_changes(self) -> None:
+        """The same file changes nothing; another one what it changes."""
+        self.patch(explain, "system_servers", lambda: ())
+        self.judged((OLD.der,))
+        self.judged(leaf_for("peer.example").der_chain)
+        self.assertEqual((2, []), (lambda found: (found["handshakes"], found["changed"]))(self.successResultOf(self.replay(TOML % ("0" * 64)))))
+        stricter = (TOML % ("0" * 64)).replace("with-tls", "never")
+        changed = self.successResultOf(self.replay(stricter))["changed"]
+        self.assertEqual([("peer.example", True, "pin-mismatch")] * 1, [(r["peer"], r["before"]["accepted"], r["after"]["cause"]) for r in changed if not r["after"]["accepted"]])
+        self.assertEqual(0, self.successResultOf(self.replay(stricter, seconds=0.0001))["handshakes"] - 2)
+        self.failureResultOf(self.replay(stricter, seconds=-1), VerbError)
+
+
+class ShownTests(TrustCase):
+    """The commands: what they ask, show and say yes or no to."""
+
+    def run_command(self, answer: Any, *words: str) -> Result:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+        def ask(path: object, verb: str, arguments: dict[str, Any]) -> Any:
+            self.asked.append((verb, arguments))
+            return answer
+
+        self.patch(answering, "ask", ask)
+        self.patch(answering, "socket_path", lambda config: config)
+        return CliRunner().invoke(command.main, list(words), catch_exceptions=False)
+
+    def test_pending(self) -> None:
+        """Old against new, the DNS, and how to approve; what a stranger said steers no terminal."""
+        verbs = PinVerbsTests("test_approve")
+        verbs.setUp()
+        verbs.hold()
+        verbs.ask("pins approve", peer="peer.example")
+        verbs.hold((NEW.der,))
+        rows = verbs.ask("pending")
+        rows[0] |= {"reasons": ["said \x1b[2J"], "chain": [*rows[0]["chain"], {**rows[0]["chain"][0], "unreadable": "why"}]}
+        rows[0]["dns"] = {
+            "targets": [{"host": "h.example", "port": 1, "addresses": ["192.0.2.1"], "secure": True}],
+            "tlsa": [{"target": "h.example", "failure": "", "records": []}], "posh": "404",
+        }
+        shown = self.run_command(rows, "pending")
+        for words in (NEW_KEY, f"REMEMBERED {OLD_KEY}", "issued by itself", "said \\x1b[2J", "s2sgw pins approve peer.example", "404", "secured by DNSSEC"):
+            self.assertIn(words, shown.output)
+        self.assertEqual(1, self.run_command([], "pending", "peer.example").exit_code)
+        self.assertIn("No certificate waits", self.run_command([], "pending").output)
+
+    def test_pins(self) -> None:
+        """The four verbs and their options."""
+        verbs = PinVerbsTests("test_approve")
+        verbs.setUp()
+        row = verbs.ask("pins add", peer="peer.example", key=OLD_KEY, lasts=60)
+        self.assertIn(OLD_KEY, self.run_command([{**row, "counts": False}], "pins", "list").output)
+        self.assertEqual(1, self.run_command([], "pins", "list", "peer.example").exit_code)
+        self.assertIn("is approved for peer.example until 2026", self.run_command(row, "pins", "add", "peer.example", OLD_KEY, "--for", "60s").output)
+        self.assertEqual(("pins add", {"peer": "peer.example", "key": OLD_KEY, "lasts": 60.0, "note": "", "replace": False}), self.asked[0])
+        shown = self.run_command({**row, "expires": None, "counts": False}, "pins", "approve", "peer.example")
+        self.assertIn("until it is revoked", shown.output)
+        self.assertIn("does not count yet", shown.output)
+        self.assertEqual(2, self.run_command(row, "pins", "approve", "peer.example", "--for", "long").exit_code)
+        gone = {"peer": "peer.example", "key": OLD_KEY, "closed": 1, "forgotten": False}
+        self.assertIn("is revoked; 1 streams closed", self.run_command(gone, "pins", "revoke", "peer.example", OLD_KEY).output)
+
+    def test_explain(self) -> None:
+        """An explanation in words; no where the peer is barred."""
+        tests = ExplainTests("test_now")
+        tests.setUp()
+        tests.judged(leaf_for("peer.example").der_chain)
+        tests.judged((OLD.der,), "receiving")
+        tests.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.EXPIRED))
+        answer = tests.explain()
+        shown = self.run_command(answer, "explain", "peer.example", "--local", "here.example", "--with", str(tests.path))
+        for words in ("peers.*.example", "accepted, proven by pkix", "if nothing proves it", "pkix/expired", "lost_proof", "waits "):
+            self.assertIn(words, shown.output)
+        self.assertEqual(("explain", {"peer": "peer.example", "local": "here.example", "with": str(tests.path)}), self.asked[0])
+        bare = {
+            **answer, "bar": "not-allowed: x", "changed": True, "certificate": {"name": "c", "expires": 0.0}, "objects": [],
+            "dns": {"cause": "no-such-domain", "detail": "NXDOMAIN", "targets": []}, "remembered": [], "refusals": [],
+            "now": {"inbound": {**answer["now"]["inbound"], "last": None}},
+        }
+        shown = self.run_command(bare, "explain", "peer.example")
+        for words in ("BARRED", "has changed", "valid until 1970", "no-such-domain", "no handshake is on record"):
+            self.assertIn(words, shown.output)
+        self.assertEqual(1, shown.exit_code)
+
+    def test_replay(self) -> None:
+        """No where somebody would be refused who is not now."""
+        before = {"accepted": True, "proven_by": None, "external": False, "dialback": True, "cause": None}
+        after = {**before, "accepted": False, "cause": "expired"}
+        row = {"peer": "peer.example", "local": "here.example", "direction": "inbound", "last": 0.0, "times": 2, "before": before, "after": after}
+        answer = {"file": "plan", "handshakes": 5, "changed": [row]}
+        shown = self.run_command(answer, "replay", "--with", str(self.path), "--since", "1d")
+        self.assertEqual(1, shown.exit_code)
+        for words in ("5 handshakes", "refused: expired", "proven by nothing yet (dialback)"):
+            self.assertIn(words, shown.output)
+        self.assertEqual(86400.0, self.asked[0][1]["seconds"])
+        self.assertEqual(0, self.run_command({**answer, "changed": []}, "replay", "--with", str(self.path)).exit_code)

@@ -1,0 +1,342 @@
+"""The judge: which look-ups are made, when they are waited for, and what their answers come to; POSH documents; files."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from base64 import b64encode
+from dataclasses import replace
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import dns.rdata
+from cryptography import x509
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication import posh_documents as documents_module
+from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.authentication.judge import Judge, permission
+from s2sgw.authentication.lookups import PATIENCE, EvidenceLookups
+from s2sgw.authentication.posh_documents import POSHDocuments
+from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fetching import TrustRoot, permitted_addresses
+from s2sgw.net.https import Fetched, Unfetched
+from s2sgw.net.resolver import Answer, Status
+from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.stream.events import JudgementNeeded
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.dane import DANE_EE
+from s2sgw.trust.evidence import TLSA, TLSALookup
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
+
+PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
+LEAF = self_signed(dns=["peer.example"])
+TARGET = Target("host.example", 5269, ("192.0.2.1",), secure=True, addresses_secure=True)
+MATCHING = TLSA(DANE_EE, 1, 1, Fingerprint.of(LEAF.der).digest)
+OTHER = TLSA(DANE_EE, 1, 1, b"\0" * 32)
+
+
+class Connection:
+    """What the judge sees of one."""
+
+    tls_version: str | None = "TLSv1.3"
+    cipher = "TLS_AES_256_GCM_SHA384"
+    peer_address = "192.0.2.1:5000"
+
+    def __init__(self, chain: tuple[bytes, ...] = (LEAF.der,)) -> None:
+        self.chain = chain
+
+
+class FakeDiscovery:
+    """Answers with what the test sets; None: never."""
+
+    def __init__(self) -> None:
+        self.targets: tuple[Target, ...] | None = (TARGET,)
+        self.lookup: TLSALookup | None = TLSALookup("host.example", (), True, True)
+        self.asked: list[str] = []
+
+    def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
+        self.asked.append("SRV")
+        return Deferred() if self.targets is None else succeed(Resolution(domain, self.targets))
+
+    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
+        self.asked.append("TLSA")
+        return Deferred() if self.lookup is None else succeed(self.lookup)
+
+
+class JudgeCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(AT.timestamp())
+        self.discovery = FakeDiscovery()
+        self.fetched: list[str] = []
+        self.page: Deferred[Fetched] | None = succeed(Fetched(404, None, b""))
+        self.book = PeerRecords(PeerDatabase(":memory:", self.fail))
+        self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
+
+    def fetch(self, url: str) -> Any:
+        self.fetched.append(url)
+        return self.page if self.page is not None else Deferred()
+
+    def judge(self, **policy: Any) -> Judge:
+        proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
+        look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
+        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.book, lambda: AT)
+
+    def verdict(self, judge: Judge, connection: Connection | None = None, role: Any = "initiating") -> Deferred[Any]:
+        target = TARGET if role == "receiving" else None
+        asked = judge.verdict(connection or Connection(), JudgementNeeded(PEER, HERE, True), role, target)  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(asked)
+
+
+class JudgeTests(JudgeCase):
+    def test_pkix_alone(self) -> None:
+        """R12: who proves itself by PKIX is asked of in the DNS, which may veto, and not in the web."""
+        found = self.successResultOf(self.verdict(self.judge(), Connection(leaf_for("peer.example").der_chain)))
+        self.assertEqual(("pkix", []), (found.proven_by, self.fetched))
+        self.assertEqual(["SRV", "TLSA"], self.discovery.asked)
+        self.assertTrue(permission(found).external)
+
+    def test_dane(self) -> None:
+        """R22: in both roles; inbound any target of the domain, outbound the one that was dialled."""
+        self.discovery.lookup = TLSALookup("host.example", (MATCHING,), True, True)
+        self.assertEqual("dane", self.successResultOf(self.verdict(self.judge())).proven_by)
+        self.discovery.asked.clear()
+        self.assertEqual("dane", self.successResultOf(self.verdict(self.judge(), role="receiving")).proven_by)
+        self.assertEqual(["TLSA"], self.discovery.asked)
+
+    def test_veto(self) -> None:
+        """R22: outbound, other records veto PKIX, and then nothing is fetched; inbound they do not."""
+        self.discovery.lookup = TLSALookup("host.example", (OTHER,), True, True)
+        trusted = Connection(leaf_for("peer.example").der_chain)
+        found = self.successResultOf(self.verdict(self.judge(), trusted, "receiving"))
+        self.assertIs(Cause.DANE_MISMATCH, found.ending.cause)
+        self.assertIsNotNone(permission(found).refusal)
+        self.assertEqual("pkix", self.successResultOf(self.verdict(self.judge(), trusted)).proven_by)
+        self.assertEqual([], self.fetched)
+
+    def test_posh(self) -> None:
+        """R23: where nothing else proves the peer, its document is fetched."""
+        digest = b64encode(sha256(LEAF.der).digest()).decode()
+        self.page = succeed(Fetched(200, None, json.dumps({"fingerprints": [{"sha-256": digest}], "expires": 60}).encode()))
+        self.assertEqual("posh", self.successResultOf(self.verdict(self.judge())).proven_by)
+        self.assertEqual(["https://peer.example/.well-known/posh/xmpp-server.json"], self.fetched)
+
+    def test_patience(self) -> None:
+        """Look-ups that are not answered are waited for a few seconds, and count for nothing."""
+        self.discovery.lookup = self.page = None
+        verdict = self.verdict(self.judge())
+        self.clock.advance(PATIENCE)
+        self.assertNoResult(verdict)
+        self.clock.advance(PATIENCE)
+        found = self.successResultOf(verdict)
+        self.assertIs(Cause.SELF_SIGNED, found.ending.cause)
+        self.assertIn("no answer in time", " ".join(found.reasons))
+
+    def test_begun_beside_the_handshake(self) -> None:
+        """R23: what is asked when the peer is asserted is not asked again at the verdict; a document is fetched beside the
+        handshake for a peer alone that was proven by one, any other's certificate being heard first.
+        """
+        judge = self.judge()
+        judge.begin(PEER, "initiating")
+        self.assertEqual((["SRV", "TLSA"], 0), (self.discovery.asked, len(self.fetched)))
+        self.book.memory.proven(PEER, "posh", "", AT.timestamp())
+        judge.begin(PEER, "initiating")
+        self.assertEqual(1, len(self.fetched))
+        self.successResultOf(self.verdict(judge))
+        self.assertEqual(1, len(self.fetched))
+
+    def test_not_begun(self) -> None:
+        """Nothing is asked of a peer that is barred, nor by a method that does not count; a document not of one proven lately."""
+        self.judge(allow=False).begin(PEER, "initiating")
+        self.judge(proofs=("pkix", "pin")).begin(PEER, "initiating")
+        self.successResultOf(self.verdict(self.judge(proofs=("pkix", "pin"))))
+        self.assertEqual(([], []), (self.discovery.asked, self.fetched))
+        self.book.memory.proven(PEER, "pkix", "", AT.timestamp())
+        self.judge().begin(PEER, "receiving", replace(TARGET, secure=False))
+        self.assertEqual(([], []), (self.discovery.asked, self.fetched))
+        self.judge().begin(PEER, "receiving", TARGET)
+        self.assertEqual((["TLSA"], []), (self.discovery.asked, self.fetched))
+
+    def test_held(self) -> None:
+        """R20: the certificate is held with what the DNS says of the peer."""
+        self.successResultOf(self.verdict(self.judge(unknown_issuer="ask")))
+        self.assertEqual("host.example", self.book.inbox.list(PEER)[0].dns["targets"][0]["host"])
+
+    def test_first_use_by_dialback(self) -> None:
+        """R20: an inbound first use is remembered once dialback has proven the same domain on the same stream."""
+        judge = self.judge(unknown_issuer="trust-first-use", dialback="with-tls")
+        one, other = Connection(), Connection()
+        for connection, peer, method in ((one, HERE, "dialback"), (other, PEER, "EXTERNAL")):
+            self.successResultOf(self.verdict(judge, connection))
+            judge.proven(connection, peer, method)  # type: ignore[arg-type]
+        judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
+        self.assertEqual([], self.book.keys.of(PEER))
+        self.successResultOf(self.verdict(judge, one))
+        judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
+        self.assertEqual(["first-use"], [each.origin for each in self.book.keys.of(PEER)])
+
+
+class DocumentsTests(SynchronousTestCase):
+    """R23: POSH documents."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.answers: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.documents = POSHDocuments(self.clock, self.fetch)
+
+    def fetch(self, url: str) -> Any:
+        self.asked.append(url)
+        answer = self.answers.get(url)
+        if answer is None:
+            return fail(Unfetched("nothing there"))
+        return answer if isinstance(answer, Deferred) else succeed(answer)
+
+    def page(self, host: str, document: dict[str, Any] | None = None, status: int = 200, location: str | None = None) -> None:
+        url = host if "/" in host else f"https://{host}/.well-known/posh/xmpp-server.json"
+        self.answers[url] = Fetched(status, location, json.dumps(document).encode())
+
+    def found(self, name: str = "a.example") -> Any:
+        return self.successResultOf(self.documents.lookup(Domain.parse(name)))
+
+    def test_kept(self) -> None:
+        """A document is kept until it expires, a failure for a minute."""
+        good = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 90}
+        self.page("a.example", good)
+        self.assertEqual(({"sha-256": b"\0" * 32},), self.found().fingerprints)
+        self.clock.advance(89)
+        self.found()
+        self.assertEqual(1, len(self.asked))
+        self.clock.advance(1)
+        self.page("a.example", good, 500)
+        self.assertIn("status 500", self.found().failure)
+        self.clock.advance(59)
+        self.found()
+        self.assertEqual(2, len(self.asked))
+
+    def test_redirects(self) -> None:
+        """R23: one redirect, of either kind; the document's own bounds its lifetime."""
+        document = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 9000}
+        self.page("https://b.example/x", document)
+        self.page("https://b.example/y", {"url": "https://b.example/x", "expires": 5})
+        self.page("https://b.example/z", document, 302, "https://b.example/x")
+        self.page("a.example", {"url": "https://b.example/x", "expires": 50})
+        self.assertEqual(timedelta(seconds=50).total_seconds(), self.found().expires.timestamp())
+        self.page("c.example", status=301, location="https://b.example/x")
+        self.assertEqual("", self.found("c.example").failure)
+        for name, status, location in (("d.example", 301, "https://b.example/y"), ("e.example", 307, "https://b.example/z")):
+            self.page(name, status=status, location=location)
+            self.assertTrue(self.found(name).failure, name)
+        self.page("f.example", {"url": "https://b.example/y", "expires": 50})
+        self.assertIn("redirected twice", self.found("f.example").failure)
+        self.page("g.example", status=301, location="http://b.example/x")
+        self.assertIn("https", self.found("g.example").failure)
+
+    def test_joined_and_bounded(self) -> None:
+        """Those who ask meanwhile share one fetch, may leave, and few fetches run at once; few outcomes are kept."""
+        waiting: Deferred[Fetched] = Deferred()
+        self.answers["https://a.example/.well-known/posh/xmpp-server.json"] = waiting
+        one, two = (self.documents.lookup(Domain.parse("a.example")) for _ in range(2))
+        one.addErrback(lambda _: None)
+        one.cancel()
+        self.patch(documents_module, "CONCURRENT", 1)
+        self.assertIn("too many", self.found("b.example").failure)
+        waiting.errback(ValueError("of ours"))
+        self.assertIn("ValueError: of ours", self.successResultOf(two).failure)
+        self.patch(documents_module, "KEPT", 2)
+        for name in "cdef":
+            self.found(f"{name}.example")
+        self.assertEqual(2, len(self.documents))
+
+
+class FetchingTests(SynchronousTestCase):
+    """Where a document may be fetched from."""
+
+    def resolve(self, host: str, private: bool, *answers: tuple[Status, tuple[str, ...]]) -> Any:
+        class Resolver:
+            def query(self, name: str, kind: str) -> Any:
+                status, found = dict(zip(("A", "AAAA"), answers, strict=True))[kind]
+                records = tuple(dns.rdata.from_text("IN", kind, text) for text in found)
+                return succeed(Answer(None, None, status, records, reason="SERVFAIL" if status is Status.FAILED else ""))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(permitted_addresses(Resolver(), private, host))  # type: ignore[arg-type]
+
+    def test_addresses(self) -> None:
+        """Public addresses, or any where the configuration allows them; failures are told from absence."""
+        none, found = (Status.NO_DATA, ()), (Status.FOUND, ("9.9.9.9",))
+        inside = (Status.FOUND, ("127.0.0.1",))
+        self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("a.example", False, found, none)))
+        self.assertEqual(["127.0.0.1"], self.successResultOf(self.resolve("a.example", True, inside, none)))
+        self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("9.9.9.9", False)))
+        for answers, words in (
+            ((inside, none), "not public"), ((none, none), "no address"), (((Status.FAILED, ()), none), "SERVFAIL"),
+        ):
+            self.assertIn(words, str(self.failureResultOf(self.resolve("a.example", False, *answers), Unfetched).value))
+
+    def test_cancelled(self) -> None:
+        """Who tires of the name servers leaves no unheard errors behind."""
+        asked: list[Deferred[Answer]] = [Deferred(), Deferred()]
+        resolver = Mock(query=Mock(side_effect=list(asked)))
+        found = Deferred.fromCoroutine(permitted_addresses(resolver, False, "a.example"))
+        found.cancel()
+        self.failureResultOf(found)
+        del asked[:], resolver, found
+        gc.collect()
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_trust_root(self) -> None:
+        """The anchors are turned into OpenSSL's only when they change."""
+        trust, anchors = TrustRoot(), Anchors([shared_root().certificate])
+        self.assertIs(trust.of(anchors), trust.of(anchors))
+        self.assertIsNot(trust.of(anchors), trust.of(Anchors([shared_root().certificate])))
+
+
+class MaterialTests(SynchronousTestCase):
+    """Anchors and revocation lists from files."""
+
+    def test_read_again(self) -> None:
+        """A changed file is read again after a few seconds; one that is gone is complained of and what it held kept."""
+        clock, path, said = Clock(), Path(self.mktemp()), []
+        self.patch(TrustFiles, "log", Logger("material", observer=lambda event: said.append(event["event"])))  # type: ignore[arg-type]
+        material, policy = TrustFiles(clock), PeerPolicies({"default": PeerObject(trust_anchors=path)}).named("default")
+        path.write_bytes(shared_root().pem)
+        first = material.anchors(policy)
+        path.write_bytes(shared_root().pem + shared_issuer().pem)
+        self.assertIs(first, material.anchors(policy))
+        clock.advance(LOOK_EVERY)
+        self.assertEqual(2, len(material.anchors(policy)))
+        path.write_bytes(b"half of a file")
+        clock.advance(LOOK_EVERY)
+        self.assertEqual((2, ["file unreadable"]), (len(material.anchors(policy)), said))
+        path.write_bytes(b"")
+        clock.advance(LOOK_EVERY)
+        os.unlink(path) if len(material.anchors(policy)) == 2 else self.fail("nothing was kept")
+        clock.advance(LOOK_EVERY)
+        self.assertEqual((2, 3), (len(material.anchors(policy)), len(said)))
+
+    def test_lists(self) -> None:
+        """Revocation lists from a directory; none where the policy names none."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "one.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        material = TrustFiles(Clock())
+        self.assertIsNone(material.revocations(None))
+        lists = material.revocations(folder)
+        assert lists is not None
+        self.assertEqual(1, len(lists))
+        self.assertIs(lists, material.revocations(folder))
+        self.assertIsInstance(shared_root().certificate, x509.Certificate)

@@ -1,0 +1,227 @@
+"""R26: secrets shared with peers: their files, what they stand in for, and what TLS they are bound to."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication.judge import permission
+from s2sgw.authentication.shared_secrets import SharedSecrets
+from s2sgw.config import ConfigError, parse
+from s2sgw.config.secret_file import LARGEST, read_secret
+from s2sgw.net.tls_layer import exporter
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict
+from s2sgw.s2s.federation_initiating import FederationInitiating
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.wires import LOCAL, Ends
+
+PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
+SECURED: Any = SimpleNamespace(secured=SimpleNamespace(exporter=b"x" * 32))
+PLAIN: Any = SimpleNamespace(secured=None)
+
+
+class Connection:
+    """As much of one as a side looks at."""
+
+    secured = SECURED.secured
+
+
+class SecretTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_text("correct horse\n")
+        self.path.chmod(0o600)
+
+
+class FileTests(SecretTestCase):
+    """A secret is the text of a file."""
+
+    def test_read(self) -> None:
+        """Without the line break at its end."""
+        self.assertEqual(read_secret(self.path), "correct horse")
+
+    def test_none(self) -> None:
+        """What is empty, too long, no text, or of what a secret cannot have, is none."""
+        for data in (b"\n", b"x" * (LARGEST + 1), b"\xff", b"a\x00b"):
+            self.path.write_bytes(data)
+            with self.assertRaises(ValueError):
+                read_secret(self.path)
+
+    def test_mode(self) -> None:
+        """R26: it is for its owner alone."""
+        for mode in (0o640, 0o604, 0o620, 0o601):
+            self.path.chmod(mode)
+            with self.assertRaises(ValueError) as failed:
+                read_secret(self.path)
+            self.assertIn("0600", str(failed.exception))
+        self.path.chmod(0o400)
+        self.assertEqual(read_secret(self.path), "correct horse")
+
+    def test_not_with_all(self) -> None:
+        """A secret of everybody is none."""
+        text = f'[gateway]\ndomains = ["example.org"]\n[peers.default]\nsecret_file = "{self.path.name}"\n'
+        with self.assertRaises(ConfigError) as failed:
+            parse(text, self.path.absolute().parent / "s2sgw.toml")
+        self.assertIn("and not with all", str(failed.exception))
+
+    def test_configured(self) -> None:
+        """A file that cannot be used is told at the start."""
+        text = f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\nsecret_file = "{self.path.name}"\n'
+        self.path.write_bytes(b"")
+        with self.assertRaises(ConfigError) as failed:
+            parse(text, self.path.absolute().parent / "s2sgw.toml")
+        self.assertIn("holds no secret: it is empty", str(failed.exception))
+
+
+class SharedSecretsTests(SecretTestCase):
+    """R26: who has one, and what it is good for."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.secrets = SharedSecrets(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}))
+
+    def granted(self, verdict: Verdict, peer: Domain = PEER, connection: Any = SECURED) -> Permission:
+        return self.secrets.granted(permission(verdict), verdict, peer, connection)
+
+    def test_beside_other_ways(self) -> None:
+        """R26: with a sound certificate it is one more way; without TLS, or for a peer without secret, none."""
+        sound = Verdict(external=True, secret=True)
+        granted = self.granted(sound)
+        assert granted.secret is not None
+        self.assertEqual((granted.external, granted.mutual, granted.secret.binding), (True, False, b"x" * 32))
+        self.assertNotEqual(granted.secret.nonce(), granted.secret.nonce())
+        self.assertIsNone(self.granted(sound, OTHER).secret)
+        self.assertIsNone(self.granted(sound, connection=PLAIN).secret)
+
+    def test_in_place_of_a_certificate(self) -> None:
+        """R26: where nothing else proves the peer, it must, and is given only where the verdict says so."""
+        alone = Verdict(proven_by="secret", secret=True)
+        for given, secret in ((self.granted(alone), True), (self.granted(alone, OTHER), False), (self.granted(alone, connection=PLAIN), False)):
+            self.assertEqual((given.refusal, given.mutual, given.external, given.secret is not None), (None, True, False, secret))
+        refused = self.granted(Verdict(ending=Ending(Cause.REVOKED)))
+        self.assertEqual((refused.secret, refused.mutual, refused.refusal is None), (None, False, False))
+
+    def test_reconsidered(self) -> None:
+        """R26: a stream that it has proven stays under a policy that still has it."""
+        for verdict, peer, stays in ((Verdict(secret=True), PEER, True), (Verdict(secret=True), OTHER, False), (Verdict(), PEER, False)):
+            self.assertEqual(self.secrets.suffices(verdict, peer), stays)
+
+    def test_outbound(self) -> None:
+        """R26: a stream of ours stays where the secret alone proves the peer by the policy of now, if it had to there."""
+        alone = Verdict(proven_by="secret", secret=True, reasons=("no certificate",))
+
+        async def answer(*given: object) -> Verdict:
+            return alone
+
+        judge: Any = SimpleNamespace(verdict=answer, opinion=answer)
+        none: Any = None
+        side = FederationInitiating(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}), none, judge, none, none, none, none)
+        connection: Any = Connection()
+        asked = partial(side.reconsider, connection, Pair(OTHER, PEER), none)
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked()))
+        assert refusal is not None
+        self.assertEqual(refusal.ending.cause, Cause.NOT_PROVEN)
+        judged = side.judge(connection, JudgementNeeded(PEER, OTHER, True), none)
+        granted, reasons = self.successResultOf(Deferred.fromCoroutine(judged))
+        self.assertEqual((granted.mutual, granted.bidi, reasons[0]), (True, True, "proven by secret"))
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(asked())))
+
+    def test_read_again(self) -> None:
+        """R26: a changed file is another secret; one that cannot be read is told, by name alone, and is none."""
+        first = self.secrets.of(PEER)
+        self.assertIs(self.secrets.of(PEER), first)
+        self.path.write_text("battery staple\n")
+        os.utime(self.path, ns=(1, 1))
+        second = self.secrets.of(PEER)
+        self.assertIsNot(second, first)
+        self.path.write_text("")
+        told: list[Any] = []
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.assertIsNone(self.secrets.of(PEER))
+        self.assertEqual([event["event"] for event in told], ["a secret cannot be read"])
+        self.assertNotIn("staple", str(told))
+
+
+class BindingTests(SynchronousTestCase):
+    """RFC 9266: what both ends of one TLS can compute, and nobody else."""
+
+    def test_the_same_on_both_ends(self) -> None:
+        """R26: tls-exporter is the same on both ends, another on each connection, and shown nowhere."""
+        values = []
+        for _ in range(2):
+            ends = Ends().start_tls()
+            assert ends.server.secured is not None
+            assert ends.client.secured is not None
+            self.assertEqual(ends.server.secured.exporter, ends.client.secured.exporter)
+            self.assertEqual(len(ends.server.secured.exporter or b""), 32)
+            self.assertNotIn("exporter", repr(ends.server.secured))
+            values.append(ends.server.secured.exporter)
+        self.assertNotEqual(*values)
+
+    def test_tls_1_2(self) -> None:
+        """R26: none below TLS 1.3, where it cannot be told whether it is safe."""
+        connection: Any = SimpleNamespace(get_protocol_version_name=lambda: "TLSv1.2")
+        self.assertIsNone(exporter(connection))
+
+
+class WholeTests(SecretTestCase):
+    """R26: both engines, both adapters and real TLS between two servers whose certificates prove nothing."""
+
+    def engines(self, theirs: str) -> tuple[Any, Any]:
+        keys, numbers = DialbackKeys(b"x"), itertools.count()
+        receiving = ReceivingStream(
+            ReceivingOptions(keys=keys, serves=LOCAL.__eq__, answers_verify=LOCAL.__eq__, resolve=False), lambda: f"id{next(numbers)}",
+        )
+        self.path.write_text(theirs)
+        return InitiatingStream(InitiatingOptions(local=PEER, peer=LOCAL, keys=keys)), receiving
+
+    def conversed(self, theirs: str) -> tuple[list[Any], list[Ending]]:
+        """What both ends came to: the proven pairs, and how the initiating stream ended, if it did."""
+        initiating, receiving = self.engines(theirs)
+        ends = Ends(engines=(receiving, initiating))
+        other = Path(self.mktemp())
+        other.write_text("correct horse")
+        other.chmod(0o600)
+        sides = (
+            (ends.server, ends.server_owner, receiving, SharedSecrets(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)})), PEER),
+            (ends.client, ends.client_owner, initiating, SharedSecrets(PeerPolicies({"example.org": PeerObject(secret_file=other)})), LOCAL),
+        )
+        unproven = Verdict(proven_by="secret", secret=True)
+
+        def answer(connection: Any, engine: Any, secrets: SharedSecrets, peer: Domain, link: Any, event: Any) -> None:
+            if isinstance(event, JudgementNeeded):
+                connection.step(engine.judged, secrets.granted(permission(unproven), unproven, peer, connection))
+
+        for connection, owner, engine, secrets, peer in sides:
+            owner.on_event = partial(answer, connection, engine, secrets, peer)
+        ends.client.step(initiating.begin)
+        ends.pump.flush()
+        owners = (ends.server_owner, ends.client_owner)
+        return [event for owner in owners for event in owner.events if isinstance(event, PairProven)], ends.client_owner.endings
+
+    def test_same_secret(self) -> None:
+        """R26: each is proven to the other, bound to their TLS."""
+        proven = PairProven(Pair(PEER, LOCAL), "SCRAM-SHA-256-PLUS")
+        self.assertEqual(self.conversed("correct horse\n"), ([proven, proven], []))
+
+    def test_another_secret(self) -> None:
+        """R26: with another secret neither is, and no weaker way is tried."""
+        proven, (ending,) = self.conversed("battery staple\n")
+        self.assertEqual((proven, ending.cause), ([], Cause.SASL_FAILED))

@@ -1,0 +1,452 @@
+"""The DNS view: what it says itself, what it forwards, and what it refuses."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+from dns.message import Message
+from twisted.internet.protocol import ClientFactory, DatagramProtocol
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.backend import dns_view
+from s2sgw.backend.dns_view import DNSView
+from s2sgw.net.resolver import Resolver, Status
+from tests.support.dns import FakeReactor, FakeServer, FakeStream, connect
+
+VIEW = ("127.53.0.1", 53)
+LOCAL = {"example.org", "xn--bcher-kva.example"}
+
+
+class UDPClient(DatagramProtocol):
+    """Collects what comes."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.received.append(datagram)
+
+
+class TCPClient(Int16StringReceiver):
+    """Collects what comes, and whether it ended."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.lost = False
+
+    def stringReceived(self, string: bytes) -> None:
+        self.received.append(string)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = True
+
+
+class ViewCase(SynchronousTestCase):
+    """A view, and a resolver that it forwards to."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.upstream = FakeServer(self.reactor, ("9.9.9.9", 53))
+        self.view = self.make()
+        self.view.listen("127.53.0.1:53")
+        self.client = UDPClient()
+        self.socket = self.reactor.listenUDP(5000, self.client, interface="127.0.0.1")
+
+    def make(self, target: str = "localhost.", forward: tuple[str, ...] = ("9.9.9.9",)) -> DNSView:
+        return DNSView(self.reactor, LOCAL.__contains__, 15270, target, forward)
+
+    def send(self, wire: bytes) -> list[bytes]:
+        """What comes back at once for a datagram."""
+        self.client.received.clear()
+        self.socket.write(wire, VIEW)
+        self.reactor.settle()
+        return list(self.client.received)
+
+    def ask(self, name: str, rdtype: str = "SRV", **options: Any) -> Message:
+        """The answer to a query like Erlang's: over UDP, without EDNS unless `options` want it."""
+        query = dns.message.make_query(name, rdtype, **options)
+        [wire] = self.send(query.to_wire())
+        answer = dns.message.from_wire(wire)
+        self.assertTrue(query.is_response(answer))
+        self.assertTrue(answer.flags & dns.flags.RA)
+        return answer
+
+    def tcp(self, source: str = "127.0.0.1") -> tuple[TCPClient, FakeStream]:
+        """A TCP client."""
+        factory = ClientFactory()
+        client = TCPClient()
+        factory.buildProtocol = lambda addr: client  # type: ignore[method-assign]
+        stream = connect(self.reactor, (source, self.reactor.free_port()), factory, VIEW, self.reactor.tcp[VIEW].factory)
+        self.reactor.settle()
+        return client, stream
+
+    def texts(self, answer: Message) -> list[str]:
+        self.assertEqual(answer.rcode(), dns.rcode.NOERROR)
+        return [record.to_text() for rrset in answer.answer for record in rrset]
+
+    def assertNegative(self, answer: Message, rcode: dns.rcode.Rcode) -> None:
+        """No records, and an SOA record by which that may be kept."""
+        self.assertEqual((answer.rcode(), answer.answer), (rcode, []))
+        self.assertEqual([rrset.rdtype for rrset in answer.authority], [dns.rdatatype.SOA])
+
+
+class OwnAnswerTests(ViewCase):
+    """What the view says itself, nobody else being asked."""
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.upstream.asked, [])
+
+    def test_peers(self) -> None:
+        """Every domain that is not local is reached at the gateway, in any case, A-labels and single labels included."""
+        for domain in ("peer.example", "PEER.Example", "a.b.c.peer.example", "xn--nxasmq6b.example", "single", "org", "notexample.org"):
+            self.assertEqual(self.texts(self.ask(f"_xmpp-server._tcp.{domain}")), ["0 0 15270 localhost."], domain)
+
+    def test_question_is_kept(self) -> None:
+        """The answer's name is spelt as the question's (some clients compare it so)."""
+        answer = self.ask("_XMPP-Server._TCP.Peer.example")
+        self.assertEqual(str(answer.answer[0].name), "_XMPP-Server._TCP.Peer.example.")
+
+    def test_no_way_around(self) -> None:
+        """Neither direct TLS nor the service name of old leads past the gateway."""
+        self.assertNegative(self.ask("_xmpps-server._tcp.peer.example"), dns.rcode.NXDOMAIN)
+        self.assertNegative(self.ask("_jabber._tcp.peer.example"), dns.rcode.NXDOMAIN)
+
+    def test_other_types(self) -> None:
+        """A name of the view's has no records of other types."""
+        self.assertNegative(self.ask("_xmpp-server._tcp.peer.example", "TXT"), dns.rcode.NOERROR)
+
+    def test_target(self) -> None:
+        """localhost is 127.0.0.1 and has no IPv6 address; AAAA is no data, for NXDOMAIN would deny the A record too."""
+        self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
+        self.assertEqual(self.texts(self.ask("LOCALHOST", "A")), ["127.0.0.1"])
+        self.assertNegative(self.ask("localhost", "AAAA"), dns.rcode.NOERROR)
+
+    def test_under_localhost(self) -> None:
+        """There is nothing below localhost, and it is not told outside (RFC 6761 §6.3)."""
+        self.assertNegative(self.ask("_15270._tcp.localhost", "TLSA"), dns.rcode.NXDOMAIN)
+
+    def test_onions(self) -> None:
+        """RFC 7686: the way to an onion service leads to the gateway, and no other name server hears of it."""
+        self.assertEqual(len(self.ask("_xmpp-server._tcp.abc.onion").answer), 1)
+        for name in ("abc.onion", "onion", "_5269._tcp.abc.onion"):
+            self.assertNegative(self.ask(name, "A"), dns.rcode.NXDOMAIN)
+            self.assertEqual(self.upstream.count(name, "A"), 0)
+
+    def test_own_target(self) -> None:
+        """A target of another name is answered for as well as localhost."""
+        self.view.stop()
+        self.view = self.make("Gateway.Example.")
+        self.view.listen("127.53.0.1:53")
+        self.assertEqual(self.texts(self.ask("_xmpp-server._tcp.peer.example")), ["0 0 15270 gateway.example."])
+        self.assertEqual(self.texts(self.ask("gateway.example", "A")), ["127.0.0.1"])
+        self.assertNegative(self.ask("gateway.example", "AAAA"), dns.rcode.NOERROR)
+        self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
+
+    def test_literal_target(self) -> None:
+        """A target that is an address is that address."""
+        self.view.stop()
+        self.view = self.make("127.0.0.5")
+        self.view.listen("127.53.0.1:53")
+        self.assertEqual(self.texts(self.ask("_xmpp-server._tcp.peer.example")), ["0 0 15270 127.0.0.5."])
+        self.assertEqual(self.texts(self.ask("127.0.0.5", "A")), ["127.0.0.5"])
+
+    def test_authenticated_data(self) -> None:
+        """The view's own answers claim no DNSSEC; CD comes back as it was sent, EDNS only to who spoke it."""
+        answer = self.ask("_xmpp-server._tcp.peer.example", flags=dns.flags.RD | dns.flags.CD | dns.flags.AD, want_dnssec=True)
+        self.assertFalse(answer.flags & dns.flags.AD)
+        self.assertTrue(answer.flags & dns.flags.CD)
+        self.assertEqual(answer.edns, 0)
+        self.assertEqual(self.ask("_xmpp-server._tcp.peer.example").edns, -1)
+
+
+class ForwardTests(ViewCase):
+    """What is none of the view's business."""
+
+    def test_forwarded(self) -> None:
+        """Everything else is asked of the resolvers, and answered with all that they say."""
+        self.upstream.add("a.example", "CNAME", "b.example.")
+        self.upstream.add("b.example", "A", "8.8.8.8")
+        self.assertEqual(self.texts(self.ask("a.example", "A")), ["b.example.", "8.8.8.8"])
+        answer = self.ask("gone.example", "MX")
+        self.assertEqual((answer.rcode(), len(answer.authority)), (dns.rcode.NXDOMAIN, 1))
+
+    def test_local_domains(self) -> None:
+        """Loop guard: the services of local domains are asked for outside and never our own; names under them are a peer's."""
+        for domain in ("example.org", "Example.Org", "xn--bcher-kva.example"):
+            for service in ("_xmpp-server", "_xmpps-server", "_jabber"):
+                self.assertEqual(self.ask(f"{service}._tcp.{domain}").rcode(), dns.rcode.NXDOMAIN)
+                self.assertEqual(self.upstream.count(f"{service}._tcp.{domain.lower()}", "SRV"), 1 if domain != "Example.Org" else 2)
+        self.assertEqual(self.texts(self.ask("_xmpp-server._tcp.sub.example.org")), self.texts(self.ask("_xmpp-server._tcp.peer.example")))
+
+    def test_look_alikes(self) -> None:
+        """Services of other names and protocols, and names too short to be of a domain, are none of ours."""
+        for name in ("_xmpp-client._tcp.peer.example", "_xmpp-server._udp.peer.example", "_xmpp-server._tcp", "_tcp.peer.example", "x._xmpp-server._tcp.peer.example", "."):
+            self.ask(name)
+        self.assertEqual(len(self.upstream.asked), 6)
+
+    def test_flags(self) -> None:
+        """DNSSEC is between the client and the resolvers: DO, CD and AD go out, AD comes back; options stay here."""
+        self.upstream.secure = True
+        self.upstream.add("a.example", "A", "8.8.8.8")
+        options = [dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")]
+        answer = self.ask("a.example", "A", want_dnssec=True, flags=dns.flags.RD | dns.flags.CD, options=options)
+        self.assertTrue(answer.flags & dns.flags.AD)
+        [asked] = self.upstream.queries
+        self.assertEqual(int(asked.flags), int(dns.flags.RD | dns.flags.CD))
+        self.assertTrue(asked.ednsflags & dns.flags.DO)
+        self.assertEqual(list(asked.options), [])
+        self.ask("b.example", "A")
+        self.assertFalse(self.upstream.queries[1].ednsflags & dns.flags.DO)
+
+    def test_concurrent(self) -> None:
+        """One slow answer holds up nobody."""
+        self.upstream.mute.add(("slow.example", "A"))
+        slow = dns.message.make_query("slow.example", "A")
+        self.assertEqual(self.send(slow.to_wire()), [])
+        self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
+        self.assertEqual(self.ask("gone.example", "A").rcode(), dns.rcode.NXDOMAIN)
+        self.client.received.clear()
+        self.reactor.pass_time(8.25)
+        self.assertEqual([dns.message.from_wire(wire).rcode() for wire in self.client.received], [dns.rcode.SERVFAIL])
+
+    def test_failing(self) -> None:
+        """What the resolvers cannot answer is SERVFAIL, and so is everything where there are none."""
+        self.upstream.rcodes["bad.example", "A"] = dns.rcode.REFUSED
+        self.assertEqual(self.ask("bad.example", "A").rcode(), dns.rcode.SERVFAIL)
+        self.upstream.stop()
+        self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.SERVFAIL)
+        self.view.stop()
+        self.view = self.make(forward=())
+        self.view.listen("127.53.0.1:53")
+        self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.SERVFAIL)
+
+    def test_bounded(self) -> None:
+        """Above so many forwarded questions at once a further one is SERVFAIL, and there is room again later."""
+        self.patch(dns_view, "FORWARDED", 1)
+        self.upstream.mute.add(("slow.example", "A"))
+        self.send(dns.message.make_query("slow.example", "A").to_wire())
+        self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.SERVFAIL)
+        self.reactor.pass_time(8.25)
+        self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.NXDOMAIN)
+
+    def test_truncated(self) -> None:
+        """What does not fit the client's datagram is truncated, and whole over TCP."""
+        self.upstream.add("big.example", "TXT", *("x" * 200 + str(number) for number in range(20)))
+        for options, limit in (({}, 512), ({"payload": 1232}, 1232), ({"payload": 100}, 512), ({"payload": 65535}, 4096)):
+            answer = self.ask("big.example", "TXT", **options)
+            self.assertTrue(answer.flags & dns.flags.TC)
+            self.assertLessEqual(len(self.client.received[0]), limit)
+        client, _ = self.tcp()
+        client.sendString(dns.message.make_query("big.example", "TXT").to_wire())
+        self.reactor.settle()
+        [wire] = client.received
+        self.assertEqual(len(self.texts(dns.message.from_wire(wire))), 20)
+
+
+class RefusalTests(ViewCase):
+    """What is no question that the view answers."""
+
+    def rcode(self, wire: bytes) -> int:
+        [answer] = self.send(wire)
+        self.assertEqual(answer[:2], wire[:2])
+        self.assertTrue(answer[2] & 0x80)
+        return dns.message.from_wire(answer, ignore_trailing=True).rcode()
+
+    def test_no_message(self) -> None:
+        """Too short for a header, or an answer: dropped, for whoever answers answers echoes for ever."""
+        reply = dns.message.make_response(dns.message.make_query("localhost", "A"))
+        for wire in (b"", b"abc", bytes(11), reply.to_wire()):
+            self.assertEqual(self.send(wire), [])
+
+    def test_malformed(self) -> None:
+        """A header followed by what cannot be read is FORMERR, with its id."""
+        query = dns.message.make_query("localhost", "A").to_wire()
+        for wire in (query[:-1], query + b"x", query[:12] + b"\xc0\x0c\0\1\0\1", query[:4] + b"\xff\xff" + query[6:], query[:12] + b"\x3f" + query[13:]):
+            self.assertEqual(self.rcode(wire), dns.rcode.FORMERR)
+
+    def test_questions(self) -> None:
+        """There is one question to a message."""
+        query = dns.message.make_query("localhost", "A")
+        query.question.append(query.question[0])
+        self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
+        query.question.clear()
+        self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
+
+    def test_opcode(self) -> None:
+        """Queries alone are implemented."""
+        for opcode in (dns.opcode.IQUERY, dns.opcode.STATUS, dns.opcode.NOTIFY, dns.opcode.UPDATE, 15):
+            query = dns.message.make_query("localhost", "A")
+            wire = bytearray(query.to_wire())
+            wire[2] |= opcode << 3
+            self.assertEqual(self.rcode(bytes(wire)), dns.rcode.NOTIMP)
+
+    def test_classes_and_types(self) -> None:
+        """Other classes, transfers and ANY are refused."""
+        self.assertEqual(self.rcode(dns.message.make_query("version.bind", "TXT", dns.rdataclass.CH).to_wire()), dns.rcode.REFUSED)
+        for rdtype in ("ANY", "AXFR", "IXFR"):
+            self.assertEqual(self.rcode(dns.message.make_query("localhost", rdtype).to_wire()), dns.rcode.REFUSED)
+        self.assertEqual(self.upstream.asked, [])
+
+    def test_edns_version(self) -> None:
+        """A version of EDNS that is not spoken here is told so (RFC 6891 §6.1.3)."""
+        self.assertEqual(self.rcode(dns.message.make_query("localhost", "A", use_edns=1).to_wire()), dns.rcode.BADVERS)
+
+    def test_signed(self) -> None:
+        """A question signed by a key that nobody here knows cannot be read."""
+        query = dns.message.make_query("localhost", "A")
+        query.use_tsig({dns.name.from_text("key."): b"secret"})
+        self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
+
+    def test_strangers(self) -> None:
+        """Clients of other machines get nothing, over UDP and TCP."""
+        stranger = UDPClient()
+        socket = self.reactor.listenUDP(5000, stranger, interface="192.168.0.7")
+        socket.write(dns.message.make_query("localhost", "A").to_wire(), VIEW)
+        _, stream = self.tcp("192.168.0.7")
+        self.reactor.settle()
+        self.assertEqual((stranger.received, stream.closed), ([], True))
+
+
+class StreamTests(ViewCase):
+    """Over TCP."""
+
+    def query(self, name: str = "localhost") -> bytes:
+        return dns.message.make_query(name, "A").to_wire()
+
+    def test_pipelined(self) -> None:
+        """Several questions on one connection, in any pieces, answered as the answers come."""
+        self.upstream.delays["slow.example", "A"] = 1
+        self.upstream.add("slow.example", "A", "8.8.8.8")
+        client, _ = self.tcp()
+        self.reactor.pieces = 1
+        client.sendString(self.query("slow.example"))
+        client.sendString(self.query())
+        self.reactor.settle()
+        self.assertEqual(len(client.received), 1)
+        self.reactor.pass_time(1.25)
+        self.assertEqual([self.texts(dns.message.from_wire(wire)) for wire in client.received], [["127.0.0.1"], ["8.8.8.8"]])
+
+    def test_too_many_questions(self) -> None:
+        """Above so many unanswered questions the connection ends."""
+        self.patch(dns_view, "PIPELINED", 2)
+        self.upstream.mute.add(("slow.example", "A"))
+        client, _ = self.tcp()
+        for _ in range(3):
+            client.sendString(self.query("slow.example"))
+        self.reactor.settle()
+        self.assertTrue(client.lost)
+        self.reactor.pass_time(8.25)
+        self.assertEqual((client.received, self.view.clients), ([], set()))
+
+    def test_no_message(self) -> None:
+        """What is no question ends the connection; one that cannot be read is answered."""
+        client, _ = self.tcp()
+        client.sendString(self.query()[:-1])
+        self.reactor.settle()
+        self.assertEqual(dns.message.from_wire(client.received[0]).rcode(), dns.rcode.FORMERR)
+        client.sendString(b"abc")
+        self.reactor.settle()
+        self.assertTrue(client.lost)
+
+    def test_idle(self) -> None:
+        """A connection that is silent too long ends; questions keep it."""
+        client, stream = self.tcp()
+        self.reactor.pass_time(20)
+        client.sendString(self.query())
+        self.reactor.pass_time(20)
+        self.assertFalse(stream.closed)
+        self.reactor.pass_time(10.5)
+        self.assertTrue(stream.closed)
+        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
+
+    def test_gone(self) -> None:
+        """A client that leaves leaves nothing behind, and its answer goes nowhere."""
+        self.upstream.delays["slow.example", "A"] = 1
+        client, stream = self.tcp()
+        client.sendString(self.query("slow.example"))
+        self.reactor.settle()
+        stream.abortConnection()
+        self.reactor.pass_time(2)
+        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
+
+    def test_back_pressure(self) -> None:
+        """Who does not read is not read from."""
+        _, stream = self.tcp()
+        self.assertIs(stream.other.producer, stream.other)
+
+    def test_many_clients(self) -> None:
+        """Above so many clients a further one is turned away."""
+        self.patch(dns_view, "CLIENTS", 1)
+        _, first = self.tcp()
+        _, second = self.tcp()
+        self.assertEqual((first.closed, second.closed), (False, True))
+        first.abortConnection()
+        self.reactor.settle()
+        self.assertFalse(self.tcp()[1].closed)
+
+
+class LifeTests(ViewCase):
+    """Beginning and end."""
+
+    def test_addresses(self) -> None:
+        """It needs a loopback address that it does not forward to."""
+        for address in ("0.0.0.0:53", "192.168.0.1:53", "localhost:53", "[::]:53", "x y"):
+            with self.assertRaises(ValueError, msg=address):
+                self.make().listen(address)
+        with self.assertRaises(ValueError):
+            self.make(forward=("9.9.9.9", "127.0.0.9:53")).listen("127.0.0.9")
+        with self.assertRaises(ValueError):
+            self.make(forward=("dns.example",))
+
+    def test_any_port(self) -> None:
+        """Port 0 is any free one, the same for UDP and TCP; IPv6 will do."""
+        for host in ("127.0.0.9", "[::1]"):
+            view = self.make()
+            view.listen(f"{host}:0")
+            assert view.address is not None
+            self.assertIn(tuple(view.address), self.reactor.udp)
+            self.assertIn(tuple(view.address), self.reactor.tcp)
+
+    def test_port_taken(self) -> None:
+        """A port that is free for TCP alone is not kept half."""
+        self.reactor.broken = True
+        with self.assertRaises(OSError):
+            self.make().listen("127.0.0.9:53")
+        self.assertNotIn(("127.0.0.9", 53), self.reactor.tcp)
+
+    def test_stop(self) -> None:
+        """Stopped, it holds no port, no client and no question; who waits for an answer is told that there is none."""
+        self.upstream.mute.add(("slow.example", "A"))
+        client, _ = self.tcp()
+        client.sendString(dns.message.make_query("slow.example", "A").to_wire())
+        self.send(dns.message.make_query("slow.example", "A").to_wire())
+        self.successResultOf(self.view.stop())
+        self.reactor.settle()
+        self.assertTrue(client.lost)
+        self.assertEqual([dns.message.from_wire(wire).rcode() for wire in self.client.received], [dns.rcode.SERVFAIL])
+        self.assertEqual(set(self.reactor.udp), {("9.9.9.9", 53), ("127.0.0.1", 5000)})
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.successResultOf(self.view.stop())
+
+    def test_through_a_resolver(self) -> None:
+        """A resolver like ours, pointed at it, sees the federation as the backend does."""
+        resolver = Resolver(self.reactor, ["127.53.0.1"])
+        answer = resolver.query("_xmpp-server._tcp.peer.example", "SRV")
+        self.reactor.settle()
+        found = self.successResultOf(answer)
+        self.assertEqual((found.status, found.secure), (Status.FOUND, False))
+
+    def test_noise(self) -> None:
+        """Whatever comes, it goes on."""
+        for number in range(256):
+            self.send(struct.pack("!HBBHHHH", number, 1, number, number % 3, number % 2, 0, 1) + bytes([number]) * (number % 40))
+        self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])

@@ -1,0 +1,46 @@
+"""The embedded echo: what it answers, and what it must not."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.backend.echo import EchoNextHop
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.namespaces import PING, SERVER
+from s2sgw.xmpp.stanza import Stanza
+
+PAIR = Pair(Domain.parse("peer.example"), Domain.parse("example.org"))
+
+
+class EchoTests(SynchronousTestCase):
+    """Messages and pings are answered; errors, rooms and results never (two echoes must not talk for ever)."""
+
+    def answers(self, *stanzas: str) -> list[Stanza]:
+        delivered: list[tuple[Pair, list[Stanza]]] = []
+        hop = EchoNextHop(PAIR, lambda pair, answers: delivered.append((pair, answers)))
+        hop.send([each.replace("@", "from='a@peer.example/r' to='b@example.org' id='7'").encode() for each in stanzas])
+        self.assertEqual([pair for pair, _ in delivered], [PAIR.inverse] * len(delivered))
+        return [answer for _, answers in delivered for answer in answers]
+
+    def test_message(self) -> None:
+        """The body comes back under the same id, addresses swapped, and nothing but the body."""
+        [answer] = self.answers("<message @ type='chat'><body>a &lt; b</body><x xmlns='urn:x'/></message>")
+        echoed = Element.parse(answer.data)
+        self.assertEqual((answer.to, answer.from_, answer.id, answer.type), ("a@peer.example/r", "b@example.org", "7", "chat"))
+        self.assertEqual([(child.name, child.text) for child in echoed.children], [("body", "a < b")])
+
+    def test_ping(self) -> None:
+        """A ping has a result, another request service-unavailable."""
+        ping, other = self.answers(f"<iq @ type='get'><ping xmlns='{PING}'/></iq>", "<iq @ type='set'><x xmlns='urn:x'/></iq>")
+        self.assertEqual((ping.type, other.type), ("result", "error"))
+        error = Element.parse(other.data).child(SERVER, "error")
+        assert error is not None
+        self.assertEqual(error.children[0].name, "service-unavailable")
+
+    def test_no_answer(self) -> None:
+        """Errors, rooms, results, presence and messages without a body have none."""
+        self.assertEqual(self.answers(
+            "<message @ type='error'><body>x</body></message>", "<message @ type='groupchat'><body>x</body></message>",
+            "<message @><x xmlns='urn:x'/></message>", "<iq @ type='result'/>", "<presence @/>",
+        ), [])

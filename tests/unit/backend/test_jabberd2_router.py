@@ -1,0 +1,323 @@
+"""The link with jabberd2's router: parts for lanes, who is served, what comes back, and a life of its own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.backend.jabberd2_router import AGAIN, SWEEP, UNUSED, Router, RouterLink, RouterServices
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.ingress.filtering import StanzaFilters
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.net.dialing import DialFailed
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.stream.events import Announced, Bound, Routed, StanzasReceived
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE, ROOMS, PEER = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "peer.example"))
+IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
+
+
+class FakeConnection:
+    """A connection that keeps what is written."""
+
+    shared = True
+    peer_address, local_address, tls_version, cipher = "127.0.0.1:5347", "127.0.0.1:1", None, None
+
+    def __init__(self, engine: Any, owner: Any) -> None:
+        self.engine, self.owner = engine, owner
+        self.ending: Ending | None = None
+        self.writable = True
+        self.established = False
+        self.written: list[str] = []
+        self.held: list[object] = []
+
+    def step(self, method: Any, *args: Any) -> None:
+        self.written.append(method.__name__)
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data.decode())
+
+    def negotiated(self) -> None:
+        self.established = True
+
+    def close(self, ending: Ending) -> None:
+        if self.ending is None:
+            self.ending = ending
+            self.owner.ended(self, ending)
+
+    def pause(self, holder: object) -> None:
+        self.held.append(holder)
+
+    def resume(self, holder: object) -> None:
+        self.held = [each for each in self.held if each is not holder]
+
+    def when_closed(self) -> Deferred[None]:
+        return succeed(None)
+
+
+class KeepingHop:
+    """The hop towards peers."""
+
+    state, ready, slow, acknowledges, last_cause = "idle", True, False, False, Cause.CLOSED
+
+    def __init__(self, kept: list[str]) -> None:
+        self.kept = kept
+
+    def send(self, data: Any) -> None:
+        self.kept += [each.decode() for each in data]
+
+    def pressed(self) -> None: ...
+    def wanted(self) -> None: ...
+    def contact(self, urged: bool = False) -> None: ...
+    def part(self) -> None: ...
+    def stop(self, cause: Cause) -> Deferred[None]:
+        return succeed(None)
+
+
+class LinkTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.out: list[str] = []
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, self._hop, MemorySpool(0, lambda call: call()), spools=False,
+        )
+        entrance = IngressServices(self.lanes, self.record, StanzaFilters(PeerPolicies({}), self.clock.seconds))
+        self.connections: list[FakeConnection] = []
+        self.failure: Exception | None = None
+        self.secret: Any = lambda: "sesame"
+        router = Router("127.0.0.1", 5347, "s2s", lambda: self.secret(), frozenset({HERE, ROOMS}))
+        around = RouterServices(entrance, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
+        self.link = RouterLink(router, around, BackOff(first=1, jitter=0))
+
+    def _hop(self, flow: DeliveryQueue) -> NextHop:
+        if flow.pair.recipient not in (HERE, ROOMS):
+            return KeepingHop(self.out)
+        return DeliveryAgent(flow, self.link, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        self.connections.append(FakeConnection(engine, owner))
+        return self.connections[-1]
+
+    async def _dial(self, host: str, port: int, build: Any) -> None:
+        connection = build()
+        if self.failure is not None:
+            raise self.failure
+        connection.owner.connected(connection)
+
+    async def _admit(self, pair: Pair) -> Ending | None:
+        return None
+
+    @property
+    def connection(self) -> FakeConnection:
+        return self.connections[-1]
+
+    def tell(self, *events: Any) -> None:
+        for event in events:
+            self.link.event(self.connection, event)  # type: ignore[arg-type]
+
+    def open(self, *names: str) -> None:
+        self.link.start()
+        self.connection.written.clear()
+        self.tell(Bound(True), *(Announced(name, True) for name in names or ("here.example",)))
+
+    def causes(self) -> list[Cause]:
+        return [each.ending.cause for each in self.record.list()]
+
+
+def message(id: str, pair: Pair = IN, inside: str = "") -> Stanza:
+    to, from_ = f"a@{pair.recipient}", f"b@{pair.sender}"
+    return Stanza("message", f"<message to='{to}' from='{from_}' id='{id}'>{inside}</message>".encode(), to, from_, None, id)
+
+
+class LaneTests(LinkTestCase):
+    """Lanes to the domains behind the router."""
+
+    def test_no_burden(self) -> None:
+        """The connection is not ended over one lane's stanza, however large."""
+        self.open()
+        self.lanes.flow(IN).accept([message("1", inside="x" * 100_000)])
+        hop: Any = self.lanes.flow(IN).hop
+        self.assertEqual((hop.stream.burden, hop.stream.connection.shared), (0, True))
+
+    def test_routes(self) -> None:
+        """R33: what waits goes out in order as soon as somebody serves the domain, wrapped for that domain."""
+        flow = self.lanes.flow(IN)
+        flow.accept([message("1"), message("2")])
+        self.open()
+        flow.accept([message("3")])
+        sent = "".join(self.connection.written)
+        self.assertEqual(3, sent.count("to='here.example' from='s2s'><message xmlns='jabber:client'"))
+        self.assertLess(sent.index("id='1'"), sent.index("id='2'"))
+        self.assertLess(sent.index("id='2'"), sent.index("id='3'"))
+
+    def test_unserved(self) -> None:
+        """A domain that no part serves waits, and others do not; when the part goes its lanes wait again."""
+        self.open()
+        rooms = self.lanes.flow(Pair(PEER, ROOMS))
+        rooms.accept([message("1", rooms.pair)])
+        self.assertEqual(("backing off", [Cause.UNREACHABLE]), (rooms.hop.state, self.causes()))
+        self.tell(Announced("rooms.here.example", True), Announced("rooms.here.example", True), Announced("other", True))
+        self.assertEqual(("ready", 1), (rooms.hop.state, len(self.connection.written)))
+        self.tell(Announced("rooms.here.example", False))
+        self.assertNotEqual("ready", rooms.hop.state)
+        self.assertEqual({HERE}, self.link.served)
+
+    def test_unfit(self) -> None:
+        """What jabberd2 would break on comes back, that which waited too, and the others go."""
+        flow = self.lanes.flow(IN)
+        bad = "<x xmlns='a&apos;b'/>"
+        flow.accept([message("1", inside=bad), message("2")])
+        self.open()
+        flow.accept([message("3", inside=bad), message("4")])
+        sent = "".join(self.connection.written)
+        self.assertEqual(["2", "4"], [each for each in "1234" if f"id='{each}'" in sent])
+        self.assertEqual(2, sum("unfit" in each for each in self.out))
+
+    def test_let_go(self) -> None:
+        """A part that nobody uses is let go, so that strangers' names fill nothing; the link stays."""
+        self.open()
+        flow = self.lanes.flow(IN)
+        flow.accept([message("1")])
+        for _ in range(int(UNUSED / SWEEP) + 2):
+            self.clock.advance(SWEEP)
+        self.assertEqual(({}, "bound"), (self.link._parts, self.link.state))
+        self.assertNotEqual("ready", flow.hop.state)
+
+    def test_pressure(self) -> None:
+        """While the router takes nothing lanes hold; then they go on."""
+        self.open()
+        flow = self.lanes.flow(IN)
+        flow.accept([message("1")])
+        self.connection.writable = False
+        self.link.paused(self.connection)  # type: ignore[arg-type]
+        flow.accept([message("2")], source := SimpleNamespace(shared=True))
+        self.assertEqual(1, len(self.connection.written))
+        self.assertEqual(set(), flow._slowed)
+        self.connection.writable = True
+        self.link.resumed(self.connection)  # type: ignore[arg-type]
+        self.assertEqual(2, len(self.connection.written))
+        self.assertTrue(source.shared)
+
+
+class ComingTests(LinkTestCase):
+    """What users send, and what comes back."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.open()
+
+    def test_to_a_peer(self) -> None:
+        """It goes on the lane of its pair."""
+        self.tell(StanzasReceived(OUT, [message("1", OUT), message("2", OUT)]))
+        self.assertEqual(2, len(self.out))
+
+    def test_strange_addresses(self) -> None:
+        """R14: only for the backend's own domains, not for what it should serve itself, and with valid addresses; told, and answered."""
+        for pair, cause in ((Pair(PEER, HERE), Cause.INVALID_FROM), (Pair(HERE, ROOMS), Cause.LOOP)):
+            self.tell(StanzasReceived(pair, [message("1", pair)]))
+            self.assertEqual(cause, self.causes()[-1])
+            self.assertIn(f"to='{pair.sender}' from='s2s'><message xmlns='jabber:client' type='error'", self.connection.written[-1])
+        self.tell(Routed(Stanza("message", b"<message/>", "@@", "a@here.example"), None))
+        self.assertEqual(Cause.ADDRESSING, self.causes()[-1])
+        number = len(self.connection.written)
+        self.tell(Routed(Stanza("message", b"<message/>", "@@", "@@"), None))
+        self.assertEqual((number, []), (len(self.connection.written), self.out))
+
+    def test_beyond_limits(self) -> None:
+        """One that came without its data comes back; the others go."""
+        large = message("1", OUT)
+        large.data = b""
+        self.tell(StanzasReceived(OUT, [large, message("2", OUT)]))
+        self.assertEqual(1, len(self.out))
+        self.assertIn("limit-exceeded", "".join(self.connection.written))
+
+    def test_returned(self) -> None:
+        """As with jabberd2's s2s: 404 is remote-server-not-found, a filter's refusal a policy violation; not for other domains."""
+        for number, condition in (("404", "remote-server-not-found"), ("405", "policy-violation")):
+            self.out.clear()
+            self.tell(Routed(message("1"), number))
+            self.assertIn(condition, self.out[0])
+        self.out.clear()
+        self.tell(Routed(message("1", Pair(PEER, PEER)), "404"))
+        self.assertEqual([], self.out)
+
+    def test_returned_and_kept(self) -> None:
+        """Where nobody serves the domain any more the lane has it still."""
+        flow = self.lanes.flow(IN)
+        self.patch(flow, "hop", SimpleNamespace(acknowledges=True, contact=lambda: None))
+        self.tell(Announced("here.example", False), Routed(message("1"), "404"))
+        self.assertEqual([], self.out)
+
+
+class LifeTests(LinkTestCase):
+    """The connection is made anew whenever it is lost."""
+
+    def test_lost(self) -> None:
+        """Parts go with it; a new one is dialled after a while, sooner where it had worked."""
+        self.open()
+        flow = self.lanes.flow(IN)
+        flow.accept([message("1")])
+        self.clock.advance(60)
+        self.connection.close(Ending(Cause.CONNECTION_LOST))
+        self.assertEqual((False, set(), {}, "backing off"), (self.link.bound, self.link.served, self.link._parts, self.link.state))
+        flow.accept([message("2")])
+        self.clock.advance(1)
+        self.assertEqual((2, "connecting"), (len(self.connections), self.link.state))
+        self.tell(Bound(True), Announced("here.example", True))
+        self.assertIn("id='2'", "".join(self.connection.written))
+
+    def test_not_reached(self) -> None:
+        """Nobody there, no secret, a mistake of ours: told, and tried again ever more rarely."""
+        self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
+        self.link.start()
+        self.clock.advance(1)
+        self.clock.advance(1)
+        self.assertEqual(2, len(self.connections))
+        self.secret = lambda: (_ for _ in ()).throw(ValueError("is empty"))
+        self.clock.advance(1)
+        self.secret, self.failure = lambda: "sesame", RuntimeError()
+        self.clock.advance(4)
+        self.flushLoggedErrors(RuntimeError)
+        self.assertEqual([Cause.CONNECTION_REFUSED, Cause.CONNECTION_REFUSED, Cause.SASL_FAILED, Cause.INTERNAL], [
+            each.ending.cause for each in self.record.list() for _ in range(each.times)
+        ])
+        flow = self.lanes.flow(IN)
+        flow.accept([message("1")])
+        self.assertEqual(Cause.INTERNAL, flow.hop.last_cause)
+        retry = flow.hop.retry  # type: ignore[attr-defined]
+        self.assertEqual(AGAIN, retry.getTime() - self.clock.seconds())
+
+    def test_the_end(self) -> None:
+        """First nothing more is to come, then it closes for good."""
+        self.assertIsNone(self.successResultOf(self.link.unbind()))
+        self.open()
+        unbound = self.link.unbind()
+        self.assertNoResult(unbound)
+        self.assertEqual(["unbind"], self.connection.written)
+        self.tell(Bound(False))
+        self.successResultOf(unbound)
+        self.successResultOf(self.link.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_stopped_early(self) -> None:
+        """Between two attempts, and within one."""
+        self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
+        self.link.start()
+        self.successResultOf(self.link.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())

@@ -1,0 +1,369 @@
+"""The `s2sgw` command: what it asks, what it shows, and its exit status; asked of a real admin connection in memory."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw import __version__
+from s2sgw.admin import client, verbs
+from s2sgw.admin.server import AdminFactory, VerbError
+from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.cli import main as command
+from tests.support.certificates import leaf_for
+
+STREAM = StreamRow(
+    leg="federation", direction="inbound", peer="bücher.example", local="example.org", state="proven", method="EXTERNAL",
+    pairs=[["bücher.example", "example.org"]], tls="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", address="192.0.2.1:40000", age=75.0, reasons=[],
+    resumption="possible",
+)
+OTHER = {**STREAM, "peer": "other.example", "direction": "outbound", "method": "dialback"}
+BACKEND = {**STREAM, "leg": "backend"}
+LANE = LaneRow(
+    sender="example.org", recipient="gone.example", direction="outbound", state="backing off", stanzas=3, bytes=2048, oldest=4000.0,
+    cause="connection-refused", retry=2.5,
+)
+REFUSAL = RefusalRow(
+    at=1_800_000_000.0, direction="inbound", leg="federation", peer="evil.example", local="example.org", address="198.51.100.9",
+    layer="pkix", cause="self-signed", detail="said:\x1b[2J\nline", by="us", condition="not-authorized", reasons=["pkix: self-signed"],
+    remedy="Use a certificate from a public authority.", times=1, first=1_800_000_000.0, letter="Use a certificate from a public authority.",
+)
+UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
+CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
+STATUS = Status(
+    version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
+    streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
+    stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],
+    waiting={"stanzas": 1, "bytes": 2048, "oldest": 3.0}, refusals=4, broken=2,
+)
+
+
+class AdminSocket:
+    """A socket whose other end is the gateway's own admin protocol."""
+
+    factory: AdminFactory
+    failure: OSError | None = None
+    hangs_up = False
+    connected_to = ""
+
+    def __init__(self, family: int) -> None:
+        self.transport = StringTransport()
+        protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol = protocol
+        self.protocol.makeConnection(self.transport)
+
+    def __enter__(self) -> AdminSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.protocol.connectionLost()
+
+    def settimeout(self, seconds: float) -> None:
+        """The bounds are the kernel's business."""
+
+    def connect(self, path: str) -> None:
+        type(self).connected_to = path
+        if self.failure is not None:
+            raise self.failure
+
+    def sendall(self, data: bytes) -> None:
+        self.protocol.dataReceived(data)
+
+    def recv(self, most: int) -> bytes:
+        if self.hangs_up:
+            return b""
+        data: bytes = self.transport.value()[: min(most, 50)]
+        rest = self.transport.value()[len(data) :]
+        self.transport.clear()
+        self.transport.write(rest)
+        return data
+
+
+class CommandCase(SynchronousTestCase):
+    """A configuration in a folder of its own, and a gateway that answers with what `views` holds."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.config = self.folder / "s2sgw.toml"
+        self.config.write_text('[gateway]\nstate = "here"\ndomains = ["example.org"]\n')
+        self.views(streams=[STREAM, OTHER, BACKEND], lanes=[LANE], refusals=[REFUSAL, UNNAMED], certificates=[CERTIFICATE])
+        AdminSocket.failure, AdminSocket.hangs_up = None, False
+        self.patch(socket, "socket", AdminSocket)
+
+    def views(self, **rows: list[Any]) -> None:
+        views = Views(
+            lambda: STATUS, lambda: rows.get("streams", []), lambda: rows.get("lanes", []), lambda: rows.get("refusals", []),
+            lambda: rows.get("certificates", []),
+        )
+        AdminSocket.factory = AdminFactory(verbs.verbs(views), Clock())
+
+    def run_command(self, *words: str) -> Result:
+        return CliRunner().invoke(command.main, [*words, "--config", str(self.config)])
+
+    def json_of(self, *words: str, status: int = 0) -> Any:
+        result = self.run_command(*words, "--json")
+        self.assertEqual(status, result.exit_code, result.output)
+        return json.loads(result.stdout)
+
+
+class AskingTests(CommandCase):
+    def test_finds_the_socket(self) -> None:
+        """The socket is in the state directory of the configuration, which is relative to the file."""
+        self.run_command("status")
+        self.assertEqual(str(self.folder.absolute() / "here" / "admin.sock"), AdminSocket.connected_to)
+
+    def test_default_state(self) -> None:
+        """Without a state the contract's default counts."""
+        self.config.write_text("")
+        self.run_command("status")
+        self.assertEqual(str(self.folder.absolute() / "state" / "admin.sock"), AdminSocket.connected_to)
+
+    def test_a_broken_file_is_no_obstacle(self) -> None:
+        """A gateway can be asked while its file has an unknown key."""
+        self.config.write_text('[gateway]\nstate = "here"\nfrobnicate = 1\n')
+        self.assertEqual(0, self.run_command("status").exit_code)
+
+    def test_not_running(self) -> None:
+        """No socket, nobody behind it, or a gateway that goes away: 3."""
+        for failure in (FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "Connection refused")):
+            AdminSocket.failure = failure
+            result = self.run_command("status")
+            self.assertEqual(3, result.exit_code)
+            self.assertIn("no gateway is running here", result.output)
+        AdminSocket.failure, AdminSocket.hangs_up = None, True
+        self.assertEqual(3, self.run_command("status").exit_code)
+
+    def test_not_running_in_json(self) -> None:
+        """The same in JSON."""
+        AdminSocket.failure = FileNotFoundError(2, "No such file or directory")
+        self.assertFalse(self.json_of("status", status=3)["ok"])
+
+    def test_may_not_ask(self) -> None:
+        """A socket of another user, or a gateway that hangs: 2, in words."""
+        for failure, words in ((PermissionError(13, "Permission denied"), "permission denied"), (TimeoutError(), "does not answer")):
+            AdminSocket.failure = failure
+            result = self.run_command("status")
+            self.assertEqual(2, result.exit_code)
+            self.assertIn(words, result.output)
+
+    def test_no_configuration(self) -> None:
+        """No file, no TOML, or a state that is no path: 2, in words."""
+        for text, words in (("state = [", "not valid TOML"), ("[gateway]\nstate = 1", "must be a path"), ("gateway = 1", "must be a path")):
+            self.config.write_text(text)
+            result = self.run_command("status")
+            self.assertEqual(2, result.exit_code)
+            self.assertIn(words, result.output)
+        self.config.unlink()
+        self.assertIn("cannot be read: No such file", self.run_command("status").output)
+
+    def test_usage(self) -> None:
+        """An unknown verb, an unknown option, a PEER that is no domain: 2."""
+        self.assertEqual(2, self.run_command("frobnicate").exit_code)
+        self.assertEqual(2, self.run_command("status", "--frobnicate").exit_code)
+        self.assertEqual(2, self.run_command("streams", "not a domain").exit_code)
+        self.assertEqual(2, self.run_command("streams", "--limit", "0").exit_code)
+
+    def test_an_answer_without_end(self) -> None:
+        """A gateway that answers without end is not listened to for ever."""
+        self.patch(client, "ANSWER_BYTES", 10)
+        self.assertEqual(3, self.run_command("status").exit_code)
+
+    def test_version(self) -> None:
+        """--version names the version."""
+        self.assertEqual(f"s2sgw {__version__}\n", CliRunner().invoke(command.main, ["--version"]).output)
+
+    def test_verbs(self) -> None:
+        """Every verb is one of the contract's, says what it does, and takes --json."""
+        contract = {
+            "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
+            "reload", "drain", "setup",
+        }
+        self.assertEqual(set(), set(command.main.commands) - contract)
+        for name, verb in command.main.commands.items():
+            self.assertTrue(verb.help, name)
+            for each in getattr(verb, "commands", {name: verb}).values():
+                self.assertIn("as_json", [parameter.name for parameter in each.params], each.name)
+
+
+class AnswerTests(CommandCase):
+    def test_status(self) -> None:
+        """At a glance, in words and in JSON."""
+        self.assertEqual(STATUS, self.json_of("status"))
+        output = self.run_command("status").output
+        for words in ("running for 2 h 1 min on /etc/s2sgw.toml", "tcp:5269 (federation)", "2 inbound on the federation leg",
+                      "1 stanzas, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed"):
+            self.assertIn(words, output)
+
+    def test_streams(self) -> None:
+        """All of them, or those of a peer however its name is spelt; 1 where it has none."""
+        self.assertEqual([STREAM, OTHER, BACKEND], self.json_of("streams"))
+        self.assertEqual([OTHER], self.json_of("streams", "OTHER.example"))
+        self.assertEqual([STREAM, BACKEND], self.json_of("streams", "xn--bcher-kva.example"))
+        self.assertEqual([], self.json_of("streams", "none.example", status=1))
+        self.assertEqual([STREAM], self.json_of("streams", "--limit", "1"))
+        output = self.run_command("streams").output
+        self.assertIn("1 min 15 s", output)
+        self.assertIn("bücher.example", output)
+
+    def test_lanes(self) -> None:
+        """What waits, to and from a peer."""
+        self.assertEqual([LANE], self.json_of("lanes", "gone.example"))
+        self.assertEqual([LANE], self.json_of("lanes", "example.org"))
+        output = self.run_command("lanes").output
+        for words in ("backing off", "2.0 KiB", "1 h 6 min", "connection-refused", "2.5 s"):
+            self.assertIn(words, output)
+
+    def test_peers(self) -> None:
+        """One row each, counted over streams, lanes and refusals; the backend leg is no peer's."""
+        rows = {row["peer"]: row for row in self.json_of("peers")}
+        self.assertEqual({"", "bücher.example", "other.example", "gone.example", "evil.example"}, set(rows))
+        self.assertEqual((1, 0, ["EXTERNAL"]), tuple(rows["bücher.example"][key] for key in ("inbound", "outbound", "methods")))
+        self.assertEqual((0, 1, ["dialback"]), tuple(rows["other.example"][key] for key in ("inbound", "outbound", "methods")))
+        self.assertEqual(3, rows["gone.example"]["waiting"])
+        self.assertEqual({"at": 1_800_000_000.0, "layer": "pkix", "cause": "self-signed"}, rows["evil.example"]["last_refusal"])
+        self.assertIn("2027-01-15 08:00:00Z pkix/self-signed", self.run_command("peers").output)
+
+    def test_refusals(self) -> None:
+        """The last ones, with what a stranger said escaped, and the remedy."""
+        self.assertEqual([UNNAMED], self.json_of("refusals", "--limit", "1"))
+        self.assertEqual([REFUSAL], self.json_of("refusals", "evil.example"))
+        output = self.run_command("refusals").output
+        self.assertIn("pkix/self-signed: said:\\x1b[2J\\x0aline", output)
+        self.assertIn("remedy: Use a certificate", output)
+        self.assertIn("peer (unnamed)", output)
+        self.assertIn("(said by them)", output)
+        self.assertNotIn("\x1b", output)
+
+    def test_json_cannot_steer_a_terminal(self) -> None:
+        """JSON is in ASCII, control characters escaped."""
+        output = self.run_command("refusals", "--json").output
+        self.assertTrue(output.isascii())
+        self.assertNotIn("\x1b", output)
+
+    def test_markup_is_text(self) -> None:
+        """A name that looks like markup of the table library is shown as it is."""
+        self.views(streams=[{**STREAM, "peer": "[bold red]x[/]"}])
+        self.assertIn("[bold red]x[/]", self.run_command("streams").output)
+
+    def test_a_cell_cannot_steer_a_terminal(self) -> None:
+        """What is not printable is written out in a table too."""
+        self.views(streams=[{**STREAM, "peer": "x\x1b[2J\u202ey"}])
+        self.assertIn("x\\x1b[2J\\u202ey", self.run_command("streams").output)
+
+    def test_certificates(self) -> None:
+        """1 where a domain has none, or one that has expired."""
+        self.assertEqual([CERTIFICATE], self.json_of("certs"))
+        self.assertIn("1 d 1 h", self.run_command("certs").output)
+        self.views(certificates=[{**CERTIFICATE, "left": -90000.0}])
+        result = self.run_command("certs")
+        self.assertEqual(1, result.exit_code)
+        self.assertIn("-1 d 1 h", result.output)
+        self.views(certificates=[{**CERTIFICATE, "name": None, "names": [], "expires": None, "left": None}])
+        self.assertEqual(1, self.run_command("certs").exit_code)
+
+    def test_nothing_to_tell(self) -> None:
+        """An idle gateway says so in words, and that is no failure."""
+        self.views()
+        for verb, words in (("streams", "No stream"), ("lanes", "no lane"), ("peers", "No peer"), ("refusals", "Nothing was"), ("certs", "no local")):
+            result = self.run_command(verb)
+            self.assertEqual(0, result.exit_code)
+            self.assertIn(words, result.output)
+
+    def test_what_the_verbs_refuse(self) -> None:
+        """The admin socket itself refuses a bad limit and a peer that is no name."""
+        registry = verbs.verbs(Views(lambda: STATUS, list, list, list, list))
+        for arguments in ({"limit": 0}, {"limit": True}, {"limit": "1"}, {"limit": 10**9}, {"peer": 1}, {"peer": "a b"}):
+            self.assertRaises(VerbError, registry["streams"], arguments)
+
+    def test_a_claimed_name_that_is_no_domain(self) -> None:
+        """What a stranger claimed to be need not be a domain."""
+        self.views(refusals=[{**REFUSAL, "peer": "no domain"}])
+        self.assertEqual([], self.json_of("refusals", "evil.example", status=1))
+
+    def test_gibibytes(self) -> None:
+        """Large lanes are shown in large units."""
+        self.views(lanes=[{**LANE, "bytes": 3 * 1024**3, "stanzas": 0, "cause": None, "retry": None, "oldest": 5e5}])
+        self.assertIn("3.0 GiB", self.run_command("lanes").output)
+
+
+class ConfigurationTests(CommandCase):
+    """`check` and `setup`, which need no running gateway."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(socket, "socket", None)
+        certificates = self.folder / "certs"
+        certificates.mkdir()
+        self.leaf(certificates, "example.org")
+        self.config.write_text(
+            '[gateway]\nstate = "here"\ndomains = ["example.org"]\n[tls]\ncertificates = "certs"\n'
+            '[backend]\naddress = "127.0.0.1:15269"\ndns_view = "127.53.0.1:53"\n[dns]\nservers = ["192.0.2.53"]\n'
+        )
+
+    def leaf(self, folder: Path, domain: str) -> None:
+        issued = leaf_for(domain)
+        (folder / f"{domain}.crt").write_bytes(issued.pem_chain)
+        key = folder / f"{domain}.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+
+    def test_good(self) -> None:
+        """A good file: 0, and nothing is made."""
+        result = self.run_command("check")
+        self.assertEqual(0, result.exit_code, result.output)
+        self.assertIn("is good, for example.org", result.output)
+        self.assertEqual([], self.json_of("check")["complaints"])
+        self.assertFalse((self.folder / "here").exists())
+
+    def test_complaints(self) -> None:
+        """All that is wrong is listed: 2."""
+        self.config.write_text('[gateway]\ndomains = []\nfrobnicate = 1\n[log]\nlevel = "loud"\n')
+        result = self.run_command("check")
+        self.assertEqual(2, result.exit_code)
+        for words in ("gateway.domains", "gateway.frobnicate", "log.level"):
+            self.assertIn(words, result.output)
+        self.assertGreaterEqual(len(self.json_of("check", status=2)["complaints"]), 3)
+
+    def test_certificates(self) -> None:
+        """A domain without a certificate is a complaint too."""
+        self.config.write_text(self.config.read_text().replace('["example.org"]', '["example.org", "rooms.example.org"]'))
+        result = self.run_command("check")
+        self.assertEqual(2, result.exit_code)
+        self.assertIn("names rooms.example.org", result.output)
+
+    def test_setup(self) -> None:
+        """The lines on standard output alone, and the authority they trust is written."""
+        result = self.run_command("setup", "prosody")
+        self.assertEqual(0, result.exit_code, result.output)
+        self.assertIn("unbound", result.stdout)
+        answer = self.json_of("setup", "prosody", "--local", "example.org")
+        self.assertTrue(Path(answer["authority"]).exists())
+        self.assertIn(answer["authority"], answer["lines"])
+
+    def test_setup_that_cannot_be(self) -> None:
+        """An unknown server, a domain that is not ours or none at all, a broken file: 2."""
+        self.assertEqual(2, self.run_command("setup", "frobd").exit_code)
+        self.assertEqual(2, self.run_command("setup", "prosody", "--local", "other.example").exit_code)
+        self.assertEqual(2, self.run_command("setup", "prosody", "--local", "a b").exit_code)
+        self.config.write_text("")
+        self.assertEqual(2, self.run_command("setup", "prosody").exit_code)
+
+    def test_certificates_in_the_same_breath(self) -> None:
+        """All complaints at once: those about the file, and those about the certificates in the folder that it names."""
+        certificates = self.folder / "certs"
+        certificates.mkdir(exist_ok=True)
+        (certificates / "a.crt").write_text("no certificate")
+        self.config.write_text('[gateway]\ndomains = ["example.org"]\n[tls]\nminimum = "1.1"\n')
+        result = self.run_command("check")
+        self.assertEqual(2, result.exit_code)
+        self.assertIn("tls.minimum", result.output)
+        self.assertIn("a.crt", result.output)

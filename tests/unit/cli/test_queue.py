@@ -1,0 +1,81 @@
+"""`s2sgw queue …`: what it asks, what it shows, and its exit status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cli import main as command
+from s2sgw.cli import output as answering
+from s2sgw.cli import tables
+
+PEER = {
+    "peer": "gone.example", "lanes": 2, "stanzas": 3, "bytes": 2048, "oldest": 75.0, "states": ["backing off", "held"],
+    "cause": "connection-refused", "retry": 2.5, "held": ["example.org gone.example"],
+}
+STANZA = {
+    "sender": "example.org", "recipient": "gone.example", "number": 7, "place": "spooled", "kind": "iq", "type": "get", "id": "x\x1b[2J",
+    "bytes": 400, "age": 5.0, "left": 20.0, "written": False, "held": True, "data": None,
+}
+POISON = {"at": 1_800_000_000.0, "sender": "example.org", "recipient": "gone.example", "kind": "message", "id": "p", "bytes": 10, "cause": "poison", "data": "<message>\x1b</message>"}
+
+
+class QueueCommandTests(SynchronousTestCase):
+    """Each verb of the group."""
+
+    def run_command(self, answer: Any, *words: str) -> Result:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+        def ask(path: object, verb: str, arguments: dict[str, Any]) -> Any:
+            self.asked.append((verb, arguments))
+            return answer
+
+        self.patch(answering, "ask", ask)
+        self.patch(answering, "socket_path", lambda config: config)
+        return CliRunner().invoke(command.main, ["queue", *words])
+
+    def test_list(self) -> None:
+        """By peer, with everything that an operator asks first; 1 where the named peer has nothing."""
+        result = self.run_command([PEER], "list")
+        for words in ("gone.example", "backing off, held", "2.0 KiB", "1 min 15 s", "connection-refused", "2.5 s", "example.org gone.example"):
+            self.assertIn(words, result.output)
+        self.assertEqual(([("queue list", {"limit": 1000})], 0), (self.asked, result.exit_code))
+        self.assertEqual(1, self.run_command([], "list", "gone.example").exit_code)
+        self.assertIn("Nothing waits", self.run_command([], "list").output)
+
+    def test_poison(self) -> None:
+        """With the text of each, escaped."""
+        result = self.run_command([POISON], "list", "--poison")
+        self.assertIn("example.org -> gone.example  message  poison", result.output)
+        self.assertIn("<message>\\x1b</message>", result.output)
+        self.assertEqual([("queue poison", {"limit": 1000})], self.asked)
+        self.assertIn("Nothing was put aside", self.run_command([], "list", "--poison").output)
+
+    def test_show(self) -> None:
+        """A target of one, two or three words; the text of one stanza in full."""
+        self.assertIn("spooled, held", self.run_command([STANZA], "show", "gone.example").output)
+        self.assertNotIn("\x1b", self.run_command([STANZA], "show", "gone.example").output)
+        result = self.run_command([{**STANZA, "data": "<iq>" + "x" * 1000 + "</iq>"}], "show", "example.org", "gone.example", "7")
+        self.assertIn("</iq>", result.output)
+        self.assertEqual([("queue show", {"target": ["example.org", "gone.example", 7], "limit": 1000})], self.asked)
+        self.assertEqual(1, self.run_command([], "show", "gone.example").exit_code)
+        self.assertEqual(2, self.run_command([], "show").exit_code)
+
+    def test_changes(self) -> None:
+        """Each says how much it was about; drop, flush and release of nothing are a no; what has no lane yet may be held."""
+        for words, verb, more, said, of_nothing in (
+            (["hold"], "queue hold", {}, "3 stanzas in 2 lanes held", 0), (["release"], "queue release", {}, "released", 1),
+            (["drop"], "queue drop", {"quietly": False}, "dropped", 1), (["drop", "--quietly"], "queue drop", {"quietly": True}, "dropped", 1),
+            (["flush"], "queue flush", {}, "to be tried now", 1),
+        ):  # fmt: skip
+            result = self.run_command({"lanes": 2, "stanzas": 3, "holds": 1}, *words, "gone.example")
+            self.assertIn(said, result.output)
+            self.assertEqual(([(verb, {"target": ["gone.example"], **more})], 0), (self.asked, result.exit_code))
+            self.assertEqual(of_nothing, self.run_command({"lanes": 0, "stanzas": 0, "holds": 0}, *words, "gone.example").exit_code)
+
+    def test_tables_hold_everything(self) -> None:
+        """Every column finds its cell."""
+        for columns, row in ((tables.QUEUE, PEER), (tables.QUEUED, STANZA)):
+            self.assertEqual(len(columns), len([column.cell(row) for column in columns]))

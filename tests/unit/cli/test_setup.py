@@ -1,0 +1,221 @@
+"""What `s2sgw setup` prints for each server, made from the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cli.setup import SERVERS, SetupError, authority_file, setup_text
+from s2sgw.config import Config, parse
+from s2sgw.xmpp.jid import Domain
+
+GATEWAY = '[gateway]\nstate = "/var/lib/s2sgw"\ndomains = ["example.org", "b--c.example"]\n'
+BACKEND = '[backend]\naddress = "127.0.0.1:15269"\nlisten = "tcp:15270:interface=127.0.0.1"\n'
+VIEW = 'dns_view = "127.0.0.1:5353"\n'
+
+PROSODY = """\
+-- Prosody behind s2sgw, for example.org, b--c.example.
+-- These lines go into the global section of prosody.cfg.lua, before the first VirtualHost.
+-- Needed too: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian has them there).
+
+-- The gateway brings in the streams of all peers at this address; peers connect to the gateway.
+s2s_interfaces = { "127.0.0.1" }
+s2s_ports = { 15269 }
+
+-- Every peer resolves to the gateway. No trust anchor for DNSSEC may be configured beside this.
+unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353" }
+
+-- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
+-- A VirtualHost with an ssl table of its own needs the cafile there. The gateway's state directory is closed to others:
+-- where Prosody runs as a user of its own, copy the file, and name the copy.
+ssl = { cafile = "/var/lib/s2sgw/backend-ca.pem" }
+s2s_secure_auth = true
+s2s_require_encryption = true
+
+-- Few connections carry everybody's stanzas. (The limit for clients is Debian's own.)
+limits = { c2s = { rate = "10kb/s" }; s2sin = { rate = "50mb/s"; burst = "2s" } }
+"""
+
+
+class SetupTestCase(SynchronousTestCase):
+    def config(self, backend: str = BACKEND + VIEW, gateway: str = GATEWAY) -> Config:
+        folder = Path(self.mktemp()).absolute()
+        (folder / "certs").mkdir(parents=True)
+        return parse(gateway + backend, folder / "s2sgw.toml")
+
+    def settings(self, server: str, backend: str = BACKEND + VIEW) -> list[str]:
+        """The lines that are no comments."""
+        text = setup_text(server, self.config(backend))
+        return [line for line in text.splitlines() if line and not line.startswith(("--", "#"))]
+
+
+class ProsodyTests(SetupTestCase):
+    def test_exact(self) -> None:
+        """The lines of BACKENDS.md, with the addresses and the authority of this configuration."""
+        self.assertEqual(PROSODY, setup_text("prosody", self.config()))
+
+    def test_tls(self) -> None:
+        """What the backend leg asks of TLS is asked of the server."""
+        for tls, secure, required in (("required", "true", "true"), ("optional", "true", "false"), ("never", "false", "false")):
+            lines = self.settings("prosody", f'{BACKEND}{VIEW}tls = "{tls}"\n')
+            self.assertIn(f"s2s_secure_auth = {secure}", lines)
+            self.assertIn(f"s2s_require_encryption = {required}", lines)
+
+    def test_onions(self) -> None:
+        """Where there are peers under .onion, libunbound is told to ask for them (the view answers, nobody else hears of it)."""
+        lines = self.settings("prosody", BACKEND + VIEW + '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n')
+        self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353"; options = { ["local-zone:"] = "onion. transparent" } }', lines)
+
+    def test_localhost(self) -> None:
+        """Prosody listens on addresses, not names."""
+        self.assertIn('s2s_interfaces = { "127.0.0.1" }', self.settings("prosody", '[backend]\naddress = "localhost:15269"\n' + VIEW))
+
+    def test_ipv6(self) -> None:
+        """Addresses of the other family are spelt as each file has them."""
+        lines = self.settings("prosody", '[backend]\naddress = "[::1]:15269"\ndns_view = "[::1]:5353"\n')
+        self.assertIn('s2s_interfaces = { "::1" }', lines)
+        self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "::1@5353" }', lines)
+
+
+class EjabberdTests(SetupTestCase):
+    def test_settings(self) -> None:
+        """The listener, the authority, TLS, and no long memory of failures."""
+        self.assertEqual(
+            [
+                "listen:", "  -", "    port: 15269", '    ip: "127.0.0.1"', "    module: ejabberd_s2s_in",
+                'ca_file: "/var/lib/s2sgw/backend-ca.pem"', "s2s_use_starttls: required", "s2s_max_retry_delay: 1",
+            ],
+            self.settings("ejabberd"),
+        )
+        for tls, starttls in (("optional", "optional"), ("never", "false")):
+            self.assertIn(f"s2s_use_starttls: {starttls}", self.settings("ejabberd", f'{BACKEND}{VIEW}tls = "{tls}"\n'))
+
+    def test_inetrc(self) -> None:
+        """The view in Erlang's words, in both families."""
+        self.assertIn("#    {nameserver,{127,0,0,1},5353}.\n", setup_text("ejabberd", self.config()))
+        six = setup_text("ejabberd", self.config(BACKEND + 'dns_view = "[::1]:5353"\n'))
+        self.assertIn("#    {nameserver,{0,0,0,0,0,0,0,1},5353}.\n", six)
+
+    def test_target(self) -> None:
+        """ejabberd resolves the target by the system: one that it may not find there is told."""
+        for target, told in (("localhost.", False), ("127.0.0.1", False), ("gateway.example", True)):
+            text = setup_text("ejabberd", self.config(f'{BACKEND}{VIEW}target = "{target}"\n'))
+            self.assertEqual(told, "resolves the target gateway.example. by the system" in text, target)
+
+
+class Jabberd2Tests(SetupTestCase):
+    def test_xml(self) -> None:
+        """The text is XML, whatever the domains are called, with address and port; the environment is in its comment."""
+        text = setup_text("jabberd2", self.config())
+        local = ElementTree.fromstring(text)
+        self.assertEqual(("127.0.0.1", "15269"), (local.findtext("ip"), local.findtext("port")))
+        self.assertIn("NAMESERVERS=127.0.0.1\n", text)
+        self.assertIn("RES_OPTIONS=port:5353\n", text)
+
+    def test_tls(self) -> None:
+        """Where TLS is required it needs a certificate; it is told so."""
+        self.assertIn("It must have a certificate", setup_text("jabberd2", self.config()))
+        self.assertIn("Without <pemfile/>", setup_text("jabberd2", self.config(f'{BACKEND}{VIEW}tls = "never"\n')))
+
+
+class RouterTests(SetupTestCase):
+    """jabberd2 by its router."""
+
+    def lines(self, more: str = "") -> str:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        secret = folder / "router.secret"
+        secret.write_text("sesame\n")
+        secret.chmod(0o600)
+        return setup_text("jabberd2", self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{secret}"\n{more}'))
+
+    def test_xml(self) -> None:
+        """Who may be the default route; that jabberd2's s2s is not to run; and not the secret itself."""
+        text = self.lines()
+        tree = ElementTree.fromstring(f"<all>{text}</all>")
+        self.assertEqual(["s2s"], [each.text for each in tree.iterfind("user/name")])
+        self.assertEqual([("default-route", "s2s")], [(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")])
+        self.assertIn("do not start jabberd2-s2s", text)
+        self.assertNotIn("sesame", text)
+
+    def test_another_user(self) -> None:
+        """Who is called otherwise than what it binds must be let."""
+        text = self.lines('user = "gate"')
+        tree = ElementTree.fromstring(f"<all>{text}</all>")
+        self.assertEqual({("default-route", "gate"), ("bind", "gate")}, {(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")})
+
+    def test_other_servers(self) -> None:
+        """The router is jabberd2's."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        (folder / "s").write_text("x")
+        (folder / "s").chmod(0o600)
+        config = self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{folder}/s"\n')
+        with self.assertRaises(SetupError):
+            setup_text("prosody", config)
+
+
+class OpenfireTests(SetupTestCase):
+    def test_unverified(self) -> None:
+        """The lines are marked as unverified; they lead to the inner listener and need no view."""
+        text = setup_text("openfire", self.config(BACKEND))
+        self.assertIn("UNVERIFIED", text)
+        self.assertIn("dnsutil.dnsOverride = {*,127.0.0.1:15270}\n", text)
+        self.assertIn("/var/lib/s2sgw/backend-ca.pem", text)
+
+    def test_every_interface(self) -> None:
+        """A listener on every interface is reached on loopback."""
+        text = setup_text("openfire", self.config('[backend]\nlisten = "tcp:15270"\n'))
+        self.assertIn("{*,127.0.0.1:15270}", text)
+
+
+class RefusalTests(SetupTestCase):
+    """When there are no lines to print."""
+
+    def refused(self, words: str, server: str, config: Config, local: str | None = None) -> None:
+        with self.assertRaises(SetupError) as caught:
+            setup_text(server, config, Domain.parse(local) if local else None)
+        self.assertIn(words, str(caught.exception))
+
+    def test_unknown_server(self) -> None:
+        """For a server that we do not know, those that we do are named."""
+        self.refused("there are for prosody, ejabberd, jabberd2, openfire", "tigase", self.config())
+
+    def test_no_view(self) -> None:
+        """Without the view none of the three finds the gateway."""
+        for server in ("prosody", "ejabberd", "jabberd2"):
+            self.refused("backend.dns_view is not set", server, self.config(BACKEND))
+
+    def test_echo(self) -> None:
+        """The echo backend needs no server."""
+        self.refused("nothing but the embedded echo serves anything", "prosody", self.config('[backend]\nkind = "echo"\n'))
+
+    def test_no_port(self) -> None:
+        """A listener that is no TCP port is nowhere to send a server to."""
+        for listen in ("unix:/run/x", "tcp:0"):
+            self.refused("is no TCP port", "prosody", self.config(f'[backend]\nlisten = "{listen}"\n{VIEW}'))
+
+    def test_several_backends(self) -> None:
+        """Of several backends one is named by a domain of its own."""
+        config = self.config(
+            '[[backend]]\ndomains = ["example.org"]\n' + VIEW
+            + '[[backend]]\ndomains = ["b--c.example"]\naddress = "127.0.0.1:16269"\nlisten = "tcp:16270"\ndns_view = "127.0.0.1:5354"\n'
+            + '[[backend]]\nkind = "echo"\ndomains = ["echo.example"]\n',
+            GATEWAY.replace("]", ', "echo.example"]', 2).replace('[gateway, "echo.example"]', "[gateway]"),
+        )
+        self.refused("there are several backends", "prosody", config)
+        self.refused("nothing but the embedded echo serves echo.example", "prosody", config, "echo.example")
+        self.refused("no backend serves other.example", "prosody", config, "other.example")
+        self.assertIn("s2s_ports = { 16269 }", setup_text("prosody", config, Domain.parse("b--c.example")))
+
+
+class AuthorityTests(SetupTestCase):
+    def test_file(self) -> None:
+        """Every text points to the one file."""
+        config = self.config()
+        self.assertEqual(Path("/var/lib/s2sgw/backend-ca.pem"), authority_file(config))
+        for server in SERVERS:
+            if server != "jabberd2":  # which knows no certificates on this leg
+                self.assertIn(str(authority_file(config)), setup_text(server, config))

@@ -1,0 +1,191 @@
+"""What changes while the gateway runs, over the real parts of one (which open nothing), and what a start would complain of."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.reload import ReloadResult
+from s2sgw.composition.gateway import GatewayParts
+from s2sgw.composition.renewal import Reconfiguration
+from s2sgw.config import ConfigError
+from s2sgw.net.https import Fetched, Unfetched
+from s2sgw.runtime import deny_lists
+from s2sgw.runtime.deny_lists import ListUnreadable
+from s2sgw.runtime.preflight import check_configuration
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import shared_root
+
+CONFIG = """\
+[gateway]
+domains = ["example.org"]
+[tls]
+certificates = "certs"
+trust_anchors = "ca.crt"
+[backend]
+kind = "echo"
+[queue]
+disk = 0
+"""
+PEER = Domain.parse("peer.example")
+
+
+class Reactor(MemoryReactorClock):
+    """Threads there are none."""
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+
+class FolderCase(SynchronousTestCase):
+    """A configuration with everything that it names."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "certs").mkdir(parents=True)
+        (self.folder / "ca.crt").write_bytes(shared_root().pem)
+        self.leaf("certs/ours", "example.org")
+        self.path = self.folder / "s2sgw.toml"
+        self.path.write_text(CONFIG)
+
+    def leaf(self, name: str, domain: str) -> None:
+        issued = shared_root().issue(dns=[domain])
+        (self.folder / f"{name}.crt").write_bytes(issued.pem_chain)
+        key = self.folder / f"{name}.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+
+    def also(self, text: str) -> None:
+        self.path.write_text(CONFIG + text)
+
+    def complaints(self) -> list[str]:
+        with self.assertRaises(ConfigError) as caught:
+            check_configuration(self.path)
+        return [each.replace(f"{self.folder}/", "") for each in caught.exception.complaints]
+
+
+class RenewalTests(FolderCase):
+    """Reload over the parts of a gateway."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.parts = GatewayParts(check_configuration(self.path).config, Reactor())
+        self.renewal = Reconfiguration(self.parts)
+        self.renewal.open()
+        self.addCleanup(self.renewal.close)
+
+    def reload(self) -> ReloadResult:
+        return self.successResultOf(self.renewal.reload.run("the test"))
+
+    def cause(self) -> str | None:
+        """Why a stream of the peer is refused at its header."""
+        refusal = self.parts.inbound.refuses_sender(PEER)
+        return refusal.ending.cause.value if refusal else None
+
+    def test_policy(self) -> None:
+        """Whoever holds the policies sees the new ones, and so does a peer."""
+        inbound, judge = self.parts.inbound, self.parts.judge
+        self.assertIsNone(self.cause())
+        self.also('[peers."peer.example"]\nallow = false\nhold = "7s"\n')
+        self.assertTrue(self.reload().ok)
+        self.assertEqual("not-allowed", self.cause())
+        self.assertIs(inbound.peers, self.parts.policies)
+        self.assertIs(judge, self.parts.judge)
+        self.assertEqual(7.0, self.parts.outbound.peers.policy(PEER).hold)
+
+    def test_tls(self) -> None:
+        """The least version, the anchors and the certificates are those of now."""
+        before, first = self.parts.inbound.server_tls(False), self.parts.certificates.for_domain(Domain.parse("example.org"))
+        self.assertIs(before, self.parts.inbound.server_tls(False))
+        self.assertEqual(1, len(self.parts.anchors()))
+        (self.folder / "ca.crt").write_bytes(shared_root().pem + shared_root().intermediate().pem)
+        self.leaf("certs/ours", "example.org")
+        self.path.write_text(CONFIG.replace("[backend]", 'minimum = "1.3"\n[backend]'))
+        outcome = self.reload()
+        self.assertEqual((["tls.minimum"], ["ours"]), ([row["key"] for row in outcome.changes], outcome.certificates))
+        self.assertIsNot(before, self.parts.inbound.server_tls(False))
+        self.assertNotEqual(first, self.parts.certificates.for_domain(Domain.parse("example.org")))
+        self.assertEqual((2, "1.3"), (len(self.parts.anchors()), self.parts.policies.policy(PEER).minimum))
+
+    def test_nothing_changes(self) -> None:
+        """A bad file leaves everything as it was, a special certificate without its key too."""
+        self.also('[peers.default]\nallow = false\n[peers."peer.example"]\ncertificate = "special"\n')
+        (self.folder / "special.crt").write_bytes(b"x")
+        (self.folder / "special.key").write_bytes(b"x")
+        outcome = self.reload()
+        self.assertFalse(outcome.ok)
+        self.assertIn('peers."peer.example".certificate', outcome.complaints[0])
+        self.assertIsNone(self.cause())
+
+    def test_deny_list(self) -> None:
+        """A list counts with the reload that brings it; later changes of its file count by themselves, and are noted."""
+        names = self.folder / "deny.txt"
+        names.write_text("peer.example\n")
+        self.also('[policy]\ndeny_lists = ["deny.txt"]\nrefresh = "60s"\n')
+        self.assertTrue(self.reload().ok)
+        self.assertEqual("deny-listed", self.cause())
+        names.write_text("other.example\n")
+        self.parts.reactor.advance(60)
+        self.assertIsNone(self.cause())
+        lines = [json.loads(line) for line in self.parts.audit.path.read_text().splitlines()]
+        self.assertEqual(["reload", "deny list"], [line["action"] for line in lines])
+        self.assertEqual((["other.example"], ["peer.example"]), (lines[1]["added"], lines[1]["removed"]))
+
+
+class ReadinessTests(FolderCase):
+    """What a start would complain of."""
+
+    def test_good(self) -> None:
+        """Nothing where all is well."""
+        self.assertEqual((), check_configuration(self.path).warnings)
+
+    def test_files_of_peers(self) -> None:
+        """The anchors and certificates of single peers, and deny lists, are read before anything is opened."""
+        (self.folder / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n")
+        (self.folder / "deny.txt").write_text("<html>\n<body>\n")
+        self.leaf("good", "example.org")
+        self.leaf("half", "example.org")
+        os.replace(self.folder / "half.key", self.folder / "half.key.moved")
+        (self.folder / "half.key").write_bytes(b"none")
+        self.also(
+            '[peers."a.example"]\ntrust_anchors = "bad.pem"\ncertificate = "good"\n[peers."b.example"]\ncertificate = "half"\n'
+            '[policy]\ndeny_lists = ["deny.txt"]\n'
+        )
+        found = self.complaints()
+        for words in ('peers."a.example".trust_anchors', 'peers."b.example".certificate: half.key', "policy.deny_lists: deny.txt is no list"):
+            self.assertEqual(1, sum(words in each for each in found), f"{words}: {found}")
+
+
+class FetchTests(SynchronousTestCase):
+    """How a deny list is fetched."""
+
+    def fetched(self, answer: Any) -> Deferred[bytes]:
+        self.made: dict[str, Any] = {}
+
+        def https(reactor: Any, resolve: Any, trust_root: Any, **more: Any) -> Any:
+            self.made = {**more, "private": resolve.args}
+            return SimpleNamespace(get=lambda url: answer)
+
+        self.patch(deny_lists, "HTTPS", https)
+        return Deferred.fromCoroutine(deny_lists.lists(None, None, None)("https://lists.example/"))  # type: ignore[arg-type]
+
+    def test_page(self) -> None:
+        """The page itself, within the bounds of a list; the operator's server may have any address."""
+        self.assertEqual(b"a.example\n", self.successResultOf(self.fetched(succeed(Fetched(200, None, b"a.example\n")))))
+        self.assertEqual((True, 8 * 1024 * 1024, 30.0), (self.made["private"][1], self.made["limit"], self.made["timeout"]))
+
+    def test_no_page(self) -> None:
+        """Another status, a redirect, a failure: told in words."""
+        for answer, words in (
+            (succeed(Fetched(404, None, b"")), "the server answered with status 404"),
+            (succeed(Fetched(301, "https://x.example/", b"")), "the server answered with status 301, leading to https://x.example/"),
+            (fail(Unfetched("no answer in 30 s")), "no answer in 30 s"),
+        ):
+            self.assertEqual(words, str(self.failureResultOf(self.fetched(answer), ListUnreadable).value))

@@ -1,0 +1,74 @@
+"""What one configuration says and another does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.config import parse
+from s2sgw.config.diff import changes, unchangeable
+from s2sgw.config.loading import SECTIONS
+
+GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
+
+
+class ChangesTests(SynchronousTestCase):
+    """Key by key."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "certs").mkdir(parents=True)
+
+    def between(self, old: str, new: str) -> dict[str, tuple[object, object]]:
+        """What changes, by key; both texts stand behind a sound [gateway]."""
+        configs = [parse(GATEWAY + text, self.folder / "s2sgw.toml") for text in (old, new)]
+        self.found = changes(*configs)
+        return {change.key: (change.old, change.new) for change in self.found}
+
+    def test_nothing(self) -> None:
+        """A default that is written out, another order, another spelling: nothing changes."""
+        self.assertEqual({}, self.between("", '[queue]\nhold = "600s"\n[tls]\nminimum = "1.2"\n'))
+        self.assertEqual({}, self.between(
+            '[peers."A.Example"]\nallow = false\n[peers.default]\nhold = "1m"\n', '[peers.default]\nhold = "60s"\n[peers."a.example."]\nallow = false\n',
+        ))
+
+    def test_values(self) -> None:
+        """A value that differs, one that comes and one that goes, within tables too."""
+        self.assertEqual(
+            {
+                "tls.minimum": ("1.2", "1.3"), "queue.iq_hold": (30.0, 10.0), "policy.allow_only_listed": (False, True),
+                "peers.default.limits.bytes_per_second": (1000, 2000), 'peers."a.example".allow': (False, None),
+                'peers."*.b.example".pins': (None, ["sha256:" + "ab" * 32]),
+            },
+            self.between(
+                '[peers.default.limits]\nbytes_per_second = 1000\n[peers."a.example"]\nallow = false\n',
+                '[peers.default.limits]\nbytes_per_second = 2000\n[peers."*.b.example"]\npins = ["sha256:' + "ab" * 32 + '"]\n'
+                '[tls]\nminimum = "1.3"\n[queue]\niq_hold = "10s"\n[policy]\nallow_only_listed = true\n',
+            ),
+        )
+        self.assertEqual([], unchangeable(self.found))
+
+    def test_empty_objects(self) -> None:
+        """An object that says nothing is a change too: it lists a peer."""
+        self.assertEqual({'peers."a.example"': (None, {})}, self.between("", '[peers."a.example"]\n'))
+        self.assertEqual({'peers."a.example".allow': (None, True), 'peers."a.example"': ({}, None)}, self.between(
+            '[peers."a.example"]\n', '[peers."a.example"]\nallow = true\n',
+        ))
+
+    def test_unchangeable(self) -> None:
+        """Listeners, backends, the name servers and the like need a restart, each told by its key."""
+        self.between("", (
+            '[[listen]]\nendpoint = "tcp:5270"\n[[listen]]\nendpoint = "tcp:5271"\ntls = "direct"\n[dns]\nservers = ["192.0.2.1"]\n'
+            '[backend]\naddress = "192.0.2.2:5269"\n[log]\nlevel = "debug"\n[queue]\nmemory = "1MiB"\nhold = "1m"\n'
+        ))
+        complaints = unchangeable(self.found)
+        for key in ("listen[0].endpoint", "listen[1].endpoint", "listen[1].tls", "dns.servers", "backend[0].address", "queue.memory", "log.level"):
+            self.assertIn(f"{key}: can change only at a restart", complaints)
+        self.assertNotIn("queue.hold: can change only at a restart", complaints)
+
+    def test_every_section_is_looked_at(self) -> None:
+        """No section is left out: each is an attribute of the configuration."""
+        config = parse(GATEWAY, self.folder / "s2sgw.toml")
+        for name in SECTIONS:
+            self.assertTrue(hasattr(config, "backends" if name == "backend" else name), name)

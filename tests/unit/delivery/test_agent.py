@@ -1,0 +1,622 @@
+"""Couriers and lanes at work: stanzas wait for a stream, go out on it in order, or come back as bounces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery import holds as orders
+from s2sgw.delivery.acknowledgements import StreamManagementAcks, TcpAcks
+from s2sgw.delivery.agent import ISOLATING, ISOLATIONS, STEADY, DeliveryAgent
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.runtime.policy_change import PeerStreams
+from s2sgw.s2s import stream_limits
+from s2sgw.s2s.connecting import ConnectServices
+from s2sgw.s2s.destinations import WAKES, Destinations
+from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.stream.events import PairProven, PairRefused, Permission
+from s2sgw.stream.features import PeerLimits
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
+OUT = Pair(HERE, THERE)
+
+
+class FakeConnection:
+    """What a courier sees of a connection."""
+
+    peer_address = "192.0.2.1:5269"
+    tls_version = "TLSv1.3"
+    last_sent = last_received = 0.0
+    shared = False
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.writable = True
+        self.written: list[bytes] = []
+        self.ending: Ending | None = None
+        self.closed: Deferred[None] = Deferred()
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self, ending: Ending) -> None:
+        if self.ending is None:
+            self.ending = ending
+            self.owner.ended(self, ending)
+            self.closed.callback(None)
+
+    abort = close
+
+    def when_closed(self) -> Deferred[None]:
+        return self.closed
+
+    def prove(self) -> None:
+        self.owner.event(self, PairProven(self.owner.pair, "EXTERNAL"))
+
+
+class FakeSide:
+    """A side whose look-ups are answered by the test."""
+
+    leg = "federation"
+
+    def __init__(self) -> None:
+        self.targets: tuple[Target, ...] = (Target("s.there.example", 5269, ("192.0.2.1",)),)
+        self.ending: Ending | None = None
+        self.dials: list[Deferred[None]] = []
+        self.limits = PeerLimits()
+        self.known: int | None = None
+        self.managed = False
+        self.most = 0
+
+    def dialler(self, pair: Pair, target: Target) -> Any:
+        return self.dial
+
+    def dial(self, address: str, port: int, build: Any) -> Deferred[None]:
+        """The way is open as soon as somebody asks; the connection is there when the test says so."""
+        build()
+        self.dials.append(Deferred())
+        return self.dials[-1]
+
+    async def resolve(self, pair: Pair) -> Resolution:
+        return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
+        return SimpleNamespace(
+            peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
+            closing=False, extensible=False,
+        )
+
+    def shown(self, pair: Pair) -> str | None:
+        return None
+
+    def streams(self, pair: Pair) -> int:
+        return self.most
+
+    def largest(self, pair: Pair) -> int | None:
+        return self.known
+
+    def tls(self, pair: Pair, target: Target) -> Any:
+        return None
+
+    async def judge(self, connection: Any, question: Any, target: Any) -> tuple[Permission, tuple[str, ...]]:
+        return Permission(), ()
+
+
+class Source:
+    """A stream that can be slowed."""
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+        self.held: list[object] = []
+
+    def pause(self, token: object) -> None:
+        self.held.append(token)
+
+    def resume(self, token: object) -> None:
+        self.held.remove(token)
+
+
+class World:
+    """Lanes whose outbound hops are couriers, on a clock; inbound hops keep what they get."""
+
+    def __init__(self, memory: int = 1 << 20, stream_limits: int = 0) -> None:
+        self.clock = Clock()
+        self.side = FakeSide()
+        self.connections: list[FakeConnection] = []
+        self.dials = self.side.dials
+        self.back: list[Bounced] = []
+        self.manners = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop,
+            MemorySpool(0, lambda call: call()), spools=False,
+        )
+
+    def _hop(self, flow: DeliveryQueue) -> NextHop:
+        if flow.direction == "inbound":
+            return KeepingHop(self.back)
+        opener = ConnectServices(self._connection, self.clock, self.manners, room=self.room)  # type: ignore[arg-type]
+        return DeliveryAgent(flow, PeerStreamProvider(self.side, opener), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        self.connections.append(FakeConnection(owner))
+        return self.connections[-1]
+
+    def open(self) -> FakeConnection:
+        self.dials[-1].callback(None)
+        self.connections[-1].prove()
+        return self.connections[-1]
+
+    def fail(self, cause: Cause) -> None:
+        """The attempt under way comes to nothing."""
+        self.dials[-1].callback(None)
+        self.connections[-1].close(Ending(cause, by="network"))
+
+    @property
+    def flow(self) -> DeliveryQueue:
+        return self.lanes.flow(OUT)
+
+    @property
+    def state(self) -> str:
+        return self.flow.hop.state
+
+    @property
+    def hop(self) -> Any:
+        return self.flow.hop
+
+
+@dataclass
+class Bounced:
+    """What came back."""
+
+    id: str
+    data: bytes
+
+
+class KeepingHop:
+    """A hop that keeps what it gets."""
+
+    state, ready, slow, acknowledges, last_cause = "idle", True, False, False, Cause.CLOSED
+
+    def __init__(self, kept: list[Bounced]) -> None:
+        self._kept = kept
+
+    def send(self, data: Sequence[bytes]) -> None:
+        for each in data:
+            element = Element.parse(each)
+            self._kept.append(Bounced(element.attributes["id"], each))
+
+    def wanted(self) -> None: ...
+
+    def pressed(self) -> None: ...
+
+    def contact(self, urged: bool = False) -> None: ...
+
+    def part(self) -> None: ...
+
+    def stop(self, cause: Cause) -> Deferred[None]:
+        return succeed(None)
+
+
+def message(id: str, kind: Any = "message", type: str | None = None, size: int = 10) -> Stanza:
+    data = f"<{kind} id='{id}'>{'.' * size}</{kind}>".encode()
+    return Stanza(kind, data, "u@there.example", "u@here.example", type, id)
+
+
+def ids(written: list[bytes]) -> list[str]:
+    """The ids of the stanzas in each write, joined."""
+    return ["".join(re.findall(r"<\w+ id='(\w+)'", data.decode())) for data in written]
+
+
+class CourierTests(SynchronousTestCase):
+    """From the first stanza to the stream, and back when there is none."""
+
+    def test_opens_on_demand_and_delivers_in_order(self) -> None:
+        """R33: what waited goes first, in one write, then what comes goes straight through."""
+        world = World()
+        self.assertEqual(world.state, "idle")
+        world.flow.accept([message("1"), message("2")])
+        world.flow.accept([message("3")])
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
+        connection = world.open()
+        world.flow.accept([message("4")])
+        self.assertEqual(ids(connection.written), ["123", "4"])
+        self.assertEqual((world.state, len(world.flow.lane)), ("ready", 0))
+
+    def test_next_address(self) -> None:
+        """R36: the next target is tried when one fails."""
+        world = World()
+        world.side.targets = tuple(Target(f"s{n}.there.example", 5269, (f"192.0.2.{n}",)) for n in (1, 2))
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        self.assertEqual(len(world.open().written), 1)
+
+    def test_final_cause_bounces_at_once(self) -> None:
+        """R34: what can never be delivered comes back at once, and so does what follows during the back-off."""
+        world = World()
+        world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
+        world.flow.accept([message("1")])
+        world.flow.accept([message("2")])
+        self.assertEqual([stanza.id for stanza in world.back], ["1", "2"])
+        self.assertIn(b"remote-server-not-found", world.back[0].data)
+        self.assertEqual(world.state, "backing off")
+
+    def test_temporary_cause_waits_and_tries_again(self) -> None:
+        """R39: a server that cannot be reached is tried again, longer apart each time; what waited is delivered with a stamp."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+        self.assertEqual((world.state, world.back), ("backing off", []))
+        world.clock.advance(2)
+        self.assertEqual(world.state, "backing off")
+        world.side.ending = None
+        world.clock.advance(3.9)
+        self.assertEqual(len(world.dials), 0)
+        world.clock.advance(0.1)
+        connection = world.open()
+        self.assertEqual(ids(connection.written), ["1"])
+        self.assertIn(b"<delay xmlns='urn:xmpp:delay' from='here.example' stamp='1970-01-01T00:00:00.000Z'/></message>", connection.written[0])
+
+    def test_expiry_bounces_with_the_cause(self) -> None:
+        """R34: an IQ that waited 30 s comes back with the reason why its server was not reached; a message still waits."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("q", "iq", "get"), message("m")])
+        for _ in range(31):
+            world.clock.advance(1)
+            world.lanes.sweep()
+        self.assertEqual([stanza.id for stanza in world.back], ["q"])
+        self.assertIn(b"remote-server-timeout", world.back[0].data)
+        self.assertIn(b"dns-unreachable", world.back[0].data)
+        self.assertEqual(len(world.flow.lane), 1)
+
+    def test_contact_wakes(self) -> None:
+        """A peer that contacts us wakes its lane."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+        world.side.ending = None
+        world.manners.wake(THERE.ascii, lambda: None)
+        world.lanes.contact(THERE)
+        self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_contact_put_off(self) -> None:
+        """A peer that contacts us again at once is asked again soon: its word is put off, not dropped."""
+        world = World()
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.flow.accept([message("1")])
+
+        def contact() -> None:
+            world.manners.wake(THERE.ascii, lambda: world.lanes.contact(THERE))
+            world.lanes.contact(THERE)
+        contact()
+        world.side.ending = None
+        contact()
+        self.assertEqual((world.state, len(world.dials)), ("backing off", 0))
+        world.clock.advance(WAKES)
+        self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_contact_during_an_attempt(self) -> None:
+        """A peer that contacts us while an attempt runs is tried again at once when that fails, whatever it fails for, and once."""
+        for cause in (Cause.CONNECTION_REFUSED, Cause.STREAM_ERROR):
+            world = World()
+            world.flow.accept([message("1")])
+            world.clock.advance(1)
+            world.manners.wake(THERE.ascii, lambda: None)
+            world.lanes.contact(THERE)
+            self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
+            world.fail(cause)
+            world.clock.advance(0)
+            self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+            world.clock.advance(1)
+            world.fail(cause)
+            world.clock.advance(1)
+            self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
+
+    def test_flushed(self) -> None:
+        """The operator's word counts at once: by flushing a lane, or all that waits for a peer whose key was approved."""
+        for approved in (False, True):
+            world = World()
+            world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+            world.flow.accept([message("1")])
+            world.side.ending = None
+            if approved:
+                PeerStreams(world.lanes, []).wake(THERE)  # type: ignore[arg-type]
+            else:
+                orders.flush(world.flow)
+            self.assertEqual(ids(world.open().written), ["1"])
+
+    def test_error_before_enabled(self) -> None:
+        """A stream error while `<enable/>` is unanswered is no word about the one stanza on its way: it goes again."""
+        for enabling, back in ((True, []), (False, ["1"])):
+            world = World()
+            world.side.managed = True
+            world.flow.accept([message("1")])
+            world.dials[-1].callback(None)
+            world.connections[-1].owner.engine.enabling = enabling
+            world.hop._receipts_of = lambda courier, stream, clock=world.clock: StreamManagementAcks(int, clock, lambda owed: None)
+            world.connections[-1].prove()
+            world.connections[-1].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
+            self.assertEqual([stanza.id for stanza in world.back], back)
+
+    def test_refused_pair(self) -> None:
+        """The other side does not serve that domain: bounced."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.HOST_UNKNOWN, by="them")))
+        self.assertEqual([stanza.id for stanza in world.back], ["1"])
+        self.assertIsNotNone(world.connections[0].ending)
+
+    def test_failed_dialback_holds_the_lane(self) -> None:
+        """R42: what waits is held through a failed dialback and tried again; only its `hold` ends that, by a bounce."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.dials[0].callback(None)
+        world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
+        self.assertEqual((world.state, world.back, len(world.flow.lane)), ("backing off", [], 1))
+        world.clock.advance(2)
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        world.dials[1].callback(None)
+        world.connections[1].owner.event(world.connections[1], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
+        world.clock.advance(598)
+        world.lanes.sweep()
+        self.assertEqual([stanza.id for stanza in world.back], ["1"])
+        self.assertIn(b"dialback-invalid", world.back[0].data)
+
+    def test_slow_hop_slows_its_source(self) -> None:
+        """Back-pressure: a stream that takes no more holds up whoever feeds it, and lets go when it takes again."""
+        world, source = World(), Source()
+        world.flow.accept([message("1")], source)
+        connection = world.open()
+        connection.writable = False
+        world.flow.accept([message("2")], source)
+        self.assertEqual((source.held, len(world.flow.lane)), ([world.flow], 1))
+        connection.writable = True
+        connection.owner.resumed(connection)
+        self.assertEqual((source.held, ids(connection.written)), ([], ["1", "2"]))
+
+    def test_slow_hop_does_not_slow_what_others_share(self) -> None:
+        """Where the stanzas of several lanes come by one stream, one peer that reads nothing holds up nobody but itself."""
+        world, source = World(), Source(shared=True)
+        world.flow.accept([message("0")], source)
+        world.open().writable = False
+        world.flow.accept([message("1")], source)
+        self.assertEqual((source.held, world.flow.lane.pending), ([], True))
+
+    def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
+        """A lane that fills while its stream is being opened slows its source; while it backs off it bounces what is too much."""
+        world, source = World(memory=50_000), Source()
+        world.flow.accept([message("1", size=6000)], source)
+        self.assertEqual(source.held, [world.flow])
+        world.dials[0].callback(None)
+        world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
+        self.assertEqual((world.state, source.held), ("backing off", []))
+        world.flow.accept([message("2", size=6000)], source)
+        self.assertEqual(([stanza.id for stanza in world.back], source.held), (["2"], []))
+        self.assertIn(b"resource-constraint", world.back[0].data)
+
+    def test_lost_stream(self) -> None:
+        """A stream that worked is opened again at once when something waits; one that did not live is not hammered."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.clock.advance(1)
+        connection = world.open()
+        world.clock.advance(STEADY)
+        connection.writable = False
+        world.flow.accept([message("2")])
+        connection.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        world.clock.advance(0)
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+        second = world.open()
+        second.writable = False
+        world.flow.accept([message("3")])
+        second.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        world.clock.advance(0)
+        self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
+        world.clock.advance(2)
+        self.assertEqual(len(world.dials), 3)
+
+    def test_poison(self) -> None:
+        """The closes that it takes to find a poisonous stanza are no failures: the lane tries again soon, and goes on soon."""
+        for end, said in (
+            (Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"), "policy-violation"),
+            (Ending(Cause.CONNECTION_LOST, by="network"), "closed without an error, twice"),
+        ):
+            world = World()
+            world.flow.accept([message(id) for id in ("1", "bad", "3")])
+            world.hop._receipts_of = self.by_hand
+            while not world.back:
+                connection = world.open()
+                if ids(connection.written) == ["1"]:
+                    world.flow.acknowledged(1)
+                connection.close(end)
+                self.assertEqual((world.state, world.hop.failures), ("backing off", 0))
+                world.clock.advance(2 * ISOLATING)
+            self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
+            self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
+
+    def by_hand(self, courier: DeliveryAgent, stream: Any) -> Any:
+        receipts = TcpAcks()
+        receipts.acknowledges = True
+        return receipts
+
+    def test_every_one_poison(self) -> None:
+        """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
+        world = World()
+        world.flow.accept([message(str(number)) for number in range(ISOLATIONS + 2)])
+        world.hop._receipts_of = self.by_hand
+        rests = []
+        for _ in range(ISOLATIONS + 2):
+            world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
+            rests.append(world.hop.retry.getTime() - world.clock.seconds())
+            world.clock.advance(rests[-1])
+        self.assertEqual(rests, [ISOLATING] * ISOLATIONS + [2.0, 4.0])
+
+    def test_nothing_in_doubt(self) -> None:
+        """A lane that had nothing on its way when the stream ended over content (of another lane on it) waits no longer for that."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
+        self.assertEqual((world.hop.failures, world.hop.retry.getTime()), (0, ISOLATING))
+
+    def test_parts(self) -> None:
+        """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment
+        has a new one at once, in order, and nothing was lost or counted as a failure.
+        """
+        world = World()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        world.flow.hop.part()
+        self.assertEqual((Cause.IDLE, True), (connection.ending and connection.ending.cause, connection.ending and connection.ending.in_order))
+        world.flow.accept([message("2")])
+        world.flow.accept([message("3")])
+        world.clock.advance(0)
+        self.assertEqual(2, len(world.connections))
+        self.assertEqual((["1"], ["23"]), (ids(connection.written), ids(world.open().written)))
+        courier: Any = world.flow.hop
+        self.assertEqual((0, []), (courier.failures, world.back))
+
+    def test_does_not_part(self) -> None:
+        """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
+        world = World()
+        world.flow.hop.part()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        courier: Any = world.flow.hop
+        courier.receipts = TcpAcks()
+        courier.receipts.acknowledges = True
+        world.flow.accept([message("2")])
+        courier.part()
+        self.assertIsNone(connection.ending)
+        world.flow.acknowledged(1)
+        lending = courier.stream._lending
+        lending.incoming = object()
+        courier.part()
+        self.assertIsNone(connection.ending)
+        lending.incoming = None
+        other = lending.allow(Pair(Domain.parse("rooms.here.example"), THERE))
+        other.listener = courier
+        courier.part()
+        self.assertIsNone(connection.ending)
+        other.listener = courier.stream.target = None
+        courier.part()
+        self.assertIsNone(connection.ending)
+
+    def test_room(self) -> None:
+        """R37: where there are as many streams as may be, a lane waits for one that is at rest; its stanzas go out in order,
+        and so do those that come for the other lane in the very moment in which its stream is closed.
+        """
+        world, other = World(stream_limits=1), Pair(HERE, Domain.parse("other.example"))
+        world.flow.accept([message("1")])
+        first = world.open()
+        first.last_sent = first.last_received = 0.0
+        world.clock.advance(stream_limits.AT_REST)
+        flow = world.lanes.flow(other)
+        flow.accept([message("2")])
+        self.assertEqual(("connecting", "backing off"), (flow.hop.state, world.state))
+        world.flow.accept([message("4")])
+        flow.accept([message("3")])
+        world.clock.advance(0)
+        self.assertEqual((Cause.IDLE, ["connecting"] * 2), (first.ending and first.ending.cause, [flow.hop.state, world.state]))
+        self.assertEqual((["1"], 2, 1), (ids(first.written), len(world.dials), len(world.room or ())))
+        second = world.open()
+        second.last_sent = second.last_received = world.clock.seconds()
+        world.clock.advance(stream_limits.AT_REST + stream_limits.LOOK)
+        self.assertEqual((["23"], ["4"]), (ids(second.written), ids(world.open().written)))
+        self.assertEqual([], world.back)
+
+    def test_idle_flow_is_forgotten(self) -> None:
+        """A flow without stream, stanzas or back-off takes no memory."""
+        world = World()
+        world.flow.accept([message("1")])
+        world.open().close(Ending(Cause.CLOSED, by="them"))
+        world.clock.advance(600)
+        world.lanes.sweep()
+        self.assertEqual(list(world.lanes), [])
+
+    def test_stop(self) -> None:
+        """A stop closes the stream in order and bounces what waits; nothing is opened any more."""
+        world = World()
+        world.flow.accept([message("1")])
+        connection = world.open()
+        world.lanes.stop()
+        self.assertEqual(connection.ending, Ending(Cause.SHUTDOWN))
+        waiting = World()
+        waiting.flow.accept([message("2")])
+        waiting.lanes.stop()
+        self.assertEqual([stanza.id for stanza in waiting.back], ["2"])
+        self.assertEqual(waiting.clock.getDelayedCalls(), [])
+
+    def test_limit_of_the_next_server(self) -> None:
+        """R32: a stanza above what the next server announces (XEP-0478) is bounced with the reason, not sent."""
+        world = World()
+        world.side.limits = PeerLimits(max_bytes=12_000)
+        world.flow.accept([message("1", size=12_001), message("2")])
+        connection = world.open()
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2"], ["1"]))
+        world.flow.accept([message("3"), message("4", size=12_001)])
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["1", "4"]))
+        self.assertIn(b"larger than the next server accepts", world.back[0].data)
+        self.assertEqual(len(world.flow.lane), 0)
+
+    def test_limit_that_is_known(self) -> None:
+        """A server that announces nothing may be known for its limit; the lesser counts, but nobody has less than 10,000 bytes."""
+        for limits, known, largest in ((None, 65_535, 65_535), (20_000, 65_535, 20_000), (5, None, 10_000), (None, None, None)):
+            world = World()
+            world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
+            world.flow.accept([message("1")])
+            world.open()
+            self.assertEqual(world.flow.fitness.largest, largest)
+
+    def test_what_cannot_be_held(self) -> None:
+        """What would break the next server comes back with the reason, whether it waited or not; the rest goes on."""
+        world = World()
+        world.side.limits = PeerLimits(holds=lambda data: b"id='bad" not in data)
+        world.flow.accept([message("bad1"), message("2")])
+        connection = world.open()
+        world.flow.accept([message("3"), message("bad4")])
+        self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["bad1", "bad4"]))
+        self.assertIn(b"policy: unfit", world.back[0].data)
+
+    def test_no_room_for_a_stamp(self) -> None:
+        """R32, R39: our own stamp does not make a stanza too large for the next server."""
+        world = World()
+        world.side.limits = PeerLimits(max_bytes=12_000)
+        world.flow.accept([message("1", size=11_950), message("2")])
+        world.clock.advance(5)
+        written = world.open().written[0]
+        self.assertEqual((ids([written]), written.count(b"<delay")), (["12"], 1))
+
+    def test_counts(self) -> None:
+        """Every stanza is counted with its direction, kind and outcome."""
+        world = World()
+        world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
+        world.flow.accept([message("1"), message("e", type="error")])
+        self.assertEqual(
+            dict(world.record.stanzas),
+            {("outbound", "message", "bounced"): 1, ("outbound", "message", "dropped"): 1, ("inbound", "message", "passed"): 1},
+        )

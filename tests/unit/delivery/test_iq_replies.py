@@ -1,0 +1,78 @@
+"""R33, R41: answers to IQs that go no further."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery import iq_replies
+from s2sgw.delivery.iq_replies import LateReplies, PingReplies
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+from tests.unit.delivery.test_queue import HERE, OUT, World
+
+BACK = OUT.inverse
+OTHER = Pair(Domain.parse("other.example"), HERE)
+
+
+def request(id: str) -> Stanza:
+    return Stanza("iq", b"", "u@there.example", "u@here.example", "get", id)
+
+
+def answer(id: str, type: str = "result", kind: str = "iq", sender: str = "u@there.example") -> Stanza:
+    return Stanza(kind, f"<{kind} id='{id}'/>".encode(), "u@here.example", sender, type, id)  # type: ignore[arg-type]
+
+
+class LateTests(SynchronousTestCase):
+    """R33: the answer to a request that we have answered by an error already."""
+
+    def test_dropped_once(self) -> None:
+        """R33: by id and by both addresses, as result or as error, and no second time; nothing else is."""
+        late = LateReplies()
+        caught = PingReplies(BACK, late)
+        self.assertFalse(caught)
+        for each in ("1", "2", "2"):
+            late.expect(BACK, request(each))
+        self.assertTrue(caught)
+        self.assertFalse(PingReplies(OTHER, late))
+        for stanza in (answer("3"), answer("1", sender="v@there.example"), answer("1", "get"), answer("1", kind="message")):
+            self.assertFalse(caught.take(stanza))
+        self.assertFalse(late.take(OTHER, answer("1")))
+        self.assertEqual([True, False, True], [caught.take(each) for each in (answer("1"), answer("1"), answer("2", "error"))])
+        self.assertFalse(caught)
+
+    def test_bounded(self) -> None:
+        """The oldest goes first."""
+        self.patch(iq_replies, "REMEMBERED", 2)
+        late = LateReplies()
+        late.expect(OTHER, request("0"))
+        for each in "12":
+            late.expect(BACK, request(each))
+        self.assertNotIn(OTHER, late)
+        self.assertFalse(late.take(BACK, answer("0")))
+        self.assertTrue(late.take(BACK, answer("2")))
+
+    def test_outlives_the_lane(self) -> None:
+        """R33: a lane that was forgotten meanwhile still drops it."""
+        world = World()
+        world.lanes.drop_late(OUT, [request("1")])
+        world.back.ready = False
+        world.lanes.flow(BACK)
+        world.lanes.sweep()
+        self.assertNotIn(BACK, [flow.pair for flow in world.lanes])
+        world.back.ready = True
+        world.lanes.flow(BACK).accept([answer("1"), answer("2")])
+        self.assertEqual([b"<iq id='2'/>"], world.back.sent)
+
+
+class PingTests(SynchronousTestCase):
+    """R41: the answers to our own pings."""
+
+    def test_told(self) -> None:
+        """R41: whoever waits for it is told; awaited is only a result or an error of that id."""
+        caught, told = PingReplies(BACK, LateReplies()), []
+        caught.pings["p"] = lambda: told.append("p")
+        self.assertTrue(caught)
+        self.assertEqual([True, True, False, False], [caught.awaits(each) for each in (answer("p"), answer("p", "error"), answer("p", "get"), answer("q"))])
+        self.assertTrue(caught.take(answer("p")))
+        self.assertFalse(caught.take(answer("q")))
+        self.assertEqual(["p"], told)

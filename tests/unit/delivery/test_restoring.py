@@ -1,0 +1,224 @@
+"""The lanes of the spool after a start: in turns, those that wait longest first, and none of them forgotten (decision 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.restoring import PATIENCE, StartupRestore
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.spool.interface import Spooled
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE = Domain.parse("here.example")
+
+
+def pair(name: str) -> Pair:
+    return Pair(HERE, Domain.parse(f"{name}.example"))
+
+
+def stanza(id: str) -> Stanza:
+    return Stanza("message", f"<message id='{id}'/>".encode(), "u@there.example", "u@here.example", None, id)
+
+
+class HopUnderTest:
+    """Opens, fails and acknowledges when the test says so."""
+
+    slow = False
+    acknowledges = True
+    last_cause = Cause.CONNECTION_REFUSED
+
+    def __init__(self, flow: DeliveryQueue, asked: list[str]) -> None:
+        self.flow = flow
+        self.state = "idle"
+        self.sent: list[bytes] = []
+        self.parted = False
+        self._asked = asked
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+    def send(self, data: Sequence[bytes]) -> None:
+        self.sent += data
+
+    def wanted(self) -> None:
+        if self.state == "idle":
+            self.state = "connecting"
+            self._asked.append(self.flow.pair.recipient.ascii.removesuffix(".example"))
+
+    def open(self) -> None:
+        self.state = "ready"
+        self.flow.drain()
+
+    def fail(self) -> None:
+        self.state = "backing off"
+        self.flow.relieve()
+
+    def pressed(self) -> None: ...
+
+    def contact(self, urged: bool = False) -> None: ...
+
+    def part(self) -> None:
+        self.parted = True
+
+    def stop(self, cause: Cause) -> Deferred[None]:
+        self.state = "idle"
+        return succeed(None)
+
+
+class BacklogTests(SynchronousTestCase):
+    """Two lanes at a time."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[str] = []
+        self.spool = MemorySpool(1 << 20, lambda call: call())
+        self.lanes = DeliveryQueues(
+            self.clock, EventRecord(self.clock.seconds, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
+            self._hop, self.spool, restore=2,
+        )
+
+    def _hop(self, flow: DeliveryQueue) -> NextHop:
+        return HopUnderTest(flow, self.asked)
+
+    def hop(self, name: str) -> HopUnderTest:
+        hop = self.lanes.flow(pair(name)).hop
+        assert isinstance(hop, HopUnderTest)
+        return hop
+
+    def hold(self, **ages: int) -> None:
+        """The spool holds two stanzas for each name, accepted so many seconds after the epoch."""
+        for name, at in ages.items():
+            rows = [Spooled(pair(name), number, stanza(f"{name}{number}"), at, at + 1e6) for number in (1, 2)]
+            self.spool.append(rows, lambda error: None)
+
+    def finish(self, name: str, number: int = 2) -> None:
+        """The stream is there, and takes everything."""
+        self.hop(name).open()
+        self.lanes.flow(pair(name)).acknowledged(number)
+
+    def test_in_turns(self) -> None:
+        """The lanes that wait longest go first, so many at a time; who is done makes room for the next."""
+        self.hold(c=3, a=1, d=4, b=2)
+        self.lanes.restore()
+        self.assertEqual((["a", "b"], 2), (self.asked, len(self.lanes.backlog)))
+        self.finish("b")
+        self.assertEqual(["a", "b", "c"], self.asked)
+        self.finish("a")
+        self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.lanes.backlog)))
+
+    def test_not_done_before_it_is_acknowledged(self) -> None:
+        """What is written is not done: its place is kept until the next server has it."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        self.hop("a").open()
+        self.lanes.flow(pair("a")).acknowledged(1)
+        self.assertEqual((["a", "b"], False), (self.asked, self.hop("a").parted))
+        self.lanes.flow(pair("a")).acknowledged(1)
+        self.assertEqual((["a", "b", "c"], True), (self.asked, self.hop("a").parted))
+
+    def test_those_that_are_done_part(self) -> None:
+        """While others wait a stream that is done is let go; the last ones keep theirs."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        for name in "abc":
+            self.finish(name)
+        self.assertEqual([True, False, False], [self.hop(name).parted for name in "abc"])
+
+    def test_in_use(self) -> None:
+        """A lane that something new came for has a use for its stream."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        self.lanes.flow(pair("a")).accept([stanza("new")])
+        self.finish("a", 3)
+        self.assertEqual((["a", "b", "c"], False), (self.asked, self.hop("a").parted))
+        self.assertIn(b"<message id='new'/>", self.hop("a").sent[-1])
+
+    def test_failed(self) -> None:
+        """A peer that is not there holds nobody up."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        self.hop("a").fail()
+        self.assertEqual((["a", "b", "c"], False), (self.asked, self.hop("a").parted))
+
+    def test_slow(self) -> None:
+        """Nor does one that takes its time: it goes on beside the others until it is done."""
+        self.hold(a=1, b=2, c=3, d=4, e=5)
+        self.lanes.restore()
+        self.clock.advance(1)
+        self.finish("b")
+        self.clock.advance(PATIENCE - 1.5)
+        self.assertEqual(["a", "b", "c"], self.asked)
+        self.clock.advance(0.5)
+        self.assertEqual(["a", "b", "c", "d"], self.asked)  # in the place of a
+        self.finish("a")  # which has no place, and parts all the same
+        self.assertEqual((["a", "b", "c", "d"], True), (self.asked, self.hop("a").parted))
+        self.clock.advance(1)
+        self.assertEqual(["a", "b", "c", "d", "e"], self.asked)  # in the place of c
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_something_new(self) -> None:
+        """What comes for a lane that waits asks for its stream at once, and goes behind what the lane holds."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        self.lanes.flow(pair("c")).accept([stanza("new")])
+        self.assertEqual(["a", "b", "c"], self.asked)
+        self.hop("c").open()
+        ids = [data.split(b"id='")[1].split(b"'")[0] for data in self.hop("c").sent]
+        self.assertEqual([b"c1", b"c2", b"new"], ids)
+        for name in "ab":
+            self.finish(name)
+        self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.lanes.backlog)))
+
+    def test_contact(self) -> None:
+        """A peer that contacts us need not wait for its turn, and takes nobody's place."""
+        self.hold(a=1, b=2, c=3, d=4)
+        self.lanes.restore()
+        self.lanes.contact(Domain.parse("d.example"))
+        self.lanes.contact(Domain.parse("d.example"))
+        self.assertEqual(["a", "b", "d"], self.asked)
+        self.finish("a")
+        self.finish("c")
+        self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.lanes.backlog)))
+
+    def test_held_back(self) -> None:
+        """A lane that the operator holds has no need of a turn."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.flow(pair("a")).held = True
+        self.lanes.restore()
+        self.assertEqual(["b", "c"], self.asked)
+
+    def test_no_stream_needed(self) -> None:
+        """Where the hop is ready at once nothing waits."""
+        self.hold(a=1, b=2, c=3)
+        self.hop("a").state = "ready"
+        self.lanes.restore()
+        self.lanes.flow(pair("a")).acknowledged(2)
+        self.assertEqual((["b", "c"], 2), (self.asked, len(self.hop("a").sent)))
+
+    def test_stop(self) -> None:
+        """At the end of the gateway nobody gets a turn any more."""
+        self.hold(a=1, b=2, c=3)
+        self.lanes.restore()
+        self.lanes.stop()
+        self.clock.advance(PATIENCE)
+        self.assertEqual((["a", "b"], []), (self.asked, self.clock.getDelayedCalls()))
+
+    def test_nothing_to_do(self) -> None:
+        """An empty spool has no backlog, and no timer."""
+        backlog = StartupRestore(self.clock)
+        backlog.add([])
+        backlog.stop()
+        self.assertEqual((0, []), (len(backlog), self.clock.getDelayedCalls()))

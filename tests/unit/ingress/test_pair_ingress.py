@@ -1,0 +1,327 @@
+"""The entry of a pair: admission, then the gate, then the lane; and what waits meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.ingress import pair_ingress as entry_module
+from s2sgw.ingress.filtering import StanzaFilters
+from s2sgw.ingress.pair_ingress import HeldBytes, IngressServices, PairIngress
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.queue.entries import OVERHEAD, HoldTimes
+from s2sgw.reporting.record import EventRecord, Leg
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Kind, Stanza
+
+HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
+IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
+
+
+class Connection:
+    """What an entry sees of a connection."""
+
+    peer_address = "192.0.2.1:5269"
+
+    def __init__(self) -> None:
+        self.holders: set[object] = set()
+
+    def pause(self, holder: object) -> None:
+        self.holders.add(holder)
+
+    def resume(self, holder: object) -> None:
+        self.holders.discard(holder)
+
+
+class Keeping:
+    """A hop that keeps what it gets."""
+
+    state, ready, slow, acknowledges, last_cause = "ready", True, False, False, Cause.CLOSED
+
+    def __init__(self, kept: list[str]) -> None:
+        self._kept = kept
+
+    def send(self, data: Sequence[bytes]) -> None:
+        self._kept += [each.decode() for each in data]
+
+    def wanted(self) -> None: ...
+
+    def contact(self, urged: bool = False) -> None: ...
+
+    def stop(self, cause: Cause) -> None: ...
+
+
+def stanza(id: str, kind: Kind = "message", type: str | None = None, payloads: tuple[str, ...] = ()) -> Stanza:
+    return Stanza(kind, id.encode(), "u@here.example", "u@peer.example", type, id, payloads)
+
+
+class EntryTestCase(SynchronousTestCase):
+    """An entry over real lanes, with a policy and an answer to admission of the test's own."""
+
+    def made(self, leg: Leg = "federation", pair: Pair = IN, **policy: Any) -> PairIngress:
+        self.clock = Clock()
+        self.kept: dict[Pair, list[str]] = {}
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.hop,
+            MemorySpool(0, lambda call: call()), spools=False,
+        )
+        self.peers = PeerPolicies({"default": PeerObject(**policy)})
+        self.connection = Connection()
+        self.waiting = HeldBytes()
+        self.admissions: list[Deferred[Ending | None]] = []
+        self.others = False
+        self.entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        return PairIngress(self.entrance, self.connection, leg, pair, self.admit, lambda: not self.others, self.waiting)  # type: ignore[arg-type]
+
+    def hop(self, flow: DeliveryQueue) -> Any:
+        return Keeping(self.kept.setdefault(flow.pair, []))
+
+    def admit(self, pair: Pair) -> Deferred[Ending | None]:
+        self.admissions.append(Deferred())
+        return self.admissions[-1]
+
+    def admitted(self, **policy: Any) -> PairIngress:
+        """An entry whose pair is admitted, by its first stanza."""
+        entry = self.made(**policy)
+        entry.accept([stanza("first")])
+        self.admissions.pop().callback(None)
+        self.kept[IN].clear()
+        return entry
+
+    def passed(self, pair: Pair = IN) -> str:
+        return " ".join(self.kept.get(pair, []))
+
+
+class AdmissionTests(EntryTestCase):
+    """Nothing of a pair reaches a lane before it is admitted."""
+
+    def test_waits(self) -> None:
+        """The first stanzas wait and the stream with them; then all go in their order, and later ones ask no more."""
+        entry = self.made()
+        entry.accept([stanza("a"), stanza("b")])
+        entry.accept([stanza("c")])
+        self.assertEqual(("", {entry}, True), (self.passed(), self.connection.holders, self.entrance.admitting))
+        self.admissions.pop().callback(None)
+        self.assertEqual(("a b c", set(), False), (self.passed(), self.connection.holders, self.entrance.admitting))
+        entry.accept([stanza("d")])
+        self.assertEqual(("a b c d", []), (self.passed(), self.admissions))
+
+    def test_refused(self) -> None:
+        """A pair that is not admitted gets its stanzas back, is recorded, and asks again with the next."""
+        entry = self.made("backend", OUT)
+        entry.accept([stanza("a", "iq", "get"), stanza("b", "iq", "result")])
+        self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED, "no"))
+        self.assertEqual("", self.passed(OUT))
+        self.assertEqual(1, len(self.kept[IN]))
+        self.assertIn("policy-violation", self.passed(IN))
+        (refused,) = self.record.list("peer.example")
+        self.assertEqual(("outbound", "backend", "here.example"), (refused.direction, refused.leg, refused.local))
+        self.assertEqual(set(), self.connection.holders)
+        entry.accept([stanza("c")])
+        self.assertEqual(1, len(self.admissions))
+
+    def test_broken(self) -> None:
+        """A mistake of ours refuses; it does not let pass."""
+        entry = self.made()
+        entry.accept([stanza("a")])
+        self.admissions.pop().errback(RuntimeError("x"))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual("", self.passed())
+        self.assertEqual(Cause.INTERNAL, self.record.list()[0].ending.cause)
+
+    def test_after_the_end(self) -> None:
+        """R16: what came before the end is passed on after it, and slows nobody."""
+        entry = self.made()
+        entry.accept([stanza("a")])
+        entry.close()
+        self.admissions.pop().callback(None)
+        self.assertEqual("a", self.passed())
+
+    def test_never_admitted(self) -> None:
+        """A stream that ends before its pair is admitted makes no lane."""
+        entry = self.made()
+        entry.close()
+        self.assertEqual([], list(self.lanes))
+
+    def test_reconsidered(self) -> None:
+        """A changed policy is asked anew, and its gate is the new one."""
+        entry = self.admitted()
+        self.peers.adopt(PeerPolicies({"default": PeerObject(kinds=("iq",))}))
+        entry.accept([stanza("a")])
+        entry.reconsider()
+        entry.accept([stanza("b"), stanza("c", "iq", "get")])
+        self.assertEqual("a", self.passed())
+        self.admissions.pop().callback(None)
+        self.assertEqual("a c", self.passed())
+
+    def test_reconsidered_meanwhile(self) -> None:
+        """An answer that was asked for under the old policy does not count."""
+        entry = self.made()
+        entry.accept([stanza("a")])
+        entry.reconsider()
+        self.admissions.pop().callback(None)
+        self.assertEqual("", self.passed())
+        self.admissions.pop().callback(None)
+        self.assertEqual("a", self.passed())
+
+
+class FilterTests(EntryTestCase):
+    """What the gate refuses."""
+
+    def test_answered(self) -> None:
+        """A refused stanza is answered with an error from whom it was for, counted once, and the rest passes."""
+        entry = self.admitted(kinds=("message", "iq"), deny_namespaces=("urn:x",))
+        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c", "iq", "set", ("urn:x}y",)), stanza("d")])
+        self.assertEqual("a d", self.passed())
+        self.assertEqual(2, len(self.kept[OUT]))
+        self.assertIn("policy-violation", self.passed(OUT))
+        self.assertIn("to='u@peer.example'", self.passed(OUT))
+        self.assertEqual(1, self.record.stanzas["inbound", "presence", "refused"])
+        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
+        self.assertEqual(0, self.record.stanzas["inbound", "presence", "bounced"])
+
+    def test_no_answer_is_due(self) -> None:
+        """R33: an error, a result or an unavailable presence is answered by nothing, and counted."""
+        entry = self.admitted(kinds=("message",))
+        entry.accept([stanza("a", "iq", "result"), stanza("b", "presence", "unavailable")])
+        self.assertNotIn(OUT, self.kept)
+        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
+
+    def test_dropped(self) -> None:
+        """`denied = "drop"`: nothing goes back."""
+        entry = self.admitted(kinds=("message",), denied="drop")
+        entry.accept([stanza("a", "iq", "get")])
+        self.assertNotIn(OUT, self.kept)
+        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
+
+    def test_recorded_once(self) -> None:
+        """A flood of refused stanzas is one record for each cause, with what was seen first."""
+        entry = self.admitted(kinds=("message",), deny_larger_than=5)
+        for _ in range(3):
+            entry.accept([stanza("a", "iq", "get"), stanza("b" * 6), stanza("c", "presence")])
+        self.assertEqual([Cause.FILTERED, Cause.TOO_LARGE], [row.ending.cause for row in self.record.list("peer.example")])
+
+    def test_both_ways(self) -> None:
+        """Filters hold for what goes to the peer too; rates for what comes from it alone."""
+        entry = self.made("backend", OUT, kinds=("message",), limits={"stanzas_per_second": 1})
+        entry.accept([stanza("a", "presence")])
+        self.admissions.pop().callback(None)
+        entry.accept([stanza(each) for each in "bcdefg"])
+        self.assertEqual("b c d e f g", self.passed(OUT))
+        self.assertEqual(set(), self.connection.holders)
+
+    def test_own_pings(self) -> None:
+        """R41: the answer to a ping of the gateway's own goes by the gate, once it is expected."""
+        entry = self.admitted(kinds=("message",), denied="drop")
+        answered: list[str] = []
+        self.lanes.flow(IN).expect("secret", lambda: answered.append("yes"))
+        entry.accept([stanza("secret", "iq", "result"), stanza("a"), stanza("other", "iq", "result")])
+        self.assertEqual((["yes"], "a"), (answered, self.passed()))
+
+
+class RateTests(EntryTestCase):
+    """A peer that is slowed."""
+
+    def slowed(self, **limits: Any) -> PairIngress:
+        entry = self.admitted(limits={"stanzas_per_second": 10, **limits})
+        self.clock.advance(10)
+        return entry
+
+    def test_slow(self) -> None:
+        """What is over the rate passes; what comes next waits for the debt, and the stream is not read meanwhile."""
+        entry = self.slowed()
+        entry.accept([stanza(str(number)) for number in range(25)])
+        self.assertEqual(25, len(self.kept[IN]))
+        entry.accept([stanza("a")])
+        entry.accept([stanza("b")])
+        self.assertEqual((25, {entry}), (len(self.kept[IN]), self.connection.holders))
+        self.clock.advance(0.49)
+        self.assertEqual(25, len(self.kept[IN]))
+        self.clock.advance(0.02)
+        self.assertEqual((26, {entry}), (len(self.kept[IN]), self.connection.holders))
+        self.clock.advance(0.1)
+        self.assertEqual((27, set()), (len(self.kept[IN]), self.connection.holders))
+        self.assertEqual(["a", "b"], self.kept[IN][-2:])
+
+    def test_slow_again(self) -> None:
+        """Each run that waits pays for the one before it; the order stays."""
+        entry = self.slowed()
+        entry.accept([stanza(str(number)) for number in range(21)])
+        entry.accept([stanza("a")] * 10)
+        entry.accept([stanza("b")])
+        self.clock.advance(0.11)
+        self.assertEqual(31, len(self.kept[IN]))
+        self.assertEqual({entry}, self.connection.holders)
+        self.clock.advance(1)
+        self.assertEqual((32, set()), (len(self.kept[IN]), self.connection.holders))
+
+    def test_the_whole_link(self) -> None:
+        """Where other peers send on the stream, it is read on until too much waits."""
+        entry = self.slowed()
+        self.others = True
+        entry.accept([stanza(str(number)) for number in range(25)])
+        entry.accept([stanza("a")])
+        self.assertEqual(set(), self.connection.holders)
+        self.patch(entry_module, "HELD", 5)
+        entry.accept([stanza("b" * 5)])
+        self.assertEqual({entry}, self.connection.holders)
+        self.clock.advance(10)
+        self.assertEqual(set(), self.connection.holders)
+        entry.accept([stanza(str(number)) for number in range(25)])
+        entry.accept([stanza("c")])
+        self.assertEqual((set(), OVERHEAD + 1), (self.connection.holders, self.waiting.bytes))
+
+    def test_the_whole_link_in_all(self) -> None:
+        """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
+        first = self.made()
+        self.others = True
+        second = PairIngress(self.entrance, self.connection, "federation", OTHERS, self.admit, lambda: False, self.waiting)  # type: ignore[arg-type]
+        self.patch(entry_module, "HELD_IN_ALL", 3 * OVERHEAD + 10)
+        first.accept([stanza("a"), stanza("b")])
+        second.accept([stanza("c")])
+        self.assertEqual((set(), 3 * OVERHEAD + 3), (self.connection.holders, self.waiting.bytes))
+        second.accept([stanza("d")])
+        self.assertEqual({second}, self.connection.holders)
+        self.admissions[1].callback(Ending(Cause.NOT_ALLOWED))
+        self.assertEqual((set(), 2 * OVERHEAD + 2), (self.connection.holders, self.waiting.bytes))
+        self.admissions[0].callback(None)
+        self.assertEqual((0, "a b"), (self.waiting.bytes, self.passed()))
+
+    def test_the_end(self) -> None:
+        """R16: what waits when the stream ends is passed on at once."""
+        entry = self.slowed()
+        entry.accept([stanza(str(number)) for number in range(25)])
+        entry.accept([stanza("a")])
+        entry.close()
+        self.assertEqual(26, len(self.kept[IN]))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_refuse(self) -> None:
+        """`excess = "refuse"`: what is too many goes back with resource-constraint, nobody waits."""
+        entry = self.slowed(excess="refuse")
+        entry.accept([stanza(str(number)) for number in range(25)])
+        self.assertEqual((20, 5, set()), (len(self.kept[IN]), len(self.kept[OUT]), self.connection.holders))
+        self.assertIn("resource-constraint", self.kept[OUT][0])
+
+    def test_two_streams_of_one_peer(self) -> None:
+        """The rate is the peer's, not the stream's."""
+        first = self.slowed()
+        entrance = first._entrance
+        second = PairIngress(entrance, self.connection, "federation", IN, self.admit, lambda: True, self.waiting)  # type: ignore[arg-type]
+        second.accept([stanza(str(number)) for number in range(30)])
+        self.admissions.pop().callback(None)
+        first.accept([stanza("a")])
+        self.assertEqual(30, len(self.kept[IN]))
+        self.clock.advance(1.1)
+        self.assertEqual(31, len(self.kept[IN]))

@@ -1,0 +1,146 @@
+"""Rates: what a second may bring from one peer, slowed or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.ingress import rates
+from s2sgw.ingress.rates import BURST, DEBT, RateLimiter, RateLimiters, TokenBucket
+from s2sgw.policy.model import Limits, StanzaRates
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.stanza import Kind, Stanza
+
+PEER = Domain.parse("peer.example")
+
+
+def stanza(kind: Kind = "message", size: int = 100) -> Stanza:
+    return Stanza(kind, b"x" * size, "a@ours.example", "b@peer.example")
+
+
+class BucketTests(SynchronousTestCase):
+    """A bucket of one rate."""
+
+    def test_burst(self) -> None:
+        """Two seconds' worth is there at once, and no more however long it rests."""
+        bucket = TokenBucket(10, 0.0)
+        bucket.spend(20, 1000.0)
+        self.assertEqual(0.0, bucket.debt(1000.0))
+        bucket.spend(5, 1000.0)
+        self.assertEqual(0.5, bucket.debt(1000.0))
+        self.assertEqual(0.25, bucket.debt(1000.25))
+        self.assertEqual(0.0, bucket.debt(1001.0))
+
+    def test_debt_is_bounded(self) -> None:
+        """A single stanza larger than a minute's rate is waited for a minute."""
+        bucket = TokenBucket(10, 0.0)
+        bucket.spend(1_000_000, 0.0)
+        self.assertEqual(DEBT, bucket.debt(0.0))
+
+    def test_has(self) -> None:
+        """What is there, is there; a full bucket has enough for anything, once."""
+        bucket = TokenBucket(10, 0.0)
+        self.assertTrue(bucket.has(1000, 0.0))
+        bucket.spend(1, 0.0)
+        self.assertFalse(bucket.has(1000, 0.0))
+        self.assertTrue(bucket.has(19, 0.0))
+
+    @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), max_size=60))
+    def test_never_above_the_rate(self, steps: list[tuple[float, int]]) -> None:
+        """Who waits for each debt spends, over any time, no more than the rate, the burst and one last amount beyond."""
+        bucket, now, spent = TokenBucket(10, 0.0), 0.0, 0
+        for rest, amount in steps:
+            now += rest + bucket.debt(now)
+            self.assertLessEqual(spent, 10 * (now + BURST) + 1e-6)
+            bucket.spend(amount, now)
+            spent += amount
+
+
+class MeterTests(SynchronousTestCase):
+    """The buckets of one peer."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+
+    def meter(self, **limits: Any) -> RateLimiter:
+        return RateLimiter(Limits(**limits), self.clock.seconds)
+
+    def outcome(self, meter: RateLimiter, *stanzas: Stanza) -> str:
+        """One letter for each stanza: passed or refused, in that order."""
+        passed, refused = meter.sift(list(stanzas))
+        self.assertEqual({Cause.RATE_EXCEEDED} if refused else set(), {ending.cause for _, ending in refused})
+        return "p" * len(passed) + "r" * len(refused)
+
+    def test_slow_by_bytes(self) -> None:
+        """Everything passes, and the peer then waits until it has paid for it."""
+        meter = self.meter(bytes_per_second=1000)
+        run = [stanza(size=1000), stanza(size=1000), stanza(size=500)]
+        self.assertEqual((run, []), meter.sift(run))
+        self.assertEqual(0.5, meter.debt())
+        self.clock.advance(0.5)
+        self.assertEqual(0.0, meter.debt())
+
+    def test_slow_by_kind(self) -> None:
+        """The longest debt of all that apply is what the peer waits for."""
+        meter = self.meter(stanzas_per_second=StanzaRates(total=100, presence=1))
+        meter.sift([stanza("message")] * 50)
+        self.assertEqual(0.0, meter.debt())
+        meter.sift([stanza("presence")] * 5)
+        self.assertEqual(3.0, meter.debt())
+
+    def test_refuse_a_kind(self) -> None:
+        """Only the kind that is too many is refused; the others pass, and nobody waits."""
+        meter = self.meter(stanzas_per_second=StanzaRates(presence=1), excess="refuse")
+        passed, refused = meter.sift([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
+        self.assertEqual(["presence", "message", "presence", "iq"], [each.kind for each in passed])
+        self.assertEqual(["presence"], [each.kind for each, _ in refused])
+        self.assertEqual("the policy for this peer lets 1 stanzas of kind presence a second pass", refused[0][1].detail)
+        self.assertEqual(0.0, meter.debt())
+        self.clock.advance(1)
+        self.assertEqual("pr", self.outcome(meter, stanza("presence"), stanza("presence")))
+
+    def test_refuse_by_total_and_bytes(self) -> None:
+        """Each rate by itself refuses what it has no room for; what is refused costs nothing."""
+        total = self.meter(stanzas_per_second=StanzaRates(total=2), excess="refuse")
+        self.assertEqual("ppppr", self.outcome(total, *[stanza(kind) for kind in ("message", "iq", "presence", "message", "iq")]))
+        size = self.meter(bytes_per_second=100, excess="refuse")
+        self.assertEqual("pprr", self.outcome(size, *[stanza()] * 4))
+        self.clock.advance(1)
+        self.assertEqual("pr", self.outcome(size, *[stanza()] * 2))
+        self.assertIn("100 bytes", size.sift([stanza()])[1][0][1].detail)
+
+
+class MetersTests(SynchronousTestCase):
+    """The meters of all peers."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.meters = RateLimiters(self.clock.seconds)
+
+    def test_one_for_a_peer(self) -> None:
+        """All streams of a peer share one meter; other limits make another."""
+        limits = Limits(bytes_per_second=10)
+        first = self.meters.of(PEER, limits)
+        self.assertIs(first, self.meters.of(PEER, Limits(bytes_per_second=10)))
+        self.assertIsNot(first, self.meters.of(Domain.parse("other.example"), limits))
+        self.assertIsNot(first, self.meters.of(PEER, Limits(bytes_per_second=11)))
+
+    def test_no_rate(self) -> None:
+        """Without a rate there is no meter."""
+        self.assertIsNone(self.meters.of(PEER, Limits()))
+        self.assertIsNotNone(self.meters.of(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
+
+    def test_bounded(self) -> None:
+        """Names that strangers choose are forgotten, the one that was asked for longest ago first."""
+        self.patch(rates, "METERS", 2)
+        limits = Limits(bytes_per_second=10)
+        first = self.meters.of(PEER, limits)
+        self.meters.of(Domain.parse("a.example"), limits)
+        self.assertIs(first, self.meters.of(PEER, limits))
+        self.meters.of(Domain.parse("b.example"), limits)
+        self.assertIs(first, self.meters.of(PEER, limits))

@@ -1,0 +1,74 @@
+"""dnspython's sockets on a reactor, where the order of things is another than in a query."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.dns_transport import TwistedBackend
+from tests.support.dns import FakeReactor, FakeServer
+
+SERVER = ("127.0.0.1", 53)
+
+
+class SocketTests(SynchronousTestCase):
+    """Reading before, after and instead of what arrives."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.backend = TwistedBackend(self.reactor)
+        making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM, destination=SERVER))
+        self.socket: Any = self.successResultOf(making)
+        [self.port] = self.reactor.udp.values()
+
+    def read(self) -> Deferred[tuple[bytes, object]]:
+        return Deferred.fromCoroutine(self.socket.recvfrom(65535, None))
+
+    def test_backend(self) -> None:
+        """It names itself, and wants its sockets connected."""
+        self.assertEqual(self.backend.name(), "twisted")
+        self.assertTrue(self.backend.datagram_connection_required())
+
+    def test_arrives_first(self) -> None:
+        """What arrives before it is read is kept, but not without measure: the newest stay."""
+        for number in range(20):
+            self.port.protocol.datagramReceived(bytes([number]), SERVER)
+        self.assertEqual([self.successResultOf(self.read())[0][0] for _ in range(16)], list(range(4, 20)))
+        self.assertNoResult(self.read())
+
+    def test_refused_first(self) -> None:
+        """A refusal that came before the reading is found by it, whatever else comes; closing once more does nothing."""
+        self.reactor.settle()
+        self.port.protocol.connectionRefused()
+        self.port.stopListening()
+        self.failureResultOf(self.read(), ConnectionRefusedError)
+        self.successResultOf(Deferred.fromCoroutine(self.socket.close()))
+
+    def test_scoped(self) -> None:
+        """A link-local server is known by its address; the scope comes with no datagram."""
+        place = ("fe80::1%lo", 53)
+        making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET6, socket.SOCK_DGRAM, destination=place))
+        self.socket = self.successResultOf(making)
+        ours = list(self.reactor.udp.values())[-1]
+        self.assertEqual(ours.peer, place)
+        ours.protocol.datagramReceived(b"answer", ("fe80::1", 53))
+        self.assertEqual(self.successResultOf(self.read())[0], b"answer")
+
+    def test_cancelled(self) -> None:
+        """Who stops waiting is not called back."""
+        reading = self.read()
+        reading.cancel()
+        self.failureResultOf(reading, CancelledError)
+        self.port.protocol.datagramReceived(b"late", SERVER)
+        self.assertEqual(self.successResultOf(self.read())[0], b"late")
+
+    def test_connecting_cancelled(self) -> None:
+        """To cancel a connection attempt ends in the same word as to cancel anything, so that time-outs are known as such."""
+        FakeServer(self.reactor, ("127.0.0.1", 5300))
+        self.reactor.deaf.add(("127.0.0.1", 5300))
+        making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET, socket.SOCK_STREAM, destination=("127.0.0.1", 5300)))
+        making.cancel()
+        self.failureResultOf(making, CancelledError)

@@ -1,0 +1,492 @@
+"""Look-ups: what is told apart, joined, kept, bounded and believed."""
+
+from __future__ import annotations
+
+import dns.edns
+import dns.entropy
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+from twisted.internet.defer import CancelledError
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.resolver import FAILURE_TTL, NEGATIVE_TTL, TTL, Answer, Cache, Resolver, Status
+from tests.support.dns import FakeReactor, FakeServer
+
+
+class ResolverCase(SynchronousTestCase):
+    """A resolver and a name server."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.server = FakeServer(self.reactor, ("127.0.0.1", 5300))
+        self.server.add("a.example", "A", "8.8.8.8", "8.8.4.4")
+        self.resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
+
+    def ask(self, name: str | dns.name.Name, rdtype: str = "A", resolver: Resolver | None = None) -> Answer:
+        """The answer, all that needs no time having happened."""
+        answer = (resolver or self.resolver).query(name, rdtype)
+        self.reactor.settle()
+        return self.successResultOf(answer)
+
+    def two(self, **kinds: bool) -> tuple[FakeServer, Resolver]:
+        """A second server, and a resolver that asks it second."""
+        second = FakeServer(self.reactor, ("9.9.9.9", 53))
+        second.add("a.example", "A", "7.7.7.7")
+        return second, Resolver(self.reactor, ["127.0.0.1:5300", "9.9.9.9"], **kinds)
+
+
+class AnswerTests(ResolverCase):
+    """What comes of a look-up."""
+
+    def test_found(self) -> None:
+        """Records, with their lifetime and the name asked for."""
+        answer = self.ask("a.example")
+        self.assertEqual(answer.status, Status.FOUND)
+        self.assertTrue(answer.found and not answer.failed)
+        self.assertEqual({record.to_text() for record in answer.records}, {"8.8.8.8", "8.8.4.4"})
+        self.assertEqual((str(answer.name), str(answer.canonical), answer.ttl), ("a.example.", "a.example.", 300))
+
+    def test_no_such_name_and_no_data(self) -> None:
+        """R2: a name that does not exist, and one without such records, are told apart and are no failures."""
+        self.assertEqual(self.ask("none.example").status, Status.NO_SUCH_NAME)
+        self.assertEqual(self.ask("a.example", "AAAA").status, Status.NO_DATA)
+        self.assertFalse(self.ask("none.example").failed)
+
+    def test_cname(self) -> None:
+        """Records behind aliases are found, with the shortest lifetime of the chain."""
+        self.server.add("www.example", "CNAME", "w2.example.", ttl=20)
+        self.server.add("w2.example", "CNAME", "a.example.", ttl=50)
+        answer = self.ask("www.example")
+        self.assertEqual((len(answer.records), str(answer.canonical), answer.ttl), (2, "a.example.", 20))
+
+    def test_cname_to_nothing(self) -> None:
+        """An alias of a name that does not exist names nothing."""
+        self.server.add("www.example", "CNAME", "gone.example.", ttl=20)
+        self.assertEqual(self.ask("www.example").status, Status.NO_SUCH_NAME)
+
+    def test_cname_loop(self) -> None:
+        """A chain without end is a failure, not a hang."""
+        def loop(query: dns.message.Message) -> dns.message.Message:
+            reply = dns.message.make_response(query)
+            for one, other in (("l1", "l2"), ("l2", "l1")):
+                reply.answer.append(dns.rrset.from_text(f"{one}.example.", 60, "IN", "CNAME", f"{other}.example."))
+            return reply
+
+        self.server.scripts["l1.example", "A"] = loop
+        self.assertTrue(self.ask("l1.example").failed)
+
+    def test_no_name_for_the_dns(self) -> None:
+        """What cannot be in the DNS does not exist there, and nobody is asked: IDNA was done before, or never will be."""
+        for name in ("a" * 64 + ".example", ".".join(["a" * 60] * 5), "a..example", "bücher.example"):
+            self.assertEqual(self.ask(name).status, Status.NO_SUCH_NAME, name)
+        self.assertEqual(self.server.asked, [])
+
+    def test_query(self) -> None:
+        """The query asks for recursion and for DNSSEC's word, never for unchecked data, with EDNS; ids and ports vary."""
+        names = [f"n{number}.example" for number in range(20)]
+        for name in names:
+            self.ask(name)
+        queries = self.server.queries
+        self.assertEqual({int(query.flags) for query in queries}, {int(dns.flags.RD | dns.flags.AD)})
+        self.assertEqual({(query.edns, query.payload) for query in queries}, {(0, 1232)})
+        self.assertGreater(len({query.id for query in queries}), 15)
+        ports = {place for _, place in self.server.port.sent}
+        self.assertEqual(len(ports), 20)
+
+    def test_many_records(self) -> None:
+        """Of an answer without measure only so much is kept."""
+        self.server.add("big.example", "A", *(f"8.8.{x}.{y}" for x in range(2) for y in range(100)))
+        self.assertEqual(len(self.ask("big.example").records), 64)
+
+    def test_localhost(self) -> None:
+        """RFC 6761 §6.3: this machine is known without asking, its addresses alone; no DNSSEC stands behind that."""
+        for rdtype, address in (("A", "127.0.0.1"), ("AAAA", "::1")):
+            answer = self.ask("LocalHost.", rdtype)
+            self.assertEqual(([str(record) for record in answer.records], answer.secure), ([address], False))
+        self.assertEqual(self.server.asked, [])
+        self.assertFalse(self.ask("localhost", "SRV").found)
+        self.assertFalse(self.ask("x.localhost", "A").found)
+
+    def test_names_as_names(self) -> None:
+        """A name may be one already, in any case, as SRV targets are."""
+        self.assertTrue(self.ask(dns.name.from_text("A.Example.")).found)
+        self.assertTrue(self.ask("a.EXAMPLE.").found)
+        self.assertEqual(len(self.server.asked), 1)
+
+
+class SecureTests(ResolverCase):
+    """Whose AD flag is believed."""
+
+    def test_loopback(self) -> None:
+        """A resolver on this machine is believed, for what is and for what is not."""
+        self.assertFalse(self.ask("a.example").secure)
+        self.server.secure = True
+        self.resolver.cache.clear()
+        self.assertTrue(self.ask("a.example").secure)
+        self.assertTrue(self.ask("none.example").secure)
+
+    def test_elsewhere(self) -> None:
+        """One elsewhere only where the configuration says so."""
+        for trusted in (False, True):
+            second, resolver = self.two(trust_ad=trusted)
+            second.secure = True
+            self.server.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
+            self.assertEqual(self.ask("a.example", resolver=resolver).secure, trusted)
+            second.stop()
+
+
+class WireTests(ResolverCase):
+    """What else may come over the wire."""
+
+    def test_truncated(self) -> None:
+        """A truncated answer is asked for again over TCP."""
+        self.server.truncated.add(("a.example", "A"))
+        self.assertTrue(self.ask("a.example").found)
+        self.assertEqual([how for _, _, how in self.server.asked], ["udp", "tcp"])
+        self.assertTrue(all(stream.closed for stream in self.reactor.connections))
+
+    def test_truncated_ipv6(self) -> None:
+        """The same on IPv6."""
+        server = FakeServer(self.reactor, ("2001:db8::53", 53))
+        server.add("six.example", "A", "8.8.8.8")
+        server.truncated.add(("six.example", "A"))
+        self.assertTrue(self.ask("six.example", resolver=Resolver(self.reactor, ["2001:0db8::53"])).found)
+
+    def test_tcp_in_pieces(self) -> None:
+        """An answer over TCP may come in any pieces."""
+        self.server.truncated.add(("a.example", "A"))
+        self.reactor.pieces = 1
+        self.assertTrue(self.ask("a.example").found)
+
+    def test_tcp_refused(self) -> None:
+        """A server without TCP that truncates has not answered."""
+        self.server.truncated.add(("a.example", "A"))
+        self.server.stream.stopListening()
+        self.assertTrue(self.ask("a.example").failed)
+
+    def test_tcp_cut(self) -> None:
+        """A connection that ends before the answer does is no answer: it is asked for again, then given up."""
+        self.server.truncated.add(("a.example", "A"))
+        for cut in (b"", b"\0", b"\0\x30abc"):
+            self.resolver.cache.clear()
+            self.server.cut = cut
+            self.assertIn("ended before", self.ask("a.example").reason)
+        self.assertEqual(len(self.reactor.connections), 6)
+
+    def test_tcp_junk(self) -> None:
+        """Nor is what is no message, or no answer to the question."""
+        self.server.truncated.add(("a.example", "A"))
+        for junk in (b"abc", dns.message.make_response(dns.message.make_query("a.example.", "A", id=1)).to_wire()):
+            self.resolver.cache.clear()
+            self.server.cut = len(junk).to_bytes(2, "big") + junk
+            self.assertTrue(self.ask("a.example").failed)
+
+    def test_tcp_flood(self) -> None:
+        """Of more over TCP than one message can be no more than one is read."""
+        self.server.truncated.add(("a.example", "A"))
+        self.reactor.pieces = 40000
+        self.server.cut = b"\xff\xff" + bytes(90000)
+        self.assertTrue(self.ask("a.example").failed)
+        self.assertTrue(all(stream.closed for stream in self.reactor.connections))
+
+    def test_tcp_without_end(self) -> None:
+        """A server that does not take the connection is given up, in the time of an attempt and within that of the look-up."""
+        for timeout, passed in ((10, 6.25), (1, 1.25)):
+            resolver = Resolver(self.reactor, ["127.0.0.1:5300"], timeout=timeout)
+            self.server.truncated.add(("a.example", "A"))
+            answer = resolver.query("a.example", "A")
+            self.reactor.deaf.add(("127.0.0.1", 5300))
+            self.reactor.pass_time(passed)
+            self.assertIn("no answer in", self.successResultOf(answer).reason)
+            self.assertEqual(self.reactor.getDelayedCalls(), [])
+            self.assertTrue(all(connector.stopped for connector in self.reactor.connectors))
+
+    def test_junk(self) -> None:
+        """Datagrams that are no answer to the question (other id, other question, noise, other sender) are passed over."""
+        def script(query: dns.message.Message) -> list[object]:
+            true = dns.message.make_response(query)
+            true.answer.append(dns.rrset.from_text("j.example.", 60, "IN", "A", "8.8.8.8"))
+            other_id = dns.message.make_response(query)
+            other_id.id ^= 1
+            other_question = dns.message.make_response(dns.message.make_query("x.example.", "A", id=query.id))
+            truncated = dns.message.make_response(query)
+            truncated.id ^= 1
+            truncated.flags |= dns.flags.TC
+            return [b"", b"noise", query.to_wire(), other_id, other_question, truncated, true]
+
+        self.server.scripts["j.example", "A"] = script
+        self.assertTrue(self.ask("j.example").found)
+
+    def test_stranger(self) -> None:
+        """A datagram from elsewhere, even with the right id and question, counts for nothing."""
+        self.server.mute.add(("a.example", "A"))
+        answer = self.resolver.query("a.example", "A")
+        self.reactor.settle()
+        forged = dns.message.make_response(self.server.queries[0])
+        forged.answer.append(dns.rrset.from_text("a.example.", 60, "IN", "A", "6.6.6.6"))
+        (ours,) = [port for port in self.reactor.udp.values() if port.peer]
+        ours.protocol.datagramReceived(forged.to_wire(), ("6.6.6.6", 53))
+        ours.protocol.datagramReceived(forged.to_wire(), ("127.0.0.1", 5301))
+        self.reactor.settle()
+        self.assertNoResult(answer)
+
+    def test_no_socket(self) -> None:
+        """Where no socket can be had the look-up fails, in words."""
+        self.reactor.broken = True
+        self.assertIn("no buffer space", self.ask("a.example").reason)
+
+    def test_sockets_are_closed(self) -> None:
+        """However a look-up ends, its sockets do not stay."""
+        self.server.mute.add(("mute.example", "A"))
+        for name in ("a.example", "none.example", "mute.example"):
+            self.resolver.query(name, "A")
+            self.reactor.pass_time(11)
+        self.assertEqual(list(self.reactor.udp), [("127.0.0.1", 5300)])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class FailoverTests(ResolverCase):
+    """Servers that do not answer."""
+
+    def test_server_failure(self) -> None:
+        """R2: SERVFAIL from all is a failure with its reason, each being asked once; from one, the next is asked."""
+        self.server.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
+        answer = self.ask("a.example")
+        self.assertEqual((answer.status, answer.reason), (Status.FAILED, "SERVFAIL"))
+        self.assertEqual(self.server.count("a.example", "A"), 1)
+        _, resolver = self.two()
+        self.assertEqual(str(self.ask("a.example", resolver=resolver).records[0]), "7.7.7.7")
+
+    def test_which_server(self) -> None:
+        """Of several servers the reason tells each by its place, not by its address: it may be told to a peer."""
+        second, resolver = self.two()
+        self.server.rcodes["a.example", "A"] = second.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
+        second.rcodes["a.example", "A"] = dns.rcode.REFUSED
+        self.assertEqual(self.ask("a.example", resolver=resolver).reason, "name server 1: SERVFAIL; name server 2: REFUSED")
+
+    def test_refused_by_server(self) -> None:
+        """REFUSED and the like say nothing of the name."""
+        for rcode in (dns.rcode.REFUSED, dns.rcode.NOTIMP, dns.rcode.FORMERR):
+            self.resolver.cache.clear()
+            self.server.rcodes["none.example", "A"] = rcode
+            self.assertTrue(self.ask("none.example").failed)
+
+    def test_extended_error(self) -> None:
+        """RFC 8914: the reason tells a bogus signature."""
+        def bogus(query: dns.message.Message) -> dns.message.Message:
+            reply = dns.message.make_response(query)
+            reply.set_rcode(dns.rcode.SERVFAIL)
+            reply.use_edns(0, options=[dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS, "signature expired")])
+            return reply
+
+        self.server.scripts["bad.example", "A"] = bogus
+        self.assertEqual(self.ask("bad.example").reason, "SERVFAIL, dnssec bogus signature expired")
+
+    def test_refused_port(self) -> None:
+        """A refused datagram, told in either way, is known at once."""
+        self.server.stop()
+        for tells in (False, True):
+            self.reactor.tells_refusal = tells
+            self.resolver.cache.clear()
+            self.assertIn("refused", self.ask("a.example").reason)
+
+    def test_silence(self) -> None:
+        """A silent server is asked twice, then given up; the time is bounded."""
+        self.server.mute.add(("a.example", "A"))
+        answer = self.resolver.query("a.example", "A")
+        self.reactor.pass_time(5.75)
+        self.assertNoResult(answer)
+        self.reactor.pass_time(0.5)
+        self.assertEqual(self.successResultOf(answer).reason, "no answer in 4 s")
+        self.assertEqual(self.server.count("a.example", "A"), 2)
+
+    def test_lost_datagram(self) -> None:
+        """One lost datagram does no more than delay."""
+        self.server.mute.add(("a.example", "A"))
+        answer = self.resolver.query("a.example", "A")
+        self.reactor.pass_time(1)
+        self.server.mute.clear()
+        self.reactor.pass_time(1.25)
+        self.assertTrue(self.successResultOf(answer).found)
+
+    def test_in_all(self) -> None:
+        """However many servers are silent, a look-up ends in time."""
+        resolver = Resolver(self.reactor, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"], timeout=10)
+        self.reactor.silent = {(f"10.0.0.{last}", 53) for last in range(1, 7)}
+        answer = resolver.query("a.example", "A")
+        self.reactor.pass_time(10.25)
+        self.assertEqual(self.successResultOf(answer).reason, "no answer in 10 s")
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_the_dead_are_asked_last(self) -> None:
+        """A server that did not answer is asked last for a while, and first again when the while is over."""
+        second, resolver = self.two()
+        self.server.mute.add(("a.example", "A"))
+        answer = resolver.query("a.example", "A")
+        self.reactor.pass_time(2.25)
+        self.assertEqual(str(self.successResultOf(answer).records[0]), "7.7.7.7")
+        before = len(self.server.asked)
+        self.ask("b.example", resolver=resolver)
+        self.assertEqual((len(self.server.asked), second.count("b.example", "A")), (before, 1))
+        self.reactor.pass_time(30)
+        self.ask("c.example", resolver=resolver)
+        self.assertEqual(self.server.count("c.example", "A"), 1)
+
+    def test_back_among_the_living(self) -> None:
+        """A server that answers again is asked first again."""
+        second, resolver = self.two()
+        self.server.mute.add(("a.example", "A"))
+        resolver.query("a.example", "A")
+        self.reactor.pass_time(2.25)
+        second.rcodes["b.example", "A"] = dns.rcode.SERVFAIL
+        self.ask("b.example", resolver=resolver)
+        self.ask("c.example", resolver=resolver)
+        self.assertEqual((self.server.count("c.example", "A"), second.count("c.example", "A")), (1, 0))
+
+    def test_an_id_for_each_attempt(self) -> None:
+        """An answer to the first attempt cannot be had for the second."""
+        ids = iter(range(7, 100))
+        self.patch(dns.entropy, "random_16", lambda: next(ids))
+        self.server.mute.add(("a.example", "A"))
+        self.resolver.query("a.example", "A")
+        self.reactor.pass_time(7)
+        first, second = self.server.queries
+        self.assertNotEqual(first.id, second.id)
+
+    def test_servers(self) -> None:
+        """Servers are addresses, in the order given; one named twice is one; a name is refused."""
+        resolver = Resolver(self.reactor, ["9.9.9.9", "[::1]:5300", "9.9.9.9:53"])
+        self.assertEqual([str(server) for server in resolver.servers], ["9.9.9.9:53", "[::1]:5300"])
+        with self.assertRaises(ValueError):
+            Resolver(self.reactor, ["dns.example"])
+
+
+class SystemTests(SynchronousTestCase):
+    """The resolvers of the machine."""
+
+    def test_resolv_conf(self) -> None:
+        """The first three name servers count; without any it is the one on this machine."""
+        from s2sgw.net.dns_upstream import system_servers
+
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("# a comment\nsearch example\nnameserver nonsense\nnameserver 9.9.9.9\nnameserver\nnameserver ::1\noptions edns0\nnameserver 1.1.1.1\nnameserver 8.8.8.8\n")
+        self.assertEqual(system_servers(path), ["9.9.9.9", "::1", "1.1.1.1"])
+        self.assertEqual(system_servers(path + ".none"), ["127.0.0.1"])
+        self.assertTrue(Resolver(FakeReactor()).servers)
+
+
+class CacheTests(ResolverCase):
+    """What is kept, and how long."""
+
+    def test_kept(self) -> None:
+        """An answer is kept for its TTL, which runs down; then the server is asked again."""
+        self.ask("a.example")
+        self.reactor.advance(299)
+        self.assertEqual(self.ask("a.example").ttl, 1)
+        self.reactor.advance(1)
+        self.assertEqual(self.ask("a.example").ttl, 300)
+        self.assertEqual(len(self.server.asked), 2)
+
+    def test_not_kept(self) -> None:
+        """A TTL of zero is obeyed."""
+        self.server.add("zero.example", "A", "8.8.8.8", ttl=0)
+        self.ask("zero.example")
+        self.assertTrue(self.ask("zero.example").found)
+        self.assertEqual((len(self.server.asked), len(self.resolver.cache)), (2, 0))
+
+    def test_capped(self) -> None:
+        """A TTL of weeks is cut, that of absence more so."""
+        self.server.add("long.example", "A", "8.8.8.8", ttl=10**6)
+        self.assertEqual(self.ask("long.example").ttl, TTL)
+        self.server.soa = "ns.example. admin.example. 1 3600 600 86400 86400"
+        self.assertEqual(self.ask("none.example").ttl, NEGATIVE_TTL)
+
+    def test_negative(self) -> None:
+        """RFC 2308 §5: absence is kept for the minimum of the SOA record; without one for no more than the cap."""
+        self.assertEqual(self.ask("none.example").ttl, 60)
+        self.server.soa = None
+        self.assertLessEqual(self.ask("other.example").ttl, NEGATIVE_TTL)
+        self.assertEqual(self.ask("none.example").status, Status.NO_SUCH_NAME)
+        self.assertEqual(self.server.count("none.example", "A"), 1)
+
+    def test_failures(self) -> None:
+        """A failure is kept for a few seconds only."""
+        self.server.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
+        self.assertEqual(self.ask("a.example").ttl, FAILURE_TTL)
+        self.server.rcodes.clear()
+        self.assertTrue(self.ask("a.example").failed)
+        self.reactor.advance(FAILURE_TTL)
+        self.assertTrue(self.ask("a.example").found)
+
+    def test_bounded(self) -> None:
+        """The least recently used go first, by the weight of their records; large records weigh more."""
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], cached=6)
+        for number in range(4):
+            self.server.add(f"n{number}.example", "A", "8.8.8.8", "8.8.4.4")
+        for name in ("n0", "n1", "n2", "n0", "n3"):
+            self.ask(f"{name}.example", resolver=resolver)
+        self.assertEqual((len(resolver.cache), resolver.cache.weight), (3, 6))
+        self.ask("n0.example", resolver=resolver)
+        self.ask("n1.example", resolver=resolver)
+        self.assertEqual([self.server.count(f"n{number}.example", "A") for number in range(4)], [1, 2, 1, 1])
+        self.server.add("heavy.example", "TLSA", "3 0 0 " + "00" * 1200)
+        self.ask("heavy.example", "TLSA", resolver=resolver)
+        self.assertEqual((len(resolver.cache), resolver.cache.weight), (1, 5))
+        self.ask("n0.example", resolver=resolver)
+        resolver.cache.clear()
+        self.assertEqual((len(resolver.cache), resolver.cache.weight), (0, 0))
+
+    def test_unknown(self) -> None:
+        """An empty cache knows nothing."""
+        self.assertIsNone(Cache(self.reactor).get((dns.name.root, dns.rdatatype.A)))
+
+
+class JoiningTests(ResolverCase):
+    """Many who ask at once."""
+
+    def test_joined(self) -> None:
+        """The same question at the same time is asked once, and all get the answer."""
+        answers = [self.resolver.query(name, "A") for name in ("a.example", "A.example", "a.example.")]
+        self.assertEqual(self.resolver.in_flight, 1)
+        self.reactor.settle()
+        self.assertEqual([self.successResultOf(answer).status for answer in answers], [Status.FOUND] * 3)
+        self.assertEqual((len(self.server.asked), self.resolver.in_flight), (1, 0))
+
+    def test_cancelled(self) -> None:
+        """Who cancels leaves alone; the others get their answer, and it is kept."""
+        one, other = self.resolver.query("a.example", "A"), self.resolver.query("a.example", "A")
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.reactor.settle()
+        self.assertTrue(self.successResultOf(other).found)
+        lone = self.resolver.query("b.example", "A")
+        lone.cancel()
+        self.failureResultOf(lone, CancelledError)
+        self.reactor.settle()
+        self.assertEqual(len(self.resolver.cache), 2)
+
+    def test_concurrency(self) -> None:
+        """Look-ups above the limit wait for their turn; above the limit of those that wait they fail at once, unkept."""
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], concurrent=2, waiting=1)
+        answers = [resolver.query(f"n{number}.example", "A") for number in range(4)]
+        self.assertEqual(self.successResultOf(answers[3]).reason, "too many look-ups at once")
+        joined = resolver.query("n0.example", "A")
+        self.assertEqual(len([port for port in self.reactor.udp.values() if port.peer]), 2)
+        self.reactor.settle()
+        self.assertEqual([self.successResultOf(answer).status for answer in (*answers[:3], joined)], [Status.NO_SUCH_NAME] * 4)
+        self.assertEqual(self.ask("n3.example", resolver=resolver).status, Status.NO_SUCH_NAME)
+
+    def test_waiting_is_bounded_in_time(self) -> None:
+        """A look-up whose turn does not come ends in time, and leaves the queue."""
+        self.server.mute.add(("n0.example", "A"))
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], concurrent=1, timeout=3)
+        self.server.delays["n0.example", "A"] = 60
+        first, second = resolver.query("n0.example", "A"), resolver.query("n1.example", "A")
+        self.reactor.pass_time(3.25)
+        self.assertEqual(self.successResultOf(first).reason, "no answer in 3 s")
+        self.assertTrue(self.successResultOf(second).status in (Status.FAILED, Status.NO_SUCH_NAME))
+        self.assertEqual(self.ask("a.example", resolver=resolver).status, Status.FOUND)
+        self.assertEqual(resolver.in_flight, 0)

@@ -1,0 +1,345 @@
+"""TLS of both roles against OpenSSL connections of the tests' own, in memory."""
+
+from __future__ import annotations
+
+from OpenSSL import SSL, crypto
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net import tls
+from s2sgw.net.tls import ClientTLS, NoCertificate, ServerTLS, new_context
+from s2sgw.stream.events import StartTLS
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import NOT_BEFORE, Issued, leaf_for, rsa_key, self_signed, shared_issuer
+from tests.support.wires import LOCAL, PEER, RawTLS, Solo, credential, raw_context
+
+TLS1_2 = SSL.TLS1_2_VERSION
+TLS1_3 = SSL.TLS1_3_VERSION
+BOTH = (TLS1_2, TLS1_3)
+
+ROOMS = Domain.parse("rooms.example.org")
+
+
+def receiving(**options: object) -> Solo:
+    """A receiving side that has just answered STARTTLS."""
+    solo = Solo(**options)  # type: ignore[arg-type]
+    assert solo.receive(b"STARTTLS\n") == b"PROCEED\n"
+    return solo
+
+
+def initiating(**options: object) -> tuple[Solo, bytes]:
+    """An initiating side that has been told to proceed, and its ClientHello."""
+    given = {"tls": lambda order: ClientTLS().for_peer(LOCAL, credential(leaf_for("peer.example"))), **options}
+    solo = Solo(role="initiating", **given)  # type: ignore[arg-type]
+    return solo, solo.receive(b"PROCEED\n")
+
+
+def by_name(*domains: str) -> ServerTLS:
+    """A server with a certificate for each domain, the first being shown where none is known."""
+    held = {Domain.parse(domain): credential(leaf_for(domain), domain) for domain in domains}
+    return ServerTLS(lambda name: held[Domain.parse(domains[0])] if name is None else held.get(name))
+
+
+def shown(raw: RawTLS) -> bytes:
+    """The leaf that the other side showed."""
+    certificate = raw.connection.get_peer_certificate()
+    assert certificate is not None
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+
+class EvidenceTests(SynchronousTestCase):
+    """What is known of the other side after the handshake."""
+
+    def chain_of(self, issued: Issued | None, version: int) -> tuple[bytes, ...]:
+        solo = receiving()
+        RawTLS(solo, raw_context(issued, highest=version)).run()
+        self.assertEqual(solo.engine.log, ["tls"], solo.ending)
+        return solo.connection.chain
+
+    def test_receiving_side_has_the_whole_chain(self) -> None:
+        """R11: the peer is asked for its certificate; its chain is kept leaf first, which OpenSSL leaves out on this side."""
+        for version in BOTH:
+            self.assertEqual(self.chain_of(leaf_for("peer.example"), version), leaf_for("peer.example").der_chain)
+
+    def test_any_certificate_is_accepted(self) -> None:
+        """R12: self-signed, expired and weak certificates pass the handshake, for they are judged after it."""
+        strange = [
+            self_signed(dns=["peer.example"]),
+            shared_issuer().issue(dns=["peer.example"], not_after=NOT_BEFORE.replace(year=2021)),
+            self_signed(dns=["peer.example"], key=rsa_key(1024)),
+        ]
+        for issued in strange:
+            for version in BOTH:
+                self.assertEqual(self.chain_of(issued, version), issued.der_chain)
+
+    def test_no_certificate(self) -> None:
+        """R11: a peer without a certificate gets through the handshake, with an empty chain."""
+        for version in BOTH:
+            self.assertEqual(self.chain_of(None, version), ())
+
+    def test_initiating_side_has_the_whole_chain(self) -> None:
+        """R12: the receiving side's chain, leaf first and once, though OpenSSL lists the leaf on this side."""
+        for version in BOTH:
+            for issued in (leaf_for("example.org"), self_signed(dns=["example.org"])):
+                solo, hello = initiating()
+                RawTLS(solo, raw_context(issued, highest=version), server=True).run(hello)
+                self.assertEqual(solo.connection.chain, issued.der_chain)
+
+    def test_initiating_side_presents_its_chain(self) -> None:
+        """R11: the initiating side presents its own certificate with its intermediates."""
+        for version in BOTH:
+            solo, hello = initiating()
+            raw = RawTLS(solo, raw_context(leaf_for("example.org"), highest=version), server=True).run(hello)
+            self.assertEqual(shown(raw), leaf_for("peer.example").der)
+            self.assertEqual(len(raw.connection.get_peer_cert_chain() or ()), 1)  # the intermediate; the leaf is apart
+
+    def test_version_and_cipher(self) -> None:
+        """The version and the cipher are facts of the connection."""
+        for version, name in ((TLS1_2, "TLSv1.2"), (TLS1_3, "TLSv1.3")):
+            solo = receiving()
+            raw = RawTLS(solo, raw_context(highest=version)).run()
+            self.assertEqual(solo.connection.tls_version, name)
+            self.assertEqual(solo.connection.cipher, raw.connection.get_cipher_name())
+
+
+class ChoiceTests(SynchronousTestCase):
+    """Which certificate is shown."""
+
+    def test_starttls_chooses_by_the_header(self) -> None:
+        """R11: with STARTTLS the domain in `to` chooses the certificate, whatever SNI says."""
+        server = by_name("example.org", "rooms.example.org")
+        solo = receiving(tls=lambda order: server.for_domain(order.local))
+        raw = RawTLS(solo, raw_context(), server_name=b"rooms.example.org").run()
+        self.assertEqual(shown(raw), leaf_for("example.org").der)
+
+    def test_a_domain_without_a_certificate(self) -> None:
+        """R11: a served domain that no certificate names is shown the first: better encrypted by a wrong name than not."""
+        server = by_name("example.org")
+        raw = RawTLS(receiving(tls=lambda order: server.for_domain(PEER)), raw_context()).run()
+        self.assertEqual(shown(raw), leaf_for("example.org").der)
+
+    def direct(self, server_name: bytes | None, alpn: list[bytes] | None = None, version: int = TLS1_3) -> tuple[Solo, RawTLS]:
+        held = {LOCAL: credential(leaf_for("example.org")), ROOMS: credential(leaf_for("rooms.example.org"))}
+        server = ServerTLS(lambda name: held[LOCAL] if name is None else held.get(name), direct=True)
+        solo = Solo(tls=lambda order: server.for_domain(None), direct=True)
+        return solo, RawTLS(solo, raw_context(alpn=alpn, highest=version), server_name=server_name).run()
+
+    def test_direct_tls_chooses_by_sni(self) -> None:
+        """R11: with direct TLS the server name chooses the certificate, with its intermediates."""
+        for version in BOTH:
+            _, raw = self.direct(b"ROOMS.example.org", version=version)
+            self.assertEqual(shown(raw), leaf_for("rooms.example.org").der)
+            self.assertEqual(len(raw.connection.get_peer_cert_chain() or ()), 2)
+
+    def test_unknown_and_malformed_server_names(self) -> None:
+        """R11: no name, one that is not served, and what is no name at all are shown the first certificate."""
+        for server_name in (None, b"stranger.example", b"..", b"\xff\xfe"):
+            _, raw = self.direct(server_name)
+            self.assertEqual(shown(raw), leaf_for("example.org").der)
+
+    def test_protocol_is_agreed_on_the_chosen_context(self) -> None:
+        """XEP-0368: `xmpp-server` is agreed on by ALPN, also after SNI has exchanged the context."""
+        for server_name in (b"example.org", b"rooms.example.org"):
+            solo, raw = self.direct(server_name, [b"h2", b"xmpp-server"])
+            self.assertEqual(raw.connection.get_alpn_proto_negotiated(), b"xmpp-server")
+            assert solo.connection.secured is not None
+            self.assertEqual((solo.connection.secured.alpn, solo.connection.secured.server_name), (b"xmpp-server", server_name.decode()))
+
+    def test_another_protocol_is_refused(self) -> None:
+        """XEP-0368: whoever offers other protocols alone has come to the wrong door: a fatal alert, and no stream."""
+        for server_name in (b"example.org", b"rooms.example.org"):
+            solo, raw = self.direct(server_name, [b"http/1.1", b"xmpp-client"])
+            self.assertIn("no application protocol", str(raw.problem))
+            self.assertTrue(solo.transport.disconnecting)
+            solo.lose()
+            assert solo.ending is not None
+            self.assertEqual((solo.ending.cause, solo.engine.log), (Cause.TLS_FAILED, []))
+
+    def test_no_protocol_is_fine(self) -> None:
+        """XEP-0368: a peer that offers no protocol at all is served."""
+        solo, raw = self.direct(b"example.org")
+        self.assertEqual(solo.engine.log, ["tls"])
+        self.assertEqual(raw.connection.get_alpn_proto_negotiated(), b"")
+
+    def test_no_certificate_at_all(self) -> None:
+        """Without any certificate there is no TLS to offer, and the caller hears so."""
+        server = ServerTLS(lambda name: None)
+        self.assertRaisesRegex(NoCertificate, r"example\.org", server.for_domain, LOCAL)
+        self.assertRaises(NoCertificate, server.for_domain, None)
+
+    def test_client_names_the_peer(self) -> None:
+        """RFC 7590 §3.7: SNI carries the peer's domain in A-labels, and nothing for an address."""
+        for text, expected in (("bücher.example", b"xn--bcher-kva.example"), ("192.0.2.1", None)):
+            creator = ClientTLS().for_peer(Domain.parse(text), None)
+            solo, hello = initiating(tls=lambda order, creator=creator: creator)
+            raw = RawTLS(solo, raw_context(leaf_for("example.org")), server=True).run(hello)
+            self.assertEqual(raw.connection.get_servername(), expected)
+
+    def test_client_offers_the_protocol_for_direct_tls_alone(self) -> None:
+        """XEP-0368: ALPN `xmpp-server` is offered where TLS comes first, and not after STARTTLS."""
+        offered: list[list[bytes]] = []
+
+        def select(connection: SSL.Connection, names: list[bytes]) -> bytes:
+            offered.append(names)
+            return names[0]
+
+        for direct in (True, False):
+            solo, hello = initiating(tls=lambda order, direct=direct: ClientTLS().for_peer(LOCAL, None, direct=direct))
+            context = raw_context(leaf_for("example.org"))
+            context.set_alpn_select_callback(select)
+            RawTLS(solo, context, server=True).run(hello)
+        self.assertEqual(offered, [[b"xmpp-server"]])
+
+
+class SessionTests(SynchronousTestCase):
+    """No session is ever resumed."""
+
+    def test_no_session_is_resumed(self) -> None:
+        """R11: a client that brings back its session gets a full handshake, and we its chain."""
+        for version in BOTH:
+            context = raw_context(leaf_for("peer.example"), highest=version)
+            server = by_name("example.org")
+            first = RawTLS(receiving(tls=lambda order, server=server: server.for_domain(order.local)), context).run()
+            first.solo.connection.write(b"data, so that tickets would have come by now")
+            first.run(first.solo.written())
+            session = first.connection.get_session()
+            again = RawTLS(receiving(tls=lambda order, server=server: server.for_domain(order.local)), context)
+            if session is not None:
+                again.connection.set_session(session)
+            again.run()
+            self.assertEqual(again.solo.connection.chain, leaf_for("peer.example").der_chain)
+            self.assertEqual(new_context(None, "1.2").get_session_cache_mode(), SSL.SESS_CACHE_OFF)
+            self.assertNotEqual(again.connection.master_key(), first.connection.master_key())
+
+
+class RenegotiationTests(SynchronousTestCase):
+    """OpenSSL itself only warns; the connection must close."""
+
+    def test_the_peer_as_client_renegotiates(self) -> None:
+        """R10: a ClientHello on an established TLS 1.2 connection closes it at once, with no stream error."""
+        solo = receiving()
+        raw = RawTLS(solo, raw_context(highest=TLS1_2)).run()
+        answered = solo.receive(raw.renegotiate())
+        self.assert_closed(solo)
+        raw._take(answered)
+        self.assertEqual(raw.plain, b"")
+
+    def test_the_peer_as_server_renegotiates(self) -> None:
+        """R10: a HelloRequest to us as the initiating side closes the connection likewise."""
+        solo, hello = initiating()
+        raw = RawTLS(solo, raw_context(leaf_for("example.org"), highest=TLS1_2), server=True).run(hello)
+        solo.receive(raw.renegotiate())
+        self.assert_closed(solo)
+
+    def test_what_follows_is_not_heard(self) -> None:
+        """R10: stanzas in the same read, before or after the attempt, are not heard."""
+        solo = receiving()
+        raw = RawTLS(solo, raw_context(highest=TLS1_2)).run()
+        raw.connection.send(b"before\n")
+        early = raw._output()
+        raw.connection.send(b"after\n")
+        solo.receive(early + raw.renegotiate())
+        self.assert_closed(solo)
+        self.assertEqual(solo.engine.fed, [b"STARTTLS\n"])
+
+    def test_key_update_is_no_renegotiation(self) -> None:
+        """R10: streams on TLS 1.3 go on; OpenSSL refuses to renegotiate there by itself."""
+        solo = receiving()
+        raw = RawTLS(solo, raw_context()).run()
+        raw.send(b"hello\n")
+        self.assertEqual((solo.ending, solo.engine.fed[-1]), (None, b"hello\n"))
+
+    def assert_closed(self, solo: Solo) -> None:
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.TLS_RENEGOTIATION)
+        self.assertTrue(solo.transport.disconnected)  # aborted
+        self.assertEqual(solo.owner.endings, [solo.ending])
+        self.assertEqual(solo.engine.out, b"")
+
+
+class VersionTests(SynchronousTestCase):
+    """Old versions and weak suites."""
+
+    def test_minimum_of_the_receiving_side(self) -> None:
+        """RFC 7590: below the minimum version the handshake fails, and the ending says that the other side is too old."""
+        for minimum, highest in (("1.2", SSL.TLS1_1_VERSION), ("1.3", TLS1_2)):
+            held = credential(leaf_for("example.org"))
+            creator = ServerTLS(lambda name, held=held: held, minimum).for_domain(LOCAL)  # type: ignore[misc, arg-type]
+            solo = receiving(tls=lambda order, creator=creator: creator)
+            raw = RawTLS(solo, raw_context(highest=highest)).run()
+            self.assertIn("protocol version", str(raw.problem))
+            solo.lose()
+            assert solo.ending is not None
+            self.assertEqual(solo.ending.cause, Cause.TLS_TOO_OLD)
+
+    def test_minimum_of_the_initiating_side(self) -> None:
+        """RFC 7590: a server that cannot do TLS 1.3 where it is asked for is too old."""
+        solo, hello = initiating(tls=lambda order: ClientTLS().for_peer(LOCAL, None, minimum="1.3"))
+        RawTLS(solo, raw_context(leaf_for("example.org"), highest=TLS1_2), server=True).run(hello)
+        solo.lose()
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.TLS_TOO_OLD)
+
+    def test_suites(self) -> None:
+        """R38: no suite without forward secrecy, none with 3DES, RC4, or without authentication or encryption."""
+        names = SSL.Connection(new_context(None, "1.2"), None).get_cipher_list()
+        self.assertIn("ECDHE-RSA-AES128-GCM-SHA256", names)
+        self.assertIn("TLS_AES_256_GCM_SHA384", names)
+        for name in names:
+            self.assertTrue(name.startswith(("TLS_", "ECDHE-", "DHE-")), name)
+            self.assertNotRegex(name, "3DES|DES-CBC|RC4|NULL|anon|MD5|PSK|SRP")
+
+    def test_no_suite_in_common(self) -> None:
+        """R38: a peer that knows static RSA alone is refused."""
+        solo = receiving()
+        RawTLS(solo, raw_context(highest=TLS1_2, ciphers=b"AES128-SHA:@SECLEVEL=0")).run()
+        solo.lose()
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.TLS_FAILED)
+        self.assertIn("no shared cipher", solo.ending.detail)
+
+
+class ContextTests(SynchronousTestCase):
+    """Contexts are kept, within a bound."""
+
+    def test_one_context_per_certificate(self) -> None:
+        """A context is made once per certificate and version, and anew for a new certificate."""
+        held = [credential(leaf_for("example.org"))]
+        server = ServerTLS(lambda name: held[0])
+        first = server.for_domain(LOCAL)._context
+        self.assertIs(server.for_domain(ROOMS)._context, first)
+        held[0] = credential(shared_issuer().issue(dns=["example.org"]))
+        self.assertIsNot(server.for_domain(LOCAL)._context, first)
+
+    def test_clients_contexts(self) -> None:
+        """The client's contexts differ by certificate, minimum version and direct TLS, not by peer."""
+        client, mine = ClientTLS(), credential(leaf_for("peer.example"))
+        made = [
+            client.for_peer(LOCAL, mine)._context, client.for_peer(LOCAL, None)._context,
+            client.for_peer(LOCAL, mine, minimum="1.3")._context, client.for_peer(LOCAL, mine, direct=True)._context,
+        ]
+        self.assertEqual(len(set(map(id, made))), 4)
+        self.assertIs(client.for_peer(PEER, mine)._context, made[0])
+
+    def test_the_cache_is_bounded(self) -> None:
+        """Decision 13: whoever chooses the names does not choose how much is kept; what was used last stays."""
+        self.patch(tls, "CONTEXTS_KEPT", 2)
+        domains = [Domain.parse(f"d{number}.example") for number in range(3)]
+        server = ServerTLS(lambda name: credential(leaf_for(str(name))))
+        first, _second = (server.for_domain(domain)._context for domain in domains[:2])
+        self.assertIs(server.for_domain(domains[0])._context, first)
+        server.for_domain(domains[2])
+        self.assertEqual(len(server._contexts._kept), 2)
+        self.assertIs(server.for_domain(domains[0])._context, first)
+
+    def test_what_is_no_order(self) -> None:
+        """The order names the domain: the adapter hands it to whoever chooses."""
+        orders: list[object] = []
+
+        def choose(order: StartTLS | None) -> object:
+            orders.append(order)
+            return by_name("example.org").for_domain(None)
+
+        receiving(tls=choose)
+        Solo(tls=choose, direct=True)
+        self.assertEqual(orders, [StartTLS(LOCAL, PEER), None])

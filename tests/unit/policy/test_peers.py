@@ -1,0 +1,359 @@
+"""Peer objects, their inheritance, and the values that a configuration spells as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.policy import values
+from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.model import ALL_PROOFS, Features, Limits, PeerObject, PeerPolicy, StanzaRates
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.xmpp.jid import Domain
+
+PIN = "sha256:" + "ab" * 32
+
+
+def peers(**objects: dict[str, Any]) -> PeerPolicies:
+    """Objects by name, "__" for a dot and "any__" for "*."."""
+    named = {name.replace("any__", "*.").replace("__", "."): PeerObject(**keys) for name, keys in objects.items()}
+    return PeerPolicies(named)
+
+
+def policy(of: PeerPolicies, name: str) -> PeerPolicy:
+    return of.policy(Domain.parse(name))
+
+
+class DefaultTests(SynchronousTestCase):
+    """What holds where nothing is configured."""
+
+    def test_contract(self) -> None:
+        """The contract's first values."""
+        found = policy(PeerPolicies(), "peer.example")
+        self.assertEqual(
+            (True, "required", "1.2", ("pkix", "dane", "posh", "pin"), "never", "reject", "required", "system", (), None, None, 600.0),
+            (found.allow, found.tls, found.minimum, found.proofs, found.dialback, found.unknown_issuer, found.resolve,
+             found.trust_anchors, found.pins, found.certificate, found.route, found.hold),
+        )
+        self.assertEqual((524288, 4, StanzaRates(), 0, "slow", False), (
+            found.limits.stanza_bytes, found.limits.streams, found.limits.stanzas_per_second, found.limits.bytes_per_second,
+            found.limits.excess, found.limits.rated,
+        ))
+        self.assertEqual(Features(sm=True, bidi=True, limits=True, multiplexing=True), found.features)
+        self.assertEqual(
+            ((), 0, ("message", "presence", "iq"), "error"), (found.deny_namespaces, found.deny_larger_than, found.kinds, found.denied),
+        )
+        self.assertIsNone(found.bar)
+        self.assertEqual((), found.objects)
+
+    def test_frozen(self) -> None:
+        """A policy cannot be changed once it is made."""
+        with self.assertRaises(AttributeError):
+            policy(PeerPolicies(), "peer.example").allow = False  # type: ignore[misc]
+
+
+class MostSpecificTests(SynchronousTestCase):
+    """Exact name, then the longest suffix, then the default; each inherits from the next."""
+
+    def setUp(self) -> None:
+        self.peers = peers(
+            default={"dialback": "with-tls", "hold": "1m"},
+            any__example={"tls": "optional", "dialback": "always"},
+            any__friends__example={"dialback": "never"},
+            a__friends__example={"allow": False},
+        )
+
+    def test_default(self) -> None:
+        """A peer that nothing else names has the default."""
+        self.assertEqual(("default",), policy(self.peers, "peer.test").objects)
+
+    def test_suffix(self) -> None:
+        """A suffix names what is under it, at any depth, and not itself."""
+        self.assertEqual("always", policy(self.peers, "x.y.example").dialback)
+        self.assertEqual(("*.example", "default"), policy(self.peers, "friends.example").objects)
+        self.assertEqual(("default",), policy(self.peers, "example").objects)
+        self.assertEqual(("default",), policy(self.peers, "notexample").objects)
+
+    def test_longest_suffix(self) -> None:
+        """The longest suffix wins, and inherits from the shorter one."""
+        found = policy(self.peers, "b.friends.example")
+        self.assertEqual(("*.friends.example", "*.example", "default"), found.objects)
+        self.assertEqual(("never", "optional", 60.0), (found.dialback, found.tls, found.hold))
+
+    def test_exact(self) -> None:
+        """The exact name wins over every suffix, and inherits from all of them."""
+        found = policy(self.peers, "A.Friends.Example.")
+        self.assertEqual(("a.friends.example", "*.friends.example", "*.example", "default"), found.objects)
+        self.assertEqual((False, "never", "optional", 60.0), (found.allow, found.dialback, found.tls, found.hold))
+
+    def test_under_an_exact_name(self) -> None:
+        """An exact name says nothing of what is under it."""
+        self.assertTrue(policy(self.peers, "x.a.friends.example").allow)
+
+    @settings(max_examples=50)
+    @given(st.permutations(["default", "*.example", "*.friends.example", "a.friends.example"]))
+    def test_order_never_matters(self, order: list[str]) -> None:
+        """Objects in any order make the same policies."""
+        said: dict[str, dict[str, Any]] = {
+            "default": {"hold": "1m"}, "*.example": {"tls": "optional", "hold": "2m"},
+            "*.friends.example": {"dialback": "always"}, "a.friends.example": {"hold": "3m"},
+        }
+        found = PeerPolicies({name: PeerObject(**said[name]) for name in order})
+        straight = PeerPolicies({name: PeerObject(**keys) for name, keys in said.items()})
+        for name in ("a.friends.example", "b.friends.example", "c.example", "d.test"):
+            self.assertEqual(policy(straight, name), policy(found, name))
+
+    def test_one_policy_per_object(self) -> None:
+        """Names that strangers choose make no new policies: peers of one object share one."""
+        self.assertIs(policy(self.peers, "a.test"), policy(self.peers, "b.test"))
+        self.assertIs(policy(self.peers, "a.b.example"), policy(self.peers, "c.example"))
+
+    def test_named(self) -> None:
+        """The policy of an object is found by the object's own name."""
+        self.assertEqual(("*.friends.example", "*.example", "default"), self.peers.named("*.friends.example").objects)
+        self.assertRaises(KeyError, self.peers.named, "a.test")
+
+    def test_addresses_have_no_suffix(self) -> None:
+        """An address is under no suffix; an object of its own name is its policy."""
+        found = peers(**{"any__0__0__1": {"allow": False}, "127__0__0__2": {"allow": False}})
+        self.assertTrue(policy(found, "127.0.0.1").allow)
+        self.assertFalse(policy(found, "127.0.0.2").allow)
+
+
+class InheritanceTests(SynchronousTestCase):
+    """What is inherited, and how."""
+
+    def test_limits_key_by_key(self) -> None:
+        """Each limit is inherited by itself."""
+        found = peers(default={"limits": {"streams": 2}}, a__example={"limits": {"stanza_bytes": "64KiB"}})
+        self.assertEqual(Limits(stanza_bytes=65536, streams=2), policy(found, "a.example").limits)
+
+    def test_rates(self) -> None:
+        """A number of stanzas is one of all kinds together; a table that is given replaces the inherited one."""
+        found = peers(
+            default={"limits": {"stanzas_per_second": 7, "bytes_per_second": "30kB", "excess": "refuse"}},
+            a__example={"limits": {"stanzas_per_second": {"presence": 3}}}, b__example={"limits": {"stanzas_per_second": 0}},
+        )
+        base = policy(found, "x.example").limits
+        self.assertEqual((StanzaRates(total=7), 30000, "refuse", True), (base.stanzas_per_second, base.bytes_per_second, base.excess, base.rated))
+        self.assertEqual(StanzaRates(presence=3), policy(found, "a.example").limits.stanzas_per_second)
+        self.assertEqual((StanzaRates(), 30000), (policy(found, "b.example").limits.stanzas_per_second, policy(found, "b.example").limits.bytes_per_second))
+
+    def test_features_key_by_key(self) -> None:
+        """Each feature is inherited by itself."""
+        found = peers(default={"features": {"bidi": False}}, a__example={"features": {"sm": False}})
+        self.assertEqual(Features(sm=False, bidi=False, limits=True, multiplexing=True), policy(found, "a.example").features)
+
+    def test_lists_are_replaced(self) -> None:
+        """A list that is given replaces the inherited one, an empty one too."""
+        found = peers(default={"pins": [PIN], "proofs": ["pin"]}, a__example={"pins": [], "proofs": ["pkix"]})
+        self.assertEqual(((), ("pkix",)), (policy(found, "a.example").pins, policy(found, "a.example").proofs))
+        self.assertEqual((PIN,), policy(found, "b.example").pins)
+
+    def test_base(self) -> None:
+        """What the default object leaves out comes from the gateway's own settings."""
+        found = PeerPolicies({}, PeerPolicy(hold=5.0, trust_anchors=Path("/ca.pem")))
+        self.assertEqual((5.0, Path("/ca.pem")), (policy(found, "a.example").hold, policy(found, "a.example").trust_anchors))
+
+    def test_minimum_has_a_floor(self) -> None:
+        """No peer goes below the gateway's own TLS minimum, and any may ask for more."""
+        strict = PeerPolicies({"a.example": PeerObject(minimum="1.2")}, PeerPolicy(minimum="1.3"))
+        self.assertEqual("1.3", policy(strict, "a.example").minimum)
+        self.assertEqual("1.3", policy(peers(a__example={"minimum": "1.3"}), "a.example").minimum)
+
+    def test_encryption(self) -> None:
+        """Without TLS a peer can be proven by dialback alone, so TLS is optional only where dialback needs none."""
+        for tls, dialback, comes_to in (
+            ("optional", "always", "optional"), ("optional", "with-tls", "required"), ("optional", "never", "required"),
+            ("required", "always", "required"),
+        ):
+            self.assertEqual(comes_to, PeerPolicy(tls=tls, dialback=dialback).encryption)  # type: ignore[arg-type]
+
+    def test_every_key_is_resolved(self) -> None:
+        """What an object may say, a policy has."""
+        for key in PeerObject.model_fields:
+            self.assertTrue(hasattr(PeerPolicy(), key), key)
+
+
+class BarTests(SynchronousTestCase):
+    """Who is kept out whatever it proves."""
+
+    def bar(self, of: PeerPolicies, name: str) -> tuple[str, str] | None:
+        ending = policy(of, name).bar
+        return None if ending is None else (ending.cause.value, ending.detail)
+
+    def test_allow(self) -> None:
+        """`allow = false` bars."""
+        found = peers(a__example={"allow": False})
+        self.assertEqual(("not-allowed", "the policy for this peer does not allow it"), self.bar(found, "a.example"))
+        self.assertIsNone(self.bar(found, "b.example"))
+
+    def test_listed_only(self) -> None:
+        """`allow_only_listed`: an object of its own, or a suffix that names it, lets a peer in; the default does not."""
+        objects = {"default": PeerObject(allow=True), "a.example": PeerObject(), "*.b.example": PeerObject(), "c.example": PeerObject(allow=False)}
+        found = PeerPolicies(objects, listed_only=True)
+        self.assertEqual([None, None], [self.bar(found, name) for name in ("a.example", "x.y.b.example")])
+        only = ("not-allowed", "only peers that the configuration names are allowed")
+        self.assertEqual([only, only], [self.bar(found, name) for name in ("b.example", "other.test")])
+        self.assertEqual(("not-allowed", "the policy for this peer does not allow it"), self.bar(found, "c.example"))
+
+    def test_deny_lists(self) -> None:
+        """What a list names is denied, in its own words, and no longer once the list lets go of it."""
+        found = peers(default={"hold": "1m"}, a__example={"hold": "2m"})
+        found.deny([DenyList("list one", frozenset({"a.example", "*.bad.example"})), DenyList("list two", frozenset({"a.example", "c.example"}))])
+        self.assertEqual(("deny-listed", "named by list one"), self.bar(found, "a.example"))
+        self.assertEqual(("deny-listed", "named by list one"), self.bar(found, "x.bad.example"))
+        self.assertEqual(("deny-listed", "named by list two"), self.bar(found, "c.example"))
+        self.assertIsNone(self.bar(found, "bad.example"))
+        self.assertEqual(120.0, policy(found, "a.example").hold)
+        self.assertEqual(["list one", "list two"], [each.source for each in found.deny_lists])
+        found.deny([])
+        self.assertIsNone(self.bar(found, "a.example"))
+
+    def test_denied_share_a_policy(self) -> None:
+        """Names that strangers choose make no new policies here either."""
+        found = peers()
+        found.deny([DenyList("x", frozenset({"a.test", "b.test"}))])
+        self.assertIs(policy(found, "a.test"), policy(found, "b.test"))
+
+    def test_spared(self) -> None:
+        """The operator's own word is stronger than a list: `allow = true` in the peer's own object, nowhere else."""
+        found = peers(default={"allow": True}, any__example={"allow": True}, a__example={"allow": True}, b__example={})
+        found.deny([DenyList("x", frozenset({"a.example", "b.example", "c.example", "default"}))])
+        self.assertEqual([None, "deny-listed", "deny-listed", "deny-listed"], [(self.bar(found, name) or (None,))[0] for name in ("a.example", "b.example", "c.example", "default")])
+
+    def test_adopt(self) -> None:
+        """Other objects take the place of the old ones in whole; the deny lists stay."""
+        live = peers(a__example={"hold": "1m"})
+        live.deny([DenyList("x", frozenset({"c.example"}))])
+        policy(live, "c.example")
+        live.adopt(PeerPolicies({"b.example": PeerObject(hold="2m")}, PeerPolicy(hold=7.0), listed_only=True))  # type: ignore[arg-type]
+        self.assertEqual((7.0, 120.0), (policy(live, "a.example").hold, policy(live, "b.example").hold))
+        self.assertEqual(("deny-listed", 7.0), (self.bar(live, "c.example")[0], policy(live, "c.example").hold))  # type: ignore[index]
+        self.assertFalse(policy(live, "a.example").listed)
+
+
+class ListedTests(SynchronousTestCase):
+    """R14: an address or a single label may be a peer only where an object goes by exactly that name."""
+
+    def test_listed(self) -> None:
+        """Its own name lists it, a suffix or the default does not."""
+        found = peers(default={}, localhost={}, any__example={})
+        self.assertTrue(found.lists(Domain.parse("LOCALHOST")))
+        for name in ("default", "a.example", "peer.test"):
+            self.assertFalse(found.lists(Domain.parse(name)), name)
+
+
+class ObjectTests(SynchronousTestCase):
+    """What an object may not say."""
+
+    def test_refused(self) -> None:
+        """Unknown keys and wrong values are refused."""
+        keys: dict[str, Any]
+        for keys in (
+            {"tsl": "required"}, {"tls": "never"}, {"allow": "yes"}, {"allow": 1}, {"proofs": ["pki"]}, {"dialback": "sometimes"},
+            {"minimum": "1.1"}, {"hold": 10}, {"limits": {"stanza_bytes": 9999}}, {"limits": {"streams": 0}},
+            {"limits": {"streams": True}}, {"limits": {"stanzas": 1}}, {"pins": ["sha1:00"]}, {"pins": [1]}, {"route": "a:b:c"},
+            {"kinds": []}, {"kinds": ["messages"]}, {"deny_namespaces": [""]}, {"deny_namespaces": ["a}b"]}, {"deny_namespaces": ["x" * 1025]},
+            {"deny_namespaces": [1]}, {"denied": "reject"}, {"resolve": "never"}, {"features": {"tls": True}}, {"features": {"sm": 1}},
+            {"limits": {"stanzas_per_second": -1}}, {"limits": {"stanzas_per_second": "x"}}, {"limits": {"stanzas_per_second": {"messages": 1}}},
+            {"limits": {"stanzas_per_second": 1.5}}, {"limits": {"bytes_per_second": -1}}, {"limits": {"excess": "drop"}},
+        ):
+            with self.assertRaises(ValidationError, msg=str(keys)):
+                PeerObject(**keys)
+
+    def test_all_proofs(self) -> None:
+        """Every method that the contract knows may be listed."""
+        self.assertEqual(ALL_PROOFS, PeerObject(proofs=("pkix", "dane", "posh", "pin")).proofs)
+
+
+class ValueTests(SynchronousTestCase):
+    """Text to value, once, at the door."""
+
+    def refused(self, parse: Any, *texts: object) -> None:
+        for text in texts:
+            with self.assertRaises(ValueError, msg=repr(text)):
+                parse(text)
+
+    def test_durations(self) -> None:
+        """A number with a unit is seconds; a bare number says no unit and is refused."""
+        spelt = {"20ms": 0.02, "30s": 30.0, "10m": 600.0, "1.5h": 5400.0, "2 d": 172800.0, "0s": 0.0}
+        for text, seconds in spelt.items():
+            self.assertAlmostEqual(seconds, values.parse_duration(text))
+        self.refused(values.parse_duration, "10", 10, 1.5, "", "m", "-1s", "10 minutes", "1e3s", "٣s", True, None, ["10m"], "10m\n")
+
+    def test_sizes(self) -> None:
+        """A whole number is bytes, and units are powers of 1000 or 1024 as written."""
+        spelt = {"64MiB": 67108864, "4GiB": 4294967296, "512KiB": 524288, "1kB": 1000, "1.5MB": 1500000, "10B": 10, 0: 0, 7: 7}
+        for text, size in spelt.items():
+            self.assertEqual(size, values.parse_size(text))
+        self.refused(values.parse_size, -1, True, 1.5, "64", "64mb", "MiB", None)
+
+    def test_domains(self) -> None:
+        """Any spelling of a domain is the one domain."""
+        self.assertEqual(Domain.parse("bücher.example"), values.parse_domain("Xn--Bcher-Kva.example."))
+        self.assertEqual("xn--bcher-kva.example", values.parse_domain_key("Bücher.example"))
+        self.assertEqual("localhost.", values.parse_hostname("LocalHost"))
+        self.refused(values.parse_domain, "", "a b", "-a.example", 5, None)
+
+    def test_peer_names(self) -> None:
+        """A peer object goes by "default", a domain, or "*." and a domain."""
+        for text, name in (("default", "default"), ("Friend.Example", "friend.example"), ("*.Bücher.example", "*.xn--bcher-kva.example")):
+            self.assertEqual(name, values.parse_peer_name(text))
+        self.refused(values.parse_peer_name, "*", "*.", "a.*.example", "*a.example", "", 1)
+
+    def test_host_ports(self) -> None:
+        """Names become A-labels, addresses their canonical form, and brackets stand for IPv6."""
+        for text, place in (
+            ("127.0.0.1:5299", ("127.0.0.1", 5299)), ("[::0001]:53", ("::1", 53)), ("Bücher.example:1", ("xn--bcher-kva.example", 1)),
+            ("localhost:65535", ("localhost", 65535)),
+        ):
+            self.assertEqual(place, values.parse_host_port(text))
+        self.refused(
+            values.parse_host_port, "a.example", "a.example:", ":5269", "a.example:0", "a.example:65536", "a.example:x", "a.example:-1",
+            "::1", "[::1]", "[::1]:x", "a b:1", "a.example:٣", 5269, None,
+        )
+
+    def test_default_ports(self) -> None:
+        """A route goes to 5269 and a name server is asked at 53 where no port is given."""
+        self.assertEqual("a.example:5269", values.parse_route("a.example"))
+        self.assertEqual("[2001:db8::1]:5269", values.parse_route("[2001:DB8::1]"))
+        self.assertEqual("a.example:5299", values.parse_route("a.example:5299"))
+        self.assertEqual("127.0.0.1:53", values.parse_nameserver("127.0.0.1"))
+        self.assertEqual("[::1]:53", values.parse_nameserver("::1"))
+        self.assertEqual("[::1]:5300", values.parse_nameserver("[::1]:5300"))
+        self.refused(values.parse_nameserver, "ns.example", "ns.example:53", 53)
+
+    def test_loopback(self) -> None:
+        """The DNS view is on loopback."""
+        self.assertEqual(("127.53.0.1", 53), values.parse_loopback("127.53.0.1"))
+        self.assertEqual(("::1", 5300), values.parse_loopback("[::1]:5300"))
+        self.refused(values.parse_loopback, "192.0.2.1:53", "0.0.0.0:53", "localhost:53")
+
+    def test_paths(self) -> None:
+        """A relative path starts at the configuration's folder, an absolute one does not."""
+        info: Any = SimpleNamespace(context={"folder": Path("/etc/s2sgw")})
+        self.assertEqual(Path("/etc/s2sgw/certs"), values.parse_path("certs", info))
+        self.assertEqual(Path("/srv/certs"), values.parse_path("/srv/certs", info))
+        self.assertEqual(Path("certs"), values.parse_path("certs", SimpleNamespace(context=None)))
+        for text in ("", 5, None):
+            with self.assertRaises(ValueError):
+                values.parse_path(text, info)
+
+    def test_anchors(self) -> None:
+        """Anchors are the system's, or at a path; "./system" is a path."""
+        info: Any = SimpleNamespace(context={"folder": Path("/etc/s2sgw")})
+        self.assertEqual("system", values.parse_anchors("system", info))
+        self.assertEqual(Path("/etc/s2sgw/system"), values.parse_anchors("./system", info))
+
+    def test_pins(self) -> None:
+        """A pin comes back in one spelling, whether hexadecimal, with colons, or base64."""
+        for text in (PIN, PIN.upper(), "sha256:" + ":".join(["AB"] * 32), "sha256:q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s="):
+            self.assertEqual(PIN, values.parse_pin(text))
+        self.refused(values.parse_pin, "ab" * 32, "sha512:" + "ab" * 32, "sha256:ab", None)

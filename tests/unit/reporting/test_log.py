@@ -1,0 +1,171 @@
+"""The log: lines of text and of JSON, what is shown at which level, and that a stranger's words cannot forge a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+from twisted.application.service import Application, IServiceCollection
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.logfile import LogFile
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting.log import DEFAULT_FILE, LoggedService, destination, json_line, observer, text_line
+from s2sgw.reporting.printable import SHOWN, printable, quoted
+from s2sgw.xmpp.jid import Domain, Pair
+
+AT = 1_800_000_000.25
+
+
+class PrintableTests(SynchronousTestCase):
+    def test_plain_text_stays(self) -> None:
+        """Letters of any script stand as they are."""
+        self.assertEqual("bücher.example läuft 日本", printable("bücher.example läuft 日本"))
+
+    def test_control_and_format_characters(self) -> None:
+        """Line ends, escapes, bidi overrides, surrogates and private characters are written out."""
+        self.assertEqual("a\\x0ab\\x1b[31m\\u202e\\udc80\\U000f0000", printable("a\nb\x1b[31m\u202e\udc80\U000f0000"))
+
+    def test_backslash_is_doubled(self) -> None:
+        """What was said cannot look like an escape of ours."""
+        self.assertEqual("\\\\x0a", printable("\\x0a"))
+
+    def test_long_text_is_cut(self) -> None:
+        """More than the limit is cut and marked."""
+        self.assertEqual("x" * SHOWN + "…", printable("x" * (SHOWN + 1)))
+        self.assertEqual("x" * SHOWN, printable("x" * SHOWN))
+
+    def test_quoted(self) -> None:
+        """Quotes stand where a space, a quote or an equals sign would confuse, and around nothing."""
+        self.assertEqual(["plain", '"two words"', '""', '"a=b"', '"\\""'], [quoted(text) for text in ("plain", "two words", "", "a=b", '"')])
+
+
+class LineTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.file = io.StringIO()
+
+    def lines(self, format: str = "text", level: str = "info", namespace: str = "s2sgw.reporting.record") -> Logger:
+        ours = observer(self.file, format, level)  # type: ignore[arg-type]
+        return Logger(namespace, observer=lambda event: ours({**event, "log_time": AT}))  # type: ignore[arg-type]
+
+    def written(self) -> list[str]:
+        return self.file.getvalue().splitlines()
+
+    def test_one_line_of_text(self) -> None:
+        """Time, level, event, then the pair first and the other facts in their order; what is empty is left out."""
+        self.lines().warn(
+            "x", event="refused", address="192.0.2.1", peer="evil.example", local="example.org", direction="inbound",
+            cause="self-signed", detail="", secured=True, seconds=0.123456789, reasons=["pkix: no", "pin: none"],
+        )
+        self.assertEqual(
+            ['2027-01-15T08:00:00.250Z warn  refused direction=inbound peer=evil.example local=example.org address=192.0.2.1 '
+             'cause=self-signed secured=yes seconds=0.123457 reasons="pkix: no; pin: none"'],
+            self.written(),
+        )
+
+    def test_one_line_of_json(self) -> None:
+        """The same as one object, values kept as they are."""
+        pair = Pair(Domain.parse("a.example"), Domain.parse("b.example"))
+        self.lines("json").info(event="stream proven", pair=pair, port=5269, ok=False, parts=("x", 1), extra={"k": pair}, none=None)
+        self.assertEqual(
+            {"time": "2027-01-15T08:00:00.250Z", "level": "info", "event": "stream proven", "pair": "a.example -> b.example",
+             "port": 5269, "ok": False, "parts": ["x", 1], "extra": {"k": "a.example -> b.example"}},
+            json.loads(self.file.getvalue()),
+        )
+
+    def test_a_fact_cannot_replace_a_column(self) -> None:
+        """A fact named like a column of JSON does not overwrite it."""
+        self.lines("json").info(event="x", time="never")
+        self.assertEqual("2027-01-15T08:00:00.250Z", json.loads(self.file.getvalue())["time"])
+        self.assertEqual("info", json.loads(json_line({"event": "x", "level": "fatal"}))["level"])
+
+    def test_a_stranger_cannot_forge_a_line(self) -> None:
+        """Line ends and terminal escapes in what a peer said stay inside its fact, in both formats."""
+        said = 'x\n2027-01-15T08:00:00.250Z info  stream proven peer="bank.example"\x1b[2J'
+        for format in ("text", "json"):
+            self.lines(format).warn(event="refused", detail=said)
+        text, line = self.written()
+        self.assertIn('detail="x\\x0a2027-01-15T08:00:00.250Z info  stream proven peer=\\"bank.example\\"\\x1b[2J"', text)
+        self.assertEqual(said, json.loads(line)["detail"])
+        self.assertNotIn("\x1b", line)
+
+    def test_long_facts_are_cut(self) -> None:
+        """A stranger's long text does not fill the disk."""
+        for format in ("text", "json"):
+            self.lines(format).warn(event="refused", detail="x" * 100_000)
+        self.assertTrue(all(len(line) < 1200 for line in self.written()))
+
+    def test_levels(self) -> None:
+        """Only what is at or above the level is written."""
+        for level, expected in (("debug", 3), ("info", 2), ("warn", 1), ("error", 0)):
+            self.file.truncate(0)
+            self.file.seek(0)
+            log = self.lines(level=level)
+            log.debug(event="a")
+            log.info(event="b")
+            log.warn(event="c")
+            self.assertEqual(expected, len(self.written()), level)
+
+    def test_notes_of_libraries(self) -> None:
+        """What Twisted tells of itself is shown from warn on only, or at level debug; twistd's own word is shown."""
+        self.lines(namespace="twisted.internet.tcp").info("Starting factory")
+        self.lines(namespace="twisted.internet.tcp").warn("odd thing")
+        self.lines(namespace="twisted.scripts._twistd_unix.UnixAppLogger").info("twistd starting up")
+        self.lines(namespace="twisted.internet.tcp", level="debug").info("Starting factory")
+        self.assertEqual(["odd thing", "twistd starting up", "Starting factory"], [line.split('"')[1] for line in self.written()])
+
+    def test_traceback(self) -> None:
+        """A mistake of ours brings its traceback, each line marked, so that none looks like an event."""
+        for format in ("text", "json"):
+            log = self.lines(format)
+            try:
+                raise ValueError("evil\n2027-01-15T08:00:00.250Z info  forged")
+            except ValueError:
+                log.failure("a question could not be answered")
+        *text, line = self.written()
+        self.assertIn('note text="a question could not be answered"', text[0])
+        self.assertTrue(all(row.startswith("    | ") for row in text[1:]))
+        self.assertIn("builtins.ValueError: evil", json.loads(line)["traceback"][-2])
+
+    def test_an_event_without_time_or_level(self) -> None:
+        """Events of old interfaces lack keys; a line comes out all the same."""
+        self.assertEqual('1970-01-01T00:00:00.000Z info  note text="" by=""', text_line({}))
+
+
+class TwistdTests(SynchronousTestCase):
+    def test_destination(self) -> None:
+        """As twistd does: standard output in the foreground, the named file, twistd.log of a daemon, nothing under syslog."""
+        import sys
+
+        folder = self.mktemp()
+        os.mkdir(folder)
+        named = os.path.join(folder, "gateway.log")
+        self.assertIs(sys.stdout, destination({"nodaemon": True, "logfile": None}))
+        self.assertIs(sys.stdout, destination({"nodaemon": True, "logfile": "-"}))
+        self.assertIsNone(destination({"nodaemon": True, "syslog": True}))
+        file = destination({"nodaemon": True, "logfile": named})
+        assert isinstance(file, LogFile)
+        self.addCleanup(file.close)
+        self.assertEqual(os.path.abspath(named), file.path)
+        self.assertEqual("twistd.log", DEFAULT_FILE)
+
+    def test_the_root_service_brings_its_log(self) -> None:
+        """The application that twistd makes gets our observer before its log starts, and the service as its child."""
+        ours = observer(io.StringIO())
+        application = Application("s2sgw")
+        service = LoggedService(ours)
+        service.setServiceParent(application)
+        self.assertIs(ours, application.getComponent(ILogObserver))
+        self.assertEqual([service], list(IServiceCollection(application)))
+
+    def test_without_an_observer(self) -> None:
+        """Under syslog twistd's own observer stays."""
+        application = Application("s2sgw")
+        LoggedService(None).setServiceParent(application)
+        self.assertIsNone(application.getComponent(ILogObserver, None))
+
+    def test_level_names(self) -> None:
+        """The levels of the contract are levels of twisted.logger."""
+        for name in ("debug", "info", "warn", "error"):
+            self.assertIn(LogLevel.levelWithName(name), LogLevel.iterconstants())

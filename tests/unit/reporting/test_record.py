@@ -1,0 +1,139 @@
+"""The record of refusals: bounded, told as one where they are the same, there again after a restart, and as a letter."""
+
+from __future__ import annotations
+
+from twisted.logger import LogEvent, Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.peerdb import refusals
+from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.refusals import REASONS, TEXT, StoredRefusals
+from s2sgw.reporting.letter import letter
+from s2sgw.reporting.record import NAMES, PER_NAME, EventRecord, RefusalRecord
+from s2sgw.xmpp.ending import Cause, Ending
+
+SELF_SIGNED = Ending(Cause.SELF_SIGNED, "pkix: not proven", condition="policy-violation")
+PAIR = ("friend.example", "here.example")
+
+
+class RecordTests(SynchronousTestCase):
+    """What a record keeps."""
+
+    def setUp(self) -> None:
+        self.now = 1000.0
+        self.events: list[LogEvent] = []
+        self.log = Logger("record", observer=self.events.append)  # type: ignore[arg-type]
+        self.record = EventRecord(lambda: self.now, self.log)
+
+    def refuse(self, peer: str = "friend.example", address: str = "192.0.2.1:5000", ending: Ending = SELF_SIGNED) -> None:
+        self.record.refused("inbound", "federation", (peer, "here.example"), address, ending, ("a reason",))
+        self.now += 1
+
+    def test_row(self) -> None:
+        """A row tells layer, cause, evidence and remedy."""
+        self.refuse()
+        row = self.record.list("friend.example")[0].row()
+        self.assertEqual(("pkix", "self-signed", ["a reason"], SELF_SIGNED.remedy, 1, 1000.0),
+                         tuple(row[key] for key in ("layer", "cause", "reasons", "remedy", "times", "first")))
+        self.assertEqual(1, self.record.refusals["pkix", "self-signed"])
+
+    def test_again(self) -> None:
+        """The same refusal again is counted, from whatever port it came; another host, or cause, is told apart."""
+        for port in (5000, 5001, 5002):
+            self.refuse(address=f"192.0.2.1:{port}")
+        [row] = self.record.list()
+        self.assertEqual((3, 1002.0, 1000.0), (row.times, row.at, row.first))
+        self.refuse(address="192.0.2.2:5000")
+        self.refuse(ending=Ending(Cause.EXPIRED))
+        self.assertEqual([3, 1, 1], [each.times for each in self.record.list("friend.example")])
+        self.assertEqual(5, len(self.events))
+
+    def test_bounds(self) -> None:
+        """So many refusals of one name, so many names; the oldest go."""
+        for number in range(PER_NAME + 5):
+            self.refuse(address=f"192.0.2.{number}:1")
+        self.assertEqual(PER_NAME, len(self.record.list("friend.example")))
+        for number in range(NAMES):
+            self.refuse(f"p{number}.example")
+        self.assertEqual([], self.record.list("friend.example"))
+        self.assertEqual(NAMES, len(self.record.list()))
+
+    def test_past(self) -> None:
+        """What an earlier life left is there, and goes on being counted."""
+        self.record = EventRecord(lambda: self.now, self.log, past=[RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED, (), 4, 0.5)])
+        self.refuse()
+        [row] = self.record.list()
+        self.assertEqual((5, 0.5, 1000.0), (row.times, row.first, row.at))
+
+
+class RefusalsTests(SynchronousTestCase):
+    """The record on disk."""
+
+    def setUp(self) -> None:
+        self.path = self.mktemp()
+        self.complaints: list[str] = []
+        self.refusals = StoredRefusals(PeerDatabase(self.path, self.complaints.append))
+
+    def refused(self, number: int = 0, **changes: object) -> RefusalRecord:
+        facts = {"peer": "friend.example", "local": "here.example", "address": f"192.0.2.{number}:1", "ending": SELF_SIGNED, "reasons": ("a reason",), **changes}
+        return RefusalRecord(1000.0 + number, "inbound", "federation", **facts)  # type: ignore[arg-type]
+
+    def test_survives(self) -> None:
+        """A new gateway reads what the last one wrote, in its order."""
+        rows = [self.refused(number) for number in range(3)]
+        for each in reversed(rows):
+            self.refusals.keep(each)
+        self.assertEqual(rows, StoredRefusals(PeerDatabase(self.path, self.complaints.append)).past())
+        self.assertEqual([], self.complaints)
+
+    def test_again(self) -> None:
+        """The same refusal takes its own place."""
+        self.refusals.keep(self.refused())
+        again = self.refused().after(self.refused())
+        self.refusals.keep(again)
+        self.assertEqual([again], self.refusals.past())
+
+    def test_bounded(self) -> None:
+        """As many as a name may have; texts are cut."""
+        for number in range(PER_NAME + 3):
+            self.refusals.keep(self.refused(number))
+        self.assertEqual(list(range(3, PER_NAME + 3)), [int(each.at - 1000) for each in self.refusals.past()])
+        self.refusals.keep(self.refused(200, ending=Ending(Cause.EXPIRED, "x" * 9999), reasons=("y" * 9999,) * 99))
+        last = self.refusals.past()[-1]
+        self.assertEqual((TEXT, REASONS, TEXT), (len(last.ending.detail), len(last.reasons), len(last.reasons[0])))
+
+    def test_bounded_in_all(self) -> None:
+        """The oldest of all go; that is looked to now and then."""
+        self.patch(refusals, "KEPT", 3)
+        self.patch(refusals, "TRIM_EVERY", 4)
+        for number in range(9):
+            self.refusals.keep(self.refused(number, peer=f"{number}.example"))
+        self.assertEqual([6, 7, 8], [int(each.at - 1000) for each in self.refusals.past()])
+
+
+class LetterTests(SynchronousTestCase):
+    """A refusal as a text to the other administrator."""
+
+    def test_inbound(self) -> None:
+        """It says who, when, why, what was seen and what to do."""
+        text = letter("inbound", *PAIR, "192.0.2.1:5000", 0.0, SELF_SIGNED, ("pkix: not proven: self-signed",), 3)
+        self.assertEqual(
+            "To the administrator of friend.example\n\n"
+            "An XMPP server-to-server stream from your server at 192.0.2.1:5000 to\n"
+            "here.example could not be used on 1970-01-01 00:00:00 UTC (and 2 times\n"
+            "before).\n\n"
+            "Why:        The remote server's certificate is self-signed. (pkix: self-\n"
+            "            signed)\n"
+            "What to do: Use a certificate from a public authority, or publish it by DANE\n"
+            "            or POSH.\n"
+            "Our server ended it. The stream error was <policy-violation/>.\n\n"
+            "What we saw:\n"
+            "  - pkix: not proven: self-signed", text,
+        )
+
+    def test_outbound(self) -> None:
+        """The other way round; without reasons the detail is what was seen, and nothing where there is none."""
+        text = letter("outbound", "friend.example", "", "", 0.0, Ending(Cause.CONNECTION_REFUSED, "port 5269", by="network"))
+        self.assertIn("from ours to your server could not", text.replace("\n", " "))
+        self.assertIn("  - port 5269", text)
+        self.assertNotIn("What we saw", letter("inbound", "", "", "192.0.2.1:1", 0.0, Ending(Cause.CLOSED, by="them")))

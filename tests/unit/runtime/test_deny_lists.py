@@ -1,0 +1,200 @@
+"""Deny lists at work: files and URLs, read again, the last good copy kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.policy.denylist import DenyList
+from s2sgw.runtime import deny_lists
+from s2sgw.runtime.deny_lists import RETRY, DenyLists, ListChange, ListUnreadable, complaints
+
+URL, OTHER = "https://lists.example/deny.txt", "https://lists.example/other.txt"
+
+
+class DenyListsTestCase(SynchronousTestCase):
+    """Lists whose fetches are answered by the test."""
+
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.file = self.state / "list.txt"
+        self.file.write_text("a.example\n")
+        self.clock = Clock()
+        self.fetches: list[tuple[str, Deferred[bytes]]] = []
+        self.heard: list[tuple[Sequence[DenyList], Sequence[ListChange]]] = []
+        self.lists = self.made()
+
+    def made(self) -> DenyLists:
+        return DenyLists(self.state, self.fetch, self.clock, lambda lists, changes: self.heard.append((lists, changes)))
+
+    def fetch(self, url: str) -> Deferred[bytes]:
+        self.fetches.append((url, Deferred()))
+        return self.fetches[-1][1]
+
+    def answer(self, text: bytes | Exception) -> None:
+        _, fetch = self.fetches.pop(0)
+        fetch.errback(text) if isinstance(text, Exception) else fetch.callback(text)
+
+    def names(self, lists: DenyLists | None = None) -> list[str]:
+        return sorted(name for each in (lists or self.lists).lists for name in each.names)
+
+
+class FileTests(DenyListsTestCase):
+    """Lists in files."""
+
+    def test_at_once(self) -> None:
+        """A file counts at once, and whoever asked hears that all were tried."""
+        tried = self.lists.hold([self.file], 3600)
+        self.assertIsNone(self.successResultOf(tried))
+        self.assertEqual(["a.example"], self.names())
+        (lists, changes), = self.heard
+        self.assertEqual(([str(self.file)], [ListChange(str(self.file), frozenset({"a.example"}), frozenset())]), ([each.source for each in lists], changes))
+
+    def test_read_again(self) -> None:
+        """After `refresh` a changed file counts; an unchanged one is no news."""
+        self.lists.hold([self.file], 3600)
+        self.clock.advance(3599)
+        self.file.write_text("b.example\n")
+        self.assertEqual(["a.example"], self.names())
+        self.clock.advance(1)
+        self.assertEqual(["b.example"], self.names())
+        self.assertEqual([ListChange(str(self.file), frozenset({"b.example"}), frozenset({"a.example"}))], self.heard[-1][1])
+        self.clock.advance(3600)
+        self.assertEqual(2, len(self.heard))
+
+    def test_unreadable(self) -> None:
+        """A file that is gone, or is no list any more, stays as it was; it is tried again sooner, and told once."""
+        self.lists.hold([self.file], 3600)
+        self.file.unlink()
+        self.clock.advance(3600)
+        self.assertEqual(["a.example"], self.names())
+        self.assertEqual({str(self.file): "cannot be read: No such file or directory"}, self.lists.failures)
+        self.file.write_text("<html>\n")
+        self.clock.advance(RETRY)
+        self.assertIn("is no list", self.lists.failures[str(self.file)])
+        self.file.write_text("c.example\n")
+        self.clock.advance(RETRY)
+        self.assertEqual((["c.example"], {}), (self.names(), self.lists.failures))
+        self.clock.advance(3599)
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+
+    def test_complaints(self) -> None:
+        """What a start would complain of: files alone, for URLs may be read later."""
+        bad, long = self.state / "bad", self.state / "long"
+        bad.write_bytes(b"\xff\n")
+        long.write_bytes(b"a.example\n" * 3)
+        self.patch(deny_lists, "LIST_BYTES", 25)
+        self.assertEqual(
+            [f"{bad} is not UTF-8", f"{long} is longer than 25 bytes"], complaints([self.file, bad, URL, long]),
+        )
+
+
+class URLTests(DenyListsTestCase):
+    """Lists by HTTPS."""
+
+    def test_fetched(self) -> None:
+        """A list counts once it is there, and so does the next version of it."""
+        tried = self.lists.hold([URL], 3600)
+        self.assertNoResult(tried)
+        self.assertEqual([], self.heard)
+        self.answer(b"a.example\n*.b.example\n")
+        self.successResultOf(tried)
+        self.assertEqual(["*.b.example", "a.example"], self.names())
+        self.clock.advance(3600)
+        self.answer(b"a.example\n")
+        self.assertEqual(["a.example"], self.names())
+        self.assertEqual([ListChange(URL, frozenset(), frozenset({"*.b.example"}))], self.heard[-1][1])
+
+    def test_kept(self) -> None:
+        """What was fetched outlives a restart, whether or not the server answers then."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        again = self.made()
+        again.hold([URL], 3600)
+        self.assertEqual(["a.example"], self.names(again))
+        self.answer(ListUnreadable("no network"))
+        self.assertEqual(["a.example"], self.names(again))
+        self.assertEqual({URL: "no network"}, again.failures)
+
+    def test_no_copy_of_rubbish(self) -> None:
+        """What is no list takes the place of none, neither in use nor on disk; it is tried again after a while."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        self.clock.advance(3600)
+        self.answer(b"<html>\nnot found\n")
+        self.assertEqual(["a.example"], self.names())
+        self.clock.advance(RETRY)
+        self.answer(b"b.example\n")
+        self.assertEqual(["b.example"], self.names())
+        self.assertEqual([b"b.example\n"], [copy.read_bytes() for copy in (self.state / "deny").iterdir()])
+
+    def test_others_go_on(self) -> None:
+        """One list that cannot be had keeps none of the others from counting."""
+        self.lists.hold([URL, OTHER, self.file], 3600)
+        self.assertEqual(["a.example"], self.names())
+        self.answer(ListUnreadable("no"))
+        self.answer(b"b.example\n")
+        self.assertEqual(["a.example", "b.example"], self.names())
+
+    def test_copies_of_lists_let_go(self) -> None:
+        """A list that is configured no more denies nobody, and its copy goes."""
+        self.lists.hold([URL, OTHER], 3600)
+        self.answer(b"a.example\n")
+        self.answer(b"b.example\n")
+        self.lists.hold([OTHER], 3600)
+        self.assertEqual(["b.example"], self.names())
+        self.assertEqual(1, len(list((self.state / "deny").iterdir())))
+        self.assertEqual([ListChange(URL, frozenset(), frozenset({"a.example"}))], self.heard[-1][1])
+
+    def test_full_disk(self) -> None:
+        """A copy that cannot be written loses the copy, not the list."""
+        (self.state / "deny").write_text("in the way")
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        self.assertEqual(["a.example"], self.names())
+
+
+class LifeTests(DenyListsTestCase):
+    """Time and the end."""
+
+    def test_stop(self) -> None:
+        """A fetch under way is given up, and no timer is left."""
+        tried = self.lists.hold([URL], 3600)
+        self.lists.stop()
+        self.successResultOf(tried)
+        self.assertEqual((True, []), (self.fetches[0][1].called, self.clock.getDelayedCalls()))
+
+    def test_held_anew_meanwhile(self) -> None:
+        """Other lists while a fetch is under way: what it brings no longer counts."""
+        self.lists.hold([URL], 3600)
+        self.lists.hold([self.file], 3600)
+        self.assertEqual(["a.example"], self.names())
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+
+    def test_look(self) -> None:
+        """Asked twice at once, it looks once; both hear."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        first, second = self.lists.look(), self.lists.look()
+        self.assertEqual(1, len(self.fetches))
+        self.answer(b"b.example\n")
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+
+    def test_none(self) -> None:
+        """Without lists there is nothing to do."""
+        self.successResultOf(self.lists.hold([], 3600))
+        self.assertEqual(([], []), (self.clock.getDelayedCalls(), self.heard))
+
+    def test_mistake(self) -> None:
+        """A mistake of ours is logged, and the lists are looked at again all the same."""
+        self.lists.hold([URL], 3600)
+        self.answer(RuntimeError("x"))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))

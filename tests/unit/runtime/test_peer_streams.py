@@ -1,0 +1,89 @@
+"""What an operator's word about a key does to the streams and lanes of a peer; and a list that cannot be read is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication.trust_files import read_revocations
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.runtime.policy_change import PeerStreams
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.certificates import leaf_for, self_signed, shared_issuer
+
+PEER, OTHER, HERE = (Domain.parse(name) for name in ("peer.example", "other.example", "here.example"))
+LEAF = self_signed(dns=["peer.example"])
+KEY = Fingerprint.of(LEAF.der)
+
+
+class Connection:
+    def __init__(self, chain: tuple[bytes, ...] = (LEAF.der,), ending: Ending | None = None) -> None:
+        self.chain = chain
+        self.ending = ending
+        self.refusals: list[Any] = []
+
+    def fail(self, refusal: Any) -> None:
+        self.refusals.append(refusal)
+
+
+def flow(recipient: Domain, length: int = 0, connection: Connection | None = None, leg: str = "federation") -> Any:
+    hop: Any = DeliveryAgent.__new__(DeliveryAgent)
+    hop.stream = None if connection is None else SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg))
+    return SimpleNamespace(pair=Pair(HERE, recipient), lane=range(length), hop=hop)
+
+
+class PeerStreamsTests(SynchronousTestCase):
+    def test_waiting(self) -> None:
+        """What waits for a peer, in all of its lanes."""
+        self.assertEqual(5, PeerStreams([flow(PEER, 2), flow(PEER, 3), flow(OTHER, 7)], []).waiting(PEER))  # type: ignore[arg-type]
+
+    def test_shared(self) -> None:
+        """R20: a stream that several lanes share is closed once."""
+        shared = Connection()
+        self.assertEqual(1, PeerStreams([flow(PEER, 1, shared), flow(PEER, 1, shared)], []).close(PEER, KEY))  # type: ignore[arg-type]
+        self.assertEqual(1, len(shared.refusals))
+
+    def test_wake(self) -> None:
+        """The lanes that wait for the peer try again."""
+        woken: list[Domain] = []
+        PeerStreams(SimpleNamespace(contact=lambda *peer, urged: woken.extend(peer) if urged else None), []).wake(PEER)  # type: ignore[arg-type]
+        self.assertEqual([PEER], woken)
+
+    def test_close(self) -> None:
+        """R20: the streams of both directions that the key opened are closed with <policy-violation/>, and no others."""
+        mine, out, closed, another = Connection(), Connection(), Connection(ending=Ending(Cause.CLOSED)), Connection((b"x",))
+        backend, stranger = Connection(), Connection()
+        accepted = [
+            (connection, SimpleNamespace(peer=peer, side=SimpleNamespace(leg=leg)))
+            for connection, peer, leg in (
+                (mine, PEER, "federation"), (closed, PEER, "federation"), (another, PEER, "federation"), (backend, PEER, "backend"),
+                (stranger, OTHER, "federation"),
+            )
+        ]
+        lanes = [flow(PEER, connection=out), flow(PEER), flow(PEER, connection=backend, leg="backend"), flow(OTHER, connection=stranger)]
+        self.assertEqual(2, PeerStreams(lanes, accepted).close(PEER, KEY))  # type: ignore[arg-type]
+        for connection in (mine, out):
+            [refusal] = connection.refusals
+            self.assertEqual(("policy-violation", Cause.KEY_REVOKED), (refusal.condition.value, refusal.ending.cause))
+        self.assertEqual([[]] * 4, [each.refusals for each in (closed, another, backend, stranger)])
+
+
+class RevocationFileTests(SynchronousTestCase):
+    def empty(self) -> Path:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        return folder
+
+    def test_read(self) -> None:
+        """Lists of a file or a folder; what cannot be read is complained of."""
+        folder = self.empty()
+        (folder / "a.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        self.assertEqual(1, len(read_revocations(self.empty()).complaints))
+        self.assertEqual((1, ()), (len(read_revocations(folder)), read_revocations(folder).complaints))
+        (folder / "b.crl").write_bytes(b"nonsense")
+        self.assertEqual(1, len(read_revocations(folder / "b.crl").complaints))

@@ -1,0 +1,224 @@
+"""A changed policy: streams that it refuses are closed in order, pairs are admitted anew, what waits in vain comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.discovery import Target
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.runtime import policy_change
+from s2sgw.runtime.policy_change import Closed, PolicyChange
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.stream.events import Refusal
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
+NO = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "pkix: no.", Ending(Cause.EXPIRED, "expired"))
+TARGET = Target("s.peer.example", 5269, ("192.0.2.1",))
+
+
+class Connection:
+    """What is seen of a connection."""
+
+    peer_address = "192.0.2.1:40000"
+
+    def __init__(self) -> None:
+        self.ending: Ending | None = None
+        self.said: Refusal | None = None
+
+    def fail(self, refusal: Refusal) -> None:
+        self.said, self.ending = refusal, refusal.ending
+
+
+class Owner:
+    """An accepted stream."""
+
+    def __init__(self, leg: str, methods: dict[Pair, str], peer: Domain | None = None) -> None:
+        self.side = SimpleNamespace(leg=leg)
+        self.methods = methods
+        self.peer, self.local = peer, HERE
+        self.asked_anew = 0
+
+    def reconsider(self) -> None:
+        self.asked_anew += 1
+
+
+class Waiting:
+    """A hop that takes nothing, or keeps what it gets."""
+
+    state, slow, acknowledges, last_cause = "idle", False, False, Cause.CLOSED
+
+    def __init__(self, ready: bool, kept: list[bytes]) -> None:
+        self.ready = ready
+        self._kept = kept
+
+    def send(self, data: Sequence[bytes]) -> None:
+        self._kept += data
+
+    def wanted(self) -> None: ...
+
+    def contact(self, urged: bool = False) -> None: ...
+
+    def pressed(self) -> None: ...
+
+    def stop(self, cause: Cause) -> None: ...
+
+
+class ReconsiderationTests(SynchronousTestCase):
+    """Over streams and lanes of the test's own; judgements by the test."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.back: list[bytes] = []
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.hop,
+            MemorySpool(0, lambda call: call()), spools=False,
+        )
+        self.peers = PeerPolicies()
+        self.accepted: dict[Connection, Owner] = {}
+        self.questions: list[tuple[Any, ...]] = []
+        self.answers: dict[tuple[Domain, str], Refusal] = {}
+
+    def hop(self, flow: DeliveryQueue) -> Any:
+        if flow.direction == "inbound":
+            return Waiting(True, self.back)
+        side: Any = SimpleNamespace(leg="federation")
+        return DeliveryAgent(flow, PeerStreamProvider(side, None), self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+
+    def stream(self, leg: str = "federation", peer: Domain = PEER, method: str = "EXTERNAL") -> Connection:
+        connection = Connection()
+        self.accepted[connection] = Owner(leg, {Pair(peer, HERE): method} if method else {}, peer)
+        return connection
+
+    def outgoing(self, peer: Domain = PEER, leg: str = "federation") -> Connection:
+        flow = self.lanes.flow(Pair(HERE, peer))
+        connection = Connection()
+        assert isinstance(flow.hop, DeliveryAgent)
+        flow.hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)
+        return connection
+
+    async def inbound(self, connection: Any, pair: Pair, method: str) -> Refusal | None:
+        self.questions.append((pair, method))
+        return self.answers.get((pair.sender, method))
+
+    async def outbound(self, connection: Any, pair: Pair, target: Target) -> Refusal | None:
+        self.questions.append((pair, target))
+        return self.answers.get((pair.recipient, "outbound"))
+
+    def apply(self, keep_streams: bool = False) -> list[Closed]:
+        accepted: Any = self.accepted.items()
+        reconsideration = PolicyChange(self.peers, accepted, self.lanes, self.inbound, self.outbound)
+        return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
+
+    def test_closed(self) -> None:
+        """A refused stream ends with policy-violation whatever the cause is, and is told of; the others live on."""
+        bad, good = self.stream(), self.stream(peer=OTHER)
+        self.answers[PEER, "EXTERNAL"] = NO
+        self.assertEqual([Closed("inbound", "peer.example", "here.example", "192.0.2.1:40000", "expired", "expired")], self.apply())
+        assert bad.said is not None
+        self.assertEqual((StreamCondition.POLICY_VIOLATION, "The policy has changed. pkix: no."), (bad.said.condition, bad.said.text))
+        self.assertEqual(("policy-violation", None), (bad.said.ending.condition, good.said))
+
+    def test_outbound(self) -> None:
+        """Streams that we opened are judged by where they lead."""
+        connection = self.outgoing()
+        self.answers[PEER, "outbound"] = NO
+        self.assertEqual([("outbound", "peer.example", "here.example")], [closed[:3] for closed in self.apply()])
+        self.assertIsNotNone(connection.said)
+        self.assertEqual([(Pair(HERE, PEER), TARGET)], self.questions)
+
+    def test_each_pair(self) -> None:
+        """A stream of many pairs ends once if one of them is refused."""
+        connection = self.stream()
+        self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
+        self.answers[PEER, "EXTERNAL"] = self.answers[OTHER, "dialback"] = NO
+        self.assertEqual(1, len(self.apply()))
+        self.assertEqual([(Pair(PEER, HERE), "EXTERNAL"), (Pair(OTHER, HERE), "dialback")], self.questions)
+
+    def test_unproven(self) -> None:
+        """A stream that still negotiates is asked about by the name it claims."""
+        self.stream(method="")
+        self.accepted[Connection()] = Owner("federation", {})
+        self.apply()
+        self.assertEqual([(Pair(PEER, HERE), "")], self.questions)
+
+    def test_backend(self) -> None:
+        """The backend's streams are never judged, but their pairs are admitted anew, as all are."""
+        self.stream("backend")
+        self.stream()
+        self.outgoing(leg="backend")
+        self.apply()
+        self.assertEqual([(Pair(PEER, HERE), "EXTERNAL")], self.questions)
+        self.assertEqual([1, 1], [owner.asked_anew for owner in self.accepted.values()])
+
+    def test_keep_streams(self) -> None:
+        """`keep_streams`: none is closed, none is judged; pairs are admitted anew all the same."""
+        connection = self.stream()
+        self.answers[PEER, "EXTERNAL"] = NO
+        self.assertEqual([], self.apply(keep_streams=True))
+        self.assertEqual((None, [], 1), (connection.said, self.questions, self.accepted[connection].asked_anew))
+
+    def test_waits_in_vain(self) -> None:
+        """What waits for a barred peer comes back with its cause; what waits for another goes on waiting."""
+        for peer in (PEER, OTHER):
+            flow = self.lanes.flow(Pair(HERE, peer))
+            flow.hop = Waiting(False, [])  # type: ignore[assignment]
+            flow.accept([Stanza("message", b"<message/>", f"a@{peer}", "b@here.example", id=peer.ascii)])
+        self.peers.adopt(PeerPolicies({"peer.example": PeerObject(allow=False)}))
+        self.apply(keep_streams=True)
+        self.assertEqual(1, len(self.back))
+        self.assertIn(b"policy: not-allowed", self.back[0])
+        self.assertEqual(1, len(self.lanes.flow(Pair(HERE, OTHER)).lane))
+
+    def test_mistake(self) -> None:
+        """A judgement that breaks closes nothing, and the others are made all the same."""
+        first, second = self.stream(), self.stream(peer=OTHER)
+        self.answers[PEER, "EXTERNAL"] = None  # type: ignore[assignment]
+        broken = RuntimeError("x")
+
+        async def inbound(connection: Any, pair: Pair, method: str) -> Refusal | None:
+            if connection is first:
+                raise broken
+            return NO
+
+        self.inbound = inbound  # type: ignore[method-assign]
+        self.assertEqual(1, len(self.apply()))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual((None, NO.ending.cause), (first.said, second.said.ending.cause if second.said else None))
+
+    def test_not_all_at_once(self) -> None:
+        """So many judgements at a time; a stream that ends meanwhile is not told of."""
+        self.patch(policy_change, "CONCURRENT", 2)
+        waiting: list[Deferred[Refusal | None]] = []
+
+        async def inbound(connection: Any, pair: Pair, method: str) -> Refusal | None:
+            waiting.append(Deferred())
+            return await waiting[-1]
+
+        connections = [self.stream() for _ in range(5)]
+        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.lanes, inbound, self.outbound)  # type: ignore[arg-type]
+        done = Deferred.fromCoroutine(reconsideration.apply())
+        self.assertEqual(2, len(waiting))
+        connections[0].ending = Ending(Cause.CLOSED)
+        for number in range(5):
+            waiting[number].callback(NO)
+        self.assertEqual(4, len(self.successResultOf(done)))

@@ -1,0 +1,337 @@
+"""Attempts to open a stream: races within a priority, what follows a failure, and what is said of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.dialing import Build, DialFailed
+from s2sgw.net.discovery import Target
+from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
+from s2sgw.s2s.connecting import PATIENCE, ConnectServices, InitiatedStream, StreamUnavailable, open_stream
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import AT_ONCE, BRIEF
+from s2sgw.s2s.stream_limits import AGAIN
+from s2sgw.stream.events import Acknowledged
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.unit.delivery.test_agent import FakeConnection, FakeSide
+
+PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
+
+
+def target(name: str, *addresses: str, priority: int = 0) -> Target:
+    return Target(f"{name}.there.example", 5269, addresses, priority)
+
+
+class Side(FakeSide):
+    """Its places are connected by the test."""
+
+    def __init__(self, *targets: Target) -> None:
+        super().__init__()
+        self.targets = targets
+        self.dialled: list[str] = []
+        self.ways: dict[str, tuple[Build, Deferred[None]]] = {}
+        self.cancelled: list[str] = []
+
+    def dial(self, address: str, port: int, build: Build) -> Deferred[None]:
+        self.dialled.append(address)
+        attempt: Deferred[None] = Deferred(lambda _: self.cancelled.append(address))
+        self.ways[address] = (build, attempt)
+        return attempt
+
+    def connect(self, address: str) -> None:
+        build, attempt = self.ways[address]
+        assert build() is not None
+        attempt.callback(None)
+
+    def fail(self, address: str, cause: Cause = Cause.CONNECTION_REFUSED) -> None:
+        self.ways[address][1].errback(DialFailed(Ending(cause, address), address))
+
+
+class Attempts(SynchronousTestCase):
+    """Attempts over connections in memory."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.connections: list[FakeConnection] = []
+        self.took: list[str] = []
+        self.manners = Destinations(self.clock, lambda: 0.0)
+
+    def open(self, *targets: Target, verifying: bool = False) -> Deferred[InitiatedStream]:
+        self.side = Side(*targets)
+        opener = ConnectServices(self._connection, self.clock, self.manners, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(open_stream(self.side, PAIR, opener, verifying))  # type: ignore[arg-type]
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        self.connections.append(FakeConnection(owner))
+        return self.connections[-1]
+
+    def refused(self, opening: Deferred[InitiatedStream]) -> Ending:
+        ending: Ending = self.failureResultOf(opening, StreamUnavailable).value.ending
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return ending
+
+
+class OpeningTests(Attempts):
+    """R36."""
+
+    def test_a_black_hole_costs_a_quarter_of_a_second(self) -> None:
+        """R36: an address that does not answer is raced by the next; the stream is opened where it answered alone."""
+        opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
+        self.assertEqual(self.side.dialled, ["2001:db8::1"])
+        self.clock.advance(ATTEMPT_DELAY)
+        self.side.connect("192.0.2.1")
+        self.assertEqual((self.side.cancelled, len(self.connections)), (["2001:db8::1"], 1))
+        self.connections[0].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
+        self.assertEqual((self.took, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
+
+    def test_races_stay_within_a_priority(self) -> None:
+        """R36: a target of lower priority waits until those before it have failed, and then is tried at once."""
+        opening = self.open(target("a", "192.0.2.1", priority=1), target("b", "192.0.2.2", priority=2))
+        self.clock.advance(1)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.side.fail("192.0.2.1")
+        self.assertEqual(self.side.dialled, ["192.0.2.1", "192.0.2.2"])
+        self.side.connect("192.0.2.2")
+        self.connections[0].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
+
+    def test_the_next_when_the_negotiation_fails(self) -> None:
+        """R36: where TLS or the negotiation fails the others of the race go on, those that did not answer first included."""
+        opening = self.open(target("a", "2001:db8::1", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.clock.advance(ATTEMPT_DELAY)
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.TLS_FAILED, by="network"))
+        self.assertEqual(self.side.dialled, ["2001:db8::1", "192.0.2.1", "2001:db8::1"])
+        self.side.connect("2001:db8::1")
+        self.connections[1].close(Ending(Cause.NEGOTIATION_TIMEOUT))
+        self.side.connect("192.0.2.2")
+        self.connections[2].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
+
+    def test_all_failed_is_known_at_once(self) -> None:
+        """R36: no time-out is waited for where every address has refused; each is named."""
+        opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        self.side.fail("192.0.2.1")
+        self.side.fail("192.0.2.2", Cause.UNREACHABLE)
+        ending = self.refused(opening)
+        self.assertEqual((ending.cause, ending.detail), (Cause.CONNECTION_REFUSED, "connection-refused: 192.0.2.1; unreachable: 192.0.2.2"))
+        self.assertEqual(self.clock.seconds(), 0)
+
+    def test_the_most_telling_failure(self) -> None:
+        """What a server said counts for more than that another could not be reached."""
+        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.EXPIRED))
+        self.side.fail("192.0.2.2")
+        self.assertEqual(self.refused(opening).cause, Cause.EXPIRED)
+
+    def test_no_address(self) -> None:
+        """A resolution without an address."""
+        self.assertEqual(self.refused(self.open(target("a"))).cause, Cause.UNREACHABLE)
+
+    def test_patience(self) -> None:
+        """The whole attempt is bounded: after a while no further address is begun with."""
+        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.side.connect("192.0.2.1")
+        self.clock.advance(PATIENCE)
+        self.connections[0].close(Ending(Cause.NEGOTIATION_TIMEOUT))
+        self.assertEqual(self.refused(opening).cause, Cause.NEGOTIATION_TIMEOUT)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+
+    def test_cut_off_between_claim_and_connection(self) -> None:
+        """A stream whose connection is lost before it was its own goes unheard; the race goes on."""
+        opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        build, attempt = self.side.ways["192.0.2.1"]
+        build()
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST))
+        attempt.errback(DialFailed(Ending(Cause.CONNECTION_LOST)))
+        self.side.connect("192.0.2.2")
+        self.connections[1].prove()
+        self.assertIs(self.successResultOf(opening).connection, self.connections[1])
+
+    def test_direct_tls_that_breaks(self) -> None:
+        """XEP-0368: where direct TLS fails and STARTTLS does not, direct TLS is left out from then on, if there is another way."""
+        direct, plain = replace(target("a", "192.0.2.1"), direct_tls=True), target("b", "192.0.2.2", priority=1)
+        opening = self.open(direct, plain)
+        self.side.connect("192.0.2.1")
+        self.connections[0].close(Ending(Cause.TLS_FAILED, by="network"))
+        self.side.connect("192.0.2.2")
+        self.connections[1].prove()
+        self.successResultOf(opening)
+        self.assertFalse(self.manners.bears("there.example", "direct-tls"))
+        self.open(direct, plain)
+        self.assertEqual(self.side.dialled, ["192.0.2.2"])
+        self.open(direct)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+
+    def test_known_to_be_dead(self) -> None:
+        """A server that failed a moment ago is not asked again by another lane: the same reason, and when to try."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.fail("192.0.2.1")
+        first = self.failureResultOf(opening, StreamUnavailable).value
+        again = self.failureResultOf(self.open(target("a", "192.0.2.1")), StreamUnavailable).value
+        self.assertEqual((first.retry, first.repeated, again.retry, again.repeated), (2.0, False, 2.0, True))
+        self.assertEqual((again.ending, self.side.dialled), (first.ending, []))
+
+    def test_verifying_asks_all_the_same(self) -> None:
+        """A stranger waits for the answer; that there is none is no news of the lanes' server."""
+        self.manners.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
+        opening = self.open(target("a", "192.0.2.1"), verifying=True)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.side.fail("192.0.2.1")
+        self.assertIsNone(self.failureResultOf(opening, StreamUnavailable).value.retry)
+
+    def test_missed(self) -> None:
+        """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
+        missed: list[Any] = []
+        opener = ConnectServices(self._connection, self.clock, self.manners, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
+        for verifying in (True, False):
+            side = Side(target("a", "192.0.2.1"))
+            opening = Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying))  # type: ignore[arg-type]
+            side.fail("192.0.2.1")
+            self.failureResultOf(opening, StreamUnavailable)
+        ((pair, known),) = missed
+        self.assertEqual((pair, known.targets), (PAIR, (target("a", "192.0.2.1"),)))
+
+    def test_as_many_as_it_has_to_bear(self) -> None:
+        """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
+        side = Side(target("a", "192.0.2.1"))
+        side.most = 1
+        opener = ConnectServices(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
+        first, second, verifying = (
+            Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
+        )
+        refused = self.failureResultOf(second, StreamUnavailable).value
+        self.assertEqual((refused.ending.cause, refused.retry, refused.repeated), (Cause.TOO_MANY_STREAMS, AGAIN, True))
+        self.assertEqual(len(side.dialled), 2)
+        for opening in (first, verifying):
+            opening.cancel()
+            self.failureResultOf(opening, CancelledError)
+
+    def test_cancelled(self) -> None:
+        """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""
+        racing = self.open(target("a", "192.0.2.1"))
+        racing.cancel()
+        self.failureResultOf(racing, CancelledError)
+        self.assertEqual(self.side.cancelled, ["192.0.2.1"])
+        negotiating = self.open(target("a", "192.0.2.1", "192.0.2.2"))
+        self.side.connect("192.0.2.1")
+        negotiating.cancel()
+        self.failureResultOf(negotiating, CancelledError)
+        self.assertIsNotNone(self.connections[0].ending)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class TrialTests(Attempts):
+    """An extension that breaks a peer is found out by leaving it out."""
+
+    def ready(self, managed: bool = True) -> FakeConnection:
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.managed = managed
+        self.side.connect("192.0.2.1")
+        self.connections[-1].prove()
+        self.successResultOf(opening)
+        return self.connections[-1]
+
+    def broken(self, managed: bool = True) -> None:
+        self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
+
+    @property
+    def bears(self) -> bool:
+        return self.manners.bears("there.example", "management")
+
+    def test_to_blame(self) -> None:
+        """A stream that breaks young with an extension, and then lives without it: it is left out for a day."""
+        self.broken()
+        self.assertFalse(self.bears)
+        self.ready(managed=False)
+        self.clock.advance(BRIEF)
+        self.assertEqual(list(self.manners.without()), [("there.example", ("management",))])
+        self.clock.advance(3600)
+        self.assertFalse(self.bears)
+
+    def test_without_a_word(self) -> None:
+        """A server that breaks down on the extension at once, or closes in order, without a stream error, is found out too."""
+        for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
+            self.ready().close(ending)
+            self.assertFalse(self.bears)
+            self.manners.acquit("there.example")
+
+    def test_before_it_is_ready(self) -> None:
+        """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.connect("192.0.2.1")
+        self.connections[0].owner.engine.bidi = True
+        self.connections[0].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
+        self.failureResultOf(opening, StreamUnavailable)
+        self.assertFalse(self.manners.bears("there.example", "bidi"))
+        self.assertTrue(self.bears)
+
+    def test_hung_up_on(self) -> None:
+        """And one that hangs up on it without a word is found out too."""
+        opening = self.open(target("a", "192.0.2.1"))
+        self.side.connect("192.0.2.1")
+        self.connections[0].owner.engine.bidi = True
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.failureResultOf(opening, StreamUnavailable)
+        self.assertFalse(self.manners.bears("there.example", "bidi"))
+
+    def acknowledged(self, stream: FakeConnection, bidi: bool) -> tuple[bool, bool]:
+        """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
+        self.manners.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
+        stream.owner.engine.bidi = bidi
+        stream.owner.engine.sent = lambda number: None
+        stream.owner.part.sent(1)
+        stream.owner.event(stream, Acknowledged(1))
+        return self.manners.bears("there.example", "bidi"), self.manners.suspects("there.example")
+
+    def test_trial_acknowledges(self) -> None:
+        """Then it lives, and is told of at once."""
+        self.assertEqual(self.acknowledged(self.ready(), bidi=False), (False, False))
+        self.assertEqual(list(self.manners.without()), [("there.example", ("bidi",))])
+
+    def test_suspected_elsewhere(self) -> None:
+        """What works on another stream broke nothing."""
+        self.assertEqual(self.acknowledged(self.ready(), bidi=True), (True, False))
+
+    def test_answered(self) -> None:
+        """What has answered `<enable/>` and then errs over content errs over a stanza; over anything else it is a suspect still."""
+        for condition, bears in (("bad-format", True), ("internal-server-error", False)):
+            stream = self.ready()
+            stream.owner.engine.enabling = False
+            stream.close(Ending(Cause.STREAM_ERROR, by="them", condition=condition))
+            self.assertEqual(self.bears, bears)
+
+    def test_cleared(self) -> None:
+        """Where the stream without it breaks as well, it was not that."""
+        self.broken()
+        self.broken(managed=False)
+        self.assertTrue(self.bears)
+
+    def test_not_suspected(self) -> None:
+        """A stream that lived, that acknowledged, that we ended, or on which no extension was used raises no suspicion."""
+        self.broken(managed=False)
+        old = self.ready()
+        self.clock.advance(BRIEF)
+        old.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.ready().close(Ending(Cause.UNRESPONSIVE))
+        self.ready().close(Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"))
+        for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
+            killed = self.ready()
+            self.clock.advance(AT_ONCE + 0.1)
+            killed.close(ending)
+        acknowledged = self.ready()
+        acknowledged.owner.engine.sent = lambda number: None
+        acknowledged.owner.part.sent(1)
+        acknowledged.owner.event(acknowledged, Acknowledged(1))
+        acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertTrue(self.bears)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

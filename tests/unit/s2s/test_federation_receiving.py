@@ -1,0 +1,259 @@
+"""The federation's receiving side: who may come at all, from where, and within which limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication.shared_secrets import SharedSecrets
+from s2sgw.net.discovery import Resolution, Target
+from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict
+from s2sgw.s2s.federation_initiating import FederationInitiating
+from s2sgw.s2s.federation_receiving import FederationReceiving
+from s2sgw.stream.events import JudgementNeeded, Permission, StartTLS
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
+SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
+METHODS = ("EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256")
+
+
+class InboundTestCase(SynchronousTestCase):
+    """A side whose look-ups and verdicts are the test's own."""
+
+    opinion = Verdict()
+    contradicted = False
+
+    def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationReceiving:
+        self.peers = PeerPolicies({"default": PeerObject(**policy)})
+        self.asked: list[str | None] = []
+        found = resolution or Resolution(PEER, (SERVER,))
+
+        async def resolve(peer: Domain, route: str | None) -> Resolution:
+            self.asked.append(route)
+            return found
+
+        async def verdict(connection: object, question: JudgementNeeded, role: str) -> Verdict:
+            return Verdict(external=True, proven_by="pkix", reasons=("fine",), contradicted=self.contradicted)
+
+        async def opinion(connection: object, peer: Domain, role: str) -> Verdict:
+            return self.opinion
+
+        return FederationReceiving(
+            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
+            None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+        )
+
+    def judged(self, side: FederationReceiving, address: str = "192.0.2.1:40000") -> Permission:
+        question = JudgementNeeded(PEER, OURS, True)
+        answer = Deferred.fromCoroutine(side.judge(SimpleNamespace(peer_address=address), question))  # type: ignore[arg-type]
+        permission, _ = self.successResultOf(answer)
+        assert isinstance(permission, Permission)
+        return permission
+
+    def cause(self, permission: Permission) -> Cause | None:
+        return permission.refusal.ending.cause if permission.refusal else None
+
+
+class SenderTests(InboundTestCase):
+    """Who can be a peer at all."""
+
+    def cause_of(self, side: FederationReceiving, name: str) -> Cause | None:
+        refusal = side.refuses_sender(Domain.parse(name))
+        return refusal.ending.cause if refusal else None
+
+    def test_r14(self) -> None:
+        """R14: our own domains, addresses and single labels are none."""
+        side = self.made()
+        for name in ("ours.example", "192.0.2.1", "localhost"):
+            self.assertEqual(Cause.INVALID_FROM, self.cause_of(side, name))
+        self.assertIsNone(self.cause_of(side, "peer.example"))
+
+    def test_not_allowed(self) -> None:
+        """What the policy does not allow is refused with policy-violation."""
+        side = self.made(allow=False)
+        refusal = side.refuses_sender(PEER)
+        assert refusal is not None
+        self.assertEqual((Cause.NOT_ALLOWED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
+
+    def test_deny_listed(self) -> None:
+        """The peer hears that a list names it, and not which; our record says which."""
+        side = self.made()
+        self.peers.deny([DenyList("https://lists.example/secret", frozenset({"peer.example"}))])
+        refusal = side.refuses_sender(PEER)
+        assert refusal is not None
+        self.assertEqual((Cause.DENY_LISTED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
+        self.assertNotIn("lists.example", refusal.text)
+        self.assertIn("lists.example", refusal.ending.detail)
+
+
+class JudgementTests(InboundTestCase):
+    """What a peer that asserts itself is permitted."""
+
+    def test_limits(self) -> None:
+        """R32: the permission carries the peer's own limits, and whether they are announced."""
+        permission = self.judged(self.made(limits={"stanza_bytes": 12345}, features={"limits": False}))
+        assert permission.limits is not None
+        self.assertEqual((12345, False, True), (permission.limits.stanza_bytes, permission.announced, permission.external))
+        self.assertTrue(self.judged(self.made()).announced)
+
+    def test_unresolved(self) -> None:
+        """R2: a name that does not resolve is refused whatever else holds."""
+        unresolved = Resolution(PEER, (), Ending(Cause.NO_SUCH_DOMAIN))
+        self.assertEqual(Cause.NO_SUCH_DOMAIN, self.cause(self.judged(self.made(resolution=unresolved, resolve="address-match"))))
+
+    def test_streams(self) -> None:
+        """One stream more than the limit is refused."""
+        self.assertIsNone(self.cause(self.judged(self.made(4))))
+        self.assertEqual(Cause.TOO_MANY_STREAMS, self.cause(self.judged(self.made(5))))
+
+    def test_address_match(self) -> None:
+        """`resolve = "address-match"`: any address that the look-up gives, in any spelling; no other."""
+        for address, cause in (
+            ("192.0.2.1:40000", None), ("[2001:db8:0:0::1]:40000", None), ("[::ffff:192.0.2.1]:40000", None),
+            ("192.0.2.2:40000", Cause.ADDRESS_MISMATCH), ("[2001:db8::2]:5269", Cause.ADDRESS_MISMATCH),
+        ):
+            self.assertEqual(cause, self.cause(self.judged(self.made(resolve="address-match"), address)), address)
+            self.assertIsNone(self.cause(self.judged(self.made(), address)))
+
+    def test_route(self) -> None:
+        """Where there is a route, its address is the one that must match."""
+        self.judged(self.made(resolve="address-match", route="192.0.2.9"))
+        self.assertEqual(["192.0.2.9:5269"], self.asked)
+
+
+class ReconsiderTests(InboundTestCase):
+    """What the policy of now makes of a stream that is open."""
+
+    opinion = Verdict(external=True)
+
+    def reconsidered(self, method: str = "EXTERNAL", address: str = "192.0.2.1:40000", **made: Any) -> Cause | None:
+        side = self.made(**made)
+        asked = side.reconsider(SimpleNamespace(peer_address=address), Pair(PEER, OURS), method)  # type: ignore[arg-type]
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked))
+        return refusal.ending.cause if refusal else None
+
+    def test_by_method(self) -> None:
+        """Each method as far as the verdict still lets it prove the peer; one that the verdict does not speak of goes on."""
+        self.opinion = Verdict(external=True, dialback=False)
+        self.assertEqual([None, None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in METHODS])
+        self.opinion = Verdict(external=False, dialback=True)
+        lost = [self.reconsidered(method) for method in METHODS]
+        self.assertEqual([Cause.NOT_PROVEN, Cause.NOT_PROVEN, None, Cause.NOT_PROVEN], lost)
+
+    def test_refused(self) -> None:
+        """The verdict's own ending is the reason."""
+        self.opinion = Verdict(ending=Ending(Cause.TLS_TOO_OLD))
+        self.assertEqual(Cause.TLS_TOO_OLD, self.reconsidered())
+
+    def test_barred(self) -> None:
+        """Who is not allowed is refused before anything is asked, and where nothing is proven yet it is all that is."""
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(allow=False))
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered("", allow=False))
+        self.opinion = Verdict(ending=Ending(Cause.NOT_PROVEN))
+        self.assertIsNone(self.reconsidered(""))
+
+    def test_address(self) -> None:
+        """`address-match` holds for open streams too; a look-up that fails just now refuses nobody."""
+        self.assertEqual(Cause.ADDRESS_MISMATCH, self.reconsidered(address="192.0.2.2:1", resolve="address-match"))
+        self.assertIsNone(self.reconsidered(resolve="address-match"))
+        unreachable = Resolution(PEER, (), Ending(Cause.DNS_UNREACHABLE))
+        self.assertIsNone(self.reconsidered(address="192.0.2.2:1", resolve="address-match", resolution=unreachable))
+
+
+class OutboundReconsiderTests(SynchronousTestCase):
+    """The same for a stream of ours."""
+
+    def reconsidered(self, verdict: Verdict, **policy: Any) -> Cause | None:
+        peers = PeerPolicies({"default": PeerObject(**policy)})
+
+        async def opinion(connection: object, peer: Domain, role: str, target: Target) -> Verdict:
+            self.assertEqual((PEER, "receiving", SERVER), (peer, role, target))
+            return verdict
+
+        side: Any = SimpleNamespace(peers=peers, secrets=SharedSecrets(peers), judge_of=SimpleNamespace(opinion=opinion))
+        asked = FederationInitiating.reconsider(side, None, Pair(OURS, PEER), SERVER)  # type: ignore[arg-type]
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked))
+        return refusal.ending.cause if refusal else None
+
+    def test_reconsidered(self) -> None:
+        """Barred, refused by the verdict, or neither."""
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
+        self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
+        self.assertIsNone(self.reconsidered(Verdict(external=True)))
+
+
+class BothWaysTests(InboundTestCase):
+    """R36: who may have stanzas of ours on a stream of its own."""
+
+    def test_proven(self) -> None:
+        """R36: a peer that its certificate proves, unless the policy keeps it from that."""
+        self.assertTrue(self.judged(self.made()).bidi)
+        self.assertFalse(self.judged(self.made(features={"bidi": False})).bidi)
+
+    def test_contradicted(self) -> None:
+        """R22: not where the DNS speaks of another key."""
+        self.contradicted = True
+        permission = self.judged(self.made())
+        self.assertEqual((permission.external, permission.bidi), (True, False))
+
+
+class CertificateTests(InboundTestCase):
+    """R11: which certificate an asserted peer is shown."""
+
+    def shown(self, order: StartTLS | None, **policy: Any) -> list[Any]:
+        asked: list[Any] = []
+
+        def opener(direct: bool) -> Any:
+            return SimpleNamespace(
+                for_domain=lambda domain: asked.append((direct, domain)), for_credential=lambda name: asked.append((direct, name)),
+            )
+
+        side = replace(self.made(**policy), server_tls=opener, credential=lambda local, peer: f"{peer}'s")  # type: ignore[arg-type, return-value]
+        side.tls(order)
+        return asked
+
+    def test_by_sni(self) -> None:
+        """R11: direct TLS goes by SNI."""
+        self.assertEqual(self.shown(None), [(True, None)])
+
+    def test_by_to(self) -> None:
+        """R11: STARTTLS goes by the domain that was asked for."""
+        self.assertEqual(self.shown(StartTLS(OURS, PEER)), [(False, OURS)])
+
+    def test_by_peer(self) -> None:
+        """A peer whose policy names a certificate is shown that one; who it is must be known before TLS."""
+        certificate = str(Path(self.mktemp()).absolute())
+        self.assertEqual(self.shown(StartTLS(OURS, PEER), certificate=certificate), [(False, "peer.example's")])
+        self.assertEqual(self.shown(StartTLS(OURS, None), certificate=certificate), [(False, OURS)])
+
+
+class SharedStreamTests(SynchronousTestCase):
+    """XEP-0220 §2.6.1: which of our streams to a peer may be shared."""
+
+    def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
+        none: Any = None
+        peers = PeerPolicies({"default": PeerObject(**policy)})
+        known: dict[Domain, Any] = {OURS: SimpleNamespace(fingerprint="ab12")}
+        side = FederationInitiating(peers, none, none, none, lambda domain, peer: known.get(domain), none, none)
+        return side.shown(Pair(local, PEER))
+
+    def test_certificate(self) -> None:
+        """Those that show the same certificate, or none; the policy may want none shared."""
+        self.assertEqual((self.shown(), self.shown(PEER)), ("ab12", ""))
+        self.assertIsNone(self.shown(features={"multiplexing": False}))
+
+    def test_secret(self) -> None:
+        """R26: none where a secret is shared: each pair proves itself by it."""
+        path = Path(self.mktemp()).absolute()
+        path.touch()
+        self.assertIsNone(self.shown(secret_file=str(path)))

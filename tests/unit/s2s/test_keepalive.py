@@ -1,0 +1,208 @@
+"""Streams at rest, on a wheel that the test turns."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from types import SimpleNamespace
+from typing import Any
+from weakref import ref
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net import tcp_options
+from s2sgw.net.connection import Role
+from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
+from s2sgw.s2s.keepalive import SLOTS, TICK, KeepAlive, KeepAliveLimits
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.features import PeerLimits, StreamFeatures
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from tests.support.wires import LOCAL, PEER, Solo
+
+BOUNDS = KeepAliveLimits()
+
+
+class FakeSocket:
+    """Notes its options."""
+
+    def __init__(self) -> None:
+        self.options: list[tuple[int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((option, value))
+
+
+class LivenessTests(SynchronousTestCase):
+    """What TCP is told."""
+
+    def test_options(self) -> None:
+        """R37: sent data may go unacknowledged for a minute; in a negotiation input is acknowledged without delay, not after it."""
+        solo = Solo()
+        solo.transport.socket = fake = FakeSocket()  # type: ignore[attr-defined]
+        solo.transport.unregisterProducer()
+        solo.connection.connectionMade()
+        self.assertEqual(fake.options, [(socket.TCP_USER_TIMEOUT, 60_000), (socket.TCP_QUICKACK, 1)])
+        solo.receive(b"x\n", b"y\n")
+        self.assertEqual(fake.options[2:], [(socket.TCP_QUICKACK, 1)] * 2)
+        solo.receive(b"PROVE\n")
+        solo.receive(b"z\n")
+        self.assertEqual(len(fake.options), 5)
+
+    def test_elsewhere(self) -> None:
+        """Where the transport has no socket, or the system no such options, nothing is said."""
+        self.patch(tcp_options, "socket", object())
+        set_user_timeout(SimpleNamespace(socket=FakeSocket()))
+        set_quick_ack(SimpleNamespace())
+
+
+class KeepingTests(SynchronousTestCase):
+    """R37."""
+
+    def kept(self, role: Role = "initiating", prove: bool = True, engine: Any = None) -> Solo:
+        self.solo = solo = Solo(role=role, engine=engine)
+        self.keeper = KeepAlive(solo.clock)
+        self.keeper.keep(solo.connection)
+        if prove:
+            solo.connection.negotiated()
+        return solo
+
+    def test_gone(self) -> None:
+        """A stream that is gone does not stay in memory until its slot comes."""
+        gone = ref(self.kept().connection)
+        gc.disable()  # nor until circles are looked for
+        self.addCleanup(gc.enable)
+        self.solo.lose()
+        clock, self.solo = self.solo.clock, Solo()
+        self.assertIsNone(gone())
+        clock.advance(TICK)
+        for _ in range(SLOTS):
+            self.keeper.turn()
+        self.assertEqual(0, len(self.keeper))
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds / TICK)):
+            self.solo.clock.advance(TICK)
+            self.keeper.turn()
+
+    def test_made_small(self) -> None:
+        """Decision 14: after some silence the engine lets go of what it can make again, once for each silence."""
+        solo = self.kept("receiving")
+        self.pass_time(BOUNDS.rest * 4)
+        self.assertEqual(solo.engine.log, ["rest"])
+        solo.receive(b"hello\n")
+        self.pass_time(BOUNDS.rest * 4)
+        self.assertEqual(solo.engine.log, ["rest", "rest"])
+
+    def test_not_while_it_is_used(self) -> None:
+        """A stream on which something comes all the time is left as it is."""
+        solo = self.kept("receiving")
+        for _ in range(20):
+            solo.receive(b"hello\n")
+            self.pass_time(TICK)
+        self.assertEqual(solo.engine.log, [])
+
+    def test_kept_alive(self) -> None:
+        """R37: white space after two minutes without stanzas of ours, in either role, and again."""
+        for role in ("initiating", "receiving"):
+            solo = self.kept(role)
+            self.pass_time(BOUNDS.keep_alive - TICK)
+            self.assertEqual(solo.written(), b"")
+            self.pass_time(TICK)
+            self.assertEqual(solo.written(), b" ")
+            self.pass_time(BOUNDS.keep_alive)
+            self.assertEqual(solo.written(), b" ")
+
+    def test_stanzas_are_signs_of_life(self) -> None:
+        """What is sent in use of the stream puts the white space off."""
+        solo = self.kept()
+        self.pass_time(100)
+        solo.connection.write(b"<message/>")
+        self.pass_time(100)
+        self.assertEqual(solo.written(), b"<message/>")
+        self.pass_time(20)
+        self.assertEqual(solo.written(), b" ")
+
+    def test_never_while_it_is_negotiated(self) -> None:
+        """R5: no white space between the elements of a negotiation."""
+        solo = self.kept(prove=False)
+        self.pass_time(25)
+        self.assertEqual(solo.written(), b"")
+
+    def test_the_silence_that_the_other_side_suffers(self) -> None:
+        """XEP-0478: signs of life come well within the idle-seconds that were announced."""
+        options = InitiatingOptions(local=LOCAL, peer=PEER, keys=DialbackKeys(b"s"))
+        engine = InitiatingStream(options)
+        engine.features = StreamFeatures(limits=PeerLimits(idle_seconds=40))
+        solo = self.kept(engine=engine)
+        self.pass_time(20)
+        self.assertEqual(solo.written(), b" ")
+
+    def test_unused(self) -> None:
+        """R37: a stream of ours that carries nothing for ten minutes is closed in order; white space is no use of it."""
+        solo = self.kept()
+        self.pass_time(300)
+        solo.connection.write(b"<message/>")
+        self.pass_time(BOUNDS.unused - TICK)
+        self.assertIsNone(solo.ending)
+        self.pass_time(TICK)
+        self.assertEqual(solo.ending, Ending(Cause.IDLE))
+        self.assertTrue(solo.written().endswith(b"CLOSE\n"))
+        self.pass_time(SLOTS * TICK)
+        self.assertEqual(len(self.keeper), 0)
+
+    def test_both_ways(self) -> None:
+        """A stream that carries stanzas both ways (XEP-0288) is not closed while the other side uses it."""
+        solo = self.kept()
+        solo.engine.bidi = True  # type: ignore[attr-defined]
+        self.pass_time(BOUNDS.unused * 2)
+        self.assertIsNone(solo.ending)
+
+    def test_silent(self) -> None:
+        """R37: a stream of theirs is closed after an hour without a byte; theirs is the choice before."""
+        solo = self.kept("receiving")
+        self.pass_time(3000)
+        solo.receive(b"\n")
+        self.pass_time(BOUNDS.silent - TICK)
+        self.assertIsNone(solo.ending)
+        self.pass_time(TICK * 2)
+        self.assertEqual(solo.ending, Ending(Cause.IDLE))
+
+    def test_blocked(self) -> None:
+        """R37: who takes nothing for a minute is dead, and known for it within a bounded time."""
+        solo = self.kept()
+        solo.tap.pauseProducing()
+        self.pass_time(BOUNDS.blocked - TICK)
+        self.assertIsNone(solo.ending)
+        self.pass_time(BOUNDS.keep_alive)
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.UNRESPONSIVE)
+
+    def test_slow_is_not_dead(self) -> None:
+        """Who takes a little now and then lives."""
+        solo = self.kept()
+        for _ in range(10):
+            solo.tap.pauseProducing()
+            self.pass_time(BOUNDS.blocked - TICK)
+            solo.tap.resumeProducing()
+        self.assertIsNone(solo.ending)
+
+    def test_asked_and_silent(self) -> None:
+        """R37: where the other side acknowledges it is asked instead, and dead if it does not answer in time."""
+        solo = self.kept()
+        solo.engine.managed = True  # type: ignore[attr-defined]
+        self.pass_time(BOUNDS.keep_alive)
+        self.assertEqual(solo.written(), b"<r xmlns='urn:xmpp:sm:3'/>")
+        solo.receive(b"<a/>\n")
+        self.pass_time(BOUNDS.keep_alive)
+        self.assertEqual((solo.written(), solo.ending), (b"<r xmlns='urn:xmpp:sm:3'/>", None))
+        self.pass_time(BOUNDS.answer)
+        assert solo.ending is not None
+        self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.UNRESPONSIVE, "them"))
+
+    def test_thousands(self) -> None:
+        """Decision 14: one turn looks at those alone whose slot it is, and there is no timer of their own."""
+        self.kept()
+        for _ in range(1000):
+            self.keeper.keep(self.solo.connection)
+        self.assertEqual((len(self.keeper), self.solo.clock.getDelayedCalls()), (1001, []))

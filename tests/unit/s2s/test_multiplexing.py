@@ -1,0 +1,519 @@
+"""Several of our domains on one stream to a peer (XEP-0220 §2.6.1): over real TLS in memory, and what becomes of it when it breaks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.test import iosim
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.views import GatewayViews
+from s2sgw.delivery.ack_selection import AckSelection
+from s2sgw.delivery.acknowledgements import LARGE, OVERDUE
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Target
+from s2sgw.net.tls import ClientTLS
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.reporting.record import EventRecord
+from s2sgw.s2s.connecting import ConnectServices, StreamUnavailable
+from s2sgw.s2s.destinations import DAY, Destinations
+from s2sgw.s2s.multiplexing import ANSWER, BRIEF, PairRequests, ShareableStreams
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    ManagementEnabled,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StanzasReceived,
+)
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+from tests.support.certificates import leaf_for
+from tests.support.wires import WireTransport, credential, server_context_of
+from tests.unit.delivery.test_agent import Bounced, FakeSide, KeepingHop
+
+HERE, ROOMS, THIRD, THERE = (Domain.parse(f"{name}.example") for name in ("here", "rooms", "third", "there"))
+OURS = (HERE, ROOMS, THIRD)
+KEYS = DialbackKeys(b"of ours")
+ERROR = DialbackOutcome("error", Ending(Cause.DIALBACK_ERROR))
+MINE, THEIRS = credential(leaf_for("here.example")), server_context_of("there.example")
+
+
+def stanza(sender: Domain, id: str, body: str = "hi") -> Stanza:
+    from_, to = f"a@{sender}", f"b@{THERE}"
+    data = f"<message from='{from_}' to='{to}' id='{id}'><body>{body}</body></message>".encode()
+    return Stanza("message", data, from_, to, None, id)
+
+
+class FarEnd:
+    """The peer's end of one stream: takes a further domain by its certificate, unless `peer.how` says otherwise."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        options = ReceivingOptions(keys=KEYS, serves=lambda domain: domain == THERE, answers_verify=lambda domain: False)
+        self.engine = ReceivingStream(options, lambda: f"id{len(peer.ends)}")
+        self.connection = StreamConnection(
+            self.engine, self, clock=peer.clock, role="receiving", tls=lambda order: THEIRS.for_domain(THERE),
+        )
+        self.first: Domain | None = None
+        self.managed = self.stifled = False
+
+    def connected(self, connection: StreamConnection) -> None: ...
+
+    def paused(self, connection: StreamConnection) -> None: ...
+
+    def resumed(self, connection: StreamConnection) -> None: ...
+
+    def ended(self, connection: StreamConnection, ending: Ending) -> None: ...
+
+    def event(self, connection: StreamConnection, event: Any) -> None:
+        match event:
+            case ResolutionNeeded():
+                connection.step(self.engine.resolved, None)
+            case JudgementNeeded(domain):
+                self.first = self.first or domain
+                self.judge(domain)
+            case DialbackNeeded(pair) if self.peer.how != "silence":
+                connection.step(self.engine.dialback_answered, pair, ERROR)
+            case ManagementEnabled():
+                self.managed = True
+            case StanzasReceived(pair, stanzas):
+                self.take(stanzas)
+
+    def judge(self, domain: Domain) -> None:
+        if domain != self.first and self.peer.how == "close":
+            self.connection.close(Ending(Cause.CLOSED))
+        trusted = domain == self.first or not self.peer.how
+        further = domain != self.first  # by its certificate alone, where that is trusted
+        permission = Permission(external=trusted, dialback=not (further and trusted), management=self.peer.management)
+        self.connection.step(self.engine.judged, permission)
+
+    def take(self, stanzas: list[Stanza]) -> None:
+        """It chokes on poison, and acknowledges from then on."""
+        for each in stanzas:
+            if b"stifling" in each.data:
+                self.stifled = True
+            if self.stifled:
+                return
+            if b"poison" in each.data:
+                text, self.peer.acknowledges = "not that", True
+                self.connection.fail(Refusal(StreamCondition.POLICY_VIOLATION, text, Ending(Cause.LIMIT_EXCEEDED, text)))
+                return
+            self.peer.got.append(each.id or "")
+            if self.managed and self.peer.acknowledges:
+                self.connection.step(self.engine.handled, 1)
+
+
+class Peer:
+    """What all ends of the peer's share."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.how = ""
+        self.management = False
+        self.acknowledges = True
+        self.ends: list[FarEnd] = []
+        self.got: list[str] = []
+
+
+class Side(FakeSide):
+    """Streams over wires in memory. `certificates`: what is shown for each domain."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.certificates: dict[Domain, str | None] = dict.fromkeys(OURS, "one")
+
+    def shown(self, pair: Pair) -> str | None:
+        return self.certificates[pair.sender]
+
+    def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
+        return InitiatingStream(InitiatingOptions(local=pair.sender, peer=pair.recipient, keys=KEYS, management=True))
+
+    def dial(self, address: str, port: int, build: Any) -> Deferred[None]:
+        self.dials.append(Deferred())
+        connection, end = build(), FarEnd(self.world.peer)
+        self.world.peer.ends.append(end)
+        wires = WireTransport(end.connection, True), WireTransport(connection, False)
+        pump = iosim.connect(end.connection, wires[0], connection, wires[1], greet=False, clock=self.world.clock)
+        self.world.pumps.append(pump)
+        self.dials[-1].callback(None)
+        return self.dials[-1]
+
+
+class World:
+    """Lanes from our domains to one peer; nothing moves until `flush`."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.peer = Peer(self.clock)
+        self.side = Side(self)
+        self.pumps: list[Any] = []
+        self.back: list[Bounced] = []
+        self.told: list[tuple[str, str]] = []
+        self.manners = Destinations(
+            self.clock, lambda: 0.0, BackOff(first=2, jitter=0), lambda name, extra, ending: self.told.append((extra, ending.cause.value)),
+        )
+        self.record = EventRecord(self.clock.seconds, Logger())
+        self.lanes = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS, self._hop,
+            MemorySpool(0, lambda call: call()), spools=False,
+        )
+        receipting = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.lanes, self.manners, self.clock)
+        self.receipts = receipting.of
+        self.opener = ConnectServices(self._connection, self.clock, self.manners)
+
+    def _hop(self, flow: DeliveryQueue) -> NextHop:
+        if flow.direction == "inbound":
+            return KeepingHop(self.back)
+        back_off = BackOff(first=2, jitter=0)
+        way = PeerStreamProvider(self.side, self.opener)  # type: ignore[arg-type]
+        return DeliveryAgent(flow, way, self.record, back_off, lambda: 0.0, self.clock, self.receipts)
+
+    def _connection(self, engine: Any, owner: Any) -> StreamConnection:
+        tls = lambda order: ClientTLS().for_peer(THERE, MINE)  # noqa: E731
+        return StreamConnection(engine, owner, clock=self.clock, role="initiating", tls=tls)
+
+    def flow(self, sender: Domain) -> DeliveryQueue:
+        return self.lanes.flow(Pair(sender, THERE))
+
+    def write(self, sender: Domain, *bodies: str) -> None:
+        for body in bodies:
+            self.flow(sender).accept([stanza(sender, body, body)])
+
+    def flush(self) -> None:
+        """Until nothing moves."""
+        for _ in range(12):
+            self.clock.advance(0)
+            for pump in list(self.pumps):
+                pump.flush()
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.flush()
+
+    def rows(self) -> list[Any]:
+        views = GatewayViews(None, self.lanes, [], self.record, None, 0.0, None)  # type: ignore[arg-type]
+        return list(views.streams())
+
+    def pairs(self) -> list[list[str]]:
+        """Who sends on each stream, as operators see it."""
+        return [[sender for sender, _ in row["pairs"]] for row in self.rows()]
+
+
+class SharingTests(SynchronousTestCase):
+    """One stream for all domains that show the peer the same certificate."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def both(self, management: bool = False) -> None:
+        self.world.peer.management = management
+        for sender, body in ((HERE, "h1"), (ROOMS, "r1")):
+            self.world.write(sender, body)
+        self.world.flush()
+
+    def test_one_stream(self) -> None:
+        """Who comes while the first attempt is under way waits for it; then each lane sends on the one stream, in its order."""
+        self.both()
+        self.assertEqual((len(self.world.peer.ends), self.world.pairs()), (1, [["here.example", "rooms.example"]]))
+        self.world.write(HERE, "h2", "h3")
+        self.world.write(ROOMS, "r2")
+        self.world.write(THIRD, "t1")
+        self.world.flush()
+        self.assertEqual(self.world.peer.got, ["h1", "r1", "h2", "h3", "r2", "t1"])
+        row = self.world.rows()[0]
+        self.assertEqual((row["method"], len(row["pairs"]), len(self.world.peer.ends)), ("EXTERNAL", 3, 1))
+        courier: Any = self.world.flow(ROOMS).hop
+        self.assertEqual((courier.stream.method, courier.stream.reasons), ("dialback", ("on the stream of here.example",)))
+        self.assertEqual(list(self.world.peer.ends[0].engine.pairs), [Pair(sender, THERE) for sender in OURS])
+
+    def test_acknowledged(self) -> None:
+        """R35: one count for all pairs, and each lane is told of its own."""
+        self.world.peer.acknowledges = False
+        self.both(management=True)
+        self.world.write(HERE, "h2")
+        self.world.write(ROOMS, "r2", "r3")
+        self.world.flush()
+        self.assertEqual([len(self.world.flow(each).lane) for each in (HERE, ROOMS)], [2, 3])
+        end = self.world.peer.ends[0]
+        end.connection.step(end.engine.handled, 4)
+        end.connection.step(end.engine.handled, 1)
+        self.world.flush()
+        self.assertEqual([len(self.world.flow(each).lane) for each in (HERE, ROOMS)], [0, 0])
+
+    def test_another_certificate(self) -> None:
+        """A domain with a certificate of its own has its own stream, and one whose streams are never shared too."""
+        self.world.side.certificates |= {ROOMS: "two", THIRD: None}
+        self.both()
+        self.world.write(THIRD, "t1")
+        self.world.flush()
+        self.assertEqual(self.world.pairs(), [["here.example"], ["rooms.example"], ["third.example"]])
+
+    def test_rather_than_none(self) -> None:
+        """Where there is no room for one more stream, a stream that shows another certificate will do."""
+        self.world.side.certificates |= {ROOMS: "two"}
+        self.world.side.most = 1
+        self.world.write(HERE, "h1")
+        self.world.flush()
+        self.world.write(ROOMS, "r1")
+        self.world.flush()
+        self.assertEqual((self.world.pairs(), self.world.peer.got), ([["here.example", "rooms.example"]], ["h1", "r1"]))
+
+    def test_no_room_at_all(self) -> None:
+        """No stream to share, and no room for one: the lane tries again soon."""
+        self.world.side.certificates |= {ROOMS: "two"}
+        self.world.side.most = 1
+        self.world.peer.how = "error"
+        self.world.write(HERE, "h1")
+        self.world.flush()
+        self.world.write(ROOMS, "r1")
+        self.world.flush()
+        self.assertEqual((self.world.flow(ROOMS).hop.state, self.world.peer.got), ("backing off", ["h1"]))
+
+    def test_lost(self) -> None:
+        """The loss of the stream wakes all its lanes, and they come together again on the next."""
+        self.both()
+        self.world.pass_time(11)
+        self.world.peer.ends[0].connection.abort(Ending(Cause.CONNECTION_LOST))
+        self.world.flush()
+        self.world.write(HERE, "h2")
+        self.world.write(ROOMS, "r2")
+        self.world.flush()
+        self.assertEqual((len(self.world.peer.ends), self.world.peer.got), (2, ["h1", "r1", "h2", "r2"]))
+
+    def test_stop(self) -> None:
+        """The last lane to go closes the stream, in order; what the others have in flight is not in doubt before."""
+        self.world.peer.acknowledges = False
+        self.both(management=True)
+        stopped = self.world.lanes.stop()
+        self.world.flush()
+        self.successResultOf(stopped)
+        self.assertEqual(self.world.peer.ends[0].connection.ending, Ending(Cause.CLOSED, by="them"))
+        self.assertEqual([outcome for _, _, outcome in self.world.record.stanzas if outcome == "resent"], [])
+
+    def test_several_attempts(self) -> None:
+        """Where the first attempt fails, each of those that waited makes its own, and none waits for another again."""
+        self.world.side.ending = Ending(Cause.DIALBACK_ERROR)
+        side: Any = self.world.side
+        opening = [Deferred.fromCoroutine(PeerStreamProvider(side, self.world.opener).find(Pair(each, THERE))) for each in OURS]
+        for each in opening:
+            self.failureResultOf(each, StreamUnavailable)
+        self.assertEqual(self.world.opener.multiplexing._under_way, {})
+
+
+class RefusedTests(SynchronousTestCase):
+    """A peer that will not have a further pair gets a stream for it, and is not asked again for a day."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def refused(self, how: str) -> None:
+        self.world.peer.how = how
+        self.world.write(HERE, "h1")
+        self.world.flush()
+        self.world.write(ROOMS, "r1")
+        self.world.flush()
+
+    def remembered(self, cause: Cause) -> None:
+        self.assertEqual(self.world.told, [("multiplexing", cause.value)])
+        self.assertEqual(list(self.world.manners.without()), [("there.example", ("multiplexing",))])
+        self.world.write(THIRD, "t1")
+        self.world.flush()
+        self.assertEqual(self.world.peer.got[-1], "t1")
+        self.world.peer.how = ""
+        self.world.clock.advance(DAY)
+        self.assertTrue(self.world.manners.bears("there.example", "multiplexing"))
+
+    def test_error(self) -> None:
+        """A dialback error leaves the first pair alone."""
+        self.refused("error")
+        self.world.write(HERE, "h2")
+        self.world.flush()
+        self.assertEqual((self.world.peer.got, self.world.pairs()), (["h1", "r1", "h2"], [["here.example"], ["rooms.example"]]))
+        self.assertIsNone(self.world.peer.ends[0].connection.ending)
+        self.remembered(Cause.DIALBACK_ERROR)
+
+    def test_silence(self) -> None:
+        """No answer is waited for longer than is bearable."""
+        self.refused("silence")
+        self.assertEqual(self.world.flow(ROOMS).hop.state, "connecting")
+        self.world.pass_time(ANSWER)
+        self.assertEqual((self.world.peer.got, self.world.pairs()), (["h1", "r1"], [["here.example"], ["rooms.example"]]))
+        self.remembered(Cause.DIALBACK_ERROR)
+
+    def test_close(self) -> None:
+        """A server that closes the stream instead of answering: both have streams of their own, and nothing is lost."""
+        self.refused("close")
+        self.world.write(HERE, "h2")
+        self.world.pass_time(3)
+        self.assertEqual((sorted(self.world.peer.got), self.world.pairs()), (["h1", "h2", "r1"], [["here.example"], ["rooms.example"]]))
+        self.remembered(Cause.CLOSED)
+
+    def test_stopped(self) -> None:
+        """Who waits for an answer, or for another's attempt, can be stopped."""
+        self.refused("silence")
+        self.world.flow(ROOMS).hop.stop(Cause.SHUTDOWN)
+        self.assertEqual(self.world.told, [])
+        waiting = ShareableStreams()
+        with waiting.opening("there.example", "one"):
+            settled = Deferred.fromCoroutine(waiting.settled("there.example", "one"))
+            settled.cancel()
+            self.failureResultOf(settled, CancelledError)
+
+
+class PoisonTests(SynchronousTestCase):
+    """Decision 10 on a shared stream: the innocent do not suffer for it twice."""
+
+    def test_ambiguous(self) -> None:
+        """With stanzas of two lanes in doubt nobody is to blame: each goes on alone, and the culprit is found there."""
+        world = World()
+        world.peer.management, world.peer.acknowledges = True, False
+        for sender in (HERE, ROOMS):
+            world.write(sender, f"{sender}")
+        world.flush()
+        end = world.peer.ends[0]
+        end.connection.step(end.engine.handled, 2)
+        world.pass_time(11)
+        world.write(ROOMS, "r2")
+        world.write(HERE, "poison")
+        world.pass_time(3)
+        self.assertEqual([bounced.id for bounced in world.back], ["poison"])
+        self.assertEqual((world.peer.got, len(world.peer.ends)), (["here.example", "rooms.example", "r2", "r2"], 3))
+        world.write(HERE, "h3")
+        world.pass_time(5)
+        self.assertEqual((world.peer.got[-1], [sorted(row) for row in world.pairs()]), ("h3", [["here.example", "rooms.example"]]))
+
+    def test_silence(self) -> None:
+        """A peer that falls silent over a large stanza: the other lane has another stream at once, and suffers no second time."""
+        world = World()
+        world.peer.management = True
+        for sender in (HERE, ROOMS):
+            world.write(sender, f"{sender}")
+        world.flush()
+        world.write(HERE, "stifling" + "g" * LARGE)
+        world.flush()
+        world.write(ROOMS, "r2")
+        world.pass_time(OVERDUE + 2)
+        self.assertEqual((world.peer.got[2:], world.back), (["r2"], []))
+        world.write(ROOMS, "r3")
+        world.pass_time(OVERDUE)
+        self.assertEqual((world.peer.got[2:], len(world.back)), (["r2", "r3"], 1))
+        self.assertIn(b"answered no more", world.back[0].data)
+        self.assertEqual((len(world.peer.ends), world.told), (3, []))
+
+    def test_its_own(self) -> None:
+        """Where one lane alone had something in doubt, it is that one's."""
+        world = World()
+        world.peer.management = True
+        for sender in (HERE, ROOMS):
+            world.write(sender, f"{sender}")
+        world.flush()
+        world.pass_time(11)
+        world.write(HERE, "poison")
+        world.flush()
+        self.assertEqual([bounced.id for bounced in world.back], ["poison"])
+
+
+class AdditionsTests(SynchronousTestCase):
+    """What may be laid at the door of a further pair."""
+
+    def setUp(self) -> None:
+        self.clock, self.told = Clock(), []  # type: tuple[Clock, list[str]]
+        self.manners = Destinations(self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append(extra))
+
+    def additions(self) -> PairRequests:
+        connection: Any = SimpleNamespace(step=lambda method, pair: None)
+        return PairRequests(connection, SimpleNamespace(authorize=None), "there.example", self.manners, self.clock)  # type: ignore[arg-type]
+
+    def added(self, ending: Ending, after: float = 0.0) -> bool:
+        additions, pair = self.additions(), Pair(ROOMS, THERE)
+        answer = additions.ask(pair)
+        additions.proven(pair)
+        self.assertIsNone(self.successResultOf(answer))
+        self.clock.advance(after)
+        return additions.ended(ending)
+
+    def test_of_senders(self) -> None:
+        """A server that takes the pair, and then not what comes of it, does not bear it."""
+        self.assertTrue(self.added(Ending(Cause.INVALID_FROM, by="them", condition="invalid-from"), 3600))
+        self.assertEqual(self.told, ["multiplexing"])
+
+    def test_young(self) -> None:
+        """Any error soon after; later it is something else."""
+        error = Ending(Cause.STREAM_ERROR, by="them", condition="undefined-condition")
+        self.assertEqual([self.added(error, BRIEF), self.added(error, BRIEF + 1)], [True, False])
+
+    def test_not_over_it(self) -> None:
+        """A loss, an end of ours, and what speaks of the server's own state are no reason."""
+        for ending in (
+            Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CLOSED, by="them"), Ending(Cause.IDLE),
+            Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"),
+        ):
+            self.assertFalse(self.added(ending))
+        self.assertFalse(self.additions().ended(Ending(Cause.STREAM_ERROR, by="them", condition="undefined-condition")))
+
+    def test_while_asked(self) -> None:
+        """Whatever ends the stream while the answer is due, but an end in order of ours."""
+        for ending, blamed in (
+            (Ending(Cause.CLOSED, by="them"), True), (Ending(Cause.PROTOCOL_ERROR, condition="bad-format"), True), (Ending(Cause.IDLE), False),
+        ):
+            additions = self.additions()
+            answer = additions.ask(Pair(ROOMS, THERE))
+            self.assertEqual((additions.ended(ending), self.successResultOf(answer)), (blamed, ending))
+
+    def test_late(self) -> None:
+        """An answer that nobody waits for any more changes nothing."""
+        additions, pair = self.additions(), Pair(ROOMS, THERE)
+        answer = additions.ask(pair)
+        self.clock.advance(ANSWER)
+        late = self.successResultOf(answer)
+        assert late is not None
+        self.assertEqual(late.cause, Cause.DIALBACK_ERROR)
+        additions.proven(pair)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class JoiningTests(SynchronousTestCase):
+    """Which streams take one more."""
+
+    def test_which(self) -> None:
+        """Not one on which dialback is not offered; one that has taken the pair already is not asked again."""
+        part = object()
+        lending = SimpleNamespace(takes=lambda: True, of=lambda pair: part)
+        stream: Any = SimpleNamespace(
+            pair=Pair(HERE, THERE), shown="one", engine=SimpleNamespace(extensible=False), lending=lending,
+            connection=SimpleNamespace(when_closed=Deferred),
+        )
+        multiplexing = ShareableStreams()
+        multiplexing.add(stream)
+        joining = lambda: self.successResultOf(Deferred.fromCoroutine(multiplexing.join(Pair(ROOMS, THERE), "one")))  # noqa: E731
+        self.assertIsNone(joining())
+        stream.engine.extensible = True
+        self.assertIs(joining(), part)
+
+    def test_gone(self) -> None:
+        """Nothing is kept of a stream that is gone."""
+        stream: Any = SimpleNamespace(pair=Pair(HERE, THERE), connection=SimpleNamespace(when_closed=lambda: succeed(None)))
+        multiplexing = ShareableStreams()
+        multiplexing.add(stream)
+        self.assertEqual(multiplexing._open, {})

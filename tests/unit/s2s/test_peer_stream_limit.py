@@ -1,0 +1,78 @@
+"""Streams of ours to one server, and room for one more."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.s2s.stream_limits import AGAIN, AT_REST, LimitReached, PeerStreamLimit
+from s2sgw.xmpp.ending import Cause
+from tests.support.wires import Solo
+
+PEER = "peer.example"
+
+
+class CrowdTests(SynchronousTestCase):
+    """R37: at most `limits.streams` to a peer."""
+
+    def setUp(self) -> None:
+        self.crowd = PeerStreamLimit()
+
+    def join(self, number: int) -> list[Solo]:
+        """Streams that are used a second after one another."""
+        streams = []
+        for second in range(number):
+            solo = Solo(role="initiating")
+            solo.clock.advance(second)
+            solo.connection.write(b"<message/>")
+            self.crowd.joined(PEER, solo.connection)
+            streams.append(solo)
+        return streams
+
+    def enter(self, limit: int, now: float = 0.0) -> None:
+        with self.crowd.entering(PEER, limit, now):
+            pass
+
+    def test_room(self) -> None:
+        """There is room below the limit, and for another server; no limit is always room."""
+        self.join(3)
+        self.enter(4)
+        self.enter(0)
+        with self.crowd.entering("other.example", 1, 0.0):
+            pass
+
+    def test_all_at_work(self) -> None:
+        """A full house of streams at work is left alone, and the lane tries again soon."""
+        streams = self.join(2)
+        full = self.assertRaises(LimitReached, self.enter, 2, AT_REST - 0.1)
+        self.assertEqual((full.ending.cause, full.wait), (Cause.TOO_MANY_STREAMS, AGAIN))
+        self.assertEqual([each.ending for each in streams], [None, None])
+
+    def test_one_at_rest_makes_room(self) -> None:
+        """R37: the one that has rested longest is closed in order."""
+        streams = self.join(2)
+        streams[0].clock.advance(3)
+        streams[0].connection.write(b"<message/>")  # at 3; the other at 1
+        self.enter(2, AT_REST + 1)
+        self.assertIsNone(streams[0].ending)
+        assert streams[1].ending is not None
+        self.assertEqual(streams[1].ending.cause, Cause.IDLE)
+        self.assertIn(b"CLOSE\n", streams[1].written())
+        self.enter(2, AT_REST + 1)  # the closing one no longer counts
+
+    def test_those_on_their_way_count(self) -> None:
+        """Attempts take room as streams do, until they have failed."""
+        with ExitStack() as attempts:
+            for _ in range(2):
+                attempts.enter_context(self.crowd.entering(PEER, 2, 0.0))
+            self.assertRaises(LimitReached, self.enter, 2, 1000.0)
+        self.enter(2)
+
+    def test_gone(self) -> None:
+        """What is closed takes no room, and nothing of it is kept."""
+        streams = self.join(2)
+        for each in streams:
+            each.lose()
+        self.enter(1)
+        self.assertEqual((self.crowd._open, self.crowd._entering), ({}, {}))

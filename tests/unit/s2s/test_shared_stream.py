@@ -1,0 +1,464 @@
+"""R36: accepted streams that carry stanzas back (XEP-0288), and streams of ours on which stanzas come."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.ack_selection import AckSelection
+from s2sgw.delivery.acknowledgements import StreamManagementAcks
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.outbound_stream import StreamUser
+from s2sgw.delivery.poison import PoisonDetector
+from s2sgw.ingress.filtering import StanzaFilters
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.queue.backoff import BackOff
+from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.connecting import ConnectServices
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.shared_stream import SharedStream
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+from tests.unit.delivery.test_agent import World, ids, message
+from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
+
+
+class Engine:
+    """Counts what is sent, once it is managed."""
+
+    closing = False
+
+    def __init__(self) -> None:
+        self.managed = False
+        self.counted: list[int] = []
+
+    def sent(self, number: int) -> None:
+        self.counted.append(number)
+
+
+class Listening(StreamUser):
+    """Notes what a courier would hear."""
+
+    busy = alone = False
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.held: list[bytes] = []
+
+    def holds(self, number: int) -> bool:
+        return number == len(self.held)
+
+    def again(self) -> list[bytes]:
+        return self.held
+
+    def stream_broken(self, ending: Ending) -> None:
+        self.told.append(("broken", ending))
+
+    def stream_resumed(self, stream: Any) -> None:
+        self.told.append(stream)
+
+    def stream_event(self, event: Any) -> None:
+        self.told.append(event)
+
+    def stream_lost(self, ending: Ending) -> None:
+        self.told.append(ending)
+
+    def stream_slow(self) -> None:
+        self.told.append("slow")
+
+    def stream_free(self) -> None:
+        self.told.append("free")
+
+
+class LendingTests(SynchronousTestCase):
+    """R36: one stream, several pairs, a courier for each."""
+
+    def setUp(self) -> None:
+        self.engine = Engine()
+        self.connection: Any = SimpleNamespace(
+            ending=None, close=lambda ending: setattr(self.connection, "ending", ending), when_closed=lambda: succeed(None),
+        )
+        self.lending = SharedStream(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
+        self.second = Pair(OTHER, PEER)
+        for pair in (OUT, self.second, OUT):
+            self.lending.allow(pair)
+
+    def borrow(self, pair: Pair) -> tuple[Any, Listening]:
+        lent = self.lending.of(pair)
+        assert lent is not None
+        listening = Listening()
+        lent.listener = listening
+        return lent, listening
+
+    def test_each_pair_once(self) -> None:
+        """Only allowed pairs, each for one courier, and none of a stream that has ended."""
+        self.assertIsNone(self.lending.of(IN))
+        lent, _ = self.borrow(OUT)
+        self.assertIsNone(self.lending.of(OUT))
+        self.assertEqual((lent.pair, lent.method, bool(lent.fitness), lent.target, lent.side.leg), (OUT, "bidi", False, None, "federation"))
+        lent.close(Ending(Cause.SHUTDOWN))
+        self.assertIsNone(self.lending.of(self.second))
+
+    def test_alone(self) -> None:
+        """Decision 10: who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody."""
+        self.assertIsNotNone(self.lending.of(OUT, alone=True))
+        lent, listening = self.borrow(OUT)
+        self.assertEqual((self.lending.of(self.second, alone=True), lent.sole), (None, True))
+        listening.alone = True
+        self.assertIsNone(self.lending.of(self.second))
+        listening.alone = False
+        self.assertIsNotNone(self.lending.of(self.second))
+        self.engine.closing = True
+        self.assertIsNone(self.lending.of(self.second))
+
+    def test_leaving(self) -> None:
+        """The stream is closed by the last that leaves it."""
+        (first, _), (second, _) = self.borrow(OUT), self.borrow(self.second)
+        first.leave(Ending(Cause.SHUTDOWN))
+        self.assertEqual((self.connection.ending, first.listener, second.sole), (None, None, True))
+        second.leave(Ending(Cause.SHUTDOWN))
+        self.assertEqual(self.connection.ending, Ending(Cause.SHUTDOWN))
+
+    def test_by_turns(self) -> None:
+        """When the other side takes again another pair goes first each time."""
+        order: list[str] = []
+        for name, (_, listening) in (("one", self.borrow(OUT)), ("two", self.borrow(self.second))):
+            listening.stream_free = partial(order.append, name)  # type: ignore[method-assign]
+        for _ in range(3):
+            self.lending.free()
+        self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
+
+    def test_owed(self) -> None:
+        """R35: what was counted on the stream with which this one goes on comes first."""
+        self.engine.managed = True
+        (lent, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
+        self.lending.owe(other, 0)
+        self.lending.owe(lent, 2)
+        other.sent(1)
+        self.lending.event(Acknowledged(2))
+        self.assertEqual((lent.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
+        self.assertTrue(self.lending.shared)
+
+    def test_not_to_blame(self) -> None:
+        """Decision 10: nobody's stanzas are known to be at fault where several pairs had some in doubt."""
+        for busy in (False, True):
+            self.setUp()
+            (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+            one.busy, two.busy = True, busy
+            self.lending.lost(Ending(Cause.STREAM_ERROR))
+            self.assertEqual(first.ambiguous, busy)
+
+    def test_refused(self) -> None:
+        """R35: what was counted in vain is forgotten."""
+        lent, listening = self.borrow(OUT)
+        self.engine.managed = True
+        lent.sent(2)
+        self.lending.event(ManagementRefused())
+        self.assertEqual((lent.unacknowledged, listening.told), (0, [ManagementRefused()]))
+
+    def test_acknowledgements_are_shared_out(self) -> None:
+        """R35: one count for all pairs, in the order in which they were written."""
+        (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
+        first.engine.sent(9)
+        self.engine.managed = True
+        self.assertTrue(first.engine.managed)
+        for lent, number in ((first, 2), (second, 3), (first, 1)):
+            lent.engine.sent(number)
+        self.lending.event(Acknowledged(4))
+        first.listener = None
+        self.lending.event(Acknowledged(2))
+        self.assertEqual(self.engine.counted, [2, 3, 1])
+        self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
+
+    def test_goes_on(self) -> None:
+        """R35: on a stream that is resumed what is left goes again in the order in which it was written, over all pairs."""
+        self.engine.managed = True
+        (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
+        for lent, number in ((first, 2), (second, 1), (first, 1)):
+            lent.engine.sent(number)
+        self.assertFalse(self.lending.resumable)
+        one.held, two.held = [b"a1", b"a2", b"a3"], [b"b1"]
+        self.assertTrue(self.lending.resumable)
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.assertTrue(self.lending.suspend(ending))
+        link: Any = Mock(ending=None)
+        later = SharedStream(SimpleNamespace(leg="federation"), link, self.engine)
+        for pair in (OUT, self.second):
+            later.allow(pair)
+        del one.held[0]
+        later.go_on(self.lending, 1)
+        link.write.assert_called_once_with(b"a2b1a3")
+        parts = later.of(OUT), later.of(self.second)
+        self.assertEqual((one.told, two.told), ([("broken", ending), Acknowledged(1), parts[0]], [("broken", ending), parts[1]]))
+        self.assertEqual([part and part.unacknowledged for part in parts], [2, 1])
+
+    def test_suspended(self) -> None:
+        """R35: whoever has nothing in doubt looks for another way at once."""
+        self.engine.managed = True
+        (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+        first.engine.sent(1)
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.lending.suspend(ending)
+        self.assertEqual((one.told, two.told), ([("broken", ending)], [ending]))
+        self.lending.lost(ending)
+        self.assertEqual((one.told[1:], two.told[1:]), ([ending], []))
+
+    def test_what_concerns_all(self) -> None:
+        """Back-pressure, the end, and that acknowledgements are to be had, is for everybody who uses the stream."""
+        (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+        ending = Ending(Cause.CLOSED)
+        self.lending.slow()
+        self.lending.free()
+        self.lending.event(ManagementEnabled())
+        self.lending.lost(ending)
+        self.assertEqual(one.told, ["slow", "free", ManagementEnabled(), ending])
+        self.assertEqual(one.told, two.told)
+
+
+class CarryingBackTests(EntryTestCase):
+    """R36: a stream towards us that carries back is found by whoever has something for the peer."""
+
+    def setUp(self) -> None:
+        self.made()
+        self.woken: list[Domain] = []
+        self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
+        self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
+        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)
+        self.side: Any = SimpleNamespace(
+            leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
+        )
+
+    def accept(self) -> Any:
+        self.accepted.accept(self.side)
+        ((_, owner),) = list(self.accepted)
+        owner.connected(self.link)
+        owner.event(self.link, PairProven(IN, "EXTERNAL"))
+        return owner
+
+    def test_found(self) -> None:
+        """R36: from the moment on that it may, until it ends."""
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner = self.accept()
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner.event(self.link, PairProven(OUT, "bidi"))
+        self.assertEqual(self.woken, [PEER, PEER])
+        self.assertEqual(owner.methods, {IN: "EXTERNAL"})
+        lent = self.accepted.lent(OUT)
+        assert lent is not None
+        lent.listener = listening = Listening()
+        self.assertIsNone(self.accepted.lent(OUT))
+        owner.paused(self.link)
+        owner.resumed(self.link)
+        owner.event(self.link, ManagementEnabled())
+        self.engine.managed = True
+        lent.sent(1)
+        owner.event(self.link, Acknowledged(1))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
+
+    def test_the_newest(self) -> None:
+        """R36: a server that comes again has lost its older streams, whether we know of that or not."""
+        links = [Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None) for _ in range(2)]
+        for self.link in links:
+            self.accepted.accept(self.side)
+            owner = dict(self.accepted)[self.link]
+            owner.connected(self.link)
+            owner.event(self.link, PairProven(IN, "EXTERNAL"))
+            owner.event(self.link, PairProven(OUT, "bidi"))
+        lent = self.accepted.lent(OUT)
+        assert lent is not None
+        self.assertIs(lent.connection, links[1])
+
+    def test_only_of_peers(self) -> None:
+        """A backend's streams are not lent."""
+        self.side.leg = "backend"
+        self.accept().event(self.link, PairProven(OUT, "bidi"))
+        self.assertIsNone(self.accepted.lent(OUT))
+
+    def test_entered_and_struck_off(self) -> None:
+        """What a stream claims, proves and carries is found by name while it is open, and nothing of it stays behind."""
+        owner = self.accept()
+        owner.event(self.link, PairProven(OUT, "bidi"))
+        self.link.local_address = "192.0.2.2:5269"
+        self.assertEqual(self.accepted.ends(IN), ("192.0.2.1:1", "192.0.2.2:5269"))
+        self.assertIsNone(self.accepted.ends(OUT))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertIsNone(self.accepted.ends(IN))
+        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
+
+    def test_counted_by_claim(self) -> None:
+        """R9: a stream counts for whom it names; named anew after TLS, for that one alone; proven, it keeps its name."""
+        self.side.resolve = self.side.judge = lambda *ignored: Deferred()
+        self.accepted.accept(self.side)
+        ((_, owner),) = list(self.accepted)
+        owner.connected(self.link)
+        other = Domain.parse("other.example")
+        owner.event(self.link, ResolutionNeeded(other, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (1, 0))
+        owner.event(self.link, ResolutionNeeded(PEER, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        owner.event(self.link, PairProven(IN, "EXTERNAL"))
+        owner.event(self.link, ResolutionNeeded(other, IN.recipient))
+        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(self.accepted.count(PEER), 0)
+
+    def test_before_opening_one(self) -> None:
+        """R36: a courier takes what is lent, and opens nothing."""
+        lent: Any = object()
+        opener: Any = SimpleNamespace(lent=lambda pair, alone: lent)
+        found = PeerStreamProvider(self.side, opener).find(OUT)
+        with self.assertRaises(StopIteration) as done:
+            found.send(None)
+        self.assertIs(done.exception.value, lent)
+
+
+class BorrowingCourierTests(SynchronousTestCase):
+    """R36: a courier on a stream that is lent."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.engine = Engine()
+        self.link: Any = Mock(ending=None, writable=True, peer_address="192.0.2.1:1", tls_version=None)
+        self.flow = self.world.flow
+        self.lending = SharedStream(SimpleNamespace(leg="federation"), self.link, self.engine)
+        self.lending.allow(self.flow.pair)
+        assert isinstance(self.flow.hop, DeliveryAgent)
+        self.courier = self.flow.hop
+        manners = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.acks: Any = "tcp"
+        self.courier._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.lanes, manners, self.world.clock).of
+        opener = ConnectServices(None, self.world.clock, manners, lent=self.lending.of)  # type: ignore[arg-type]
+        self.courier.way = PeerStreamProvider(self.world.side, opener)  # type: ignore[arg-type]
+
+    def written(self) -> list[str]:
+        return ids([call.args[0] for call in self.link.write.call_args_list])
+
+    def test_sends(self) -> None:
+        """R35, R36: nothing is dialled; when the other side asks for acknowledgements it is asked for them in turn."""
+        self.flow.accept([message("1")])
+        self.assertEqual((self.written(), self.world.dials, self.courier.acknowledges), (["1"], [], False))
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual((self.engine.counted, self.courier.acknowledges, len(self.flow.lane)), ([1], True, 1))
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 0)
+        self.courier.receipts.stop()
+
+    def test_counts_in_any_case(self) -> None:
+        """R35: with pings under way the other side's acknowledgements settle nothing, but all that is written is counted."""
+        self.acks = "ping"
+        self.flow.accept([message("1")])
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual(self.engine.counted, [1])
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 2)
+        self.courier.receipts.stop()
+
+    def test_pings_after_a_rest(self) -> None:
+        """R41: the way back is forgotten while it rests between two pings; the next answer is caught all the same."""
+        self.acks = "ping"
+        for id in "12":
+            self.flow.accept([message(id)])
+            back = self.world.lanes.flow(self.flow.pair.inverse)
+            (ping,) = back.answers.pings
+            back.accept([Stanza("iq", b"<iq/>", "", "", "result", ping)])
+            self.assertEqual(len(self.flow.lane), 0)
+            self.world.lanes.sweep()
+            self.assertNotIn(back, list(self.world.lanes))
+
+    def test_later(self) -> None:
+        """R35: while an answer to a ping is due nothing changes; what is written with nothing else in flight is acknowledged."""
+        self.acks = "auto"
+        self.flow.accept([message("1")])
+        self.engine.managed = True
+        self.lending.event(ManagementEnabled())
+        self.flow.accept([message("2")])
+        self.assertEqual((self.engine.counted, len(self.flow.lane)), ([1], 2))
+        self.flow.acknowledged(2)
+        self.flow.accept([message("3"), message("4")])
+        self.assertIsInstance(self.courier.receipts, StreamManagementAcks)
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 2)
+        self.lending.event(Acknowledged(1))
+        self.assertEqual([held.stanza.id for held in self.flow.lane], ["4"])
+        self.lending.event(Acknowledged(1))
+        self.assertEqual(len(self.flow.lane), 0)
+        self.courier.receipts.stop()
+
+    def test_lost(self) -> None:
+        """When it is gone the courier looks for another way."""
+        self.flow.accept([message("1")])
+        self.lending.lost(Ending(Cause.CLOSED))
+        self.assertEqual(self.courier.stream, None)
+
+
+class IncomingOnOursTests(EntryTestCase):
+    """R36: what comes on a stream of ours goes the way of all that comes."""
+
+    def test_comes(self) -> None:
+        """R36: from when the pair may come; its limits and filters are those of the peer."""
+        world = World()
+        made: list[Any] = []
+        self.made(kinds=("message",))
+        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
+
+        def incoming(stream: Any) -> StreamIngress:
+            made.append(stream)
+            return StreamIngress(entrance, Mock(), engine, "federation", lambda pair: succeed(None), lambda: [PEER])
+
+        engine = Mock(handled=Mock(return_value=[]))
+        world.flow.accept([message("1")])
+        connection = world.open()
+        stream = connection.owner
+        stream.event(connection, StanzasReceived(IN, [stanza("no")]))
+        stream._opener = SimpleNamespace(incoming=None)
+        stream.event(connection, PairProven(IN, "bidi"))
+        stream._opener = SimpleNamespace(incoming=incoming)
+        for _ in range(2):
+            stream.event(connection, PairProven(IN, "bidi"))
+        stream.event(connection, ManagementEnabled())
+        stream.event(connection, StanzasReceived(IN, [stanza("a"), stanza("b", "presence")]))
+        self.assertEqual((made, self.passed()), ([stream], "a"))
+        stream.incoming.reconsider()
+        stream.ended(connection, Ending(Cause.CLOSED))
+
+
+class ReceiptingTests(SynchronousTestCase):
+    """R35: which receipts, by what is configured and known."""
+
+    def test_managed(self) -> None:
+        """R35: asked for where it is wanted and not known to break; what was promised and not given is left out for a day."""
+        clock = Clock()
+        manners = Destinations(clock, lambda: 0.0)
+        acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
+        receipting = AckSelection(acks.__getitem__, Mock(), manners, clock)
+        self.assertEqual([receipting.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
+        stream: Any = Mock(pair=OUT, burden=10, engine=Mock(unacknowledged=0))
+        courier = Mock(blame=PoisonDetector())
+        receipts = receipting.of(courier, stream)
+        receipts.behind(2)
+        receipts.acknowledged(1)
+        clock.advance(60)
+        self.assertEqual(stream.connection.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
+        self.assertTrue(receipting.managed(PEER))
+        receipts = receipting.of(courier, stream)
+        receipts.behind(1)
+        clock.advance(60)
+        self.assertEqual(stream.close.call_args.args[0].cause, Cause.UNRESPONSIVE)
+        self.assertFalse(receipting.managed(PEER))

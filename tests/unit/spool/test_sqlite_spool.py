@@ -1,0 +1,389 @@
+"""The spools: both keep the contract; the one on the disk outlives its process, and faults of the disk lose nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections import deque
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.spool import spool_file, sqlite_spool, tables
+from s2sgw.spool.interface import Spool, SpoolBroken, SpoolFull
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.spool.sqlite_spool import SQLiteSpool
+from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
+
+
+class MemorySpoolTests(SpoolContract, SynchronousTestCase):
+    """The measure."""
+
+    def open(self, deliver: Deliver, limit: int) -> Spool:
+        return MemorySpool(limit, deliver)
+
+
+class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
+    """The one that lasts."""
+
+    def open(self, deliver: Deliver, limit: int) -> Spool:
+        return SQLiteSpool(Path(self.mktemp()), limit, deliver, durability="crash")
+
+
+class File:
+    """A spool's file, opened as often as a test likes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.reports: list[str] = []
+
+    def open(self, **options: Any) -> Asking:
+        return Asking(lambda deliver: SQLiteSpool(self.path, 1 << 26, deliver, report=self.reports.append, **options))
+
+    def after_a_kill(self) -> File:
+        """The file as a kill of its gateway leaves it, while the gateway goes on."""
+        copy = File(f"{self.path}-killed")
+        for suffix in ("", "-wal"):
+            if Path(f"{self.path}{suffix}").exists():
+                shutil.copy(f"{self.path}{suffix}", f"{copy.path}{suffix}")
+        return copy
+
+    @property
+    def aside(self) -> list[str]:
+        return sorted(each.name.removeprefix(self.path.name) for each in self.path.parent.glob(f"{self.path.name}.damaged-*"))
+
+
+def connection_of(it: Asking) -> sqlite3.Connection:
+    """The writer's own, for faults; the writer is at rest when it has answered."""
+    assert isinstance(it.spool, SQLiteSpool)
+    return it.spool._ledger._connection
+
+
+class LastingTests(SynchronousTestCase):
+    """What is durable outlives the process, however it ends."""
+
+    def setUp(self) -> None:
+        self.file = File(self.mktemp())
+
+    def test_over_a_restart(self) -> None:
+        """Stanzas, marks, positions, accounts and the pen are there again."""
+        it = self.file.open()
+        it.append(*(spooled(A, position) for position in range(1, 4)), spooled(B, 1))
+        it.mark(A, [2])
+        it.spool.remove(A, 1)
+        it.spool.put_aside(spooled(B, 9), "poison", 3.0)
+        before = it.lanes()
+        it.close()
+        again = self.file.open()
+        self.assertEqual((again.lanes(), again.held()), (before, (3, 300)))
+        self.assertEqual([(row.position, row.written) for row in again.read(A)], [(2, True), (3, False)])
+        self.assertEqual([told(each.spooled) for each in again.ask(again.spool.aside, 9)], [told(spooled(B, 9))])
+        again.close()
+
+    def test_over_a_kill(self) -> None:
+        """What `done` told of is there after a kill, and so is everything else that was committed."""
+        for durability in ("power-loss", "crash"):
+            file = File(self.mktemp())
+            it = file.open(durability=durability)
+            it.append(*(spooled(A, position) for position in range(1, 101)))
+            it.spool.remove(A, 10)
+            it.held()
+            killed = file.after_a_kill()
+            again = killed.open()
+            self.assertEqual((again.positions(A), again.held()), (list(range(11, 101)), (90, 9000)))
+            self.assertEqual(killed.reports, [])
+            it.close()
+            again.close()
+
+    def test_killed_before_anything_was_written(self) -> None:
+        """An empty file is a new spool."""
+        self.file.path.touch()
+        it = self.file.open()
+        self.assertEqual((it.append(spooled(A, 1)), self.file.reports), (None, []))
+        it.close()
+
+    def test_numbers_of_lanes_are_used_again(self) -> None:
+        """A lane that ran empty gives its number back, now and at the next start."""
+        it = self.file.open()
+        for pair in (A, B):
+            it.append(spooled(pair, 1))
+        it.spool.remove(A, 1)
+        it.close()
+        again = self.file.open()
+        again.append(spooled(A.inverse, 7), spooled(A, 1))
+        self.assertEqual([row for (row,) in connection_of(again).execute("SELECT id FROM lane")], [1, 2])
+        again.close()
+
+    def test_private(self) -> None:
+        """The file and its log are nobody else's to read."""
+        it = self.file.open()
+        it.append(spooled(A, 1))
+        modes = {each.name.removeprefix(self.file.path.name): oct(each.stat().st_mode & 0o777) for each in self.file.path.parent.glob(f"{self.file.path.name}*")}
+        self.assertEqual(modes, {"": "0o600", "-wal": "0o600"})
+        it.close()
+
+    def test_one_gateway_at_a_time(self) -> None:
+        """A file in use is not damaged: it is left alone, in words."""
+        it = self.file.open()
+        it.append(spooled(A, 1))
+        self.assertIn("cannot be opened", str(self.assertRaises(SpoolBroken, self.file.open)))
+        self.assertEqual((self.file.aside, it.positions(A)), ([], [1]))
+        it.close()
+
+    def test_after_the_end(self) -> None:
+        """Whoever asks a closed spool is told, and nothing hangs."""
+        it = self.file.open()
+        it.close()
+        self.assertIsInstance(it.append(spooled(A, 1)), SpoolBroken)
+        self.assertEqual((it.read(A), it.ask(it.spool.close)), ([], None))
+        it.spool.remove(A, 1)
+        assert isinstance(it.spool, SQLiteSpool)
+        it.spool.thread.join(PATIENCE)
+        self.assertFalse(it.spool.thread.is_alive())
+
+
+class DamageTests(SynchronousTestCase):
+    """A file that cannot be read is set aside; the gateway starts, and goes on."""
+
+    def setUp(self) -> None:
+        self.file = File(self.mktemp())
+
+    def fill(self, number: int = 1000) -> None:
+        it = self.file.open()
+        it.append(*(spooled(A, position) for position in range(1, number + 1)))
+        it.close()
+
+    def assertFresh(self, *words: str) -> None:
+        it = self.file.open()
+        self.assertEqual((it.held(), it.append(spooled(A, 1)), it.positions(A)), ((0, 0), None, [1]))
+        self.assertEqual((self.file.aside, len(self.file.reports)), ([".damaged-1"], 1))
+        for word in (*words, str(self.file.path), "set aside", ".recover"):
+            self.assertIn(word, self.file.reports[0])
+        it.close()
+
+    def test_garbage(self) -> None:
+        """Not a database at all."""
+        self.file.path.write_bytes(b"garbage" * 1000)
+        self.assertFresh("not a database")
+        self.assertEqual(Path(f"{self.file.path}.damaged-1").read_bytes(), b"garbage" * 1000)
+
+    def test_strange_database(self) -> None:
+        """Somebody else's database."""
+        with sqlite3.connect(self.file.path) as connection:
+            connection.execute("CREATE TABLE x (y)")
+        connection.close()
+        self.assertFresh("no spool of s2sgw")
+
+    def test_newer_schema(self) -> None:
+        """What a newer version wrote is not guessed at, nor called damaged; moved back, all of it is there."""
+        self.fill()
+        self.set_version(99)
+        it = self.file.open()
+        self.assertEqual((it.held(), it.append(spooled(A, 1)), it.positions(A)), ((0, 0), None, [1]))
+        it.close()
+        [report], aside = self.file.reports, Path(f"{self.file.path}.newer-1")
+        for word in ("newer version", "99", str(aside), "nothing is lost", f"to {self.file.path}", "stop"):
+            self.assertIn(word, report)
+        self.assertEqual(self.file.aside, [])
+        aside.rename(self.file.path)
+        self.set_version(len(spool_file.MIGRATIONS))
+        it = self.file.open()
+        self.assertEqual(it.held()[0], 1000)
+        it.close()
+
+    def set_version(self, number: int) -> None:
+        with sqlite3.connect(self.file.path) as connection:
+            connection.execute(f"PRAGMA user_version={number}")
+        connection.close()
+
+    def test_tables_gone(self) -> None:
+        """A spool without its tables."""
+        self.fill()
+        with sqlite3.connect(self.file.path) as connection:
+            connection.execute("DROP TABLE stanza")
+        connection.close()
+        self.assertFresh("tables are gone")
+
+    def test_accounts_unreadable(self) -> None:
+        """A lane whose name is none."""
+        self.fill()
+        with sqlite3.connect(self.file.path) as connection:
+            connection.execute("UPDATE lane SET sender = '..'")
+        connection.close()
+        self.assertFresh()
+
+    def test_first_page(self) -> None:
+        """The table of contents overwritten."""
+        self.fill()
+        data = bytearray(self.file.path.read_bytes())
+        data[100:4096] = b"\xff" * 3996
+        self.file.path.write_bytes(data)
+        self.assertFresh("malformed")
+
+    def test_every_one_is_kept(self) -> None:
+        """A second damaged file does not take the place of the first, and its log goes with it."""
+        for _ in range(2):
+            for suffix in ("", "-wal"):
+                Path(f"{self.file.path}{suffix}").write_bytes(b"garbage")
+            spool_file.set_aside(self.file.path, "", self.file.reports.append)
+        self.assertEqual(self.file.aside, [".damaged-1", ".damaged-1-wal", ".damaged-2", ".damaged-2-wal"])
+
+    def test_found_at_work(self) -> None:
+        """Damage that shows only when a lane is read: the spool goes on with a new file, and what comes is held."""
+        it = self.open_damaged()
+        self.assertEqual(it.spool.count, 1000)
+        self.assertEqual(it.read(A), [])
+        self.assertEqual((it.append(spooled(B, 1)), it.positions(B), it.held()), (None, [1], (1, 100)))
+        self.assertEqual((self.file.aside[0], len(self.file.reports)), (".damaged-1", 1))
+        it.close()
+
+    def open_damaged(self) -> Asking:
+        """The spool of a file whose lanes are listed, and whose stanzas are gone."""
+        self.fill()
+        data = self.file.path.read_bytes()
+        self.file.path.write_bytes(data[:12288] + b"\xff" * (len(data) - 12288))
+        return self.file.open()
+
+    def test_no_other_can_be_begun(self) -> None:
+        """Where no new file can be made either, custody is refused in words."""
+        it = self.open_damaged()
+        self.patch(sqlite_spool, "set_aside", lambda *arguments: os.stat("/no/where"))
+        self.assertEqual(it.read(A), [])
+        self.assertIn("no other can be begun", self.file.reports[0])
+        self.assertIsInstance(it.append(spooled(B, 1)), SpoolBroken)
+        it.close()
+
+    def test_nothing_can_be_begun(self) -> None:
+        """The start is told where a damaged file can be set aside, and no other made."""
+        self.file.path.write_bytes(b"garbage" * 1000)
+        self.patch(spool_file, "_make", lambda path: None if path.exists() else os.stat("/no/where"))
+        self.assertIn("cannot be made", str(self.assertRaises(SpoolBroken, self.file.open)))
+
+
+class MigrationTests(SynchronousTestCase):
+    """Files of older versions."""
+
+    def test_old_file(self) -> None:
+        """A file of the version before is brought up to date, and keeps what it holds."""
+        file = File(self.mktemp())
+        it = file.open()
+        it.append(spooled(A, 1))
+        it.close()
+        self.patch(spool_file, "MIGRATIONS", (*spool_file.MIGRATIONS, ("ALTER TABLE pen ADD COLUMN note TEXT",)))
+        self.patch(spool_file.open_database, "__defaults__", (spool_file.MIGRATIONS,))
+        again = file.open()
+        self.assertEqual((again.positions(A), file.reports), ([1], []))
+        self.assertEqual(connection_of(again).execute("PRAGMA user_version").fetchone(), (2,))
+        again.close()
+
+    def test_all_or_nothing(self) -> None:
+        """A migration that fails leaves the file as it was."""
+        file = File(self.mktemp())
+        it = file.open()
+        it.append(spooled(A, 1))
+        it.close()
+        steps = (*spool_file.MIGRATIONS, ("ALTER TABLE pen ADD COLUMN note TEXT", "NO SQL"))
+        self.assertRaises(SpoolBroken, spool_file.open_database, file.path, "crash", file.reports.append, steps)
+        again = file.open()
+        self.assertEqual((again.positions(A), file.reports), ([1], []))
+        again.close()
+
+    def test_nowhere_to_go(self) -> None:
+        """No file can be made: the start is told."""
+        self.assertRaises(SpoolBroken, File(f"{self.mktemp()}/no/where").open)
+
+
+class FaultTests(SynchronousTestCase):
+    """The disk fails; nothing that is held is lost."""
+
+    def setUp(self) -> None:
+        self.file = File(self.mktemp())
+        self.it = self.file.open()
+        self.it.append(*(spooled(A, position, 4000) for position in range(1, 11)))
+
+    def tearDown(self) -> None:
+        self.it.close()
+
+    def limit_pages(self, more: int | None) -> None:
+        connection = connection_of(self.it)
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}").fetchall()
+
+    def test_full_disk(self) -> None:
+        """What does not fit is refused, what fits beside it is held, and what was held stays; with room it goes on."""
+        self.limit_pages(2)
+        outcomes: list[Exception | None] = []
+        self.it.spool.append([spooled(B, 1, 1000)], outcomes.append)
+        self.it.spool.append([spooled(B, position, 4000) for position in range(2, 12)], outcomes.append)
+        self.assertEqual(self.it.positions(A), list(range(1, 11)))
+        self.assertEqual([type(each) for each in outcomes], [type(None), SpoolFull])
+        self.assertIn("disk is full", str(outcomes[1]))
+        self.assertEqual((self.it.positions(B), self.it.held()), ([1], (11, 41_000)))
+        self.limit_pages(None)
+        self.assertEqual(self.it.append(spooled(B, 2, 4000)), None)
+        killed = self.file.after_a_kill().open()
+        self.assertEqual((killed.positions(A), killed.positions(B), killed.held()), (list(range(1, 11)), [1, 2], (12, 45_000)))
+        killed.close()
+
+    def test_debts_are_paid(self) -> None:
+        """What cannot be removed now is removed as soon as the disk takes it; appends are refused meanwhile."""
+        connection_of(self.it).execute("PRAGMA query_only=ON")
+        self.it.spool.remove(A, 5)
+        self.assertIsInstance(self.it.mark(A, [6]), SpoolBroken)
+        self.assertIsInstance(self.it.append(spooled(B, 1)), SpoolBroken)
+        self.assertEqual((self.it.positions(A), self.it.held()), (list(range(1, 11)), (10, 40_000)))
+        self.assertIn("readonly", self.file.reports[0])
+        connection_of(self.it).execute("PRAGMA query_only=OFF")
+        self.assertEqual((self.it.positions(A), self.it.held()), (list(range(6, 11)), (5, 20_000)))
+        self.assertFalse(self.it.read(A)[0].written)
+
+    def test_debts_are_bounded(self) -> None:
+        """A disk that never comes back does not fill the memory."""
+        self.patch(sqlite_spool, "OWED", 2)
+        connection_of(self.it).execute("PRAGMA query_only=ON")
+        for position in (1, 2, 3):
+            self.it.spool.remove_each(A, [position])
+            self.it.held()
+        connection_of(self.it).execute("PRAGMA query_only=OFF")
+        self.assertEqual(self.it.positions(A), list(range(3, 11)))
+
+    def test_a_job_that_breaks(self) -> None:
+        """A fault of our own in one job is that job's alone, and is told."""
+        outcomes: list[Any] = []
+        self.it.spool.append([spooled(B, 1)], outcomes.append)
+        self.it.spool.append([spooled(B, 2)._replace(deadline="soon")], outcomes.append)  # type: ignore[arg-type]
+        self.assertEqual((self.it.positions(B), self.it.spool.count), ([1], 11))
+        self.assertEqual([type(each) for each in outcomes], [type(None), SpoolBroken])
+        self.assertIn("TypeError", self.file.reports[0])
+
+    def test_an_answer_that_breaks(self) -> None:
+        """One answer that raises does not take those behind it along."""
+        def breaks(outcome: object) -> None:
+            raise ZeroDivisionError
+
+        calls: SimpleQueue[Any] = SimpleQueue()
+        seen: list[object] = []
+        assert isinstance(self.it.spool, SQLiteSpool)
+        self.patch(self.it.spool, "_deliver", calls.put)
+        answers = deque([lambda: breaks(0), lambda: seen.append(1)])
+        self.assertRaises(ZeroDivisionError, self.it.spool._call, answers)
+        calls.get(timeout=PATIENCE)()
+        self.assertEqual(seen, [1])
+
+    def test_strange_rows(self) -> None:
+        """Rows of a lane that has no account are nobody's."""
+        connection_of(self.it).execute(
+            f"INSERT INTO stanza SELECT 77 * {tables.POSITIONS} + 1, kind, data, addressee, author, type, ident, payloads, accepted, 0, 0 "
+            "FROM stanza LIMIT 1"
+        )
+        self.assertEqual(self.it.ask(self.it.spool.expired, 1.0, 9), [])
+
+    def test_too_many_lanes(self) -> None:
+        """The numbers of lanes are bounded."""
+        self.patch(tables, "LANES", 2)
+        self.assertIsInstance(self.it.append(spooled(B, 1), spooled(B.inverse, 20), spooled(A, 11)), SpoolFull)
+        self.assertEqual(self.it.append(spooled(A, 11), spooled(A, 12)), None)
+        self.assertEqual(self.it.held()[0], 12)

@@ -1,0 +1,276 @@
+"""R35: stream management (XEP-0198) in both roles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from s2sgw.stream.events import (
+    Acknowledged,
+    ClosingTagDue,
+    DialbackNeeded,
+    DialbackOutcome,
+    ManagementEnabled,
+    ManagementRefused,
+    PairProven,
+    Permission,
+    Refusal,
+)
+from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.management import MODULUS, Counters
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import LocalFault, StreamCondition
+from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.namespaces import MANAGEMENT
+from tests.support.transcripts import (
+    CLOSE,
+    ERRORS_FEATURE,
+    EXTERNAL_FEATURE,
+    LIMITS_FEATURE,
+    PAIR,
+    PEER,
+    ROOMS,
+    SUCCESS,
+    Do,
+    End,
+    In,
+    Out,
+    Says,
+    Stanzas,
+    Step,
+    TranscriptCase,
+    auth,
+    error,
+    features,
+    header,
+    message,
+    result,
+)
+from tests.unit.stream import test_initiating as initiating
+from tests.unit.stream import test_receiving as receiving
+
+SM = f"xmlns='{MANAGEMENT}'"
+SM_FEATURE = f"<sm {SM}/>"
+ENABLE = f"<enable {SM}/>"
+ENABLED = f"<enabled {SM}/>"
+ASK = f"<r {SM}/>"
+BY_KEY = Permission(dialback=True, management=True)
+EXTERNAL_ONLY = Permission(external=True, management=True)
+
+
+def ack(h: object) -> str:
+    return f"<a {SM} h='{h}'/>"
+
+
+def failed(condition: str) -> str:
+    return f"<failed {SM}><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+
+
+def too_high(h: int, sent: int) -> str:
+    """The stream error that answers an impossible `h` (§4)."""
+    text = f"h is {h}, where {sent} stanzas were sent"
+    said = f"<handled-count-too-high {SM} h='{h}' send-count='{sent}'/>"
+    return error("undefined-condition", text).replace("</stream:error>", f"{said}</stream:error>")
+
+
+OPEN: list[Step] = [
+    *receiving.judged(EXTERNAL_ONLY, EXTERNAL_FEATURE, LIMITS_FEATURE), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")),
+    In(receiving.ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE)),
+]
+MANAGED: list[Step] = [*OPEN, In(ENABLE), Out(ENABLED), Says(ManagementEnabled())]
+ONE, TWO, THREE = (message(body=body) for body in ("one", "two", "three"))
+
+
+class ReceivingManagementTests(TranscriptCase):
+    """R35: what comes is acknowledged."""
+
+    def told(self, *steps: Step) -> ReceivingStream:
+        engine = self.play(receiving.stream, *steps)
+        assert isinstance(engine, ReceivingStream)
+        return engine
+
+    def test_acknowledged(self) -> None:
+        """R35: `<r/>` is answered at once with what is handled by then; what is all handled is acknowledged unasked."""
+        engine = self.told(
+            *MANAGED, In(ONE + TWO + ASK), Out(ack(0)), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), Out(""), In(ASK),
+            Out(ack(1)), Do("handled", 1), Out(ack(2)), In(THREE), Says(Stanzas(PAIR, (THREE,))), Do("handled", 1), Out(ack(3)),
+            Do("handled", 0), Out(ack(3)),
+        )
+        self.assertTrue(engine.managed)
+
+    def test_before_the_closing_tag(self) -> None:
+        """R16, R35: what came together with their closing tag is acknowledged before ours, which waits for that."""
+        theirs = Ending(Cause.CLOSED, by="them")
+        self.told(*MANAGED, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, by="them")))
+        came: list[Step] = [*MANAGED, In(ONE + TWO + CLOSE), Says(Stanzas(PAIR, (ONE, TWO)), ClosingTagDue(theirs)), Do("handled", 1), Out("")]
+        self.told(*came, Do("handled", 1), Out(ack(2) + CLOSE), Says(End(Cause.CLOSED, by="them")))
+        self.told(*came, Do("close", theirs), Out(ack(1) + CLOSE), Says(End(Cause.CLOSED, by="them")))
+        self.told(*came, Do("wind_down", Ending(Cause.SHUTDOWN)), Out(ack(1) + CLOSE), Says(End(Cause.SHUTDOWN)))
+        engine = self.told(*came)
+        self.assertTrue(engine.closing)
+        self.assertIsNone(engine.broken_off())
+
+    def test_before_any_closing_tag(self) -> None:
+        """R35: whoever closes, and however, has said what it has."""
+        came: list[Step] = [*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), Out("")]
+        self.told(*came, Do("close", Ending(Cause.IDLE)), Out(ack(1) + CLOSE), Says(End(Cause.IDLE)))
+        text = error("not-well-formed", "mismatched tag")
+        refusal = Refusal(StreamCondition.NOT_WELL_FORMED, "mismatched tag", Ending(Cause.BAD_XML))
+        self.told(*came, Do("fail", refusal), Out(ack(1) + text), Says(End(Cause.BAD_XML, condition="not-well-formed")))
+
+    def test_counts_from_enable_on(self) -> None:
+        """R35: what came before `<enable/>` is not counted, even in the same segment."""
+        self.told(
+            *OPEN, In(ONE + ENABLE + TWO), Out(ENABLED), Says(Stanzas(PAIR, (ONE,)), ManagementEnabled(), Stanzas(PAIR, (TWO,))),
+            Do("handled", 1), Out(ack(1)),
+        )
+
+    def test_not_before_authentication(self) -> None:
+        """R35: offered beside dialback, for no features come again after it; it is given to proven pairs only, once."""
+        self.told(
+            *receiving.judged(BY_KEY, ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE),
+            In(ENABLE), Out(failed("unexpected-request")), In(result("peer.example", "ours.example", "k")),
+            Says(DialbackNeeded(PAIR, "k", "s2")), Do("dialback_answered", PAIR, DialbackOutcome("valid")),
+            Out(result("ours.example", "peer.example", type="valid")), Says(PairProven(PAIR, "dialback")), In(ENABLE), Out(ENABLED),
+            Says(ManagementEnabled()), In(ENABLE), Out(failed("unexpected-request")),
+        )
+
+    def test_unoffered(self) -> None:
+        """R35: enabled only where it was advertised, and nothing is acknowledged without."""
+        engine = self.told(*receiving.OPEN, In(ENABLE), Out(failed("service-unavailable")))
+        self.assertFalse(engine.managed)
+        for given, name in ((ASK, "r"), (ack(0), "a")):
+            text = f"<{name} xmlns='{MANAGEMENT}'/> is not expected here"
+            end = End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")
+            self.told(*receiving.OPEN, In(given), Out(error("unsupported-stanza-type", text)), Says(end))
+
+    def test_resume(self) -> None:
+        """R35: no stream is resumed; who asks for it is told so, and may ask to begin anew (XEP-0198 §5)."""
+        resume = f"<resume {SM} h='0' previd='x'/>"
+        self.told(
+            *OPEN, In(resume), Out(failed("feature-not-implemented")), In(ENABLE), Out(ENABLED), Says(ManagementEnabled()),
+        )
+        text = f"<resume xmlns='{MANAGEMENT}'/> is not expected here"
+        self.told(
+            *receiving.PLAIN, In(resume), Out(error("unsupported-stanza-type", text)),
+            Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")),
+        )
+
+    def test_offered_after_authentication(self) -> None:
+        """R35: where SASL is the only way, `<sm/>` comes behind it; `<enable/>` before is refused as anything is."""
+        text = f"<enable xmlns='{MANAGEMENT}'/> is not expected here"
+        self.told(
+            *receiving.SECURED, Do("judged", EXTERNAL_ONLY), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE)),
+            In(ENABLE), Out(failed("service-unavailable")),
+        )
+        self.told(
+            *receiving.PLAIN, In(ENABLE), Out(error("unsupported-stanza-type", text)),
+            Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")),
+        )
+
+    def test_theirs(self) -> None:
+        """R35: nothing was sent to the initiating side, so no `h` but 0 is possible."""
+        self.told(*MANAGED, In(ack(0)))
+        self.told(
+            *MANAGED, In(ack(1)), Out(too_high(1, 0)), Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition")),
+        )
+
+    def test_no_count(self) -> None:
+        """R35: an `h` that is no number of 32 bits is bad format."""
+        for h in ("", "x", "-1", "²", "4294967296", "00000000001"):
+            self.told(
+                *MANAGED, In(ack(h)), Out(error("bad-format", "<a/> with an `h` that is no count")),
+                Says(End(Cause.BAD_XML, condition="bad-format")),
+            )
+
+    def test_shell(self) -> None:
+        """The shell handles no more than came, and nothing on a stream without acknowledgements; late words mean nothing."""
+        engine = self.told(*MANAGED, In(ONE), Says(Stanzas(PAIR, (ONE,))))
+        for number in (2, -1):
+            with self.assertRaises(LocalFault):
+                engine.handled(number)
+        with self.assertRaises(LocalFault):
+            self.told(*receiving.OPEN).handled(0)
+        engine.close(Ending(Cause.IDLE))
+        self.assertEqual(engine.handled(1), [])
+        self.assertEqual(engine.data_to_send().decode(), CLOSE)
+
+
+SENDING = replace(initiating.FEDERATION, management=True)
+SENT_EXTERNAL: list[Step] = [
+    *initiating.SUCCEEDED, initiating.answered("r3", LIMITS_FEATURE, SM_FEATURE), Out(ENABLE),
+    Says(PairProven(initiating.OUTBOUND, "EXTERNAL")),
+]
+
+
+class InitiatingManagementTests(TranscriptCase):
+    """R35: what we send is acknowledged to us."""
+
+    def told(self, *steps: Step, options: InitiatingOptions = SENDING) -> InitiatingStream:
+        engine = self.play(lambda: InitiatingStream(options), *steps)
+        assert isinstance(engine, InitiatingStream)
+        return engine
+
+    def test_acknowledged(self) -> None:
+        """R35: `<enable/>` right after the proof; the shell writes at once, and hears how many more have arrived."""
+        engine = self.told(
+            *SENT_EXTERNAL, Do("sent", 4), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(2)), In(ack(3)),
+            Says(Acknowledged(1)), In(ASK), Out(ack(0)),
+        )
+        self.assertEqual((engine.managed, engine.unacknowledged), (True, 1))
+
+    def test_dialback(self) -> None:
+        """R35: behind dialback, by the features that came before it; a further pair does not ask again."""
+        rooms = Pair(ROOMS, PEER)
+        self.told(
+            *initiating.SECURED, initiating.answered("r2", ERRORS_FEATURE, SM_FEATURE), initiating.asking("r2"), initiating.VALID,
+            Out(ENABLE), Says(PairProven(initiating.OUTBOUND, "dialback")), In(ENABLED), Do("authorize", rooms),
+            initiating.asking("r2", rooms), In(result("peer.example", "rooms.ours.example", type="valid")),
+            Says(PairProven(rooms, "dialback")),
+        )
+
+    def test_not_asked(self) -> None:
+        """R35: neither where it is not wanted nor where it is not offered; `sent` means nothing then."""
+        without: list[Step] = [*SENT_EXTERNAL[:-2], SENT_EXTERNAL[-1], Do("sent", 2)]
+        self.assertFalse(self.told(*without, options=initiating.FEDERATION).managed)
+        engine = self.told(*initiating.OPEN, Do("sent", 2))
+        self.assertEqual((engine.managed, engine.unacknowledged), (False, 0))
+
+    def test_refused(self) -> None:
+        """R35: refused, the stream goes on without."""
+        engine = self.told(
+            *SENT_EXTERNAL, Do("sent", 1), In(failed("service-unavailable")), Says(ManagementRefused()), Do("sent", 1),
+        )
+        self.assertFalse(engine.managed)
+
+    def test_too_high(self) -> None:
+        """R35: an `h` beyond what was sent, or one that goes back, is an error."""
+        end = Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition"))
+        self.told(*SENT_EXTERNAL, Do("sent", 1), In(ENABLED), In(ack(2)), Out(too_high(2, 1)), end)
+        self.told(
+            *SENT_EXTERNAL, Do("sent", 2), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(1)), Out(too_high(1, 2)), end,
+        )
+
+    def test_unasked(self) -> None:
+        """An answer to what was not asked is refused; so is a second one."""
+        end = Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"))
+        for given, name in ((ENABLED, "enabled"), (failed("unexpected-request"), "failed"), (ack(0), "a"), (ASK, "r")):
+            text = f"<{name} xmlns='{MANAGEMENT}'/> is not expected here"
+            self.told(*initiating.OPEN, In(given), Out(error("unsupported-stanza-type", text)), end)
+        text = f"<enabled xmlns='{MANAGEMENT}'/> is not expected here"
+        self.told(*SENT_EXTERNAL, In(ENABLED), In(ENABLED), Out(error("unsupported-stanza-type", text)), end)
+
+
+class CounterTests(TranscriptCase):
+    """R35: counting."""
+
+    def test_modulus(self) -> None:
+        """R35: `h` is counted modulo 2**32, both ways."""
+        counters = Counters(5)
+        counters.sent = counters.acknowledged = MODULUS - 1
+        counters.sent += 3
+        self.assertEqual(counters.acknowledge(Element("a", MANAGEMENT, {"h": "1"})), 2)
+        self.assertEqual(counters.acknowledged, MODULUS + 1)
+        self.assertTrue(counters.handle(MODULUS + 7, MODULUS + 12))
+        self.assertEqual(counters.answer().attributes, {"h": "7"})

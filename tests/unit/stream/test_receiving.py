@@ -1,0 +1,1036 @@
+"""The receiving role: every phase of a stream that was opened towards us, and every input there."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from s2sgw.stream import dialback_authorization, negotiation
+from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    PairProven,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+    StanzasReceived,
+    StartTLS,
+)
+from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import LocalFault, StreamCondition
+from s2sgw.xmpp.framing import FramingLimits
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.transcripts import (
+    CLOSE,
+    ERRORS_FEATURE,
+    EXTERNAL_FEATURE,
+    HEAD,
+    LIMITS_FEATURE,
+    OTHER,
+    OURS,
+    PAIR,
+    PEER,
+    PROCEED,
+    ROOMS,
+    SASL,
+    STARTTLS,
+    STARTTLS_REQUIRED,
+    SUCCESS,
+    TLS_FAILURE,
+    Do,
+    End,
+    In,
+    Out,
+    Says,
+    Stanzas,
+    Step,
+    TranscriptCase,
+    auth,
+    dialback_error,
+    error,
+    features,
+    header,
+    message,
+    result,
+    sasl_failure,
+    shown,
+    verify,
+)
+
+KEYS = DialbackKeys(b"receiving")
+NOT_ALLOWED = Refusal(StreamCondition.POLICY_VIOLATION, "not you", Ending(Cause.NOT_ALLOWED, "not you"))
+UNRESOLVED = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "no such domain", Ending(Cause.NO_SUCH_DOMAIN, "no such domain"))
+PERMIT_BOTH = Permission(external=True, dialback=True)
+PERMIT_DIALBACK = Permission(dialback=True)
+PERMIT_EXTERNAL = Permission(external=True)
+
+
+def refuses(sender: Domain) -> Refusal | None:
+    return NOT_ALLOWED if sender.ascii == "bad.example" else None
+
+
+FEDERATION = ReceivingOptions(
+    keys=KEYS, serves=lambda domain: domain in (OURS, ROOMS), answers_verify=lambda domain: domain == OURS, refuses_sender=refuses,
+)
+OPTIONAL = replace(FEDERATION, tls=lambda peer: "optional")
+NEVER = replace(FEDERATION, tls=lambda peer: "never")
+BACKEND = replace(NEVER, pre_1_0=True, resolve=False)
+
+
+def stream(options: ReceivingOptions = FEDERATION) -> ReceivingStream:
+    numbers = itertools.count(1)
+    return ReceivingStream(options, lambda: f"s{next(numbers)}")
+
+
+ASK = header(from_="peer.example", to="ours.example")
+PLAIN: list[Step] = [
+    In(ASK),
+    Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS_REQUIRED)),
+    Says(ResolutionNeeded(PEER, OURS)),
+]
+TO_TLS: list[Step] = [
+    *PLAIN, Do("resolved", None), In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)), Do("tls_established"),
+]
+SECURED: list[Step] = [
+    *TO_TLS, In(ASK), Out(header(from_="ours.example", to="peer.example", id="s2")), Says(JudgementNeeded(PEER, OURS, True)),
+]
+
+
+def judged(permission: Permission, *rows: str) -> list[Step]:
+    return [*SECURED, Do("judged", permission), Out(features(*rows))]
+
+
+BOTH = judged(PERMIT_BOTH, EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE)
+DIALBACK = judged(PERMIT_DIALBACK, ERRORS_FEATURE, LIMITS_FEATURE)
+EXTERNAL = judged(PERMIT_EXTERNAL, EXTERNAL_FEATURE, LIMITS_FEATURE)
+AUTHENTICATED: list[Step] = [*BOTH, In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL"))]
+OPEN: list[Step] = [
+    *AUTHENTICATED, In(ASK), Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
+]
+ASKED: list[Step] = [*DIALBACK, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2"))]
+PROVEN: list[Step] = [
+    *ASKED, Do("dialback_answered", PAIR, DialbackOutcome("valid")), Out(result("ours.example", "peer.example", type="valid")),
+    Says(PairProven(PAIR, "dialback")),
+]
+
+
+class ReceivingCase(TranscriptCase):
+    options = FEDERATION
+
+    def told(self, *steps: Step, options: ReceivingOptions | None = None) -> ReceivingStream:
+        engine = self.play(lambda: stream(options or self.options), *steps)
+        assert isinstance(engine, ReceivingStream)
+        return engine
+
+    def refused(self, before: list[Step], given: str | bytes, condition: str, text: str, cause: Cause, **more: Any) -> None:
+        """After `before`, the input `given` ends the stream with that error."""
+        opening = more.pop("opening", "")
+        self.told(*before, In(given), Out(opening + error(condition, text)), Says(End(cause, condition=condition)), **more)
+
+
+class HeaderTests(ReceivingCase):
+    """R1, R14: stream headers before TLS."""
+
+    def header_refused(self, given: str, condition: str, text: str, cause: Cause, **more: Any) -> None:
+        self.refused([], given, condition, text, cause, opening=header(id="s1"), **more)
+
+    def test_features(self) -> None:
+        """R3, R4: the answer has from, to, id and version; where TLS is mandatory the features say so, and nothing else."""
+        self.told(*PLAIN)
+
+    def test_optional(self) -> None:
+        """R3: where TLS is optional dialback is offered beside it, and SASL is not."""
+        starttls = features(STARTTLS, ERRORS_FEATURE)
+        self.told(
+            In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + starttls), Says(ResolutionNeeded(PEER, OURS)),
+            options=OPTIONAL,
+        )
+
+    def test_never(self) -> None:
+        """R3: where TLS is never used it is not offered."""
+        self.told(
+            In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)),
+            Says(ResolutionNeeded(PEER, OURS)), options=NEVER,
+        )
+
+    def test_without_from(self) -> None:
+        """R14: `from` may be absent before TLS; then nothing is resolved before it (R2)."""
+        self.told(
+            In(header(to="ours.example")), Out(header(from_="ours.example", id="s1") + features(STARTTLS_REQUIRED)),
+            In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, None)),
+        )
+
+    def test_empty_id(self) -> None:
+        """Prosody's `id=''` in its header is nothing to us, nor is anything else that it says."""
+        self.told(In(ASK[:-1] + " id='' xml:lang='en'>"), *PLAIN[1:])
+
+    def test_version(self) -> None:
+        """R14: any version 1.x is answered; others are `<unsupported-version/>`."""
+        self.told(In(header(from_="peer.example", to="ours.example", version="1.99")), *PLAIN[1:])
+        for version in ("2.0", "0.9", "1", "1.", "1.0 ", "x", ""):
+            given = header(from_="peer.example", to="ours.example", version=version)
+            text = f"the stream header has version {version}; version 1.0 is spoken here"
+            self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
+
+    def test_pre_1_0(self) -> None:
+        """R1: a header without version is served on the backend leg only."""
+        given = header(from_="peer.example", to="ours.example", version=None)
+        text = "the stream header has no version; version 1.0 is spoken here"
+        self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
+
+    def test_to(self) -> None:
+        """R14: no `to`, one that is no domain, one that is not served."""
+        self.header_refused(header(from_="peer.example"), "improper-addressing", "the stream header has no `to`", Cause.ADDRESSING)
+        text = "the stream header's `to` is no domain: the domainpart is empty"
+        self.header_refused(header(to=""), "improper-addressing", text, Cause.ADDRESSING)
+        text = "other.example is not served here"
+        self.header_refused(header(to="other.example"), "host-unknown", text, Cause.HOST_UNKNOWN)
+
+    def test_from(self) -> None:
+        """R14: `from` is a domain, none of ours, and one that may be a peer."""
+        given = header(from_="rooms.ours.example", to="ours.example")
+        text = "rooms.ours.example is served here and cannot be the sender"
+        self.header_refused(given, "invalid-from", text, Cause.INVALID_FROM)
+        self.header_refused(header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED)
+        text = "the stream header's `from` is no domain: the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
+        self.header_refused(header(from_="juliet@peer.example", to="ours.example"), "improper-addressing", text, Cause.ADDRESSING)
+
+    def test_namespace(self) -> None:
+        """R14, R38: another namespace is `<invalid-namespace/>`, in a stream that is opened for it (R15)."""
+        given = ASK.replace("xmlns='jabber:server'", "xmlns='jabber:client'")
+        self.header_refused(given, "invalid-namespace", "the default namespace is not jabber:server", Cause.PROTOCOL_ERROR)
+
+    def test_not_xml(self) -> None:
+        """R31: what is no XML is answered as XMPP."""
+        self.header_refused("GET / HTTP/1.1\r\n", "not-well-formed", "the stream does not begin with a tag", Cause.BAD_XML)
+
+    def test_second_header(self) -> None:
+        """A stream header inside a stream is none of the elements it may hold."""
+        text = "<stream xmlns='http://etherx.jabber.org/streams'/> is not expected here"
+        given = "<stream:stream to='ours.example' version='1.0'/>"
+        self.refused([*PLAIN], given, "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+
+    def test_close(self) -> None:
+        """R16: a closing tag is answered by a closing tag."""
+        self.told(*PLAIN, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them", detail="")))
+
+    def test_closed_by_us(self) -> None:
+        """Before their header there is nothing to close; behind ours there is."""
+        self.told(Do("close", Ending(Cause.SHUTDOWN)), Says(End(Cause.SHUTDOWN)))
+        self.told(*PLAIN, Do("close", Ending(Cause.SHUTDOWN)), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
+
+    def test_failed_by_us(self) -> None:
+        """R15: an error of the shell's opens the stream if need be."""
+        self.told(
+            Do("fail", NOT_ALLOWED), Out(header(id="s1") + error("policy-violation", "not you")),
+            Says(End(Cause.NOT_ALLOWED, condition="policy-violation", detail="not you")),
+        )
+
+    def test_their_error(self) -> None:
+        """A stream error of theirs is read and the stream closed."""
+        streams = "xmlns='urn:ietf:params:xml:ns:xmpp-streams'"
+        for inside, condition, cause, detail in (
+            (f"<reset {streams}/><text {streams}>bye</text>", "reset", Cause.STREAM_ERROR, "bye"),
+            (f"<host-unknown {streams}/>", "host-unknown", Cause.HOST_UNKNOWN, ""),
+            ("<x xmlns='y'/>", "undefined-condition", Cause.STREAM_ERROR, ""),
+        ):
+            given = f"<stream:error>{inside}</stream:error>"
+            self.told(*PLAIN, In(given), Out(CLOSE), Says(End(cause, "them", condition, detail)))
+
+    def test_after_the_end(self) -> None:
+        """What comes behind the end is nobody's, from either side."""
+        engine = self.told(*PLAIN, In(CLOSE + ASK), Out(CLOSE), Says(End(Cause.CLOSED, "them")), In("<x/>"))
+        self.assertEqual(engine.resolved(UNRESOLVED), [])
+        self.assertEqual(engine.judged(PERMIT_BOTH), [])
+        self.assertEqual(engine.tls_established(), [])
+        self.assertEqual(engine.dialback_answered(PAIR, DialbackOutcome("valid")), [])
+        self.assertEqual(engine.close(Ending(Cause.IDLE)), [])
+        self.assertEqual(engine.fail(NOT_ALLOWED), [])
+        self.assertEqual(engine.data_to_send(), b"")
+
+    def test_bytes_before_authentication(self) -> None:
+        """R32: the bytes of a stream that is nobody's yet are counted, and the limit is told."""
+        options = replace(FEDERATION, before=FramingLimits(stream_bytes=len(ASK) + 3))
+        text = f"more than {len(ASK) + 3} bytes before authentication"
+        engine = stream(options)
+        engine.receive(ASK.encode())
+        engine.data_to_send()
+        ended = engine.receive(b"    ")
+        self.assertEqual(engine.data_to_send().decode(), error("policy-violation", text))
+        self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation", detail=text),))
+
+
+class StartTLSTests(ReceivingCase):
+    """R3–R9: the way into TLS."""
+
+    def tls_refused(self, steps: list[Step], given: str, cause: Cause = Cause.PROTOCOL_ERROR, **more: Any) -> None:
+        self.told(*steps, In(given), Out(TLS_FAILURE + CLOSE), Says(End(cause)), **more)
+
+    def test_proceed(self) -> None:
+        """R5, R6: `<proceed/>` and the order to begin TLS, with not a byte behind."""
+        self.told(*TO_TLS)
+
+    def test_waits_for_resolution(self) -> None:
+        """R2: `<starttls/>` is answered once the peer's hostname is resolved, and not before."""
+        self.told(*PLAIN, In(STARTTLS), Do("resolved", None), Out(PROCEED), Says(StartTLS(OURS, PEER)))
+
+    def test_unresolved(self) -> None:
+        """R2: an unresolved hostname ends the stream, before and after `<starttls/>`."""
+        end = [Out(error("remote-connection-failed", "no such domain")), Says(End(Cause.NO_SUCH_DOMAIN, condition="remote-connection-failed"))]
+        self.told(*PLAIN, Do("resolved", UNRESOLVED), *end)
+        self.told(*PLAIN, In(STARTTLS), Do("resolved", UNRESOLVED), *end)
+
+    def test_no_resolution_asked(self) -> None:
+        """On a leg where nothing is to be resolved nothing is asked."""
+        offered = Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS_REQUIRED))
+        self.told(In(ASK), offered, In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)), options=replace(FEDERATION, resolve=False))
+
+    def test_injection(self) -> None:
+        """R6: bytes behind `<starttls/>` are refused, even white space, and before or after the resolution."""
+        for more in ("<message/>", " ", "\x16\x03\x01", STARTTLS):
+            engine = stream()
+            engine.receive(ASK.encode())
+            engine.resolved(None)
+            engine.data_to_send()
+            ended = engine.receive((STARTTLS + more).encode())
+            self.assertEqual(engine.data_to_send().decode(), TLS_FAILURE + CLOSE)
+            self._compare(ended, (End(Cause.TLS_INJECTION, detail="plain text was sent behind <starttls/>"),))
+            self.tls_refused([*PLAIN, In(STARTTLS)], more, Cause.TLS_INJECTION)
+
+    def test_injection_with_the_header(self) -> None:
+        """R6: the same where header, `<starttls/>` and more come in one piece, or the peer is not resolved yet."""
+        for options in (FEDERATION, replace(FEDERATION, resolve=False)):
+            engine = stream(options)
+            told = engine.receive((ASK + STARTTLS + "x").encode())
+            self.assertTrue(engine.data_to_send().endswith((TLS_FAILURE + CLOSE).encode()))
+            self._compare(told[-1:], (End(Cause.TLS_INJECTION),))
+
+    def test_bytes_during_the_handshake(self) -> None:
+        """R6, R7: bytes that TLS should have got end the stream without a word."""
+        self.told(*TO_TLS[:-1], In("x"), Says(End(Cause.TLS_INJECTION, "them")))
+
+    def test_ended_during_the_handshake(self) -> None:
+        """R7: during the handshake neither a closing tag nor an error is sent."""
+        self.told(*TO_TLS[:-1], Do("close", Ending(Cause.TLS_FAILED)), Says(End(Cause.TLS_FAILED)))
+        self.told(*TO_TLS[:-1], Do("fail", NOT_ALLOWED), Says(End(Cause.NOT_ALLOWED)))
+
+    def test_malformed(self) -> None:
+        """R7: a malformed `<starttls/>` is answered with `<failure/>`."""
+        for inside in ("x", " ", "<required/>"):
+            self.tls_refused([*PLAIN], STARTTLS.replace("/>", f">{inside}</starttls>"))
+
+    def test_not_offered(self) -> None:
+        """R7: so is one that was not offered: on a leg without TLS, behind TLS, behind authentication."""
+        plain = [In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)), Says(ResolutionNeeded(PEER, OURS))]
+        self.tls_refused(plain, STARTTLS, options=NEVER)
+        self.tls_refused(BOTH, STARTTLS)
+        self.tls_refused(OPEN, STARTTLS)
+        self.tls_refused(PROVEN, STARTTLS)
+
+    def test_other_input(self) -> None:
+        """R29, R30: nothing but STARTTLS passes where it is required."""
+        self.refused(PLAIN, message(), "invalid-from", "peer.example is not authenticated on this stream", Cause.INVALID_FROM)
+        text = "<x xmlns='y'/> is not expected here"
+        self.refused(PLAIN, "<x xmlns='y'/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+        text = "TLS is required here before dialback"
+        for given in (result("peer.example", "ours.example", "k"), verify("peer.example", "ours.example", "i", "k")):
+            self.refused(PLAIN, given, "policy-violation", text, Cause.ENCRYPTION_REQUIRED)
+        for name in ("response", "abort"):
+            text = f"<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/> is not expected here"
+            self.refused(PLAIN, f"<{name} {SASL}/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+
+    def test_sasl_before_tls(self) -> None:
+        """R4, R25: SASL before TLS fails, and too often ends the stream; until then TLS may follow."""
+        failed = sasl_failure("encryption-required", "authentication comes after TLS")
+        twice = [*PLAIN, In(auth()), Out(failed), In(auth("*")), Out(failed)]
+        self.told(*twice, Do("resolved", None), In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)))
+        text = "3 failed authentications (encryption-required: authentication comes after TLS)"
+        self.told(
+            *twice, In(auth()), Out(failed + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
+        )
+
+    def test_sasl_without_tls(self) -> None:
+        """R4: where there is no TLS no mechanism is offered."""
+        self.told(
+            In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)),
+            Says(ResolutionNeeded(PEER, OURS)), In(auth()), Out(sasl_failure("invalid-mechanism", "no mechanism is offered")), options=NEVER,
+        )
+
+    def test_answers_unasked(self) -> None:
+        """The shell's own mistakes: answers that nobody waits for."""
+        engine = stream()
+        for call in (
+            lambda: engine.resolved(None), lambda: engine.judged(PERMIT_BOTH), engine.tls_established,
+            lambda: engine.dialback_answered(PAIR, DialbackOutcome("valid")),
+        ):
+            self.assertRaises(LocalFault, call)
+        engine.receive(ASK.encode())
+        engine.resolved(None)
+        self.assertRaises(LocalFault, engine.resolved, None)
+
+
+class SecuredTests(ReceivingCase):
+    """R8, R9, R24, R25: behind TLS."""
+
+    def test_offers(self) -> None:
+        """R8, R24, R28: offered is what would succeed, never STARTTLS; the id is new."""
+        self.told(*BOTH)
+        self.told(*DIALBACK)
+        self.told(*EXTERNAL)
+
+    def test_limits(self) -> None:
+        """R32: the limit announced is the one that holds behind authentication."""
+        options = replace(FEDERATION, after=FramingLimits(stanza_bytes=10000))
+        limits = LIMITS_FEATURE.replace("524288", "10000")
+        text = "the stanza is longer than 10000 bytes"
+        steps = [*SECURED, Do("judged", PERMIT_BOTH), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, limits)), *AUTHENTICATED[-3:], In(ASK)]
+        steps.append(Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, limits)))
+        engine = stream(options)
+        self._play(engine, lambda data: [data], steps)
+        ended = engine.receive(message(body="x" * 10000).encode())
+        self.assertEqual(engine.data_to_send().decode(), error("policy-violation", text))
+        self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation"),))
+
+    def test_limits_of_the_peer(self) -> None:
+        """R32: what the judgement limits is announced in place of the listener's own, and holds once the peer is proven."""
+        permission = replace(PERMIT_BOTH, limits=FramingLimits(stanza_bytes=20000))
+        limits = LIMITS_FEATURE.replace("524288", "20000")
+        steps = [*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, limits)), *AUTHENTICATED[-3:], In(ASK)]
+        steps.append(Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, limits)))
+        engine = stream()
+        self._play(engine, lambda data: [data], steps)
+        engine.receive(message(body="x" * 20000).encode())
+        self.assertEqual(engine.data_to_send().decode(), error("policy-violation", "the stanza is longer than 20000 bytes"))
+
+    def test_limits_kept_to_ourselves(self) -> None:
+        """A limit that is not announced holds all the same."""
+        permission = replace(PERMIT_EXTERNAL, limits=FramingLimits(stanza_bytes=20000), announced=False)
+        engine = self.told(*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE)), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+        engine.receive((ASK + message(body="x" * 20000)).encode())
+        self.assertIn("the stanza is longer than 20000 bytes", engine.data_to_send().decode())
+
+    def test_refused(self) -> None:
+        """R8: a refusal, or no way at all, ends the stream with `<policy-violation/>`."""
+        end = [Out(error("policy-violation", "not you")), Says(End(Cause.NOT_ALLOWED, condition="policy-violation"))]
+        self.told(*SECURED, Do("judged", Permission(refusal=NOT_ALLOWED)), *end)
+        text = "peer.example has no way to authenticate here"
+        self.told(
+            *SECURED, Do("judged", Permission()), Out(error("policy-violation", text)),
+            Says(End(Cause.NO_COMMON_METHOD, condition="policy-violation")),
+        )
+
+    def test_changed_from(self) -> None:
+        """R9: a `from` changed behind TLS is judged afresh, and alone counts."""
+        pair = Pair(OTHER, ROOMS)
+        self.told(
+            *TO_TLS, In(header(from_="other.example", to="rooms.ours.example")),
+            Out(header(from_="rooms.ours.example", to="other.example", id="s2")), Says(JudgementNeeded(OTHER, ROOMS, True)),
+            Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE)),
+            In(auth("b3RoZXIuZXhhbXBsZQ==")), Out(SUCCESS), Says(PairProven(pair, "EXTERNAL")),
+        )
+
+    def test_header_refused(self) -> None:
+        """R14, R15: behind TLS `from` is required, and everything is checked as before."""
+        text = "the stream header has no `from`, which authentication needs"
+        opened = header(from_="ours.example", id="s2")
+        self.refused(TO_TLS, header(to="ours.example"), "improper-addressing", text, Cause.ADDRESSING, opening=opened)
+        opened = header(id="s2")
+        text = "other.example is not served here"
+        self.refused(TO_TLS, header(from_="peer.example", to="other.example"), "host-unknown", text, Cause.HOST_UNKNOWN, opening=opened)
+        self.refused(TO_TLS, header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED, opening=opened)
+
+    def test_waiting_for_the_judgement(self) -> None:
+        """Decision 5: until the evidence is judged what comes is kept, in its order."""
+        self.told(*SECURED, In(auth()), Do("judged", PERMIT_BOTH), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE) + SUCCESS), *AUTHENTICATED[-1:])
+        self.told(*SECURED, In(CLOSE), Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE) + CLOSE), Says(End(Cause.CLOSED, "them")))
+
+    def test_all_at_once(self) -> None:
+        """Decision 3: whatever was sent ahead, behind TLS and behind `<auth/>`, belongs where it stands in the stream."""
+        opened = header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)
+        self.told(
+            *SECURED, In(auth()), In("\n" + ASK + message()), Do("judged", PERMIT_BOTH),
+            Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE) + SUCCESS + opened),
+            Says(PairProven(PAIR, "EXTERNAL"), Stanzas(PAIR, (message(),))),
+        )
+        engine = stream()
+        self._play(engine, lambda data: [data], TO_TLS)
+        engine.receive((ASK + auth() + ASK + message()).encode())
+        told = engine.judged(PERMIT_BOTH)
+        self.assertEqual(len(told), 2)
+
+    def test_kept_bytes_are_bounded(self) -> None:
+        """R32: what is sent without waiting for an answer is bounded."""
+        engine = stream()
+        self._play(engine, lambda data: [data], SECURED)
+        self.assertEqual(engine.receive(b" " * negotiation.KEPT_BYTES), [])
+        ended = engine.receive(b" ")
+        text = f"more than {negotiation.KEPT_BYTES} bytes sent without waiting for an answer"
+        self.assertEqual(engine.data_to_send().decode(), error("policy-violation", text))
+        self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation"),))
+
+    def test_direct_tls(self) -> None:
+        """R11: with direct TLS the stream begins behind the handshake."""
+        options = replace(FEDERATION, direct_tls=True)
+        answered = Out(header(from_="ours.example", to="peer.example", id="s1"))
+        judging = [Do("tls_established"), In(ASK), answered, Says(JudgementNeeded(PEER, OURS, True))]
+        self.told(*judging, Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE)), options=options)
+        self.told(In("x"), Says(End(Cause.TLS_INJECTION, "them")), options=options)
+
+
+class SASLTests(ReceivingCase):
+    """R24, R25: EXTERNAL."""
+
+    def test_success(self) -> None:
+        """R24, R25: an empty authorization identity or the stream's `from`, then a new stream with a new id and features."""
+        self.told(*OPEN)
+        self.told(*BOTH, In(auth("cGVlci5leGFtcGxl")), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+
+    def test_challenge(self) -> None:
+        """RFC 6120 §6.4.2: without an initial response there is a challenge."""
+        asked = [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")]
+        self.told(*asked, In(f"<response {SASL}>=</response>"), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+        self.told(*asked, In(f"<response {SASL}/>"), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+        failed = sasl_failure("invalid-authzid", "the authorization identity is not the stream's `from`, peer.example")
+        self.told(*asked, In(f"<response {SASL}>eA==</response>"), Out(failed), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
+        self.told(*asked, In(f"<abort {SASL}/>"), Out(sasl_failure("aborted", "aborted as asked")))
+
+    def test_during_the_exchange(self) -> None:
+        """Only `<response/>` and `<abort/>` belong into an exchange."""
+        asked = [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")]
+        for given, name in (
+            (auth(), "auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"),
+            (result("peer.example", "ours.example", "k"), "result xmlns='jabber:server:dialback'"),
+            (verify("peer.example", "ours.example", "i", "k"), "verify xmlns='jabber:server:dialback'"),
+        ):
+            text = f"<{name}/> is not expected here"
+            self.refused(asked, given, "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+        self.refused(asked, message(), "invalid-from", "peer.example is not authenticated on this stream", Cause.INVALID_FROM)
+        self.told(*asked, In(STARTTLS), Out(TLS_FAILURE + CLOSE), Says(End(Cause.PROTOCOL_ERROR)))
+
+    def test_failures(self) -> None:
+        """R24, R25: each failure says what was wrong, dialback may follow, the third one ends the stream."""
+        encoding = sasl_failure("incorrect-encoding", "the message is not encoded in canonical base64")
+        mechanism = sasl_failure("invalid-mechanism", "the mechanism is not offered")
+        authzid = sasl_failure("invalid-authzid", "the authorization identity is not the stream's `from`, peer.example")
+        twice = [*BOTH, In(auth("*")), Out(encoding), In(auth(mechanism="PLAIN")), Out(mechanism)]
+        self.told(*twice, In(result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")))
+        text = "3 failed authentications (invalid-authzid: the authorization identity is not the stream's `from`, peer.example)"
+        self.told(
+            *twice, In(auth("eA==")), Out(authzid + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
+        )
+
+    def test_not_offered(self) -> None:
+        """R24: EXTERNAL where the certificate proves nothing is not to be had."""
+        self.told(*DIALBACK, In(auth()), Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")))
+        self.told(*DIALBACK, In(f"<auth {SASL}/>"), Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")))
+
+    def test_not_now(self) -> None:
+        """SASL has its place before dialback on a stream, and once; no exchange, nothing to respond to."""
+        text = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/> is not expected here"
+        self.refused(ASKED, auth(), "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+        self.refused(PROVEN, auth(), "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+        self.refused(OPEN, auth(), "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+        for name in ("response", "abort"):
+            text = f"<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/> is not expected here"
+            self.refused(BOTH, f"<{name} {SASL}/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
+
+    def test_restart(self) -> None:
+        """R9, R25: the stream behind SASL is the authenticated pair's; `from` may be left out."""
+        self.told(
+            *AUTHENTICATED, In(header(to="ours.example")),
+            Out(header(from_="ours.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
+            In(message()), Says(Stanzas(PAIR, (message(),))),
+        )
+        text = "the stream header is not of the authenticated pair peer.example -> ours.example"
+        for from_, to in (("other.example", "ours.example"), ("peer.example", "rooms.ours.example")):
+            opened = header(from_=to, to=from_, id="s3")
+            self.refused(AUTHENTICATED, header(from_=from_, to=to), "invalid-from", text, Cause.INVALID_FROM, opening=opened)
+
+
+class StanzaTests(ReceivingCase):
+    """R16, R29, R30: what may pass, and what else there is."""
+
+    def test_pass(self) -> None:
+        """Stanzas of the proven pair pass in runs, as they are."""
+        many = tuple(message(body=str(number)) for number in range(3))
+        self.told(*OPEN, In("".join(many) + "\n"), Says(Stanzas(PAIR, many)))
+        self.told(*PROVEN, In("".join(many)), Says(Stanzas(PAIR, many)))
+
+    def test_before_the_close(self) -> None:
+        """R16: what came before the closing tag is still delivered, and before an error too."""
+        self.told(*OPEN, In(message() + CLOSE), Out(CLOSE), Says(Stanzas(PAIR, (message(),)), End(Cause.CLOSED, "them")))
+        text = "comments are not allowed"
+        self.told(
+            *OPEN, In(message() + "<!-- -->"), Out(error("restricted-xml", text)),
+            Says(Stanzas(PAIR, (message(),)), End(Cause.BAD_XML, condition="restricted-xml")),
+        )
+
+    def test_unproven(self) -> None:
+        """R29: an unproven `from` is `<invalid-from/>`, wherever negotiation stands."""
+        for steps in (BOTH, ASKED, OPEN, PROVEN):
+            text = "other.example is not authenticated on this stream"
+            self.refused(steps, message("mercutio@other.example"), "invalid-from", text, Cause.INVALID_FROM)
+        self.refused(BOTH, message(), "invalid-from", "peer.example is not authenticated on this stream", Cause.INVALID_FROM)
+
+    def test_unproven_recipient(self) -> None:
+        """R29: to a served domain of no proven pair is `<invalid-from/>`, to another one `<host-unknown/>`."""
+        text = "peer.example is authenticated on this stream, but not for rooms.ours.example"
+        self.refused(OPEN, message(to="rooms.ours.example"), "invalid-from", text, Cause.INVALID_FROM)
+        self.refused(OPEN, message(to="x@other.example"), "host-unknown", "other.example is not served here", Cause.HOST_UNKNOWN)
+
+    def test_addresses(self) -> None:
+        """R30: `to` and `from` are there and are JIDs."""
+        for given, text in (
+            ("<iq to='ours.example'/>", "a stanza without `from`"),
+            ("<iq from='peer.example'/>", "a stanza without `to`"),
+            ("<iq from='peer.example' to=''/>", "a stanza without `to`"),
+            ("<iq from='@peer.example' to='ours.example'/>", "the stanza's `from` is no JID: the localpart is empty"),
+            ("<iq from='peer.example' to='ours.example/'/>", "the stanza's `to` is no JID: the resourcepart is empty"),
+        ):
+            self.refused(OPEN, given, "improper-addressing", text, Cause.ADDRESSING)
+
+    def test_other_elements(self) -> None:
+        """R30: other elements are `<unsupported-stanza-type/>`."""
+        for given, name in (("<x/>", "<x xmlns='jabber:server'/>"), (PROCEED, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")):
+            self.refused(OPEN, given, "unsupported-stanza-type", f"{name} is not expected here", Cause.PROTOCOL_ERROR)
+
+    def test_routes_are_bounded(self) -> None:
+        """Spellings of addresses are remembered up to a bound."""
+        engine = stream()
+        self._play(engine, lambda data: [data], OPEN)
+        engine.receive("".join(message(f"u{number}@peer.example") for number in range(1024)).encode())
+        self.assertEqual(len(engine.pairs._routes), 1024)
+        engine.receive(message("another@peer.example").encode())
+        self.assertEqual(len(engine.pairs._routes), 1)
+
+    def test_order(self) -> None:
+        """R33: what is told between stanzas stands between them."""
+        given = message(body="1") + result("other.example", "ours.example", "k") + message(body="2")
+        engine = stream()
+        self._play(engine, lambda data: [data], OPEN)
+        self._compare(shown(engine.receive(given.encode())), (
+            Stanzas(PAIR, (message(body="1"),)), JudgementNeeded(OTHER, OURS, True), Stanzas(PAIR, (message(body="2"),)),
+        ))
+
+    def test_rest(self) -> None:
+        """Decision 14: a stream at rest goes on as if nothing had been."""
+        self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), Do("rest"), In(message()), Says(Stanzas(PAIR, (message(),))))
+        self.assertIs(self.told(*OPEN, Do("rest"))._framer._parser, None)
+
+
+def pair(sender: Domain = PEER, recipient: Domain = OURS) -> Pair:
+    return Pair(sender, recipient)
+
+
+class DialbackTests(ReceivingCase):
+    """R27, R28: dialback, receiving and authoritative."""
+
+    def test_valid(self) -> None:
+        """R28: a valid key proves the pair, and the stream goes on without a restart."""
+        engine = self.told(*PROVEN, In(message()), Says(Stanzas(PAIR, (message(),))))
+        self.assertEqual(list(engine.pairs), [PAIR])
+
+    def test_invalid(self) -> None:
+        """R28: an invalid key ends a stream that carries nothing else (XEP-0220 §2.2.1)."""
+        ending = Ending(Cause.DIALBACK_INVALID, "said peer.example", "them")
+        for outcome in (DialbackOutcome("invalid", ending), DialbackOutcome("invalid")):
+            self.told(
+                *ASKED, Do("dialback_answered", PAIR, outcome), Out(result("ours.example", "peer.example", type="invalid") + CLOSE),
+                Says(End(Cause.DIALBACK_INVALID, "them" if outcome.ending else "us")),
+            )
+
+    def test_invalid_beside_others(self) -> None:
+        """R28: beside other pairs it is an error, `<forbidden/>` (XEP-0220 §2.1.2)."""
+        forbidden = dialback_error("forbidden", Ending(Cause.DIALBACK_INVALID).account.bounce, "auth")
+        outcome = DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID))
+        asked = [In(result("peer.example", "rooms.ours.example", "k2")), Says(DialbackNeeded(pair(PEER, ROOMS), "k2", "s2"))]
+        answered = [Do("dialback_answered", pair(PEER, ROOMS), outcome), Out(result("rooms.ours.example", "peer.example", forbidden, "error"))]
+        self.told(*PROVEN, *asked, *answered)
+        self.told(*ASKED, *asked, *answered)
+
+    def test_error(self) -> None:
+        """R28: where the authoritative server cannot be asked it is an error, and the stream stays."""
+        outcome = DialbackOutcome("error", Ending(Cause.CONNECTION_REFUSED))
+        text = dialback_error("remote-server-timeout", "The remote server refuses connections.", "wait")
+        self.told(
+            *ASKED, Do("dialback_answered", PAIR, outcome), Out(result("ours.example", "peer.example", text, "error")),
+            *ASKED[-2:],
+        )
+
+    def test_unserved_target(self) -> None:
+        """R28: a target that is not served is an error with item-not-found, and the stream stays."""
+        text = dialback_error("item-not-found", "other.example is not served here")
+        self.told(
+            *DIALBACK, In(result("peer.example", "other.example", "k")), Out(result("other.example", "peer.example", text, "error")),
+            *ASKED[-2:],
+        )
+
+    def test_refused_sender(self) -> None:
+        """R14, R28: a sender that can be none is an error too."""
+        for sender, text in (("bad.example", "not you"), ("ours.example", "ours.example is served here and cannot be the sender")):
+            inside = dialback_error("policy-violation", text, "modify")
+            self.told(*OPEN, In(result(sender, "ours.example", "k")), Out(result("ours.example", sender, inside, "error")))
+
+    def test_more_pairs(self) -> None:
+        """R28: several pairs on one stream; each further domain is judged once, and stanzas flow meanwhile."""
+        other = pair(OTHER)
+        self.told(
+            *OPEN, In(result("other.example", "ours.example", "k") + result("other.example", "rooms.ours.example", "k2")),
+            Says(JudgementNeeded(OTHER, OURS, True)), In(message()), Says(Stanzas(PAIR, (message(),))),
+            Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(other, "k", "s3"), DialbackNeeded(pair(OTHER, ROOMS), "k2", "s3")),
+            Do("dialback_answered", other, DialbackOutcome("valid")), Out(result("ours.example", "other.example", type="valid")),
+            Says(PairProven(other, "dialback")),
+            In(message() + message("mercutio@other.example") + message()),
+            Says(Stanzas(PAIR, (message(),)), Stanzas(other, (message("mercutio@other.example"),)), Stanzas(PAIR, (message(),))),
+        )
+
+    def test_limits_of_more_peers(self) -> None:
+        """R32: the largest limit of the peers that are proven on the stream holds; one that is only judged raises none."""
+        small, large = (Permission(dialback=True, limits=FramingLimits(stanza_bytes=size)) for size in (20000, 40000))
+        engine = self.told(
+            *SECURED, Do("judged", small), Out(features(ERRORS_FEATURE, LIMITS_FEATURE.replace("524288", "20000"))), *PROVEN[-5:],
+            In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", large), Says(DialbackNeeded(pair(OTHER), "k", "s2")),
+            In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2")),
+            Do("dialback_answered", pair(PEER, ROOMS), DialbackOutcome("valid")), Out(result("rooms.ours.example", "peer.example", type="valid")),
+            Says(PairProven(pair(PEER, ROOMS), "dialback")),
+        )
+        self.assertEqual(20000, engine.limits_of(None).stanza_bytes)
+        engine.dialback_answered(pair(OTHER), DialbackOutcome("valid"))
+        self.assertEqual(40000, engine.limits_of(None).stanza_bytes)
+        self.assertEqual([StanzasReceived], [type(event) for event in engine.receive(message(body="x" * 30000).encode())])
+
+    def test_one_judgement_at_a_time(self) -> None:
+        """R28: judgements are asked for one after the other."""
+        third = Domain.parse("third.example")
+        self.told(
+            *OPEN, In(result("other.example", "ours.example", "k") + result("third.example", "ours.example", "k3")),
+            Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", PERMIT_DIALBACK),
+            Says(DialbackNeeded(pair(OTHER), "k", "s3"), JudgementNeeded(third, OURS, True)),
+            Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(third), "k3", "s3")),
+        )
+
+    def test_further_domain_refused(self) -> None:
+        """R28: a further domain that policy refuses gets an error; the stream is not its own."""
+        nowhere = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "nowhere", Ending(Cause.NO_SUCH_DOMAIN))
+        for permission, text, condition, kind in (
+            (Permission(refusal=NOT_ALLOWED), "not you", "policy-violation", "modify"),
+            (Permission(), "other.example may not authenticate by dialback here", "policy-violation", "modify"),
+            (Permission(refusal=nowhere), "nowhere", "remote-server-not-found", "cancel"),
+        ):
+            inside = dialback_error(condition, text, kind)
+            answer = Out(result("ours.example", "other.example", inside, "error"))
+            asked = In(result("other.example", "ours.example", "k"))
+            self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)
+
+    def test_further_domain_refused_for_now(self) -> None:
+        """R2, R28: a further domain that was told to wait is judged anew when it comes again, so often on one stream."""
+        asked, question = In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True))
+        unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
+        error = dialback_error("remote-server-timeout", "unasked", "wait")
+        answer = Out(result("ours.example", "other.example", error, "error"))
+        refused = [asked, question, Do("judged", Permission(refusal=unasked)), answer]
+        self.told(*OPEN, *refused, asked, question, Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(OTHER), "k", "s3")))
+        self.patch(dialback_authorization, "JUDGED_ANEW", 1)
+        self.told(*OPEN, *refused, *refused, asked, answer)
+
+    def test_not_permitted(self) -> None:
+        """R28: dialback where the peer must authenticate by its certificate is an error, before it has."""
+        inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
+        self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", inside, "error")))
+
+    def test_key_before_certificate(self) -> None:
+        """R28: where dialback is allowed the key is verified, whatever the certificate proves, of a further domain too."""
+        asked = In(result("peer.example", "ours.example", "k"))
+        self.told(*BOTH, asked, Says(DialbackNeeded(PAIR, "k", "s2")))
+        asked = In(result("other.example", "ours.example", "k"))
+        self.told(
+            *OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", PERMIT_BOTH), Says(DialbackNeeded(pair(OTHER), "k", "s3")),
+        )
+
+    def test_certified_beside_a_key(self) -> None:
+        """R28: on a stream that has not authenticated by SASL the certificate of a further domain is not enough."""
+        inside = dialback_error("policy-violation", "other.example may not authenticate by dialback here", "modify")
+        self.told(
+            *PROVEN, In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", inside, "error")),
+        )
+
+    def test_certified_beside_another(self) -> None:
+        """R28: where no key would do, a peer brings all the domains of its certificate on a stream that has authenticated; one that is
+        not in it is refused.
+        """
+        other, third = pair(OTHER), Domain.parse("third.example")
+        inside = dialback_error("policy-violation", "third.example may not authenticate by dialback here", "modify")
+        self.told(
+            *EXTERNAL, In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")), In(ASK),
+            Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
+            In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", type="valid")),
+            Says(PairProven(other, "certificate")), In(message("mercutio@other.example") + message()),
+            Says(Stanzas(other, (message("mercutio@other.example"),)), Stanzas(PAIR, (message(),))),
+            In(result("third.example", "ours.example", "k")), Says(JudgementNeeded(third, OURS, True)),
+            Do("judged", Permission()), Out(result("ours.example", "third.example", inside, "error")),
+        )
+
+    def test_again(self) -> None:
+        """A proven pair stays proven; a question that is asked twice is answered once."""
+        asked = In(result("peer.example", "ours.example", "k"))
+        valid = Out(result("ours.example", "peer.example", type="valid"))
+        self.told(*PROVEN, asked, valid)
+        self.told(*ASKED, asked, *PROVEN[-3:])
+        twice = In(result("other.example", "ours.example", "k") * 2)
+        self.told(
+            *OPEN, twice, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(OTHER), "k", "s3")),
+        )
+
+    def test_bounded(self) -> None:
+        """R28: pairs and domains on one stream are bounded."""
+        self.patch(dialback_authorization, "PAIRS", 2)
+        text = dialback_error("resource-constraint", "more than 2 pairs or domains on one stream", "wait")
+        asked = [In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2"))]
+        answer = Out(result("ours.example", "other.example", text, "error"))
+        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer)
+        refused = Out(result("ours.example", "third.example", dialback_error("policy-violation", "not you", "modify"), "error"))
+        third = In(result("third.example", "ours.example", "k"))
+        self.told(
+            *PROVEN, third, Says(JudgementNeeded(Domain.parse("third.example"), OURS, True)),
+            Do("judged", Permission(refusal=NOT_ALLOWED)), refused, In(result("other.example", "ours.example", "k")), answer,
+        )
+
+    def test_malformed(self) -> None:
+        """R27: what is no request ends the stream."""
+        text = "<db:result/> answers a request that was not made on this stream"
+        self.refused(OPEN, result("peer.example", "ours.example", type="valid"), "invalid-from", text, Cause.INVALID_FROM)
+        text = "<db:verify/> answers a request that was not made on this stream"
+        self.refused(OPEN, verify("peer.example", "ours.example", "i", type="valid"), "invalid-from", text, Cause.INVALID_FROM)
+        self.refused(OPEN, result("peer.example", "ours.example"), "bad-format", "<db:result/> without a key", Cause.BAD_XML)
+
+    def test_answers_unasked(self) -> None:
+        """The shell's own mistakes."""
+        engine = stream()
+        self._play(engine, lambda data: [data], ASKED)
+        self.assertRaises(LocalFault, engine.judged, PERMIT_BOTH)
+        self.assertRaises(LocalFault, engine.dialback_answered, pair(OTHER), DialbackOutcome("valid"))
+        engine.dialback_answered(PAIR, DialbackOutcome("valid"))
+        self.assertRaises(LocalFault, engine.dialback_answered, PAIR, DialbackOutcome("valid"))
+
+    def test_verify(self) -> None:
+        """R27: keys of ours are verified for our domains, on any stream, and nothing else is said."""
+        key = KEYS.key(PEER, OURS, "there")
+        for steps in (BOTH, DIALBACK, OPEN, PROVEN):
+            self.told(*steps, In(verify("peer.example", "ours.example", "there", f"\n{key}\n")), Out(verify("ours.example", "peer.example", "there", type="valid")))
+        for from_, to, id, given in (
+            ("other.example", "ours.example", "there", key), ("peer.example", "ours.example", "here", key),
+            ("peer.example", "ours.example", "there", key.upper()),
+        ):
+            self.told(*BOTH, In(verify(from_, to, id, given)), Out(verify(to, from_, id, type="invalid")))
+
+    def test_verify_for_others(self) -> None:
+        """R27: for other domains there is no answer but item-not-found, and the stream stays."""
+        key = KEYS.key(PEER, ROOMS, "there")
+        text = dialback_error("item-not-found", "rooms.ours.example is not served here")
+        asked = In(verify("peer.example", "rooms.ours.example", "there", key))
+        answer = Out(verify("rooms.ours.example", "peer.example", "there", text, "error"))
+        self.told(*BOTH, asked, answer, asked, answer)
+
+
+class WithoutTLSTests(ReceivingCase):
+    """R1, R28: dialback without TLS, where policy lets it be, and the pre-1.0 streams of the backend leg."""
+
+    options = NEVER
+    opened: list[Step] = [
+        In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)), Says(ResolutionNeeded(PEER, OURS)),
+    ]
+    asking = In(result("peer.example", "ours.example", "k"))
+
+    def test_dialback(self) -> None:
+        """R28: the asserted peer is judged first, as unsecured."""
+        self.told(
+            *self.opened, Do("resolved", None), self.asking, Says(JudgementNeeded(PEER, OURS, False)), Do("judged", PERMIT_DIALBACK),
+            Says(DialbackNeeded(PAIR, "k", "s1")), Do("dialback_answered", PAIR, DialbackOutcome("valid")),
+            Out(result("ours.example", "peer.example", type="valid")), Says(PairProven(PAIR, "dialback")),
+            In(message()), Says(Stanzas(PAIR, (message(),))),
+        )
+
+    def test_optional(self) -> None:
+        """R28: the same where TLS is offered and not taken; behind dialback it is not offered any more (R7)."""
+        self.told(
+            In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS, ERRORS_FEATURE)),
+            Says(ResolutionNeeded(PEER, OURS)), Do("resolved", None), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
+            In(STARTTLS), Out(TLS_FAILURE + CLOSE), Says(End(Cause.PROTOCOL_ERROR)), options=OPTIONAL,
+        )
+
+    def test_refused(self) -> None:
+        """R28: where the stream's own peer is refused, the stream ends."""
+        self.told(
+            *self.opened, Do("resolved", None), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
+            Do("judged", Permission(refusal=NOT_ALLOWED)), Out(error("policy-violation", "not you")),
+            Says(End(Cause.NOT_ALLOWED, condition="policy-violation")),
+        )
+
+    def test_waits_for_resolution(self) -> None:
+        """R2: dialback waits for the resolution, and what comes behind it too."""
+        key = KEYS.key(PEER, OURS, "there")
+        asked = In(result("peer.example", "ours.example", "k") + verify("peer.example", "ours.example", "there", key))
+        self.told(
+            *self.opened, asked, Do("resolved", None), Out(verify("ours.example", "peer.example", "there", type="valid")),
+            Says(JudgementNeeded(PEER, OURS, False)),
+        )
+        self.told(
+            *self.opened, asked, Do("resolved", UNRESOLVED), Out(error("remote-connection-failed", "no such domain")),
+            Says(End(Cause.NO_SUCH_DOMAIN, condition="remote-connection-failed")),
+        )
+
+    def test_verify(self) -> None:
+        """R27: keys are verified without TLS too, where policy lets it be."""
+        asked = In(verify("peer.example", "ours.example", "there", KEYS.key(PEER, OURS, "there")))
+        self.told(*self.opened, Do("resolved", None), asked, Out(verify("ours.example", "peer.example", "there", type="valid")))
+
+    def test_pre_1_0(self) -> None:
+        """R1: jabberd2's header, without version, to and from: answered with an id and no features; domains come by db:result."""
+        other = Pair(OTHER, OURS)
+        self.told(
+            In(HEAD + ">"), Out(HEAD + " id='s1'>"), In(result("peer.example", "ours.example", "k") + result("other.example", "ours.example", "k2")),
+            Says(JudgementNeeded(PEER, OURS, False)), Do("judged", PERMIT_DIALBACK),
+            Says(DialbackNeeded(PAIR, "k", "s1"), JudgementNeeded(OTHER, OURS, False)), Do("judged", PERMIT_DIALBACK),
+            Says(DialbackNeeded(other, "k2", "s1")), Do("dialback_answered", other, DialbackOutcome("valid")),
+            Out(result("ours.example", "other.example", type="valid")), Says(PairProven(other, "dialback")),
+            In(message("mercutio@other.example")), Says(Stanzas(other, (message("mercutio@other.example"),))), options=BACKEND,
+        )
+
+    def test_pre_1_0_refused(self) -> None:
+        """R1: such a stream belongs to no peer, so a refusal is told by an error."""
+        inside = dialback_error("policy-violation", "not you", "modify")
+        self.told(
+            In(HEAD + ">"), Out(HEAD + " id='s1'>"), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
+            Do("judged", Permission(refusal=NOT_ALLOWED)), Out(result("ours.example", "peer.example", inside, "error")), options=BACKEND,
+        )
+
+    def test_pre_1_0_with_names(self) -> None:
+        """R1: a pre-1.0 header with names is checked as any other."""
+        given = header(from_="peer.example", to="ours.example", version=None)
+        self.told(In(given), Out(header(from_="ours.example", to="peer.example", id="s1", version=None)), options=BACKEND)
+        text = "other.example is not served here"
+        self.refused([], header(to="other.example", version=None), "host-unknown", text, Cause.HOST_UNKNOWN, options=BACKEND, opening=header(id="s1"))
+
+    def test_pre_1_0_needs_no_tls(self) -> None:
+        """R1: where TLS is required a stream without version cannot be."""
+        options = replace(BACKEND, tls=lambda peer: "required")
+        text = "TLS is required here; a stream without version has none"
+        self.refused([], HEAD + ">", "policy-violation", text, Cause.ENCRYPTION_REQUIRED, options=options, opening=HEAD + " id='s1'>")
+
+    def test_nameless_behind_tls(self) -> None:
+        """R1, R14: on the backend leg `from` may be absent behind TLS too, with and without version."""
+        options = replace(BACKEND, direct_tls=True)
+        self.told(
+            Do("tls_established"), In(header(to="ours.example")),
+            Out(header(from_="ours.example", id="s1") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
+            self.asking, Says(JudgementNeeded(PEER, OURS, True)), options=options,
+        )
+        self.told(
+            Do("tls_established"), In(HEAD + ">"), Out(HEAD + " id='s1'>"), self.asking, Says(JudgementNeeded(PEER, OURS, True)), options=options,
+        )
+
+
+#: steps to each phase
+PHASES: dict[str, list[Step]] = {
+    "Plain": PLAIN,
+    "Authenticating": BOTH,
+    "Exchanging": [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")],
+    "Conversing": OPEN,
+}
+#: phases whose next input is bytes of another kind, or a header, or nothing before an answer
+OTHER_PHASES: dict[str, list[Step]] = {
+    "AwaitHeader": [],
+    "ResolvingForTLS": [*PLAIN, In(STARTTLS)],
+    "Handshaking": TO_TLS[:-1],
+    "AwaitSecuredHeader": TO_TLS,
+    "Judging": SECURED,
+    "AwaitAuthenticatedHeader": AUTHENTICATED,
+}
+INPUTS = {
+    "starttls": STARTTLS,
+    "proceed": PROCEED,
+    "features": features(),
+    "auth": auth(),
+    "response": f"<response {SASL}>=</response>",
+    "abort": f"<abort {SASL}/>",
+    "challenge": f"<challenge {SASL}/>",
+    "result": result("peer.example", "ours.example", "k"),
+    "verify": verify("peer.example", "ours.example", "i", "k"),
+    "unknown": "<x xmlns='y'/>",
+}
+#: what each phase knows; everything else is refused
+KNOWN = {
+    "Plain": {"starttls", "auth", "result", "verify"},
+    "Authenticating": {"auth", "result", "verify"},
+    "Exchanging": {"response", "abort"},
+    "Conversing": {"result", "verify"},
+}
+
+
+class RefusalTests(ReceivingCase):
+    """Habit 6: what a phase does not know it refuses."""
+
+    def test_second_header(self) -> None:
+        """A framer gives one header to a stream; if it ever gave more, no phase would take it."""
+        second = Header("ours.example", "peer.example", None, "1.0", None)
+        for phase, steps in PHASES.items():
+            engine = self.at(phase, steps)
+            self._compare(engine.step(engine.phase.header, second), (End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"),))
+
+    def at(self, phase: str, steps: list[Step]) -> ReceivingStream:
+        engine = stream()
+        self._play(engine, lambda data: [data], steps)
+        self.assertEqual(type(engine.phase).__name__, phase)
+        return engine
+
+    def test_every_pair(self) -> None:
+        """R7, R30: each input in each phase that does not know it ends the stream, STARTTLS in its own way."""
+        for phase, steps in PHASES.items():
+            for name in INPUTS.keys() - KNOWN[phase]:
+                engine = self.at(phase, steps)
+                ended = engine.receive(INPUTS[name].encode())
+                if name == "starttls":
+                    self._compare(ended, (End(Cause.PROTOCOL_ERROR),))
+                    self.assertEqual(engine.data_to_send().decode(), TLS_FAILURE + CLOSE)
+                else:
+                    self._compare(ended, (End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"),))
+                    self.assertIn(b"<stream:error><unsupported-stanza-type ", engine.data_to_send())
+
+    def test_stanzas(self) -> None:
+        """R29: a stanza of no proven pair is `<invalid-from/>` in every phase."""
+        for phase, steps in PHASES.items():
+            ended = self.at(phase, steps).receive(message("x@other.example").encode())
+            self._compare(ended, (End(Cause.INVALID_FROM, condition="invalid-from"),))
+
+    def test_unasked(self) -> None:
+        """The shell's own mistakes: answers that a phase does not wait for."""
+        allowed = {
+            "Plain": {"resolved"}, "ResolvingForTLS": {"resolved"}, "Handshaking": {"tls_established"}, "Judging": {"judged"},
+        }
+        for phase, steps in {**PHASES, **OTHER_PHASES}.items():
+            for method, arguments in (
+                ("resolved", (None,)), ("judged", (PERMIT_BOTH,)), ("tls_established", ()),
+                ("dialback_answered", (PAIR, DialbackOutcome("valid"))),
+            ):
+                if method not in allowed.get(phase, ()):
+                    self.assertRaises(LocalFault, getattr(self.at(phase, steps), method), *arguments)
+
+    def test_ended_anywhere(self) -> None:
+        """R15: the shell may end a stream in any phase: with a closing tag, in silence during the handshake."""
+        for phase, steps in {**PHASES, **OTHER_PHASES}.items():
+            engine = self.at(phase, steps)
+            self._compare(engine.close(Ending(Cause.IDLE)), (End(Cause.IDLE),))
+            unopened = phase in ("AwaitHeader", "Handshaking", "AwaitSecuredHeader", "AwaitAuthenticatedHeader")
+            self.assertEqual(engine.data_to_send(), b"" if unopened else CLOSE.encode())
+            engine = self.at(phase, steps)
+            condition = None if phase == "Handshaking" else "policy-violation"
+            self._compare(engine.fail(NOT_ALLOWED), (End(Cause.NOT_ALLOWED, condition=condition),))
+            self.assertEqual(engine.data_to_send().endswith(error("policy-violation", "not you").encode()), phase != "Handshaking")

@@ -1,0 +1,272 @@
+"""DANE: R22."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import s2sgw.trust.der as wire
+from s2sgw.trust.dane import (
+    CERTIFICATE,
+    DANE_EE,
+    DANE_TA,
+    FULL,
+    PKIX_EE,
+    PKIX_TA,
+    PUBLIC_KEY,
+    RECORDS,
+    SHA_256,
+    SHA_512,
+    prove_dane,
+    usable,
+)
+from s2sgw.trust.evidence import TLSA, Attempt, Evidence, Role, TLSALookup
+from s2sgw.trust.path import Anchors
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import (
+    AT,
+    Authority,
+    Issued,
+    der,
+    dns_constraints,
+    leaf_for,
+    self_signed,
+    shared_issuer,
+    shared_root,
+)
+
+TARGET = "xmpp.host.example"
+ANCHORS = Anchors([shared_root().certificate])
+OTHER = Authority.root("Other Root")
+DIGESTS: dict[int, Callable[[bytes], bytes]] = {
+    FULL: bytes, SHA_256: lambda data: hashlib.sha256(data).digest(), SHA_512: lambda data: hashlib.sha512(data).digest(),
+}
+
+
+def record(certificate: bytes, usage: int, selector: int = PUBLIC_KEY, matching: int = SHA_256) -> TLSA:
+    data = certificate if selector == CERTIFICATE else wire.fields(certificate).public_key_info
+    return TLSA(usage, selector, matching, DIGESTS[matching](data))
+
+
+def evidence(issued: Issued | None, *records: TLSA, role: Role = "receiving", **options) -> Evidence:
+    lookup = TLSALookup(TARGET, records, secure=True, addresses_secure=True)
+    chain = issued.der_chain if issued else ()
+    return Evidence(Domain.parse("a.example"), role, AT, chain, target=TARGET, tlsa=(replace(lookup, **options),))
+
+
+def prove(issued: Issued | None, *records: TLSA, anchors: Anchors = ANCHORS, **options) -> Attempt:
+    attempt = prove_dane(evidence(issued, *records, **options), anchors)
+    assert attempt.method == "dane"
+    assert attempt.proven is (attempt.cause is None)
+    return attempt
+
+
+class EndEntityTests(SynchronousTestCase):
+    def test_every_selector_and_matching_type(self):
+        """R22: usage 3 matches certificate or key, in full or by digest; another certificate does not match."""
+        for selector in (CERTIFICATE, PUBLIC_KEY):
+            for matching in (FULL, SHA_256, SHA_512):
+                wanted = record(leaf_for("a.example").der, DANE_EE, selector, matching)
+                self.assertTrue(prove(leaf_for("a.example"), wanted).proven)
+                self.assertEqual(Cause.DANE_MISMATCH, prove(leaf_for("b.example"), wanted).cause)
+
+    def test_neither_name_nor_date(self):
+        """R22: usage 3 asks no name and no date of the certificate, nor an issuer (RFC 7671 §5.1)."""
+        issued = self_signed(dns=["other.example"], not_after=AT - timedelta(days=1))
+        self.assertTrue(prove(issued, record(issued.der, DANE_EE)).proven)
+
+    def test_only_the_leaf(self):
+        """R22: usage 3 does not match an authority in the chain."""
+        self.assertFalse(prove(leaf_for("a.example"), record(shared_issuer().der, DANE_EE)).proven)
+
+    def test_with_pkix(self):
+        """R22: usage 1 asks for PKIX as well: a trusted chain, a name, a date."""
+        good = leaf_for("a.example")
+        self.assertTrue(prove(good, record(good.der, PKIX_EE)).proven)
+        self.assertFalse(prove(leaf_for("c.example"), record(good.der, PKIX_EE)).proven)
+        for bad in (
+            self_signed(dns=["a.example"]), leaf_for("b.example"), shared_issuer().issue(dns=["a.example"], not_after=AT - timedelta(days=1)),
+            OTHER.issue(dns=["a.example"]),
+        ):
+            self.assertEqual(Cause.DANE_MISMATCH, prove(bad, record(bad.der, PKIX_EE)).cause)
+
+
+class TrustAnchorTests(SynchronousTestCase):
+    def test_an_authority_of_its_own(self):
+        """R22: usage 2 makes an anchor of an authority that nobody else knows; it must be among what is presented."""
+        leaf = OTHER.issue(dns=["a.example"])
+        presented = leaf.with_chain(OTHER.certificate)
+        for selector in (CERTIFICATE, PUBLIC_KEY):
+            for matching in (FULL, SHA_256, SHA_512):
+                self.assertTrue(prove(presented, record(OTHER.der, DANE_TA, selector, matching)).proven)
+        self.assertFalse(prove(leaf, record(OTHER.der, DANE_TA)).proven)
+        absent = prove(presented, record(shared_root().der, DANE_TA))
+        self.assertIn("is no authority's of the chain", absent.reasons[0])
+
+    def test_an_authority_in_the_record(self):
+        """R22: where the record is the whole certificate, it need not be presented."""
+        self.assertTrue(prove(OTHER.issue(dns=["a.example"]), record(OTHER.der, DANE_TA, CERTIFICATE, FULL)).proven)
+        self.assertFalse(prove(OTHER.issue(dns=["a.example"]), TLSA(DANE_TA, CERTIFICATE, FULL, b"junk")).proven)
+
+    def test_an_intermediate(self):
+        """R22: usage 2 may name an intermediate; what is above it does not matter."""
+        lower = OTHER.intermediate("Lower")
+        self.assertTrue(prove(lower.issue(dns=["a.example"]), record(lower.der, DANE_TA)).proven)
+
+    def test_names_and_dates(self):
+        """R22: usage 2 asks for a valid path and for a name: the domain, or the target as dNSName."""
+        wanted = record(OTHER.der, DANE_TA)
+        for kind in ("dns", "xmpp", "srv"):
+            self.assertTrue(prove(_named(kind, "a.example"), wanted).proven, kind)
+        self.assertTrue(prove(_named("dns", TARGET), wanted).proven)
+        for kind, domain in (("dns", "b.example"), ("xmpp", TARGET), ("srv", TARGET)):
+            self.assertEqual(Cause.DANE_MISMATCH, prove(_named(kind, domain), wanted).cause)
+        expired = OTHER.issue(dns=["a.example"], not_after=AT - timedelta(days=1)).with_chain(OTHER.certificate)
+        self.assertIn("expired", prove(expired, wanted).reasons[0])
+
+    def test_the_leaf_is_no_authority(self):
+        """R22: a leaf that matches a usage 2 record proves nothing by that."""
+        issued = self_signed(dns=["a.example"])
+        self.assertFalse(prove(issued, record(issued.der, DANE_TA)).proven)
+
+    def test_constraints(self):
+        """R17: the name constraints of a DANE authority bind xmppAddr too."""
+        bound = OTHER.intermediate("Bound", constraints=dns_constraints(["b.example"]))
+        self.assertFalse(prove(bound.issue(xmpp=["a.example"]), record(bound.der, DANE_TA)).proven)
+
+    def test_with_pkix(self):
+        """R22: usage 0 narrows PKIX to an authority that must be on the path."""
+        good = leaf_for("a.example")
+        for authority in (shared_issuer(), shared_root()):
+            self.assertTrue(prove(good, record(authority.der, PKIX_TA)).proven)
+        beside = good.with_chain(shared_issuer().certificate, OTHER.certificate)
+        self.assertFalse(prove(beside, record(OTHER.der, PKIX_TA)).proven)
+        self.assertFalse(prove(good, record(good.der, PKIX_TA)).proven)
+        stranger = OTHER.issue(dns=["a.example"]).with_chain(OTHER.certificate)
+        self.assertFalse(prove(stranger, record(OTHER.der, PKIX_TA)).proven)
+
+    def test_uncertain_path(self):
+        """R22: usage 0 proves nothing where the path is not known exactly; usage 2 has its anchor all the same."""
+        names = der(0x30, der(0x82, b"a.example") + der(0x87, b"123"))
+        self.assertFalse(prove(shared_issuer().issue(san_der=names), record(shared_issuer().der, PKIX_TA)).proven)
+        self.assertTrue(prove(shared_issuer().issue(san_der=names), record(shared_issuer().der, DANE_TA)).proven)
+
+
+def _named(kind: str, domain: str) -> Issued:
+    options: dict[str, list[str]] = {kind: [domain]}
+    return OTHER.issue(**options).with_chain(OTHER.certificate)  # type: ignore[arg-type]
+
+
+class UsableTests(SynchronousTestCase):
+    def test_what_cannot_be_used(self):
+        """R22: records with unknown parameters, or data that cannot be, are no records."""
+        good = record(leaf_for("a.example").der, DANE_EE)
+        bad = [
+            replace(good, usage=4), replace(good, usage=255), replace(good, selector=2), replace(good, matching=3),
+            replace(good, data=good.data[:-1]), replace(good, data=b""), replace(good, matching=SHA_512), replace(good, matching=FULL, data=b""),
+        ]
+        self.assertEqual([good], usable([*bad, good]))
+        attempt = prove(leaf_for("a.example"), *bad)
+        self.assertEqual((Cause.NOT_PROVEN, False), (attempt.cause, attempt.veto))
+        self.assertIn("none that can be used", attempt.reasons[0])
+
+    def test_strongest_digest(self):
+        """Of several digests for a usage and selector only the strongest counts; data in full always does (RFC 7671 §9)."""
+        leaf = leaf_for("a.example").der
+        weak, strong, full = (record(leaf, DANE_EE, PUBLIC_KEY, matching) for matching in (SHA_256, SHA_512, FULL))
+        self.assertEqual([strong, full], usable([weak, strong, full]))
+        self.assertEqual([weak, full], usable([weak, full]))
+        elsewhere = record(leaf, DANE_EE, CERTIFICATE, SHA_512)
+        self.assertEqual([weak, elsewhere], usable([weak, elsewhere]))
+        stale = record(leaf_for("b.example").der, DANE_EE, PUBLIC_KEY, SHA_512)
+        self.assertFalse(prove(leaf_for("a.example"), weak, stale).proven)
+
+    def test_bounded(self):
+        """Only so many records of a target are looked at."""
+        good = record(leaf_for("a.example").der, DANE_EE)
+        self.assertEqual(RECORDS, len(usable([good] * (RECORDS + 10))))
+
+
+class OutboundTests(SynchronousTestCase):
+    """The peer receives: we connected to `TARGET`."""
+
+    def test_one_of_several(self):
+        """R22: one record that matches is enough."""
+        leaf = leaf_for("a.example")
+        self.assertTrue(prove(leaf, record(leaf_for("b.example").der, DANE_EE), record(leaf.der, DANE_EE)).proven)
+
+    def test_veto(self):
+        """R22: a secured, usable set that does not match vetoes every other proof."""
+        attempt = prove(leaf_for("a.example"), record(leaf_for("b.example").der, DANE_EE))
+        self.assertEqual((Cause.DANE_MISMATCH, True), (attempt.cause, attempt.veto))
+        self.assertIn("TLSA 3 1 1", attempt.reasons[0])
+
+    def test_insecure(self):
+        """R22: insecure or failed lookups never count, for or against."""
+        leaf = leaf_for("a.example")
+        for options in ({"secure": False}, {"addresses_secure": False}, {"failure": "SERVFAIL"}, {"target": "other.example"}):
+            for wanted in (leaf, leaf_for("b.example")):
+                attempt = prove(leaf, record(wanted.der, DANE_EE), **options)
+                self.assertEqual((Cause.NOT_PROVEN, False), (attempt.cause, attempt.veto), options)
+                self.assertEqual(1, len(attempt.reasons))
+
+    def test_nothing_to_compare(self):
+        """Without records, without a look-up, or without a certificate there is no proof and no veto."""
+        self.assertIn("has no TLSA records", prove(leaf_for("a.example")).reasons[0])
+        self.assertIn("could not be had: SERVFAIL", prove(leaf_for("a.example"), failure="SERVFAIL").reasons[0])
+        self.assertEqual(Cause.NO_CERTIFICATE, prove(None, record(leaf_for("a.example").der, DANE_EE)).cause)
+        plain = Evidence(Domain.parse("a.example"), "receiving", AT, leaf_for("a.example").der_chain)
+        self.assertEqual(("no TLSA records were looked up",), prove_dane(plain, ANCHORS).reasons)
+
+    def test_target_spelling(self):
+        """The target compares without regard to case and a trailing dot."""
+        leaf = leaf_for("a.example")
+        self.assertTrue(prove(leaf, record(leaf.der, DANE_EE), target=TARGET.upper() + ".").proven)
+
+    def test_odd_target(self):
+        """A target that is no host name matches no name."""
+        found = replace(evidence(_named("dns", "b.example"), record(OTHER.der, DANE_TA), target="..").tlsa[0])
+        odd = Evidence(Domain.parse("a.example"), "receiving", AT, _named("dns", "b.example").der_chain, target="..", tlsa=(found,))
+        self.assertEqual(Cause.DANE_MISMATCH, prove_dane(odd, ANCHORS).cause)
+
+    def test_without_a_target(self):
+        """Outbound, look-ups of targets that we did not connect to say nothing."""
+        leaf = leaf_for("a.example")
+        untold = replace(evidence(leaf, record(leaf.der, DANE_EE)), target=None)
+        self.assertEqual(Cause.NOT_PROVEN, prove_dane(untold, ANCHORS).cause)
+
+    def test_unreadable_certificate(self):
+        """What is no certificate matches no record, but its own digest."""
+        junk = Evidence(Domain.parse("a.example"), "receiving", AT, (b"junk",), target=TARGET)
+        wanted = TLSALookup(TARGET, (TLSA(DANE_EE, PUBLIC_KEY, SHA_256, DIGESTS[SHA_256](b"junk")),), True, True)
+        self.assertFalse(prove_dane(replace(junk, tlsa=(wanted,)), ANCHORS).proven)
+
+
+class InboundTests(SynchronousTestCase):
+    """The peer initiates: any of its targets may be the one that came."""
+
+    def test_any_target(self):
+        """R22: the records of any SRV target prove the peer; the addresses play no part."""
+        leaf = leaf_for("a.example")
+        lookups = (
+            TLSALookup("one.example", (record(leaf_for("b.example").der, DANE_EE),), secure=True),
+            TLSALookup("two.example", (record(leaf.der, DANE_EE),), secure=True),
+        )
+        both = Evidence(Domain.parse("a.example"), "initiating", AT, leaf.der_chain, tlsa=lookups)
+        self.assertTrue(prove_dane(both, ANCHORS).proven)
+
+    def test_no_veto(self):
+        """R22: inbound, a set that does not match is merely no proof."""
+        attempt = prove(leaf_for("a.example"), record(leaf_for("b.example").der, DANE_EE), role="initiating")
+        self.assertEqual((Cause.DANE_MISMATCH, False), (attempt.cause, attempt.veto))
+
+    def test_insecure(self):
+        """R22: inbound too, what DNSSEC does not secure never counts."""
+        leaf = leaf_for("a.example")
+        for options in ({"secure": False}, {"failure": "bogus"}):
+            self.assertEqual(Cause.NOT_PROVEN, prove(leaf, record(leaf.der, DANE_EE), role="initiating", **options).cause)

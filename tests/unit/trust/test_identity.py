@@ -1,0 +1,249 @@
+"""Names of a certificate and their match with a domain: R17, R18."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.trust.identity import NAMES_TOLD, Constraints, Match, Names, matches, names
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import Authority, der, dns_constraints, self_signed, srv_id, xmpp_addr
+
+IDN = "bücher.example"
+A_LABEL = "xn--bcher-kva.example"
+_OTHER, _DNS = 0xA0, 0x82
+
+
+def of(*general_names: bytes) -> Names:
+    """The names of a certificate whose subjectAltName holds these GeneralNames, raw."""
+    return names(self_signed(san_der=der(0x30, b"".join(general_names))).der)
+
+
+def presented(**options) -> Names:
+    return names(self_signed(**options).der)
+
+
+def match(name: Names, domain: str, **options) -> str | None:
+    return matches(name, Domain.parse(domain), **options).name
+
+
+class ExtractionTests(SynchronousTestCase):
+    def test_all_kinds(self):
+        """R17: xmppAddr, SRV-ID and dNSName are taken from the subjectAltName."""
+        found = presented(dns=["a.example", "*.b.example"], xmpp=["c.example"], srv=["d.example"])
+        self.assertEqual(("a.example", "*.b.example"), found.dns_names)
+        self.assertEqual(("c.example",), found.xmpp_addrs)
+        self.assertEqual(("_xmpp-server.d.example",), found.srv_ids)
+        self.assertEqual((), found.dropped)
+
+    def test_common_name_is_nothing(self):
+        """R17: a common name is no identity, with or without a subjectAltName."""
+        self.assertEqual(Names(), presented(common_name="a.example"))
+        self.assertIsNone(match(presented(common_name="a.example", dns=["b.example"]), "a.example"))
+
+    def test_no_certificate_at_all(self):
+        """What is no certificate names nobody, and says so instead of failing."""
+        found = names(b"junk")
+        self.assertEqual((), found.presented)
+        self.assertIn("malformed", found.dropped[0])
+
+    def test_malformed_names_drop_out_one_by_one(self):
+        """R17: each malformed name drops out with its reason; the good ones beside it stay."""
+        bad = {
+            "NUL": der(_DNS, b"a.example\0.evil.example"),
+            "not ASCII": der(_DNS, "bücher.example".encode()),
+            "space": der(_DNS, b" a.example"),
+            "empty": der(_DNS, b""),
+            "empty label": der(_DNS, b"a..example"),
+            "trailing dot": der(_DNS, b"a.example."),
+            "partial wildcard": der(_DNS, b"a*.c.example"),
+            "second label": der(_DNS, b"a.*.example"),
+            "two wildcards": der(_DNS, b"*.*.example"),
+            "too short wildcard": der(_DNS, b"*.example"),
+            "bare wildcard": der(_DNS, b"*"),
+            "address": der(_DNS, b"192.0.2.1"),
+        }
+        for what, name in bad.items():
+            found = of(name, der(_DNS, b"good.example"))
+            self.assertEqual(("good.example",), found.dns_names, what)
+            self.assertEqual(1, len(found.dropped), what)
+            self.assertIn("is malformed", found.dropped[0], what)
+
+    def test_malformed_other_names_drop_out(self):
+        """R17: an xmppAddr that is no UTF8String, no UTF-8, no domain or no value, an SRV-ID that is no IA5String or no name."""
+        bad = [
+            xmpp_addr("a.example", 0x16), xmpp_addr(b"\xff.example"), xmpp_addr("romeo@a.example"), xmpp_addr(""),
+            xmpp_addr("a.example\0"), xmpp_addr("a.example/x"), xmpp_addr("a.example."), xmpp_addr("a。example"),
+            srv_id("a.example", 0x0C), srv_id(b""), srv_id(b"xmpp-server.a.example"), srv_id(b"_xmpp-server"),
+            srv_id(b"_xmpp-server.*.a.example"), srv_id("_xmpp-server.bücher.example"), srv_id(b"_xmpp-server.192.0.2.1"),
+        ]
+        for name in bad:
+            found = presented(dns=["good.example"], other_sans=[name])
+            self.assertEqual(["dNSName good.example"], [str(n) for n in found.presented], name)
+            self.assertEqual(1, len(found.dropped), name)
+
+    def test_malformed_encoding(self):
+        """An otherName without a value, or with two, drops out; what comes after it is still read."""
+        oid = bytes.fromhex("06082b06010505070805")
+        value = der(0xA0, der(0x0C, b"a.example"))
+        for content in (oid, oid + value + value, oid + der(0xA0, der(0x0C, b"a.example") * 2), oid + b"\xa0"):
+            found = of(der(_OTHER, content), der(_DNS, b"good.example"))
+            self.assertEqual(("good.example",), found.dns_names)
+            self.assertEqual(1, len(found.dropped))
+
+    def test_broken_extension(self):
+        """A subjectAltName that breaks off yields the names before the break."""
+        found = of(der(_DNS, b"good.example"), b"\x82\x20short")
+        self.assertEqual(("good.example",), found.dns_names)
+        self.assertIn("the subjectAltName is malformed", found.dropped[0])
+
+    def test_other_kinds_are_passed_over(self):
+        """An address, a URI, an e-mail address and an otherName of another type are neither names nor faults."""
+        found = of(
+            der(0x87, b"\xc0\x00\x02\x01"), der(0x86, b"xmpp:a.example"), der(0x81, b"a@a.example"),
+            der(_OTHER, bytes.fromhex("06032a0304") + der(0xA0, der(0x0C, b"a.example"))), der(0x87, b"123"),
+        )
+        self.assertEqual(Names(), found)
+
+    def test_not_an_other_name(self):
+        """What only looks like an xmppAddr inside, in a name of another kind, is none."""
+        inner = bytes.fromhex("06082b06010505070805") + der(0xA0, der(0x0C, b"a.example"))
+        self.assertEqual(Names(), of(der(0x86, inner), der(0xA4, inner)))
+
+    def test_the_list_of_malformed_names_is_bounded(self):
+        """A certificate with many malformed names gets a few of them told."""
+        self.assertEqual(NAMES_TOLD, len(of(*[der(_DNS, b"") for _ in range(50)]).dropped))
+
+
+class MatchTests(SynchronousTestCase):
+    def test_each_kind_proves(self):
+        """R17: any one of the three kinds is enough."""
+        for kind in ("dns", "xmpp", "srv"):
+            found = presented(**{kind: ["a.example"]})
+            self.assertIsNotNone(match(found, "a.example"), kind)
+            self.assertIsNotNone(match(found, "A.EXAMPLE"), kind)
+            for other in ("b.example", "x.a.example", "example", "aa.example"):
+                self.assertIsNone(match(found, other), kind)
+
+    def test_order(self):
+        """An xmppAddr is named before an SRV-ID, that before a dNSName (RFC 6120 §13.7.1.2.1)."""
+        found = presented(dns=["a.example"], xmpp=["a.example"], srv=["a.example"])
+        self.assertEqual("xmppAddr a.example", match(found, "a.example"))
+        self.assertEqual("SRV-ID _xmpp-server.a.example", match(presented(dns=["a.example"], srv=["a.example"]), "a.example"))
+        self.assertEqual("dNSName a.example", match(presented(dns=["a.example"]), "a.example"))
+
+    def test_case(self):
+        """R17: names compare without regard to case."""
+        self.assertIsNotNone(match(presented(dns=["A.Example"]), "a.example"))
+        self.assertIsNotNone(match(presented(xmpp=["A.Example"]), "a.example"))
+        self.assertIsNotNone(match(presented(srv=["_XMPP-Server.A.Example"]), "a.example"))
+
+    def test_other_services(self):
+        """R17: an SRV-ID for another service proves nothing."""
+        for service in ("_xmpp-client", "_xmpps-server", "_imap"):
+            self.assertIsNone(match(presented(srv=[f"{service}.a.example"]), "a.example"))
+
+    def test_wildcards(self):
+        """R17: a wildcard is the whole left-most label of a dNSName and stands for exactly one label."""
+        found = presented(dns=["*.a.example"])
+        self.assertIsNotNone(match(found, "b.a.example"))
+        for domain in ("a.example", "c.b.a.example", "b.example", "b.aa.example", "example"):
+            self.assertIsNone(match(found, domain), domain)
+
+    def test_wildcard_and_a_label(self):
+        """R18: a wildcard does not match an A-label."""
+        self.assertIsNone(match(presented(dns=["*.a.example"]), "bücher.a.example"))
+        self.assertIsNone(match(presented(dns=["*.a.example"]), "xn--bcher-kva.a.example"))
+
+    def test_internationalised(self):
+        """R18: A-labels in dNSName and SRV-ID, U-labels in xmppAddr, match a domain given either way."""
+        for found in (presented(dns=[A_LABEL]), presented(srv=[A_LABEL]), presented(xmpp=[IDN]), presented(xmpp=["BÜCHER.example"])):
+            self.assertIsNotNone(match(found, IDN))
+            self.assertIsNotNone(match(found, A_LABEL))
+            self.assertIsNone(match(found, "bucher.example"))
+
+    def test_decomposed_u_label(self):
+        """R18: a U-label in decomposed form is the same name; one that only maps to the name is malformed."""
+        self.assertIsNotNone(match(presented(xmpp=["bu\u0308cher.example"]), IDN))
+        self.assertIsNone(match(presented(xmpp=["ｂücher.example"]), IDN))
+
+    def test_insisting_on_xmpp_addr(self):
+        """R17: where policy insists, a certificate with an xmppAddr is judged by that alone; one without is not barred."""
+        found = presented(dns=["a.example"], xmpp=["b.example"])
+        self.assertIsNotNone(match(found, "a.example"))
+        self.assertIsNone(match(found, "a.example", insist_on_xmpp_addr=True))
+        self.assertIsNotNone(match(found, "b.example", insist_on_xmpp_addr=True))
+        self.assertIsNotNone(match(presented(dns=["a.example"]), "a.example", insist_on_xmpp_addr=True))
+
+    def test_addresses(self):
+        """An address as a domain is matched by no dNSName."""
+        for address in ("192.0.2.1", "[2001:db8::1]"):
+            self.assertIsNone(match(presented(dns=["a.example"]), address))
+
+    def test_reasons(self):
+        """A mismatch lists what the certificate names instead, a few of many, and what dropped out."""
+        found = of(der(_DNS, b"b.example"), der(_DNS, b"\0"))
+        name, reasons = matches(found, Domain.parse("a.example"))
+        self.assertIsNone(name)
+        self.assertEqual("the certificate names dNSName b.example, but not a.example", reasons[0])
+        self.assertIn("malformed", reasons[1])
+        many = presented(dns=[f"n{i}.example" for i in range(NAMES_TOLD + 5)])
+        self.assertIn(" and 5 more", matches(many, Domain.parse("a.example")).reasons[0])
+        self.assertIn("common name does not count", matches(Names(), Domain.parse("a.example")).reasons[0])
+        self.assertEqual((), matches(many, Domain.parse("n1.example")).reasons)
+        self.assertIsInstance(matches(many, Domain.parse("n1.example")), Match)
+
+
+def constraints(permitted=(), excluded=()) -> Constraints:
+    return Constraints.of(Authority.root(constraints=dns_constraints(permitted, excluded)).der)
+
+
+class ConstraintTests(SynchronousTestCase):
+    def test_none(self):
+        """An authority without name constraints, or with some on other kinds of names only, may name anybody."""
+        self.assertEqual(Constraints(), constraints())
+        self.assertTrue(constraints().allow("a.example"))
+        self.assertEqual((None, ()), (Constraints().permitted, Constraints().excluded))
+        mail = x509.NameConstraints([x509.RFC822Name("b.example")], [x509.RFC822Name("a.example")])
+        self.assertEqual(Constraints(), Constraints.of(Authority.root(constraints=mail).der))
+
+    def test_permitted(self):
+        """R17: a permitted subtree holds its own name and what is below it."""
+        bound = constraints(["a.example", "B.example"])
+        for host in ("a.example", "x.a.example", "b.example", "y.x.b.example"):
+            self.assertTrue(bound.allow(host), host)
+        for host in ("example", "aa.example", "c.example"):
+            self.assertFalse(bound.allow(host), host)
+
+    def test_excluded(self):
+        """R17: an excluded subtree wins over a permitted one."""
+        bound = constraints(["example"], ["bad.example"])
+        self.assertTrue(bound.allow("a.example"))
+        self.assertFalse(bound.allow("bad.example"))
+        self.assertFalse(bound.allow("x.bad.example"))
+
+    def test_special_trees(self):
+        """The empty subtree holds every name; a leading dot asks for a sub-domain."""
+        self.assertFalse(Constraints(excluded=("",)).allow("a.example"))
+        self.assertTrue(Constraints(permitted=(".example",)).allow("a.example"))
+        self.assertFalse(Constraints(permitted=(".a.example",)).allow("a.example"))
+
+    def test_unreadable(self):
+        """R17: name constraints that cannot be read permit nothing."""
+        self.assertFalse(Constraints.of(b"junk").allow("a.example"))
+
+    def test_within(self):
+        """R17: constraints on dNSName bind the domain of an xmppAddr and of an SRV-ID; the others drop out with a reason."""
+        found = presented(dns=["a.test"], xmpp=["a.test", "b.example", IDN], srv=["a.test", "c.example"])
+        kept = found.within([constraints(["example"]), Constraints()])
+        self.assertEqual((("b.example", IDN), ("_xmpp-server.c.example",)), (kept.xmpp_addrs, kept.srv_ids))
+        self.assertEqual(("a.test",), kept.dns_names)
+        self.assertEqual(2, len(kept.dropped))
+        self.assertIn("outside the name constraints", kept.dropped[0])
+        self.assertEqual((), found.within([constraints(["example"]), constraints(["test"])]).xmpp_addrs)
+
+    def test_within_compares_a_labels(self):
+        """R18: the domain of an xmppAddr is compared with a constraint by its A-labels."""
+        found = presented(xmpp=[IDN])
+        self.assertEqual((IDN,), found.within([constraints([A_LABEL])]).xmpp_addrs)
+        self.assertEqual((), found.within([constraints((), [A_LABEL])]).xmpp_addrs)

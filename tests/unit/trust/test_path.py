@@ -1,0 +1,404 @@
+"""Path validation: R19, R21."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.trust.path import CHAIN_CERTIFICATES, PATH_DEPTH, Anchors, PathResult, validate
+from s2sgw.xmpp.ending import Cause
+from tests.support.certificates import (
+    AT,
+    BOTH,
+    CLIENT_AUTH,
+    NOT_AFTER,
+    NOT_BEFORE,
+    SERVER_AUTH,
+    SHA1_WITH_ECDSA,
+    Authority,
+    Issued,
+    der,
+    dns_constraints,
+    leaf_for,
+    new_key,
+    resigned,
+    rsa_key,
+    self_signed,
+    shared_issuer,
+    shared_root,
+    usage,
+    xmpp_addr,
+)
+
+DNS = ["a.example"]
+PAST = AT - timedelta(days=1)
+FUTURE = AT + timedelta(days=1)
+EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION
+ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+#: A subjectAltName with a good name and an iPAddress of three bytes, which the library cannot hand out.
+UNREADABLE = der(0x30, der(0x82, b"a.example") + der(0x87, b"123"))
+
+
+@cache
+def anchors() -> Anchors:
+    return Anchors([shared_root().certificate])
+
+
+def causes(issued: Issued, at=AT, trusted: Anchors | None = None) -> list[Cause]:
+    """What is found wrong with the chain that a leaf comes with, in the order in which it is told."""
+    return [failure.cause for failure in check(issued, at, trusted).failures]
+
+
+def check(issued: Issued, at=AT, trusted: Anchors | None = None) -> PathResult:
+    result = validate(issued.der_chain, anchors() if trusted is None else trusted, at)
+    assert result.valid is not bool(result.failures)
+    return result
+
+
+def leaf(**options) -> Issued:
+    return shared_issuer().issue(dns=DNS, **options)
+
+
+class GoodPathTests(SynchronousTestCase):
+    def test_path(self):
+        """R19: a chain to a trusted anchor is valid, and the path goes from the leaf to the anchor."""
+        result = check(leaf_for("a.example"))
+        self.assertTrue(result.valid)
+        expected = [leaf_for("a.example").certificate, shared_issuer().certificate, shared_root().certificate]
+        self.assertEqual(expected, list(result.path))
+
+    def test_order_and_strangers(self):
+        """Authorities may come in any order, with the root among them, and with certificates that nobody needs."""
+        lower = shared_issuer().intermediate("Lower")
+        issued = lower.issue(dns=DNS)
+        stranger = Authority.root("Stranger").certificate
+        issued = issued.with_chain(stranger, shared_root().certificate, shared_issuer().certificate, lower.certificate)
+        self.assertTrue(check(issued).valid)
+
+    def test_unreadable_strangers(self):
+        """What is no certificate among the authorities is passed over."""
+        chain = [leaf_for("a.example").der, b"junk", shared_issuer().der]
+        self.assertTrue(validate(chain, anchors(), AT).valid)
+
+    def test_intermediate_as_anchor(self):
+        """An anchor need not be self-signed."""
+        self.assertTrue(check(leaf_for("a.example"), trusted=Anchors([shared_issuer().certificate])).valid)
+
+    def test_trusted_leaf(self):
+        """A self-signed certificate that is itself an anchor is valid."""
+        issued = self_signed(dns=DNS)
+        self.assertTrue(check(issued, trusted=Anchors([issued.certificate])).valid)
+
+    def test_borders_of_validity(self):
+        """R19: the first and the last second of validity belong to it."""
+        for at in (NOT_BEFORE, NOT_AFTER, NOT_AFTER + timedelta(milliseconds=999)):
+            self.assertEqual([], causes(leaf_for("a.example"), at))
+
+    def test_authority_without_key_usage(self):
+        """R19: the key usage of an authority is asked where it is there, as RFC 5280 §6.1.4 has it."""
+        self.assertEqual([], causes(shared_root().intermediate("I", key_usage=()).issue(dns=DNS)))
+
+    def test_without_names(self):
+        """A certificate without subjectAltName has a valid path; whom it names is another question."""
+        self.assertTrue(check(shared_issuer().issue(common_name="a.example")).valid)
+
+    def test_key_kinds(self):
+        """R19: RSA from 2048 bits, EC from 256 bits, Ed25519 and Ed448 are strong enough."""
+        for key in (
+            rsa_key(2048), ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP521R1()),
+            ed25519.Ed25519PrivateKey.generate(), ed448.Ed448PrivateKey.generate(),
+        ):
+            self.assertEqual([], causes(leaf(key=key)))
+
+    def test_usages(self):
+        """R21: serverAuth alone, clientAuth alone, both, any or none are accepted, in the leaf and in its authority."""
+        for eku in ((SERVER_AUTH,), (CLIENT_AUTH,), BOTH, (ANY,), (), (EMAIL, SERVER_AUTH)):
+            self.assertEqual([], causes(leaf(eku=eku)), eku)
+            self.assertEqual([], causes(shared_root().intermediate("I", eku=eku).issue(dns=DNS)), eku)
+
+    def test_without_key_usage(self):
+        """No key usage extension allows everything."""
+        key = new_key()
+        builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(shared_root().certificate.subject)
+        builder = builder.public_key(key.public_key()).serial_number(1).not_valid_before(NOT_BEFORE).not_valid_after(NOT_AFTER)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(shared_root().key.public_key()), False)
+        certificate = builder.sign(shared_root().key, hashes.SHA256())
+        self.assertEqual([], causes(Issued(certificate, key, (certificate,))))
+
+
+class LeafTests(SynchronousTestCase):
+    def test_no_certificate(self):
+        """No chain at all is a failure of its own."""
+        self.assertEqual([Cause.NO_CERTIFICATE], [f.cause for f in validate((), anchors(), AT).failures])
+
+    def test_unreadable(self):
+        """What cannot be read as a certificate is a bad chain."""
+        for junk in (b"", b"junk", leaf_for("a.example").der[:-1], leaf_for("a.example").der + b"\0"):
+            self.assertEqual([Cause.BAD_CHAIN], [f.cause for f in validate([junk], anchors(), AT).failures])
+
+    def test_dates(self):
+        """R19: an expired certificate and one not yet valid are told apart, with the date."""
+        result = check(leaf(not_after=PAST))
+        self.assertEqual([Cause.EXPIRED], [f.cause for f in result.failures])
+        self.assertIn("expired on 2026-05-31 12:00:00 UTC", result.failures[0].text)
+        self.assertEqual([Cause.NOT_YET_VALID], causes(leaf(not_before=FUTURE)))
+
+    def test_weak_keys(self):
+        """R19: the leaf's own key is checked too, which the library leaves out."""
+        for key in (rsa_key(1024), ec.generate_private_key(ec.SECP224R1()), dsa.generate_private_key(1024)):
+            self.assertEqual([Cause.WEAK_KEY], causes(leaf(key=key)))
+
+    def test_unknown_key(self):
+        """A key of a kind that nobody knows is no strong key."""
+        known = bytes.fromhex("06072a8648ce3d020106082a8648ce3d030107")
+        for unknown in ("06072a8648ce3d020906082a8648ce3d030107", "06072a8648ce3d020106082a8648ce3d030109"):
+            forged = leaf_for("a.example").der.replace(known, bytes.fromhex(unknown))
+            found = [failure.cause for failure in validate([forged, *leaf_for("a.example").der_chain[1:]], anchors(), AT).failures]
+            self.assertIn(Cause.WEAK_KEY, found)
+
+    def test_wrong_usages(self):
+        """R21: usages without serverAuth, clientAuth or any are refused, and a key usage without signatures."""
+        self.assertEqual([Cause.WRONG_USAGE], causes(leaf(eku=(EMAIL,))))
+        self.assertEqual([Cause.WRONG_USAGE], causes(leaf(key_usage=usage(key_agreement=True))))
+        self.assertEqual([Cause.WRONG_USAGE] * 2, causes(leaf(eku=(EMAIL,), key_usage=usage(key_encipherment=True))))
+
+    def test_unreadable_usages(self):
+        """Usages that cannot be read are not taken for none."""
+        junk = [(x509.UnrecognizedExtension(x509.ExtendedKeyUsage.oid, b"junk"), False)]
+        self.assertIn(Cause.BAD_CHAIN, causes(leaf(eku=(), extra=junk)))
+
+    def test_authority_as_leaf(self):
+        """A certificate that may issue others is no leaf (decision 4); only a pin may allow it."""
+        key = leaf(ca=True, key_usage=usage(digital_signature=True, key_cert_sign=True))
+        self.assertEqual([Cause.BAD_CHAIN], causes(key))
+
+    def test_critical_extension(self):
+        """R19: an extension that is critical and unknown makes the certificate invalid; one that is not does not."""
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
+        self.assertEqual([Cause.BAD_CHAIN], causes(leaf(extra=[(unknown, True)])))
+        self.assertEqual([], causes(leaf(extra=[(unknown, False)])))
+
+    def test_everything_at_once(self):
+        """R19: each fault of the leaf is told, and that its issuer is unknown."""
+        stranger = Authority.root("Stranger").issue(dns=DNS, not_after=PAST, eku=(EMAIL,), key=rsa_key(1024))
+        self.assertEqual([Cause.EXPIRED, Cause.WEAK_KEY, Cause.WRONG_USAGE, Cause.UNKNOWN_ISSUER], causes(stranger))
+
+
+    def test_an_extension_twice(self):
+        """R19: the same extension twice makes the chain bad, whichever it is."""
+        for oid, value in (("11", der(0x30, der(0x82, b"b.example"))), ("25", bytes.fromhex("300a06082b06010505070301"))):
+            other = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.18"), value)
+            edit = (bytes.fromhex("0603551d12"), bytes.fromhex("0603551d" + oid))
+            issued = leaf(extra=[(other, False)])
+            certificate = resigned(issued.certificate, shared_issuer().key, edit=edit)
+            self.assertIn(Cause.BAD_CHAIN, causes(Issued(certificate, issued.key, (certificate, *issued.chain[1:]))))
+
+    def test_signed_anew(self):
+        """What the test above rests on: a certificate signed anew without a change is good."""
+        certificate = resigned(leaf_for("a.example").certificate, shared_issuer().key)
+        self.assertEqual([], causes(Issued(certificate, new_key(), (certificate, shared_issuer().certificate))))
+
+
+class ChainTests(SynchronousTestCase):
+    def test_self_signed(self):
+        """R20: self-signed is told from an unknown issuer, whether it calls itself an authority or not."""
+        for ca in (False, True):
+            issued = self_signed(dns=DNS, ca=ca, key_usage=usage(digital_signature=True))
+            self.assertEqual([Cause.SELF_SIGNED], causes(issued))
+            self.assertEqual([Cause.SELF_SIGNED], causes(issued, trusted=Anchors()))
+
+    def test_named_like_its_issuer(self):
+        """A certificate issued under its own name by another key is not self-signed."""
+        issued = self_signed(dns=DNS, signed_by=new_key())
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(issued))
+
+    def test_unknown_issuer(self):
+        """R20: a chain that ends elsewhere says where; so does one that breaks off."""
+        stranger = Authority.root("Stranger")
+        issued = stranger.intermediate("Below").issue(dns=DNS)
+        complete = check(issued.with_chain(*issued.chain[1:], stranger.certificate))
+        self.assertEqual([Cause.UNKNOWN_ISSUER], [f.cause for f in complete.failures])
+        self.assertIn("ends in 'CN=Stranger', which is no trusted anchor", complete.failures[0].text)
+        self.assertIn("issuer 'CN=Stranger' is neither", check(issued).failures[0].text)
+        self.assertIn("issuer 'CN=Below' is neither", check(issued.with_chain()).failures[0].text)
+
+    def test_missing_intermediate(self):
+        """A leaf without its intermediate has an unknown issuer."""
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(leaf_for("a.example").with_chain()))
+
+    def test_namesake(self):
+        """R20: an authority that only has the name of a trusted one is unknown."""
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(Authority.root().intermediate().issue(dns=DNS)))
+
+    def test_no_anchors(self):
+        """With nothing trusted every issuer is unknown."""
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(leaf_for("a.example"), trusted=Anchors()))
+
+    def test_bad_signature(self):
+        """R19: a false signature under a trusted name is a bad chain."""
+        self.assertEqual([Cause.BAD_CHAIN], causes(leaf(signed_by=new_key())))
+        self.assertEqual([Cause.BAD_CHAIN], causes(shared_root().intermediate("I", signed_by=new_key()).issue(dns=DNS)))
+
+    def test_weak_signature(self):
+        """R19: a SHA-1 signature is not strong enough."""
+        good = leaf()
+        weak = resigned(good.certificate, shared_issuer().key, SHA1_WITH_ECDSA, digest=hashes.SHA1())
+        self.assertEqual([Cause.BAD_CHAIN], causes(Issued(weak, good.key, (weak, shared_issuer().certificate))))
+
+    def test_dates_of_authorities(self):
+        """R19: an authority must be valid too; the failure says which and when it was."""
+        issued = shared_root().intermediate("Old", not_after=PAST).issue(dns=DNS)
+        self.assertEqual([Cause.EXPIRED], causes(issued))
+        self.assertIn("the authority 'CN=Old' expired on 2026-05-31", check(issued).failures[0].text)
+        self.assertEqual([Cause.NOT_YET_VALID], causes(shared_root().intermediate("New", not_before=FUTURE).issue(dns=DNS)))
+
+    def test_an_expired_namesake(self):
+        """R19: an expired certificate that the library tried, though its key is another's, does not hide the real fault."""
+        namesake = shared_root().intermediate(not_after=PAST)
+        issued = leaf(signed_by=new_key())
+        for chain in ([shared_issuer().certificate, namesake.certificate], [namesake.certificate, shared_issuer().certificate]):
+            result = check(issued.with_chain(*chain))
+            self.assertEqual(([Cause.BAD_CHAIN], False), ([f.cause for f in result.failures], result.valid))
+
+    def test_old_leaf_of_a_new_authority(self):
+        """R19: a leaf that expired before its authority was renewed is told to be expired, and no more."""
+        authority = shared_root().intermediate("Renewed", not_before=AT - timedelta(days=10))
+        issued = authority.issue(dns=DNS, not_after=AT - timedelta(days=20))
+        self.assertEqual([Cause.EXPIRED], causes(issued))
+        self.assertFalse(check(issued).valid)
+
+    def test_expired_anchor(self):
+        """R19: an anchor whose time is over anchors nothing."""
+        root = Authority.root("Old Root", not_after=PAST)
+        self.assertEqual([Cause.EXPIRED], causes(root.issue(dns=DNS), trusted=Anchors([root.certificate])))
+
+    def test_another_way_up(self):
+        """An expired authority does no harm where another one, of the same key, is there."""
+        key = new_key()
+        old, new = (shared_root().intermediate("Cross", key=key, not_after=end) for end in (PAST, NOT_AFTER))
+        self.assertEqual([], causes(old.issue(dns=DNS).with_chain(old.certificate, new.certificate)))
+
+    def test_path_length(self):
+        """R19: no more authorities below one than its path length allows."""
+        upper = shared_root().intermediate("Upper", path_length=0)
+        self.assertEqual([], causes(upper.issue(dns=DNS)))
+        self.assertEqual([Cause.BAD_CHAIN], causes(upper.intermediate("Lower").issue(dns=DNS)))
+
+    def test_long_chains(self):
+        """A path has at most PATH_DEPTH authorities between leaf and anchor."""
+        authority = shared_root()
+        for number in range(PATH_DEPTH):
+            authority = authority.intermediate(f"Level {number}")
+        self.assertEqual([], causes(authority.issue(dns=DNS)))
+        self.assertEqual([Cause.BAD_CHAIN], causes(authority.intermediate("Too deep").issue(dns=DNS)))
+
+    def test_only_so_many_are_looked_at(self):
+        """Of what is presented only the first CHAIN_CERTIFICATES are looked at."""
+        filler = [leaf_for("b.example").certificate] * (CHAIN_CERTIFICATES - 2)
+        issued = leaf_for("a.example")
+        self.assertEqual([], causes(issued.with_chain(*filler, shared_issuer().certificate)))
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(issued.with_chain(*filler, filler[0], shared_issuer().certificate)))
+
+    def test_no_authority(self):
+        """R19: basic constraints and key usage say who may issue."""
+        for options in (
+            {"basic_constraints": False}, {"ca": False}, {"key_usage": usage(digital_signature=True)},
+        ):
+            self.assertEqual([Cause.BAD_CHAIN], causes(shared_root().intermediate("I", **options).issue(dns=DNS)), options)
+
+    def test_leaf_that_issues(self):
+        """R19: a leaf cannot issue another leaf."""
+        first = leaf_for("a.example")
+        second = Authority(first.certificate, first.key, first.chain).issue(dns=DNS)
+        self.assertIn(causes(second)[0], (Cause.BAD_CHAIN, Cause.UNKNOWN_ISSUER))
+
+    def test_weak_authority(self):
+        """R19: the keys of authorities must be strong too."""
+        self.assertEqual([Cause.WEAK_KEY], causes(shared_root().intermediate("I", key=rsa_key(1024)).issue(dns=DNS)))
+
+    def test_usage_of_an_authority(self):
+        """R21: an authority for other usages alone does not vouch for servers."""
+        self.assertEqual([Cause.WRONG_USAGE], causes(shared_root().intermediate("I", eku=(EMAIL,)).issue(dns=DNS)))
+
+    def test_name_constraints(self):
+        """R19: a dNSName outside the name constraints of an authority makes the chain bad."""
+        bound = shared_root().intermediate("Bound", constraints=dns_constraints(["example"], ["bad.example"]))
+        self.assertEqual([], causes(bound.issue(dns=DNS)))
+        self.assertEqual([Cause.BAD_CHAIN], causes(bound.issue(dns=["a.test"])))
+        self.assertEqual([Cause.BAD_CHAIN], causes(bound.issue(dns=["a.example", "bad.example"])))
+        self.assertEqual([Cause.BAD_CHAIN], causes(bound.issue(dns=["*.example"])))
+
+    def test_constraints_of_other_kinds(self):
+        """R19: name constraints that the library cannot apply make the chain bad."""
+        bound = shared_root().intermediate("Bound", constraints=x509.NameConstraints([xmpp_addr("a.example")], None))
+        self.assertEqual([Cause.BAD_CHAIN], causes(bound.issue(xmpp=["a.example"])))
+
+    def test_circles_are_bounded(self):
+        """Authorities that issue each other in circles end in a refusal, not in a search without end."""
+        one, two = Authority.root("One"), Authority.root("Two")
+        circle = [
+            Authority.intermediate(upper, name, key=lower.key).certificate
+            for upper, lower, name in ((one, two, "Two"), (two, one, "One")) for _ in range(8)
+        ]
+        issued = one.issue(dns=DNS).with_chain(one.certificate, two.certificate, *circle)
+        self.assertEqual([Cause.UNKNOWN_ISSUER], causes(issued))
+
+    def test_unreadable_issuer_name(self):
+        """A name of an authority that cannot be put into words is told as such."""
+        issued = Authority.root("QQQQ").issue(dns=DNS)
+        chain = [data.replace(b"\x0c\x04QQQQ", b"\x0c\x04\xff\xff\xff\xff") for data in issued.der_chain]
+        self.assertIn("issuer of an unreadable name", validate(chain, anchors(), AT).failures[0].text)
+
+
+class UnreadableNameTests(SynchronousTestCase):
+    """The library hands out a leaf's names once the path is good, and raises where it cannot read one."""
+
+    def test_good_path(self):
+        """R17: a malformed name does not spoil the path; all that may be above the leaf is taken as the path."""
+        issued = shared_issuer().issue(san_der=UNREADABLE)
+        result = check(issued)
+        self.assertTrue(result.valid)
+        self.assertEqual({issued.certificate, shared_issuer().certificate, shared_root().certificate}, set(result.path))
+
+    def test_authority_without_a_key_identifier(self):
+        """R17: an authority that has no key identifier is among what may be above the leaf."""
+        bare = shared_root().intermediate("Bare", subject_key_identifier=False)
+        self.assertIn(bare.certificate, check(bare.issue(san_der=UNREADABLE)).path)
+
+    def test_unsupported_name(self):
+        """R17: nor does a kind of name that the library does not know."""
+        self.assertTrue(check(shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0xA3, b"")))).valid)
+
+    def test_bad_paths(self):
+        """R19: a path that is bad is found bad before the names are read, whatever is bad about it."""
+        issued = [
+            self_signed(san_der=UNREADABLE), Authority.root("Stranger").issue(san_der=UNREADABLE),
+            Authority.root().issue(san_der=UNREADABLE), shared_issuer().issue(san_der=UNREADABLE, signed_by=new_key()),
+            shared_issuer().issue(san_der=UNREADABLE, not_after=PAST), shared_issuer().issue(san_der=UNREADABLE).with_chain(),
+            shared_root().intermediate("I", not_after=PAST).issue(san_der=UNREADABLE),
+            shared_root().intermediate("I", path_length=0).intermediate("J").issue(san_der=UNREADABLE),
+            shared_root().intermediate("I", basic_constraints=False).issue(san_der=UNREADABLE),
+            shared_root().intermediate("I", key_usage=usage(digital_signature=True)).issue(san_der=UNREADABLE),
+            shared_root().intermediate("I", eku=(EMAIL,)).issue(san_der=UNREADABLE),
+            shared_root().intermediate("I", constraints=dns_constraints(["test"])).issue(san_der=UNREADABLE),
+            shared_issuer().issue(san_der=UNREADABLE, ca=True, key_usage=usage(digital_signature=True, key_cert_sign=True)),
+            shared_issuer().issue(san_der=UNREADABLE, authority_key_identifier=False),
+        ]
+        for number, each in enumerate(issued):
+            self.assertFalse(check(each).valid, number)
+
+    def test_what_the_library_does(self):
+        """The order that this rests on: an invalid path is a VerificationError even where a name is unreadable."""
+        verifier = PolicyBuilder().store(Store([shared_root().certificate])).time(AT).build_client_verifier()
+        good, bad = (i.issue(san_der=UNREADABLE) for i in (shared_issuer(), Authority.root("Stranger")))
+        with self.assertRaises(ValueError):
+            verifier.verify(good.certificate, list(good.chain[1:]))
+        with self.assertRaises(VerificationError):
+            verifier.verify(bad.certificate, list(bad.chain[1:]))
