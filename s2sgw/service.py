@@ -148,14 +148,14 @@ class Gateway:
         if self.parts.config.console.listen is not None:
             self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
         self._all_listen()
-        self.parts.lanes.restore().addCallback(self._all_accept)
+        self.parts.queues.restore().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.parts.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.parts.views.listeners()])
 
     def _sweep(self) -> None:
-        self._every(1, self.parts.lanes.sweep)
+        self._every(1, self.parts.queues.sweep)
         self._every(TICK, self.parts.keeper.turn)
-        self._every(rediscovery.TICK, self.parts.whereabouts.turn)
+        self._every(rediscovery.TICK, self.parts.rediscovery.turn)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         repeated = LoopingCall(work)
@@ -180,7 +180,7 @@ class Gateway:
         self.log.info(event="draining")
         stanzas, _ = self.parts.views.queue()
         self.parts.reactor.callLater(ANSWERED, self.parts.reactor.stop)
-        return {"waiting": stanzas, "kept": self.parts.lanes.spools}
+        return {"waiting": stanzas, "kept": self.parts.queues.spools}
 
     def _open_backend(self, backend: Backend) -> None:
         admission = Admission(AcceptanceLimits(per_address=0))
@@ -219,15 +219,15 @@ class Gateway:
         if not self._restored:
             port.stopReading()  # type: ignore[attr-defined]
 
-    def _all_accept(self, lanes: int) -> None:
+    def _all_accept(self, queues: int) -> None:
         """The lanes of the spool are known: what comes now goes behind what they hold. Until now, callers have waited."""
         self._restored = True
         for port in self._listening:
             port.startReading()  # type: ignore[attr-defined]
         self.parts.backends.start()
         self._closers.append(self.parts.backends.stop)
-        if lanes:
-            self.log.info(event="restored", lanes=lanes, stanzas=self.parts.spool.count)
+        if queues:
+            self.log.info(event="restored", queues=queues, stanzas=self.parts.spool.count)
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
@@ -243,7 +243,8 @@ class Gateway:
         parts = self.parts
         accepted = [each for each, _ in parts.accepted]
         links = [link.unbind for link in parts.backends.links.values()]
-        draining = Deferred.fromCoroutine(shut_down(accepted, parts.lanes, parts.reactor, lambda: parts.entrance.admitting,
+        draining = Deferred.fromCoroutine(shut_down(accepted, parts.queues, parts.reactor,
+        lambda: parts.ingress_services.admitting,
         links))
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]

@@ -39,7 +39,7 @@ class Explainer:
     """Answers the verb. `config` is the running configuration, `peers` its policies as they hold now."""
 
     def __init__(
-        self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, book: PeerRecords,
+        self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, peer_records: PeerRecords,
         record: EventRecord,
         credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
     ) -> None:
@@ -47,7 +47,7 @@ class Explainer:
         self._peers = peers
         self._judge = judge
         self._discovery = discovery
-        self._book = book
+        self._peer_records = peer_records
         self._record = record
         self._credential = credential
         self._now = now
@@ -81,9 +81,10 @@ class Explainer:
 
     def _on_record(self, peer: Domain) -> dict[str, Any]:
         return {
-            "past": [each.row() for each in self._book.memory.of(peer)],
-            "remembered": [{**each.row(), "counts": each.counts(self._now())} for each in self._book.keys.of(peer)],
-            "pending": [{"key": str(each.key), "times": each.times, "cause": each.cause} for each in self._book.inbox.list(peer)],
+            "past": [each.row() for each in self._peer_records.memory.of(peer)],
+            "remembered": [{**each.row(), "counts": each.counts(self._now())} for each in self._peer_records.keys.of(peer)],
+            "pending": [{"key": str(each.key), "times": each.times,
+            "cause": each.cause} for each in self._peer_records.pending_certificates.list(peer)],
         }
 
     # --- what would be decided ---
@@ -99,7 +100,7 @@ class Explainer:
 
     def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
         """The last handshake in that role; with `local` where there is one."""
-        found = [each for each in self._book.handshakes.list(peer) if each.evidence.role == role]
+        found = [each for each in self._peer_records.handshakes.list(peer) if each.evidence.role == role]
         return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
 
     async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Explainer:
             last.evidence, at=now, tlsa=(), posh=None, target=target.host if target else None,
             target_secure=target.secure if target else False,
         )
-        standing = self._book.standing(evidence.domain, policy, self._now())
+        standing = self._peer_records.standing(evidence.domain, policy, self._now())
         evidence, found = await self._judge.gather(policy, evidence, standing, target)
         return {
             "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),

@@ -29,10 +29,10 @@ class PinVerbs:
     """
 
     def __init__(
-        self, book: PeerRecords, peers: PeerPolicies, audit: AuditLog, now: Callable[[], float], *,
+        self, peer_records: PeerRecords, peers: PeerPolicies, audit: AuditLog, now: Callable[[], float], *,
         waiting: Callable[[Domain], int], approved: Callable[[Domain], None], revoked: Callable[[Domain, Fingerprint], int],
     ) -> None:
-        self._book = book
+        self._peer_records = peer_records
         self._peers = peers
         self._audit = audit
         self._now = now
@@ -52,18 +52,18 @@ class PinVerbs:
     def pending(self, arguments: Arguments) -> list[dict[str, Any]]:
         """The certificates that wait, the last to come last, each beside the keys that were remembered before."""
         domain = _domain(arguments) if arguments.get("peer") is not None else None
-        return [self._pending_row(each) for each in self._book.inbox.list(domain)]
+        return [self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain)]
 
     def _pending_row(self, pending: PendingCertificate) -> dict[str, Any]:
         domain = Domain.parse(pending.domain)
-        remembered = [each.row() for each in self._book.keys.of(domain) if each.key != pending.key]
+        remembered = [each.row() for each in self._peer_records.keys.of(domain) if each.key != pending.key]
         return {**pending.row(), "waiting": self._waiting(domain), "remembered": remembered}
 
     def list(self, arguments: Arguments) -> list[dict[str, Any]]:
         """Every key that is remembered, and those that the configuration pins."""
         domain = _domain(arguments) if arguments.get("peer") is not None else None
         now = self._now()
-        rows = [{**each.row(), "counts": each.counts(now)} for each in self._book.keys.of(domain)]
+        rows = [{**each.row(), "counts": each.counts(now)} for each in self._peer_records.keys.of(domain)]
         return [*rows, *(row for row in self._configured(domain))]
 
     def _configured(self, domain: Domain | None) -> Iterator[dict[str, Any]]:
@@ -80,13 +80,13 @@ class PinVerbs:
     def add(self, arguments: Arguments) -> dict[str, Any]:
         """Approve a key that was learned by other means than the inbox."""
         domain, key = _domain(arguments), _fingerprint(arguments)
-        found = self._book.inbox.find(domain, key)
+        found = self._peer_records.pending_certificates.find(domain, key)
         return self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
 
     def approve(self, arguments: Arguments) -> dict[str, Any]:
         """Approve what waits: the one certificate of the peer, or the one with the key that is named."""
         domain = _domain(arguments)
-        waiting = self._book.inbox.list(domain)
+        waiting = self._peer_records.pending_certificates.list(domain)
         if not waiting:
             raise VerbError(f"no certificate of {domain} waits")
         if arguments.get("key") is None and len(waiting) > 1:
@@ -101,12 +101,13 @@ class PinVerbs:
     def _remember(self, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes) -> dict[str, Any]:
         now, lasts, note = self._now(), _lasts(arguments), str(arguments.get("note") or "")[:NOTE]
         if arguments.get("replace"):
-            for each in self._book.keys.of(domain):
+            for each in self._peer_records.keys.of(domain):
                 if each.key != key and each.counts(now):
-                    self._decide("pins revoke", domain, each.key, partial(self._book.keys.revoke, domain, each.key, now))
+                    self._decide("pins revoke", domain, each.key, partial(self._peer_records.keys.revoke, domain, each.key, now))
         entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
-        self._decide("pins approve", domain, key, lambda: self._book.keys.approve(entry), expires=entry.expires, comment=note)
-        self._book.inbox.take(domain, key)
+        self._decide("pins approve", domain, key, lambda: self._peer_records.keys.approve(entry), expires=entry.expires,
+        comment=note)
+        self._peer_records.pending_certificates.take(domain, key)
         self._approved(domain)
         policy = self._peers.policy(domain)
         heard = "pin" in policy.proofs or policy.unknown_issuer != "reject"
@@ -118,7 +119,8 @@ class PinVerbs:
         forget = bool(arguments.get("forget"))
         done = self._decide(
             "pins forget" if forget else "pins revoke", domain, key,
-            lambda: self._book.keys.forget(domain, key) if forget else self._book.keys.revoke(domain, key, self._now()),
+            lambda: self._peer_records.keys.forget(domain, key) if forget else self._peer_records.keys.revoke(domain, key,
+            self._now()),
         )
         if not done:
             raise VerbError(f"{key} is not remembered for {domain}, or is revoked already")

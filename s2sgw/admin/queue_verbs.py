@@ -81,8 +81,8 @@ class _Sum:
 class QueueVerbs:
     """Answers the verbs from `lanes`; changes are noted in `audit` before they are made."""
 
-    def __init__(self, lanes: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog) -> None:
-        self._lanes = lanes
+    def __init__(self, queues: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog) -> None:
+        self._queues = queues
         self._is_local = is_local
         self._audit = audit
 
@@ -98,37 +98,39 @@ class QueueVerbs:
     async def peers(self, arguments: Arguments) -> list[PeerRow]:
         """By peer, those with the most to wait for first."""
         wanted = peer_asked(arguments)
-        summaries: dict[Pair, LaneSummary] = {row.pair: row for row in await _answer(self._lanes.spool.lanes)}
+        summaries: dict[Pair, LaneSummary] = {row.pair: row for row in await _answer(self._queues.spool.queues)}
         sums: dict[Domain, _Sum] = {}
-        for flow in self._lanes:
-            peer = flow.pair.sender if flow.direction == "inbound" else flow.pair.recipient
-            if (wanted is None or peer.ascii == wanted) and (len(flow.lane) or flow.held or flow.parked):
-                self._add(sums.setdefault(peer, _Sum(self._empty(peer))), flow, summaries.get(flow.pair))
-        for peer in [target.peer for target in self._lanes.withheld if target.peer is not None]:
+        for queue in self._queues:
+            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+            if (wanted is None or peer.ascii == wanted) and (len(queue.pair_queue) or queue.held or queue.parked):
+                self._add(sums.setdefault(peer, _Sum(self._empty(peer))), queue, summaries.get(queue.pair))
+        for peer in [target.peer for target in self._queues.operator_holds if target.peer is not None]:
             if wanted is None or peer.ascii == wanted:
                 sums.setdefault(peer, _Sum(self._empty(peer)))
         rows = [self._finished(each) for each in sums.values()]
         return sorted(rows, key=lambda row: -row["stanzas"])[: limit_asked(arguments)]
 
     def _empty(self, peer: Domain) -> PeerRow:
-        held = [str(target) for target in self._lanes.withheld if target.peer == peer or (target.pair and peer in target.pair)]
+        held = [str(target) for target in self._queues.operator_holds if target.peer == peer or (target.pair and peer in
+        target.pair)]
         return PeerRow(peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, held=held)
 
-    def _add(self, sum_: _Sum, flow: DeliveryQueue, summary: LaneSummary | None) -> None:
+    def _add(self, sum_: _Sum, queue: DeliveryQueue, summary: LaneSummary | None) -> None:
         row = sum_.row
         row["lanes"] += 1
-        row["stanzas"] += len(flow.lane)
-        row["bytes"] += sum(len(held.stanza.data) for held in flow.lane if not held.spooled) + (summary.bytes if summary else 0)
-        state = "held" if flow.held else flow.hop.state
+        row["stanzas"] += len(queue.pair_queue)
+        row["bytes"] += sum(len(held.stanza.data) for held in queue.pair_queue if not held.spooled) + (summary.bytes if summary
+        else 0)
+        state = "held" if queue.held else queue.next_hop.state
         if state not in row["states"]:
             row["states"].append(state)
-        since = [flow.lane.oldest, None if summary is None else summary.oldest]
+        since = [queue.pair_queue.oldest, None if summary is None else summary.oldest]
         sum_.oldest = min([sum_.oldest, *(at for at in since if at is not None)])
-        if isinstance(flow.hop, DeliveryAgent):
-            if flow.hop.last_ending is not None:
-                row["cause"] = flow.hop.last_ending.cause.value
-            if flow.hop.retry is not None and flow.hop.retry.active():
-                sum_.retries.append(flow.hop.retry.getTime())
+        if isinstance(queue.next_hop, DeliveryAgent):
+            if queue.next_hop.last_ending is not None:
+                row["cause"] = queue.next_hop.last_ending.cause.value
+            if queue.next_hop.retry is not None and queue.next_hop.retry.active():
+                sum_.retries.append(queue.next_hop.retry.getTime())
 
     def _finished(self, sum_: _Sum) -> PeerRow:
         now = self._now()
@@ -137,11 +139,11 @@ class QueueVerbs:
         return sum_.row
 
     def _now(self) -> float:
-        return self._lanes.clock.seconds()
+        return self._queues.clock.seconds()
 
     async def poison(self, arguments: Arguments) -> list[PoisonRow]:
         """The pen, oldest first."""
-        rows: list[Quarantined] = await _answer(self._lanes.spool.aside, limit_asked(arguments))
+        rows: list[Quarantined] = await _answer(self._queues.spool.aside, limit_asked(arguments))
         wanted = peer_asked(arguments)
         return [_poison(row) for row in rows if wanted is None or any(each.ascii == wanted for each in row.spooled.pair)]
 
@@ -149,30 +151,31 @@ class QueueVerbs:
         """The stanzas of a peer, a lane, or one with its data; in order, lane by lane."""
         target, limit = _target(arguments), limit_asked(arguments)
         rows: list[StanzaRow] = []
-        for flow in self._flows(target):
+        for queue in self._chosen(target):
             if len(rows) < limit:
-                rows += await self._rows(flow, target.position, limit - len(rows))
+                rows += await self._rows(queue, target.position, limit - len(rows))
         return rows
 
-    async def _rows(self, flow: DeliveryQueue, position: int | None, limit: int) -> list[StanzaRow]:
-        lane = flow.lane
-        known = {held.position for held in lane}
-        flying = sum(len(piece.stanzas) for piece in lane.in_flight)
-        rows = [self._row(flow, held, "in flight" if at < flying else "waiting") for at, held in enumerate(lane)]
-        if lane.gap is not None:
-            after, at_most = (lane.gap[0], SHOWN_BYTES) if position is None else (position - 1, 1)
-            spooled: list[Spooled] = await _answer(self._lanes.spool.read, flow.pair, after, at_most)
-            rows += [self._row(flow, row, "spooled") for row in spooled if row.position not in known]
+    async def _rows(self, queue: DeliveryQueue, position: int | None, limit: int) -> list[StanzaRow]:
+        pair_queue = queue.pair_queue
+        known = {held.position for held in pair_queue}
+        flying = sum(len(piece.stanzas) for piece in pair_queue.in_flight)
+        rows = [self._row(queue, held, "in flight" if at < flying else "waiting") for at, held in enumerate(pair_queue)]
+        if pair_queue.spooled_range is not None:
+            after, at_most = (pair_queue.spooled_range[0], SHOWN_BYTES) if position is None else (position - 1, 1)
+            spooled: list[Spooled] = await _answer(self._queues.spool.read, queue.pair, after, at_most)
+            rows += [self._row(queue, row, "spooled") for row in spooled if row.position not in known]
         if position is None:
             return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=lambda row: row["number"])[:limit]]
         return [row for row in rows if row["number"] == position]
 
-    def _row(self, flow: DeliveryQueue, row: QueuedStanza | Spooled, place: str) -> StanzaRow:
+    def _row(self, queue: DeliveryQueue, row: QueuedStanza | Spooled, place: str) -> StanzaRow:
         stanza, now = row.stanza, self._now()
         return StanzaRow(
-            sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), number=row.position, place=place, kind=stanza.kind,
+            sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), number=row.position, place=place,
+            kind=stanza.kind,
             type=stanza.type, id=stanza.id, bytes=len(stanza.data), age=now - row.accepted_at, left=row.deadline - now,
-            written=row.written, held=flow.held or row.position in flow.parked, data=_text(stanza),
+            written=row.written, held=queue.held or row.position in queue.parked, data=_text(stanza),
         )
 
     # --- changing ---
@@ -181,33 +184,33 @@ class QueueVerbs:
         """Nothing of it is written until it is released; it goes on ageing."""
         target = self._changing("hold", arguments)
         try:
-            self._lanes.withheld.add(target)
+            self._queues.operator_holds.add(target)
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
-        flows = self._flows(target)
-        for flow in flows:
-            hold(flow, target.position)
-        return {"lanes": len(flows), "stanzas": self._number(flows, target)}
+        queues = self._chosen(target)
+        for queue in queues:
+            hold(queue, target.position)
+        return {"lanes": len(queues), "stanzas": self._number(queues, target)}
 
     def release(self, arguments: Arguments) -> dict[str, Any]:
         """The end of holds, of all that the target covers; `holds`: how many there were."""
         target = self._changing("release", arguments)
         try:
-            holds = self._lanes.withheld.discard(target)
+            holds = self._queues.operator_holds.discard(target)
         except OSError as error:
             raise VerbError(f"cannot be released: {error}") from None
-        flows = [flow for flow in self._flows(target) if not self._lanes.withheld.holds(flow.pair)]
-        for flow in flows:
-            release(flow, target.position)
-        return {"lanes": len(flows), "stanzas": self._number(flows, target), "holds": holds}
+        queues = [queue for queue in self._chosen(target) if not self._queues.operator_holds.holds(queue.pair)]
+        for queue in queues:
+            release(queue, target.position)
+        return {"lanes": len(queues), "stanzas": self._number(queues, target), "holds": holds}
 
     def flush(self, arguments: Arguments) -> dict[str, Any]:
         """Another attempt now. A stanza's is its lane's."""
         target = self._changing("flush", arguments)
-        flows = [flow for flow in self._flows(target) if not flow.held and len(flow.lane)]
-        for flow in flows:
-            flush(flow)
-        return {"lanes": len(flows), "stanzas": sum(len(flow.lane) for flow in flows)}
+        queues = [queue for queue in self._chosen(target) if not queue.held and len(queue.pair_queue)]
+        for queue in queues:
+            flush(queue)
+        return {"lanes": len(queues), "stanzas": sum(len(queue.pair_queue) for queue in queues)}
 
     def drop(self, arguments: Arguments) -> dict[str, Any]:
         """Bounce what waits; or forget it, where `quietly`."""
@@ -215,16 +218,16 @@ class QueueVerbs:
         if not isinstance(quietly, bool):
             raise VerbError("quietly must be true or false", "usage")
         target = self._changing("drop", arguments, quietly=quietly)
-        flows = self._flows(target)
-        return {"lanes": len(flows), "stanzas": sum(drop(flow, quietly, target.position) for flow in flows)}
+        queues = self._chosen(target)
+        return {"lanes": len(queues), "stanzas": sum(drop(queue, quietly, target.position) for queue in queues)}
 
-    def _flows(self, target: HoldTarget) -> Sequence[DeliveryQueue]:
-        return [flow for flow in self._lanes if target.covers(flow.pair)]
+    def _chosen(self, target: HoldTarget) -> Sequence[DeliveryQueue]:
+        return [queue for queue in self._queues if target.covers(queue.pair)]
 
-    def _number(self, flows: Sequence[DeliveryQueue], target: HoldTarget) -> int:
+    def _number(self, queues: Sequence[DeliveryQueue], target: HoldTarget) -> int:
         if target.position is None:
-            return sum(len(flow.lane) for flow in flows)
-        return sum(1 for flow in flows for held in flow.lane if held.position == target.position)
+            return sum(len(queue.pair_queue) for queue in queues)
+        return sum(1 for queue in queues for held in queue.pair_queue if held.position == target.position)
 
     def _changing(self, action: str, arguments: Arguments, **facts: object) -> HoldTarget:
         """The target, once the change is noted: what cannot be noted is not done."""

@@ -22,11 +22,11 @@ AT_ONCE = 10
 class Replay:
     """Answers the verb: `peers` is the policy in force."""
 
-    def __init__(self, clock: IReactorTime, peers: PeerPolicies, proving: ProofRunner, book: PeerRecords) -> None:
+    def __init__(self, clock: IReactorTime, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords) -> None:
         self._clock = clock
         self._peers = peers
         self._proving = proving
-        self._book = book
+        self._peer_records = peer_records
 
     async def replay(self, arguments: Arguments) -> dict[str, Any]:
         """How many handshakes were judged, and each whose verdict would be another."""
@@ -34,7 +34,7 @@ class Replay:
         seconds = _seconds(arguments)
         others = config.policies
         others.deny(self._peers.deny_lists)
-        handshakes = self._book.handshakes.list(since=self._clock.seconds() - seconds)
+        handshakes = self._peer_records.handshakes.list(since=self._clock.seconds() - seconds)
         changed = []
         for number, handshake in enumerate(handshakes):
             if number % AT_ONCE == 0:
@@ -58,7 +58,7 @@ class Replay:
         """By what is remembered of the peer now: a change of the file is told, not one of the times."""
         evidence = handshake.evidence
         policy = peers.policy(evidence.domain)
-        standing = self._book.standing(evidence.domain, policy, self._clock.seconds())
+        standing = self._peer_records.standing(evidence.domain, policy, self._clock.seconds())
         return self._proving.found(policy, evidence, standing).verdict
 
     def _turn(self) -> Deferred[None]:

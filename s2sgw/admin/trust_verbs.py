@@ -26,14 +26,15 @@ from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
-    clock: IReactorTime, config: Callable[[], Config], peers: PeerPolicies, book: PeerRecords, audit: AuditLog, *, judge: Judge,
-    proving: ProofRunner, discovery: Discovery, record: EventRecord, lanes: DeliveryQueues, accepted: AcceptedStreams,
+    clock: IReactorTime, config: Callable[[], Config], peers: PeerPolicies, peer_records: PeerRecords, audit: AuditLog, *,
+    judge: Judge,
+    proving: ProofRunner, discovery: Discovery, record: EventRecord, queues: DeliveryQueues, accepted: AcceptedStreams,
     credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
     """For `AdminService`."""
-    streams = PeerStreams(lanes, accepted)
+    streams = PeerStreams(queues, accepted)
     pins = PinVerbs(
-        book, peers, audit, clock.seconds, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
+        peer_records, peers, audit, clock.seconds, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )
-    explainer = Explainer(config, peers, judge, discovery, book, record, credential, clock.seconds)
-    return {**pins.verbs(), "explain": explainer.explain, "replay": Replay(clock, peers, proving, book).replay}
+    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, clock.seconds)
+    return {**pins.verbs(), "explain": explainer.explain, "replay": Replay(clock, peers, proving, peer_records).replay}

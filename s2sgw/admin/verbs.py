@@ -99,7 +99,7 @@ class Views:
 
     status: Callable[[], Status]
     streams: Callable[[], Iterable[StreamRow]]
-    lanes: Callable[[], Iterable[LaneRow]]
+    queues: Callable[[], Iterable[LaneRow]]
     refusals: Callable[[], Iterable[RefusalRow]]  # oldest first
     certificates: Callable[[], Iterable[CertificateRow]]
     #: peers that an extension broke, with what is left out there
@@ -111,7 +111,7 @@ def verbs(views: Views) -> dict[str, Verb]:
     return {
         "status": lambda _: views.status(),
         "streams": lambda arguments: _chosen(views.streams(), arguments, ("peer",)),
-        "lanes": lambda arguments: _chosen(views.lanes(), arguments, ("sender", "recipient")),
+        "lanes": lambda arguments: _chosen(views.queues(), arguments, ("sender", "recipient")),
         "refusals": lambda arguments: _latest(views.refusals(), arguments),
         "peers": lambda arguments: _chosen(peers(views), arguments, ("peer",)),
         "certs": lambda _: list(views.certificates()),
@@ -127,9 +127,9 @@ def peers(views: Views) -> list[dict[str, Any]]:
             row["inbound" if stream["direction"] == "inbound" else "outbound"] += 1
             if stream["method"] and stream["method"] not in row["methods"]:
                 row["methods"].append(stream["method"])
-    for lane in views.lanes():
-        row = _peer(rows, lane["recipient"] if lane["direction"] == "outbound" else lane["sender"])
-        row["waiting"] += lane["stanzas"]
+    for pair_queue in views.queues():
+        row = _peer(rows, pair_queue["recipient"] if pair_queue["direction"] == "outbound" else pair_queue["sender"])
+        row["waiting"] += pair_queue["stanzas"]
     for refusal in views.refusals():
         row = _peer(rows, refusal["peer"])
         row["refusals"] += 1

@@ -29,8 +29,8 @@ from s2sgw.stream.management import Managed
 class _User(NamedTuple):
     """A lane that sends on a stream."""
 
-    flow: DeliveryQueue
-    courier: DeliveryAgent
+    queue: DeliveryQueue
+    agent: DeliveryAgent
     stream: OutboundStream
 
 
@@ -38,14 +38,14 @@ class GatewayViews:
     """Answers `Views` and the metrics' `MetricSources` from the parts of one running gateway."""
 
     def __init__(
-        self, config: Config, lanes: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
+        self, config: Config, queues: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
         certificates: CertificateDirectory, started: float, room: StreamLimit,
         without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
         links: Callable[[], Iterable[RouterLink]] = tuple,
     ) -> None:
         self._links = links
         self._config = config
-        self._lanes = lanes
+        self._queues = queues
         self._accepted = accepted
         self._record = record
         self._certificates = certificates
@@ -54,18 +54,18 @@ class GatewayViews:
         self._without = without
 
     def views(self) -> Views:
-        return Views(self.status, self.streams, self.lanes, self.refusals, self.certificates, self._without)
+        return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self._without)
 
     def sources(self) -> MetricSources:
         """What the metrics read."""
         return MetricSources(
             self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
-            lambda: len(self._lanes.backlog), lambda: len(self._room), self.expiries,
+            lambda: len(self._queues.backlog), lambda: len(self._room), self.expiries,
             lambda: self._record.resumptions, lambda: len(self._accepted.sessions),
         )
 
     def now(self) -> float:
-        return self._lanes.clock.seconds()
+        return self._queues.clock.seconds()
 
     # --- rows ---
 
@@ -75,9 +75,9 @@ class GatewayViews:
         for link in self._links():
             yield self._link_row(link)
         users: dict[object, list[_User]] = {}
-        for flow in self._lanes:
-            if isinstance(flow.hop, DeliveryAgent) and flow.hop.stream is not None:
-                users.setdefault(_shared(flow.hop.stream), []).append(_User(flow, flow.hop, flow.hop.stream))
+        for queue in self._queues:
+            if isinstance(queue.next_hop, DeliveryAgent) and queue.next_hop.stream is not None:
+                users.setdefault(_shared(queue.next_hop.stream), []).append(_User(queue, queue.next_hop, queue.next_hop.stream))
         yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
@@ -105,30 +105,30 @@ class GatewayViews:
 
     def _outgoing_row(self, users: list[_User]) -> StreamRow:
         """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
-        flow, courier, stream = min(users, key=lambda user: user.courier.since)
-        sender, recipient = str(flow.pair.sender), str(flow.pair.recipient)
-        inbound = flow.direction == "inbound"
+        queue, agent, stream = min(users, key=lambda user: user.agent.since)
+        sender, recipient = str(queue.pair.sender), str(queue.pair.recipient)
+        inbound = queue.direction == "inbound"
         connection = stream.connection
         return StreamRow(
-            leg=courier.way.leg, direction=flow.direction, peer=sender if inbound else recipient,
+            leg=agent.way.leg, direction=queue.direction, peer=sender if inbound else recipient,
             local=recipient if inbound else sender, state="proven", method=stream.method,
-            pairs=[[str(user.flow.pair.sender), str(user.flow.pair.recipient)] for user in users],
+            pairs=[[str(user.queue.pair.sender), str(user.queue.pair.recipient)] for user in users],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - courier.since, reasons=list(stream.reasons),
+            age=self.now() - agent.since, reasons=list(stream.reasons),
             resumption=None if len(users) > 1 else _resumption(connection),
         )
 
-    def lanes(self) -> Iterator[LaneRow]:
+    def queues(self) -> Iterator[LaneRow]:
         now = self.now()
-        for flow in self._lanes:
-            courier = flow.hop if isinstance(flow.hop, DeliveryAgent) else None
-            oldest = flow.lane.oldest
+        for queue in self._queues:
+            agent = queue.next_hop if isinstance(queue.next_hop, DeliveryAgent) else None
+            oldest = queue.pair_queue.oldest
             yield LaneRow(
-                sender=str(flow.pair.sender), recipient=str(flow.pair.recipient), direction=flow.direction,
-                state="held" if flow.held else flow.hop.state,
-                stanzas=len(flow.lane), bytes=flow.lane.bytes, oldest=0.0 if oldest is None else now - oldest,
-                cause=courier.last_ending.cause.value if courier and courier.last_ending else None,
-                retry=courier.retry.getTime() - now if courier and courier.retry and courier.retry.active() else None,
+                sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), direction=queue.direction,
+                state="held" if queue.held else queue.next_hop.state,
+                stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
+                cause=agent.last_ending.cause.value if agent and agent.last_ending else None,
+                retry=agent.retry.getTime() - now if agent and agent.retry and agent.retry.active() else None,
             )
 
     def refusals(self) -> Iterator[RefusalRow]:
@@ -156,7 +156,7 @@ class GatewayViews:
                 {"direction": way, "kind": kind, "outcome": outcome, "number": number}
                 for (way, kind, outcome), number in sorted(self._record.stanzas.items())
             ],
-            waiting={"stanzas": stanzas, "bytes": self._lanes.budget.used, "oldest": oldest},
+            waiting={"stanzas": stanzas, "bytes": self._queues.budget.used, "oldest": oldest},
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
         )
 
@@ -177,8 +177,8 @@ class GatewayViews:
 
     def queue(self) -> tuple[int, float]:
         """Stanzas that wait, and the age of the oldest."""
-        oldest = [flow.lane.oldest for flow in self._lanes if flow.lane.oldest is not None]
-        return sum(len(flow.lane) for flow in self._lanes), self.now() - min(oldest) if oldest else 0.0
+        oldest = [queue.pair_queue.oldest for queue in self._queues if queue.pair_queue.oldest is not None]
+        return sum(len(queue.pair_queue) for queue in self._queues), self.now() - min(oldest) if oldest else 0.0
 
     def expiries(self) -> dict[str, float]:
         return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}

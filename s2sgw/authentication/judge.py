@@ -52,12 +52,12 @@ def barred(bar: Ending) -> Refusal:
 class Judge:
     """Judges peers of the federation leg, in either role."""
 
-    def __init__(self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, book: PeerRecords,
+    def __init__(self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, peer_records: PeerRecords,
     now: Callable[[], datetime]) -> None:
         self._peers = peers
         self._proving = proving
         self._look_ups = look_ups
-        self._book = book
+        self._peer_records = peer_records
         self._now = now
         #: streams on which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, tuple[Domain, tuple[bytes, ...]]] = WeakKeyDictionary()
@@ -70,14 +70,14 @@ class Judge:
         """
         policy = self._peers.policy(peer)
         if policy.bar is None:
-            posh = "posh" in policy.proofs and self._book.remembered(peer, policy, self._now().timestamp()) == "posh"
+            posh = "posh" in policy.proofs and self._peer_records.remembered(peer, policy, self._now().timestamp()) == "posh"
             self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
         """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
         domain, chain = self._first_uses.pop(connection, (None, ()))
         if domain == peer and domain is not None and method == "dialback":
-            self._book.learn(domain, chain, self._now().timestamp(), "proven by dialback")
+            self._peer_records.learn(domain, chain, self._now().timestamp(), "proven by dialback")
 
     async def verdict(
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
@@ -87,7 +87,7 @@ class Judge:
         targets: tuple[Target, ...] = (target,) if target else ()
         if found.verdict.hold:
             targets = await self._look_ups.targets(question.peer, found.policy.route)
-        self._book.record_verdict(evidence, question.local, found.verdict, targets)
+        self._peer_records.record_verdict(evidence, question.local, found.verdict, targets)
         if found.verdict.learn == "with-dialback":
             self._first_uses[connection] = (question.peer, evidence.chain)
         return found.verdict
@@ -106,7 +106,7 @@ class Judge:
             cipher=connection.cipher, address=connection.peer_address, target=target.host if target else None,
             target_secure=target.secure if target else False,
         )
-        standing = self._book.standing(peer, policy, evidence.at.timestamp())
+        standing = self._peer_records.standing(peer, policy, evidence.at.timestamp())
         return await self.gather(policy, evidence, standing, target)
 
     async def gather(

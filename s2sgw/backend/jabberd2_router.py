@@ -60,7 +60,7 @@ class Router:
 class RouterServices:
     """What a link needs of the gateway."""
 
-    entrance: IngressServices
+    ingress_services: IngressServices
     connection: Callable[[RouterStream, RouterLink], StreamConnection]
     dial: Callable[[str, int, Build], Awaitable[None]]
     admit: Callable[[Pair], Awaitable[Ending | None]]
@@ -139,7 +139,7 @@ class RouterLink:
         self.ending: Ending | None = None
         self.since = 0.0
         self._around = around
-        self._record = around.entrance.record
+        self._record = around.ingress_services.record
         self._back_off = back_off
         self._failures = 0
         self._parts: dict[Pair, RouterPairStream] = {}
@@ -260,7 +260,8 @@ class RouterLink:
 
     def connected(self, connection: StreamConnection) -> None:
         self.connection = connection
-        self.incoming = StreamIngress(self._around.entrance, connection, self._engine, "backend", self._around.admit, tuple)
+        self.incoming = StreamIngress(self._around.ingress_services, connection, self._engine, "backend", self._around.admit,
+        tuple)
         connection.step(self._engine.begin)
 
     def event(self, connection: StreamConnection, event: Event) -> None:
@@ -330,7 +331,7 @@ class RouterLink:
         self._tell("router announces", self.connection, local=str(domain), detail="served" if served else "no longer served")
         if served:
             self.served.add(domain)
-            self._around.entrance.lanes.contact(domain)
+            self._around.ingress_services.queues.contact(domain)
         else:
             self.served.discard(domain)
             gone = Ending(Cause.CONNECTION_LOST, f"the part of jabberd2 that serves {domain} has gone", "them")
@@ -347,7 +348,7 @@ class RouterLink:
         if cause is not None:
             self._refuse(pair.sender.text, stanzas, cause)
         elif beyond:
-            self._around.entrance.lanes.bounce(pair, beyond, Cause.LIMIT_EXCEEDED)
+            self._around.ingress_services.queues.bounce(pair, beyond, Cause.LIMIT_EXCEEDED)
             stanzas = [stanza for stanza in stanzas if stanza.data]
         if cause is None and stanzas and self.incoming is not None:
             self.incoming.stanzas(pair, stanzas)
@@ -373,9 +374,9 @@ class RouterLink:
         sender, recipient = _domain(stanza.from_), _domain(stanza.to)
         if sender is None or recipient not in self.router.domains:
             return
-        pair, lanes = Pair(sender, recipient), self._around.entrance.lanes
-        if recipient in self.served or not lanes.flow(pair).hop.acknowledges:
-            lanes.bounce(pair, [stanza], _RETURNED.get(error, Cause.FILTERED))
+        pair, queues = Pair(sender, recipient), self._around.ingress_services.queues
+        if recipient in self.served or not queues.queue(pair).next_hop.acknowledges:
+            queues.bounce(pair, [stanza], _RETURNED.get(error, Cause.FILTERED))
 
     # --- within ---
 

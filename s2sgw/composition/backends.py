@@ -44,17 +44,17 @@ class Backends:
 
     # --- where lanes lead ---
 
-    def hop(self, flow: DeliveryQueue) -> NextHop:
+    def next_hop(self, queue: DeliveryQueue) -> NextHop:
         """The hop of a lane to a local domain."""
-        backend = self._of(flow.pair.recipient)
+        backend = self._of(queue.pair.recipient)
         if backend.kind == "echo":
-            return EchoNextHop(flow.pair, lambda pair, stanzas: self._parts.lanes.flow(pair).accept(stanzas))
-        return self._parts.courier(flow, self._way(backend))
+            return EchoNextHop(queue.pair, lambda pair, stanzas: self._parts.queues.queue(pair).accept(stanzas))
+        return self._parts.agent(queue, self._way(backend))
 
     def _way(self, backend: Backend) -> StreamProvider:
         if backend.kind == "jabberd2-router":
             return self.links[self._parts.config.backends.index(backend)]
-        return PeerStreamProvider(self._to_server(backend), self._parts.opener)
+        return PeerStreamProvider(self._to_server(backend), self._parts.connect_services)
 
     def acks(self, domain: Domain) -> Acks:
         """How the receipts of a server are had, by one of its domains; a router's part that answers none is asked again."""
@@ -81,9 +81,9 @@ class Backends:
         return BackendServer(
             backend.address.host, backend.address.port, frozenset(parts.config.domains_of(backend)), backend.tls, self.authority,
             self.keys, parts.anchors, lambda: datetime.now(UTC), parts.resolver.addresses,
-            managed=parts.receipting.managed,
+            managed=parts.ack_selection.managed,
             stanza_bytes=backend.stanza_bytes,
-            resume=lambda domain: int(backend.resume) if parts.receipting.resumes(domain) else 0,
+            resume=lambda domain: int(backend.resume) if parts.ack_selection.resumes(domain) else 0,
         )
 
     def _to_server(self, backend: Backend) -> BackendInitiating:
@@ -100,7 +100,7 @@ class Backends:
     def inbound(self, backend: Backend) -> BackendReceiving:
         """The side of its inner listener."""
         parts, server = self._parts, self.server(backend)
-        verifier = DialbackVerifier(self._to_server(backend), parts.opener, parts.reactor)
+        verifier = DialbackVerifier(self._to_server(backend), parts.connect_services, parts.reactor)
         peers = parts.outbound
         return BackendReceiving(server, parts.is_local, verifier.verify, peers.admit, parts.stream_id, peers.expect)
 
@@ -120,7 +120,7 @@ class Backends:
             frozenset(parts.config.domains_of(backend)), backend.stanza_bytes,
         )
         return RouterLink(router, RouterServices(
-            parts.entrance, self._connection, self._dial, self._admit, parts.reactor, parts.random.random,
+            parts.ingress_services, self._connection, self._dial, self._admit, parts.reactor, parts.random.random,
             lambda: secrets.token_urlsafe(24),
         ), BackOff(first=1, longest=30))
 

@@ -125,13 +125,14 @@ class GatewayParts:
 
     @cached_property
     def record(self) -> EventRecord:
-        return EventRecord(self.reactor.seconds, self.log, self.book.refusals.keep, self.book.refusals.past())
+        return EventRecord(self.reactor.seconds, self.log, self.peer_records.refusals.keep, self.peer_records.refusals.past())
 
     @cached_property
-    def lanes(self) -> DeliveryQueues:
+    def queues(self) -> DeliveryQueues:
         return DeliveryQueues(
-            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._hop, self.spool,
-            window=self.config.queue.window, spools=self.config.queue.disk > 0, withheld=OperatorHolds(self.state, self._report),
+            self.reactor, self.record, self.config.queue.memory, self._holds, self.is_local, self._next_hop, self.spool,
+            window=self.config.queue.window, spools=self.config.queue.disk > 0, operator_holds=OperatorHolds(self.state,
+            self._report),
             restore=self.config.queue.restore,
         )
 
@@ -148,33 +149,34 @@ class GatewayParts:
 
     @cached_property
     def accepted(self) -> AcceptedStreams:
-        return AcceptedStreams(self.entrance, self._incoming, self._woken)
+        return AcceptedStreams(self.ingress_services, self._incoming, self._woken)
 
     @cached_property
-    def entrance(self) -> IngressServices:
-        return IngressServices(self.lanes, self.record, StanzaFilters(self.policies, self.reactor.seconds))
+    def ingress_services(self) -> IngressServices:
+        return IngressServices(self.queues, self.record, StanzaFilters(self.policies, self.reactor.seconds))
 
     def _woken(self, domain: Domain) -> None:
-        self.manners.wake(domain.ascii, lambda: self.lanes.contact(domain))
+        self.destinations.wake(domain.ascii, lambda: self.queues.contact(domain))
 
     @cached_property
     def client_tls(self) -> ClientTLS:
         return ClientTLS()
 
     @cached_property
-    def opener(self) -> ConnectServices:
+    def connect_services(self) -> ConnectServices:
         return ConnectServices(
-            self._outgoing, self.reactor, self.manners, self.metrics.handshake, self.accepted.lent, self._carried_back,
+            self._outgoing, self.reactor, self.destinations, self.metrics.handshake, self.accepted.pair_stream,
+            self._carried_back,
             room=self.room, missed=self._missed,
         )
 
     def _missed(self, pair: Pair, known: Resolution) -> None:
         if not self.is_local(pair.recipient):
-            self.whereabouts.missed(pair.recipient, known)
+            self.rediscovery.missed(pair.recipient, known)
 
     @cached_property
-    def whereabouts(self) -> Rediscovery:
-        return Rediscovery(self.reactor, self.lanes, self._whereabouts_of, self.random.random)
+    def rediscovery(self) -> Rediscovery:
+        return Rediscovery(self.reactor, self.queues, self._whereabouts_of, self.random.random)
 
     def _whereabouts_of(self, peer: Domain) -> Deferred[Resolution]:
         return self.discovery.resolve(peer, self.policies.policy(peer).route)
@@ -188,12 +190,13 @@ class GatewayParts:
         facts = {"method": "bidi", "address": stream.connection.peer_address}
         self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return StreamIngress(
-            self.entrance, stream.connection, stream.engine, stream.side.leg, lambda pair: self.outbound.admit(pair.inverse),
+            self.ingress_services, stream.connection, stream.engine, stream.side.leg,
+            lambda pair: self.outbound.admit(pair.inverse),
             lambda: [stream.pair.recipient],
         )
 
     @cached_property
-    def manners(self) -> Destinations:
+    def destinations(self) -> Destinations:
         return Destinations(self.reactor, self.random.random, told=self._left_out)
 
     def _left_out(self, peer: str, extra: Extra, ending: Ending) -> None:
@@ -236,13 +239,13 @@ class GatewayParts:
     @cached_property
     def views(self) -> GatewayViews:
         return GatewayViews(
-            self.config, self.lanes, self.accepted, self.record, self.certificates, self.started, self.room, self._without,
+            self.config, self.queues, self.accepted, self.record, self.certificates, self.started, self.room, self._without,
             self.backends.links.values,
         )
 
     def _without(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
         """Peers alone: a server of ours is no news here."""
-        return ((name, extras) for name, extras in self.manners.without() if not self.is_local(Domain.parse(name)))
+        return ((name, extras) for name, extras in self.destinations.without() if not self.is_local(Domain.parse(name)))
 
     @cached_property
     def audit(self) -> AuditLog:
@@ -250,14 +253,15 @@ class GatewayParts:
 
     @cached_property
     def queue_verbs(self) -> QueueVerbs:
-        return QueueVerbs(self.lanes, self.is_local, self.audit)
+        return QueueVerbs(self.queues, self.is_local, self.audit)
 
     @cached_property
     def trust_verbs(self) -> dict[str, Verb]:
         """What is asked and decided about peers."""
         return trust_verbs(
-            self.reactor, lambda: self.config, self.policies, self.book, self.audit, judge=self.judge, proving=self.proving,
-            discovery=self.discovery, record=self.record, lanes=self.lanes, accepted=self.accepted, credential=self._credential,
+            self.reactor, lambda: self.config, self.policies, self.peer_records, self.audit, judge=self.judge,
+            proving=self.proving,
+            discovery=self.discovery, record=self.record, queues=self.queues, accepted=self.accepted, credential=self._credential,
         )
 
     @cached_property
@@ -271,7 +275,7 @@ class GatewayParts:
         private = self.config.dns.private_addresses == "allow"
         posh = documents(private, self.reactor, self.resolver, self.anchors)
         look_ups = EvidenceLookups(self.reactor, self.discovery, posh, self._relayed)
-        return Judge(self.policies, self.proving, look_ups, self.book, lambda: datetime.now(UTC))
+        return Judge(self.policies, self.proving, look_ups, self.peer_records, lambda: datetime.now(UTC))
 
     @cached_property
     def proving(self) -> ProofRunner:
@@ -287,7 +291,7 @@ class GatewayParts:
         return self.material.anchors(PeerPolicy(trust_anchors=self.config.tls.trust_anchors))
 
     @cached_property
-    def book(self) -> PeerRecords:
+    def peer_records(self) -> PeerRecords:
         """What is remembered of peers."""
         return PeerRecords.at(self.state)
 
@@ -299,14 +303,15 @@ class GatewayParts:
     def outbound(self) -> FederationInitiating:
         return FederationInitiating(
             self.policies, self.discovery, self.judge, self.federation_keys, self._credential, self.client_tls,
-            self._dialling, self.receipting.managed, self.receipting.resumes, lambda peer: self.manners.bears(peer.ascii, "bidi"),
+            self._dialling, self.ack_selection.managed, self.ack_selection.resumes,
+            lambda peer: self.destinations.bears(peer.ascii, "bidi"),
         )
 
     @cached_property
     def inbound(self) -> FederationReceiving:
         return FederationReceiving(
             self.is_local, self.policies, self.discovery, self.judge, self.federation_keys,
-            self._server_tls, DialbackVerifier(self.outbound, self.opener, self.reactor).verify, self.accepted.count,
+            self._server_tls, DialbackVerifier(self.outbound, self.connect_services, self.reactor).verify, self.accepted.count,
             self.stream_id,
             self._credential,
         )
@@ -347,18 +352,18 @@ class GatewayParts:
         peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
         return HoldTimes(self.policies.policy(peer).hold, queue.iq_hold)
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if self.is_local(flow.pair.recipient):
-            return self.backends.hop(flow)
-        return self.courier(flow, PeerStreamProvider(self.outbound, self.opener))
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if self.is_local(queue.pair.recipient):
+            return self.backends.next_hop(queue)
+        return self.agent(queue, PeerStreamProvider(self.outbound, self.connect_services))
 
-    def courier(self, flow: DeliveryQueue, way: StreamProvider) -> DeliveryAgent:
+    def agent(self, queue: DeliveryQueue, way: StreamProvider) -> DeliveryAgent:
         """What brings the stanzas of a lane to the next server."""
-        return DeliveryAgent(flow, way, self.record, BACK_OFF, self.random.random, self.reactor, self.receipting.of)
+        return DeliveryAgent(queue, way, self.record, BACK_OFF, self.random.random, self.reactor, self.ack_selection.of)
 
     @cached_property
-    def receipting(self) -> AckSelection:
-        return AckSelection(self._acks, lambda: self.lanes, self.manners, self.reactor)
+    def ack_selection(self) -> AckSelection:
+        return AckSelection(self._acks, lambda: self.queues, self.destinations, self.reactor)
 
     def _acks(self, domain: Domain) -> Acks:
         return self.backends.acks(domain) if self.is_local(domain) else "auto"

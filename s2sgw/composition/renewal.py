@@ -44,7 +44,7 @@ class Reconfiguration:
         parts = self._parts
         inbound, outbound = parts.inbound.reconsider, parts.outbound.reconsider
         others = parts.backends.incoming
-        return await PolicyChange(parts.policies, parts.accepted, parts.lanes, inbound, outbound, others).apply(keep_streams)
+        return await PolicyChange(parts.policies, parts.accepted, parts.queues, inbound, outbound, others).apply(keep_streams)
 
     async def _reconsider_for_lists(self) -> list[Closed]:
         """Unless they come with a reload, which does so itself."""

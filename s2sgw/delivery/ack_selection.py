@@ -34,11 +34,12 @@ class AckSelection:
     """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else nothing but TCP."""
 
     def __init__(
-        self, acks: Callable[[Domain], Acks], lanes: Callable[[], DeliveryQueues], manners: Destinations, clock: IReactorTime,
+        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], destinations: Destinations,
+        clock: IReactorTime,
     ) -> None:
         self._acks = acks
-        self._lanes = lanes
-        self._manners = manners
+        self._queues = queues
+        self._destinations = destinations
         self._clock = clock
         self._silent = UnansweredPings(clock)
         #: connections on which pings were answered
@@ -46,31 +47,31 @@ class AckSelection:
 
     def managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
-        return self._acks(domain) in ("auto", "sm") and self._manners.bears(domain.ascii, "management")
+        return self._acks(domain) in ("auto", "sm") and self._destinations.bears(domain.ascii, "management")
 
     def resumes(self, domain: Domain) -> bool:
         """Whether the server of `domain` bears to be asked to resume a stream."""
-        return self._manners.bears(domain.ascii, "resumption")
+        return self._destinations.bears(domain.ascii, "resumption")
 
-    def of(self, courier: DeliveryAgent, stream: OutboundStream) -> Acknowledgements:
+    def of(self, agent: DeliveryAgent, stream: OutboundStream) -> Acknowledgements:
         """The receipts for one stream that is ready."""
         acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
         if engine.managed:
             overdue = partial(self._overdue, stream)
-            return StreamManagementAcks(engine.sent, self._clock, overdue, engine.unacknowledged, courier.blame.stifled)
+            return StreamManagementAcks(engine.sent, self._clock, overdue, engine.unacknowledged, agent.poison_detector.stifled)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
             return TcpAcks(engine.sent)
         way_back, heard = partial(self._way_back, stream.pair.inverse), partial(self._heard, stream)
         return PingAcks(
             stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, heard(answered)),
-            lambda id: way_back().unexpect(id), courier.flow.acknowledged, partial(self._silent.remember, name), self._clock,
+            lambda id: way_back().unexpect(id), agent.queue.acknowledged, partial(self._silent.remember, name), self._clock,
             lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent, insist=acks == "ping",
             choked=lambda: stream.connection in self._answering and self._choked(stream, PATIENCE),
         )
 
     def _way_back(self, pair: Pair) -> DeliveryQueue:
         """Where the answers of `pair` arrive: looked up for each ping, since a flow that rests between two is forgotten."""
-        return self._lanes().flow(pair)
+        return self._queues().queue(pair)
 
     def _heard(self, stream: OutboundStream, answered: Callable[[], None]) -> Callable[[], None]:
         """`answered`, and noted: there are answers on this stream, whichever lane of it is told."""
@@ -101,5 +102,5 @@ class AckSelection:
             stream.connection.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
             return
         ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
-        self._manners.broke(stream.pair.recipient.ascii, "management", ending)
+        self._destinations.broke(stream.pair.recipient.ascii, "management", ending)
         stream.close(ending)

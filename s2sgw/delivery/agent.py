@@ -40,11 +40,11 @@ class DeliveryAgent:
     log = Logger()
 
     def __init__(
-        self, flow: DeliveryQueue, way: StreamProvider, record: EventRecord, back_off: BackOff, random: Callable[[], float],
+        self, queue: DeliveryQueue, way: StreamProvider, record: EventRecord, back_off: BackOff, random: Callable[[], float],
         clock: IReactorTime,
-        receipts_of: Callable[[DeliveryAgent, OutboundStream], Acknowledgements] = lambda courier, stream: TcpAcks(),
+        receipts_of: Callable[[DeliveryAgent, OutboundStream], Acknowledgements] = lambda agent, stream: TcpAcks(),
     ) -> None:
-        self.flow = flow
+        self.queue = queue
         self.way = way
         self.failures = 0
         self.stream: OutboundStream | None = None
@@ -57,7 +57,7 @@ class DeliveryAgent:
         self._random = random
         self._clock = clock
         self._receipts_of = receipts_of
-        self.receipts: Acknowledgements = TcpAcks()
+        self.acknowledgements: Acknowledgements = TcpAcks()
         #: a stream of ours that broke off, with which the next one may go on, until the timer is due
         self.broken: ResumableStream | None = None
         self._patience: IDelayedCall | None = None
@@ -66,7 +66,7 @@ class DeliveryAgent:
         #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
         self._promised = False
         self.since = 0.0
-        self.blame = PoisonDetector()
+        self.poison_detector = PoisonDetector()
         self._isolations = 0
         self._life = build(self)
 
@@ -81,7 +81,7 @@ class DeliveryAgent:
             return "connecting"
         if self.retry is not None:
             return "backing off"
-        return "broken" if self.flow.lane.flying or self.broken is not None else "idle"
+        return "broken" if self.queue.pair_queue.flying or self.broken is not None else "idle"
 
     @property
     def ready(self) -> bool:
@@ -97,24 +97,24 @@ class DeliveryAgent:
 
     @property
     def acknowledges(self) -> bool:
-        return self.receipts.acknowledges
+        return self.acknowledgements.acknowledges
 
     def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
-        if self._promised and self.flow.lane.flying == len(data):  # nothing is in flight but these
+        if self._promised and self.queue.pair_queue.flying == len(data):  # nothing is in flight but these
             self._take_receipts(self.stream)
-        ahead, behind = self.receipts.ahead(data), self.receipts.behind(len(data))
+        ahead, behind = self.acknowledgements.ahead(data), self.acknowledgements.behind(len(data))
         self.stream.write([each for each in (ahead, *data, behind) if each] if ahead or behind else data)
 
     def pressed(self) -> None:
-        self.receipts.crowded()
+        self.acknowledgements.crowded()
 
     def wanted(self) -> None:
         self._life.wanted()
 
     def contact(self, urged: bool = False) -> None:
         if urged:
-            self.way.urge(self.flow.pair.recipient)
+            self.way.urge(self.queue.pair.recipient)
         self._life.contact()
 
     def part(self) -> None:
@@ -131,22 +131,22 @@ class DeliveryAgent:
 
     @property
     def burden(self) -> int:
-        return self.flow.lane.largest_flying
+        return self.queue.pair_queue.largest_flying
 
     @property
     def busy(self) -> bool:
-        return self.flow.lane.flying > 0
+        return self.queue.pair_queue.flying > 0
 
     @property
     def alone(self) -> bool:
-        return self.flow.suspects > 0
+        return self.queue.suspects > 0
 
     def stream_event(self, event: Event) -> None:
         """What the other side has (XEP-0198), or that it will not say so."""
         if isinstance(event, Acknowledged):
             self._heeded = True
-            self.flow.acknowledged(self.receipts.acknowledged(event.count))
-        elif isinstance(event, ManagementEnabled) and self.flow.lane.flying:
+            self.queue.acknowledged(self.acknowledgements.acknowledged(event.count))
+        elif isinstance(event, ManagementEnabled) and self.queue.pair_queue.flying:
             self._promised = True
         elif isinstance(event, ManagementRefused | ManagementEnabled):
             self._change_receipts()
@@ -155,27 +155,27 @@ class DeliveryAgent:
         """What is written, and was written already, is asked about in another way."""
         assert self.stream is not None
         self._take_receipts(self.stream)
-        written = self.flow.lane.flying
-        if not self.receipts.acknowledges:
-            self.flow.acknowledged(written)
+        written = self.queue.pair_queue.flying
+        if not self.acknowledgements.acknowledges:
+            self.queue.acknowledged(written)
         elif written:
-            self.stream.write([self.receipts.behind(written)])
+            self.stream.write([self.acknowledgements.behind(written)])
 
     def _take_receipts(self, stream: OutboundStream) -> None:
         """The best that are to be had now."""
         self._promised = False
-        self.receipts.stop()
-        self.receipts = self._receipts_of(self, stream)
+        self.acknowledgements.stop()
+        self.acknowledgements = self._receipts_of(self, stream)
 
     def stream_lost(self, ending: Ending) -> None:
         self._life.lost(ending)
 
     def holds(self, number: int) -> bool:
-        return self.receipts.whole and self.flow.lane.flying == number
+        return self.acknowledgements.whole and self.queue.pair_queue.flying == number
 
     def again(self) -> list[bytes]:
         now = self._clock.seconds()
-        return [self.flow.spelled(held, now) for held in self.flow.lane.rows(self.flow.lane.in_flight)]
+        return [self.queue.spelled(held, now) for held in self.queue.pair_queue.rows(self.queue.pair_queue.in_flight)]
 
     def stream_broken(self, ending: Ending) -> None:
         self._life.broke_off(ending)
@@ -187,7 +187,7 @@ class DeliveryAgent:
         """The flow asks `slow` when the next stanzas come."""
 
     def stream_free(self) -> None:
-        self.flow.drain()
+        self.queue.drain()
 
     # --- what the life does ---
 
@@ -196,7 +196,7 @@ class DeliveryAgent:
         if self.retry is not None and self.retry.active():
             self.retry.cancel()
         self.retry = None
-        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.flow.pair, self.broken, self.alone)))
+        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.queue.pair, self.broken, self.alone)))
         self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._not_handled)
 
     def _failed(self, failure: Failure) -> None:
@@ -220,14 +220,14 @@ class DeliveryAgent:
         self.since = self._clock.seconds()
         self._take_receipts(stream)
         stream.listener = self
-        if isinstance(self.receipts, StreamManagementAcks) and self.flow.lane.flying:
-            stream.write([*again, self.receipts.again(self.flow.lane.flying)])
-        self.flow.fit(stream.fitness)
+        if isinstance(self.acknowledgements, StreamManagementAcks) and self.queue.pair_queue.flying:
+            stream.write([*again, self.acknowledgements.again(self.queue.pair_queue.flying)])
+        self.queue.fit(stream.fitness)
         self._record.standing(
-            "stream ready", self.flow.direction, self.way.leg, self.flow.pair, method=stream.method,
+            "stream ready", self.queue.direction, self.way.leg, self.queue.pair, method=stream.method,
             address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),
         )
-        self.flow.drain()
+        self.queue.drain()
 
     def _settle(self, stream: OutboundStream) -> list[bytes]:
         """What became of the stream that broke off, as this one shows; what is to be sent again of what was sent there."""
@@ -235,13 +235,13 @@ class DeliveryAgent:
             return []
         outcome = stream.outcome
         if outcome is not None:
-            self.flow.acknowledged(outcome.count)
+            self.queue.acknowledged(outcome.count)
         if not isinstance(outcome, Resumed):
             self._give_up("refused")
             return []
         self._forget("resumed")
         self._record.standing(
-            "stream resumed", self.flow.direction, self.way.leg, self.flow.pair, address=stream.connection.peer_address,
+            "stream resumed", self.queue.direction, self.way.leg, self.queue.pair, address=stream.connection.peer_address,
         )
         return self.again()
 
@@ -250,7 +250,7 @@ class DeliveryAgent:
         broken = self._forget(outcome)
         if broken is not None:
             broken.forget()
-            self.flow.lost()
+            self.queue.lost()
 
     def _forget(self, outcome: Literal["resumed", "refused", "expired"]) -> ResumableStream | None:
         broken, self.broken = self.broken, None
@@ -274,18 +274,18 @@ class DeliveryAgent:
             self._give_up("expired")
         self.last_ending = refusal.ending
         self.failures += 1
-        pair = self.flow.pair
-        names = pair if self.flow.direction == "inbound" else pair.inverse
+        pair = self.queue.pair
+        names = pair if self.queue.direction == "inbound" else pair.inverse
         if not refusal.repeated:
             self._record.refused(
-                self.flow.direction, self.way.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
+                self.queue.direction, self.way.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
                 refusal.reasons,
             )
         own = self._back_off.delay(self.failures, self._random)
         self._retry_after(own if refusal.retry is None else refusal.retry)
         if refusal.ending.final:
-            self.flow.give_up(refusal.ending.cause)
-        self.flow.relieve()
+            self.queue.give_up(refusal.ending.cause)
+        self.queue.relieve()
 
     def _retry_after(self, delay: float) -> None:
         self.retry = self._clock.callLater(delay, self._life.due)
@@ -293,26 +293,26 @@ class DeliveryAgent:
     def wait(self) -> None:
         """Something new came during the back-off: after a final cause it need not wait."""
         if self.last_ending is not None and self.last_ending.final:
-            self.flow.give_up(self.last_ending.cause)
+            self.queue.give_up(self.last_ending.cause)
 
     def look_again(self) -> None:
         """The back-off is over: try again if something waits."""
         self.retry = None
         asked = self.broken is not None and self.broken.incoming is not None
-        if self.flow.lane.pending or self.flow.lane.flying or asked:
+        if self.queue.pair_queue.pending or self.queue.pair_queue.flying or asked:
             self._life.wanted()
 
     def hold_on(self, ending: Ending) -> None:
         """What is in flight waits for the other side to come back (XEP-0198 §5); who lent the stream sees that this ends."""
         self.stream = None
-        self.receipts.stop()
+        self.acknowledgements.stop()
         self.last_ending = ending
 
     def _keep(self, broken: ResumableStream | None) -> bool:
         """Whether the stream is to be resumed. With nothing in doubt here, but perhaps there, that is tried for a short time."""
         if broken is None:
             return False
-        counters, doubtful = broken.resumption.counters, self.flow.lane.flying
+        counters, doubtful = broken.resumption.counters, self.queue.pair_queue.flying
         if not self.holds(counters.sent - counters.acknowledged):
             broken.forget()
             return False
@@ -326,7 +326,7 @@ class DeliveryAgent:
     def let_go(self, ending: Ending) -> None:
         """The stream is gone; what waits asks for another, at once unless this one was short-lived."""
         stream, self.stream = self.stream, None
-        self.receipts.stop()
+        self.acknowledgements.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - self.since
         broken = None if stream is None else stream.broken
@@ -337,14 +337,14 @@ class DeliveryAgent:
         kept = self._keep(None if accused else broken)
         worked = lived >= STEADY or (kept and self._heeded) or ending.cause is Cause.IDLE
         self._record.standing(
-            "stream closed", self.flow.direction, self.way.leg, self.flow.pair, layer=ending.layer.value,
+            "stream closed", self.queue.direction, self.way.leg, self.queue.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
-        self._retry_after(self._rest(worked, isolating=bool(accused or self.flow.suspects)))
+        self._retry_after(self._rest(worked, isolating=bool(accused or self.queue.suspects)))
         if not kept:
-            self.receipts = TcpAcks()  # those of a stream lead to it, which is to leave memory
-            self.flow.lost(accused, ambiguous=not self.blame.certain)
-        self.flow.relieve()
+            self.acknowledgements = TcpAcks()  # those of a stream lead to it, which is to leave memory
+            self.queue.lost(accused, ambiguous=not self.poison_detector.certain)
+        self.queue.relieve()
 
     def _accused(self, stream: OutboundStream | None, ending: Ending, young: bool) -> str:
         """Over what of ours it ended (`delivery.poison`). On a connection that carries everybody's it may be anybody's:
@@ -353,7 +353,7 @@ class DeliveryAgent:
         if stream is not None and stream.connection.shared:
             return ""
         asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
-        return self.blame.accuses(ending, self.flow.lane.doubtful, young, asking, ambiguous, self.burden > LARGE)
+        return self.poison_detector.accuses(ending, self.queue.pair_queue.doubtful, young, asking, ambiguous, self.burden > LARGE)
 
     def _rest(self, worked: bool, isolating: bool) -> float:
         """Seconds until the next attempt behind a stream. What a stanza has done, or is under suspicion of, is no failure."""
@@ -376,7 +376,7 @@ class DeliveryAgent:
             self._attempt.cancel()
         if self.stream is not None:
             self._closed = self.stream.leave(Ending(cause))
-            self.receipts.stop()
+            self.acknowledgements.stop()
         self.retry = self._attempt = self.stream = self.broken = self._patience = None
 
 

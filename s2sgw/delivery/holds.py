@@ -110,57 +110,57 @@ def _within(hold: HoldTarget, target: HoldTarget) -> bool:
 
 
 # The operator's word about one lane: hold it, let it go, try now, give it up; whole, or one stanza of it by its position.
-def hold(flow: DeliveryQueue, position: int | None = None) -> None:
+def hold(queue: DeliveryQueue, position: int | None = None) -> None:
     """Write nothing more, or not this one. What waits goes on ageing."""
     if position is None:
-        flow.held = True
+        queue.held = True
     else:
-        flow.parked.add(position)
+        queue.parked.add(position)
 
 
-def release(flow: DeliveryQueue, position: int | None = None) -> None:
+def release(queue: DeliveryQueue, position: int | None = None) -> None:
     """The end of a hold; with that of a whole lane all of its stanzas are let go."""
-    flow.out_of_order = flow.out_of_order or bool(flow.parked)
+    queue.out_of_order = queue.out_of_order or bool(queue.parked)
     if position is None:
-        flow.parked.clear()
-        flow.held = False
+        queue.parked.clear()
+        queue.held = False
     else:
-        flow.parked.discard(position)
-    flow.set_in_order()
-    flush(flow)
+        queue.parked.discard(position)
+    queue.set_in_order()
+    flush(queue)
 
 
-def flush(flow: DeliveryQueue) -> None:
+def flush(queue: DeliveryQueue) -> None:
     """Try now, whatever the back-off says."""
-    if flow.held or not len(flow.lane):
+    if queue.held or not len(queue.pair_queue):
         return
-    flow.hop.contact(True)
-    if flow.hop.ready:
-        flow.drain()
+    queue.next_hop.contact(True)
+    if queue.next_hop.ready:
+        queue.drain()
     else:
-        flow.hop.wanted()
+        queue.next_hop.wanted()
 
 
-def drop(flow: DeliveryQueue, quietly: bool, position: int | None = None) -> int:
+def drop(queue: DeliveryQueue, quietly: bool, position: int | None = None) -> int:
     """Give up what is not in flight, or one stanza of it; how many. They are bounced, unless `quietly`."""
-    end = flow.forget_all if quietly else lambda gone: flow.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
+    end = queue.forget_all if quietly else lambda gone: queue.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
     if position is None:
-        number = len(flow.lane.waiting) + flow.lane.gap_count + len(flow.lane.recent)
-        flow.end_all(end)
+        number = len(queue.pair_queue.waiting) + queue.pair_queue.gap_count + len(queue.pair_queue.recent)
+        queue.end_all(end)
         return number
-    gone = flow.lane.remove(lambda held: held.position == position)
+    gone = queue.pair_queue.remove(lambda held: held.position == position)
     end(gone)
-    return len(gone) or _drop_spooled(flow, position, end)
+    return len(gone) or _drop_spooled(queue, position, end)
 
 
-def _drop_spooled(flow: DeliveryQueue, position: int, end: Callable[[list[QueuedStanza]], None]) -> int:
+def _drop_spooled(queue: DeliveryQueue, position: int, end: Callable[[list[QueuedStanza]], None]) -> int:
     """It may stand in the spool alone."""
-    gap = flow.lane.gap
-    if gap is None or not gap[0] < position <= gap[1]:
+    spooled_range = queue.pair_queue.spooled_range
+    if spooled_range is None or not spooled_range[0] < position <= spooled_range[1]:
         return 0
 
     def found(rows: list[Spooled]) -> None:
-        end(flow.gap.take([row for row in rows if row.position == position]))
+        end(queue.spooled_range.take([row for row in rows if row.position == position]))
 
-    flow.gap.look(position - 1, found)
+    queue.spooled_range.look(position - 1, found)
     return 1

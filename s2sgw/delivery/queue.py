@@ -37,39 +37,40 @@ LATE = 2.0
 class DeliveryQueue:
     """The lane of one pair at work."""
 
-    def __init__(self, lane: PairQueue, lanes: DeliveryQueues, direction: Direction) -> None:
-        self.lane = lane
+    def __init__(self, pair_queue: PairQueue, queues: DeliveryQueues, direction: Direction) -> None:
+        self.pair_queue = pair_queue
         self.direction: Direction = direction
-        self.hop: NextHop
+        self.next_hop: NextHop
         #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
         self.suspects = 0
         #: what the next hop takes, as far as that is known
         self.fitness = NextHopLimits()
-        self._lanes = lanes
+        self._queues = queues
         self._slowed: set[StanzaSource] = set()
         self.spooling = False
-        self.shortage = SpoolOverflow(self, lanes)
+        self.overflow = SpoolOverflow(self, queues)
         self.due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
         #: the operator's word: nothing is written, or not these positions
         self.held = False
         self.parked: set[int] = set()
         self.out_of_order = False
         self._ending: Callable[[list[QueuedStanza]], None] | None = None
-        self.gap = SpooledRange(lane, lanes, self._back_in_memory, self._was_read)
+        self.spooled_range = SpooledRange(pair_queue, queues, self._back_in_memory, self._was_read)
         self._newest = LatestPresence()
         self.backlog: StartupRestore | None = None  # where the lane has its turn after a start, until it is done
-        self.answers = PingReplies(lane.pair, lanes.late)
-        self._marks = RequestMarks(lane, lambda: lanes.spool, self.drain, lambda gone: self.give_up_on(gone, Cause.QUEUE_FULL))
+        self.answers = PingReplies(pair_queue.pair, queues.late)
+        self._marks = RequestMarks(pair_queue, lambda: queues.spool, self.drain, lambda gone: self.give_up_on(gone,
+        Cause.QUEUE_FULL))
 
     @property
     def pair(self) -> Pair:
-        return self.lane.pair
+        return self.pair_queue.pair
 
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        busy = len(self.lane) or self.spooling or self.shortage.untold or self.gap.reading or self.answers.pings
-        return not busy and self.hop.state == "idle"
+        busy = len(self.pair_queue) or self.spooling or self.overflow.untold or self.spooled_range.reading or self.answers.pings
+        return not busy and self.next_hop.state == "idle"
 
     # --- answers that go no further ---
 
@@ -85,72 +86,72 @@ class DeliveryQueue:
         """Whether `stanza` is such an answer."""
         return self.answers.awaits(stanza)
 
-    def _consume(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> list[Stanza]:
+    def _consume(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
         others = [stanza for stanza in stanzas if not self.answers.take(stanza)]
-        if receipt is not None and len(others) < len(stanzas):
-            receipt.settle(len(stanzas) - len(others))
+        if upstream_ack is not None and len(others) < len(stanzas):
+            upstream_ack.settle(len(stanzas) - len(others))
         return others
 
     # --- custody taken ---
 
-    def accept(self, stanzas: list[Stanza], source: StanzaSource | None = None, receipt: UpstreamAck | None = None) -> None:
+    def accept(self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None) -> None:
         """Take custody of the stanzas of one turn: they go on at once where the way is free."""
         if self.answers:
-            stanzas = self._consume(stanzas, receipt)
+            stanzas = self._consume(stanzas, upstream_ack)
         if self.fitness:
-            stanzas = self._fitting(stanzas, receipt)
+            stanzas = self._fitting(stanzas, upstream_ack)
         if not stanzas:
             return
-        if not self._pass_through(stanzas, receipt):
-            self._keep(stanzas, receipt)
+        if not self._pass_through(stanzas, upstream_ack):
+            self._keep(stanzas, upstream_ack)
         if source is not None and self._must_slow(source):
             self._slowed.add(source)
             source.pause(self)
 
-    def _pass_through(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> bool:
+    def _pass_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
         """Write them at once, where nothing goes before them."""
         if not self.open:
             return False
-        if self.hop.acknowledges:
-            if not self.lane.fly(stanzas, self._lanes.clock.seconds(), receipt):
+        if self.next_hop.acknowledges:
+            if not self.pair_queue.fly(stanzas, self._queues.clock.seconds(), upstream_ack):
                 return False
-            self._lanes.watch(self)
+            self._queues.watch(self)
         else:
-            self._lanes.record.counted(self.direction, "passed", stanzas)
-            if receipt is not None:
-                receipt.settle(len(stanzas))
-        self.hop.send([stanza.data for stanza in stanzas])
+            self._queues.record.counted(self.direction, "passed", stanzas)
+            if upstream_ack is not None:
+                upstream_ack.settle(len(stanzas))
+        self.next_hop.send([stanza.data for stanza in stanzas])
         return True
 
     @property
     def open(self) -> bool:
         """What comes now is written now."""
-        busy = self.lane.pending or self.lane.full or self.suspects or self.shortage.untold
-        return self.hop.ready and not (busy or self.held)
+        busy = self.pair_queue.pending or self.pair_queue.full or self.suspects or self.overflow.untold
+        return self.next_hop.ready and not (busy or self.held)
 
-    def _keep(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
-        accepted, refused = self.lane.accept(stanzas, self._lanes.clock.seconds(), receipt)
-        if not self.hop.ready:
+    def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        accepted, refused = self.pair_queue.accept(stanzas, self._queues.clock.seconds(), upstream_ack)
+        if not self.next_hop.ready:
             self._coalesce(accepted)
-        if self.hop.ready:
+        if self.next_hop.ready:
             self.drain()
         elif not self.held:
-            self.hop.wanted()
+            self.next_hop.wanted()
         if refused:
-            self._lanes.refuse(self.pair, refused, Cause.QUEUE_FULL, receipt)
-        self._lanes.watch(self)
+            self._queues.refuse(self.pair, refused, Cause.QUEUE_FULL, upstream_ack)
+        self._queues.watch(self)
 
     def fit(self, fitness: NextHopLimits) -> None:
         """What the next hop takes: others that wait are bounced, and so are those to come."""
         self.fitness = fitness
-        gone = self.lane.remove(lambda held: fitness.objection(held.stanza.data) is not None) if fitness else []
+        gone = self.pair_queue.remove(lambda held: fitness.objection(held.stanza.data) is not None) if fitness else []
         for held in gone:
             self.give_up_on([held], fitness.objection(held.stanza.data) or Cause.TOO_LARGE)
 
-    def _fitting(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> list[Stanza]:
+    def _fitting(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
         taken, refused = self.fitness.sift(stanzas)
         for stanza, cause in refused:
-            self._lanes.refuse(self.pair, [stanza], cause, receipt)
+            self._queues.refuse(self.pair, [stanza], cause, upstream_ack)
         return taken
 
     def _coalesce(self, accepted: list[QueuedStanza]) -> None:
@@ -158,21 +159,21 @@ class DeliveryQueue:
         worthless = {older.position for held in accepted if (older := self._newest.note(held)) is not None}
         if not worthless:
             return
-        gone = self.lane.remove(lambda held: held.position in worthless)
-        self._lanes.record.counted(self.direction, "coalesced", [held.stanza for held in gone])
+        gone = self.pair_queue.remove(lambda held: held.position in worthless)
+        self._queues.record.counted(self.direction, "coalesced", [held.stanza for held in gone])
         self._end(gone)
 
     # --- back-pressure ---
 
     def _must_slow(self, source: StanzaSource) -> bool:
-        stuck = self.shortage.stuck
+        stuck = self.overflow.stuck
         if self.held and not stuck:
             return False
-        if self.lane.crowded:
-            self.hop.pressed()
-        if (self.hop.slow or stuck) and not source.shared:
+        if self.pair_queue.crowded:
+            self.next_hop.pressed()
+        if (self.next_hop.slow or stuck) and not source.shared:
             return True
-        return self.lane.crowded and (stuck or self.hop.state in ("connecting", "ready"))
+        return self.pair_queue.crowded and (stuck or self.next_hop.state in ("connecting", "ready"))
 
     def relieve(self) -> None:
         """Let the slowed sources go on, unless there is still reason to wait."""
@@ -191,28 +192,30 @@ class DeliveryQueue:
 
     def drain(self) -> None:
         """The hop is free: hand over what waits, then let the sources go on."""
-        while self.hop.ready and self._may_write and not (self.lane.full or (self.suspects and self.lane.in_flight)):
-            if not (written := self.lane.write(1 if self.suspects else CHUNK, self.parked)):
+        while self.next_hop.ready and self._may_write and not (self.pair_queue.full or (self.suspects and
+        self.pair_queue.in_flight)):
+            if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
                 break
             self._write(written)
-        if self.hop.ready and self.lane.gap is not None and not (self.held or self._may_write or self.lane.full):
-            self.gap.read_on(CHUNK)
+        if self.next_hop.ready and self.pair_queue.spooled_range is not None and not (self.held or self._may_write or
+        self.pair_queue.full):
+            self.spooled_range.read_on(CHUNK)
         self.relieve()
 
     @property
     def _may_write(self) -> bool:
         """Something waits in memory that is not held back."""
-        if self.held or self.shortage.untold or not self.parked:
-            return bool(self.lane.waiting) and not (self.held or self.shortage.untold)
-        return not all(held.position in self.parked for held in self.lane.waiting)
+        if self.held or self.overflow.untold or not self.parked:
+            return bool(self.pair_queue.waiting) and not (self.held or self.overflow.untold)
+        return not all(held.position in self.parked for held in self.pair_queue.waiting)
 
     def _write(self, written: list[QueuedStanza]) -> None:
         for held in written if self._newest else ():
             self._newest.forget(held)
-        now = self._lanes.clock.seconds()
-        self.hop.send([self.spelled(held, now) for held in written])
-        if not self.hop.acknowledges:
+        now = self._queues.clock.seconds()
+        self.next_hop.send([self.spelled(held, now) for held in written])
+        if not self.next_hop.acknowledges:
             self._passed_on(len(written))
 
     def spelled(self, held: QueuedStanza, now: float) -> bytes:
@@ -228,14 +231,14 @@ class DeliveryQueue:
         self.drain()
 
     def _passed_on(self, number: int) -> None:
-        gone = self.lane.acknowledge(number)
+        gone = self.pair_queue.acknowledge(number)
         self.suspects = max(0, self.suspects - number)
         spooled = [piece for piece in gone if piece.spooled]
         if spooled and (self.parked or self.out_of_order):
-            self._lanes.spool.remove_each(self.pair, [held.position for held in self.lane.rows(spooled)])
+            self._queues.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
         elif spooled:
-            self._lanes.spool.remove(self.pair, spooled[-1].last)
-        self._lanes.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
+            self._queues.spool.remove(self.pair, spooled[-1].last)
+        self._queues.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
         settle(gone)
 
     def lost(self, poison: str = "", ambiguous: bool = False) -> None:
@@ -245,7 +248,7 @@ class DeliveryQueue:
         as this word says (`delivery.poison`); `ambiguous`: or over
         something else.
         """
-        doubtful = self.lane.take_back()
+        doubtful = self.pair_queue.take_back()
         if not doubtful:
             return
         self.set_in_order()
@@ -254,39 +257,39 @@ class DeliveryQueue:
             return
         self.suspects = len(doubtful) if poison else self.suspects
         asked = {held.position for held in doubtful if held.stanza.is_request}
-        self.give_up_on(self.lane.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
-        self._lanes.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
+        self.give_up_on(self.pair_queue.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
+        self._queues.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
 
     def _poison(self, culprits: list[QueuedStanza], said: str) -> None:
         """The one stanza on which the next hop closes its stream: twice is enough."""
         self.suspects = 0
         position = culprits[0].position
-        gone = self.lane.remove(lambda held: held.position == position)
+        gone = self.pair_queue.remove(lambda held: held.position == position)
         for held in gone:
-            self._lanes.spool.put_aside(self._spooled(held), said, self._lanes.clock.seconds())
+            self._queues.spool.put_aside(self._spooled(held), said, self._queues.clock.seconds())
         self.give_up_on(gone, Cause.POISON, said)
 
     def set_in_order(self) -> None:
         """What was passed over by the operator's word stands where it stood."""
         if self.parked or self.out_of_order:
-            self.lane.waiting = deque(sorted(self.lane.waiting, key=lambda held: held.position))
+            self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=lambda held: held.position))
 
     # --- the spool ---
 
     def spool_now(self, before: float = inf) -> None:
         """What was accepted up to `before` (whenever), and the next server has not acknowledged, is spooled in one batch."""
         self.due = before
-        if not self._lanes.spools or self.shortage.untold or (self.spooling and before < inf):
+        if not self._queues.spools or self.overflow.untold or (self.spooling and before < inf):
             return
-        fresh = self.lane.unspooled(before)
+        fresh = self.pair_queue.unspooled(before)
         if not fresh:
-            self.shortage.end()
+            self.overflow.end()
             return
         self.spooling = True
         for piece in fresh:
             piece.spooled = True
-        batch = [self._spooled(held) for held in self.lane.rows(fresh)]
-        self._lanes.spool.append(batch, lambda error: self._durable(fresh, error))
+        batch = [self._spooled(held) for held in self.pair_queue.rows(fresh)]
+        self._queues.spool.append(batch, lambda error: self._durable(fresh, error))
 
     def _spooled(self, held: QueuedStanza) -> Spooled:
         return Spooled(self.pair, held.position, held.stanza, held.accepted_at, held.deadline, held.written)
@@ -295,22 +298,22 @@ class DeliveryQueue:
         self.spooling = False
         batch = [piece for each in batch for piece in each.now()]
         if error is None:
-            self.shortage.end()
+            self.overflow.end()
             settle(batch)
-            for held in self.lane.evict(self._lanes.resident):
+            for held in self.pair_queue.evict(self._queues.resident):
                 self._newest.forget(held)
             self.spool_now(self.due)
         else:
             for piece in batch:
                 piece.spooled = False
-            self.lane.fresh.extendleft(reversed(batch))
-            self.shortage.begin(batch, error)
+            self.pair_queue.fresh.extendleft(reversed(batch))
+            self.overflow.begin(batch, error)
         self.relieve()
 
     def _back_in_memory(self, held: list[QueuedStanza]) -> None:
         self.fit(self.fitness)
         if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
-            self.give_up_on(self.lane.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
+            self.give_up_on(self.pair_queue.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 
     def _was_read(self) -> None:
         if self._ending is not None:
@@ -325,20 +328,20 @@ class DeliveryQueue:
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
         """Whatever is not in flight ends so; what only the spool holds, as it is read."""
-        end(self.lane.clear())
-        self._ending = end if self.lane.gap is not None else None
+        end(self.pair_queue.clear())
+        self._ending = end if self.pair_queue.spooled_range is not None else None
         if self._ending is not None:
-            self.gap.read_on(CHUNK)
+            self.spooled_range.read_on(CHUNK)
         self.relieve()
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
         """Bounce these, which have left the lane; `said` goes with the cause."""
         if gone := list(gone):
-            self._lanes.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone), said=said)
+            self._queues.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone), said=said)
             if cause is Cause.IN_DOUBT:
-                self._lanes.drop_late(self.pair, [held.stanza for held in gone])
+                self._queues.drop_late(self.pair, [held.stanza for held in gone])
             if any(held.spooled for held in gone):  # the errors are on the disk before what they answer has left it
-                self._lanes.flow(self.pair.inverse).spool_now()
+                self._queues.queue(self.pair.inverse).spool_now()
             self.left(gone)
 
     def _end(self, gone: Sequence[QueuedStanza]) -> None:
@@ -350,20 +353,20 @@ class DeliveryQueue:
         """These have left the lane for good."""
         spooled = [held.position for held in gone if held.spooled]
         if spooled:
-            self._lanes.spool.remove_each(self.pair, spooled)
-            self.gap.ended(spooled)
+            self._queues.spool.remove_each(self.pair, spooled)
+            self.spooled_range.ended(spooled)
         for held in gone:
             self._newest.forget(held)
 
     def expire(self, now: float) -> None:
         """Bounce what has waited too long in memory."""
-        self.give_up_on(self.lane.expire(now), self.hop.last_cause)
+        self.give_up_on(self.pair_queue.expire(now), self.next_hop.last_cause)
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
-        self.give_up_on(self.gap.take(spooled), self.hop.last_cause)
+        self.give_up_on(self.spooled_range.take(spooled), self.next_hop.last_cause)
 
     def forget_all(self, gone: list[QueuedStanza]) -> None:
         """End the custody of these without a word."""
-        self._lanes.record.counted(self.direction, "dropped", [held.stanza for held in gone])
+        self._queues.record.counted(self.direction, "dropped", [held.stanza for held in gone])
         self._end(gone)

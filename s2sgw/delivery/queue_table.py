@@ -42,11 +42,11 @@ class DeliveryQueues:
 
     def __init__(
         self, clock: IReactorTime, record: EventRecord, memory: int, holds: Callable[[Pair], HoldTimes],
-        is_local: Callable[[Domain], bool], hop: Callable[[DeliveryQueue], NextHop], spool: Spool, window: float = 0.02,
+        is_local: Callable[[Domain], bool], next_hop: Callable[[DeliveryQueue], NextHop], spool: Spool, window: float = 0.02,
         spools: bool = True,
-        withheld: OperatorHolds | None = None, restore: int = AT_ONCE,
+        operator_holds: OperatorHolds | None = None, restore: int = AT_ONCE,
     ) -> None:
-        self.withheld = withheld or OperatorHolds()
+        self.operator_holds = operator_holds or OperatorHolds()
         self.clock = clock
         self.record = record
         self.budget = MemoryBudget(memory)
@@ -56,8 +56,8 @@ class DeliveryQueues:
         self.window = window
         self._holds = holds
         self._is_local = is_local
-        self._hop = hop
-        self._flows: dict[Pair, DeliveryQueue] = {}
+        self._next_hop = next_hop
+        self._queues: dict[Pair, DeliveryQueue] = {}
         self._next = 1  # behind every position of the lanes that were forgotten: what the spool still owes them meets nothing new
         self.late = LateReplies()
         self._towards: dict[Domain, dict[Pair, DeliveryQueue]] = {}
@@ -69,18 +69,18 @@ class DeliveryQueues:
         self.backlog = StartupRestore(clock, restore)
 
     def __iter__(self) -> Iterator[DeliveryQueue]:
-        return iter(list(self._flows.values()))
+        return iter(list(self._queues.values()))
 
-    def flow(self, pair: Pair) -> DeliveryQueue:
+    def queue(self, pair: Pair) -> DeliveryQueue:
         """The flow of `pair`, made at its first use. Whoever asks has made sure that the pair is proven and resolved."""
-        flow = self._flows.get(pair)
-        if flow is None:
-            lane = PairQueue(pair, self.budget, self.budget.limit // SHARE, self._holds(pair), self._next)
-            flow = self._flows[pair] = DeliveryQueue(lane, self, self._direction(pair))
-            self._towards.setdefault(pair.recipient, {})[pair] = flow
-            flow.hop = self._hop(flow)
-            flow.held, flow.parked = self._resting or self.withheld.holds(pair), self.withheld.positions(pair)
-        return flow
+        queue = self._queues.get(pair)
+        if queue is None:
+            pair_queue = PairQueue(pair, self.budget, self.budget.limit // SHARE, self._holds(pair), self._next)
+            queue = self._queues[pair] = DeliveryQueue(pair_queue, self, self._direction(pair))
+            self._towards.setdefault(pair.recipient, {})[pair] = queue
+            queue.next_hop = self._next_hop(queue)
+            queue.held, queue.parked = self._resting or self.operator_holds.holds(pair), self.operator_holds.positions(pair)
+        return queue
 
     def _direction(self, pair: Pair) -> Direction:
         return "inbound" if self._is_local(pair.recipient) else "outbound"
@@ -101,15 +101,16 @@ class DeliveryQueues:
             if error is not None:
                 errors.append(Stanza(stanza.kind, error, stanza.from_, stanza.to, "error", stanza.id))
         if errors:
-            self.flow(pair.inverse).accept(errors, None, UpstreamAck(len(errors), settled))
+            self.queue(pair.inverse).accept(errors, None, UpstreamAck(len(errors), settled))
         else:
             settled()
 
     def refuse(
-        self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause, receipt: UpstreamAck | None, *, outcome: str | None = None,
+        self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause, upstream_ack: UpstreamAck | None, *,
+        outcome: str | None = None,
     ) -> None:
         """Bounce what is not even taken into custody."""
-        settled = (lambda: None) if receipt is None else partial(receipt.settle, len(stanzas))
+        settled = (lambda: None) if upstream_ack is None else partial(upstream_ack.settle, len(stanzas))
         self.bounce(pair, stanzas, cause, outcome=outcome, settled=settled)
 
     def drop_late(self, pair: Pair, requests: Iterable[Stanza]) -> None:
@@ -123,26 +124,26 @@ class DeliveryQueues:
 
     def contact(self, peer: Domain, urged: bool = False) -> None:
         """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
-        for flow in self.towards(peer):
-            flow.hop.contact(urged)
-            self.backlog.hurry(flow)
+        for queue in self.towards(peer):
+            queue.next_hop.contact(urged)
+            self.backlog.hurry(queue)
 
     # --- the spool ---
 
-    def watch(self, flow: DeliveryQueue) -> None:
+    def watch(self, queue: DeliveryQueue) -> None:
         """When the window is over, `flow` spools what is still unacknowledged. One timer serves all."""
-        if not self.spools or not len(flow.lane):
+        if not self.spools or not len(queue.pair_queue):
             return
         if not self._watched:
             self.clock.callLater(self.window, self._window_over)
-        self._watched.append((self.clock.seconds(), flow))
+        self._watched.append((self.clock.seconds(), queue))
 
     def _window_over(self) -> None:
         now, since = self.clock.seconds(), 0.0
         due: dict[DeliveryQueue, None] = {}
         while self._watched and self._watched[0][0] + self.window <= now:
-            since, flow = self._watched.popleft()
-            due[flow] = None
+            since, queue = self._watched.popleft()
+            due[queue] = None
         if self._watched:
             self.clock.callLater(self._watched[0][0] + self.window - now, self._window_over)
         self._hear(due, since, HEARING)
@@ -152,62 +153,62 @@ class DeliveryQueues:
         if turns:
             self.clock.callLater(0, self._hear, due, before, turns - 1)
             return
-        for flow in due:
-            flow.spool_now(before)
+        for queue in due:
+            queue.spool_now(before)
 
-    def spool_failed(self, flow: DeliveryQueue, error: Exception) -> None:
+    def spool_failed(self, queue: DeliveryQueue, error: Exception) -> None:
         """What cannot be refused is offered again, a window later, then by the second. It is said by the minute.
 
         At a stop the lane rests no more: what the disk does not take is better written.
         """
-        if flow.shortage.lasts:
-            self._refused[flow] = None
+        if queue.overflow.lasts:
+            self._refused[queue] = None
         else:
-            self.watch(flow)
-        self._rest_no_more(flow)
+            self.watch(queue)
+        self._rest_no_more(queue)
         if self.clock.seconds() >= self._said + SAY:
             self._said = self.clock.seconds()
             self.record.refused("outbound", "backend", ("", ""), "", Ending(Cause.QUEUE_FULL, str(error)))
 
-    def way_back(self, flow: DeliveryQueue) -> DeliveryQueue:
+    def way_back(self, queue: DeliveryQueue) -> DeliveryQueue:
         """Where the errors that answer the stanzas of `flow` go."""
-        back = self.flow(flow.pair.inverse)
-        if not back.hop.ready:
-            back.hop.wanted()
+        back = self.queue(queue.pair.inverse)
+        if not back.next_hop.ready:
+            back.next_hop.wanted()
         self._rest_no_more(back)
         return back
 
-    def _rest_no_more(self, flow: DeliveryQueue) -> None:
-        if self._resting and not self.withheld.holds(flow.pair):
-            flow.held = False
+    def _rest_no_more(self, queue: DeliveryQueue) -> None:
+        if self._resting and not self.operator_holds.holds(queue.pair):
+            queue.held = False
 
     def _again(self) -> None:
         """What the spool had no room for is offered to it again."""
         refused, self._refused = self._refused, {}
-        for flow in refused:
-            if not flow.spooling:
-                flow.spool_now()
+        for queue in refused:
+            if not queue.spooling:
+                queue.spool_now()
 
-    def may_yet_go(self, flow: DeliveryQueue) -> bool:
+    def may_yet_go(self, queue: DeliveryQueue) -> bool:
         """The spool had no room for what is here, and the next server, or the sender's, may take it."""
-        ways = (flow, self.flow(flow.pair.inverse)) if flow.shortage.lasts and flow.lane.pending else ()
-        return any(way.hop.state in ("connecting", "ready") for way in ways)
+        ways = (queue, self.queue(queue.pair.inverse)) if queue.overflow.lasts and queue.pair_queue.pending else ()
+        return any(way.next_hop.state in ("connecting", "ready") for way in ways)
 
     def restore(self) -> Deferred[int]:
         """After a start: every lane that the spool holds goes on; fires with their number."""
         restored: Deferred[int] = Deferred()
-        self.spool.lanes(lambda summaries: restored.callback(self._restored(summaries)))
+        self.spool.queues(lambda summaries: restored.callback(self._restored(summaries)))
         return restored
 
     def _restored(self, summaries: list[LaneSummary]) -> int:
-        flows = []
+        queues = []
         for summary in sorted(summaries, key=attrgetter("oldest")):
             if summary.count:
-                flow = self.flow(summary.pair)
-                flow.lane.restore(summary.first, summary.last, summary.count)
-                flows.append(flow)
-        self.backlog.add(flows)
-        return len(flows)
+                queue = self.queue(summary.pair)
+                queue.pair_queue.restore(summary.first, summary.last, summary.count)
+                queues.append(queue)
+        self.backlog.add(queues)
+        return len(queues)
 
     # --- time ---
 
@@ -215,21 +216,21 @@ class DeliveryQueues:
         """Once a second: bounce what expired, and forget the flows that nothing uses."""
         now = self.clock.seconds()
         self._again()
-        for flow in self:
-            flow.expire(now)
-            if flow.idle:
-                self._forget(flow.pair)
+        for queue in self:
+            queue.expire(now)
+            if queue.idle:
+                self._forget(queue.pair)
         if self.spools and self.spool.count and not self.expiring:
             self.expiring = True
             self.spool.expired(now, EXPIRED, self._expired)
 
     def _forget(self, pair: Pair) -> None:
-        self._next = max(self._next, self._flows.pop(pair).lane.next_position)
+        self._next = max(self._next, self._queues.pop(pair).pair_queue.next_position)
         towards = self._towards[pair.recipient]
         del towards[pair]
         if not towards:
             del self._towards[pair.recipient]
-        self.withheld.forget(pair)
+        self.operator_holds.forget(pair)
 
     def _expired(self, spooled: list[Spooled]) -> None:
         self.expiring = False
@@ -237,9 +238,9 @@ class DeliveryQueues:
         for row in spooled:
             by_pair.setdefault(row.pair, []).append(row)
         for pair, rows in by_pair.items():
-            self.flow(pair).expire_spooled(rows)
-        for flow in self:
-            flow.gap.forget()
+            self.queue(pair).expire_spooled(rows)
+        for queue in self:
+            queue.spooled_range.forget()
 
     # --- the end ---
 
@@ -247,29 +248,29 @@ class DeliveryQueues:
         """Nothing more is written, so that what is in flight can come to an end: it is spooled, beyond the bound if need be."""
         self._resting = True
         self.spool.stretch(self.budget.limit)
-        for flow in self:
-            flow.held = True
-            flow.relieve()
+        for queue in self:
+            queue.held = True
+            queue.relieve()
         self._again()
 
     def go_on(self, chosen: Callable[[DeliveryQueue], bool]) -> None:
         """The end of the rest for these, as far as the operator does not hold them."""
-        for flow in self:
-            if chosen(flow) and not self.withheld.holds(flow.pair):
-                flow.held = False
-                flow.drain()
+        for queue in self:
+            if chosen(queue) and not self.operator_holds.holds(queue.pair):
+                queue.held = False
+                queue.drain()
 
     def leave(self) -> Deferred[None]:
         """Leave to the spool what was not passed on; fires when it has answered. What it does not take is bounced."""
         self.backlog.stop()
-        later = [flow for flow in self if flow.spooling]  # what came since goes behind what the spool is asked to take
-        for flow in self:
+        later = [queue for queue in self if queue.spooling]  # what came since goes behind what the spool is asked to take
+        for queue in self:
             if not self.spools:
-                flow.give_up(Cause.SHUTDOWN)
-            elif not flow.spooling:
-                flow.spool_now()
+                queue.give_up(Cause.SHUTDOWN)
+            elif not queue.spooling:
+                queue.spool_now()
         kept: Deferred[None] = Deferred()
-        self.spool.lanes(lambda _: kept.callback(None))  # it answers in order
+        self.spool.queues(lambda _: kept.callback(None))  # it answers in order
         return kept.addCallback(lambda _: self.leave() if later else None)
 
     def stop(self) -> Deferred[list[None]]:
@@ -277,11 +278,11 @@ class DeliveryQueues:
         return self.leave().addCallback(lambda _: self._close())
 
     def _close(self) -> Deferred[list[None]]:
-        self.go_on(lambda flow: bool(flow.lane.fresh))  # no room on the disk: better written to whoever confirms nothing
-        closed = [flow.hop.stop(Cause.SHUTDOWN) for flow in self]
-        for flow in self:
-            flow.lane.take_back()
-            flow.spool_now()
+        self.go_on(lambda queue: bool(queue.pair_queue.fresh))  # no room on the disk: better written to whoever confirms nothing
+        closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self]
+        for queue in self:
+            queue.pair_queue.take_back()
+            queue.spool_now()
         spool: Deferred[None] = Deferred()
         self.spool.close(lambda: spool.callback(None))
         return gatherResults([*closed, spool])

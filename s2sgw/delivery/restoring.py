@@ -25,8 +25,8 @@ PATIENCE = 5.0
 class Restored(Protocol):
     """What is needed of a flow."""
 
-    lane: PairQueue
-    hop: NextHop
+    pair_queue: PairQueue
+    next_hop: NextHop
     held: bool
     backlog: StartupRestore | None
 
@@ -51,28 +51,28 @@ class StartupRestore:
         """How many have not had their turn."""
         return len(self._waiting)
 
-    def add(self, flows: Iterable[Restored]) -> None:
+    def add(self, queues: Iterable[Restored]) -> None:
         """These wait, in this order; the first of them go on now."""
-        for flow in flows:
-            self._waiting[flow] = None
-            flow.backlog = self
+        for queue in queues:
+            self._waiting[queue] = None
+            queue.backlog = self
         self._fill()
 
-    def hurry(self, flow: Restored) -> None:
+    def hurry(self, queue: Restored) -> None:
         """Somebody asks for this one: it does not wait for a place."""
-        if flow in self._waiting:
-            del self._waiting[flow]
-            flow.backlog = None
-            self._begin(flow)
+        if queue in self._waiting:
+            del self._waiting[queue]
+            queue.backlog = None
+            self._begin(queue)
 
-    def look(self, flow: Restored) -> None:
+    def look(self, queue: Restored) -> None:
         """Something changed for `flow`: it may be done."""
-        if flow not in self._begun or (len(flow.lane) and flow.hop.state in ("connecting", "ready")):
+        if queue not in self._begun or (len(queue.pair_queue) and queue.next_hop.state in ("connecting", "ready")):
             return
-        flow.backlog = None
-        self._placed.pop(flow, None)
-        if self._begun.pop(flow) == flow.lane.next_position and self._waiting and not len(flow.lane):
-            flow.hop.part()
+        queue.backlog = None
+        self._placed.pop(queue, None)
+        if self._begun.pop(queue) == queue.pair_queue.next_position and self._waiting and not len(queue.pair_queue):
+            queue.next_hop.part()
         self._fill()
 
     def _fill(self) -> None:
@@ -81,20 +81,20 @@ class StartupRestore:
             return
         self._filling = True
         while self._waiting and len(self._placed) < self._at_once:
-            flow = next(iter(self._waiting))
-            del self._waiting[flow]
-            self._begun[flow], self._placed[flow] = flow.lane.next_position, self._clock.seconds()
-            self._begin(flow)
-            self.look(flow)
+            queue = next(iter(self._waiting))
+            del self._waiting[queue]
+            self._begun[queue], self._placed[queue] = queue.pair_queue.next_position, self._clock.seconds()
+            self._begin(queue)
+            self.look(queue)
         self._filling = False
         self._watch()
 
-    def _begin(self, flow: Restored) -> None:
+    def _begin(self, queue: Restored) -> None:
         """One that was asked for already goes its way; one that the operator holds waits for his word."""
-        if flow.hop.ready:
-            flow.drain()
-        elif not flow.held:
-            flow.hop.wanted()
+        if queue.next_hop.ready:
+            queue.drain()
+        elif not queue.held:
+            queue.next_hop.wanted()
 
     def _watch(self) -> None:
         if self._waiting and self._placed and self._timer is None:
@@ -104,8 +104,8 @@ class StartupRestore:
     def _look_at_slow(self) -> None:
         self._timer = None
         before = self._clock.seconds() - PATIENCE
-        for flow in [flow for flow, began in self._placed.items() if began <= before]:
-            del self._placed[flow]
+        for queue in [queue for queue, began in self._placed.items() if began <= before]:
+            del self._placed[queue]
         self._fill()
 
     def stop(self) -> None:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 class SpooledRange:
     """The gap of `lane`. `filled` is told what has come back to memory, then `over` that the spool has answered."""
 
-    __slots__ = ("_ended", "_filled", "_lane", "_lanes", "_looks", "_over", "reading")
+    __slots__ = ("_ended", "_filled", "_pair_queue", "_queues", "_looks", "_over", "reading")
 
     def __init__(
-        self, lane: PairQueue, lanes: DeliveryQueues, filled: Callable[[list[QueuedStanza]], None], over: Callable[[], None],
+        self, pair_queue: PairQueue, queues: DeliveryQueues, filled: Callable[[list[QueuedStanza]], None], over: Callable[[],
+        None],
     ) -> None:
-        self._lane = lane
-        self._lanes = lanes
+        self._pair_queue = pair_queue
+        self._queues = queues
         self._filled = filled
         self._over = over
         self.reading = False
@@ -41,10 +42,10 @@ class SpooledRange:
 
     def read_on(self, at_most: int) -> None:
         """Fetch the next, about `at_most` bytes."""
-        if not self.reading and self._lane.gap is not None:
+        if not self.reading and self._pair_queue.spooled_range is not None:
             self.reading = True
-            after, up_to = self._lane.gap
-            self._lanes.spool.read(self._lane.pair, after, at_most, partial(self._read, after, up_to))
+            after, up_to = self._pair_queue.spooled_range
+            self._queues.spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to))
 
     def _read(self, after: int, up_to: int, spooled: list[Spooled]) -> None:
         """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it.
@@ -52,11 +53,11 @@ class SpooledRange:
         Where it ends behind `up_to` now, the answer says nothing of what has left memory there.
         """
         self.reading = False
-        gap = self._lane.gap
-        if gap is not None and gap[0] == after:
-            rows = [row for row in spooled if row.position <= gap[1]]
+        spooled_range = self._pair_queue.spooled_range
+        if spooled_range is not None and spooled_range[0] == after:
+            rows = [row for row in spooled if row.position <= spooled_range[1]]
             held = [_held(row) for row in rows if row.position not in self._ended]
-            self._lane.fill(held, complete=gap[1] == up_to and (not rows or rows[-1].position >= up_to))
+            self._pair_queue.fill(held, complete=spooled_range[1] == up_to and (not rows or rows[-1].position >= up_to))
             self._filled(held)
         self.forget()
         self._over()
@@ -68,14 +69,14 @@ class SpooledRange:
             self._looks -= 1
             self.forget()
         self._looks += 1
-        self._lanes.spool.read(self._lane.pair, after, 1, answered)
+        self._queues.spool.read(self._pair_queue.pair, after, 1, answered)
 
     def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
         """Those of the rows that the spool alone holds leave it."""
-        gap = self._lane.gap
-        within = range(gap[0] + 1, gap[1] + 1) if gap is not None else ()
+        spooled_range = self._pair_queue.spooled_range
+        within = range(spooled_range[0] + 1, spooled_range[1] + 1) if spooled_range is not None else ()
         alone = [row for row in spooled if row.position in within and row.position not in self._ended]
-        self._lane.gap_count -= len(alone)
+        self._pair_queue.gap_count -= len(alone)
         return [_held(row) for row in alone]
 
     def ended(self, positions: Sequence[int]) -> None:
@@ -85,7 +86,7 @@ class SpooledRange:
 
     def forget(self) -> None:
         """What ended matters no more, unless an answer is under way."""
-        if not (self.reading or self._looks or self._lanes.expiring):
+        if not (self.reading or self._looks or self._queues.expiring):
             self._ended.clear()
 
 
@@ -104,10 +105,10 @@ class RequestMarks:
     """Of one lane. `go_on` is called when more may be written, `refuse` with what the spool cannot mark."""
 
     def __init__(
-        self, lane: PairQueue, spool: Callable[[], Spool], go_on: Callable[[], None], refuse: Callable[[list[QueuedStanza]],
+        self, pair_queue: PairQueue, spool: Callable[[], Spool], go_on: Callable[[], None], refuse: Callable[[list[QueuedStanza]],
         None],
     ) -> None:
-        self._lane = lane
+        self._pair_queue = pair_queue
         self._spool = spool
         self._go_on = go_on
         self._refuse = refuse
@@ -118,10 +119,10 @@ class RequestMarks:
         if self._marking:
             return
         self._marking = True
-        near = islice(self._lane.waiting, AHEAD)
+        near = islice(self._pair_queue.waiting, AHEAD)
         requests = [held for held in near if held.unmarked and held.position not in parked]
         positions = [held.position for held in requests]
-        self._spool().mark_written(self._lane.pair, positions, lambda error: self._made(requests, error))
+        self._spool().mark_written(self._pair_queue.pair, positions, lambda error: self._made(requests, error))
 
     def _made(self, requests: list[QueuedStanza], error: Exception | None) -> None:
         self._marking = False
@@ -130,7 +131,7 @@ class RequestMarks:
                 held.written = True
         else:
             positions = {held.position for held in requests}
-            self._refuse(self._lane.remove(lambda held: held.position in positions))
+            self._refuse(self._pair_queue.remove(lambda held: held.position in positions))
         self._go_on()
 
 
@@ -141,11 +142,11 @@ class RequestMarks:
 class SpoolOverflow:
     """That of the lane of `flow`."""
 
-    __slots__ = ("_flow", "_lanes", "lasts", "untold")
+    __slots__ = ("_queue", "_queues", "lasts", "untold")
 
-    def __init__(self, flow: DeliveryQueue, lanes: DeliveryQueues) -> None:
-        self._flow = flow
-        self._lanes = lanes
+    def __init__(self, queue: DeliveryQueue, queues: DeliveryQueues) -> None:
+        self._queue = queue
+        self._queues = queues
         #: something is still here that the spool had no room for
         self.lasts = False
         #: refusals of which who brought the stanzas, and keeps them until then, has yet to hear: nothing passes them
@@ -154,40 +155,40 @@ class SpoolOverflow:
     @property
     def stuck(self) -> bool:
         """Neither the next server, nor the disk, nor the sender's server takes what comes."""
-        if self.untold or not self.lasts or self._flow.hop.ready:
+        if self.untold or not self.lasts or self._queue.next_hop.ready:
             return self.untold > 0
-        return self._flow.lane.crowded or not self._lanes.way_back(self._flow).open
+        return self._queue.pair_queue.crowded or not self._queues.way_back(self._queue).open
 
     def begin(self, batch: Sequence[QueueItem], error: Exception) -> None:
         """Nothing of `batch` is in the spool. What is in flight may still arrive; what waits is refused, or written after all."""
-        flow = self._flow
-        self._lanes.spool_failed(flow, error)
-        if flow.hop.ready and not flow.held:
-            flow.drain()
-        elif self._lanes.way_back(flow).open:
+        queue = self._queue
+        self._queues.spool_failed(queue, error)
+        if queue.next_hop.ready and not queue.held:
+            queue.drain()
+        elif self._queues.way_back(queue).open:
             positions = {piece.position for piece in batch}
-            self._refuse(flow.lane.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
+            self._refuse(queue.pair_queue.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
         self.lasts = not all(piece.gone for each in batch for piece in each.now())
-        if self.lasts and not flow.held:
-            flow.hop.wanted()
+        if self.lasts and not queue.held:
+            queue.next_hop.wanted()
 
     def _refuse(self, gone: list[QueuedStanza]) -> None:
         """Who keeps a stanza until told sends it again after a crash: none that came later may arrive before that (R35)."""
-        kept = any(held.receipt is not None for held in gone)
+        kept = any(held.upstream_ack is not None for held in gone)
         self.untold += kept
-        self._flow.left(gone)
+        self._queue.left(gone)
         stanzas = [held.stanza for held in gone]
-        self._lanes.bounce(self._flow.pair, stanzas, Cause.QUEUE_FULL, settled=partial(self._told, gone, kept))
+        self._queues.bounce(self._queue.pair, stanzas, Cause.QUEUE_FULL, settled=partial(self._told, gone, kept))
 
     def _told(self, gone: list[QueuedStanza], kept: bool) -> None:
         self.untold -= kept
         settle(gone)
         if kept:
-            self._flow.drain()
-            self._flow.spool_now(self._flow.due)
+            self._queue.drain()
+            self._queue.spool_now(self._queue.due)
 
     def end(self) -> None:
         """Nothing is here any more for which the spool had no room."""
         if self.lasts:
             self.lasts = False
-            self._flow.relieve()
+            self._queue.relieve()

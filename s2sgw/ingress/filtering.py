@@ -15,23 +15,23 @@ from s2sgw.xmpp.stanza import Stanza
 class StanzaFilter:
     """What the stanzas of a pair pass through. `answers`: a refused one is answered by a stanza error, not dropped."""
 
-    def __init__(self, filter: Filter | None, meter: RateLimiter | None, answers: bool) -> None:
+    def __init__(self, filter: Filter | None, rate_limiter: RateLimiter | None, answers: bool) -> None:
         self._filter = filter
-        self._meter = meter
+        self._rate_limiter = rate_limiter
         self.answers = answers
 
     def debt(self) -> float:
         """Seconds that the pair must wait before its next stanzas are looked at."""
-        return 0.0 if self._meter is None else self._meter.debt()
+        return 0.0 if self._rate_limiter is None else self._rate_limiter.debt()
 
     def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
         """Those that pass, and those that do not; what a filter refuses counts for no rate."""
         filtered: list[Refused] = []
         if self._filter is not None:
             stanzas, filtered = self._filter.sift(stanzas)
-        if self._meter is None:
+        if self._rate_limiter is None:
             return stanzas, filtered
-        passed, refused = self._meter.sift(stanzas)
+        passed, refused = self._rate_limiter.sift(stanzas)
         return passed, filtered + refused
 
 
@@ -40,7 +40,7 @@ class StanzaFilters:
 
     def __init__(self, peers: PeerPolicies, clock: Callable[[], float]) -> None:
         self._peers = peers
-        self._meters = RateLimiters(clock)
+        self._rate_limiters = RateLimiters(clock)
 
     def of(self, leg: Leg, pair: Pair) -> StanzaFilter | None:
         """The gate for stanzas of `pair` that come in on `leg`; None where all of them pass.
@@ -51,5 +51,5 @@ class StanzaFilters:
         peer = pair.sender if inbound else pair.recipient
         policy = self._peers.policy(peer)
         filter = Filter.of(policy)
-        meter = self._meters.of(peer, policy.limits) if inbound else None
-        return None if filter is None and meter is None else StanzaFilter(filter, meter, policy.denied == "error")
+        rate_limiter = self._rate_limiters.of(peer, policy.limits) if inbound else None
+        return None if filter is None and rate_limiter is None else StanzaFilter(filter, rate_limiter, policy.denied == "error")

@@ -41,11 +41,11 @@ class HeldBytes:
 class IngressServices:
     """What all entries share."""
 
-    def __init__(self, lanes: DeliveryQueues, record: EventRecord, gates: StanzaFilters) -> None:
-        self.lanes = lanes
+    def __init__(self, queues: DeliveryQueues, record: EventRecord, stanza_filters: StanzaFilters) -> None:
+        self.queues = queues
         self.record = record
-        self.gates = gates
-        self.duplicates = Duplicates(lanes.clock.seconds)
+        self.stanza_filters = stanza_filters
+        self.duplicates = Duplicates(queues.clock.seconds)
         #: pairs whose first stanzas wait for the answer whether they may pass
         self.admissions = 0
 
@@ -64,12 +64,12 @@ class PairIngress:
     log = Logger()
 
     def __init__(
-        self, entrance: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
+        self, ingress_services: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
         admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool], waiting: HeldBytes,
     ) -> None:
         self.pair = pair
-        self._entrance = entrance
-        self._lanes = entrance.lanes
+        self._ingress_services = ingress_services
+        self._queues = ingress_services.queues
         self._connection = connection
         self._leg: Leg = leg
         self._admit = admit
@@ -78,7 +78,7 @@ class PairIngress:
         self._admitting = False
         self._outdated = False  # the admission under way
         self._entered = False
-        self._gate: StanzaFilter | None = None
+        self._stanza_filter: StanzaFilter | None = None
         self._held: list[tuple[list[Stanza], UpstreamAck | None]] = []
         self._size = 0  # bytes of these
         self._waiting = waiting
@@ -91,17 +91,17 @@ class PairIngress:
         """Nothing has come since `before`, and nothing waits."""
         return self._used < before and not self._held
 
-    def accept(self, stanzas: list[Stanza], receipt: UpstreamAck | None = None) -> None:
+    def accept(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None = None) -> None:
         """The stanzas of one turn; `receipt` is settled as they are in safe hands, or refused."""
-        self._used = self._lanes.clock.seconds()
+        self._used = self._queues.clock.seconds()
         if self._held:
-            self._hold(stanzas, receipt)
+            self._hold(stanzas, upstream_ack)
         elif not self._admitted:
-            self._ask(stanzas, receipt)
-        elif self._gate is None:
-            self._pass(stanzas, receipt)
+            self._ask(stanzas, upstream_ack)
+        elif self._stanza_filter is None:
+            self._pass(stanzas, upstream_ack)
         else:
-            self._pass_gate(self._gate, stanzas, receipt)
+            self._pass_gate(self._stanza_filter, stanzas, upstream_ack)
 
     def reconsider(self) -> None:
         """The policy has changed: whether the pair is admitted, and by which gate, is asked anew."""
@@ -112,16 +112,16 @@ class PairIngress:
         """The stream is gone: what came before is still passed on (R16), and there is nobody left to slow."""
         self._over = True
         if self._entered:
-            self._lanes.flow(self.pair).forget(self._connection)
+            self._queues.queue(self.pair).forget(self._connection)
         if self._timer is not None:
             self._go_on()
 
     # --- admission ---
 
-    def _ask(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+    def _ask(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._admitting = True
-        self._entrance.admissions += 1
-        self._hold(stanzas, receipt)
+        self._ingress_services.admissions += 1
+        self._hold(stanzas, upstream_ack)
         admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)
@@ -133,46 +133,46 @@ class PairIngress:
 
     def _decided(self, ending: Ending | None) -> None:
         self._admitting = False
-        self._entrance.admissions -= 1
+        self._ingress_services.admissions -= 1
         if self._outdated:
             self._outdated = False
         elif ending is None:
             self._admitted = True
-            self._gate = self._entrance.gates.of(self._leg, self.pair)
+            self._stanza_filter = self._ingress_services.stanza_filters.of(self._leg, self.pair)
         else:
             self._record(ending)
-            for stanzas, receipt in self._take():
-                self._lanes.refuse(self.pair, stanzas, ending.cause, receipt)
+            for stanzas, upstream_ack in self._take():
+                self._queues.refuse(self.pair, stanzas, ending.cause, upstream_ack)
         self._go_on()
 
     # --- the gate ---
 
-    def _pass(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
+    def _pass(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._entered = True
-        self._lanes.flow(self.pair).accept(stanzas, None if self._over else self._connection, receipt)
+        self._queues.queue(self.pair).accept(stanzas, None if self._over else self._connection, upstream_ack)
 
-    def _pass_gate(self, gate: StanzaFilter, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
-        debt = 0.0 if self._over else gate.debt()
+    def _pass_gate(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        debt = 0.0 if self._over else stanza_filter.debt()
         if debt:
-            self._timer = self._lanes.clock.callLater(debt, self._go_on)
-            self._hold(stanzas, receipt)
+            self._timer = self._queues.clock.callLater(debt, self._go_on)
+            self._hold(stanzas, upstream_ack)
             return
-        passed, refused = gate.sift(self._without_answers(stanzas, receipt))
+        passed, refused = stanza_filter.sift(self._without_answers(stanzas, upstream_ack))
         if refused:
-            self._refuse(gate, refused, receipt)
+            self._refuse(stanza_filter, refused, upstream_ack)
         if passed:
-            self._pass(passed, receipt)
+            self._pass(passed, upstream_ack)
 
-    def _without_answers(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> list[Stanza]:
+    def _without_answers(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
         """What answers the gateway's own pings (R41) goes by the gate."""
-        flow = self._lanes.flow(self.pair)
-        answers = [stanza for stanza in stanzas if flow.awaits(stanza)]
+        queue = self._queues.queue(self.pair)
+        answers = [stanza for stanza in stanzas if queue.awaits(stanza)]
         if not answers:
             return stanzas
-        self._pass(answers, receipt)
+        self._pass(answers, upstream_ack)
         return [stanza for stanza in stanzas if stanza not in answers]
 
-    def _refuse(self, gate: StanzaFilter, refused: list[Refused], receipt: UpstreamAck | None) -> None:
+    def _refuse(self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None) -> None:
         """Counted one by one, told once: a flood of refused stanzas is no flood of records."""
         for cause, group in groupby(refused, lambda each: each[1].cause):
             rows = list(group)
@@ -180,16 +180,16 @@ class PairIngress:
             if cause not in self._told:
                 self._told.add(cause)
                 self._record(rows[0][1])
-            if gate.answers:
-                self._lanes.refuse(self.pair, stanzas, cause, receipt, outcome="refused")
+            if stanza_filter.answers:
+                self._queues.refuse(self.pair, stanzas, cause, upstream_ack, outcome="refused")
             else:
-                self._entrance.record.counted(self._direction, "refused", stanzas)
-                _settle(receipt, len(stanzas))
+                self._ingress_services.record.counted(self._direction, "refused", stanzas)
+                _settle(upstream_ack, len(stanzas))
 
     # --- waiting ---
 
-    def _hold(self, stanzas: list[Stanza], receipt: UpstreamAck | None) -> None:
-        self._held.append((stanzas, receipt))
+    def _hold(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        self._held.append((stanzas, upstream_ack))
         self._size += sum(len(stanza.data) for stanza in stanzas)
         self._waiting.bytes += sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
         if self._alone() or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
@@ -206,8 +206,8 @@ class PairIngress:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        for stanzas, receipt in self._take():
-            self.accept(stanzas, receipt)
+        for stanzas, upstream_ack in self._take():
+            self.accept(stanzas, upstream_ack)
         if not self._held and not self._over:
             self._connection.resume(self)
 
@@ -220,12 +220,12 @@ class PairIngress:
     def _record(self, ending: Ending) -> None:
         peer, local = self.pair if self._leg == "federation" else self.pair.inverse
         address = self._connection.peer_address
-        self._entrance.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+        self._ingress_services.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
 
 
-def _settle(receipt: UpstreamAck | None, number: int) -> None:
-    if receipt is not None:
-        receipt.settle(number)
+def _settle(upstream_ack: UpstreamAck | None, number: int) -> None:
+    if upstream_ack is not None:
+        upstream_ack.settle(number)
 
 
 async def _awaited(question: Awaitable[Ending | None]) -> Ending | None:

@@ -116,17 +116,17 @@ class RateLimiters:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._meters: OrderedDict[Domain, RateLimiter] = OrderedDict()
+        self._rate_limiters: OrderedDict[Domain, RateLimiter] = OrderedDict()
 
     def of(self, peer: Domain, limits: Limits) -> RateLimiter | None:
         """The meter of `peer`, made anew where its limits have changed; None where it has no rate."""
         if not limits.rated:
-            self._meters.pop(peer, None)
+            self._rate_limiters.pop(peer, None)
             return None
-        meter = self._meters.get(peer)
-        if meter is None or meter.limits != limits:
-            meter = self._meters[peer] = RateLimiter(limits, self._clock)
-            if len(self._meters) > METERS:
-                self._meters.popitem(last=False)
-        self._meters.move_to_end(peer)
-        return meter
+        rate_limiter = self._rate_limiters.get(peer)
+        if rate_limiter is None or rate_limiter.limits != limits:
+            rate_limiter = self._rate_limiters[peer] = RateLimiter(limits, self._clock)
+            if len(self._rate_limiters) > METERS:
+                self._rate_limiters.popitem(last=False)
+        self._rate_limiters.move_to_end(peer)
+        return rate_limiter

@@ -33,10 +33,10 @@ class StreamIngress:
     """The stanzas of one stream on `leg`. `admit` says why those of a pair must not reach a lane, `senders` who sends here."""
 
     def __init__(
-        self, entrance: IngressServices, connection: StreamConnection, engine: AcknowledgingEngine, leg: Leg,
+        self, ingress_services: IngressServices, connection: StreamConnection, engine: AcknowledgingEngine, leg: Leg,
         admit: Callable[[Pair], Awaitable[Ending | None]], senders: Callable[[], Collection[Domain]],
     ) -> None:
-        self._entrance = entrance
+        self._ingress_services = ingress_services
         self._connection = connection
         self._engine = engine
         self._leg: Leg = leg
@@ -53,22 +53,22 @@ class StreamIngress:
         entry = self._entries.get(pair)
         if entry is None:
             entry = self._entries[pair] = PairIngress(
-                self._entrance, self._connection, self._leg, pair, self._admit, self._alone, self._waiting,
+                self._ingress_services, self._connection, self._leg, pair, self._admit, self._alone, self._waiting,
             )
-        receipt = None if self._handled is None else self._handled.receipt(len(stanzas))
-        fresh = self._entrance.duplicates.fresh(pair.sender, stanzas)
+        upstream_ack = None if self._handled is None else self._handled.upstream_ack(len(stanzas))
+        fresh = self._ingress_services.duplicates.fresh(pair.sender, stanzas)
         if len(fresh) < len(stanzas):
-            self._again(stanzas, len(stanzas) - len(fresh), receipt)
+            self._again(stanzas, len(stanzas) - len(fresh), upstream_ack)
         if self._tail is not None:
             self._tail.note(fresh)
         if fresh:
-            entry.accept(fresh, receipt)
+            entry.accept(fresh, upstream_ack)
 
-    def _again(self, stanzas: list[Stanza], number: int, receipt: UpstreamAck | None) -> None:
+    def _again(self, stanzas: list[Stanza], number: int, upstream_ack: UpstreamAck | None) -> None:
         """So many of `stanzas` had come before their sender lost its stream: they are not passed on twice."""
-        self._entrance.record.counted(self._direction, "duplicate", stanzas[:number])
-        if receipt is not None:
-            receipt.settle(number)
+        self._ingress_services.record.counted(self._direction, "duplicate", stanzas[:number])
+        if upstream_ack is not None:
+            upstream_ack.settle(number)
 
     @property
     def _direction(self) -> Direction:
@@ -88,7 +88,7 @@ class StreamIngress:
 
     def part(self, ending: Ending) -> None:
         """The other side has closed the stream, and hears which of its stanzas are in safe hands before we do so too."""
-        self._late = self._entrance.lanes.clock.callLater(PARTING, self._connection.close, ending)
+        self._late = self._ingress_services.queues.clock.callLater(PARTING, self._connection.close, ending)
 
     def reconsider(self) -> None:
         """The policy has changed: pairs are admitted anew."""
@@ -130,7 +130,7 @@ class StreamIngress:
         """Whatever came and was not acknowledged may come again on any stream."""
         if self._tail is not None:
             for sender in self._senders():
-                self._entrance.duplicates.lost(sender, self._tail)
+                self._ingress_services.duplicates.lost(sender, self._tail)
 
 
 # What of an accepted stream is in safe hands: the longest prefix over all its pairs, however their runs settle (R35).
@@ -146,11 +146,11 @@ class HandledPrefix:
         """Some are not settled, so that their sender does not know what became of them."""
         return bool(self._open)
 
-    def receipt(self, total: int) -> UpstreamAck:
+    def upstream_ack(self, total: int) -> UpstreamAck:
         """For the next `total` stanzas of the stream."""
-        receipt = UpstreamAck(total, self._settled)
-        self._open.append(receipt)
-        return receipt
+        upstream_ack = UpstreamAck(total, self._settled)
+        self._open.append(upstream_ack)
+        return upstream_ack
 
     def _settled(self) -> None:
         number = 0

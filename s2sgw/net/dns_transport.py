@@ -117,21 +117,21 @@ class _Datagrams(DatagramProtocol):
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
         self._sender = (host.partition("%")[0], port)  # Twisted leaves out the scope
-        self.inbox = _Inbox(_DATAGRAMS)
+        self.pending_certificates = _Inbox(_DATAGRAMS)
 
     def startProtocol(self) -> None:
         self.socket.connect(*self._server)
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         if addr == self._sender:  # a stranger's may have come between bind and connect
-            self.inbox.put(datagram)
+            self.pending_certificates.put(datagram)
 
     def connectionRefused(self) -> None:
-        self.inbox.fail(_gone(ConnectionRefusedError("connection refused")))
+        self.pending_certificates.fail(_gone(ConnectionRefusedError("connection refused")))
 
     def stopProtocol(self) -> None:
         """On epoll this is how a refusal shows."""
-        self.inbox.fail(_gone(ConnectionRefusedError("connection refused")))
+        self.pending_certificates.fail(_gone(ConnectionRefusedError("connection refused")))
 
 
 class _DatagramSocket(DatagramSocket):
@@ -147,7 +147,7 @@ class _DatagramSocket(DatagramSocket):
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
         """A datagram, and where it came from in the spelling of `sendto`: of four items for IPv6."""
-        return await self._protocol.inbox.get(), self._destination
+        return await self._protocol.pending_certificates.get(), self._destination
 
     async def close(self) -> None:
         if self._protocol.socket is not None:  # a refusal has closed it already
@@ -161,14 +161,14 @@ class _Stream(Protocol):
         return self.transport
 
     def __init__(self) -> None:
-        self.inbox = _Inbox()
+        self.pending_certificates = _Inbox()
 
     def dataReceived(self, data: bytes) -> None:
         """Bounded by the reader: it closes when it has read the one message, of 65,535 bytes at most."""
-        self.inbox.put(data)
+        self.pending_certificates.put(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        self.inbox.fail(_gone(EOFError("the connection ended before the answer did")))
+        self.pending_certificates.fail(_gone(EOFError("the connection ended before the answer did")))
 
 
 class _StreamSocket(StreamSocket):
@@ -182,7 +182,7 @@ class _StreamSocket(StreamSocket):
 
     async def recv(self, size: int, timeout: float | None) -> bytes:
         """At least one byte and at most `size`; raises when the stream ends first."""
-        data = self._rest or await self._protocol.inbox.get()
+        data = self._rest or await self._protocol.pending_certificates.get()
         self._rest = data[size:]
         return data[:size]
 

@@ -48,7 +48,7 @@ class PeerRecords:
     def __init__(self, store: PeerDatabase) -> None:
         self.store = store
         self.keys = PeerKeys(store)
-        self.inbox = PendingCertificates(store)
+        self.pending_certificates = PendingCertificates(store)
         self.memory = PastProofs(store)
         self.handshakes = Handshakes(store)
         self.refusals = StoredRefusals(store)
@@ -98,7 +98,7 @@ class PeerRecords:
         if key is None:
             return False
         at, ending = evidence.at.timestamp(), verdict.ending
-        new = self.inbox.hold(PendingCertificate(
+        new = self.pending_certificates.hold(PendingCertificate(
             evidence.domain.ascii, key, at, at, 1, _direction(evidence), local.ascii, evidence.address,
             ending.cause.value if ending else "", tuple(each[:_REASON] for each in verdict.reasons),
             _facts(evidence, targets), evidence.chain,
@@ -112,7 +112,8 @@ class PeerRecords:
 
     def _alarm(self, evidence: Evidence, new: bool) -> None:
         """A changed key: critical when it is first seen, a warning each time after."""
-        emit = self.log.critical if new or self.inbox.find(evidence.domain, _key(evidence)) is None else self.log.warn
+        emit = self.log.critical if new or self.pending_certificates.find(evidence.domain,
+        _key(evidence)) is None else self.log.warn
         old = [str(each.key) for each in self.keys.of(evidence.domain) if each.counts(evidence.at.timestamp())]
         emit(
             event="key changed", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),

@@ -44,17 +44,17 @@ class QueuedStanza:
     `gone`: it has left its lane.
     """
 
-    __slots__ = ("accepted_at", "deadline", "gone", "position", "receipt", "spooled", "stanza", "written")
+    __slots__ = ("accepted_at", "deadline", "gone", "position", "upstream_ack", "spooled", "stanza", "written")
 
     def __init__(
-        self, position: int, stanza: Stanza, accepted_at: float, deadline: float, receipt: UpstreamAck | None = None,
+        self, position: int, stanza: Stanza, accepted_at: float, deadline: float, upstream_ack: UpstreamAck | None = None,
         spooled: bool = False, written: bool = False,
     ) -> None:
         self.position = position
         self.stanza = stanza
         self.accepted_at = accepted_at
         self.deadline = deadline
-        self.receipt = receipt
+        self.upstream_ack = upstream_ack
         self.spooled = spooled
         self.written = written
         self.gone = False
@@ -80,9 +80,9 @@ class QueuedStanza:
 
     def settle(self) -> None:
         """Nobody upstream need keep it any more."""
-        receipt, self.receipt = self.receipt, None
-        if receipt is not None:
-            receipt.settle()
+        upstream_ack, self.upstream_ack = self.upstream_ack, None
+        if upstream_ack is not None:
+            upstream_ack.settle()
 
     def each(self, holds: HoldTimes) -> list[QueuedStanza]:
         """As of a flight of one."""
@@ -98,15 +98,15 @@ class QueuedStanza:
 class Batch:
     """Stanzas that were written as they came, in one batch: what they cost is counted once, until one of them matters."""
 
-    __slots__ = ("accepted_at", "cost", "gone", "parts", "position", "receipt", "spooled", "stanzas")
+    __slots__ = ("accepted_at", "cost", "gone", "parts", "position", "upstream_ack", "spooled", "stanzas")
 
     def __init__(
-        self, position: int, stanzas: list[Stanza], accepted_at: float, receipt: UpstreamAck | None, spooled: bool = False,
+        self, position: int, stanzas: list[Stanza], accepted_at: float, upstream_ack: UpstreamAck | None, spooled: bool = False,
     ) -> None:
         self.position = position
         self.stanzas = stanzas
         self.accepted_at = accepted_at
-        self.receipt = receipt
+        self.upstream_ack = upstream_ack
         self.spooled = spooled
         self.gone = False
         self.parts: Sequence[QueueItem] = ()
@@ -119,9 +119,9 @@ class Batch:
 
     def settle(self) -> None:
         """Nobody upstream need keep them any more."""
-        receipt, self.receipt = self.receipt, None
-        if receipt is not None:
-            receipt.settle(len(self.stanzas))
+        upstream_ack, self.upstream_ack = self.upstream_ack, None
+        if upstream_ack is not None:
+            upstream_ack.settle(len(self.stanzas))
 
     def each(self, holds: HoldTimes) -> list[QueuedStanza]:
         """A view of each."""
@@ -133,15 +133,15 @@ class Batch:
         """Each for itself, in place of the flight."""
         parts = self.each(holds)
         for held in parts:
-            held.receipt = self.receipt
-        self.parts, self.receipt, self.gone = parts, None, True
+            held.upstream_ack = self.upstream_ack
+        self.parts, self.upstream_ack, self.gone = parts, None, True
         return parts
 
     def split(self, number: int) -> tuple[Batch, Batch]:
         """The first `number`, and the rest, in place of the flight."""
-        first = Batch(self.position, self.stanzas[:number], self.accepted_at, self.receipt, self.spooled)
-        rest = Batch(self.position + number, self.stanzas[number:], self.accepted_at, self.receipt, self.spooled)
-        self.parts, self.receipt, self.gone = (first, rest), None, True
+        first = Batch(self.position, self.stanzas[:number], self.accepted_at, self.upstream_ack, self.spooled)
+        rest = Batch(self.position + number, self.stanzas[number:], self.accepted_at, self.upstream_ack, self.spooled)
+        self.parts, self.upstream_ack, self.gone = (first, rest), None, True
         return first, rest
 
     def now(self) -> list[QueueItem]:

@@ -33,7 +33,7 @@ class PairQueue:
         self._flying = self._flying_bytes = 0
         self.waiting: deque[QueuedStanza] = deque()
         #: positions that only the spool holds: after `gap[0]`, up to `gap[1]`
-        self.gap: tuple[int, int] | None = None
+        self.spooled_range: tuple[int, int] | None = None
         self.gap_count = 0
         #: accepted since there is a gap
         self.recent: deque[QueuedStanza] = deque()
@@ -95,7 +95,7 @@ class PairQueue:
     # --- custody taken ---
 
     def accept(
-        self, stanzas: Sequence[Stanza], now: float, receipt: UpstreamAck | None = None,
+        self, stanzas: Sequence[Stanza], now: float, upstream_ack: UpstreamAck | None = None,
     ) -> tuple[list[QueuedStanza], list[Stanza]]:
         """Take custody of `stanzas`, to wait; the ones there is no room for come back second, and are not held."""
         accepted: list[QueuedStanza] = []
@@ -103,26 +103,26 @@ class PairQueue:
             cost = len(stanza.data) + OVERHEAD
             if self.bytes + cost > self._share or not self._budget.take(cost):
                 return accepted, list(stanzas[at:])
-            held = QueuedStanza(self.next_position, stanza, now, now + self._holds.of(stanza), receipt)
+            held = QueuedStanza(self.next_position, stanza, now, now + self._holds.of(stanza), upstream_ack)
             self.next_position += 1
             self.bytes += cost
-            (self.waiting if self.gap is None else self.recent).append(held)
+            (self.waiting if self.spooled_range is None else self.recent).append(held)
             self._note_deadline(held)
             self.fresh.append(held)
             accepted.append(held)
         return accepted, []
 
-    def fly(self, stanzas: list[Stanza], now: float, receipt: UpstreamAck | None) -> bool:
+    def fly(self, stanzas: list[Stanza], now: float, upstream_ack: UpstreamAck | None) -> bool:
         """Take custody of `stanzas`, which are being written at once; False: there is no room, or others go first."""
-        flight = Batch(self.next_position, stanzas, now, receipt)
-        if self.pending or self.full or self.bytes + flight.cost > self._share or not self._budget.take(flight.cost):
+        batch = Batch(self.next_position, stanzas, now, upstream_ack)
+        if self.pending or self.full or self.bytes + batch.cost > self._share or not self._budget.take(batch.cost):
             return False
-        self.bytes += flight.cost
+        self.bytes += batch.cost
         self.next_position += len(stanzas)
-        self.in_flight.append(flight)
+        self.in_flight.append(batch)
         self._flying += len(stanzas)
-        self._flying_bytes += flight.cost
-        self.fresh.append(flight)
+        self._flying_bytes += batch.cost
+        self.fresh.append(batch)
         return True
 
     # --- custody passed on ---
@@ -211,13 +211,13 @@ class PairQueue:
         """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes; what left memory."""
         left: list[QueuedStanza] = []
         settled = self._set_apart(at_most)
-        while self.gap is not None and self.recent and self.recent[0].spooled:
+        while self.spooled_range is not None and self.recent and self.recent[0].spooled:
             left.append(self._release(self.recent.popleft()))
-            self.gap = (self.gap[0], left[-1].position)
+            self.spooled_range = (self.spooled_range[0], left[-1].position)
             self.gap_count += 1
         while settled and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
             held = self._release(self.waiting.pop())
-            self.gap = (held.position - 1, held.position if self.gap is None else self.gap[1])
+            self.spooled_range = (held.position - 1, held.position if self.spooled_range is None else self.spooled_range[1])
             self.gap_count += 1
             left.append(held)
         return left
@@ -227,7 +227,7 @@ class PairQueue:
 
         Whether what waits may leave memory: not if it was read from the spool just now, in front of what came since.
         """
-        if self.gap is not None or self.bytes <= at_most:
+        if self.spooled_range is not None or self.bytes <= at_most:
             return not self.recent
         fresh = sum(1 for _ in takewhile(lambda held: not held.spooled, reversed(self.waiting)))
         if fresh < len(self.waiting):
@@ -236,22 +236,22 @@ class PairQueue:
 
     def restore(self, first: int, last: int, count: int) -> None:
         """After a start: the spool holds `count` stanzas at the positions `first` to `last`."""
-        self.gap, self.gap_count = (first - 1, last), count
+        self.spooled_range, self.gap_count = (first - 1, last), count
         self.next_position = max(self.next_position, last + 1)
 
     def fill(self, spooled: Iterable[QueuedStanza], complete: bool) -> None:
         """What was read of the gap waits in memory again; `complete`: there is no more of it."""
-        assert self.gap is not None
-        last = self.gap[1]
+        assert self.spooled_range is not None
+        last = self.spooled_range[1]
         for held in spooled:
             self.bytes += held.cost
             self._budget.used += held.cost
             self.waiting.append(held)
             self.gap_count -= 1
             self._note_deadline(held)
-            self.gap = (held.position, last)
+            self.spooled_range = (held.position, last)
         if complete:
-            self.gap, self.gap_count = None, 0
+            self.spooled_range, self.gap_count = None, 0
             self.waiting.extend(self.recent)
             self.recent.clear()
 

@@ -63,7 +63,7 @@ class PolicyChange:
     log = Logger("s2sgw")
 
     def __init__(
-        self, peers: PeerPolicies, accepted: AcceptedStreams, lanes: DeliveryQueues, inbound: JudgeInbound,
+        self, peers: PeerPolicies, accepted: AcceptedStreams, queues: DeliveryQueues, inbound: JudgeInbound,
         outbound: JudgeOutbound,
         others: Callable[[], Iterable[StreamIngress]] = tuple,
     ) -> None:
@@ -71,7 +71,7 @@ class PolicyChange:
         self._others = others
         self._peers = peers
         self._accepted = accepted
-        self._lanes = lanes
+        self._queues = queues
         self._inbound = inbound
         self._outbound = outbound
 
@@ -81,8 +81,8 @@ class PolicyChange:
             owner.reconsider()
         for incoming in self._others():
             incoming.reconsider()
-        for flow in self._lanes:
-            stream = flow.hop.stream if isinstance(flow.hop, DeliveryAgent) else None
+        for queue in self._queues:
+            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
             if stream is not None and stream.incoming is not None:
                 stream.incoming.reconsider()
         closed = [] if keep_streams else await self._close()
@@ -106,11 +106,11 @@ class PolicyChange:
                 yield _Question(connection, "inbound", pair, partial(self._inbound, connection, pair, method))
 
     def _of_couriers(self) -> Iterator[_Question]:
-        for flow in self._lanes:
-            stream = flow.hop.stream if isinstance(flow.hop, DeliveryAgent) else None
+        for queue in self._queues:
+            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
             if stream is not None and stream.target is not None and stream.side.leg == "federation":
-                ask = partial(self._outbound, stream.connection, flow.pair, stream.target)
-                yield _Question(stream.connection, "outbound", flow.pair, ask)
+                ask = partial(self._outbound, stream.connection, queue.pair, stream.target)
+                yield _Question(stream.connection, "outbound", queue.pair, ask)
 
     def _ask(self, question: _Question) -> Deferred[Closed | None]:
         asked = Deferred.fromCoroutine(_awaited(question.ask()))
@@ -134,10 +134,10 @@ class PolicyChange:
 
     def _give_back(self) -> None:
         """What waits for a peer that is barred waits in vain."""
-        for flow in self._lanes:
-            bar = self._peers.policy(flow.pair.recipient).bar if flow.direction == "outbound" else None
-            if bar is not None and len(flow.lane):
-                flow.give_up(bar.cause)
+        for queue in self._queues:
+            bar = self._peers.policy(queue.pair.recipient).bar if queue.direction == "outbound" else None
+            if bar is not None and len(queue.pair_queue):
+                queue.give_up(bar.cause)
 
 
 async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
@@ -148,17 +148,17 @@ async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
 class PeerStreams:
     """Finds them at the moment of the question."""
 
-    def __init__(self, lanes: DeliveryQueues, accepted: AcceptedStreams) -> None:
-        self._lanes = lanes
+    def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams) -> None:
+        self._queues = queues
         self._accepted = accepted
 
     def waiting(self, peer: Domain) -> int:
         """Stanzas that wait for the peer, in memory or on disk."""
-        return sum(len(flow.lane) for flow in self._lanes if flow.pair.recipient == peer)
+        return sum(len(queue.pair_queue) for queue in self._queues if queue.pair.recipient == peer)
 
     def wake(self, peer: Domain) -> None:
         """Try again at once to reach the peer, whatever is known of it."""
-        self._lanes.contact(peer, urged=True)
+        self._queues.contact(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
         """Close what the peer's key had opened; how many streams."""
@@ -173,7 +173,7 @@ class PeerStreams:
         for connection, owner in self._accepted:
             if owner.peer == peer and owner.side.leg == "federation":
                 yield connection
-        for flow in self._lanes:
-            stream = flow.hop.stream if isinstance(flow.hop, DeliveryAgent) else None
-            if stream is not None and stream.side.leg == "federation" and flow.pair.recipient == peer:
+        for queue in self._queues:
+            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
+            if stream is not None and stream.side.leg == "federation" and queue.pair.recipient == peer:
                 yield stream.connection

@@ -48,11 +48,11 @@ class Rediscovery:
     log = Logger("s2sgw")
 
     def __init__(
-        self, clock: IReactorTime, lanes: DeliveryQueues, resolve: Callable[[Domain], Awaitable[Resolution]],
+        self, clock: IReactorTime, queues: DeliveryQueues, resolve: Callable[[Domain], Awaitable[Resolution]],
         random: Callable[[], float],
     ) -> None:
         self._clock = clock
-        self._lanes = lanes
+        self._queues = queues
         self._resolve = resolve
         self._random = random
         self._missed: OrderedDict[Domain, _Missed] = OrderedDict()
@@ -87,8 +87,8 @@ class Rediscovery:
 
     def _rest(self, peer: Domain) -> float | None:
         """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
-        hops = [flow.hop for flow in self._lanes.towards(peer) if len(flow.lane) and not flow.held]
-        timers = [hop.retry for hop in hops if isinstance(hop, DeliveryAgent) and hop.retry is not None]
+        next_hops = [queue.next_hop for queue in self._queues.towards(peer) if len(queue.pair_queue) and not queue.held]
+        timers = [next_hop.retry for next_hop in next_hops if isinstance(next_hop, DeliveryAgent) and next_hop.retry is not None]
         times = [timer.getTime() for timer in timers if timer.active()]
         return min(times) - self._clock.seconds() if times else None
 
@@ -108,7 +108,7 @@ class Rediscovery:
         del self._missed[peer]
         said = ", ".join(sorted(f"{host}:{port} at {address}" for host, port, _, address in found - missed.places))
         self.log.info(event="woken by the DNS", direction="outbound", leg="federation", peer=str(peer), detail=f"now {said}")
-        self._lanes.contact(peer, urged=True)
+        self._queues.contact(peer, urged=True)
 
 
 def _places(resolution: Resolution) -> frozenset[Place]:

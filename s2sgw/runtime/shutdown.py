@@ -34,7 +34,7 @@ LOOK = 0.02
 
 
 async def shut_down(
-    accepted: Sequence[StreamConnection], lanes: DeliveryQueues, clock: IReactorTime, admitting: Callable[[],
+    accepted: Sequence[StreamConnection], queues: DeliveryQueues, clock: IReactorTime, admitting: Callable[[],
     bool] = lambda: False,
     others: Sequence[Callable[[], Deferred[None]]] = (),
 ) -> None:
@@ -43,19 +43,20 @@ async def shut_down(
     `admitting`: something was read whose way is still being looked up. Whoever brought it may not send it again. `others`: what
     else brings stanzas is asked so to bring no more, and fires when the last has come.
     """
-    lanes.rest()
-    await _while(lambda: any(flow.hop.ready and flow.lane.in_flight for flow in lanes), SETTLE, clock)
+    queues.rest()
+    await _while(lambda: any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in queues), SETTLE, clock)
     await _close_managed([connection for connection in accepted if _engine(connection).managed], clock)
     until = clock.seconds() + ADMIT
     await _while(admitting, ADMIT, clock)
     last = [each().addTimeout(HEAR_OUT, clock, lambda late, _: None) for each in others]
     await DeferredList([*last, *(_heard_out(connection, clock) for connection in accepted)], consumeErrors=True)
     await _while(admitting, until - clock.seconds(), clock)
-    lanes.go_on(lambda flow: not (lanes.spools and _answers_elsewhere(flow)))
-    await _while(lambda: any(flow.hop.ready and len(flow.lane) and not flow.held for flow in lanes), HAND_ON, clock)
-    await lanes.leave()
-    await _while(lambda: any(lanes.may_yet_go(flow) or _unheard(flow) for flow in lanes), HAND_ON, clock)
-    await lanes.stop()
+    queues.go_on(lambda queue: not (queues.spools and _answers_elsewhere(queue)))
+    await _while(lambda: any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in queues), HAND_ON,
+    clock)
+    await queues.leave()
+    await _while(lambda: any(queues.may_yet_go(queue) or _unheard(queue) for queue in queues), HAND_ON, clock)
+    await queues.stop()
 
 
 async def _close_managed(connections: Sequence[StreamConnection], clock: IReactorTime) -> None:
@@ -70,14 +71,14 @@ def _engine(connection: StreamConnection) -> Managed:
     return cast(Managed, connection.engine)
 
 
-def _answers_elsewhere(flow: DeliveryQueue) -> bool:
+def _answers_elsewhere(queue: DeliveryQueue) -> bool:
     """Acknowledgements come on a stream towards us, and those are closed."""
-    return isinstance(flow.hop, DeliveryAgent) and isinstance(flow.hop.receipts, PingAcks)
+    return isinstance(queue.next_hop, DeliveryAgent) and isinstance(queue.next_hop.acknowledgements, PingAcks)
 
 
-def _unheard(flow: DeliveryQueue) -> bool:
+def _unheard(queue: DeliveryQueue) -> bool:
     """What the spool had no room for is on its way, and will be acknowledged."""
-    return flow.shortage.lasts and flow.hop.ready and bool(flow.lane.in_flight) and not _answers_elsewhere(flow)
+    return queue.overflow.lasts and queue.next_hop.ready and bool(queue.pair_queue.in_flight) and not _answers_elsewhere(queue)
 
 
 def _heard_out(connection: StreamConnection, clock: IReactorTime) -> Deferred[None]:

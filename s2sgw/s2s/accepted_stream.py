@@ -58,37 +58,40 @@ class AcceptedStream:
 
     log = Logger()
 
-    def __init__(self, side: ReceivingLeg, engine: ReceivingStream, entrance: IngressServices, register: StreamRegister) -> None:
+    def __init__(
+        self, side: ReceivingLeg, engine: ReceivingStream, ingress_services: IngressServices, register: StreamRegister,
+    ) -> None:
         self.engine = engine
         self.side = side
         self.peer: Domain | None = None
         self.local: Domain | None = None
         self.methods: dict[Pair, str] = {}
         self.reasons: tuple[str, ...] = ()
-        self._entrance = entrance
-        self._record = entrance.record
+        self._ingress_services = ingress_services
+        self._record = ingress_services.record
         self._register = register
         #: the pairs whose stanzas may go back on it
         self.carried: list[Pair] = []
         self.incoming: StreamIngress
-        self.lending: SharedStream
+        self.shared_stream: SharedStream
         self._questions: set[Deferred[Any]] = set()
         self._over = False
         self._left = False
-        self.since = entrance.lanes.clock.seconds()
+        self.since = ingress_services.queues.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
-        self.incoming = StreamIngress(self._entrance, connection, self.engine, self.side.leg, self.side.admit, self._senders)
-        self.lending = SharedStream(self.side, connection, self.engine)
+        self.incoming = StreamIngress(self._ingress_services, connection, self.engine, self.side.leg, self.side.admit,
+        self._senders)
+        self.shared_stream = SharedStream(self.side, connection, self.engine)
 
     def paused(self, connection: StreamConnection) -> None:
         """What we answer is little and bounded by what was asked; stanzas that go back wait."""
-        self.lending.slow()
+        self.shared_stream.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
         """See `paused`."""
-        self.lending.free()
+        self.shared_stream.free()
 
     def event(self, connection: StreamConnection, event: Event) -> None:
         """One event of the engine (`net.connection` performs the orders itself)."""
@@ -111,9 +114,9 @@ class AcceptedStream:
                 self.incoming.managed()
                 if self.engine.resumption is not None:
                     self._register.sessions.opened(self.engine.resumption.id, self)
-                self.lending.event(event)
+                self.shared_stream.event(event)
             case Acknowledged():
-                self.lending.event(event)
+                self.shared_stream.event(event)
             case ClosingTagDue(ending):
                 self.incoming.part(ending)
             case ResumptionNeeded(id):
@@ -129,7 +132,7 @@ class AcceptedStream:
             question.cancel()
         if not self._leave(ending):
             self.incoming.close(ending)
-            self.lending.lost(ending)
+            self.shared_stream.lost(ending)
         self._account(connection, ending)
 
     # --- resumption (XEP-0198 §5) ---
@@ -157,11 +160,11 @@ class AcceptedStream:
         text = "the stream was resumed on another connection"
         self._leave(Ending(Cause.CONNECTION_LOST, text))
         ending = Ending(Cause.CLOSED, text, condition=StreamCondition.CONFLICT.value)
-        self.lending.connection.fail(Refusal(StreamCondition.CONFLICT, text, ending))
+        self.shared_stream.connection.fail(Refusal(StreamCondition.CONFLICT, text, ending))
 
     def _go_on(self, connection: StreamConnection, count: int) -> None:
         assert self.engine.resumption is not None
-        self.lending.event(ManagementEnabled())
+        self.shared_stream.event(ManagementEnabled())
         self._register.sessions.resumed(self.engine.resumption.id, self, count)
         self._register.resumes(self)
         self._record.standing(
@@ -213,7 +216,7 @@ class AcceptedStream:
             address=connection.peer_address,
         )
         self.carried.append(pair)
-        self.lending.allow(pair)
+        self.shared_stream.allow(pair)
         self._register.carries(self, pair)
 
     def _senders(self) -> set[Domain]:

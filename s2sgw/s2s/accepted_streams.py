@@ -18,15 +18,15 @@ class AcceptedStreams:
     """Makes the connection for each accepted transport, and knows all that are open."""
 
     def __init__(
-        self, entrance: IngressServices, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None],
+        self, ingress_services: IngressServices, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None],
     ) -> None:
         """`woken` hears of every domain that proves itself, before the lanes to it do."""
-        self._entrance = entrance
+        self._ingress_services = ingress_services
         self._woken = woken
         self._connection = connection
         self._open: dict[StreamConnection, AcceptedStream] = {}
         #: those that broke off and may be resumed
-        self.sessions = ResumptionTable(entrance.lanes.clock, entrance.record)
+        self.sessions = ResumptionTable(ingress_services.queues.clock, ingress_services.record)
         # what is asked for each new stream and lane must not cost a walk over all that are open; of the federation leg
         self._of_peer: Index[Domain] = Index()
         self._proven: Index[Pair] = Index()
@@ -38,7 +38,7 @@ class AcceptedStreams:
     def accept(self, side: ReceivingLeg, direct_tls: bool = False) -> StreamConnection:
         """The protocol for one accepted transport."""
         engine = side.engine(direct_tls)
-        owner = AcceptedStream(side, engine, self._entrance, self)
+        owner = AcceptedStream(side, engine, self._ingress_services, self)
         connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
         self._open[connection] = owner
         return connection
@@ -49,18 +49,18 @@ class AcceptedStreams:
 
     def ends(self, pair: Pair) -> tuple[str, str] | None:
         """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
-        connection = next((stream.lending.connection for stream in self._proven.get(pair)), None)
+        connection = next((stream.shared_stream.connection for stream in self._proven.get(pair)), None)
         return None if connection is None else (connection.peer_address, connection.local_address)
 
-    def lent(self, pair: Pair, alone: bool = False) -> PairStream | None:
+    def pair_stream(self, pair: Pair, alone: bool = False) -> PairStream | None:
         """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead.
 
         `alone`: and that carries no other.
         """
         awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
         newest = reversed(list(self._carrying.get(pair)))
-        found = (owner.lending.of(pair, alone) for owner in newest if owner.engine.managed or not awaited)
-        return next((lent for lent in found if lent is not None), None)
+        found = (owner.shared_stream.of(pair, alone) for owner in newest if owner.engine.managed or not awaited)
+        return next((pair_stream for pair_stream in found if pair_stream is not None), None)
 
     # --- what the streams tell (`s2s.accepted_stream.Register`) ---
 
@@ -98,7 +98,7 @@ class AcceptedStreams:
 
     def _contact(self, peer: Domain) -> None:
         self._woken(peer)
-        self._entrance.lanes.contact(peer)
+        self._ingress_services.queues.contact(peer)
 
 
 Key = TypeVar("Key", Domain, Pair)

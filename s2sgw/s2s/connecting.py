@@ -86,11 +86,11 @@ class ConnectServices:
 
     connection: Callable[[InitiatingStream, InitiatedStream], StreamConnection]
     clock: IReactorTime
-    manners: Destinations
+    destinations: Destinations
     took: Callable[[str, float], None] = lambda step, seconds: None
-    lent: Callable[[Pair, bool], OutboundStream | None] = lambda pair, alone: None
+    pair_stream: Callable[[Pair, bool], OutboundStream | None] = lambda pair, alone: None
     incoming: Callable[[InitiatedStream], StreamIngress] | None = None
-    crowd: PeerStreamLimit = field(default_factory=PeerStreamLimit)
+    peer_streams: PeerStreamLimit = field(default_factory=PeerStreamLimit)
     room: StreamLimit | None = None
     multiplexing: ShareableStreams = field(default_factory=ShareableStreams)
     missed: Callable[[Pair, Resolution], None] = lambda pair, known: None
@@ -102,7 +102,7 @@ class InitiatedStream:
     log = Logger()
 
     def __init__(
-        self, side: InitiatingLeg, pair: Pair, target: Target, engine: InitiatingStream, opener: ConnectServices,
+        self, side: InitiatingLeg, pair: Pair, target: Target, engine: InitiatingStream, connect_services: ConnectServices,
         watch: HandshakeTimer,
     ) -> None:
         self._watch = watch
@@ -113,19 +113,20 @@ class InitiatedStream:
         self.reasons: tuple[str, ...] = ()
         #: what the other side is shown of us
         self.shown = side.shown(pair)
-        self.connection = opener.connection(engine, self)
+        self.connection = connect_services.connection(engine, self)
         #: whom it carries, and for whom it was asked to carry more
-        self.lending = SharedStream(side, self.connection, engine, target, self._fitness)
+        self.shared_stream = SharedStream(side, self.connection, engine, target, self._fitness)
         #: the part of the pair that it was opened for
-        self.part = self.lending.allow(pair, "")
+        self.part = self.shared_stream.allow(pair, "")
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamUnavailable`
         self.ready: Deferred[InitiatedStream] = Deferred(self._abandon)
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
-        self._trial = ExtensionTrial(engine, pair.recipient.ascii, opener.manners, opener.clock)
-        self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, opener.manners, opener.clock)
-        self._opener = opener
+        self._trial = ExtensionTrial(engine, pair.recipient.ascii, connect_services.destinations, connect_services.clock)
+        self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, connect_services.destinations,
+        connect_services.clock)
+        self._connect_services = connect_services
         #: what it is to go on with (XEP-0198 §5)
         self.former: ResumableStream | None = None
 
@@ -160,43 +161,43 @@ class InitiatedStream:
                 self.additions.refused(pair, ending)
             case _:
                 self._trial.stands(event)
-                self.lending.event(event)
+                self.shared_stream.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone."""
         self._over = True
         excused = self.additions.ended(ending)
         self._trial.end(ending, excused)
-        self.lending.asking = excused or self.engine.enabling
+        self.shared_stream.asking = excused or self.engine.enabling
         # a shared stream is not resumed: the next one would have to prove all of its pairs first
-        resumption = None if self.lending.shared else self.engine.broken_off()
+        resumption = None if self.shared_stream.shared else self.engine.broken_off()
         if resumption is not None:
-            self.lending.broken = ResumableStream.of(resumption, self.incoming)
+            self.shared_stream.broken = ResumableStream.of(resumption, self.incoming)
         elif self.incoming is not None:
             self.incoming.close(ending)
         if self._question is not None:
             self._question.cancel()
         if not self.ready.called:
             self._refuse(ending)
-        self.lending.lost(ending)
+        self.shared_stream.lost(ending)
 
     def paused(self, connection: StreamConnection) -> None:
         """The transport has more to send than it can."""
-        self.lending.slow()
+        self.shared_stream.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
         """The transport has room again."""
-        self.lending.free()
+        self.shared_stream.free()
 
     @property
     def busy(self) -> bool:
         """Whoever uses it waits for an acknowledgement."""
-        return any(user.busy for user in self.lending.users)
+        return any(user.busy for user in self.shared_stream.users)
 
     @property
     def incoming(self) -> StreamIngress | None:
         """Where stanzas go that the other side sends on this stream."""
-        return self.lending.incoming
+        return self.shared_stream.incoming
 
     def _fitness(self, pair: Pair) -> NextHopLimits:
         """What of stanzas of `pair` the other side takes: as it announces, or as is known of it."""
@@ -206,7 +207,7 @@ class InitiatedStream:
 
     def _proven(self, pair: Pair, method: Method) -> None:
         if self.ready.called:
-            self.lending.allow(pair, method, (*self.reasons, f"on the stream of {self.pair.sender}"))
+            self.shared_stream.allow(pair, method, (*self.reasons, f"on the stream of {self.pair.sender}"))
             self.additions.proven(pair)
         else:
             self.part.method, self.part.reasons = method, self.reasons
@@ -215,8 +216,8 @@ class InitiatedStream:
 
     def _carries_back(self, pair: Pair) -> None:
         """The other side may send `pair` here."""
-        if self._opener.incoming is not None and self.incoming is None:
-            self.lending.incoming = self._opener.incoming(self)
+        if self._connect_services.incoming is not None and self.incoming is None:
+            self.shared_stream.incoming = self._connect_services.incoming(self)
 
     def go_on_with(self, former: ResumableStream) -> None:
         """Resume that stream, where the other side can bear it. Before it begins."""
@@ -225,13 +226,13 @@ class InitiatedStream:
 
     def _go_on(self, outcome: Resumed | NotResumed) -> None:
         """The former stream has its answer."""
-        self.lending.outcome = outcome
+        self.shared_stream.outcome = outcome
         self._trial.stands(outcome)
         came = self.former.incoming if self.former is not None else None
         if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
             self.incoming.inherit(came)
         if isinstance(outcome, Resumed):
-            self.lending.owe(self.part, self.engine.unacknowledged)
+            self.shared_stream.owe(self.part, self.engine.unacknowledged)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these."""
@@ -267,21 +268,23 @@ class InitiatedStream:
 
 
 async def open_stream(
-    side: InitiatingLeg, pair: Pair, opener: ConnectServices, verifying: bool = False, broken: ResumableStream | None = None,
+    side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool = False,
+    broken: ResumableStream | None = None,
 ) -> InitiatedStream:
     """A stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36)."""
-    manners, name = opener.manners, pair.recipient.ascii
+    destinations, name = connect_services.destinations, pair.recipient.ascii
     try:
-        async with manners.turn(name, forced=verifying) as began:
+        async with destinations.turn(name, forced=verifying) as began:
             try:
-                with opener.crowd.entering(name, 0 if verifying else side.streams(pair), opener.clock.seconds()):
-                    stream = await ConnectAttempt(side, pair, opener, verifying, broken).run()
+                with connect_services.peer_streams.entering(name, 0 if verifying else side.streams(pair),
+                connect_services.clock.seconds()):
+                    stream = await ConnectAttempt(side, pair, connect_services, verifying, broken).run()
             except StreamUnavailable as refused:
-                refused.retry = None if verifying else manners.failed(name, refused.ending, began)
+                refused.retry = None if verifying else destinations.failed(name, refused.ending, began)
                 raise
-            manners.succeeded(name)
+            destinations.succeeded(name)
             if not verifying:
-                opener.crowd.joined(name, stream.connection)
+                connect_services.peer_streams.joined(name, stream.connection)
             return stream
     except LimitReached as full:
         raise StreamUnavailable(full.ending, retry=full.wait, repeated=True) from None
@@ -293,15 +296,15 @@ class ConnectAttempt:
     """One attempt. `failures` collects why each place came to nothing."""
 
     def __init__(
-        self, side: InitiatingLeg, pair: Pair, opener: ConnectServices, verifying: bool, broken: ResumableStream | None,
+        self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: ResumableStream | None,
     ) -> None:
         self._broken = broken
         self._side = side
         self._pair = pair
         self._name = pair.recipient.ascii
-        self._opener = opener
+        self._connect_services = connect_services
         self._verifying = verifying
-        self._watch = HandshakeTimer(opener.clock, opener.took)
+        self._watch = HandshakeTimer(connect_services.clock, connect_services.took)
         self._failures: list[StreamUnavailable] = []
         self._direct_failed: Ending | None = None
 
@@ -312,7 +315,7 @@ class ConnectAttempt:
             return await self._reach(resolution)
         except StreamUnavailable:
             if not self._verifying:
-                self._opener.missed(self._pair, resolution)
+                self._connect_services.missed(self._pair, resolution)
             raise
 
     async def _reach(self, resolution: Resolution) -> InitiatedStream:
@@ -332,7 +335,7 @@ class ConnectAttempt:
 
     def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Without direct TLS, where that broke the server and there is another way."""
-        if self._opener.manners.bears(self._name, "direct-tls"):
+        if self._connect_services.destinations.bears(self._name, "direct-tls"):
             return targets
         return [target for target in targets if not target.direct_tls] or targets
 
@@ -340,7 +343,7 @@ class ConnectAttempt:
         self._watch.step("auth")
         self._watch.stop()
         if self._direct_failed is not None and not stream.target.direct_tls:
-            self._opener.manners.broke(self._name, "direct-tls", self._direct_failed)
+            self._connect_services.destinations.broke(self._name, "direct-tls", self._direct_failed)
 
     async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
         """The places of one priority: race, and where the winner disappoints, race on among the others."""
@@ -348,7 +351,7 @@ class ConnectAttempt:
             built: list[InitiatedStream] = []
             winner = None
             try:
-                winner = await race(self._opener.clock, places, partial(self._build, built), self._dialler)
+                winner = await race(self._connect_services.clock, places, partial(self._build, built), self._dialler)
             except RaceLost as lost:
                 self._failures += [StreamUnavailable(lost.ending, place.address) for place, _ in lost.failures[:1]]
                 return None
@@ -366,7 +369,7 @@ class ConnectAttempt:
 
     def _build(self, built: list[InitiatedStream], spot: Endpoint) -> StreamConnection:
         engine = self._side.engine(self._pair, spot.target, self._verifying)
-        built.append(InitiatedStream(self._side, self._pair, spot.target, engine, self._opener, self._watch))
+        built.append(InitiatedStream(self._side, self._pair, spot.target, engine, self._connect_services, self._watch))
         if self._broken is not None:
             built[-1].go_on_with(self._broken)
         return built[-1].connection

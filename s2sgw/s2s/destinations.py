@@ -93,7 +93,7 @@ class Destinations:
         self._told = told
         self._servers: OrderedDict[str, _Destination] = OrderedDict()
         self._running = 0
-        self._crowd: deque[str] = deque()
+        self._peer_streams: deque[str] = deque()
 
     # --- attempts ---
 
@@ -128,7 +128,7 @@ class Destinations:
     def _queue(self, name: str, server: _Destination) -> Deferred[None]:
         waiter: Deferred[None] = Deferred(server.waiting.remove)
         server.waiting.append(waiter)
-        self._crowd.append(name)
+        self._peer_streams.append(name)
         return waiter
 
     def _next(self, server: _Destination) -> None:
@@ -137,8 +137,8 @@ class Destinations:
         room = len(server.waiting) if alone else (1 if server.failures else PER_SERVER) - server.running
         for _ in range(min(room, len(server.waiting))):
             server.waiting.popleft().callback(None)
-        while self._crowd and self._running < IN_ALL:
-            other = self._servers.get(self._crowd.popleft())
+        while self._peer_streams and self._running < IN_ALL:
+            other = self._servers.get(self._peer_streams.popleft())
             if other is not None and other.waiting and other.room:
                 other.waiting.popleft().callback(None)
                 break

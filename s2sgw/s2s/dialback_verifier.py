@@ -54,9 +54,9 @@ class Verification(StreamUser):
 class DialbackVerifier:
     """Verifies dialback keys over streams of `side`, each on a stream of its own and within `PATIENCE`."""
 
-    def __init__(self, side: InitiatingLeg, opener: ConnectServices, clock: IReactorTime) -> None:
+    def __init__(self, side: InitiatingLeg, connect_services: ConnectServices, clock: IReactorTime) -> None:
         self._side = side
-        self._opener = opener
+        self._connect_services = connect_services
         self._clock = clock
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
@@ -67,7 +67,7 @@ class DialbackVerifier:
 
     async def _ask(self, question: DialbackNeeded) -> DialbackOutcome:
         try:
-            stream = await open_stream(self._side, question.pair.inverse, self._opener, verifying=True)
+            stream = await open_stream(self._side, question.pair.inverse, self._connect_services, verifying=True)
         except StreamUnavailable as refused:
             return DialbackOutcome("error", refused.ending)
         return await Verification(stream, question).ask()

@@ -26,10 +26,10 @@ _OF_STATE = frozenset({
 class ExtensionTrial:
     """The youth of one stream to the server called `name`."""
 
-    def __init__(self, engine: InitiatingStream, name: str, manners: Destinations, clock: IReactorTime) -> None:
+    def __init__(self, engine: InitiatingStream, name: str, destinations: Destinations, clock: IReactorTime) -> None:
         self._engine = engine
         self._name = name
-        self._manners = manners
+        self._destinations = destinations
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._ready_at: float | None = None
@@ -38,7 +38,7 @@ class ExtensionTrial:
     def begin(self) -> None:
         """The stream is ready; of most nothing is to be learned."""
         self._ready_at = self._clock.seconds()
-        self._old = self._old or (not self._used and not self._manners.suspects(self._name))
+        self._old = self._old or (not self._used and not self._destinations.suspects(self._name))
         if not self._old:
             self._timer = self._clock.callLater(BRIEF, self._lives)
 
@@ -54,14 +54,14 @@ class ExtensionTrial:
         `excused`: something else is known to be. Instead of an answer to `<resume/>` it is that.
         """
         if self._engine.resuming and self._balks(ending):
-            self._manners.broke(self._name, "resumption", ending)
+            self._destinations.broke(self._name, "resumption", ending)
         blamed = not (self._old or excused) and self._may_blame(ending)
         self._stop()
-        if blamed and self._manners.suspects(self._name):
-            self._manners.acquit(self._name)
+        if blamed and self._destinations.suspects(self._name):
+            self._destinations.acquit(self._name)
         elif blamed:
             for extra in self._suspected(ending):
-                self._manners.suspect(self._name, extra, ending)
+                self._destinations.suspect(self._name, extra, ending)
 
     def _may_blame(self, ending: Ending) -> bool:
         """Whether the other side broke off over what we do, as far as can be told: without a word at once, be it in order."""
@@ -96,9 +96,9 @@ class ExtensionTrial:
 
     def _lives(self) -> None:
         self._old = True
-        if not self._manners.suspects(self._name):
+        if not self._destinations.suspects(self._name):
             return
-        if all(self._manners.bears(self._name, extra) for extra in self._used):
-            self._manners.steady(self._name)
+        if all(self._destinations.bears(self._name, extra) for extra in self._used):
+            self._destinations.steady(self._name)
         else:
-            self._manners.acquit(self._name)  # what is suspected on another stream works on this one
+            self._destinations.acquit(self._name)  # what is suspected on another stream works on this one

@@ -84,12 +84,12 @@ class FederationReceiving:
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
         """By SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
-        opener = self.server_tls(order is None)
+        connect_services = self.server_tls(order is None)
         if order is None:
-            return opener.for_domain(None)
+            return connect_services.for_domain(None)
         special = order.peer is not None and self.peers.policy(order.peer).certificate is not None
         credential = self.credential(order.local, order.peer) if special and order.peer is not None else None
-        return opener.for_domain(order.local) if credential is None else opener.for_credential(credential)
+        return connect_services.for_domain(order.local) if credential is None else connect_services.for_credential(credential)
 
     async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
         self.judge_of.begin(question.peer, "initiating")

@@ -39,12 +39,12 @@ class PairRequests:
     """
 
     def __init__(
-        self, connection: StreamConnection, engine: InitiatingStream, name: str, manners: Destinations, clock: IReactorTime,
+        self, connection: StreamConnection, engine: InitiatingStream, name: str, destinations: Destinations, clock: IReactorTime,
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._name = name
-        self._manners = manners
+        self._destinations = destinations
         self._clock = clock
         self._asked: dict[Pair, Deferred[Ending | None]] = {}
         self._added_at: float | None = None
@@ -91,7 +91,7 @@ class PairRequests:
         return ending
 
     def _broke(self, ending: Ending) -> None:
-        self._manners.broke(self._name, "multiplexing", ending)
+        self._destinations.broke(self._name, "multiplexing", ending)
 
     def _to_blame(self, ending: Ending) -> bool:
         if ending.condition in _OF_STATE or (ending.by == "us" and ending.in_order):
@@ -109,7 +109,7 @@ class Shared(Protocol):
     shown: str | None
     engine: InitiatingStream
     connection: StreamConnection
-    lending: SharedStream
+    shared_stream: SharedStream
     additions: PairRequests
 
 
@@ -155,9 +155,9 @@ class ShareableStreams:
     async def join(self, pair: Pair, shown: str | None = None) -> PairStream | None:
         """A part for `pair` of a stream that shows `shown` (None: whatever), if there is one and the peer agrees."""
         for stream in self._open.get(pair.recipient.ascii, ()):
-            if shown in (None, stream.shown) and stream.engine.extensible and stream.lending.takes():
-                lent = stream.lending.of(pair)
-                if lent is None and await stream.additions.ask(pair) is None:
-                    lent = stream.lending.of(pair)
-                return lent
+            if shown in (None, stream.shown) and stream.engine.extensible and stream.shared_stream.takes():
+                pair_stream = stream.shared_stream.of(pair)
+                if pair_stream is None and await stream.additions.ask(pair) is None:
+                    pair_stream = stream.shared_stream.of(pair)
+                return pair_stream
         return None

@@ -27,7 +27,7 @@ class ResumableOwner(Protocol):
     """Of a stream towards us."""
 
     incoming: StreamIngress
-    lending: SharedStream
+    shared_stream: SharedStream
 
     @property
     def leg(self) -> Leg: ...
@@ -53,7 +53,7 @@ class SuspendedStream:
         self.pairs = owner.pairs
         self.peers = owner.senders
         self.incoming = owner.incoming
-        self.lending = owner.lending
+        self.shared_stream = owner.shared_stream
         self.timer: IDelayedCall | None = None
 
     def is_of(self, owner: ResumableOwner) -> bool:
@@ -89,12 +89,12 @@ class ResumptionTable:
 
     def keep(self, resumption: Resumption, owner: ResumableOwner, ending: Ending) -> bool:
         """It broke off; False: what was sent on it cannot be sent again in its order, so it is lost."""
-        if not owner.lending.resumable:
+        if not owner.shared_stream.resumable:
             return False
         session = self._broken[resumption.id] = SuspendedStream(resumption, owner)
         self._awaited.update(session.pairs)
         owner.incoming.suspend(resumption.counters)
-        seconds = min(resumption.seconds, RETURN) if owner.lending.suspend(ending) else resumption.seconds
+        seconds = min(resumption.seconds, RETURN) if owner.shared_stream.suspend(ending) else resumption.seconds
         session.timer = self._clock.callLater(seconds, self._expire, session)
         for excess in list(self._excess(session.peers)):
             self._expire(excess)
@@ -119,7 +119,7 @@ class ResumptionTable:
             self._past.popitem(last=False)
         self._record.resumption("receiving", "expired")
         session.incoming.forget()
-        session.lending.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
+        session.shared_stream.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
 
     def claim(self, id: str, owner: ResumableOwner) -> tuple[Resumption | None, Counters | None]:
         """By what `owner`'s stream goes on with the one called `id`; else how far that had come, where it is a past one.
@@ -146,7 +146,7 @@ class ResumptionTable:
         self._open[id] = owner
         self._record.resumption("receiving", "resumed")
         owner.incoming.inherit(session.incoming)
-        owner.lending.go_on(session.lending, count)
+        owner.shared_stream.go_on(session.shared_stream, count)
 
     def _take(self, id: str) -> SuspendedStream:
         session = self._broken.pop(id)

@@ -39,14 +39,14 @@ class CarryingEngine(Protocol):
 class PairStream:
     """The part of a stream that carries `pair`: an `OutboundStream`."""
 
-    def __init__(self, lending: SharedStream, pair: Pair, method: str, reasons: tuple[str, ...]) -> None:
-        self._lending = lending
+    def __init__(self, shared_stream: SharedStream, pair: Pair, method: str, reasons: tuple[str, ...]) -> None:
+        self._shared_stream = shared_stream
         self.pair = pair
         self.method = method
         self.reasons = reasons
-        self.side = lending.side
-        self.connection = lending.connection
-        self.target = lending.target
+        self.side = shared_stream.side
+        self.connection = shared_stream.connection
+        self.target = shared_stream.target
         self.listener: StreamUser | None = None
         self.ambiguous = False
 
@@ -57,34 +57,34 @@ class PairStream:
 
     @property
     def incoming(self) -> StreamIngress | None:
-        return self._lending.incoming
+        return self._shared_stream.incoming
 
     @property
     def asking(self) -> bool:
-        return self._lending.asking
+        return self._shared_stream.asking
 
     @property
     def broken(self) -> ResumableStream | None:
-        return self._lending.broken
+        return self._shared_stream.broken
 
     @property
     def outcome(self) -> Resumed | NotResumed | None:
-        return self._lending.outcome
+        return self._shared_stream.outcome
 
     @property
     def fitness(self) -> NextHopLimits:
-        return self._lending.fitness(self.pair)
+        return self._shared_stream.fitness(self.pair)
 
     @property
     def managed(self) -> bool:
-        return self._lending.engine.managed
+        return self._shared_stream.engine.managed
 
     @property
     def unacknowledged(self) -> int:
-        return self._lending.unacknowledged(self)
+        return self._shared_stream.unacknowledged(self)
 
     def sent(self, number: int) -> None:
-        self._lending.sent(self, number)
+        self._shared_stream.sent(self, number)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these."""
@@ -92,16 +92,16 @@ class PairStream:
 
     @property
     def burden(self) -> int:
-        return max((user.burden for user in self._lending.users), default=0)
+        return max((user.burden for user in self._shared_stream.users), default=0)
 
     @property
     def sole(self) -> bool:
-        return len(self._lending.users) == 1
+        return len(self._shared_stream.users) == 1
 
     def leave(self, ending: Ending) -> Deferred[None]:
         """Its user has done with it; the last one closes the stream."""
         self.listener = None
-        if not self._lending.users:
+        if not self._shared_stream.users:
             self.connection.close(ending)
         return self.connection.when_closed()
 
@@ -138,23 +138,23 @@ class SharedStream:
         #: what is left of a stream of ours, and what became of the one with which it was to go on
         self.broken: ResumableStream | None = None
         self.outcome: Resumed | NotResumed | None = None
-        self._lent: dict[Pair, PairStream] = {}
+        self._pair_stream: dict[Pair, PairStream] = {}
         self._written: deque[tuple[PairStream, int]] = deque()  # what is unacknowledged, in order
         self._turn = 0
 
     def allow(self, pair: Pair, method: str = "bidi", reasons: tuple[str, ...] = ()) -> PairStream:
         """`pair` may be sent."""
-        return self._lent.setdefault(pair, PairStream(self, pair, method, reasons))
+        return self._pair_stream.setdefault(pair, PairStream(self, pair, method, reasons))
 
     @property
     def shared(self) -> bool:
         """More than one pair may use it."""
-        return len(self._lent) > 1
+        return len(self._pair_stream) > 1
 
     def of(self, pair: Pair, alone: bool = False) -> PairStream | None:
         """The part for `pair`, unless it is in use, or `takes` does not hold."""
-        lent = self._lent.get(pair)
-        return lent if lent is not None and lent.listener is None and self.takes(alone) else None
+        pair_stream = self._pair_stream.get(pair)
+        return pair_stream if pair_stream is not None and pair_stream.listener is None and self.takes(alone) else None
 
     def takes(self, alone: bool = False) -> bool:
         """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
@@ -165,22 +165,22 @@ class SharedStream:
     @property
     def users(self) -> list[StreamUser]:
         """Who uses it now."""
-        return [lent.listener for lent in self._lent.values() if lent.listener is not None]
+        return [pair_stream.listener for pair_stream in self._pair_stream.values() if pair_stream.listener is not None]
 
-    def sent(self, lent: PairStream, number: int) -> None:
+    def sent(self, pair_stream: PairStream, number: int) -> None:
         """`number` stanzas of one pair are being written."""
         if self.engine.managed:
-            self._written.append((lent, number))
+            self._written.append((pair_stream, number))
             self.engine.sent(number)
 
-    def owe(self, lent: PairStream, number: int) -> None:
+    def owe(self, pair_stream: PairStream, number: int) -> None:
         """The stream goes on with one on which so many of a pair were written, and counted."""
         if number:
-            self._written.append((lent, number))
+            self._written.append((pair_stream, number))
 
-    def unacknowledged(self, lent: PairStream) -> int:
+    def unacknowledged(self, pair_stream: PairStream) -> int:
         """Of what was written of one pair, and counted."""
-        return sum(number for each, number in self._written if each is lent)
+        return sum(number for each, number in self._written if each is pair_stream)
 
     def event(self, event: Event) -> None:
         """What the other side has, told to those who sent it; anything else concerns all."""
@@ -194,13 +194,13 @@ class SharedStream:
 
     def _acknowledged(self, count: int) -> None:
         while count:
-            lent, number = self._written.popleft()
+            pair_stream, number = self._written.popleft()
             part = min(count, number)
             count -= part
             if part < number:
-                self._written.appendleft((lent, number - part))
-            if lent.listener is not None:
-                lent.listener.stream_event(Acknowledged(part))
+                self._written.appendleft((pair_stream, number - part))
+            if pair_stream.listener is not None:
+                pair_stream.listener.stream_event(Acknowledged(part))
 
     def slow(self) -> None:
         """The other side takes nothing at present."""
@@ -218,31 +218,32 @@ class SharedStream:
         """The stream is gone; where several had stanzas in doubt, nobody can tell over whose."""
         users = self.users
         ambiguous = sum(user.busy for user in users) > 1
-        for lent in self._lent.values():
-            lent.ambiguous = ambiguous
+        for pair_stream in self._pair_stream.values():
+            pair_stream.ambiguous = ambiguous
         for user in users:
             user.stream_lost(ending)
-        self._lent, self.fitness = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
+        self._pair_stream, self.fitness = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
 
     # --- resumption (XEP-0198 §5) ---
 
     @property
     def resumable(self) -> bool:
         """What is unacknowledged can be sent again as it was."""
-        return all(lent.listener is not None and lent.listener.holds(number) for lent, number in self._owed().items())
+        return all(pair_stream.listener is not None and pair_stream.listener.holds(number) for pair_stream,
+        number in self._owed().items())
 
     def _owed(self) -> Counter[PairStream]:
         owed: Counter[PairStream] = Counter()
-        for lent, number in self._written:
-            owed[lent] += number
+        for pair_stream, number in self._written:
+            owed[pair_stream] += number
         return owed
 
     def suspend(self, ending: Ending) -> bool:
         """The stream broke off: whose stanzas are unacknowledged waits for it, if anybody; all others go another way."""
         owed = self._owed()
-        for lent in self._lent.values():
-            if lent.listener is not None and not owed[lent]:
-                listener, lent.listener = lent.listener, None
+        for pair_stream in self._pair_stream.values():
+            if pair_stream.listener is not None and not owed[pair_stream]:
+                listener, pair_stream.listener = pair_stream.listener, None
                 listener.stream_lost(ending)
         for listener in self.users:
             listener.stream_broken(ending)
@@ -251,13 +252,14 @@ class SharedStream:
     def go_on(self, former: SharedStream, count: int) -> None:
         """Stanzas go back here from where `former` broke off; the other side has `count` more of them."""
         former._acknowledged(count)
-        waiting = {lent: lent.listener for lent in former._lent.values() if lent.listener is not None}
-        again = {lent: iter(listener.again()) for lent, listener in waiting.items()}
+        waiting = {pair_stream: pair_stream.listener for pair_stream in former._pair_stream.values() if pair_stream.listener is
+        not None}
+        again = {pair_stream: iter(listener.again()) for pair_stream, listener in waiting.items()}
         data: list[bytes] = []
-        for lent, number in former._written:
-            data += islice(again[lent], number)
-            self._written.append((self._lent[lent.pair], number))
+        for pair_stream, number in former._written:
+            data += islice(again[pair_stream], number)
+            self._written.append((self._pair_stream[pair_stream.pair], number))
         if data:
             self.connection.write(b"".join(data))
-        for lent, listener in waiting.items():
-            listener.stream_resumed(self._lent[lent.pair])
+        for pair_stream, listener in waiting.items():
+            listener.stream_resumed(self._pair_stream[pair_stream.pair])

@@ -20,53 +20,53 @@ class PeerStreamProvider:
     a new one, once there is room."""
 
     side: InitiatingLeg
-    opener: ConnectServices
+    connect_services: ConnectServices
 
     @property
     def leg(self) -> Leg:
         return self.side.leg
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
-        lent = self.opener.lent(pair, alone) if broken is None else None
-        if lent is not None:
-            return lent
+        pair_stream = self.connect_services.pair_stream(pair, alone) if broken is None else None
+        if pair_stream is not None:
+            return pair_stream
         shown = self.side.shown(pair)
         if shown is None:
             return (await self._new(pair, broken)).part
-        if alone or broken is not None or not self.opener.manners.bears(pair.recipient.ascii, "multiplexing"):
+        if alone or broken is not None or not self.connect_services.destinations.bears(pair.recipient.ascii, "multiplexing"):
             return await self._own(pair, shown, broken)
         return await self._shared(pair, shown)
 
     def urge(self, recipient: Domain) -> None:
-        self.opener.manners.urge(recipient.ascii)
+        self.connect_services.destinations.urge(recipient.ascii)
 
     async def _shared(self, pair: Pair, shown: str) -> OutboundStream:
-        multiplexing = self.opener.multiplexing
+        multiplexing = self.connect_services.multiplexing
         await multiplexing.settled(pair.recipient.ascii, shown)
-        lent = await multiplexing.join(pair, shown)
-        if lent is not None:
-            return lent
+        pair_stream = await multiplexing.join(pair, shown)
+        if pair_stream is not None:
+            return pair_stream
         try:
             return await self._own(pair, shown)
         except StreamUnavailable as refused:
             # rather on a stream that shows another certificate than on none
-            lent = await multiplexing.join(pair) if refused.ending.cause is Cause.TOO_MANY_STREAMS else None
-            if lent is None:
+            pair_stream = await multiplexing.join(pair) if refused.ending.cause is Cause.TOO_MANY_STREAMS else None
+            if pair_stream is None:
                 raise
-            return lent
+            return pair_stream
 
     async def _own(self, pair: Pair, shown: str, broken: ResumableStream | None = None) -> OutboundStream:
-        with self.opener.multiplexing.opening(pair.recipient.ascii, shown):
+        with self.connect_services.multiplexing.opening(pair.recipient.ascii, shown):
             stream = await self._new(pair, broken)
-            self.opener.multiplexing.add(stream)
+            self.connect_services.multiplexing.add(stream)
         return stream.part
 
     async def _new(self, pair: Pair, broken: ResumableStream | None) -> InitiatedStream:
         """As soon as there is room for it."""
-        room = self.opener.room
+        room = self.connect_services.room
         if room is None:
-            return await open_stream(self.side, pair, self.opener, broken=broken)
+            return await open_stream(self.side, pair, self.connect_services, broken=broken)
         async with room.entering():
-            stream = await open_stream(self.side, pair, self.opener, broken=broken)
+            stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
             room.joined(stream)
         return stream

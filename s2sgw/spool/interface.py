@@ -92,7 +92,7 @@ class Spool(Protocol):
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         """So many stanzas at most whose deadline is past, of any lane."""
 
-    def lanes(self, done: Callable[[list[LaneSummary]], None]) -> None:
+    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
         """Every lane that has something here."""
 
     def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:

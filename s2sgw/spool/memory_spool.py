@@ -15,7 +15,7 @@ class MemorySpool(Spool):
     def __init__(self, limit: int, deliver: Callable[[Callable[[], None]], None]) -> None:
         self._limit = limit
         self._deliver = deliver
-        self._lanes: dict[Pair, dict[int, Spooled]] = {}
+        self._queues: dict[Pair, dict[int, Spooled]] = {}
         self._pen: deque[Quarantined] = deque(maxlen=PEN)
         self._put_aside = 0
         self._bytes = 0
@@ -26,7 +26,7 @@ class MemorySpool(Spool):
 
     @property
     def count(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return sum(map(len, self._queues.values()))
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
         size = sum(len(spooled.stanza.data) for spooled in batch)
@@ -35,47 +35,48 @@ class MemorySpool(Spool):
             return
         self._bytes += size
         for spooled in batch:
-            self._lanes.setdefault(spooled.pair, {})[spooled.position] = spooled
+            self._queues.setdefault(spooled.pair, {})[spooled.position] = spooled
         self._deliver(lambda: done(None))
 
     def read(self, pair: Pair, after: int, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         rows: list[Spooled] = []
         size = 0
-        for position, spooled in sorted(self._lanes.get(pair, {}).items()):
+        for position, spooled in sorted(self._queues.get(pair, {}).items()):
             if position > after and (not rows or size < at_most):
                 rows.append(spooled)
                 size += len(spooled.stanza.data)
         self._deliver(lambda: done(rows))
 
     def remove(self, pair: Pair, up_to: int) -> None:
-        self._forget(pair, [position for position in self._lanes.get(pair, ()) if position <= up_to])
+        self._forget(pair, [position for position in self._queues.get(pair, ()) if position <= up_to])
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
         self._forget(pair, positions)
 
     def _forget(self, pair: Pair, positions: Iterable[int]) -> None:
-        lane = self._lanes.get(pair, {})
+        pair_queue = self._queues.get(pair, {})
         for position in positions:
-            spooled = lane.pop(position, None)
+            spooled = pair_queue.pop(position, None)
             if spooled is not None:
                 self._bytes -= len(spooled.stanza.data)
-        if not lane:
-            self._lanes.pop(pair, None)
+        if not pair_queue:
+            self._queues.pop(pair, None)
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        lane = self._lanes.get(pair, {})
+        pair_queue = self._queues.get(pair, {})
         for position in positions:
-            if position in lane:
-                lane[position] = lane[position]._replace(written=True)
+            if position in pair_queue:
+                pair_queue[position] = pair_queue[position]._replace(written=True)
         self._deliver(lambda: done(None))
 
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        late = [spooled for lane in self._lanes.values() for spooled in lane.values() if spooled.deadline <= now]
+        late = [spooled for pair_queue in self._queues.values() for spooled in pair_queue.values() if spooled.deadline <= now]
         rows = sorted(late, key=lambda spooled: spooled.deadline)[:at_most]
         self._deliver(lambda: done(rows))
 
-    def lanes(self, done: Callable[[list[LaneSummary]], None]) -> None:
-        rows = [_summary(pair, sorted(lane.values(), key=lambda row: row.position)) for pair, lane in self._lanes.items()]
+    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
+        rows = [_summary(pair, sorted(pair_queue.values(), key=lambda row: row.position)) for pair,
+        pair_queue in self._queues.items()]
         self._deliver(lambda: done(rows))
 
     def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:

@@ -89,8 +89,8 @@ class SQLiteSpool(Spool):
     def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
         self._put(_Job(lambda ledger: ledger.expired(now, at_most), done, _nothing))
 
-    def lanes(self, done: Callable[[list[LaneSummary]], None]) -> None:
-        self._put(_Job(lambda ledger: ledger.lanes(), done, _nothing))
+    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
+        self._put(_Job(lambda ledger: ledger.queues(), done, _nothing))
 
     def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
         self._put(_Job(lambda ledger: ledger.put_aside(spooled, cause, at)))

@@ -238,7 +238,7 @@ class SpoolTables:
         placed = [(row[0] - row[0] % POSITIONS, row) for row in rows]
         return [_spooled(self._pairs[base], row[0] - base, row[1:]) for base, row in placed if base in self._pairs]
 
-    def lanes(self) -> list[LaneSummary]:
+    def queues(self) -> list[LaneSummary]:
         """See `Spool.lanes`. What does not grow with the lanes' length: two look-ups each."""
         within = f"FROM stanza WHERE id > lane.id * {POSITIONS} AND id < (lane.id + 1) * {POSITIONS}"
         rows = self._json(

@@ -187,8 +187,8 @@ class Framer:
     def _first_fault(self, fault: RemoteFault) -> Fault:
         """`fault`, or the text between elements that came before it and would have been seen, had it come alone."""
         if self._depth == 1:
-            gap = self._buffer[self._last : self._position()].lstrip(_WHITE)
-            if gap and (gap[0] != _LESS_THAN or gap.startswith(b"<![CDATA[")):
+            spooled_range = self._buffer[self._last : self._position()].lstrip(_WHITE)
+            if spooled_range and (spooled_range[0] != _LESS_THAN or spooled_range.startswith(b"<![CDATA[")):
                 return Fault(StreamCondition.BAD_FORMAT, _TEXT_BETWEEN)
         return Fault(fault.condition, fault.text)
 

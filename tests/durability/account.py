@@ -56,7 +56,7 @@ class Pair:
     name: str
     managed: bool  # the sender speaks XEP-0198 (and knows what is unacknowledged)
     orderly: bool = True  # the sender itself keeps the order when it sends again
-    receipts: bool = True  # the next server acknowledges, or answers pings
+    acknowledgements: bool = True  # the next server acknowledges, or answers pings
     inward: bool = True
     sent: list[float] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class Line:
     def unexcused(self) -> list[Loss]:
         """With XEP-0198 nothing may be, save after 20 s on the way to a next server that confirms nothing (R41)."""
         pair = self.pair
-        return [loss for loss in self.losses if not loss.excused or (pair.managed and (pair.receipts or loss.end != "mute"))]
+        return [loss for loss in self.losses if not loss.excused or (pair.managed and (pair.acknowledgements or loss.end != "mute"))]
 
     def _worst(self, number: int = 5) -> list[str]:
         found = sorted(self.unexcused, key=lambda loss: -(loss.held or 0.0))

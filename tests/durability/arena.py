@@ -113,7 +113,7 @@ class Arena:
         self, me: str, them: str, port: int, certificate: Certificate, *, rate: float, address: str = "u@{domain}/r",
     ) -> None:
         managed = {**self.local, **self.peers}[me]
-        pair = Pair(f"{me} -> {them}", managed, receipts=them != MUTE, inward=them in self.local)
+        pair = Pair(f"{me} -> {them}", managed, acknowledgements=them != MUTE, inward=them in self.local)
         sender = Sender(pair, me, them, port, client_context(certificate), rate, address.format(domain=them), self.reading)
         self._pairs.append(pair)
         self._senders.append(sender)

@@ -101,9 +101,9 @@ def set_up(trap: Trap) -> None:
         trap.closing()
         close(ledger)
 
-    def rested(lanes: DeliveryQueues) -> None:
+    def rested(queues: DeliveryQueues) -> None:
         trap.stopping()
-        rest(lanes)
+        rest(queues)
 
     for owner, name, step in ((SpoolTables, "commit", ended), (SpoolTables, "close", closed), (DeliveryQueues, "rest", rested)):
         setattr(owner, name, step)

@@ -91,24 +91,24 @@ class World:
         self.side.managed = managed
         self.connections: list[Stream] = []
         self.back: list[Bounced] = []
-        self.manners = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.record = EventRecord(self.clock.seconds, Logger())
         self.spool = MemorySpool(1 << 24, lambda call: call())
-        self.receipting = AckSelection(lambda domain: acks, lambda: self.lanes, self.manners, self.clock)
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop, self.spool, spools=False,
+        self.ack_selection = AckSelection(lambda domain: acks, lambda: self.queues, self.destinations, self.clock)
+        self.queues = DeliveryQueues(
+            self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop, self.spool, spools=False,
         )
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.direction == "inbound":
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.direction == "inbound":
             return KeepingHop(self.back)
-        opener = ConnectServices(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
-        way = PeerStreamProvider(self.side, opener)  # type: ignore[arg-type]
-        return DeliveryAgent(flow, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.receipting.of)
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations)  # type: ignore[arg-type]
+        way = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
 
     def _connection(self, engine: Any, owner: Any) -> Stream:
         engine.sent = lambda number: None
-        engine.managed = self.receipting.managed(OUT.recipient) and self.server.managed
+        engine.managed = self.ack_selection.managed(OUT.recipient) and self.server.managed
         self.connections.append(Stream(owner, self))
         return self.connections[-1]
 
@@ -120,7 +120,7 @@ class World:
 
     @property
     def flow_back(self) -> DeliveryQueue:
-        return self.lanes.flow(Pair(OUT.recipient, OUT.sender))
+        return self.queues.queue(Pair(OUT.recipient, OUT.sender))
 
     def pass_time(self, seconds: float) -> None:
         """Whatever is dialled meanwhile is reached."""
@@ -131,7 +131,7 @@ class World:
                 self.connections[-1].prove()
 
     def send(self, *each: Any) -> None:
-        self.lanes.flow(OUT).accept(list(each))
+        self.queues.queue(OUT).accept(list(each))
         self.pass_time(0.5)
 
     @property
@@ -161,19 +161,19 @@ class ChokingTests(SynchronousTestCase):
         world.send(message("4"))
         self.assertEqual([ident for ident in "1234" if world.server.took.count(ident) not in (1, 2)], [])
         self.assertEqual(world.server.took[-3:], ["2", "3", "4"])
-        self.assertEqual((world.lanes.flow(OUT).lane.flying, len(world.lanes.flow(OUT).lane)), (0, 0))
+        self.assertEqual((world.queues.queue(OUT).pair_queue.flying, len(world.queues.queue(OUT).pair_queue)), (0, 0))
 
     def test_pings(self) -> None:
         """R41: one that has answered pings is not believed to have what it does not answer: the culprit comes back."""
         world = World()
         self.found(world, 2 * PATIENCE + 2)
-        self.assertNotIn(OUT.recipient.ascii, world.receipting._silent)
+        self.assertNotIn(OUT.recipient.ascii, world.ack_selection._silent)
 
     def test_acknowledgements(self) -> None:
         """R35: one that has acknowledged before; it is asked for acknowledgements all the same from now on."""
         world = World(managed=True)
         self.found(world, 2 * OVERDUE + 2)
-        self.assertTrue(world.receipting.managed(OUT.recipient))
+        self.assertTrue(world.ack_selection.managed(OUT.recipient))
 
     def test_acknowledgements_alone(self) -> None:
         """R35: alone on the second stream too; it is ended there, not broken off, so that nobody resumes it."""
@@ -183,7 +183,7 @@ class ChokingTests(SynchronousTestCase):
         world.pass_time(2 * OVERDUE + 2)
         self.assertEqual((world.bounced, len(world.connections)), (["big"], 2))
         self.assertEqual([connection.aborted for connection in world.connections], [False, False])
-        self.assertTrue(world.receipting.managed(OUT.recipient))
+        self.assertTrue(world.ack_selection.managed(OUT.recipient))
 
     def test_the_first_of_all(self) -> None:
         """The very first stanza of the lane: it is known from the ping before it that the server answers."""
@@ -232,7 +232,7 @@ class ChokingTests(SynchronousTestCase):
         world.send(large("3"))
         world.pass_time(2 * PATIENCE)
         self.assertEqual((world.server.took, len(world.connections), world.bounced), (["1", "2", "3"], 1, []))
-        self.assertEqual(world.lanes.flow(OUT).lane.flying, 0)
+        self.assertEqual(world.queues.queue(OUT).pair_queue.flying, 0)
 
     def test_falls_mute(self) -> None:
         """R41: one whose way back to us is lost is found out on the next stream, and believed: nothing comes back."""
@@ -251,15 +251,15 @@ class ChokingTests(SynchronousTestCase):
         world.send(message("1"))
         ends = 0
         world.server.most = 0
-        world.lanes.flow(OUT).accept([message("2")])
-        while world.lanes.flow(OUT).lane:
+        world.queues.queue(OUT).accept([message("2")])
+        while world.queues.queue(OUT).pair_queue:
             world.pass_time(0.5)
             connection = world.connections[-1]
             connection.shared = True
             ends += connection.ending is None
             connection.close(Ending(Cause.STREAM_ERROR, by="them", condition="bad-format"))
-            world.lanes.sweep()
-            self.assertEqual((world.lanes.flow(OUT).suspects, world.pen()), (0, []))
+            world.queues.sweep()
+            self.assertEqual((world.queues.queue(OUT).suspects, world.pen()), (0, []))
         self.assertEqual(world.bounced, ["2"])
         self.assertIn(b"stream-error", world.back[0].data)
         self.assertTrue(3 < ends < 600, ends)
@@ -271,7 +271,7 @@ class ChokingTests(SynchronousTestCase):
         self.patch(PairStream, "burden", 0)
         world.send(large("big"))
         world.pass_time(2 * PATIENCE)
-        self.assertEqual((len(world.connections), world.bounced, world.lanes.flow(OUT).lane.flying), (1, [], 0))
+        self.assertEqual((len(world.connections), world.bounced, world.queues.queue(OUT).pair_queue.flying), (1, [], 0))
 
     def test_another_lane(self) -> None:
         """A lane whose first stanza is behind the large one of another is not believed either: there were answers on the stream."""
@@ -283,8 +283,8 @@ class ChokingTests(SynchronousTestCase):
         )
         world = World()
         acknowledged: list[int] = []
-        courier: Any = SimpleNamespace(flow=SimpleNamespace(acknowledged=acknowledged.append))
-        first, second = (world.receipting.of(courier, stream) for _ in range(2))
+        agent: Any = SimpleNamespace(queue=SimpleNamespace(acknowledged=acknowledged.append))
+        first, second = (world.ack_selection.of(agent, stream) for _ in range(2))
         first.behind(1)
         world.answer(next(iter(world.flow_back.answers.pings)))
         second.behind(1)

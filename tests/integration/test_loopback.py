@@ -176,8 +176,8 @@ class LoopbackTests(LoopbackCase):
         self.assertEqual([["peer.example", "example.org"]], next(row["pairs"] for row in rows if row["direction"] == "inbound"))
         (peer,) = json.loads((await self.in_thread(lambda: self.asked("peers"))).stdout)
         self.assertEqual(("peer.example", 1, 1), (peer["peer"], peer["inbound"], peer["outbound"]))
-        lanes = json.loads((await self.in_thread(lambda: self.asked("lanes", "peer.example"))).stdout)
-        self.assertIn(("example.org", "peer.example", "ready"), [(row["sender"], row["recipient"], row["state"]) for row in lanes])
+        queues = json.loads((await self.in_thread(lambda: self.asked("lanes", "peer.example"))).stdout)
+        self.assertIn(("example.org", "peer.example", "ready"), [(row["sender"], row["recipient"], row["state"]) for row in queues])
         (certificate,) = json.loads((await self.in_thread(lambda: self.asked("certs"))).stdout)
         self.assertEqual("example.org", certificate["domain"])
         for stream in (outgoing, incoming):

@@ -114,7 +114,7 @@ class GatewayTests(SynchronousTestCase):
         self.refused: list[tuple[Any, ...]] = []
         self.parts: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), ports=set(), backends=SimpleNamespace(inbound=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped")),
-            views=SimpleNamespace(queue=lambda: (7, 0)), lanes=SimpleNamespace(spools=True),
+            views=SimpleNamespace(queue=lambda: (7, 0)), queues=SimpleNamespace(spools=True),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
             config=SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: []),
         )

@@ -96,7 +96,7 @@ class DrainTests(SynchronousTestCase):
         self.admitting = False
 
     def shut_down(self) -> Deferred[None]:
-        draining = shut_down(self.links, self.world.lanes, self.world.clock, lambda: self.admitting)
+        draining = shut_down(self.links, self.world.queues, self.world.clock, lambda: self.admitting)
         self.drained: Deferred[None] = Deferred.fromCoroutine(draining)
         return self.drained
 
@@ -117,13 +117,13 @@ class DrainTests(SynchronousTestCase):
         self.shut_down()
         self.world.accept(stanza("2"))
         self.clock.advance(WINDOW)
-        self.assertEqual((ids(self.world.hop.sent), link.calls, self.world.settled), ("1", [], ["1", "2"]))
-        self.world.flow.acknowledged(1)
+        self.assertEqual((ids(self.world.next_hop.sent), link.calls, self.world.settled), ("1", [], ["1", "2"]))
+        self.world.queue.acknowledged(1)
         self.clock.advance(LOOK)
         self.assertEqual(link.calls, ["wind down"])
         link.gone()
-        self.assertEqual(ids(self.world.hop.sent), "12")
-        self.world.flow.acknowledged(1)
+        self.assertEqual(ids(self.world.next_hop.sent), "12")
+        self.world.queue.acknowledged(1)
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)
         self.assertEqual(self.world.spooled(), [])
@@ -159,10 +159,10 @@ class DrainTests(SynchronousTestCase):
         self.world.accept(stanza("1"))
         self.admitting = False
         self.clock.advance(LOOK)
-        self.world.flow.acknowledged(1)
+        self.world.queue.acknowledged(1)
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)
-        self.assertEqual(ids(self.world.hop.sent), "1")
+        self.assertEqual(ids(self.world.next_hop.sent), "1")
 
     def test_admission_is_bounded(self) -> None:
         """Where no way is ever found the end comes all the same."""
@@ -186,30 +186,30 @@ class DrainTests(SynchronousTestCase):
 
     def test_answers_on_closed_streams(self) -> None:
         """R41: where a ping tells what the next server has, nothing is written once the streams that bring its answers are closed."""
-        hop = DeliveryAgent.__new__(DeliveryAgent)
-        hop.receipts = PingAcks.__new__(PingAcks)
+        next_hop = DeliveryAgent.__new__(DeliveryAgent)
+        next_hop.acknowledgements = PingAcks.__new__(PingAcks)
         self.world.accept(stanza("1"))
-        self.world.flow.acknowledged(1)
+        self.world.queue.acknowledged(1)
         self.patch(DeliveryAgent, "state", "ready")
         for name, value in (("ready", True), ("slow", False), ("acknowledges", True)):
             self.patch(DeliveryAgent, name, value)
-        self.patch(DeliveryAgent, "stop", lambda *_: self.world.hop.stop(Cause.SHUTDOWN))
-        self.world.flow.hop = hop
-        self.world.lanes.rest()
+        self.patch(DeliveryAgent, "stop", lambda *_: self.world.next_hop.stop(Cause.SHUTDOWN))
+        self.world.queue.next_hop = next_hop
+        self.world.queues.rest()
         self.world.accept(stanza("2"))
         self.shut_down()
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)
-        self.assertEqual((ids(self.world.hop.sent), self.world.spooled()), ("1", ["2"]))
+        self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("1", ["2"]))
 
     def test_held_by_the_operator(self) -> None:
         """What the operator holds back is not handed on at the end either."""
-        self.world.lanes.withheld.add(HoldTarget(pair=OUT))
+        self.world.queues.operator_holds.add(HoldTarget(pair=OUT))
         self.world.accept(stanza("1"))
         self.shut_down()
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)
-        self.assertEqual((self.world.hop.sent, self.world.spooled()), ([], ["1"]))
+        self.assertEqual((self.world.next_hop.sent, self.world.spooled()), ([], ["1"]))
 
     def full(self) -> None:
         """A disk that takes nothing, not even at a stop."""
@@ -221,28 +221,28 @@ class DrainTests(SynchronousTestCase):
         self.full()
         link = Link(managed=True)
         self.links = [link]
-        self.world.flow.accept([])
+        self.world.queue.accept([])
         self.shut_down()
         self.world.accept(stanza("1"))
-        self.assertEqual(ids(self.world.hop.sent), "")
+        self.assertEqual(ids(self.world.next_hop.sent), "")
         self.clock.advance(WINDOW)
-        self.assertEqual((ids(self.world.hop.sent), ids(self.world.back.sent), self.world.settled), ("1", "", []))
-        self.world.flow.acknowledged(1)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("1", "", []))
+        self.world.queue.acknowledged(1)
         self.assertEqual(self.world.settled, ["1"])
 
     def test_full_disk_and_nowhere_to_go(self) -> None:
         """Where it is not, the streams by which senders are told are waited for."""
         for opens in (True, False):
             self.full()
-            self.world.hop.ready = self.world.back.ready = False
-            self.patch(FakeHop, "state", property(lambda hop: "ready" if hop.ready else "connecting"))
+            self.world.next_hop.ready = self.world.back.ready = False
+            self.patch(FakeHop, "state", property(lambda next_hop: "ready" if next_hop.ready else "connecting"))
             self.world.accept(stanza("1"))
             self.clock.advance(WINDOW)
             self.shut_down()
             self.clock.pump([HAND_ON / 20] * 10)
             self.assertNoResult(self.drained)
             self.world.back.ready = opens
-            self.world.lanes.sweep()
+            self.world.queues.sweep()
             self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
             self.clock.pump([HAND_ON / 20] * (1 if opens else 12))
             self.successResultOf(self.drained)
@@ -250,14 +250,14 @@ class DrainTests(SynchronousTestCase):
     def test_full_disk_and_not_yet_heard(self) -> None:
         """What was written for want of room has its time to be acknowledged."""
         self.full()
-        self.world.lanes.rest()
+        self.world.queues.rest()
         self.world.accept(stanza("1"))
         self.clock.advance(WINDOW)
         self.clock.advance(SETTLE)
-        self.assertEqual(ids(self.world.hop.sent), "1")
+        self.assertEqual(ids(self.world.next_hop.sent), "1")
         self.shut_down()
         self.clock.pump([(SETTLE + HAND_ON) / 10] * 11)
         self.assertNoResult(self.drained)
-        self.world.flow.acknowledged(1)
+        self.world.queue.acknowledged(1)
         self.clock.advance(LOOK)
         self.successResultOf(self.drained)

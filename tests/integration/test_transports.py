@@ -80,12 +80,12 @@ class DialTests(ConfigTestCase):
     def test_who_is_looked_for(self) -> None:
         """Peers that could not be reached are looked for in the DNS, or at their routes; a server of ours stands where we are told."""
         parts = self.parts('[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
-        parts.lanes = SimpleNamespace()  # type: ignore[assignment]
+        parts.queues = SimpleNamespace()  # type: ignore[assignment]
         (local,) = parts.local_domains
         routed = Domain.parse("routed.example")
         for pair in (Pair(local, routed), Pair(routed, local)):
             parts._missed(pair, Resolution(pair.recipient))
-        self.assertEqual(list(parts.whereabouts._missed), [routed])
+        self.assertEqual(list(parts.rediscovery._missed), [routed])
         (target,) = self.successResultOf(parts._whereabouts_of(routed)).targets
         self.assertEqual(target.port, 5270)
 

@@ -94,7 +94,7 @@ class ClosingTests(SynchronousTestCase):
         world.calm()
         data = f"<message from='{HERE}' to='{THERE}' id='i'><body>1</body></message>".encode()
         self.last = Stanza("message", data, HERE.text, THERE.text, None, "i")
-        world.near.lanes.flow(OUT).accept([self.last])
+        world.near.queues.queue(OUT).accept([self.last])
         near, self.far = world.link
         near.protocol.close(Ending(Cause.IDLE))
         world.dials = lambda gateway: False  # type: ignore[method-assign]
@@ -117,13 +117,13 @@ class ClosingTests(SynchronousTestCase):
         """It does not wait for long; what was not acknowledged may come again, and is passed on once."""
         self.world.turn(PARTING)
         self.assertEnded(b"</stream:stream>")
-        self.assertEqual(self.world.far.entrance.duplicates.fresh(HERE, [self.last]), [])
+        self.assertEqual(self.world.far.ingress_services.duplicates.fresh(HERE, [self.last]), [])
 
     def test_gone(self) -> None:
         """A sender that does not wait has closed its stream all the same: nothing broke off."""
         ((_, owner),) = self.world.far.accepted
         endings: list[Ending] = []
-        self.patch(owner.lending, "lost", endings.append)
+        self.patch(owner.shared_stream, "lost", endings.append)
         self.far.lose()
         self.assertEqual(endings, [Ending(Cause.CLOSED, by="them")])
         self.world.turn(PARTING)
@@ -139,7 +139,7 @@ class CutTests(SynchronousTestCase):
             play.act(*action)
         play.end()
         self.assertEqual(play.heard(), play.said)
-        left = [len(flow.lane) for gateway in (play.world.near, play.world.far) for flow in gateway.lanes]
+        left = [len(queue.pair_queue) for gateway in (play.world.near, play.world.far) for queue in gateway.queues]
         self.assertFalse(any(left), "what arrived was not acknowledged")
         return play
 
@@ -168,10 +168,10 @@ class StandingTests(SynchronousTestCase):
         self.play = Play(self.world, (OUT, BACK) if bidi else (OUT,))
         self.play.begin()
 
-    def hop(self) -> DeliveryAgent:
-        hop = self.world.near.lanes.flow(OUT).hop
-        assert isinstance(hop, DeliveryAgent)
-        return hop
+    def next_hop(self) -> DeliveryAgent:
+        next_hop = self.world.near.queues.queue(OUT).next_hop
+        assert isinstance(next_hop, DeliveryAgent)
+        return next_hop
 
     def outcomes(self) -> tuple[dict[str, int], dict[str, int]]:
         """On the near side, which opens the streams, and on the far one."""
@@ -205,10 +205,10 @@ class StandingTests(SynchronousTestCase):
         self.world.link[0].carry(200)
         self.world.turn()
         self.world.cut()
-        flow = self.world.near.lanes.flow(OUT)
-        self.assertTrue(flow.lane.flying)
+        queue = self.world.near.queues.queue(OUT)
+        self.assertTrue(queue.pair_queue.flying)
         self.say()
-        self.assertFalse(flow.idle)
+        self.assertFalse(queue.idle)
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
@@ -223,8 +223,8 @@ class StandingTests(SynchronousTestCase):
         self.world.turn()
         self.world.cut()
         self.world.far.sinks[OUT].acknowledge(5)
-        self.world.flow()
-        self.assertEqual(len(self.world.near.lanes.flow(OUT).lane), 0)
+        self.world.queue()
+        self.assertEqual(len(self.world.near.queues.queue(OUT).pair_queue), 0)
         self.check()
 
     def test_taken_over(self) -> None:
@@ -242,8 +242,8 @@ class StandingTests(SynchronousTestCase):
         """R35: nothing in flight is no reason to connect; what is said next goes on a stream that is resumed."""
         wires = len(self.world.wires)
         self.world.cut()
-        self.world.flow()
-        self.assertEqual((len(self.world.wires), self.hop().state), (wires, "broken"))
+        self.world.queue()
+        self.assertEqual((len(self.world.wires), self.next_hop().state), (wires, "broken"))
         self.say()
         self.world.calm()
         self.check()
@@ -279,7 +279,7 @@ class StandingTests(SynchronousTestCase):
         self.say()
         self.world.cut()
         self.away(121)
-        self.assertEqual((self.world.near.lanes.flow(OUT).lane.flying, self.hop().broken), (0, None))
+        self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.flying, self.next_hop().broken), (0, None))
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"expired": 1}, {"expired": 1}))
@@ -288,9 +288,9 @@ class StandingTests(SynchronousTestCase):
         """A cause that no time can heal bounces what is in flight too."""
         self.say()
         self.world.cut()
-        self.hop()._attempt = None
-        self.hop().suffer(_refused(Cause.NOT_ALLOWED))
-        self.assertEqual((len(self.world.near.lanes.flow(OUT).lane), self.hop().broken), (0, None))
+        self.next_hop()._attempt = None
+        self.next_hop().suffer(_refused(Cause.NOT_ALLOWED))
+        self.assertEqual((len(self.world.near.queues.queue(OUT).pair_queue), self.next_hop().broken), (0, None))
 
     def test_without(self) -> None:
         """R35: where either side will not, all is as if there were no such thing."""
@@ -298,7 +298,7 @@ class StandingTests(SynchronousTestCase):
             self.begin(resume=resume, granted=granted)
             self.say()
             self.world.cut()
-            self.assertEqual((self.world.near.lanes.flow(OUT).lane.flying, len(self.world.far.accepted.sessions)), (0, 0))
+            self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.flying, len(self.world.far.accepted.sessions)), (0, 0))
             self.world.calm()
             self.check()
             self.assertEqual(self.outcomes(), ({}, {}))
@@ -312,8 +312,8 @@ class StandingTests(SynchronousTestCase):
                 Refusal(StreamCondition.RESET, "", Ending(Cause.CLOSED, condition="reset")),
             )
             self.world.turn(0.001)
-            self.world.flow(2)
-            self.assertEqual((self.hop().broken, len(self.world.far.accepted.sessions)), (None, 0))
+            self.world.queue(2)
+            self.assertEqual((self.next_hop().broken, len(self.world.far.accepted.sessions)), (None, 0))
             self.world.calm()
             self.assertEqual(sorted(set(map(int, self.play.heard()[OUT]))), list(range(len(self.play.said[OUT]))))
 
@@ -328,9 +328,9 @@ class StandingTests(SynchronousTestCase):
             raise AssertionError("the stream is over")
 
         far.claim = balk  # type: ignore[assignment, method-assign]
-        self.world.flow()
+        self.world.queue()
         self.flushLoggedErrors()
-        self.assertFalse(self.world.near.manners.bears("there.example", "resumption"))
+        self.assertFalse(self.world.near.destinations.bears("there.example", "resumption"))
         del far.claim
         self.world.calm()
         self.check()
@@ -340,13 +340,13 @@ class StandingTests(SynchronousTestCase):
         """R35, R36: who accepted the stream waits for the other side, for a short time."""
         self.begin(bidi=True)
         self.play.act("answer", 4, 0)
-        far = self.world.far.lanes.flow(BACK)
+        far = self.world.far.queues.queue(BACK)
         self.world.cut()
-        self.assertEqual((far.hop.state, far.lane.flying), ("broken", 1))
-        self.world.far.lanes.contact(HERE)
-        self.assertEqual(far.hop.state, "broken")
+        self.assertEqual((far.next_hop.state, far.pair_queue.flying), ("broken", 1))
+        self.world.far.queues.contact(HERE)
+        self.assertEqual(far.next_hop.state, "broken")
         self.away(RETURN + 1)
-        self.assertEqual((far.hop.state, far.lane.flying, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
+        self.assertEqual((far.next_hop.state, far.pair_queue.flying, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
         self.world.calm()
         self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])
 
@@ -355,11 +355,11 @@ class StandingTests(SynchronousTestCase):
         self.say()
         for _ in range(3):
             self.world.turn(30.0)
-        self.assertEqual(self.hop().broken is not None or self.hop().state == "ready", True)
+        self.assertEqual(self.next_hop().broken is not None or self.next_hop().state == "ready", True)
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
-        self.assertTrue(self.world.near.manners.bears("there.example", "management"))
+        self.assertTrue(self.world.near.destinations.bears("there.example", "management"))
 
     def test_not_before_resumed(self) -> None:
         """R35, R36: what waits for a stream that may carry it back does not overtake its resumption."""
@@ -375,8 +375,8 @@ class StandingTests(SynchronousTestCase):
         """A courier that waits for its stream stops as any other does."""
         self.say()
         self.world.cut()
-        self.hop().stop(Cause.SHUTDOWN)
-        self.assertIsNone(self.hop().broken)
+        self.next_hop().stop(Cause.SHUTDOWN)
+        self.assertIsNone(self.next_hop().broken)
 
 
 def _refused(cause: Cause) -> StreamUnavailable:
@@ -392,7 +392,7 @@ class FakeOwner:
         self.pairs = frozenset(pairs)
         self.senders = {pair.sender for pair in pairs}
         self.incoming: Any = Mock()
-        self.lending: Any = Mock(resumable=True, suspend=Mock(return_value=False))
+        self.shared_stream: Any = Mock(resumable=True, suspend=Mock(return_value=False))
         self.displaced = False
 
     def displace(self) -> None:

@@ -197,31 +197,31 @@ class Model:
         self._begin()
 
     def _begin(self) -> None:
-        self.manners = Destinations(self.clock, lambda: 0.0)
-        self.lanes = DeliveryQueues(
-            self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop,
+        self.destinations = Destinations(self.clock, lambda: 0.0)
+        self.queues = DeliveryQueues(
+            self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop,
             self.spool, WINDOW,
         )
-        self.receipting = AckSelection(lambda domain: self.acks, lambda: self.lanes, self.manners, self.clock)
+        self.ack_selection = AckSelection(lambda domain: self.acks, lambda: self.queues, self.destinations, self.clock)
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.direction == "inbound":
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.direction == "inbound":
             return _Swallows()
         way: Any = mock.Mock(leg="federation", find=self._find)
-        return DeliveryAgent(flow, way, self.lanes.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.receipting.of)
+        return DeliveryAgent(queue, way, self.queues.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
 
     async def _find(self, *_: Any) -> Wire:
         self.attempt = Deferred()
         return await self.attempt
 
     @property
-    def flow(self) -> DeliveryQueue:
-        return self.lanes.flow(OUT)
+    def queue(self) -> DeliveryQueue:
+        return self.queues.queue(OUT)
 
     @property
-    def courier(self) -> DeliveryAgent:
-        assert isinstance(self.flow.hop, DeliveryAgent)
-        return self.flow.hop
+    def agent(self) -> DeliveryAgent:
+        assert isinstance(self.queue.next_hop, DeliveryAgent)
+        return self.queue.next_hop
 
     # --- what must hold ---
 
@@ -234,10 +234,10 @@ class Model:
             self.ended |= set(numbers)
 
     def _passed(self, numbers: Sequence[int]) -> None:
-        receipts = self.courier.receipts
-        answered = isinstance(receipts, PingAcks) and receipts.acknowledges and receipts._answers
+        acknowledgements = self.agent.acknowledgements
+        answered = isinstance(acknowledgements, PingAcks) and acknowledgements.acknowledges and acknowledgements._answers
         unknown = [number for number in numbers if number not in self.arrived]
-        if isinstance(receipts, StreamManagementAcks) or answered:
+        if isinstance(acknowledgements, StreamManagementAcks) or answered:
             assert not unknown, f"passed on, but not arrived: {unknown}"
         assert not self.passed.keys() & set(numbers), f"passed on twice: {numbers}"
         self.believed |= set(unknown)
@@ -265,13 +265,13 @@ class Model:
         numbers = list(range(self.next, self.next + len(kinds)))
         self.next += len(kinds)
         self.open[numbers[0]] = numbers
-        receipt = UpstreamAck(len(kinds), lambda: self._settled(numbers[0]))
-        self.flow.accept([stanza(*each) for each in zip(numbers, kinds, strict=True)], None, receipt)
+        upstream_ack = UpstreamAck(len(kinds), lambda: self._settled(numbers[0]))
+        self.queue.accept([stanza(*each) for each in zip(numbers, kinds, strict=True)], None, upstream_ack)
 
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
         if seconds >= 1:
-            self.lanes.sweep()
+            self.queues.sweep()
 
     def disk_answers(self, number: int) -> None:
         self.spool.answer(number)
@@ -309,7 +309,7 @@ class Model:
     def _acknowledge(self, wire: Wire, behind: int = 0) -> None:
         if wire.pings:
             answer = Stanza("iq", b"<iq/>", "here.example", "there.example", "result", wire.pings.popleft())
-            self.lanes.flow(OUT.inverse).accept([answer])
+            self.queues.queue(OUT.inverse).accept([answer])
         counters = wire.engine.counters
         if counters is not None and wire.count is not None and wire.count - behind > counters.acknowledged:
             wire.open = False
@@ -335,11 +335,11 @@ class Model:
             attempt, self.attempt = self.attempt, None
             attempt.errback(StreamUnavailable(Ending(Cause.DNS_UNREACHABLE if what == "refused" else Cause.NO_SUCH_DOMAIN)))
         elif what == "held":
-            holds.hold(self.flow)
+            holds.hold(self.queue)
         elif what == "let go":
-            holds.release(self.flow)
+            holds.release(self.queue)
         elif what == "contact":
-            self.lanes.contact(THERE)
+            self.queues.contact(THERE)
         elif what == "restart":
             self._restart()
         elif self.wire is not None:
@@ -368,13 +368,13 @@ class Model:
 
     def _restart(self) -> None:
         """In order: nothing is lost, and what came before is older."""
-        self.lanes.stop()
+        self.queues.stop()
         self.attempt = None
         while self.spool.answers:
             self.spool.answer(1)
         assert not self.open, f"nobody was told: {self.open}"
         self._begin()
-        self.lanes.restore()
+        self.queues.restore()
         while self.spool.answers:
             self.spool.answer(1)
 
@@ -386,7 +386,7 @@ class Model:
 
     def finish(self) -> None:
         """Everything is let through; then nothing is left anywhere."""
-        holds.release(self.flow)
+        holds.release(self.queue)
         for _ in range(200):
             if self.attempt is not None:
                 self.stream_opens("managed")
@@ -397,13 +397,13 @@ class Model:
                 self._acknowledge(self.wire)
             self.spool.answer(1000)
             self.clock.advance(1)
-            self.lanes.sweep()
-            if not len(self.flow.lane) and not self.spool.answers:
+            self.queues.sweep()
+            if not len(self.queue.pair_queue) and not self.spool.answers:
                 break
         everything = set(range(1, self.next))
         missing = everything - self.arrived - self.ended - self.believed
         assert not missing, f"lost: {sorted(missing)}"
-        left = len(self.flow.lane), self.spool.count, self.lanes.budget.used, self.open
+        left = len(self.queue.pair_queue), self.spool.count, self.queues.budget.used, self.open
         assert left == (0, 0, 0, {}), f"left behind: lane, spool, memory, receipts: {left}"
 
 

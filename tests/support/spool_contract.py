@@ -69,12 +69,12 @@ class Asking:
     def positions(self, pair: Pair) -> list[int]:
         return [row.position for row in self.read(pair)]
 
-    def lanes(self) -> list[LaneSummary]:
-        rows: list[LaneSummary] = self.ask(self.spool.lanes)
+    def queues(self) -> list[LaneSummary]:
+        rows: list[LaneSummary] = self.ask(self.spool.queues)
         return sorted(rows, key=lambda row: row.pair)
 
     def held(self) -> tuple[int, int]:
-        self.lanes()
+        self.queues()
         return self.spool.count, self.spool.bytes
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Model:
         self.rows: dict[tuple[Pair, int], Spooled] = {}
         self.last = dict.fromkeys(PAIRS, 0)
 
-    def lane(self, pair: Pair) -> list[Spooled]:
+    def pair_queue(self, pair: Pair) -> list[Spooled]:
         return [self.rows[key] for key in sorted(self.rows) if key[0] == pair]
 
     def append(self, pair: Pair, sizes: list[int]) -> None:
@@ -130,7 +130,7 @@ class Model:
 
     def read(self, pair: Pair, after: int, at_most: int) -> None:
         """In order, nothing left out, at least one, and it stops where `at_most` is reached."""
-        expected = [row for row in self.lane(pair) if row.position > after]
+        expected = [row for row in self.pair_queue(pair) if row.position > after]
         rows = self.asking.read(pair, after, at_most)
         assert list(map(told, rows)) == list(map(told, expected[: len(rows)]))
         sizes = [len(row.stanza.data) for row in rows]
@@ -146,12 +146,12 @@ class Model:
 
     def check(self) -> None:
         """The summaries tell what is there."""
-        lanes = [
+        queues = [
             LaneSummary(pair, len(rows), sum(len(row.stanza.data) for row in rows), rows[0].position, rows[-1].position, rows[0].accepted_at)
-            for pair in sorted(PAIRS) if (rows := self.lane(pair))
+            for pair in sorted(PAIRS) if (rows := self.pair_queue(pair))
         ]
-        assert self.asking.lanes() == lanes, (self.asking.lanes(), lanes)
-        assert (self.asking.spool.count, self.asking.spool.bytes) == (len(self.rows), sum(row.bytes for row in lanes))
+        assert self.asking.queues() == queues, (self.asking.queues(), queues)
+        assert (self.asking.spool.count, self.asking.spool.bytes) == (len(self.rows), sum(row.bytes for row in queues))
 
 
 class SpoolContract:
@@ -218,9 +218,9 @@ class SpoolContract:
         with self.asking() as it:
             it.append(spooled(A, 1))
             it.spool.remove(A, 1)
-            self.assertEqual(it.lanes(), [])
+            self.assertEqual(it.queues(), [])
             it.append(spooled(A, 2), spooled(B, 1))
-            self.assertEqual([(row.pair, row.first, row.last) for row in it.lanes()], [(A, 2, 2), (B, 1, 1)])
+            self.assertEqual([(row.pair, row.first, row.last) for row in it.queues()], [(A, 2, 2), (B, 1, 1)])
 
     def test_marks(self) -> None:
         """R33: what was marked as written says so when it is read; a mark on what is not there is nothing."""
@@ -242,8 +242,8 @@ class SpoolContract:
         """Each lane tells how much it holds, from where to where, and since when."""
         with self.asking() as it:
             it.append(spooled(B, 5, 50), spooled(B, 9, 70), spooled(PAIRS[2], 1), spooled(PAIRS[3], 1))
-            self.assertEqual(it.lanes()[1:], [LaneSummary(B, 2, 120, 5, 9, 5.0), *it.lanes()[2:]])
-            self.assertEqual({row.pair for row in it.lanes()}, set(PAIRS[1:]))
+            self.assertEqual(it.queues()[1:], [LaneSummary(B, 2, 120, 5, 9, 5.0), *it.queues()[2:]])
+            self.assertEqual({row.pair for row in it.queues()}, set(PAIRS[1:]))
 
     def test_bound(self) -> None:
         """A batch that does not fit is refused as a whole, what is held stays, and room that is made is used."""

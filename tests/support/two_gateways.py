@@ -105,24 +105,24 @@ class Sink:
 
     state, ready, slow, acknowledges, last_cause = "idle", True, False, True, Cause.CLOSED
 
-    def __init__(self, flow: DeliveryQueue, lanes: DeliveryQueues) -> None:
-        self.flow = flow
-        self.lanes = lanes
+    def __init__(self, queue: DeliveryQueue, queues: DeliveryQueues) -> None:
+        self.queue = queue
+        self.queues = queues
         self.arrived: list[bytes] = []
         self.pings = 0
 
     def send(self, data: Sequence[bytes]) -> None:
         self.arrived += [each for each in data if b"<body>" in each]
-        back = self.flow.pair.inverse
+        back = self.queue.pair.inverse
         for ping in (re.search(b"id='(s2sgw-[^']+)'", each) for each in data):
             if ping is not None:
                 self.pings += 1
                 id = ping[1].decode()
                 answer = f"<iq type='result' id='{id}' from='{back.sender}' to='{back.recipient}'/>".encode()
-                self.lanes.flow(back).accept([Stanza("iq", answer, back.sender.text, back.recipient.text, "result", id)])
+                self.queues.queue(back).accept([Stanza("iq", answer, back.sender.text, back.recipient.text, "result", id)])
 
     def acknowledge(self, number: int) -> None:
-        self.flow.acknowledged(min(number, self.flow.lane.flying))
+        self.queue.acknowledged(min(number, self.queue.pair_queue.flying))
 
     def wanted(self) -> None: ...
 
@@ -142,29 +142,29 @@ class Gateway:
         self.clock = clock = world.clock
         self.own = own
         self.record = EventRecord(clock.seconds, Logger())
-        self.manners = Destinations(clock, lambda: 0.0, QUICK)
-        self.manners.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
+        self.destinations = Destinations(clock, lambda: 0.0, QUICK)
+        self.destinations.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
         self.sinks: dict[Pair, Sink] = {}
-        self.lanes = DeliveryQueues(
-            clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__, self._hop,
+        self.queues = DeliveryQueues(
+            clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__, self._next_hop,
             MemorySpool(0, lambda call: call()), spools=False,
         )
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
-        self.entrance = IngressServices(self.lanes, self.record, StanzaFilters(peers, clock.seconds))
-        self.accepted = AcceptedStreams(self.entrance, self._link, lambda domain: None)
-        self.receipting = AckSelection(lambda domain: "auto", lambda: self.lanes, self.manners, clock)
+        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock.seconds))
+        self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
+        self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.destinations, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
 
-    def _hop(self, flow: DeliveryQueue) -> Any:
-        if flow.direction == "inbound":
-            self.sinks[flow.pair] = Sink(flow, self.lanes)
-            return self.sinks[flow.pair]
-        opener = ConnectServices(
-            cast(Any, self._outgoing), self.clock, self.manners, lent=self.accepted.lent, incoming=self._carried_back,
+    def _next_hop(self, queue: DeliveryQueue) -> Any:
+        if queue.direction == "inbound":
+            self.sinks[queue.pair] = Sink(queue, self.queues)
+            return self.sinks[queue.pair]
+        connect_services = ConnectServices(
+            cast(Any, self._outgoing), self.clock, self.destinations, pair_stream=self.accepted.pair_stream, incoming=self._carried_back,
         )
         side = cast(Any, self)
-        return DeliveryAgent(flow, PeerStreamProvider(side, opener), self.record, QUICK, lambda: 0.0, self.clock, self.receipting.of)
+        return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.of)
 
     def _link(self, engine: Any, owner: Any, role: Any, **ignored: object) -> StreamConnection:
         return Link(engine, owner, clock=self.clock, role=role, tls=lambda order: None, direct_tls=True)
@@ -174,7 +174,7 @@ class Gateway:
 
     def _carried_back(self, stream: Any) -> StreamIngress:
         return StreamIngress(
-            self.entrance, stream.connection, stream.engine, "federation", lambda pair: succeed(None), lambda: [stream.pair.recipient],
+            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), lambda: [stream.pair.recipient],
         )
 
     # --- as a sending side ---
@@ -192,8 +192,8 @@ class Gateway:
                 ReceivingOptions(KEYS, self.own.__contains__, self.own.__contains__, direct_tls=True), lambda: next(self.ids),
             )
         return InitiatingStream(InitiatingOptions(
-            pair.sender, pair.recipient, KEYS, direct_tls=True, management=self.receipting.managed(pair.recipient),
-            resume=self.world.resume if self.receipting.resumes(pair.recipient) else 0, bidi=self.world.bidi,
+            pair.sender, pair.recipient, KEYS, direct_tls=True, management=self.ack_selection.managed(pair.recipient),
+            resume=self.world.resume if self.ack_selection.resumes(pair.recipient) else 0, bidi=self.world.bidi,
         ))
 
     def shown(self, pair: Pair) -> None:
@@ -233,7 +233,7 @@ class Gateway:
         """A message of one of our users'."""
         pair = Pair(sender or self.own[0], recipient)
         data = f"<message from='{pair.sender}' to='{pair.recipient}'><body>{text}</body></message>".encode()
-        self.lanes.flow(pair).accept([Stanza("message", data, pair.sender.text, pair.recipient.text, None, None)])
+        self.queues.queue(pair).accept([Stanza("message", data, pair.sender.text, pair.recipient.text, None, None)])
 
     def heard(self, pair: Pair) -> list[str]:
         """What has come of one pair, in its order."""
@@ -270,7 +270,7 @@ class World:
         for _ in range(4):
             self.clock.advance(0)
 
-    def flow(self, rounds: int = 40) -> None:
+    def queue(self, rounds: int = 40) -> None:
         """Everything written is carried until nobody has more to say."""
         for _ in range(rounds):
             self.turn(0.01)
@@ -284,7 +284,7 @@ class World:
     def calm(self) -> None:
         """And every stanza that arrives is acknowledged."""
         for _ in range(6):
-            self.flow()
+            self.queue()
             for gateway in (self.near, self.far):
                 for sink in gateway.sinks.values():
                     sink.acknowledge(1 << 20)

@@ -29,9 +29,9 @@ class Tools:
         self.state = Path(state)
         self.state.mkdir(exist_ok=True)
         self.world = World(memory=memory)
-        self.world.hop.ready = ready
-        self.world.lanes.withheld = OperatorHolds(self.state)
-        self.verbs = QueueVerbs(self.world.lanes, lambda domain: domain == HERE, AuditLog(self.state, lambda: 0.0)).verbs()
+        self.world.next_hop.ready = ready
+        self.world.queues.operator_holds = OperatorHolds(self.state)
+        self.verbs = QueueVerbs(self.world.queues, lambda domain: domain == HERE, AuditLog(self.state, lambda: 0.0)).verbs()
 
     def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
         given = {"target": list(target), **arguments} if target else arguments
@@ -49,7 +49,7 @@ class Tools:
 
     def spool_all_but(self, resident: int) -> None:
         """The window is over; memory keeps about so many bytes."""
-        self.world.lanes.resident = resident
+        self.world.queues.resident = resident
         self.world.clock.advance(WINDOW)
 
     @property
@@ -77,9 +77,9 @@ class LookingTests(SynchronousTestCase):
 
     def test_show(self) -> None:
         """The stanzas of a lane in order, wherever they are; one alone with its text."""
-        self.tools.world.hop.ready = True
+        self.tools.world.next_hop.ready = True
         self.tools.accept("1")
-        self.tools.world.hop.ready = False
+        self.tools.world.next_hop.ready = False
         self.tools.accept("2", "3")
         self.tools.spool_all_but(0)
         self.tools.accept("4")
@@ -95,8 +95,8 @@ class LookingTests(SynchronousTestCase):
 
     def test_poison(self) -> None:
         """The pen, or what is in it of one peer."""
-        flow = self.tools.world.flow
-        self.tools.world.spool.put_aside(flow._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
+        queue = self.tools.world.queue
+        self.tools.world.spool.put_aside(queue._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
         (row,) = self.tools.ask("poison")
         self.assertEqual((row["sender"], row["recipient"], row["id"], row["cause"], row["at"]), (*LANE, "p", "poison", 3.0))
         self.assertEqual((len(self.tools.ask("poison", peer="there.example")), self.tools.ask("poison", peer="x.example")), (1, []))
@@ -121,18 +121,18 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         tools.accept("1")
         for target in (LANE, ["there.example"]):
-            sent = len(tools.world.hop.sent)
-            self.assertEqual(tools.ask("hold", *target), {"lanes": 1, "stanzas": len(tools.world.flow.lane)})
+            sent = len(tools.world.next_hop.sent)
+            self.assertEqual(tools.ask("hold", *target), {"lanes": 1, "stanzas": len(tools.world.queue.pair_queue)})
             tools.accept("2", "3")
-            tools.world.flow.drain()
-            self.assertEqual(len(tools.world.hop.sent), sent)
+            tools.world.queue.drain()
+            self.assertEqual(len(tools.world.next_hop.sent), sent)
             self.assertEqual((tools.ask("list")[0]["states"], tools.ask("list")[0]["held"]), (["held"], [" ".join(target)]))
             tools.ask("flush", *target)
-            self.assertEqual(len(tools.world.hop.sent), sent)
+            self.assertEqual(len(tools.world.next_hop.sent), sent)
             self.assertEqual(tools.ask("release", *target)["holds"], 1)
-            self.assertEqual(len(tools.world.hop.sent), sent + 2)
+            self.assertEqual(len(tools.world.next_hop.sent), sent + 2)
             self.assertEqual(tools.ask("release", *target)["holds"], 0)
-        self.assertEqual(ids(tools.world.hop.sent), "12323")
+        self.assertEqual(ids(tools.world.next_hop.sent), "12323")
         self.assertEqual([(row["action"], row["target"]) for row in tools.noted][:2], [("queue hold", " ".join(LANE)), ("queue flush", " ".join(LANE))])
 
     def test_lane_under_a_held_peer(self) -> None:
@@ -141,7 +141,7 @@ class HoldTests(SynchronousTestCase):
         tools.ask("hold", "there.example")
         tools.accept("1")
         self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 0})
-        self.assertEqual(tools.world.hop.sent, [])
+        self.assertEqual(tools.world.next_hop.sent, [])
 
     def test_stanza(self) -> None:
         """One stanza stands aside, the others pass; it is not lost from the spool when those behind it are acknowledged."""
@@ -149,42 +149,42 @@ class HoldTests(SynchronousTestCase):
         tools.accept("1", "2", "3")
         tools.spool_all_but(1 << 20)
         self.assertEqual(tools.ask("hold", *LANE, 2), {"lanes": 1, "stanzas": 1})
-        tools.world.hop.ready = True
-        tools.world.flow.drain()
-        self.assertEqual((ids(tools.world.hop.sent), [row["held"] for row in tools.ask("show", *LANE)]), ("13", [False, True, False]))
-        tools.world.flow.acknowledged(2)
+        tools.world.next_hop.ready = True
+        tools.world.queue.drain()
+        self.assertEqual((ids(tools.world.next_hop.sent), [row["held"] for row in tools.ask("show", *LANE)]), ("13", [False, True, False]))
+        tools.world.queue.acknowledged(2)
         self.assertEqual(tools.world.spooled(), ["2"])
         tools.accept("4")
-        self.assertEqual(ids(tools.world.hop.sent), "134")
+        self.assertEqual(ids(tools.world.next_hop.sent), "134")
         tools.ask("release", *LANE, 2)
-        self.assertEqual(ids(tools.world.hop.sent), "1342")
-        tools.world.flow.acknowledged(2)
+        self.assertEqual(ids(tools.world.next_hop.sent), "1342")
+        tools.world.queue.acknowledged(2)
         tools.world.clock.advance(1)
-        self.assertEqual((tools.world.spooled(), len(tools.world.flow.lane)), ([], 0))
+        self.assertEqual((tools.world.spooled(), len(tools.world.queue.pair_queue)), ([], 0))
 
     def test_stanza_released_amid_doubt(self) -> None:
         """What was passed over goes back to its place when the hop is lost."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2", "3")
         tools.ask("hold", *LANE, 1)
-        tools.world.hop.ready = True
-        tools.world.flow.drain()
+        tools.world.next_hop.ready = True
+        tools.world.queue.drain()
         tools.ask("release", *LANE, 1)
-        self.assertEqual(ids(tools.world.hop.sent), "231")
-        tools.world.flow.lost()
-        tools.world.flow.drain()
-        self.assertEqual(ids(tools.world.hop.sent), "231123")
+        self.assertEqual(ids(tools.world.next_hop.sent), "231")
+        tools.world.queue.lost()
+        tools.world.queue.drain()
+        self.assertEqual(ids(tools.world.next_hop.sent), "231123")
 
     def test_stanza_before_a_gap(self) -> None:
         """A held stanza in memory does not keep what only the spool holds from being read."""
         tools = Tools(self.mktemp())
         tools.accept(*"1234")
         tools.spool_all_but(700)
-        self.assertIsNotNone(tools.world.flow.lane.gap)
+        self.assertIsNotNone(tools.world.queue.pair_queue.spooled_range)
         tools.ask("hold", *LANE, 1)
-        tools.world.hop.ready = True
-        tools.world.flow.drain()
-        self.assertEqual(ids(tools.world.hop.sent), "234")
+        tools.world.next_hop.ready = True
+        tools.world.queue.drain()
+        self.assertEqual(ids(tools.world.next_hop.sent), "234")
 
     def test_over_a_restart(self) -> None:
         """Holds are kept, and hold what the spool gives back."""
@@ -193,8 +193,8 @@ class HoldTests(SynchronousTestCase):
         tools.ask("hold", *LANE, 2)
         again = OperatorHolds(tools.state)
         self.assertEqual((again.holds(OUT), again.positions(OUT), again.holds(Pair(HERE, HERE))), (True, {2}, False))
-        tools.world.lanes.withheld = again
-        self.assertEqual((tools.world.flow.held, tools.world.flow.parked), (True, {2}))
+        tools.world.queues.operator_holds = again
+        self.assertEqual((tools.world.queue.held, tools.world.queue.parked), (True, {2}))
         self.assertEqual(oct((tools.state / withheld.FILE).stat().st_mode & 0o777), "0o600")
         again.discard(HoldTarget(peer=THERE))
         self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
@@ -204,8 +204,8 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp())
         tools.ask("hold", *LANE, 2)
         tools.ask("hold", *LANE)
-        self.assertEqual(len(tools.world.flow.parked), 1)
-        tools.world.lanes.sweep()
+        self.assertEqual(len(tools.world.queue.parked), 1)
+        tools.world.queues.sweep()
         self.assertEqual([str(each) for each in OperatorHolds(tools.state)], [" ".join(LANE)])
 
     def test_unreadable(self) -> None:
@@ -233,7 +233,7 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         (tools.state / f"{withheld.FILE}.new").mkdir()
         self.assertRaises(VerbError, tools.ask, "hold", *LANE)
-        tools.world.lanes.withheld._targets[HoldTarget(pair=OUT)] = None
+        tools.world.queues.operator_holds._targets[HoldTarget(pair=OUT)] = None
         self.assertRaises(VerbError, tools.ask, "release", *LANE)
         (tools.state / "audit.log").unlink()
         (tools.state / "audit.log").mkdir()
@@ -247,14 +247,14 @@ class DropTests(SynchronousTestCase):
         """What waits is bounced, in memory or in the spool alone; what is in flight is left alone."""
         tools = Tools(self.mktemp(), ready=True)
         tools.accept("1")
-        tools.world.hop.ready = False
+        tools.world.next_hop.ready = False
         tools.accept("2", "3")
         tools.spool_all_but(0)
         tools.accept("4")
         self.assertEqual(tools.ask("drop", *LANE), {"lanes": 1, "stanzas": 3})
         self.assertEqual(sorted(ids(tools.world.back.sent)), ["2", "3", "4"])
         self.assertIn(Cause.DROPPED_BY_OPERATOR.value, tools.world.back.sent[0].decode())
-        self.assertEqual((len(tools.world.flow.lane), tools.world.spooled()), (1, ["1"]))
+        self.assertEqual((len(tools.world.queue.pair_queue), tools.world.spooled()), (1, ["1"]))
         self.assertEqual(tools.ask("drop", "x.example"), {"lanes": 0, "stanzas": 0})
 
     def test_quietly(self) -> None:
@@ -262,7 +262,7 @@ class DropTests(SynchronousTestCase):
         tools = Tools(self.mktemp())
         tools.accept("1", "2")
         self.assertEqual(tools.ask("drop", "there.example", quietly=True)["stanzas"], 2)
-        self.assertEqual((tools.world.back.sent, len(tools.world.flow.lane)), ([], 0))
+        self.assertEqual((tools.world.back.sent, len(tools.world.queue.pair_queue)), ([], 0))
         self.assertEqual(tools.world.record.stanzas["outbound", "message", "dropped"], 2)
         self.assertEqual([(row["action"], row["quietly"]) for row in tools.noted], [("queue drop", True)])
 
@@ -275,9 +275,9 @@ class DropTests(SynchronousTestCase):
         for number, dropped, left in ((2, 1, "134"), (4, 1, "13"), (4, 0, "13"), (99, 0, "13")):
             self.assertEqual(tools.ask("drop", *LANE, number)["stanzas"], dropped)
             self.assertEqual("".join(row["id"] for row in tools.ask("show", *LANE)), left)
-        tools.world.hop.ready = True
-        tools.world.flow.drain()
-        self.assertEqual((ids(tools.world.hop.sent), ids(tools.world.back.sent)), ("13", "24"))
+        tools.world.next_hop.ready = True
+        tools.world.queue.drain()
+        self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent)), ("13", "24"))
 
     def test_one_while_the_lane_is_read(self) -> None:
         """A stanza that is dropped is not delivered by a read that was under way."""
@@ -285,20 +285,20 @@ class DropTests(SynchronousTestCase):
         tools.accept("1", "2", "3")
         tools.spool_all_but(0)
         tools.world.hold_back = True
-        tools.world.hop.ready = True
+        tools.world.next_hop.ready = True
         answered = tools.world.later
-        tools.world.flow.drain()
+        tools.world.queue.drain()
         reading = answered.pop()
         tools.world.hold_back = False
         tools.ask("drop", *LANE, 2)
         reading()
-        self.assertEqual((ids(tools.world.hop.sent), ids(tools.world.back.sent), tools.world.flow.lane.gap_count), ("13", "2", 0))
+        self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent), tools.world.queue.pair_queue.gap_count), ("13", "2", 0))
 
     def test_flush(self) -> None:
         """The lanes that have something to deliver try now."""
         tools = Tools(self.mktemp())
         self.assertEqual(tools.ask("flush", "there.example"), {"lanes": 0, "stanzas": 0})
         tools.accept("1")
-        tools.world.hop.ready = True
+        tools.world.next_hop.ready = True
         self.assertEqual(tools.ask("flush", "there.example"), {"lanes": 1, "stanzas": 1})
-        self.assertEqual(ids(tools.world.hop.sent), "1")
+        self.assertEqual(ids(tools.world.next_hop.sent), "1")

@@ -73,15 +73,15 @@ class TrustCase(SynchronousTestCase):
         self.path.write_text(TOML % ("0" * 64))
         self.config = parse(self.path.read_text(), self.path)
         self.peers = self.config.policies
-        self.book = PeerRecords(PeerDatabase(":memory:", self.fail))
+        self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
         self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
 
     def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
         evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)
         policy = self.peers.policy(PEER)
-        found = self.proving.found(policy, evidence, self.book.standing(PEER, policy, NOW))
-        self.book.record_verdict(evidence, HERE, found.verdict, ())
+        found = self.proving.found(policy, evidence, self.peer_records.standing(PEER, policy, NOW))
+        self.peer_records.record_verdict(evidence, HERE, found.verdict, ())
 
 
 class PinVerbsTests(TrustCase):
@@ -91,7 +91,7 @@ class PinVerbsTests(TrustCase):
         super().setUp()
         self.told: list[Any] = []
         self.verbs = PinVerbs(
-            self.book, self.peers, AuditLog(self.folder, self.clock.seconds), self.clock.seconds, waiting=lambda peer: 3,
+            self.peer_records, self.peers, AuditLog(self.folder, self.clock.seconds), self.clock.seconds, waiting=lambda peer: 3,
             approved=self.told.append, revoked=lambda peer, key: self.told.append(key) or 2,  # type: ignore[func-returns-value]
         ).verbs()
 
@@ -100,7 +100,7 @@ class PinVerbsTests(TrustCase):
 
     def hold(self, chain: tuple[bytes, ...] = (OLD.der,)) -> None:
         key = Fingerprint.of(chain[0])
-        self.book.inbox.hold(PendingCertificate("peer.example", key, NOW, NOW, 1, "outbound", "here.example", "", "awaiting-approval", chain=chain))
+        self.peer_records.pending_certificates.hold(PendingCertificate("peer.example", key, NOW, NOW, 1, "outbound", "here.example", "", "awaiting-approval", chain=chain))
 
     def audited(self) -> list[str]:
         return [json.loads(line)["action"] for line in (self.folder / "audit.log").read_text().splitlines()]
@@ -139,7 +139,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual(2, self.ask("pins revoke", peer="peer.example", key=OLD_KEY)["closed"])
         self.assertRaisesRegex(VerbError, "is not remembered", self.ask, "pins revoke", peer="peer.example", key=OLD_KEY)
         self.assertTrue(self.ask("pins revoke", peer="peer.example", key=OLD_KEY, forget=True)["forgotten"])
-        self.assertEqual([], self.book.keys.of(PEER))
+        self.assertEqual([], self.peer_records.keys.of(PEER))
 
     def test_wrong_questions(self) -> None:
         """What is no domain, no fingerprint or no time is a question put wrongly; what cannot be noted is not done."""
@@ -147,7 +147,7 @@ class PinVerbsTests(TrustCase):
             self.assertEqual("usage", self.assertRaises(VerbError, self.ask, "pins add", **arguments).kind)
         (self.folder / "audit.log").mkdir()
         self.assertRaisesRegex(VerbError, "nothing was changed", self.ask, "pins add", peer="peer.example", key=OLD_KEY)
-        self.assertEqual([], self.book.keys.of(PEER))
+        self.assertEqual([], self.peer_records.keys.of(PEER))
 
 
 class FakeDiscovery:
@@ -168,11 +168,11 @@ class ExplainTests(TrustCase):
         super().setUp()
         self.discovery: Any = FakeDiscovery()
         documents = POSHDocuments(self.clock, lambda url: succeed(Fetched(404, None, b"")))
-        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.book, lambda: AT)
+        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, lambda: AT)
         self.record = EventRecord(self.clock.seconds, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
         self.patch(explain, "system_servers", lambda: ())
         self.explainer = Explainer(
-            lambda: self.config, self.peers, judge, self.fake(), self.book, self.record, lambda local, peer: None, self.clock.seconds,
+            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds,
         )
 
     def fake(self) -> Any:
@@ -238,7 +238,7 @@ class ReplayTests(TrustCase):
     def replay(self, text: str, **arguments: Any) -> Any:
         plan = self.folder / "plan.toml"
         plan.write_text(text)
-        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.book).replay({"with": str(plan), **arguments}))
+        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.peer_records).replay({"with": str(plan), **arguments}))
         while not asked.called:
             self.clock.advance(0)
         return asked

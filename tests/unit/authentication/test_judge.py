@@ -85,7 +85,7 @@ class JudgeCase(SynchronousTestCase):
         self.discovery = FakeDiscovery()
         self.fetched: list[str] = []
         self.page: Deferred[Fetched] | None = succeed(Fetched(404, None, b""))
-        self.book = PeerRecords(PeerDatabase(":memory:", self.fail))
+        self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
 
     def fetch(self, url: str) -> Any:
@@ -95,7 +95,7 @@ class JudgeCase(SynchronousTestCase):
     def judge(self, **policy: Any) -> Judge:
         proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
         look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
-        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.book, lambda: AT)
+        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, lambda: AT)
 
     def verdict(self, judge: Judge, connection: Connection | None = None, role: Any = "initiating") -> Deferred[Any]:
         target = TARGET if role == "receiving" else None
@@ -154,7 +154,7 @@ class JudgeTests(JudgeCase):
         judge = self.judge()
         judge.begin(PEER, "initiating")
         self.assertEqual((["SRV", "TLSA"], 0), (self.discovery.asked, len(self.fetched)))
-        self.book.memory.proven(PEER, "posh", "", AT.timestamp())
+        self.peer_records.memory.proven(PEER, "posh", "", AT.timestamp())
         judge.begin(PEER, "initiating")
         self.assertEqual(1, len(self.fetched))
         self.successResultOf(self.verdict(judge))
@@ -166,7 +166,7 @@ class JudgeTests(JudgeCase):
         self.judge(proofs=("pkix", "pin")).begin(PEER, "initiating")
         self.successResultOf(self.verdict(self.judge(proofs=("pkix", "pin"))))
         self.assertEqual(([], []), (self.discovery.asked, self.fetched))
-        self.book.memory.proven(PEER, "pkix", "", AT.timestamp())
+        self.peer_records.memory.proven(PEER, "pkix", "", AT.timestamp())
         self.judge().begin(PEER, "receiving", replace(TARGET, secure=False))
         self.assertEqual(([], []), (self.discovery.asked, self.fetched))
         self.judge().begin(PEER, "receiving", TARGET)
@@ -175,7 +175,7 @@ class JudgeTests(JudgeCase):
     def test_held(self) -> None:
         """R20: the certificate is held with what the DNS says of the peer."""
         self.successResultOf(self.verdict(self.judge(unknown_issuer="ask")))
-        self.assertEqual("host.example", self.book.inbox.list(PEER)[0].dns["targets"][0]["host"])
+        self.assertEqual("host.example", self.peer_records.pending_certificates.list(PEER)[0].dns["targets"][0]["host"])
 
     def test_first_use_by_dialback(self) -> None:
         """R20: an inbound first use is remembered once dialback has proven the same domain on the same stream."""
@@ -185,10 +185,10 @@ class JudgeTests(JudgeCase):
             self.successResultOf(self.verdict(judge, connection))
             judge.proven(connection, peer, method)  # type: ignore[arg-type]
         judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
-        self.assertEqual([], self.book.keys.of(PEER))
+        self.assertEqual([], self.peer_records.keys.of(PEER))
         self.successResultOf(self.verdict(judge, one))
         judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
-        self.assertEqual(["first-use"], [each.origin for each in self.book.keys.of(PEER)])
+        self.assertEqual(["first-use"], [each.origin for each in self.peer_records.keys.of(PEER)])
 
 
 class DocumentsTests(SynchronousTestCase):

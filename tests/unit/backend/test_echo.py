@@ -18,8 +18,8 @@ class EchoTests(SynchronousTestCase):
 
     def answers(self, *stanzas: str) -> list[Stanza]:
         delivered: list[tuple[Pair, list[Stanza]]] = []
-        hop = EchoNextHop(PAIR, lambda pair, answers: delivered.append((pair, answers)))
-        hop.send([each.replace("@", "from='a@peer.example/r' to='b@example.org' id='7'").encode() for each in stanzas])
+        next_hop = EchoNextHop(PAIR, lambda pair, answers: delivered.append((pair, answers)))
+        next_hop.send([each.replace("@", "from='a@peer.example/r' to='b@example.org' id='7'").encode() for each in stanzas])
         self.assertEqual([pair for pair, _ in delivered], [PAIR.inverse] * len(delivered))
         return [answer for _, answers in delivered for answer in answers]
 

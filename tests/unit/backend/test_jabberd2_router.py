@@ -94,21 +94,21 @@ class LinkTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.record = EventRecord(self.clock.seconds, Logger())
         self.out: list[str] = []
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, self._hop, MemorySpool(0, lambda call: call()), spools=False,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, self._next_hop, MemorySpool(0, lambda call: call()), spools=False,
         )
-        entrance = IngressServices(self.lanes, self.record, StanzaFilters(PeerPolicies({}), self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(PeerPolicies({}), self.clock.seconds))
         self.connections: list[FakeConnection] = []
         self.failure: Exception | None = None
         self.secret: Any = lambda: "sesame"
         router = Router("127.0.0.1", 5347, "s2s", lambda: self.secret(), frozenset({HERE, ROOMS}))
-        around = RouterServices(entrance, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
+        around = RouterServices(ingress_services, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
         self.link = RouterLink(router, around, BackOff(first=1, jitter=0))
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.pair.recipient not in (HERE, ROOMS):
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.pair.recipient not in (HERE, ROOMS):
             return KeepingHop(self.out)
-        return DeliveryAgent(flow, self.link, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
+        return DeliveryAgent(queue, self.link, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(engine, owner))
@@ -151,16 +151,16 @@ class LaneTests(LinkTestCase):
     def test_no_burden(self) -> None:
         """The connection is not ended over one lane's stanza, however large."""
         self.open()
-        self.lanes.flow(IN).accept([message("1", inside="x" * 100_000)])
-        hop: Any = self.lanes.flow(IN).hop
-        self.assertEqual((hop.stream.burden, hop.stream.connection.shared), (0, True))
+        self.queues.queue(IN).accept([message("1", inside="x" * 100_000)])
+        next_hop: Any = self.queues.queue(IN).next_hop
+        self.assertEqual((next_hop.stream.burden, next_hop.stream.connection.shared), (0, True))
 
     def test_routes(self) -> None:
         """R33: what waits goes out in order as soon as somebody serves the domain, wrapped for that domain."""
-        flow = self.lanes.flow(IN)
-        flow.accept([message("1"), message("2")])
+        queue = self.queues.queue(IN)
+        queue.accept([message("1"), message("2")])
         self.open()
-        flow.accept([message("3")])
+        queue.accept([message("3")])
         sent = "".join(self.connection.written)
         self.assertEqual(3, sent.count("to='here.example' from='s2s'><message xmlns='jabber:client'"))
         self.assertLess(sent.index("id='1'"), sent.index("id='2'"))
@@ -169,22 +169,22 @@ class LaneTests(LinkTestCase):
     def test_unserved(self) -> None:
         """A domain that no part serves waits, and others do not; when the part goes its lanes wait again."""
         self.open()
-        rooms = self.lanes.flow(Pair(PEER, ROOMS))
+        rooms = self.queues.queue(Pair(PEER, ROOMS))
         rooms.accept([message("1", rooms.pair)])
-        self.assertEqual(("backing off", [Cause.UNREACHABLE]), (rooms.hop.state, self.causes()))
+        self.assertEqual(("backing off", [Cause.UNREACHABLE]), (rooms.next_hop.state, self.causes()))
         self.tell(Announced("rooms.here.example", True), Announced("rooms.here.example", True), Announced("other", True))
-        self.assertEqual(("ready", 1), (rooms.hop.state, len(self.connection.written)))
+        self.assertEqual(("ready", 1), (rooms.next_hop.state, len(self.connection.written)))
         self.tell(Announced("rooms.here.example", False))
-        self.assertNotEqual("ready", rooms.hop.state)
+        self.assertNotEqual("ready", rooms.next_hop.state)
         self.assertEqual({HERE}, self.link.served)
 
     def test_unfit(self) -> None:
         """What jabberd2 would break on comes back, that which waited too, and the others go."""
-        flow = self.lanes.flow(IN)
+        queue = self.queues.queue(IN)
         bad = "<x xmlns='a&apos;b'/>"
-        flow.accept([message("1", inside=bad), message("2")])
+        queue.accept([message("1", inside=bad), message("2")])
         self.open()
-        flow.accept([message("3", inside=bad), message("4")])
+        queue.accept([message("3", inside=bad), message("4")])
         sent = "".join(self.connection.written)
         self.assertEqual(["2", "4"], [each for each in "1234" if f"id='{each}'" in sent])
         self.assertEqual(2, sum("unfit" in each for each in self.out))
@@ -192,23 +192,23 @@ class LaneTests(LinkTestCase):
     def test_let_go(self) -> None:
         """A part that nobody uses is let go, so that strangers' names fill nothing; the link stays."""
         self.open()
-        flow = self.lanes.flow(IN)
-        flow.accept([message("1")])
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
         for _ in range(int(UNUSED / SWEEP) + 2):
             self.clock.advance(SWEEP)
         self.assertEqual(({}, "bound"), (self.link._parts, self.link.state))
-        self.assertNotEqual("ready", flow.hop.state)
+        self.assertNotEqual("ready", queue.next_hop.state)
 
     def test_pressure(self) -> None:
         """While the router takes nothing lanes hold; then they go on."""
         self.open()
-        flow = self.lanes.flow(IN)
-        flow.accept([message("1")])
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
         self.connection.writable = False
         self.link.paused(self.connection)  # type: ignore[arg-type]
-        flow.accept([message("2")], source := SimpleNamespace(shared=True))
+        queue.accept([message("2")], source := SimpleNamespace(shared=True))
         self.assertEqual(1, len(self.connection.written))
-        self.assertEqual(set(), flow._slowed)
+        self.assertEqual(set(), queue._slowed)
         self.connection.writable = True
         self.link.resumed(self.connection)  # type: ignore[arg-type]
         self.assertEqual(2, len(self.connection.written))
@@ -259,8 +259,8 @@ class ComingTests(LinkTestCase):
 
     def test_returned_and_kept(self) -> None:
         """Where nobody serves the domain any more the lane has it still."""
-        flow = self.lanes.flow(IN)
-        self.patch(flow, "hop", SimpleNamespace(acknowledges=True, contact=lambda: None))
+        queue = self.queues.queue(IN)
+        self.patch(queue, "next_hop", SimpleNamespace(acknowledges=True, contact=lambda: None))
         self.tell(Announced("here.example", False), Routed(message("1"), "404"))
         self.assertEqual([], self.out)
 
@@ -271,12 +271,12 @@ class LifeTests(LinkTestCase):
     def test_lost(self) -> None:
         """Parts go with it; a new one is dialled after a while, sooner where it had worked."""
         self.open()
-        flow = self.lanes.flow(IN)
-        flow.accept([message("1")])
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
         self.clock.advance(60)
         self.connection.close(Ending(Cause.CONNECTION_LOST))
         self.assertEqual((False, set(), {}, "backing off"), (self.link.bound, self.link.served, self.link._parts, self.link.state))
-        flow.accept([message("2")])
+        queue.accept([message("2")])
         self.clock.advance(1)
         self.assertEqual((2, "connecting"), (len(self.connections), self.link.state))
         self.tell(Bound(True), Announced("here.example", True))
@@ -297,10 +297,10 @@ class LifeTests(LinkTestCase):
         self.assertEqual([Cause.CONNECTION_REFUSED, Cause.CONNECTION_REFUSED, Cause.SASL_FAILED, Cause.INTERNAL], [
             each.ending.cause for each in self.record.list() for _ in range(each.times)
         ])
-        flow = self.lanes.flow(IN)
-        flow.accept([message("1")])
-        self.assertEqual(Cause.INTERNAL, flow.hop.last_cause)
-        retry = flow.hop.retry  # type: ignore[attr-defined]
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
+        self.assertEqual(Cause.INTERNAL, queue.next_hop.last_cause)
+        retry = queue.next_hop.retry  # type: ignore[attr-defined]
         self.assertEqual(AGAIN, retry.getTime() - self.clock.seconds())
 
     def test_the_end(self) -> None:

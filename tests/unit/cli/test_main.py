@@ -95,13 +95,13 @@ class CommandCase(SynchronousTestCase):
         self.folder.mkdir()
         self.config = self.folder / "s2sgw.toml"
         self.config.write_text('[gateway]\nstate = "here"\ndomains = ["example.org"]\n')
-        self.views(streams=[STREAM, OTHER, BACKEND], lanes=[LANE], refusals=[REFUSAL, UNNAMED], certificates=[CERTIFICATE])
+        self.views(streams=[STREAM, OTHER, BACKEND], queues=[LANE], refusals=[REFUSAL, UNNAMED], certificates=[CERTIFICATE])
         AdminSocket.failure, AdminSocket.hangs_up = None, False
         self.patch(socket, "socket", AdminSocket)
 
     def views(self, **rows: list[Any]) -> None:
         views = Views(
-            lambda: STATUS, lambda: rows.get("streams", []), lambda: rows.get("lanes", []), lambda: rows.get("refusals", []),
+            lambda: STATUS, lambda: rows.get("streams", []), lambda: rows.get("queues", []), lambda: rows.get("refusals", []),
             lambda: rows.get("certificates", []),
         )
         AdminSocket.factory = AdminFactory(verbs.verbs(views), Clock())
@@ -291,7 +291,7 @@ class AnswerTests(CommandCase):
 
     def test_gibibytes(self) -> None:
         """Large lanes are shown in large units."""
-        self.views(lanes=[{**LANE, "bytes": 3 * 1024**3, "stanzas": 0, "cause": None, "retry": None, "oldest": 5e5}])
+        self.views(queues=[{**LANE, "bytes": 3 * 1024**3, "stanzas": 0, "cause": None, "retry": None, "oldest": 5e5}])
         self.assertIn("3.0 GiB", self.run_command("lanes").output)
 
 

@@ -38,7 +38,7 @@ class PingTests(SynchronousTestCase):
         self.silent: list[bool] = []
         self.chokes = False
         ids = count(1)
-        self.receipts = PingAcks(
+        self.acknowledgements = PingAcks(
             PAIR, self.written.append, self.expected.__setitem__, lambda id: self.expected.pop(id, None) and None,
             self.acknowledged.append, lambda: self.silent.append(True), self.clock, lambda: f"id{next(ids)}",
             choked=lambda: self.chokes,
@@ -46,15 +46,15 @@ class PingTests(SynchronousTestCase):
 
     def test_the_ping(self) -> None:
         """R41: one ping from the proven pair, with an id of its own, behind the first batch."""
-        ping = Element.parse(self.receipts.behind(3))
+        ping = Element.parse(self.acknowledgements.behind(3))
         self.assertEqual(ping.attributes, {"type": "get", "id": "id1", "from": "here.example", "to": "there.example"})
         self.assertIsNotNone(ping.child(PING, "ping"))
         self.assertEqual(list(self.expected), ["id1"])
 
     def test_one_at_a_time(self) -> None:
         """R41: what is written while a ping is out is asked for by the next one."""
-        self.receipts.behind(3)
-        self.assertEqual((self.receipts.behind(2), self.receipts.behind(4)), (b"", b""))
+        self.acknowledgements.behind(3)
+        self.assertEqual((self.acknowledgements.behind(2), self.acknowledgements.behind(4)), (b"", b""))
         self.expected["id1"]()
         self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([3], ["id2"], 1))
         self.expected["id2"]()
@@ -63,37 +63,37 @@ class PingTests(SynchronousTestCase):
 
     def test_silence(self) -> None:
         """R41: no answer in time on a live stream: what was written counts as passed on, now and from now on."""
-        self.receipts.behind(3)
-        self.receipts.behind(2)
+        self.acknowledgements.behind(3)
+        self.acknowledgements.behind(2)
         self.clock.advance(PATIENCE)
         self.assertEqual((self.acknowledged, self.silent, self.expected), ([5], [True], {}))
-        self.assertFalse(self.receipts.acknowledges)
-        self.assertEqual(self.receipts.behind(1), b"")
+        self.assertFalse(self.acknowledgements.acknowledges)
+        self.assertEqual(self.acknowledgements.behind(1), b"")
 
     def test_crowded(self) -> None:
         """R41: a server that never answered holds up nobody; one that did is waited for."""
-        self.receipts.behind(3)
-        self.receipts.behind(2)
-        self.receipts.crowded()
+        self.acknowledgements.behind(3)
+        self.acknowledgements.behind(2)
+        self.acknowledgements.crowded()
         self.assertEqual((self.acknowledged, list(self.expected)), ([5], ["id1"]))
         self.expected["id1"]()
-        self.receipts.behind(4)
-        self.receipts.crowded()
+        self.acknowledgements.behind(4)
+        self.acknowledgements.crowded()
         self.assertEqual(self.acknowledged, [5, 0])
 
     def test_crowded_with_nothing_written(self) -> None:
         """Where nothing was written there is nothing to count as passed on: a crowded lane would ask again for ever."""
-        self.receipts.crowded()
-        self.receipts.behind(3)
-        self.receipts.crowded()
-        self.receipts.crowded()
+        self.acknowledgements.crowded()
+        self.acknowledgements.behind(3)
+        self.acknowledgements.crowded()
+        self.acknowledgements.crowded()
         self.assertEqual(self.acknowledged, [3])
 
     def test_choked(self) -> None:
         """A server that may not have got over what was sent is not believed to have it, nor said to answer nothing."""
-        self.receipts.behind(1)
+        self.acknowledgements.behind(1)
         self.expected["id1"]()
-        self.receipts.behind(2)
+        self.acknowledgements.behind(2)
         self.chokes = True
         self.clock.advance(PATIENCE)
         self.assertEqual((self.acknowledged, self.silent, self.expected, self.clock.getDelayedCalls()), ([1], [], {}, []))
@@ -101,26 +101,26 @@ class PingTests(SynchronousTestCase):
     def test_ahead(self) -> None:
         """Before the first large stanza of a stream it is asked whether the server answers at all; the next ping is about that one."""
         large, small = b"x" * (LARGE + 1), b"x" * LARGE
-        self.assertEqual(self.receipts.ahead([small]), b"")
-        self.assertIn(b"id1", self.receipts.ahead([small, large]))
-        self.assertEqual((self.receipts.ahead([large]), self.receipts.behind(2), self.acknowledged), (b"", b"", []))
+        self.assertEqual(self.acknowledgements.ahead([small]), b"")
+        self.assertIn(b"id1", self.acknowledgements.ahead([small, large]))
+        self.assertEqual((self.acknowledgements.ahead([large]), self.acknowledgements.behind(2), self.acknowledged), (b"", b"", []))
         self.expected["id1"]()
         self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([0], ["id2"], 1))
         self.expected["id2"]()
-        self.assertEqual((self.acknowledged, self.receipts.ahead([large])), ([0, 2], b""))
+        self.assertEqual((self.acknowledged, self.acknowledgements.ahead([large])), ([0, 2], b""))
 
     def test_not_ahead_once_silent(self) -> None:
         """R41: who answers nothing is asked nothing more."""
-        self.receipts.ahead([b"x" * (LARGE + 1)])
-        self.receipts.behind(1)
+        self.acknowledgements.ahead([b"x" * (LARGE + 1)])
+        self.acknowledgements.behind(1)
         self.clock.advance(PATIENCE)
-        self.assertEqual((self.acknowledged, self.receipts.ahead([b"x" * (LARGE + 1)])), ([1], b""))
+        self.assertEqual((self.acknowledged, self.acknowledgements.ahead([b"x" * (LARGE + 1)])), ([1], b""))
 
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
-        self.receipts.behind(3)
-        self.receipts.stop()
-        self.receipts.stop()
+        self.acknowledgements.behind(3)
+        self.acknowledgements.stop()
+        self.acknowledgements.stop()
         self.assertEqual((self.expected, self.clock.getDelayedCalls(), self.acknowledged), ({}, [], []))
 
 
@@ -130,38 +130,38 @@ class OtherReceiptsTests(SynchronousTestCase):
     def test_managed(self) -> None:
         """R35: each write is counted and followed by a request."""
         sent: list[int] = []
-        receipts = StreamManagementAcks(sent.append, Clock(), self.fail)
-        self.assertEqual((receipts.behind(3), sent, receipts.acknowledges), (REQUEST, [3], True))
-        receipts.crowded()
-        receipts.stop()
-        receipts.stop()
+        acknowledgements = StreamManagementAcks(sent.append, Clock(), self.fail)
+        self.assertEqual((acknowledgements.behind(3), sent, acknowledgements.acknowledges), (REQUEST, [3], True))
+        acknowledgements.crowded()
+        acknowledgements.stop()
+        acknowledgements.stop()
 
     def test_managed_in_time(self) -> None:
         """R35: while something is acknowledged now and then, or nothing is to be, all is well; the timer ends then."""
         clock = Clock()
-        receipts = StreamManagementAcks(lambda number: None, clock, self.fail)
+        acknowledgements = StreamManagementAcks(lambda number: None, clock, self.fail)
         clock.advance(100)
-        receipts.behind(2)
+        acknowledgements.behind(2)
         clock.advance(OVERDUE - 1)
-        receipts.acknowledged(1)
+        acknowledgements.acknowledged(1)
         clock.advance(OVERDUE - 1)
-        receipts.acknowledged(1)
+        acknowledgements.acknowledged(1)
         clock.advance(1)
         self.assertEqual(clock.getDelayedCalls(), [])
         clock.advance(100)
-        receipts.behind(1)
+        acknowledgements.behind(1)
         clock.advance(OVERDUE - 1)
-        receipts.stop()
+        acknowledgements.stop()
         self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_managed_too_late(self) -> None:
         """R35: nothing acknowledged for too long, on a stream that promised it: broken."""
         clock, broken = Clock(), []
-        receipts = StreamManagementAcks(lambda number: None, clock, lambda heard: broken.append((clock.seconds(), heard)))
-        receipts.behind(2)
+        acknowledgements = StreamManagementAcks(lambda number: None, clock, lambda heard: broken.append((clock.seconds(), heard)))
+        acknowledgements.behind(2)
         clock.advance(10)
-        receipts.acknowledged(1)
-        receipts.behind(1)
+        acknowledgements.acknowledged(1)
+        acknowledgements.behind(1)
         clock.advance(OVERDUE - 1)
         self.assertEqual(broken, [])
         clock.advance(1)
@@ -171,20 +171,20 @@ class OtherReceiptsTests(SynchronousTestCase):
         """R35: who has acknowledged on the stream before is known to."""
         clock = Clock()
         broken: list[bool] = []
-        receipts = StreamManagementAcks(lambda number: None, clock, broken.append, heard=True)
-        self.assertEqual(receipts.ahead([b"x" * (LARGE + 1)]), b"")
-        receipts.behind(1)
+        acknowledgements = StreamManagementAcks(lambda number: None, clock, broken.append, heard=True)
+        self.assertEqual(acknowledgements.ahead([b"x" * (LARGE + 1)]), b"")
+        acknowledgements.behind(1)
         clock.advance(OVERDUE)
         self.assertEqual(broken, [True])
 
     def test_none(self) -> None:
         """TCP says nothing."""
-        receipts = TcpAcks()
-        self.assertEqual(receipts.ahead([b"x" * (LARGE + 1)]), b"")
-        self.assertEqual((receipts.behind(3), receipts.acknowledges), (b"", False))
-        receipts.acknowledged(1)
-        receipts.crowded()
-        receipts.stop()
+        acknowledgements = TcpAcks()
+        self.assertEqual(acknowledgements.ahead([b"x" * (LARGE + 1)]), b"")
+        self.assertEqual((acknowledgements.behind(3), acknowledgements.acknowledges), (b"", False))
+        acknowledgements.acknowledged(1)
+        acknowledgements.crowded()
+        acknowledgements.stop()
 
 
 class SilentTests(SynchronousTestCase):

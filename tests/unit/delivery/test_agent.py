@@ -145,19 +145,19 @@ class World:
         self.connections: list[FakeConnection] = []
         self.dials = self.side.dials
         self.back: list[Bounced] = []
-        self.manners = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock.seconds, Logger())
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop,
             MemorySpool(0, lambda call: call()), spools=False,
         )
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.direction == "inbound":
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.direction == "inbound":
             return KeepingHop(self.back)
-        opener = ConnectServices(self._connection, self.clock, self.manners, room=self.room)  # type: ignore[arg-type]
-        return DeliveryAgent(flow, PeerStreamProvider(self.side, opener), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, room=self.room)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, PeerStreamProvider(self.side, connect_services), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
@@ -174,16 +174,16 @@ class World:
         self.connections[-1].close(Ending(cause, by="network"))
 
     @property
-    def flow(self) -> DeliveryQueue:
-        return self.lanes.flow(OUT)
+    def queue(self) -> DeliveryQueue:
+        return self.queues.queue(OUT)
 
     @property
     def state(self) -> str:
-        return self.flow.hop.state
+        return self.queue.next_hop.state
 
     @property
-    def hop(self) -> Any:
-        return self.flow.hop
+    def next_hop(self) -> Any:
+        return self.queue.next_hop
 
 
 @dataclass
@@ -236,19 +236,19 @@ class CourierTests(SynchronousTestCase):
         """R33: what waited goes first, in one write, then what comes goes straight through."""
         world = World()
         self.assertEqual(world.state, "idle")
-        world.flow.accept([message("1"), message("2")])
-        world.flow.accept([message("3")])
+        world.queue.accept([message("1"), message("2")])
+        world.queue.accept([message("3")])
         self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
         connection = world.open()
-        world.flow.accept([message("4")])
+        world.queue.accept([message("4")])
         self.assertEqual(ids(connection.written), ["123", "4"])
-        self.assertEqual((world.state, len(world.flow.lane)), ("ready", 0))
+        self.assertEqual((world.state, len(world.queue.pair_queue)), ("ready", 0))
 
     def test_next_address(self) -> None:
         """R36: the next target is tried when one fails."""
         world = World()
         world.side.targets = tuple(Target(f"s{n}.there.example", 5269, (f"192.0.2.{n}",)) for n in (1, 2))
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.dials[0].callback(None)
         world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
         self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
@@ -258,8 +258,8 @@ class CourierTests(SynchronousTestCase):
         """R34: what can never be delivered comes back at once, and so does what follows during the back-off."""
         world = World()
         world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
-        world.flow.accept([message("1")])
-        world.flow.accept([message("2")])
+        world.queue.accept([message("1")])
+        world.queue.accept([message("2")])
         self.assertEqual([stanza.id for stanza in world.back], ["1", "2"])
         self.assertIn(b"remote-server-not-found", world.back[0].data)
         self.assertEqual(world.state, "backing off")
@@ -268,7 +268,7 @@ class CourierTests(SynchronousTestCase):
         """R39: a server that cannot be reached is tried again, longer apart each time; what waited is delivered with a stamp."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         self.assertEqual((world.state, world.back), ("backing off", []))
         world.clock.advance(2)
         self.assertEqual(world.state, "backing off")
@@ -284,34 +284,34 @@ class CourierTests(SynchronousTestCase):
         """R34: an IQ that waited 30 s comes back with the reason why its server was not reached; a message still waits."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
-        world.flow.accept([message("q", "iq", "get"), message("m")])
+        world.queue.accept([message("q", "iq", "get"), message("m")])
         for _ in range(31):
             world.clock.advance(1)
-            world.lanes.sweep()
+            world.queues.sweep()
         self.assertEqual([stanza.id for stanza in world.back], ["q"])
         self.assertIn(b"remote-server-timeout", world.back[0].data)
         self.assertIn(b"dns-unreachable", world.back[0].data)
-        self.assertEqual(len(world.flow.lane), 1)
+        self.assertEqual(len(world.queue.pair_queue), 1)
 
     def test_contact_wakes(self) -> None:
         """A peer that contacts us wakes its lane."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.side.ending = None
-        world.manners.wake(THERE.ascii, lambda: None)
-        world.lanes.contact(THERE)
+        world.destinations.wake(THERE.ascii, lambda: None)
+        world.queues.contact(THERE)
         self.assertEqual(ids(world.open().written), ["1"])
 
     def test_contact_put_off(self) -> None:
         """A peer that contacts us again at once is asked again soon: its word is put off, not dropped."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
 
         def contact() -> None:
-            world.manners.wake(THERE.ascii, lambda: world.lanes.contact(THERE))
-            world.lanes.contact(THERE)
+            world.destinations.wake(THERE.ascii, lambda: world.queues.contact(THERE))
+            world.queues.contact(THERE)
         contact()
         world.side.ending = None
         contact()
@@ -323,10 +323,10 @@ class CourierTests(SynchronousTestCase):
         """A peer that contacts us while an attempt runs is tried again at once when that fails, whatever it fails for, and once."""
         for cause in (Cause.CONNECTION_REFUSED, Cause.STREAM_ERROR):
             world = World()
-            world.flow.accept([message("1")])
+            world.queue.accept([message("1")])
             world.clock.advance(1)
-            world.manners.wake(THERE.ascii, lambda: None)
-            world.lanes.contact(THERE)
+            world.destinations.wake(THERE.ascii, lambda: None)
+            world.queues.contact(THERE)
             self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
             world.fail(cause)
             world.clock.advance(0)
@@ -341,12 +341,12 @@ class CourierTests(SynchronousTestCase):
         for approved in (False, True):
             world = World()
             world.side.ending = Ending(Cause.DNS_UNREACHABLE)
-            world.flow.accept([message("1")])
+            world.queue.accept([message("1")])
             world.side.ending = None
             if approved:
-                PeerStreams(world.lanes, []).wake(THERE)  # type: ignore[arg-type]
+                PeerStreams(world.queues, []).wake(THERE)  # type: ignore[arg-type]
             else:
-                orders.flush(world.flow)
+                orders.flush(world.queue)
             self.assertEqual(ids(world.open().written), ["1"])
 
     def test_error_before_enabled(self) -> None:
@@ -354,10 +354,10 @@ class CourierTests(SynchronousTestCase):
         for enabling, back in ((True, []), (False, ["1"])):
             world = World()
             world.side.managed = True
-            world.flow.accept([message("1")])
+            world.queue.accept([message("1")])
             world.dials[-1].callback(None)
             world.connections[-1].owner.engine.enabling = enabling
-            world.hop._receipts_of = lambda courier, stream, clock=world.clock: StreamManagementAcks(int, clock, lambda owed: None)
+            world.next_hop._receipts_of = lambda agent, stream, clock=world.clock: StreamManagementAcks(int, clock, lambda owed: None)
             world.connections[-1].prove()
             world.connections[-1].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
             self.assertEqual([stanza.id for stanza in world.back], back)
@@ -365,7 +365,7 @@ class CourierTests(SynchronousTestCase):
     def test_refused_pair(self) -> None:
         """The other side does not serve that domain: bounced."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.dials[0].callback(None)
         world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.HOST_UNKNOWN, by="them")))
         self.assertEqual([stanza.id for stanza in world.back], ["1"])
@@ -374,27 +374,27 @@ class CourierTests(SynchronousTestCase):
     def test_failed_dialback_holds_the_lane(self) -> None:
         """R42: what waits is held through a failed dialback and tried again; only its `hold` ends that, by a bounce."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.dials[0].callback(None)
         world.connections[0].owner.event(world.connections[0], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
-        self.assertEqual((world.state, world.back, len(world.flow.lane)), ("backing off", [], 1))
+        self.assertEqual((world.state, world.back, len(world.queue.pair_queue)), ("backing off", [], 1))
         world.clock.advance(2)
         self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
         world.dials[1].callback(None)
         world.connections[1].owner.event(world.connections[1], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
         world.clock.advance(598)
-        world.lanes.sweep()
+        world.queues.sweep()
         self.assertEqual([stanza.id for stanza in world.back], ["1"])
         self.assertIn(b"dialback-invalid", world.back[0].data)
 
     def test_slow_hop_slows_its_source(self) -> None:
         """Back-pressure: a stream that takes no more holds up whoever feeds it, and lets go when it takes again."""
         world, source = World(), Source()
-        world.flow.accept([message("1")], source)
+        world.queue.accept([message("1")], source)
         connection = world.open()
         connection.writable = False
-        world.flow.accept([message("2")], source)
-        self.assertEqual((source.held, len(world.flow.lane)), ([world.flow], 1))
+        world.queue.accept([message("2")], source)
+        self.assertEqual((source.held, len(world.queue.pair_queue)), ([world.queue], 1))
         connection.writable = True
         connection.owner.resumed(connection)
         self.assertEqual((source.held, ids(connection.written)), ([], ["1", "2"]))
@@ -402,38 +402,38 @@ class CourierTests(SynchronousTestCase):
     def test_slow_hop_does_not_slow_what_others_share(self) -> None:
         """Where the stanzas of several lanes come by one stream, one peer that reads nothing holds up nobody but itself."""
         world, source = World(), Source(shared=True)
-        world.flow.accept([message("0")], source)
+        world.queue.accept([message("0")], source)
         world.open().writable = False
-        world.flow.accept([message("1")], source)
-        self.assertEqual((source.held, world.flow.lane.pending), ([], True))
+        world.queue.accept([message("1")], source)
+        self.assertEqual((source.held, world.queue.pair_queue.pending), ([], True))
 
     def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
         """A lane that fills while its stream is being opened slows its source; while it backs off it bounces what is too much."""
         world, source = World(memory=50_000), Source()
-        world.flow.accept([message("1", size=6000)], source)
-        self.assertEqual(source.held, [world.flow])
+        world.queue.accept([message("1", size=6000)], source)
+        self.assertEqual(source.held, [world.queue])
         world.dials[0].callback(None)
         world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
         self.assertEqual((world.state, source.held), ("backing off", []))
-        world.flow.accept([message("2", size=6000)], source)
+        world.queue.accept([message("2", size=6000)], source)
         self.assertEqual(([stanza.id for stanza in world.back], source.held), (["2"], []))
         self.assertIn(b"resource-constraint", world.back[0].data)
 
     def test_lost_stream(self) -> None:
         """A stream that worked is opened again at once when something waits; one that did not live is not hammered."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.clock.advance(1)
         connection = world.open()
         world.clock.advance(STEADY)
         connection.writable = False
-        world.flow.accept([message("2")])
+        world.queue.accept([message("2")])
         connection.close(Ending(Cause.CONNECTION_LOST, by="network"))
         world.clock.advance(0)
         self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
         second = world.open()
         second.writable = False
-        world.flow.accept([message("3")])
+        world.queue.accept([message("3")])
         second.close(Ending(Cause.CONNECTION_LOST, by="network"))
         world.clock.advance(0)
         self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
@@ -447,83 +447,83 @@ class CourierTests(SynchronousTestCase):
             (Ending(Cause.CONNECTION_LOST, by="network"), "closed without an error, twice"),
         ):
             world = World()
-            world.flow.accept([message(id) for id in ("1", "bad", "3")])
-            world.hop._receipts_of = self.by_hand
+            world.queue.accept([message(id) for id in ("1", "bad", "3")])
+            world.next_hop._receipts_of = self.by_hand
             while not world.back:
                 connection = world.open()
                 if ids(connection.written) == ["1"]:
-                    world.flow.acknowledged(1)
+                    world.queue.acknowledged(1)
                 connection.close(end)
-                self.assertEqual((world.state, world.hop.failures), ("backing off", 0))
+                self.assertEqual((world.state, world.next_hop.failures), ("backing off", 0))
                 world.clock.advance(2 * ISOLATING)
             self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
             self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
 
-    def by_hand(self, courier: DeliveryAgent, stream: Any) -> Any:
-        receipts = TcpAcks()
-        receipts.acknowledges = True
-        return receipts
+    def by_hand(self, agent: DeliveryAgent, stream: Any) -> Any:
+        acknowledgements = TcpAcks()
+        acknowledgements.acknowledges = True
+        return acknowledgements
 
     def test_every_one_poison(self) -> None:
         """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
         world = World()
-        world.flow.accept([message(str(number)) for number in range(ISOLATIONS + 2)])
-        world.hop._receipts_of = self.by_hand
+        world.queue.accept([message(str(number)) for number in range(ISOLATIONS + 2)])
+        world.next_hop._receipts_of = self.by_hand
         rests = []
         for _ in range(ISOLATIONS + 2):
             world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
-            rests.append(world.hop.retry.getTime() - world.clock.seconds())
+            rests.append(world.next_hop.retry.getTime() - world.clock.seconds())
             world.clock.advance(rests[-1])
         self.assertEqual(rests, [ISOLATING] * ISOLATIONS + [2.0, 4.0])
 
     def test_nothing_in_doubt(self) -> None:
         """A lane that had nothing on its way when the stream ended over content (of another lane on it) waits no longer for that."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
-        self.assertEqual((world.hop.failures, world.hop.retry.getTime()), (0, ISOLATING))
+        self.assertEqual((world.next_hop.failures, world.next_hop.retry.getTime()), (0, ISOLATING))
 
     def test_parts(self) -> None:
         """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment
         has a new one at once, in order, and nothing was lost or counted as a failure.
         """
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         connection = world.open()
-        world.flow.hop.part()
+        world.queue.next_hop.part()
         self.assertEqual((Cause.IDLE, True), (connection.ending and connection.ending.cause, connection.ending and connection.ending.in_order))
-        world.flow.accept([message("2")])
-        world.flow.accept([message("3")])
+        world.queue.accept([message("2")])
+        world.queue.accept([message("3")])
         world.clock.advance(0)
         self.assertEqual(2, len(world.connections))
         self.assertEqual((["1"], ["23"]), (ids(connection.written), ids(world.open().written)))
-        courier: Any = world.flow.hop
-        self.assertEqual((0, []), (courier.failures, world.back))
+        agent: Any = world.queue.next_hop
+        self.assertEqual((0, []), (agent.failures, world.back))
 
     def test_does_not_part(self) -> None:
         """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
         world = World()
-        world.flow.hop.part()
-        world.flow.accept([message("1")])
+        world.queue.next_hop.part()
+        world.queue.accept([message("1")])
         connection = world.open()
-        courier: Any = world.flow.hop
-        courier.receipts = TcpAcks()
-        courier.receipts.acknowledges = True
-        world.flow.accept([message("2")])
-        courier.part()
+        agent: Any = world.queue.next_hop
+        agent.acknowledgements = TcpAcks()
+        agent.acknowledgements.acknowledges = True
+        world.queue.accept([message("2")])
+        agent.part()
         self.assertIsNone(connection.ending)
-        world.flow.acknowledged(1)
-        lending = courier.stream._lending
-        lending.incoming = object()
-        courier.part()
+        world.queue.acknowledged(1)
+        shared_stream = agent.stream._shared_stream
+        shared_stream.incoming = object()
+        agent.part()
         self.assertIsNone(connection.ending)
-        lending.incoming = None
-        other = lending.allow(Pair(Domain.parse("rooms.here.example"), THERE))
-        other.listener = courier
-        courier.part()
+        shared_stream.incoming = None
+        other = shared_stream.allow(Pair(Domain.parse("rooms.here.example"), THERE))
+        other.listener = agent
+        agent.part()
         self.assertIsNone(connection.ending)
-        other.listener = courier.stream.target = None
-        courier.part()
+        other.listener = agent.stream.target = None
+        agent.part()
         self.assertIsNone(connection.ending)
 
     def test_room(self) -> None:
@@ -531,17 +531,17 @@ class CourierTests(SynchronousTestCase):
         and so do those that come for the other lane in the very moment in which its stream is closed.
         """
         world, other = World(stream_limits=1), Pair(HERE, Domain.parse("other.example"))
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         first = world.open()
         first.last_sent = first.last_received = 0.0
         world.clock.advance(stream_limits.AT_REST)
-        flow = world.lanes.flow(other)
-        flow.accept([message("2")])
-        self.assertEqual(("connecting", "backing off"), (flow.hop.state, world.state))
-        world.flow.accept([message("4")])
-        flow.accept([message("3")])
+        queue = world.queues.queue(other)
+        queue.accept([message("2")])
+        self.assertEqual(("connecting", "backing off"), (queue.next_hop.state, world.state))
+        world.queue.accept([message("4")])
+        queue.accept([message("3")])
         world.clock.advance(0)
-        self.assertEqual((Cause.IDLE, ["connecting"] * 2), (first.ending and first.ending.cause, [flow.hop.state, world.state]))
+        self.assertEqual((Cause.IDLE, ["connecting"] * 2), (first.ending and first.ending.cause, [queue.next_hop.state, world.state]))
         self.assertEqual((["1"], 2, 1), (ids(first.written), len(world.dials), len(world.room or ())))
         second = world.open()
         second.last_sent = second.last_received = world.clock.seconds()
@@ -552,22 +552,22 @@ class CourierTests(SynchronousTestCase):
     def test_idle_flow_is_forgotten(self) -> None:
         """A flow without stream, stanzas or back-off takes no memory."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         world.open().close(Ending(Cause.CLOSED, by="them"))
         world.clock.advance(600)
-        world.lanes.sweep()
-        self.assertEqual(list(world.lanes), [])
+        world.queues.sweep()
+        self.assertEqual(list(world.queues), [])
 
     def test_stop(self) -> None:
         """A stop closes the stream in order and bounces what waits; nothing is opened any more."""
         world = World()
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         connection = world.open()
-        world.lanes.stop()
+        world.queues.stop()
         self.assertEqual(connection.ending, Ending(Cause.SHUTDOWN))
         waiting = World()
-        waiting.flow.accept([message("2")])
-        waiting.lanes.stop()
+        waiting.queue.accept([message("2")])
+        waiting.queues.stop()
         self.assertEqual([stanza.id for stanza in waiting.back], ["2"])
         self.assertEqual(waiting.clock.getDelayedCalls(), [])
 
@@ -575,30 +575,30 @@ class CourierTests(SynchronousTestCase):
         """R32: a stanza above what the next server announces (XEP-0478) is bounced with the reason, not sent."""
         world = World()
         world.side.limits = PeerLimits(max_bytes=12_000)
-        world.flow.accept([message("1", size=12_001), message("2")])
+        world.queue.accept([message("1", size=12_001), message("2")])
         connection = world.open()
         self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2"], ["1"]))
-        world.flow.accept([message("3"), message("4", size=12_001)])
+        world.queue.accept([message("3"), message("4", size=12_001)])
         self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["1", "4"]))
         self.assertIn(b"larger than the next server accepts", world.back[0].data)
-        self.assertEqual(len(world.flow.lane), 0)
+        self.assertEqual(len(world.queue.pair_queue), 0)
 
     def test_limit_that_is_known(self) -> None:
         """A server that announces nothing may be known for its limit; the lesser counts, but nobody has less than 10,000 bytes."""
         for limits, known, largest in ((None, 65_535, 65_535), (20_000, 65_535, 20_000), (5, None, 10_000), (None, None, None)):
             world = World()
             world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
-            world.flow.accept([message("1")])
+            world.queue.accept([message("1")])
             world.open()
-            self.assertEqual(world.flow.fitness.largest, largest)
+            self.assertEqual(world.queue.fitness.largest, largest)
 
     def test_what_cannot_be_held(self) -> None:
         """What would break the next server comes back with the reason, whether it waited or not; the rest goes on."""
         world = World()
         world.side.limits = PeerLimits(holds=lambda data: b"id='bad" not in data)
-        world.flow.accept([message("bad1"), message("2")])
+        world.queue.accept([message("bad1"), message("2")])
         connection = world.open()
-        world.flow.accept([message("3"), message("bad4")])
+        world.queue.accept([message("3"), message("bad4")])
         self.assertEqual((ids(connection.written), [stanza.id for stanza in world.back]), (["2", "3"], ["bad1", "bad4"]))
         self.assertIn(b"policy: unfit", world.back[0].data)
 
@@ -606,7 +606,7 @@ class CourierTests(SynchronousTestCase):
         """R32, R39: our own stamp does not make a stanza too large for the next server."""
         world = World()
         world.side.limits = PeerLimits(max_bytes=12_000)
-        world.flow.accept([message("1", size=11_950), message("2")])
+        world.queue.accept([message("1", size=11_950), message("2")])
         world.clock.advance(5)
         written = world.open().written[0]
         self.assertEqual((ids([written]), written.count(b"<delay")), (["12"], 1))
@@ -615,7 +615,7 @@ class CourierTests(SynchronousTestCase):
         """Every stanza is counted with its direction, kind and outcome."""
         world = World()
         world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
-        world.flow.accept([message("1"), message("e", type="error")])
+        world.queue.accept([message("1"), message("e", type="error")])
         self.assertEqual(
             dict(world.record.stanzas),
             {("outbound", "message", "bounced"): 1, ("outbound", "message", "dropped"): 1, ("inbound", "message", "passed"): 1},

@@ -54,13 +54,13 @@ class LateTests(SynchronousTestCase):
     def test_outlives_the_lane(self) -> None:
         """R33: a lane that was forgotten meanwhile still drops it."""
         world = World()
-        world.lanes.drop_late(OUT, [request("1")])
+        world.queues.drop_late(OUT, [request("1")])
         world.back.ready = False
-        world.lanes.flow(BACK)
-        world.lanes.sweep()
-        self.assertNotIn(BACK, [flow.pair for flow in world.lanes])
+        world.queues.queue(BACK)
+        world.queues.sweep()
+        self.assertNotIn(BACK, [queue.pair for queue in world.queues])
         world.back.ready = True
-        world.lanes.flow(BACK).accept([answer("1"), answer("2")])
+        world.queues.queue(BACK).accept([answer("1"), answer("2")])
         self.assertEqual([b"<iq id='2'/>"], world.back.sent)
 
 

@@ -16,11 +16,11 @@ BAD = Ending(Cause.STREAM_ERROR, by="them", condition="bad-format")
 
 class BlameTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.blame = PoisonDetector()
+        self.poison_detector = PoisonDetector()
 
     def accuses(self, ending: Ending, *positions: int, young: bool = False, asking: bool = False, large: bool = False) -> str:
         doubtful = range(positions[0], positions[-1] + 1) if positions else range(0)
-        return self.blame.accuses(ending, doubtful, young, asking, large=large)
+        return self.poison_detector.accuses(ending, doubtful, young, asking, large=large)
 
     def test_content(self) -> None:
         """Each condition that speaks of content does, at once; not while `<enable/>` is unanswered, nor when it is our own word."""
@@ -65,16 +65,16 @@ class BlameTests(SynchronousTestCase):
     def test_beside_others(self) -> None:
         """One that was alone in its lane, beside those of other lanes on the stream, was not alone; it goes by itself from then on."""
         for expected in ("", UNSAID, UNSAID):
-            self.assertEqual(expected, self.blame.accuses(LOST, range(4, 5), False, False, ambiguous=True))
+            self.assertEqual(expected, self.poison_detector.accuses(LOST, range(4, 5), False, False, ambiguous=True))
         self.assertEqual("", self.accuses(LOST, 4))
         self.assertEqual(UNSAID, self.accuses(LOST, 4))
 
     def silent(self, *positions: int, ambiguous: bool = False) -> bool:
         """Whether that one is guilty which is in doubt as the other side falls silent over something large."""
         doubtful = range(positions[0], positions[-1] + 1)
-        self.assertEqual(STIFLED, self.blame.accuses(SILENT, doubtful, False, False, ambiguous, large=True))
-        self.assertTrue(self.blame.stifled)
-        return self.blame.certain
+        self.assertEqual(STIFLED, self.poison_detector.accuses(SILENT, doubtful, False, False, ambiguous, large=True))
+        self.assertTrue(self.poison_detector.stifled)
+        return self.poison_detector.certain
 
     def test_silence_over_a_large_one(self) -> None:
         """They go one at a time; guilty is who was alone in doubt then, and in doubt at such an end before."""
@@ -93,6 +93,6 @@ class BlameTests(SynchronousTestCase):
         for between in (SILENT, LOST, Ending(Cause.IDLE)):
             self.assertFalse(self.silent(4))
             self.accuses(between, 4)
-            self.assertFalse(self.blame.stifled)
+            self.assertFalse(self.poison_detector.stifled)
             self.assertFalse(self.silent(4))
             self.accuses(BAD)

@@ -91,16 +91,16 @@ class World:
         self.later: list[Callable[[], None]] = []
         self.hold_back = False
         self.spool = spool or MemorySpool(disk, self._deliver)
-        self.hop = FakeHop()
+        self.next_hop = FakeHop()
         self.back = FakeHop(acknowledges=False)
         self.settled: list[str] = []
         self.record = EventRecord(self.clock.seconds, Logger())
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._hop, self.spool, WINDOW,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop, self.spool, WINDOW,
         )
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        return self.hop if flow.direction == "outbound" else self.back
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        return self.next_hop if queue.direction == "outbound" else self.back
 
     def _deliver(self, call: Callable[[], None]) -> None:
         self.later.append(call)
@@ -113,19 +113,19 @@ class World:
             self.later.pop(0)()
 
     @property
-    def flow(self) -> DeliveryQueue:
-        return self.lanes.flow(OUT)
+    def queue(self) -> DeliveryQueue:
+        return self.queues.queue(OUT)
 
     def accept(self, *stanzas: Stanza) -> None:
         name = "".join(stanza.id or "" for stanza in stanzas)
-        self.flow.accept(list(stanzas), None, UpstreamAck(len(stanzas), lambda: self.settled.append(name)))
+        self.queue.accept(list(stanzas), None, UpstreamAck(len(stanzas), lambda: self.settled.append(name)))
 
     def acknowledge_after(self, turns: int) -> None:
         """The next server's word for one stanza is heard after so many more turns of the reactor."""
         if turns:
             self.clock.callLater(0, self.acknowledge_after, turns - 1)
         else:
-            self.flow.acknowledged(1)
+            self.queue.acknowledged(1)
 
     def spooled(self) -> list[str]:
         """The ids in the spool, in order."""
@@ -136,7 +136,7 @@ class World:
 
     def summaries(self) -> list[LaneSummary]:
         rows: list[LaneSummary] = []
-        self.spool.lanes(rows.extend)
+        self.spool.queues(rows.extend)
         self.answer()
         return rows
 
@@ -162,20 +162,20 @@ class FastPathTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"), stanza("2"))
         world.accept(stanza("3"))
-        self.assertEqual((ids(world.hop.sent), world.settled), ("123", []))
-        world.flow.acknowledged(1)
+        self.assertEqual((ids(world.next_hop.sent), world.settled), ("123", []))
+        world.queue.acknowledged(1)
         self.assertEqual(world.settled, [])
-        world.flow.acknowledged(2)
+        world.queue.acknowledged(2)
         self.assertEqual(world.settled, ["12", "3"])
         world.clock.advance(1)
-        self.assertEqual((world.spooled(), len(world.flow.lane)), ([], 0))
+        self.assertEqual((world.spooled(), len(world.queue.pair_queue)), ([], 0))
 
     def test_a_hop_without_acknowledgements(self) -> None:
         """Where nothing acknowledges, what is written is passed on."""
         world = World()
-        world.hop.acknowledges = False
+        world.next_hop.acknowledges = False
         world.accept(stanza("1"))
-        self.assertEqual((ids(world.hop.sent), world.settled, len(world.flow.lane)), ("1", ["1"], 0))
+        self.assertEqual((ids(world.next_hop.sent), world.settled, len(world.queue.pair_queue)), ("1", ["1"], 0))
 
 
 class SpoolTests(SynchronousTestCase):
@@ -195,7 +195,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         world.answer()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
-        world.flow.acknowledged(2)
+        world.queue.acknowledged(2)
         self.assertEqual((world.spooled(), world.spool.bytes), ([], 0))
 
     def test_window_over_during_a_commit(self) -> None:
@@ -214,12 +214,12 @@ class SpoolTests(SynchronousTestCase):
     def test_full_for_those_who_wait_for_no_receipt(self) -> None:
         """Nor does what came without XEP-0198 stay in memory alone, but for errors, which none may answer: those try again."""
         world = World(disk=120)
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(stanza("1", size=80))
         world.clock.advance(WINDOW)
-        world.flow.accept([stanza("2", size=80), stanza("3", type="error")])
+        world.queue.accept([stanza("2", size=80), stanza("3", type="error")])
         world.clock.advance(WINDOW)
-        self.assertEqual((world.spooled(), len(world.flow.lane), ids(world.back.sent)), (["1"], 2, "2"))
+        self.assertEqual((world.spooled(), len(world.queue.pair_queue), ids(world.back.sent)), (["1"], 2, "2"))
         world.spool.remove(OUT, 1)
         world.clock.advance(WINDOW)
         self.assertEqual(world.spooled(), ["3"])
@@ -241,7 +241,7 @@ class SpoolTests(SynchronousTestCase):
         world.hold_back = True
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
-        world.flow.acknowledged(1)
+        world.queue.acknowledged(1)
         self.assertEqual(world.settled, ["1"])
         world.answer()
         self.assertEqual((world.spooled(), world.settled), ([], ["1"]))
@@ -249,15 +249,15 @@ class SpoolTests(SynchronousTestCase):
     def test_lost_while_it_is_being_spooled(self) -> None:
         """A batch that was written as it came, and is in doubt when it turns out to be durable, is settled all the same."""
         world = World()
-        world.lanes.resident = 0
+        world.queues.resident = 0
         world.hold_back = True
         world.accept(stanza("1"), stanza("2"), stanza("3"))
         world.clock.advance(WINDOW)
-        world.flow.acknowledged(1)
-        world.hop.ready = False
-        world.flow.lost()
+        world.queue.acknowledged(1)
+        world.next_hop.ready = False
+        world.queue.lost()
         world.answer()
-        self.assertEqual((world.settled, world.spooled(), len(world.flow.lane)), (["123"], ["2", "3"], 2))
+        self.assertEqual((world.settled, world.spooled(), len(world.queue.pair_queue)), (["123"], ["2", "3"], 2))
 
     def test_lost_while_it_cannot_be_spooled(self) -> None:
         """The same where the spool has no room: nothing counts as spooled, and what waits is refused in words."""
@@ -265,41 +265,41 @@ class SpoolTests(SynchronousTestCase):
         world.hold_back = True
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
-        world.hop.ready = False
-        world.flow.lost()
-        self.assertEqual([held.spooled for held in world.flow.lane], [True, True])
+        world.next_hop.ready = False
+        world.queue.lost()
+        self.assertEqual([held.spooled for held in world.queue.pair_queue], [True, True])
         world.answer()
-        self.assertEqual((world.settled, ids(world.back.sent), len(world.flow.lane)), (["12"], "12", 0))
+        self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["12"], "12", 0))
 
     def test_full(self) -> None:
         """A spool without room refuses new custody in words, and drops nothing that it holds or that is in flight."""
         world = World(disk=120)
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(stanza("1", size=80))
         world.clock.advance(WINDOW)
         world.accept(stanza("2", size=80))
         world.clock.advance(WINDOW)
         self.assertEqual((world.spooled(), world.settled, ids(world.back.sent)), (["1"], ["1", "2"], "2"))
         self.assertIn(b"resource-constraint", world.back.sent[0])
-        world.hop.ready = True
-        world.flow.drain()
+        world.next_hop.ready = True
+        world.queue.drain()
         world.accept(stanza("3", size=80))
         world.clock.advance(WINDOW)
-        self.assertEqual((ids(world.hop.sent), ids(world.back.sent), world.settled), ("13", "2", ["1", "2"]))
-        world.flow.acknowledged(2)
+        self.assertEqual((ids(world.next_hop.sent), ids(world.back.sent), world.settled), ("13", "2", ["1", "2"]))
+        world.queue.acknowledged(2)
         self.assertEqual(world.settled, ["1", "2", "3"])
 
     def test_refused_and_not_yet_told(self) -> None:
         """What is refused is settled when its error is in safe hands: a disk without room, and a sender who is away, lose neither."""
         world = World(disk=10)
-        world.hop.ready = world.back.ready = False
+        world.next_hop.ready = world.back.ready = False
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         world.clock.advance(WINDOW)
-        self.assertEqual((world.settled, len(world.flow.lane)), ([], 1))
+        self.assertEqual((world.settled, len(world.queue.pair_queue)), ([], 1))
         world.back.ready = True
-        world.lanes.sweep()
-        self.assertEqual((world.settled, ids(world.back.sent), len(world.flow.lane)), (["1"], "1", 0))
+        world.queues.sweep()
+        self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["1"], "1", 0))
 
     def test_refused_and_in_doubt(self) -> None:
         """R35: until the error that refuses a stanza is acknowledged nothing that came behind it gets ahead.
@@ -307,82 +307,82 @@ class SpoolTests(SynchronousTestCase):
         After a crash its sender, who speaks XEP-0198, sends it again.
         """
         world = World(disk=10)
-        world.hop.ready, world.back.acknowledges = False, True
+        world.next_hop.ready, world.back.acknowledges = False, True
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         self.assertEqual((ids(world.back.sent), world.settled), ("1", []))
-        world.lanes.sweep()
-        world.hop.ready = True
+        world.queues.sweep()
+        world.next_hop.ready = True
         source = Source()
-        world.flow.accept([stanza("2")], source)
+        world.queue.accept([stanza("2")], source)
         world.spool.stretch(1000)
-        world.flow.spool_now()
-        world.flow.drain()
-        self.assertEqual((ids(world.hop.sent), world.spooled(), source.paused), ("", [], True))
-        world.lanes.flow(OUT.inverse).acknowledged(1)
-        self.assertEqual((ids(world.hop.sent), world.settled, source.paused), ("2", ["1"], False))
+        world.queue.spool_now()
+        world.queue.drain()
+        self.assertEqual((ids(world.next_hop.sent), world.spooled(), source.paused), ("", [], True))
+        world.queues.queue(OUT.inverse).acknowledged(1)
+        self.assertEqual((ids(world.next_hop.sent), world.settled, source.paused), ("2", ["1"], False))
 
     def test_nowhere_to_go(self) -> None:
         """Where neither the next server, nor the disk, nor the sender's server takes anything, no more of it is read, but of one
         that others share; as soon as one of them does, it goes on.
         """
         world = World(disk=10)
-        world.hop.ready = world.back.ready = False
+        world.next_hop.ready = world.back.ready = False
         source, shared = Source(), Source(shared=True)
-        world.flow.accept([stanza("1")], source)
+        world.queue.accept([stanza("1")], source)
         self.assertFalse(source.paused)
         world.clock.advance(WINDOW)
-        world.flow.accept([stanza("2")], source)
-        world.flow.accept([stanza("3")], shared)
+        world.queue.accept([stanza("2")], source)
+        world.queue.accept([stanza("3")], shared)
         self.assertEqual((source.paused, shared.paused), (True, False))
         world.clock.advance(WINDOW)
-        world.hop.ready = True
-        world.flow.drain()
-        self.assertEqual((ids(world.hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
+        world.next_hop.ready = True
+        world.queue.drain()
+        self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
 
     def test_an_error_has_nowhere_to_go(self) -> None:
         """What no error may answer waits in memory, and holds up nothing that may be refused: with that come answers to pings."""
         world = World(disk=10)
-        world.hop.ready = False
+        world.next_hop.ready = False
         source = Source()
-        world.flow.accept([stanza("1", type="error")], source)
+        world.queue.accept([stanza("1", type="error")], source)
         world.clock.advance(WINDOW)
-        world.flow.accept([stanza("2")], source)
-        self.assertEqual((len(world.flow.lane), source.paused), (2, False))
+        world.queue.accept([stanza("2")], source)
+        self.assertEqual((len(world.queue.pair_queue), source.paused), (2, False))
         world.clock.advance(WINDOW)
-        self.assertEqual((len(world.flow.lane), ids(world.back.sent)), (1, "2"))
+        self.assertEqual((len(world.queue.pair_queue), ids(world.back.sent)), (1, "2"))
 
     def test_nowhere_to_go_and_crowded(self) -> None:
         """What others share is read no more either when the lane is past half of its memory, even where the operator holds it."""
         world = World(disk=10, memory=16000)
-        world.hop.ready = world.back.ready = False
-        world.flow.held = True
+        world.next_hop.ready = world.back.ready = False
+        world.queue.held = True
         shared = Source(shared=True)
-        world.flow.accept([stanza("1")], shared)
+        world.queue.accept([stanza("1")], shared)
         world.clock.advance(WINDOW)
-        world.flow.accept([stanza("2"), stanza("3"), stanza("4")], shared)
+        world.queue.accept([stanza("2"), stanza("3"), stanza("4")], shared)
         self.assertTrue(shared.paused)
 
     def test_said_once(self) -> None:
         """A spool without room is told of by the minute; it is asked again by the second."""
         world = World(disk=10)
-        world.hop.ready = world.back.ready = False
+        world.next_hop.ready = world.back.ready = False
         for id in "123":
             world.accept(stanza(id))
             world.clock.advance(WINDOW)
         self.assertEqual(len(world.record.list("")), 1)
         self.assertEqual(world.record.list("")[0].times, 1)
-        self.assertTrue(world.flow.shortage.lasts)
+        self.assertTrue(world.queue.overflow.lasts)
         world.spool.stretch(1000)
         world.clock.advance(1)
         self.assertEqual(world.spooled(), [])
-        world.lanes.sweep()
+        world.queues.sweep()
         self.assertEqual((world.spooled(), world.settled), (["1", "2", "3"], ["1", "2", "3"]))
 
     def test_error_before_the_end(self) -> None:
         """The error that answers a spooled stanza is given to the spool before that stanza is taken from it."""
         before = World()
-        before.hop.ready = before.back.ready = False
+        before.next_hop.ready = before.back.ready = False
         before.accept(stanza("q", "iq", "get"))
         before.clock.advance(WINDOW)
         remove = before.spool.remove_each
@@ -394,133 +394,133 @@ class SpoolTests(SynchronousTestCase):
 
         self.patch(before.spool, "remove_each", removed)
         before.clock.advance(31)
-        before.lanes.sweep()
+        before.queues.sweep()
         self.assertEqual((held, before.spooled()), ([2], []))
         self.assertEqual([summary.pair for summary in before.summaries()], [OUT.inverse])
 
     def test_more_than_memory(self) -> None:
         """A long queue lives on disk: memory holds its head, and it is delivered in order from there, chunk by chunk."""
         world = World(disk=1 << 24, memory=4 << 20)
-        world.hop.ready = False
-        world.hop.acknowledges = False
+        world.next_hop.ready = False
+        world.next_hop.acknowledges = False
         names = [f"s{number}" for number in range(40)]
         for name in names:
             world.accept(stanza(name, size=CHUNK // 4))
             world.clock.advance(WINDOW)
-        self.assertLess(world.flow.lane.bytes, 5 * CHUNK)
-        self.assertEqual((len(world.flow.lane), world.settled), (40, names))
-        world.hop.ready = True
-        world.flow.drain()
-        self.assertEqual(re.findall(r"s\d+", ids(world.hop.sent)), names)
-        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+        self.assertLess(world.queue.pair_queue.bytes, 5 * CHUNK)
+        self.assertEqual((len(world.queue.pair_queue), world.settled), (40, names))
+        world.next_hop.ready = True
+        world.queue.drain()
+        self.assertEqual(re.findall(r"s\d+", ids(world.next_hop.sent)), names)
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
 
     def test_evicted_while_the_spool_is_read(self) -> None:
         """What leaves memory again while more of the lane is being fetched is not overtaken by it (a lost stream, a slow disk)."""
         world = World(memory=1 << 16)  # one stanza stays in memory
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(*(stanza(name) for name in "123456"))
         world.clock.advance(WINDOW)
         self.patch(flows, "CHUNK", 50)  # two stanzas
         world.hold_back = True
-        world.hop.ready = True
-        world.flow.drain()
+        world.next_hop.ready = True
+        world.queue.drain()
         world.accept(stanza("7"))
         world.clock.advance(WINDOW)
         world.later.pop(0)()  # the first are there and on their way, and more is asked for
-        world.hop.ready = False
-        world.flow.lost()
+        world.next_hop.ready = False
+        world.queue.lost()
         world.later.pop(0)()  # the last one is spooled, so that the first may leave memory again
-        world.hop.ready = True
-        world.hop.sent.clear()
+        world.next_hop.ready = True
+        world.next_hop.sent.clear()
         world.hold_back = False
         world.answer()
-        world.flow.drain()
-        self.assertEqual(ids(world.hop.sent), "1234567")
-        world.flow.acknowledged(7)
-        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+        world.queue.drain()
+        self.assertEqual(ids(world.next_hop.sent), "1234567")
+        world.queue.acknowledged(7)
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
 
     def test_grown_while_the_spool_is_read(self) -> None:
         """An answer without a stanza, for all of those have ended, says nothing of what has left memory since it was asked for."""
         world = World()
-        world.hop.ready = False
-        world.flow.lane.restore(1, 1, 1)
+        world.next_hop.ready = False
+        world.queue.pair_queue.restore(1, 1, 1)
         world.hold_back = True
-        world.flow.gap.read_on(CHUNK)
-        lane = world.flow.lane
-        lane.gap, lane.gap_count = (0, 2), 1
+        world.queue.spooled_range.read_on(CHUNK)
+        pair_queue = world.queue.pair_queue
+        pair_queue.spooled_range, pair_queue.gap_count = (0, 2), 1
         world.answer()
-        self.assertEqual((lane.gap, lane.gap_count), ((0, 2), 1))
-        lane.gap, lane.gap_count = (0, 2), 0
-        world.flow.gap.read_on(CHUNK)
+        self.assertEqual((pair_queue.spooled_range, pair_queue.gap_count), ((0, 2), 1))
+        pair_queue.spooled_range, pair_queue.gap_count = (0, 2), 0
+        world.queue.spooled_range.read_on(CHUNK)
         world.answer()
-        self.assertIsNone(lane.gap)
+        self.assertIsNone(pair_queue.spooled_range)
 
     def test_ended_while_the_spool_is_read(self) -> None:
         """What has come to its end does not come back with an answer of the spool that is older, nor end twice."""
         world = World(memory=1 << 16)  # one stanza stays in memory
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
         world.hold_back = True
         world.accept(stanza("3"), stanza("q", "iq", "get"), stanza("4"))
         world.clock.advance(WINDOW)
-        world.hop.ready = True
-        world.flow.drain()  # the spool is asked for what stands behind 1
+        world.next_hop.ready = True
+        world.queue.drain()  # the spool is asked for what stands behind 1
         world.clock.advance(31)
-        world.lanes.sweep()
+        world.queues.sweep()
         self.assertEqual(ids(world.back.sent), "q")
         world.later.pop(0)()  # the last batch is safe, and leaves memory: the spool is being asked for that, too
-        self.assertEqual((world.flow.lane.gap, world.flow.lane.gap_count), ((1, 5), 3))
+        self.assertEqual((world.queue.pair_queue.spooled_range, world.queue.pair_queue.gap_count), ((1, 5), 3))
         world.hold_back = False
         world.answer()
-        self.assertEqual((ids(world.hop.sent), ids(world.back.sent)), ("1234", "q"))
-        world.flow.acknowledged(4)
-        self.assertEqual((len(world.flow.lane), world.spool.count, world.lanes.budget.used), (0, 0, 0))
+        self.assertEqual((ids(world.next_hop.sent), ids(world.back.sent)), ("1234", "q"))
+        world.queue.acknowledged(4)
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
 
     def test_dropped_while_what_expired_is_looked_for(self) -> None:
         """A stanza that the operator drops while the spool looks for what has expired is bounced once."""
         for drop_first in (True, False):
             world = World(memory=1 << 16)  # one stanza stays in memory
-            world.hop.ready = False
+            world.next_hop.ready = False
             world.accept(stanza("1"), stanza("q", "iq", "get"))
             world.clock.advance(WINDOW)
             world.clock.advance(31)
             world.hold_back = True
             if drop_first:
-                holds.drop(world.flow, False, 2)
-            world.lanes.sweep()
+                holds.drop(world.queue, False, 2)
+            world.queues.sweep()
             if not drop_first:
-                holds.drop(world.flow, False, 2)
+                holds.drop(world.queue, False, 2)
             world.hold_back = False
             world.answer()
-            self.assertEqual((ids(world.back.sent), world.spooled(), len(world.flow.lane)), ("q", ["1"], 1))
+            self.assertEqual((ids(world.back.sent), world.spooled(), len(world.queue.pair_queue)), ("q", ["1"], 1))
 
     def test_restored(self) -> None:
         """After a start every lane that the spool holds goes on, in order, before anything new."""
         before = World()
-        before.hop.ready = False
+        before.next_hop.ready = False
         before.accept(stanza("1"), stanza("2"))
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
-        after.hop.acknowledges = False
-        self.assertEqual(self.successResultOf(after.lanes.restore()), 1)
+        after.next_hop.acknowledges = False
+        self.assertEqual(self.successResultOf(after.queues.restore()), 1)
         after.accept(stanza("3"))
-        self.assertEqual((ids(after.hop.sent), after.spooled()), ("123", []))
+        self.assertEqual((ids(after.next_hop.sent), after.spooled()), ("123", []))
 
     def test_contacted(self) -> None:
         """Whoever is heard of has the lanes towards it woken, and no others; a lane that is forgotten is not asked."""
         world = World()
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(stanza("1"))
-        world.lanes.flow(OUT.inverse)
-        world.lanes.contact(THERE)
-        world.lanes.contact(Domain.parse("elsewhere.example"))
-        self.assertEqual((world.hop.contacts, world.back.contacts), (1, 0))
-        world.flow.give_up(Cause.NO_SUCH_DOMAIN)
+        world.queues.queue(OUT.inverse)
+        world.queues.contact(THERE)
+        world.queues.contact(Domain.parse("elsewhere.example"))
+        self.assertEqual((world.next_hop.contacts, world.back.contacts), (1, 0))
+        world.queue.give_up(Cause.NO_SUCH_DOMAIN)
         world.back.ready = False
-        world.lanes.sweep()
-        world.lanes.contact(THERE)
-        self.assertEqual((list(world.lanes), world.lanes._towards, world.hop.contacts), ([], {}, 1))
+        world.queues.sweep()
+        world.queues.contact(THERE)
+        self.assertEqual((list(world.queues), world.queues._towards, world.next_hop.contacts), ([], {}, 1))
 
     def test_positions_are_never_used_again(self) -> None:
         """A removal that a full disk puts off hits nothing that came since, though the lane was forgotten meanwhile."""
@@ -529,10 +529,10 @@ class SpoolTests(SynchronousTestCase):
         self.patch(world.spool, "remove", lambda pair, up_to: owed.append(up_to))
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
-        world.flow.acknowledged(2)
-        world.hop.ready = False
-        world.lanes.sweep()
-        self.assertEqual((list(world.lanes), owed), ([], [2]))
+        world.queue.acknowledged(2)
+        world.next_hop.ready = False
+        world.queues.sweep()
+        self.assertEqual((list(world.queues), owed), ([], [2]))
         world.accept(stanza("3"))
         world.clock.advance(WINDOW)
         MemorySpool.remove(world.spool, OUT, owed[0])
@@ -541,82 +541,82 @@ class SpoolTests(SynchronousTestCase):
     def test_relieved_while_it_is_relieved(self) -> None:
         """What is asked of a pressed hop may free it at once, and relieve the lane within its own relief: each source goes on once."""
         world = World()
-        world.hop.slow = True
+        world.next_hop.slow = True
         resumed: list[int] = []
         sources: list[Any] = [
             Mock(shared=False, resume=lambda holder, number=number: resumed.append(number))
             for number in range(3)
         ]
         for source in sources:
-            world.flow.accept([stanza("1")], source)
-        self.patch(type(world.flow.lane), "crowded", True)
+            world.queue.accept([stanza("1")], source)
+        self.patch(type(world.queue.pair_queue), "crowded", True)
 
         def freed() -> None:
-            world.hop.press = lambda: None
-            world.hop.slow = False
-            self.patch(type(world.flow.lane), "crowded", False)
-            world.flow.relieve()
+            world.next_hop.press = lambda: None
+            world.next_hop.slow = False
+            self.patch(type(world.queue.pair_queue), "crowded", False)
+            world.queue.relieve()
 
-        world.hop.press = freed
-        world.flow.relieve()
+        world.next_hop.press = freed
+        world.queue.relieve()
         self.assertEqual(sorted(resumed), [0, 1, 2])
 
     def test_expires_on_disk(self) -> None:
         """What waits on disk alone is bounced in time too."""
         before = World()
-        before.hop.ready = False
+        before.next_hop.ready = False
         before.accept(stanza("q", "iq", "get"), stanza("m"))
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
-        after.hop.ready = False
-        after.lanes.restore()
+        after.next_hop.ready = False
+        after.queues.restore()
         after.clock.advance(31)
-        after.lanes.sweep()
-        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.flow.lane)), ("q", ["m"], 1))
+        after.queues.sweep()
+        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("q", ["m"], 1))
 
     def test_given_up(self) -> None:
         """A final cause bounces what is on disk too."""
         before = World()
-        before.hop.ready = False
+        before.next_hop.ready = False
         before.accept(stanza("1"), stanza("2"))
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
-        after.hop.ready = False
-        after.lanes.restore()
-        after.flow.give_up(Cause.NO_SUCH_DOMAIN)
-        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.flow.lane)), ("12", [], 0))
+        after.next_hop.ready = False
+        after.queues.restore()
+        after.queue.give_up(Cause.NO_SUCH_DOMAIN)
+        self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("12", [], 0))
 
     def test_stop(self) -> None:
         """A stop spools what was not passed on, whatever the window."""
         world = World()
         world.accept(stanza("1"))
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(stanza("2"))
-        world.lanes.stop()
+        world.queues.stop()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
 
 
     def test_stop_beyond_the_bound(self) -> None:
         """What is held at a stop goes to the spool even where its bound is reached: it is no new custody."""
         world = World(disk=10)
-        world.hop.ready = world.back.ready = False
+        world.next_hop.ready = world.back.ready = False
         world.accept(stanza("1"))
-        world.flow.accept([stanza("2")])
+        world.queue.accept([stanza("2")])
         world.clock.advance(WINDOW)
         self.assertEqual(world.spooled(), [])
         world.clock.advance(WINDOW)
-        world.lanes.rest()
+        world.queues.rest()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1"]))
 
     def test_stop_during_a_commit(self) -> None:
         """What came since goes to the spool when it is known what became of that: never a later one before an earlier one."""
         world = World()
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.hold_back = True
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         world.accept(stanza("2"))
-        left = world.lanes.leave()
+        left = world.queues.leave()
         self.assertEqual((len(world.later), world.spool.count), (2, 1))
         world.answer()
         self.successResultOf(left)
@@ -626,26 +626,26 @@ class SpoolTests(SynchronousTestCase):
         """At a stop too, what the disk does not take asks for a stream, to its next server and back to its sender."""
         world = World(disk=10)
         self.patch(world.spool, "stretch", lambda by: None)
-        world.hop.ready = world.back.ready = False
-        world.lanes.rest()
+        world.next_hop.ready = world.back.ready = False
+        world.queues.rest()
         world.accept(presence("1"))
-        self.assertEqual((world.hop.asked, world.back.asked), (0, 0))
+        self.assertEqual((world.next_hop.asked, world.back.asked), (0, 0))
         world.clock.advance(WINDOW)
-        self.assertGreater(world.hop.asked, 0)
+        self.assertGreater(world.next_hop.asked, 0)
         self.assertGreater(world.back.asked, 0)
         world.back.ready = True
         world.clock.advance(WINDOW)
-        self.assertEqual((ids(world.back.sent), bool(world.flow._newest)), ("1", False))
+        self.assertEqual((ids(world.back.sent), bool(world.queue._newest)), ("1", False))
 
     def test_stop_without_room(self) -> None:
         """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
         world = World(disk=10)
         self.patch(world.spool, "stretch", lambda by: None)
-        world.hop.ready = False
-        world.lanes.rest()
-        world.flow.accept([stanza("1")])
-        world.lanes.flow(OUT.inverse).held = True
-        world.lanes.stop()
+        world.next_hop.ready = False
+        world.queues.rest()
+        world.queue.accept([stanza("1")])
+        world.queues.queue(OUT.inverse).held = True
+        world.queues.stop()
         self.assertEqual((ids(world.back.sent), world.back.ready), ("1", False))
 
 
@@ -654,37 +654,37 @@ class MarkTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.world = World()
-        self.world.hop.ready = False
+        self.world.next_hop.ready = False
         self.world.accept(stanza("m"), stanza("q", "iq", "get"), stanza("r", "iq", "result"), stanza("s", "iq", "set"), stanza("n"))
         self.world.clock.advance(WINDOW)
         self.world.hold_back = True
 
     def go(self) -> str:
         """The next hop is there; what it gets at once."""
-        self.world.hop.ready = True
-        self.world.flow.drain()
-        return ids(self.world.hop.sent)
+        self.world.next_hop.ready = True
+        self.world.queue.drain()
+        return ids(self.world.next_hop.sent)
 
     def test_marked_first(self) -> None:
         """What stands before the first request goes at once, the rest in its order when all that are near are marked, by one word."""
         self.assertEqual(self.go(), "m")
-        self.world.flow.drain()
-        self.world.flow.accept([stanza("o")])
-        self.assertEqual((ids(self.world.hop.sent), len(self.world.later)), ("m", 1))
+        self.world.queue.drain()
+        self.world.queue.accept([stanza("o")])
+        self.assertEqual((ids(self.world.next_hop.sent), len(self.world.later)), ("m", 1))
         self.world.answer()
-        self.assertEqual(ids(self.world.hop.sent), "mqrsno")
+        self.assertEqual(ids(self.world.next_hop.sent), "mqrsno")
         self.world.hold_back = False
         after = World(spool=self.world.spool)
-        after.lanes.restore()
-        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("mrn", "qs"))
+        after.queues.restore()
+        self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("mrn", "qs"))
 
     def test_the_hop_goes_meanwhile(self) -> None:
         """A request that was marked and not written after all goes with the next stream."""
         self.go()
-        self.world.hop.ready = False
-        self.world.flow.lost()
+        self.world.next_hop.ready = False
+        self.world.queue.lost()
         self.world.answer()
-        self.assertEqual(ids(self.world.hop.sent), "m")
+        self.assertEqual(ids(self.world.next_hop.sent), "m")
         self.assertEqual(self.go(), "mmqrsn")
 
     def test_cannot_be_marked(self) -> None:
@@ -696,11 +696,11 @@ class MarkTests(SynchronousTestCase):
 
     def test_parked(self) -> None:
         """One that the operator holds back keeps the others from nothing, and is not marked."""
-        self.world.flow.parked = {2}
+        self.world.queue.parked = {2}
         self.assertEqual(self.go(), "mr")
         self.world.answer()
-        self.assertEqual(ids(self.world.hop.sent), "mrsn")
-        self.assertEqual([row.written for row in self.world.spool._lanes[OUT].values() if row.position == 2], [False])
+        self.assertEqual(ids(self.world.next_hop.sent), "mrsn")
+        self.assertEqual([row.written for row in self.world.spool._queues[OUT].values() if row.position == 2], [False])
 
 
 class DoubtTests(SynchronousTestCase):
@@ -710,22 +710,22 @@ class DoubtTests(SynchronousTestCase):
         """R33: messages and presence in doubt go again, in order; an IQ request gets one remote-server-timeout."""
         world = World()
         world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
-        world.hop.ready = False
-        world.flow.lost()
+        world.next_hop.ready = False
+        world.queue.lost()
         self.assertEqual(ids(world.back.sent), "q")
         self.assertIn(b"remote-server-timeout", world.back.sent[0])
-        world.hop.ready = True
-        world.flow.drain()
-        self.assertEqual(ids(world.hop.sent), "1qr2" + "1r2")
+        world.next_hop.ready = True
+        world.queue.drain()
+        self.assertEqual(ids(world.next_hop.sent), "1qr2" + "1r2")
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
     def test_a_late_answer(self) -> None:
         """R33: the answer that comes after all is dropped, once; the same id between others is not."""
         world = World()
         world.accept(stanza("q", "iq", "get"))
-        world.hop.ready = False
-        world.flow.lost()
-        back = world.lanes.flow(OUT.inverse)
+        world.next_hop.ready = False
+        world.queue.lost()
+        back = world.queues.queue(OUT.inverse)
         other = Stanza("iq", b"<iq id='q'/>", "v@here.example", "u@there.example", "result", "q")
         late = Stanza("iq", b"<iq id='q'/>", "u@here.example", "u@there.example", "result", "q")
         world.back.sent.clear()
@@ -739,23 +739,23 @@ class DoubtTests(SynchronousTestCase):
         before.accept(stanza("q", "iq", "get"), stanza("m"))
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
-        after.hop.acknowledges = False
-        after.lanes.restore()
-        after.flow.drain()
-        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("m", "q"))
+        after.next_hop.acknowledges = False
+        after.queues.restore()
+        after.queue.drain()
+        self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("m", "q"))
 
     def test_an_iq_spooled_before_its_way(self) -> None:
         """R33: the same where it was spooled while it waited, and written later."""
         before = World()
-        before.hop.ready = False
+        before.next_hop.ready = False
         before.accept(stanza("q", "iq", "get"))
         before.clock.advance(WINDOW)
-        before.hop.ready = True
-        before.flow.drain()
+        before.next_hop.ready = True
+        before.queue.drain()
         after = World(spool=before.spool)
-        after.lanes.restore()
-        after.flow.drain()
-        self.assertEqual((ids(after.hop.sent), ids(after.back.sent)), ("", "q"))
+        after.queues.restore()
+        after.queue.drain()
+        self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("", "q"))
 
 
 class PoisonTests(SynchronousTestCase):
@@ -765,20 +765,20 @@ class PoisonTests(SynchronousTestCase):
         """The suspects go one at a time; the culprit is bounced with the cause and kept aside; the lane goes on."""
         world = World()
         world.accept(stanza("1"), stanza("bad"), stanza("3"))
-        world.flow.lost("bad-format")
-        world.hop.sent.clear()
-        world.flow.drain()
-        self.assertEqual(ids(world.hop.sent), "1")
+        world.queue.lost("bad-format")
+        world.next_hop.sent.clear()
+        world.queue.drain()
+        self.assertEqual(ids(world.next_hop.sent), "1")
         world.accept(stanza("4"))
-        self.assertEqual(ids(world.hop.sent), "1")
-        world.flow.acknowledged(1)
-        self.assertEqual(ids(world.hop.sent), "1bad")
-        world.flow.lost("bad-format")
+        self.assertEqual(ids(world.next_hop.sent), "1")
+        world.queue.acknowledged(1)
+        self.assertEqual(ids(world.next_hop.sent), "1bad")
+        world.queue.lost("bad-format")
         self.assertEqual(ids(world.back.sent), "bad")
         self.assertIn(b"(queue: poison; bad-format)</text>", world.back.sent[0])
-        world.hop.sent.clear()
-        world.flow.drain()
-        self.assertEqual((ids(world.hop.sent), world.flow.suspects), ("34", 0))
+        world.next_hop.sent.clear()
+        world.queue.drain()
+        self.assertEqual((ids(world.next_hop.sent), world.queue.suspects), ("34", 0))
         pen: list[Quarantined] = []
         world.spool.aside(10, pen.extend)
         world.answer()
@@ -789,9 +789,9 @@ class PoisonTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"))
         for _ in range(3):
-            world.flow.lost()
-            world.flow.drain()
-        self.assertEqual((world.back.sent, world.flow.suspects, ids(world.hop.sent)), ([], 0, "1111"))
+            world.queue.lost()
+            world.queue.drain()
+        self.assertEqual((world.back.sent, world.queue.suspects, ids(world.next_hop.sent)), ([], 0, "1111"))
 
 
 class PresenceTests(SynchronousTestCase):
@@ -800,13 +800,13 @@ class PresenceTests(SynchronousTestCase):
     def offer(self, *stanzas: Stanza) -> tuple[World, str]:
         """What is delivered of these once the hop is ready."""
         world = World()
-        world.hop.ready, world.hop.acknowledges = False, False
+        world.next_hop.ready, world.next_hop.acknowledges = False, False
         for each in stanzas:
             world.accept(each)
         world.clock.advance(WINDOW)
-        world.hop.ready = True
-        world.flow.drain()
-        return world, ids(world.hop.sent)
+        world.next_hop.ready = True
+        world.queue.drain()
+        return world, ids(world.next_hop.sent)
 
     def test_newest(self) -> None:
         """R40: the newest of one pair of addresses replaces those before; custody of the older ones ends, spooled or not."""
@@ -817,7 +817,7 @@ class PresenceTests(SynchronousTestCase):
     def test_spooled(self) -> None:
         """R40: what the spool has is replaced there too."""
         world = World()
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(presence("1"))
         world.clock.advance(WINDOW)
         world.accept(presence("2"))
@@ -843,12 +843,12 @@ class PresenceTests(SynchronousTestCase):
         """R40: what was written is not taken back."""
         world = World()
         world.accept(presence("1"))
-        world.hop.ready = False
+        world.next_hop.ready = False
         world.accept(presence("2"))
-        world.flow.lost()
-        world.hop.ready = True
-        world.flow.drain()
-        self.assertEqual(ids(world.hop.sent), "112")
+        world.queue.lost()
+        world.next_hop.ready = True
+        world.queue.drain()
+        self.assertEqual(ids(world.next_hop.sent), "112")
 
 
 class BarrierTests(SynchronousTestCase):
@@ -857,18 +857,18 @@ class BarrierTests(SynchronousTestCase):
     def test_consumed(self) -> None:
         """R41: the expected answer is never forwarded, whatever it says; everything else is, and receipts count both."""
         world = World()
-        world.hop.acknowledges = False
+        world.next_hop.acknowledges = False
         answered: list[bool] = []
-        world.flow.expect("p", lambda: answered.append(True))
+        world.queue.expect("p", lambda: answered.append(True))
         world.accept(stanza("1"), stanza("p", "iq", "error"), stanza("2"))
-        self.assertEqual((ids(world.hop.sent), answered, world.settled), ("12", [True], ["1p2"]))
-        world.flow.unexpect("p")
+        self.assertEqual((ids(world.next_hop.sent), answered, world.settled), ("12", [True], ["1p2"]))
+        world.queue.unexpect("p")
         world.accept(stanza("p", "iq", "result"))
-        self.assertEqual(ids(world.hop.sent), "12p")
+        self.assertEqual(ids(world.next_hop.sent), "12p")
 
     def test_requests_are_no_answers(self) -> None:
         """R41: only a result or an error answers."""
         world = World()
-        world.flow.expect("p", self.fail)
+        world.queue.expect("p", self.fail)
         world.accept(stanza("p", "iq", "get"), stanza("p"))
-        self.assertEqual(ids(world.hop.sent), "pp")
+        self.assertEqual(ids(world.next_hop.sent), "pp")

@@ -39,8 +39,8 @@ class HopUnderTest:
     acknowledges = True
     last_cause = Cause.CONNECTION_REFUSED
 
-    def __init__(self, flow: DeliveryQueue, asked: list[str]) -> None:
-        self.flow = flow
+    def __init__(self, queue: DeliveryQueue, asked: list[str]) -> None:
+        self.queue = queue
         self.state = "idle"
         self.sent: list[bytes] = []
         self.parted = False
@@ -56,15 +56,15 @@ class HopUnderTest:
     def wanted(self) -> None:
         if self.state == "idle":
             self.state = "connecting"
-            self._asked.append(self.flow.pair.recipient.ascii.removesuffix(".example"))
+            self._asked.append(self.queue.pair.recipient.ascii.removesuffix(".example"))
 
     def open(self) -> None:
         self.state = "ready"
-        self.flow.drain()
+        self.queue.drain()
 
     def fail(self) -> None:
         self.state = "backing off"
-        self.flow.relieve()
+        self.queue.relieve()
 
     def pressed(self) -> None: ...
 
@@ -85,18 +85,18 @@ class BacklogTests(SynchronousTestCase):
         self.clock = Clock()
         self.asked: list[str] = []
         self.spool = MemorySpool(1 << 20, lambda call: call())
-        self.lanes = DeliveryQueues(
+        self.queues = DeliveryQueues(
             self.clock, EventRecord(self.clock.seconds, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
-            self._hop, self.spool, restore=2,
+            self._next_hop, self.spool, restore=2,
         )
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        return HopUnderTest(flow, self.asked)
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        return HopUnderTest(queue, self.asked)
 
-    def hop(self, name: str) -> HopUnderTest:
-        hop = self.lanes.flow(pair(name)).hop
-        assert isinstance(hop, HopUnderTest)
-        return hop
+    def next_hop(self, name: str) -> HopUnderTest:
+        next_hop = self.queues.queue(pair(name)).next_hop
+        assert isinstance(next_hop, HopUnderTest)
+        return next_hop
 
     def hold(self, **ages: int) -> None:
         """The spool holds two stanzas for each name, accepted so many seconds after the epoch."""
@@ -106,57 +106,57 @@ class BacklogTests(SynchronousTestCase):
 
     def finish(self, name: str, number: int = 2) -> None:
         """The stream is there, and takes everything."""
-        self.hop(name).open()
-        self.lanes.flow(pair(name)).acknowledged(number)
+        self.next_hop(name).open()
+        self.queues.queue(pair(name)).acknowledged(number)
 
     def test_in_turns(self) -> None:
         """The lanes that wait longest go first, so many at a time; who is done makes room for the next."""
         self.hold(c=3, a=1, d=4, b=2)
-        self.lanes.restore()
-        self.assertEqual((["a", "b"], 2), (self.asked, len(self.lanes.backlog)))
+        self.queues.restore()
+        self.assertEqual((["a", "b"], 2), (self.asked, len(self.queues.backlog)))
         self.finish("b")
         self.assertEqual(["a", "b", "c"], self.asked)
         self.finish("a")
-        self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.lanes.backlog)))
+        self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.queues.backlog)))
 
     def test_not_done_before_it_is_acknowledged(self) -> None:
         """What is written is not done: its place is kept until the next server has it."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
-        self.hop("a").open()
-        self.lanes.flow(pair("a")).acknowledged(1)
-        self.assertEqual((["a", "b"], False), (self.asked, self.hop("a").parted))
-        self.lanes.flow(pair("a")).acknowledged(1)
-        self.assertEqual((["a", "b", "c"], True), (self.asked, self.hop("a").parted))
+        self.queues.restore()
+        self.next_hop("a").open()
+        self.queues.queue(pair("a")).acknowledged(1)
+        self.assertEqual((["a", "b"], False), (self.asked, self.next_hop("a").parted))
+        self.queues.queue(pair("a")).acknowledged(1)
+        self.assertEqual((["a", "b", "c"], True), (self.asked, self.next_hop("a").parted))
 
     def test_those_that_are_done_part(self) -> None:
         """While others wait a stream that is done is let go; the last ones keep theirs."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
+        self.queues.restore()
         for name in "abc":
             self.finish(name)
-        self.assertEqual([True, False, False], [self.hop(name).parted for name in "abc"])
+        self.assertEqual([True, False, False], [self.next_hop(name).parted for name in "abc"])
 
     def test_in_use(self) -> None:
         """A lane that something new came for has a use for its stream."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
-        self.lanes.flow(pair("a")).accept([stanza("new")])
+        self.queues.restore()
+        self.queues.queue(pair("a")).accept([stanza("new")])
         self.finish("a", 3)
-        self.assertEqual((["a", "b", "c"], False), (self.asked, self.hop("a").parted))
-        self.assertIn(b"<message id='new'/>", self.hop("a").sent[-1])
+        self.assertEqual((["a", "b", "c"], False), (self.asked, self.next_hop("a").parted))
+        self.assertIn(b"<message id='new'/>", self.next_hop("a").sent[-1])
 
     def test_failed(self) -> None:
         """A peer that is not there holds nobody up."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
-        self.hop("a").fail()
-        self.assertEqual((["a", "b", "c"], False), (self.asked, self.hop("a").parted))
+        self.queues.restore()
+        self.next_hop("a").fail()
+        self.assertEqual((["a", "b", "c"], False), (self.asked, self.next_hop("a").parted))
 
     def test_slow(self) -> None:
         """Nor does one that takes its time: it goes on beside the others until it is done."""
         self.hold(a=1, b=2, c=3, d=4, e=5)
-        self.lanes.restore()
+        self.queues.restore()
         self.clock.advance(1)
         self.finish("b")
         self.clock.advance(PATIENCE - 1.5)
@@ -164,7 +164,7 @@ class BacklogTests(SynchronousTestCase):
         self.clock.advance(0.5)
         self.assertEqual(["a", "b", "c", "d"], self.asked)  # in the place of a
         self.finish("a")  # which has no place, and parts all the same
-        self.assertEqual((["a", "b", "c", "d"], True), (self.asked, self.hop("a").parted))
+        self.assertEqual((["a", "b", "c", "d"], True), (self.asked, self.next_hop("a").parted))
         self.clock.advance(1)
         self.assertEqual(["a", "b", "c", "d", "e"], self.asked)  # in the place of c
         self.assertEqual([], self.clock.getDelayedCalls())
@@ -172,47 +172,47 @@ class BacklogTests(SynchronousTestCase):
     def test_something_new(self) -> None:
         """What comes for a lane that waits asks for its stream at once, and goes behind what the lane holds."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
-        self.lanes.flow(pair("c")).accept([stanza("new")])
+        self.queues.restore()
+        self.queues.queue(pair("c")).accept([stanza("new")])
         self.assertEqual(["a", "b", "c"], self.asked)
-        self.hop("c").open()
-        ids = [data.split(b"id='")[1].split(b"'")[0] for data in self.hop("c").sent]
+        self.next_hop("c").open()
+        ids = [data.split(b"id='")[1].split(b"'")[0] for data in self.next_hop("c").sent]
         self.assertEqual([b"c1", b"c2", b"new"], ids)
         for name in "ab":
             self.finish(name)
-        self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.lanes.backlog)))
+        self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.queues.backlog)))
 
     def test_contact(self) -> None:
         """A peer that contacts us need not wait for its turn, and takes nobody's place."""
         self.hold(a=1, b=2, c=3, d=4)
-        self.lanes.restore()
-        self.lanes.contact(Domain.parse("d.example"))
-        self.lanes.contact(Domain.parse("d.example"))
+        self.queues.restore()
+        self.queues.contact(Domain.parse("d.example"))
+        self.queues.contact(Domain.parse("d.example"))
         self.assertEqual(["a", "b", "d"], self.asked)
         self.finish("a")
         self.finish("c")
-        self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.lanes.backlog)))
+        self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.queues.backlog)))
 
     def test_held_back(self) -> None:
         """A lane that the operator holds has no need of a turn."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.flow(pair("a")).held = True
-        self.lanes.restore()
+        self.queues.queue(pair("a")).held = True
+        self.queues.restore()
         self.assertEqual(["b", "c"], self.asked)
 
     def test_no_stream_needed(self) -> None:
         """Where the hop is ready at once nothing waits."""
         self.hold(a=1, b=2, c=3)
-        self.hop("a").state = "ready"
-        self.lanes.restore()
-        self.lanes.flow(pair("a")).acknowledged(2)
-        self.assertEqual((["b", "c"], 2), (self.asked, len(self.hop("a").sent)))
+        self.next_hop("a").state = "ready"
+        self.queues.restore()
+        self.queues.queue(pair("a")).acknowledged(2)
+        self.assertEqual((["b", "c"], 2), (self.asked, len(self.next_hop("a").sent)))
 
     def test_stop(self) -> None:
         """At the end of the gateway nobody gets a turn any more."""
         self.hold(a=1, b=2, c=3)
-        self.lanes.restore()
-        self.lanes.stop()
+        self.queues.restore()
+        self.queues.stop()
         self.clock.advance(PATIENCE)
         self.assertEqual((["a", "b"], []), (self.asked, self.clock.getDelayedCalls()))
 

@@ -72,8 +72,8 @@ class EntryTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.kept: dict[Pair, list[str]] = {}
         self.record = EventRecord(self.clock.seconds, Logger())
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.hop,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.next_hop,
             MemorySpool(0, lambda call: call()), spools=False,
         )
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
@@ -81,11 +81,11 @@ class EntryTestCase(SynchronousTestCase):
         self.waiting = HeldBytes()
         self.admissions: list[Deferred[Ending | None]] = []
         self.others = False
-        self.entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
-        return PairIngress(self.entrance, self.connection, leg, pair, self.admit, lambda: not self.others, self.waiting)  # type: ignore[arg-type]
+        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, lambda: not self.others, self.waiting)  # type: ignore[arg-type]
 
-    def hop(self, flow: DeliveryQueue) -> Any:
-        return Keeping(self.kept.setdefault(flow.pair, []))
+    def next_hop(self, queue: DeliveryQueue) -> Any:
+        return Keeping(self.kept.setdefault(queue.pair, []))
 
     def admit(self, pair: Pair) -> Deferred[Ending | None]:
         self.admissions.append(Deferred())
@@ -111,9 +111,9 @@ class AdmissionTests(EntryTestCase):
         entry = self.made()
         entry.accept([stanza("a"), stanza("b")])
         entry.accept([stanza("c")])
-        self.assertEqual(("", {entry}, True), (self.passed(), self.connection.holders, self.entrance.admitting))
+        self.assertEqual(("", {entry}, True), (self.passed(), self.connection.holders, self.ingress_services.admitting))
         self.admissions.pop().callback(None)
-        self.assertEqual(("a b c", set(), False), (self.passed(), self.connection.holders, self.entrance.admitting))
+        self.assertEqual(("a b c", set(), False), (self.passed(), self.connection.holders, self.ingress_services.admitting))
         entry.accept([stanza("d")])
         self.assertEqual(("a b c d", []), (self.passed(), self.admissions))
 
@@ -152,7 +152,7 @@ class AdmissionTests(EntryTestCase):
         """A stream that ends before its pair is admitted makes no lane."""
         entry = self.made()
         entry.close()
-        self.assertEqual([], list(self.lanes))
+        self.assertEqual([], list(self.queues))
 
     def test_reconsidered(self) -> None:
         """A changed policy is asked anew, and its gate is the new one."""
@@ -225,7 +225,7 @@ class FilterTests(EntryTestCase):
         """R41: the answer to a ping of the gateway's own goes by the gate, once it is expected."""
         entry = self.admitted(kinds=("message",), denied="drop")
         answered: list[str] = []
-        self.lanes.flow(IN).expect("secret", lambda: answered.append("yes"))
+        self.queues.queue(IN).expect("secret", lambda: answered.append("yes"))
         entry.accept([stanza("secret", "iq", "result"), stanza("a"), stanza("other", "iq", "result")])
         self.assertEqual((["yes"], "a"), (answered, self.passed()))
 
@@ -286,7 +286,7 @@ class RateTests(EntryTestCase):
         """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
         first = self.made()
         self.others = True
-        second = PairIngress(self.entrance, self.connection, "federation", OTHERS, self.admit, lambda: False, self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self.admit, lambda: False, self.waiting)  # type: ignore[arg-type]
         self.patch(entry_module, "HELD_IN_ALL", 3 * OVERHEAD + 10)
         first.accept([stanza("a"), stanza("b")])
         second.accept([stanza("c")])
@@ -317,8 +317,8 @@ class RateTests(EntryTestCase):
     def test_two_streams_of_one_peer(self) -> None:
         """The rate is the peer's, not the stream's."""
         first = self.slowed()
-        entrance = first._entrance
-        second = PairIngress(entrance, self.connection, "federation", IN, self.admit, lambda: True, self.waiting)  # type: ignore[arg-type]
+        ingress_services = first._ingress_services
+        second = PairIngress(ingress_services, self.connection, "federation", IN, self.admit, lambda: True, self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])

@@ -67,48 +67,48 @@ class MeterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
 
-    def meter(self, **limits: Any) -> RateLimiter:
+    def rate_limiter(self, **limits: Any) -> RateLimiter:
         return RateLimiter(Limits(**limits), self.clock.seconds)
 
-    def outcome(self, meter: RateLimiter, *stanzas: Stanza) -> str:
+    def outcome(self, rate_limiter: RateLimiter, *stanzas: Stanza) -> str:
         """One letter for each stanza: passed or refused, in that order."""
-        passed, refused = meter.sift(list(stanzas))
+        passed, refused = rate_limiter.sift(list(stanzas))
         self.assertEqual({Cause.RATE_EXCEEDED} if refused else set(), {ending.cause for _, ending in refused})
         return "p" * len(passed) + "r" * len(refused)
 
     def test_slow_by_bytes(self) -> None:
         """Everything passes, and the peer then waits until it has paid for it."""
-        meter = self.meter(bytes_per_second=1000)
+        rate_limiter = self.rate_limiter(bytes_per_second=1000)
         run = [stanza(size=1000), stanza(size=1000), stanza(size=500)]
-        self.assertEqual((run, []), meter.sift(run))
-        self.assertEqual(0.5, meter.debt())
+        self.assertEqual((run, []), rate_limiter.sift(run))
+        self.assertEqual(0.5, rate_limiter.debt())
         self.clock.advance(0.5)
-        self.assertEqual(0.0, meter.debt())
+        self.assertEqual(0.0, rate_limiter.debt())
 
     def test_slow_by_kind(self) -> None:
         """The longest debt of all that apply is what the peer waits for."""
-        meter = self.meter(stanzas_per_second=StanzaRates(total=100, presence=1))
-        meter.sift([stanza("message")] * 50)
-        self.assertEqual(0.0, meter.debt())
-        meter.sift([stanza("presence")] * 5)
-        self.assertEqual(3.0, meter.debt())
+        rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(total=100, presence=1))
+        rate_limiter.sift([stanza("message")] * 50)
+        self.assertEqual(0.0, rate_limiter.debt())
+        rate_limiter.sift([stanza("presence")] * 5)
+        self.assertEqual(3.0, rate_limiter.debt())
 
     def test_refuse_a_kind(self) -> None:
         """Only the kind that is too many is refused; the others pass, and nobody waits."""
-        meter = self.meter(stanzas_per_second=StanzaRates(presence=1), excess="refuse")
-        passed, refused = meter.sift([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
+        rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(presence=1), excess="refuse")
+        passed, refused = rate_limiter.sift([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
         self.assertEqual(["presence", "message", "presence", "iq"], [each.kind for each in passed])
         self.assertEqual(["presence"], [each.kind for each, _ in refused])
         self.assertEqual("the policy for this peer lets 1 stanzas of kind presence a second pass", refused[0][1].detail)
-        self.assertEqual(0.0, meter.debt())
+        self.assertEqual(0.0, rate_limiter.debt())
         self.clock.advance(1)
-        self.assertEqual("pr", self.outcome(meter, stanza("presence"), stanza("presence")))
+        self.assertEqual("pr", self.outcome(rate_limiter, stanza("presence"), stanza("presence")))
 
     def test_refuse_by_total_and_bytes(self) -> None:
         """Each rate by itself refuses what it has no room for; what is refused costs nothing."""
-        total = self.meter(stanzas_per_second=StanzaRates(total=2), excess="refuse")
+        total = self.rate_limiter(stanzas_per_second=StanzaRates(total=2), excess="refuse")
         self.assertEqual("ppppr", self.outcome(total, *[stanza(kind) for kind in ("message", "iq", "presence", "message", "iq")]))
-        size = self.meter(bytes_per_second=100, excess="refuse")
+        size = self.rate_limiter(bytes_per_second=100, excess="refuse")
         self.assertEqual("pprr", self.outcome(size, *[stanza()] * 4))
         self.clock.advance(1)
         self.assertEqual("pr", self.outcome(size, *[stanza()] * 2))
@@ -120,27 +120,27 @@ class MetersTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.meters = RateLimiters(self.clock.seconds)
+        self.rate_limiters = RateLimiters(self.clock.seconds)
 
     def test_one_for_a_peer(self) -> None:
         """All streams of a peer share one meter; other limits make another."""
         limits = Limits(bytes_per_second=10)
-        first = self.meters.of(PEER, limits)
-        self.assertIs(first, self.meters.of(PEER, Limits(bytes_per_second=10)))
-        self.assertIsNot(first, self.meters.of(Domain.parse("other.example"), limits))
-        self.assertIsNot(first, self.meters.of(PEER, Limits(bytes_per_second=11)))
+        first = self.rate_limiters.of(PEER, limits)
+        self.assertIs(first, self.rate_limiters.of(PEER, Limits(bytes_per_second=10)))
+        self.assertIsNot(first, self.rate_limiters.of(Domain.parse("other.example"), limits))
+        self.assertIsNot(first, self.rate_limiters.of(PEER, Limits(bytes_per_second=11)))
 
     def test_no_rate(self) -> None:
         """Without a rate there is no meter."""
-        self.assertIsNone(self.meters.of(PEER, Limits()))
-        self.assertIsNotNone(self.meters.of(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
+        self.assertIsNone(self.rate_limiters.of(PEER, Limits()))
+        self.assertIsNotNone(self.rate_limiters.of(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
 
     def test_bounded(self) -> None:
         """Names that strangers choose are forgotten, the one that was asked for longest ago first."""
         self.patch(rates, "METERS", 2)
         limits = Limits(bytes_per_second=10)
-        first = self.meters.of(PEER, limits)
-        self.meters.of(Domain.parse("a.example"), limits)
-        self.assertIs(first, self.meters.of(PEER, limits))
-        self.meters.of(Domain.parse("b.example"), limits)
-        self.assertIs(first, self.meters.of(PEER, limits))
+        first = self.rate_limiters.of(PEER, limits)
+        self.rate_limiters.of(Domain.parse("a.example"), limits)
+        self.assertIs(first, self.rate_limiters.of(PEER, limits))
+        self.rate_limiters.of(Domain.parse("b.example"), limits)
+        self.assertIs(first, self.rate_limiters.of(PEER, limits))

@@ -31,7 +31,7 @@ class PrefixTests(SynchronousTestCase):
 
     def test_in_order(self) -> None:
         """A run counts when all of it is settled."""
-        first, second = self.handled.receipt(2), self.handled.receipt(1)
+        first, second = self.handled.upstream_ack(2), self.handled.upstream_ack(1)
         first.settle()
         self.assertEqual(self.told, [])
         first.settle()
@@ -40,7 +40,7 @@ class PrefixTests(SynchronousTestCase):
 
     def test_out_of_order(self) -> None:
         """What settles before its time waits for what came before it on the stream."""
-        first, second, third = self.handled.receipt(2), self.handled.receipt(3), self.handled.receipt(1)
+        first, second, third = self.handled.upstream_ack(2), self.handled.upstream_ack(3), self.handled.upstream_ack(1)
         second.settle(3)
         third.settle()
         self.assertEqual(self.told, [])
@@ -56,7 +56,7 @@ class EntryReceiptTests(EntryTestCase):
         told: list[int] = []
         handled = HandledPrefix(told.append)
         entry = self.made()
-        entry.accept([stanza("a"), stanza("b")], handled.receipt(2))
+        entry.accept([stanza("a"), stanza("b")], handled.upstream_ack(2))
         self.assertEqual(told, [])
         self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED))
         self.assertEqual(told, [2])
@@ -65,7 +65,7 @@ class EntryReceiptTests(EntryTestCase):
         """R35: filtered stanzas count as handled, together with those that pass."""
         told: list[int] = []
         entry = self.admitted(kinds=("message",))
-        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c")], HandledPrefix(told.append).receipt(3))
+        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c")], HandledPrefix(told.append).upstream_ack(3))
         self.assertEqual((told, self.passed()), ([3], "a c"))
 
     def test_slowed(self) -> None:
@@ -74,7 +74,7 @@ class EntryReceiptTests(EntryTestCase):
         entry = self.admitted(limits={"stanzas_per_second": 1})
         handled = HandledPrefix(told.append)
         for number in range(4):
-            entry.accept([stanza(str(number))], handled.receipt(1))
+            entry.accept([stanza(str(number))], handled.upstream_ack(1))
         self.assertLess(sum(told), 4)
         self.clock.pump([1.0] * 10)
         self.assertEqual((sum(told), self.passed()), (4, "0 1 2 3"))
@@ -106,8 +106,8 @@ class AcceptedTests(EntryTestCase):
             step=lambda method, *arguments: method(*arguments),
         )
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
-        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
-        stream = AcceptedStream(side, engine, entrance, Mock())  # type: ignore[arg-type]
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
         other = Pair(OTHER, HERE)
         for pair in (IN, other):
@@ -124,10 +124,10 @@ class AcceptedTests(EntryTestCase):
         self.made()
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
-        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
             engine = FakeEngine()
-            stream = AcceptedStream(side, engine, entrance, Mock())  # type: ignore[arg-type]
+            stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
             stream.connected(connection)
             stream.event(connection, PairProven(IN, "EXTERNAL"))
             stream.event(connection, ManagementEnabled())
@@ -143,15 +143,15 @@ class CourierReceiptTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
         self.sent: list[int] = []
-        self.world.flow.accept([message("1")])
+        self.world.queue.accept([message("1")])
         self.connection = self.world.open()
-        assert isinstance(self.world.flow.hop, DeliveryAgent)
-        self.courier = self.world.flow.hop
+        assert isinstance(self.world.queue.next_hop, DeliveryAgent)
+        self.agent = self.world.queue.next_hop
         engine: Any = self.connection.owner.engine
         engine.managed, engine.sent = True, self.sent.append
-        self.courier.receipts = StreamManagementAcks(self.courier.stream.engine.sent, self.world.clock, self.fail)  # type: ignore[union-attr]
-        self.world.flow.accept([message("2"), message("3")])
-        self.world.flow.accept([message("4")])
+        self.agent.acknowledgements = StreamManagementAcks(self.agent.stream.engine.sent, self.world.clock, self.fail)  # type: ignore[union-attr]
+        self.world.queue.accept([message("2"), message("3")])
+        self.world.queue.accept([message("4")])
 
     def tell(self, event: Any) -> None:
         self.connection.owner.event(self.connection, event)
@@ -161,16 +161,16 @@ class CourierReceiptTests(SynchronousTestCase):
         self.assertEqual(self.sent, [2, 1])
         self.assertTrue(self.connection.written[-1].endswith(REQUEST))
         self.tell(Acknowledged(1))
-        self.assertEqual([held.stanza.id for held in self.world.flow.lane], ["3", "4"])
+        self.assertEqual([held.stanza.id for held in self.world.queue.pair_queue], ["3", "4"])
         self.tell(Acknowledged(2))
-        self.assertEqual(len(self.world.flow.lane), 0)
-        self.courier.receipts.stop()
+        self.assertEqual(len(self.world.queue.pair_queue), 0)
+        self.agent.acknowledgements.stop()
 
     def test_refused(self) -> None:
         """R35: without acknowledgements what was written counts as it does where there are none."""
         self.tell(ManagementRefused())
-        self.assertEqual((len(self.world.flow.lane), self.courier.acknowledges), (0, False))
-        self.world.flow.accept([message("5")])
+        self.assertEqual((len(self.world.queue.pair_queue), self.agent.acknowledges), (0, False))
+        self.world.queue.accept([message("5")])
         self.assertEqual((ids(self.connection.written)[-1], self.sent), ("5", [2, 1]))
 
     def test_refused_with_pings(self) -> None:
@@ -182,14 +182,14 @@ class CourierReceiptTests(SynchronousTestCase):
             return b"<ping/>"
 
         pings = SimpleNamespace(acknowledges=True, behind=behind, stop=lambda: None)
-        self.courier._receipts_of = lambda courier, stream: pings
+        self.agent._receipts_of = lambda agent, stream: pings
         self.tell(ManagementRefused())
-        self.assertEqual((asked, self.connection.written[-1], len(self.world.flow.lane)), ([3], b"<ping/>", 3))
-        self.world.flow.acknowledged(3)
+        self.assertEqual((asked, self.connection.written[-1], len(self.world.queue.pair_queue)), ([3], b"<ping/>", 3))
+        self.world.queue.acknowledged(3)
         self.tell(ManagementRefused())
         self.assertEqual(asked, [3])
 
     def test_other_events(self) -> None:
         """Anything else that the stream tells means nothing here."""
-        self.tell(PairProven(self.world.flow.pair, "dialback"))
-        self.assertEqual(len(self.world.flow.lane), 3)
+        self.tell(PairProven(self.world.queue.pair, "dialback"))
+        self.assertEqual(len(self.world.queue.pair_queue), 3)

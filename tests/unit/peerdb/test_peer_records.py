@@ -166,7 +166,7 @@ class InboxTests(SynchronousTestCase):
     """Certificates that wait."""
 
     def setUp(self):
-        self.inbox = PendingCertificates(store())
+        self.pending_certificates = PendingCertificates(store())
 
     def pending(self, number: int = 0, domain: str = "peer.example", **changes: Any) -> PendingCertificate:
         facts = {
@@ -178,31 +178,31 @@ class InboxTests(SynchronousTestCase):
 
     def test_again(self):
         """The same certificate again is counted; that we met it on a stream of our own is not forgotten."""
-        self.assertTrue(self.inbox.hold(self.pending()))
-        self.assertFalse(self.inbox.hold(self.pending(direction="outbound", last=NOW + 5, cause="x")))
-        self.assertFalse(self.inbox.hold(self.pending(last=NOW + 9)))
-        [found] = self.inbox.list(PEER)
+        self.assertTrue(self.pending_certificates.hold(self.pending()))
+        self.assertFalse(self.pending_certificates.hold(self.pending(direction="outbound", last=NOW + 5, cause="x")))
+        self.assertFalse(self.pending_certificates.hold(self.pending(last=NOW + 9)))
+        [found] = self.pending_certificates.list(PEER)
         self.assertEqual((3, NOW, NOW + 9, "outbound"), (found.times, found.first, found.last, found.direction))
         self.assertEqual((OLD.der,), found.chain)
         self.assertEqual(1, len(cast(Any, found.row()["chain"])))
 
     def test_bounds(self):
         """So many of one peer, so many in all; those that only came inbound go first, then the oldest; chains are cut."""
-        self.inbox.hold(self.pending(0, direction="outbound"))
+        self.pending_certificates.hold(self.pending(0, direction="outbound"))
         for number in range(1, inbox.PER_PEER + 3):
-            self.inbox.hold(self.pending(number))
-        kept = [each.key.digest[-1] for each in self.inbox.list(PEER)]
+            self.pending_certificates.hold(self.pending(number))
+        kept = [each.key.digest[-1] for each in self.pending_certificates.list(PEER)]
         self.assertEqual([0, *range(4, inbox.PER_PEER + 3)], kept)
         self.patch(inbox, "KEPT", 3)
-        self.inbox.hold(self.pending(50, "other.example", chain=(b"x" * (inbox.CERTIFICATE_BYTES + 1), *(OLD.der,) * 20)))
-        self.assertEqual([0, 10, 50], [each.key.digest[-1] for each in self.inbox.list()])
-        self.assertEqual(inbox.CHAIN_CERTIFICATES - 1, len(self.inbox.list(Domain.parse("other.example"))[0].chain))
+        self.pending_certificates.hold(self.pending(50, "other.example", chain=(b"x" * (inbox.CERTIFICATE_BYTES + 1), *(OLD.der,) * 20)))
+        self.assertEqual([0, 10, 50], [each.key.digest[-1] for each in self.pending_certificates.list()])
+        self.assertEqual(inbox.CHAIN_CERTIFICATES - 1, len(self.pending_certificates.list(Domain.parse("other.example"))[0].chain))
 
     def test_take(self):
         """What was decided waits no longer."""
-        self.inbox.hold(self.pending())
-        self.assertIsNotNone(self.inbox.take(PEER, self.pending().key))
-        self.assertIsNone(self.inbox.take(PEER, self.pending().key))
+        self.pending_certificates.hold(self.pending())
+        self.assertIsNotNone(self.pending_certificates.take(PEER, self.pending().key))
+        self.assertIsNone(self.pending_certificates.take(PEER, self.pending().key))
 
 
 class MemoryTests(SynchronousTestCase):
@@ -296,7 +296,7 @@ class BookTests(SynchronousTestCase):
     """What a verdict leaves behind."""
 
     def setUp(self):
-        self.book = PeerRecords(store())
+        self.peer_records = PeerRecords(store())
         self.events: list[dict[str, Any]] = []
         self.patch(PeerRecords, "log", Logger("book", observer=self.events.append))  # type: ignore[arg-type]
         self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
@@ -304,8 +304,8 @@ class BookTests(SynchronousTestCase):
     def judge(self, chain: tuple[bytes, ...], policy: PeerPolicy, **changes: Any) -> Any:
         facts = {"domain": PEER, "role": "initiating", "at": AT, "chain": chain, "tls_version": "TLSv1.3", **changes}
         evidence = Evidence(**facts)
-        found = self.proving.found(policy, evidence, self.book.standing(PEER, policy, evidence.at.timestamp()))
-        self.book.record_verdict(evidence, HERE, found.verdict, (Target("host.example", 5269, ("192.0.2.1",)),))
+        found = self.proving.found(policy, evidence, self.peer_records.standing(PEER, policy, evidence.at.timestamp()))
+        self.peer_records.record_verdict(evidence, HERE, found.verdict, (Target("host.example", 5269, ("192.0.2.1",)),))
         return found.verdict
 
     def said(self) -> list[tuple[str, str]]:
@@ -315,9 +315,9 @@ class BookTests(SynchronousTestCase):
         """R20: a stranger's certificate is held with the DNS facts, approved, and proves the peer; a changed key is critical once."""
         ask = PeerPolicy(unknown_issuer="ask")
         self.assertIs(Cause.AWAITING_APPROVAL, self.judge((OLD.der,), ask, posh=POSHLookup(failure="404")).ending.cause)
-        [waiting] = self.book.inbox.list(PEER)
+        [waiting] = self.peer_records.pending_certificates.list(PEER)
         self.assertEqual(("host.example", "404"), (waiting.dns["targets"][0]["host"], waiting.dns["posh"]))
-        self.book.keys.approve(remembered())
+        self.peer_records.keys.approve(remembered())
         self.assertEqual("pin", self.judge((OLD.der,), ask).proven_by)
         for _ in range(2):
             self.assertIs(Cause.PIN_MISMATCH, self.judge((NEW.der,), ask).ending.cause)
@@ -328,13 +328,13 @@ class BookTests(SynchronousTestCase):
         """R20: outbound the first use is remembered, inbound it is not; then any other key is refused."""
         first = PeerPolicy(unknown_issuer="trust-first-use")
         self.assertIs(Cause.SELF_SIGNED, self.judge((NEW.der,), first).ending.cause)
-        self.assertEqual([], self.book.keys.of(PEER))
+        self.assertEqual([], self.peer_records.keys.of(PEER))
         self.assertEqual("trust-first-use", self.judge((OLD.der,), first, role="receiving").proven_by)
         self.assertEqual("trust-first-use", self.judge((OLD.der,), first).proven_by)
         self.assertIs(Cause.PIN_MISMATCH, self.judge((NEW.der,), first, role="receiving").ending.cause)
-        self.book.learn(PEER, (), NOW, "…")
-        self.book.learn(PEER, (OLD.der,), NOW, "…")
-        self.assertEqual(1, len(self.book.keys.of(PEER)))
+        self.peer_records.learn(PEER, (), NOW, "…")
+        self.peer_records.learn(PEER, (OLD.der,), NOW, "…")
+        self.assertEqual(1, len(self.peer_records.keys.of(PEER)))
 
     def test_memory(self):
         """A proof by PKIX is remembered while the policy wants it; dialback alone is then reported, or refused."""
@@ -344,12 +344,12 @@ class BookTests(SynchronousTestCase):
         self.assertEqual([("warn", "proof lost")], self.said())
         self.assertIs(Cause.PROOF_LOST, self.judge((OLD.der,), PeerPolicy(dialback="with-tls", lost_proof="refuse")).ending.cause)
         self.assertIsNone(self.judge((OLD.der,), PeerPolicy(dialback="with-tls", lost_proof="refuse", remember_proof=0.0)).ending)
-        self.assertEqual(3, len(self.book.handshakes.list(PEER)))
+        self.assertEqual(3, len(self.peer_records.handshakes.list(PEER)))
 
     def test_without_tls(self):
         """Without TLS there is no handshake to keep, and nothing to hold."""
         self.judge((), PeerPolicy(tls="optional", dialback="always", unknown_issuer="ask"), tls_version=None)
-        self.assertEqual(([], []), (self.book.handshakes.list(), self.book.inbox.list()))
+        self.assertEqual(([], []), (self.peer_records.handshakes.list(), self.peer_records.pending_certificates.list()))
 
     def test_survives(self):
         """All of it is in the state directory."""

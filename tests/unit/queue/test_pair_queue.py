@@ -25,7 +25,7 @@ def ids(pieces: Iterable[QueueItem]) -> list[str | None]:
     return [stanza.id for piece in pieces for stanza in piece.stanzas]
 
 
-def lane(share: int = 10_000, budget: int = 100_000) -> PairQueue:
+def pair_queue(share: int = 10_000, budget: int = 100_000) -> PairQueue:
     return PairQueue(PAIR, MemoryBudget(budget), share, HoldTimes(stanza=600, iq=30))
 
 
@@ -34,7 +34,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """R33: what was accepted first is written and acknowledged first."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2", "iq")], 0)
         it.accept([stanza("3", "presence")], 1)
         self.assertEqual(ids(it.write(10_000)), ["1", "2", "3"])
@@ -45,7 +45,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_writes_in_parts(self) -> None:
         """A hop with little room gets little, but never nothing."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
         self.assertEqual(ids(it.write(1)), ["1"])
         self.assertEqual(ids(it.write(150)), ["2", "3"])
@@ -53,7 +53,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_largest(self) -> None:
         """The largest of what is in flight, however it got there."""
-        it = lane()
+        it = pair_queue()
         self.assertEqual(it.largest_flying, 0)
         it.fly([stanza("1"), stanza("2", size=300)], 0, None)
         it.accept([stanza("3", size=200), stanza("4", size=400)], 0)
@@ -64,7 +64,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_taken_back(self) -> None:
         """What was in flight when the hop was lost waits again before everything else, and is known to be in doubt."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
         it.write(150)
         self.assertEqual(ids(it.take_back()), ["1", "2"])
@@ -73,7 +73,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_share(self) -> None:
         """A full lane refuses what is new, from the first that does not fit on, and keeps what it has."""
-        it = lane(share=2 * (100 + OVERHEAD))
+        it = pair_queue(share=2 * (100 + OVERHEAD))
         _, refused = it.accept([stanza("1"), stanza("big", size=5000), stanza("2")], 0)
         self.assertEqual([each.id for each in refused], ["big", "2"])
         self.assertFalse(it.crowded)
@@ -103,7 +103,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_expiry_by_kind(self) -> None:
         """An IQ waits its own, shorter time; the stanzas around it stay, in order; what is in flight is left alone."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("f", "iq"), stanza("m1"), stanza("q", "iq"), stanza("m2")], 0)
         it.write(1)
         self.assertEqual(it.expire(29.9), [])
@@ -114,14 +114,14 @@ class LaneTests(SynchronousTestCase):
 
     def test_clear(self) -> None:
         """Everything that is not in flight can be given up at once, and the room is free again."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         self.assertEqual(ids(it.clear()), ["1", "2"])
         self.assertEqual((len(it), it.bytes, it.oldest), (0, 0, None))
 
     def test_unspooled(self) -> None:
         """What is old enough and still here is for the spool, once."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         it.accept([stanza("3")], 1)
         it.write(1)
@@ -132,7 +132,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_acknowledged_is_not_kept(self) -> None:
         """What was acknowledged leaves memory at once, not when it would have been due for the spool."""
-        it = lane()
+        it = pair_queue()
         it.fly([stanza("1"), stanza("2")], 0, None)
         it.fly([stanza("3")], 0, None)
         it.acknowledge(1)
@@ -143,9 +143,9 @@ class LaneTests(SynchronousTestCase):
     def test_receipt(self) -> None:
         """A receipt is settled once, when every stanza it is for has been."""
         settled: list[bool] = []
-        receipt = UpstreamAck(2, lambda: settled.append(True))
-        it = lane()
-        it.accept([stanza("1"), stanza("2")], 0, receipt)
+        upstream_ack = UpstreamAck(2, lambda: settled.append(True))
+        it = pair_queue()
+        it.accept([stanza("1"), stanza("2")], 0, upstream_ack)
         it.write(10_000)
         for held in it.acknowledge(1):
             held.settle()
@@ -157,40 +157,40 @@ class LaneTests(SynchronousTestCase):
 
     def test_leaves_to_the_spool_and_fetches_back(self) -> None:
         """What the spool holds need not stay in memory; it comes back in order, before what came since."""
-        it = lane()
+        it = pair_queue()
         held, _ = it.accept([stanza(str(n)) for n in range(5)], 0)
         for each in held:
             each.spooled = True
         it.evict(2 * (100 + OVERHEAD))
-        self.assertEqual((ids(list(it)), it.gap, it.gap_count, len(it)), (["0", "1"], (2, 5), 3, 5))
+        self.assertEqual((ids(list(it)), it.spooled_range, it.gap_count, len(it)), (["0", "1"], (2, 5), 3, 5))
         late, _ = it.accept([stanza("5")], 1)
         self.assertEqual(ids(it.write(10_000)), ["0", "1"])
         it.fill([QueuedStanza(3, stanza("2"), 0, 600, None, True)], complete=False)
-        self.assertEqual((ids(it.write(10_000)), it.gap, it.pending), (["2"], (3, 5), True))
+        self.assertEqual((ids(it.write(10_000)), it.spooled_range, it.pending), (["2"], (3, 5), True))
         late[0].spooled = True
         it.evict(0)
-        self.assertEqual((it.gap, it.gap_count), ((3, 6), 3))
+        self.assertEqual((it.spooled_range, it.gap_count), ((3, 6), 3))
         it.fill([QueuedStanza(n, stanza(str(n - 1)), 0, 600, None, True) for n in (4, 5, 6)], complete=True)
-        self.assertEqual((ids(it.write(10_000)), it.gap, len(it)), (["3", "4", "5"], None, 6))
+        self.assertEqual((ids(it.write(10_000)), it.spooled_range, len(it)), (["3", "4", "5"], None, 6))
 
     def test_leaves_while_more_comes(self) -> None:
         """What the spool has leaves memory also while stanzas keep coming that it does not have yet; those stand behind the gap."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza(str(n)) for n in range(4)], 0)
         for each in it.unspooled(0):
             each.spooled = True
         it.accept([stanza("4"), stanza("5")], 1)
         it.evict(100 + OVERHEAD)
-        self.assertEqual((ids(it.waiting), it.gap, it.gap_count, ids(it.recent)), ([], (0, 4), 4, ["4", "5"]))
+        self.assertEqual((ids(it.waiting), it.spooled_range, it.gap_count, ids(it.recent)), ([], (0, 4), 4, ["4", "5"]))
         it.recent[0].spooled = True
         it.evict(100 + OVERHEAD)
-        self.assertEqual((it.gap, it.gap_count, ids(it.recent), len(it)), ((0, 5), 5, ["5"], 6))
+        self.assertEqual((it.spooled_range, it.gap_count, ids(it.recent), len(it)), ((0, 5), 5, ["5"], 6))
         it.fill([QueuedStanza(n, stanza(str(n - 1)), 0, 600, None, True) for n in range(1, 6)], complete=True)
         self.assertEqual((ids(it.write(10_000)), len(it)), (["0", "1", "2", "3", "4", "5"], 6))
 
     def test_full(self) -> None:
         """So much is in flight at a time: the next is neither written at once nor from what waits, until some is acknowledged."""
-        it = lane(share=12 * (100 + OVERHEAD))
+        it = pair_queue(share=12 * (100 + OVERHEAD))
         self.assertTrue(it.fly([stanza("1"), stanza("2")], 0, None))
         self.assertFalse(it.full)
         it.accept([stanza("3"), stanza("4")], 0)
@@ -206,18 +206,18 @@ class LaneTests(SynchronousTestCase):
 
     def test_stays_while_there_is_room(self) -> None:
         """Nothing is set apart from a lane that is small, or of which the spool has nothing."""
-        it = lane()
+        it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         it.evict(0)
-        self.assertEqual((ids(it.waiting), it.gap, ids(it.recent)), (["1", "2"], None, []))
+        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.recent)), (["1", "2"], None, []))
         it.waiting[0].spooled = True
         it.evict(10_000)
-        self.assertEqual((ids(it.waiting), it.gap, ids(it.recent)), (["1", "2"], None, []))
+        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.recent)), (["1", "2"], None, []))
 
     def test_flight(self) -> None:
         """What is written as it comes is one piece, until one of its stanzas matters: acknowledged, spooled or in doubt."""
         settled: list[bool] = []
-        it = lane()
+        it = pair_queue()
         self.assertTrue(it.fly([stanza("1"), stanza("2"), stanza("3")], 0, UpstreamAck(3, lambda: settled.append(True))))
         self.assertTrue(it.fly([stanza("4")], 1, None))
         self.assertEqual((len(it), it.bytes, ids(list(it)), it.pending), (4, 4 * (100 + OVERHEAD), ["1", "2", "3", "4"], False))
@@ -233,14 +233,14 @@ class LaneTests(SynchronousTestCase):
 
     def test_flight_without_room(self) -> None:
         """A flight that does not fit does not leave."""
-        it = lane(share=700)
+        it = pair_queue(share=700)
         self.assertEqual((it.fly([stanza("1"), stanza("2")], 0, None), it.bytes, it.next_position), (False, 0, 1))
         self.assertTrue(it.fly([stanza("1")], 0, None))
 
     def test_flight_settles_once(self) -> None:
         """However a flight is taken apart, its receipt counts every stanza once."""
         settled: list[bool] = []
-        it = lane()
+        it = pair_queue()
         it.fly([stanza("1"), stanza("2"), stanza("3")], 0, UpstreamAck(3, lambda: settled.append(True)))
         whole = it.unspooled(1)
         gone = it.acknowledge(1)
@@ -253,10 +253,10 @@ class LaneTests(SynchronousTestCase):
 
     def test_restored(self) -> None:
         """After a start a lane knows how much the spool holds of it, and goes on counting behind that."""
-        it = lane()
+        it = pair_queue()
         it.restore(7, 9, 2)
         held, _ = it.accept([stanza("n")], 0)
-        self.assertEqual((len(it), it.gap, held[0].position, it.pending), (3, (6, 9), 10, True))
+        self.assertEqual((len(it), it.spooled_range, held[0].position, it.pending), (3, (6, 9), 10, True))
 
     @given(st.lists(st.one_of(
         st.tuples(st.just("accept"), st.integers(0, 3000)), st.tuples(st.just("write"), st.integers(1, 5000)),

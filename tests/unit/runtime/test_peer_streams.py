@@ -31,21 +31,21 @@ class Connection:
         self.refusals.append(refusal)
 
 
-def flow(recipient: Domain, length: int = 0, connection: Connection | None = None, leg: str = "federation") -> Any:
-    hop: Any = DeliveryAgent.__new__(DeliveryAgent)
-    hop.stream = None if connection is None else SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg))
-    return SimpleNamespace(pair=Pair(HERE, recipient), lane=range(length), hop=hop)
+def queue(recipient: Domain, length: int = 0, connection: Connection | None = None, leg: str = "federation") -> Any:
+    next_hop: Any = DeliveryAgent.__new__(DeliveryAgent)
+    next_hop.stream = None if connection is None else SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg))
+    return SimpleNamespace(pair=Pair(HERE, recipient), pair_queue=range(length), next_hop=next_hop)
 
 
 class PeerStreamsTests(SynchronousTestCase):
     def test_waiting(self) -> None:
         """What waits for a peer, in all of its lanes."""
-        self.assertEqual(5, PeerStreams([flow(PEER, 2), flow(PEER, 3), flow(OTHER, 7)], []).waiting(PEER))  # type: ignore[arg-type]
+        self.assertEqual(5, PeerStreams([queue(PEER, 2), queue(PEER, 3), queue(OTHER, 7)], []).waiting(PEER))  # type: ignore[arg-type]
 
     def test_shared(self) -> None:
         """R20: a stream that several lanes share is closed once."""
         shared = Connection()
-        self.assertEqual(1, PeerStreams([flow(PEER, 1, shared), flow(PEER, 1, shared)], []).close(PEER, KEY))  # type: ignore[arg-type]
+        self.assertEqual(1, PeerStreams([queue(PEER, 1, shared), queue(PEER, 1, shared)], []).close(PEER, KEY))  # type: ignore[arg-type]
         self.assertEqual(1, len(shared.refusals))
 
     def test_wake(self) -> None:
@@ -65,8 +65,8 @@ class PeerStreamsTests(SynchronousTestCase):
                 (stranger, OTHER, "federation"),
             )
         ]
-        lanes = [flow(PEER, connection=out), flow(PEER), flow(PEER, connection=backend, leg="backend"), flow(OTHER, connection=stranger)]
-        self.assertEqual(2, PeerStreams(lanes, accepted).close(PEER, KEY))  # type: ignore[arg-type]
+        queues = [queue(PEER, connection=out), queue(PEER), queue(PEER, connection=backend, leg="backend"), queue(OTHER, connection=stranger)]
+        self.assertEqual(2, PeerStreams(queues, accepted).close(PEER, KEY))  # type: ignore[arg-type]
         for connection in (mine, out):
             [refusal] = connection.refusals
             self.assertEqual(("policy-violation", Cause.KEY_REVOKED), (refusal.condition.value, refusal.ending.cause))

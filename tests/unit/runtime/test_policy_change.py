@@ -89,8 +89,8 @@ class ReconsiderationTests(SynchronousTestCase):
         self.clock = Clock()
         self.back: list[bytes] = []
         self.record = EventRecord(self.clock.seconds, Logger())
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.hop,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.next_hop,
             MemorySpool(0, lambda call: call()), spools=False,
         )
         self.peers = PeerPolicies()
@@ -98,11 +98,11 @@ class ReconsiderationTests(SynchronousTestCase):
         self.questions: list[tuple[Any, ...]] = []
         self.answers: dict[tuple[Domain, str], Refusal] = {}
 
-    def hop(self, flow: DeliveryQueue) -> Any:
-        if flow.direction == "inbound":
+    def next_hop(self, queue: DeliveryQueue) -> Any:
+        if queue.direction == "inbound":
             return Waiting(True, self.back)
         side: Any = SimpleNamespace(leg="federation")
-        return DeliveryAgent(flow, PeerStreamProvider(side, None), self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, PeerStreamProvider(side, None), self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def stream(self, leg: str = "federation", peer: Domain = PEER, method: str = "EXTERNAL") -> Connection:
         connection = Connection()
@@ -110,10 +110,10 @@ class ReconsiderationTests(SynchronousTestCase):
         return connection
 
     def outgoing(self, peer: Domain = PEER, leg: str = "federation") -> Connection:
-        flow = self.lanes.flow(Pair(HERE, peer))
+        queue = self.queues.queue(Pair(HERE, peer))
         connection = Connection()
-        assert isinstance(flow.hop, DeliveryAgent)
-        flow.hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)
+        assert isinstance(queue.next_hop, DeliveryAgent)
+        queue.next_hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)
         return connection
 
     async def inbound(self, connection: Any, pair: Pair, method: str) -> Refusal | None:
@@ -126,7 +126,7 @@ class ReconsiderationTests(SynchronousTestCase):
 
     def apply(self, keep_streams: bool = False) -> list[Closed]:
         accepted: Any = self.accepted.items()
-        reconsideration = PolicyChange(self.peers, accepted, self.lanes, self.inbound, self.outbound)
+        reconsideration = PolicyChange(self.peers, accepted, self.queues, self.inbound, self.outbound)
         return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
 
     def test_closed(self) -> None:
@@ -180,14 +180,14 @@ class ReconsiderationTests(SynchronousTestCase):
     def test_waits_in_vain(self) -> None:
         """What waits for a barred peer comes back with its cause; what waits for another goes on waiting."""
         for peer in (PEER, OTHER):
-            flow = self.lanes.flow(Pair(HERE, peer))
-            flow.hop = Waiting(False, [])  # type: ignore[assignment]
-            flow.accept([Stanza("message", b"<message/>", f"a@{peer}", "b@here.example", id=peer.ascii)])
+            queue = self.queues.queue(Pair(HERE, peer))
+            queue.next_hop = Waiting(False, [])  # type: ignore[assignment]
+            queue.accept([Stanza("message", b"<message/>", f"a@{peer}", "b@here.example", id=peer.ascii)])
         self.peers.adopt(PeerPolicies({"peer.example": PeerObject(allow=False)}))
         self.apply(keep_streams=True)
         self.assertEqual(1, len(self.back))
         self.assertIn(b"policy: not-allowed", self.back[0])
-        self.assertEqual(1, len(self.lanes.flow(Pair(HERE, OTHER)).lane))
+        self.assertEqual(1, len(self.queues.queue(Pair(HERE, OTHER)).pair_queue))
 
     def test_mistake(self) -> None:
         """A judgement that breaks closes nothing, and the others are made all the same."""
@@ -215,7 +215,7 @@ class ReconsiderationTests(SynchronousTestCase):
             return await waiting[-1]
 
         connections = [self.stream() for _ in range(5)]
-        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.lanes, inbound, self.outbound)  # type: ignore[arg-type]
+        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.queues, inbound, self.outbound)  # type: ignore[arg-type]
         done = Deferred.fromCoroutine(reconsideration.apply())
         self.assertEqual(2, len(waiting))
         connections[0].ending = Ending(Cause.CLOSED)

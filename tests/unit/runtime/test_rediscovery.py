@@ -43,7 +43,7 @@ class World(test_agent.World):
         self.server.add("h2.example", "A", "8.8.0.2", ttl=3600)
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
-        self.whereabouts = Rediscovery(self.reactor, self.lanes, self.discovery.resolve, lambda: 0.0)
+        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery.resolve, lambda: 0.0)
         self.alive: set[str] = set()
         #: when each address was tried
         self.tried: list[tuple[float, str]] = []
@@ -58,15 +58,15 @@ class World(test_agent.World):
         self.clock.callLater(0, lambda: self.connections[-1].prove())
         return succeed(None)
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.direction == "inbound":
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.direction == "inbound":
             return KeepingHop(self.back)
-        opener = ConnectServices(
-            self._connection, self.clock, self.manners,  # type: ignore[arg-type]
-            missed=lambda pair, known: self.whereabouts.missed(pair.recipient, known),
+        connect_services = ConnectServices(
+            self._connection, self.clock, self.destinations,  # type: ignore[arg-type]
+            missed=lambda pair, known: self.rediscovery.missed(pair.recipient, known),
         )
-        way: Any = PeerStreamProvider(self.side, opener)  # type: ignore[arg-type]
-        return DeliveryAgent(flow, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
+        way: Any = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
 
     def serve(self, *records: str, ttl: int) -> None:
         self.server.records.pop((SRV, "SRV"), None)
@@ -79,7 +79,7 @@ class World(test_agent.World):
             self.clock.advance(1)
             self.reactor.settle()
             if self.clock.seconds() % TICK == 0:
-                self.whereabouts.turn()
+                self.rediscovery.turn()
                 self.reactor.settle()
 
     @property
@@ -97,7 +97,7 @@ class WhereaboutsTests(SynchronousTestCase):
 
     def begin(self, *records: str, ttl: int = 300) -> None:
         self.world.serve(*(records or ("0 0 5269 h1.example.",)), ttl=ttl)
-        self.world.flow.accept([message("1")])
+        self.world.queue.accept([message("1")])
 
     def times(self) -> list[float]:
         return [moment for moment, _ in self.world.tried]
@@ -115,7 +115,7 @@ class WhereaboutsTests(SynchronousTestCase):
         self.assertEqual((address, self.world.state, self.world.looks), ("8.8.0.2", "ready", 2))
         self.assertLess(moment, ATTEMPTS[8])
         self.world.until(500)
-        self.assertEqual((self.world.looks, len(self.world.whereabouts)), (2, 0))
+        self.assertEqual((self.world.looks, len(self.world.rediscovery)), (2, 0))
 
     def test_every_change_counts(self) -> None:
         """Another port, another address of the same host, one more target; not one less, nor another order."""
@@ -144,7 +144,7 @@ class WhereaboutsTests(SynchronousTestCase):
         self.world.server.rcodes[SRV, "*"] = self.world.server.rcodes["_xmpps-server._tcp.there.example", "*"] = dns.rcode.SERVFAIL
         self.begin()
         self.world.until(130)
-        self.assertEqual((self.world.tried, self.world.hop.last_cause), ([], Cause.DNS_UNREACHABLE))
+        self.assertEqual((self.world.tried, self.world.next_hop.last_cause), ([], Cause.DNS_UNREACHABLE))
         self.world.server.rcodes.clear()
         self.world.alive.add("8.8.0.1")
         self.world.until(130 + INTERVAL + TICK)
@@ -163,14 +163,14 @@ class WhereaboutsTests(SynchronousTestCase):
 
     def test_nothing_waits(self) -> None:
         """Where nothing waits for the peer, or all of it is held, nobody asks, and the peer is forgotten."""
-        for end in (lambda flow: holds.drop(flow, True), holds.hold):
+        for end in (lambda queue: holds.drop(queue, True), holds.hold):
             self.world = World()
             self.begin(ttl=1)
             self.world.until(63)
             looks = self.world.looks
-            end(self.world.flow)
+            end(self.world.queue)
             self.world.until(120)
-            self.assertEqual((self.world.looks, len(self.world.whereabouts)), (looks, 0))
+            self.assertEqual((self.world.looks, len(self.world.rediscovery)), (looks, 0))
 
 
 def place(address: str) -> Resolution:
@@ -184,7 +184,7 @@ class BoundTests(SynchronousTestCase):
         self.world = test_agent.World()
         self.asked: list[Deferred[Resolution]] = []
         self.chance = 0.0
-        self.whereabouts = Rediscovery(self.world.clock, self.world.lanes, self.ask, lambda: self.chance)
+        self.rediscovery = Rediscovery(self.world.clock, self.world.queues, self.ask, lambda: self.chance)
         self.world.side.ending = Ending(Cause.DNS_UNREACHABLE)
 
     def ask(self, peer: Domain) -> Deferred[Resolution]:
@@ -194,22 +194,22 @@ class BoundTests(SynchronousTestCase):
     def back_off(self, *peers: Domain) -> None:
         """Lanes to them wait for long."""
         for peer in peers:
-            flow = self.world.lanes.flow(Pair(test_agent.HERE, peer))
-            flow.accept([message("1")])
-            hop: Any = flow.hop
-            hop.retry.delay(1000)
-            self.whereabouts.missed(peer, place("192.0.2.1"))
+            queue = self.world.queues.queue(Pair(test_agent.HERE, peer))
+            queue.accept([message("1")])
+            next_hop: Any = queue.next_hop
+            next_hop.retry.delay(1000)
+            self.rediscovery.missed(peer, place("192.0.2.1"))
 
     def look(self) -> None:
         self.world.clock.advance(INTERVAL)
-        self.whereabouts.turn()
+        self.rediscovery.turn()
 
     def test_peers(self) -> None:
         """So many peers are looked for; who was missed longest ago is forgotten first."""
         self.patch(rediscovery, "WATCHED", 2)
         one, two, three = (Domain.parse(f"p{number}.example") for number in range(3))
         self.back_off(one, two, one, three)
-        self.assertEqual(list(self.whereabouts._missed), [one, three])
+        self.assertEqual(list(self.rediscovery._missed), [one, three])
 
     def test_at_once(self) -> None:
         """So many looks are under way; the next begins when one has come to an end, be it a bad one."""
@@ -219,7 +219,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(len(self.asked), 1)
         self.asked[0].errback(RuntimeError("x"))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        self.whereabouts.turn()
+        self.rediscovery.turn()
         self.assertEqual(len(self.asked), 2)
 
     def test_jitter(self) -> None:
@@ -227,27 +227,27 @@ class BoundTests(SynchronousTestCase):
         self.chance = 0.999
         self.back_off(THERE)
         self.world.clock.advance(INTERVAL * 0.75)
-        self.whereabouts.turn()
+        self.rediscovery.turn()
         self.assertEqual(self.asked, [])
         self.world.clock.advance(1)
-        self.whereabouts.turn()
+        self.rediscovery.turn()
         self.assertEqual(len(self.asked), 1)
 
     def test_near(self) -> None:
         """An attempt of the lane's own is as good as a look."""
         self.back_off(THERE)
-        hop: Any = self.world.flow.hop
-        hop.retry.reset(INTERVAL + NEAR)
+        next_hop: Any = self.world.queue.next_hop
+        next_hop.retry.reset(INTERVAL + NEAR)
         self.look()
-        self.assertEqual((self.asked, len(self.whereabouts)), ([], 1))
+        self.assertEqual((self.asked, len(self.rediscovery)), ([], 1))
 
     def test_late_answer(self) -> None:
         """What was found says nothing where another attempt has come to nothing meanwhile."""
         self.back_off(THERE)
         self.look()
-        self.whereabouts.missed(THERE, place("192.0.2.2"))
+        self.rediscovery.missed(THERE, place("192.0.2.2"))
         self.asked[0].callback(place("192.0.2.2"))
-        self.assertEqual((self.world.state, len(self.whereabouts)), ("backing off", 1))
+        self.assertEqual((self.world.state, len(self.rediscovery)), ("backing off", 1))
 
     def test_said(self) -> None:
         """The log says why the lanes try again."""
@@ -257,6 +257,6 @@ class BoundTests(SynchronousTestCase):
         self.look()
         self.world.side.ending = None
         self.asked[0].callback(place("192.0.2.2"))
-        self.assertEqual((self.world.state, len(self.whereabouts)), ("connecting", 0))
+        self.assertEqual((self.world.state, len(self.rediscovery)), ("connecting", 0))
         ((event, peer, detail),) = ((each["event"], each["peer"], each["detail"]) for each in said)
         self.assertEqual((event, peer, detail), ("woken by the DNS", "there.example", "now h.example:5269 at 192.0.2.2"))

@@ -60,12 +60,12 @@ class Attempts(SynchronousTestCase):
         self.clock = Clock()
         self.connections: list[FakeConnection] = []
         self.took: list[str] = []
-        self.manners = Destinations(self.clock, lambda: 0.0)
+        self.destinations = Destinations(self.clock, lambda: 0.0)
 
     def open(self, *targets: Target, verifying: bool = False) -> Deferred[InitiatedStream]:
         self.side = Side(*targets)
-        opener = ConnectServices(self._connection, self.clock, self.manners, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
-        return Deferred.fromCoroutine(open_stream(self.side, PAIR, opener, verifying))  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(open_stream(self.side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
@@ -165,7 +165,7 @@ class OpeningTests(Attempts):
         self.side.connect("192.0.2.2")
         self.connections[1].prove()
         self.successResultOf(opening)
-        self.assertFalse(self.manners.bears("there.example", "direct-tls"))
+        self.assertFalse(self.destinations.bears("there.example", "direct-tls"))
         self.open(direct, plain)
         self.assertEqual(self.side.dialled, ["192.0.2.2"])
         self.open(direct)
@@ -182,7 +182,7 @@ class OpeningTests(Attempts):
 
     def test_verifying_asks_all_the_same(self) -> None:
         """A stranger waits for the answer; that there is none is no news of the lanes' server."""
-        self.manners.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
+        self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
         opening = self.open(target("a", "192.0.2.1"), verifying=True)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
         self.side.fail("192.0.2.1")
@@ -191,10 +191,10 @@ class OpeningTests(Attempts):
     def test_missed(self) -> None:
         """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
         missed: list[Any] = []
-        opener = ConnectServices(self._connection, self.clock, self.manners, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
         for verifying in (True, False):
             side = Side(target("a", "192.0.2.1"))
-            opening = Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying))  # type: ignore[arg-type]
+            opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
             side.fail("192.0.2.1")
             self.failureResultOf(opening, StreamUnavailable)
         ((pair, known),) = missed
@@ -204,9 +204,9 @@ class OpeningTests(Attempts):
         """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))
         side.most = 1
-        opener = ConnectServices(self._connection, self.clock, self.manners)  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations)  # type: ignore[arg-type]
         first, second, verifying = (
-            Deferred.fromCoroutine(open_stream(side, PAIR, opener, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
+            Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
         )
         refused = self.failureResultOf(second, StreamUnavailable).value
         self.assertEqual((refused.ending.cause, refused.retry, refused.repeated), (Cause.TOO_MANY_STREAMS, AGAIN, True))
@@ -246,7 +246,7 @@ class TrialTests(Attempts):
 
     @property
     def bears(self) -> bool:
-        return self.manners.bears("there.example", "management")
+        return self.destinations.bears("there.example", "management")
 
     def test_to_blame(self) -> None:
         """A stream that breaks young with an extension, and then lives without it: it is left out for a day."""
@@ -254,7 +254,7 @@ class TrialTests(Attempts):
         self.assertFalse(self.bears)
         self.ready(managed=False)
         self.clock.advance(BRIEF)
-        self.assertEqual(list(self.manners.without()), [("there.example", ("management",))])
+        self.assertEqual(list(self.destinations.without()), [("there.example", ("management",))])
         self.clock.advance(3600)
         self.assertFalse(self.bears)
 
@@ -263,7 +263,7 @@ class TrialTests(Attempts):
         for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
             self.ready().close(ending)
             self.assertFalse(self.bears)
-            self.manners.acquit("there.example")
+            self.destinations.acquit("there.example")
 
     def test_before_it_is_ready(self) -> None:
         """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
@@ -272,7 +272,7 @@ class TrialTests(Attempts):
         self.connections[0].owner.engine.bidi = True
         self.connections[0].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
         self.failureResultOf(opening, StreamUnavailable)
-        self.assertFalse(self.manners.bears("there.example", "bidi"))
+        self.assertFalse(self.destinations.bears("there.example", "bidi"))
         self.assertTrue(self.bears)
 
     def test_hung_up_on(self) -> None:
@@ -282,21 +282,21 @@ class TrialTests(Attempts):
         self.connections[0].owner.engine.bidi = True
         self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.failureResultOf(opening, StreamUnavailable)
-        self.assertFalse(self.manners.bears("there.example", "bidi"))
+        self.assertFalse(self.destinations.bears("there.example", "bidi"))
 
     def acknowledged(self, stream: FakeConnection, bidi: bool) -> tuple[bool, bool]:
         """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
-        self.manners.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
+        self.destinations.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
         stream.owner.engine.sent = lambda number: None
         stream.owner.part.sent(1)
         stream.owner.event(stream, Acknowledged(1))
-        return self.manners.bears("there.example", "bidi"), self.manners.suspects("there.example")
+        return self.destinations.bears("there.example", "bidi"), self.destinations.suspects("there.example")
 
     def test_trial_acknowledges(self) -> None:
         """Then it lives, and is told of at once."""
         self.assertEqual(self.acknowledged(self.ready(), bidi=False), (False, False))
-        self.assertEqual(list(self.manners.without()), [("there.example", ("bidi",))])
+        self.assertEqual(list(self.destinations.without()), [("there.example", ("bidi",))])
 
     def test_suspected_elsewhere(self) -> None:
         """What works on another stream broke nothing."""

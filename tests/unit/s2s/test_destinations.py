@@ -23,22 +23,22 @@ class Attempt:
     def __init__(self, destinations: Destinations, name: str = PEER, forced: bool = False) -> None:
         self.running = False
         self.failed: Ending | None = None
-        self._manners = destinations
+        self._destinations = destinations
         self._name = name
         self._end: Deferred[None] = Deferred()
         self.done = Deferred.fromCoroutine(self._run(forced))
 
     async def _run(self, forced: bool) -> None:
-        async with self._manners.turn(self._name, forced):
+        async with self._destinations.turn(self._name, forced):
             self.running = True
             try:
                 await self._end
             finally:
                 self.running = False
                 if self.failed is not None:
-                    self._manners.failed(self._name, self.failed)
+                    self._destinations.failed(self._name, self.failed)
                 else:
-                    self._manners.succeeded(self._name)
+                    self._destinations.succeeded(self._name)
 
     def end(self, failed: Ending | None = None) -> None:
         self.failed = failed
@@ -50,10 +50,10 @@ class BudgetTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.manners = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
 
     def attempts(self, number: int, name: str = PEER) -> list[Attempt]:
-        return [Attempt(self.manners, name) for _ in range(number)]
+        return [Attempt(self.destinations, name) for _ in range(number)]
 
     def refused(self, attempt: Attempt) -> DestinationBackingOff:
         found: DestinationBackingOff = self.failureResultOf(attempt.done, DestinationBackingOff).value
@@ -68,7 +68,7 @@ class BudgetTests(SynchronousTestCase):
 
     def test_so_many_in_all(self) -> None:
         """Handshakes are capped over all servers, and who waits for that gets the next room there is."""
-        attempts = [Attempt(self.manners, f"p{number}.example") for number in range(IN_ALL + 1)]
+        attempts = [Attempt(self.destinations, f"p{number}.example") for number in range(IN_ALL + 1)]
         self.assertEqual([each.running for each in attempts], [True] * IN_ALL + [False])
         attempts[7].end(REFUSED)
         self.assertTrue(attempts[-1].running)
@@ -80,7 +80,7 @@ class BudgetTests(SynchronousTestCase):
             attempt.end(REFUSED)
         self.assertEqual(self.refused(attempts[-1]).ending, REFUSED)
         self.clock.advance(1)
-        told = self.refused(Attempt(self.manners))
+        told = self.refused(Attempt(self.destinations))
         self.assertEqual((told.ending, round(told.wait)), (REFUSED, 15))
 
     def test_one_asks_for_all(self) -> None:
@@ -106,8 +106,8 @@ class BudgetTests(SynchronousTestCase):
 
     def test_a_failure_of_one_pair(self) -> None:
         """What concerns one pair alone holds up no other."""
-        self.assertIsNone(self.manners.failed(PEER, Ending(Cause.DIALBACK_INVALID)))
-        self.assertTrue(Attempt(self.manners).running)
+        self.assertIsNone(self.destinations.failed(PEER, Ending(Cause.DIALBACK_INVALID)))
+        self.assertTrue(Attempt(self.destinations).running)
         self.assertEqual(
             [speaks_of_the_server(Ending(cause)) for cause in (Cause.EXPIRED, Cause.NEGOTIATION_TIMEOUT, Cause.HOST_UNKNOWN)],
             [True, True, False],
@@ -116,28 +116,28 @@ class BudgetTests(SynchronousTestCase):
     def test_contact_wakes(self) -> None:
         """A server that contacts us is asked again at once, but not at its every word: that is put off, and one timer is enough."""
         told: list[str] = []
-        self.manners.failed(PEER, REFUSED)
+        self.destinations.failed(PEER, REFUSED)
         self.clock.advance(1)
-        self.manners.wake(PEER, lambda: told.append("at once"))
-        attempt = Attempt(self.manners)
+        self.destinations.wake(PEER, lambda: told.append("at once"))
+        attempt = Attempt(self.destinations)
         self.assertTrue(attempt.running)
         attempt.end(REFUSED)
         self.clock.advance(WAKES / 2)
         for word in ("first", "second"):
-            self.manners.wake(PEER, partial(told.append, word))
-            self.refused(Attempt(self.manners))
+            self.destinations.wake(PEER, partial(told.append, word))
+            self.refused(Attempt(self.destinations))
         self.clock.advance(WAKES / 2)
-        self.assertTrue(Attempt(self.manners).running)
-        self.manners.wake("stranger.example", lambda: told.append("stranger"))
+        self.assertTrue(Attempt(self.destinations).running)
+        self.destinations.wake("stranger.example", lambda: told.append("stranger"))
         self.assertEqual((told, self.clock.getDelayedCalls()), (["first"], []))
-        self.manners.wake(PEER, lambda: told.append("third"))
+        self.destinations.wake(PEER, lambda: told.append("third"))
         self.clock.advance(WAKES)
         self.assertEqual(told, ["first", "third"])
 
     def test_forced(self) -> None:
         """Whose answer a stranger waits for is asked all the same, one question at a time where it failed before."""
-        self.manners.failed(PEER, REFUSED)
-        forced = [Attempt(self.manners, forced=True) for _ in range(2)]
+        self.destinations.failed(PEER, REFUSED)
+        forced = [Attempt(self.destinations, forced=True) for _ in range(2)]
         self.assertEqual([each.running for each in forced], [True, False])
         forced[0].end(REFUSED)
         self.assertTrue(forced[1].running)
@@ -153,20 +153,20 @@ class BudgetTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """Strangers choose the names: so many are remembered, and none that is at work is forgotten."""
         self.patch(destinations, "REMEMBERED", 3)
-        busy = Attempt(self.manners, "busy.example")
+        busy = Attempt(self.destinations, "busy.example")
         for number in range(10):
-            self.manners.failed(f"p{number}.example", REFUSED)
-        self.assertTrue(Attempt(self.manners, "p0.example").running)
-        self.refused(Attempt(self.manners, "p9.example"))
+            self.destinations.failed(f"p{number}.example", REFUSED)
+        self.assertTrue(Attempt(self.destinations, "p0.example").running)
+        self.refused(Attempt(self.destinations, "p9.example"))
         busy.end()
 
     def test_nothing_to_remember(self) -> None:
         """A server that was reached, and of which nothing is known, is not remembered."""
-        first, second = Attempt(self.manners), Attempt(self.manners)
+        first, second = Attempt(self.destinations), Attempt(self.destinations)
         first.end()
-        self.assertEqual([PEER], list(self.manners._servers))
+        self.assertEqual([PEER], list(self.destinations._servers))
         second.end()
-        self.assertEqual([], list(self.manners._servers))
+        self.assertEqual([], list(self.destinations._servers))
 
 
 class ExtensionTests(SynchronousTestCase):
@@ -175,29 +175,29 @@ class ExtensionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.told: list[tuple[str, str, Cause]] = []
-        self.manners = Destinations(
+        self.destinations = Destinations(
             self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append((name, extra, ending.cause)),
         )
 
     def test_for_a_day(self) -> None:
         """It is told of once, listed, and tried again after a day."""
-        self.assertTrue(self.manners.bears(PEER, "direct-tls"))
+        self.assertTrue(self.destinations.bears(PEER, "direct-tls"))
         for _ in range(2):
-            self.manners.broke(PEER, "direct-tls", REFUSED)
+            self.destinations.broke(PEER, "direct-tls", REFUSED)
         self.assertEqual(self.told, [(PEER, "direct-tls", Cause.CONNECTION_REFUSED)])
-        self.assertEqual(list(self.manners.without()), [(PEER, ("direct-tls",))])
-        self.assertEqual([self.manners.bears(PEER, extra) for extra in ("direct-tls", "bidi")], [False, True])
+        self.assertEqual(list(self.destinations.without()), [(PEER, ("direct-tls",))])
+        self.assertEqual([self.destinations.bears(PEER, extra) for extra in ("direct-tls", "bidi")], [False, True])
         self.clock.advance(DAY)
-        self.assertTrue(self.manners.bears(PEER, "direct-tls"))
-        self.assertEqual(list(self.manners.without()), [])
+        self.assertTrue(self.destinations.bears(PEER, "direct-tls"))
+        self.assertEqual(list(self.destinations.without()), [])
 
     def test_suspicion(self) -> None:
         """A suspect is left out once: where that helps it is to blame, where it does not it is cleared."""
-        self.manners.suspect(PEER, "management", REFUSED)
-        self.assertEqual((self.manners.suspects(PEER), self.manners.bears(PEER, "management")), (True, False))
-        self.manners.acquit(PEER)
-        self.assertEqual((self.manners.suspects(PEER), self.manners.bears(PEER, "management")), (False, True))
-        self.manners.suspect(PEER, "management", REFUSED)
-        self.manners.steady(PEER)
-        self.assertEqual((self.manners.suspects(PEER), self.manners.bears(PEER, "management")), (False, False))
+        self.destinations.suspect(PEER, "management", REFUSED)
+        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (True, False))
+        self.destinations.acquit(PEER)
+        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (False, True))
+        self.destinations.suspect(PEER, "management", REFUSED)
+        self.destinations.steady(PEER)
+        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (False, False))
         self.assertEqual(self.told, [(PEER, "management", Cause.CONNECTION_REFUSED)])

@@ -48,7 +48,7 @@ class VerifierTests(SynchronousTestCase):
         self.opening: Deferred[Any] = Deferred()
         self.opened: list[tuple[Pair, bool]] = []
 
-        async def open_stream(side: Any, pair: Pair, opener: Any, verifying: bool = False) -> Any:
+        async def open_stream(side: Any, pair: Pair, connect_services: Any, verifying: bool = False) -> Any:
             self.opened.append((pair, verifying))
             return await self.opening
 

@@ -213,12 +213,12 @@ class CertificateTests(InboundTestCase):
     def shown(self, order: StartTLS | None, **policy: Any) -> list[Any]:
         asked: list[Any] = []
 
-        def opener(direct: bool) -> Any:
+        def connect_services(direct: bool) -> Any:
             return SimpleNamespace(
                 for_domain=lambda domain: asked.append((direct, domain)), for_credential=lambda name: asked.append((direct, name)),
             )
 
-        side = replace(self.made(**policy), server_tls=opener, credential=lambda local, peer: f"{peer}'s")  # type: ignore[arg-type, return-value]
+        side = replace(self.made(**policy), server_tls=connect_services, credential=lambda local, peer: f"{peer}'s")  # type: ignore[arg-type, return-value]
         side.tls(order)
         return asked
 

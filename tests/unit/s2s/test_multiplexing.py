@@ -169,35 +169,35 @@ class World:
         self.pumps: list[Any] = []
         self.back: list[Bounced] = []
         self.told: list[tuple[str, str]] = []
-        self.manners = Destinations(
+        self.destinations = Destinations(
             self.clock, lambda: 0.0, BackOff(first=2, jitter=0), lambda name, extra, ending: self.told.append((extra, ending.cause.value)),
         )
         self.record = EventRecord(self.clock.seconds, Logger())
-        self.lanes = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS, self._hop,
+        self.queues = DeliveryQueues(
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS, self._next_hop,
             MemorySpool(0, lambda call: call()), spools=False,
         )
-        receipting = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.lanes, self.manners, self.clock)
-        self.receipts = receipting.of
-        self.opener = ConnectServices(self._connection, self.clock, self.manners)
+        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.destinations, self.clock)
+        self.acknowledgements = ack_selection.of
+        self.connect_services = ConnectServices(self._connection, self.clock, self.destinations)
 
-    def _hop(self, flow: DeliveryQueue) -> NextHop:
-        if flow.direction == "inbound":
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        if queue.direction == "inbound":
             return KeepingHop(self.back)
         back_off = BackOff(first=2, jitter=0)
-        way = PeerStreamProvider(self.side, self.opener)  # type: ignore[arg-type]
-        return DeliveryAgent(flow, way, self.record, back_off, lambda: 0.0, self.clock, self.receipts)
+        way = PeerStreamProvider(self.side, self.connect_services)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, way, self.record, back_off, lambda: 0.0, self.clock, self.acknowledgements)
 
     def _connection(self, engine: Any, owner: Any) -> StreamConnection:
         tls = lambda order: ClientTLS().for_peer(THERE, MINE)  # noqa: E731
         return StreamConnection(engine, owner, clock=self.clock, role="initiating", tls=tls)
 
-    def flow(self, sender: Domain) -> DeliveryQueue:
-        return self.lanes.flow(Pair(sender, THERE))
+    def queue(self, sender: Domain) -> DeliveryQueue:
+        return self.queues.queue(Pair(sender, THERE))
 
     def write(self, sender: Domain, *bodies: str) -> None:
         for body in bodies:
-            self.flow(sender).accept([stanza(sender, body, body)])
+            self.queue(sender).accept([stanza(sender, body, body)])
 
     def flush(self) -> None:
         """Until nothing moves."""
@@ -212,7 +212,7 @@ class World:
             self.flush()
 
     def rows(self) -> list[Any]:
-        views = GatewayViews(None, self.lanes, [], self.record, None, 0.0, None)  # type: ignore[arg-type]
+        views = GatewayViews(None, self.queues, [], self.record, None, 0.0, None)  # type: ignore[arg-type]
         return list(views.streams())
 
     def pairs(self) -> list[list[str]]:
@@ -243,8 +243,8 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(self.world.peer.got, ["h1", "r1", "h2", "h3", "r2", "t1"])
         row = self.world.rows()[0]
         self.assertEqual((row["method"], len(row["pairs"]), len(self.world.peer.ends)), ("EXTERNAL", 3, 1))
-        courier: Any = self.world.flow(ROOMS).hop
-        self.assertEqual((courier.stream.method, courier.stream.reasons), ("dialback", ("on the stream of here.example",)))
+        agent: Any = self.world.queue(ROOMS).next_hop
+        self.assertEqual((agent.stream.method, agent.stream.reasons), ("dialback", ("on the stream of here.example",)))
         self.assertEqual(list(self.world.peer.ends[0].engine.pairs), [Pair(sender, THERE) for sender in OURS])
 
     def test_acknowledged(self) -> None:
@@ -254,12 +254,12 @@ class SharingTests(SynchronousTestCase):
         self.world.write(HERE, "h2")
         self.world.write(ROOMS, "r2", "r3")
         self.world.flush()
-        self.assertEqual([len(self.world.flow(each).lane) for each in (HERE, ROOMS)], [2, 3])
+        self.assertEqual([len(self.world.queue(each).pair_queue) for each in (HERE, ROOMS)], [2, 3])
         end = self.world.peer.ends[0]
         end.connection.step(end.engine.handled, 4)
         end.connection.step(end.engine.handled, 1)
         self.world.flush()
-        self.assertEqual([len(self.world.flow(each).lane) for each in (HERE, ROOMS)], [0, 0])
+        self.assertEqual([len(self.world.queue(each).pair_queue) for each in (HERE, ROOMS)], [0, 0])
 
     def test_another_certificate(self) -> None:
         """A domain with a certificate of its own has its own stream, and one whose streams are never shared too."""
@@ -288,7 +288,7 @@ class SharingTests(SynchronousTestCase):
         self.world.flush()
         self.world.write(ROOMS, "r1")
         self.world.flush()
-        self.assertEqual((self.world.flow(ROOMS).hop.state, self.world.peer.got), ("backing off", ["h1"]))
+        self.assertEqual((self.world.queue(ROOMS).next_hop.state, self.world.peer.got), ("backing off", ["h1"]))
 
     def test_lost(self) -> None:
         """The loss of the stream wakes all its lanes, and they come together again on the next."""
@@ -305,7 +305,7 @@ class SharingTests(SynchronousTestCase):
         """The last lane to go closes the stream, in order; what the others have in flight is not in doubt before."""
         self.world.peer.acknowledges = False
         self.both(management=True)
-        stopped = self.world.lanes.stop()
+        stopped = self.world.queues.stop()
         self.world.flush()
         self.successResultOf(stopped)
         self.assertEqual(self.world.peer.ends[0].connection.ending, Ending(Cause.CLOSED, by="them"))
@@ -315,10 +315,10 @@ class SharingTests(SynchronousTestCase):
         """Where the first attempt fails, each of those that waited makes its own, and none waits for another again."""
         self.world.side.ending = Ending(Cause.DIALBACK_ERROR)
         side: Any = self.world.side
-        opening = [Deferred.fromCoroutine(PeerStreamProvider(side, self.world.opener).find(Pair(each, THERE))) for each in OURS]
+        opening = [Deferred.fromCoroutine(PeerStreamProvider(side, self.world.connect_services).find(Pair(each, THERE))) for each in OURS]
         for each in opening:
             self.failureResultOf(each, StreamUnavailable)
-        self.assertEqual(self.world.opener.multiplexing._under_way, {})
+        self.assertEqual(self.world.connect_services.multiplexing._under_way, {})
 
 
 class RefusedTests(SynchronousTestCase):
@@ -336,13 +336,13 @@ class RefusedTests(SynchronousTestCase):
 
     def remembered(self, cause: Cause) -> None:
         self.assertEqual(self.world.told, [("multiplexing", cause.value)])
-        self.assertEqual(list(self.world.manners.without()), [("there.example", ("multiplexing",))])
+        self.assertEqual(list(self.world.destinations.without()), [("there.example", ("multiplexing",))])
         self.world.write(THIRD, "t1")
         self.world.flush()
         self.assertEqual(self.world.peer.got[-1], "t1")
         self.world.peer.how = ""
         self.world.clock.advance(DAY)
-        self.assertTrue(self.world.manners.bears("there.example", "multiplexing"))
+        self.assertTrue(self.world.destinations.bears("there.example", "multiplexing"))
 
     def test_error(self) -> None:
         """A dialback error leaves the first pair alone."""
@@ -356,7 +356,7 @@ class RefusedTests(SynchronousTestCase):
     def test_silence(self) -> None:
         """No answer is waited for longer than is bearable."""
         self.refused("silence")
-        self.assertEqual(self.world.flow(ROOMS).hop.state, "connecting")
+        self.assertEqual(self.world.queue(ROOMS).next_hop.state, "connecting")
         self.world.pass_time(ANSWER)
         self.assertEqual((self.world.peer.got, self.world.pairs()), (["h1", "r1"], [["here.example"], ["rooms.example"]]))
         self.remembered(Cause.DIALBACK_ERROR)
@@ -372,7 +372,7 @@ class RefusedTests(SynchronousTestCase):
     def test_stopped(self) -> None:
         """Who waits for an answer, or for another's attempt, can be stopped."""
         self.refused("silence")
-        self.world.flow(ROOMS).hop.stop(Cause.SHUTDOWN)
+        self.world.queue(ROOMS).next_hop.stop(Cause.SHUTDOWN)
         self.assertEqual(self.world.told, [])
         waiting = ShareableStreams()
         with waiting.opening("there.example", "one"):
@@ -439,11 +439,11 @@ class AdditionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock, self.told = Clock(), []  # type: tuple[Clock, list[str]]
-        self.manners = Destinations(self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append(extra))
+        self.destinations = Destinations(self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append(extra))
 
     def additions(self) -> PairRequests:
         connection: Any = SimpleNamespace(step=lambda method, pair: None)
-        return PairRequests(connection, SimpleNamespace(authorize=None), "there.example", self.manners, self.clock)  # type: ignore[arg-type]
+        return PairRequests(connection, SimpleNamespace(authorize=None), "there.example", self.destinations, self.clock)  # type: ignore[arg-type]
 
     def added(self, ending: Ending, after: float = 0.0) -> bool:
         additions, pair = self.additions(), Pair(ROOMS, THERE)
@@ -499,9 +499,9 @@ class JoiningTests(SynchronousTestCase):
     def test_which(self) -> None:
         """Not one on which dialback is not offered; one that has taken the pair already is not asked again."""
         part = object()
-        lending = SimpleNamespace(takes=lambda: True, of=lambda pair: part)
+        shared_stream = SimpleNamespace(takes=lambda: True, of=lambda pair: part)
         stream: Any = SimpleNamespace(
-            pair=Pair(HERE, THERE), shown="one", engine=SimpleNamespace(extensible=False), lending=lending,
+            pair=Pair(HERE, THERE), shown="one", engine=SimpleNamespace(extensible=False), shared_stream=shared_stream,
             connection=SimpleNamespace(when_closed=Deferred),
         )
         multiplexing = ShareableStreams()

@@ -17,7 +17,7 @@ class CrowdTests(SynchronousTestCase):
     """R37: at most `limits.streams` to a peer."""
 
     def setUp(self) -> None:
-        self.crowd = PeerStreamLimit()
+        self.peer_streams = PeerStreamLimit()
 
     def join(self, number: int) -> list[Solo]:
         """Streams that are used a second after one another."""
@@ -26,12 +26,12 @@ class CrowdTests(SynchronousTestCase):
             solo = Solo(role="initiating")
             solo.clock.advance(second)
             solo.connection.write(b"<message/>")
-            self.crowd.joined(PEER, solo.connection)
+            self.peer_streams.joined(PEER, solo.connection)
             streams.append(solo)
         return streams
 
     def enter(self, limit: int, now: float = 0.0) -> None:
-        with self.crowd.entering(PEER, limit, now):
+        with self.peer_streams.entering(PEER, limit, now):
             pass
 
     def test_room(self) -> None:
@@ -39,7 +39,7 @@ class CrowdTests(SynchronousTestCase):
         self.join(3)
         self.enter(4)
         self.enter(0)
-        with self.crowd.entering("other.example", 1, 0.0):
+        with self.peer_streams.entering("other.example", 1, 0.0):
             pass
 
     def test_all_at_work(self) -> None:
@@ -65,7 +65,7 @@ class CrowdTests(SynchronousTestCase):
         """Attempts take room as streams do, until they have failed."""
         with ExitStack() as attempts:
             for _ in range(2):
-                attempts.enter_context(self.crowd.entering(PEER, 2, 0.0))
+                attempts.enter_context(self.peer_streams.entering(PEER, 2, 0.0))
             self.assertRaises(LimitReached, self.enter, 2, 1000.0)
         self.enter(2)
 
@@ -75,4 +75,4 @@ class CrowdTests(SynchronousTestCase):
         for each in streams:
             each.lose()
         self.enter(1)
-        self.assertEqual((self.crowd._open, self.crowd._entering), ({}, {}))
+        self.assertEqual((self.peer_streams._open, self.peer_streams._entering), ({}, {}))

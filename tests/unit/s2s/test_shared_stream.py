@@ -88,38 +88,38 @@ class LendingTests(SynchronousTestCase):
         self.connection: Any = SimpleNamespace(
             ending=None, close=lambda ending: setattr(self.connection, "ending", ending), when_closed=lambda: succeed(None),
         )
-        self.lending = SharedStream(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
+        self.shared_stream = SharedStream(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
         self.second = Pair(OTHER, PEER)
         for pair in (OUT, self.second, OUT):
-            self.lending.allow(pair)
+            self.shared_stream.allow(pair)
 
     def borrow(self, pair: Pair) -> tuple[Any, Listening]:
-        lent = self.lending.of(pair)
-        assert lent is not None
+        pair_stream = self.shared_stream.of(pair)
+        assert pair_stream is not None
         listening = Listening()
-        lent.listener = listening
-        return lent, listening
+        pair_stream.listener = listening
+        return pair_stream, listening
 
     def test_each_pair_once(self) -> None:
         """Only allowed pairs, each for one courier, and none of a stream that has ended."""
-        self.assertIsNone(self.lending.of(IN))
-        lent, _ = self.borrow(OUT)
-        self.assertIsNone(self.lending.of(OUT))
-        self.assertEqual((lent.pair, lent.method, bool(lent.fitness), lent.target, lent.side.leg), (OUT, "bidi", False, None, "federation"))
-        lent.close(Ending(Cause.SHUTDOWN))
-        self.assertIsNone(self.lending.of(self.second))
+        self.assertIsNone(self.shared_stream.of(IN))
+        pair_stream, _ = self.borrow(OUT)
+        self.assertIsNone(self.shared_stream.of(OUT))
+        self.assertEqual((pair_stream.pair, pair_stream.method, bool(pair_stream.fitness), pair_stream.target, pair_stream.side.leg), (OUT, "bidi", False, None, "federation"))
+        pair_stream.close(Ending(Cause.SHUTDOWN))
+        self.assertIsNone(self.shared_stream.of(self.second))
 
     def test_alone(self) -> None:
         """Decision 10: who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody."""
-        self.assertIsNotNone(self.lending.of(OUT, alone=True))
-        lent, listening = self.borrow(OUT)
-        self.assertEqual((self.lending.of(self.second, alone=True), lent.sole), (None, True))
+        self.assertIsNotNone(self.shared_stream.of(OUT, alone=True))
+        pair_stream, listening = self.borrow(OUT)
+        self.assertEqual((self.shared_stream.of(self.second, alone=True), pair_stream.sole), (None, True))
         listening.alone = True
-        self.assertIsNone(self.lending.of(self.second))
+        self.assertIsNone(self.shared_stream.of(self.second))
         listening.alone = False
-        self.assertIsNotNone(self.lending.of(self.second))
+        self.assertIsNotNone(self.shared_stream.of(self.second))
         self.engine.closing = True
-        self.assertIsNone(self.lending.of(self.second))
+        self.assertIsNone(self.shared_stream.of(self.second))
 
     def test_leaving(self) -> None:
         """The stream is closed by the last that leaves it."""
@@ -135,19 +135,19 @@ class LendingTests(SynchronousTestCase):
         for name, (_, listening) in (("one", self.borrow(OUT)), ("two", self.borrow(self.second))):
             listening.stream_free = partial(order.append, name)  # type: ignore[method-assign]
         for _ in range(3):
-            self.lending.free()
+            self.shared_stream.free()
         self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
 
     def test_owed(self) -> None:
         """R35: what was counted on the stream with which this one goes on comes first."""
         self.engine.managed = True
-        (lent, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
-        self.lending.owe(other, 0)
-        self.lending.owe(lent, 2)
+        (pair_stream, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
+        self.shared_stream.owe(other, 0)
+        self.shared_stream.owe(pair_stream, 2)
         other.sent(1)
-        self.lending.event(Acknowledged(2))
-        self.assertEqual((lent.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
-        self.assertTrue(self.lending.shared)
+        self.shared_stream.event(Acknowledged(2))
+        self.assertEqual((pair_stream.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
+        self.assertTrue(self.shared_stream.shared)
 
     def test_not_to_blame(self) -> None:
         """Decision 10: nobody's stanzas are known to be at fault where several pairs had some in doubt."""
@@ -155,16 +155,16 @@ class LendingTests(SynchronousTestCase):
             self.setUp()
             (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
             one.busy, two.busy = True, busy
-            self.lending.lost(Ending(Cause.STREAM_ERROR))
+            self.shared_stream.lost(Ending(Cause.STREAM_ERROR))
             self.assertEqual(first.ambiguous, busy)
 
     def test_refused(self) -> None:
         """R35: what was counted in vain is forgotten."""
-        lent, listening = self.borrow(OUT)
+        pair_stream, listening = self.borrow(OUT)
         self.engine.managed = True
-        lent.sent(2)
-        self.lending.event(ManagementRefused())
-        self.assertEqual((lent.unacknowledged, listening.told), (0, [ManagementRefused()]))
+        pair_stream.sent(2)
+        self.shared_stream.event(ManagementRefused())
+        self.assertEqual((pair_stream.unacknowledged, listening.told), (0, [ManagementRefused()]))
 
     def test_acknowledgements_are_shared_out(self) -> None:
         """R35: one count for all pairs, in the order in which they were written."""
@@ -172,11 +172,11 @@ class LendingTests(SynchronousTestCase):
         first.engine.sent(9)
         self.engine.managed = True
         self.assertTrue(first.engine.managed)
-        for lent, number in ((first, 2), (second, 3), (first, 1)):
-            lent.engine.sent(number)
-        self.lending.event(Acknowledged(4))
+        for pair_stream, number in ((first, 2), (second, 3), (first, 1)):
+            pair_stream.engine.sent(number)
+        self.shared_stream.event(Acknowledged(4))
         first.listener = None
-        self.lending.event(Acknowledged(2))
+        self.shared_stream.event(Acknowledged(2))
         self.assertEqual(self.engine.counted, [2, 3, 1])
         self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
 
@@ -184,19 +184,19 @@ class LendingTests(SynchronousTestCase):
         """R35: on a stream that is resumed what is left goes again in the order in which it was written, over all pairs."""
         self.engine.managed = True
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
-        for lent, number in ((first, 2), (second, 1), (first, 1)):
-            lent.engine.sent(number)
-        self.assertFalse(self.lending.resumable)
+        for pair_stream, number in ((first, 2), (second, 1), (first, 1)):
+            pair_stream.engine.sent(number)
+        self.assertFalse(self.shared_stream.resumable)
         one.held, two.held = [b"a1", b"a2", b"a3"], [b"b1"]
-        self.assertTrue(self.lending.resumable)
+        self.assertTrue(self.shared_stream.resumable)
         ending = Ending(Cause.CONNECTION_LOST)
-        self.assertTrue(self.lending.suspend(ending))
+        self.assertTrue(self.shared_stream.suspend(ending))
         link: Any = Mock(ending=None)
         later = SharedStream(SimpleNamespace(leg="federation"), link, self.engine)
         for pair in (OUT, self.second):
             later.allow(pair)
         del one.held[0]
-        later.go_on(self.lending, 1)
+        later.go_on(self.shared_stream, 1)
         link.write.assert_called_once_with(b"a2b1a3")
         parts = later.of(OUT), later.of(self.second)
         self.assertEqual((one.told, two.told), ([("broken", ending), Acknowledged(1), parts[0]], [("broken", ending), parts[1]]))
@@ -208,19 +208,19 @@ class LendingTests(SynchronousTestCase):
         (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         first.engine.sent(1)
         ending = Ending(Cause.CONNECTION_LOST)
-        self.lending.suspend(ending)
+        self.shared_stream.suspend(ending)
         self.assertEqual((one.told, two.told), ([("broken", ending)], [ending]))
-        self.lending.lost(ending)
+        self.shared_stream.lost(ending)
         self.assertEqual((one.told[1:], two.told[1:]), ([ending], []))
 
     def test_what_concerns_all(self) -> None:
         """Back-pressure, the end, and that acknowledgements are to be had, is for everybody who uses the stream."""
         (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         ending = Ending(Cause.CLOSED)
-        self.lending.slow()
-        self.lending.free()
-        self.lending.event(ManagementEnabled())
-        self.lending.lost(ending)
+        self.shared_stream.slow()
+        self.shared_stream.free()
+        self.shared_stream.event(ManagementEnabled())
+        self.shared_stream.lost(ending)
         self.assertEqual(one.told, ["slow", "free", ManagementEnabled(), ending])
         self.assertEqual(one.told, two.told)
 
@@ -233,8 +233,8 @@ class CarryingBackTests(EntryTestCase):
         self.woken: list[Domain] = []
         self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
-        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
-        self.accepted = AcceptedStreams(entrance, lambda *ignored, **more: self.link, self.woken.append)
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        self.accepted = AcceptedStreams(ingress_services, lambda *ignored, **more: self.link, self.woken.append)
         self.side: Any = SimpleNamespace(
             leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
@@ -248,21 +248,21 @@ class CarryingBackTests(EntryTestCase):
 
     def test_found(self) -> None:
         """R36: from the moment on that it may, until it ends."""
-        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertIsNone(self.accepted.pair_stream(OUT))
         owner = self.accept()
-        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertIsNone(self.accepted.pair_stream(OUT))
         owner.event(self.link, PairProven(OUT, "bidi"))
         self.assertEqual(self.woken, [PEER, PEER])
         self.assertEqual(owner.methods, {IN: "EXTERNAL"})
-        lent = self.accepted.lent(OUT)
-        assert lent is not None
-        lent.listener = listening = Listening()
-        self.assertIsNone(self.accepted.lent(OUT))
+        pair_stream = self.accepted.pair_stream(OUT)
+        assert pair_stream is not None
+        pair_stream.listener = listening = Listening()
+        self.assertIsNone(self.accepted.pair_stream(OUT))
         owner.paused(self.link)
         owner.resumed(self.link)
         owner.event(self.link, ManagementEnabled())
         self.engine.managed = True
-        lent.sent(1)
+        pair_stream.sent(1)
         owner.event(self.link, Acknowledged(1))
         owner.ended(self.link, Ending(Cause.CLOSED))
         self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
@@ -276,15 +276,15 @@ class CarryingBackTests(EntryTestCase):
             owner.connected(self.link)
             owner.event(self.link, PairProven(IN, "EXTERNAL"))
             owner.event(self.link, PairProven(OUT, "bidi"))
-        lent = self.accepted.lent(OUT)
-        assert lent is not None
-        self.assertIs(lent.connection, links[1])
+        pair_stream = self.accepted.pair_stream(OUT)
+        assert pair_stream is not None
+        self.assertIs(pair_stream.connection, links[1])
 
     def test_only_of_peers(self) -> None:
         """A backend's streams are not lent."""
         self.side.leg = "backend"
         self.accept().event(self.link, PairProven(OUT, "bidi"))
-        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertIsNone(self.accepted.pair_stream(OUT))
 
     def test_entered_and_struck_off(self) -> None:
         """What a stream claims, proves and carries is found by name while it is open, and nothing of it stays behind."""
@@ -295,7 +295,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertIsNone(self.accepted.ends(OUT))
         owner.ended(self.link, Ending(Cause.CLOSED))
         self.assertIsNone(self.accepted.ends(IN))
-        self.assertIsNone(self.accepted.lent(OUT))
+        self.assertIsNone(self.accepted.pair_stream(OUT))
         self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
 
     def test_counted_by_claim(self) -> None:
@@ -317,12 +317,12 @@ class CarryingBackTests(EntryTestCase):
 
     def test_before_opening_one(self) -> None:
         """R36: a courier takes what is lent, and opens nothing."""
-        lent: Any = object()
-        opener: Any = SimpleNamespace(lent=lambda pair, alone: lent)
-        found = PeerStreamProvider(self.side, opener).find(OUT)
+        pair_stream: Any = object()
+        connect_services: Any = SimpleNamespace(pair_stream=lambda pair, alone: pair_stream)
+        found = PeerStreamProvider(self.side, connect_services).find(OUT)
         with self.assertRaises(StopIteration) as done:
             found.send(None)
-        self.assertIs(done.exception.value, lent)
+        self.assertIs(done.exception.value, pair_stream)
 
 
 class BorrowingCourierTests(SynchronousTestCase):
@@ -332,80 +332,80 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.world = World()
         self.engine = Engine()
         self.link: Any = Mock(ending=None, writable=True, peer_address="192.0.2.1:1", tls_version=None)
-        self.flow = self.world.flow
-        self.lending = SharedStream(SimpleNamespace(leg="federation"), self.link, self.engine)
-        self.lending.allow(self.flow.pair)
-        assert isinstance(self.flow.hop, DeliveryAgent)
-        self.courier = self.flow.hop
-        manners = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.queue = self.world.queue
+        self.shared_stream = SharedStream(SimpleNamespace(leg="federation"), self.link, self.engine)
+        self.shared_stream.allow(self.queue.pair)
+        assert isinstance(self.queue.next_hop, DeliveryAgent)
+        self.agent = self.queue.next_hop
+        destinations = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.acks: Any = "tcp"
-        self.courier._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.lanes, manners, self.world.clock).of
-        opener = ConnectServices(None, self.world.clock, manners, lent=self.lending.of)  # type: ignore[arg-type]
-        self.courier.way = PeerStreamProvider(self.world.side, opener)  # type: ignore[arg-type]
+        self.agent._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.queues, destinations, self.world.clock).of
+        connect_services = ConnectServices(None, self.world.clock, destinations, pair_stream=self.shared_stream.of)  # type: ignore[arg-type]
+        self.agent.way = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
         return ids([call.args[0] for call in self.link.write.call_args_list])
 
     def test_sends(self) -> None:
         """R35, R36: nothing is dialled; when the other side asks for acknowledgements it is asked for them in turn."""
-        self.flow.accept([message("1")])
-        self.assertEqual((self.written(), self.world.dials, self.courier.acknowledges), (["1"], [], False))
+        self.queue.accept([message("1")])
+        self.assertEqual((self.written(), self.world.dials, self.agent.acknowledges), (["1"], [], False))
         self.engine.managed = True
-        self.lending.event(ManagementEnabled())
-        self.flow.accept([message("2")])
-        self.assertEqual((self.engine.counted, self.courier.acknowledges, len(self.flow.lane)), ([1], True, 1))
-        self.lending.event(Acknowledged(1))
-        self.assertEqual(len(self.flow.lane), 0)
-        self.courier.receipts.stop()
+        self.shared_stream.event(ManagementEnabled())
+        self.queue.accept([message("2")])
+        self.assertEqual((self.engine.counted, self.agent.acknowledges, len(self.queue.pair_queue)), ([1], True, 1))
+        self.shared_stream.event(Acknowledged(1))
+        self.assertEqual(len(self.queue.pair_queue), 0)
+        self.agent.acknowledgements.stop()
 
     def test_counts_in_any_case(self) -> None:
         """R35: with pings under way the other side's acknowledgements settle nothing, but all that is written is counted."""
         self.acks = "ping"
-        self.flow.accept([message("1")])
+        self.queue.accept([message("1")])
         self.engine.managed = True
-        self.lending.event(ManagementEnabled())
-        self.flow.accept([message("2")])
+        self.shared_stream.event(ManagementEnabled())
+        self.queue.accept([message("2")])
         self.assertEqual(self.engine.counted, [1])
-        self.lending.event(Acknowledged(1))
-        self.assertEqual(len(self.flow.lane), 2)
-        self.courier.receipts.stop()
+        self.shared_stream.event(Acknowledged(1))
+        self.assertEqual(len(self.queue.pair_queue), 2)
+        self.agent.acknowledgements.stop()
 
     def test_pings_after_a_rest(self) -> None:
         """R41: the way back is forgotten while it rests between two pings; the next answer is caught all the same."""
         self.acks = "ping"
         for id in "12":
-            self.flow.accept([message(id)])
-            back = self.world.lanes.flow(self.flow.pair.inverse)
+            self.queue.accept([message(id)])
+            back = self.world.queues.queue(self.queue.pair.inverse)
             (ping,) = back.answers.pings
             back.accept([Stanza("iq", b"<iq/>", "", "", "result", ping)])
-            self.assertEqual(len(self.flow.lane), 0)
-            self.world.lanes.sweep()
-            self.assertNotIn(back, list(self.world.lanes))
+            self.assertEqual(len(self.queue.pair_queue), 0)
+            self.world.queues.sweep()
+            self.assertNotIn(back, list(self.world.queues))
 
     def test_later(self) -> None:
         """R35: while an answer to a ping is due nothing changes; what is written with nothing else in flight is acknowledged."""
         self.acks = "auto"
-        self.flow.accept([message("1")])
+        self.queue.accept([message("1")])
         self.engine.managed = True
-        self.lending.event(ManagementEnabled())
-        self.flow.accept([message("2")])
-        self.assertEqual((self.engine.counted, len(self.flow.lane)), ([1], 2))
-        self.flow.acknowledged(2)
-        self.flow.accept([message("3"), message("4")])
-        self.assertIsInstance(self.courier.receipts, StreamManagementAcks)
-        self.lending.event(Acknowledged(1))
-        self.assertEqual(len(self.flow.lane), 2)
-        self.lending.event(Acknowledged(1))
-        self.assertEqual([held.stanza.id for held in self.flow.lane], ["4"])
-        self.lending.event(Acknowledged(1))
-        self.assertEqual(len(self.flow.lane), 0)
-        self.courier.receipts.stop()
+        self.shared_stream.event(ManagementEnabled())
+        self.queue.accept([message("2")])
+        self.assertEqual((self.engine.counted, len(self.queue.pair_queue)), ([1], 2))
+        self.queue.acknowledged(2)
+        self.queue.accept([message("3"), message("4")])
+        self.assertIsInstance(self.agent.acknowledgements, StreamManagementAcks)
+        self.shared_stream.event(Acknowledged(1))
+        self.assertEqual(len(self.queue.pair_queue), 2)
+        self.shared_stream.event(Acknowledged(1))
+        self.assertEqual([held.stanza.id for held in self.queue.pair_queue], ["4"])
+        self.shared_stream.event(Acknowledged(1))
+        self.assertEqual(len(self.queue.pair_queue), 0)
+        self.agent.acknowledgements.stop()
 
     def test_lost(self) -> None:
         """When it is gone the courier looks for another way."""
-        self.flow.accept([message("1")])
-        self.lending.lost(Ending(Cause.CLOSED))
-        self.assertEqual(self.courier.stream, None)
+        self.queue.accept([message("1")])
+        self.shared_stream.lost(Ending(Cause.CLOSED))
+        self.assertEqual(self.agent.stream, None)
 
 
 class IncomingOnOursTests(EntryTestCase):
@@ -416,20 +416,20 @@ class IncomingOnOursTests(EntryTestCase):
         world = World()
         made: list[Any] = []
         self.made(kinds=("message",))
-        entrance = IngressServices(self.lanes, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(entrance, Mock(), engine, "federation", lambda pair: succeed(None), lambda: [PEER])
+            return StreamIngress(ingress_services, Mock(), engine, "federation", lambda pair: succeed(None), lambda: [PEER])
 
         engine = Mock(handled=Mock(return_value=[]))
-        world.flow.accept([message("1")])
+        world.queue.accept([message("1")])
         connection = world.open()
         stream = connection.owner
         stream.event(connection, StanzasReceived(IN, [stanza("no")]))
-        stream._opener = SimpleNamespace(incoming=None)
+        stream._connect_services = SimpleNamespace(incoming=None)
         stream.event(connection, PairProven(IN, "bidi"))
-        stream._opener = SimpleNamespace(incoming=incoming)
+        stream._connect_services = SimpleNamespace(incoming=incoming)
         for _ in range(2):
             stream.event(connection, PairProven(IN, "bidi"))
         stream.event(connection, ManagementEnabled())
@@ -445,20 +445,20 @@ class ReceiptingTests(SynchronousTestCase):
     def test_managed(self) -> None:
         """R35: asked for where it is wanted and not known to break; what was promised and not given is left out for a day."""
         clock = Clock()
-        manners = Destinations(clock, lambda: 0.0)
+        destinations = Destinations(clock, lambda: 0.0)
         acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
-        receipting = AckSelection(acks.__getitem__, Mock(), manners, clock)
-        self.assertEqual([receipting.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
+        ack_selection = AckSelection(acks.__getitem__, Mock(), destinations, clock)
+        self.assertEqual([ack_selection.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
         stream: Any = Mock(pair=OUT, burden=10, engine=Mock(unacknowledged=0))
-        courier = Mock(blame=PoisonDetector())
-        receipts = receipting.of(courier, stream)
-        receipts.behind(2)
-        receipts.acknowledged(1)
+        agent = Mock(poison_detector=PoisonDetector())
+        acknowledgements = ack_selection.of(agent, stream)
+        acknowledgements.behind(2)
+        acknowledgements.acknowledged(1)
         clock.advance(60)
         self.assertEqual(stream.connection.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
-        self.assertTrue(receipting.managed(PEER))
-        receipts = receipting.of(courier, stream)
-        receipts.behind(1)
+        self.assertTrue(ack_selection.managed(PEER))
+        acknowledgements = ack_selection.of(agent, stream)
+        acknowledgements.behind(1)
         clock.advance(60)
         self.assertEqual(stream.close.call_args.args[0].cause, Cause.UNRESPONSIVE)
-        self.assertFalse(receipting.managed(PEER))
+        self.assertFalse(ack_selection.managed(PEER))

@@ -658,7 +658,7 @@ class PropertyTests(SynchronousTestCase):
     def test_slices_are_the_bytes(self, stream: list[tuple[str, str]], chance: random.Random) -> None:
         """However a stream is cut, its stanzas come out whole, in order, as the very bytes that went in."""
         opening = header(more="xmlns:x='urn:x'")
-        data = "".join(stanza + gap for stanza, gap in stream).encode()
+        data = "".join(stanza + spooled_range for stanza, spooled_range in stream).encode()
         _, *framed = frame(opening, *_pieces(data, chance))
         self.assertEqual(len(stream), len(framed))
         for (stanza, _), got in zip(stream, framed, strict=True):
