@@ -39,8 +39,6 @@ FORBIDDEN = ("twisted.words", "treq", "klein", "lxml")
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "manager", "handler", "processor", "engine", "misc", "common"}
 #: The import name of a distribution, where the two differ.
 IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
-LONGEST_FUNCTION = 45
-LONGEST_FILE = 400
 
 
 def sources() -> list[Path]:
@@ -196,23 +194,6 @@ class NameTests(SynchronousTestCase):
             if mark.search(line)
         ]
         self.assertEqual([], wrong)
-
-
-class SizeTests(SynchronousTestCase):
-    def test_functions_are_short(self) -> None:
-        """No function is longer than 45 lines, docstring included (about 35 of code)."""
-        wrong = [
-            f"{where(path, node.lineno)} {node.name}"
-            for path in sources()
-            for node in ast.walk(tree(path))
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
-        ]
-        self.assertEqual([], wrong)
-
-    def test_files_are_short(self) -> None:
-        """No file is longer than 400 lines."""
-        lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in sources()}
-        self.assertEqual([], [f"{path.relative_to(ROOT)} {length}" for path, length in lengths.items() if length > LONGEST_FILE])
 
 
 def declared() -> dict[str, str]:
