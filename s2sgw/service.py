@@ -169,7 +169,7 @@ class Gateway:
 
     def _open_admin(self) -> None:
         parts = self.parts
-        changing = {"shut_down": self._drain, "reload": self.renewal.reload.verb}
+        changing = {"drain": self._drain, "reload": self.renewal.reload.verb}
         registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.trust_verbs, **changing}
         admin = AdminService(parts.reactor, parts.state, registry)
         admin.startService()
@@ -227,7 +227,7 @@ class Gateway:
         self.parts.backends.start()
         self._closers.append(self.parts.backends.stop)
         if queues:
-            self.log.info(event="restored", queues=queues, stanzas=self.parts.spool.count)
+            self.log.info(event="restored", lanes=queues, stanzas=self.parts.spool.count)
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
