@@ -21,11 +21,9 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from s2sgw.admin.server import AdminInUse, AdminService
-from s2sgw.admin.verbs import verbs
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
-from s2sgw.composition.gateway import GatewayParts
-from s2sgw.composition.renewal import Reconfiguration
+from s2sgw.composition.gateway import GatewayComponents, build_gateway
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
@@ -83,15 +81,17 @@ class GatewayService(Service):
         from twisted.internet import reactor
 
         super().startService()
-        self._gateway = Gateway(GatewayParts(self.config, reactor))
-        self._open(self._gateway)
-        reactor.callWhenRunning(_heed_signals, reactor, self._gateway.renewal.reload.signalled)
+        components = self._open(reactor)
+        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
         reactor.callWhenRunning(freeze_startup_objects)
 
-    def _open(self, gateway: Gateway) -> None:
-        """What keeps the gateway from starting is one line of the log and status 1."""
+    def _open(self, reactor: Any) -> GatewayComponents:
+        """Build and open the gateway. What keeps it from starting is one line of the log and status 1."""
         try:
-            gateway.open()
+            components = build_gateway(self.config, reactor)
+            self._gateway = Gateway(components)
+            self._gateway.open()
+            return components
         except (AdminInUse, PrivateCAError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
             self.log.critical(event="cannot start", detail=str(error))
             raise SystemExit(1) from None
@@ -122,13 +122,13 @@ def freeze_startup_objects() -> None:
 
 
 class Gateway:
-    """The parts of one configuration at work: opened, and closed in order."""
+    """Opens the components of one gateway, and closes them in order."""
 
     log = Logger("s2sgw")
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self.parts = parts
-        self.renewal = Reconfiguration(parts)
+    def __init__(self, components: GatewayComponents) -> None:
+        self.components = components
+        self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, Failure]] = []
@@ -137,58 +137,57 @@ class Gateway:
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
         self._sweep()
-        self._renew()
+        self._start_reconfiguration()
         self._open_admin()
-        for backend in self.parts.config.backends:
+        for backend in self.config.backends:
             if backend.kind == "s2s":
                 self._open_backend(backend)
         admission = Admission()
-        for listener in self.parts.config.listen:
-            self._listen(listener.endpoint, self.parts.inbound, admission, listener.tls == "direct", self._proxied(listener))
-        if self.parts.config.console.listen is not None:
-            self._open(self.parts.config.console.listen, console_site(self.parts.metrics, self.parts.reactor))
+        for listener in self.config.listen:
+            leg, direct_tls = self.components.federation.receiving, listener.tls == "direct"
+            self._listen(listener.endpoint, leg, admission, direct_tls, self._proxied(listener))
+        if self.config.console.listen is not None:
+            self._open(self.config.console.listen, console_site(self.components.metrics, self.components.reactor))
         self._all_listen()
-        self.parts.queues.restore().addCallback(self._all_accept)
-        domains = [str(domain) for domain in self.parts.config.gateway.domains]
-        self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.parts.views.listeners()])
+        self.components.queues.restore().addCallback(self._all_accept)
+        domains = [str(domain) for domain in self.config.gateway.domains]
+        self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.components.views.listeners()])
 
     def _sweep(self) -> None:
-        self._every(1, self.parts.queues.sweep)
-        self._every(TICK, self.parts.keeper.turn)
-        self._every(rediscovery.TICK, self.parts.rediscovery.turn)
+        self._every(1, self.components.queues.sweep)
+        self._every(TICK, self.components.keepalive.turn)
+        self._every(rediscovery.TICK, self.components.rediscovery.turn)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         repeated = LoopingCall(work)
-        repeated.clock = self.parts.reactor
+        repeated.clock = self.components.reactor
         repeated.start(seconds, now=False)
         self._closers.append(repeated.stop)
 
-    def _renew(self) -> None:
-        self.renewal.open()
-        self._closers.append(self.renewal.close)
+    def _start_reconfiguration(self) -> None:
+        self.components.reconfiguration.open()
+        self._closers.append(self.components.reconfiguration.close)
 
     def _open_admin(self) -> None:
-        parts = self.parts
-        changing = {"drain": self._drain, "reload": self.renewal.reload.verb}
-        registry = {**verbs(parts.views.views()), **parts.queue_verbs.verbs(), **parts.trust_verbs, **changing}
-        admin = AdminService(parts.reactor, parts.state, registry)
+        components = self.components
+        admin = AdminService(components.reactor, components.state, {**components.verbs, "drain": self._drain})
         admin.startService()
         self._closers.append(admin.stopService)
 
     def _drain(self, arguments: object) -> dict[str, object]:
         """Stop as SIGTERM does, once this answer is out."""
         self.log.info(event="draining")
-        stanzas, _ = self.parts.views.queue()
-        self.parts.reactor.callLater(ANSWERED, self.parts.reactor.stop)
-        return {"waiting": stanzas, "kept": self.parts.queues.spools}
+        stanzas, _ = self.components.views.queue()
+        self.components.reactor.callLater(ANSWERED, self.components.reactor.stop)
+        return {"waiting": stanzas, "kept": self.components.queues.spools}
 
     def _open_backend(self, backend: Backend) -> None:
         admission = Admission(AcceptanceLimits(per_address=0))
-        self._listen(backend.listen, self.parts.backends.inbound(backend), admission, direct_tls=False)
+        self._listen(backend.listen, self.components.backends.receiving(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
-            forward = [str(server) for server in backend.forward or self.parts.config.nameservers]
-            served = {domain.ascii for domain in self.parts.config.domains_of(backend)}
-            view = DNSView(self.parts.reactor, served.__contains__, port_of(backend.listen), backend.target, forward)
+            forward = [str(server) for server in backend.forward or self.config.nameservers]
+            served = {domain.ascii for domain in self.config.domains_of(backend)}
+            view = DNSView(self.components.reactor, served.__contains__, port_of(backend.listen), backend.target, forward)
             view.listen(str(backend.dns_view))
             self._closers.append(view.stop)
 
@@ -196,25 +195,25 @@ class Gateway:
         self, endpoint: str, side: ReceivingLeg, admission: Admission, direct_tls: bool,
         proxied: Callable[[ServerFactory], ServerFactory] = lambda factory: factory,
     ) -> None:
-        factory = StreamFactory(partial(self.parts.accepted.accept, side, direct_tls), admission)
+        factory = StreamFactory(partial(self.components.accepted.accept, side, direct_tls), admission)
         self._open(endpoint, proxied(factory))
 
     def _proxied(self, listener: Listener) -> Callable[[ServerFactory], ServerFactory]:
         """What hears the PROXY protocol first, where that is asked for."""
         if not listener.proxy_protocol:
             return lambda factory: factory
-        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.parts.reactor, self._refused)
+        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, self._refused)
 
     def _refused(self, address: str, ending: Ending) -> None:
         """Nobody knows yet who it was."""
-        self.parts.record.refused("inbound", "federation", ("", ""), address, ending)
+        self.components.record.refused("inbound", "federation", ("", ""), address, ending)
 
     def _open(self, endpoint: str, factory: Any) -> None:
-        listening = listen(self.parts.reactor, endpoint, factory)
+        listening = listen(self.components.reactor, endpoint, factory)
         listening.addCallbacks(self._listens, lambda failure: self._mute.append((endpoint, failure)))
 
     def _listens(self, port: IListeningPort) -> None:
-        self.parts.ports.add(getattr(port.getHost(), "port", 0))
+        self.components.own_ports.add(getattr(port.getHost(), "port", 0))
         self._listening.append(port)
         if not self._restored:
             port.stopReading()  # type: ignore[attr-defined]
@@ -224,10 +223,10 @@ class Gateway:
         self._restored = True
         for port in self._listening:
             port.startReading()  # type: ignore[attr-defined]
-        self.parts.backends.start()
-        self._closers.append(self.parts.backends.stop)
+        self.components.backends.start()
+        self._closers.append(self.components.backends.stop)
         if queues:
-            self.log.info(event="restored", lanes=queues, stanzas=self.parts.spool.count)
+            self.log.info(event="restored", lanes=queues, stanzas=self.components.spool.count)
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
@@ -240,12 +239,12 @@ class Gateway:
         """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
-        parts = self.parts
-        accepted = [each for each, _ in parts.accepted]
-        links = [link.unbind for link in parts.backends.links.values()]
-        draining = Deferred.fromCoroutine(shut_down(accepted, parts.queues, parts.reactor,
-        lambda: parts.ingress_services.admitting,
-        links))
+        components = self.components
+        accepted = [each for each, _ in components.accepted]
+        links = [link.unbind for link in components.backends.links.values()]
+        draining = Deferred.fromCoroutine(shut_down(
+            accepted, components.queues, components.reactor, lambda: components.ingress_services.admitting, links,
+        ))
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)

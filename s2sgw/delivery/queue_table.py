@@ -13,9 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.iq_replies import LateReplies
-from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
+from s2sgw.delivery.transport import TransportTable
 from s2sgw.queue.bounce import bounce
 from s2sgw.queue.entries import HoldTimes, MemoryBudget, UpstreamAck
 from s2sgw.queue.pair_queue import PairQueue
@@ -42,8 +42,7 @@ class DeliveryQueues:
 
     def __init__(
         self, clock: IReactorTime, record: EventRecord, memory: int, holds: Callable[[Pair], HoldTimes],
-        is_local: Callable[[Domain], bool], next_hop: Callable[[DeliveryQueue], NextHop], spool: Spool, window: float = 0.02,
-        spools: bool = True,
+        is_local: Callable[[Domain], bool], spool: Spool, window: float = 0.02, spools: bool = True,
         operator_holds: OperatorHolds | None = None, restore: int = AT_ONCE,
     ) -> None:
         self.operator_holds = operator_holds or OperatorHolds()
@@ -56,7 +55,7 @@ class DeliveryQueues:
         self.window = window
         self._holds = holds
         self._is_local = is_local
-        self._next_hop = next_hop
+        self._transports: TransportTable
         self._queues: dict[Pair, DeliveryQueue] = {}
         self._next = 1  # behind every position of the lanes that were forgotten: what the spool still owes them meets nothing new
         self.late = LateReplies()
@@ -68,6 +67,14 @@ class DeliveryQueues:
         self._said = -inf  # when it was, that the spool has no room
         self.backlog = StartupRestore(clock, restore)
 
+    def attach(self, transports: TransportTable) -> DeliveryQueues:
+        """Take the next hops of all queues from `transports`; return self. To be called before the first queue is made.
+
+        Next hops feed queues (answers, stanzas of the same stream), and queues feed next hops: this call closes that circle.
+        """
+        self._transports = transports
+        return self
+
     def __iter__(self) -> Iterator[DeliveryQueue]:
         return iter(list(self._queues.values()))
 
@@ -78,7 +85,7 @@ class DeliveryQueues:
             pair_queue = PairQueue(pair, self.budget, self.budget.limit // SHARE, self._holds(pair), self._next)
             queue = self._queues[pair] = DeliveryQueue(pair_queue, self, self._direction(pair))
             self._towards.setdefault(pair.recipient, {})[pair] = queue
-            queue.next_hop = self._next_hop(queue)
+            queue.next_hop = self._transports.next_hop(queue)
             queue.held, queue.parked = self._resting or self.operator_holds.holds(pair), self.operator_holds.positions(pair)
         return queue
 

@@ -97,27 +97,32 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any,
     return family
 
 
-class Metrics:
-    """The registry of one gateway; `handshake` is told of each step as it ends, the rest is read from `sources`."""
+class HandshakeTimes:
+    """How long each step of opening a stream took (`s2sgw_handshake_seconds`)."""
 
-    def __init__(self, sources: MetricSources) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(_Reader(sources))
-        self._handshake = Histogram(
-            "s2sgw_handshake_seconds", "Time that a step of opening a stream took.", ("step",), buckets=HANDSHAKE_BUCKETS,
-            registry=self.registry,
-        )
+    def __init__(self) -> None:
+        text = "Time that a step of opening a stream took."
+        self.histogram = Histogram("s2sgw_handshake_seconds", text, ("step",), buckets=HANDSHAKE_BUCKETS, registry=None)
         for step in STEPS:
-            self._handshake.labels(step)
+            self.histogram.labels(step)
 
-    def handshake(self, step: str, seconds: float) -> None:
-        """A step of `STEPS` took `seconds`."""
+    def took(self, step: str, seconds: float) -> None:
+        """Count that a step of `STEPS` took `seconds`; raises `ValueError` for any other."""
         if step not in STEPS:
             raise ValueError(f"{step!r} is no step of a handshake: {', '.join(STEPS)}")
-        self._handshake.labels(step).observe(seconds)
+        self.histogram.labels(step).observe(seconds)
+
+
+class Metrics:
+    """The registry of one gateway: what is read from `sources` at each scrape, and the times of handshakes."""
+
+    def __init__(self, sources: MetricSources, handshake_times: HandshakeTimes) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Reader(sources))
+        self.registry.register(handshake_times.histogram)
 
     def text(self) -> bytes:
-        """Everything in the text format that Prometheus scrapes."""
+        """Return everything in the text format that Prometheus scrapes."""
         return generate_latest(self.registry)
 
 

@@ -28,6 +28,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
+from tests.support.fakes import Transports
 from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, FakeSide, KeepingHop, message
 
 
@@ -96,8 +97,8 @@ class World:
         self.spool = MemorySpool(1 << 24, lambda call: call())
         self.ack_selection = AckSelection(lambda domain: acks, lambda: self.queues, self.destinations, self.clock)
         self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop, self.spool, spools=False,
-        )
+            self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self.spool, spools=False,
+        ).attach(Transports(self._next_hop))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":

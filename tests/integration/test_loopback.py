@@ -27,7 +27,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from s2sgw.cli import main as command
-from s2sgw.composition.gateway import GatewayParts
+from s2sgw.composition.gateway import build_gateway
 from s2sgw.net.connection import StreamConnection
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.service import YOUNG, Gateway, Options, UnusableConfiguration, freeze_startup_objects, makeService
@@ -105,7 +105,7 @@ class LoopbackCase(TestCase):
         key.write_bytes(issued.key_pem)
 
     async def running(self) -> Gateway:
-        gateway = Gateway(GatewayParts(check_configuration(self.config).config, reactor))
+        gateway = Gateway(build_gateway(check_configuration(self.config).config, reactor))
         self.addCleanup(gateway.close)
         gateway.open()
         return gateway
@@ -200,7 +200,7 @@ class LoopbackTests(LoopbackCase):
     async def test_port_in_use(self) -> None:
         """A port that is taken keeps the gateway from starting, and what was open is closed."""
         with socket.create_server(("127.0.0.1", self.federation)):
-            gateway = Gateway(GatewayParts(check_configuration(self.config).config, reactor))
+            gateway = Gateway(build_gateway(check_configuration(self.config).config, reactor))
             self.addCleanup(gateway.close)
             self.assertRaises(SystemExit, gateway.open)
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.testing import MemoryReactorClock
 
 from s2sgw.authentication.lookups import EvidenceLookups
-from s2sgw.composition.gateway import GatewayParts
+from s2sgw.composition.federation import PeerLocations
+from s2sgw.composition.gateway import GatewayComponents, build_gateway
 from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.proxy_protocol import LOCAL
 from s2sgw.policy.values import Proxy, parse_proxy
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.fakes import ThreadlessReactor
 from tests.support.wires import CountingTransport
 from tests.unit.config.test_loading import GATEWAY, ConfigTestCase
 from tests.unit.net.test_discovery import DiscoveryCase
@@ -69,45 +70,45 @@ class KeyTests(ConfigTestCase):
 class DialTests(ConfigTestCase):
     """Whom a stream's connection goes to, and from where."""
 
-    def parts(self, text: str) -> GatewayParts:
-        self.reactor = MemoryReactorClock()
-        return GatewayParts(self.config(GATEWAY + text), self.reactor)
+    def gateway(self, text: str) -> GatewayComponents:
+        self.reactor = ThreadlessReactor()
+        state = Path(self.mktemp()).absolute()
+        return build_gateway(self.config(GATEWAY + f'state = "{state}"\n' + text), self.reactor)
 
     def dialled(self, dialler: Any, address: str) -> tuple[Any, ...]:
         dialler(address, 5269, lambda: None)
         return tuple(self.reactor.tcpClients[-1][index] for index in (0, 1, 4))
 
     def test_who_is_looked_for(self) -> None:
-        """Peers that could not be reached are looked for in the DNS, or at their routes; a server of ours stands where we are told."""
-        parts = self.parts('[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
-        parts.queues = SimpleNamespace()  # type: ignore[assignment]
-        (local,) = parts.local_domains
+        """Peers that could not be reached are looked up again in the DNS, or at their routes; local domains are not."""
+        gateway = self.gateway('[queue]\ndisk = 0\n[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
+        (local,) = gateway.running.local_domains
         routed = Domain.parse("routed.example")
+        locations = PeerLocations(gateway.running, gateway.discovery)
         for pair in (Pair(local, routed), Pair(routed, local)):
-            parts._missed(pair, Resolution(pair.recipient))
-        self.assertEqual(list(parts.rediscovery._missed), [routed])
-        (target,) = self.successResultOf(parts._whereabouts_of(routed)).targets
+            locations.watch(gateway.rediscovery, pair, Resolution(pair.recipient))
+        self.assertEqual(list(gateway.rediscovery._missed), [routed])
+        (target,) = self.successResultOf(locations.resolve(routed)).targets
         self.assertEqual(target.port, 5270)
 
     def test_by_way_of_the_proxy(self) -> None:
         """A peer behind a proxy is dialled there, every other directly, from the source address of its family."""
-        parts = self.parts('source_addresses = ["192.0.2.1", "192.0.2.2"]\n' + TOR)
-        self.assertEqual(self.dialled(parts._dialling(ONION), ONION.ascii), ("127.0.0.1", 9050, None))
-        plain = parts._dialling(Domain.parse("peer.example"))
+        diallers = self.gateway('source_addresses = ["192.0.2.1", "192.0.2.2"]\n[queue]\ndisk = 0\n' + TOR).diallers
+        self.assertEqual(self.dialled(diallers.dialler(ONION), ONION.ascii), ("127.0.0.1", 9050, None))
+        plain = diallers.dialler(Domain.parse("peer.example"))
         self.assertEqual(self.dialled(plain, "198.51.100.1"), ("198.51.100.1", 5269, ("192.0.2.1", 0)))
         self.assertEqual(self.dialled(plain, "2001:db8::1"), ("2001:db8::1", 5269, None))
 
-    def test_the_backend_hears_of_the_peer(self) -> None:
+    def test_the_backend_is_told_of_the_peer(self) -> None:
         """The backend is told the peer's address where there is an open stream of it, else that the connection is our own."""
-        parts = self.parts("[queue]\ndisk = 0\n[backend]\nproxy_protocol = true\n")
-        self.reactor.callFromThread = None  # type: ignore[attr-defined]
+        gateway = self.gateway("[queue]\ndisk = 0\n[backend]\nproxy_protocol = true\n")
         pair = Pair(Domain.parse("peer.example"), Domain.parse("example.org"))
-        self.assertEqual(self.announced(parts, pair), LOCAL)
-        self.patch(parts.accepted, "ends", {pair: ("198.51.100.7:4000", "192.0.2.1:5269")}.get)
-        self.assertIn(bytes((198, 51, 100, 7, 192, 0, 2, 1)), self.announced(parts, pair))
+        self.assertEqual(self.announced(gateway, pair), LOCAL)
+        self.patch(gateway.accepted, "ends", {pair: ("198.51.100.7:4000", "192.0.2.1:5269")}.get)
+        self.assertIn(bytes((198, 51, 100, 7, 192, 0, 2, 1)), self.announced(gateway, pair))
 
-    def announced(self, parts: GatewayParts, pair: Pair) -> bytes:
-        parts.backends._dialler(parts.config.backends[0], pair)("127.0.0.1", 15269, Recording)
+    def announced(self, gateway: GatewayComponents, pair: Pair) -> bytes:
+        gateway.backends.dialler(gateway.running.config.backends[0], pair)("127.0.0.1", 15269, Recording)
         protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
         assert protocol is not None
         transport = CountingTransport()

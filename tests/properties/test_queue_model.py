@@ -41,6 +41,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import MANAGEMENT
 from s2sgw.xmpp.stanza import Kind, Stanza
+from tests.support.fakes import Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -60,6 +61,7 @@ RARELY = (
     "refused", "refused for good", "blocked", "blocked", "promised", "broken promise", "held", "let go", "let go", "contact",
     "contact", "restart",
 )
+
 _TOKEN = re.compile(rb"<(message|presence|iq)\b[^>]*? id='([^']+)'|<r ")
 
 
@@ -199,9 +201,9 @@ class Model:
     def _begin(self) -> None:
         self.destinations = Destinations(self.clock, lambda: 0.0)
         self.queues = DeliveryQueues(
-            self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop,
+            self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
             self.spool, WINDOW,
-        )
+        ).attach(Transports(self._next_hop))
         self.ack_selection = AckSelection(lambda domain: self.acks, lambda: self.queues, self.destinations, self.clock)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:

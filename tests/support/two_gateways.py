@@ -43,6 +43,7 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.fakes import Transports
 
 HERE, ROOMS, THERE = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "there.example"))
 KEYS = DialbackKeys(b"k" * 32)
@@ -146,9 +147,9 @@ class Gateway:
         self.destinations.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
         self.sinks: dict[Pair, Sink] = {}
         self.queues = DeliveryQueues(
-            clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__, self._next_hop,
+            clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__,
             MemorySpool(0, lambda call: call()), spools=False,
-        )
+        ).attach(Transports(self._next_hop))
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
         self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock.seconds))
         self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)

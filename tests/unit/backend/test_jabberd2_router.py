@@ -27,6 +27,7 @@ from s2sgw.stream.events import Announced, Bound, Routed, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.fakes import Transports
 
 HERE, ROOMS, PEER = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "peer.example"))
 IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
@@ -95,8 +96,8 @@ class LinkTestCase(SynchronousTestCase):
         self.record = EventRecord(self.clock.seconds, Logger())
         self.out: list[str] = []
         self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, self._next_hop, MemorySpool(0, lambda call: call()), spools=False,
-        )
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, MemorySpool(0, lambda call: call()), spools=False,
+        ).attach(Transports(self._next_hop))
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(PeerPolicies({}), self.clock.seconds))
         self.connections: list[FakeConnection] = []
         self.failure: Exception | None = None

@@ -36,6 +36,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.fakes import Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -149,9 +150,9 @@ class World:
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop,
+            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,
-        )
+        ).attach(Transports(self._next_hop))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":

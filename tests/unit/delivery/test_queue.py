@@ -24,6 +24,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
+from tests.support.fakes import Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -96,8 +97,8 @@ class World:
         self.settled: list[str] = []
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self._next_hop, self.spool, WINDOW,
-        )
+            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self.spool, WINDOW,
+        ).attach(Transports(self._next_hop))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         return self.next_hop if queue.direction == "outbound" else self.back

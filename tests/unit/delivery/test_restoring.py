@@ -20,6 +20,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.fakes import Transports
 
 HERE = Domain.parse("here.example")
 
@@ -87,8 +88,8 @@ class BacklogTests(SynchronousTestCase):
         self.spool = MemorySpool(1 << 20, lambda call: call())
         self.queues = DeliveryQueues(
             self.clock, EventRecord(self.clock.seconds, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
-            self._next_hop, self.spool, restore=2,
-        )
+            self.spool, restore=2,
+        ).attach(Transports(self._next_hop))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         return HopUnderTest(queue, self.asked)

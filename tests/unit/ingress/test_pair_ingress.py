@@ -23,6 +23,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
+from tests.support.fakes import Transports
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
@@ -73,9 +74,9 @@ class EntryTestCase(SynchronousTestCase):
         self.kept: dict[Pair, list[str]] = {}
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.next_hop,
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,
-        )
+        ).attach(Transports(self.next_hop))
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
         self.connection = Connection()
         self.waiting = HeldBytes()

@@ -29,6 +29,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.fakes import Transports
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 NO = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "pkix: no.", Ending(Cause.EXPIRED, "expired"))
@@ -90,9 +91,9 @@ class ReconsiderationTests(SynchronousTestCase):
         self.back: list[bytes] = []
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE, self.next_hop,
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,
-        )
+        ).attach(Transports(self.next_hop))
         self.peers = PeerPolicies()
         self.accepted: dict[Connection, Owner] = {}
         self.questions: list[tuple[Any, ...]] = []

@@ -47,6 +47,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.certificates import leaf_for
+from tests.support.fakes import Transports
 from tests.support.wires import WireTransport, credential, server_context_of
 from tests.unit.delivery.test_agent import Bounced, FakeSide, KeepingHop
 
@@ -174,9 +175,9 @@ class World:
         )
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS, self._next_hop,
+            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS,
             MemorySpool(0, lambda call: call()), spools=False,
-        )
+        ).attach(Transports(self._next_hop))
         ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.destinations, self.clock)
         self.acknowledgements = ack_selection.of
         self.connect_services = ConnectServices(self._connection, self.clock, self.destinations)

@@ -1,4 +1,4 @@
-"""What changes while the gateway runs, over the real parts of one (which open nothing), and what a start would complain of."""
+"""What changes while the gateway runs, over the components of a real one, and what a start would complain of."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.reload import ReloadResult
-from s2sgw.composition.gateway import GatewayParts
-from s2sgw.composition.renewal import Reconfiguration
+from s2sgw.composition.gateway import build_gateway
 from s2sgw.config import ConfigError
 from s2sgw.net.https import Fetched, Unfetched
 from s2sgw.runtime import deny_lists
@@ -22,6 +20,7 @@ from s2sgw.runtime.deny_lists import ListUnreadable
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import shared_root
+from tests.support.fakes import ThreadlessReactor
 
 CONFIG = """\
 [gateway]
@@ -35,13 +34,6 @@ kind = "echo"
 disk = 0
 """
 PEER = Domain.parse("peer.example")
-
-
-class Reactor(MemoryReactorClock):
-    """Threads there are none."""
-
-    def callFromThread(self, call: Any, *args: Any) -> None:
-        call(*args)
 
 
 class FolderCase(SynchronousTestCase):
@@ -71,48 +63,47 @@ class FolderCase(SynchronousTestCase):
         return [each.replace(f"{self.folder}/", "") for each in caught.exception.complaints]
 
 
-class RenewalTests(FolderCase):
-    """Reload over the parts of a gateway."""
+class ReconfigurationTests(FolderCase):
+    """Reload over the components of a gateway."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.parts = GatewayParts(check_configuration(self.path).config, Reactor())
-        self.renewal = Reconfiguration(self.parts)
-        self.renewal.open()
-        self.addCleanup(self.renewal.close)
+        self.gateway = build_gateway(check_configuration(self.path).config, ThreadlessReactor())
+        self.running = self.gateway.running
+        self.receiving = self.gateway.federation.receiving
+        self.gateway.reconfiguration.open()
+        self.addCleanup(self.gateway.reconfiguration.close)
 
     def reload(self) -> ReloadResult:
-        return self.successResultOf(self.renewal.reload.run("the test"))
+        return self.successResultOf(self.gateway.reconfiguration.reload.run("the test"))
 
     def cause(self) -> str | None:
         """Why a stream of the peer is refused at its header."""
-        refusal = self.parts.inbound.refuses_sender(PEER)
+        refusal = self.receiving.refuses_sender(PEER)
         return refusal.ending.cause.value if refusal else None
 
     def test_policy(self) -> None:
         """Whoever holds the policies sees the new ones, and so does a peer."""
-        inbound, judge = self.parts.inbound, self.parts.judge
         self.assertIsNone(self.cause())
         self.also('[peers."peer.example"]\nallow = false\nhold = "7s"\n')
         self.assertTrue(self.reload().ok)
         self.assertEqual("not-allowed", self.cause())
-        self.assertIs(inbound.peers, self.parts.policies)
-        self.assertIs(judge, self.parts.judge)
-        self.assertEqual(7.0, self.parts.outbound.peers.policy(PEER).hold)
+        self.assertIs(self.receiving.peers, self.running.policies)
+        self.assertEqual(7.0, self.gateway.federation.initiating.peers.policy(PEER).hold)
 
     def test_tls(self) -> None:
         """The least version, the anchors and the certificates are those of now."""
-        before, first = self.parts.inbound.server_tls(False), self.parts.certificates.for_domain(Domain.parse("example.org"))
-        self.assertIs(before, self.parts.inbound.server_tls(False))
-        self.assertEqual(1, len(self.parts.anchors()))
+        before, first = self.receiving.server_tls(False), self.running.certificates.for_domain(Domain.parse("example.org"))
+        self.assertIs(before, self.receiving.server_tls(False))
+        self.assertEqual(1, len(self.running.anchors()))
         (self.folder / "ca.crt").write_bytes(shared_root().pem + shared_root().intermediate().pem)
         self.leaf("certs/ours", "example.org")
         self.path.write_text(CONFIG.replace("[backend]", 'minimum = "1.3"\n[backend]'))
         outcome = self.reload()
         self.assertEqual((["tls.minimum"], ["ours"]), ([row["key"] for row in outcome.changes], outcome.certificates))
-        self.assertIsNot(before, self.parts.inbound.server_tls(False))
-        self.assertNotEqual(first, self.parts.certificates.for_domain(Domain.parse("example.org")))
-        self.assertEqual((2, "1.3"), (len(self.parts.anchors()), self.parts.policies.policy(PEER).minimum))
+        self.assertIsNot(before, self.receiving.server_tls(False))
+        self.assertNotEqual(first, self.running.certificates.for_domain(Domain.parse("example.org")))
+        self.assertEqual((2, "1.3"), (len(self.running.anchors()), self.running.policies.policy(PEER).minimum))
 
     def test_nothing_changes(self) -> None:
         """A bad file leaves everything as it was, a special certificate without its key too."""
@@ -132,9 +123,9 @@ class RenewalTests(FolderCase):
         self.assertTrue(self.reload().ok)
         self.assertEqual("deny-listed", self.cause())
         names.write_text("other.example\n")
-        self.parts.reactor.advance(60)
+        self.gateway.reactor.advance(60)
         self.assertIsNone(self.cause())
-        lines = [json.loads(line) for line in self.parts.audit.path.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.gateway.audit.path.read_text().splitlines()]
         self.assertEqual(["reload", "deny list"], [line["action"] for line in lines])
         self.assertEqual((["other.example"], ["peer.example"]), (lines[1]["added"], lines[1]["removed"]))
 

@@ -1,0 +1,73 @@
+"""The configuration in force and what is built from it: policies, certificates, TLS, hold times. A reload changes it in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.authentication.trust_files import TrustFiles
+from s2sgw.config import Config
+from s2sgw.config.cross_checks import certificate_files
+from s2sgw.net.certificates import CertificateDirectory, Credential
+from s2sgw.net.certificates import read as read_credential
+from s2sgw.net.tls import ServerTLS
+from s2sgw.policy.model import PeerPolicy
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.runtime.preflight import CheckedConfiguration
+from s2sgw.trust.anchors import Anchors
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+class RunningConfiguration:
+    """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` are changed in place.
+
+    The constructor reads the certificates. It raises nothing for unusable ones, which `runtime.preflight` has refused before.
+    """
+
+    def __init__(self, config: Config, clock: IReactorTime) -> None:
+        self.config = config
+        self.local_domains = frozenset(config.gateway.domains)
+        self.policies = config.policies
+        self.certificates = CertificateDirectory(config.tls.certificates)
+        self.trust_files = TrustFiles(clock)
+        #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
+        self._special_credentials: dict[Path, Credential] = {}
+        self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
+
+    def adopt(self, ready: CheckedConfiguration) -> None:
+        """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ."""
+        self.config = ready.config
+        self.policies.adopt(ready.config.policies)
+        self.certificates.adopt(ready.certificates)
+        self._special_credentials.clear()
+        self.trust_files.look_again()
+
+    def is_local(self, domain: Domain) -> bool:
+        """Return whether the gateway serves `domain`."""
+        return domain in self.local_domains
+
+    def anchors(self) -> Anchors:
+        """Return the trust anchors of `[tls] trust_anchors`."""
+        return self.trust_files.anchors(PeerPolicy(trust_anchors=self.config.tls.trust_anchors))
+
+    def credential(self, local: Domain, peer: Domain) -> Credential | None:
+        """Return the certificate that `peer` is shown for the local domain `local`; None where there is none."""
+        path = self.policies.policy(peer).certificate
+        if path is None:
+            return self.certificates.for_domain(local)
+        if path not in self._special_credentials:
+            self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
+        return self._special_credentials[path]
+
+    def server_tls(self, direct: bool) -> ServerTLS:
+        """Return what opens TLS on a STARTTLS or direct TLS listener, with the least version in force."""
+        minimum = self.config.tls.minimum
+        if (minimum, direct) not in self._server_tls:
+            self._server_tls[minimum, direct] = ServerTLS(self.certificates.for_domain, minimum, direct=direct)
+        return self._server_tls[minimum, direct]
+
+    def hold_times(self, pair: Pair) -> HoldTimes:
+        """Return how long stanzas of `pair` may wait: the policy of its peer, and `[queue] iq_hold`."""
+        peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
+        return HoldTimes(self.policies.policy(peer).hold, self.config.queue.iq_hold)

@@ -1,0 +1,46 @@
+"""Builds the connection of each stream, and puts it under keep-alive."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.backend.jabberd2_router import RouterLink
+from s2sgw.net.connection import StreamConnection
+from s2sgw.s2s.connecting import InitiatedStream
+from s2sgw.s2s.keepalive import KeepAlive
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.stream.jabberd2_router import RouterStream
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionBuilder:
+    """What all connections share."""
+
+    clock: IReactorTime
+    keepalive: KeepAlive
+
+    def accept(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
+        """Return the connection of a stream that was opened towards us."""
+        return self.keepalive.keep(StreamConnection(engine, owner, clock=self.clock, **options))
+
+    def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:
+        """Return the connection of a stream that we open."""
+        return self.keepalive.keep(StreamConnection(
+            engine, owner, clock=self.clock, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
+            direct_tls=owner.target.direct_tls,
+        ))
+
+    def link(self, engine: RouterStream, owner: RouterLink) -> StreamConnection:
+        """Return the connection to a jabberd2 router, which many pairs share and which has no TLS."""
+        return self.keepalive.keep(StreamConnection(
+            engine, owner, clock=self.clock, role="initiating", tls=lambda _: None, shared=True,
+        ))
+
+
+def stream_id() -> str:
+    """Return a stream id that cannot be guessed (RFC 6120 §4.7.3)."""
+    return secrets.token_hex(16)

@@ -1,0 +1,151 @@
+"""The leg to the peers: how they are found and judged, and the streams of both roles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from s2sgw.composition.agents import AgentBuilder
+from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.addresses import HostPort, is_this_machine
+from s2sgw.net.dialing import Dialler, DirectDialler
+from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.resolver import Resolver
+from s2sgw.net.socks import SocksDialler
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.record import EventRecord
+from s2sgw.runtime.rediscovery import Rediscovery
+from s2sgw.s2s.connecting import ConnectServices, InitiatedStream
+from s2sgw.s2s.destinations import Destinations, Extra
+from s2sgw.s2s.federation_initiating import FederationInitiating
+from s2sgw.s2s.federation_receiving import FederationReceiving
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+log = Logger("s2sgw")
+
+
+class OwnPorts:
+    """The ports of our own listeners, to which no peer's DNS may lead."""
+
+    def __init__(self) -> None:
+        self._ports: set[int] = set()
+
+    def add(self, port: int) -> None:
+        """A listener is open on `port`."""
+        self._ports.add(port)
+
+    def reached_at(self, host: str, port: int) -> bool:
+        """Return whether a connection to `port` of the address `host` would reach one of our listeners."""
+        return port in self._ports and is_this_machine(host)
+
+
+class PeerDiallers:
+    """How each peer is connected to: directly, or through the SOCKS proxy of its policy."""
+
+    def __init__(self, reactor: Any, policies: PeerPolicies, source_addresses: tuple[str, ...]) -> None:
+        self._reactor = reactor
+        self._policies = policies
+        self._direct = DirectDialler(reactor, sources=source_addresses)
+
+    def relayed(self, peer: Domain) -> bool:
+        """Return whether a proxy reaches the peer by name, so that nothing is looked up for it."""
+        return self._policies.policy(peer).proxy != "none"
+
+    def dialler(self, peer: Domain) -> Dialler:
+        """Return what connects to `peer`."""
+        proxy = self._policies.policy(peer).proxy
+        if proxy == "none":
+            return self._direct
+        return SocksDialler(self._reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
+
+
+def log_disabled_extension(peer: str, extra: Extra, ending: Ending) -> None:
+    """Log that an extension is not used with `peer` for a day."""
+    log.warn(
+        event="extension left out for a day", peer=peer, extension=extra, layer=ending.layer.value, cause=ending.cause.value,
+        detail=ending.detail,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ContactWake:
+    """A peer that proves itself on a stream of its own may be tried again at once (`Destinations.wake`)."""
+
+    destinations: Destinations
+    queues: DeliveryQueues
+
+    def contacted(self, peer: Domain) -> None:
+        """`peer` has proven itself."""
+        self.destinations.wake(peer.ascii, lambda: self.queues.contact(peer))
+
+
+@dataclass(frozen=True, slots=True)
+class BidiIngress:
+    """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
+
+    ingress_services: IngressServices
+    record: EventRecord
+    initiating: FederationInitiating
+
+    def ingress(self, stream: InitiatedStream) -> StreamIngress:
+        """Return where the stanzas of `stream` go."""
+        facts = {"method": "bidi", "address": stream.connection.peer_address}
+        self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
+        return StreamIngress(
+            self.ingress_services, stream.connection, stream.engine, stream.side.leg,
+            lambda pair: self.initiating.admit(pair.inverse),
+            lambda: [stream.pair.recipient],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLocations:
+    """Where peers are, for rediscovery: looked up by the route of their policy. Local domains are never looked up."""
+
+    running: RunningConfiguration
+    discovery: Discovery
+
+    def resolve(self, peer: Domain) -> Deferred[Resolution]:
+        """Look `peer` up."""
+        return self.discovery.resolve(peer, self.running.policies.policy(peer).route)
+
+    def watch(self, rediscovery: Rediscovery, pair: Pair, known: Resolution) -> None:
+        """An attempt to reach the recipient of `pair` at `known` failed: have `rediscovery` look for it, if it is a peer."""
+        if not self.running.is_local(pair.recipient):
+            rediscovery.missed(pair.recipient, known)
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """The leg to the peers, built."""
+
+    initiating: FederationInitiating
+    receiving: FederationReceiving
+    connect_services: ConnectServices
+    agents: AgentBuilder
+
+    def next_hop(self, queue: DeliveryQueue) -> NextHop:
+        """Return a new next hop for a queue to a peer."""
+        return self.agents.agent(queue, PeerStreamProvider(self.initiating, self.connect_services))
+
+
+def discovery_of(
+    reactor: Any, running: RunningConfiguration, resolver: Resolver, own: OwnPorts, diallers: PeerDiallers, random: Random,
+) -> Discovery:
+    """Build the discovery that `[dns]` asks for."""
+    dns = running.config.dns
+    return Discovery(
+        reactor, resolver, static={name: str(place) for name, place in dns.static.items()},
+        private_addresses=dns.private_addresses, own_addresses=own.reached_at, relayed=diallers.relayed, random=random,
+    )

@@ -1,0 +1,82 @@
+"""What an operator sees and does: the views, the metrics, and the verbs of the admin socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.admin.queue_verbs import QueueVerbs
+from s2sgw.admin.server import Verb
+from s2sgw.admin.trust_verbs import trust_verbs
+from s2sgw.admin.verbs import verbs
+from s2sgw.admin.views import GatewayViews
+from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.authentication.judge import Judge
+from s2sgw.composition.backends import Backends
+from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.config import Config
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.discovery import Discovery
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.metrics import HandshakeTimes, Metrics
+from s2sgw.reporting.record import EventRecord
+from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.destinations import Destinations, Extra
+from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.xmpp.jid import Domain
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorServices:
+    """What the operator's view is read from."""
+
+    clock: IReactorTime
+    running: RunningConfiguration
+    record: EventRecord
+    audit: AuditLog
+    handshake_times: HandshakeTimes
+    queues: DeliveryQueues
+    accepted: AcceptedStreams
+    stream_limit: StreamLimit
+    destinations: Destinations
+    backends: Backends
+    discovery: Discovery
+    peer_records: PeerRecords
+    judge: Judge
+    proof_runner: ProofRunner
+
+
+class Operator:
+    """The views, the metrics and the verbs of one gateway. Each reads its source at the moment of the question."""
+
+    def __init__(self, services: OperatorServices) -> None:
+        self._services = services
+        running = services.running
+        self.views = GatewayViews(
+            running.config, services.queues, services.accepted, services.record, running.certificates, services.clock.seconds(),
+            services.stream_limit, self._disabled_extensions, services.backends.links.values,
+        )
+        self.metrics = Metrics(self.views.sources(), services.handshake_times)
+
+    def verbs(self) -> dict[str, Verb]:
+        """Return the verbs of the admin socket, but for those that end or change the gateway."""
+        services, running = self._services, self._services.running
+        queue_verbs = QueueVerbs(services.queues, running.is_local, services.audit)
+        trust = trust_verbs(
+            services.clock, self._config, running.policies, services.peer_records, services.audit, judge=services.judge,
+            proving=services.proof_runner, discovery=services.discovery, record=services.record, queues=services.queues,
+            accepted=services.accepted, credential=running.credential,
+        )
+        return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}
+
+    def _config(self) -> Config:
+        return self._services.running.config
+
+    def _disabled_extensions(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
+        """Return the extensions that are not used, by peer. Local servers are left out."""
+        for name, extras in self._services.destinations.without():
+            if not self._services.running.is_local(Domain.parse(name)):
+                yield name, extras
