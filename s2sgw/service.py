@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,18 @@ def makeService(options: Options) -> Service:
     return service
 
 
-class GatewayService(Service):
-    """Opens everything at the start of the reactor, and closes it in order at its end."""
+@contextmanager
+def exit_if_unable_to_start() -> Iterator[None]:
+    """Log what keeps the gateway from starting in one line, and exit with status 1."""
+    try:
+        yield
+    except (AdminInUse, PrivateCAError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
+        Logger("s2sgw").critical(event="cannot start", detail=str(error))
+        raise SystemExit(1) from None
 
-    log = Logger("s2sgw")
+
+class GatewayService(Service):
+    """Builds and opens the gateway when the reactor starts, and closes it in order when the reactor stops."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -81,20 +89,12 @@ class GatewayService(Service):
         from twisted.internet import reactor
 
         super().startService()
-        components = self._open(reactor)
-        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
-        reactor.callWhenRunning(freeze_startup_objects)
-
-    def _open(self, reactor: Any) -> GatewayComponents:
-        """Build and open the gateway. What keeps it from starting is one line of the log and status 1."""
-        try:
+        with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
             self._gateway = Gateway(components)
             self._gateway.open()
-            return components
-        except (AdminInUse, PrivateCAError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
-            self.log.critical(event="cannot start", detail=str(error))
-            raise SystemExit(1) from None
+        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
+        reactor.callWhenRunning(freeze_startup_objects)
 
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()

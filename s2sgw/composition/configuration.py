@@ -20,7 +20,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class RunningConfiguration:
-    """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` are changed in place.
+    """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` change in place.
 
     The constructor reads the certificates. It raises nothing for unusable ones, which `runtime.preflight` has refused before.
     """

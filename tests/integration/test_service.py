@@ -16,24 +16,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw import service
 from s2sgw.admin.server import AdminInUse
 from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
-from s2sgw.service import ANSWERED, Gateway, GatewayService, _heed_signals, port_of
+from s2sgw.service import ANSWERED, Gateway, GatewayService, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
 
 namespace: Any = SimpleNamespace
 
 
-class Opening:
-    """A gateway that cannot start for `error`, or can."""
+class Opened:
+    """A gateway that runs."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.closed = 0
-
-    def open(self) -> None:
-        if self.error is not None:
-            raise self.error
+    closed = 0
 
     def close(self) -> Any:
         self.closed += 1
@@ -49,9 +44,9 @@ class StartTests(SynchronousTestCase):
             AdminInUse("another gateway runs"), PrivateCAError("no key"), CannotListenError("", 5269, OSError("taken")), SpoolBroken("worn"),
             PermissionError("state"), ValueError("what"),
         ):
-            with capturedLogs() as logged:
-                stopped = self.assertRaises(SystemExit, GatewayService(None)._open, Opening(error))  # type: ignore[arg-type]
-            self.assertEqual(1, stopped.code)
+            with capturedLogs() as logged, self.assertRaises(SystemExit) as stopped, exit_if_unable_to_start():
+                raise error
+            self.assertEqual(1, stopped.exception.code)
             (line,) = logged
             self.assertEqual((LogLevel.critical, "cannot start", str(error)), (line["log_level"], line["event"], line["detail"]))
 
@@ -59,7 +54,7 @@ class StartTests(SynchronousTestCase):
         """Stopping closes what was opened; stopping what never started, or has stopped, is nothing."""
         life = GatewayService(None)  # type: ignore[arg-type]
         self.assertIsNone(life.stopService())
-        life._gateway = opened = Opening()  # type: ignore[assignment]
+        life._gateway = opened = Opened()  # type: ignore[assignment]
         self.successResultOf(life.stopService())  # type: ignore[arg-type]
         self.assertIsNone(life.stopService())
         self.assertEqual(1, opened.closed)
@@ -112,16 +107,20 @@ class GatewayTests(SynchronousTestCase):
         self.stops: list[float] = []
         self.opened: list[str] = []
         self.refused: list[tuple[Any, ...]] = []
-        self.parts: Any = namespace(
-            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), ports=set(), backends=SimpleNamespace(inbound=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped")),
+        self.ports = OwnPorts()
+        backends = SimpleNamespace(
+            receiving=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
+        )
+        config = SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
+        self.components: Any = namespace(
+            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(queue=lambda: (7, 0)), queues=SimpleNamespace(spools=True),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
-            config=SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: []),
+            running=SimpleNamespace(config=config),
         )
-        self.patch(service, "Reconfiguration", lambda parts: None)
         self.patch(service, "listen", self._listen)
         self.patch(service, "DNSView", self._view)
-        self.gateway = Gateway(self.parts)
+        self.gateway = Gateway(self.components)
         self.answer: Any = None
         self.views: list[tuple[Any, ...]] = []
 
@@ -166,7 +165,8 @@ class GatewayTests(SynchronousTestCase):
         self.gateway._all_accept(0)
         self.gateway._open("tcp:5270", None)
         self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
-        self.assertEqual({15270}, self.parts.ports)
+        self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
+        self.assertFalse(self.ports.reached_at("127.0.0.1", 15271))
 
     def test_every_listener_or_none(self) -> None:
         """All that cannot be opened is said before the start ends with status 1."""
