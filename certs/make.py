@@ -75,7 +75,7 @@ def make_leaf(path: Path, domain: str, authority: Issued) -> Issued:
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
         begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, domain)]), authority[0].subject, key, DAYS_LEAF)
-        .add_extension(x509.SubjectAlternativeName(names(domain)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names(domain, xmpp_addr=path.parent.name == "peer")), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority[1].public_key()), critical=False)
@@ -92,12 +92,10 @@ def begin(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
 
 
-def names(domain: str) -> list[x509.GeneralName]:
-    return [
-        x509.DNSName(domain),
-        x509.OtherName(SRV_ID, der(0x16, f"_xmpp-server.{domain}")),
-        x509.OtherName(XMPP_ADDR, der(0x0C, domain)),
-    ]
+def names(domain: str, xmpp_addr: bool) -> list[x509.GeneralName]:
+    """The gateway's own certificates have no xmppAddr: every ejabberd so far closes the stream on one."""
+    found: list[x509.GeneralName] = [x509.DNSName(domain), x509.OtherName(SRV_ID, der(0x16, f"_xmpp-server.{domain}"))]
+    return [*found, x509.OtherName(XMPP_ADDR, der(0x0C, domain))] if xmpp_addr else found
 
 
 def der(tag: int, text: str) -> bytes:

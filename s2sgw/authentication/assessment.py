@@ -66,8 +66,10 @@ class ProofRunner:
             yield _first_use(evidence, keys)
         # what is wrong with the chain tells a stranger's certificate from a bad one (R19, R20)
         if "pkix" in policy.proofs or policy.unknown_issuer != "reject":
-            lists, delegation = self.revocations(policy.crl), policy.secure_delegation
-            yield prove_pkix(evidence, self.anchors(policy), revocations=lists, secure_delegation=delegation)
+            yield prove_pkix(
+                evidence, self.anchors(policy), revocations=self.revocations(policy.crl),
+                secure_delegation=policy.secure_delegation, insist_on_xmpp_addr=policy.insist_on_xmpp_addr,
+            )
         if "dane" in policy.proofs and evidence.tlsa:
             yield prove_dane(evidence, self.anchors(policy), revocations=self.revocations(policy.crl))
         if "posh" in policy.proofs and evidence.posh is not None:

@@ -128,4 +128,5 @@ def permission(verdict: Verdict) -> Permission:
     """The verdict as the engine wants it."""
     if verdict.ending is not None:
         return Permission(refusal=refusal(verdict.ending))
-    return Permission(external=verdict.external, dialback=verdict.dialback)
+    proven = verdict.proven_by not in (None, "dns", "secret")
+    return Permission(external=verdict.external, dialback=verdict.dialback, proven=proven)

@@ -189,7 +189,7 @@ class BackendInitiating:
         """Over loopback the address is the proof; elsewhere the server's certificate is."""
         attempt = self.server.prove(connection, question.peer, "receiving")
         if attempt.proven or _is_loopback(connection.peer_address):
-            return Permission(external=True, dialback=True), attempt.reasons
+            return Permission(external=True, dialback=True, proven=True), attempt.reasons
         text = "the backend is not on a loopback address, and its certificate does not prove it: " + "; ".join(attempt.reasons)
         ending = Ending(attempt.cause or Cause.NOT_PROVEN, text)
         return Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, text, ending)), attempt.reasons

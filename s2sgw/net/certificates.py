@@ -50,6 +50,11 @@ class Credential:
     names: Names = field(default_factory=Names)
     fingerprint: str = field(init=False, compare=False)  # SHA-256 of the whole chain, in hexadecimal
 
+    @property
+    def has_xmpp_addr(self) -> bool:
+        """Whether its subjectAltName has an id-on-xmppAddr (RFC 6120 §13.7.1.4)."""
+        return any(each.kind == "xmppAddr" for each in self.names.presented)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", hashlib.sha256(b"".join(self.chain)).hexdigest())
 
@@ -107,8 +112,12 @@ class CertificateDirectory:
         return next((credential for credential in self.credentials if credential.name == name), None)
 
     def for_domain(self, domain: Domain | None) -> Credential | None:
-        """The certificate that serves `domain`: one in its dates first, an exact name before a wildcard, then the one that
-        lasts longest. None asks for the one to show where no name is known: the first."""
+        """Return the certificate that serves `domain`.
+
+        One within its dates goes first, then one without an id-on-xmppAddr (ejabberd cannot read those), then one with the
+        exact name before one with a wildcard, then the one that ends last. None asks for the certificate to present where no
+        name is known: the first of the folder.
+        """
         if domain is None:
             return self.credentials[0] if self.credentials else None
         if domain not in self._answers:
@@ -129,8 +138,9 @@ class CertificateDirectory:
             name = matches(credential.names, domain).name
             if name is not None:
                 in_its_dates = credential.not_before <= now <= credential.not_after
-                ranked.append((in_its_dates, "*" not in name, credential.not_after, credential))
-        return max(ranked, key=lambda rank: rank[:3])[3] if ranked else None
+                rank = (in_its_dates, not credential.has_xmpp_addr, "*" not in name, credential.not_after)
+                ranked.append((rank, credential))
+        return max(ranked, key=lambda each: each[0])[1] if ranked else None
 
 
 def load(path: Path, at: datetime) -> Loaded:
@@ -241,6 +251,11 @@ def _doubts(path: Path, credential: Credential, at: datetime) -> Iterator[str]:
     if at < credential.not_before:
         yield f"{path}: is not valid before {credential.not_before:%Y-%m-%d %H:%M} UTC; peers will refuse it"
     yield from (f"{path}: {reason}" for reason in credential.names.dropped)
+    if credential.has_xmpp_addr:
+        yield (
+            f"{path}: has an id-on-xmppAddr in its subjectAltName; ejabberd closes the stream on such a certificate. "
+            "Use a certificate with DNS names only"
+        )
     chain = [x509.load_der_x509_certificate(each) for each in credential.chain]
     if any(lower.issuer != upper.subject for lower, upper in pairwise(chain)):
         yield f"{path}: its certificates are not in order, each followed by its issuer"

@@ -100,6 +100,8 @@ class PeerPolicy:
     lost_proof: LostProof = "report"
     #: whether a certificate may name the target of an SRV record that DNSSEC secured (R13)
     secure_delegation: bool = False
+    #: whether a certificate that has an id-on-xmppAddr is judged by its xmppAddrs alone (RFC 3920 §14.2)
+    insist_on_xmpp_addr: bool = False
     resolve: Resolve = "required"
     trust_anchors: Path | Literal["system"] = "system"
     pins: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ class PeerObject(Section):
     remember_proof: Duration | None = None
     lost_proof: LostProof | None = None
     secure_delegation: Flag | None = None
+    insist_on_xmpp_addr: Flag | None = None
     resolve: Resolve | None = None
     trust_anchors: Anchors | None = None
     pins: tuple[Pin, ...] | None = None

@@ -71,7 +71,8 @@ class Permission:
     announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198), and who asks may
     resume the stream for `resume` seconds after it broke off (0: never). `bidi`: to carry stanzas back on the stream is
     offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26).
-    Initiating: `refusal` ends the stream; otherwise it goes on. `bidi`: the peer has proven itself as one must who sends
+    Initiating: `refusal` ends the stream; otherwise it goes on. `proven`: something better than the DNS has proven that the
+    other end is the domain asked for. `bidi`: the peer has proven itself as one must who sends
     stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
     has proven the peer, so it must be done in a way that does.
     """
@@ -86,6 +87,7 @@ class Permission:
     bidi: bool = False
     secret: StreamSecret | None = None
     mutual: bool = False
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

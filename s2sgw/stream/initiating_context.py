@@ -24,11 +24,15 @@ PROCEED = f"{TLS}}}proceed"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the answering header says; forgotten with its stream (R8)."""
+    """What the answering header says; forgotten with its stream (R8).
+
+    `other_from` and `other_to` are the header's addresses where they are not the domains of the stream, else "".
+    """
 
     stream_id: str
     dialback: bool
-    stranger: str  # another domain than the one asked for, where the header names one
+    other_from: str = ""
+    other_to: str = ""
 
 
 class InitiatingContext(Managed):
@@ -60,6 +64,10 @@ class InitiatingContext(Managed):
         self.mutual = False
         self.bidi = False
         self.carried = ProvenPairs()
+        #: TLS has proven that the other end is the domain asked for
+        self.peer_proven = False
+        #: the domain by which the other end calls itself, where that is another one than was asked for, else ""
+        self.answered_as = ""
         #: the answering header had no version
         self.pre_1_0 = False
 

@@ -45,16 +45,13 @@ class AwaitHeader(InitiatingPhase):
 
     def header(self, header: Header) -> None:
         pre_1_0 = self.stream.pre_1_0 = _check_version(header.version)
-        answered = Answered(header.id or "", header.dialback, self._stranger(header))
+        options = self.stream.options
+        answered = Answered(
+            header.id or "", header.dialback, _other(header.from_, options.peer), _other(header.to, options.local),
+        )
         self.stream.phase = then = self._then(self.stream, answered)
         if pre_1_0:
             then.decide()  # on no features: what is left is dialback
-
-    def _stranger(self, header: Header) -> str:
-        """RFC 6120 §4.7.1: an error of the other side may come from another of its domains, but nothing else."""
-        options = self.stream.options
-        said = ((header.from_, options.peer), (header.to, options.local))
-        return next((name for name, asked in said if name is not None and not _is(name, asked)), "")
 
 
 class AwaitFeatures(InitiatingPhase):
@@ -69,10 +66,17 @@ class AwaitFeatures(InitiatingPhase):
         self.decide()
 
     def decide(self) -> None:
-        """Go on as the features allow."""
-        if self.answered.stranger:
-            text = f"the stream header speaks of {self.answered.stranger}, which was not asked for"
+        """Check the addresses of the answering header, then go on as the features allow.
+
+        RFC 6120 §4.7.1: only an error may come from another domain than the one asked for. Openfire answers with its main
+        domain behind TLS, whichever of its domains was asked for. That is tolerated where TLS has proven the domain asked
+        for: the header proves nothing in any case.
+        """
+        other = self.answered.other_to or ("" if self.stream.peer_proven else self.answered.other_from)
+        if other:
+            text = f"the stream header speaks of {other}, which was not asked for"
             raise RemoteFault(StreamCondition.INVALID_FROM, text)
+        self.stream.answered_as = self.answered.other_from
         self.choose()
 
     def choose(self) -> None:
@@ -124,11 +128,14 @@ def _check_version(version: str | None) -> bool:
     return version is None
 
 
-def _is(name: str, domain: Domain) -> bool:
+def _other(name: str | None, domain: Domain) -> str:
+    """Return `name` where it is given and is not `domain`, else ""."""
+    if name is None:
+        return ""
     try:
-        return Domain.parse(name) == domain
+        return "" if Domain.parse(name) == domain else name
     except InvalidJID:
-        return False
+        return name
 
 
 # --- into TLS --------------------------------------------------------------------------------------------------------
@@ -180,6 +187,7 @@ class Judging(InitiatingPhase):
         if permission.refusal is not None:
             raise refused(permission.refusal)
         self.stream.reachable = permission.bidi
+        self.stream.peer_proven = permission.proven and self.stream.secured
         self.stream.secret, self.stream.mutual = permission.secret, permission.mutual
         self.stream.limit(permission.limits or self.stream.options.limits)
         self._then()

@@ -146,7 +146,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.KEY_REVOKED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's key is no longer approved.", "Change the key, and ask the other administrator to approve the new one, comparing its fingerprint."),
     Cause.PROOF_LOST: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server no longer proves itself as it did before.", "Restore the certificate or the DNS records that proved the domain before; dialback alone does not replace them."),
     Cause.NO_COMMON_METHOD: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server and this one share no way to authenticate.", "Present a valid certificate as TLS client, or enable dialback."),
-    Cause.SASL_FAILED: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server refused our authentication.", "Check which certificate or secret the server expects."),
+    Cause.SASL_FAILED: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server refused our authentication.", "Check which certificate or secret the server expects. If our certificate has an id-on-xmppAddr and the server is an ejabberd, use a certificate with DNS names only."),
     Cause.DIALBACK_INVALID: CauseInfo(Layer.AUTH, False, _POLICY, "Authentication by dialback failed.", "Check that the DNS of the domain leads to the server that opened the stream."),
     Cause.DIALBACK_ERROR: CauseInfo(Layer.AUTH, False, _TIMEOUT, "Authentication by dialback could not be completed.", "Check that the domain's server is reachable from outside and answers db:verify."),
     Cause.NOT_ALLOWED: CauseInfo(Layer.POLICY, True, _POLICY, "Communication with the remote domain is not allowed here.", "Ask the administrator of this server to allow the domain."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import dsa, ec
@@ -87,6 +87,20 @@ class ChoiceTests(FolderTests):
         self.put("c-wild", shared_issuer().issue(dns=["*.example.org"]))
         self.assertEqual(self.directory().for_domain(d("rooms.example.org")).name, "b-exact")  # type: ignore[union-attr]
         self.assertEqual(self.directory().for_domain(d("other.example.org")).name, "a-wild")  # type: ignore[union-attr]
+
+    def test_without_xmpp_addr_first(self) -> None:
+        """Of two that serve the domain, the one without an id-on-xmppAddr is presented: ejabberd cannot read the other."""
+        self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"], not_after=AT + timedelta(days=900)))
+        self.put("b", leaf_for("example.org"))
+        chosen = self.directory().for_domain(Domain.parse("example.org"))
+        assert chosen is not None
+        self.assertEqual("b", chosen.name)
+
+    def test_xmpp_addr_is_warned_of(self) -> None:
+        """A certificate with an id-on-xmppAddr is told of: no ejabberd takes it."""
+        self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"]))
+        (warning,) = self.directory().warnings
+        self.assertIn("has an id-on-xmppAddr in its subjectAltName; ejabberd", warning)
 
     def test_the_one_that_lasts_longest(self) -> None:
         """Among equals the one that lasts longest is shown, and one out of its dates only for want of another."""

@@ -111,6 +111,9 @@ class ChoiceTests(SynchronousTestCase):
         solo = receiving(tls=lambda order: server.for_domain(order.local))
         raw = RawTLS(solo, raw_context(), server_name=b"rooms.example.org").run()
         self.assertEqual(shown(raw), leaf_for("example.org").der)
+        rooms = receiving(tls=lambda order: server.for_domain(ROOMS))
+        raw = RawTLS(rooms, raw_context(), server_name=b"example.org").run()
+        self.assertEqual(shown(raw), leaf_for("rooms.example.org").der)
 
     def test_a_domain_without_a_certificate(self) -> None:
         """R11: a served domain that no certificate names is shown the first: better encrypted by a wrong name than not."""

@@ -203,6 +203,28 @@ class HeaderTests(InitiatingCase):
             ended = Says(End(Cause.HOST_UNKNOWN, "them", "host-unknown"))
             self.told(*BEGUN, In(f"{opened}<stream:error>{condition}</stream:error>"), Out(CLOSE), ended)
 
+    def test_main_domain_instead(self) -> None:
+        """R14: Openfire answers behind TLS with its main domain; that passes where TLS has proven the domain asked for, and only there."""
+        proven = [*JUDGING, Do("judged", Permission(proven=True)), Out(ASK)]
+        answer = header(from_="main.example", to="ours.example", id="r2") + features(EXTERNAL_FEATURE)
+        engine = self.told(*proven, In(answer), Out(AUTH))
+        self.assertEqual("main.example", engine.answered_as)
+        text = "the stream header speaks of main.example, which was not asked for"
+        self.refused(SECURED, answer, "invalid-from", text, Cause.INVALID_FROM)
+
+    def test_answer_to_another(self) -> None:
+        """R14: an answer to another domain than ours is refused, whatever TLS has proven."""
+        proven = [*JUDGING, Do("judged", Permission(proven=True)), Out(ASK)]
+        answer = header(from_="peer.example", to="other.example", id="r2") + features(EXTERNAL_FEATURE)
+        text = "the stream header speaks of other.example, which was not asked for"
+        self.refused(proven, answer, "invalid-from", text, Cause.INVALID_FROM)
+
+    def test_nothing_proven_before_tls(self) -> None:
+        """R14: a permission counts only behind TLS; without TLS another domain in the answer is refused."""
+        answer = header(from_="main.example", to="ours.example", id="r1") + features(STARTTLS)
+        text = "the stream header speaks of main.example, which was not asked for"
+        self.refused(BEGUN, answer, "invalid-from", text, Cause.INVALID_FROM)
+
     def test_nameless(self) -> None:
         """An answer without names is taken as the one that was asked for."""
         self.told(*BEGUN, In(header(id="r1") + features(STARTTLS)), Out(STARTTLS))
