@@ -6,7 +6,7 @@
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
-#   make crash      the gateway under load, killed again and again: what became of every stanza (CYCLES=200)
+#   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       the framer and the addresses under Hypothesis, a lane against its model, for FUZZ_EXAMPLES
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
@@ -114,7 +114,7 @@ bench: $(DEV)
 	@$(BIN)/python -m benchmarks.cold
 
 crash: $(DEV)
-	@status=0; $(BIN)/python -m tests.durability --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.extremes || status=1; exit $$status
+	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status
 
 fuzz: $(DEV)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.properties

@@ -24,7 +24,7 @@ from s2sgw.spool.interface import Spooled
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.durability.wire import SM, Wire, WireError
+from tests.durability.xml_stream import SM, Offer, XMLStream, XMLStreamError
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import Gateway, gateway
 from tests.lab.nameserver import nameserver
@@ -90,21 +90,21 @@ class Sink:
             self._pipe.send((time.time(), self.first, self.count))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        wire = Wire(reader, writer)
+        stream = XMLStream(reader, writer)
         try:
-            await wire.receive(self._context, manage=True)
-            await self._count(wire)
-        except (OSError, WireError, TimeoutError):
+            await stream.receive(self._context, Offer(management=True))
+            await self._count(stream)
+        except (OSError, XMLStreamError, TimeoutError):
             pass
         finally:
-            wire.close()
+            stream.close()
 
-    async def _count(self, wire: Wire) -> None:
+    async def _count(self, stream: XMLStream) -> None:
         """Stanzas are counted by their ends, not parsed: it is the gateway that is measured."""
         mine, tail = 0, b""
-        while data := await wire.raw():
+        while data := await stream.read_bytes():
             if b"<enable " in data:
-                wire.send(f"<enabled xmlns='{SM}'/>")
+                stream.send(f"<enabled xmlns='{SM}'/>")
             if not self.first and b"<message" in data:
                 self.first = time.time()
             found = (tail + data).count(b"</message>") - tail.count(b"</message>")
@@ -112,7 +112,7 @@ class Sink:
             mine += found
             self.count += found
             if b"<r " in data[-60:]:
-                wire.send(f"<a xmlns='{SM}' h='{mine}'/>")
+                stream.send(f"<a xmlns='{SM}' h='{mine}'/>")
 
 
 def _sink(port: int, certificate: Certificate, pipe: Connection) -> None:

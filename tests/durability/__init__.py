@@ -1,1 +1,1 @@
-"""`make crash` (python -m tests.durability): the gateway under load is killed again and again, and every stanza is accounted for."""
+"""Does the gateway lose stanzas? `make crash`, `make custody` and `make soak` (docs/durability.md)."""

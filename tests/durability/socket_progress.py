@@ -1,8 +1,9 @@
-"""How much of each connection the gateway has read, moment by moment, by the kernel's own account (sock_diag(7)).
+"""How much of each connection the gateway has read, and when, as the kernel reports it (sock_diag(7)).
 
-What was written towards the gateway and not read by it stands in the kernel's buffers: it never was in the gateway's hands.
-So the question about a stanza that was lost is when it was *read*; here is the answer, from outside, to a few milliseconds.
-Beside it stands how long the gateway's threads waited for a processor meanwhile, which is the machine's doing.
+What a server has written and the gateway has not read is in the kernel's buffers, so the gateway never had custody of it.
+Whether the loss of a stanza is a fault therefore depends on when the gateway read it. `SocketMonitor` answers that from outside,
+to a few milliseconds. It also records how long the gateway's threads waited for a processor, because a busy machine is not the
+gateway's fault.
 """
 
 from __future__ import annotations
@@ -16,37 +17,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
-#: Seconds between two looks.
+#: Seconds between two samples.
 INTERVAL = 0.003
 #: linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _SOCK_DIAG, _BY_FAMILY, _REQUESTED, _INFO = 4, 20, 1, 2
 _HEADER = struct.Struct("=IHHII")
-_QUESTION = struct.Struct("=BBBxI")
+_REQUEST = struct.Struct("=BBBxI")
 _ANY_COOKIE = b"\xff" * 8
 _LOOPBACK = socket.inet_aton("127.0.0.1").ljust(16, b"\0")
-#: Of an answer: where its attributes begin, where the unread bytes stand, and in `tcp_info` the received ones.
+#: Offsets in an answer: of its attributes, of the number of unread bytes, and of the received bytes within `tcp_info`.
 _ATTRIBUTES, _UNREAD, _RECEIVED = 16 + 72, 16 + 56, 128
 
 
-class History:
-    """A number that only grows, with the moment from which on it was known to be so great."""
+class GrowingValue:
+    """A number that only grows, and when each value was first seen."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.values: list[float] = []
 
     def note(self, moment: float, value: float) -> None:
+        """Record `value` if it is larger than the last one."""
         if not self.values or value > self.values[-1]:
             self.moments.append(moment)
             self.values.append(value)
 
     def reached(self, value: float) -> float | None:
-        """When it was first seen to be at least `value`; None: never."""
+        """Return when the number was first seen to be at least `value`, None if never."""
         at = bisect_left(self.values, value)
         return self.moments[at] if at < len(self.values) else None
 
-    def grown(self, since: float, until: float) -> float:
-        """By how much it grew between two moments, at most."""
+    def growth(self, since: float, until: float) -> float:
+        """Return an upper bound of the growth between two moments."""
         before, after = bisect_right(self.moments, since), bisect_right(self.moments, until)
         if not self.values or after == 0:
             return 0.0
@@ -55,56 +57,59 @@ class History:
 
 @dataclass(eq=False)
 class Connection:
-    """One connection to the gateway, from our port `near` to its port `far`, and how many bytes of it the gateway has read."""
+    """One connection to the gateway, and how many of its bytes the gateway has read."""
 
-    near: int
-    far: int
+    local_port: int
+    gateway_port: int
     opened: float = field(default_factory=time.time)
-    read: History = field(default_factory=History)
+    read: GrowingValue = field(default_factory=GrowingValue)
 
 
-class Reading:
-    """Looks at the connections that are open, and at the process of the gateway, on a thread of its own."""
+class SocketMonitor:
+    """Samples the open connections and the gateway's process in a thread."""
 
     def __init__(self) -> None:
-        #: seconds that its threads waited for a processor, over all its lives
-        self.waited = History()
-        self._waits: dict[str, int] = {}  # of each thread of this life, nanoseconds
+        #: seconds that the gateway's threads waited for a processor, over all runs of the gateway
+        self.waited = GrowingValue()
+        self._waits: dict[str, int] = {}  # of each thread of this run, nanoseconds
         self._total = 0
         self._process = Path("/proc/0")
         self._open: set[Connection] = set()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG)
-        self._over = False
-        self._thread = Thread(target=self._work, name="reading", daemon=True)
+        self._stopped = False
+        self._thread = Thread(target=self._run, name="socket monitor", daemon=True)
         self._thread.start()
 
     def follow(self, pid: int) -> None:
-        """The gateway has a new life."""
+        """Watch this process from now on: the gateway was started again."""
         self._process, self._waits = Path(f"/proc/{pid}/task"), {}
 
     def watch(self, connection: Connection) -> Connection:
+        """Sample `connection` from now on."""
         self._open.add(connection)
         return connection
 
     def forget(self, connection: Connection) -> None:
+        """Stop sampling `connection`."""
         self._open.discard(connection)
 
     def close(self) -> None:
-        self._over = True
+        """Stop the thread."""
+        self._stopped = True
         self._thread.join()
         self._socket.close()
 
-    def _work(self) -> None:
-        while not self._over:
+    def _run(self) -> None:
+        while not self._stopped:
             time.sleep(INTERVAL)
-            self._look_at_process()
+            self._sample_process()
             for connection in list(self._open):
-                read = self._read(connection)
+                read = self._read_bytes(connection)
                 if read is not None:
                     connection.read.note(time.time(), read)
 
-    def _look_at_process(self) -> None:
-        """/proc/PID/task/TID/schedstat: nanoseconds on a processor, nanoseconds of waiting for one, turns."""
+    def _sample_process(self) -> None:
+        """Read /proc/PID/task/TID/schedstat: nanoseconds on a processor, nanoseconds of waiting for one, time slices."""
         waits = self._waits
         with contextlib.suppress(OSError, ValueError, IndexError):
             for thread in self._process.iterdir():
@@ -113,12 +118,12 @@ class Reading:
                 waits[thread.name] = waited
         self.waited.note(time.time(), self._total / 1e9)
 
-    def _read(self, connection: Connection) -> int | None:
-        """How many bytes the gateway's end has read; None: it is no more."""
-        ports = struct.pack("!HH", connection.far, connection.near)
-        question = _QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0xFFFFFFFF)
-        question += ports + _LOOPBACK + _LOOPBACK + bytes(4) + _ANY_COOKIE
-        self._socket.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUESTED, 1, 0) + question)
+    def _read_bytes(self, connection: Connection) -> int | None:
+        """Return how many bytes the gateway's end has read, None if the connection is gone."""
+        ports = struct.pack("!HH", connection.gateway_port, connection.local_port)
+        request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0xFFFFFFFF)
+        request += ports + _LOOPBACK + _LOOPBACK + bytes(4) + _ANY_COOKIE
+        self._socket.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUESTED, 1, 0) + request)
         answer = self._socket.recv(8192)
         if _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
             return None

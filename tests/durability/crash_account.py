@@ -1,0 +1,138 @@
+"""The judgement of `make crash`: which stanzas may be lost at a kill, and which may not.
+
+A sender without XEP-0198 may lose what the gateway had not read, which was never in its custody, and what it had read less than
+`WINDOW` before the kill. `SLACK` is for reading, framing, the commit, and the samples of `tests.durability.socket_progress`. Time
+during which the gateway's threads waited for a processor does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tests.durability.account import PairAccount
+from tests.durability.socket_progress import GrowingValue
+
+#: How a run of the gateway ended (`tests.durability.crash_cycles`). All but "stop" are sudden.
+End = Literal["inbound", "outbound", "both", "spool", "commit", "start", "restore", "shutdown", "unanswered", "stop"]
+#: Seconds: the default of `queue.window`, and what is granted beside it.
+WINDOW, SLACK = 0.020, 0.040
+#: Seconds after a kill in which a real server may not have noticed it.
+UNNOTICED = 0.1
+
+
+@dataclass
+class GatewayRuns:
+    """When and how each run of the gateway ended, in order, and how long the gateway had waited for a processor."""
+
+    ends: list[tuple[float, End]] = field(default_factory=list)
+    waited: GrowingValue = field(default_factory=GrowingValue)
+
+    def first_end_after(self, moment: float) -> tuple[float, End] | None:
+        """Return the first end after `moment`."""
+        return next((end for end in self.ends if end[0] > moment), None)
+
+    def kill_after(self, sent: float) -> tuple[float, End] | None:
+        """Return a kill that may explain the loss of a stanza sent at `sent`, a stop where there was no kill."""
+        ends = [end for end in self.ends if end[0] > sent - UNNOTICED]
+        return next((end for end in ends if end[1] != "stop"), ends[0] if ends else None)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A stanza that is gone.
+
+    `held`: seconds from the moment it was read to the end of that run, None if it was not read. The gateway waited for a
+    processor during `waited` of them.
+    """
+
+    number: int
+    request: bool
+    end: End | None
+    held: float | None
+    waited: float
+
+    @property
+    def excused(self) -> bool:
+        """Return whether the gateway was killed before it could be expected to hold the stanza."""
+        return self.end not in (None, "stop") and (self.held is None or self.held - self.waited <= WINDOW + SLACK)
+
+    def text(self) -> str:
+        name, end = f"    number {self.number}{' (IQ)' if self.request else ''}", f"an end of kind {self.end or 'none'}"
+        if self.held is None:
+            return f"{name}: not read before {end}"
+        return f"{name}: read {self.held * 1000:.0f} ms before {end}, {self.waited * 1000:.0f} of them without a processor"
+
+
+@dataclass
+class PairResult:
+    """What became of the stanzas of one pair."""
+
+    account: PairAccount
+    losses: list[Loss]
+
+    def faults(self) -> list[str]:
+        """Return what must not have happened."""
+        return [f"{self.account.name}: {number} {what}" for number, what in self._counts() if number] + self._worst()
+
+    def _counts(self) -> Iterator[tuple[int, str]]:
+        account = self.account
+        yield len(self.unexcused), (
+            "lost though the sender speaks XEP-0198" if account.managed
+            else f"lost that had been read more than {WINDOW + SLACK:g} s before the kill, or at an orderly stop"
+        )
+        yield account.out_of_order() if account.orderly else 0, "out of order"
+        yield account.requests_twice(), "IQ requests arrived twice"
+        yield account.repeated_on_a_stream(), "arrived twice on one stream"
+
+    @property
+    def unexcused(self) -> list[Loss]:
+        """Return the losses that are faults.
+
+        With XEP-0198 every loss is one, except after 20 s on the way to a server that acknowledges nothing (R41).
+        """
+        account = self.account
+        managed = account.managed
+        return [
+            loss for loss in self.losses
+            if not loss.excused or (managed and (account.acknowledging or loss.end != "unanswered"))
+        ]
+
+    def _worst(self, number: int = 5) -> list[str]:
+        found = sorted(self.unexcused, key=lambda loss: -(loss.held or 0.0))
+        return [loss.text() for loss in found[:number]]
+
+    def text(self) -> str:
+        account = self.account
+        held = [loss.held for loss in self.losses if loss.held is not None]
+        arrived = set(account.arrived)
+        return (
+            f"{account.name:<46}{'0198' if account.managed else '-':>5}{len(account.sent):>8}{len(arrived):>8}"
+            f"{len(account.bounced - arrived):>8}{len(account.withdrawn):>8}{len(self.losses) - len(held):>7}{len(held):>7}"
+            f"{max(held, default=0.0) * 1000:>5.0f}{account.duplicates():>7}{account.resent.total():>7}{account.out_of_order():>10}"
+        )
+
+
+HEADING = (
+    f"{'':<46}{'':>5}{'':>8}{'':>8}{'':>8}{'IQs in':>8}{'   lost:':>7}{'':>7}\n"
+    f"{'pair':<46}{'by':>5}{'sent':>8}{'arrived':>8}{'bounced':>8}{'doubt':>8}{'unread':>7}{'read':>7}{'ms':>5}"
+    f"{'twice':>7}{'resent':>7}{'reordered':>10}"
+)
+
+
+def judge(account: PairAccount, runs: GatewayRuns) -> PairResult:
+    """Say when each missing stanza was read, and how the run ended that had it."""
+    return PairResult(account, [_loss(account, number, runs) for number in account.missing()])
+
+
+def _loss(account: PairAccount, number: int, runs: GatewayRuns) -> Loss:
+    place, request = account.positions.get(number), number in account.requests
+    if place is None:
+        end = runs.kill_after(account.sent[number])
+        return Loss(number, request, end and end[1], None, 0.0)
+    end = runs.first_end_after(place.connection.opened)
+    read = place.connection.read.reached(place.position)
+    if end is None or read is None:
+        return Loss(number, request, end and end[1], None, 0.0)
+    return Loss(number, request, end[1], max(end[0] - read, 0.0), runs.waited.growth(read, end[0]))
