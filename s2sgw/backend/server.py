@@ -22,6 +22,7 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.s2s.owners import Owner, owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -149,6 +150,8 @@ class BackendInitiating:
     client_tls: ClientTLS
     #: how the server is connected to, for the sake of a pair
     dialling: Callable[[Pair], Dialler]
+    #: who brought a pair
+    owner_of: Callable[[Pair], Owner] = lambda pair: owner_by_name(pair.sender)
     leg: Literal["backend"] = field(default="backend", init=False)
 
     async def resolve(self, pair: Pair) -> Resolution:
@@ -169,6 +172,9 @@ class BackendInitiating:
     def shown(self, pair: Pair) -> str | None:
         """Nothing that others could share: each peer has a stream of its own (decision 11)."""
         return None
+
+    def owner(self, pair: Pair) -> Owner:
+        return self.owner_of(pair)
 
     def streams(self, pair: Pair) -> int:
         """One for each peer: decision 11."""

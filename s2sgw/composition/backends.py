@@ -93,7 +93,9 @@ class Backends:
                 self.links[index] = self._link(backend)
             elif ca is not None and backend.kind == "s2s":
                 dialling = partial(self.dialler, backend)
-                self._servers[index] = BackendInitiating(self._server(backend, ca), services.client_tls, dialling)
+                self._servers[index] = BackendInitiating(
+                    self._server(backend, ca), services.client_tls, dialling, services.accepted.owner,
+                )
 
     def next_hop(self, queue: DeliveryQueue) -> NextHop:
         """Return a new next hop for a queue to a local domain."""

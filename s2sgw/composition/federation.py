@@ -25,7 +25,8 @@ from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.s2s.connecting import ConnectServices, InitiatedStream
-from s2sgw.s2s.destinations import Destinations, Extra
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import Extension
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.s2s.stream_provider import PeerStreamProvider
@@ -70,24 +71,24 @@ class PeerDiallers:
         return SocksDialler(self._reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
 
 
-def log_disabled_extension(peer: str, extra: Extra, ending: Ending) -> None:
+def log_disabled_extension(peer: str, extension: Extension, ending: Ending) -> None:
     """Log that an extension is not used with `peer` for a day."""
     log.warn(
-        event="extension left out for a day", peer=peer, extension=extra, layer=ending.layer.value, cause=ending.cause.value,
+        event="extension disabled", peer=peer, extension=extension, layer=ending.layer.value, cause=ending.cause.value,
         detail=ending.detail,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ContactWake:
-    """A peer that proves itself on a stream of its own may be tried again at once (`Destinations.wake`)."""
+    """A peer that proves itself on a stream of its own may be tried again at once (`Destinations.contacted`)."""
 
     destinations: Destinations
     queues: DeliveryQueues
 
     def contacted(self, peer: Domain) -> None:
         """`peer` has proven itself."""
-        self.destinations.wake(peer.ascii, lambda: self.queues.contact(peer))
+        self.destinations.contacted(peer.ascii, lambda: self.queues.contact(peer))
 
 
 @dataclass(frozen=True, slots=True)

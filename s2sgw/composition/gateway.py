@@ -58,6 +58,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import BACK_OFF, Destinations
 from s2sgw.s2s.dialback_verifier import DialbackVerifier
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.s2s.keepalive import KeepAlive
@@ -89,6 +90,7 @@ class GatewayComponents:
     ingress_services: IngressServices
     accepted: AcceptedStreams
     destinations: Destinations
+    extensions: ExtensionMemory
     federation: Federation
     backends: Backends
     rediscovery: Rediscovery
@@ -136,22 +138,23 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
     connections = ConnectionBuilder(reactor, keepalive)
-    destinations = Destinations(reactor, random.random, told=log_disabled_extension)
+    destinations = Destinations(reactor, random.random)
+    extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
-    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, lambda: queues, destinations, reactor)
+    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, lambda: queues, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
     stream_limit = StreamLimit(reactor, config.queue.streams)
     client_tls = ClientTLS()
     keys = DialbackKeys(derive(secret, "federation"))
     initiating = FederationInitiating(
         running.policies, discovery, judge, keys, running.credential, client_tls, diallers.dialler, ack_selection.managed,
-        ack_selection.resumes, lambda peer: destinations.bears(peer.ascii, "bidi"),
+        ack_selection.resumes, lambda peer: extensions.usable(peer.ascii, "bidi"),
     )
     locations = PeerLocations(running, discovery)
     rediscovery = Rediscovery(reactor, queues, locations.resolve, random.random)
     bidi_ingress = BidiIngress(ingress_services, record, initiating)
     connect_services = ConnectServices(
-        connections.connect, reactor, destinations, handshake_times.took, accepted.pair_stream, bidi_ingress.ingress,
+        connections.connect, reactor, destinations, extensions, handshake_times.took, accepted.pair_stream, bidi_ingress.ingress,
         room=stream_limit, missed=partial(locations.watch, rediscovery),
     )
     receiving = FederationReceiving(
@@ -177,11 +180,11 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, running, record, audit, handshake_times, queues, accepted, stream_limit, destinations, backends, discovery,
+        reactor, running, record, audit, handshake_times, queues, accepted, stream_limit, extensions, backends, discovery,
         peer_records, judge, proof_runner,
     ))
     return GatewayComponents(
         reactor, state, running, own_ports, record, audit, spool, queues, resolver, discovery, diallers, peer_records, judge,
-        keepalive, ingress_services, accepted, destinations, federation, backends, rediscovery, reconfiguration,
+        keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
     )

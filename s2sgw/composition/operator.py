@@ -24,7 +24,7 @@ from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_streams import AcceptedStreams
-from s2sgw.s2s.destinations import Destinations, Extra
+from s2sgw.s2s.extensions import Extension, ExtensionMemory
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.xmpp.jid import Domain
 
@@ -41,7 +41,7 @@ class OperatorServices:
     queues: DeliveryQueues
     accepted: AcceptedStreams
     stream_limit: StreamLimit
-    destinations: Destinations
+    extensions: ExtensionMemory
     backends: Backends
     discovery: Discovery
     peer_records: PeerRecords
@@ -75,8 +75,8 @@ class Operator:
     def _config(self) -> Config:
         return self._services.running.config
 
-    def _disabled_extensions(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
+    def _disabled_extensions(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
         """Return the extensions that are not used, by peer. Local servers are left out."""
-        for name, extras in self._services.destinations.without():
+        for name, extensions in self._services.extensions.disabled():
             if not self._services.running.is_local(Domain.parse(name)):
-                yield name, extras
+                yield name, extensions

@@ -25,7 +25,7 @@ from s2sgw.delivery.outbound_stream import OutboundStream
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -34,12 +34,12 @@ class AckSelection:
     """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else nothing but TCP."""
 
     def __init__(
-        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], destinations: Destinations,
+        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], extensions: ExtensionMemory,
         clock: IReactorTime,
     ) -> None:
         self._acks = acks
         self._queues = queues
-        self._destinations = destinations
+        self._extensions = extensions
         self._clock = clock
         self._silent = UnansweredPings(clock)
         #: connections on which pings were answered
@@ -47,11 +47,11 @@ class AckSelection:
 
     def managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
-        return self._acks(domain) in ("auto", "sm") and self._destinations.bears(domain.ascii, "management")
+        return self._acks(domain) in ("auto", "sm") and self._extensions.usable(domain.ascii, "management")
 
     def resumes(self, domain: Domain) -> bool:
         """Whether the server of `domain` bears to be asked to resume a stream."""
-        return self._destinations.bears(domain.ascii, "resumption")
+        return self._extensions.usable(domain.ascii, "resumption")
 
     def of(self, agent: DeliveryAgent, stream: OutboundStream) -> Acknowledgements:
         """The receipts for one stream that is ready."""
@@ -102,5 +102,5 @@ class AckSelection:
             stream.connection.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
             return
         ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
-        self._destinations.broke(stream.pair.recipient.ascii, "management", ending)
+        self._extensions.disable(stream.pair.recipient.ascii, "management", ending)
         stream.close(ending)

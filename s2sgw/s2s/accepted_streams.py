@@ -9,6 +9,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.legs import ReceivingLeg
+from s2sgw.s2s.owners import Owner, owner_by_name, owner_by_proof
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.xmpp.jid import Domain, Pair
@@ -51,6 +52,13 @@ class AcceptedStreams:
         """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
         connection = next((stream.shared_stream.connection for stream in self._proven.get(pair)), None)
         return None if connection is None else (connection.peer_address, connection.local_address)
+
+    def owner(self, pair: Pair) -> Owner:
+        """Return who brought `pair`: by the newest open stream on which it was proven, else by the name of the sender."""
+        stream = next(reversed(list(self._proven.get(pair))), None)
+        if stream is None:
+            return owner_by_name(pair.sender)
+        return owner_by_proof(stream.shared_stream.connection, stream.methods[pair])
 
     def pair_stream(self, pair: Pair, alone: bool = False) -> PairStream | None:
         """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead.

@@ -25,11 +25,12 @@ from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, priority_groups, race
 from s2sgw.policy.model import LEAST_STANZA_BYTES
-from s2sgw.s2s.destinations import DestinationBackingOff, Destinations
-from s2sgw.s2s.extensions import ExtensionTrial
+from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
+from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
 from s2sgw.s2s.handshake_timer import HandshakeTimer
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
+from s2sgw.s2s.owners import BACKEND
 from s2sgw.s2s.resumption import ResumableStream
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit
@@ -87,6 +88,7 @@ class ConnectServices:
     connection: Callable[[InitiatingStream, InitiatedStream], StreamConnection]
     clock: IReactorTime
     destinations: Destinations
+    extensions: ExtensionMemory
     took: Callable[[str, float], None] = lambda step, seconds: None
     pair_stream: Callable[[Pair, bool], OutboundStream | None] = lambda pair, alone: None
     incoming: Callable[[InitiatedStream], StreamIngress] | None = None
@@ -123,8 +125,8 @@ class InitiatedStream:
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
-        self._trial = ExtensionTrial(engine, pair.recipient.ascii, connect_services.destinations, connect_services.clock)
-        self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, connect_services.destinations,
+        self._trial = ExtensionTrial(engine, pair.recipient.ascii, connect_services.extensions, connect_services.clock)
+        self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, connect_services.extensions,
         connect_services.clock)
         self._connect_services = connect_services
         #: what it is to go on with (XEP-0198 §5)
@@ -160,7 +162,7 @@ class InitiatedStream:
             case PairRefused(pair, ending):
                 self.additions.refused(pair, ending)
             case _:
-                self._trial.stands(event)
+                self._trial.event(event)
                 self.shared_stream.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
@@ -227,7 +229,7 @@ class InitiatedStream:
     def _go_on(self, outcome: Resumed | NotResumed) -> None:
         """The former stream has its answer."""
         self.shared_stream.outcome = outcome
-        self._trial.stands(outcome)
+        self._trial.event(outcome)
         came = self.former.incoming if self.former is not None else None
         if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
             self.incoming.inherit(came)
@@ -273,14 +275,16 @@ async def open_stream(
 ) -> InitiatedStream:
     """A stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36)."""
     destinations, name = connect_services.destinations, pair.recipient.ascii
+    purpose: Purpose = "backend" if side.leg == "backend" else "verification" if verifying else "outbound"
+    owner = BACKEND if verifying and side.leg == "backend" else side.owner(pair)
     try:
-        async with destinations.turn(name, forced=verifying) as began:
+        async with destinations.attempt(name, purpose, owner, forced=verifying) as began:
             try:
                 with connect_services.peer_streams.entering(name, 0 if verifying else side.streams(pair),
                 connect_services.clock.seconds()):
                     stream = await ConnectAttempt(side, pair, connect_services, verifying, broken).run()
             except StreamUnavailable as refused:
-                refused.retry = None if verifying else destinations.failed(name, refused.ending, began)
+                refused.retry = None if verifying else destinations.failed(name, refused.ending, began, purpose)
                 raise
             destinations.succeeded(name)
             if not verifying:
@@ -335,7 +339,7 @@ class ConnectAttempt:
 
     def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Without direct TLS, where that broke the server and there is another way."""
-        if self._connect_services.destinations.bears(self._name, "direct-tls"):
+        if self._connect_services.extensions.usable(self._name, "direct-tls"):
             return targets
         return [target for target in targets if not target.direct_tls] or targets
 
@@ -343,7 +347,7 @@ class ConnectAttempt:
         self._watch.step("auth")
         self._watch.stop()
         if self._direct_failed is not None and not stream.target.direct_tls:
-            self._connect_services.destinations.broke(self._name, "direct-tls", self._direct_failed)
+            self._connect_services.extensions.disable(self._name, "direct-tls", self._direct_failed)
 
     async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
         """The places of one priority: race, and where the winner disappoints, race on among the others."""

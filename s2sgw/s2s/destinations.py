@@ -1,46 +1,53 @@
-"""Manners towards a server that is not there, or that cannot bear what others can: attempts are budgeted, and what broke
-is left out for a day.
+"""When a server may be connected to: how many handshakes run at once, and how long a failing server is left alone.
 
-All lanes to one server share its back-off: while it is known not to answer, nobody asks it again before its time, and then
-one asks for all. A server that contacts us is worth a new try.
+Handshakes have three budgets, so that none delays another: those with a backend, those with peers, and those that verify
+dialback keys. Within a budget, and at one server, waiting attempts take turns by owner (`s2s.owners`).
+
+All queues to one server share its back-off (as Postfix does by destination): while the server is known to fail, nobody
+asks it again before the time, and then one attempt is made for all. A server that contacts us is tried again at once.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.queue.backoff import BackOff
+from s2sgw.s2s.fair_queue import FairQueue
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 
-#: What a stream can do without.
-Extra = Literal["direct-tls", "bidi", "management", "resumption", "multiplexing"]
+#: What a handshake is for: a stream to a backend (or the verification of a backend's own dialback key), a stream to a peer,
+#: or the verification of a peer's dialback key.
+Purpose = Literal["backend", "outbound", "verification"]
+PURPOSES: tuple[Purpose, ...] = ("backend", "outbound", "verification")
 
-#: Handshakes under way at once: with one server, and in all.
-PER_SERVER = 4
-IN_ALL = 256
-#: Seconds for which an extension that broke a server is left out there.
-DAY = 86_400.0
+#: Handshakes at once for each purpose (`[limits] handshakes`).
+HANDSHAKES = 256
+#: Handshakes at once with one server, for each purpose. A backend serves every peer.
+PER_DESTINATION: dict[Purpose, int] = {"backend": 16, "outbound": 4, "verification": 4}
+#: One owner takes at most this part of a budget, and the last such part is for owners that have none yet.
+SHARE = 4
 #: Servers of which anything is remembered.
-REMEMBERED = 10_000
-#: Seconds between two tries that a server wakes by contacting us.
-WAKES = 2.0
+MAX_DESTINATIONS = 10_000
+#: Seconds between two attempts that a server causes by contacting us.
+CONTACT_SECONDS = 2.0
 #: How long a server that failed is left alone.
 BACK_OFF = BackOff()
 
-#: What speaks of the server, not of the pair that was to be proven.
-_OF_THE_SERVER = (Layer.DNS, Layer.TCP, Layer.TLS, Layer.PKIX)
+#: Failures of these layers are the server's, not of the pair that was to be proven.
+_SERVER_LAYERS = (Layer.DNS, Layer.TCP, Layer.TLS, Layer.PKIX)
+#: Failures that are a backend's, whatever pair the stream was for.
+_UNREACHABLE = (Cause.DNS_UNREACHABLE, Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE)
 
 
 class DestinationBackingOff(Exception):
-    """The server failed for `ending`, and is not asked again for `wait` seconds."""
+    """The server failed with `ending`, and is not asked again for `wait` seconds."""
 
     def __init__(self, ending: Ending, wait: float) -> None:
         super().__init__(f"{ending.cause}, tried again in {wait:.0f} s")
@@ -48,9 +55,48 @@ class DestinationBackingOff(Exception):
         self.wait = wait
 
 
-def speaks_of_the_server(ending: Ending) -> bool:
-    """Whether the failure concerns all lanes to a server, not one pair alone."""
-    return ending.layer in _OF_THE_SERVER or ending.cause is Cause.NEGOTIATION_TIMEOUT
+def concerns_the_server(ending: Ending, purpose: Purpose = "outbound") -> bool:
+    """Return whether the failure concerns all queues to a server, not one pair alone.
+
+    A backend is shared by all peers: what one of them may cause (its domain being refused, slowly or without a word) holds
+    up no other.
+    """
+    if purpose == "backend":
+        return ending.cause in _UNREACHABLE
+    return ending.layer in _SERVER_LAYERS or ending.cause is Cause.NEGOTIATION_TIMEOUT
+
+
+class _Slots:
+    """`limit` handshakes at once, and those that wait for one. `share`: how many one owner has at most; 0: any number."""
+
+    def __init__(self, limit: int, share: int = 0) -> None:
+        self.limit = limit
+        self._share = share
+        self.running = 0
+        self._by_owner: Counter[Hashable] = Counter()
+        self.waiting = FairQueue()
+
+    def free(self, owner: Hashable) -> bool:
+        """Return whether `owner` may begin a handshake now."""
+        if self.running >= self.limit:
+            return False
+        own = self._by_owner.get(owner, 0)
+        return not self._share or not own or (own < self._share and self.running < self.limit - self._share)
+
+    def take(self, owner: Hashable) -> None:
+        self.running += 1
+        self._by_owner[owner] += 1
+
+    def give_back(self, owner: Hashable) -> None:
+        self.running -= 1
+        self._by_owner[owner] -= 1
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
+
+    def release(self) -> None:
+        """Let those that wait look again, as long as there is a slot for one: each takes it, or waits elsewhere, or gives up."""
+        while self.running < self.limit and self.waiting.release(self.free):
+            pass
 
 
 @dataclass(slots=True)
@@ -58,192 +104,151 @@ class _Destination:
     failures: int = 0
     ending: Ending | None = None
     retry_at: float = 0.0
-    woken_at: float = float("-inf")
-    waking: IDelayedCall | None = None
-    running: int = 0
-    waiting: deque[Deferred[None]] = field(default_factory=deque)
-    without: dict[Extra, float] = field(default_factory=dict)
-    suspects: dict[Extra, Ending] = field(default_factory=dict)
+    contacted_at: float = -inf
+    succeeded_at: float = -inf
+    contact_timer: IDelayedCall | None = None
+    slots: dict[Purpose, _Slots] = field(default_factory=dict)
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting or self.waking)
+        return self.contact_timer is not None or any(each.running or each.waiting for each in self.slots.values())
 
     @property
     def blank(self) -> bool:
         """Nothing is to be remembered of it."""
-        return not (self.busy or self.failures or self.without or self.suspects)
+        return not (self.busy or self.failures)
 
-    @property
-    def room(self) -> bool:
-        """One asks for all where it failed last; otherwise several may."""
-        return self.running < (1 if self.failures else PER_SERVER)
+    def slots_for(self, purpose: Purpose) -> _Slots:
+        """Return the slots of `purpose`: one while the server fails, so that one attempt asks for all."""
+        slots = self.slots.get(purpose)
+        if slots is None:
+            slots = self.slots[purpose] = _Slots(PER_DESTINATION[purpose])
+        slots.limit = 1 if self.failures else PER_DESTINATION[purpose]
+        return slots
 
 
 class Destinations:
-    """What is known of each server, by a name such as its domain. `random` gives numbers in [0, 1)."""
+    """What is known of each server, by a name such as its domain. `random` gives numbers in [0, 1).
+
+    `on_limit` is called when an attempt has to wait because a budget of handshakes is used up.
+    """
 
     def __init__(
-        self, clock: IReactorTime, random: Callable[[], float], back_off: BackOff = BACK_OFF,
-        told: Callable[[str, Extra, Ending], None] = lambda server, extra, ending: None,
+        self, clock: IReactorTime, random: Callable[[], float], back_off: BackOff = BACK_OFF, handshakes: int = HANDSHAKES,
+        on_limit: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._random = random
         self._back_off = back_off
-        self._told = told
-        self._servers: OrderedDict[str, _Destination] = OrderedDict()
-        self._running = 0
-        self._peer_streams: deque[str] = deque()
+        self._on_limit = on_limit
+        self._destinations: OrderedDict[str, _Destination] = OrderedDict()
+        self._budgets = {purpose: _Slots(handshakes, max(1, handshakes // SHARE)) for purpose in PURPOSES}
+
+    def counts(self) -> dict[Purpose, tuple[int, int]]:
+        """Return for each purpose how many handshakes run, and how many wait for one to end."""
+        return {purpose: (budget.running, len(budget.waiting)) for purpose, budget in self._budgets.items()}
 
     # --- attempts ---
 
     @asynccontextmanager
-    async def turn(self, name: str, forced: bool = False) -> AsyncIterator[float]:
-        """One attempt's turn, for which it may have to wait, and when that began; raises `DestinationBackingOff` while the
-        server is left alone.
+    async def attempt(
+        self, name: str, purpose: Purpose = "outbound", owner: Hashable = None, forced: bool = False,
+    ) -> AsyncIterator[float]:
+        """Hold a slot for one attempt to reach the server, waiting for it if need be; gives the time at which it began.
 
-        `forced`: it is asked all the same, since a stranger waits for the answer.
+        Raises `DestinationBackingOff` while the server is left alone, unless `forced` (somebody waits for the answer).
         """
-        server = self._server(name)
-        while not (server.room and self._running < IN_ALL):
-            self._refuse(server, forced)
-            await self._queue(name, server)
-        self._refuse(server, forced)
-        server.running += 1
-        self._running += 1
+        budget, told = self._budgets[purpose], False
+        while True:
+            destination = self._destination(name)  # another one than before, if that was forgotten while this attempt waited
+            self._check_back_off(destination, forced)
+            slots = destination.slots_for(purpose)
+            if not slots.free(owner):
+                await slots.waiting.wait(owner)
+            elif not budget.free(owner):
+                if not told:
+                    told = True
+                    self._on_limit()
+                await budget.waiting.wait(owner)
+            else:
+                break
+        slots.take(owner)
+        budget.take(owner)
         try:
             yield self._clock.seconds()
         finally:
-            server.running -= 1
-            self._running -= 1
-            self._next(server)
-            if server.blank and self._servers.get(name) is server:
-                del self._servers[name]
+            slots.give_back(owner)
+            budget.give_back(owner)
+            destination.slots_for(purpose).release()
+            budget.release()
+            if destination.blank and self._destinations.get(name) is destination:
+                del self._destinations[name]
 
-    def _refuse(self, server: _Destination, forced: bool) -> None:
-        wait = server.retry_at - self._clock.seconds()
-        if wait > 0 and server.ending is not None and not forced:
-            raise DestinationBackingOff(server.ending, wait)
-
-    def _queue(self, name: str, server: _Destination) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred(server.waiting.remove)
-        server.waiting.append(waiter)
-        self._peer_streams.append(name)
-        return waiter
-
-    def _next(self, server: _Destination) -> None:
-        """Those that wait look again: all where the server is left alone now, else as many as there is room for."""
-        alone = server.retry_at > self._clock.seconds()
-        room = len(server.waiting) if alone else (1 if server.failures else PER_SERVER) - server.running
-        for _ in range(min(room, len(server.waiting))):
-            server.waiting.popleft().callback(None)
-        while self._peer_streams and self._running < IN_ALL:
-            other = self._servers.get(self._peer_streams.popleft())
-            if other is not None and other.waiting and other.room:
-                other.waiting.popleft().callback(None)
-                break
+    def _check_back_off(self, destination: _Destination, forced: bool) -> None:
+        wait = destination.retry_at - self._clock.seconds()
+        if wait > 0 and destination.ending is not None and not forced:
+            raise DestinationBackingOff(destination.ending, wait)
 
     # --- outcomes ---
 
     def succeeded(self, name: str) -> None:
-        """The server is there."""
-        server = self._servers.get(name)
-        if server is not None:
-            server.failures, server.ending, server.retry_at = 0, None, 0.0
+        """An attempt reached the server."""
+        destination = self._destinations.get(name)
+        if destination is not None:
+            destination.failures, destination.ending, destination.retry_at = 0, None, 0.0
+            destination.succeeded_at = self._clock.seconds()
 
-    def failed(self, name: str, ending: Ending, began: float = inf) -> float | None:
-        """An attempt came to nothing. Seconds until the next, where all lanes share the wait; None: the pair's own affair.
+    def failed(self, name: str, ending: Ending, began: float = inf, purpose: Purpose = "outbound") -> float | None:
+        """Note that an attempt failed. Return the seconds until the next, where all queues share the wait; None: the pair's own.
 
-        A server that has contacted us since the attempt `began` is asked again at once, whatever became of that one.
+        A server that has contacted us since the attempt `began` is asked again at once. One that another attempt has reached
+        since then is there: this failure is the pair's own.
         """
-        server = self._server(name)
-        heard = server.woken_at > began
-        if not speaks_of_the_server(ending):
-            return 0.0 if heard else None
-        server.failures += 1
-        server.ending = ending
-        delay = 0.0 if heard else self._back_off.delay(server.failures, self._random)
-        server.retry_at = self._clock.seconds() + delay
+        destination = self._destination(name)
+        contacted = destination.contacted_at > began
+        if not concerns_the_server(ending, purpose) or destination.succeeded_at > began:
+            return 0.0 if contacted else None
+        destination.failures += 1
+        destination.ending = ending
+        delay = 0.0 if contacted else self._back_off.delay(destination.failures, self._random)
+        destination.retry_at = self._clock.seconds() + delay
         return delay
 
-    def wake(self, name: str, later: Callable[[], None]) -> None:
-        """The server contacted us: it may be asked again, at once or soon; `later` is called where it is soon, and then."""
-        server = self._servers.get(name)
-        if server is None or server.waking is not None:
+    def contacted(self, name: str, retry: Callable[[], None]) -> None:
+        """The server contacted us: it may be asked again, at once or soon. Where it is soon, `retry` is called then."""
+        destination = self._destinations.get(name)
+        if destination is None or destination.contact_timer is not None:
             return
-        wait = server.woken_at + WAKES - self._clock.seconds()
+        wait = destination.contacted_at + CONTACT_SECONDS - self._clock.seconds()
         if wait > 0:
-            server.waking = self._clock.callLater(wait, self._awake, server, later)
+            destination.contact_timer = self._clock.callLater(wait, self._end_back_off, destination, retry)
         else:
-            self._awake(server)
+            self._end_back_off(destination)
 
-    def _awake(self, server: _Destination, then: Callable[[], None] = lambda: None) -> None:
-        server.waking = None
-        server.woken_at = self._clock.seconds()
-        server.retry_at = 0.0
-        then()
+    def _end_back_off(self, destination: _Destination, retry: Callable[[], None] = lambda: None) -> None:
+        destination.contact_timer = None
+        destination.contacted_at = self._clock.seconds()
+        destination.retry_at = 0.0
+        retry()
 
-    def urge(self, name: str) -> None:
+    def retry_now(self, name: str) -> None:
         """The operator's word: the server may be asked again at once."""
-        if name in self._servers:
-            self._servers[name].retry_at = 0.0
-
-    # --- extensions ---
-
-    def broke(self, name: str, extra: Extra, ending: Ending) -> None:
-        """`extra` made a stream fail that works without it: it is left out for a day."""
-        server = self._server(name)
-        if not self._held(server, extra):
-            self._told(name, extra, ending)
-        server.without[extra] = self._clock.seconds() + DAY
-
-    def suspect(self, name: str, extra: Extra, ending: Ending) -> None:
-        """A stream on which `extra` was used failed early: the next is tried without. `steady` or `acquit` follows."""
-        self._server(name).suspects[extra] = ending
-
-    def suspects(self, name: str) -> bool:
-        """Whether a stream to the server is a trial now."""
-        server = self._servers.get(name)
-        return server is not None and bool(server.suspects)
-
-    def steady(self, name: str) -> None:
-        """The trial lives: what it was opened without is to blame."""
-        for extra, ending in self._server(name).suspects.items():
-            self.broke(name, extra, ending)
-        self.acquit(name)
-
-    def acquit(self, name: str) -> None:
-        """The trial failed as well."""
-        self._server(name).suspects.clear()
-
-    def bears(self, name: str, extra: Extra) -> bool:
-        """Whether `extra` may be used with the server."""
-        server = self._servers.get(name)
-        return server is None or not (extra in server.suspects or self._held(server, extra))
-
-    def without(self) -> Iterator[tuple[str, tuple[Extra, ...]]]:
-        """The servers with what is left out there."""
-        for name, server in self._servers.items():
-            extras = tuple(extra for extra in server.without if self._held(server, extra))
-            if extras:
-                yield name, extras
-
-    def _held(self, server: _Destination, extra: Extra) -> bool:
-        return server.without.get(extra, 0.0) > self._clock.seconds()
+        if name in self._destinations:
+            self._destinations[name].retry_at = 0.0
 
     # --- memory ---
 
-    def _server(self, name: str) -> _Destination:
-        """The server's standing; with too many of them the one that was longest untouched, and rests, is forgotten."""
-        server = self._servers.get(name)
-        if server is None:
-            server = self._servers[name] = _Destination()
+    def _destination(self, name: str) -> _Destination:
+        """Return what is known of the server. For a new one the idle one that was untouched longest may be forgotten."""
+        destination = self._destinations.get(name)
+        if destination is None:
             self._forget()
-        self._servers.move_to_end(name)
-        return server
+            destination = self._destinations[name] = _Destination()
+        self._destinations.move_to_end(name)
+        return destination
 
     def _forget(self) -> None:
-        if len(self._servers) > REMEMBERED:
-            oldest = next((name for name, server in self._servers.items() if not server.busy), None)
+        if len(self._destinations) >= MAX_DESTINATIONS:
+            oldest = next((name for name, destination in self._destinations.items() if not destination.busy), None)
             if oldest is not None:
-                del self._servers[oldest]
+                del self._destinations[oldest]

@@ -1,104 +1,197 @@
-"""Whether a stream of ours bears the extensions that are used on it: what breaks it young is left out once, and if that helps,
-for a day (`s2s.destinations`).
+"""Which extensions a server bears: those that broke a stream to it are not used with it for a day.
+
+`ExtensionMemory` remembers this for every server. `ExtensionTrial` watches one stream of ours and finds out.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.delivery.poison import speaks_of_content
-from s2sgw.s2s.destinations import Destinations, Extra
 from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds within which an error of the other side may be laid at the door of an extension; and a loss without a word.
-BRIEF = 10.0
-AT_ONCE = 1.0
+#: What a stream can do without.
+Extension = Literal["direct-tls", "bidi", "management", "resumption", "multiplexing"]
+
+#: Seconds for which an extension that broke a stream is not used with that server.
+DISABLED_SECONDS = 86_400.0
+#: Servers of which anything is remembered.
+MAX_SERVERS = 10_000
+#: Seconds after a stream became ready within which an error of the other side may be due to an extension.
+ERROR_SECONDS = 10.0
+#: The same for a loss without an error.
+LOSS_SECONDS = 1.0
 
 #: Stream errors that speak of the other side's state, not of what we do.
-_OF_STATE = frozenset({
+_STATE_ERRORS = frozenset({
     "system-shutdown", "reset", "connection-timeout", "resource-constraint", "conflict", "see-other-host", "host-gone",
     "host-unknown", "remote-connection-failed", "not-authorized",
 })  # fmt: skip
 
 
-class ExtensionTrial:
-    """The youth of one stream to the server called `name`."""
+@dataclass(slots=True)
+class _Server:
+    """`disabled` maps an extension to the end of its exclusion, `suspects` maps one to the ending that makes it suspect."""
 
-    def __init__(self, engine: InitiatingStream, name: str, destinations: Destinations, clock: IReactorTime) -> None:
+    disabled: dict[Extension, float] = field(default_factory=dict)
+    suspects: dict[Extension, Ending] = field(default_factory=dict)
+
+
+class ExtensionMemory:
+    """The extensions that broke a server, by the server's name (its domain). At most `MAX_SERVERS` are remembered.
+
+    `on_disabled(name, extension, ending)` is called when an extension is disabled that was not.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, on_disabled: Callable[[str, Extension, Ending], None] = lambda name, extension, ending: None,
+    ) -> None:
+        self._clock = clock
+        self._on_disabled = on_disabled
+        self._servers: OrderedDict[str, _Server] = OrderedDict()
+
+    def usable(self, name: str, extension: Extension) -> bool:
+        """Return whether `extension` may be used with the server."""
+        server = self._servers.get(name)
+        return server is None or not (extension in server.suspects or self._is_disabled(server, extension))
+
+    def disable(self, name: str, extension: Extension, ending: Ending) -> None:
+        """Do not use `extension` for a day: a stream failed by it with `ending`, and works without it."""
+        server = self._server(name)
+        was_disabled = self._is_disabled(server, extension)
+        server.disabled[extension] = self._clock.seconds() + DISABLED_SECONDS
+        if not was_disabled:
+            self._on_disabled(name, extension, ending)
+
+    def suspect(self, name: str, extension: Extension, ending: Ending) -> None:
+        """Open the next stream without `extension`: one that used it failed early. `confirm` or `clear` follows."""
+        self._server(name).suspects[extension] = ending
+
+    def suspects(self, name: str) -> bool:
+        """Return whether the next stream to the server is a trial without some extension."""
+        server = self._servers.get(name)
+        return server is not None and bool(server.suspects)
+
+    def confirm(self, name: str) -> None:
+        """The stream without the suspected extensions works: disable them."""
+        server = self._servers.get(name)
+        for extension, ending in list(server.suspects.items()) if server is not None else ():
+            self.disable(name, extension, ending)
+        self.clear(name)
+
+    def clear(self, name: str) -> None:
+        """The stream without the suspected extensions failed as well: they are not the reason."""
+        server = self._servers.get(name)
+        if server is None:
+            return
+        server.suspects.clear()
+        if not server.disabled:
+            del self._servers[name]
+
+    def disabled(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
+        """Yield each server that has disabled extensions, with these."""
+        for name, server in list(self._servers.items()):
+            extensions = tuple(extension for extension in server.disabled if self._is_disabled(server, extension))
+            if extensions:
+                yield name, extensions
+
+    def _is_disabled(self, server: _Server, extension: Extension) -> bool:
+        return server.disabled.get(extension, 0.0) > self._clock.seconds()
+
+    def _server(self, name: str) -> _Server:
+        """Return what is remembered of the server; the one that was written longest ago is forgotten for a new one."""
+        server = self._servers.get(name)
+        if server is None:
+            server = self._servers[name] = _Server()
+            if len(self._servers) > MAX_SERVERS:
+                self._servers.popitem(last=False)
+        self._servers.move_to_end(name)
+        return server
+
+
+class ExtensionTrial:
+    """Watches one young stream of ours to the server called `name`, and tells the memory which extensions may have broken it."""
+
+    def __init__(self, engine: InitiatingStream, name: str, extensions: ExtensionMemory, clock: IReactorTime) -> None:
         self._engine = engine
         self._name = name
-        self._destinations = destinations
+        self._extensions = extensions
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._ready_at: float | None = None
-        self._old = False
+        self._over = False
 
     def begin(self) -> None:
-        """The stream is ready; of most nothing is to be learned."""
+        """The stream is ready. Without extensions in use or suspected there is nothing to find out."""
         self._ready_at = self._clock.seconds()
-        self._old = self._old or (not self._used and not self._destinations.suspects(self._name))
-        if not self._old:
-            self._timer = self._clock.callLater(BRIEF, self._lives)
+        self._over = self._over or (not self._used and not self._extensions.suspects(self._name))
+        if not self._over:
+            self._timer = self._clock.callLater(ERROR_SECONDS, self._succeed)
 
-    def stands(self, event: Event) -> None:
-        """An acknowledgement, or that a stream was resumed, shows that the extensions break nothing, and that a trial lives."""
-        if isinstance(event, Acknowledged | Resumed) and not self._old:
+    def event(self, event: Event) -> None:
+        """An acknowledgement, or a resumption, shows that the extensions in use break nothing."""
+        if isinstance(event, Acknowledged | Resumed) and not self._over:
             self._stop()
-            self._lives()
+            self._succeed()
 
     def end(self, ending: Ending, excused: bool = False) -> None:
-        """The stream is gone: if it was young, and something on it may be to blame, that is left out next time.
+        """The stream ended. If it was young and an extension may be the reason, the next stream is opened without that one.
 
-        `excused`: something else is known to be. Instead of an answer to `<resume/>` it is that.
+        `excused`: the reason is known to be something else. If `<resume/>` was not answered, resumption alone is disabled.
         """
-        if self._engine.resuming and self._balks(ending):
-            self._destinations.broke(self._name, "resumption", ending)
-        blamed = not (self._old or excused) and self._may_blame(ending)
+        if self._engine.resuming and self._refuses(ending):
+            self._extensions.disable(self._name, "resumption", ending)
+        suspicious = not (self._over or excused) and self._may_be_due_to_extensions(ending)
         self._stop()
-        if blamed and self._destinations.suspects(self._name):
-            self._destinations.acquit(self._name)
-        elif blamed:
-            for extra in self._suspected(ending):
-                self._destinations.suspect(self._name, extra, ending)
+        if suspicious and self._extensions.suspects(self._name):
+            self._extensions.clear(self._name)
+        elif suspicious:
+            for extension in self._suspected(ending):
+                self._extensions.suspect(self._name, extension, ending)
 
-    def _may_blame(self, ending: Ending) -> bool:
-        """Whether the other side broke off over what we do, as far as can be told: without a word at once, be it in order."""
+    def _may_be_due_to_extensions(self, ending: Ending) -> bool:
+        """Return whether the other side may have ended the stream over what we do: by an error, or at once without one."""
         if ending.by == "us":
             return False
         if ending.condition is not None:
-            return ending.condition not in _OF_STATE
-        return self._ready_at is None or self._clock.seconds() - self._ready_at <= AT_ONCE
+            return ending.condition not in _STATE_ERRORS
+        return self._ready_at is None or self._clock.seconds() - self._ready_at <= LOSS_SECONDS
 
-    def _suspected(self, ending: Ending) -> list[Extra]:
-        """What may have been too much. Once `<enable/>` is answered, an error over content is over a stanza
-        (`delivery.poison`).
+    def _suspected(self, ending: Ending) -> list[Extension]:
+        """Return the extensions that may be the reason. Once `<enable/>` is answered, an error over content is about a stanza
+        (`delivery.poison`), not about XEP-0198.
         """
         answered = speaks_of_content(ending) and not self._engine.enabling
-        return [extra for extra in self._used if not (answered and extra == "management")]
+        return [extension for extension in self._used if not (answered and extension == "management")]
 
-    def _balks(self, ending: Ending) -> bool:
-        """Whether the other side ended the stream, or said nothing, or nonsense. (A lost connection says nothing of it.)"""
-        if ending.condition in _OF_STATE or ending.cause in (Cause.INTERNAL, Cause.SHUTDOWN):
+    def _refuses(self, ending: Ending) -> bool:
+        """Return whether the other side ended the stream, or sent something invalid. A lost connection says nothing of it."""
+        if ending.condition in _STATE_ERRORS or ending.cause in (Cause.INTERNAL, Cause.SHUTDOWN):
             return False
         return self._engine.over
 
     @property
-    def _used(self) -> list[Extra]:
-        extras: list[tuple[Extra, bool]] = [("management", self._engine.managed), ("bidi", self._engine.bidi)]
-        return [extra for extra, used in extras if used]
+    def _used(self) -> list[Extension]:
+        extensions: list[tuple[Extension, bool]] = [("management", self._engine.managed), ("bidi", self._engine.bidi)]
+        return [extension for extension, used in extensions if used]
 
     def _stop(self) -> None:
-        self._old = True
+        self._over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _lives(self) -> None:
-        self._old = True
-        if not self._destinations.suspects(self._name):
+    def _succeed(self) -> None:
+        self._over = True
+        if not self._extensions.suspects(self._name):
             return
-        if all(self._destinations.bears(self._name, extra) for extra in self._used):
-            self._destinations.steady(self._name)
+        if all(self._extensions.usable(self._name, extension) for extension in self._used):
+            self._extensions.confirm(self._name)
         else:
-            self._destinations.acquit(self._name)  # what is suspected on another stream works on this one
+            self._extensions.clear(self._name)  # what is suspected on another stream works on this one

@@ -18,6 +18,7 @@ from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.owners import Owner, owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
@@ -85,6 +86,9 @@ class FederationInitiating:
             return None
         credential = self.credential(pair.sender, pair.recipient)
         return "" if credential is None else credential.fingerprint
+
+    def owner(self, pair: Pair) -> Owner:
+        return owner_by_name(pair.recipient)
 
     def streams(self, pair: Pair) -> int:
         return self.peers.policy(pair.recipient).limits.streams

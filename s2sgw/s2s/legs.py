@@ -17,6 +17,7 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.owners import Owner
 from s2sgw.stream.events import (
     DialbackNeeded,
     DialbackOutcome,
@@ -85,6 +86,9 @@ class InitiatingLeg(Protocol):
 
     def shown(self, pair: Pair) -> str | None:
         """What a stream for `pair` shows the other side of us; those that show the same may be shared. None: none is."""
+
+    def owner(self, pair: Pair) -> Owner:
+        """Return the party for whose sake a stream for `pair` is opened: places are shared among these."""
 
     def streams(self, pair: Pair) -> int:
         """How many streams of ours the recipient's server has to bear at a time; 0: any number."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.shared_stream import PairStream, SharedStream
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
@@ -35,16 +35,16 @@ _OF_SENDERS = frozenset({"invalid-from", "not-authorized", "host-unknown", "inva
 class PairRequests:
     """The further pairs of one stream of ours to the server called `name`, and whether it bears them.
 
-    Where it does not, nothing is multiplexed with it for a day (`s2s.destinations`).
+    Where it does not, nothing is multiplexed with it for a day (`s2s.extensions`).
     """
 
     def __init__(
-        self, connection: StreamConnection, engine: InitiatingStream, name: str, destinations: Destinations, clock: IReactorTime,
+        self, connection: StreamConnection, engine: InitiatingStream, name: str, extensions: ExtensionMemory, clock: IReactorTime,
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._name = name
-        self._destinations = destinations
+        self._extensions = extensions
         self._clock = clock
         self._asked: dict[Pair, Deferred[Ending | None]] = {}
         self._added_at: float | None = None
@@ -91,7 +91,7 @@ class PairRequests:
         return ending
 
     def _broke(self, ending: Ending) -> None:
-        self._destinations.broke(self._name, "multiplexing", ending)
+        self._extensions.disable(self._name, "multiplexing", ending)
 
     def _to_blame(self, ending: Ending) -> bool:
         if ending.condition in _OF_STATE or (ending.by == "us" and ending.in_order):

@@ -33,12 +33,12 @@ class PeerStreamProvider:
         shown = self.side.shown(pair)
         if shown is None:
             return (await self._new(pair, broken)).part
-        if alone or broken is not None or not self.connect_services.destinations.bears(pair.recipient.ascii, "multiplexing"):
+        if alone or broken is not None or not self.connect_services.extensions.usable(pair.recipient.ascii, "multiplexing"):
             return await self._own(pair, shown, broken)
         return await self._shared(pair, shown)
 
     def urge(self, recipient: Domain) -> None:
-        self.connect_services.destinations.urge(recipient.ascii)
+        self.connect_services.destinations.retry_now(recipient.ascii)
 
     async def _shared(self, pair: Pair, shown: str) -> OutboundStream:
         multiplexing = self.connect_services.multiplexing

@@ -21,6 +21,7 @@ from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.interface import Quarantined
@@ -95,7 +96,8 @@ class World:
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.record = EventRecord(self.clock.seconds, Logger())
         self.spool = MemorySpool(1 << 24, lambda call: call())
-        self.ack_selection = AckSelection(lambda domain: acks, lambda: self.queues, self.destinations, self.clock)
+        self.extensions = ExtensionMemory(self.clock)
+        self.ack_selection = AckSelection(lambda domain: acks, lambda: self.queues, self.extensions, self.clock)
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self.spool, spools=False,
         ).attach(Transports(self._next_hop))
@@ -103,7 +105,7 @@ class World:
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations)  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)  # type: ignore[arg-type]
         way = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
         return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
 

@@ -330,7 +330,7 @@ class StandingTests(SynchronousTestCase):
         far.claim = balk  # type: ignore[assignment, method-assign]
         self.world.queue()
         self.flushLoggedErrors()
-        self.assertFalse(self.world.near.destinations.bears("there.example", "resumption"))
+        self.assertFalse(self.world.near.extensions.usable("there.example", "resumption"))
         del far.claim
         self.world.calm()
         self.check()
@@ -359,7 +359,7 @@ class StandingTests(SynchronousTestCase):
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
-        self.assertTrue(self.world.near.destinations.bears("there.example", "management"))
+        self.assertTrue(self.world.near.extensions.usable("there.example", "management"))
 
     def test_not_before_resumed(self) -> None:
         """R35, R36: what waits for a stream that may carry it back does not overtake its resumption."""

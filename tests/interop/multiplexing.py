@@ -92,7 +92,7 @@ class Hall:
     def left_out(self, domain: str, extension: str) -> None:
         """Operators are told of it, once."""
         expect([row["without"] for row in self.door.asked("peers", domain)], [[extension]], "s2sgw peers: left out")
-        lines = [line for line in self.door.logged().splitlines() if "extension left out for a day" in line and domain in line]
+        lines = [line for line in self.door.logged().splitlines() if "extension disabled" in line and domain in line]
         check(len(lines) == 1 and f"extension={extension}" in lines[0], f"the log tells {lines}")
 
     def writes(self, local: str, domain: str, text: str) -> None:

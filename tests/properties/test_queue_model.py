@@ -31,7 +31,7 @@ from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes, UpstreamAck
 from s2sgw.reporting.record import Direction, EventRecord
 from s2sgw.s2s.connecting import StreamUnavailable
-from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.spool.interface import Done, Spooled
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused
@@ -199,12 +199,12 @@ class Model:
         self._begin()
 
     def _begin(self) -> None:
-        self.destinations = Destinations(self.clock, lambda: 0.0)
+        self.extensions = ExtensionMemory(self.clock)
         self.queues = DeliveryQueues(
             self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
             self.spool, WINDOW,
         ).attach(Transports(self._next_hop))
-        self.ack_selection = AckSelection(lambda domain: self.acks, lambda: self.queues, self.destinations, self.clock)
+        self.ack_selection = AckSelection(lambda domain: self.acks, lambda: self.queues, self.extensions, self.clock)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":

@@ -34,6 +34,8 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.s2s.owners import Owner, owner_by_name
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.dialback import DialbackKeys
@@ -144,7 +146,8 @@ class Gateway:
         self.own = own
         self.record = EventRecord(clock.seconds, Logger())
         self.destinations = Destinations(clock, lambda: 0.0, QUICK)
-        self.destinations.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
+        self.extensions = ExtensionMemory(clock)
+        self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
         self.sinks: dict[Pair, Sink] = {}
         self.queues = DeliveryQueues(
             clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__,
@@ -153,7 +156,7 @@ class Gateway:
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
         self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock.seconds))
         self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
-        self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.destinations, clock)
+        self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
 
@@ -162,7 +165,7 @@ class Gateway:
             self.sinks[queue.pair] = Sink(queue, self.queues)
             return self.sinks[queue.pair]
         connect_services = ConnectServices(
-            cast(Any, self._outgoing), self.clock, self.destinations, pair_stream=self.accepted.pair_stream, incoming=self._carried_back,
+            cast(Any, self._outgoing), self.clock, self.destinations, self.extensions, pair_stream=self.accepted.pair_stream, incoming=self._carried_back,
         )
         side = cast(Any, self)
         return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.of)
@@ -199,6 +202,9 @@ class Gateway:
 
     def shown(self, pair: Pair) -> None:
         """Each pair has a stream of its own."""
+
+    def owner(self, pair: Pair) -> Owner:
+        return owner_by_name(pair.recipient)
 
     def streams(self, pair: Pair) -> int:
         return 0

@@ -26,7 +26,9 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.s2s import stream_limits
 from s2sgw.s2s.connecting import ConnectServices
-from s2sgw.s2s.destinations import WAKES, Destinations
+from s2sgw.s2s.destinations import CONTACT_SECONDS, Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.s2s.owners import Owner, owner_by_name
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool
@@ -110,6 +112,9 @@ class FakeSide:
     def shown(self, pair: Pair) -> str | None:
         return None
 
+    def owner(self, pair: Pair) -> Owner:
+        return owner_by_name(pair.recipient)
+
     def streams(self, pair: Pair) -> int:
         return self.most
 
@@ -147,6 +152,7 @@ class World:
         self.dials = self.side.dials
         self.back: list[Bounced] = []
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.extensions = ExtensionMemory(self.clock)
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
@@ -157,7 +163,7 @@ class World:
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, room=self.room)  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=self.room)  # type: ignore[arg-type]
         return DeliveryAgent(queue, PeerStreamProvider(self.side, connect_services), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
@@ -300,7 +306,7 @@ class CourierTests(SynchronousTestCase):
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.queue.accept([message("1")])
         world.side.ending = None
-        world.destinations.wake(THERE.ascii, lambda: None)
+        world.destinations.contacted(THERE.ascii, lambda: None)
         world.queues.contact(THERE)
         self.assertEqual(ids(world.open().written), ["1"])
 
@@ -311,13 +317,13 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
 
         def contact() -> None:
-            world.destinations.wake(THERE.ascii, lambda: world.queues.contact(THERE))
+            world.destinations.contacted(THERE.ascii, lambda: world.queues.contact(THERE))
             world.queues.contact(THERE)
         contact()
         world.side.ending = None
         contact()
         self.assertEqual((world.state, len(world.dials)), ("backing off", 0))
-        world.clock.advance(WAKES)
+        world.clock.advance(CONTACT_SECONDS)
         self.assertEqual(ids(world.open().written), ["1"])
 
     def test_contact_during_an_attempt(self) -> None:
@@ -326,7 +332,7 @@ class CourierTests(SynchronousTestCase):
             world = World()
             world.queue.accept([message("1")])
             world.clock.advance(1)
-            world.destinations.wake(THERE.ascii, lambda: None)
+            world.destinations.contacted(THERE.ascii, lambda: None)
             world.queues.contact(THERE)
             self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
             world.fail(cause)

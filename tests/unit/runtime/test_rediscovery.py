@@ -62,7 +62,7 @@ class World(test_agent.World):
         if queue.direction == "inbound":
             return KeepingHop(self.back)
         connect_services = ConnectServices(
-            self._connection, self.clock, self.destinations,  # type: ignore[arg-type]
+            self._connection, self.clock, self.destinations, self.extensions,  # type: ignore[arg-type]
             missed=lambda pair, known: self.rediscovery.missed(pair.recipient, known),
         )
         way: Any = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]

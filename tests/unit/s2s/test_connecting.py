@@ -14,7 +14,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
 from s2sgw.s2s.connecting import PATIENCE, ConnectServices, InitiatedStream, StreamUnavailable, open_stream
 from s2sgw.s2s.destinations import Destinations
-from s2sgw.s2s.extensions import AT_ONCE, BRIEF
+from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
 from s2sgw.s2s.stream_limits import AGAIN
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
@@ -61,10 +61,11 @@ class Attempts(SynchronousTestCase):
         self.connections: list[FakeConnection] = []
         self.took: list[str] = []
         self.destinations = Destinations(self.clock, lambda: 0.0)
+        self.extensions = ExtensionMemory(self.clock)
 
     def open(self, *targets: Target, verifying: bool = False) -> Deferred[InitiatedStream]:
         self.side = Side(*targets)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
         return Deferred.fromCoroutine(open_stream(self.side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
@@ -165,7 +166,7 @@ class OpeningTests(Attempts):
         self.side.connect("192.0.2.2")
         self.connections[1].prove()
         self.successResultOf(opening)
-        self.assertFalse(self.destinations.bears("there.example", "direct-tls"))
+        self.assertFalse(self.extensions.usable("there.example", "direct-tls"))
         self.open(direct, plain)
         self.assertEqual(self.side.dialled, ["192.0.2.2"])
         self.open(direct)
@@ -191,7 +192,7 @@ class OpeningTests(Attempts):
     def test_missed(self) -> None:
         """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
         missed: list[Any] = []
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
         for verifying in (True, False):
             side = Side(target("a", "192.0.2.1"))
             opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
@@ -204,7 +205,7 @@ class OpeningTests(Attempts):
         """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))
         side.most = 1
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations)  # type: ignore[arg-type]
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)  # type: ignore[arg-type]
         first, second, verifying = (
             Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
         )
@@ -246,15 +247,15 @@ class TrialTests(Attempts):
 
     @property
     def bears(self) -> bool:
-        return self.destinations.bears("there.example", "management")
+        return self.extensions.usable("there.example", "management")
 
     def test_to_blame(self) -> None:
         """A stream that breaks young with an extension, and then lives without it: it is left out for a day."""
         self.broken()
         self.assertFalse(self.bears)
         self.ready(managed=False)
-        self.clock.advance(BRIEF)
-        self.assertEqual(list(self.destinations.without()), [("there.example", ("management",))])
+        self.clock.advance(ERROR_SECONDS)
+        self.assertEqual(list(self.extensions.disabled()), [("there.example", ("management",))])
         self.clock.advance(3600)
         self.assertFalse(self.bears)
 
@@ -263,7 +264,7 @@ class TrialTests(Attempts):
         for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
             self.ready().close(ending)
             self.assertFalse(self.bears)
-            self.destinations.acquit("there.example")
+            self.extensions.clear("there.example")
 
     def test_before_it_is_ready(self) -> None:
         """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
@@ -272,7 +273,7 @@ class TrialTests(Attempts):
         self.connections[0].owner.engine.bidi = True
         self.connections[0].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
         self.failureResultOf(opening, StreamUnavailable)
-        self.assertFalse(self.destinations.bears("there.example", "bidi"))
+        self.assertFalse(self.extensions.usable("there.example", "bidi"))
         self.assertTrue(self.bears)
 
     def test_hung_up_on(self) -> None:
@@ -282,21 +283,21 @@ class TrialTests(Attempts):
         self.connections[0].owner.engine.bidi = True
         self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.failureResultOf(opening, StreamUnavailable)
-        self.assertFalse(self.destinations.bears("there.example", "bidi"))
+        self.assertFalse(self.extensions.usable("there.example", "bidi"))
 
     def acknowledged(self, stream: FakeConnection, bidi: bool) -> tuple[bool, bool]:
         """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
-        self.destinations.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
+        self.extensions.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
         stream.owner.engine.sent = lambda number: None
         stream.owner.part.sent(1)
         stream.owner.event(stream, Acknowledged(1))
-        return self.destinations.bears("there.example", "bidi"), self.destinations.suspects("there.example")
+        return self.extensions.usable("there.example", "bidi"), self.extensions.suspects("there.example")
 
     def test_trial_acknowledges(self) -> None:
         """Then it lives, and is told of at once."""
         self.assertEqual(self.acknowledged(self.ready(), bidi=False), (False, False))
-        self.assertEqual(list(self.destinations.without()), [("there.example", ("bidi",))])
+        self.assertEqual(list(self.extensions.disabled()), [("there.example", ("bidi",))])
 
     def test_suspected_elsewhere(self) -> None:
         """What works on another stream broke nothing."""
@@ -320,13 +321,13 @@ class TrialTests(Attempts):
         """A stream that lived, that acknowledged, that we ended, or on which no extension was used raises no suspicion."""
         self.broken(managed=False)
         old = self.ready()
-        self.clock.advance(BRIEF)
+        self.clock.advance(ERROR_SECONDS)
         old.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.ready().close(Ending(Cause.UNRESPONSIVE))
         self.ready().close(Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"))
         for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
             killed = self.ready()
-            self.clock.advance(AT_ONCE + 0.1)
+            self.clock.advance(LOSS_SECONDS + 0.1)
             killed.close(ending)
         acknowledged = self.ready()
         acknowledged.owner.engine.sent = lambda number: None

@@ -1,63 +1,104 @@
-"""Attempts to one server are budgeted, and what broke it is left out."""
+"""Attempts to one server are budgeted, and a server that fails is left alone for a while."""
 
 from __future__ import annotations
 
 from functools import partial
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.queue.backoff import BackOff
 from s2sgw.s2s import destinations
-from s2sgw.s2s.destinations import DAY, IN_ALL, PER_SERVER, WAKES, DestinationBackingOff, Destinations, speaks_of_the_server
+from s2sgw.s2s.destinations import (
+    CONTACT_SECONDS,
+    PER_DESTINATION,
+    PURPOSES,
+    DestinationBackingOff,
+    Destinations,
+    Purpose,
+    concerns_the_server,
+)
 from s2sgw.xmpp.ending import Cause, Ending
 
 REFUSED = Ending(Cause.CONNECTION_REFUSED)
 PEER = "peer.example"
+PER_SERVER = PER_DESTINATION["outbound"]
+HANDSHAKES = 16
+SHARE = HANDSHAKES // destinations.SHARE
+
+#: Attempts of the test that runs.
+begun: list[Attempt] = []
 
 
 class Attempt:
-    """One attempt on its way: `running` once its turn has come, `end` it."""
+    """One attempt: `running` once it has its slot, `end` ends it. Without `owner` each server's attempts have one of their own."""
 
-    def __init__(self, destinations: Destinations, name: str = PEER, forced: bool = False) -> None:
+    def __init__(
+        self, destinations: Destinations, name: str = PEER, forced: bool = False, purpose: Purpose = "outbound", owner: str = "",
+    ) -> None:
         self.running = False
         self.failed: Ending | None = None
+        self.name = name
         self._destinations = destinations
-        self._name = name
+        self._purpose: Purpose = purpose
+        self._owner = owner or name
         self._end: Deferred[None] = Deferred()
         self.done = Deferred.fromCoroutine(self._run(forced))
+        begun.append(self)
 
     async def _run(self, forced: bool) -> None:
-        async with self._destinations.turn(self._name, forced):
+        async with self._destinations.attempt(self.name, self._purpose, self._owner, forced) as began:
             self.running = True
             try:
                 await self._end
             finally:
                 self.running = False
                 if self.failed is not None:
-                    self._destinations.failed(self._name, self.failed)
+                    self._destinations.failed(self.name, self.failed, began, self._purpose)
                 else:
-                    self._destinations.succeeded(self._name)
+                    self._destinations.succeeded(self.name)
 
     def end(self, failed: Ending | None = None) -> None:
         self.failed = failed
         self._end.callback(None)
 
 
-class BudgetTests(SynchronousTestCase):
-    """Attempts."""
+class DestinationsCase(SynchronousTestCase):
+    """Sixteen handshakes for each purpose."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.hits = 0
+        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0), HANDSHAKES, self._hit)
+
+    def tearDown(self) -> None:
+        """No attempt is left to the garbage collector, which would end it in the middle of another test."""
+        while begun:
+            attempt = begun.pop()
+            attempt.done.addErrback(lambda _: None)
+            attempt.done.cancel()
+
+    def _hit(self) -> None:
+        self.hits += 1
 
     def attempts(self, number: int, name: str = PEER) -> list[Attempt]:
         return [Attempt(self.destinations, name) for _ in range(number)]
 
+    def many(self, number: int, owner: str = "", purpose: Purpose = "outbound") -> list[Attempt]:
+        """As many attempts, each to a server of its own."""
+        return [Attempt(self.destinations, f"p{n}.{owner}.example", purpose=purpose, owner=owner) for n in range(number)]
+
     def refused(self, attempt: Attempt) -> DestinationBackingOff:
         found: DestinationBackingOff = self.failureResultOf(attempt.done, DestinationBackingOff).value
         return found
+
+
+
+class ConcurrencyTests(DestinationsCase):
+    """How many handshakes run."""
 
     def test_so_many_at_once(self) -> None:
         """A few handshakes with one server at a time; the others have their turn as these end."""
@@ -67,11 +108,64 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual([each.running for each in attempts[PER_SERVER:]], [True, False])
 
     def test_so_many_in_all(self) -> None:
-        """Handshakes are capped over all servers, and who waits for that gets the next room there is."""
-        attempts = [Attempt(self.destinations, f"p{number}.example") for number in range(IN_ALL + 1)]
-        self.assertEqual([each.running for each in attempts], [True] * IN_ALL + [False])
+        """Handshakes are capped over all servers, and an attempt that waits for that gets the next slot there is."""
+        attempts = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES + 1)]
+        self.assertEqual([each.running for each in attempts], [True] * HANDSHAKES + [False])
+        self.assertEqual((self.destinations.counts()["outbound"], self.hits), ((HANDSHAKES, 1), 1))
         attempts[7].end(REFUSED)
         self.assertTrue(attempts[-1].running)
+
+    def test_budgets_are_separate(self) -> None:
+        """A purpose whose budget is used up, with many in line, delays no other purpose."""
+        attempts: list[Attempt] = []
+        for purpose in PURPOSES:
+            attempts += [Attempt(self.destinations, f"{n}.{purpose}.example", purpose=purpose) for n in range(HANDSHAKES + 4)]
+            self.assertEqual(self.destinations.counts()[purpose], (HANDSHAKES, 4))
+
+    def test_purposes_at_one_server_are_separate(self) -> None:
+        """Whoever has the gateway verify many keys of a server does not delay what is delivered to it."""
+        verifying = [Attempt(self.destinations, purpose="verification", owner=str(n)) for n in range(PER_SERVER + 3)]
+        self.assertEqual(sum(each.running for each in verifying), PER_SERVER)
+        self.assertTrue(Attempt(self.destinations).running)
+
+    def test_one_owner_has_a_share(self) -> None:
+        """One owner has at most a quarter of a budget, even while nobody else wants some."""
+        greedy = self.many(HANDSHAKES * 2, "greedy")
+        self.assertEqual(sum(each.running for each in greedy), SHARE)
+        self.assertTrue(Attempt(self.destinations, "fresh.example").running)
+
+    def test_who_has_none_gets_one_at_once(self) -> None:
+        """The last quarter of a budget is for owners that have no handshake yet, so several greedy ones delay no newcomer."""
+        greedy = [attempt for owner in "abcdef" for attempt in self.many(HANDSHAKES, owner)]
+        running = sum(each.running for each in greedy)
+        self.assertLess(running, HANDSHAKES)
+        for number in range(HANDSHAKES - running):
+            self.assertTrue(Attempt(self.destinations, f"fresh{number}.example").running)
+
+    def test_turns_by_owner(self) -> None:
+        """In line for one server, owners take turns."""
+        greedy = [Attempt(self.destinations, owner="greedy") for _ in range(PER_SERVER + 10)]
+        fresh = Attempt(self.destinations, owner="fresh")
+        greedy[0].end()
+        greedy[1].end()
+        self.assertTrue(fresh.running)
+
+    def test_a_slot_is_not_lost(self) -> None:
+        """An attempt that gets a slot of the budget and then has to wait for its server leaves the slot to the next in line."""
+        busy = self.attempts(PER_SERVER - 1)
+        fill = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES - len(busy))]
+        waiting = [Attempt(self.destinations, owner="first"), Attempt(self.destinations, owner="second")]
+        waiting.append(Attempt(self.destinations, "other.example"))
+        fill[0].end()
+        self.assertEqual([each.running for each in waiting], [True, False, False])
+        fill[1].end()
+        self.assertEqual([each.running for each in waiting], [True, False, True])
+        busy[0].end()
+        self.assertTrue(waiting[1].running)
+
+
+class BackOffTests(DestinationsCase):
+    """A server that fails."""
 
     def test_a_dead_server_is_left_alone_by_all(self) -> None:
         """One failure speaks for all lanes: those that waited for their turn are told, and so is who comes during the back-off."""
@@ -109,29 +203,44 @@ class BudgetTests(SynchronousTestCase):
         self.assertIsNone(self.destinations.failed(PEER, Ending(Cause.DIALBACK_INVALID)))
         self.assertTrue(Attempt(self.destinations).running)
         self.assertEqual(
-            [speaks_of_the_server(Ending(cause)) for cause in (Cause.EXPIRED, Cause.NEGOTIATION_TIMEOUT, Cause.HOST_UNKNOWN)],
+            [concerns_the_server(Ending(cause)) for cause in (Cause.EXPIRED, Cause.NEGOTIATION_TIMEOUT, Cause.HOST_UNKNOWN)],
             [True, True, False],
         )
+
+    def test_a_backend_is_not_blamed_for_a_peer(self) -> None:
+        """A pair that a backend cannot stand, by whatever it ends the stream, holds up no other peer; a dead backend does."""
+        causes = (Cause.TLS_FAILED, Cause.CONNECTION_LOST, Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_REFUSED)
+        told = [self.destinations.failed(PEER, Ending(cause), purpose="backend") for cause in causes]
+        self.assertEqual(told, [None, None, None, 2.0])
+
+    def test_reached_meanwhile(self) -> None:
+        """A failed attempt says nothing of a server that another attempt has reached since it began."""
+        first, second, third = self.attempts(3)
+        self.clock.advance(1)
+        first.end()
+        second.end(Ending(Cause.NEGOTIATION_TIMEOUT))
+        self.assertTrue(Attempt(self.destinations).running)
+        third.end()
 
     def test_contact_wakes(self) -> None:
         """A server that contacts us is asked again at once, but not at its every word: that is put off, and one timer is enough."""
         told: list[str] = []
         self.destinations.failed(PEER, REFUSED)
         self.clock.advance(1)
-        self.destinations.wake(PEER, lambda: told.append("at once"))
+        self.destinations.contacted(PEER, lambda: told.append("at once"))
         attempt = Attempt(self.destinations)
         self.assertTrue(attempt.running)
         attempt.end(REFUSED)
-        self.clock.advance(WAKES / 2)
+        self.clock.advance(CONTACT_SECONDS / 2)
         for word in ("first", "second"):
-            self.destinations.wake(PEER, partial(told.append, word))
+            self.destinations.contacted(PEER, partial(told.append, word))
             self.refused(Attempt(self.destinations))
-        self.clock.advance(WAKES / 2)
+        self.clock.advance(CONTACT_SECONDS / 2)
         self.assertTrue(Attempt(self.destinations).running)
-        self.destinations.wake("stranger.example", lambda: told.append("stranger"))
+        self.destinations.contacted("stranger.example", lambda: told.append("stranger"))
         self.assertEqual((told, self.clock.getDelayedCalls()), (["first"], []))
-        self.destinations.wake(PEER, lambda: told.append("third"))
-        self.clock.advance(WAKES)
+        self.destinations.contacted(PEER, lambda: told.append("third"))
+        self.clock.advance(CONTACT_SECONDS)
         self.assertEqual(told, ["first", "third"])
 
     def test_forced(self) -> None:
@@ -152,7 +261,7 @@ class BudgetTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Strangers choose the names: so many are remembered, and none that is at work is forgotten."""
-        self.patch(destinations, "REMEMBERED", 3)
+        self.patch(destinations, "MAX_DESTINATIONS", 3)
         busy = Attempt(self.destinations, "busy.example")
         for number in range(10):
             self.destinations.failed(f"p{number}.example", REFUSED)
@@ -164,40 +273,53 @@ class BudgetTests(SynchronousTestCase):
         """A server that was reached, and of which nothing is known, is not remembered."""
         first, second = Attempt(self.destinations), Attempt(self.destinations)
         first.end()
-        self.assertEqual([PEER], list(self.destinations._servers))
+        self.assertEqual([PEER], list(self.destinations._destinations))
         second.end()
-        self.assertEqual([], list(self.destinations._servers))
+        self.assertEqual([], list(self.destinations._destinations))
+
+    def test_forgotten_while_it_waits(self) -> None:
+        """A server that is forgotten while an attempt waits for the budget still has its bound of handshakes."""
+        self.patch(destinations, "MAX_DESTINATIONS", 1)
+        fill = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES)]
+        waiting = [Attempt(self.destinations, owner=str(number)) for number in range(PER_SERVER + 2)]
+        self.assertEqual(sum(each.running for each in waiting), 0)
+        for attempt in fill:
+            attempt.end()
+        self.assertEqual(sum(each.running for each in waiting), PER_SERVER)
 
 
-class ExtensionTests(SynchronousTestCase):
-    """What breaks a server is left out for a day, and told of."""
+class ModelTests(DestinationsCase):
+    """Whatever comes and goes, in any order."""
 
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.told: list[tuple[str, str, Cause]] = []
-        self.destinations = Destinations(
-            self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append((name, extra, ending.cause)),
-        )
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.sampled_from(PURPOSES), st.booleans()), max_size=60), st.data())
+    def test_nobody_waits_in_vain(self, steps: list[tuple[int, int, Purpose, bool]], data: st.DataObject) -> None:
+        """No bound is exceeded; who waits does so for a reason; and when all have ended nobody is left waiting."""
+        clock = Clock()
+        tested = Destinations(clock, lambda: 0.0, BackOff(first=2, jitter=0), 8)
+        attempts: list[Attempt] = []
+        for server, owner, purpose, forced in steps:
+            attempts.append(Attempt(tested, f"s{server}.example", forced, purpose, str(owner)))
+            attempts[-1].done.addErrback(lambda failure: failure.trap(DestinationBackingOff))
+            running = [each for each in attempts if each.running]
+            ended = data.draw(st.integers(0, 2 * len(running)))
+            if ended < len(running):
+                running[ended].end(REFUSED if data.draw(st.integers(0, 1)) else None)
+            clock.advance(data.draw(st.integers(0, 10)))
+            self.bounds(attempts)
+        for _ in range(len(attempts)):
+            for attempt in attempts:
+                if attempt.running:
+                    attempt.end()
+        for attempt in attempts:
+            self.assertTrue(attempt.done.called)
+        self.assertEqual(set(tested.counts().values()), {(0, 0)})
 
-    def test_for_a_day(self) -> None:
-        """It is told of once, listed, and tried again after a day."""
-        self.assertTrue(self.destinations.bears(PEER, "direct-tls"))
-        for _ in range(2):
-            self.destinations.broke(PEER, "direct-tls", REFUSED)
-        self.assertEqual(self.told, [(PEER, "direct-tls", Cause.CONNECTION_REFUSED)])
-        self.assertEqual(list(self.destinations.without()), [(PEER, ("direct-tls",))])
-        self.assertEqual([self.destinations.bears(PEER, extra) for extra in ("direct-tls", "bidi")], [False, True])
-        self.clock.advance(DAY)
-        self.assertTrue(self.destinations.bears(PEER, "direct-tls"))
-        self.assertEqual(list(self.destinations.without()), [])
-
-    def test_suspicion(self) -> None:
-        """A suspect is left out once: where that helps it is to blame, where it does not it is cleared."""
-        self.destinations.suspect(PEER, "management", REFUSED)
-        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (True, False))
-        self.destinations.acquit(PEER)
-        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (False, True))
-        self.destinations.suspect(PEER, "management", REFUSED)
-        self.destinations.steady(PEER)
-        self.assertEqual((self.destinations.suspects(PEER), self.destinations.bears(PEER, "management")), (False, False))
-        self.assertEqual(self.told, [(PEER, "management", Cause.CONNECTION_REFUSED)])
+    def bounds(self, attempts: list[Attempt]) -> None:
+        for purpose in PURPOSES:
+            running = [each for each in attempts if each.running and each._purpose == purpose]
+            self.assertLessEqual(len(running), 8)
+            for name in {each.name for each in running}:
+                self.assertLessEqual(sum(each.name == name for each in running), PER_DESTINATION[purpose])
+            for owner in {each._owner for each in running}:
+                self.assertLessEqual(sum(each._owner == owner for each in running), 2)

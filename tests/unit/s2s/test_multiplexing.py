@@ -25,7 +25,8 @@ from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.connecting import ConnectServices, StreamUnavailable
-from s2sgw.s2s.destinations import DAY, Destinations
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import DISABLED_SECONDS, ExtensionMemory
 from s2sgw.s2s.multiplexing import ANSWER, BRIEF, PairRequests, ShareableStreams
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool
@@ -170,17 +171,16 @@ class World:
         self.pumps: list[Any] = []
         self.back: list[Bounced] = []
         self.told: list[tuple[str, str]] = []
-        self.destinations = Destinations(
-            self.clock, lambda: 0.0, BackOff(first=2, jitter=0), lambda name, extra, ending: self.told.append((extra, ending.cause.value)),
-        )
+        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((extension, ending.cause.value)))
         self.record = EventRecord(self.clock.seconds, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS,
             MemorySpool(0, lambda call: call()), spools=False,
         ).attach(Transports(self._next_hop))
-        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.destinations, self.clock)
+        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.extensions, self.clock)
         self.acknowledgements = ack_selection.of
-        self.connect_services = ConnectServices(self._connection, self.clock, self.destinations)
+        self.connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
@@ -337,13 +337,13 @@ class RefusedTests(SynchronousTestCase):
 
     def remembered(self, cause: Cause) -> None:
         self.assertEqual(self.world.told, [("multiplexing", cause.value)])
-        self.assertEqual(list(self.world.destinations.without()), [("there.example", ("multiplexing",))])
+        self.assertEqual(list(self.world.extensions.disabled()), [("there.example", ("multiplexing",))])
         self.world.write(THIRD, "t1")
         self.world.flush()
         self.assertEqual(self.world.peer.got[-1], "t1")
         self.world.peer.how = ""
-        self.world.clock.advance(DAY)
-        self.assertTrue(self.world.destinations.bears("there.example", "multiplexing"))
+        self.world.clock.advance(DISABLED_SECONDS)
+        self.assertTrue(self.world.extensions.usable("there.example", "multiplexing"))
 
     def test_error(self) -> None:
         """A dialback error leaves the first pair alone."""
@@ -440,11 +440,11 @@ class AdditionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock, self.told = Clock(), []  # type: tuple[Clock, list[str]]
-        self.destinations = Destinations(self.clock, lambda: 0.0, told=lambda name, extra, ending: self.told.append(extra))
+        self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append(extension))
 
     def additions(self) -> PairRequests:
         connection: Any = SimpleNamespace(step=lambda method, pair: None)
-        return PairRequests(connection, SimpleNamespace(authorize=None), "there.example", self.destinations, self.clock)  # type: ignore[arg-type]
+        return PairRequests(connection, SimpleNamespace(authorize=None), "there.example", self.extensions, self.clock)  # type: ignore[arg-type]
 
     def added(self, ending: Ending, after: float = 0.0) -> bool:
         additions, pair = self.additions(), Pair(ROOMS, THERE)

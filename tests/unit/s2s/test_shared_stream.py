@@ -23,6 +23,7 @@ from s2sgw.queue.backoff import BackOff
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, ResolutionNeeded, StanzasReceived
@@ -337,10 +338,10 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.shared_stream.allow(self.queue.pair)
         assert isinstance(self.queue.next_hop, DeliveryAgent)
         self.agent = self.queue.next_hop
-        destinations = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        destinations, extensions = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0)), ExtensionMemory(self.world.clock)
         self.acks: Any = "tcp"
-        self.agent._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.queues, destinations, self.world.clock).of
-        connect_services = ConnectServices(None, self.world.clock, destinations, pair_stream=self.shared_stream.of)  # type: ignore[arg-type]
+        self.agent._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.queues, extensions, self.world.clock).of
+        connect_services = ConnectServices(None, self.world.clock, destinations, extensions, pair_stream=self.shared_stream.of)  # type: ignore[arg-type]
         self.agent.way = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
@@ -445,9 +446,9 @@ class ReceiptingTests(SynchronousTestCase):
     def test_managed(self) -> None:
         """R35: asked for where it is wanted and not known to break; what was promised and not given is left out for a day."""
         clock = Clock()
-        destinations = Destinations(clock, lambda: 0.0)
+        extensions = ExtensionMemory(clock)
         acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
-        ack_selection = AckSelection(acks.__getitem__, Mock(), destinations, clock)
+        ack_selection = AckSelection(acks.__getitem__, Mock(), extensions, clock)
         self.assertEqual([ack_selection.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
         stream: Any = Mock(pair=OUT, burden=10, engine=Mock(unacknowledged=0))
         agent = Mock(poison_detector=PoisonDetector())

@@ -1,0 +1,48 @@
+"""A waiting line that is shared fairly among the owners of those that wait."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+
+from twisted.internet.defer import Deferred
+
+
+class FairQueue:
+    """Waiters are released round robin by owner (fair queueing, RFC 970): one owner with many waiters delays no other's first."""
+
+    def __init__(self) -> None:
+        self._waiters: OrderedDict[Hashable, deque[Deferred[None]]] = OrderedDict()
+        self._number = 0
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return self._number
+
+    def wait(self, owner: Hashable) -> Deferred[None]:
+        """Join the line of `owner`. The Deferred fires when `release` chooses it; cancelling it leaves the line."""
+        waiter: Deferred[None] = Deferred(lambda cancelled: self._leave(owner, cancelled))
+        self._waiters.setdefault(owner, deque()).append(waiter)
+        self._number += 1
+        return waiter
+
+    def release(self, may_go: Callable[[Hashable], bool] = lambda owner: True) -> bool:
+        """Release one waiter of the next owner for whom `may_go` holds, and return whether there was one."""
+        owner = next((owner for owner in self._waiters if may_go(owner)), None)
+        if owner is None:
+            return False
+        line = self._waiters[owner]
+        waiter = line.popleft()
+        self._number -= 1
+        self._waiters.move_to_end(owner)
+        if not line:
+            del self._waiters[owner]
+        waiter.callback(None)
+        return True
+
+    def _leave(self, owner: Hashable, waiter: Deferred[None]) -> None:
+        line = self._waiters[owner]
+        line.remove(waiter)
+        self._number -= 1
+        if not line:
+            del self._waiters[owner]

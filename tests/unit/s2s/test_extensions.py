@@ -1,0 +1,63 @@
+"""Which extensions a server bears is found out, and remembered for a day."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.s2s import extensions
+from s2sgw.s2s.extensions import DISABLED_SECONDS, ExtensionMemory
+from s2sgw.xmpp.ending import Cause, Ending
+
+REFUSED = Ending(Cause.CONNECTION_REFUSED)
+PEER = "peer.example"
+
+
+class ExtensionMemoryTests(SynchronousTestCase):
+    """`ExtensionMemory`. What `ExtensionTrial` finds out is tested with the attempts (`test_connecting`)."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.told: list[tuple[str, str, Cause]] = []
+        self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((name, extension, ending.cause)))
+
+    def state(self) -> tuple[bool, bool]:
+        """Whether the next stream is a trial, and whether XEP-0198 may be used."""
+        return self.extensions.suspects(PEER), self.extensions.usable(PEER, "management")
+
+    def test_for_a_day(self) -> None:
+        """A disabled extension is reported once, listed, and tried again after a day."""
+        self.assertTrue(self.extensions.usable(PEER, "direct-tls"))
+        for _ in range(2):
+            self.extensions.disable(PEER, "direct-tls", REFUSED)
+        self.assertEqual(self.told, [(PEER, "direct-tls", Cause.CONNECTION_REFUSED)])
+        self.assertEqual(list(self.extensions.disabled()), [(PEER, ("direct-tls",))])
+        self.assertEqual([self.extensions.usable(PEER, each) for each in ("direct-tls", "bidi")], [False, True])
+        self.clock.advance(DISABLED_SECONDS)
+        self.assertTrue(self.extensions.usable(PEER, "direct-tls"))
+        self.assertEqual(list(self.extensions.disabled()), [])
+
+    def test_suspicion(self) -> None:
+        """A suspect is not used once: where that helps it is disabled, where it does not it is cleared."""
+        self.extensions.suspect(PEER, "management", REFUSED)
+        self.assertEqual(self.state(), (True, False))
+        self.extensions.clear(PEER)
+        self.assertEqual(self.state(), (False, True))
+        self.extensions.suspect(PEER, "management", REFUSED)
+        self.extensions.confirm(PEER)
+        self.assertEqual(self.state(), (False, False))
+        self.assertEqual(self.told, [(PEER, "management", Cause.CONNECTION_REFUSED)])
+
+    def test_unknown_server(self) -> None:
+        """Nothing can be confirmed or cleared of a server that nothing is known of, and neither makes it known."""
+        self.extensions.confirm(PEER)
+        self.extensions.clear(PEER)
+        self.assertEqual((self.state(), self.told, len(self.extensions._servers)), ((False, True), [], 0))
+
+    def test_bounded(self) -> None:
+        """Strangers choose the names: only so many servers are remembered, the latest written."""
+        self.patch(extensions, "MAX_SERVERS", 3)
+        for number in range(5):
+            self.extensions.disable(f"p{number}.example", "bidi", REFUSED)
+            self.extensions.disable("p0.example", "bidi", REFUSED)
+        self.assertEqual({name for name, _ in self.extensions.disabled()}, {"p0.example", "p3.example", "p4.example"})

@@ -1,0 +1,51 @@
+"""A waiting line that is shared fairly."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.s2s.fair_queue import FairQueue
+
+
+class FairQueueTests(SynchronousTestCase):
+    """`FairQueue`."""
+
+    def setUp(self) -> None:
+        self.queue = FairQueue()
+        self.order: list[str] = []
+
+    def wait(self, name: str) -> None:
+        self.queue.wait(name[0]).addCallbacks(lambda _: self.order.append(name), lambda _: None)
+
+    def test_round_robin(self) -> None:
+        """Owners take turns, each in the order of its own waiters: who comes late with one is next, not last."""
+        for name in ("a1", "a2", "a3", "b1"):
+            self.wait(name)
+        self.queue.release()
+        self.wait("c1")
+        self.assertEqual([self.queue.release() for _ in range(5)], [True, True, True, True, False])
+        self.assertEqual((self.order, len(self.queue)), (["a1", "b1", "a2", "c1", "a3"], 0))
+
+    def test_owners_that_may_not(self) -> None:
+        """An owner that may not go is passed over and keeps its place."""
+        for name in ("a1", "b1"):
+            self.wait(name)
+        self.assertTrue(self.queue.release(lambda owner: owner == "b"))
+        self.assertFalse(self.queue.release(lambda owner: owner == "b"))
+        self.assertEqual((self.order, len(self.queue)), (["b1"], 1))
+
+    def test_cancelled(self) -> None:
+        """A cancelled waiter leaves the line, and an owner without waiters is forgotten."""
+        first, second = self.queue.wait("a"), self.queue.wait("a")
+        for waiter in (first, second):
+            waiter.addErrback(lambda _: None)
+            waiter.cancel()
+        self.assertEqual((len(self.queue), self.queue.release(), dict(self.queue._waiters)), (0, False, {}))
+
+    def test_waits_again(self) -> None:
+        """A waiter that is released and waits again at once goes behind the others."""
+        self.queue.wait("a").addCallback(lambda _: self.wait("a2"))
+        self.wait("b1")
+        for _ in range(3):
+            self.queue.release()
+        self.assertEqual(self.order, ["b1", "a2"])
