@@ -14,7 +14,7 @@ from s2sgw.net import certificates
 from s2sgw.net.certificates import CertificateDirectory, load
 from s2sgw.net.tls import new_context
 from s2sgw.xmpp.jid import Domain
-from tests.support.certificates import AT, Issued, leaf_for, new_key, rsa_key, self_signed, shared_issuer
+from tests.support.certificates import AT, NOT_AFTER, Issued, leaf_for, new_key, rsa_key, self_signed, shared_issuer
 
 
 def d(text: str) -> Domain:
@@ -90,7 +90,7 @@ class ChoiceTests(FolderTests):
 
     def test_without_xmpp_addr_first(self) -> None:
         """Of two that serve the domain, the one without an id-on-xmppAddr is presented: ejabberd cannot read the other."""
-        self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"], not_after=AT + timedelta(days=900)))
+        self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"], not_after=NOT_AFTER + timedelta(days=900)))
         self.put("b", leaf_for("example.org"))
         chosen = self.directory().for_domain(Domain.parse("example.org"))
         assert chosen is not None
