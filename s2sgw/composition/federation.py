@@ -19,6 +19,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.addresses import HostPort, is_this_machine
 from s2sgw.net.dialing import Dialler, DirectDialler
 from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.http_connect import HTTPConnectDialler
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.socks import SocksDialler
 from s2sgw.policy.peers import PeerPolicies
@@ -52,7 +53,7 @@ class OwnPorts:
 
 
 class PeerDiallers:
-    """How each peer is connected to: directly, or through the SOCKS proxy of its policy."""
+    """How each peer is connected to: directly, or through the proxy of its policy."""
 
     def __init__(self, reactor: Any, policies: PeerPolicies, source_addresses: tuple[str, ...]) -> None:
         self._reactor = reactor
@@ -68,7 +69,8 @@ class PeerDiallers:
         proxy = self._policies.policy(peer).proxy
         if proxy == "none":
             return self._direct
-        return SocksDialler(self._reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
+        dialler = SocksDialler if proxy.scheme == "socks5" else HTTPConnectDialler
+        return dialler(self._reactor, HostPort(proxy.host, proxy.port), user=proxy.user, password=proxy.password)
 
 
 def log_disabled_extension(peer: str, extension: Extension, ending: Ending) -> None:

@@ -1,5 +1,7 @@
-"""Outbound connections through a SOCKS5 proxy (RFC 1928, RFC 1929). Names go to the proxy as they are: nothing is resolved here,
-so that no DNS query tells of an .onion domain or of whom we talk to."""
+"""Outbound connections through a SOCKS5 proxy (RFC 1928, RFC 1929).
+
+Names go to the proxy as they are. Nothing is resolved here, so no DNS query reveals an .onion domain or a peer.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import HostPort
-from s2sgw.net.dialing import Attempt, Build, DialFailed
-from s2sgw.net.handover import HandoverProtocol, RelayedAddress, RelayedTransport
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.net.dialing import Attempt, Build
+from s2sgw.net.proxy_negotiation import ProxyNegotiation
+from s2sgw.xmpp.ending import Cause
 
 #: Seconds for the proxy to connect us: a circuit may have to be built.
 SOCKS_TIMEOUT = 30.0
@@ -76,118 +76,60 @@ def request(place: HostPort) -> bytes:
     return bytes((_VERSION, 1, 0)) + target + struct.pack("!H", place.port)
 
 
-class _Negotiation(HandoverProtocol):
-    """One conversation with the proxy: greeting, perhaps a login, the request. Then the transport is handed over."""
+class _Negotiation(ProxyNegotiation):
+    """One conversation with a SOCKS proxy: greeting, perhaps a login, the request."""
+
+    kind = "SOCKS"
 
     def __init__(self, reactor: Any, place: HostPort, login: bytes, build: Build) -> None:
-        self._reactor = reactor
-        self._place = place
+        super().__init__(reactor, place, build)
         self._login = login
         self._request = request(place)
-        self._build = build
-        self._data = b""
         self._expect: Callable[[], None] = self._greeted
-        self._result: Deferred[None] = Deferred(self._cancelled)
-        self._attempt: Deferred[None] | None = None
-        self._deadline: IDelayedCall | None = None
-        self._over = False
-
-    def begin(self, attempt: Deferred[None], proxy: HostPort, timeout: float) -> Deferred[None]:
-        self._attempt = attempt
-        self._deadline = self._reactor.callLater(timeout, self._fail, Cause.CONNECTION_TIMEOUT, "no answer in time")
-        attempt.addErrback(self._no_proxy, proxy)
-        return self._result
 
     def connectionMade(self) -> None:
         self.transport.write(bytes((_VERSION, 1, _PASSWORD if self._login else _NO_AUTHENTICATION)))
 
-    def prefaceReceived(self, data: bytes) -> None:
-        if not self._over:
-            self._data += data
-            self._expect()
-
-    def prefaceLost(self, reason: Failure) -> None:
-        self._fail(Cause.UNREACHABLE, "it closed the connection")
+    def answered(self) -> None:
+        self._expect()
 
     # --- the conversation, each step called again when more has come -------------------------------------------------
 
     def _greeted(self) -> None:
-        if len(self._data) < 2:
+        if len(self.data) < 2:
             return
-        version, method = self._take(2)
+        version, method = self.take(2)
         if version != _VERSION or method != (_PASSWORD if self._login else _NO_AUTHENTICATION):
-            self._fail(Cause.UNREACHABLE, "it is no SOCKS5 proxy, or asks for another way to log in")
+            self.fail(Cause.UNREACHABLE, "it is no SOCKS5 proxy, or asks for another way to log in")
         elif self._login:
             self._say(self._login, self._logged_in)
         else:
-            self._say(self._request, self._answered)
+            self._say(self._request, self._replied)
 
     def _logged_in(self) -> None:
-        if len(self._data) < 2:
+        if len(self.data) < 2:
             return
-        _version, status = self._take(2)
+        _version, status = self.take(2)
         if status:
-            self._fail(Cause.UNREACHABLE, "it refuses the user or password")
+            self.fail(Cause.UNREACHABLE, "it refuses the user or password")
         else:
-            self._say(self._request, self._answered)
+            self._say(self._request, self._replied)
 
-    def _answered(self) -> None:
-        """VER REP RSV ATYP BND.ADDR BND.PORT, the bound address being of no interest."""
-        if len(self._data) < 5:
+    def _replied(self) -> None:
+        """VER REP RSV ATYP BND.ADDR BND.PORT; the bound address is not used."""
+        if len(self.data) < 5:
             return
-        version, reply, _reserved, kind, first = self._data[:5]
+        version, reply, _reserved, kind, first = self.data[:5]
         length = {_IPV4: 10, _IPV6: 22, _NAME: 7 + first}.get(kind)
         if version != _VERSION or length is None:
-            self._fail(Cause.UNREACHABLE, "its answer is malformed")
+            self.fail(Cause.UNREACHABLE, "its answer is malformed")
         elif reply:
-            self._fail(*_REPLIES.get(reply, (Cause.UNREACHABLE, f"failure {reply}")))
-        elif len(self._data) >= length:
-            self._take(length)
-            self._connected()
+            self.fail(*_REPLIES.get(reply, (Cause.UNREACHABLE, f"failure {reply}")))
+        elif len(self.data) >= length:
+            self.take(length)
+            self.established()
 
     def _say(self, data: bytes, expect: Callable[[], None]) -> None:
         self._expect = expect
         self.transport.write(data)
         expect()
-
-    def _take(self, count: int) -> bytes:
-        taken, self._data = self._data[:count], self._data[count:]
-        return taken
-
-    # --- its end -----------------------------------------------------------------------------------------------------
-
-    def _connected(self) -> None:
-        inner = self._build()
-        if inner is None:
-            self._fail(Cause.CLOSED, "no longer wanted")
-            return
-        self._finish()
-        peer = RelayedAddress(self._place.host, self._place.port)
-        self.hand_over(inner, RelayedTransport(self.transport, peer, self.transport.getHost()), self._data)
-        self._result.callback(None)
-
-    def _fail(self, cause: Cause, why: str) -> None:
-        if not self._over:
-            self._finish()
-            self._close()
-            ending = Ending(cause, f"{self._place} by way of the SOCKS proxy: {why}", "network")
-            self._result.errback(DialFailed(ending, self._place.host))
-
-    def _no_proxy(self, failure: Failure, proxy: HostPort) -> None:
-        words = failure.value.ending.detail if isinstance(failure.value, DialFailed) else failure.getErrorMessage()
-        self._fail(Cause.UNREACHABLE, f"it cannot be reached at {proxy} ({words})")
-
-    def _cancelled(self, result: Deferred[None]) -> None:
-        self._finish()
-        self._close()
-
-    def _close(self) -> None:
-        if self.transport is not None:
-            self.transport.abortConnection()
-        elif self._attempt is not None:
-            self._attempt.cancel()
-
-    def _finish(self) -> None:
-        self._over = True
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()

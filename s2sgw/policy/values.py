@@ -21,10 +21,11 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 XMPP_PORT = 5269
 DNS_PORT = 53
 SOCKS_PORT = 1080
+HTTP_PROXY_PORT = 3128
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
-_PROXY = re.compile(r"socks5://(?:([^/@:]+):([^/@]+)@)?([^/@]+)/?\Z")
+_PROXY = re.compile(r"(socks5|http)://(?:([^/@:]+):([^/@]+)@)?([^/@]+)/?\Z")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
 
 
@@ -163,29 +164,40 @@ def _address_port(value: object) -> HostPort:
 
 
 class Proxy(NamedTuple):
-    """A SOCKS5 proxy at an IP address; without `user` nobody logs in."""
+    """A SOCKS5 or HTTP proxy at an IP address; without `user` there is no log-in."""
 
     host: str
     port: int
     user: str = ""
     password: str = ""
+    scheme: Literal["socks5", "http"] = "socks5"
 
     def __str__(self) -> str:
-        return f"socks5://{HostPort(self.host, self.port)}"
+        return f"{self.scheme}://{HostPort(self.host, self.port)}"
 
 
 def parse_proxy(value: object) -> Proxy | Literal["none"]:
-    """"socks5://[user:password@]address:port", port 1080 unless it says otherwise; "none" for no proxy."""
+    """Parse "socks5://[user:password@]address:port" (port 1080 if left out), "http://…" (port 3128 if left out), or "none"."""
     if value == "none":
         return "none"
     found = _PROXY.match(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError('must be "socks5://address:port" (user:password@ before the address where it wants them), or "none"')
-    user, password, place = found.groups(default="")
-    host, port = parse_host_port(place, SOCKS_PORT)
+        raise ValueError(
+            'must be "socks5://address:port", "http://address:port" (user:password@ may precede the address), or "none"'
+        )
+    scheme, user, password, place = found.groups(default="")
+    host, port = parse_host_port(place, SOCKS_PORT if scheme == "socks5" else HTTP_PROXY_PORT)
     if not _is_ip(host):
         raise ValueError("must have the proxy's IP address, so that nothing is looked up on the way to it")
-    return Proxy(host, port, unquote(user), unquote(password))
+    if scheme == "http":
+        _check_basic(unquote(user), unquote(password))
+    return Proxy(host, port, unquote(user), unquote(password), "http" if scheme == "http" else "socks5")
+
+
+def _check_basic(user: str, password: str) -> None:
+    """Refuse what Basic authentication cannot carry (RFC 7617 §2)."""
+    if ":" in user or any(ord(character) < 32 or ord(character) == 127 for character in user + password):
+        raise ValueError("the user of an HTTP proxy has no colon, and neither it nor the password has control characters")
 
 
 def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
