@@ -42,8 +42,8 @@ class KeyTests(ConfigTestCase):
         self.assertEqual(str(Proxy("::1", 1080, "me", "secret")), "socks5://[::1]:1080")
 
     def test_no_proxy(self) -> None:
-        """What names no SOCKS5 proxy by its address is refused in words."""
-        for text in ("http://127.0.0.1:1", "socks5://tor.example:9050", "socks5://user@127.0.0.1", "127.0.0.1:9050", 5, "socks5://127.0.0.1:0"):
+        """What names no SOCKS5 or HTTP proxy by its address is refused in words."""
+        for text in ("https://127.0.0.1:1", "socks5://tor.example:9050", "socks5://user@127.0.0.1", "127.0.0.1:9050", 5, "socks5://127.0.0.1:0"):
             with self.subTest(text):
                 self.assertRaises(ValueError, parse_proxy, text)
 
