@@ -24,6 +24,7 @@ from s2sgw.xmpp.jid import Domain
 _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.NO_SUCH_DOMAIN: StreamCondition.REMOTE_CONNECTION_FAILED,
     Cause.DNS_UNREACHABLE: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.RESOLVER_BUSY: StreamCondition.REMOTE_CONNECTION_FAILED,
     Cause.PRIVATE_ADDRESS: StreamCondition.REMOTE_CONNECTION_FAILED,
     Cause.LOOP: StreamCondition.REMOTE_CONNECTION_FAILED,
     Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,

@@ -1,4 +1,7 @@
-"""Where to reach a domain: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
+"""Where a domain is reached: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
+
+A domain counts as resolved as soon as one target has an address. The addresses of the other targets are looked up when somebody
+is about to connect (`Discovery.locate`): whoever claims a name chooses the targets, and each costs two DNS questions.
 
 Nothing here fails: what cannot be had is an `Ending` that tells "does not exist" (final) from "could not be asked".
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, groupby, zip_longest
 from random import Random
 from typing import Literal
@@ -18,9 +22,13 @@ from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred
 
 from s2sgw.net.addresses import HostPort, canonical, is_host, is_public
+from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.dns_transport import Reactor
-from s2sgw.net.gathering import gather_until
-from s2sgw.net.resolver import Answer, Resolver, Status
+from s2sgw.net.fair_slots import Owner
+from s2sgw.net.gathering import gather_until, try_in_turn
+from s2sgw.net.joined_calls import JoinedCalls
+from s2sgw.net.requester import Requester
+from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -28,28 +36,29 @@ from s2sgw.xmpp.jid import Domain
 S2S_PORT = 5269
 #: Seconds for a whole resolution.
 TIMEOUT = 10.0
-#: Seconds that what is missing still gets once something has been found: some name servers never answer for AAAA.
+#: Seconds to wait for the other address family once one was found: some name servers never answer for AAAA.
 GRACE = 1.0
-#: The same for the other targets, once one has an address, and for the other service, once one has targets.
+#: Seconds to wait for the other targets of a priority once one has an address, and for the other service once one has targets.
 TARGET_GRACE = 3.0
-#: Targets of a domain, and addresses of a target, that are looked at.
+#: Seconds after which the next target is asked for beside the last.
+STAGGER = 2.0
+#: Targets of a domain that are considered, those of them that are asked for a stranger, and addresses of one target.
 TARGETS = 16
+STRANGER_TARGETS = 3
 ADDRESSES = 16
-#: Resolutions under way at once.
-CONCURRENT = 1024
-#: Answers that the detail of an ending tells of.
-_SAID = 4
+#: Answers that the detail of an ending quotes.
+_QUOTED = 4
 
 OwnAddresses = Callable[[str, int], bool] | Collection[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host to connect to, its addresses with the families in turns, IPv6 first.
+    """A host to connect to. `addresses` has the families in turns, IPv6 first.
 
-    `secure`: DNSSEC secured the name of the host (or that the domain has no SRV record and is the host itself).
-    `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368). `canonical`: the host's name
-    behind CNAMEs, where they secured that.
+    `located`: its addresses were looked up. `secure`: DNSSEC secured the name of the host (or that the domain has no SRV
+    record and is the host itself). `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368).
+    `canonical`: the host's name behind CNAMEs, where DNSSEC secured them.
     """
 
     host: str
@@ -61,11 +70,12 @@ class Target:
     secure: bool = False
     addresses_secure: bool = False
     canonical: str | None = None
+    located: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The targets in the order in which they are to be tried; `ending` None: resolved, there is at least one."""
+    """The targets in the order in which they are to be tried. `ending` None: resolved, at least one target has an address."""
 
     domain: Domain
     targets: tuple[Target, ...] = ()
@@ -83,14 +93,20 @@ class Candidate:
     direct_tls: bool = False
     secure: bool = False
 
+    @classmethod
+    def of(cls, target: Target) -> Candidate:
+        """Return the candidate that `target` was before its addresses were looked up."""
+        name = dns.name.from_text(target.host)
+        return cls(name, target.port, target.priority, target.weight, target.direct_tls, target.secure)
+
 
 class Discovery:
     """Finds the targets of domains.
 
     `static`: "host:port" by domain, instead of the DNS. `private_addresses`: "allow" lets a peer's DNS name addresses that
-    are not public. `own_addresses`: our listeners, to which no peer's DNS may lead. Both leave `static` and a route alone.
+    are not public. `own_addresses`: our listeners, to which no peer's DNS may lead. Neither applies to `static` and routes.
     `relayed`: domains that a proxy reaches by name, so that nothing is looked up for them.
-    Raises `ValueError` for a static answer that is no host and port.
+    Raises `ValueError` for a static answer that is not a host and port.
     """
 
     def __init__(
@@ -113,49 +129,52 @@ class Discovery:
         self._relayed = relayed
         self._random = random
         self._timeout = timeout
-        self._pending: dict[tuple[str, str | None], list[Deferred[Resolution]]] = {}
+        self._joined: JoinedCalls[tuple[Owner, str, str | None], Resolution] = JoinedCalls()
 
-    def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
-        """Where `domain` is reached, or at `route` ("host:port") instead. Never fails; cancelled, only the caller leaves."""
-        key = (domain.ascii, route)
-        waiter: Deferred[Resolution] = Deferred(lambda cancelled: self._pending[key].remove(cancelled))
-        if key in self._pending:
-            self._pending[key].append(waiter)
-        elif len(self._pending) >= CONCURRENT:
-            waiter.callback(Resolution(domain, (), Ending(Cause.DNS_UNREACHABLE, "too many look-ups at once")))
-        else:
-            self._pending[key] = [waiter]
-            finding = Deferred.fromCoroutine(self._resolve(domain, route))
-            finding.addErrback(lambda failure: Resolution(domain, (), Ending(Cause.INTERNAL, failure.getErrorMessage())))
-            finding.addCallback(self._resolved, key)
-        return waiter
+    def resolve(self, domain: Domain, route: str | None = None, requester: Requester | None = None) -> Deferred[Resolution]:
+        """Return where `domain` is reached, or `route` ("host:port") instead; `requester` None: we ask for ourselves.
 
-    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
-        """What the DNS says of the key of a target that was found (RFC 7673 §3). Never fails.
+        Never fails. It can be cancelled; the look-ups end when all who asked have cancelled.
+        """
+        asker = requester or Requester.ourselves(domain.ascii)
+        key = (asker.owner if asker.is_stranger else (), domain.ascii, route)
+        return self._joined.join(key, lambda: self._begin(domain, route, asker))
+
+    def _begin(self, domain: Domain, route: str | None, requester: Requester) -> Deferred[Resolution]:
+        finding = Deferred.fromCoroutine(self._resolve(domain, route, requester))
+        return finding.addErrback(lambda failure: Resolution(domain, (), Ending(Cause.INTERNAL, failure.getErrorMessage())))
+
+    def locate(self, targets: Sequence[Target], requester: Requester | None = None) -> Deferred[tuple[Target, ...]]:
+        """Return those of `targets` that have addresses to which we may connect, looking up what is not known yet.
+
+        All are asked at once: pass the targets of one priority. Never fails; it can be cancelled.
+        """
+        return Deferred.fromCoroutine(self._locate(targets, requester))
+
+    def tlsa(self, target: Target, requester: Requester | None = None) -> Deferred[TLSALookup]:
+        """Return the TLSA records of a target that was found (RFC 7673 §3). Never fails.
 
         Where DNSSEC does not secure the target itself nothing is asked: it could not count, and the name servers of unsigned
-        zones are the ones that choke on such questions (RFC 7672 §2.2).
+        zones are the ones that fail on such questions (RFC 7672 §2.2).
         """
-        return Deferred.fromCoroutine(self._tlsa(target))
+        return Deferred.fromCoroutine(self._tlsa(target, requester))
 
-    async def _tlsa(self, target: Target) -> TLSALookup:
+    async def _tlsa(self, target: Target, requester: Requester | None) -> TLSALookup:
         found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
         if not target.secure:
             return replace(found, failure="DNSSEC does not secure the target's name")
         deadline = self._reactor.seconds() + self._timeout
         for host in dict.fromkeys([target.canonical or target.host, target.host]):  # RFC 7671 §7
-            [answer] = await self._ask([(f"_{target.port}._tcp.{host}", "TLSA")], deadline)
+            [answer] = await self._ask([(f"_{target.port}._tcp.{host}", "TLSA")], deadline, requester)
             if answer.failed:
                 return replace(found, failure=_said(answer))
             if answer.found:
                 break
         return replace(found, records=_keys(answer), secure=answer.secure)
 
-    def _resolved(self, resolution: Resolution, key: tuple[str, str | None]) -> None:
-        for waiter in self._pending.pop(key):
-            waiter.callback(resolution)
+    # --- resolution ---
 
-    async def _resolve(self, domain: Domain, route: str | None) -> Resolution:
+    async def _resolve(self, domain: Domain, route: str | None, requester: Requester) -> Resolution:
         fixed = HostPort.parse(route, S2S_PORT) if route is not None else self._static.get(domain.ascii)
         deadline = self._reactor.seconds() + self._timeout
         if self._relayed(domain):
@@ -165,70 +184,130 @@ class Discovery:
             return await self._fixed(domain, fixed, deadline)
         if domain.is_address:
             address = domain.ascii.strip("[]")
-            return self._allowed(domain, [Target(address, S2S_PORT, (address,))])
+            target = Target(address, S2S_PORT, (address,))
+            barred = self._barred([target])
+            return Resolution(domain, () if barred else (target,), barred)
         if _is_onion(domain.ascii):
             return Resolution(domain, (), Ending(Cause.NO_SUCH_DOMAIN, "an onion service is reached through a proxy alone"))
-        candidates = await self._candidates(domain, deadline)
+        candidates = await self._candidates(domain, deadline, requester)
         if isinstance(candidates, Ending):
             return Resolution(domain, (), candidates)
-        targets, answers = await self._addressed(candidates, deadline)
-        return self._allowed(domain, targets) if targets else Resolution(domain, (), _no_address(answers))
+        return await self._first_located(domain, candidates, deadline, requester)
 
     async def _fixed(self, domain: Domain, place: HostPort, deadline: float) -> Resolution:
-        """What the operator wrote is not second-guessed."""
+        """Return the place that the operator wrote: any address will do, and it costs a stranger nothing."""
         if place.is_address:
             return Resolution(domain, (Target(place.host, place.port, (place.host,)),))
-        targets, answers = await self._addressed([Candidate(dns.name.from_text(place.host), place.port)], deadline)
-        return Resolution(domain, tuple(targets), None if targets else _no_address(answers))
+        candidate = Candidate(dns.name.from_text(place.host), place.port)
+        host = await self._addresses(candidate, deadline, Requester.ourselves(place.host))
+        return Resolution(domain, (), _no_address(host.answers)) if host.target is None else Resolution(domain, (host.target,))
 
-    async def _candidates(self, domain: Domain, deadline: float) -> list[Candidate] | Ending:
-        """By the SRV records of both services, as if they were one set (XEP-0368 §2).
+    async def _candidates(self, domain: Domain, deadline: float, requester: Requester) -> list[Candidate] | Ending:
+        """Return the targets by the SRV records of both services, as if they were one set (XEP-0368 §2).
 
-        The domain itself only where there is none (R36); a target "." of the direct service speaks for that alone.
+        The domain itself is a target only where there is none (R36); a target "." of the direct service concerns that alone.
         """
         questions = [(f"{service}._tcp.{domain.ascii}", "SRV") for service in ("_xmpps-server", "_xmpp-server")]
-        direct, starttls = answers = await self._ask(questions, deadline, grace=TARGET_GRACE)
+        direct, starttls = answers = await self._ask(questions, deadline, requester, grace=TARGET_GRACE)
         candidates = [*_served(direct, direct_tls=True), *_served(starttls, direct_tls=False)]
         if candidates:
             return in_order(candidates, self._random)[:TARGETS]
-        if failed := [answer for answer in answers if answer.failed]:
-            return Ending(Cause.DNS_UNREACHABLE, "; ".join(map(_said, failed)))
+        if any(answer.failed for answer in answers):
+            return _no_address(answers)
         if starttls.found:
             return Ending(Cause.NO_SUCH_DOMAIN, f"{_asked(starttls)}: the domain has no such service")
         return [Candidate(dns.name.from_text(domain.ascii), S2S_PORT, secure=direct.secure and starttls.secure)]
 
-    async def _addressed(self, candidates: Sequence[Candidate], deadline: float) -> tuple[list[Target], list[Answer]]:
-        """Those of the candidates that have addresses, as targets, and all that was answered."""
-        lookups = [Deferred.fromCoroutine(self._ask([(one.name, "AAAA"), (one.name, "A")], deadline)) for one in candidates]
-        settled = await gather_until(self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=_any_found)
-        answered = [answers or [_late(one.name, "A")] for one, answers in zip(candidates, settled, strict=True)]
-        targets = [_target(one, answers) for one, answers in zip(candidates, answered, strict=True) if _any_found(answers)]
-        return targets, [each for answers in answered for each in answers]
+    async def _first_located(
+        self, domain: Domain, candidates: Sequence[Candidate], deadline: float, requester: Requester,
+    ) -> Resolution:
+        """Ask for the addresses of one candidate after another until one has an address to which we may connect."""
+        asked = candidates[:STRANGER_TARGETS] if requester.is_stranger else candidates
+        calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
+        found = await try_in_turn(
+            self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=lambda host: bool(self._permitted(host.target)),
+        )
+        rest = [_unlocated(candidate) for candidate in candidates[len(found) :]]
+        hosts = [host or _Host(candidate, [_late(candidate.name, "A")]) for host, candidate in zip(found, candidates, strict=False)]
+        if not any(self._permitted(host.target) for host in hosts):
+            return Resolution(domain, (), self._ending(hosts, len(rest)))
+        before = [
+            _unlocated(candidate) if host is None else self._permitted(host.target)
+            for host, candidate in zip(found, candidates, strict=False)
+        ]
+        return Resolution(domain, (*(target for target in before if target is not None), *rest))
+
+    async def _locate(self, targets: Sequence[Target], requester: Requester | None) -> tuple[Target, ...]:
+        deadline = self._reactor.seconds() + self._timeout
+        missing = [Candidate.of(target) for target in targets if not target.located]
+        if not missing:
+            return tuple(target for target in targets if target.addresses)
+        lookups = [self._look_up(candidate, deadline, requester) for candidate in missing]
+        found = await gather_until(
+            self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=lambda host: host.target is not None,
+        )
+        looked_up = iter(self._permitted(host.target) if host is not None else None for host in found)
+        both = [target if target.located else next(looked_up) for target in targets]
+        return tuple(target for target in both if target is not None and target.addresses)
+
+    def _look_up(self, candidate: Candidate, deadline: float, requester: Requester | None) -> Deferred[_Host]:
+        return Deferred.fromCoroutine(self._addresses(candidate, deadline, requester))
+
+    async def _addresses(self, candidate: Candidate, deadline: float, requester: Requester | None) -> _Host:
+        return _Host(candidate, await self._ask([(candidate.name, "AAAA"), (candidate.name, "A")], deadline, requester))
 
     async def _ask(
-        self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float, grace: float = GRACE
+        self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float, requester: Requester | None,
+        grace: float = GRACE,
     ) -> list[Answer]:
-        """An answer to each question, one that does not come in time being a failure."""
-        lookups = [self._resolver.query(name, kind) for name, kind in questions]
+        """Return an answer to each question; one that does not come in time is a failure."""
+        lookups = [self._resolver.query(name, kind, requester) for name, kind in questions]
         answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=lambda answer: answer.found)
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
 
-    def _allowed(self, domain: Domain, targets: Sequence[Target]) -> Resolution:
-        """The targets without the addresses to which a stranger's DNS may not lead us."""
-        public = [_only(target, lambda address, _: self._allow_private or is_public(address)) for target in targets]
-        if not any(target.addresses for target in public):
-            found = ", ".join(address for target in targets for address in target.addresses)
-            return Resolution(domain, (), Ending(Cause.PRIVATE_ADDRESS, f"not public: {found}"))
-        others = [_only(target, lambda address, port: not self._is_own(canonical(address), port)) for target in public]
-        if not any(target.addresses for target in others):
-            return Resolution(domain, (), Ending(Cause.LOOP, "the DNS of the domain leads to this gateway itself"))
-        return Resolution(domain, tuple(target for target in others if target.addresses))
+    # --- where a stranger's DNS may lead us ---
+
+    def _permitted(self, target: Target | None) -> Target | None:
+        """Return the target without the addresses to which a stranger's DNS may not lead us; None where none is left."""
+        if target is None:
+            return None
+        permitted = _only(target, lambda address, port: self._is_reachable(address) and not self._leads_to_us(address, port))
+        return permitted if permitted.addresses else None
+
+    def _is_reachable(self, address: str) -> bool:
+        return self._allow_private or is_public(address)
+
+    def _leads_to_us(self, address: str, port: int) -> bool:
+        return self._is_own(canonical(address), port)
+
+    def _barred(self, targets: Sequence[Target]) -> Ending | None:
+        """Return why we may connect to none of the addresses of `targets`."""
+        if any(self._permitted(target) for target in targets):
+            return None
+        if any(self._is_reachable(address) for target in targets for address in target.addresses):
+            return Ending(Cause.LOOP, "the DNS of the domain leads to this gateway itself")
+        found = ", ".join(address for target in targets for address in target.addresses)
+        return Ending(Cause.PRIVATE_ADDRESS, f"not public: {found}")
+
+    def _ending(self, hosts: Sequence[_Host], unasked: int) -> Ending:
+        """Return why no target can be connected to. `unasked`: further targets that were not looked up."""
+        found = [host.target for host in hosts if host.target is not None]
+        barred = self._barred(found) if found else None
+        return barred or _no_address([answer for host in hosts for answer in host.answers], unasked)
+
+
+class _Host:
+    """A candidate with the answers for its addresses. `target` is None where it has none."""
+
+    def __init__(self, candidate: Candidate, answers: list[Answer]) -> None:
+        self.answers = answers
+        self.target = _target(candidate, answers) if any(answer.found for answer in answers) else None
 
 
 def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]:
-    """By priority, and within one by a shuffle in which the first is drawn in proportion to its weight (RFC 2782).
+    """Return the candidates by priority, and within one in an order drawn at random in proportion to the weights (RFC 2782).
 
-    No place comes twice.
+    The same place is returned once.
     """
     ordered: dict[tuple[dns.name.Name, int, bool], Candidate] = {}
     for _, group in groupby(sorted(candidates, key=_priority), key=_priority):
@@ -242,13 +321,13 @@ def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]
 
 
 def _drawn(weights: Sequence[int], random: Random) -> int:
-    """The index of the first running sum that reaches a number drawn from 0 to the sum of all, both included."""
+    """Return the index of the first running sum that reaches a number drawn from 0 to the sum of all, both included."""
     drawn = random.randint(0, sum(weights))
     return next(index for index, reached in enumerate(accumulate(weights)) if reached >= drawn)
 
 
 def _is_onion(name: str) -> bool:
-    """RFC 7686 §2: the DNS is never asked for these."""
+    """Return whether `name` is an onion service, for which the DNS is never asked (RFC 7686 §2)."""
     return name.rstrip(".").rpartition(".")[2] == "onion"
 
 
@@ -257,7 +336,7 @@ def _priority(candidate: Candidate) -> int:
 
 
 def _served(answer: Answer, *, direct_tls: bool) -> list[Candidate]:
-    """The candidates that SRV records name: none for the target "." (RFC 2782), nor for one that can name no host."""
+    """Return the candidates of SRV records, without the target "." (RFC 2782) and targets that are not host names."""
     records = [record for record in answer.records if isinstance(record, SRV) and is_host(record.target.to_text())]
     return [
         Candidate(record.target.canonicalize(), record.port, record.priority, record.weight, direct_tls, answer.secure)
@@ -297,15 +376,23 @@ def _membership(own: Collection[tuple[str, int]]) -> Callable[[str, int], bool]:
     return lambda address, port: (address, port) in known
 
 
-def _any_found(answers: Sequence[Answer]) -> bool:
-    return any(answer.found for answer in answers)
+def _unlocated(candidate: Candidate) -> Target:
+    """Return the target before its addresses are known."""
+    return Target(
+        candidate.name.to_text(omit_final_dot=True), candidate.port, (), candidate.priority, candidate.weight,
+        candidate.direct_tls, candidate.secure, located=False,
+    )
 
 
-def _no_address(answers: Sequence[Answer]) -> Ending:
-    """No host has an address, or at least one could not be asked for."""
+def _no_address(answers: Sequence[Answer], unasked: int = 0) -> Ending:
+    """Return why nothing was found: it does not exist, could not be asked, or our own resolver is busy."""
     failed = [answer for answer in answers if answer.failed]
-    said = "; ".join(map(_said, (failed or answers)[:_SAID]))
-    return Ending(Cause.DNS_UNREACHABLE if failed else Cause.NO_SUCH_DOMAIN, said)
+    said = "; ".join(map(_said, (failed or answers)[:_QUOTED]))
+    if any(answer.busy for answer in failed):
+        return Ending(Cause.RESOLVER_BUSY, said)
+    if unasked:
+        said += f"; {unasked} more targets were not asked for"
+    return Ending(Cause.DNS_UNREACHABLE if failed or unasked else Cause.NO_SUCH_DOMAIN, said)
 
 
 def _late(name: str | dns.name.Name, kind: str) -> Answer:

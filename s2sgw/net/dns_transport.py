@@ -1,6 +1,6 @@
-"""dnspython on a reactor: its asynchronous queries take a backend, and `TwistedBackend` is one.
+"""Sockets for dnspython on a Twisted reactor: its asynchronous queries take a backend, and `TwistedBackend` is one.
 
-Any reactor, a fake one with a test's clock too. Sockets know no time-outs: whoever waits cancels.
+It works with any reactor, including a test's. The sockets have no time-outs: the caller cancels.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.protocol import DatagramProtocol, Protocol
 from twisted.python.failure import Failure
 
-#: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can say.
+#: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can express.
 Reactor = Any
 
-#: Datagrams kept for a query that has not read them; what comes above that is junk, and dropped.
+#: Datagrams kept for a query that has not read them yet; further ones are dropped.
 _DATAGRAMS = 16
 
 
 class TwistedBackend(Backend):
-    """dnspython's view of a reactor. Time is not its matter: whoever waits cancels (`addTimeout`)."""
+    """dnspython's interface to a reactor. The caller bounds the time by cancelling (`addTimeout`)."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
@@ -33,7 +33,7 @@ class TwistedBackend(Backend):
         return "twisted"
 
     def datagram_connection_required(self) -> bool:
-        """Connected sockets: the kernel passes only the server's datagrams, and tells of a refusal."""
+        """Return True: on a connected socket the kernel passes the server's datagrams alone, and reports a refusal."""
         return True
 
     async def make_socket(
@@ -55,7 +55,7 @@ class TwistedBackend(Backend):
         stream = _Stream()
         try:
             await _connect(self._reactor, host, port, stream)
-        except ConnectingCancelledError:  # Twisted's own word for it: whoever cancelled waits for the usual one
+        except ConnectingCancelledError:  # Twisted's own exception; the caller expects the usual one
             raise CancelledError from None
         return _StreamSocket(af, stream)
 
@@ -71,7 +71,7 @@ def _gone(error: Exception) -> Failure:
 
 
 class _Inbox:
-    """What arrived and one who waits for it."""
+    """Data that arrived, and at most one reader that waits for more."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._items: deque[bytes] = deque(maxlen=limit)
@@ -86,7 +86,7 @@ class _Inbox:
             waiting.callback(item)
 
     def fail(self, failure: Failure) -> None:
-        """Nothing more comes; the first reason counts."""
+        """Note that no more data comes; the first reason is kept."""
         self._failure = self._failure or failure
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
@@ -111,27 +111,27 @@ class _Datagrams(DatagramProtocol):
 
     @property
     def socket(self) -> Any:
-        """A connected `udp.Port`, of which IUDPTransport tells but half; None once it is closed."""
+        """Return the connected `udp.Port` (IUDPTransport lacks half of its methods); None once it is closed."""
         return self.transport
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
         self._sender = (host.partition("%")[0], port)  # Twisted leaves out the scope
-        self.pending_certificates = _Inbox(_DATAGRAMS)
+        self.received = _Inbox(_DATAGRAMS)
 
     def startProtocol(self) -> None:
         self.socket.connect(*self._server)
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        if addr == self._sender:  # a stranger's may have come between bind and connect
-            self.pending_certificates.put(datagram)
+        if addr == self._sender:  # others may have sent between bind and connect
+            self.received.put(datagram)
 
     def connectionRefused(self) -> None:
-        self.pending_certificates.fail(_gone(ConnectionRefusedError("connection refused")))
+        self.received.fail(_gone(ConnectionRefusedError("connection refused")))
 
     def stopProtocol(self) -> None:
-        """On epoll this is how a refusal shows."""
-        self.pending_certificates.fail(_gone(ConnectionRefusedError("connection refused")))
+        """Report a refusal: on epoll it closes the port."""
+        self.received.fail(_gone(ConnectionRefusedError("connection refused")))
 
 
 class _DatagramSocket(DatagramSocket):
@@ -146,8 +146,8 @@ class _DatagramSocket(DatagramSocket):
         return len(what)
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
-        """A datagram, and where it came from in the spelling of `sendto`: of four items for IPv6."""
-        return await self._protocol.pending_certificates.get(), self._destination
+        """Return a datagram and its source, spelled as in `sendto` (four items for IPv6)."""
+        return await self._protocol.received.get(), self._destination
 
     async def close(self) -> None:
         if self._protocol.socket is not None:  # a refusal has closed it already
@@ -157,18 +157,18 @@ class _DatagramSocket(DatagramSocket):
 class _Stream(Protocol):
     @property
     def stream(self) -> Any:
-        """An ITCPTransport."""
+        """Return the ITCPTransport."""
         return self.transport
 
     def __init__(self) -> None:
-        self.pending_certificates = _Inbox()
+        self.received = _Inbox()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bounded by the reader: it closes when it has read the one message, of 65,535 bytes at most."""
-        self.pending_certificates.put(data)
+        """Keep `data`; the reader closes the connection after one message of at most 65,535 bytes."""
+        self.received.put(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        self.pending_certificates.fail(_gone(EOFError("the connection ended before the answer did")))
+        self.received.fail(_gone(EOFError("the connection ended before the answer did")))
 
 
 class _StreamSocket(StreamSocket):
@@ -181,8 +181,8 @@ class _StreamSocket(StreamSocket):
         self._protocol.stream.write(what)
 
     async def recv(self, size: int, timeout: float | None) -> bytes:
-        """At least one byte and at most `size`; raises when the stream ends first."""
-        data = self._rest or await self._protocol.pending_certificates.get()
+        """Return between one byte and `size` bytes; raises `EOFError` where the stream ends first."""
+        data = self._rest or await self._protocol.received.get()
         self._rest = data[size:]
         return data[:size]
 

@@ -1,7 +1,7 @@
 """One DNS question put to a list of servers, with failover.
 
-Each attempt goes out from a fresh socket (a random port) with a fresh random id, over UDP, then TCP where the answer is
-truncated; dnspython checks id and question of what comes back and passes over everything else.
+Each attempt uses a fresh socket (a random port) and a fresh random id, over UDP, then TCP where the answer is truncated.
+dnspython checks the id and the question of what comes back and ignores everything else.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from dns.edns import EDECode, EDEOption
 from dns.message import Message
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import CannotListenError
 
 from s2sgw.net.addresses import HostPort, is_address
 from s2sgw.net.dns_transport import Reactor, TwistedBackend
 
 DNS_PORT = 53
-#: RFC 9715 §3.1: what passes without fragments.
+#: RFC 9715 §3.1: bytes of an answer that passes without fragments.
 EDNS_PAYLOAD = 1232
-#: Seconds a server gets, in the first round over all servers and in the second.
+#: Seconds that a server has to answer, in the first round over all servers and in the second.
 ATTEMPT_TIMEOUTS = (2.0, 4.0)
 #: Seconds for which a server that did not answer is asked last.
 DOWN_FOR = 30.0
-#: The system's resolvers used, at most (resolv.conf(5)).
+#: How many of the system's resolvers are used (resolv.conf(5)).
 _SYSTEM_SERVERS = 3
 _REASON_LENGTH = 200
 
@@ -35,19 +36,23 @@ _REASON_LENGTH = 200
 class NoAnswer(Exception):
     """No server gave an answer; the message says what each did instead.
 
-    It names them by their place in the configuration: the words may reach a peer, and our resolvers are none of its business.
+    It names each server by its place in the configuration, not by its address: the text may be sent to a peer.
     """
 
 
+class ResolverUnreachable(NoAnswer):
+    """No server could even be asked: no socket, or each refused the packets. This says nothing of the name."""
+
+
 class ServerFailed(Exception):
-    """A server answered that it cannot answer (SERVFAIL, REFUSED, …): asking it again at once does not help."""
+    """A server answered that it cannot answer (SERVFAIL, REFUSED, …). It is not asked the same again at once."""
 
     def __init__(self, message: Message) -> None:
         super().__init__(_failure_text(message))
 
 
 def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
-    """The resolvers of this machine, as `host` texts; 127.0.0.1 where none is named (resolv.conf(5))."""
+    """Return the addresses of this machine's resolvers; 127.0.0.1 where none is named (resolv.conf(5))."""
     try:
         lines = Path(path).read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -57,16 +62,16 @@ def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
 
 
 def parse_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
-    """Name servers as written, `address` or `address:port`; raises `ValueError` for what is none."""
+    """Return the name servers that `texts` give as `address` or `address:port`; raises `ValueError` for anything else."""
     servers = tuple(HostPort.parse(text, DNS_PORT) for text in texts)
     for server in servers:
         if not server.is_address:
-            raise ValueError(f"{server.host!r} is no address: a name server is given by its address")
+            raise ValueError(f"{server.host!r} is not an address: a name server is given by its address")
     return servers
 
 
 class Upstream:
-    """The servers that are asked, those that answer before those that lately did not."""
+    """The servers that are asked. Those that lately did not answer are asked last."""
 
     def __init__(self, reactor: Reactor, servers: Sequence[HostPort], timeouts: Sequence[float] = ATTEMPT_TIMEOUTS) -> None:
         self.servers = tuple(dict.fromkeys(servers))
@@ -74,11 +79,17 @@ class Upstream:
         self._backend = TwistedBackend(reactor)
         self._timeouts = timeouts
         self._down: dict[HostPort, float] = {}
+        #: when a server last answered anything
+        self.answered_at = float("-inf")
 
     async def ask(self, query: Message) -> tuple[Message, HostPort]:
-        """The first answer (NOERROR or NXDOMAIN) and who gave it; raises `NoAnswer`. `query` gets an id per attempt."""
+        """Return the first answer (NOERROR or NXDOMAIN) and the server that gave it; raises `NoAnswer`.
+
+        `query` gets a new id for each attempt.
+        """
         complaints: dict[HostPort, str] = {}
         failed: set[HostPort] = set()
+        reached: set[HostPort] = set()
         for timeout in self._timeouts:
             for server in self._in_order():
                 if server in failed:
@@ -87,13 +98,15 @@ class Upstream:
                     return await self._attempt(server, query, timeout), server
                 except CancelledError:
                     raise
-                except Exception as error:  # whatever one server's answer makes dnspython or a socket raise, the next is asked
+                except Exception as error:  # dnspython and sockets raise many kinds; in each case the next server is asked
                     complaints[server] = _words(error, timeout)
+                    if not isinstance(error, OSError | CannotListenError):
+                        reached.add(server)
                     if isinstance(error, ServerFailed):
                         failed.add(server)
                     else:
                         self._down[server] = self._reactor.seconds() + DOWN_FOR
-        raise NoAnswer(self._told(complaints))
+        raise (NoAnswer if reached else ResolverUnreachable)(self._told(complaints))
 
     def _told(self, complaints: dict[HostPort, str]) -> str:
         if len(self.servers) == 1:
@@ -112,13 +125,14 @@ class Upstream:
         )
         message, _ = await Deferred.fromCoroutine(exchange).addTimeout(timeout, self._reactor)
         self._down.pop(server, None)
+        self.answered_at = self._reactor.seconds()
         if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise ServerFailed(message)
         return message
 
 
 def _failure_text(message: Message) -> str:
-    """SERVFAIL with the extended errors (RFC 8914) that tell a bogus signature from a dead server."""
+    """Return the response code with the extended errors (RFC 8914), which tell a bogus signature from a dead server."""
     extended = [f"{_code(error)} {error.text or ''}".strip() for error in message.extended_errors()]
     return ", ".join([dns.rcode.to_text(message.rcode()), *extended])[:_REASON_LENGTH]
 

@@ -1,4 +1,4 @@
-"""Several answers awaited at once: all of them, or those that came in time."""
+"""Several answers: all at once, or one after another until one is good enough; in either case those that came in time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ T = TypeVar("T")
 def gather_until(
     clock: Any, awaited: Sequence[Deferred[T]], *, deadline: float, grace: float, enough: Callable[[T], bool]
 ) -> Deferred[list[T | None]]:
-    """The results in their order, None for what is missing at the end.
+    """Return the results in their order, None for each that is missing at the end.
 
-    The end is when all are there, at `deadline` (on `clock`), or `grace` seconds after a first result that is `enough`.
-    What is still awaited then is cancelled. Failures are not expected and count as missing.
+    The end is when all have come, at `deadline` (on `clock`), or `grace` seconds after a first result that is `enough`.
+    What has not come then is cancelled. A failure counts as missing.
     """
     return _Gathering(clock, awaited, deadline, grace, enough).done
+
+
+def try_in_turn(
+    clock: Any, calls: Sequence[Callable[[], Deferred[T]]], *, deadline: float, stagger: float, enough: Callable[[T], bool]
+) -> Deferred[list[T | None]]:
+    """Make the calls one after another until a result is `enough`; return the results, None for what is missing at the end.
+
+    The next call begins when the last one has come to nothing, or `stagger` seconds after it began, beside it. The end is the
+    first result that is `enough`, or when all have come, or `deadline` (on `clock`). What has not come then is cancelled.
+    A failure counts as missing. The list is as long as the number of calls that were begun.
+    """
+    return _InTurn(clock, calls, deadline, stagger, enough).start()
 
 
 class _Gathering(Generic[T]):
@@ -54,6 +66,7 @@ class _Gathering(Generic[T]):
             self._finish()
 
     def _hurry(self) -> None:
+        """Wait no longer than `grace` from now on."""
         if self._timer.getTime() - self._clock.seconds() > self._grace:
             self._timer.reset(self._grace)
 
@@ -66,3 +79,69 @@ class _Gathering(Generic[T]):
             self._timer.cancel()
         for each in self._awaited:
             each.cancel()
+
+
+class _InTurn(Generic[T]):
+    def __init__(
+        self, clock: Any, calls: Sequence[Callable[[], Deferred[T]]], deadline: float, stagger: float,
+        enough: Callable[[T], bool],
+    ) -> None:
+        self._clock = clock
+        self._calls = calls
+        self._stagger = stagger
+        self._enough = enough
+        self._results: list[T | None] = []
+        self._running: dict[int, Deferred[T]] = {}
+        self._over = False
+        self._next: Any = None
+        self._done: Deferred[list[T | None]] = Deferred(lambda _: self._stop())
+        self._timer = clock.callLater(max(deadline - clock.seconds(), 0), self._finish)
+
+    def start(self) -> Deferred[list[T | None]]:
+        self._go_on()
+        return self._done
+
+    def _go_on(self) -> None:
+        """Begin the next call; finish where none is left."""
+        if self._over:
+            return
+        if len(self._results) == len(self._calls):
+            if not self._running:
+                self._finish()
+            return
+        number = len(self._results)
+        self._results.append(None)
+        self._wait_for_next()
+        call = self._running[number] = self._calls[number]()
+        call.addCallbacks(self._came, self._missed, callbackArgs=(number,), errbackArgs=(number,))
+
+    def _wait_for_next(self) -> None:
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        self._next = self._clock.callLater(self._stagger, self._go_on)
+
+    def _came(self, result: T, number: int) -> None:
+        self._running.pop(number, None)
+        if self._over:
+            return
+        self._results[number] = result
+        if self._enough(result):
+            self._finish()
+        else:
+            self._go_on()
+
+    def _missed(self, failure: Failure, number: int) -> None:
+        self._running.pop(number, None)
+        self._go_on()
+
+    def _finish(self) -> None:
+        self._stop()
+        self._done.callback(self._results)
+
+    def _stop(self) -> None:
+        self._over = True
+        for timer in (self._timer, self._next):
+            if timer is not None and timer.active():
+                timer.cancel()
+        for call in list(self._running.values()):
+            call.cancel()

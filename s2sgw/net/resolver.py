@@ -1,14 +1,13 @@
-"""Look-ups in the DNS: joined, bounded in number and time, cached by TTL, with DNSSEC's word where it can be trusted.
+"""Look-ups in the DNS through recursive resolvers: joined, shared fairly, bounded, and cached.
 
-"Does not exist" (NXDOMAIN), "has no such data" and "could not be asked" are told apart: R2 hangs on it.
+Strangers (`net.requester`) have half of the slots, shared by their addresses. The other half is the gateway's own, which no
+stranger can take. A look-up that nobody waits for any more is cancelled.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import dns.exception
 import dns.flags
@@ -16,75 +15,55 @@ import dns.message
 import dns.name
 import dns.rdata
 from dns.rdatatype import RdataType
-from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import HostPort, is_address
+from s2sgw.net.dns_answer import Answer, Key, Status
+from s2sgw.net.dns_cache import RECORDS as CACHED_RECORDS
+from s2sgw.net.dns_cache import Cache
 from s2sgw.net.dns_transport import Reactor
-from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers, system_servers
+from s2sgw.net.dns_upstream import EDNS_PAYLOAD, ResolverUnreachable, Upstream, parse_servers, system_servers
+from s2sgw.net.fair_slots import FairSlots, Owner, SlotLost
+from s2sgw.net.joined_calls import JoinedCalls
+from s2sgw.net.requester import Requester
+from s2sgw.net.silent_zones import SilentZones
+from s2sgw.net.site_rates import SiteRates
 
-#: Seconds for one look-up, over all servers and waiting for its turn.
+#: Seconds for one look-up, over all servers and including the wait for a slot.
 TIMEOUT = 10.0
-#: Look-ups under way at once, and those that may wait for their turn; one more fails at once.
-CONCURRENT = 256
-WAITING = 1024
-#: Records kept of one answer, and what the cache holds in all, in records of up to 256 bytes (no record counts as one).
+#: Look-ups under way at once, half of them for strangers.
+LOOKUPS = 256
+#: One owner (an address, or for ourselves a zone) holds at most this part of its half; and so many of its look-ups may wait.
+OWNER_PART = 8
+OWNER_LINE = 64
+#: Look-ups that wait in all, as a multiple of the slots.
+LINE_FACTOR = 4
+#: DNS questions a second that strangers at one address may cause, and at once.
+QUESTIONS_PER_SECOND = 100
+QUESTIONS_BURST = 20 * QUESTIONS_PER_SECOND
+#: Records kept of one answer.
 RECORDS = 64
-CACHED = 16384
-_RECORD_BYTES = 256
 #: Seconds that an answer, a negative answer (RFC 2308 §5) and a failure (RFC 9520 §3.2) are kept, at most.
 TTL = 3600
 NEGATIVE_TTL = 600
 FAILURE_TTL = 5
+#: Seconds without an answer after which a name counts as silent, however the look-up ended.
+SILENT_SECONDS = 2.0
 
-#: Nobody is asked for the addresses of this machine (RFC 6761 §6.3).
+#: No server is asked for the addresses of this machine (RFC 6761 §6.3).
 _LOCALHOST = dns.name.from_text("localhost.")
 _LOOPBACK = {kind: dns.rdata.from_text("IN", kind, text) for kind, text in ((RdataType.A, "127.0.0.1"), (RdataType.AAAA, "::1"))}
-
-Key = tuple[dns.name.Name, RdataType]
-
-
-class Status(StrEnum):
-    """What came of a look-up."""
-
-    FOUND = "found"
-    NO_DATA = "no-data"
-    NO_SUCH_NAME = "no-such-name"
-    FAILED = "failed"  # could not be asked: SERVFAIL, time-out, too busy
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`records` of the type asked for, behind CNAMEs too (`canonical` is the name at their end).
-
-    `secure`: DNSSEC secured the whole answer, be it the absence of records, as told by a resolver that may be believed.
-    `ttl`: seconds it may be kept, from when it came. `reason`: of a failure, in words.
-    """
-
-    name: dns.name.Name
-    rdtype: RdataType
-    status: Status
-    records: tuple[dns.rdata.Rdata, ...] = ()
-    secure: bool = False
-    ttl: float = 0.0
-    canonical: dns.name.Name = dns.name.root
-    reason: str = ""
-
-    @property
-    def found(self) -> bool:
-        return self.status is Status.FOUND
-
-    @property
-    def failed(self) -> bool:
-        return self.status is Status.FAILED
+#: The owner of look-ups that are joined by everybody.
+_OURS: Owner = ()
 
 
 class Resolver:
     """Look-ups through recursive resolvers.
 
-    `servers`: "address" or "address:port", none for the system's. `trust_ad`: believe the AD flag of servers that are not
-    on this machine too (their network must be trusted). Raises `ValueError` for a server that is no address.
+    `servers`: "address" or "address:port"; none: the system's. `trust_ad`: believe the AD flag of servers that are not on
+    this machine too (their network must be trusted). `lookups`: how many are under way at once.
+    Raises `ValueError` for a server that is no address.
     """
 
     def __init__(
@@ -94,74 +73,123 @@ class Resolver:
         *,
         trust_ad: bool = False,
         timeout: float = TIMEOUT,
-        concurrent: int = CONCURRENT,
-        waiting: int = WAITING,
-        cached: int = CACHED,
+        lookups: int = LOOKUPS,
+        questions_per_second: float = QUESTIONS_PER_SECOND,
+        cached: int = CACHED_RECORDS,
     ) -> None:
         self._reactor = reactor
         self._upstream = Upstream(reactor, parse_servers(servers or system_servers()))
         self._trust_ad = trust_ad
         self._timeout = timeout
-        self._turns = DeferredSemaphore(concurrent)
-        self._waiting = waiting
-        self._pending: dict[Key, list[Deferred[Answer]]] = {}
+        self._strangers = _slots(reactor, lookups // 2)
+        self._ours = _slots(reactor, lookups - lookups // 2)
+        self._joined: JoinedCalls[tuple[Owner, Key], Answer] = JoinedCalls()
+        self._silent_zones = SilentZones(reactor)
+        self._rates = SiteRates(reactor, questions_per_second, questions_per_second * QUESTIONS_BURST / QUESTIONS_PER_SECOND)
+        self._given_up: Counter[str] = Counter()
         self.cache = Cache(reactor, cached)
 
     @property
     def servers(self) -> tuple[HostPort, ...]:
-        """Whom we ask, in the order of the configuration."""
+        """Return the servers that are asked, in the order of the configuration."""
         return self._upstream.servers
 
     @property
     def in_flight(self) -> int:
-        """Look-ups under way or waiting for their turn."""
-        return len(self._pending)
+        """Return the number of look-ups that hold a slot."""
+        return self._strangers.in_flight + self._ours.in_flight
 
-    def query(self, name: str | dns.name.Name, rdtype: str | RdataType) -> Deferred[Answer]:
-        """The records of `name` (A-labels). The Deferred never fails, but it can be cancelled: only its caller leaves."""
+    @property
+    def in_line(self) -> int:
+        """Return the number of look-ups that wait for a slot."""
+        return self._strangers.in_line + self._ours.in_line
+
+    @property
+    def given_up(self) -> Counter[str]:
+        """Return the number of look-ups that were not made, or not finished, since the start, by reason."""
+        total = Counter(self._given_up)
+        for slots in (self._strangers, self._ours):
+            total.update(slots.given_up)
+        return total
+
+    def query(self, name: str | dns.name.Name, rdtype: str | RdataType, requester: Requester | None = None) -> Deferred[Answer]:
+        """Return the records of `name` (A-labels), asked for by `requester` (None: ourselves). The Deferred never fails.
+
+        It can be cancelled; the look-up ends when all who asked have cancelled.
+        """
         kind = RdataType.make(rdtype)
         try:
             absolute = _absolute(name)
         except (dns.exception.DNSException, UnicodeError) as error:
-            return _fired(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"no name for the DNS: {error}"))
+            return succeed(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"no name for the DNS: {error}"))
         if absolute == _LOCALHOST and kind in _LOOPBACK:
-            return _fired(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
-        known = self.cache.get((absolute, kind))
-        return _fired(known) if known is not None else self._join((absolute, kind))
+            return succeed(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
+        asker = requester or Requester.ourselves(absolute.to_text())
+        key = (absolute, kind)
+        known = asker.recall(key) or self.cache.get(key)
+        if known is not None:
+            return succeed(asker.note(known))
+        return self._look_up(key, asker).addCallback(asker.note)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """Every address of `host`, IPv4 first; itself where it is one."""
+        """Return every address of `host`, IPv4 first; `host` itself where it is one."""
         if is_address(host):
             return (host,)
         answers = [await self.query(host, family) for family in ("A", "AAAA")]
         return tuple(record.to_text() for answer in answers for record in answer.records)
 
-    def _join(self, key: Key) -> Deferred[Answer]:
-        if key not in self._pending and len(self._turns.waiting) >= self._waiting:
-            return _fired(_failure(key, "too many look-ups at once"))
-        waiter: Deferred[Answer] = Deferred(lambda cancelled: self._leave(key, cancelled))
-        if key in self._pending:
-            self._pending[key].append(waiter)
-        else:
-            self._pending[key] = [waiter]
-            looking = Deferred.fromCoroutine(self._look_up(key)).addTimeout(self._timeout, self._reactor)
-            looking.addErrback(self._failed, key).addCallback(self._arrived, key)
-        return waiter
+    # --- admission ---
 
-    def _leave(self, key: Key, waiter: Deferred[Answer]) -> None:
-        """The look-up itself goes on: it is bounded, and its answer is kept."""
-        self._pending[key].remove(waiter)
+    def _look_up(self, key: Key, requester: Requester) -> Deferred[Answer]:
+        """Strangers join a look-up of ours, but never the other way round: theirs may wait, or be given up."""
+        if not requester.is_stranger or (_OURS, key) in self._joined:
+            return self._joined.join((_OURS, key), lambda: self._begin(key, self._ours, requester.owner))
+        place = (requester.owner, key)
+        if place not in self._joined:
+            refusal = self._charge(key, requester)
+            if refusal is not None:
+                return succeed(refusal)
+        return self._joined.join(place, lambda: self._begin(key, self._strangers, requester.owner))
 
-    async def _look_up(self, key: Key) -> Answer:
-        await self._turns.acquire()
+    def _charge(self, key: Key, stranger: Requester) -> Answer | None:
+        """Charge `stranger` for one question, or return why it is not asked."""
+        if key[0] in self._silent_zones:
+            self._given_up["silent-zone"] += 1
+            return Answer(*key, Status.FAILED, reason="the name servers of the zone did not answer lately")
+        if stranger.questions_left <= 0:
+            self._given_up["questions"] += 1
+            return Answer(*key, Status.FAILED, reason="the claim of one name takes too many DNS questions")
+        if not self._rates.take(stranger.owner):
+            self._given_up["rate"] += 1
+            return Answer(*key, Status.BUSY, reason="too many DNS questions were asked for the address")
+        stranger.questions_left -= 1
+        return None
+
+    def _begin(self, key: Key, slots: FairSlots[Answer], owner: Owner) -> Deferred[Answer]:
+        look_up = _LookUp(key)
+        looking = slots.run(owner, lambda: Deferred.fromCoroutine(self._ask(look_up)))
+        looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
+        return looking.addErrback(self._failed, look_up).addCallback(self._keep)
+
+    # --- one look-up ---
+
+    async def _ask(self, look_up: _LookUp) -> Answer:
+        look_up.asked_at = self._reactor.seconds()
+        # AD asks for the answer's DNSSEC status without the signatures (RFC 6840 §5.7)
+        query = dns.message.make_query(*look_up.key, use_edns=0, payload=EDNS_PAYLOAD, flags=dns.flags.RD | dns.flags.AD)
         try:
-            # AD asks for the answer's DNSSEC status without the signatures (RFC 6840 §5.7)
-            flags = dns.flags.RD | dns.flags.AD
-            query = dns.message.make_query(*key, use_edns=0, payload=EDNS_PAYLOAD, flags=flags)
             message, server = await self._upstream.ask(query)
         finally:
-            self._turns.release()
-        return self._answer(key, message, self._trust_ad or server.is_loopback)
+            self._note_silence(look_up)
+        self._silent_zones.answered(look_up.key[0])
+        return self._answer(look_up.key, message, self._trust_ad or server.is_loopback)
+
+    def _note_silence(self, look_up: _LookUp) -> None:
+        """Note that the name's servers were silent, unless the resolver answered nothing else in that time either."""
+        assert look_up.asked_at is not None
+        silence = self._reactor.seconds() - look_up.asked_at
+        if silence >= SILENT_SECONDS and self._upstream.answered_at > look_up.asked_at:
+            self._silent_zones.silent(look_up.key[0])
 
     def _answer(self, key: Key, message: dns.message.Message, believed: bool) -> Answer:
         assert isinstance(message, dns.message.QueryMessage)
@@ -173,67 +201,49 @@ class Resolver:
         status = Status.NO_SUCH_NAME if message.rcode() else Status.NO_DATA
         return Answer(*key, status, (), secure, min(chain.minimum_ttl, NEGATIVE_TTL), chain.canonical_name)
 
-    def _failed(self, failure: Failure, key: Key) -> Answer:
-        if isinstance(failure.value, DeferredTimeout):
-            return _failure(key, f"no answer in {self._timeout:g} s")
-        return _failure(key, str(failure.value) or type(failure.value).__name__)
+    def _late(self, cancelled: Answer | Failure, look_up: _LookUp) -> Answer:
+        if isinstance(cancelled, Answer):
+            return cancelled
+        if look_up.asked_at is None:
+            self._given_up["not-asked"] += 1
+            return _busy(look_up.key, f"the look-up was not begun in {self._timeout:g} s")
+        self._given_up["no-answer"] += 1
+        return _failure(look_up.key, f"no answer in {self._timeout:g} s")
 
-    def _arrived(self, answer: Answer, key: Key) -> None:
+    def _failed(self, failure: Failure, look_up: _LookUp) -> Answer:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            self._given_up["abandoned"] += 1
+            raise error
+        if isinstance(error, SlotLost):
+            return _busy(look_up.key, "too many look-ups at once")
+        self._given_up["no-answer"] += 1
+        if isinstance(error, ResolverUnreachable):
+            return _busy(look_up.key, str(error))
+        return _failure(look_up.key, str(error) or type(error).__name__)
+
+    def _keep(self, answer: Answer) -> Answer:
         self.cache.put((answer.name, answer.rdtype), answer)
-        for waiter in self._pending.pop(key):
-            waiter.callback(answer)
+        return answer
 
 
-class Cache:
-    """Answers until their TTL is over; the least recently used go first where they weigh more than `limit`."""
+class _LookUp:
+    """One look-up: what is asked, and since when (None: not yet)."""
 
-    def __init__(self, clock: Reactor, limit: int = CACHED) -> None:
-        self._clock = clock
-        self._limit = limit
-        self._answers: OrderedDict[Key, tuple[float, Answer]] = OrderedDict()
-        self.weight = 0
+    __slots__ = ("asked_at", "key")
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def get(self, key: Key) -> Answer | None:
-        """The answer, `ttl` being what is left of it."""
-        if key not in self._answers:
-            return None
-        until, answer = self._answers[key]
-        left = until - self._clock.seconds()
-        if left <= 0:
-            self._drop(key)
-            return None
-        self._answers.move_to_end(key)
-        return replace(answer, ttl=left)
-
-    def put(self, key: Key, answer: Answer) -> None:
-        """Keep `answer`; one without a lifetime is not kept."""
-        self._drop(key)
-        if answer.ttl <= 0:
-            return
-        self._answers[key] = (self._clock.seconds() + answer.ttl, answer)
-        self.weight += _weight(answer)
-        while self.weight > self._limit:
-            self._drop(next(iter(self._answers)))
-
-    def clear(self) -> None:
-        self._answers.clear()
-        self.weight = 0
-
-    def _drop(self, key: Key) -> None:
-        entry = self._answers.pop(key, None)
-        if entry is not None:
-            self.weight -= _weight(entry[1])
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.asked_at: float | None = None
 
 
-def _weight(answer: Answer) -> int:
-    return max(sum(1 + len(record.to_wire() or b"") // _RECORD_BYTES for record in answer.records), 1)
+def _slots(reactor: Reactor, number: int) -> FairSlots[Answer]:
+    part = max(number // OWNER_PART, 1)
+    return FairSlots(reactor, number, per_owner=part, per_line=OWNER_LINE, waiting=LINE_FACTOR * number)
 
 
 def _absolute(name: str | dns.name.Name) -> dns.name.Name:
-    """The name (they compare whatever their case); A-labels: no other reading of IDNA comes in here."""
+    """Return the absolute name. Texts are A-labels: IDNA is never applied here."""
     return name if isinstance(name, dns.name.Name) else dns.name.from_text(name.encode("ascii"))
 
 
@@ -241,7 +251,6 @@ def _failure(key: Key, reason: str) -> Answer:
     return Answer(*key, Status.FAILED, ttl=FAILURE_TTL, reason=reason)
 
 
-def _fired(answer: Answer) -> Deferred[Answer]:
-    fired: Deferred[Answer] = Deferred()
-    fired.callback(answer)
-    return fired
+def _busy(key: Key, reason: str) -> Answer:
+    """Return a failure of our own, which is not kept: the next look-up may succeed."""
+    return Answer(*key, Status.BUSY, reason=reason)

@@ -32,6 +32,7 @@ class Cause(StrEnum):
     # dns
     NO_SUCH_DOMAIN = "no-such-domain"
     DNS_UNREACHABLE = "dns-unreachable"
+    RESOLVER_BUSY = "resolver-busy"
     PRIVATE_ADDRESS = "private-address"
     LOOP = "loop"
     ADDRESS_MISMATCH = "address-mismatch"
@@ -118,6 +119,7 @@ _FULL = StanzaCondition.RESOURCE_CONSTRAINT
 ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.NO_SUCH_DOMAIN: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain does not exist in the DNS.", "Publish an _xmpp-server._tcp SRV record, or an A or AAAA record, for the domain."),
     Cause.DNS_UNREACHABLE: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up in the DNS.", "Check that every authoritative name server of the domain answers, and that its DNSSEC signatures are valid."),
+    Cause.RESOLVER_BUSY: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up: the resolver here is busy.", "Nothing is known to be wrong with the domain's DNS: the resolver of this server is busy or does not answer. Try again in a few minutes."),
     Cause.PRIVATE_ADDRESS: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The DNS of the remote domain gives addresses that are not public.", "Publish public addresses for the domain's XMPP server, not loopback, private or link-local ones."),
     Cause.LOOP: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain is served by no other server.", "Host the domain on the local server, or give it a DNS entry of its own."),
     Cause.ADDRESS_MISMATCH: CauseInfo(Layer.DNS, False, _POLICY, "The remote server's address is not the one that its DNS gives.", "Open streams from an address that the domain's own DNS records give for its XMPP server, or publish the one they come from."),

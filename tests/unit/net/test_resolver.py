@@ -11,7 +11,9 @@ import dns.rcode
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.resolver import FAILURE_TTL, NEGATIVE_TTL, TTL, Answer, Cache, Resolver, Status
+from s2sgw.net.dns_answer import Answer, Status
+from s2sgw.net.dns_cache import Cache
+from s2sgw.net.resolver import FAILURE_TTL, NEGATIVE_TTL, TTL, Resolver
 from tests.support.dns import FakeReactor, FakeServer
 
 

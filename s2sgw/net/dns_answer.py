@@ -1,0 +1,59 @@
+"""What a look-up in the DNS comes to.
+
+"Does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" are told apart (R2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import dns.name
+import dns.rdata
+from dns.rdatatype import RdataType
+
+#: What is asked: a name and a record type.
+Key = tuple[dns.name.Name, RdataType]
+
+
+class Status(StrEnum):
+    """The outcome of a look-up."""
+
+    FOUND = "found"
+    NO_DATA = "no-data"
+    NO_SUCH_NAME = "no-such-name"
+    FAILED = "failed"  # the name servers of the domain did not answer, or answered that they cannot (SERVFAIL)
+    BUSY = "busy"  # our own resolver could not be asked, or had no time
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`records` of the type asked for, behind CNAMEs too (`canonical` is the name at their end).
+
+    `secure`: DNSSEC secured the whole answer, the absence of records included, as told by a resolver that may be believed.
+    `ttl`: seconds for which it may be kept, from when it came. `reason`: why it failed, in words.
+    """
+
+    name: dns.name.Name
+    rdtype: RdataType
+    status: Status
+    records: tuple[dns.rdata.Rdata, ...] = ()
+    secure: bool = False
+    ttl: float = 0.0
+    canonical: dns.name.Name = dns.name.root
+    reason: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Return whether there are records."""
+        return self.status is Status.FOUND
+
+    @property
+    def failed(self) -> bool:
+        """Return whether nothing is known: neither records nor that there are none."""
+        return self.status in (Status.FAILED, Status.BUSY)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether the failure is our own resolver's."""
+        return self.status is Status.BUSY

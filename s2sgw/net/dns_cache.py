@@ -1,0 +1,64 @@
+"""DNS answers, kept until their TTL is over."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.net.dns_answer import Answer, Key
+
+#: What the cache holds in all, in records of up to 256 bytes (an answer without records counts as one).
+RECORDS = 16384
+_RECORD_BYTES = 256
+
+
+class Cache:
+    """Answers until their TTL is over; beyond `limit` records the least recently used go first."""
+
+    def __init__(self, clock: IReactorTime, limit: int = RECORDS) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._answers: OrderedDict[Key, tuple[float, Answer]] = OrderedDict()
+        self.weight = 0
+
+    def __len__(self) -> int:
+        """Return the number of answers."""
+        return len(self._answers)
+
+    def get(self, key: Key) -> Answer | None:
+        """Return the answer with what is left of its TTL."""
+        if key not in self._answers:
+            return None
+        until, answer = self._answers[key]
+        left = until - self._clock.seconds()
+        if left <= 0:
+            self._drop(key)
+            return None
+        self._answers.move_to_end(key)
+        return replace(answer, ttl=left)
+
+    def put(self, key: Key, answer: Answer) -> None:
+        """Keep `answer`; one with a TTL of 0 is not kept."""
+        self._drop(key)
+        if answer.ttl <= 0:
+            return
+        self._answers[key] = (self._clock.seconds() + answer.ttl, answer)
+        self.weight += _weight(answer)
+        while self.weight > self._limit:
+            self._drop(next(iter(self._answers)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._answers.clear()
+        self.weight = 0
+
+    def _drop(self, key: Key) -> None:
+        entry = self._answers.pop(key, None)
+        if entry is not None:
+            self.weight -= _weight(entry[1])
+
+
+def _weight(answer: Answer) -> int:
+    return max(sum(1 + len(record.to_wire() or b"") // _RECORD_BYTES for record in answer.records), 1)

@@ -1,0 +1,65 @@
+"""Who a look-up is made for, and what it may cost.
+
+A stranger is a peer that has proven nothing. Its look-ups share slots by its address, and one claim of a name may cause
+a bounded number of DNS questions: the claimant chooses the names, so they may be names in a victim's zone (CVE-2020-8616).
+Look-ups of our own (outbound delivery, peers that were proven lately, deny lists) share other slots, by the zone of the
+domain that they are about.
+"""
+
+from __future__ import annotations
+
+import re
+
+from s2sgw.net.dns_answer import Answer, Key
+from s2sgw.net.fair_slots import Owner
+from s2sgw.net.sites import site_path
+
+#: DNS questions that one claim of a stranger may cause; answers from the cache are not counted.
+QUESTIONS = 10
+
+#: Second-level names below which countries register domains: `co.uk`, `com.br`, `ac.jp`.
+_PUBLIC_SUFFIX = re.compile(
+    r"(ac|asn|asso|co|com|edu|go|gob|gouv|gov|gv|id|ind|info|ltd|mil|ne|net|nom|or|org|plc|priv|sch|web)\.[a-z]{2}\Z"
+)
+
+
+def zone_of(name: str) -> str:
+    """Return the domain that was probably registered to get `name`: `example.org` for `a.b.example.org`."""
+    labels = name.rstrip(".").lower().split(".")
+    suffix = 2 if _PUBLIC_SUFFIX.match(".".join(labels[-2:])) else 1
+    return ".".join(labels[-suffix - 1 :])
+
+
+class Requester:
+    """Who asks, for one purpose: `owner` is the path by which slots are shared (`net.fair_slots`).
+
+    What it was told once it is not asked for again: a claim is one transaction, so a TTL of 0 lasts for it (RFC 1035 §3.2.1).
+    """
+
+    __slots__ = ("_answers", "is_stranger", "owner", "questions_left")
+
+    def __init__(self, owner: Owner, *, is_stranger: bool, questions: int = QUESTIONS) -> None:
+        self.owner = owner
+        self.is_stranger = is_stranger
+        self.questions_left = questions
+        self._answers: dict[Key, Answer] = {}
+
+    @classmethod
+    def ourselves(cls, name: str) -> Requester:
+        """Return the gateway itself, which asks for the sake of the domain `name`."""
+        return cls((zone_of(name),), is_stranger=False)
+
+    @classmethod
+    def stranger(cls, address: str) -> Requester:
+        """Return a peer at `address` that claims one name and has proven nothing."""
+        return cls(site_path(address), is_stranger=True)
+
+    def recall(self, key: Key) -> Answer | None:
+        """Return what was answered before."""
+        return self._answers.get(key)
+
+    def note(self, answer: Answer) -> Answer:
+        """Remember `answer` where it is a stranger's, and return it."""
+        if self.is_stranger and not answer.failed:
+            self._answers[answer.name, answer.rdtype] = answer
+        return answer

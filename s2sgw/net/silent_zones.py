@@ -1,0 +1,84 @@
+"""Zones whose name servers do not answer.
+
+A look-up below such a zone takes a slot for seconds and comes to nothing. After a few silent names below one domain,
+strangers' look-ups of further names below it fail at once for a minute. One answer for any name below it ends that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import dns.name
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.net.requester import zone_of
+
+#: Different silent names directly below a domain after which it is held for silent, and for how many seconds.
+SILENT_NAMES = 4
+SILENT_SECONDS = 60.0
+#: Domains that are remembered; those least recently noted go first.
+REMEMBERED = 4096
+#: Levels of names looked at, from the registered domain downwards.
+LEVELS = 4
+
+Labels = tuple[bytes, ...]
+
+
+class _Zone:
+    """A domain below which names were silent: the labels directly below it, and until when that counts."""
+
+    __slots__ = ("names", "until")
+
+    def __init__(self) -> None:
+        self.names: set[bytes] = set()
+        self.until = 0.0
+
+
+class SilentZones:
+    """Remembers which domains have silent name servers."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._zones: OrderedDict[Labels, _Zone] = OrderedDict()
+
+    def __contains__(self, name: dns.name.Name) -> bool:
+        """Return whether a look-up of `name` would probably not be answered."""
+        now = self._clock.seconds()
+        for zone, _ in _above(name):
+            known = self._zones.get(zone)
+            if known is not None and known.until > now and len(known.names) >= SILENT_NAMES:
+                return True
+        return False
+
+    def silent(self, name: dns.name.Name) -> None:
+        """Note that the name servers of `name` did not answer."""
+        now = self._clock.seconds()
+        for zone, below in _above(name):
+            known = self._zones.get(zone)
+            if known is None or known.until <= now:
+                known = self._zones[zone] = _Zone()
+            if len(known.names) < SILENT_NAMES:
+                known.names.add(below)
+            known.until = now + SILENT_SECONDS
+            self._zones.move_to_end(zone)
+        while len(self._zones) > REMEMBERED:
+            self._zones.popitem(last=False)
+
+    def answered(self, name: dns.name.Name) -> None:
+        """Note that the name servers of `name` answered."""
+        if self._zones:
+            for zone, _ in _above(name):
+                self._zones.pop(zone, None)
+
+
+def _above(name: dns.name.Name) -> Iterator[tuple[Labels, bytes]]:
+    """Yield the domains above `name` with the label directly below each, from the registered domain downwards.
+
+    Labels of services (`_xmpp-server._tcp`) are left out. Domains above the registered one do not count: there the owner of
+    some names would decide for others.
+    """
+    labels = tuple(label.lower() for label in name.labels if label and not label.startswith(b"_"))
+    registered = zone_of(b".".join(labels[-3:]).decode("latin-1")).count(".") + 1
+    for start in range(len(labels) - registered, max(len(labels) - registered - LEVELS, 0), -1):
+        yield labels[start:], labels[start - 1]
