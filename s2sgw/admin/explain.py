@@ -64,6 +64,7 @@ class Explainer:
             raise VerbError(f"{local} is none of our domains", "usage")
         policy, provenance = peers.policy(peer), PolicySources(config, peers)
         resolution = await self._discovery.resolve(peer, policy.route)
+        resolution = replace(resolution, targets=await self._discovery.locate(resolution.targets))
         return {
             "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
             "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),

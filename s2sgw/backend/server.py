@@ -21,6 +21,7 @@ from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.s2s.owners import Owner, owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
@@ -154,13 +155,17 @@ class BackendInitiating:
     owner_of: Callable[[Pair], Owner] = lambda pair: owner_by_name(pair.sender)
     leg: Literal["backend"] = field(default="backend", init=False)
 
-    async def resolve(self, pair: Pair) -> Resolution:
-        """The configured address."""
+    async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
+        """Return the configured address."""
         server = self.server
         addresses = tuple(await server.lookup(server.host))
         if not addresses:
             return Resolution(pair.recipient, (), Ending(Cause.UNREACHABLE, f"the backend's address {server.host} is not known"))
         return Resolution(pair.recipient, (Target(server.host, server.port, addresses, 0, 0),), None)
+
+    async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
+        """Return `targets`: the addresses are known."""
+        return targets
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         return InitiatingStream(InitiatingOptions(

@@ -72,6 +72,11 @@ class Target:
     canonical: str | None = None
     located: bool = True
 
+    @property
+    def place(self) -> tuple[str, int, bool]:
+        """Return what tells it from the other targets of a domain: host, port, and whether it is direct TLS."""
+        return self.host, self.port, self.direct_tls
+
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
@@ -228,14 +233,12 @@ class Discovery:
             self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=lambda host: bool(self._permitted(host.target)),
         )
         rest = [_unlocated(candidate) for candidate in candidates[len(found) :]]
-        hosts = [host or _Host(candidate, [_late(candidate.name, "A")]) for host, candidate in zip(found, candidates, strict=False)]
-        if not any(self._permitted(host.target) for host in hosts):
+        begun = list(zip(candidates, found, strict=False))
+        if not any(host is not None and self._permitted(host.target) for host in found):
+            hosts = [host or _Host(candidate, [_late(candidate.name, "A")]) for candidate, host in begun]
             return Resolution(domain, (), self._ending(hosts, len(rest)))
-        before = [
-            _unlocated(candidate) if host is None else self._permitted(host.target)
-            for host, candidate in zip(found, candidates, strict=False)
-        ]
-        return Resolution(domain, (*(target for target in before if target is not None), *rest))
+        targets = [_unlocated(candidate) if host is None else self._permitted(host.target) for candidate, host in begun]
+        return Resolution(domain, (*(target for target in targets if target is not None), *rest))
 
     async def _locate(self, targets: Sequence[Target], requester: Requester | None) -> tuple[Target, ...]:
         deadline = self._reactor.seconds() + self._timeout

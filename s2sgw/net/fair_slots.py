@@ -1,9 +1,9 @@
 """Slots for calls that take long, shared fairly among those who ask for them.
 
-A call has an owner: a path of names from the widest group to the narrowest, such as the networks of an address. A free slot goes to
-the group that holds the fewest, and within it to the next narrower group that holds the fewest. When all slots are taken
-a newcomer does not wait behind a crowd: the group that holds the most gives up its oldest call. So a flood from few
-owners delays those owners alone.
+A call has an owner: a path of names from the widest group to the narrowest, such as the networks of an address. A free
+slot goes to the group that holds the fewest, and within it to the next narrower group that holds the fewest. When all slots
+are taken, a newcomer does not wait behind a crowd: the group that holds the most gives up its oldest call. So a flood from
+few owners delays those owners alone.
 """
 
 from __future__ import annotations

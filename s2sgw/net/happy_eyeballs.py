@@ -51,10 +51,14 @@ class Endpoint:
         return self.target.port
 
 
-def priority_groups(targets: Sequence[Target], limit: int) -> list[tuple[Endpoint, ...]]:
-    """The places of `targets`, which come in the order to be tried, one tuple for each priority; `limit` in all."""
-    spots = [Endpoint(target, address) for target in targets for address in target.addresses]
-    return [tuple(heat) for _priority, heat in groupby(spots[:limit], key=lambda spot: spot.target.priority)]
+def priority_groups(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
+    """Return `targets`, which come in the order to be tried, in one tuple for each priority."""
+    return [tuple(group) for _priority, group in groupby(targets, key=lambda target: target.priority)]
+
+
+def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
+    """Return the first `limit` addresses of `targets`."""
+    return tuple(Endpoint(target, address) for target in targets for address in target.addresses)[:limit]
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,9 +204,9 @@ class Resolver:
     def _late(self, cancelled: Answer | Failure, look_up: _LookUp) -> Answer:
         if isinstance(cancelled, Answer):
             return cancelled
-        if look_up.asked_at is None:
+        if look_up.asked_at is None or self._reactor.seconds() - look_up.asked_at < self._timeout / 2:
             self._given_up["not-asked"] += 1
-            return _busy(look_up.key, f"the look-up was not begun in {self._timeout:g} s")
+            return _busy(look_up.key, f"the look-up did not get its turn in {self._timeout:g} s")
         self._given_up["no-answer"] += 1
         return _failure(look_up.key, f"no answer in {self._timeout:g} s")
 

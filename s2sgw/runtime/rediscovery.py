@@ -30,15 +30,17 @@ AT_ONCE = 32
 #: Seconds from one turn to the next.
 TICK = 5.0
 
-#: host, port, whether it is direct TLS, address
-Place = tuple[str, int, bool, str]
+#: Host, port, whether it is direct TLS.
+Place = tuple[str, int, bool]
+#: The addresses of each place; None: not looked up.
+Places = dict[Place, frozenset[str] | None]
 
 
 @dataclass(slots=True)
 class _Missed:
     """A peer that could not be reached: the places that were known then, and when the DNS is asked again."""
 
-    places: frozenset[Place]
+    places: Places
     due: float
 
 
@@ -102,16 +104,26 @@ class Rediscovery:
         self._asking -= 1
 
     async def _compare(self, peer: Domain, missed: _Missed) -> None:
-        found = _places(await self._resolve(peer))
-        if found <= missed.places or self._missed.get(peer) is not missed:
+        moved = _new(_places(await self._resolve(peer)), missed.places)
+        if not moved or self._missed.get(peer) is not missed:
             return
         del self._missed[peer]
-        said = ", ".join(sorted(f"{host}:{port} at {address}" for host, port, _, address in found - missed.places))
+        said = ", ".join(sorted(moved))
         self.log.info(event="woken by the DNS", direction="outbound", leg="federation", peer=str(peer), detail=f"now {said}")
         self._queues.contact(peer, urged=True)
 
 
-def _places(resolution: Resolution) -> frozenset[Place]:
-    return frozenset(
-        (target.host, target.port, target.direct_tls, address) for target in resolution.targets for address in target.addresses
-    )
+def _places(resolution: Resolution) -> Places:
+    return {target.place: frozenset(target.addresses) if target.located else None for target in resolution.targets}
+
+
+def _new(now: Places, before: Places) -> list[str]:
+    """Return the places, and the addresses of known places, that are in `now` and were not there `before`, in words."""
+    said = []
+    for place, addresses in now.items():
+        known = before.get(place, frozenset())
+        if known is None or (addresses is None and place in before):
+            continue  # its addresses cannot be compared
+        host, port, _ = place
+        said += [f"{host}:{port} at {address}" for address in addresses - known] if addresses is not None else [f"{host}:{port}"]
+    return said

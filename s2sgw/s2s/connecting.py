@@ -8,7 +8,7 @@ its heat go on, then the next priority. That all have failed is known as soon as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,8 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, priority_groups, race
+from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, endpoints, priority_groups, race
+from s2sgw.net.requester import Requester
 from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
 from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
@@ -51,8 +52,9 @@ from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
 
-#: So many addresses are tried in one attempt, over all targets.
+#: Addresses that are tried in one attempt, over all targets; and where a stranger makes us connect.
 ADDRESSES = 8
+VERIFYING_ADDRESSES = 4
 #: Seconds after which an attempt begins with no further address.
 PATIENCE = 60.0
 
@@ -271,9 +273,12 @@ class InitiatedStream:
 
 async def open_stream(
     side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool = False,
-    broken: ResumableStream | None = None,
+    broken: ResumableStream | None = None, requester: Requester | None = None,
 ) -> InitiatedStream:
-    """A stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36)."""
+    """Return a stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36).
+
+    `verifying`: the stream is to verify a dialback key. `requester` asks for its look-ups; None: we do.
+    """
     destinations, name = connect_services.destinations, pair.recipient.ascii
     purpose: Purpose = "backend" if side.leg == "backend" else "verification" if verifying else "outbound"
     owner = BACKEND if verifying and side.leg == "backend" else side.owner(pair)
@@ -282,7 +287,7 @@ async def open_stream(
             try:
                 with connect_services.peer_streams.entering(name, 0 if verifying else side.streams(pair),
                 connect_services.clock.seconds()):
-                    stream = await ConnectAttempt(side, pair, connect_services, verifying, broken).run()
+                    stream = await ConnectAttempt(side, pair, connect_services, verifying, broken, requester).run()
             except StreamUnavailable as refused:
                 refused.retry = None if verifying else destinations.failed(name, refused.ending, began, purpose)
                 raise
@@ -301,7 +306,9 @@ class ConnectAttempt:
 
     def __init__(
         self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: ResumableStream | None,
+        requester: Requester | None,
     ) -> None:
+        self._requester = requester
         self._broken = broken
         self._side = side
         self._pair = pair
@@ -310,27 +317,42 @@ class ConnectAttempt:
         self._verifying = verifying
         self._watch = HandshakeTimer(connect_services.clock, connect_services.took)
         self._failures: list[StreamUnavailable] = []
+        #: the targets whose addresses were looked up, by place
+        self._located: dict[tuple[str, int, bool], Target] = {}
         self._direct_failed: Ending | None = None
 
     async def run(self) -> InitiatedStream:
-        resolution = await self._side.resolve(self._pair)
+        resolution = await self._side.resolve(self._pair, self._requester)
         self._watch.step("dns")
         try:
             return await self._reach(resolution)
         except StreamUnavailable:
             if not self._verifying:
-                self._connect_services.missed(self._pair, resolution)
+                known = [self._located.get(target.place, target) for target in resolution.targets]
+                self._connect_services.missed(self._pair, replace(resolution, targets=tuple(known)))
             raise
 
     async def _reach(self, resolution: Resolution) -> InitiatedStream:
         if resolution.ending is not None:
             raise StreamUnavailable(resolution.ending)
-        for heat in priority_groups(self._borne(resolution.targets), ADDRESSES):
-            stream = await self._heat(heat)
+        left = VERIFYING_ADDRESSES if self._requester is not None and self._requester.is_stranger else ADDRESSES
+        for group in priority_groups(self._borne(resolution.targets)):
+            places = endpoints(await self._locate(group), left)
+            left -= len(places)
+            stream = await self._heat(places)
             if stream is not None:
                 self._opened(stream)
                 return stream
+            if not left:
+                break
         raise self._verdict()
+
+    async def _locate(self, group: Sequence[Target]) -> Sequence[Target]:
+        """Look up the addresses of the targets of one priority; one that has none is left out."""
+        located = await self._side.locate(self._pair, group, self._requester)
+        self._located.update((target.place, replace(target, located=True)) for target in group)
+        self._located.update((target.place, target) for target in located)
+        return located
 
     def _verdict(self) -> StreamUnavailable:
         """What says most; kept here no longer, for its traceback leads here and would keep all of the attempt in memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Discovery, Resolution, Target
+from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
@@ -54,8 +55,11 @@ class FederationInitiating:
         """What is shared with peers (R26)."""
         return SharedSecrets(self.peers)
 
-    async def resolve(self, pair: Pair) -> Resolution:
-        return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route)
+    async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
+        return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route, requester)
+
+    async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
+        return await self.discovery.locate(targets, requester or Requester.ourselves(pair.recipient.ascii))
 
     async def admit(self, pair: Pair) -> Ending | None:
         """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""

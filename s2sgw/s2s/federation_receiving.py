@@ -103,7 +103,7 @@ class FederationReceiving:
         resolution = await self._resolution(peer)
         unresolved = _unresolved(resolution)
         if unresolved is None and policy.resolve == "address-match":
-            unresolved = _elsewhere(resolution, connection.peer_address)
+            unresolved = await self._elsewhere(resolution, connection.peer_address)
         if unresolved is not None:
             return Permission(refusal=unresolved), ()
         if self.streams(peer) > policy.limits.streams:
@@ -127,9 +127,10 @@ class FederationReceiving:
             return barred_now
         if self.peers.policy(peer).resolve == "address-match":
             resolution = await self._resolution(peer)
-            elsewhere = _elsewhere(resolution, connection.peer_address) if resolution.ending is None else None
-            if elsewhere is not None:
-                return elsewhere
+            if resolution.ending is None:
+                elsewhere = await self._elsewhere(resolution, connection.peer_address)
+                if elsewhere is not None:
+                    return elsewhere
         verdict = await self.judge_of.opinion(connection, peer, "initiating")
         if method.startswith("SCRAM-") and self.secrets.suffices(verdict, peer):
             return None
@@ -139,6 +140,18 @@ class FederationReceiving:
         if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None
+
+    async def _elsewhere(self, resolution: Resolution, address: str) -> Refusal | None:
+        """Return the refusal of a stream that comes from no address of the peer's targets (`resolve = "address-match"`).
+
+        The targets are looked up one after another until one has the address.
+        """
+        host = canonical(HostPort.parse(address, S2S_PORT).host)
+        for target in resolution.targets:
+            for located in await self.discovery.locate([target]):
+                if host in {canonical(each) for each in located.addresses if is_address(each)}:
+                    return None
+        return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is not an address that the DNS gives for the domain's server"))
 
     async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question)
@@ -153,14 +166,6 @@ class FederationReceiving:
 
 def _unresolved(resolution: Resolution) -> Refusal | None:
     return None if resolution.ending is None else refusal(resolution.ending)
-
-
-def _elsewhere(resolution: Resolution, address: str) -> Refusal | None:
-    """`resolve = "address-match"`: a stream must come from an address that the peer's own DNS gives."""
-    known = {canonical(each) for target in resolution.targets for each in target.addresses if is_address(each)}
-    if canonical(HostPort.parse(address, S2S_PORT).host) in known:
-        return None
-    return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is no address that the DNS gives for the domain's server"))
 
 
 def _invalid_from(text: str) -> Refusal:

@@ -8,7 +8,7 @@ have these shapes; `service` joins them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.requester import Requester
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.owners import Owner
 from s2sgw.stream.events import (
@@ -78,8 +79,11 @@ class InitiatingLeg(Protocol):
     def leg(self) -> Leg:
         """Which side this is."""
 
-    def resolve(self, pair: Pair) -> Awaitable[Resolution]:
-        """Where the recipient's server is."""
+    def resolve(self, pair: Pair, requester: Requester | None = None) -> Awaitable[Resolution]:
+        """Return where the recipient's server is; `requester` None: we ask for ourselves."""
+
+    def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Awaitable[Sequence[Target]]:
+        """Return those of `targets`, of one priority, that have addresses, looking up what is not known yet."""
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""

@@ -183,12 +183,15 @@ class Gateway:
 
     # --- as a sending side ---
 
-    async def resolve(self, pair: Any) -> Any:
+    async def resolve(self, pair: Any, requester: Any = None) -> Any:
         if not isinstance(pair, Pair):
             return None
         if not self.world.dials(self):
             return Resolution(pair.recipient, (), Ending(Cause.DNS_UNREACHABLE))
         return Resolution(pair.recipient, (Target("s.example", 5269, ("192.0.2.1",)),), None)
+
+    async def locate(self, pair: Pair, targets: Sequence[Target], requester: Any = None) -> Sequence[Target]:
+        return targets
 
     def engine(self, pair: Any, target: Any = None, verifying: bool = False) -> Any:
         if isinstance(pair, bool):

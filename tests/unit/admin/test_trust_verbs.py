@@ -157,6 +157,9 @@ class FakeDiscovery:
     def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
         return succeed(Resolution(domain, self.targets, self.ending))
 
+    def locate(self, targets: tuple[Target, ...]) -> Deferred[tuple[Target, ...]]:
+        return succeed(targets)
+
     def tlsa(self, target: Target) -> Deferred[TLSALookup]:
         return succeed(TLSALookup(target.host, failure="not secured"))
 

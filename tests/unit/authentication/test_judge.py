@@ -27,9 +27,9 @@ from s2sgw.authentication.lookups import PATIENCE, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.fetching import TrustRoot, permitted_addresses
 from s2sgw.net.https import Fetched, Unfetched
-from s2sgw.net.resolver import Answer, Status
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.model import PeerObject

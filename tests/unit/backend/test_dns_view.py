@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.backend import dns_view
 from s2sgw.backend.dns_view import DNSView
-from s2sgw.net.resolver import Resolver, Status
+from s2sgw.net.dns_answer import Status
+from s2sgw.net.resolver import Resolver
 from tests.support.dns import FakeReactor, FakeServer, FakeStream, connect
 
 VIEW = ("127.53.0.1", 53)

@@ -20,6 +20,7 @@ from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.requester import Requester
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
@@ -100,8 +101,11 @@ class FakeSide:
         self.dials.append(Deferred())
         return self.dials[-1]
 
-    async def resolve(self, pair: Pair) -> Resolution:
+    async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
         return Resolution(pair.recipient, () if self.ending else self.targets, self.ending)
+
+    async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
+        return targets
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -11,8 +12,8 @@ import dns.rcode
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net import discovery
-from s2sgw.net.discovery import Discovery, Resolution, Target
+from s2sgw.net.discovery import Candidate, Discovery, Resolution, Target, in_order
+from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause
@@ -20,6 +21,11 @@ from s2sgw.xmpp.jid import Domain
 from tests.support.dns import FakeReactor, FakeServer
 
 PEER = Domain.parse("peer.example")
+
+
+def unlocated(host: str) -> Target:
+    """A target whose addresses are not known."""
+    return Target(host, 5269, (), located=False)
 
 
 class DiscoveryCase(SynchronousTestCase):
@@ -41,6 +47,16 @@ class DiscoveryCase(SynchronousTestCase):
         self.reactor.settle()
         return self.successResultOf(found)
 
+    def located(self, **options: Any) -> Resolution:
+        """What is found, with the addresses of all targets."""
+        finder = self.discovery(**options)
+        found = finder.resolve(PEER)
+        self.reactor.settle()
+        resolution = self.successResultOf(found)
+        targets = finder.locate(resolution.targets)
+        self.reactor.settle()
+        return replace(resolution, targets=self.successResultOf(targets))
+
     def places(self, resolution: Resolution) -> list[tuple[str, int, tuple[str, ...]]]:
         self.assertIsNone(resolution.ending)
         return [(target.host, target.port, target.addresses) for target in resolution.targets]
@@ -58,7 +74,7 @@ class ServiceTests(DiscoveryCase):
         """RFC 6120 §3.2.1: targets in the order of their priorities, each with its port and addresses."""
         self.server.srv("peer.example", "20 0 5270 h2.example.", "10 0 5269 h1.example.", "30 0 5271 h3.example.")
         self.assertEqual(
-            self.places(self.resolve()),
+            self.places(self.located()),
             [("h1.example", 5269, ("8.8.0.1",)), ("h2.example", 5270, ("8.8.0.2",)), ("h3.example", 5271, ("8.8.0.3",))],
         )
 
@@ -199,7 +215,8 @@ class DirectTests(DiscoveryCase):
         self.server.srv("peer.example", "10 0 5269 h1.example.", "20 0 5269 h2.example.")
         self.server.srv("peer.example", "30 0 5223 h3.example.", service="_xmpps-server")
         self.server.insecure = {("_xmpps-server._tcp.peer.example", "SRV"), ("h2.example", "A"), ("h3.example", "AAAA")}
-        self.assertEqual([(target.secure, target.addresses_secure) for target in self.resolve().targets], [(True, True), (True, False), (False, True)])
+        secured = [(target.secure, target.addresses_secure) for target in self.located().targets]
+        self.assertEqual(secured, [(True, True), (True, False), (False, True)])
         for insecure, secure in (("_xmpp-server", False), ("_xmpps-server", False), ("_xmpp-client", True)):
             self.resolver.cache.clear()
             self.server.insecure = {(f"{insecure}._tcp.h1.example", "SRV")}
@@ -304,12 +321,26 @@ class GraceTests(DiscoveryCase):
         self.assertEqual([host for host, _, _ in self.places(self.successResultOf(found))], ["h1.example", "h2.example"])
 
     def test_silent_target(self) -> None:
-        """One that never answers costs three seconds."""
+        """After two seconds the next is asked beside it; the silent one keeps its place, for it may only be slow."""
         self.server.srv("peer.example", "1 0 5269 h1.example.", "2 0 5269 h2.example.")
         self.server.mute.add(("h1.example", "*"))
         found = self.discovery().resolve(PEER)
-        self.reactor.pass_time(3.25)
-        self.assertEqual([host for host, _, _ in self.places(self.successResultOf(found))], ["h2.example"])
+        self.reactor.pass_time(1.75)
+        self.assertNoResult(found)
+        self.reactor.pass_time(0.5)
+        targets = self.successResultOf(found).targets
+        self.assertEqual([(target.host, target.located) for target in targets], [("h1.example", False), ("h2.example", True)])
+
+    def test_silent_target_of_a_priority(self) -> None:
+        """When all of a priority are looked up, one that never answers costs three seconds."""
+        self.server.srv("peer.example", "1 0 5269 h1.example.", "1 0 5269 h2.example.")
+        self.server.mute.add(("h1.example", "*"))
+        finder = self.discovery()
+        found = finder.locate([unlocated("h1.example"), unlocated("h2.example")])
+        self.reactor.pass_time(2.75)
+        self.assertNoResult(found)
+        self.reactor.pass_time(0.5)
+        self.assertEqual([target.host for target in self.successResultOf(found)], ["h2.example"])
 
 
 class RefusedAddressTests(DiscoveryCase):
@@ -400,16 +431,90 @@ class ManyTests(DiscoveryCase):
         self.assertEqual(self.successResultOf(routed).targets[0].host, "127.0.0.1")
         self.assertEqual(self.server.count("_xmpp-server._tcp.peer.example", "SRV"), 1)
 
-    def test_bounded(self) -> None:
-        """Above so many resolutions at once a further one could not be asked."""
-        self.patch(discovery, "CONCURRENT", 1)
+    def test_abandoned(self) -> None:
+        """When all who asked have left, nothing more is asked, and nothing is left behind."""
+        self.server.mute.add(("_xmpp-server._tcp.peer.example", "SRV"))
         finder = self.discovery()
-        one = finder.resolve(PEER)
-        other = finder.resolve(Domain.parse("other.example"))
-        self.assertEqual(self.cause(self.successResultOf(other)), Cause.DNS_UNREACHABLE)
+        asking = [finder.resolve(PEER), finder.resolve(PEER)]
+        for each in asking:
+            self.assertEqual(self.resolver.in_flight, 2)
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
         self.reactor.settle()
-        self.successResultOf(one)
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual((self.resolver.in_flight, self.reactor.getDelayedCalls()), (0, []))
+        self.assertEqual(len(finder._joined), 0)
+
+    def test_strangers_apart(self) -> None:
+        """A stranger never waits behind another's look-up: it joins those of its own site, and ours."""
+        self.server.srv("peer.example", "1 0 5269 h1.example.")
+        finder = self.discovery()
+        askers = [Requester.stranger("192.0.2.1"), Requester.stranger("192.0.2.1"), Requester.stranger("198.51.100.1"), None]
+        found = [finder.resolve(PEER, None, asker) for asker in askers]
+        self.assertEqual(len(finder._joined), 3)
+        self.reactor.settle()
+        self.assertTrue(all(self.successResultOf(each).ending is None for each in found))
+
+
+class ClaimTests(DiscoveryCase):
+    """What a stranger's claim of a name may cost."""
+
+    def claim(self, asker: Requester | None = None) -> Resolution:
+        found = self.discovery().resolve(PEER, None, asker or Requester.stranger("192.0.2.1"))
+        self.reactor.settle()
+        return self.successResultOf(found)
+
+    def test_healthy(self) -> None:
+        """Of sixteen targets one is asked for, when it has an address: four questions; the others keep their places."""
+        self.server.srv("peer.example", *(f"{number} 0 5269 h{number}.example." for number in range(1, 17)))
+        resolution = self.claim()
+        self.assertEqual([target.located for target in resolution.targets], [True] + [False] * 15)
+        self.assertEqual(len(self.server.asked), 4)
+
+    def test_no_address(self) -> None:
+        """At most eight questions are asked, whatever a zone has: three targets; that the others exist is not denied."""
+        self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
+        resolution = self.claim()
+        self.assertEqual(self.cause(resolution), Cause.DNS_UNREACHABLE)
+        self.assertIn("13 more targets were not asked for", str(resolution.ending))
+        self.assertEqual(len(self.server.asked), 8)
+
+    def test_ours(self) -> None:
+        """Before we give a message up all targets are asked for."""
+        self.server.srv("peer.example", *(f"{number} 0 5269 x{number}.example." for number in range(1, 16)), "16 0 5269 h1.example.")
+        found = self.discovery().resolve(PEER)
+        self.reactor.settle()
+        self.assertEqual([target.host for target in self.successResultOf(found).targets], ["h1.example"])
+
+    def test_one_transaction(self) -> None:
+        """RFC 1035 §3.2.1: with a TTL of zero nothing is asked twice for one claim, but for the next claim it is."""
+        self.server.add("_xmpp-server._tcp.peer.example", "SRV", "1 0 5269 z.example.", ttl=0)
+        self.server.add("z.example", "A", "8.8.0.1", ttl=0)
+        asker = Requester.stranger("192.0.2.1")
+        for _ in range(5):
+            self.assertIsNone(self.claim(asker).ending)
+        self.assertEqual(self.server.count("z.example", "A"), 1)
+        self.claim()
+        self.assertEqual(self.server.count("z.example", "A"), 2)
+
+    def test_budget(self) -> None:
+        """However a claim goes on, it causes no more than ten questions; then it fails, and is not accepted on less."""
+        self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
+        asker = Requester.stranger("192.0.2.1")
+        finder = self.discovery()
+        for number in range(8):
+            located = finder.locate([unlocated(f"y{number}.victim.example")], asker)
+            self.reactor.settle()
+            self.assertEqual(self.successResultOf(located), ())
+        self.assertEqual(len(self.server.asked), 10)
+
+    def test_busy(self) -> None:
+        """A resolver of ours that cannot be reached is not put down to the domain's name servers."""
+        self.server.srv("peer.example", "1 0 5269 h1.example.")
+        self.server.stop()
+        resolution = self.claim()
+        self.assertEqual(self.cause(resolution), Cause.RESOLVER_BUSY)
+        assert resolution.ending is not None
+        self.assertFalse(resolution.ending.final)
 
 
 class OrderTests(SynchronousTestCase):
@@ -418,8 +523,8 @@ class OrderTests(SynchronousTestCase):
     def first(self, weights: dict[str, int], rounds: int = 5000) -> Counter[str]:
         """How often each came first."""
         random = Random(1)
-        candidates = [discovery.Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in weights.items()]
-        return Counter(str(discovery.in_order(candidates, random)[0].name).rstrip(".") for _ in range(rounds))
+        candidates = [Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in weights.items()]
+        return Counter(str(in_order(candidates, random)[0].name).rstrip(".") for _ in range(rounds))
 
     def share(self, weights: dict[str, int], name: str) -> float:
         counted = self.first(weights)
@@ -434,8 +539,8 @@ class OrderTests(SynchronousTestCase):
     def test_second(self) -> None:
         """The second is drawn among the rest by their weights."""
         random = Random(2)
-        candidates = [discovery.Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in (("a", 10**4), ("b", 30), ("c", 10))]
-        seconds = Counter(str(discovery.in_order(candidates, random)[1].name) for _ in range(5000))
+        candidates = [Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in (("a", 10**4), ("b", 30), ("c", 10))]
+        seconds = Counter(str(in_order(candidates, random)[1].name) for _ in range(5000))
         self.assertApproximates(seconds["b."] / (seconds["b."] + seconds["c."]), 0.75, 0.02)
 
     def test_zero_beside_weights(self) -> None:
@@ -450,11 +555,11 @@ class OrderTests(SynchronousTestCase):
     def test_priority_first(self) -> None:
         """No weight goes before a priority, and nothing is lost."""
         candidates = [
-            discovery.Candidate(dns.name.from_text("late"), 1, priority=2, weight=65535),
-            discovery.Candidate(dns.name.from_text("soon"), 1, priority=1, weight=0),
+            Candidate(dns.name.from_text("late"), 1, priority=2, weight=65535),
+            Candidate(dns.name.from_text("soon"), 1, priority=1, weight=0),
         ]
         for seed in range(50):
-            self.assertEqual([str(one.name) for one in discovery.in_order(candidates, Random(seed))], ["soon.", "late."])
+            self.assertEqual([str(one.name) for one in in_order(candidates, Random(seed))], ["soon.", "late."])
 
 
 class TLSATests(DiscoveryCase):
@@ -557,10 +662,10 @@ class DeferredTests(DiscoveryCase):
 
     def test_internal_error(self) -> None:
         """Whatever goes wrong inside is an ending too."""
-        def broken(name: object, rdtype: object) -> Deferred[Any]:
+        def broken(name: object, rdtype: object, requester: object) -> Deferred[Any]:
             raise RuntimeError("boom")
 
-        self.resolver.query = broken  # type: ignore[method-assign]
+        self.resolver.query = broken  # type: ignore[method-assign, assignment]
         resolution = self.resolve()
         self.assertEqual(self.cause(resolution), Cause.INTERNAL)
         self.assertIn("boom", str(resolution.ending))

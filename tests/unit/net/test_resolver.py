@@ -13,8 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.dns_cache import Cache
+from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import FAILURE_TTL, NEGATIVE_TTL, TTL, Resolver
 from tests.support.dns import FakeReactor, FakeServer
+
+
+def stranger() -> Requester:
+    """A claim of its own."""
+    return Requester.stranger("203.0.113.1")
 
 
 class ResolverCase(SynchronousTestCase):
@@ -458,37 +464,185 @@ class JoiningTests(ResolverCase):
         self.assertEqual((len(self.server.asked), self.resolver.in_flight), (1, 0))
 
     def test_cancelled(self) -> None:
-        """Who cancels leaves alone; the others get their answer, and it is kept."""
+        """A caller that cancels leaves alone; the others get their answer. When the last has left the look-up ends."""
         one, other = self.resolver.query("a.example", "A"), self.resolver.query("a.example", "A")
         one.cancel()
         self.failureResultOf(one, CancelledError)
         self.reactor.settle()
         self.assertTrue(self.successResultOf(other).found)
         lone = self.resolver.query("b.example", "A")
+        self.assertEqual(len(self.reactor.udp), 2)
         lone.cancel()
         self.failureResultOf(lone, CancelledError)
+        self.assertEqual((len(self.reactor.udp), self.resolver.in_flight), (1, 0))
+        self.assertEqual(self.resolver.given_up, {"abandoned": 1})
         self.reactor.settle()
-        self.assertEqual(len(self.resolver.cache), 2)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_concurrency(self) -> None:
-        """Look-ups above the limit wait for their turn; above the limit of those that wait they fail at once, unkept."""
-        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], concurrent=2, waiting=1)
-        answers = [resolver.query(f"n{number}.example", "A") for number in range(4)]
-        self.assertEqual(self.successResultOf(answers[3]).reason, "too many look-ups at once")
-        joined = resolver.query("n0.example", "A")
-        self.assertEqual(len([port for port in self.reactor.udp.values() if port.peer]), 2)
+    def test_strangers_join_ours(self) -> None:
+        """A stranger joins a look-up of ours; we never join a stranger's, which may wait in its line or be given up."""
+        ours, theirs = self.resolver.query("a.example", "A"), self.resolver.query("a.example", "A", stranger())
+        self.assertEqual(self.resolver.in_flight, 1)
+        theirs.addErrback(lambda _: None).cancel()
+        other = self.resolver.query("b.example", "A", stranger())
+        again = self.resolver.query("b.example", "A")
+        self.assertEqual(self.resolver.in_flight, 3)
         self.reactor.settle()
-        self.assertEqual([self.successResultOf(answer).status for answer in (*answers[:3], joined)], [Status.NO_SUCH_NAME] * 4)
-        self.assertEqual(self.ask("n3.example", resolver=resolver).status, Status.NO_SUCH_NAME)
+        self.assertEqual([self.successResultOf(each).failed for each in (ours, other, again)], [False] * 3)
 
-    def test_waiting_is_bounded_in_time(self) -> None:
-        """A look-up whose turn does not come ends in time, and leaves the queue."""
+    def test_slots(self) -> None:
+        """Look-ups beyond the slots wait; beyond the line the one that waited longest is told that we are busy, not that it failed."""
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], lookups=2)
         self.server.mute.add(("n0.example", "A"))
-        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], concurrent=1, timeout=3)
-        self.server.delays["n0.example", "A"] = 60
+        names = [f"n{number}.example" for number in range(6)]
+        answers = [resolver.query(name, "A") for name in names]
+        self.assertEqual((resolver.in_flight, resolver.in_line), (1, 4))
+        dropped = self.successResultOf(answers[1])
+        self.assertEqual((dropped.status, dropped.reason, dropped.ttl), (Status.BUSY, "too many look-ups at once", 0))
+        self.reactor.pass_time(2.5)
+        self.assertTrue(self.successResultOf(answers[0]).busy)
+        self.assertEqual([self.successResultOf(answer).status for answer in answers[2:]], [Status.NO_SUCH_NAME] * 4)
+        self.assertEqual(resolver.given_up, {"line-full": 1, "displaced": 1})
+        self.assertEqual((resolver.in_flight, resolver.in_line, self.reactor.getDelayedCalls()), (0, 0, []))
+
+    def test_not_asked_in_time(self) -> None:
+        """A look-up whose turn does not come in time was never asked: that is our own affair."""
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], lookups=2, timeout=1)
+        self.server.mute.add(("n0.example", "A"))
         first, second = resolver.query("n0.example", "A"), resolver.query("n1.example", "A")
-        self.reactor.pass_time(3.25)
-        self.assertEqual(self.successResultOf(first).reason, "no answer in 3 s")
-        self.assertTrue(self.successResultOf(second).status in (Status.FAILED, Status.NO_SUCH_NAME))
-        self.assertEqual(self.ask("a.example", resolver=resolver).status, Status.FOUND)
-        self.assertEqual(resolver.in_flight, 0)
+        self.reactor.pass_time(1.25)
+        failed = self.successResultOf(first)
+        self.assertEqual((failed.status, failed.reason), (Status.FAILED, "no answer in 1 s"))
+        unasked = self.successResultOf(second)
+        self.assertEqual((unasked.status, unasked.reason), (Status.BUSY, "the look-up did not get its turn in 1 s"))
+        self.assertEqual((resolver.in_flight, resolver.in_line), (0, 0))
+
+
+class StrangerTests(ResolverCase):
+    """Look-ups for peers that have proven nothing (`net.requester`)."""
+
+    def flood(self, sites: int, each: int, *, zone: str = "silent{}.example", start: int = 0) -> None:
+        """Ask for names that are never answered, each below a zone of its own, from `sites` addresses of as many networks."""
+        for site in range(sites):
+            for number in range(each):
+                name = f"x{start + number}." + zone.format(f"{site}-{start + number}")
+                self.server.mute.add((name, "A"))
+                self.resolver.query(name, "A", Requester.stranger(f"10.{site}.0.1")).addErrback(lambda _: None)
+
+    def fresh(self, address: str = "192.0.2.77", seconds: float = 2.0) -> float:
+        """Return how long a fresh peer of a healthy zone takes for two look-ups, one after the other."""
+        self.names = getattr(self, "names", 0) + 1
+        asker, began = Requester.stranger(address), self.reactor.seconds()
+        for kind in ("A", "AAAA"):
+            name = f"healthy{self.names}.example"
+            self.server.add(name, kind, "8.8.8.8" if kind == "A" else "2a00::1")
+            self.server.delays[name, kind] = 0.03
+            answer = self.resolver.query(name, kind, asker)
+            while not answer.called and self.reactor.seconds() - began < 20:
+                self.reactor.settle()
+                self.reactor.advance(0.01)
+            self.assertTrue(self.successResultOf(answer).found, self.successResultOf(answer))
+        return self.reactor.seconds() - began
+
+    def test_one_address(self) -> None:
+        """200 silent names a second from one address: another's look-ups do not notice."""
+        times = []
+        for second in range(12):
+            self.flood(1, 200, start=200 * second)
+            times.append(self.fresh())
+            self.reactor.pass_time(1)
+        self.assertLess(max(times), 0.2)
+        self.assertLessEqual(self.resolver.in_flight, 16)
+
+    def test_fifty_addresses(self) -> None:
+        """Ten silent names a second from each of 50 addresses fill all slots: a fresh peer gets one at once all the same."""
+        times = []
+        for second in range(10):
+            self.flood(50, 10, start=10 * second)
+            times.append(self.fresh(f"192.0.2.{second}"))
+            self.reactor.pass_time(1)
+        self.assertEqual(self.resolver.in_flight, 128)
+        self.assertLess(max(times), 1.0)
+
+    def test_neighbours(self) -> None:
+        """It is so where the fresh peer's address is of the same network as all 50."""
+        for second in range(6):
+            for host in range(50):
+                for number in range(10):
+                    name = f"x.silent{host}-{second}-{number}.example"
+                    self.server.mute.add((name, "A"))
+                    self.resolver.query(name, "A", Requester.stranger(f"192.0.2.{host}")).addErrback(lambda _: None)
+            self.assertLess(self.fresh("192.0.2.200"), 1.0)
+            self.reactor.pass_time(1)
+
+    def test_own_share(self) -> None:
+        """Strangers hold half of the slots at most; the other half is ours, and answers at once."""
+        self.flood(60, 20)
+        self.assertEqual(self.resolver.in_flight, 128)
+        self.assertTrue(self.ask("a.example").found)
+
+    def test_silent_zone(self) -> None:
+        """After a few silent names below one domain further ones fail at once, for a minute; ours are still asked."""
+        self.flood(1, 4, zone="zone.example")
+        self.ask("a.example")
+        for _ in range(3):
+            self.reactor.pass_time(3)
+            self.resolver.cache.clear()
+            self.ask("a.example")  # others are answered meanwhile: it is the zone's own silence
+        self.reactor.pass_time(3)
+        before = len(self.server.asked)
+        self.server.mute.add(("y.zone.example", "A"))
+        answer = self.ask_as(stranger(), "y.zone.example")
+        self.assertEqual((answer.status, answer.reason), (Status.FAILED, "the name servers of the zone did not answer lately"))
+        self.assertEqual((len(self.server.asked), self.resolver.given_up["silent-zone"]), (before, 1))
+        self.assertTrue(self.ask_as(stranger(), "y.other.example").status is Status.NO_SUCH_NAME)
+        self.server.mute.clear()
+        self.assertEqual(self.ask("y.zone.example").status, Status.NO_SUCH_NAME)
+        self.assertEqual(self.ask_as(stranger(), "z.zone.example").status, Status.NO_SUCH_NAME)
+
+    def test_silent_resolver(self) -> None:
+        """Where our resolver answers nothing at all no zone is blamed."""
+        self.flood(1, 8, zone="zone.example")
+        self.reactor.pass_time(12)
+        self.server.mute.clear()
+        self.assertEqual(self.ask_as(stranger(), "y.zone.example").status, Status.NO_SUCH_NAME)
+
+    def test_silent_resolver_is_busy(self) -> None:
+        """A resolver that refuses packets, or a machine without sockets, is not the domain's fault."""
+        self.server.stop()
+        self.assertEqual(self.ask("a.example").status, Status.BUSY)
+        self.reactor.broken = True
+        self.assertEqual(self.ask("a.example").status, Status.BUSY)
+
+    def test_questions(self) -> None:
+        """One claim causes ten questions; answers that are known cost nothing."""
+        asker = Requester.stranger("192.0.2.1")
+        for number in range(10):
+            self.assertFalse(self.ask_as(asker, f"n{number}.example").failed)
+        self.assertTrue(self.ask_as(asker, "n10.example").failed)
+        self.assertFalse(self.ask_as(asker, "n3.example").failed)
+        self.ask("a.example")
+        self.assertTrue(self.ask_as(asker, "a.example").found)
+        self.assertEqual(self.resolver.given_up, {"questions": 1})
+
+    def test_rate(self) -> None:
+        """Questions for one address are rated over all claims; what is known is not counted."""
+        resolver = Resolver(self.reactor, ["127.0.0.1:5300"], questions_per_second=1)
+        statuses = []
+        for number in range(22):
+            answer = resolver.query(f"n{number}.example", "A", Requester.stranger("192.0.2.1"))
+            self.reactor.settle()
+            statuses.append(self.successResultOf(answer).status)
+        self.assertEqual(statuses, [Status.NO_SUCH_NAME] * 20 + [Status.BUSY] * 2)
+        answer = resolver.query("n30.example", "A", Requester.stranger("198.51.100.1"))
+        self.reactor.settle()
+        self.assertFalse(self.successResultOf(answer).failed)
+        self.reactor.advance(1)
+        again = resolver.query("n31.example", "A", Requester.stranger("192.0.2.1"))
+        self.reactor.settle()
+        self.assertFalse(self.successResultOf(again).failed)
+
+    def ask_as(self, asker: Requester, name: str) -> Answer:
+        answer = self.resolver.query(name, "A", asker)
+        self.reactor.settle()
+        return self.successResultOf(answer)

@@ -47,7 +47,7 @@ class World(test_agent.World):
         self.alive: set[str] = set()
         #: when each address was tried
         self.tried: list[tuple[float, str]] = []
-        self.side.resolve = lambda pair: self.discovery.resolve(pair.recipient)  # type: ignore[method-assign, assignment, return-value]
+        self.side.resolve = lambda pair, _=None: self.discovery.resolve(pair.recipient)  # type: ignore[method-assign, assignment, return-value]
         self.side.dial = self.dial  # type: ignore[method-assign]
 
     def dial(self, address: str, port: int, build: Any) -> Deferred[None]:

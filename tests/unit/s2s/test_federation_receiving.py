@@ -38,6 +38,9 @@ class InboundTestCase(SynchronousTestCase):
         self.asked: list[str | None] = []
         found = resolution or Resolution(PEER, (SERVER,))
 
+        async def locate(targets: list[Target]) -> list[Target]:
+            return targets
+
         async def resolve(peer: Domain, route: str | None) -> Resolution:
             self.asked.append(route)
             return found
@@ -49,7 +52,7 @@ class InboundTestCase(SynchronousTestCase):
             return self.opinion
 
         return FederationReceiving(
-            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
+            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
             None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
         )
 

@@ -1,0 +1,215 @@
+"""Slots that are shared fairly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.fair_slots import JOSTLE_SECONDS, LOOK_SECONDS, SLOW_SECONDS, FairSlots, SlotLost
+
+
+class Call:
+    """One call that the test ends."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.running: Deferred[str] | None = None
+        self.cancelled = False
+        self.result: Deferred[str]
+
+    def begin(self) -> Deferred[str]:
+        self.running = Deferred(self._cancel)
+        return self.running
+
+    def _cancel(self, _: Any) -> None:
+        self.cancelled = True
+
+    @property
+    def waits(self) -> bool:
+        return self.running is None and not self.result.called
+
+    @property
+    def runs(self) -> bool:
+        return self.running is not None and not self.result.called
+
+
+class SlotsCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.slots = self.made(4)
+
+    def made(self, limit: int, per_owner: int = 100, per_line: int = 100, waiting: int = 1000) -> FairSlots[str]:
+        return FairSlots(self.clock, limit, per_owner=per_owner, per_line=per_line, waiting=waiting)
+
+    def call(self, *owner: str) -> Call:
+        call = Call("/".join(owner))
+        call.result = self.slots.run(owner, call.begin)
+        return call
+
+    def lost(self, call: Call) -> str:
+        reason: str = self.failureResultOf(call.result, SlotLost).value.reason
+        return reason
+
+    def end(self, call: Call) -> None:
+        assert call.running is not None
+        call.running.callback("done")
+        self.assertEqual(self.successResultOf(call.result), "done")
+
+
+class SlotsTests(SlotsCase):
+    """Who gets a slot."""
+
+    def test_free(self) -> None:
+        """While there are slots calls begin at once."""
+        calls = [self.call("a") for _ in range(4)]
+        self.assertEqual((self.slots.in_flight, self.slots.in_line), (4, 0))
+        for call in calls:
+            self.end(call)
+        self.assertEqual((self.slots.in_flight, self.clock.getDelayedCalls()), (0, []))
+
+    def test_results(self) -> None:
+        """The result may come at once, and may be a failure; a call that cannot begin fails."""
+        self.assertEqual(self.successResultOf(self.slots.run(("a",), lambda: succeed("x"))), "x")
+        self.failureResultOf(self.slots.run(("a",), lambda: fail(KeyError())), KeyError)
+        self.failureResultOf(self.slots.run(("a",), lambda: {}["x"]), KeyError)  # type: ignore[index]
+        self.assertEqual(self.slots.in_flight, 0)
+
+    def test_per_owner(self) -> None:
+        """One owner holds only so many, and the rest of its calls wait in its own line; others go on."""
+        self.slots = self.made(4, per_owner=2)
+        first = [self.call("a") for _ in range(4)]
+        self.assertEqual([call.runs for call in first], [True, True, False, False])
+        self.assertTrue(self.call("b").runs)
+        self.end(first[0])
+        self.assertEqual([call.runs for call in first[2:]], [True, False])
+
+    def test_fewest_first(self) -> None:
+        """A free slot goes to the group that holds the fewest, in it to the owner that holds the fewest, and in turns."""
+        running = [self.call("a", "1"), self.call("a", "1"), self.call("a", "2"), self.call("b", "1")]
+        waiting = [self.call("a", "1"), self.call("a", "3"), self.call("b", "1"), self.call("b", "2"), self.call("a", "2")]
+        order = []
+        for call in running:
+            self.end(call)
+            order += [each.name for each in waiting if each.runs and each.name not in order]
+        self.assertEqual(order, ["b/2", "a/3", "a/1", "b/1"])
+
+    def test_crowd_gives_way(self) -> None:
+        """When all slots are taken the group that holds the most gives up its oldest, if that has had its time."""
+        crowd = [self.call("a", str(number % 2)) for number in range(4)]
+        newcomer = self.call("b", "1")
+        self.assertTrue(newcomer.waits)
+        self.clock.advance(JOSTLE_SECONDS - 0.01)
+        self.assertTrue(newcomer.waits)
+        self.clock.advance(LOOK_SECONDS)
+        self.assertTrue(newcomer.runs)
+        self.assertEqual((self.lost(crowd[0]), crowd[0].cancelled), ("displaced", True))
+        self.assertEqual([call.runs for call in crowd[1:]], [True] * 3)
+        self.assertTrue(self.call("c", "1").runs)
+        self.assertEqual((self.lost(crowd[1]), self.slots.given_up), ("displaced", {"displaced": 2}))
+
+    def test_crowd_within(self) -> None:
+        """It is so among the owners of one group too."""
+        crowd = [self.call("a", "1") for _ in range(4)]
+        self.clock.advance(JOSTLE_SECONDS)
+        self.assertTrue(self.call("a", "2").runs)
+        self.assertEqual(self.lost(crowd[0]), "displaced")
+
+    def test_equals_wait(self) -> None:
+        """Among equals nobody gives way, but for a call that is slow."""
+        calls = [self.call(name) for name in "abcd"]
+        newcomer = self.call("e")
+        self.clock.advance(SLOW_SECONDS - 0.01)
+        self.assertTrue(newcomer.waits)
+        self.clock.advance(LOOK_SECONDS)
+        self.assertTrue(newcomer.runs)
+        self.assertEqual(self.lost(calls[0]), "displaced")
+
+    def test_own_crowd(self) -> None:
+        """An owner never displaces its own calls before they are slow."""
+        crowd = [self.call("a") for _ in range(5)]
+        self.clock.advance(SLOW_SECONDS - 0.01)
+        self.assertEqual([call.runs for call in crowd], [True] * 4 + [False])
+
+    def test_lines_are_bounded(self) -> None:
+        """The call that has waited longest goes: of its owner's line, or of the longest line of all."""
+        self.slots = self.made(1, per_line=2, waiting=4)
+        self.call("x")
+        line = [self.call("a") for _ in range(3)]
+        self.assertEqual([self.lost(line[0]), line[1].waits, line[2].waits], ["line-full", True, True])
+        others = [self.call(name) for name in "bcd"]
+        self.assertEqual([self.lost(line[1]), line[2].waits], ["line-full", True])
+        self.assertTrue(all(call.waits for call in others))
+        self.assertEqual((self.slots.in_line, self.slots.given_up), (4, {"line-full": 2}))
+
+    def test_leaving(self) -> None:
+        """A caller that leaves takes its call along, out of the line or out of its slot, which the next gets."""
+        self.slots = self.made(1)
+        first, second, third = self.call("a"), self.call("a"), self.call("a")
+        second.result.cancel()
+        self.failureResultOf(second.result, CancelledError)
+        first.result.cancel()
+        self.failureResultOf(first.result, CancelledError)
+        self.assertTrue(first.cancelled and third.runs)
+        self.end(third)
+        self.assertEqual((self.slots.in_flight, self.slots.in_line, self.slots.given_up), (0, 0, {}))
+
+    def test_nothing_is_left(self) -> None:
+        """When all is over there is no timer and nothing is remembered of any owner."""
+        calls = [self.call(f"a{number}", "x") for number in range(20)]
+        self.clock.advance(SLOW_SECONDS)
+        for call in calls:
+            call.result.addErrback(lambda _: None).cancel()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.clock.getDelayedCalls(), self.slots._root.children), ([], {}))
+
+    def test_many_results_at_once(self) -> None:
+        """A long line of calls that have their results at once is no deep recursion."""
+        self.slots = self.made(1, per_line=5000, waiting=5000)
+        first = self.call("a")
+        rest = [self.slots.run(("a",), lambda: succeed("x")) for _ in range(4000)]
+        self.end(first)
+        self.assertEqual(self.successResultOf(rest[-1]), "x")
+
+
+class InvariantTests(SlotsCase):
+    """Whatever is asked for and ended, in any order."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("rrrecat"), st.integers(0, 5), st.integers(0, 2)), max_size=120))
+    def test_invariants(self, steps: list[tuple[str, int, int]]) -> None:
+        """No bound is passed, every call ends once, a free slot never lies idle beside a call that may take it."""
+        self.clock = Clock()
+        self.slots = self.made(4, per_owner=3, per_line=4, waiting=10)
+        calls: list[Call] = []
+        for what, wide, narrow in steps:
+            runs = [call for call in calls if call.runs]
+            if what == "r":
+                calls.append(self.call(str(wide), str(narrow)))
+                calls[-1].result.addErrback(lambda failure: failure.trap(SlotLost, CancelledError) and "lost")
+            elif what == "e" and runs:
+                runs[wide % len(runs)].running.callback("done")  # type: ignore[union-attr]
+            elif what == "c" and calls:
+                calls[wide % len(calls)].result.cancel()
+            else:
+                self.clock.advance(narrow + 0.1)
+            self.check(calls)
+        for call in calls:
+            if call.runs or call.waits:
+                call.result.cancel()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.slots.in_flight, self.slots.in_line, self.slots._root.children), (0, 0, {}))
+
+    def check(self, calls: list[Call]) -> None:
+        runs = [call.name for call in calls if call.runs]
+        waits = [call.name for call in calls if call.waits]
+        self.assertEqual((self.slots.in_flight, self.slots.in_line), (len(runs), len(waits)))
+        self.assertLessEqual(len(runs), 4)
+        self.assertLessEqual(len(waits), 10)
+        self.assertTrue(all(runs.count(name) <= 3 for name in runs) and all(waits.count(name) <= 4 for name in waits))
+        if len(runs) < 4:
+            self.assertTrue(all(runs.count(name) == 3 for name in waits))

@@ -1,0 +1,75 @@
+"""Calls that several callers make at the same time."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.joined_calls import JoinedCalls
+
+
+class JoinedCallsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.calls: JoinedCalls[str, int] = JoinedCalls()
+        self.begun: list[Deferred[int]] = []
+        self.cancelled: list[Deferred[int]] = []
+
+    def begin(self) -> Deferred[int]:
+        self.begun.append(Deferred(self.cancelled.append))
+        return self.begun[-1]
+
+    def test_once(self) -> None:
+        """The call is made once, and every caller gets the result; afterwards it is made anew."""
+        waiting = [self.calls.join("a", self.begin) for _ in range(3)]
+        self.assertTrue("a" in self.calls and "b" not in self.calls)
+        self.begun[0].callback(7)
+        self.assertEqual([self.successResultOf(each) for each in waiting], [7, 7, 7])
+        self.assertEqual(len(self.calls), 0)
+        self.calls.join("a", self.begin)
+        self.assertEqual(len(self.begun), 2)
+
+    def test_failure(self) -> None:
+        """A failure is every caller's."""
+        waiting = [self.calls.join("a", self.begin) for _ in range(2)]
+        self.begun[0].errback(KeyError("x"))
+        for each in waiting:
+            self.failureResultOf(each, KeyError)
+
+    def test_at_once(self) -> None:
+        """A call may have its result at once."""
+        self.assertEqual(self.successResultOf(self.calls.join("a", lambda: succeed(1))), 1)
+        self.failureResultOf(self.calls.join("a", lambda: fail(KeyError())), KeyError)
+        self.assertEqual(len(self.calls), 0)
+
+    def test_leaving(self) -> None:
+        """A caller that cancels leaves alone; when the last has left, the call is cancelled, and the next begins anew."""
+        one, other = self.calls.join("a", self.begin), self.calls.join("a", self.begin)
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(self.cancelled, [])
+        other.cancel()
+        self.failureResultOf(other, CancelledError)
+        self.assertEqual((self.cancelled, len(self.calls)), (self.begun, 0))
+        again = self.calls.join("a", self.begin)
+        self.begun[1].callback(2)
+        self.assertEqual(self.successResultOf(again), 2)
+
+    def test_coming_while_leaving(self) -> None:
+        """A caller that comes while the call is being cancelled is not given the end of that one."""
+        came: list[Deferred[int]] = []
+        first: Deferred[int] = Deferred(lambda _: came.append(self.calls.join("a", self.begin)))
+        lone = self.calls.join("a", lambda: first)
+        lone.cancel()
+        self.failureResultOf(lone, CancelledError)
+        self.assertNoResult(came[0])
+        self.begun[0].callback(3)
+        self.assertEqual(self.successResultOf(came[0]), 3)
+
+    def test_joining_in_a_callback(self) -> None:
+        """A caller that asks again when it has its result begins a new call."""
+        again: list[Deferred[int]] = []
+        waiting = self.calls.join("a", self.begin)
+        waiting.addCallback(lambda _: again.append(self.calls.join("a", self.begin)))
+        self.begun[0].callback(1)
+        self.begun[1].callback(2)
+        self.assertEqual(self.successResultOf(again[0]), 2)

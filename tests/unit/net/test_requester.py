@@ -1,0 +1,35 @@
+"""Who look-ups are made for."""
+
+from __future__ import annotations
+
+import dns.name
+from dns.rdatatype import RdataType
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.dns_answer import Answer, Status
+from s2sgw.net.requester import Requester, zone_of
+
+
+class RequesterTests(SynchronousTestCase):
+    def test_zones(self) -> None:
+        """The registered domain, with the second-level names of countries left aside."""
+        for name, zone in (
+            ("example.org", "example.org"), ("a.b.Example.org.", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
+            ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("", ""),
+        ):
+            self.assertEqual(zone_of(name), zone)
+
+    def test_owners(self) -> None:
+        """A stranger is known by its networks, we by the domain that it is for."""
+        self.assertEqual(Requester.stranger("192.0.2.1").owner, ("192.0.2.0/24", "192.0.2.1/32"))
+        self.assertEqual(Requester.ourselves("a.example.org").owner, ("example.org",))
+
+    def test_memory(self) -> None:
+        """A stranger's claim is told what it was told before, failures apart; we look it up."""
+        name = dns.name.from_text("a.example")
+        found, failed = Answer(name, RdataType.A, Status.FOUND), Answer(name, RdataType.AAAA, Status.FAILED)
+        stranger, ours = Requester.stranger("192.0.2.1"), Requester.ourselves("a.example")
+        for requester in (stranger, ours):
+            self.assertEqual((requester.note(found), requester.note(failed)), (found, failed))
+        self.assertEqual((stranger.recall((name, RdataType.A)), stranger.recall((name, RdataType.AAAA))), (found, None))
+        self.assertIsNone(ours.recall((name, RdataType.A)))

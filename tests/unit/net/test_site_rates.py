@@ -1,0 +1,49 @@
+"""Rates by site."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net import site_rates
+from s2sgw.net.site_rates import SiteRates
+from s2sgw.net.sites import site_path
+
+
+class SiteRatesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.rates = SiteRates(self.clock, rate=2, burst=5)
+
+    def taken(self, address: str, times: int = 1000) -> int:
+        """Return how many of so many requests pass."""
+        return sum(self.rates.take(site_path(address)) for _ in range(times))
+
+    def test_burst_and_rate(self) -> None:
+        """A burst, then the rate; what is not used adds up to the burst again, and no further."""
+        self.assertEqual(self.taken("192.0.2.1"), 5)
+        self.clock.advance(1)
+        self.assertEqual(self.taken("192.0.2.1"), 2)
+        self.clock.advance(1000)
+        self.assertEqual(self.taken("192.0.2.1"), 5)
+
+    def test_networks(self) -> None:
+        """A network may ask for four times as much as one address, however many it has; others are not concerned."""
+        self.assertEqual(sum(self.taken(f"192.0.2.{host}", 20) for host in range(200)), 20)
+        self.assertEqual(self.taken("198.51.100.1"), 5)
+
+    def test_ipv6(self) -> None:
+        """65,536 networks of one IPv6 customer are one site."""
+        self.assertEqual(sum(self.taken(f"2001:db8:1:{net:x}::1", 10) for net in range(1000)), 80)
+
+    def test_refusals_cost_nothing(self) -> None:
+        """A request that is refused takes no token of the networks around it."""
+        self.taken("192.0.2.1")
+        self.assertEqual(self.taken("192.0.2.2"), 5)
+
+    def test_bounded(self) -> None:
+        """Only so many sites are remembered."""
+        self.patch(site_rates, "REMEMBERED", 50)
+        for host in range(1000):
+            self.rates.take((f"site {host}",))
+        self.assertEqual(len(self.rates._buckets), 50)
