@@ -40,8 +40,10 @@ from s2sgw.xmpp.ending import Ending
 
 #: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
-#: New objects, less those that went, at which the cyclic collector looks: more than the stanzas of a busy turn come to.
-YOUNG = 20_000
+#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 20,000 more than
+#: went, which is more than the stanzas of a busy turn come to, and at what survived that six times: some 10 ms at most.
+#: It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
+COLLECTOR_THRESHOLDS = (20_000, 5, 1_000_000)
 
 
 class Options(usage.Options):
@@ -115,10 +117,14 @@ def _stop(reactor: Any) -> None:
 
 
 def freeze_startup_objects() -> None:
-    """What the start has made, some 80,000 objects, stays to the end: the cyclic collector need not walk it every few batches."""
+    """Have the cyclic collector leave alone what the start has made, some 80,000 objects, and whatever is old.
+
+    What belongs to a closed connection leaves memory by its reference counts alone (tests/integration/test_memory.py), so
+    the collector has little to find.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 class Gateway:

@@ -260,8 +260,9 @@ class RouterLink:
 
     def connected(self, connection: StreamConnection) -> None:
         self.connection = connection
-        self.incoming = StreamIngress(self._around.ingress_services, connection, self._engine, "backend", self._around.admit,
-        tuple)
+        self.incoming = StreamIngress(
+            self._around.ingress_services, connection, self._engine, "backend", self._around.admit, (),
+        )
         connection.step(self._engine.begin)
 
     def event(self, connection: StreamConnection, event: Event) -> None:

@@ -108,7 +108,7 @@ class BidiIngress:
         return StreamIngress(
             self.ingress_services, stream.connection, stream.engine, stream.side.leg,
             lambda pair: self.initiating.admit(pair.inverse),
-            lambda: [stream.pair.recipient],
+            (stream.pair.recipient,),
         )
 
 

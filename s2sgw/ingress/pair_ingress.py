@@ -6,7 +6,7 @@ the gate. What waits was read before the stream was told to pause, so it is as m
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import groupby
 
 from twisted.internet.defer import Deferred
@@ -22,7 +22,7 @@ from s2sgw.policy.filters import Refused
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
 from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
 #: Bytes of a slowed pair that wait while other peers of its stream go on, and of all pairs of a stream in memory; beyond, the
@@ -56,16 +56,17 @@ class IngressServices:
 
 
 class PairIngress:
-    """The stanzas of `pair` on `connection`. `admit` says why they must not reach a lane; `alone`: no other peer sends there.
+    """The stanzas of `pair` on `connection`.
 
-    `waiting`: what waits at all entries of the connection.
+    `admit` says why they must not reach a lane. `senders` are the domains that send on the connection: where there is one
+    alone, pausing the connection slows no other. `waiting` counts what waits at all entries of the connection.
     """
 
     log = Logger()
 
     def __init__(
         self, ingress_services: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
-        admit: Callable[[Pair], Awaitable[Ending | None]], alone: Callable[[], bool], waiting: HeldBytes,
+        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain], waiting: HeldBytes,
     ) -> None:
         self.pair = pair
         self._ingress_services = ingress_services
@@ -73,7 +74,7 @@ class PairIngress:
         self._connection = connection
         self._leg: Leg = leg
         self._admit = admit
-        self._alone = alone
+        self._senders = senders
         self._admitted = False
         self._admitting = False
         self._outdated = False  # the admission under way
@@ -192,7 +193,7 @@ class PairIngress:
         self._held.append((stanzas, upstream_ack))
         self._size += sum(len(stanza.data) for stanza in stanzas)
         self._waiting.bytes += sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
-        if self._alone() or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
+        if len(self._senders) == 1 or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
             self._connection.pause(self)
 
     def _take(self) -> list[tuple[list[Stanza], UpstreamAck | None]]:

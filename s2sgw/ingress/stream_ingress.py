@@ -30,11 +30,14 @@ class AcknowledgingEngine(Protocol):
 
 
 class StreamIngress:
-    """The stanzas of one stream on `leg`. `admit` says why those of a pair must not reach a lane, `senders` who sends here."""
+    """The stanzas of one stream on `leg`.
+
+    `admit` says why those of a pair must not reach a lane. `senders` are the domains that send here; its owner adds to it.
+    """
 
     def __init__(
         self, ingress_services: IngressServices, connection: StreamConnection, engine: AcknowledgingEngine, leg: Leg,
-        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Callable[[], Collection[Domain]],
+        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain],
     ) -> None:
         self._ingress_services = ingress_services
         self._connection = connection
@@ -53,7 +56,7 @@ class StreamIngress:
         entry = self._entries.get(pair)
         if entry is None:
             entry = self._entries[pair] = PairIngress(
-                self._ingress_services, self._connection, self._leg, pair, self._admit, self._alone, self._waiting,
+                self._ingress_services, self._connection, self._leg, pair, self._admit, self._senders, self._waiting,
             )
         upstream_ack = None if self._handled is None else self._handled.upstream_ack(len(stanzas))
         fresh = self._ingress_services.duplicates.fresh(pair.sender, stanzas)
@@ -73,10 +76,6 @@ class StreamIngress:
     @property
     def _direction(self) -> Direction:
         return "inbound" if self._leg == "federation" else "outbound"
-
-    def _alone(self) -> bool:
-        """No stream but of one sender: slowing it slows nobody else."""
-        return len(self._senders()) == 1
 
     def managed(self) -> None:
         """From now on the other side hears which of its stanzas are in safe hands (XEP-0198)."""
@@ -107,6 +106,8 @@ class StreamIngress:
             self._late.cancel()
         if not ending.in_order or (self._handled is not None and self._handled.open):
             self.forget()
+        if self._handled is not None:
+            self._handled.tell = _tell_nobody  # it refers back here
 
     def _leave(self) -> None:
         for entry in self._entries.values():
@@ -129,8 +130,12 @@ class StreamIngress:
     def forget(self) -> None:
         """Whatever came and was not acknowledged may come again on any stream."""
         if self._tail is not None:
-            for sender in self._senders():
+            for sender in self._senders:
                 self._ingress_services.duplicates.lost(sender, self._tail)
+
+
+def _tell_nobody(number: int) -> None:
+    """The stream is gone: nobody is there to be acknowledged to."""
 
 
 # What of an accepted stream is in safe hands: the longest prefix over all its pairs, however their runs settle (R35).

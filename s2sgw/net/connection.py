@@ -42,6 +42,7 @@ class Engine(typing.Protocol):
     def wind_down(self, ending: Ending) -> list[Event]: ...
     def fail(self, refusal: Refusal) -> list[Event]: ...
     def rest(self) -> None: ...
+    def release(self) -> None: ...
 
 
 class Owner(typing.Protocol):
@@ -370,6 +371,7 @@ class StreamConnection(Protocol):
             self.owner.ended(self, ending)
         except Exception:
             self._log.failure("the owner of a stream broke at its end")
+        self.engine.release()
         del self.owner, self._tls  # which lead back here: what is in no circle leaves memory at once
 
     def _shut(self, abort: bool) -> None:

@@ -93,25 +93,35 @@ class Attempt(ClientFactory[Any]):
         self._reactor.callLater(0, self._connected if protocol is not None else self._unwanted)
         return protocol
 
+    def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
+        """Twisted leaves a connector and its transport referring to each other, so that both would stay in memory."""
+        connector.transport = None  # type: ignore[attr-defined]
+
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self._over:
-            self._over = True
+            self._end()
             self._result.errback(DialFailed(why(reason, self._place), self._place.host))
+
+    def _end(self) -> None:
+        """There is nothing left to cancel; the connector refers back to this attempt."""
+        self._over = True
+        self._connector = None
 
     def _connected(self) -> None:
         if not self._over:
-            self._over = True
+            self._end()
             self._result.callback(None)
 
     def _unwanted(self) -> None:
         if not self._over:
-            self._over = True
+            self._end()
             self._result.errback(DialFailed(Ending(Cause.CLOSED, f"{self._place}: no longer wanted"), self._place.host))
 
     def _cancel(self, result: Deferred[None]) -> None:
-        self._over = True
-        if self._connector is not None:
-            self._connector.disconnect()
+        connector = self._connector
+        self._end()
+        if connector is not None:
+            connector.disconnect()
 
 
 def why(reason: Failure, place: HostPort) -> Ending:

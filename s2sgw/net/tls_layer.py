@@ -58,13 +58,27 @@ class TLSListener(Protocol):
         self._renegotiated()
 
 
+class _TLSTransport(BufferingTLSTransport):
+    """Twisted's TLS layer, which leaves no circle behind when the connection fails."""
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        """Note why TLS is over, without the traceback.
+
+        The frames of the traceback hold this transport and the failure itself, and so would keep all of a connection in
+        memory until Python looks for circles.
+        """
+        if reason is not None:
+            reason.cleanFailure()
+        super()._tlsShutdownFinished(reason)
+
+
 def tls_on(inside: TLSListener, creator: Any, is_client: bool, clock: IReactorTime) -> Any:
     """A TLS layer around `inside`, to be connected to a transport that feeds it.
 
     `transport.startTLS` does the same on the global reactor's clock; this is one path for STARTTLS and direct TLS, and
     for tests in memory.
     """
-    return BufferingTLSTransport(TLSMemoryBIOFactory(creator, is_client, Factory(), clock=clock), inside)
+    return _TLSTransport(TLSMemoryBIOFactory(creator, is_client, Factory(), clock=clock), inside)
 
 
 def observe(connection: SSL.Connection) -> TLSFacts:

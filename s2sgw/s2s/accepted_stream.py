@@ -66,6 +66,8 @@ class AcceptedStream:
         self.peer: Domain | None = None
         self.local: Domain | None = None
         self.methods: dict[Pair, str] = {}
+        #: the domains whose stanzas come here
+        self.senders: set[Domain] = set()
         self.reasons: tuple[str, ...] = ()
         self._ingress_services = ingress_services
         self._record = ingress_services.record
@@ -81,8 +83,9 @@ class AcceptedStream:
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
-        self.incoming = StreamIngress(self._ingress_services, connection, self.engine, self.side.leg, self.side.admit,
-        self._senders)
+        self.incoming = StreamIngress(
+            self._ingress_services, connection, self.engine, self.side.leg, self.side.admit, self.senders,
+        )
         self.shared_stream = SharedStream(self.side, connection, self.engine)
 
     def paused(self, connection: StreamConnection) -> None:
@@ -201,6 +204,7 @@ class AcceptedStream:
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.methods[pair] = method
+        self.senders.add(pair.sender)
         connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)
         self._record.standing(
@@ -218,14 +222,6 @@ class AcceptedStream:
         self.carried.append(pair)
         self.shared_stream.allow(pair)
         self._register.carries(self, pair)
-
-    def _senders(self) -> set[Domain]:
-        return self.senders
-
-    @property
-    def senders(self) -> set[Domain]:
-        """Whose stanzas come here."""
-        return {pair.sender for pair in self.methods}
 
     def reconsider(self) -> None:
         """The policy has changed: pairs are admitted anew."""

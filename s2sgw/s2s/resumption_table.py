@@ -44,21 +44,28 @@ class ResumableOwner(Protocol):
         """The other side goes on with this stream elsewhere: it breaks off now."""
 
 
-class SuspendedStream:
-    """What one of them left behind."""
+class PastStream:
+    """How far a stream had come that can no longer be resumed, and whose it was."""
+
+    def __init__(self, leg: Leg, pairs: frozenset[Pair], resumption: Resumption) -> None:
+        self.leg = leg
+        self.pairs = pairs
+        self.resumption = resumption
+
+    def is_of(self, owner: ResumableOwner) -> bool:
+        """Whether `owner` has proven as much as this stream had (R35)."""
+        return self.leg == owner.leg and self.pairs <= owner.pairs
+
+
+class SuspendedStream(PastStream):
+    """What a stream that broke off left behind, to be resumed."""
 
     def __init__(self, resumption: Resumption, owner: ResumableOwner) -> None:
-        self.resumption = resumption
-        self.leg = owner.leg
-        self.pairs = owner.pairs
-        self.peers = owner.senders
+        super().__init__(owner.leg, owner.pairs, resumption)
+        self.peers = set(owner.senders)
         self.incoming = owner.incoming
         self.shared_stream = owner.shared_stream
         self.timer: IDelayedCall | None = None
-
-    def is_of(self, owner: ResumableOwner) -> bool:
-        """Whether it may go on with `owner`, who has proven as much (R35)."""
-        return self.leg == owner.leg and self.pairs <= owner.pairs
 
 
 class ResumptionTable:
@@ -69,7 +76,7 @@ class ResumptionTable:
         self._record = record
         self._open: dict[str, ResumableOwner] = {}
         self._broken: OrderedDict[str, SuspendedStream] = OrderedDict()
-        self._past: OrderedDict[str, SuspendedStream] = OrderedDict()
+        self._past: OrderedDict[str, PastStream] = OrderedDict()
         self._awaited: Counter[Pair] = Counter()
 
     def __len__(self) -> int:
@@ -114,7 +121,7 @@ class ResumptionTable:
     def _expire(self, session: SuspendedStream) -> None:
         """Nobody came back for it: all that is remembered is how much of it arrived."""
         self._take(session.resumption.id)
-        self._past[session.resumption.id] = session
+        self._past[session.resumption.id] = PastStream(session.leg, session.pairs, session.resumption)
         if len(self._past) > IN_ALL:
             self._past.popitem(last=False)
         self._record.resumption("receiving", "expired")
@@ -153,4 +160,5 @@ class ResumptionTable:
         self._awaited -= Counter(session.pairs)
         if session.timer is not None and session.timer.active():
             session.timer.cancel()
+        session.timer = None  # it refers back to the session
         return session

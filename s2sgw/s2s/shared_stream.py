@@ -222,7 +222,12 @@ class SharedStream:
             pair_stream.ambiguous = ambiguous
         for user in users:
             user.stream_lost(ending)
-        self._pair_stream, self.fitness = {}, _unknown  # which lead back here: what is in no circle leaves memory at once
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of what refers back here: it would stay in memory until Python looks for circles."""
+        self._pair_stream, self.fitness = {}, _unknown
+        self._written.clear()
 
     # --- resumption (XEP-0198 §5) ---
 
@@ -261,5 +266,6 @@ class SharedStream:
             self._written.append((self._pair_stream[pair_stream.pair], number))
         if data:
             self.connection.write(b"".join(data))
+        former._release()
         for pair_stream, listener in waiting.items():
             listener.stream_resumed(self._pair_stream[pair_stream.pair])

@@ -205,6 +205,16 @@ class Negotiation(ABC):
         """Nothing has come for a while: let go of what can be made again (decision 14)."""
         self._framer.rest()
 
+    def release(self) -> None:
+        """The transport is gone, or the stream is over: let go of what was read, and of all that leads back here.
+
+        A phase and its stream refer to each other, and would stay in memory until Python looks for such circles.
+        """
+        self.over = True
+        self._inputs, self._kept, self._run = [], b"", []
+        self._framer.close()
+        vars(self.phase).clear()
+
     @abstractmethod
     def open_anyhow(self) -> None:
         """Send a header of ours, with what is known, so that an error may be sent in the stream (R15)."""
@@ -324,11 +334,8 @@ class Negotiation(ABC):
             ending = replace(ending, condition=None)
         else:
             self._farewell(stop.last_words)
-        self._inputs, self._kept = [], b""
-        self._framer.rest()
-        self.over = True
         self.emit(Ended(ending))
-        del self.phase.stream  # nothing reaches it any more, and the two would keep each other in memory
+        self.release()
 
     def _farewell(self, last_words: Element | None) -> None:
         if last_words is not None:

@@ -118,6 +118,12 @@ class Framer:
         if self._depth == 1 and not self._buffer:
             self._drop_parser()
 
+    def close(self) -> None:
+        """Read no more, and let go of expat, which refers back to the framer, and of what is not handed on."""
+        self._over = True
+        self._buffer = bytearray()
+        self._drop_parser()
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, data: bytes) -> None:

@@ -93,6 +93,12 @@ class RouteFramer:
     def rest(self) -> None:
         """There is one such stream, or a few: it keeps its parser."""
 
+    def close(self) -> None:
+        """Read no more, and let go of expat, which refers back to the framer."""
+        self._over = True
+        self._inner = None
+        self._parser = restricted_parser()
+
     # --- reading ---
 
     def _read(self, piece: bytes) -> bytes:

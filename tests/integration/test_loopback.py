@@ -30,7 +30,7 @@ from s2sgw.cli import main as command
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.net.connection import StreamConnection
 from s2sgw.runtime.preflight import check_configuration
-from s2sgw.service import YOUNG, Gateway, Options, UnusableConfiguration, freeze_startup_objects, makeService
+from s2sgw.service import COLLECTOR_THRESHOLDS, Gateway, Options, UnusableConfiguration, freeze_startup_objects, makeService
 from tests.support.certificates import Authority
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -222,7 +222,7 @@ class PluginTests(LoopbackCase):
         self.addCleanup(gc.unfreeze)
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         freeze_startup_objects()
-        self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()[0]), (True, YOUNG))
+        self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()), (True, COLLECTOR_THRESHOLDS))
 
     def test_bad_configuration(self) -> None:
         """Every complaint is told, with status 1."""

@@ -178,7 +178,7 @@ class Gateway:
 
     def _carried_back(self, stream: Any) -> StreamIngress:
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), lambda: [stream.pair.recipient],
+            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), [stream.pair.recipient],
         )
 
     # --- as a sending side ---

@@ -90,6 +90,9 @@ class ToyEngine:
     def rest(self) -> None:
         self.log.append("rest")
 
+    def release(self) -> None:
+        """It refers to nothing."""
+
     def fail(self, refusal: Refusal) -> list[Event]:
         self.out += b"ERROR " + refusal.condition.encode() + b"\nCLOSE\n"
         return [Ended(refusal.ending)]

@@ -81,9 +81,9 @@ class EntryTestCase(SynchronousTestCase):
         self.connection = Connection()
         self.waiting = HeldBytes()
         self.admissions: list[Deferred[Ending | None]] = []
-        self.others = False
+        self.senders = {IN.sender}
         self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
-        return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, lambda: not self.others, self.waiting)  # type: ignore[arg-type]
+        return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, self.senders, self.waiting)  # type: ignore[arg-type]
 
     def next_hop(self, queue: DeliveryQueue) -> Any:
         return Keeping(self.kept.setdefault(queue.pair, []))
@@ -270,7 +270,7 @@ class RateTests(EntryTestCase):
     def test_the_whole_link(self) -> None:
         """Where other peers send on the stream, it is read on until too much waits."""
         entry = self.slowed()
-        self.others = True
+        self.senders.add(OTHERS.sender)
         entry.accept([stanza(str(number)) for number in range(25)])
         entry.accept([stanza("a")])
         self.assertEqual(set(), self.connection.holders)
@@ -286,8 +286,8 @@ class RateTests(EntryTestCase):
     def test_the_whole_link_in_all(self) -> None:
         """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
         first = self.made()
-        self.others = True
-        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self.admit, lambda: False, self.waiting)  # type: ignore[arg-type]
+        self.senders.add(OTHERS.sender)
+        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self.admit, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
         self.patch(entry_module, "HELD_IN_ALL", 3 * OVERHEAD + 10)
         first.accept([stanza("a"), stanza("b")])
         second.accept([stanza("c")])
@@ -319,7 +319,7 @@ class RateTests(EntryTestCase):
         """The rate is the peer's, not the stream's."""
         first = self.slowed()
         ingress_services = first._ingress_services
-        second = PairIngress(ingress_services, self.connection, "federation", IN, self.admit, lambda: True, self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(ingress_services, self.connection, "federation", IN, self.admit, (IN.sender,), self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])

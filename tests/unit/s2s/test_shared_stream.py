@@ -421,7 +421,7 @@ class IncomingOnOursTests(EntryTestCase):
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(ingress_services, Mock(), engine, "federation", lambda pair: succeed(None), lambda: [PEER])
+            return StreamIngress(ingress_services, Mock(), engine, "federation", lambda pair: succeed(None), [PEER])
 
         engine = Mock(handled=Mock(return_value=[]))
         world.queue.accept([message("1")])

@@ -419,3 +419,17 @@ class MemoryTests(SynchronousTestCase):
             del stream
             self.assertIsNone(gone())
         self.assertEqual([], [each for each in gc.get_objects() if isinstance(each, Stop)])
+
+    def test_released(self) -> None:
+        """A stream whose transport is gone, in the middle of whatever it read, is not kept by its phase or its parser."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for heard in ("", "<stream:str", header(), header() + "<db:result from='a' "):
+            stream = ReceivingStream(ReceivingOptions(KEYS, lambda _: True, lambda _: True), lambda: "id")
+            stream.receive(heard.encode())
+            stream.release()
+            self.assertEqual([], stream.receive(b"more"))
+            gone = ref(stream)
+            del stream
+            self.assertIsNone(gone(), heard)

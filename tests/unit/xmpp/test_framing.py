@@ -587,18 +587,22 @@ class RestingTests(SynchronousTestCase):
         self.assertEqual(2, make.call_count)
 
     def test_discarded(self) -> None:
-        """A framer that is over holds no parser."""
+        """A framer that is over, or closed in the middle of something, holds no parser."""
 
         class Weak(Framer):
             __slots__ = ("__weakref__",)
 
-        framer = Weak()
-        framer.feed(HEADER + END)
-        reference = weakref.ref(framer)
         gc.disable()
         self.addCleanup(gc.enable)
-        del framer
-        self.assertIsNone(reference())
+        for data, close in ((HEADER + END, False), (HEADER[:9], True), (HEADER + MESSAGE[:9], True)):
+            framer = Weak()
+            framer.feed(data)
+            if close:
+                framer.close()
+                self.assertEqual([], framer.feed(MESSAGE))
+            reference = weakref.ref(framer)
+            del framer
+            self.assertIsNone(reference())
 
 
 class ExpatTests(SynchronousTestCase):
