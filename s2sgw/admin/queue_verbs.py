@@ -16,7 +16,7 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled
+from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.stanza import Stanza
 
@@ -32,7 +32,7 @@ class PeerRow(TypedDict):
     stanzas: int
     bytes: int
     oldest: float  # seconds that the first of them has waited
-    states: list[str]  # "idle", "connecting", "ready", "backing off", "held"
+    states: list[str]  # "idle", "connecting", "ready", "backing off", "held", "spool unreadable"
     cause: str | None  # why the last attempt failed
     retry: float | None  # seconds until the next one
     held: list[str]  # what the operator holds back: "PEER", "FROM TO", "FROM TO NUMBER"
@@ -121,7 +121,7 @@ class QueueVerbs:
         row["stanzas"] += len(queue.pair_queue)
         row["bytes"] += sum(len(held.stanza.data) for held in queue.pair_queue if not held.spooled) + (summary.bytes if summary
         else 0)
-        state = "held" if queue.held else queue.next_hop.state
+        state = "held" if queue.held else "spool unreadable" if queue.spooled_range.unreadable else queue.next_hop.state
         if state not in row["states"]:
             row["states"].append(state)
         since = [queue.pair_queue.oldest, None if summary is None else summary.oldest]
@@ -143,7 +143,7 @@ class QueueVerbs:
 
     async def poison(self, arguments: Arguments) -> list[PoisonRow]:
         """The pen, oldest first."""
-        rows: list[Quarantined] = await _answer(self._queues.spool.aside, limit_asked(arguments))
+        rows: list[Quarantined] = await _answer(self._queues.spool.quarantined, limit_asked(arguments))
         wanted = peer_asked(arguments)
         return [_poison(row) for row in rows if wanted is None or any(each.ascii == wanted for each in row.spooled.pair)]
 
@@ -255,10 +255,13 @@ def _target(arguments: Arguments) -> HoldTarget:
 
 
 async def _answer(method: Callable[..., None], *arguments: Any) -> Any:
-    """What the spool answers."""
+    """Return what the spool answers. Raises `VerbError` where it cannot be read."""
     answered: Deferred[Any] = Deferred()
     method(*arguments, answered.callback)
-    return await answered
+    answer = await answered
+    if isinstance(answer, SpoolError):
+        raise VerbError(f"the spool cannot be read: {answer}")
+    return answer
 
 
 def _poison(row: Quarantined) -> PoisonRow:

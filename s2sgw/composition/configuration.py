@@ -69,5 +69,8 @@ class RunningConfiguration:
 
     def hold_times(self, pair: Pair) -> HoldTimes:
         """Return how long stanzas of `pair` may wait: the policy of its peer, and `[queue] iq_hold`."""
-        peer = pair.sender if self.is_local(pair.recipient) else pair.recipient
-        return HoldTimes(self.policies.policy(peer).hold, self.config.queue.iq_hold)
+        return HoldTimes(self.policies.policy(self.peer_of(pair)).hold, self.config.queue.iq_hold)
+
+    def peer_of(self, pair: Pair) -> Domain:
+        """Return the domain of `pair` that is not served here."""
+        return pair.sender if self.is_local(pair.recipient) else pair.recipient

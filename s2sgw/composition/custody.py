@@ -9,7 +9,6 @@ from typing import Any
 from twisted.logger import Logger
 
 from s2sgw.composition.configuration import RunningConfiguration
-from s2sgw.config import Config
 from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.reporting.record import EventRecord
@@ -30,13 +29,15 @@ class SpoolLog:
         self.reactor.callFromThread(self.log.critical, event="spool", detail=text)
 
 
-def build_spool(config: Config, state: Path, reactor: Any) -> Spool:
+def build_spool(running: RunningConfiguration, state: Path, reactor: Any) -> Spool:
     """Open the spool of `[queue]`; one in memory, which holds nothing, where `disk` is 0. Raises `SpoolBroken`."""
-    queue = config.queue
+    queue = running.config.queue
     if not queue.disk:
         return MemorySpool(0, reactor.callFromThread)
-    report = SpoolLog(reactor).report
-    return SQLiteSpool(state / "spool.db", queue.disk, reactor.callFromThread, durability=queue.durability, report=report)
+    return SQLiteSpool(
+        state / "spool.db", queue.disk, reactor.callFromThread, durability=queue.durability, report=SpoolLog(reactor).report,
+        peer_of=running.peer_of, clock=reactor.seconds,
+    )
 
 
 def build_queues(running: RunningConfiguration, state: Path, reactor: Any, record: EventRecord, spool: Spool) -> DeliveryQueues:

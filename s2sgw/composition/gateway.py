@@ -120,7 +120,7 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
     handshake_times = HandshakeTimes()
 
     # 3. custody
-    spool = build_spool(config, state, reactor)
+    spool = build_spool(running, state, reactor)
     queues = build_queues(running, state, reactor, record, spool)
     ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor.seconds))
 

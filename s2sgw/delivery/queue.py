@@ -222,7 +222,7 @@ class DeliveryQueue:
         """What goes on the wire; a stamp for which the next hop has no room is left out (R32)."""
         if now - held.accepted_at <= LATE:
             return held.stanza.data
-        data = stamped(held.stanza, self.pair.sender, held.accepted_at)
+        data = stamped(held.stanza, self.pair.sender, self._queues.wall() - (now - held.accepted_at))
         return held.stanza.data if self.fitness.objection(data) else data
 
     def acknowledged(self, number: int) -> None:
@@ -266,7 +266,7 @@ class DeliveryQueue:
         position = culprits[0].position
         gone = self.pair_queue.remove(lambda held: held.position == position)
         for held in gone:
-            self._queues.spool.put_aside(self._spooled(held), said, self._queues.clock.seconds())
+            self._queues.spool.quarantine(self._spooled(held), said, self._queues.wall())
         self.give_up_on(gone, Cause.POISON, said)
 
     def set_in_order(self) -> None:
@@ -310,10 +310,21 @@ class DeliveryQueue:
             self.overflow.begin(batch, error)
         self.relieve()
 
-    def _back_in_memory(self, held: list[QueuedStanza]) -> None:
+    def _back_in_memory(self, held: list[QueuedStanza], damaged: Sequence[Spooled] = ()) -> None:
+        if damaged:
+            positions = {row.position for row in damaged}
+            self._end_damaged(damaged, self.pair_queue.remove(lambda held: held.position in positions))
         self.fit(self.fitness)
         if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
             self.give_up_on(self.pair_queue.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
+
+    def _end_damaged(self, damaged: Sequence[Spooled], gone: list[QueuedStanza]) -> None:
+        """Bounce what was altered on the disk, where its sender is known; keep all of it in quarantine."""
+        for row in damaged:
+            self._queues.spool.quarantine(row, f"altered on the disk ({row.damage})", self._queues.wall())
+        without_sender = {row.position for row in damaged if row.damage == "envelope"}
+        self.give_up_on([held for held in gone if held.position not in without_sender], Cause.SPOOL_DAMAGED)
+        self.forget_all([held for held in gone if held.position in without_sender])
 
     def _was_read(self) -> None:
         if self._ending is not None:
@@ -364,7 +375,11 @@ class DeliveryQueue:
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
-        self.give_up_on(self.spooled_range.take(spooled), self.next_hop.last_cause)
+        self.give_up_on(self.spooled_range.take([row for row in spooled if not row.damage]), self.next_hop.last_cause)
+        if damaged := [row for row in spooled if row.damage]:
+            gone = self.spooled_range.take(damaged)
+            positions = {held.position for held in gone}
+            self._end_damaged([row for row in damaged if row.position in positions], gone)
 
     def forget_all(self, gone: list[QueuedStanza]) -> None:
         """End the custody of these without a word."""

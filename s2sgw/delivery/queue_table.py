@@ -15,12 +15,13 @@ from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.iq_replies import LateReplies
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
+from s2sgw.delivery.spooling import READ_AGAIN
 from s2sgw.delivery.transport import TransportTable
 from s2sgw.queue.bounce import bounce
 from s2sgw.queue.entries import HoldTimes, MemoryBudget, UpstreamAck
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import Direction, EventRecord
-from s2sgw.spool.interface import LaneSummary, Spool, Spooled
+from s2sgw.spool.interface import LaneSummary, Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -43,8 +44,10 @@ class DeliveryQueues:
     def __init__(
         self, clock: IReactorTime, record: EventRecord, memory: int, holds: Callable[[Pair], HoldTimes],
         is_local: Callable[[Domain], bool], spool: Spool, window: float = 0.02, spools: bool = True,
-        operator_holds: OperatorHolds | None = None, restore: int = AT_ONCE,
+        operator_holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: Callable[[], float] | None = None,
     ) -> None:
+        """`clock` tells delays, and no step of the wall clock touches it; `wall` tells the seconds since the epoch, for dates."""
+        self.wall = wall or clock.seconds
         self.operator_holds = operator_holds or OperatorHolds()
         self.clock = clock
         self.record = record
@@ -173,9 +176,13 @@ class DeliveryQueues:
         else:
             self.watch(queue)
         self._rest_no_more(queue)
+        self._say(Ending(Cause.QUEUE_FULL, str(error)))
+
+    def _say(self, ending: Ending) -> None:
+        """Record trouble with the spool, once a minute."""
         if self.clock.seconds() >= self._said + SAY:
             self._said = self.clock.seconds()
-            self.record.refused("outbound", "backend", ("", ""), "", Ending(Cause.QUEUE_FULL, str(error)))
+            self.record.refused("outbound", "backend", ("", ""), "", ending)
 
     def way_back(self, queue: DeliveryQueue) -> DeliveryQueue:
         """Where the errors that answer the stanzas of `flow` go."""
@@ -202,9 +209,21 @@ class DeliveryQueues:
         return any(way.next_hop.state in ("connecting", "ready") for way in ways)
 
     def restore(self) -> Deferred[int]:
-        """After a start: every lane that the spool holds goes on; fires with their number."""
+        """After a start: every queue that the spool holds goes on. Fires with their number, once the spool could be read.
+
+        Until then nobody may be let in: a new stanza would get the position of one that the spool holds.
+        """
         restored: Deferred[int] = Deferred()
-        self.spool.queues(lambda summaries: restored.callback(self._restored(summaries)))
+
+        def listed(summaries: list[LaneSummary] | SpoolError) -> None:
+            if isinstance(summaries, SpoolError):
+                self._say(Ending(Cause.SPOOL_UNREADABLE, f"{summaries}; until it can be read, nobody is let in"))
+                self.clock.callLater(READ_AGAIN, self.spool.queues, listed)
+            else:
+                self._next = max(self._next, self.spool.next_position)
+                restored.callback(self._restored(summaries))
+
+        self.spool.queues(listed)
         return restored
 
     def _restored(self, summaries: list[LaneSummary]) -> int:
@@ -239,8 +258,11 @@ class DeliveryQueues:
             del self._towards[pair.recipient]
         self.operator_holds.forget(pair)
 
-    def _expired(self, spooled: list[Spooled]) -> None:
+    def _expired(self, spooled: list[Spooled] | SpoolError) -> None:
         self.expiring = False
+        if isinstance(spooled, SpoolError):
+            self._say(Ending(Cause.SPOOL_UNREADABLE, str(spooled)))
+            return
         by_pair: dict[Pair, list[Spooled]] = {}
         for row in spooled:
             by_pair.setdefault(row.pair, []).append(row)
@@ -254,7 +276,7 @@ class DeliveryQueues:
     def rest(self) -> None:
         """Nothing more is written, so that what is in flight can come to an end: it is spooled, beyond the bound if need be."""
         self._resting = True
-        self.spool.stretch(self.budget.limit)
+        self.spool.raise_limit(self.budget.limit)
         for queue in self:
             queue.held = True
             queue.relieve()

@@ -1,6 +1,6 @@
-"""What of a lane only the spool holds: read on as memory empties, and struck off as it ends there.
+"""The stanzas of a delivery queue that only the spool holds: they are read as memory empties, and struck off as they end there.
 
-The spool answers late, and of what was when it was asked: meanwhile more may have left memory, or come to its end.
+The spool answers late, and of the time when it was asked: meanwhile more may have left memory, or come to its end.
 """
 
 from __future__ import annotations
@@ -13,66 +13,92 @@ from typing import TYPE_CHECKING
 from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.entries import QueuedStanza, QueueItem, settle
 from s2sgw.queue.pair_queue import PairQueue
-from s2sgw.spool.interface import Spool, Spooled
+from s2sgw.spool.interface import Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause
 
-if TYPE_CHECKING:
-    from s2sgw.delivery.queue_table import DeliveryQueues
 if TYPE_CHECKING:
     from s2sgw.delivery.queue import DeliveryQueue
     from s2sgw.delivery.queue_table import DeliveryQueues
 
-class SpooledRange:
-    """The gap of `lane`. `filled` is told what has come back to memory, then `over` that the spool has answered."""
+#: Seconds until a read that failed is tried again: the first time, and at most.
+READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
 
-    __slots__ = ("_ended", "_filled", "_pair_queue", "_queues", "_looks", "_over", "reading")
+
+class SpooledRange:
+    """The range of positions of a delivery queue that only the spool holds.
+
+    `filled` is called with what has come back to memory, and the positions of those that were altered on the disk. `over` is
+    called once the spool has answered.
+    """
+
+    __slots__ = ("_ended", "_filled", "_looks", "_over", "_pair_queue", "_queues", "_read_again", "reading", "unreadable")
 
     def __init__(
-        self, pair_queue: PairQueue, queues: DeliveryQueues, filled: Callable[[list[QueuedStanza]], None], over: Callable[[],
-        None],
+        self, pair_queue: PairQueue, queues: DeliveryQueues, filled: Callable[[list[QueuedStanza], list[Spooled]], None],
+        over: Callable[[], None],
     ) -> None:
         self._pair_queue = pair_queue
         self._queues = queues
         self._filled = filled
         self._over = over
+        #: the spool was asked, and its answer is awaited, or the next try
         self.reading = False
+        #: why the spool could not be read when last asked, or "": nothing of the range is given up for it
+        self.unreadable = ""
+        self._read_again = READ_AGAIN
         self._looks = 0
-        #: positions whose custody ended while the spool was being asked, so that its answer may still speak of them
+        #: positions whose custody ended while the spool was being asked, so that its answer may still name them
         self._ended: set[int] = set()
 
     def read_on(self, at_most: int) -> None:
-        """Fetch the next, about `at_most` bytes."""
+        """Read the next stanzas, about `at_most` bytes."""
         if not self.reading and self._pair_queue.spooled_range is not None:
             self.reading = True
             after, up_to = self._pair_queue.spooled_range
-            self._queues.spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to))
+            self._queues.spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to, at_most))
 
-    def _read(self, after: int, up_to: int, spooled: list[Spooled]) -> None:
-        """What stands behind `after`; worthless where more has left memory meanwhile, so that the gap begins before it.
+    def _read(self, after: int, up_to: int, at_most: int, spooled: list[Spooled] | SpoolError) -> None:
+        """Take the stanzas behind `after` that the spool answered with.
 
-        Where it ends behind `up_to` now, the answer says nothing of what has left memory there.
+        The answer is ignored where the range begins elsewhere by now, because more was evicted. Where the range has grown behind
+        `up_to`, the answer does not speak of all of it.
         """
-        self.reading = False
+        if isinstance(spooled, SpoolError):
+            self._failed(str(spooled), at_most)
+            return
+        self.reading, self.unreadable, self._read_again = False, "", READ_AGAIN
         spooled_range = self._pair_queue.spooled_range
         if spooled_range is not None and spooled_range[0] == after:
             rows = [row for row in spooled if row.position <= spooled_range[1]]
-            held = [_held(row) for row in rows if row.position not in self._ended]
+            rows_left = [row for row in rows if row.position not in self._ended]
+            held = [_held(row) for row in rows_left]
             self._pair_queue.fill(held, complete=spooled_range[1] == up_to and (not rows or rows[-1].position >= up_to))
-            self._filled(held)
+            self._filled(held, [row for row in rows_left if row.damage])
         self.forget()
         self._over()
 
+    def _failed(self, why: str, at_most: int) -> None:
+        """The spool could not be read. What it holds stays, and it is asked again after a while."""
+        self.unreadable = why
+        wait, self._read_again = self._read_again, min(2 * self._read_again, READ_AGAIN_AT_MOST)
+        self._queues.clock.callLater(wait, self._ask_again, at_most)
+
+    def _ask_again(self, at_most: int) -> None:
+        self.reading = False
+        self.read_on(at_most)
+
     def look(self, after: int, done: Callable[[list[Spooled]], None]) -> None:
-        """The stanza behind this position, as the spool has it, at least."""
-        def answered(rows: list[Spooled]) -> None:
-            done(rows)
+        """Read the stanza behind this position, at least. Nothing is done where the spool cannot be read."""
+        def answered(rows: list[Spooled] | SpoolError) -> None:
+            if not isinstance(rows, SpoolError):
+                done(rows)
             self._looks -= 1
             self.forget()
         self._looks += 1
         self._queues.spool.read(self._pair_queue.pair, after, 1, answered)
 
     def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
-        """Those of the rows that the spool alone holds leave it."""
+        """Return those of the rows that only the spool holds; they leave the queue."""
         spooled_range = self._pair_queue.spooled_range
         within = range(spooled_range[0] + 1, spooled_range[1] + 1) if spooled_range is not None else ()
         alone = [row for row in spooled if row.position in within and row.position not in self._ended]
@@ -80,12 +106,12 @@ class SpooledRange:
         return [_held(row) for row in alone]
 
     def ended(self, positions: Sequence[int]) -> None:
-        """The custody of these, which the spool had, is over."""
+        """Note that the custody of these, which the spool had, is over."""
         self._ended.update(positions)
         self.forget()
 
     def forget(self) -> None:
-        """What ended matters no more, unless an answer is under way."""
+        """Forget what ended, unless an answer is still to come."""
         if not (self.reading or self._looks or self._queues.expiring):
             self._ended.clear()
 

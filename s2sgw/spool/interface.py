@@ -1,35 +1,57 @@
-"""The durable part of the queue, as an interface: by batch, asynchronous, told when a batch is safe (decision 15).
+"""The interface of the spool, the durable part of the queue.
 
-Whoever implements it passes the suite in `tests/support/spool_contract.py`. Calls return at once and take effect in the order in
-which they were made; each `done` is called once, later, on the caller's own thread.
+Calls return at once and take effect in the order in which they were made. Each `done` is called once, later, on the thread of
+the caller. An answer is a result or a `SpoolError`, never an empty result in place of an error.
+
+Every implementation passes the suite in `tests/support/spool_contract.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Stanzas, and bytes of them, that the pen of the poisonous holds.
-PEN = 1000
-PEN_BYTES = 16 * 1024 * 1024
+#: Stanzas, and bytes of stanzas, that the quarantine holds at most.
+QUARANTINE_STANZAS = 1000
+QUARANTINE_BYTES = 16 * 1024 * 1024
+
+#: The bound that `SpoolFull` reached: that of the whole spool, of one peer's share of it, or the disk itself.
+Bound = Literal["spool", "share", "disk"]
+#: What is altered in a stored stanza. "content": its bytes; the addresses, the id and the times are as they were written, so that
+#: its sender can be told. "envelope": any of those, so that nobody can be told.
+Damage = Literal["", "content", "envelope"]
 
 
-class SpoolFull(Exception):
-    """The bound of the spool, or of the disk, is reached: nothing of the batch is held."""
+class SpoolError(Exception):
+    """A call had no effect, and why."""
 
 
-class SpoolBroken(Exception):
-    """The spool cannot be used any more; what it holds stays on the disk."""
+class SpoolFull(SpoolError):
+    """`bound` is reached. None of the batch is held. To ask again is of no use before room is made."""
+
+    def __init__(self, text: str, bound: Bound = "spool") -> None:
+        super().__init__(text)
+        self.bound = bound
+
+
+class SpoolBroken(SpoolError):
+    """Reading or writing failed, or the spool is closed. What was durable before stays so. The same call may succeed later."""
+
+
+class PositionTaken(SpoolError):
+    """Another stanza is held at a position of the batch. None of the batch is held, and nothing was replaced."""
 
 
 class Spooled(NamedTuple):
-    """A stanza in the spool, at its position in the lane of `pair`. Times are seconds since the epoch.
+    """A stanza in the spool, at its position in the delivery queue of `pair`.
 
-    `written`: it was on the wire once, so that an IQ is never sent again (R33).
+    `accepted_at` and `deadline` are seconds of the clock that the spool was made with. `written`: the stanza may have been on the
+    wire, so that an IQ request is never sent again (R33). `damage`: the stanza was altered where it was stored; it is never to be
+    delivered.
     """
 
     pair: Pair
@@ -38,11 +60,23 @@ class Spooled(NamedTuple):
     accepted_at: float
     deadline: float
     written: bool = False
+    damage: Damage = ""
+
+
+def same_content(one: Spooled, other: Spooled) -> bool:
+    """Whether the two are the same stanza at the same position, however far it was passed on."""
+    return _content(one) == _content(other)
+
+
+def _content(row: Spooled) -> tuple[object, ...]:
+    stanza = row.stanza
+    words = stanza.kind, stanza.data, stanza.to, stanza.from_, stanza.type, stanza.id, stanza.payloads
+    return row.pair, row.position, words, row.accepted_at, row.deadline, row.damage
 
 
 @dataclass(frozen=True, slots=True)
 class LaneSummary:
-    """What the spool holds of one lane. `bytes` counts the stanzas' own; `oldest`: when the first of them was accepted."""
+    """What the spool holds of one pair. `bytes` counts the stanzas' own; `oldest`: when the first of them was accepted."""
 
     pair: Pair
     count: int
@@ -54,7 +88,7 @@ class LaneSummary:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A stanza in the pen of the poisonous: what the next hop said to it."""
+    """A stanza in quarantine, with the reason. `at` is seconds since the epoch."""
 
     number: int
     spooled: Spooled
@@ -62,47 +96,83 @@ class Quarantined:
     at: float
 
 
-Done = Callable[[Exception | None], None]
+_T = TypeVar("_T")
+#: Called with None once the call is durable, or with the error for which it had no effect.
+Done = Callable[[SpoolError | None], None]
+#: Called with a result, or with the error for which there is none.
+Answer = Callable[[_T | SpoolError], None]
 
 
 class Spool(Protocol):
-    """Where stanzas are safe. `bytes` and `count` are what it holds."""
+    """Where stanzas are safe."""
 
     @property
-    def bytes(self) -> int: ...
+    def count(self) -> int:
+        """The number of stanzas held."""
 
     @property
-    def count(self) -> int: ...
+    def bytes(self) -> int:
+        """The bytes of the stanzas held."""
+
+    @property
+    def used(self) -> int:
+        """The part of `limit` that is used: `bytes`, and a fixed overhead for each stanza."""
+
+    @property
+    def limit(self) -> int:
+        """The most that `used` may be."""
+
+    @property
+    def share(self) -> int:
+        """The most that `used_by` may be for one peer."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether calls have gone unanswered for too long, as on a disk that hangs.
+
+        Nothing has failed, and every call will be answered. Until then, streams that bring more stanzas are to be slowed.
+        """
+
+    @property
+    def next_position(self) -> int:
+        """A position behind all that this spool ever held, before this process too. New queues begin here or later."""
+
+    def used_by(self, peer: Domain) -> int:
+        """The part of `used` that the stanzas from and to `peer` take."""
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        """Hold `batch`; `done(None)` once it is durable, `done(SpoolFull)` or `done(SpoolBroken)` where none of it is."""
+        """Hold `batch`: all of it, or none.
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        """The stanzas of a lane behind position `after`, in order, about `at_most` bytes, at least one if there is one."""
+        A stanza that is held already at its position, with the same content, stays as it is: a batch may be given again after
+        `SpoolBroken`. Errors: `SpoolFull`, `SpoolBroken`, `PositionTaken`.
+        """
+
+    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+        """Read the stanzas of a pair behind position `after`, in order, about `at_most` bytes, at least one if there is one."""
 
     def remove(self, pair: Pair, up_to: int) -> None:
-        """Forget the stanzas of a lane up to this position."""
+        """Forget the stanzas of a pair up to this position. What cannot be removed now is removed later."""
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
-        """Forget just these."""
+        """Forget the stanzas at these positions, as `remove` does."""
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        """These are about to be written to the wire; `done` as of `append`."""
+        """Note that these are about to be written to the wire. Errors: `SpoolFull` (the disk), `SpoolBroken`."""
 
-    def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        """So many stanzas at most whose deadline is past, of any lane."""
+    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+        """Read at most so many stanzas, of any pair, whose deadline is not after `now`; the earliest deadlines first."""
 
-    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
-        """Every lane that has something here."""
+    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+        """List every pair of which something is held."""
 
-    def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
-        """Keep a poisonous stanza for inspection; the pen is bounded, the oldest goes first."""
+    def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
+        """Keep a stanza for inspection by the operator. The quarantine is bounded; the oldest goes first."""
 
-    def aside(self, at_most: int, done: Callable[[list[Quarantined]], None]) -> None:
-        """The last ones put aside, oldest first."""
+    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+        """Read the last stanzas that were put in quarantine, oldest first."""
 
-    def stretch(self, by: int) -> None:
-        """A stop has begun: the bound may be passed by so many bytes, for what the gateway has custody of already."""
+    def raise_limit(self, by: int) -> None:
+        """Let `limit` be passed by so many bytes, and shares without bound: a stop begins, and what is in custody is spooled."""
 
     def close(self, done: Callable[[], None]) -> None:
-        """Everything asked so far takes effect, then the spool is closed."""
+        """Close the spool once every earlier call has taken effect."""

@@ -1,51 +1,100 @@
-"""A spool in memory: keeps nothing over a restart. For `[queue] disk = 0`, and the measure that other spools are held to."""
+"""A spool in memory. It keeps nothing over a restart: for `[queue] disk = 0`, and as the reference for other spools."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from s2sgw.spool.interface import PEN, PEN_BYTES, Done, LaneSummary, Quarantined, Spool, Spooled, SpoolFull
-from s2sgw.xmpp.jid import Pair
+from s2sgw.spool.interface import (
+    QUARANTINE_BYTES,
+    QUARANTINE_STANZAS,
+    Answer,
+    Done,
+    LaneSummary,
+    PositionTaken,
+    Quarantined,
+    Spool,
+    Spooled,
+    SpoolError,
+    SpoolFull,
+    same_content,
+)
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class MemorySpool(Spool):
-    """Holds at most `limit` bytes. `deliver` has a call made later, on the caller's thread."""
+    """Holds at most `limit` bytes. `deliver(call)` has `call` made later, on the thread of the caller."""
 
     def __init__(self, limit: int, deliver: Callable[[Callable[[], None]], None]) -> None:
         self._limit = limit
         self._deliver = deliver
         self._queues: dict[Pair, dict[int, Spooled]] = {}
-        self._pen: deque[Quarantined] = deque(maxlen=PEN)
-        self._put_aside = 0
+        self._quarantine: deque[Quarantined] = deque(maxlen=QUARANTINE_STANZAS)
+        self._quarantined = 0
         self._bytes = 0
+        self._next_position = 1
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._queues.values()))
 
     @property
     def bytes(self) -> int:
         return self._bytes
 
     @property
-    def count(self) -> int:
-        return sum(map(len, self._queues.values()))
+    def used(self) -> int:
+        return self._bytes
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def share(self) -> int:
+        return self._limit
+
+    @property
+    def stalled(self) -> bool:
+        return False
+
+    @property
+    def next_position(self) -> int:
+        return self._next_position
+
+    def used_by(self, peer: Domain) -> int:
+        rows = [row for pair, rows in self._queues.items() if peer in pair for row in rows.values()]
+        return sum(len(row.stanza.data) for row in rows)
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        size = sum(len(spooled.stanza.data) for spooled in batch)
-        if self._bytes + size > self._limit:
-            self._deliver(lambda: done(SpoolFull(f"the spool holds {self._bytes} bytes, at most {self._limit}")))
-            return
-        self._bytes += size
-        for spooled in batch:
-            self._queues.setdefault(spooled.pair, {})[spooled.position] = spooled
-        self._deliver(lambda: done(None))
+        self._deliver(partial(done, self._appended(batch)))
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
+    def _appended(self, batch: Sequence[Spooled]) -> SpoolError | None:
+        new = []
+        for row in batch:
+            held = self._queues.get(row.pair, {}).get(row.position)
+            if held is None:
+                new.append(row)
+            elif not same_content(held, row):
+                return PositionTaken(f"another stanza is held at position {row.position}")
+        size = sum(len(row.stanza.data) for row in new)
+        if self._bytes + size > self._limit:
+            return SpoolFull(f"the spool holds {self._bytes} bytes, at most {self._limit}")
+        self._bytes += size
+        for row in new:
+            self._queues.setdefault(row.pair, {})[row.position] = row
+            self._next_position = max(self._next_position, row.position + 1)
+        return None
+
+    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
         rows: list[Spooled] = []
         size = 0
-        for position, spooled in sorted(self._queues.get(pair, {}).items()):
+        for position, row in sorted(self._queues.get(pair, {}).items()):
             if position > after and (not rows or size < at_most):
-                rows.append(spooled)
-                size += len(spooled.stanza.data)
-        self._deliver(lambda: done(rows))
+                rows.append(row)
+                size += len(row.stanza.data)
+        self._deliver(partial(done, rows))
 
     def remove(self, pair: Pair, up_to: int) -> None:
         self._forget(pair, [position for position in self._queues.get(pair, ()) if position <= up_to])
@@ -54,42 +103,41 @@ class MemorySpool(Spool):
         self._forget(pair, positions)
 
     def _forget(self, pair: Pair, positions: Iterable[int]) -> None:
-        pair_queue = self._queues.get(pair, {})
+        rows = self._queues.get(pair, {})
         for position in positions:
-            spooled = pair_queue.pop(position, None)
-            if spooled is not None:
-                self._bytes -= len(spooled.stanza.data)
-        if not pair_queue:
+            row = rows.pop(position, None)
+            if row is not None:
+                self._bytes -= len(row.stanza.data)
+        if not rows:
             self._queues.pop(pair, None)
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        pair_queue = self._queues.get(pair, {})
+        rows = self._queues.get(pair, {})
         for position in positions:
-            if position in pair_queue:
-                pair_queue[position] = pair_queue[position]._replace(written=True)
-        self._deliver(lambda: done(None))
+            if position in rows:
+                rows[position] = rows[position]._replace(written=True)
+        self._deliver(partial(done, None))
 
-    def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        late = [spooled for pair_queue in self._queues.values() for spooled in pair_queue.values() if spooled.deadline <= now]
-        rows = sorted(late, key=lambda spooled: spooled.deadline)[:at_most]
-        self._deliver(lambda: done(rows))
+    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+        late = [row for rows in self._queues.values() for row in rows.values() if row.deadline <= now]
+        rows = sorted(late, key=lambda row: row.deadline)[:at_most]
+        self._deliver(partial(done, rows))
 
-    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
-        rows = [_summary(pair, sorted(pair_queue.values(), key=lambda row: row.position)) for pair,
-        pair_queue in self._queues.items()]
-        self._deliver(lambda: done(rows))
+    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+        rows = [_summary(pair, sorted(rows.values(), key=lambda row: row.position)) for pair, rows in self._queues.items()]
+        self._deliver(partial(done, rows))
 
-    def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
-        self._put_aside += 1
-        self._pen.append(Quarantined(self._put_aside, spooled, cause, at))
-        while len(self._pen) > 1 and sum(len(each.spooled.stanza.data) for each in self._pen) > PEN_BYTES:
-            self._pen.popleft()
+    def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
+        self._quarantined += 1
+        self._quarantine.append(Quarantined(self._quarantined, spooled, cause, at))
+        while len(self._quarantine) > 1 and sum(len(each.spooled.stanza.data) for each in self._quarantine) > QUARANTINE_BYTES:
+            self._quarantine.popleft()
 
-    def aside(self, at_most: int, done: Callable[[list[Quarantined]], None]) -> None:
-        rows = list(self._pen)[-at_most:] if at_most else []
-        self._deliver(lambda: done(rows))
+    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+        rows = list(self._quarantine)[-at_most:] if at_most else []
+        self._deliver(partial(done, rows))
 
-    def stretch(self, by: int) -> None:
+    def raise_limit(self, by: int) -> None:
         self._limit += by
 
     def close(self, done: Callable[[], None]) -> None:

@@ -1,7 +1,11 @@
-"""The spool's file: opened, brought to the newest schema, and set aside where it is damaged."""
+"""The spool's file: opened, brought to the newest schema, and set aside where it cannot be used.
+
+A file of the newest schema is opened without a write, so that a start succeeds on a full disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -10,13 +14,13 @@ from typing import Literal
 
 from s2sgw.spool.interface import SpoolBroken
 
-#: What a commit survives: the loss of power (a full sync each), or the crash of the gateway alone.
+#: What a commit survives: the loss of power (each commit is synced to the disk), or the crash of the gateway alone.
 Durability = Literal["power-loss", "crash"]
 SYNCHRONOUS: dict[Durability, str] = {"power-loss": "FULL", "crash": "NORMAL"}
 
-#: "S2SG": this file is a spool of ours.
+#: "S2SG": this file is a spool of s2sgw.
 APPLICATION = 0x53325347
-#: Kibibytes of pages in memory; pages of the log that are copied home at once; bytes that the log's file may keep.
+#: Kibibytes of pages in memory; pages of the log that are copied to the file at once; bytes that the log's file may keep.
 CACHE = 8192
 CHECKPOINT = 4000
 LOG = 64 * 1024 * 1024
@@ -25,10 +29,14 @@ _STANZA = (
     "kind TEXT NOT NULL, data BLOB NOT NULL, addressee TEXT NOT NULL, author TEXT NOT NULL, type TEXT, ident TEXT, "
     "payloads TEXT NOT NULL, accepted INTEGER NOT NULL, deadline INTEGER NOT NULL, written INTEGER NOT NULL"
 )
-#: The n-th brings a file of version n to version n + 1. A new one is added at the end; none is ever changed.
+_LAST = "(SELECT max(id) FROM stanza WHERE id > lane.id * 4398046511104 AND id < (lane.id + 1) * 4398046511104)"
+#: The n-th brings a file of version n to version n + 1. A new one is added at the end. None is ever changed.
 #:
-#: `stanza.id` is the lane's number and the position in it (`ledger.POSITIONS`), so that a lane stands together in the file and
-#: needs no index. Times are microseconds since the epoch. `payloads` are joined by U+001F, which XML cannot hold.
+#: Version 1: `stanza.id` is the number of the lane and the position in it (`tables.POSITIONS`), so that a lane stands together in
+#: the file and needs no index. Times are microseconds since the epoch. `payloads` are joined by U+001F, which XML cannot hold.
+#:
+#: Version 2: checksums of each row, NULL in the rows of version 1. `note`: a position behind all that were ever held
+#: ("next position"), and how times were stored last ("clock", see `stored_time`).
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE lane (id INTEGER PRIMARY KEY, sender TEXT NOT NULL, recipient TEXT NOT NULL, "
@@ -38,57 +46,76 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE pen (number INTEGER PRIMARY KEY AUTOINCREMENT, sender TEXT NOT NULL, recipient TEXT NOT NULL, "
         f"position INTEGER NOT NULL, {_STANZA}, cause TEXT NOT NULL, at INTEGER NOT NULL)",
     ),
+    (
+        "ALTER TABLE lane ADD COLUMN check_sum INTEGER",
+        "ALTER TABLE stanza ADD COLUMN content_sum INTEGER",
+        "ALTER TABLE stanza ADD COLUMN envelope_sum INTEGER",
+        "ALTER TABLE pen RENAME TO quarantine",
+        "ALTER TABLE quarantine ADD COLUMN content_sum INTEGER",
+        "ALTER TABLE quarantine ADD COLUMN envelope_sum INTEGER",
+        "CREATE TABLE note (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        f"INSERT INTO note SELECT 'next position', coalesce(max({_LAST} % 4398046511104), 0) + 1 FROM lane",
+    ),
 )
 
-#: SQLite's words for a file whose content is not what was written. Anything else may pass: a full disk, a lock, a bad cable.
+#: SQLite's codes for a file whose content is not what was written. Any other error may pass: a full disk, a lock, a bad cable.
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-TABLES = {"lane", "stanza", "pen"}
+#: Its codes for what may be over soon.
+PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM})
+TABLES = {"lane", "stanza", "quarantine", "note"}
+
+
+class NoRoom(Exception):
+    """The file does not exist or is empty, and the disk does not take a new one."""
+
+
+class NotASpool(Exception):
+    """The file is another program's, or its tables are gone."""
+
+
+class NewerVersion(Exception):
+    """The file is sound, and was written by a version of s2sgw that this one does not know."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether `error` tells that the file is damaged."""
-    return isinstance(error, sqlite3.Error) and code(error) in DAMAGE
+    """Return whether `error` says that the content of the file is damaged."""
+    return isinstance(error, NotASpool) or (isinstance(error, sqlite3.Error) and code(error) in DAMAGE)
 
 
 def code(error: Exception) -> int:
-    """SQLite's primary result code (0: the error is Python's own)."""
+    """Return SQLite's primary result code, or 0 where the error is not SQLite's."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def open_database(
-    path: Path, durability: Durability, report: Callable[[str], None], migrations: Sequence[Sequence[str]] = MIGRATIONS,
-) -> sqlite3.Connection:
-    """The spool at `path`, made (0600) if absent. A damaged one, or one of a newer version, is renamed, which `report` is told,
-    and a new one begun.
+def may_pass(error: BaseException | None) -> bool:
+    """Return whether `error` is one of the disk's, which may be over soon: no room, or a failed read or write."""
+    if isinstance(error, sqlite3.Error):
+        return code(error) in PASSING
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-    Raises `SpoolBroken` where the file is sound but cannot be opened, or none can be made.
+
+def open_database(path: Path, durability: Durability, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> sqlite3.Connection:
+    """Open the spool at `path`. It is made (0600) where it is absent.
+
+    Raises `NewerVersion`; `NoRoom`; the errors of `is_damage`; or `SpoolBroken` where the file may be sound and cannot be opened
+    now, with its cause.
     """
+    existed = path.exists()
     try:
-        return _opened(path, durability, migrations)
-    except _Newer as newer:
-        keep_for_newer(path, str(newer), report)
-    except (sqlite3.Error, _NotASpool, OSError) as error:
-        if not isinstance(error, _NotASpool) and not is_damage(error):
-            busy = code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            in_use = "; another gateway runs with this state" if busy else ""
-            raise SpoolBroken(f"{path} cannot be opened: {error}{in_use}") from None
-        set_aside(path, str(error), report)
-    try:
+        if not existed:
+            _make(path)
         return _opened(path, durability, migrations)
     except (sqlite3.Error, OSError) as error:
-        raise SpoolBroken(f"{path} cannot be made: {error}") from None
-
-
-class _NotASpool(Exception):
-    """A file that is no spool."""
-
-
-class _Newer(Exception):
-    """A sound spool, of a version that we do not know yet."""
+        if is_damage(error):
+            raise
+        if may_pass(error) and (not path.exists() or not path.stat().st_size):
+            raise NoRoom(f"{path} cannot be made: {error}") from None
+        busy = code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        in_use = "; another gateway runs with this state" if busy else ""
+        raise SpoolBroken(f"{path} cannot be {'opened' if existed else 'made'}: {error}{in_use}") from error
 
 
 def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[str]]) -> sqlite3.Connection:
-    _make(path)
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         connection.text_factory = bytes
@@ -97,7 +124,8 @@ def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[st
             f"wal_autocheckpoint={CHECKPOINT}", f"journal_size_limit={LOG}", "temp_store=MEMORY",
         ):
             connection.execute(f"PRAGMA {setting}").fetchall()
-        _migrate(connection, migrations)
+        if not _is_newest(connection, migrations):
+            _migrate(connection, migrations)
     except BaseException:
         connection.close()
         raise
@@ -105,9 +133,7 @@ def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[st
 
 
 def _make(path: Path) -> None:
-    """SQLite gives the files beside it the mode of the first one."""
-    if path.exists():
-        return
+    """Make the file. SQLite gives the files beside it the same mode."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -116,21 +142,32 @@ def _make(path: Path) -> None:
         os.close(directory)
 
 
-def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
-    """All steps from the file's version to ours in one transaction. Raises `_NotASpool` or `_Newer`."""
-    connection.execute("BEGIN IMMEDIATE")
+def _is_newest(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> bool:
+    """Return whether the file has the newest schema. Raises `NotASpool` or `NewerVersion`."""
     (application,), (version,) = (connection.execute(f"PRAGMA {word}").fetchone() for word in ("application_id", "user_version"))
-    if _tables(connection) and application != APPLICATION:
-        raise _NotASpool("it is no spool of s2sgw")
+    tables = _tables(connection)
+    if tables and application != APPLICATION:
+        raise NotASpool("it is no spool of s2sgw")
     if version > len(migrations):
-        raise _Newer(f"schema {version}; this one knows {len(migrations)}")
+        raise NewerVersion(f"schema {version}; this version knows {len(migrations)}")
+    if version < len(migrations):
+        return False
+    if not tables >= TABLES:
+        raise NotASpool("its tables are gone")
+    return True
+
+
+def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+    """Bring the file to the newest schema in one transaction. Raises `NotASpool`."""
+    connection.execute("BEGIN IMMEDIATE")
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     for step in migrations[version:]:
         for statement in step:
             connection.execute(statement)
-    if not _tables(connection) >= TABLES:
-        raise _NotASpool("its tables are gone")
     connection.execute(f"PRAGMA application_id={APPLICATION}")
     connection.execute(f"PRAGMA user_version={len(migrations)}")
+    if not _tables(connection) >= TABLES:
+        raise NotASpool("its tables are gone")
     connection.execute("COMMIT")
 
 
@@ -138,18 +175,19 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
     return {name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def set_aside(path: Path, why: str, report: Callable[[str], None]) -> None:
-    """Move what is damaged out of the way, so that nothing is lost that may yet be recovered."""
-    aside = _renamed(path, "damaged")
+def set_aside(path: Path, why: str, report: Callable[[str], None]) -> Path:
+    """Rename a damaged file, tell `report`, and return its new path."""
+    aside = _rename(path, "damaged")
     report(
         f"{path} cannot be read ({why}). It was set aside as {aside} and an empty one takes its place; what the old one held is "
         f"not delivered. To look for it: sqlite3 {aside} .recover"
     )
+    return aside
 
 
 def keep_for_newer(path: Path, why: str, report: Callable[[str], None]) -> None:
-    """Move what a newer version wrote, and left in order, out of the way of this one (a downgrade)."""
-    aside = _renamed(path, "newer")
+    """Rename a sound file that a newer version wrote (after a downgrade), and tell `report`."""
+    aside = _rename(path, "newer")
     report(
         f"{path} was written by a newer version of s2sgw ({why}). It was set aside as {aside}, sound and whole, and an empty one "
         f"takes its place: nothing is lost, but this version does not deliver what it holds. To bring it back: stop s2sgw, move "
@@ -157,8 +195,8 @@ def keep_for_newer(path: Path, why: str, report: Callable[[str], None]) -> None:
     )
 
 
-def _renamed(path: Path, word: str) -> Path:
-    """The first free name that says what became of the file; it and its log have that now."""
+def _rename(path: Path, word: str) -> Path:
+    """Give the file and its log the first free name with `word`, and return it."""
     number = 1
     while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
         number += 1

@@ -1,13 +1,13 @@
-"""The spool in SQLite: one thread writes, and everything that came meanwhile shares one commit (decision 9).
+"""The spool in an SQLite file. One thread writes, and everything that came meanwhile shares one commit.
 
-The caller's thread only puts jobs on a queue. The writer takes what is there, does it in one transaction, and has all the
-answers called by one call of `deliver`. A transaction that fails is done again job by job, so that only the job that is to
-blame fails.
+The thread of the caller only puts jobs on a queue. The writer takes what is there, does it in one transaction, and has all the
+answers called by one call of `deliver`. A transaction that fails is done again job by job, so that only the job at fault fails.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,111 +17,238 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from s2sgw.spool.interface import Done, LaneSummary, Quarantined, Spool, SpoolBroken, Spooled, SpoolFull
-from s2sgw.spool.spool_file import Durability, code, is_damage, open_database, set_aside
-from s2sgw.spool.tables import SpoolTables, Work
-from s2sgw.xmpp.jid import Pair
+from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Spool, SpoolBroken, Spooled, SpoolError, SpoolFull
+from s2sgw.spool.spool_file import (
+    Durability,
+    NewerVersion,
+    NoRoom,
+    NotASpool,
+    code,
+    is_damage,
+    keep_for_newer,
+    may_pass,
+    open_database,
+    set_aside,
+)
+from s2sgw.spool.stored_time import boot_id, clock_now
+from s2sgw.spool.tables import RowsDamaged, SpoolTables, Work
+from s2sgw.xmpp.jid import Domain, Pair
 
-#: Jobs of one transaction.
+#: Jobs of one transaction at most.
 GROUP = 500
-#: Removals and marks that could not be written (a full disk) and wait for the next chance.
-OWED = 100_000
+#: Removals that could not be written (a full disk), kept for another try.
+RETRIES = 100_000
+#: Seconds without any answer after which the spool is stalled.
+STALLED_SECONDS = 2.0
+#: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
+REOPEN_SECONDS = 1.0
+REPORT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class _Job:
-    """`work` at the ledger. `answer` takes what came of it, `failed` makes an answer of an error; without one it is owed."""
+    """`work` is done at the tables, and `answer` is called with its result or its error. Without an `answer`, it is tried again.
+
+    `again`: what is done in its place where a row of `work` is held already.
+    """
 
     work: Work
     answer: Callable[[Any], None] | None = None
-    failed: Callable[[Exception], Any] | None = None
+    again: Work | None = None
     last: bool = False
 
 
 class SQLiteSpool(Spool):
-    """The file at `path`, at most `limit` bytes. `deliver(call)` has `call` made soon, on the caller's thread.
+    """The file at `path`, at most `limit` bytes in all and `share` bytes for each peer.
 
-    `report` is told, on either thread, what an operator should know. Raises `SpoolBroken` where there is no way to open it; a
-    damaged file is set aside and is no reason.
+    `deliver(call)` has `call` made soon, on the thread of the caller. `report` is told, on either thread, what an operator should
+    know. `committed` is told, on the writer's thread, the seconds that each commit took. `clock` is the clock of all times;
+    `wall` and `boot` tell how to store them. Raises `SpoolBroken` or `OSError` where the file is in use or may not be opened. A
+    disk that is full, fails, or holds a damaged file is no reason to fail.
     """
 
     def __init__(
         self, path: Path, limit: int, deliver: Callable[[Callable[[], None]], None], *, durability: Durability = "power-loss",
-        report: Callable[[str], None] = lambda text: None,
+        report: Callable[[str], None] = lambda text: None, share: int | None = None,
+        peer_of: Callable[[Pair], Domain] = lambda pair: pair.recipient,
+        committed: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time, boot: Callable[[], str] = boot_id,
     ) -> None:
         self._path = path
         self._limit = limit
+        self._share = limit if share is None else share
+        self._peer_of = peer_of
         self._deliver = deliver
         self._durability: Durability = durability
         self._report = report
-        self._ledger = self._open()
+        self._committed = committed
+        self._clock = clock
+        self._wall = wall
+        self._boot = boot
+        #: None while the file cannot be opened, for the reason `_trouble`
+        self._tables: SpoolTables | None = None
+        self._trouble = ""
+        #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
+        self._absent = False
+        self._next_try = 0.0
+        self._reported: dict[str, float] = {}
+        self._open_first()
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._owed: list[_Job] = []
+        self._retry: list[_Job] = []
         self._closed = False
+        self._unanswered = 0
+        self._answered_at = 0.0
         self.thread = Thread(target=self._work, name="spool", daemon=True)
         self.thread.start()
 
-    @property
-    def bytes(self) -> int:
-        return self._ledger.bytes
+    # --- what the spool holds ---
 
     @property
     def count(self) -> int:
-        return self._ledger.count
+        return 0 if self._tables is None else self._tables.count
 
-    # --- the caller's thread ---
+    @property
+    def bytes(self) -> int:
+        return 0 if self._tables is None else self._tables.bytes
+
+    @property
+    def used(self) -> int:
+        return 0 if self._tables is None else self._tables.used
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def share(self) -> int:
+        return min(self._share, self._limit)
+
+    @property
+    def stalled(self) -> bool:
+        return self._unanswered > 0 and self._clock() - self._answered_at > STALLED_SECONDS
+
+    @property
+    def next_position(self) -> int:
+        return 1 if self._tables is None else self._tables.reserved
+
+    def used_by(self, peer: Domain) -> int:
+        return 0 if self._tables is None else self._tables.used_by(peer)
+
+    # --- the thread of the caller ---
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        self._put(_Job(lambda ledger: ledger.append(batch), done, _outcome))
+        self._put(_Job(lambda tables: tables.append(batch), done, lambda tables: tables.append_missing(batch)))
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        self._put(_Job(lambda ledger: ledger.read(pair, after, at_most), done, _nothing))
+    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+        self._put(_Job(lambda tables: tables.read(pair, after, at_most), done))
 
     def remove(self, pair: Pair, up_to: int) -> None:
-        self._put(_Job(lambda ledger: ledger.remove(pair, up_to)))
+        self._put(_Job(lambda tables: tables.remove(pair, up_to)))
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
-        self._put(_Job(lambda ledger: ledger.remove_each(pair, positions)))
+        self._put(_Job(lambda tables: tables.remove_each(pair, positions)))
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        self._put(_Job(lambda ledger: ledger.mark_written(pair, positions), done, _outcome))
+        self._put(_Job(lambda tables: tables.mark_written(pair, positions), done))
 
-    def expired(self, now: float, at_most: int, done: Callable[[list[Spooled]], None]) -> None:
-        self._put(_Job(lambda ledger: ledger.expired(now, at_most), done, _nothing))
+    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+        self._put(_Job(lambda tables: tables.expired(now, at_most), done))
 
-    def queues(self, done: Callable[[list[LaneSummary]], None]) -> None:
-        self._put(_Job(lambda ledger: ledger.queues(), done, _nothing))
+    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+        self._put(_Job(lambda tables: tables.queues(), done))
 
-    def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
-        self._put(_Job(lambda ledger: ledger.put_aside(spooled, cause, at)))
+    def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
+        self._put(_Job(lambda tables: tables.quarantine(spooled, cause, at)))
 
-    def aside(self, at_most: int, done: Callable[[list[Quarantined]], None]) -> None:
-        self._put(_Job(lambda ledger: ledger.aside(at_most), done, _nothing))
+    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+        self._put(_Job(lambda tables: tables.quarantined(at_most), done))
 
-    def stretch(self, by: int) -> None:
+    def raise_limit(self, by: int) -> None:
         self._limit += by
-        self._put(_Job(lambda ledger: ledger.may_take(self._limit)))
+        self._share = self._limit
+        self._put(_Job(self._set_limits))
 
     def close(self, done: Callable[[], None]) -> None:
-        self._put(_Job(lambda ledger: None, lambda _: done(), _nothing, last=True))
+        self._put(_Job(lambda tables: None, lambda _: done(), last=True))
         self._closed = True
 
     def _put(self, job: _Job) -> None:
         if not self._closed:
+            if job.answer is not None:
+                self._answered_at = self._answered_at if self._unanswered else self._clock()
+                self._unanswered += 1
             self._jobs.put(job)
-        elif job.answer is not None and job.failed is not None:
-            self._deliver(partial(job.answer, job.failed(SpoolBroken("the spool is closed"))))
+        elif job.answer is not None:
+            self._deliver(partial(job.answer, SpoolBroken("the spool is closed")))
 
-    # --- the writer's thread ---
+    def _call(self, answers: deque[Callable[[], None]]) -> None:
+        """Give the answers. One that raises does not keep the others from being given."""
+        self._answered_at = self._clock()
+        try:
+            while answers:
+                self._unanswered -= 1
+                answers.popleft()()
+        finally:
+            if answers:
+                self._deliver(partial(self._call, answers))
+
+    # --- the file ---
+
+    def _open_first(self) -> None:
+        """Open the file at the start. Raises `SpoolBroken` where another try would not help."""
+        try:
+            self._tables = self._open()
+        except SpoolBroken as broken:
+            if not may_pass(broken.__cause__):
+                raise
+            self._say(f"{broken}; until it can be, nobody is let in")
+            self._trouble = str(broken)
+        self._next_try = self._clock() + REOPEN_SECONDS
 
     def _open(self) -> SpoolTables:
-        connection = open_database(self._path, self._durability, self._report)
+        """Return the tables of the file. A damaged one is set aside. Raises `SpoolBroken`."""
+        self._absent = False
         try:
-            return SpoolTables(connection, self._limit)
-        except (sqlite3.Error, ValueError) as error:
+            return self._opened()
+        except NewerVersion as newer:
+            keep_for_newer(self._path, str(newer), self._report)
+        except (sqlite3.Error, NotASpool, RowsDamaged) as damage:
+            self._set_aside(damage)
+        except NoRoom as full:
+            self._say(f"{full}; nothing is held on the disk until there is room")
+            self._absent = True
+            return SpoolTables(open_database(Path(":memory:"), self._durability), 0)
+        try:
+            return self._opened()
+        except (sqlite3.Error, NoRoom, OSError) as error:
+            raise SpoolBroken(f"{self._path} cannot be made: {error}") from error
+
+    def _opened(self) -> SpoolTables:
+        connection = open_database(self._path, self._durability)
+        try:
+            tables = SpoolTables(connection, self._limit, self.share, self._peer_of)
+            stored, boot = tables.clock, self._boot()
+            newest = 0 if stored is not None and stored.boot == boot else tables.newest()
+            tables.use_clock(clock_now(stored, boot, self._clock(), self._wall(), newest))
+        except BaseException:
             connection.close()
-            set_aside(self._path, str(error), self._report)
-        return SpoolTables(open_database(self._path, self._durability, self._report), self._limit)
+            raise
+        return tables
+
+    def _set_aside(self, damage: Exception) -> None:
+        set_aside(self._path, str(damage), self._report)
+
+    def _set_limits(self, tables: SpoolTables) -> None:
+        tables.limit, tables.share = (0, 0) if self._absent else (self._limit, self.share)
+
+    def _say(self, text: str) -> None:
+        """Report `text`, unless it was reported a moment ago."""
+        now = self._clock()
+        if now - self._reported.get(text, now - REPORT_SECONDS) >= REPORT_SECONDS:
+            self._reported = {said: at for said, at in self._reported.items() if now - at < REPORT_SECONDS} | {text: now}
+            self._report(text)
+
+    # --- the writer's thread ---
 
     def _work(self) -> None:
         last = False
@@ -129,13 +256,13 @@ class SQLiteSpool(Spool):
             jobs = self._waiting()
             last = jobs[-1].last
             answers = deque(self._perform(jobs))
-            if last:
-                self._ledger.close()
+            if last and self._tables is not None:
+                self._tables.close()
             if answers:
                 self._deliver(partial(self._call, answers))
 
     def _waiting(self) -> list[_Job]:
-        """What is there to do; waits for the first of it."""
+        """Return the jobs that are there; wait for the first."""
         jobs = [self._jobs.get()]
         while len(jobs) < GROUP and not jobs[-1].last:
             try:
@@ -145,75 +272,81 @@ class SQLiteSpool(Spool):
         return jobs
 
     def _perform(self, jobs: list[_Job]) -> list[Callable[[], None]]:
-        owed, self._owed = self._owed, []
-        jobs = owed + jobs
+        self._try_again()
+        retried, self._retry = self._retry, []
+        jobs = retried + jobs
         try:
             results = self._together(jobs)
         except Exception:
             results = [self._alone(job) for job in jobs]
         return [partial(job.answer, result) for job, result in zip(jobs, results, strict=True) if job.answer is not None]
 
-    def _together(self, jobs: list[_Job]) -> list[Any]:
-        """What each comes to, once all of it is durable."""
+    def _try_again(self) -> None:
+        """Open the file that could not be opened, now and then."""
+        if (self._tables is not None and not self._absent) or self._clock() < self._next_try:
+            return
+        self._next_try = self._clock() + REOPEN_SECONDS
         try:
-            self._ledger.begin()
-            results = [self._one(job) for job in jobs]
-            self._ledger.commit()
+            self._tables = self._open()
+        except (SpoolBroken, OSError) as broken:
+            self._trouble = str(broken)
+            self._say(str(broken))
+
+    def _together(self, jobs: list[_Job]) -> list[Any]:
+        """Return the result of each, once all of it is durable."""
+        tables = self._tables
+        if tables is None:
+            raise SpoolBroken(self._trouble)
+        try:
+            tables.begin()
+            results = [self._one(job, tables) for job in jobs]
+            began = self._clock()
+            if tables.commit():
+                self._committed(self._clock() - began)
         except Exception:
-            self._ledger.rollback()
+            tables.rollback()
             raise
         return results
 
-    def _one(self, job: _Job) -> Any:
+    def _one(self, job: _Job, tables: SpoolTables) -> Any:
         try:
-            return job.work(self._ledger)
-        except SpoolFull as full:
-            assert job.failed is not None
-            return job.failed(full)
+            return job.work(tables)
+        except SpoolError as error:
+            return SpoolFull(self._trouble or f"{self._path}: the disk is full", "disk") if self._absent else error
 
-    def _alone(self, job: _Job, again: bool = True) -> Any:
+    def _alone(self, job: _Job, tries: int = 2) -> Any:
         try:
             return self._together([job])[0]
+        except sqlite3.IntegrityError as error:
+            if job.again is None:
+                return self._failed(job, error)
+            return self._alone(_Job(job.again, job.answer), tries)
         except Exception as error:
-            if is_damage(error) and again and self._renew(error):
-                return self._alone(job, again=False)
+            if is_damage(error) and tries and self._renew(error, tries):
+                return self._alone(job, tries - 1)
             return self._failed(job, error)
 
-    def _renew(self, error: Exception) -> bool:
-        """The file turned out to be damaged: go on with a new one."""
-        self._ledger.close()
+    def _renew(self, error: Exception, tries: int) -> bool:
+        """Open the file once more, where what was read from it is damaged; set it aside where that did not help."""
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
         try:
-            set_aside(self._path, str(error), self._report)
-            self._ledger = self._open()
+            if tries == 1:
+                self._set_aside(error)
+            self._tables = self._open()
         except (SpoolBroken, OSError) as broken:
-            self._report(f"{self._path} is damaged, and no other can be begun: {broken}")
+            self._trouble = f"{self._path} is damaged, and no other can be begun: {broken}"
+            self._say(self._trouble)
             return False
         return True
 
-    def _failed(self, job: _Job, error: Exception) -> Any:
+    def _failed(self, job: _Job, error: Exception) -> SpoolError | None:
         full = code(error) == sqlite3.SQLITE_FULL
-        reason: Exception = SpoolFull(f"{self._path}: the disk is full") if full else SpoolBroken(f"{self._path}: {error}")
-        if not full:
-            self._report(f"{self._path} failed: {type(error).__name__}: {error}")
-        if job.failed is not None:
-            return job.failed(reason)
-        if len(self._owed) < OWED:
-            self._owed.append(job)
-        return None
-
-    def _call(self, answers: deque[Callable[[], None]]) -> None:
-        """One answer that breaks does not keep the others from being given."""
-        try:
-            while answers:
-                answers.popleft()()
-        finally:
-            if answers:
-                self._deliver(partial(self._call, answers))
-
-
-def _outcome(error: Exception) -> Exception:
-    return error
-
-
-def _nothing(error: Exception) -> list[Any]:
-    return []
+        if not full and not isinstance(error, SpoolBroken):
+            self._say(f"{self._path} failed: {type(error).__name__}: {error}")
+        if job.answer is None and len(self._retry) < RETRIES:
+            self._retry.append(job)
+        if isinstance(error, SpoolError):
+            return error
+        return SpoolFull(f"{self._path}: the disk is full", "disk") if full else SpoolBroken(f"{self._path}: {error}")

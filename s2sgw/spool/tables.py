@@ -1,78 +1,121 @@
-"""What the spool's file holds and how much of it: one lane, one range of rows, one account that is always exact.
+"""The tables of the spool's file: the stanzas of each pair, the quarantine, and totals that are always exact.
 
-Each statement does its work in a single step: sqlite3 lets go of the interpreter at each, and gets it back only when the
-reactor's thread is done with it. So many rows go in by one INSERT, and many come out as one JSON text.
+Each statement does its work in a single step. sqlite3 gives the interpreter lock away at each step, and gets it back only when
+the reactor's thread pauses. So many rows are written by one INSERT, and many are read as one JSON text.
+
+Every row carries checksums of its content and of its envelope. A row that does not match is returned with its `damage`.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from binascii import crc32
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from s2sgw.spool.interface import PEN, PEN_BYTES, LaneSummary, Quarantined, Spooled, SpoolFull
+from s2sgw.spool.interface import (
+    QUARANTINE_BYTES,
+    QUARANTINE_STANZAS,
+    Damage,
+    LaneSummary,
+    PositionTaken,
+    Quarantined,
+    Spooled,
+    SpoolFull,
+)
+from s2sgw.spool.stored_time import StoredClock
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: A row's number is its lane's number times this, and its position: room for two million lanes of 4 * 10¹² stanzas each.
+#: The number of a row is the number of its lane times this, plus its position: room for two million lanes of 4 * 10¹² stanzas.
 POSITIONS = 1 << 42
 LANES = 1 << 21
+#: Positions that are reserved at a time, so that they need not be noted at each commit.
+RESERVED = 10_000
 #: Bytes in the file that a stanza takes beside its own.
 OVERHEAD = 160
-#: Rows of one INSERT, most first, and of one read.
+#: Rows of one INSERT, the most first, and of one read.
 CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 ROWS = 1000
 
-_STANZA = "kind, data, addressee, author, type, ident, payloads, accepted, deadline, written"
-_FIELDS = 11
-_OUT = "kind, CAST(data AS TEXT), addressee, author, type, ident, payloads, accepted, deadline, written"
-_INSERTS = {
-    rows: f"INSERT OR REPLACE INTO stanza (id, {_STANZA}) VALUES " + ", ".join([f"({', '.join('?' * _FIELDS)})"] * rows)
-    for rows in CHUNKS
-}
+_ENVELOPE = "kind, addressee, author, type, ident, payloads, accepted, deadline"
+#: The columns of a stanza, as they are written and as they are read.
+COLUMNS = f"data, {_ENVELOPE}, written, content_sum, envelope_sum"
+_OUT = f"CAST(data AS TEXT), {_ENVELOPE}, written, content_sum, envelope_sum"
+_FIELDS = 1 + COLUMNS.count(",") + 1
+_VALUES = f"({', '.join('?' * _FIELDS)})"
+_INSERTS = {rows: f"INSERT INTO stanza (id, {COLUMNS}) VALUES " + ", ".join([_VALUES] * rows) for rows in CHUNKS}
+_LANE = "id, sender, recipient, count, bytes, check_sum"
 _SEPARATOR = "\x1f"
+
+
+class RowsDamaged(Exception):
+    """The table of lanes does not hold what was written to it."""
 
 
 @dataclass(slots=True)
 class QueueTotals:
-    """What one lane holds. `base` is the number of its first row, less one."""
+    """What is held of one pair. `base`: the number of its first row, less one. `peer`: whose share it counts against."""
 
     base: int
+    peer: Domain
     count: int = 0
     bytes: int = 0
 
 
 class SpoolTables:
-    """The tables behind `connection`, at most `limit` bytes of stanzas. Every change stands between `begin` and `commit`."""
+    """The tables behind `connection`. Every change stands between `begin` and `commit`.
 
-    def __init__(self, connection: sqlite3.Connection, limit: int) -> None:
+    They hold at most `limit` bytes, and at most `share` bytes for each peer; `peer_of` names the peer of a pair. Raises
+    `sqlite3.Error`, or `RowsDamaged`.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, limit: int, share: int | None = None,
+        peer_of: Callable[[Pair], Domain] = lambda pair: pair.recipient,
+    ) -> None:
         self._connection = connection
-        self._limit = limit
-        self._accounts: dict[Pair, QueueTotals] = {}
-        self._before: dict[Pair, tuple[int, int, int] | None] = {}
+        self._changes = connection.total_changes
+        self.limit = limit
+        self.share = limit if share is None else share
+        self._peer_of = peer_of
+        self._totals: dict[Pair, QueueTotals] = {}
+        self._before: dict[Pair, tuple[int, int] | None] = {}
         self._pairs: dict[int, Pair] = {}
         self._free: list[int] = []
         self._unwritten: list[object] = []
+        self._used_by: Counter[Domain] = Counter()
         self.bytes = self.count = 0
+        #: a position behind all that were ever held, as far as it is noted in the file
+        self.reserved = 1
+        self._reserve = 0
+        self.clock: StoredClock | None = None
+        self._clock_is_new = False
+        #: microseconds from the clock of the caller to the epoch
+        self._offset = 0
         self._load()
 
     def _load(self) -> None:
-        for number, sender, recipient, count, size in self._rows("SELECT * FROM lane ORDER BY id"):
-            pair = Pair(Domain.parse(sender.decode()), Domain.parse(recipient.decode()))
-            self._open(pair, QueueTotals(number * POSITIONS, count, size))
-            self.count += count
-            self.bytes += size
+        for number, sender, recipient, count, size, check in self._rows(f"SELECT {_LANE} FROM lane ORDER BY id"):
+            pair = _pair(number, sender, recipient, check)
+            self._open(pair, QueueTotals(number * POSITIONS, self._peer_of(pair)))
+            self._add(self._totals[pair], count, size)
         used = {base // POSITIONS for base in self._pairs}
         self._next = max(used, default=0) + 1
         self._free = [number for number in range(1, self._next) if number not in used]
+        notes = {name.decode(): value for name, value in self._rows("SELECT name, value FROM note")}
+        self.reserved = notes.get("next position", 1)
+        if "clock" in notes:
+            self.clock = StoredClock.from_json(notes["clock"].decode())
 
-    def _open(self, pair: Pair, account: QueueTotals) -> QueueTotals:
-        self._accounts[pair] = account
-        self._pairs[account.base] = pair
-        return account
+    def _open(self, pair: Pair, totals: QueueTotals) -> QueueTotals:
+        self._totals[pair] = totals
+        self._pairs[totals.base] = pair
+        return totals
 
     def _rows(self, statement: str, *values: object) -> list[Any]:
         if self._unwritten:
@@ -80,36 +123,68 @@ class SpoolTables:
         return self._connection.execute(statement, values).fetchall()
 
     def _json(self, columns: str, source: str, *values: object) -> list[Any]:
-        """The rows of `source` as lists of `columns`."""
+        """Return the rows of `source` as lists of `columns`."""
         rows = self._rows(f"SELECT json_group_array(json_array({columns})) FROM ({source})", *values)
         return list(json.loads(rows[0][0].decode("utf-8", "surrogateescape")))
+
+    # --- the clock ---
+
+    def newest(self) -> int:
+        """Return the newest time of acceptance that is stored, in microseconds since the epoch, or 0."""
+        last = f"(SELECT max(id) FROM stanza WHERE id > lane.id * {POSITIONS} AND id < (lane.id + 1) * {POSITIONS})"
+        ((newest,),) = self._rows(f"SELECT max((SELECT accepted FROM stanza WHERE stanza.id = {last})) FROM lane")
+        return newest if isinstance(newest, int) else 0
+
+    def use_clock(self, clock: StoredClock) -> None:
+        """Store times by this clock from now on. It is noted in the file with the first stanza."""
+        self._clock_is_new = clock != self.clock
+        self.clock = clock
+        self._offset = clock.offset
+
+    def _time(self, seconds: float) -> int:
+        return round(seconds * 1e6) + self._offset
+
+    def _seconds(self, stored: int) -> float:
+        return (stored - self._offset) / 1e6
 
     # --- transactions ---
 
     def begin(self) -> None:
+        """Begin a transaction. What is not written to needs no room on the disk."""
         self._connection.execute("BEGIN")
 
-    def commit(self) -> None:
-        """Write the accounts that changed, then make everything durable."""
-        touched = [(pair, self._accounts[pair]) for pair in self._before if pair in self._accounts]
-        open_ = [
-            (account.base // POSITIONS, pair.sender.ascii, pair.recipient.ascii, account.count, account.bytes)
-            for pair, account in touched if account.count
-        ]
-        over = [account.base // POSITIONS for _, account in touched if not account.count]
-        if open_:
-            fields = ", ".join(f"json_extract(value, '$[{field}]')" for field in range(5))
-            self._rows(f"INSERT OR REPLACE INTO lane SELECT {fields} FROM json_each(?)", json.dumps(open_))
-        if over:
-            self._rows("DELETE FROM lane WHERE id IN (SELECT value FROM json_each(?))", json.dumps(over))
+    def commit(self) -> bool:
+        """Write the totals that changed, then make everything durable. Return whether anything was written."""
+        touched = [(pair, self._totals[pair]) for pair in self._before if pair in self._totals]
+        held = [_lane(totals.base // POSITIONS, pair, totals) for pair, totals in touched if totals.count]
+        empty = [totals.base // POSITIONS for _, totals in touched if not totals.count]
+        if held:
+            fields = ", ".join(f"json_extract(value, '$[{field}]')" for field in range(6))
+            self._rows(f"INSERT OR REPLACE INTO lane ({_LANE}) SELECT {fields} FROM json_each(?)", json.dumps(held))
+        if empty:
+            self._rows("DELETE FROM lane WHERE id IN (SELECT value FROM json_each(?))", json.dumps(empty))
+        if self._reserve:
+            self._note("next position", self._reserve)
+        if self._clock_is_new and held and self.clock is not None:
+            self._note("clock", self.clock.to_json())
+        if self._unwritten:
+            self._insert()
         self._connection.execute("COMMIT")
+        before, self._changes = self._changes, self._connection.total_changes
+        self.reserved = self._reserve or self.reserved
+        self._clock_is_new = self._clock_is_new and not held
+        self._reserve = 0
         self._before.clear()
-        for pair, account in touched:
-            if not account.count:
+        for pair, totals in touched:
+            if not totals.count:
                 self._close(pair)
+        return self._changes > before
+
+    def _note(self, name: str, value: object) -> None:
+        self._rows("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", name, value)
 
     def rollback(self) -> None:
-        """As if nothing had happened since `begin`."""
+        """Undo everything since `begin`."""
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -118,32 +193,40 @@ class SpoolTables:
 
     def _restore(self) -> None:
         self._unwritten.clear()
+        self._reserve = 0
         for pair, before in self._before.items():
-            account = self._accounts[pair]
-            self.count += (before[1] if before else 0) - account.count
-            self.bytes += (before[2] if before else 0) - account.bytes
+            totals = self._totals[pair]
+            count, size = before or (0, 0)
+            self._add(totals, count - totals.count, size - totals.bytes)
             if before is None:
                 self._close(pair)
-            else:
-                account.count, account.bytes = before[1:]
         self._before.clear()
 
     def close(self) -> None:
         self._connection.close()
 
-    # --- accounts ---
+    # --- totals ---
+
+    @property
+    def used(self) -> int:
+        """The part of `limit` that is used."""
+        return self.bytes + self.count * OVERHEAD
+
+    def used_by(self, peer: Domain) -> int:
+        """Return the bytes that count against the share of `peer`."""
+        return self._used_by[peer]
 
     def _close(self, pair: Pair) -> None:
-        account = self._accounts.pop(pair)
-        del self._pairs[account.base]
-        self._free.append(account.base // POSITIONS)
+        totals = self._totals.pop(pair)
+        del self._pairs[totals.base]
+        self._free.append(totals.base // POSITIONS)
 
-    def _account(self, pair: Pair) -> QueueTotals:
-        """The lane's account, to be changed."""
-        account = self._accounts.get(pair)
+    def _changing(self, pair: Pair) -> QueueTotals:
+        """Return the totals of a pair, which are about to change."""
+        totals = self._totals.get(pair)
         if pair not in self._before:
-            self._before[pair] = None if account is None else (account.base, account.count, account.bytes)
-        return account if account is not None else self._open(pair, QueueTotals(self._number() * POSITIONS))
+            self._before[pair] = None if totals is None else (totals.count, totals.bytes)
+        return totals if totals is not None else self._open(pair, QueueTotals(self._number() * POSITIONS, self._peer_of(pair)))
 
     def _number(self) -> int:
         if self._free:
@@ -151,35 +234,69 @@ class SpoolTables:
         self._next += 1
         return self._next - 1
 
-    def _add(self, account: QueueTotals, count: int, size: int) -> None:
-        account.count += count
-        account.bytes += size
+    def _add(self, totals: QueueTotals, count: int, size: int) -> None:
+        totals.count += count
+        totals.bytes += size
         self.count += count
         self.bytes += size
+        used = self._used_by[totals.peer] + size + count * OVERHEAD
+        if used > 0:
+            self._used_by[totals.peer] = used
+        else:
+            self._used_by.pop(totals.peer, None)
 
     # --- stanzas ---
 
     def append(self, batch: Sequence[Spooled]) -> None:
-        """Hold all of `batch`, or none of it: raises `SpoolFull`."""
-        size = sum(len(row.stanza.data) for row in batch)
-        if self.bytes + size + (self.count + len(batch)) * OVERHEAD > self._limit:
-            raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self._limit} in the file")
-        if len(self._accounts) + len(batch) >= LANES and len(self._accounts.keys() | {row.pair for row in batch}) >= LANES:
-            raise SpoolFull(f"the spool holds {len(self._accounts)} lanes")
-        pair, account = None, QueueTotals(0)
+        """Hold all of `batch`, or none of it. Raises `SpoolFull`. A position that is taken shows at the next read or commit, by
+        `sqlite3.IntegrityError`.
+        """
+        self._require_room(batch)
+        pair, totals = None, None
         for row in batch:
-            if row.pair is not pair:
-                pair, account = row.pair, self._account(row.pair)
-            self._add(account, 1, len(row.stanza.data))
-            self._unwritten.append(account.base + row.position)
-            self._unwritten += _values(row)
+            if totals is None or row.pair is not pair:
+                pair, totals = row.pair, self._changing(row.pair)
+            self._add(totals, 1, len(row.stanza.data))
+            number = totals.base + row.position
+            self._unwritten.append(number)
+            self._unwritten += self._values(number, row)
+        highest = max((row.position for row in batch), default=0)
+        if highest >= max(self.reserved, self._reserve):
+            self._reserve = highest + RESERVED
 
-    def may_take(self, limit: int) -> None:
-        """The bound is another from now on."""
-        self._limit = limit
+    def _require_room(self, batch: Sequence[Spooled]) -> None:
+        size = sum(len(row.stanza.data) for row in batch) + len(batch) * OVERHEAD
+        if self.used + size > self.limit:
+            raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self.limit} in the file")
+        if self.share < self.limit:
+            for peer, more in self._by_peer(batch).items():
+                used = self._used_by[peer]
+                if used + more > self.share:
+                    raise SpoolFull(f"the stanzas from and to {peer} take {used} bytes of their share of {self.share}", "share")
+        if len(self._totals) + len(batch) >= LANES and len(self._totals.keys() | {row.pair for row in batch}) >= LANES:
+            raise SpoolFull(f"the spool holds {len(self._totals)} lanes")
+
+    def _by_peer(self, batch: Sequence[Spooled]) -> Counter[Domain]:
+        more: Counter[Domain] = Counter()
+        for row in batch:
+            more[self._peer_of(row.pair)] += len(row.stanza.data) + OVERHEAD
+        return more
+
+    def append_missing(self, batch: Sequence[Spooled]) -> None:
+        """Do as `append`, for a batch of which something may be held already. Raises `PositionTaken`."""
+        missing = []
+        for row in batch:
+            totals = self._totals.get(row.pair)
+            number = 0 if totals is None else totals.base + row.position
+            found = self._rows(f"SELECT {COLUMNS} FROM stanza WHERE id = ?", number) if number else []
+            if not found:
+                missing.append(row)
+            elif _written_out(found[0]) != _written_out(self._values(number, row)):
+                raise PositionTaken(f"another stanza is held at position {row.position} of {row.pair}")
+        self.append(missing)
 
     def _insert(self) -> None:
-        """What was appended in this transaction goes in together: before anything looks, and before the commit."""
+        """Write what was appended in this transaction, together: before anything is read, and before the commit."""
         values, self._unwritten = self._unwritten, []
         remaining = iter(values)
         left = len(values) // _FIELDS
@@ -190,56 +307,60 @@ class SpoolTables:
 
     def read(self, pair: Pair, after: int, at_most: int) -> list[Spooled]:
         """See `Spool.read`."""
-        account = self._accounts.get(pair)
-        if account is None:
+        totals = self._totals.get(pair)
+        if totals is None:
             return []
         within = "FROM stanza WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-        bounds = account.base + min(after, POSITIONS - 1), account.base + POSITIONS
+        bounds = totals.base + min(after, POSITIONS - 1), totals.base + POSITIONS
         sizes = self._json("size", f"SELECT length(data) AS size {within}", *bounds, ROWS)
         number = 0
         while number < len(sizes) and at_most > 0:
             at_most -= sizes[number][0]
             number += 1
-        rows = self._json(f"id, {_OUT}", f"SELECT * {within}", *bounds, max(number, 1))
-        return [_spooled(pair, row[0] - account.base, row[1:]) for row in rows]
+        return self._stanzas(f"SELECT * {within}", *bounds, max(number, 1))
+
+    def _stanzas(self, source: str, *values: object) -> list[Spooled]:
+        """Return the rows of the table `stanza` that `source` selects, where they belong to a pair."""
+        try:
+            rows = self._json(f"id, {_OUT}", source, *values)
+        except ValueError:  # an altered row may be no text at all: without JSON, each is itself
+            rows = [list(map(_text, row)) for row in self._rows(f"SELECT id, {COLUMNS} FROM ({source})", *values)]
+        placed = [(row[0] - row[0] % POSITIONS, row) for row in rows]
+        return [self._spooled(self._pairs[base], row[0] - base, row[0], row[1:]) for base, row in placed if base in self._pairs]
 
     def remove(self, pair: Pair, up_to: int) -> None:
         """See `Spool.remove`."""
-        if pair in self._accounts:
-            base = self._accounts[pair].base
+        if pair in self._totals:
+            base = self._totals[pair].base
             self._delete(pair, "id > ? AND id <= ?", base, base + min(up_to, POSITIONS - 1))
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
         """See `Spool.remove_each`."""
-        if pair in self._accounts:
+        if pair in self._totals:
             self._delete(pair, "id IN (SELECT value FROM json_each(?))", self._ids(pair, positions))
 
     def _ids(self, pair: Pair, positions: Sequence[int]) -> str:
-        base = self._accounts[pair].base
+        base = self._totals[pair].base
         return json.dumps([base + position for position in positions if 0 < position < POSITIONS])
 
     def _delete(self, pair: Pair, which: str, *values: object) -> None:
         ((count, size),) = self._rows(f"SELECT count(*), total(length(data)) FROM stanza WHERE {which}", *values)
         if count:
             self._rows(f"DELETE FROM stanza WHERE {which}", *values)
-            self._add(self._account(pair), -count, -int(size))
+            self._add(self._changing(pair), -count, -int(size))
 
     def mark_written(self, pair: Pair, positions: Sequence[int]) -> None:
         """See `Spool.mark_written`."""
-        if pair in self._accounts:
+        if pair in self._totals:
             ids = self._ids(pair, positions)
             self._rows("UPDATE stanza SET written = 1 WHERE id IN (SELECT value FROM json_each(?))", ids)
 
     def expired(self, now: float, at_most: int) -> list[Spooled]:
         """See `Spool.expired`."""
-        rows = self._json(
-            f"id, {_OUT}", "SELECT * FROM stanza WHERE deadline <= ? ORDER BY deadline LIMIT ?", _time(now), at_most,
-        )
-        placed = [(row[0] - row[0] % POSITIONS, row) for row in rows]
-        return [_spooled(self._pairs[base], row[0] - base, row[1:]) for base, row in placed if base in self._pairs]
+        return self._stanzas("SELECT * FROM stanza WHERE deadline <= ? ORDER BY deadline LIMIT ?", self._time(now), at_most)
 
     def queues(self) -> list[LaneSummary]:
-        """See `Spool.lanes`. What does not grow with the lanes' length: two look-ups each."""
+        """See `Spool.queues`. The time does not grow with the length of the lanes: two look-ups each."""
         within = f"FROM stanza WHERE id > lane.id * {POSITIONS} AND id < (lane.id + 1) * {POSITIONS}"
         rows = self._json(
             "id, first, last, (SELECT accepted FROM stanza WHERE stanza.id = first)",
@@ -251,61 +372,103 @@ class SpoolTables:
         for number, first, last, oldest in rows:
             base = number * POSITIONS
             pair = self._pairs[base]
-            account = self._accounts[pair]
+            totals = self._totals[pair]
             if first is not None:
-                yield LaneSummary(pair, account.count, account.bytes, first - base, last - base, oldest / 1e6)
+                since = self._seconds(oldest) if isinstance(oldest, int) else 0.0
+                yield LaneSummary(pair, totals.count, totals.bytes, first - base, last - base, since)
 
-    # --- the pen ---
+    # --- the quarantine ---
 
-    def put_aside(self, spooled: Spooled, cause: str, at: float) -> None:
-        """See `Spool.put_aside`."""
-        self._rows(
-            f"INSERT INTO pen (sender, recipient, position, {_STANZA}, cause, at) VALUES ({', '.join('?' * 15)})",
-            spooled.pair.sender.ascii, spooled.pair.recipient.ascii, spooled.position, *_values(spooled), cause, _time(at),
-        )
-        sizes = self._json("number, size", "SELECT number, length(data) AS size FROM pen ORDER BY number DESC")
-        room = PEN_BYTES
+    def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
+        """See `Spool.quarantine`."""
+        pair, position = spooled.pair, spooled.position
+        values = (pair.sender.ascii, pair.recipient.ascii, position, *self._values(position, spooled), cause, round(at * 1e6))
+        columns = f"sender, recipient, position, {COLUMNS}, cause, at"
+        self._rows(f"INSERT INTO quarantine ({columns}) VALUES ({', '.join('?' * len(values))})", *values)
+        sizes = self._json("number, size", "SELECT number, length(data) AS size FROM quarantine ORDER BY number DESC")
+        room = QUARANTINE_BYTES
         for index, (number, size) in enumerate(sizes):
             room -= size
-            if index and (index >= PEN or room < 0):
-                self._rows("DELETE FROM pen WHERE number <= ?", number)
+            if index and (index >= QUARANTINE_STANZAS or room < 0):
+                self._rows("DELETE FROM quarantine WHERE number <= ?", number)
                 break
 
-    def aside(self, at_most: int) -> list[Quarantined]:
-        """See `Spool.aside`."""
+    def quarantined(self, at_most: int) -> list[Quarantined]:
+        """See `Spool.quarantined`."""
         rows = self._json(
             f"number, cause, at, sender, recipient, position, {_OUT}",
-            "SELECT * FROM (SELECT * FROM pen ORDER BY number DESC LIMIT ?) ORDER BY number", at_most,
+            "SELECT * FROM (SELECT * FROM quarantine ORDER BY number DESC LIMIT ?) ORDER BY number", at_most,
         )
-        return [_aside(row) for row in rows]
+        return [self._quarantined(row) for row in rows]
+
+    # --- rows ---
+
+    def _quarantined(self, row: list[Any]) -> Quarantined:
+        number, cause, at, sender, recipient, position = row[:6]
+        pair = Pair(Domain.parse(sender), Domain.parse(recipient))
+        return Quarantined(number, self._spooled(pair, position, position, row[6:]), cause, at / 1e6)
+
+    def _values(self, number: int, row: Spooled) -> tuple[object, ...]:
+        stanza, accepted, deadline = row.stanza, self._time(row.accepted_at), self._time(row.deadline)
+        payloads = _SEPARATOR.join(stanza.payloads)
+        envelope = (stanza.kind, stanza.to, stanza.from_, stanza.type, stanza.id, payloads, accepted, deadline)
+        return stanza.data, *envelope, row.written, crc32(stanza.data), envelope_sum(number, envelope)
+
+    def _spooled(self, pair: Pair, position: int, number: int, row: list[Any]) -> Spooled:
+        """Return the stanza that `row` holds. `number` is that of the row, which its checksum covers."""
+        text, kind, to, from_, type_, ident, payloads, accepted, deadline, written, content, envelope = row
+        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else b""
+        damage = _damage(number, data, row[1:9], content, envelope)
+        if damage == "envelope":
+            return Spooled(pair, position, Stanza("message", data, "", ""), 0.0, 0.0, True, damage)
+        stanza = Stanza(kind, data, to, from_, type_, ident, tuple(payloads.split(_SEPARATOR)) if payloads else ())
+        return Spooled(pair, position, stanza, self._seconds(accepted), self._seconds(deadline), bool(written), damage)
 
 
-def _values(row: Spooled) -> tuple[object, ...]:
-    stanza = row.stanza
-    return (
-        stanza.kind, stanza.data, stanza.to, stanza.from_, stanza.type, stanza.id, _SEPARATOR.join(stanza.payloads),
-        _time(row.accepted_at), _time(row.deadline), row.written,
-    )
+def envelope_sum(number: int, envelope: Sequence[object]) -> int:
+    """Return the checksum of the number of a row and of its columns `kind` to `deadline`."""
+    kind, to, from_, type_, ident, payloads, accepted, deadline = envelope
+    text = f"{number}\x1e{kind}\x1e{to}\x1e{from_}\x1e{type_}\x1e{ident}\x1e{payloads}\x1e{accepted}\x1e{deadline}"
+    return crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def _time(seconds: float) -> int:
-    return round(seconds * 1e6)
+def _damage(number: int, data: bytes, envelope: list[Any], content_sum: int | None, envelope_sum_: int | None) -> Damage:
+    """Return what of a row is not as it was written. Rows of the first version have no checksums."""
+    if content_sum is None and envelope_sum_ is None:
+        return ""
+    if envelope_sum(number, envelope) != envelope_sum_:
+        return "envelope"
+    return "" if crc32(data) == content_sum else "content"
 
 
-def _spooled(pair: Pair, position: int, row: list[Any]) -> Spooled:
-    kind, data, to, from_, type, ident, payloads, accepted, deadline, written = row
-    stanza = Stanza(
-        kind, data.encode("utf-8", "surrogateescape"), to, from_, type, ident,
-        tuple(payloads.split(_SEPARATOR)) if payloads else (),
-    )
-    return Spooled(pair, position, stanza, accepted / 1e6, deadline / 1e6, bool(written))
+def _lane(number: int, pair: Pair, totals: QueueTotals) -> tuple[object, ...]:
+    """Return the row of `_LANE`."""
+    return number, pair.sender.ascii, pair.recipient.ascii, totals.count, totals.bytes, _lane_sum(number, pair)
 
 
-def _aside(row: list[Any]) -> Quarantined:
-    number, cause, at, sender, recipient, position = row[:6]
-    pair = Pair(Domain.parse(sender), Domain.parse(recipient))
-    return Quarantined(number, _spooled(pair, position, row[6:]), cause, at / 1e6)
+def _lane_sum(number: int, pair: Pair) -> int:
+    return crc32(f"{number}\x1e{pair.sender.ascii}\x1e{pair.recipient.ascii}".encode())
 
 
-#: What a job asks of a ledger.
+def _pair(number: int, sender: bytes, recipient: bytes, check: int | None) -> Pair:
+    try:
+        pair = Pair(Domain.parse(sender.decode()), Domain.parse(recipient.decode()))
+    except (ValueError, AttributeError) as error:
+        raise RowsDamaged(f"the names of lane {number} cannot be read: {error}") from None
+    if check is not None and check != _lane_sum(number, pair):
+        raise RowsDamaged(f"the names of lane {number} were altered")
+    return pair
+
+
+def _text(value: object) -> object:
+    """Return a value as JSON would have given it."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _written_out(row: Sequence[object]) -> list[object]:
+    """Return a row of `COLUMNS` as it compares: as text, and without `written`."""
+    return [_text(value) for value in (*row[:9], *row[10:])]
+
+
+#: What a job asks of the tables.
 Work = Callable[[SpoolTables], Any]

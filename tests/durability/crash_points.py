@@ -57,7 +57,7 @@ class CrashPoint:
         """Record that an orderly stop has begun."""
         self._shutting_down = True
 
-    def commit(self, commit: Callable[[], None]) -> None:
+    def commit(self, commit: Callable[[], bool]) -> None:
         """Do `commit`, unless the kill comes before."""
         operations, self._operations = self._operations, set()
         if not self._counts(operations):

@@ -30,6 +30,7 @@ from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from tests.support.fakes import Transports
+from tests.support.spool_contract import answer_into
 from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, FakeSide, KeepingHop, message
 
 
@@ -143,7 +144,7 @@ class World:
 
     def pen(self) -> list[tuple[str | None, str]]:
         found: list[Quarantined] = []
-        self.spool.aside(10, found.extend)
+        self.spool.quarantined(10, answer_into(found))
         return [(each.spooled.stanza.id, each.cause) for each in found]
 
 

@@ -214,7 +214,7 @@ class DrainTests(SynchronousTestCase):
     def full(self) -> None:
         """A disk that takes nothing, not even at a stop."""
         self.world = World(disk=10)
-        self.patch(self.world.spool, "stretch", lambda by: None)
+        self.patch(self.world.spool, "raise_limit", lambda by: None)
 
     def test_full_disk(self) -> None:
         """What comes during a stop and has no room on the disk goes on at once where the next server is there: nothing is refused."""

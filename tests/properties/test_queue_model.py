@@ -32,7 +32,7 @@ from s2sgw.queue.entries import HoldTimes, UpstreamAck
 from s2sgw.reporting.record import Direction, EventRecord
 from s2sgw.s2s.connecting import StreamUnavailable
 from s2sgw.s2s.extensions import ExtensionMemory
-from s2sgw.spool.interface import Done, Spooled
+from s2sgw.spool.interface import Done, Spooled, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused
 from s2sgw.stream.management import Counters
@@ -80,7 +80,7 @@ class SlowSpool(MemorySpool):
         super().__init__(limit, self.answers.append)
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        def answered(error: Exception | None) -> None:
+        def answered(error: SpoolError | None) -> None:
             if error is None:
                 self.safe |= {int(row.stanza.id or "") for row in batch}
             done(error)

@@ -1,20 +1,32 @@
-"""What every spool must do (`s2sgw/spool/interface.py`): a mixin suite. A second implementation subclasses it and gives `open`.
+"""What every spool must do (`s2sgw/spool/interface.py`): a mixin suite. Another implementation subclasses it and gives `open`,
+`failing` and `hanging`.
 
-Answers come through `deliver`, which here is a queue that the tests empty; where an implementation has threads of its own,
-the tests wait for an answer and never for time.
+Answers come through `deliver`, which is here a queue that the tests empty. Where an implementation has threads of its own, the
+tests wait for an answer and never for time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s2sgw.spool.interface import PEN, PEN_BYTES, LaneSummary, Spool, Spooled, SpoolFull
+from s2sgw.spool.interface import (
+    QUARANTINE_BYTES,
+    QUARANTINE_STANZAS,
+    Answer,
+    LaneSummary,
+    PositionTaken,
+    Spool,
+    SpoolBroken,
+    Spooled,
+    SpoolError,
+    SpoolFull,
+)
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
@@ -39,6 +51,18 @@ def told(row: Spooled) -> tuple[object, ...]:
     stanza = row.stanza
     words = (stanza.kind, stanza.data, stanza.to, stanza.from_, stanza.type, stanza.id, stanza.payloads)
     return (row.pair, row.position, words, row.accepted_at, row.deadline, row.written)
+
+
+T = TypeVar("T")
+
+
+def answer_into(rows: list[T]) -> Answer[list[T]]:
+    """Return what takes a spool's answer and puts its rows into `rows`."""
+    def take(answer: list[T] | SpoolError) -> None:
+        assert not isinstance(answer, SpoolError), answer
+        rows.extend(answer)
+
+    return take
 
 
 class Asking:
@@ -155,13 +179,22 @@ class Model:
 
 
 class SpoolContract:
-    """Subclass beside a `SynchronousTestCase`; `open(deliver, limit)` gives a new, empty spool."""
+    """Subclass beside a `SynchronousTestCase`. `open(deliver, limit)` gives a new, empty spool whose disk can fail and hang."""
 
     assertEqual: Callable[..., None]
     assertIsInstance: Callable[..., None]
     assertLessEqual: Callable[..., None]
+    assertGreater: Callable[..., None]
 
     def open(self, deliver: Deliver, limit: int) -> Spool:
+        raise AssertionError("a subclass says how")
+
+    def failing(self, spool: Spool) -> AbstractContextManager[None]:
+        """Within it, every read and write of the disk fails."""
+        raise AssertionError("a subclass says how")
+
+    def hanging(self, spool: Spool) -> AbstractContextManager[None]:
+        """Within it, the disk answers nothing, and has not for long."""
         raise AssertionError("a subclass says how")
 
     @contextmanager
@@ -254,7 +287,7 @@ class SpoolContract:
             it.spool.remove(A, 10)
             self.assertEqual(it.append(*(spooled(A, position, 1000) for position in range(11, 21))), None)
             self.assertIsInstance(it.append(*(spooled(B, position, 1000) for position in range(1, 12))), SpoolFull)
-            it.spool.stretch(20_000)
+            it.spool.raise_limit(20_000)
             self.assertEqual(it.append(*(spooled(B, position, 1000) for position in range(1, 12))), None)
             self.assertIsInstance(it.append(*(spooled(B, position, 1000) for position in range(12, 32))), SpoolFull)
 
@@ -264,26 +297,90 @@ class SpoolContract:
             seen: list[Any] = []
             for position in range(1, 50):
                 it.spool.append([spooled(A, position)], seen.append)
-                it.spool.read(A, 0, 1 << 20, lambda rows: seen.append([row.position for row in rows]))
+                it.spool.read(A, 0, 1 << 20, seen.append)
                 it.spool.remove(A, position)
             it.held()
-            self.assertEqual(seen, [each for position in range(1, 50) for each in (None, [position])])
+            told_of = [[row.position for row in answer] if isinstance(answer, list) else answer for answer in seen]
+            self.assertEqual(told_of, [each for position in range(1, 50) for each in (None, [position])])
 
-    def test_pen(self) -> None:
-        """Decision 10: poison is kept with what was said to it; the pen is bounded by number and by bytes, the oldest goes first."""
+    def test_nothing_is_replaced(self) -> None:
+        """A position that is taken is refused, with the whole batch; the same stanza once more is taken as held."""
         with self.asking() as it:
-            it.spool.put_aside(spooled(B, 7), "poison", 12.5)
-            (found,) = it.ask(it.spool.aside, 10)
+            it.append(spooled(A, 1), spooled(A, 2))
+            it.mark(A, [1])
+            self.assertEqual(it.append(spooled(A, 1), spooled(A, 2), spooled(A, 3)), None)
+            self.assertEqual([(row.position, row.written) for row in it.read(A)], [(1, True), (2, False), (3, False)])
+            self.assertIsInstance(it.append(spooled(A, 4), spooled(A, 2, size=101)), PositionTaken)
+            self.assertIsInstance(it.append(spooled(A, 3)._replace(deadline=1.0)), PositionTaken)
+            self.assertEqual([told(row) for row in it.read(A, 1)], [told(spooled(A, 2)), told(spooled(A, 3))])
+            self.assertEqual(it.held(), (3, 300))
+
+    def test_next_position(self) -> None:
+        """It is behind every position that was ever held."""
+        with self.asking() as it:
+            before = it.spool.next_position
+            it.append(spooled(A, before + 7), spooled(B, 2))
+            it.spool.remove(A, before + 7)
+            it.held()
+            self.assertGreater(it.spool.next_position, before + 7)
+
+    def test_use(self) -> None:
+        """What is used counts against the bound, and against the peer whose stanzas they are."""
+        with self.asking(limit=1 << 16) as it:
+            self.assertEqual((it.spool.used, it.spool.limit), (0, 1 << 16))
+            it.append(spooled(A, 1), spooled(A, 2))
+            it.held()
+            self.assertLessEqual(200, it.spool.used)
+            self.assertEqual(it.spool.used_by(A.recipient), it.spool.used)
+            it.spool.remove(A, 2)
+            it.held()
+            self.assertEqual((it.spool.used, it.spool.used_by(A.recipient)), (0, 0))
+
+    def test_errors_are_no_empty_answers(self) -> None:
+        """What cannot be read is an error, what cannot be written is one, and nothing is lost: later it is all there."""
+        with self.asking() as it:
+            it.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
+            with self.failing(it.spool):
+                spool = it.spool
+                for answer in (it.ask(spool.read, A, 0, 1 << 20), it.ask(spool.queues), it.ask(spool.expired, 1e9, 9), it.ask(spool.quarantined, 9)):
+                    self.assertIsInstance(answer, SpoolBroken)
+                for answer in (it.append(spooled(A, 4)), it.mark(A, [3])):
+                    self.assertIsInstance(answer, SpoolBroken)
+                spool.remove(A, 1)
+                spool.remove_each(A, [2])
+                self.assertIsInstance(it.append(spooled(A, 5)), SpoolBroken)
+            self.assertEqual([(row.position, row.written) for row in it.read(A)], [(3, False)])
+            self.assertEqual(it.append(spooled(A, 4)), None)
+            self.assertEqual((it.positions(A), it.held()), ([3, 4], (2, 200)))
+
+    def test_stalled(self) -> None:
+        """A disk that hangs is not one that fails: calls wait for their answers, and everything comes in order."""
+        with self.asking() as it:
+            it.append(spooled(A, 1))
+            self.assertEqual(it.spool.stalled, False)
+            seen: list[Any] = []
+            with self.hanging(it.spool):
+                it.spool.append([spooled(A, 2)], seen.append)
+                it.spool.read(A, 0, 1 << 20, seen.append)
+                self.assertEqual((it.spool.stalled, seen), (True, []))
+            self.assertEqual(it.held(), (2, 200))
+            self.assertEqual((seen[0], [row.position for row in seen[1]], it.spool.stalled), (None, [1, 2], False))
+
+    def test_quarantine(self) -> None:
+        """A quarantined stanza is kept with the reason; the quarantine is bounded by number and by bytes, the oldest goes first."""
+        with self.asking() as it:
+            it.spool.quarantine(spooled(B, 7), "poison", 12.5)
+            (found,) = it.ask(it.spool.quarantined, 10)
             self.assertEqual((told(found.spooled), found.cause, found.at), (told(spooled(B, 7)), "poison", 12.5))
-            for position in range(1, PEN + 5):
-                it.spool.put_aside(spooled(A, position), "poison", float(position))
-            kept = it.ask(it.spool.aside, PEN * 2)
-            self.assertEqual([each.spooled.position for each in kept], list(range(5, PEN + 5)))
-            self.assertEqual([each.at for each in it.ask(it.spool.aside, 2)], [PEN + 3.0, PEN + 4.0])
-            self.assertEqual(it.ask(it.spool.aside, 0), [])
+            for position in range(1, QUARANTINE_STANZAS + 5):
+                it.spool.quarantine(spooled(A, position), "poison", float(position))
+            kept = it.ask(it.spool.quarantined, QUARANTINE_STANZAS * 2)
+            self.assertEqual([each.spooled.position for each in kept], list(range(5, QUARANTINE_STANZAS + 5)))
+            self.assertEqual([each.at for each in it.ask(it.spool.quarantined, 2)], [QUARANTINE_STANZAS + 3.0, QUARANTINE_STANZAS + 4.0])
+            self.assertEqual(it.ask(it.spool.quarantined, 0), [])
             for position in range(1, 4):
-                it.spool.put_aside(spooled(A, position, PEN_BYTES // 2 - 10), "poison", 0.0)
-            self.assertEqual([each.spooled.position for each in it.ask(it.spool.aside, PEN)], [2, 3])
+                it.spool.quarantine(spooled(A, position, QUARANTINE_BYTES // 2 - 10), "poison", 0.0)
+            self.assertEqual([each.spooled.position for each in it.ask(it.spool.quarantined, QUARANTINE_STANZAS)], [2, 3])
             self.assertEqual(it.held(), (0, 0))
 
     @given(STEPS)

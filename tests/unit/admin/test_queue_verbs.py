@@ -96,7 +96,7 @@ class LookingTests(SynchronousTestCase):
     def test_poison(self) -> None:
         """The pen, or what is in it of one peer."""
         queue = self.tools.world.queue
-        self.tools.world.spool.put_aside(queue._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
+        self.tools.world.spool.quarantine(queue._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
         (row,) = self.tools.ask("poison")
         self.assertEqual((row["sender"], row["recipient"], row["id"], row["cause"], row["at"]), (*LANE, "p", "poison", 3.0))
         self.assertEqual((len(self.tools.ask("poison", peer="there.example")), self.tools.ask("poison", peer="x.example")), (1, []))

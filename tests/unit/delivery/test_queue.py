@@ -25,6 +25,7 @@ from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.fakes import Transports
+from tests.support.spool_contract import answer_into
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -131,13 +132,13 @@ class World:
     def spooled(self) -> list[str]:
         """The ids in the spool, in order."""
         rows: list[Spooled] = []
-        self.spool.read(OUT, 0, 1 << 30, rows.extend)
+        self.spool.read(OUT, 0, 1 << 30, answer_into(rows))
         self.answer()
         return [row.stanza.id or "" for row in rows]
 
     def summaries(self) -> list[LaneSummary]:
         rows: list[LaneSummary] = []
-        self.spool.queues(rows.extend)
+        self.spool.queues(answer_into(rows))
         self.answer()
         return rows
 
@@ -316,7 +317,7 @@ class SpoolTests(SynchronousTestCase):
         world.next_hop.ready = True
         source = Source()
         world.queue.accept([stanza("2")], source)
-        world.spool.stretch(1000)
+        world.spool.raise_limit(1000)
         world.queue.spool_now()
         world.queue.drain()
         self.assertEqual((ids(world.next_hop.sent), world.spooled(), source.paused), ("", [], True))
@@ -374,7 +375,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(len(world.record.list("")), 1)
         self.assertEqual(world.record.list("")[0].times, 1)
         self.assertTrue(world.queue.overflow.lasts)
-        world.spool.stretch(1000)
+        world.spool.raise_limit(1000)
         world.clock.advance(1)
         self.assertEqual(world.spooled(), [])
         world.queues.sweep()
@@ -626,7 +627,7 @@ class SpoolTests(SynchronousTestCase):
     def test_both_ways_are_asked_for(self) -> None:
         """At a stop too, what the disk does not take asks for a stream, to its next server and back to its sender."""
         world = World(disk=10)
-        self.patch(world.spool, "stretch", lambda by: None)
+        self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = world.back.ready = False
         world.queues.rest()
         world.accept(presence("1"))
@@ -641,7 +642,7 @@ class SpoolTests(SynchronousTestCase):
     def test_stop_without_room(self) -> None:
         """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
         world = World(disk=10)
-        self.patch(world.spool, "stretch", lambda by: None)
+        self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = False
         world.queues.rest()
         world.queue.accept([stanza("1")])
@@ -781,7 +782,7 @@ class PoisonTests(SynchronousTestCase):
         world.queue.drain()
         self.assertEqual((ids(world.next_hop.sent), world.queue.suspects), ("34", 0))
         pen: list[Quarantined] = []
-        world.spool.aside(10, pen.extend)
+        world.spool.quarantined(10, answer_into(pen))
         world.answer()
         self.assertEqual([(aside.spooled.stanza.id, aside.cause) for aside in pen], [("bad", "bad-format")])
 

@@ -1,4 +1,4 @@
-"""The spools: both keep the contract; the one on the disk outlives its process, and faults of the disk lose nothing."""
+"""Both spools keep the contract. The one on the disk outlives its process, and faults of the disk lose nothing."""
 
 from __future__ import annotations
 
@@ -6,24 +6,41 @@ import os
 import shutil
 import sqlite3
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.spool import spool_file, sqlite_spool, tables
 from s2sgw.spool.interface import Spool, SpoolBroken, SpoolFull
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.spool.sqlite_spool import SQLiteSpool
+from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
 
 
 class MemorySpoolTests(SpoolContract, SynchronousTestCase):
-    """The measure."""
+    """The reference."""
 
-    def open(self, deliver: Deliver, limit: int) -> Spool:
-        return MemorySpool(limit, deliver)
+    def open(self, deliver: Deliver, limit: int) -> FaultySpool:
+        return FaultySpool(limit, deliver)
+
+    @contextmanager
+    def failing(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, FaultySpool)
+        spool.fail()
+        yield
+        spool.mend()
+
+    @contextmanager
+    def hanging(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, FaultySpool)
+        spool.stall()
+        yield
+        spool.go_on()
 
 
 class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -31,6 +48,44 @@ class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
 
     def open(self, deliver: Deliver, limit: int) -> Spool:
         return SQLiteSpool(Path(self.mktemp()), limit, deliver, durability="crash")
+
+    @contextmanager
+    def failing(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, SQLiteSpool)
+        tables = spool._tables
+        assert tables is not None
+        connection = tables._connection
+        tables._connection = FailingConnection(connection)  # type: ignore[assignment]
+        yield
+        tables._connection = connection
+
+    @contextmanager
+    def hanging(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, SQLiteSpool)
+        mended = Event()
+        spool._put(sqlite_spool._Job(lambda tables: mended.wait(PATIENCE)))
+        usual = sqlite_spool.STALLED_SECONDS
+        self.patch(sqlite_spool, "STALLED_SECONDS", -1.0)
+        yield
+        self.patch(sqlite_spool, "STALLED_SECONDS", usual)
+        mended.set()
+
+
+class FailingConnection:
+    """A connection whose disk fails."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.in_transaction = False
+        self.total_changes = connection.total_changes
+
+    def execute(self, statement: str, values: object = ()) -> Any:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class File:
@@ -59,7 +114,8 @@ class File:
 def connection_of(it: Asking) -> sqlite3.Connection:
     """The writer's own, for faults; the writer is at rest when it has answered."""
     assert isinstance(it.spool, SQLiteSpool)
-    return it.spool._ledger._connection
+    assert it.spool._tables is not None
+    return it.spool._tables._connection
 
 
 class LastingTests(SynchronousTestCase):
@@ -74,13 +130,13 @@ class LastingTests(SynchronousTestCase):
         it.append(*(spooled(A, position) for position in range(1, 4)), spooled(B, 1))
         it.mark(A, [2])
         it.spool.remove(A, 1)
-        it.spool.put_aside(spooled(B, 9), "poison", 3.0)
+        it.spool.quarantine(spooled(B, 9), "poison", 3.0)
         before = it.queues()
         it.close()
         again = self.file.open()
         self.assertEqual((again.queues(), again.held()), (before, (3, 300)))
         self.assertEqual([(row.position, row.written) for row in again.read(A)], [(2, True), (3, False)])
-        self.assertEqual([told(each.spooled) for each in again.ask(again.spool.aside, 9)], [told(spooled(B, 9))])
+        self.assertEqual([told(each.spooled) for each in again.ask(again.spool.quarantined, 9)], [told(spooled(B, 9))])
         again.close()
 
     def test_over_a_kill(self) -> None:
@@ -138,7 +194,8 @@ class LastingTests(SynchronousTestCase):
         it = self.file.open()
         it.close()
         self.assertIsInstance(it.append(spooled(A, 1)), SpoolBroken)
-        self.assertEqual((it.read(A), it.ask(it.spool.close)), ([], None))
+        self.assertIsInstance(it.read(A), SpoolBroken)
+        self.assertEqual(it.ask(it.spool.close), None)
         it.spool.remove(A, 1)
         assert isinstance(it.spool, SQLiteSpool)
         it.spool.thread.join(PATIENCE)
@@ -244,14 +301,14 @@ class DamageTests(SynchronousTestCase):
         """The spool of a file whose lanes are listed, and whose stanzas are gone."""
         self.fill()
         data = self.file.path.read_bytes()
-        self.file.path.write_bytes(data[:12288] + b"\xff" * (len(data) - 12288))
+        self.file.path.write_bytes(data[:40960] + b"\xff" * (len(data) - 40960))
         return self.file.open()
 
     def test_no_other_can_be_begun(self) -> None:
         """Where no new file can be made either, custody is refused in words."""
         it = self.open_damaged()
         self.patch(sqlite_spool, "set_aside", lambda *arguments: os.stat("/no/where"))
-        self.assertEqual(it.read(A), [])
+        self.assertIsInstance(it.read(A), SpoolBroken)
         self.assertIn("no other can be begun", self.file.reports[0])
         self.assertIsInstance(it.append(spooled(B, 1)), SpoolBroken)
         it.close()
@@ -266,17 +323,29 @@ class DamageTests(SynchronousTestCase):
 class MigrationTests(SynchronousTestCase):
     """Files of older versions."""
 
-    def test_old_file(self) -> None:
-        """A file of the version before is brought up to date, and keeps what it holds."""
+    def test_first_version(self) -> None:
+        """A file of the first version is brought up to date, and what it holds is delivered, for want of checksums as it is."""
         file = File(self.mktemp())
-        it = file.open()
-        it.append(spooled(A, 1))
+        connection = sqlite3.connect(file.path)
+        connection.executescript(";".join(spool_file.MIGRATIONS[0]))
+        connection.execute("INSERT INTO lane VALUES (3, 'a.example', 'b.example', 2, 200)")
+        for position in (41, 42):
+            row = spooled(A, position)
+            values = row.stanza.kind, row.stanza.data, row.stanza.to, row.stanza.from_, None, row.stanza.id, "x}y\x1fx}z"
+            times = 1_700_000_000_000_000, 1_700_000_600_000_000
+            connection.execute(f"INSERT INTO stanza VALUES ({3 * tables.POSITIONS + position}, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", (*values, *times))
+        connection.execute("PRAGMA application_id=0x53325347")
+        connection.execute("PRAGMA user_version=1")
+        connection.commit()
+        connection.close()
+        it = file.open(clock=lambda: 50.0, wall=lambda: 1_700_000_060.0, boot=lambda: "this boot")
+        self.assertEqual((it.positions(A), it.held(), it.spool.next_position, file.reports), ([41, 42], (2, 200), 43, []))
+        first = it.read(A)[0]
+        self.assertEqual((told(first)[2], first.accepted_at, first.deadline), (told(spooled(A, 41))[2], -10.0, 590.0))
+        self.assertEqual(it.append(spooled(A, 43)), None)
         it.close()
-        self.patch(spool_file, "MIGRATIONS", (*spool_file.MIGRATIONS, ("ALTER TABLE pen ADD COLUMN note TEXT",)))
-        self.patch(spool_file.open_database, "__defaults__", (spool_file.MIGRATIONS,))
         again = file.open()
-        self.assertEqual((again.positions(A), file.reports), ([1], []))
-        self.assertEqual(connection_of(again).execute("PRAGMA user_version").fetchone(), (2,))
+        self.assertEqual((again.positions(A), file.reports), ([41, 42, 43], []))
         again.close()
 
     def test_all_or_nothing(self) -> None:
@@ -286,7 +355,7 @@ class MigrationTests(SynchronousTestCase):
         it.append(spooled(A, 1))
         it.close()
         steps = (*spool_file.MIGRATIONS, ("ALTER TABLE pen ADD COLUMN note TEXT", "NO SQL"))
-        self.assertRaises(SpoolBroken, spool_file.open_database, file.path, "crash", file.reports.append, steps)
+        self.assertRaises(SpoolBroken, spool_file.open_database, file.path, "crash", steps)
         again = file.open()
         self.assertEqual((again.positions(A), file.reports), ([1], []))
         again.close()
@@ -342,7 +411,7 @@ class FaultTests(SynchronousTestCase):
 
     def test_debts_are_bounded(self) -> None:
         """A disk that never comes back does not fill the memory."""
-        self.patch(sqlite_spool, "OWED", 2)
+        self.patch(sqlite_spool, "RETRIES", 2)
         connection_of(self.it).execute("PRAGMA query_only=ON")
         for position in (1, 2, 3):
             self.it.spool.remove_each(A, [position])
@@ -376,7 +445,7 @@ class FaultTests(SynchronousTestCase):
     def test_strange_rows(self) -> None:
         """Rows of a lane that has no account are nobody's."""
         connection_of(self.it).execute(
-            f"INSERT INTO stanza SELECT 77 * {tables.POSITIONS} + 1, kind, data, addressee, author, type, ident, payloads, accepted, 0, 0 "
+            f"INSERT INTO stanza SELECT 77 * {tables.POSITIONS} + 1, kind, data, addressee, author, type, ident, payloads, accepted, 0, 0, 0, 0 "
             "FROM stanza LIMIT 1"
         )
         self.assertEqual(self.it.ask(self.it.spool.expired, 1.0, 9), [])
