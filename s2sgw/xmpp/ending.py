@@ -116,7 +116,6 @@ _NOT_FOUND = StanzaCondition.REMOTE_SERVER_NOT_FOUND
 _TIMEOUT = StanzaCondition.REMOTE_SERVER_TIMEOUT
 _POLICY = StanzaCondition.POLICY_VIOLATION
 _FULL = StanzaCondition.RESOURCE_CONSTRAINT
-_INTERNAL = StanzaCondition.INTERNAL_SERVER_ERROR
 
 #: The one table: cause -> layer, finality, stanza error, bounce text (R34: no names in it), remedy.
 ACCOUNTS: dict[Cause, CauseInfo] = {
@@ -181,8 +180,8 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.POISON: CauseInfo(Layer.QUEUE, True, _POLICY, "The remote server ends its stream on this stanza, or stops answering.", "See the remote server's log for what it dislikes in the stanza; if it is its size, announce the limit (XEP-0478)."),
     Cause.DROPPED_BY_OPERATOR: CauseInfo(Layer.QUEUE, True, _POLICY, "The stanza was removed from the delivery queue by an administrator.", "Ask the administrator of this server."),
     Cause.IN_DOUBT: CauseInfo(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
-    Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _INTERNAL, "The stanza was damaged where it was stored.", "Send the stanza again; the disk of this server may be failing."),
-    Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _INTERNAL, "The delivery queue cannot be read at the moment.", "Try again later; the disk of this server may be failing."),
+    Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _FULL, "The stanza was damaged where it was stored.", "Send the stanza again; the disk of this server may be failing."),
+    Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue cannot be read at the moment.", "Try again later; the disk of this server may be failing."),
 }
 
 By = Literal["us", "them", "network"]
