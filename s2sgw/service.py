@@ -215,8 +215,8 @@ class Gateway:
         self.components.record.refused("inbound", "federation", ("", ""), address, ending)
 
     def _open(self, endpoint: str, factory: Any) -> None:
-        listening = listen(self.components.reactor, endpoint, factory)
-        listening.addCallbacks(self._listens, lambda failure: self._mute.append((endpoint, failure)))
+        for listening in listen(self.components.reactor, endpoint, factory):
+            listening.addCallbacks(self._listens, lambda failure: self._mute.append((endpoint, failure)))
 
     def _listens(self, port: IListeningPort) -> None:
         self.components.own_ports.add(getattr(port.getHost(), "port", 0))

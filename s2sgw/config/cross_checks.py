@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from s2sgw.config.errors import Complaint, KeyPath, key_text, suggest
 from s2sgw.config.secret_file import read_secret
 from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener, Policy
+from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.values import HostPort
@@ -19,7 +19,6 @@ from s2sgw.policy.values import HostPort
 Complaints = Iterator[Complaint]
 #: Keys that mean nothing where there is no s2s of the server's own.
 _OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "resume"}
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 
 def disagreements(
@@ -118,14 +117,6 @@ def view_keys(backends: tuple[Backend, ...]) -> Complaints:
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
-def impossible_ports(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
-    """Twisted takes any number for a port, until it is to be opened."""
-    for path, endpoint in _listeners(listen, backends) + _pages(console):
-        place = tcp_place(endpoint)
-        if place is not None and not 0 <= place[1] <= 65535:
-            yield Complaint(path, f"has no port from 0 to 65535 ({endpoint})")
-
-
 def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
     """No two listeners on one endpoint."""
     taken: list[tuple[KeyPath, str]] = []
@@ -173,28 +164,25 @@ def _pages(console: Console) -> list[tuple[KeyPath, str]]:
 
 
 def _collide(one: str, other: str) -> bool:
-    ours, theirs = tcp_place(one), tcp_place(other)
-    if ours is None or theirs is None:
+    ours, theirs = EndpointString.parse(one), EndpointString.parse(other)
+    if ours.port is None or theirs.port is None:
         return one == other
-    same = ours[0] == theirs[0] or ours[0] in _EVERY_ADDRESS or theirs[0] in _EVERY_ADDRESS
-    return same and ours[1] == theirs[1] != 0
+    if ours.port != theirs.port or not ours.port or not ours.families & theirs.families:
+        return False
+    return ours.interface == theirs.interface or ours.interface in EVERY_ADDRESS or theirs.interface in EVERY_ADDRESS
 
 
 def _leads_to(address: HostPort, endpoint: str) -> bool:
     place = tcp_place(endpoint)
     if place is None or place[1] != address.port:
         return False
-    return place[0] == address.host or (place[0] in _EVERY_ADDRESS and _is_loopback(address.host))
+    return place[0] == address.host or (place[0] in EVERY_ADDRESS and _is_loopback(address.host))
 
 
 def tcp_place(endpoint: str) -> tuple[str, int] | None:
-    """Interface ("" for all) and port of a TCP endpoint string that Twisted takes; None for another kind."""
-    kind, *arguments = [re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", endpoint)]
-    if kind not in ("tcp", "tcp4", "tcp6", "ssl"):
-        return None
-    named = dict(part.split("=", 1) for part in arguments if "=" in part)
-    port = named.get("port") or next(part for part in arguments if "=" not in part)
-    return named.get("interface", ""), int(port)
+    """Return the interface ("" for all) and the port of a TCP endpoint string; None for another kind."""
+    found = EndpointString.parse(endpoint)
+    return None if found.port is None else (found.interface, found.port)
 
 
 def _is_loopback(host: str) -> bool:
@@ -350,7 +338,6 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (router_keys, "backend"),
     (shared_routers, "backend"),
     (view_keys, "backend"),
-    (impossible_ports, "listen", "backend", "console"),
     (shared_listeners, "listen", "backend", "console"),
     (proxies, "listen"),
     (shared_views, "backend"),

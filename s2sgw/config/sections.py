@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
-from twisted.internet.endpoints import serverFromString
 
+from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.values import (
@@ -46,14 +46,10 @@ LEAST_REFRESH = 60.0
 
 
 def parse_endpoint(value: object) -> str:
-    """A Twisted server endpoint string, tried on Twisted's own parser (which opens nothing)."""
+    """Check an endpoint string (`net.endpoint_strings`)."""
     if not isinstance(value, str):
         raise ValueError('must be an endpoint string such as "tcp:5269"')
-    if not value.startswith("systemd:"):  # whether systemd hands the socket over is known at the start only
-        try:
-            serverFromString(None, value)
-        except (ValueError, TypeError, LookupError) as error:
-            raise ValueError(f'must be a Twisted endpoint string such as "tcp:5269:interface=127.0.0.1": {error}') from None
+    EndpointString.parse(value)
     return value
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import ServerFactory
 
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: An IPv6 site has at least so many bits of its own: addresses within count as one.
@@ -91,14 +94,55 @@ class StreamFactory(ServerFactory):
         return connection
 
 
-def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> Deferred[IListeningPort]:
-    """Listen at a Twisted endpoint string ("tcp:5269", "systemd:…"). Fails with Twisted's `CannotListenError`, or with
-    `ValueError` where systemd has handed over no such socket."""
+def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
+    """Listen at an endpoint string (`net.endpoint_strings`): one port, or two for a TCP port of both families.
+
+    Each fails with Twisted's `CannotListenError`, or with `ValueError` where systemd has handed over no such socket. A host
+    without IPv6 listens on IPv4 alone.
+    """
+    place = EndpointString.parse(endpoint)
+    if place.every_family and place.port and has_ipv6():
+        return [_listen_tcp4(reactor, place, factory), _listen_tcp6(reactor, place, factory)]
+    if place.families:
+        return [(_listen_tcp6 if place.families == {6} else _listen_tcp4)(reactor, place, factory)]
     try:
-        place = serverFromString(reactor, endpoint)
+        return [serverFromString(reactor, endpoint).listen(factory)]
     except LookupError:
-        return fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))
-    return place.listen(factory)  # type: ignore[no-any-return]
+        return [fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))]
+
+
+def has_ipv6() -> bool:
+    """Return whether this host can listen on IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _listen_tcp4(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
+    return maybeDeferred(reactor.listenTCP, place.port, factory, place.backlog, place.interface or "0.0.0.0")
+
+
+def _listen_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
+    """Listen on IPv6 alone (IPV6_V6ONLY), so that addresses of IPv4 never come mapped, whatever the system's default is."""
+    return maybeDeferred(_adopt_tcp6, reactor, place, factory)
+
+
+def _adopt_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> IListeningPort:
+    interface = place.interface or "::"
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as opened:
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            opened.bind((interface, place.port))
+            opened.listen(place.backlog)
+        except OSError as problem:
+            raise CannotListenError(interface, place.port, problem) from None
+        port: IListeningPort = reactor.adoptStreamPort(opened.fileno(), socket.AF_INET6, factory)
+    return port
 
 
 def site_of(address: str) -> str:

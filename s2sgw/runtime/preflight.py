@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
 
 from s2sgw.authentication.trust_files import read_anchors, read_revocations
 from s2sgw.config import Config, ConfigError, load
@@ -12,8 +15,14 @@ from s2sgw.config.cross_checks import certificate_files
 from s2sgw.config.errors import key_text
 from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
 from s2sgw.net.dns_upstream import system_servers
+from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.runtime import deny_lists as denial
+from s2sgw.trust.anchors import Anchors, issuer, subject, subject_text
+from s2sgw.xmpp.jid import Domain
+
+#: A certificate of ours that ends sooner is warned of.
+EXPIRY_WARNING = timedelta(days=21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,63 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     complaints = [f"tls.certificates: {text}" for text in certificates.complaints]
     if not complaints:
         complaints = [f"tls.certificates: {text}" for text in certificates.unserved(config.gateway.domains)]
-    complaints += [f"tls.trust_anchors: {text}" for text in read_anchors(str(config.tls.trust_anchors)).complaints]
+    anchors = read_anchors(str(config.tls.trust_anchors))
+    complaints += [f"tls.trust_anchors: {text}" for text in anchors.complaints]
     for name, peer in config.peers.items():
         complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer)]
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
-    return CheckedConfiguration(config, certificates, certificates.warnings)
+    warnings = [*certificates.warnings, *_certificate_warnings(certificates, anchors, datetime.now(UTC))]
+    warnings += [*_policy_warnings(config), *_listener_warnings(config, reaches_ipv6())]
+    return CheckedConfiguration(config, certificates, tuple(warnings))
+
+
+def reaches_ipv6(addresses: Path = Path("/proc/net/if_inet6")) -> bool:
+    """Return whether this host has a global IPv6 address, by the kernel's list of `addresses` (Linux)."""
+    try:
+        rows = addresses.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    # address, interface, prefix length, scope (00: global), flags, name; fc00::/7 is not reached from outside
+    return any(row.split()[3] == "00" and not row.startswith(("fc", "fd")) for row in rows if len(row.split()) > 3)
+
+
+def _listener_warnings(config: Config, ipv6: bool) -> Iterator[str]:
+    places = [EndpointString.parse(each.endpoint) for each in config.listen]
+    if ipv6 and all(place.families == {4} for place in places):
+        yield (
+            "listen: this host has IPv6, and no listener is on it: peers that find an AAAA record of it cannot connect. "
+            'Write endpoint = "tcp:5269" for both families'
+        )
+
+
+def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:
+    """Yield what peers will mind in our certificates, though they can be used."""
+    known = {subject(each) for each in anchors.certificates}
+    for credential in certificates.credentials:
+        where = f"certificate {credential.name}"
+        left = credential.not_after - at
+        if timedelta(0) < left <= EXPIRY_WARNING:
+            yield f"{where}: ends in {left.days} days, on {credential.not_after:%Y-%m-%d %H:%M} UTC"
+        last = x509.load_der_x509_certificate(credential.chain[-1])
+        if issuer(last) == subject(last):
+            if len(credential.chain) == 1:
+                yield f"{where}: is self-signed; most peers will refuse it"
+        elif issuer(last) not in known:
+            parent = subject_text(last, by=True)
+            yield f"{where}: its issuer {parent} is neither in the file nor a trusted anchor; add the intermediate certificate"
+
+
+def _policy_warnings(config: Config) -> Iterator[str]:
+    """Yield settings that have no effect."""
+    for name, peer in config.peers.items():
+        if peer.tls != "optional":
+            continue
+        example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the object decides about
+        policy = config.policies.policy(Domain.parse(example))
+        if policy.encryption != "optional":
+            yield f'{key_text(("peers", name, "tls"))}: "optional" has no effect unless dialback is "always"'
 
 
 def _unusable(peer: PeerObject) -> Iterator[str]:

@@ -126,7 +126,7 @@ class GatewayTests(SynchronousTestCase):
 
     def _listen(self, reactor: object, endpoint: str, factory: object) -> Any:
         self.opened.append(endpoint)
-        return fail(CannotListenError("", 1, OSError("taken"))) if self.answer == "taken" else succeed(self._port())
+        return [fail(CannotListenError("", 1, OSError("taken"))) if self.answer == "taken" else succeed(self._port())]
 
     def _port(self) -> Any:
         return SimpleNamespace(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+from unittest import SkipTest
+
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
@@ -11,8 +17,9 @@ from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.net import listening
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen, site_of
+from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, has_ipv6, listen, site_of
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import CountingTransport, Recorder, ToyEngine
 
@@ -99,12 +106,50 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual(site_of("somewhere"), "somewhere")
 
     def test_listen(self) -> None:
-        """An endpoint is what Twisted spells so."""
+        """A TCP port with an interface is one port of that family."""
         reactor = MemoryReactor()
-        self.successResultOf(listen(reactor, "tcp:5269:interface=127.0.0.1", self.factory()))
-        port, _factory, _backlog, interface = reactor.tcpServers[0]
-        self.assertEqual((port, interface), (5269, "127.0.0.1"))
+        (listening,) = listen(reactor, "tcp:5269:interface=127.0.0.1:backlog=7", self.factory())
+        self.successResultOf(listening)
+        port, _factory, backlog, interface = reactor.tcpServers[0]
+        self.assertEqual((port, backlog, interface), (5269, 7, "127.0.0.1"))
         self.assertRaises(ValueError, listen, reactor, "nonsense:1", self.factory())
+
+    def test_both_families(self) -> None:
+        """A TCP port without an interface listens on IPv4 and on IPv6, each with a socket of its own; without IPv6, on IPv4 alone."""
+        for available in (True, False):
+            self.patch(listening, "has_ipv6", lambda available=available: available)
+            adopted: list[int] = []
+            self.patch(listening, "_adopt_tcp6", lambda reactor, place, factory, adopted=adopted: adopted.append(place.port))
+            reactor = MemoryReactor()
+            self.assertEqual(2 if available else 1, len(listen(reactor, "tcp:5269", self.factory())))
+            self.assertEqual([5269] if available else [], adopted)
+            self.assertEqual([(5269, "0.0.0.0")], [(each[0], each[3]) for each in reactor.tcpServers])
+
+    def test_ipv6_alone(self) -> None:
+        """An IPv6 socket takes no connection of IPv4 (IPV6_V6ONLY), whatever the system's default is."""
+        if not has_ipv6():
+            raise SkipTest("this host has no IPv6")
+        taken: list[bool] = []
+
+        def adopt(fileno: int, family: int, factory: Any) -> Any:
+            with socket.socket(fileno=os.dup(fileno)) as copy:
+                taken.append(bool(copy.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)))
+            return object()
+
+        (found,) = listen(SimpleNamespace(adoptStreamPort=adopt), "tcp6:0:interface=\\:\\:1", self.factory())
+        self.successResultOf(found)
+        self.assertEqual([True], taken)
+
+    def test_port_in_use(self) -> None:
+        """A port in use is `CannotListenError` in both families."""
+        if not has_ipv6():
+            raise SkipTest("this host has no IPv6")
+        with socket.socket(socket.AF_INET6) as other:
+            other.bind(("::1", 0))
+            other.listen()
+            endpoint = f"tcp6:{other.getsockname()[1]}:interface=\\:\\:1"
+            (found,) = listen(SimpleNamespace(), endpoint, self.factory())
+            self.failureResultOf(found, CannotListenError)
 
 
 class SystemdTests(SynchronousTestCase):
@@ -113,5 +158,5 @@ class SystemdTests(SynchronousTestCase):
     def test_not_handed_over(self) -> None:
         """An endpoint whose socket was not handed over is a failure in words, by index or by name."""
         for endpoint in ("systemd:domain=INET:index=0", "systemd:domain=INET6:name=s2sgw.socket"):
-            failure = self.failureResultOf(listen(MemoryReactor(), endpoint, ServerFactory()), ValueError)
+            failure = self.failureResultOf(listen(MemoryReactor(), endpoint, ServerFactory())[0], ValueError)
             self.assertIn("no such socket", str(failure.value))

@@ -1,0 +1,43 @@
+"""Endpoint strings: what they say, and what is refused in words."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.endpoint_strings import EndpointString
+
+
+class EndpointStringTests(SynchronousTestCase):
+    def test_taken_apart(self) -> None:
+        """Ports, interfaces and families, however they are written."""
+        for text, kind, port, interface, families in (
+            ("tcp:5269", "tcp", 5269, "", {4, 6}),
+            ("tcp:port=5269:interface=127.0.0.1", "tcp", 5269, "127.0.0.1", {4}),
+            ("tcp:5269:interface=0.0.0.0:backlog=9", "tcp", 5269, "0.0.0.0", {4}),
+            ("tcp4:5269", "tcp4", 5269, "", {4}),
+            ("tcp6:5269", "tcp6", 5269, "", {6}),
+            ("tcp6:5269:interface=\\:\\:1", "tcp6", 5269, "::1", {6}),
+            ("tcp:5269:\\:\\:1", "tcp", 5269, "::1", {6}),
+            ("unix:/run/s2sgw/x", "unix", None, "", set()),
+            ("systemd:domain=INET6:index=0", "systemd", None, "", set()),
+            ("systemd:INET:name=s2sgw.socket", "systemd", None, "", set()),
+        ):
+            found = EndpointString.parse(text)
+            self.assertEqual((kind, port, interface, families), (found.kind, found.port, found.interface, set(found.families)), text)
+
+    def test_direct_tls_is_no_endpoint(self) -> None:
+        """Twisted's `ssl:` and `tls:` are refused with what to write instead: they would not open the port that they seem to name."""
+        for text in ("ssl:5270", "tls:5270", "ssl:5270:privateKey=x.pem"):
+            complaint = str(self.assertRaises(ValueError, EndpointString.parse, text))
+            self.assertIn('for direct TLS write endpoint = "tcp:5270" and tls = "direct"', complaint)
+
+    def test_refused(self) -> None:
+        """Everything else is refused with its reason."""
+        for text, words in (
+            ("5269", 'write "tcp:5269"'), ("", "is no endpoint"), ("tcp", "has no port"), ("tcp:x", 'port must be a number, not "x"'),
+            ("tcp:-1", "port must be a number"), ("tcp:99999", "there is no port 99999 (0 to 65535)"),
+            ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog"), ("tcp:1:a:2:b", "has too many parts"),
+            ("systemd:domain=INET6", "write index= or name="), ("systemd:domain=INET6:index=x", "index must be a number"),
+            ("unix:", "has no address"), ("udp:53", "is no endpoint"), ("haproxy:tcp:5269", "is no endpoint"),
+        ):
+            self.assertIn(words, str(self.assertRaises(ValueError, EndpointString.parse, text)), text)

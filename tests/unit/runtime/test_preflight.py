@@ -1,0 +1,107 @@
+"""Whether the gateway could start, and what the operator should know of a configuration that is good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.config import load
+from s2sgw.net.certificates import CertificateDirectory
+from s2sgw.runtime.preflight import _certificate_warnings, _listener_warnings, check_configuration, reaches_ipv6
+from s2sgw.trust.anchors import Anchors
+from tests.support.certificates import AT, Issued, leaf_for, self_signed, shared_issuer, shared_root
+
+
+class PreflightCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        (self.folder / "certs").mkdir(parents=True)
+        self.put("example.org", leaf_for("example.org"))
+        (self.folder / "root.pem").write_bytes(shared_root().pem)
+
+    def put(self, name: str, issued: Issued, chain: bytes | None = None) -> None:
+        (self.folder / "certs" / f"{name}.crt").write_bytes(issued.pem_chain if chain is None else chain)
+        key = self.folder / "certs" / f"{name}.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+
+    def written(self, more: str = "") -> Path:
+        path = self.folder / "s2sgw.toml"
+        text = '[gateway]\ndomains = ["example.org"]\n[tls]\ntrust_anchors = "root.pem"\n[backend]\nkind = "echo"\n'
+        path.write_text(text + more)
+        return path
+
+
+class ListenerWarningTests(PreflightCase):
+    def test_ipv6(self) -> None:
+        """A host with IPv6 whose listeners are all on IPv4 is told so; both families, IPv6 and systemd are no matter."""
+        for endpoint, warned in (
+            ("tcp:5269:interface=0.0.0.0", True), ("tcp4:5269", True), ("tcp:5269", False), ("tcp6:5269", False),
+            ("systemd:domain=INET6:index=0", False),
+        ):
+            config = load(self.written(f'[[listen]]\nendpoint = "{endpoint}"\n'))
+            self.assertEqual(warned, bool(list(_listener_warnings(config, True))), endpoint)
+            self.assertEqual([], list(_listener_warnings(config, False)))
+
+
+    def test_addresses_of_the_host(self) -> None:
+        """Global addresses alone count: loopback, link-local and unique local ones lead nobody here."""
+        for row, found in (
+            ("00000000000000000000000000000001 01 80 10 80       lo", False),
+            ("fe800000000000000000000000000001 02 40 20 80     eth0", False),
+            ("fd000000000000000000000000000001 02 40 00 80     eth0", False),
+            ("20010db8000000000000000000000001 02 40 00 80     eth0", True),
+        ):
+            (self.folder / "if_inet6").write_text(row + "\n")
+            self.assertEqual(found, reaches_ipv6(self.folder / "if_inet6"))
+        self.assertFalse(reaches_ipv6(self.folder / "missing"))
+
+
+class CertificateWarningTests(PreflightCase):
+    def warnings(self, at: datetime = AT) -> list[str]:
+        directory = CertificateDirectory(self.folder / "certs", lambda: AT)
+        return list(_certificate_warnings(directory, Anchors([shared_root().certificate]), at))
+
+    def test_good(self) -> None:
+        """A whole chain to an anchor, far from its end, is no matter."""
+        self.assertEqual([], self.warnings())
+
+    def test_ends_soon(self) -> None:
+        """A certificate that ends within three weeks is told with its day; one that has ended is told elsewhere."""
+        self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=AT + timedelta(days=3, hours=1)))
+        self.assertEqual(["certificate example.org: ends in 3 days, on 2026-06-04 13:00 UTC"], self.warnings())
+        self.assertEqual([], self.warnings(AT + timedelta(days=4)))
+
+    def test_incomplete_chain(self) -> None:
+        """A leaf without its intermediate is told: peers cannot build the chain."""
+        leaf = leaf_for("example.org")
+        self.put("example.org", leaf, x509.load_pem_x509_certificates(leaf.pem_chain)[0].public_bytes(Encoding.PEM))
+        (warning,) = self.warnings()
+        self.assertIn("certificate example.org: its issuer 'CN=", warning)
+        self.assertIn("add the intermediate certificate", warning)
+
+    def test_self_signed(self) -> None:
+        """A self-signed certificate is told."""
+        self.put("example.org", self_signed(dns=["example.org"]))
+        self.assertEqual(["certificate example.org: is self-signed; most peers will refuse it"], self.warnings())
+
+
+class PolicyWarningTests(PreflightCase):
+    def test_optional_tls(self) -> None:
+        """`tls = "optional"` without dialback "always" has no effect, whichever object says it; with it there is no warning."""
+        for section, dialback, warned in (
+            ('"friend.example"', "never", True), ('"*.friend.example"', "with-tls", True), ("default", "never", True),
+            ('"friend.example"', "always", False), ("default", "always", False),
+        ):
+            checked = check_configuration(self.written(f'[peers.{section}]\ntls = "optional"\ndialback = "{dialback}"\n'))
+            found = [warning for warning in checked.warnings if "has no effect" in warning]
+            self.assertEqual(warned, bool(found), section)
+
+    def test_now(self) -> None:
+        """The dates of certificates are held against the clock."""
+        self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=datetime.now(UTC) + timedelta(days=2)))
+        self.assertTrue(any("ends in 1 days" in warning for warning in check_configuration(self.written()).warnings))
