@@ -21,9 +21,10 @@ from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS, ServerTLS
-from s2sgw.s2s.owners import Owner, owner_by_name
+from s2sgw.s2s.owners import owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,

@@ -9,7 +9,9 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.backend.jabberd2_router import RouterLink
+from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.turns import Turns
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.keepalive import KeepAlive
 from s2sgw.stream.initiating import InitiatingStream
@@ -22,22 +24,27 @@ class ConnectionBuilder:
 
     clock: IReactorTime
     keepalive: KeepAlive
+    turns: Turns
+    unsent: UnsentBytes
 
     def accept(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
         """Return the connection of a stream that was opened towards us."""
-        return self.keepalive.keep(StreamConnection(engine, owner, clock=self.clock, **options))
+        return self.keepalive.keep(StreamConnection(
+            engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, **options,
+        ))
 
     def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:
         """Return the connection of a stream that we open."""
         return self.keepalive.keep(StreamConnection(
             engine, owner, clock=self.clock, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
-            direct_tls=owner.target.direct_tls,
+            direct_tls=owner.target.direct_tls, turns=self.turns, unsent=self.unsent,
         ))
 
     def link(self, engine: RouterStream, owner: RouterLink) -> StreamConnection:
         """Return the connection to a jabberd2 router, which many pairs share and which has no TLS."""
         return self.keepalive.keep(StreamConnection(
-            engine, owner, clock=self.clock, role="initiating", tls=lambda _: None, shared=True,
+            engine, owner, clock=self.clock, role="initiating", tls=lambda _: None, shared=True, turns=self.turns,
+            unsent=self.unsent,
         ))
 
 

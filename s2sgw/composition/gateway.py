@@ -44,9 +44,11 @@ from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.filtering import StanzaFilters
 from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.tls import ClientTLS
+from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
@@ -137,7 +139,8 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
-    connections = ConnectionBuilder(reactor, keepalive)
+    unsent = UnsentBytes(queues.budget)
+    connections = ConnectionBuilder(reactor, keepalive, Turns(reactor), unsent)
     destinations = Destinations(reactor, random.random)
     extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)

@@ -1,36 +1,63 @@
-"""The two directions of a transport: `InputBuffer`, what has come and waits to be heard, and `OutputGate`, whether more can go.
+"""The two directions of a transport: `InputBuffer` holds what came and waits to be read, `OutputGate` knows whether more fits.
 
 Under TLS `dataReceived` comes once per record; 60,000 one-byte records cost ten times less when what one turn brought
-is fed at once (decision 2).
+is read at once (decision 2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
+from s2sgw.net.turns import Turns
+
+#: Bytes that wait to be read, of one stream; with more the transport is read no further.
+INPUT_BYTES = 65536
+#: Streams that are still negotiated have at most this part of the memory for what they leave unread.
+UNPROVEN_SHARE = 16
+
+
+#: Who holds a stream whose buffer is full.
+_FULL = object()
+
+
+class Memory(Protocol):
+    """Bytes of memory that are counted (`queue.entries.MemoryBudget`)."""
+
+    limit: int
+    used: int
+
 
 def _nothing(*_: object) -> None:
-    """In the place of a callback into what is gone."""
+    """Stand in for a callback of what is gone."""
 
 
 class InputBuffer:
     """Joins input and holds it back.
 
-    `turn()` is called in the reactor turn after input came, unless reading is held. The transport is paused while there
-    are holders, and then sees neither FIN nor RST: `too_long()` is called after `timeout` seconds of one hold.
+    `turn()` is called in the reactor turn after input came, unless reading is held; it takes what it wants and asks by
+    `want_turn` for another if something is left. The transport is paused while there are holders, and then sees neither
+    FIN nor RST: `too_long()` is called after `timeout` seconds of one hold.
     """
 
-    def __init__(self, clock: IReactorTime, turn: Callable[[], None], timeout: float, too_long: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, turns: Turns, turn: Callable[[], None], timeout: float, too_long: Callable[[], None],
+    ) -> None:
         self.transport: Any = None
+        #: the negotiation is over: its turns come before those of streams where it is not
+        self.established = False
+        #: the reader has something left to do, even if nothing more comes
+        self.unfinished = False
         self._clock = clock
+        self._turns = turns
         self._turn = turn
         self._timeout = timeout
         self._too_long = too_long
         self._pieces: list[bytes] = []
+        self._size = 0
         self._turn_is_due = False
         self._holders: set[object] = set()
         self._held_since = 0.0
@@ -42,24 +69,35 @@ class InputBuffer:
 
     @property
     def held(self) -> bool:
-        return bool(self._holders)
+        """Whether somebody besides the buffer itself, which may be full, keeps the stream from reading."""
+        return len(self._holders) > (_FULL in self._holders)
 
     def add(self, data: bytes) -> None:
+        """Something came."""
         if self._open:
             self._pieces.append(data)
+            self._size += len(data)
             if not self._turn_is_due:
                 self.want_turn()
+            if self._size > INPUT_BYTES:
+                self.pause(_FULL)
 
     def want_turn(self) -> None:
         """See that `turn` is called in the next reactor turn."""
         if not self._turn_is_due:
             self._turn_is_due = True
-            self._clock.callLater(0, self._take_turn)
+            self._turns.add(self._take_turn, self.established)
 
-    def take(self) -> bytes:
-        """Everything there is, joined."""
+    def take(self, at_most: int | None = None) -> bytes:
+        """Take what came, joined: up to `at_most` bytes of it."""
         data = b"".join(self._pieces)
-        self._pieces = []
+        if at_most is None or len(data) <= at_most:
+            self._pieces, self._size = [], 0
+        else:
+            self._pieces, self._size = [data[at_most:]], len(data) - at_most
+            data = data[:at_most]
+        if _FULL in self._holders and self._size <= INPUT_BYTES:
+            self.resume(_FULL)
         return data
 
     def pause(self, holder: object) -> None:
@@ -78,13 +116,13 @@ class InputBuffer:
         self._holders.remove(holder)
         if self._open and not self._holders:
             self.transport.resumeProducing()
-            if self._pieces:
-                self.want_turn()
+        if self._open and not self.held and (self._pieces or self.unfinished):
+            self.want_turn()
 
     def close(self, *, read_on: bool) -> None:
-        """Take no more. With `read_on` the transport reads again, so as to see the other side close."""
+        """Take nothing more. With `read_on` the transport reads again, so that it sees the other side close."""
         self._open = False
-        self._pieces = []
+        self._pieces, self._size = [], 0
         self._turn = self._too_long = _nothing
         if self._watch is not None:
             self._watch.cancel()
@@ -98,7 +136,7 @@ class InputBuffer:
             self._turn()
 
     def _look(self) -> None:
-        """One timer serves many holds: it looks when the present one began."""
+        """The timer is due, which serves many holds: look how long the present one lasts."""
         self._watch = None
         if not self._holders:
             return
@@ -109,11 +147,46 @@ class InputBuffer:
             self._too_long()
 
 
+class UnsentBytes:
+    """Counts what waits in full transports, of all streams, in `memory` (`[queue] memory`, which the stanzas share).
+
+    What streams that are still negotiated leave unread is bounded: `add` says when it is too much. Others are slowed and
+    closed after a while (`net.connection`), but what they are owed is counted, whether it fits or not.
+    """
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = memory
+        self._of: dict[object, tuple[int, bool]] = {}
+        #: bytes, and bytes of streams that are negotiated
+        self.total = self.unproven = 0
+
+    def add(self, stream: object, number: int, established: bool) -> bool:
+        """Count `number` more bytes for `stream`, and return whether they may wait."""
+        if not established and self._memory is not None and self.unproven + number > self._memory.limit // UNPROVEN_SHARE:
+            return False
+        counted, established = self._of.get(stream, (0, established))
+        self._of[stream] = (counted + number, established)
+        self._count(number, established)
+        return True
+
+    def remove(self, stream: object) -> None:
+        """Nothing of `stream` waits any more."""
+        counted, established = self._of.pop(stream, (0, True))
+        if counted:
+            self._count(-counted, established)
+
+    def _count(self, number: int, established: bool) -> None:
+        self.total += number
+        self.unproven += 0 if established else number
+        if self._memory is not None:
+            self._memory.used += number
+
+
 @implementer(IPushProducer)
 class OutputGate:
-    """Registered as producer with the transport, which closes and opens it as its buffer fills and empties.
+    """The producer of a transport, which closes and opens it as its buffer fills (64 kB) and empties.
 
-    `changed(open)` is called at each change; the transport may say the same twice.
+    `changed(open)` is called at each change. (The transport may say the same twice.)
     """
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
@@ -127,11 +200,11 @@ class OutputGate:
         self._set(True)
 
     def close(self) -> None:
-        """Nobody is to hear of changes any more."""
+        """Report no more changes."""
         self._changed = _nothing
 
     def stopProducing(self) -> None:
-        """The transport is going; its protocol hears of it by `connectionLost`."""
+        """The transport is closing; `connectionLost` of its protocol follows."""
 
     def _set(self, state: bool) -> None:
         if self.open is not state:

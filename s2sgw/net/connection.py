@@ -1,7 +1,11 @@
 """The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (habit 9).
 
 Input is joined per reactor turn, since under TLS `dataReceived` comes once per record; what one turn brings is fed at
-once (decision 2). STARTTLS and direct TLS are one path, on the clock that is given.
+once (decision 2), as far as the turn has time for one stream. STARTTLS and direct TLS are one path, on the clock that is
+given.
+
+A side that sends and does not read is read no further once its answers wait. Where stanzas go out as well, that is when
+more than a few answers wait: else two sides that both send would wait for each other.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import typing
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal, ParamSpec
 
 from twisted.internet.defer import Deferred
@@ -19,9 +24,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import spelled
-from s2sgw.net.buffering import InputBuffer, OutputGate
+from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
+from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -29,13 +35,23 @@ from s2sgw.xmpp.errors import StreamCondition
 P = ParamSpec("P")
 Role = Literal["initiating", "receiving"]
 
+#: Of one stream in one turn of the reactor: seconds of reading, bytes that are read while it is negotiated, bytes of answers.
+STREAM_SECONDS = 0.005
+NEGOTIATION_BYTES = 16384
+ANSWER_BYTES = 16384
+#: What a transport has buffered, at least, when it says that it is full (Twisted's `FileDescriptor.bufferSize`).
+FULL_BYTES = 65536
+
 
 class Engine(typing.Protocol):
     """What the adapter needs of an engine of either role. `parting`: how a stream ends that the other side has closed already."""
 
     parting: Ending | None
 
+    @property
+    def backlogged(self) -> bool: ...
     def receive(self, data: bytes) -> list[Event]: ...
+    def proceed(self) -> list[Event]: ...
     def data_to_send(self) -> bytes: ...
     def tls_established(self) -> list[Event]: ...
     def close(self, ending: Ending) -> list[Event]: ...
@@ -70,12 +86,13 @@ class ConnectionOptions:
 
     `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`.
     `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held back, during
-    which neither FIN nor RST is seen.
+    which neither FIN nor RST is seen. `blocked_timeout`: how long it may be because the other side takes no answers.
     """
 
     negotiation_timeout: float = 30.0
     close_timeout: float = 5.0
     hold_timeout: float = 300.0
+    blocked_timeout: float = 60.0
 
 
 class StreamConnection(Protocol):
@@ -90,6 +107,7 @@ class StreamConnection(Protocol):
     def __init__(
         self, engine: Engine, owner: Owner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
         direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(), shared: bool = False,
+        turns: Turns | None = None, unsent: UnsentBytes | None = None,
     ) -> None:
         self.engine = engine
         self.owner = owner
@@ -109,9 +127,16 @@ class StreamConnection(Protocol):
         self._options = options
         self._events: deque[Event] = deque()
         self._stepping = False
-        self._intake = InputBuffer(clock, self._turn, options.hold_timeout, self._held_too_long)
+        self._turning = False
+        self._intake = InputBuffer(clock, turns or Turns(clock), self._turn, options.hold_timeout, self._held_too_long)
         self._outlet = OutputGate(self._outlet_changed)
+        #: stanzas were written
+        self._sends = False
+        #: bytes of answers: in this turn, and since the transport is full
+        self._answered = self._owed = 0
+        self._unsent = unsent or UnsentBytes()
         self._deadline: IDelayedCall | None = None
+        self._blocked_timer: IDelayedCall | None = None
         self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
         self._handshaking = False
@@ -129,6 +154,8 @@ class StreamConnection(Protocol):
             self._events.extend(method(*args, **kwargs))
             if not self._stepping:
                 self._perform()
+                if not self._turning and self.engine.backlogged:
+                    self._want_turn()
         except Exception:
             self._broken()
 
@@ -136,6 +163,7 @@ class StreamConnection(Protocol):
         """Send stanzas past the engine. Callers join what one turn has for the stream."""
         if self.ending is None and not self._gone:
             self.last_sent = self._clock.seconds()
+            self._sends = True
             self._out.write(data)
 
     def keep_alive(self, data: bytes = b" ") -> None:
@@ -171,7 +199,7 @@ class StreamConnection(Protocol):
     def negotiated(self) -> None:
         """The negotiation's deadline is met."""
         if self.ending is None:
-            self.established = True
+            self.established = self._intake.established = True
             self._stop_deadline()
 
     def pause(self, holder: object) -> None:
@@ -257,13 +285,43 @@ class StreamConnection(Protocol):
         if self._tls_is_news:
             self._tls_is_news = False
             self.step(self.engine.tls_established)
-        if not self._intake.held:
-            self._feed()
+        self._turning, self._answered = True, 0
+        try:
+            self._read(perf_counter())
+        finally:
+            self._turning = False
+        self._want_turn()
 
-    def _feed(self) -> None:
-        if self._intake:
-            self.last_received = self._clock.seconds()
-            self.step(self.engine.receive, self._intake.take())
+    def _read(self, began: float) -> None:
+        """Read what came, as far as this turn of the reactor has time and room for it."""
+        at_most = None if self.established else NEGOTIATION_BYTES
+        while self._readable and not self._intake.held:
+            taken = self._feed(at_most)
+            if perf_counter() - began > STREAM_SECONDS or self._answered > ANSWER_BYTES:
+                return
+            if at_most is not None:
+                at_most -= taken
+                if at_most <= 0:
+                    return
+
+    @property
+    def _readable(self) -> bool:
+        return self.ending is None and (bool(self._intake) or self.engine.backlogged)
+
+    def _feed(self, at_most: int | None = None) -> int:
+        """Have the engine read what it has not yet, else what came; return how many bytes of that."""
+        if self.engine.backlogged:
+            self.step(self.engine.proceed)
+            return 0
+        data = self._intake.take(at_most)
+        self.last_received = self._clock.seconds()
+        self.step(self.engine.receive, data)
+        return len(data)
+
+    def _want_turn(self) -> None:
+        self._intake.unfinished = self.ending is None and self.engine.backlogged
+        if self._readable and not self._intake.held:
+            self._intake.want_turn()
 
     # --- events and output -----------------------------------------------------------------------------------------
 
@@ -290,12 +348,60 @@ class StreamConnection(Protocol):
     def _flush(self) -> None:
         data = self.engine.data_to_send()
         if data and self.ending is None and not self._gone:
+            self._answered += len(data)
+            if not self._outlet.open:
+                self._owe(len(data))
             self._out.write(data)
+
+    # --- what the other side does not take ---------------------------------------------------------------------------
 
     def _outlet_changed(self, is_open: bool) -> None:
         self.blocked_since = None if is_open else self._clock.seconds()
+        if is_open:
+            self._settle()
+        elif self.ending is None:
+            self._count_unsent(FULL_BYTES)
+            if not self._sends:
+                self._hold_answers()
         if self.ending is None:
             self._guarded(self.owner.resumed if is_open else self.owner.paused, self)
+
+    def _owe(self, number: int) -> None:
+        """So many bytes of answers go behind what a full transport has not sent yet."""
+        self._owed += number
+        self._count_unsent(number)
+        if self._owed > ANSWER_BYTES:
+            self._hold_answers()
+
+    def _hold_answers(self) -> None:
+        """Make no more answers: read no further until the other side has taken those that wait."""
+        self._intake.pause(self._outlet)
+        if self._blocked_timer is None:
+            self._blocked_timer = self._clock.callLater(self._options.blocked_timeout, self._blocked_too_long)
+
+    def _settle(self) -> None:
+        """Nothing waits to be sent, or never will be."""
+        self._owed = 0
+        self._unsent.remove(self)
+        self._stop_blocked_timer()
+        self._intake.resume(self._outlet)
+
+    def _count_unsent(self, number: int) -> None:
+        if not self._unsent.add(self, number, self.established):
+            text = "it takes no answers, and too much waits for others that do not"
+            self._clock.callLater(0, self.abort, Ending(Cause.UNRESPONSIVE, text, "them"))
+
+    def _stop_blocked_timer(self) -> None:
+        if self._blocked_timer is not None:
+            self._blocked_timer.cancel()
+            self._blocked_timer = None
+
+    def _blocked_too_long(self) -> None:
+        self._blocked_timer = None
+        text = f"it has taken nothing for {self._options.blocked_timeout:g} s"
+        self.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
+
+    # --- mistakes ----------------------------------------------------------------------------------------------------
 
     def _guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -349,7 +455,9 @@ class StreamConnection(Protocol):
     def _lost(self, reason: Failure) -> None:
         """The transport is gone: what came before is still heard (R16)."""
         self._gone, self._link, self._out = True, None, None
-        self._feed()
+        while self._readable:
+            self._feed()
+        self._settle()
         self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
         self._stop_deadline()
         waiting, self._closed = self._closed, []
@@ -367,6 +475,9 @@ class StreamConnection(Protocol):
         if not self._gone:
             self._shut(abort)
         self._outlet.close()
+        self._stop_blocked_timer()
+        if abort:
+            self._settle()
         try:
             self.owner.ended(self, ending)
         except Exception:

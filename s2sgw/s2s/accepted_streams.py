@@ -7,9 +7,10 @@ from typing import Generic, TypeVar
 
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.fair_slots import Owner
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.legs import ReceivingLeg
-from s2sgw.s2s.owners import Owner, owner_by_name, owner_by_proof
+from s2sgw.s2s.owners import owner_by_name, owner_by_proof
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.xmpp.jid import Domain, Pair

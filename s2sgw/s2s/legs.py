@@ -16,9 +16,9 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.reporting.record import Leg
-from s2sgw.s2s.owners import Owner
 from s2sgw.stream.events import (
     DialbackNeeded,
     DialbackOutcome,

@@ -17,6 +17,9 @@ from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS
 RESULT = f"{DIALBACK}}}result"
 VERIFY = f"{DIALBACK}}}verify"
 
+#: Characters of an `id` that is echoed in an answer.
+ID_CHARACTERS = 1024
+
 _CONDITIONS = {Cause.HOST_UNKNOWN: StanzaCondition.ITEM_NOT_FOUND, Cause.DIALBACK_INVALID: StanzaCondition.FORBIDDEN}
 
 
@@ -75,6 +78,9 @@ class Request:
         """Raises `RemoteFault` where it is not one."""
         if "type" in element.attributes:
             raise unsolicited(element)
+        if len(element.attributes.get("id", "")) > ID_CHARACTERS:
+            text = f"`id` of <db:{element.name}/> is longer than {ID_CHARACTERS} characters"
+            raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, text)
         stream_id = _stream_id(element) if element.name == "verify" else ""
         spelled = {name: value for name, value in element.attributes.items() if name in ("from", "to", "id")}
         return cls(element.name, addresses(element), _key(element), stream_id, spelled)

@@ -28,6 +28,8 @@ from s2sgw.xmpp.stanza import Stanza
 VERSION = re.compile(r"1\.[0-9]{1,9}\Z")
 #: So many bytes are kept for a stream that waits for an answer of the shell; more is a violation (R32).
 KEPT_BYTES = 65536
+#: So many bytes of answers are made at once; what came behind is read when they have been taken to be sent.
+ANSWER_BYTES = 16384
 #: So much of what a peer says about an error goes into the record.
 DETAIL_CHARACTERS = 500
 
@@ -150,6 +152,7 @@ class Negotiation(ABC):
         self._kept = b""
         self._inputs: Sequence[framing.Event | Route] = []
         self._output: list[bytes] = []
+        self._unsent = 0  # bytes of these
         self._events: list[Event] = []
         self._run: list[Stanza] = []
         self._run_pair: Pair | None = None
@@ -157,14 +160,28 @@ class Negotiation(ABC):
     # --- for the shell -------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[Event]:
-        """Bytes from the other side, in pieces of any size."""
+        """Bytes from the other side, in pieces of any size. While the stream is `backlogged` call `proceed` instead."""
         return self.step(self.phase.read, data)
 
     def data_to_send(self) -> bytes:
         """What is to be sent now, once."""
         data = b"".join(self._output)
         self._output.clear()
+        self._unsent = 0
         return data
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether some of what came is still to be read, because it asks for many answers. `proceed` reads on."""
+        return bool(self._inputs or self._kept or self._framer.interrupted) and not self.over and not self.phase.waits
+
+    def proceed(self) -> list[Event]:
+        """Read on where `receive` stopped so as not to make too many answers at once. Take `data_to_send` first."""
+        return self.step(lambda phase: phase.read(self._framer.resume()) if self._reads_on else None, self.phase)
+
+    @property
+    def _reads_on(self) -> bool:
+        return self._framer.interrupted and not self._inputs and not self.phase.waits
 
     def tls_established(self) -> list[Event]:
         """The handshake that `StartTLS` (or direct TLS) asked for is complete."""
@@ -251,6 +268,7 @@ class Negotiation(ABC):
         if self.leaving is not None:
             return  # nothing is said behind the closing tag
         self._output.append(data if isinstance(data, bytes) else data.to_xml())
+        self._unsent += len(self._output[-1])
 
     def emit(self, event: Event) -> None:
         self._run_pair = None
@@ -300,7 +318,7 @@ class Negotiation(ABC):
                 self.phase.stanza(item)
                 continue
             self._take_other(item)
-            if self.phase.waits:
+            if self.phase.waits or self._unsent > ANSWER_BYTES:
                 self._inputs = inputs[at:]
                 return
 
@@ -320,13 +338,18 @@ class Negotiation(ABC):
                 self.phase.close()
 
     def _catch_up(self) -> None:
-        while not self.phase.waits and (self._inputs or self._kept):
+        while not self.phase.waits and self._unsent <= ANSWER_BYTES and self._can_read:
             inputs, self._inputs = self._inputs, []
             if inputs:
                 self._take(inputs)
             else:
                 kept, self._kept = self._kept, b""
                 self.phase.read(kept)
+
+    @property
+    def _can_read(self) -> bool:
+        """What was kept came behind what an interrupted framer has not read."""
+        return bool(self._inputs or (self._kept and not self._framer.interrupted))
 
     def _end(self, stop: Stop) -> None:
         ending = stop.ending if self.leaving is None or not stop.ending.in_order else self.leaving

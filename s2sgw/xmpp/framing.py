@@ -60,20 +60,23 @@ class Framer:
     """Reads one stream, from its header to its close, or to the end of an element in `stop_at`.
 
     `stop_at` holds `namespace}name` of top-level elements: after one of these `stopped` is True and `leftover` holds
-    the bytes behind it, unread (R6); who leaves a stopped framer in place bounds what it takes. `limits` may be
-    exchanged at any time.
+    the bytes behind it, unread (R6); who leaves a stopped framer in place bounds what it takes. The framer also stops
+    behind `limits.elements` top-level elements that are not stanzas, all in one `feed`; then `interrupted` is True, too.
+    `limits` may be exchanged at any time.
     """
 
     __slots__ = (
-        "_base", "_begin", "_buffer", "_declarations", "_depth", "_events", "_fed", "_head", "_lang", "_last",
+        "_base", "_begin", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed", "_head", "_lang", "_last",
         "_length", "_name", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since",
-        "_stanza", "_stop_at", "leftover", "limits", "stopped",
+        "_stanza", "_stop_at", "interrupted", "leftover", "limits", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
         self.limits = limits or FramingLimits()
         self.stopped = False
+        self.interrupted = False
         self.leftover = b""
+        self._elements = 0  # that are not stanzas, in this feed
         self._stop_at = stop_at
         self._over = False
         self._events: list[Event] = []
@@ -96,6 +99,7 @@ class Framer:
             self.leftover += data
         if self._over:
             return []
+        self._elements = 0
         try:
             self._read(data)
         except RemoteFault as fault:
@@ -110,7 +114,7 @@ class Framer:
     def resume(self) -> bytes:
         """Go on behind a stop: the stream did not end there after all. Returns what was left over, to be fed again."""
         data, self.leftover = self.leftover, b""
-        self.stopped = self._over = False
+        self.stopped = self.interrupted = self._over = False
         return data
 
     def rest(self) -> None:
@@ -335,7 +339,9 @@ class Framer:
     def _end_element(self, data: bytes) -> None:
         self.limits.check_element(len(data))
         self._events.append(Element.parse(data, self._head))
-        if self._name in self._stop_at:
+        self._elements += 1
+        self.interrupted = self._name not in self._stop_at and self._elements >= self.limits.elements
+        if self.interrupted or self._name in self._stop_at:
             self.stopped = True
             raise _Done
 

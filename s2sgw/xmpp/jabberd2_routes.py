@@ -50,6 +50,8 @@ class RouteFramer:
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
         self.limits = limits or FramingLimits()
         self.stopped = False
+        #: the router is trusted: it may send any number of elements at once
+        self.interrupted = False
         self.leftover = b""
         self._stop_at = stop_at
         self._over = False

@@ -19,6 +19,7 @@ class FramingLimits:
     depth: int = 64  # elements open at once, the stream counted
     attributes: int = 64  # of one element
     children: int = 512  # of one stanza
+    elements: int = 64  # that are not stanzas: so many are read at once, the rest after these were answered
     stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
     def check_stream(self, length: int) -> None:

@@ -26,6 +26,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fair_slots import Owner
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
@@ -35,7 +36,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
-from s2sgw.s2s.owners import Owner, owner_by_name
+from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.dialback import DialbackKeys

@@ -22,6 +22,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.certificates import NOT_AFTER, NOT_BEFORE, Issued, leaf_for
+from tests.support.turn_clock import TurnClock
 
 LOCAL = Domain.parse("example.org")
 PEER = Domain.parse("peer.example")
@@ -38,6 +39,7 @@ class ToyEngine:
     """Lines for commands: STARTTLS, PROCEED, BYE; anything else is a stanza. It records how it was fed."""
 
     parting: Ending | None = None
+    backlogged = False
 
     def __init__(self) -> None:
         self.fed: list[bytes] = []
@@ -55,6 +57,9 @@ class ToyEngine:
         for line in data.splitlines(keepends=True):
             events += self.line(line)
         return events
+
+    def proceed(self) -> list[Event]:
+        return []
 
     def line(self, line: bytes) -> list[Event]:
         if line == b"STARTTLS\n":
@@ -215,7 +220,7 @@ class Solo:
         self, *, role: Role = "receiving", tls: Any = None, direct: bool = False, options: ConnectionOptions = DEFAULTS,
         engine: ToyEngine | None = None, owner: Recorder | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.engine = engine or ToyEngine()
         self.owner = owner or Recorder()
         self.connection = StreamConnection(

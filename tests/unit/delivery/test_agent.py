@@ -20,6 +20,7 @@ from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes
@@ -29,7 +30,7 @@ from s2sgw.s2s import stream_limits
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import CONTACT_SECONDS, Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
-from s2sgw.s2s.owners import Owner, owner_by_name
+from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool

@@ -7,7 +7,10 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.connection import ConnectionOptions, StreamConnection
+from s2sgw.net import connection as connection_module
+from s2sgw.net.buffering import UnsentBytes
+from s2sgw.net.connection import FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
+from s2sgw.queue.entries import MemoryBudget
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -227,6 +230,194 @@ class OutputTests(SynchronousTestCase):
         solo.connection.dataReceived(b"last words\n")
         solo.lose()
         self.assertEqual(solo.written(), b"")
+
+class Answering(ToyEngine):
+    """An engine that answers each line with as many bytes as it has, and reads `lines` of them in one step."""
+
+    def __init__(self, answer: int = 1000, lines: int = 4) -> None:
+        super().__init__()
+        self.rest_of_lines: list[bytes] = []
+        self.answer = answer
+        self.lines = lines
+        self.steps = 0
+
+    @property
+    def backlogged(self) -> bool:  # type: ignore[override]
+        return bool(self.rest_of_lines)
+
+    def receive(self, data: bytes) -> list[Event]:
+        self.fed.append(data)
+        self.rest_of_lines += data.splitlines(keepends=True)
+        return self.proceed()
+
+    def proceed(self) -> list[Event]:
+        self.steps += 1
+        now, self.rest_of_lines = self.rest_of_lines[: self.lines], self.rest_of_lines[self.lines :]
+        events: list[Event] = []
+        for line in now:
+            if line == b"PROVE\n":
+                events += self.line(line)
+            else:
+                self.out += b"x" * self.answer
+        return events
+
+
+class UnreadAnswersTests(SynchronousTestCase):
+    """A side that asks and does not read what it is answered."""
+
+    def solo(self, established: bool = False, **options: int) -> Solo:
+        self.engine = Answering(**options)
+        solo = Solo(engine=self.engine)
+        if established:
+            solo.receive(b"PROVE\n")
+        return solo
+
+    def ask(self, solo: Solo, number: int, turns: int = 50) -> int:
+        """Ask so often in one read, and let so many turns pass: bytes of the answers that were written."""
+        solo.connection.dataReceived(b"?\n" * number)
+        for _ in range(turns):
+            solo.clock.turn()
+        return len(solo.written())
+
+    def test_all_is_answered_in_several_turns(self) -> None:
+        """One turn makes a bounded number of bytes of answers; the others follow, and none is lost."""
+        for established in (False, True):
+            solo = self.solo(established)
+            self.assertEqual(self.ask(solo, 100, turns=1), 20_000)
+            self.assertEqual(self.ask(solo, 0), 80_000)
+            self.assertEqual((self.engine.backlogged, len(solo.clock.getDelayedCalls())), (False, 0 if established else 1))
+
+    def test_read_no_further(self) -> None:
+        """While the transport is full nothing is read or answered, in either state; then it goes on where it stood."""
+        for established in (False, True):
+            solo = self.solo(established)
+            solo.tap.pauseProducing()
+            self.assertEqual(self.ask(solo, 100), 0)
+            self.assertEqual(solo.transport.producerState, "paused")
+            solo.tap.resumeProducing()
+            self.assertEqual(solo.transport.producerState, "producing")
+            self.assertEqual(self.ask(solo, 0), 100_000)
+
+    def test_full_in_the_midst(self) -> None:
+        """A transport that fills up while a long read is answered gets no more than one step behind it."""
+        solo = self.solo(True)
+        self.ask(solo, 100, turns=1)
+        solo.tap.pauseProducing()
+        self.assertEqual(self.ask(solo, 100), 0)
+        self.assertTrue(self.engine.backlogged)
+
+    def test_two_sides_that_both_send(self) -> None:
+        """Where stanzas go out too, the stream is read on while it is full, or both sides would wait for each other; up to a bound."""
+        solo = self.solo(True)
+        solo.connection.write(b"<message/>")
+        solo.written()
+        solo.tap.pauseProducing()
+        self.assertEqual(self.ask(solo, 10), 10_000)
+        self.assertEqual(self.ask(solo, 1000), 8_000)
+        self.assertEqual(solo.transport.producerState, "paused")
+
+    def test_it_ends(self) -> None:
+        """Behind a pause no FIN is seen: a stream that is not read for a minute is cut off."""
+        solo = self.solo(True)
+        solo.tap.pauseProducing()
+        self.ask(solo, 10)
+        solo.clock.advance(ConnectionOptions().blocked_timeout - 1)
+        self.assertIsNone(solo.ending)
+        solo.clock.advance(1)
+        self.assertEqual((solo.ending and solo.ending.cause, solo.transport.disconnected), (Cause.UNRESPONSIVE, True))
+        self.assertEqual(solo.clock.getDelayedCalls(), [])
+
+    def test_timer_of_an_end(self) -> None:
+        """A stream that ends otherwise while it is full leaves no timer behind."""
+        for end in ("close", "lose", "open"):
+            solo = self.solo(True)
+            solo.tap.pauseProducing()
+            {"close": lambda: solo.connection.close(CLOSING), "lose": solo.lose, "open": solo.tap.resumeProducing}[end]()  # noqa: B023
+            if end == "close":
+                solo.lose()
+            self.assertNotIn(solo.connection._blocked_too_long, [call.func for call in solo.clock.calls], end)
+
+    def test_the_loss_ends_the_wait(self) -> None:
+        """R16: what came before a loss is read, however it was held back."""
+        solo = self.solo(True)
+        solo.tap.pauseProducing()
+        self.ask(solo, 100)
+        steps = self.engine.steps
+        solo.lose()
+        self.assertEqual((self.engine.backlogged, self.engine.steps - steps), (False, 25))
+
+    def test_counted(self) -> None:
+        """What waits is counted in memory from the moment the transport is full until it has room, or is gone."""
+        for end in ("open", "lose", "abort"):
+            memory = MemoryBudget(1 << 20)
+            solo = self.solo(True)
+            solo.connection._unsent = UnsentBytes(memory)
+            solo.connection.write(b"<message/>")
+            solo.tap.pauseProducing()
+            self.assertEqual(memory.used, FULL_BYTES)
+            self.ask(solo, 10)
+            self.assertEqual(memory.used, FULL_BYTES + 10_000)
+            {"open": solo.tap.resumeProducing, "lose": solo.lose, "abort": lambda: solo.connection.abort(CLOSING)}[end]()  # noqa: B023
+            self.assertEqual(memory.used, 0)
+
+    def test_strangers_beyond_their_share(self) -> None:
+        """A stranger for whose answers there is no room is cut off, soon but not from within the write."""
+        solo = self.solo()
+        solo.connection._unsent = UnsentBytes(MemoryBudget(FULL_BYTES))
+        solo.tap.pauseProducing()
+        self.assertIsNone(solo.ending)
+        solo.clock.advance(0)
+        self.assertEqual(solo.ending and solo.ending.cause, Cause.UNRESPONSIVE)
+
+
+class TurnTests(SynchronousTestCase):
+    """How much of one stream is read in one turn."""
+
+    def test_negotiation(self) -> None:
+        """A stream that is negotiated is read in parts, one a turn."""
+        solo = Solo()
+        solo.connection.dataReceived(b"x" * 40_000)
+        fed = []
+        for _ in range(4):
+            solo.clock.turn()
+            fed.append([len(data) for data in solo.engine.fed])
+            solo.engine.fed.clear()
+        self.assertEqual(fed, [[NEGOTIATION_BYTES], [NEGOTIATION_BYTES], [40_000 - 2 * NEGOTIATION_BYTES], []])
+
+    def test_stanzas(self) -> None:
+        """One that is established is read at once, as far as it has come."""
+        solo = Solo()
+        solo.receive(b"PROVE\n")
+        solo.receive(b"x" * 40_000)
+        self.assertEqual(len(solo.engine.fed[-1]), 40_000)
+
+    def test_time(self) -> None:
+        """An engine that takes long leaves the rest to the next turn."""
+        moments = iter(range(100))
+        self.patch(connection_module, "perf_counter", lambda: next(moments) * 0.003)
+        engine = Answering(answer=0, lines=1)
+        solo = Solo(engine=engine)
+        solo.connection.dataReceived(b"?\n" * 5)
+        steps = []
+        for _ in range(4):
+            before = engine.steps
+            solo.clock.turn()
+            steps.append(engine.steps - before)
+        self.assertEqual(steps, [2, 2, 1, 0])
+
+    def test_an_answer_of_the_owner(self) -> None:
+        """An answer that lets the engine read on has it read on in a turn of its own."""
+        engine = Answering(answer=0, lines=1)
+        solo = Solo(engine=engine)
+        engine.rest_of_lines = [b"?\n"] * 3
+        solo.connection.step(list)
+        self.assertEqual(engine.steps, 0)
+        solo.clock.advance(0)
+        self.assertEqual(engine.steps, 3)
+
+
+class DelayTests(SynchronousTestCase):
+    """TCP options."""
 
     def test_no_delay(self) -> None:
         """Decision 2: TCP_NODELAY on every leg."""

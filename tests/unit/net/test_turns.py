@@ -1,0 +1,69 @@
+"""The reactor's time is shared among the streams that have input."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.turns import Turns
+from tests.support.turn_clock import TurnClock
+
+
+class TurnsTests(SynchronousTestCase):
+    """A turn of ten seconds, on a stopwatch that the test moves."""
+
+    def setUp(self) -> None:
+        self.clock = TurnClock()
+        self.now = 0.0
+        self.turns = Turns(self.clock, 10, lambda: self.now)
+        self.called: list[str] = []
+
+    def add(self, name: str, seconds: float = 0, established: bool = True, again: int = 0) -> None:
+        def turn() -> None:
+            self.called.append(name)
+            self.now += seconds
+            if again:
+                self.add(name, seconds, established, again - 1)
+        self.turns.add(turn, established)
+
+    def turn(self) -> str:
+        """What the next turn of the reactor calls."""
+        self.called.clear()
+        self.clock.turn()
+        return "".join(self.called)
+
+    def test_one_call_for_all(self) -> None:
+        """All that wait are called in one turn, those of established streams first; then nothing is left."""
+        self.add("n", established=False)
+        self.add("a")
+        self.add("b")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertEqual((self.turn(), self.turn(), self.clock.getDelayedCalls()), ("abn", "", []))
+
+    def test_who_adds_itself_waits_for_the_next_turn(self) -> None:
+        """A stream with more to read does not keep the others from theirs."""
+        self.add("a", again=2)
+        self.add("b")
+        self.assertEqual([self.turn() for _ in range(4)], ["ab", "a", "a", ""])
+
+    def test_the_rest_waits(self) -> None:
+        """When the time of a turn is used up the others come in the next one, before those that were called."""
+        for name in "abc":
+            self.add(name, 6, again=1)
+        self.assertEqual([self.turn() for _ in range(4)], ["ab", "ca", "bc", ""])
+
+    def test_strangers_are_not_starved(self) -> None:
+        """However busy the established streams are, one that is negotiated is called in each turn."""
+        self.add("a", 20, again=5)
+        for name in "xyz":
+            self.add(name, 1, established=False)
+        self.assertEqual([self.turn() for _ in range(4)], ["ax", "ay", "az", "a"])
+
+    def test_one_that_breaks(self) -> None:
+        """A mistake in one leaves the others their turn."""
+        def breaks() -> None:
+            raise ZeroDivisionError
+        self.turns.add(breaks, True)
+        self.add("a")
+        with self.assertRaises(ZeroDivisionError):
+            self.clock.turn()
+        self.assertEqual(self.turn(), "a")
