@@ -85,7 +85,7 @@ class GatewayService(Service):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._gateway: Gateway | None = None
+        self._gateway: RunningGateway | None = None
 
     def startService(self) -> None:
         from twisted.internet import reactor
@@ -93,7 +93,7 @@ class GatewayService(Service):
         super().startService()
         with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
-            self._gateway = Gateway(components)
+            self._gateway = RunningGateway(components)
             self._gateway.open()
         reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
         reactor.callWhenRunning(freeze_startup_objects)
@@ -127,7 +127,7 @@ def freeze_startup_objects() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-class Gateway:
+class RunningGateway:
     """Opens the components of one gateway, and closes them in order."""
 
     log = Logger("s2sgw")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from s2sgw.config import Config, ConfigError, parse
-from s2sgw.config.errors import Source
+from s2sgw.config.errors import TOMLSource
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.values import parse_peer_name
@@ -33,7 +33,7 @@ class PolicySources:
             self.outdated = dict(parse(text, config.path).peers) != dict(peers.written)
         except (OSError, ValueError, ConfigError):
             text, tree, self.outdated = "", {}, True
-        self._source = Source(text)
+        self._source = TOMLSource(text)
         self._spelt = dict(_spelt(tree.get("peers", {})))
 
     def objects(self, peer: Domain) -> list[dict[str, Any]]:

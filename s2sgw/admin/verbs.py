@@ -78,7 +78,7 @@ class CertificateRow(TypedDict):
     fingerprint: str | None
 
 
-class Status(TypedDict):
+class StatusReport(TypedDict):
     """The gateway at a glance."""
 
     version: str
@@ -97,7 +97,7 @@ class Status(TypedDict):
 class Views:
     """What the verbs are answered from; each is called once for a question."""
 
-    status: Callable[[], Status]
+    status: Callable[[], StatusReport]
     streams: Callable[[], Iterable[StreamRow]]
     queues: Callable[[], Iterable[LaneRow]]
     refusals: Callable[[], Iterable[RefusalRow]]  # oldest first

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, cast
 
 from s2sgw import __version__
-from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, StatusReport, StreamRow, Views
 from s2sgw.backend.jabberd2_router import RouterLink
 from s2sgw.config import Config
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.outbound_stream import OutboundStream
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.reporting.metrics import MetricSources
@@ -24,6 +23,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.stream.jabberd2_router import RouterStream
 from s2sgw.stream.management import Managed
+from s2sgw.xmpp.host_port import HostPort
 
 
 class _User(NamedTuple):
@@ -146,9 +146,9 @@ class GatewayViews:
                 fingerprint=credential.fingerprint if credential else None,
             )
 
-    def status(self) -> Status:
+    def status(self) -> StatusReport:
         stanzas, oldest = self.queue()
-        return Status(
+        return StatusReport(
             version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
             domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self.listeners()),
             streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in self.stream_counts().items()],

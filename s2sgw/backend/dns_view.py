@@ -26,9 +26,9 @@ from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.protocols.policies import TimeoutMixin
 
-from s2sgw.net.addresses import HostPort, is_loopback
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
+from s2sgw.xmpp.host_port import HostPort, is_loopback
 
 #: Seconds for which the backend may keep an answer of our own.
 TTL = 60
@@ -91,7 +91,7 @@ class DNSView:
         self._ports.append(tcp)
         self.address = HostPort(place.host, tcp.getHost().port)
         try:
-            self._ports.append(self._reactor.listenUDP(self.address.port, _Datagrams(self), interface=place.host))
+            self._ports.append(self._reactor.listenUDP(self.address.port, _ViewDatagrams(self), interface=place.host))
         except Exception:
             self.stop()
             raise
@@ -246,7 +246,7 @@ def _is_ipv4(target: str) -> bool:
 # --- transports ------------------------------------------------------------------------------------------------------
 
 
-class _Datagrams(DatagramProtocol):
+class _ViewDatagrams(DatagramProtocol):
     noisy = False
 
     def __init__(self, view: DNSView) -> None:

@@ -249,7 +249,7 @@ class RouterLink:
         if self._parts.get(part.pair) is part:
             del self._parts[part.pair]
 
-    # --- Owner ---
+    # --- ConnectionOwner ---
 
     @property
     def _engine(self) -> RouterStream:

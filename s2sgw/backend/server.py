@@ -7,7 +7,6 @@ dialback closed through the DNS view.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,9 +42,10 @@ from s2sgw.trust.path import Anchors
 from s2sgw.trust.proofs import prove_pkix
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.host_port import S2S_PORT, HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
-Encryption = Literal["required", "optional", "never"]
+BackendEncryption = Literal["required", "optional", "never"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BackendServer:
     host: str
     port: int
     domains: frozenset[Domain]
-    tls: Encryption
+    tls: BackendEncryption
     authority: PrivateCA
     keys: DialbackKeys
     anchors: Callable[[], Anchors]
@@ -208,8 +208,8 @@ class BackendInitiating:
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]") or address
+    """Return whether the address of a connection is on this machine. Another kind of transport (a Unix socket) is not."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return HostPort.parse(address, S2S_PORT).is_loopback
     except ValueError:
         return False

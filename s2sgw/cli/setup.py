@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 from s2sgw.backend.private_ca import CERTIFICATE_FILE
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.sections import Backend, Config
-from s2sgw.policy.values import HostPort
 from s2sgw.stream.jabberd2_router import NAME
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
 #: bytes a second that the server is to take from the gateway, who speaks for all peers on few connections

@@ -14,18 +14,18 @@ from rich.text import Text
 
 from s2sgw.reporting.printable import printable
 
-Row = dict[str, Any]
+JSONRow = dict[str, Any]
 
 
 class Column(NamedTuple):
     """A column: its head, and the text of its cell in a row."""
 
     head: str
-    cell: Callable[[Row], object]
+    cell: Callable[[JSONRow], object]
     right: bool = False
 
 
-def field(key: str) -> Callable[[Row], object]:
+def field(key: str) -> Callable[[JSONRow], object]:
     """The cell that shows what stands under `key`; a dash for nothing."""
     return lambda row: "-" if row.get(key) in (None, "", []) else row[key]
 
@@ -60,7 +60,7 @@ def moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+def table(columns: Sequence[Column], rows: Iterable[JSONRow]) -> Table:
     """Rows under heads; cells are plain text, never rich's markup."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
@@ -140,51 +140,51 @@ _STANZAS = (
 )
 
 
-def _last(refusal: Row | None) -> str:
+def _last(refusal: JSONRow | None) -> str:
     return "-" if refusal is None else f"{moment(refusal['at'])} {refusal['layer']}/{refusal['cause']}"
 
 
-def streams(rows: list[Row]) -> RenderableType:
+def streams(rows: list[JSONRow]) -> RenderableType:
     return table(STREAMS, rows) if rows else "No stream is open."
 
 
-def lanes(rows: list[Row]) -> RenderableType:
+def lanes(rows: list[JSONRow]) -> RenderableType:
     return table(LANES, rows) if rows else "There is no lane."
 
 
-def peers(rows: list[Row]) -> RenderableType:
+def peers(rows: list[JSONRow]) -> RenderableType:
     return table(PEERS, rows) if rows else "No peer has been met."
 
 
-def certificates(rows: list[Row]) -> RenderableType:
+def certificates(rows: list[JSONRow]) -> RenderableType:
     return table(CERTIFICATES, rows) if rows else "There is no local domain."
 
 
-def queue(rows: list[Row]) -> RenderableType:
+def queue(rows: list[JSONRow]) -> RenderableType:
     return table(QUEUE, rows) if rows else "Nothing waits."
 
 
-def stanzas(rows: list[Row]) -> RenderableType:
+def stanzas(rows: list[JSONRow]) -> RenderableType:
     """The table; below it the text of a stanza that was asked for alone."""
     texts = [Text(printable(row["data"], len(row["data"]))) for row in rows if row["data"] is not None]
     return Group(table(QUEUED, rows), *texts) if rows else "Nothing waits."
 
 
-def poison(rows: list[Row]) -> RenderableType:
+def poison(rows: list[JSONRow]) -> RenderableType:
     """Each by itself, with its text."""
     heads = (f"{moment(row['at'])}  {row['sender']} -> {row['recipient']}  {row['kind']}  {row['cause']}" for row in rows)
     texts = [f"{printable(head)}\n    {printable(row['data'], len(row['data']))}" for head, row in zip(heads, rows, strict=True)]
     return Group(*map(Text, texts)) if rows else "Nothing was put aside."
 
 
-def refusals(rows: list[Row]) -> RenderableType:
+def refusals(rows: list[JSONRow]) -> RenderableType:
     """Not a table: each refusal is read by itself, and its remedy can be sent on as it stands."""
     if not rows:
         return "Nothing was refused."
     return Group(*(Text("\n".join(_refusal(row))) for row in rows))
 
 
-def _refusal(row: Row) -> list[str]:
+def _refusal(row: JSONRow) -> list[str]:
     names = f"peer {row['peer'] or '(unnamed)'}  local {row['local'] or '(unnamed)'}"
     head = f"{moment(row['at'])}  {row['direction']} {row['leg']}  {names}"
     lines = [head + (f"  at {row['address']}" if row["address"] else "")]
@@ -196,7 +196,7 @@ def _refusal(row: Row) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def status(answer: Row) -> RenderableType:
+def status(answer: JSONRow) -> RenderableType:
     lines = [
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
         f"domains    {', '.join(answer['domains'])}",
@@ -210,27 +210,27 @@ def status(answer: Row) -> RenderableType:
     return Group(text, table(_STANZAS, answer["stanzas"])) if answer["stanzas"] else text
 
 
-def _waiting(held: Row) -> str:
+def _waiting(held: JSONRow) -> str:
     text = f"{held['stanzas']:.0f} stanzas, {size(held['bytes'])}"
     return text + (f", the oldest for {duration(held['oldest'])}" if held["stanzas"] else "")
 
 
-def _number(row: Row) -> str:
+def _number(row: JSONRow) -> str:
     return f"{row['number']} {row['direction']} on the {row['leg']} leg"
 
 
-def letter(rows: list[Row]) -> RenderableType:
+def letter(rows: list[JSONRow]) -> RenderableType:
     """The last refusal, told to the other side."""
     return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "Nothing was refused."
 
 
-def draining(answer: Row) -> RenderableType:
+def draining(answer: JSONRow) -> RenderableType:
     """What `drain` answers."""
     fate = "are kept for the next start" if answer["kept"] else "are bounced"
     return f"The gateway stops. {answer['waiting']} stanzas wait; those that cannot be handed on now {fate}."
 
 
-def reloaded(answer: Row) -> RenderableType:
+def reloaded(answer: JSONRow) -> RenderableType:
     """What a reload changed, a line each."""
     lines = [f"{answer['config']} is in use" + ("" if answer["changes"] else ", and says nothing new")]
     lines += [f"warning: {warning}" for warning in answer["warnings"]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from s2sgw.cli.tables import Column, Row, field, moment, table
+from s2sgw.cli.tables import Column, JSONRow, field, moment, table
 from s2sgw.reporting.printable import printable
 
 
@@ -26,11 +26,11 @@ PINS = (
 )
 
 
-def pins(rows: list[Row]) -> RenderableType:
+def pins(rows: list[JSONRow]) -> RenderableType:
     return table(PINS, rows) if rows else "No key is remembered."
 
 
-def approved(row: Row) -> RenderableType:
+def approved(row: JSONRow) -> RenderableType:
     until = "until it is revoked" if row["expires"] is None else f"until {moment(row['expires'])}"
     lines = [f"{row['key']} is approved for {row['peer']} {until}."]
     if not row["counts"]:
@@ -38,7 +38,7 @@ def approved(row: Row) -> RenderableType:
     return Text("\n".join(map(printable, lines)))
 
 
-def pending(rows: list[Row]) -> RenderableType:
+def pending(rows: list[JSONRow]) -> RenderableType:
     """Not a table: each certificate is compared by itself, a changed one beside those before."""
     return lines(line for row in rows for line in _pending(row)) if rows else "No certificate waits."
 
@@ -47,7 +47,7 @@ def lines(told: Iterator[str]) -> RenderableType:
     return Group(Text("\n".join(printable(line, 2000) for line in told)))
 
 
-def _pending(row: Row) -> Iterator[str]:
+def _pending(row: JSONRow) -> Iterator[str]:
     yield f"{row['peer']}  {row['key']}"
     often = f"{row['times']} times since {moment(row['first'])}, last {moment(row['last'])}"
     yield f"    came       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
@@ -66,7 +66,7 @@ def _pending(row: Row) -> Iterator[str]:
     yield ""
 
 
-def certificate(row: Row, what: str, indent: int) -> Iterator[str]:
+def certificate(row: JSONRow, what: str, indent: int) -> Iterator[str]:
     """One certificate in words."""
     space = " " * indent
     if row["unreadable"]:
@@ -80,7 +80,7 @@ def certificate(row: Row, what: str, indent: int) -> Iterator[str]:
     yield f"{space}  sha-256  {row['sha256']}"
 
 
-def _dns(facts: Row) -> Iterator[str]:
+def _dns(facts: JSONRow) -> Iterator[str]:
     for each in facts.get("targets", ()):
         secured = "secured by DNSSEC" if each["secure"] else "not secured"
         yield f"    DNS        {each['host']}:{each['port']} at {', '.join(each['addresses'])}, {secured}"
@@ -115,7 +115,7 @@ def _value(value: object) -> str:
     return {True: "true", False: "false", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
 
 
-def outcome(row: Row) -> str:
+def outcome(row: JSONRow) -> str:
     """A verdict in a few words."""
     if not row["accepted"]:
         return f"refused: {row['cause']}"
@@ -123,11 +123,11 @@ def outcome(row: Row) -> str:
     return f"accepted, proven by {row['proven_by'] or 'nothing yet'} ({ways})"
 
 
-def explanation(row: Row) -> RenderableType:
+def explanation(row: JSONRow) -> RenderableType:
     return Group(lines(_head(row)), table(KEYS, row["keys"]), lines(_rest(row)))
 
 
-def _head(row: Row) -> Iterator[str]:
+def _head(row: JSONRow) -> Iterator[str]:
     yield f"{row['peer']} and {row['local']}, by {'the planned ' if row['planned'] else ''}{row['file']}"
     if row["changed"]:
         yield "The file has changed since it was read, or cannot be read: lines may be wrong."
@@ -137,7 +137,7 @@ def _head(row: Row) -> Iterator[str]:
     yield f"objects    {named or 'none: everything is built in'}"
 
 
-def _rest(row: Row) -> Iterator[str]:
+def _rest(row: JSONRow) -> Iterator[str]:
     shown = row["certificate"]
     yield f"we show    {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we show    no certificate"
     if row["dns"]["cause"]:
@@ -157,7 +157,7 @@ def _rest(row: Row) -> Iterator[str]:
         yield f"refused    {moment(refusal['at'])} {what}, {refusal['times']} times"
 
 
-def _decided(direction: str, row: Row) -> Iterator[str]:
+def _decided(direction: str, row: JSONRow) -> Iterator[str]:
     yield f"{direction}"
     last = row["last"]
     if last is not None:
@@ -174,6 +174,6 @@ def _decided(direction: str, row: Row) -> Iterator[str]:
     yield f"    if nothing proves it:         {outcome(row['if_not'])}"
 
 
-def replayed(answer: Row) -> RenderableType:
+def replayed(answer: JSONRow) -> RenderableType:
     head = f"{answer['handshakes']} handshakes on record by {answer['file']}: {len(answer['changed'])} verdicts would change."
     return Group(Text(printable(head)), table(CHANGES, answer["changed"])) if answer["changed"] else Text(printable(head))

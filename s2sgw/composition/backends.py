@@ -28,7 +28,6 @@ from s2sgw.delivery.outbound_stream import StreamProvider
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import Build, DialFailed, Dialler, DirectDialler
 from s2sgw.net.proxy_protocol import LOCAL, announcing, write
 from s2sgw.net.resolver import Resolver
@@ -41,6 +40,7 @@ from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
 

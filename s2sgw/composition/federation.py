@@ -16,7 +16,7 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
-from s2sgw.net.addresses import HostPort, is_this_machine
+from s2sgw.net.addresses import is_this_machine
 from s2sgw.net.dialing import Dialler, DirectDialler
 from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.http_connect import HTTPConnectDialler
@@ -32,6 +32,7 @@ from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
 log = Logger("s2sgw")

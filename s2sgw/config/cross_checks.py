@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener,
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
-from s2sgw.policy.values import HostPort
+from s2sgw.xmpp.host_port import HostPort, is_loopback
 
 Complaints = Iterator[Complaint]
 #: Keys that mean nothing where there is no s2s of the server's own.
@@ -186,10 +185,7 @@ def tcp_place(endpoint: str) -> tuple[str, int] | None:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or is_loopback(host)
 
 
 # --- name servers ----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class ConfigError(Exception):
         self.certificates = certificates
 
 
-class Source:
+class TOMLSource:
     """Where each key stands in a TOML text; a key inside an inline table is found by the table that holds it."""
 
     def __init__(self, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
-from s2sgw.config.errors import Complaint, ConfigError, KeyPath, Source, suggest, translate
+from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
 from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Listener, Log, Policy, Queue
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver
@@ -69,7 +69,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(path, [f"is not valid TOML: {error}"]) from None
-    source = Source(text)
+    source = TOMLSource(text)
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]

@@ -16,8 +16,7 @@ from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.values import (
-    Address,
-    Anchors,
+    AnchorsKey,
     Count,
     DomainKey,
     DomainName,
@@ -25,20 +24,21 @@ from s2sgw.policy.values import (
     FilePath,
     Flag,
     Hostname,
-    HostPort,
-    IPAddress,
+    HostPortKey,
+    IPAddressKey,
     ListSource,
     Loopback,
     Nameserver,
-    Network,
+    NetworkKey,
     PeerName,
     Resume,
-    Route,
+    RouteKey,
     Section,
     Size,
     TLSVersion,
 )
 from s2sgw.spool.spool_file import Durability
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks at a deny list.
@@ -53,7 +53,7 @@ def parse_endpoint(value: object) -> str:
     return value
 
 
-Endpoint = Annotated[str, PlainValidator(parse_endpoint)]
+ListenEndpoint = Annotated[str, PlainValidator(parse_endpoint)]
 
 
 class Gateway(Section):
@@ -61,23 +61,23 @@ class Gateway(Section):
 
     state: FilePath = Field(default=Path("state"), validate_default=True)
     domains: tuple[DomainName, ...] = Field(min_length=1)
-    source_addresses: tuple[IPAddress, ...] = ()
+    source_addresses: tuple[IPAddressKey, ...] = ()
 
 
 class Listener(Section):
     """One `[[listen]]`: where peers connect to, with STARTTLS or TLS from the first byte (XEP-0368)."""
 
-    endpoint: Endpoint = "tcp:5269"
+    endpoint: ListenEndpoint = "tcp:5269"
     tls: Literal["starttls", "direct"] = "starttls"
     proxy_protocol: Flag = False
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[NetworkKey, ...] = ()
 
 
 class TLS(Section):
     """`[tls]`: our certificates, whom we trust, and the least version that any stream may have."""
 
     certificates: FilePath = Field(default=Path("certs"), validate_default=True)
-    trust_anchors: Anchors = "system"
+    trust_anchors: AnchorsKey = "system"
     minimum: TLSVersion = "1.2"
 
 
@@ -88,7 +88,7 @@ class DNS(Section):
     trust_ad: Flag = False
     private_addresses: Literal["refuse", "allow"] = "refuse"
     #: "host:port" by A-labels
-    static: dict[DomainKey, Route] = {}
+    static: dict[DomainKey, RouteKey] = {}
 
 
 def parse_user(value: object) -> str:
@@ -111,11 +111,11 @@ class Backend(Section):
 
     kind: Literal["s2s", "echo", "jabberd2-router"] = "s2s"
     domains: tuple[DomainName, ...] = ()
-    address: Address = HostPort("127.0.0.1", 15269)
+    address: HostPortKey = HostPort("127.0.0.1", 15269)
     #: with jabberd2's router: who we are there, and the file with the secret
     user: UserName = "s2s"
     secret_file: FilePath | None = None
-    listen: Endpoint = "tcp:15270:interface=127.0.0.1"
+    listen: ListenEndpoint = "tcp:15270:interface=127.0.0.1"
     dns_view: Loopback | None = None
     forward: tuple[Nameserver, ...] = ()
     target: Hostname = "localhost."
@@ -158,7 +158,7 @@ class Queue(Section):
 class Console(Section):
     """`[console]`: where /metrics is served; nowhere if `listen` is left out."""
 
-    listen: Endpoint | None = None
+    listen: ListenEndpoint | None = None
 
 
 class Policy(Section):

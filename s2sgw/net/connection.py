@@ -61,7 +61,7 @@ class Engine(typing.Protocol):
     def release(self) -> None: ...
 
 
-class Owner(typing.Protocol):
+class ConnectionOwner(typing.Protocol):
     """Who decides what the stream is for. No call comes after `ended`, which comes exactly once for a connection made."""
 
     def connected(self, connection: StreamConnection) -> None:
@@ -105,7 +105,7 @@ class StreamConnection(Protocol):
     _log = Logger()
 
     def __init__(
-        self, engine: Engine, owner: Owner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
+        self, engine: Engine, owner: ConnectionOwner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
         direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(), shared: bool = False,
         turns: Turns | None = None, unsent: UnsentBytes | None = None,
     ) -> None:

@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IAddress, IConnector, IProtocol
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 
 #: Seconds for one address to answer.
 CONNECT_TIMEOUT = 15.0

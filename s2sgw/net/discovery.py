@@ -21,7 +21,7 @@ from dns.rdtypes.ANY.TLSA import TLSA as DNSTLSA
 from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred
 
-from s2sgw.net.addresses import HostPort, canonical, is_host, is_public
+from s2sgw.net.addresses import is_public
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.fair_slots import Owner
@@ -31,9 +31,9 @@ from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import S2S_PORT, HostPort, canonical, is_host
 from s2sgw.xmpp.jid import Domain
 
-S2S_PORT = 5269
 #: Seconds for a whole resolution.
 TIMEOUT = 10.0
 #: Seconds to wait for the other address family once one was found: some name servers never answer for AAAA.

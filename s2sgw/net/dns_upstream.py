@@ -18,10 +18,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import CannotListenError
 
-from s2sgw.net.addresses import HostPort, is_address
 from s2sgw.net.dns_transport import Reactor, TwistedBackend
+from s2sgw.xmpp.host_port import DNS_PORT, HostPort, is_address
 
-DNS_PORT = 53
 #: RFC 9715 §3.1: bytes of an answer that passes without fragments.
 EDNS_PAYLOAD = 1232
 #: Seconds that a server has to answer, in the first round over all servers and in the second.

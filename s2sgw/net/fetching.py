@@ -7,10 +7,11 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
-from s2sgw.net.addresses import is_address, is_public
+from s2sgw.net.addresses import is_public
 from s2sgw.net.https import Unfetched
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.anchors import Anchors, encoded
+from s2sgw.xmpp.host_port import is_address
 
 
 async def permitted_addresses(resolver: Resolver, private: bool, host: str) -> list[str]:

@@ -27,7 +27,7 @@ CONCURRENT = 4
 RACE_TIMEOUT = 30.0
 
 
-class Place(Protocol):
+class RacePlace(Protocol):
     """Where to connect to."""
 
     @property
@@ -36,7 +36,7 @@ class Place(Protocol):
     def port(self) -> int: ...
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=RacePlace)
 
 
 @dataclass(frozen=True, slots=True)

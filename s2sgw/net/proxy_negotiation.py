@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.handover import HandoverProtocol, RelayedAddress, RelayedTransport
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 
 
 class ProxyNegotiation(HandoverProtocol):

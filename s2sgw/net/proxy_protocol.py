@@ -18,10 +18,10 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReac
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import Build, Dialler
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = IPv4Address | IPv6Address

@@ -18,7 +18,6 @@ from dns.rdatatype import RdataType
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
-from s2sgw.net.addresses import HostPort, is_address
 from s2sgw.net.dns_answer import Answer, Key, Status
 from s2sgw.net.dns_cache import RECORDS as CACHED_RECORDS
 from s2sgw.net.dns_cache import Cache
@@ -29,6 +28,7 @@ from s2sgw.net.joined_calls import JoinedCalls
 from s2sgw.net.requester import Requester
 from s2sgw.net.silent_zones import SilentZones
 from s2sgw.net.site_rates import SiteRates
+from s2sgw.xmpp.host_port import HostPort, is_address
 
 #: Seconds for one look-up, over all servers and including the wait for a slot.
 TIMEOUT = 10.0

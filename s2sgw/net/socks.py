@@ -12,10 +12,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import Attempt, Build
 from s2sgw.net.proxy_negotiation import ProxyNegotiation
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.host_port import HostPort
 
 #: Seconds for the proxy to connect us: a circuit may have to be built.
 SOCKS_TIMEOUT = 30.0

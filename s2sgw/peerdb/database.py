@@ -15,7 +15,7 @@ from typing import Any
 
 FILE = "peers.sqlite"
 MEMORY = ":memory:"
-Row = tuple[Any, ...]
+DatabaseRow = tuple[Any, ...]
 
 
 class DatabaseUnusable(Exception):
@@ -42,7 +42,7 @@ class PeerDatabase:
         """Make tables that are not there yet."""
         self._database.executescript(script)
 
-    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[DatabaseRow]:
         """What a SELECT finds."""
         return self._database.execute(query, parameters).fetchall()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from s2sgw.policy.values import (
-    Anchors,
+    AnchorsKey,
     Count,
     Duration,
     FilePath,
@@ -22,7 +22,7 @@ from s2sgw.policy.values import (
     Proxy,
     ProxyURL,
     Resume,
-    Route,
+    RouteKey,
     Section,
     Size,
     TLSVersion,
@@ -190,12 +190,12 @@ class PeerObject(Section):
     secure_delegation: Flag | None = None
     insist_on_xmpp_addr: Flag | None = None
     resolve: Resolve | None = None
-    trust_anchors: Anchors | None = None
+    trust_anchors: AnchorsKey | None = None
     pins: tuple[Pin, ...] | None = None
     crl: FilePath | None = None
     certificate: FilePath | None = None
     secret_file: FilePath | None = None
-    route: Route | None = None
+    route: RouteKey | None = None
     proxy: ProxyURL | None = None
     features: FeaturesObject | None = None
     limits: LimitsObject | None = None

@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictIn
 
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.element import NAME_LENGTH
+from s2sgw.xmpp.host_port import DNS_PORT, S2S_PORT, HostPort, is_address, is_loopback
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-XMPP_PORT = 5269
-DNS_PORT = 53
 SOCKS_PORT = 1080
 HTTP_PROXY_PORT = 3128
 
@@ -33,16 +32,6 @@ class Section(BaseModel):
     """A table of the configuration: frozen, and any key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HostPort(NamedTuple):
-    """Where to connect: a host name or address literal (without brackets) and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_duration(text: object) -> float:
@@ -117,7 +106,7 @@ def parse_host_port(value: object, default_port: int | None = None) -> HostPort:
 
 
 def _split_port(text: str) -> tuple[str, str | None]:
-    if _is_ip(text):
+    if is_address(text):
         return text, None
     host, colon, port = text.rpartition(":")
     if text.endswith("]") or not colon:
@@ -127,20 +116,12 @@ def _split_port(text: str) -> tuple[str, str | None]:
 
 
 def _checked_host(host: str) -> str:
-    return str(ipaddress.ip_address(host)) if _is_ip(host) else parse_domain(host).ascii
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return str(ipaddress.ip_address(host)) if is_address(host) else parse_domain(host).ascii
 
 
 def parse_route(value: object) -> str:
     """Where a peer is reached, port 5269 unless it says otherwise; comes back as "host:port"."""
-    return str(parse_host_port(value, XMPP_PORT))
+    return str(parse_host_port(value, S2S_PORT))
 
 
 def parse_nameserver(value: object) -> str:
@@ -151,14 +132,14 @@ def parse_nameserver(value: object) -> str:
 def parse_loopback(value: object) -> HostPort:
     """A loopback address for the DNS view, which answers nobody else."""
     found = _address_port(value)
-    if not ipaddress.ip_address(found.host).is_loopback:
+    if not is_loopback(found.host):
         raise ValueError(f'must be a loopback address such as "127.53.0.1:53", not "{value}"')
     return found
 
 
 def _address_port(value: object) -> HostPort:
     found = parse_host_port(value, DNS_PORT)
-    if not _is_ip(found.host):
+    if not is_address(found.host):
         raise ValueError(f'must be an IP address with an optional port, not "{value}"')
     return found
 
@@ -187,7 +168,7 @@ def parse_proxy(value: object) -> Proxy | Literal["none"]:
         )
     scheme, user, password, place = found.groups(default="")
     host, port = parse_host_port(place, SOCKS_PORT if scheme == "socks5" else HTTP_PROXY_PORT)
-    if not _is_ip(host):
+    if not is_address(host):
         raise ValueError("must have the proxy's IP address, so that nothing is looked up on the way to it")
     if scheme == "http":
         _check_basic(unquote(user), unquote(password))
@@ -210,7 +191,7 @@ def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 def parse_address(value: object) -> str:
     """An IP address in its canonical spelling."""
-    if not isinstance(value, str) or not _is_ip(value):
+    if not isinstance(value, str) or not is_address(value):
         raise ValueError("must be an IP address")
     return str(ipaddress.ip_address(value))
 
@@ -263,15 +244,15 @@ DomainName = Annotated[Domain, PlainValidator(parse_domain)]
 DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
 Hostname = Annotated[str, PlainValidator(parse_hostname)]
 PeerName = Annotated[str, PlainValidator(parse_peer_name)]
-Address = Annotated[HostPort, PlainValidator(parse_host_port)]
-IPAddress = Annotated[str, PlainValidator(parse_address)]
-Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(parse_network)]
+HostPortKey = Annotated[HostPort, PlainValidator(parse_host_port)]
+IPAddressKey = Annotated[str, PlainValidator(parse_address)]
+NetworkKey = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(parse_network)]
 ProxyURL = Annotated[Proxy | Literal["none"], PlainValidator(parse_proxy)]
-Route = Annotated[str, PlainValidator(parse_route)]
+RouteKey = Annotated[str, PlainValidator(parse_route)]
 Nameserver = Annotated[str, PlainValidator(parse_nameserver)]
 Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
-Anchors = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
+AnchorsKey = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
 Pin = Annotated[str, PlainValidator(parse_pin)]
 Namespace = Annotated[str, PlainValidator(parse_namespace)]
 ListSource = Annotated[Path | str, PlainValidator(parse_list_source)]

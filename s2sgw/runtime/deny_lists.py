@@ -32,7 +32,7 @@ RETRY = 300.0
 #: Where fetched lists are kept, in the state directory.
 FOLDER = "deny"
 
-Source = Path | str
+DenyListSource = Path | str
 
 
 class ListUnreadable(Exception):
@@ -60,7 +60,7 @@ class DenyLists:
         self._fetch = fetch
         self._clock = clock
         self._changed = changed
-        self._sources: tuple[Source, ...] = ()
+        self._sources: tuple[DenyListSource, ...] = ()
         self._refresh = RETRY
         self._lists: dict[str, DenyList] = {}
         self._timer: IDelayedCall | None = None
@@ -74,7 +74,7 @@ class DenyLists:
         """What is denied, in the order of the sources."""
         return tuple(self._lists[str(source)] for source in self._sources if str(source) in self._lists)
 
-    def hold(self, sources: Sequence[Source], refresh: float) -> Deferred[None]:
+    def hold(self, sources: Sequence[DenyListSource], refresh: float) -> Deferred[None]:
         """Hold these lists from now on. Files, and copies of what was fetched before, count at once; the rest once it is there.
 
         Fires when every list was tried.
@@ -119,7 +119,7 @@ class DenyLists:
         self._take(found)
         return True
 
-    async def _read(self, source: Source) -> DenyList:
+    async def _read(self, source: DenyListSource) -> DenyList:
         if isinstance(source, Path):
             return read_file(source)
         text = await self._fetch(source)
@@ -166,7 +166,7 @@ class DenyLists:
     def _copy(self, url: str) -> Path:
         return self._folder / (hashlib.sha256(url.encode()).hexdigest() + ".txt")
 
-    def _kept(self, source: Source) -> DenyList | None:
+    def _kept(self, source: DenyListSource) -> DenyList | None:
         """A file as it is now, a fetched list as it was last."""
         held = self._lists.get(str(source))
         if held is not None and isinstance(source, str):
@@ -209,7 +209,7 @@ def parse(source: str, text: bytes) -> DenyList:
         raise ListUnreadable(str(error)) from None
 
 
-def complaints(sources: Iterable[Source]) -> list[str]:
+def complaints(sources: Iterable[DenyListSource]) -> list[str]:
     """What is wrong with those of the lists that are files."""
     found = []
     for source in sources:

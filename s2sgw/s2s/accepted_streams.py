@@ -110,25 +110,25 @@ class AcceptedStreams:
         self._ingress_services.queues.contact(peer)
 
 
-Key = TypeVar("Key", Domain, Pair)
+IndexKey = TypeVar("IndexKey", Domain, Pair)
 
 
-class Index(Generic[Key]):
+class Index(Generic[IndexKey]):
     """The streams of each key, in the order in which they came to it; a key without any is forgotten."""
 
     def __init__(self) -> None:
-        self._streams: dict[Key, dict[AcceptedStream, None]] = {}
+        self._streams: dict[IndexKey, dict[AcceptedStream, None]] = {}
 
-    def get(self, key: Key) -> Collection[AcceptedStream]:
+    def get(self, key: IndexKey) -> Collection[AcceptedStream]:
         """Those of `key`."""
         return self._streams.get(key, {})
 
-    def add(self, key: Key | None, stream: AcceptedStream) -> None:
+    def add(self, key: IndexKey | None, stream: AcceptedStream) -> None:
         """Enter `stream` under `key`."""
         if key is not None:
             self._streams.setdefault(key, {})[stream] = None
 
-    def discard(self, key: Key | None, stream: AcceptedStream) -> None:
+    def discard(self, key: IndexKey | None, stream: AcceptedStream) -> None:
         """Strike it off, if it is there."""
         if key is not None and (streams := self._streams.get(key)) is not None:
             streams.pop(stream, None)

@@ -10,10 +10,9 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
 from s2sgw.authentication.judge import Judge, barred, permission, refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
-from s2sgw.net.addresses import HostPort, canonical, is_address
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.discovery import S2S_PORT, Discovery, Resolution
+from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
@@ -33,6 +32,7 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.framing import FramingLimits
+from s2sgw.xmpp.host_port import S2S_PORT, HostPort, canonical, is_address
 from s2sgw.xmpp.jid import Domain, Pair
 
 

@@ -150,7 +150,7 @@ class Negotiation(ABC):
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
         self._kept = b""
-        self._inputs: Sequence[framing.Event | Route] = []
+        self._inputs: Sequence[framing.FramingEvent | Route] = []
         self._output: list[bytes] = []
         self._unsent = 0  # bytes of these
         self._events: list[Event] = []
@@ -312,7 +312,7 @@ class Negotiation(ABC):
 
     # --- within --------------------------------------------------------------------------------------------------
 
-    def _take(self, inputs: Sequence[framing.Event | Route]) -> None:
+    def _take(self, inputs: Sequence[framing.FramingEvent | Route]) -> None:
         for at, item in enumerate(inputs, 1):
             if type(item) is Stanza:
                 self.phase.stanza(item)
@@ -322,7 +322,7 @@ class Negotiation(ABC):
                 self._inputs = inputs[at:]
                 return
 
-    def _take_other(self, item: framing.Event | Route) -> None:
+    def _take_other(self, item: framing.FramingEvent | Route) -> None:
         match item:
             case Element(name="error", namespace=namespace) if namespace == STREAM:
                 self.phase.stream_error(read_stream_error(item))

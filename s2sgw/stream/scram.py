@@ -17,7 +17,7 @@ from typing import Literal
 from s2sgw.stream.scram_secret import Hash, ScramKeys, StreamSecret
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-Name = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"]
+ScramName = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"]
 #: Conditions of `<failure/>` (RFC 6120 §6.5) that an exchange may come to.
 Condition = Literal["incorrect-encoding", "invalid-authzid", "malformed-request", "not-authorized"]
 
@@ -47,7 +47,7 @@ class ScramRefused(Exception):
 class Variant:
     """One mechanism; `bound` is what -PLUS says."""
 
-    name: Name
+    name: ScramName
     hash: Hash
     bound: bool
 

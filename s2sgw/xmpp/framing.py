@@ -49,7 +49,7 @@ class Fault:
     text: str
 
 
-Event = Header | Element | Stanza | Close | Fault
+FramingEvent = Header | Element | Stanza | Close | Fault
 
 
 class _Done(Exception):
@@ -79,7 +79,7 @@ class Framer:
         self._elements = 0  # that are not stanzas, in this feed
         self._stop_at = stop_at
         self._over = False
-        self._events: list[Event] = []
+        self._events: list[FramingEvent] = []
         self._parser: expat.XMLParserType | None = None
         self._buffer = bytearray()  # what came and is not handed on yet
         self._base = 0  # what expat calls the index of the buffer's first byte
@@ -93,7 +93,7 @@ class Framer:
         self._depth = 0
         self._clear_slice()
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[FramingEvent]:
         """What `data` completes, in order. Never raises: what is wrong comes as a `Fault`, the last event there is."""
         if self.stopped:
             self.leftover += data
@@ -208,7 +208,7 @@ class Framer:
             return document_type()
         return malformed(error)
 
-    def _end(self, *events: Event) -> None:
+    def _end(self, *events: FramingEvent) -> None:
         self._over = True
         self._events += events
         if self.stopped:

@@ -37,10 +37,10 @@ class Route:
     stanza: Stanza | None = None
 
 
-Event = Header | Element | Route | Close | Fault
+RouterEvent = Header | Element | Route | Close | Fault
 
 
-class _Done(Exception):
+class _RouteDone(Exception):
     """Raised out of expat where reading ends, or goes on with another parser."""
 
 
@@ -55,7 +55,7 @@ class RouteFramer:
         self.leftover = b""
         self._stop_at = stop_at
         self._over = False
-        self._events: list[Event] = []
+        self._events: list[RouterEvent] = []
         self._depth = 0
         self._given = 0  # bytes that the parser was given before the present piece
         self._begin = 0  # where in what it was given the open top-level element begins
@@ -64,7 +64,7 @@ class RouteFramer:
         self._inner: _RoutedStanza | None = None
         self._parser = self._new_parser(self._header)
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[RouterEvent]:
         """What `data` completes, in order. Never raises: what is wrong comes as a `Fault`, the last event there is."""
         if self.stopped:
             self.leftover += data
@@ -107,7 +107,7 @@ class RouteFramer:
         """What of `piece` is left for another parser."""
         try:
             self._parser.Parse(piece, False)
-        except _Done:
+        except _RouteDone:
             left = piece[self._parser.CurrentByteIndex - self._given :]
             if not self._over:
                 self._primed()
@@ -124,7 +124,7 @@ class RouteFramer:
         elif self._inner is not None and length > self.limits.stanza_bytes:
             self._inner.give_up()
 
-    def _end(self, *events: Event) -> None:
+    def _end(self, *events: RouterEvent) -> None:
         self._over = True
         self._events += events
 
@@ -174,7 +174,7 @@ class RouteFramer:
         self._depth -= 1
         if self._depth == 0:
             self._end(Close())
-            raise _Done
+            raise _RouteDone
         if self._depth == 1:
             self._end_element(name)
         elif self._inner is not None:
@@ -208,7 +208,7 @@ class RouteFramer:
         if _plain(name) in self._stop_at:
             self.stopped = self._over = True
         if self.stopped or self._given > RECYCLE:  # expat never forgets a name it saw
-            raise _Done
+            raise _RouteDone
 
 
 class _RoutedStanza:

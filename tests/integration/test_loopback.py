@@ -30,7 +30,14 @@ from s2sgw.cli import main as command
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.net.connection import StreamConnection
 from s2sgw.runtime.preflight import check_configuration
-from s2sgw.service import COLLECTOR_THRESHOLDS, Gateway, Options, UnusableConfiguration, freeze_startup_objects, makeService
+from s2sgw.service import (
+    COLLECTOR_THRESHOLDS,
+    Options,
+    RunningGateway,
+    UnusableConfiguration,
+    freeze_startup_objects,
+    makeService,
+)
 from tests.support.certificates import Authority
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -104,8 +111,8 @@ class LoopbackCase(TestCase):
         key.touch(0o600)
         key.write_bytes(issued.key_pem)
 
-    async def running(self) -> Gateway:
-        gateway = Gateway(build_gateway(check_configuration(self.config).config, reactor))
+    async def running(self) -> RunningGateway:
+        gateway = RunningGateway(build_gateway(check_configuration(self.config).config, reactor))
         self.addCleanup(gateway.close)
         gateway.open()
         return gateway
@@ -200,7 +207,7 @@ class LoopbackTests(LoopbackCase):
     async def test_port_in_use(self) -> None:
         """A port that is taken keeps the gateway from starting, and what was open is closed."""
         with socket.create_server(("127.0.0.1", self.federation)):
-            gateway = Gateway(build_gateway(check_configuration(self.config).config, reactor))
+            gateway = RunningGateway(build_gateway(check_configuration(self.config).config, reactor))
             self.addCleanup(gateway.close)
             self.assertRaises(SystemExit, gateway.open)
 

@@ -18,7 +18,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
-from s2sgw.service import ANSWERED, Gateway, GatewayService, _heed_signals, exit_if_unable_to_start, port_of
+from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
 
@@ -120,7 +120,7 @@ class GatewayTests(SynchronousTestCase):
         )
         self.patch(service, "listen", self._listen)
         self.patch(service, "DNSView", self._view)
-        self.gateway = Gateway(self.components)
+        self.gateway = RunningGateway(self.components)
         self.answer: Any = None
         self.views: list[tuple[Any, ...]] = []
 

@@ -1,4 +1,7 @@
-"""The house: imports run down the floors, the pure floors are pure, names are the standard's, dependencies are declared."""
+"""The house: imports run down the floors, pure floors are pure, names are the standard's and mean one thing, dependencies are declared.
+
+Imports for types alone (`if TYPE_CHECKING`) and inside functions count like any other.
+"""
 
 from __future__ import annotations
 
@@ -6,165 +9,143 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
+from collections import defaultdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGE = ROOT / "s2sgw"
+from tests.project.figures import downcasts
+from tests.project.source_tree import (
+    PACKAGE,
+    ROOT,
+    at_import,
+    circles,
+    classes,
+    import_graph,
+    imports,
+    levels,
+    module_name,
+    package_of,
+    sources,
+    tree,
+)
 
-#: Folder or file under s2sgw -> its floor (DESIGN, "The house").
-FLOORS = {
-    "xmpp": 1, "stream": 2, "trust": 2, "queue": 2, "spool": 2, "reporting": 2, "net": 3, "policy": 3, "delivery": 3,
-    "config": 4, "peerdb": 4, "ingress": 4, "authentication": 5, "s2s": 6, "backend": 7, "runtime": 7, "admin": 8, "cli": 9, "composition": 9, "service": 10,
+#: Each package -> what it may import, beside itself: packages, or single modules of one (docs/architecture.md, "The packages").
+MAY_IMPORT = {
+    "xmpp": "",
+    "stream": "xmpp",
+    "trust": "xmpp",
+    "queue": "xmpp",
+    "spool": "xmpp",
+    "reporting": "xmpp",
+    "policy": "trust xmpp",
+    "net": "trust stream xmpp",
+    "delivery": "queue spool reporting stream xmpp",
+    "config": "policy net.endpoint_strings spool stream xmpp",
+    "peerdb": "policy reporting trust xmpp",
+    "ingress": "delivery policy reporting queue stream xmpp",
+    "authentication": "peerdb config policy net trust stream xmpp",
+    "s2s": "authentication ingress delivery reporting policy net stream queue xmpp",
+    "backend": "s2s ingress delivery net stream trust queue xmpp",
+    "runtime": "s2s authentication ingress peerdb config delivery net policy reporting stream trust queue xmpp",
+    "admin": "runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
+    "cli": "admin config reporting runtime backend policy stream xmpp",
+    "composition": "admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
+    "service": "composition admin runtime backend s2s config net reporting spool xmpp",
 }
-#: Floors 2 and 3 have walls inside: `stream`, `trust` and `queue` do not know each other; `net` knows no policy, `policy` no network.
-STRANGERS = {
-    "stream": {"trust", "queue"}, "trust": {"stream", "queue"}, "queue": {"stream", "trust"},
-    "net": {"policy", "delivery"}, "policy": {"net", "delivery"}, "delivery": {"net", "policy"},
+#: Imports that the table does not allow yet; the list may only shrink.
+NOT_YET = {
+    "s2sgw.delivery.ack_selection s2sgw.net.connection", "s2sgw.delivery.ack_selection s2sgw.s2s.extensions",
+    "s2sgw.delivery.agent s2sgw.s2s.connecting", "s2sgw.delivery.agent s2sgw.s2s.resumption",
+    "s2sgw.delivery.agent_states s2sgw.s2s.connecting", "s2sgw.delivery.outbound_stream s2sgw.ingress.stream_ingress",
+    "s2sgw.delivery.outbound_stream s2sgw.net.connection", "s2sgw.delivery.outbound_stream s2sgw.net.discovery",
+    "s2sgw.delivery.outbound_stream s2sgw.s2s.legs", "s2sgw.delivery.outbound_stream s2sgw.s2s.resumption",
+    "s2sgw.ingress.pair_ingress s2sgw.net.connection", "s2sgw.ingress.stream_ingress s2sgw.net.connection",
+    "s2sgw.peerdb.handshakes s2sgw.net.discovery", "s2sgw.peerdb.peer_records s2sgw.net.discovery",
+    "s2sgw.peerdb.pending s2sgw.net.discovery",
 }
-#: Imports that still run up the floors; the list may only shrink.
-UPWARDS = {
-    "s2sgw/delivery/ack_selection.py s2sgw.net.connection", "s2sgw/delivery/ack_selection.py s2sgw.s2s.extensions",
-    "s2sgw/delivery/agent.py s2sgw.s2s.connecting", "s2sgw/delivery/agent.py s2sgw.s2s.resumption",
-    "s2sgw/delivery/agent_states.py s2sgw.s2s.connecting", "s2sgw/delivery/outbound_stream.py s2sgw.ingress.stream_ingress",
-    "s2sgw/delivery/outbound_stream.py s2sgw.net.connection", "s2sgw/delivery/outbound_stream.py s2sgw.net.discovery",
-    "s2sgw/delivery/outbound_stream.py s2sgw.s2s.legs", "s2sgw/delivery/outbound_stream.py s2sgw.s2s.resumption",
+#: A package has at most so many modules on one chain of imports.
+LEVELS = 7
+#: Packages with longer chains yet; the list may only shrink.
+TOO_DEEP = {"stream", "delivery"}
+#: Circles that are still there; the list may only shrink.
+CIRCLES_YET = {"delivery"}
+#: Files that still look behind an interface; the list may only shrink.
+DOWNCASTS_YET = {
+    "admin/queue_verbs.py", "admin/views.py", "delivery/agent.py", "runtime/policy_change.py", "runtime/shutdown.py", "s2s/keepalive.py",
 }
-PURE = ("xmpp", "stream", "trust", "policy", "queue/pair_queue.py", "queue/backoff.py", "queue/bounce.py")
-IMPURE_MODULES = {"twisted", "OpenSSL", "socket", "asyncio", "time", "ssl", "select", "threading", "random"}
+
+#: Modules and packages without input, output, clock or chance: everything they need comes in by argument.
+PURE = ("xmpp", "stream", "trust", "policy", "queue")
+IMPURE_MODULES = {
+    "OpenSSL", "asyncio", "io", "os", "random", "select", "shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading",
+    "time", "twisted",
+}
 FORBIDDEN = ("twisted.words", "treq", "klein", "lxml")
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "manager", "handler", "processor", "engine", "misc", "common"}
+#: Class names that several modules define with one meaning: the phase of the same name in the engine of another role.
+SAME_MEANING = {"AwaitFeatures", "AwaitHeader", "Authenticating", "Handshaking", "Idle", "Judging"}
+#: Names with two meanings yet; the list may only shrink.
+TWO_MEANINGS_YET = {"Answer", "Attempt", "Bound", "Element", "Owner", "Role"}
 #: The import name of a distribution, where the two differ.
 IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
 
 
-def sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-@lru_cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def place(module: str) -> str:
-    """The folder (or the file on the first level) that a module of ours lives in: its key in FLOORS, "" for s2sgw itself."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
-
-
-def imports(nodes: Iterator[ast.AST] | list[ast.stmt]) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything imported; `from a import b` gives both a and a.b."""
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative import"
-            assert node.module is not None
-            yield node.lineno, node.module
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-
-
-def for_types_only(path: Path) -> set[int]:
-    """The lines under `if TYPE_CHECKING:`."""
-    lines: set[int] = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return lines
-
-
-def at_import(path: Path) -> Iterator[ast.AST]:
-    """The nodes of a file that run when it is imported: everything outside functions."""
-    waiting: list[ast.AST] = list(tree(path).body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            waiting.extend(ast.iter_child_nodes(node))
-
-
-def where(path: Path, line: int) -> str:
-    return f"{path.relative_to(ROOT)}:{line}"
-
-
 class FloorTests(SynchronousTestCase):
-    def test_every_file_has_a_floor(self) -> None:
-        """A new folder or file on the first level is given its floor here, or it is in the wrong place."""
-        strays = [module_name(path) for path in sources() if place(module_name(path)) not in FLOORS and place(module_name(path))]
-        self.assertEqual([], strays)
+    """Who may import whom."""
 
-    def test_imports_run_down(self) -> None:
-        """A file imports only from floors below, or from its own folder; the neighbours on floors 2 and 3 are strangers."""
+    def test_every_package_has_its_row(self) -> None:
+        """A new folder, or file on the first level, gets a row in the table, or it is in the wrong place."""
+        self.assertEqual(set(MAY_IMPORT), {package_of(name) for name in import_graph()} - {""})
+
+    def test_table_runs_down(self) -> None:
+        """The table itself allows no circle: each package imports only what has its row above."""
+        rows = list(MAY_IMPORT)
+        for index, (package, allowed) in enumerate(MAY_IMPORT.items()):
+            self.assertEqual([], [other for other in allowed.split() if other.partition(".")[0] not in rows[:index]], package)
+
+    def test_imports(self) -> None:
+        """Every import is allowed by the table."""
         wrong = []
-        for path in sources():
-            own = place(module_name(path))
-            for line, name in imports(ast.walk(tree(path))):
-                other = place(name) if name.startswith("s2sgw.") else ""
-                if not own or other not in FLOORS or other == own:
-                    continue
-                if any(f"{path.relative_to(ROOT)} {known}" in UPWARDS for known in (name, name.rpartition(".")[0])):
-                    continue
-                if FLOORS[other] > FLOORS[own] or other in STRANGERS.get(own, ()):
-                    wrong.append(f"{where(path, line)} {own} imports {name}")
-        self.assertEqual([], wrong)
+        for name, others in import_graph().items():
+            allowed = {package_of(name), "", *MAY_IMPORT.get(package_of(name), "").split()}
+            strays = [other for other in sorted(others) if not {package_of(other), other.removeprefix("s2sgw.")} & allowed]
+            wrong += [f"{name} {other}" for other in strays if package_of(name)]
+        self.assertEqual([], [each for each in wrong if each not in NOT_YET])
 
     def test_no_circles(self) -> None:
-        """Within a folder no module imports, over any number of steps, itself."""
-        modules = {module_name(path): path for path in sources()}
-        graph = {
-            name: {other for line, other in imports(list(at_import(path))) if other in modules and other != name and line not in for_types_only(path)}  # type: ignore[arg-type]
-            for name, path in modules.items()
-        }
-        self.assertEqual([], [name for name in graph if name in reachable(graph, name)])
+        """No module imports itself, over any number of steps."""
+        self.assertEqual([], [circle for circle in circles() if {package_of(name) for name in circle} - CIRCLES_YET])
 
-
-def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = list(graph[start])
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting.extend(graph[name])
-    return seen
+    def test_levels(self) -> None:
+        """No chain of imports inside a package is longer than can be held in mind."""
+        found = {package: levels(package) for package in MAY_IMPORT if package not in TOO_DEEP}
+        self.assertEqual({}, {package: number for package, number in found.items() if number > LEVELS})
 
 
 class PurityTests(SynchronousTestCase):
+    """What may not be imported."""
+
     def test_pure_floors(self) -> None:
-        """xmpp, stream, trust, policy and the queue's words import no network, no clock, no chance."""
+        """xmpp, stream, trust, policy and queue import no network, no file, no clock, no chance."""
         wrong = []
         for path in sources():
-            inside = path.relative_to(PACKAGE).as_posix()
-            if not any(inside == pure or inside.startswith(f"{pure}/") for pure in PURE):
-                continue
-            wrong += [f"{where(path, line)} {name}" for line, name in imports(ast.walk(tree(path))) if name.split(".")[0] in IMPURE_MODULES]
+            if path.relative_to(PACKAGE).parts[0] in PURE:
+                found = {name.split(".")[0] for _, name in imports(ast.walk(tree(path)))}
+                wrong += [f"{module_name(path)} {name}" for name in sorted(found & IMPURE_MODULES)]
         self.assertEqual([], wrong)
 
     def test_no_reactor_at_import(self) -> None:
         """No module imports the reactor when it is imported: twistd has yet to choose it."""
-        wrong = [
-            where(path, line)
-            for path in [*sources(), *sorted((ROOT / "twisted").rglob("*.py"))]
-            for line, name in imports(list(at_import(path)))  # type: ignore[arg-type]
-            if name == "twisted.internet.reactor"
-        ]
+        paths = [*sources(), *sorted((ROOT / "twisted").rglob("*.py"))]
+        wrong = [str(path) for path in paths if any(name == "twisted.internet.reactor" for _, name in imports(at_import(path)))]
         self.assertEqual([], wrong)
 
     def test_forbidden_imports(self) -> None:
-        """No twisted.words (its XMPP builds trees), and nothing that imports the reactor by itself."""
+        """No twisted.words (its XMPP builds trees), and no library that imports the reactor by itself."""
         wrong = [
-            f"{where(path, line)} {name}"
+            f"{module_name(path)} {name}"
             for path in sources()
-            for line, name in imports(ast.walk(tree(path)))
+            for _, name in imports(ast.walk(tree(path)))
             if any(name == bad or name.startswith(f"{bad}.") for bad in FORBIDDEN)
         ]
         self.assertEqual([], wrong)
@@ -174,11 +155,35 @@ class PurityTests(SynchronousTestCase):
         self.assertEqual([], list((ROOT / "twisted").rglob("__init__.py")))
 
 
+class InterfaceTests(SynchronousTestCase):
+    """What is used through an interface is used by that interface."""
+
+    def test_no_downcasts(self) -> None:
+        """No code asks which class is behind a protocol."""
+        found = [f"{path.relative_to(PACKAGE)}:{line} {text}" for path, line, text in downcasts()]
+        self.assertEqual([], [each for each in found if each.partition(":")[0] not in DOWNCASTS_YET])
+
+
 class NameTests(SynchronousTestCase):
+    """Names."""
+
     def test_file_names(self) -> None:
         """Files are the nouns of the standard: no utils, helper, manager, handler, processor, engine, misc."""
         wrong = [str(path.relative_to(ROOT)) for path in sources() if FORBIDDEN_NAMES & set(re.split(r"[_.]", path.stem))]
         self.assertEqual([], wrong)
+
+    def test_one_meaning(self) -> None:
+        """A class, or a name for a type, that other modules can import is defined once."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in sources():
+            for node in classes(path):
+                if not node.name.startswith("_"):
+                    found[node.name].append(module_name(path))
+            for each in tree(path).body:
+                if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name) and re.fullmatch(r"[A-Z][A-Za-z]*[a-z]\w*", each.targets[0].id):
+                    found[each.targets[0].id].append(module_name(path))
+        twice = {name: modules for name, modules in found.items() if len(modules) > 1 and name not in SAME_MEANING | TWO_MEANINGS_YET}
+        self.assertEqual({}, twice)
 
     def test_every_module_says_what_it_is(self) -> None:
         """Each module has a docstring."""
@@ -188,7 +193,7 @@ class NameTests(SynchronousTestCase):
         """No TODO and no stub stands in the code."""
         mark = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|NotImplementedError)\b")
         wrong = [
-            where(path, number)
+            f"{path.relative_to(ROOT)}:{number}"
             for path in sources()
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
             if mark.search(line)
@@ -197,24 +202,26 @@ class NameTests(SynchronousTestCase):
 
 
 def declared() -> dict[str, str]:
-    """Import name -> distribution, of what pyproject.toml depends on."""
+    """Return import name -> distribution, of what pyproject.toml depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in project["dependencies"]]
     return {IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")): name for name in names}
 
 
 def third_parties() -> dict[str, str]:
-    """Import name -> one place, of what the package imports from elsewhere."""
+    """Return import name -> one module, of what the package imports from elsewhere."""
     found: dict[str, str] = {}
     for path in sources():
-        for line, name in imports(ast.walk(tree(path))):
+        for _, name in imports(ast.walk(tree(path))):
             top = name.split(".")[0]
             if top != "s2sgw" and top not in sys.stdlib_module_names:
-                found.setdefault(top, where(path, line))
+                found.setdefault(top, module_name(path))
     return found
 
 
 class DependencyTests(SynchronousTestCase):
+    """Libraries."""
+
     def test_what_is_imported_is_declared(self) -> None:
         """No import rests on a library that only another library brings along."""
         self.assertEqual({}, {name: spot for name, spot in third_parties().items() if name not in declared()})

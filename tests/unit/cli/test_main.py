@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw import __version__
 from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
-from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, Status, StreamRow, Views
+from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, StatusReport, StreamRow, Views
 from s2sgw.cli import main as command
 from tests.support.certificates import leaf_for
 
@@ -37,7 +37,7 @@ REFUSAL = RefusalRow(
 )
 UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
-STATUS = Status(
+STATUS = StatusReport(
     version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
     streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
     stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],

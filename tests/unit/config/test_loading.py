@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.config import Config, ConfigError, load, parse
 from s2sgw.config.cross_checks import certificate_files, tcp_place
-from s2sgw.config.errors import Complaint, Source, key_text, suggest, translate, value_text
+from s2sgw.config.errors import Complaint, TOMLSource, key_text, suggest, translate, value_text
 from s2sgw.config.loading import SECTIONS
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.xmpp.jid import Domain
@@ -294,7 +294,7 @@ limits2.'a b' . c = 2
     def test_lines(self) -> None:
         """Tables, arrays of tables, quoted and dotted keys; what is inside a value is found by its key."""
         tomllib.loads(self.TEXT)
-        source = Source(self.TEXT)
+        source = TOMLSource(self.TEXT)
         for path, line in (
             (("top",), 1), (("gateway",), 2), (("gateway", "domains"), 3), (("gateway", "domains", 0), 3), (("gateway", "text"), 6),
             (("listen", 0), 10), (("listen", 0, "endpoint"), 11), (("listen", 1, "tls"), 12), (("listen", 1, 'end"point'), 13),
@@ -310,7 +310,7 @@ limits2.'a b' . c = 2
 
     def test_whole_file(self) -> None:
         """A complaint about the file has neither key nor line."""
-        self.assertEqual("is odd", Source("").tell(Complaint((), "is odd")))
+        self.assertEqual("is odd", TOMLSource("").tell(Complaint((), "is odd")))
 
 
 class AgreementTests(ConfigTestCase):

@@ -8,10 +8,10 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import DialFailed
 from s2sgw.net.http_connect import CONNECT_TIMEOUT, HEAD_BYTES, HTTPConnectDialler, credentials
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 from tests.support.wires import CountingTransport
 
 PROXY = HostPort("127.0.0.1", 3128)

@@ -15,12 +15,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Build
 from s2sgw.net.proxy_protocol import HEADER_TIMEOUT, MalformedHeader, ProxyFactory, ProxyHeader, announcing, parse, write
 from s2sgw.net.tls import ServerTLS
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 from tests.support.certificates import leaf_for
 from tests.support.wires import LOCAL, CountingTransport, RawTLS, Recorder, Solo, ToyEngine, credential, raw_context
 

@@ -10,10 +10,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.addresses import HostPort
 from s2sgw.net.dialing import DialFailed
 from s2sgw.net.socks import SOCKS_TIMEOUT, SocksDialler
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import HostPort
 from tests.support.wires import CountingTransport
 
 PROXY = HostPort("127.0.0.1", 9050)

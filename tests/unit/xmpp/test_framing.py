@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp import framing, restricted_xml
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import StreamCondition as C
-from s2sgw.xmpp.framing import PIECE, Close, Event, Fault, Framer, FramingLimits
+from s2sgw.xmpp.framing import PIECE, Close, Fault, Framer, FramingEvent, FramingLimits
 from s2sgw.xmpp.header import Header, stream_header
 from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STREAM, TLS, XML
 from s2sgw.xmpp.stanza import Stanza
@@ -46,7 +46,7 @@ BODY = f"{SERVER}}}body"
 FRAMED = Framed("message", MESSAGE, "r@montague.example", "j@capulet.example/b", "chat", "m1", (BODY,))
 
 
-def values(events: Iterable[Event]) -> list[object]:
+def values(events: Iterable[FramingEvent]) -> list[object]:
     return [
         Framed(e.kind, e.data, e.to, e.from_, e.type, e.id, e.payloads) if isinstance(e, Stanza) else e for e in events
     ]
