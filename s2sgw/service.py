@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -31,6 +30,7 @@ from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.reporting.log import LoggedService, destination, observer
 from s2sgw.reporting.metrics import console_site
 from s2sgw.runtime import rediscovery
+from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import shut_down
 from s2sgw.s2s.keepalive import TICK
@@ -91,6 +91,7 @@ class GatewayService(Service):
         from twisted.internet import reactor
 
         super().startService()
+        use_monotonic_clock(reactor)
         with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
             self._gateway = RunningGateway(components)
@@ -142,7 +143,7 @@ class RunningGateway:
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
-        self._sweep()
+        self._start_jobs()
         self._start_reconfiguration()
         self._open_admin()
         for backend in self.config.backends:
@@ -159,16 +160,12 @@ class RunningGateway:
         domains = [str(domain) for domain in self.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.components.views.listeners()])
 
-    def _sweep(self) -> None:
-        self._every(1, self.components.queues.sweep)
-        self._every(TICK, self.components.keepalive.turn)
-        self._every(rediscovery.TICK, self.components.rediscovery.turn)
-
-    def _every(self, seconds: float, work: Callable[[], None]) -> None:
-        repeated = LoopingCall(work)
-        repeated.clock = self.components.reactor
-        repeated.start(seconds, now=False)
-        self._closers.append(repeated.stop)
+    def _start_jobs(self) -> None:
+        jobs = self.components.jobs
+        self._closers.append(jobs.stop)
+        jobs.start("queue sweep", 1, self.components.queues.sweep)
+        jobs.start("keep-alive", TICK, self.components.keepalive.turn)
+        jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
 
     def _start_reconfiguration(self) -> None:
         self.components.reconfiguration.open()

@@ -1,7 +1,8 @@
-"""`s2sgw replay --with FILE`: the handshakes of the last days, judged by a planned file; whose verdict would change."""
+"""`s2sgw replay --with FILE`: judge the handshakes of the last days by a planned file, and list those with another verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,26 +16,30 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 
-#: Handshakes that are judged before others have their turn.
+#: Handshakes that are judged in one turn of the reactor.
 AT_ONCE = 10
 
 
 class Replay:
-    """Answers the verb: `peers` is the policy in force."""
+    """Answers the verb. `peers` is the policy in force, `wall` tells the seconds since the epoch."""
 
-    def __init__(self, clock: IReactorTime, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords) -> None:
+    def __init__(
+        self, clock: IReactorTime, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
+        wall: Callable[[], float],
+    ) -> None:
         self._clock = clock
+        self._wall = wall
         self._peers = peers
         self._proving = proving
         self._peer_records = peer_records
 
     async def replay(self, arguments: Arguments) -> dict[str, Any]:
-        """How many handshakes were judged, and each whose verdict would be another."""
+        """Return how many handshakes were judged, and each whose verdict would be another."""
         config = planned(arguments.get("with"))
         seconds = _seconds(arguments)
         others = config.policies
         others.deny(self._peers.deny_lists)
-        handshakes = self._peer_records.handshakes.list(since=self._clock.seconds() - seconds)
+        handshakes = self._peer_records.handshakes.list(since=self._wall() - seconds)
         changed = []
         for number, handshake in enumerate(handshakes):
             if number % AT_ONCE == 0:
@@ -55,10 +60,10 @@ class Replay:
         }
 
     def _verdict(self, handshake: Handshake, peers: PeerPolicies) -> Verdict:
-        """By what is remembered of the peer now: a change of the file is told, not one of the times."""
+        """Judge by what is remembered of the peer now, so that only the file makes a difference."""
         evidence = handshake.evidence
         policy = peers.policy(evidence.domain)
-        standing = self._peer_records.standing(evidence.domain, policy, self._clock.seconds())
+        standing = self._peer_records.standing(evidence.domain, policy, self._wall())
         return self._proving.found(policy, evidence, standing).verdict
 
     def _turn(self) -> Deferred[None]:

@@ -26,15 +26,15 @@ from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
-    clock: IReactorTime, config: Callable[[], Config], peers: PeerPolicies, peer_records: PeerRecords, audit: AuditLog, *,
-    judge: Judge,
-    proving: ProofRunner, discovery: Discovery, record: EventRecord, queues: DeliveryQueues, accepted: AcceptedStreams,
-    credential: Callable[[Domain, Domain], Credential | None],
+    clock: IReactorTime, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies, peer_records: PeerRecords,
+    audit: AuditLog, *, judge: Judge, proving: ProofRunner, discovery: Discovery, record: EventRecord, queues: DeliveryQueues,
+    accepted: AcceptedStreams, credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
-    """For `AdminService`."""
+    """Return the verbs by name. `wall` tells the seconds since the epoch, `clock` gives other work its turn."""
     streams = PeerStreams(queues, accepted)
     pins = PinVerbs(
-        peer_records, peers, audit, clock.seconds, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
+        peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )
-    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, clock.seconds)
-    return {**pins.verbs(), "explain": explainer.explain, "replay": Replay(clock, peers, proving, peer_records).replay}
+    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall)
+    replay = Replay(clock, peers, proving, peer_records, wall)
+    return {**pins.verbs(), "explain": explainer.explain, "replay": replay.replay}

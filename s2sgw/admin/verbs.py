@@ -91,6 +91,7 @@ class StatusReport(TypedDict):
     waiting: dict[str, float]  # {"stanzas": …, "bytes": …, "oldest": …}
     refusals: int
     broken: int  # streams towards us that broke off and may be resumed
+    alerts: list[str]  # what an operator should look into, a sentence each
 
 
 @dataclass(frozen=True, slots=True)

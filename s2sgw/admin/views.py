@@ -41,8 +41,9 @@ class GatewayViews:
         self, config: Config, queues: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
         certificates: CertificateDirectory, started: float, room: StreamLimit,
         without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
-        links: Callable[[], Iterable[RouterLink]] = tuple,
+        links: Callable[[], Iterable[RouterLink]] = tuple, alerts: Callable[[], list[str]] = list,
     ) -> None:
+        self._alerts = alerts
         self._links = links
         self._config = config
         self._queues = queues
@@ -142,7 +143,7 @@ class GatewayViews:
             yield CertificateRow(
                 domain=str(domain), name=credential.name if credential else None,
                 names=[str(name) for name in credential.names.presented] if credential else [],
-                expires=expires, left=None if expires is None else expires - self.now(),
+                expires=expires, left=None if expires is None else expires - self._queues.wall(),
                 fingerprint=credential.fingerprint if credential else None,
             )
 
@@ -158,6 +159,7 @@ class GatewayViews:
             ],
             waiting={"stanzas": stanzas, "bytes": self._queues.budget.used, "oldest": oldest},
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
+            alerts=self._alerts(),
         )
 
     def listeners(self) -> Iterator[dict[str, str]]:

@@ -1,7 +1,7 @@
 """POSH documents, fetched by HTTPS and kept for a while (RFC 7711, R23).
 
-A stranger's name is enough to make us fetch: so the fetch is bounded (`net.https`), few run at once, and what came of them,
-failure included, is kept in a bounded cache.
+A stranger's name is enough to start a fetch. So each fetch is bounded (`net.https`), few run at once, and their results, failures
+too, are kept in a bounded cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from s2sgw.trust.evidence import POSHLookup
 from s2sgw.trust.posh import Document, InvalidPOSH, Reference, checked_url, document_url, parse
 from s2sgw.xmpp.jid import Domain
 
-#: Domains whose outcome is kept, and fetches at once; one more fails at once.
+#: Domains whose result is kept. Fetches that may run at once; one more fails at once.
 KEPT = 2048
 CONCURRENT = 32
 #: Seconds for which a failure, and at most a document, is kept.
@@ -40,10 +40,13 @@ class _CachedDocument(NamedTuple):
 
 
 class POSHDocuments:
-    """Looks POSH documents up; `fetch` is `HTTPS.get`."""
+    """Looks POSH documents up. `fetch` is `HTTPS.get`, `wall` tells the seconds since the epoch."""
 
-    def __init__(self, clock: IReactorTime, fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+    def __init__(
+        self, clock: IReactorTime, fetch: Callable[[str], Awaitable[Fetched]], wall: Callable[[], float] | None = None,
+    ) -> None:
         self._clock = clock
+        self._wall = wall or clock.seconds
         self._fetch = fetch
         self._kept: OrderedDict[str, _CachedDocument] = OrderedDict()
         self._pending: dict[str, list[Deferred[POSHLookup]]] = {}
@@ -52,7 +55,7 @@ class POSHDocuments:
         return len(self._kept)
 
     def lookup(self, domain: Domain) -> Deferred[POSHLookup]:
-        """What the domain's document comes to. Never fails; cancelled, only the caller leaves."""
+        """Look the document of a domain up. Never fails. To cancel the Deferred leaves the fetch to the other callers."""
         name = domain.ascii
         waiter: Deferred[POSHLookup] = Deferred(lambda cancelled: self._pending[name].remove(cancelled))
         known = self._kept.get(name)
@@ -68,7 +71,7 @@ class POSHDocuments:
         return waiter
 
     async def _look_up(self, domain: Domain) -> POSHLookup:
-        """One redirect at most, be it HTTP's or the document's own (RFC 7711 §3.2)."""
+        """Fetch the document. At most one redirect is followed, HTTP's or the document's own (RFC 7711 §3.2)."""
         url, reference = document_url(domain), None
         answer = await self._fetch(url)
         redirected = answer.status in _REDIRECTS
@@ -81,14 +84,16 @@ class POSHDocuments:
             reference, found = found, _read(await self._fetch(found.url))
         if not isinstance(found, Document):
             raise InvalidPOSH("the document was redirected twice")
-        now = datetime.fromtimestamp(self._clock.seconds(), UTC)
-        return found.lookup(now, reference)
+        return found.lookup(self._date(), reference)
+
+    def _date(self) -> datetime:
+        return datetime.fromtimestamp(self._wall(), UTC)
 
     def _settle(self, lookup: POSHLookup, name: str) -> None:
         now = self._clock.seconds()
         lifetime = FAILURE_SECONDS
         if lookup.expires is not None:
-            left = lookup.expires - datetime.fromtimestamp(now, UTC)
+            left = lookup.expires - self._date()
             lifetime = min(left, timedelta(seconds=DOCUMENT_SECONDS)).total_seconds()
         self._kept.pop(name, None)
         self._kept[name] = _CachedDocument(now + lifetime, lookup)
@@ -105,14 +110,16 @@ def _read(answer: Fetched) -> Document | Reference:
 
 
 def _failed(failure: Failure) -> POSHLookup:
-    """What went wrong, in words; an error of our own is told as such."""
+    """Return a look-up that says what went wrong."""
     words = failure.getErrorMessage()
     told = failure.check(InvalidPOSH, Unfetched) is not None
     return POSHLookup(failure=words if told else f"{type(failure.value).__name__}: {words}")
 
 
-def documents(private: bool, reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> POSHDocuments:
-    """POSH documents, from addresses that are public, or any where `private` says so."""
+def documents(
+    private: bool, reactor: Any, wall: Callable[[], float], resolver: Resolver, anchors: Callable[[], Anchors],
+) -> POSHDocuments:
+    """Return what fetches POSH documents from public addresses, or from any where `private` is true."""
     trust = TrustRoot()
     resolve = partial(permitted_addresses, resolver, private)
-    return POSHDocuments(reactor, HTTPS(reactor, resolve, lambda: trust.of(anchors())).get)
+    return POSHDocuments(reactor, HTTPS(reactor, resolve, lambda: trust.of(anchors())).get, wall)

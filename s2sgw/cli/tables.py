@@ -205,6 +205,7 @@ def status(answer: JSONRow) -> RenderableType:
         f"waiting    {_waiting(answer['waiting'])}",
         *([f"broken     {answer['broken']} that may be resumed"] if answer["broken"] else []),
         f"refusals   {answer['refusals']}",
+        *(f"ALERT      {alert}" for alert in answer.get("alerts", ())),
     ]
     text = Text("\n".join(printable(line) for line in lines))
     return Group(text, table(_STANZAS, answer["stanzas"])) if answer["stanzas"] else text

@@ -6,6 +6,8 @@ Each step uses what the steps before it have built. One binding is late, since s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -53,6 +55,8 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
 from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.spool_metrics import CommitTimes
+from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
@@ -98,13 +102,15 @@ class GatewayComponents:
     rediscovery: Rediscovery
     reconfiguration: Reconfiguration
     views: GatewayViews
+    jobs: PeriodicJobs
     metrics: Metrics
     verbs: dict[str, Verb]
 
 
-def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
+def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time.time) -> GatewayComponents:
     """Build everything that a checked configuration asks for. No port is opened and no connection made.
 
+    `reactor.seconds` tells delays, and should be monotonic (`use_monotonic_clock`). `wall` tells the seconds since the epoch.
     The state directory, the peer database and the spool are opened: raises `OSError`, `ValueError`, `SpoolBroken` or
     `PrivateCAError` where one of them cannot be used.
     """
@@ -117,13 +123,15 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state)
-    record = EventRecord(reactor.seconds, log, peer_records.refusals.keep, peer_records.refusals.past())
-    audit = AuditLog(state, reactor.seconds)
+    record = EventRecord(wall, log, peer_records.refusals.keep, peer_records.refusals.past())
+    audit = AuditLog(state, wall)
     handshake_times = HandshakeTimes()
+    jobs = PeriodicJobs(reactor)
 
     # 3. custody
-    spool = build_spool(running, state, reactor)
-    queues = build_queues(running, state, reactor, record, spool)
+    commit_times = CommitTimes()
+    spool = build_spool(running, state, reactor, wall, commit_times)
+    queues = build_queues(running, state, reactor, wall, record, spool)
     ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor.seconds))
 
     # 4. resolver and discovery
@@ -132,7 +140,7 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
     discovery = discovery_of(reactor, running, resolver, own_ports, diallers, random)
 
     # 5. authentication
-    posh = documents(config.dns.private_addresses == "allow", reactor, resolver, running.anchors)
+    posh = documents(config.dns.private_addresses == "allow", reactor, wall, resolver, running.anchors)
     proof_runner = ProofRunner(running.trust_files.anchors, running.trust_files.revocations)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers.relayed)
     judge = Judge(running.policies, proof_runner, look_ups, peer_records, lambda: datetime.now(UTC))
@@ -183,11 +191,11 @@ def build_gateway(config: Config, reactor: Any) -> GatewayComponents:
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, running, record, audit, handshake_times, queues, accepted, stream_limit, extensions, backends, discovery,
-        peer_records, judge, proof_runner,
+        reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted, stream_limit, extensions,
+        backends, discovery, peer_records, judge, proof_runner,
     ))
     return GatewayComponents(
         reactor, state, running, own_ports, record, audit, spool, queues, resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
-        operator.views, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
+        operator.views, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
     )

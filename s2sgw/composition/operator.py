@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +23,8 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
 from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
+from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
 from s2sgw.s2s.stream_limits import StreamLimit
@@ -34,10 +36,13 @@ class OperatorServices:
     """What the operator's view is read from."""
 
     clock: IReactorTime
+    wall: Callable[[], float]
     running: RunningConfiguration
     record: EventRecord
     audit: AuditLog
     handshake_times: HandshakeTimes
+    commit_times: CommitTimes
+    jobs: PeriodicJobs
     queues: DeliveryQueues
     accepted: AcceptedStreams
     stream_limit: StreamLimit
@@ -58,19 +63,34 @@ class Operator:
         self.views = GatewayViews(
             running.config, services.queues, services.accepted, services.record, running.certificates, services.clock.seconds(),
             services.stream_limit, self._disabled_extensions, services.backends.links.values,
+            alerts=self._alerts,
         )
-        self.metrics = Metrics(self.views.sources(), services.handshake_times)
+        queue_space = QueueSpace(self._memory, self._disk)
+        collectors = (services.jobs, queue_space, services.commit_times.histogram)
+        self.metrics = Metrics(self.views.sources(), services.handshake_times, collectors)
 
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs of the admin socket, but for those that end or change the gateway."""
         services, running = self._services, self._services.running
         queue_verbs = QueueVerbs(services.queues, running.is_local, services.audit)
         trust = trust_verbs(
-            services.clock, self._config, running.policies, services.peer_records, services.audit, judge=services.judge,
-            proving=services.proof_runner, discovery=services.discovery, record=services.record, queues=services.queues,
-            accepted=services.accepted, credential=running.credential,
+            services.clock, services.wall, self._config, running.policies, services.peer_records, services.audit,
+            judge=services.judge, proving=services.proof_runner, discovery=services.discovery, record=services.record,
+            queues=services.queues, accepted=services.accepted, credential=running.credential,
         )
         return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}
+
+    def _alerts(self) -> list[str]:
+        """Return what an operator should look into, a sentence each."""
+        return [*self._services.jobs.alerts(), *self._services.queues.spool.alerts()]
+
+    def _memory(self) -> tuple[int, int]:
+        budget = self._services.queues.budget
+        return budget.used, budget.limit
+
+    def _disk(self) -> tuple[int, int]:
+        spool = self._services.queues.spool
+        return spool.used, spool.limit
 
     def _config(self) -> Config:
         return self._services.running.config

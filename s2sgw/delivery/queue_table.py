@@ -242,13 +242,22 @@ class DeliveryQueues:
         """Once a second: bounce what expired, and forget the flows that nothing uses."""
         now = self.clock.seconds()
         self._again()
+        errors: list[Exception] = []
         for queue in self:
-            queue.expire(now)
-            if queue.idle:
-                self._forget(queue.pair)
+            try:
+                self._sweep(queue, now)
+            except Exception as error:  # the other queues are swept all the same
+                errors.append(error)
         if self.spools and self.spool.count and not self.expiring:
             self.expiring = True
             self.spool.expired(now, EXPIRED, self._expired)
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} queues could not be swept", errors)
+
+    def _sweep(self, queue: DeliveryQueue, now: float) -> None:
+        queue.expire(now)
+        if queue.idle:
+            self._forget(queue.pair)
 
     def _forget(self, pair: Pair) -> None:
         self._next = max(self._next, self._queues.pop(pair).pair_queue.next_position)

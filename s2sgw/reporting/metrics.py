@@ -6,7 +6,7 @@ own (directions, kinds, causes) or from the configuration (local domains), never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,12 +114,12 @@ class HandshakeTimes:
 
 
 class Metrics:
-    """The registry of one gateway: what is read from `sources` at each scrape, and the times of handshakes."""
+    """The registry of one gateway: the `sources` and the `collectors`, read at each scrape, and the times of handshakes."""
 
-    def __init__(self, sources: MetricSources, handshake_times: HandshakeTimes) -> None:
+    def __init__(self, sources: MetricSources, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = ()) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Reader(sources))
-        self.registry.register(handshake_times.histogram)
+        for collector in (_Reader(sources), handshake_times.histogram, *collectors):
+            self.registry.register(collector)
 
     def text(self) -> bytes:
         """Return everything in the text format that Prometheus scrapes."""

@@ -75,14 +75,14 @@ class Rediscovery:
         """Look for those whose time has come, as far as something waits for them."""
         now = self._clock.seconds()
         for peer, missed in [row for row in self._missed.items() if row[1].due <= now]:
+            missed.due = self._next()
             rest = self._rest(peer)
             if rest is None:
                 del self._missed[peer]
-            elif rest <= NEAR:
-                missed.due = self._next()
-            elif self._asking < AT_ONCE:
-                missed.due = self._next()
+            elif rest > NEAR and self._asking < AT_ONCE:
                 self._look(peer, missed)
+            elif rest > NEAR:
+                missed.due = now
 
     def _next(self) -> float:
         return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random())

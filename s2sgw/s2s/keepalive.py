@@ -74,10 +74,17 @@ class KeepAlive:
         self._at = (self._at + 1) % SLOTS
         due, self._slots[self._at] = self._slots[self._at], []
         now = self._clock.seconds()
+        errors: list[Exception] = []
         for watched in due:
             connection = watched.connection()
             if connection is not None and connection.ending is None:
-                self._look(watched, connection, now)
+                try:
+                    self._look(watched, connection, now)
+                except Exception as error:  # the others have their turn too, and this one has it again
+                    errors.append(error)
+                    self._put(watched, self._bounds.rest)
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} streams could not be looked after", errors)
 
     def _put(self, watched: KeepAliveEntry, seconds: float) -> None:
         ahead = min(max(1, -int(-seconds // TICK)), SLOTS - 1)

@@ -137,6 +137,9 @@ class Spool(Protocol):
     def next_position(self) -> int:
         """A position behind all that this spool ever held, before this process too. New queues begin here or later."""
 
+    def alerts(self) -> list[str]:
+        """Return what an operator should look into, a sentence each."""
+
     def used_by(self, peer: Domain) -> int:
         """The part of `used` that the stanzas from and to `peer` take."""
 

@@ -63,6 +63,9 @@ class MemorySpool(Spool):
     def next_position(self) -> int:
         return self._next_position
 
+    def alerts(self) -> list[str]:
+        return []
+
     def used_by(self, peer: Domain) -> int:
         rows = [row for pair, rows in self._queues.items() if peer in pair for row in rows.values()]
         return sum(len(row.stanza.data) for row in rows)

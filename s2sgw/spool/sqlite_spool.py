@@ -85,8 +85,9 @@ class SQLiteSpool(Spool):
         self._clock = clock
         self._wall = wall
         self._boot = boot
-        #: None while the file cannot be opened, for the reason `_trouble`
+        #: None while the file cannot be opened
         self._tables: SpoolTables | None = None
+        #: what the file could not be used for lately, or ""
         self._trouble = ""
         #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
         self._absent = False
@@ -130,6 +131,12 @@ class SQLiteSpool(Spool):
     @property
     def next_position(self) -> int:
         return 1 if self._tables is None else self._tables.reserved
+
+    def alerts(self) -> list[str]:
+        alerts = [self._trouble] if self._trouble else []
+        if self.stalled:
+            alerts.append(f"the disk of the spool {self._path} has not answered for {self._clock() - self._answered_at:.0f} s")
+        return alerts
 
     def used_by(self, peer: Domain) -> int:
         return 0 if self._tables is None else self._tables.used_by(peer)
@@ -201,8 +208,8 @@ class SQLiteSpool(Spool):
         except SpoolBroken as broken:
             if not may_pass(broken.__cause__):
                 raise
-            self._say(f"{broken}; until it can be, nobody is let in")
-            self._trouble = str(broken)
+            self._trouble = f"{broken}; until it can be, nobody is let in"
+            self._say(self._trouble)
         self._next_try = self._clock() + REOPEN_SECONDS
 
     def _open(self) -> SpoolTables:
@@ -215,7 +222,8 @@ class SQLiteSpool(Spool):
         except (sqlite3.Error, NotASpool, RowsDamaged) as damage:
             self._set_aside(damage)
         except NoRoom as full:
-            self._say(f"{full}; nothing is held on the disk until there is room")
+            self._trouble = f"{full}; nothing is held on the disk until there is room"
+            self._say(self._trouble)
             self._absent = True
             return SpoolTables(open_database(Path(":memory:"), self._durability), 0)
         try:
@@ -303,6 +311,7 @@ class SQLiteSpool(Spool):
             began = self._clock()
             if tables.commit():
                 self._committed(self._clock() - began)
+                self._trouble = self._trouble if self._absent else ""
         except Exception:
             tables.rollback()
             raise
@@ -312,7 +321,7 @@ class SQLiteSpool(Spool):
         try:
             return job.work(tables)
         except SpoolError as error:
-            return SpoolFull(self._trouble or f"{self._path}: the disk is full", "disk") if self._absent else error
+            return SpoolFull(self._trouble, "disk") if self._absent else error
 
     def _alone(self, job: _Job, tries: int = 2) -> Any:
         try:
@@ -343,8 +352,9 @@ class SQLiteSpool(Spool):
 
     def _failed(self, job: _Job, error: Exception) -> SpoolError | None:
         full = code(error) == sqlite3.SQLITE_FULL
-        if not full and not isinstance(error, SpoolBroken):
-            self._say(f"{self._path} failed: {type(error).__name__}: {error}")
+        if not isinstance(error, SpoolBroken):
+            self._trouble = f"{self._path}: the disk is full" if full else f"{self._path} failed: {type(error).__name__}: {error}"
+            self._say(self._trouble)
         if job.answer is None and len(self._retry) < RETRIES:
             self._retry.append(job)
         if isinstance(error, SpoolError):

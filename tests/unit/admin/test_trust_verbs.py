@@ -241,7 +241,7 @@ class ReplayTests(TrustCase):
     def replay(self, text: str, **arguments: Any) -> Any:
         plan = self.folder / "plan.toml"
         plan.write_text(text)
-        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.peer_records).replay({"with": str(plan), **arguments}))
+        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.peer_records, self.clock.seconds).replay({"with": str(plan), **arguments}))
         while not asked.called:
             self.clock.advance(0)
         return asked

@@ -38,6 +38,7 @@ REFUSAL = RefusalRow(
 UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
 STATUS = StatusReport(
+    alerts=["the job 'queue sweep' has not succeeded for 9 s"],
     version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
     streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
     stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],
@@ -200,7 +201,7 @@ class AnswerTests(CommandCase):
         self.assertEqual(STATUS, self.json_of("status"))
         output = self.run_command("status").output
         for words in ("running for 2 h 1 min on /etc/s2sgw.toml", "tcp:5269 (federation)", "2 inbound on the federation leg",
-                      "1 stanzas, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed"):
+                      "1 stanzas, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed", "ALERT      the job 'queue sweep' has not"):
             self.assertIn(words, output)
 
     def test_streams(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.spool.interface import Quarantined, SpoolBroken
 from s2sgw.xmpp.ending import Cause
 from tests.support.faulty_spool import FaultySpool
@@ -84,6 +86,33 @@ class UnreadableTests(SynchronousTestCase):
         world = World(spool=spool)
         world.queues.restore()
         self.assertEqual(world.queue.pair_queue.next_position, 77)
+
+
+class SweepTests(SynchronousTestCase):
+    """One queue that fails does not keep the others from being swept."""
+
+    def test_the_others_expire(self) -> None:
+        """The failure is told at the end of the sweep, and comes again at the next."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        other = world.queues.queue(OUT._replace(recipient=OUT.sender))
+        self.patch(type(other), "expire", fails_for(other, type(other).expire))
+        world.clock.advance(601)
+        for _ in range(2):
+            error = self.assertRaises(ExceptionGroup, world.queues.sweep)
+            self.assertEqual(str(error.exceptions[0]), "disk full")
+        self.assertEqual(len(world.back.sent), 1)
+
+
+def fails_for(queue: DeliveryQueue, method: Callable[..., None]) -> Callable[..., None]:
+    """Return `method`, which fails for one queue."""
+    def called(self: DeliveryQueue, *arguments: object) -> None:
+        if self is queue:
+            raise OSError("disk full")
+        method(self, *arguments)
+
+    return called
 
 
 class DamageTests(SynchronousTestCase):

@@ -67,6 +67,33 @@ class KeepingTests(SynchronousTestCase):
             solo.connection.negotiated()
         return solo
 
+    def test_a_stream_that_fails(self) -> None:
+        """One stream that cannot be looked after is told, has its turn again, and keeps no other from its own."""
+        solo = self.kept()
+        other = Solo()
+        other.connection.negotiated()
+        failing = [True]
+        self.keeper.keep(other.connection)
+        look = self.keeper._look
+        looked: list[object] = []
+
+        def fail(watched: Any, connection: Any, now: float) -> None:
+            looked.append(connection)
+            if connection is solo.connection and failing:
+                raise OSError(failing.pop())
+            look(watched, connection, now)
+
+        self.patch(self.keeper, "_look", fail)
+        errors = 0
+        for _ in range(2 * SLOTS):
+            try:
+                self.keeper.turn()
+            except ExceptionGroup:
+                errors += 1
+        self.assertEqual((errors, len(self.keeper)), (1, 2))
+        self.assertGreater(looked.count(solo.connection), 1)
+        self.assertGreater(looked.count(other.connection), 1)
+
     def test_gone(self) -> None:
         """A stream that is gone does not stay in memory until its slot comes."""
         gone = ref(self.kept().connection)

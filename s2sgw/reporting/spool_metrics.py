@@ -1,0 +1,45 @@
+"""The numbers of the queue's space for Prometheus: what memory and disk hold of it, their limits, and the time of commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+#: Buckets of `s2sgw_spool_commit_seconds`: from a fast disk up to one that hangs.
+COMMIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class CommitTimes:
+    """How long each commit of the spool took (`s2sgw_spool_commit_seconds`). May be told from any thread."""
+
+    def __init__(self) -> None:
+        text = "Time that a commit of the spool took, up to its sync to the disk."
+        self.histogram = Histogram("s2sgw_spool_commit_seconds", text, buckets=COMMIT_BUCKETS, registry=None)
+
+    def took(self, seconds: float) -> None:
+        """Count a commit that took `seconds`."""
+        self.histogram.observe(seconds)
+
+
+class QueueSpace(Collector):
+    """Bytes of the queue, by where they are. Each source gives (bytes, limit) when it is asked."""
+
+    def __init__(self, memory: Callable[[], tuple[int, int]], disk: Callable[[], tuple[int, int]]) -> None:
+        self._sources = {"memory": memory, "disk": disk}
+
+    def describe(self) -> list[Metric]:
+        """Ask nothing of the sources when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return what is used of memory and disk, and how much may be."""
+        used = GaugeMetricFamily("s2sgw_queue_bytes", "Bytes that the delivery queues take.", labels=("where",))
+        limits = GaugeMetricFamily("s2sgw_queue_limit_bytes", "Bytes that the delivery queues may take.", labels=("where",))
+        for where, source in self._sources.items():
+            bytes_, limit = source()
+            used.add_metric((where,), bytes_)
+            limits.add_metric((where,), limit)
+        yield from (used, limits)
