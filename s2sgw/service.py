@@ -33,11 +33,14 @@ from s2sgw.runtime import rediscovery
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import shut_down
+from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Ending
 
+#: Seconds between two status lines for systemd.
+STATUS_SECONDS = 10
 #: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
 #: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 20,000 more than
@@ -133,8 +136,9 @@ class RunningGateway:
 
     log = Logger("s2sgw")
 
-    def __init__(self, components: GatewayComponents) -> None:
+    def __init__(self, components: GatewayComponents, notifications: ServiceNotifications | None = None) -> None:
         self.components = components
+        self._systemd = notifications or ServiceNotifications()
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
@@ -166,6 +170,8 @@ class RunningGateway:
         jobs.start("queue sweep", 1, self.components.queues.sweep)
         jobs.start("keep-alive", TICK, self.components.keepalive.turn)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
+        if self._systemd.watchdog_interval is not None:
+            jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)
 
     def _start_reconfiguration(self) -> None:
         self.components.reconfiguration.open()
@@ -230,6 +236,13 @@ class RunningGateway:
         self._closers.append(self.components.backends.stop)
         if queues:
             self.log.info(event="restored", lanes=queues, stanzas=self.components.spool.count)
+        self._systemd.ready(self._status())
+        self.components.jobs.start("systemd status", STATUS_SECONDS, lambda: self._systemd.status(self._status()))
+
+    def _status(self) -> str:
+        """Return the line for `systemctl status`."""
+        streams = sum(self.components.views.stream_counts().values())
+        return f"{streams} streams, {self.components.views.queue()[0]} stanzas waiting"
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
@@ -240,6 +253,7 @@ class RunningGateway:
 
     def close(self) -> Deferred[Any]:
         """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
+        self._systemd.stopping()
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components

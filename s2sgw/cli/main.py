@@ -15,7 +15,7 @@ from rich.text import Text
 
 from s2sgw import __version__
 from s2sgw.backend.private_ca import PrivateCA, PrivateCAError
-from s2sgw.cli import tables, trust
+from s2sgw.cli import setup_files, tables, trust
 from s2sgw.cli.output import CONFIGURATION, NO
 from s2sgw.cli.output import asked as _ask
 from s2sgw.cli.output import config_option as _config
@@ -63,13 +63,55 @@ def check(config: Path, as_json: bool) -> None:
     click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
 
 
-@main.command()
-@click.argument("server", type=click.Choice(list(SERVERS)))
-@click.option("--local", metavar="DOMAIN", help="A domain of the backend, where there are several.")
-@_config
-@_json
-def setup(server: str, local: str | None, config: Path, as_json: bool) -> None:
-    """The lines that put an existing SERVER behind this gateway; writes the authority that it is to trust."""
+@main.group(invoke_without_command=False)
+def setup() -> None:
+    """Print what a running system needs: a configuration, systemd units, the lines for your XMPP server."""
+
+
+@setup.command("config")
+@click.option("--domain", "domains", multiple=True, required=True, metavar="DOMAIN", help="A domain of your server; repeatable.")
+@click.option("--server", type=click.Choice(list(SERVERS)), default="prosody", show_default=True, help="What your server is.")
+def setup_config(domains: tuple[str, ...], server: str) -> None:
+    """Print a configuration file for your domains, to be saved as /etc/s2sgw/s2sgw.toml."""
+    try:
+        names = [Domain.parse(domain).text for domain in domains]
+    except InvalidJID as error:
+        _fail(str(error), CONFIGURATION, False)
+    click.echo(setup_files.configuration(names, server), nl=False)
+
+
+@setup.command("systemd")
+@click.option("--program", metavar="FILE", help="The s2sgw command that the unit starts (default: this one).")
+@click.option("--install", is_flag=True, help="Write the files to their places instead of printing them.")
+@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
+def setup_systemd(program: str | None, install: bool, root: Path) -> None:
+    """Print (or install) the systemd units, sockets and the system user for s2sgw."""
+    texts = setup_files.systemd_files(program or setup_files.program())
+    if not install:
+        click.echo("\n".join(texts.values()), nl=False)
+        return
+    try:
+        for place in setup_files.install(texts, root):
+            click.echo(f"written: {place}")
+    except (OSError, setup_files.FileExists) as error:
+        _fail(str(error), CONFIGURATION, False)
+    click.echo("Next: systemd-sysusers && systemctl daemon-reload && systemctl enable --now s2sgw")
+
+
+def _setup_server(server: str) -> click.Command:
+    """Return the command that prints the lines for `server`."""
+
+    @click.command(server, help=f"Print the lines that put {server} behind this gateway, and write the CA that it is to trust.")
+    @click.option("--local", metavar="DOMAIN", help="A domain of the backend, if there are several backends.")
+    @_config
+    @_json
+    def command(local: str | None, config: Path, as_json: bool) -> None:
+        _print_lines(server, local, config, as_json)
+
+    return command
+
+
+def _print_lines(server: str, local: str | None, config: Path, as_json: bool) -> None:
     try:
         ready = check_configuration(config)
         text = setup_text(server, ready.config, None if local is None else Domain.parse(local))
@@ -84,6 +126,20 @@ def setup(server: str, local: str | None, config: Path, as_json: bool) -> None:
     else:
         click.echo(text)
         click.echo(f"The authority that these lines trust is in {authority}", err=True)
+
+
+for _server in SERVERS:
+    setup.add_command(_setup_server(_server))
+
+
+@main.command()
+@_config
+@click.option("--log-file", metavar="FILE", help="Write the log there (default: standard output).")
+def run(config: Path, log_file: str | None) -> None:
+    """Run the gateway in the foreground, until SIGTERM or SIGINT. Exit status 2 if the configuration has errors."""
+    from s2sgw.cli.run import run_gateway
+
+    run_gateway(config, log_file)
 
 
 def _complain(error: ConfigError, as_json: bool) -> NoReturn:

@@ -1,4 +1,5 @@
-"""Where to listen, as operators write it: `tcp:5269`, `tcp6:5269`, `unix:/run/x`, `systemd:domain=INET6:index=0`.
+"""Where to listen, as operators write it: `tcp:5269`, `tcp6:5269`, `unix:/run/x`, `systemd:name=s2sgw`,
+`systemd:domain=INET6:index=0`.
 
 The spelling is Twisted's (twisted.internet.endpoints). The kinds are limited to those that carry a plain stream: Twisted's
 `ssl:` and `tls:` would open a listener of another protocol, on a port that nobody named.
@@ -24,7 +25,7 @@ EVERY_ADDRESS = ("", "0.0.0.0", "::")
 #: Connections that may wait to be accepted, unless the string says otherwise.
 BACKLOG = 1024
 
-_EXAMPLE = 'write "tcp:5269", "tcp:5269:interface=127.0.0.1", "tcp6:5269", "unix:/run/name" or "systemd:domain=INET6:index=0"'
+_EXAMPLE = 'write "tcp:5269", "tcp:5269:interface=127.0.0.1", "tcp6:5269", "unix:/run/name" or "systemd:name=s2sgw"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ class EndpointString:
         if self.port is not None and self.port > 65535:
             raise ValueError(f'"{text}": there is no port {self.port} (0 to 65535)')
         if self.kind == "systemd" and ("index" in self.arguments) == ("name" in self.arguments):
-            raise ValueError(f'"{text}": write index= or name=, as in "systemd:domain=INET6:index=0"')
-        if not self.arguments.get(KINDS[self.kind][0]):
+            raise ValueError(f'"{text}": write name= or index=, as in "systemd:name=s2sgw" or "systemd:domain=INET6:index=0"')
+        if self.socket_name is None and not self.arguments.get(KINDS[self.kind][0]):
             raise ValueError(f'"{text}" has no {KINDS[self.kind][0]}: {_EXAMPLE}')
 
     @property
@@ -84,6 +85,11 @@ class EndpointString:
     def backlog(self) -> int:
         """How many connections may wait to be accepted."""
         return int(self.arguments.get("backlog", BACKLOG))
+
+    @property
+    def socket_name(self) -> str | None:
+        """The `FileDescriptorName=` of sockets that systemd hands over, whatever their families; None for another kind."""
+        return self.arguments.get("name") if self.kind == "systemd" and "domain" not in self.arguments else None
 
     @property
     def every_family(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.xmpp.ending import Cause, Ending
 
+#: The first file descriptor that systemd hands over (sd_listen_fds(3)).
+_FIRST_HANDED_OVER = 3
 #: An IPv6 site has at least so many bits of its own: addresses within count as one.
 _SITE = 64
 
@@ -101,6 +104,8 @@ def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred
     without IPv6 listens on IPv4 alone.
     """
     place = EndpointString.parse(endpoint)
+    if place.socket_name is not None:
+        return _listen_systemd(reactor, endpoint, place.socket_name, factory)
     if place.every_family and place.port and has_ipv6():
         return [_listen_tcp4(reactor, place, factory), _listen_tcp6(reactor, place, factory)]
     if place.families:
@@ -109,6 +114,29 @@ def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred
         return [serverFromString(reactor, endpoint).listen(factory)]
     except LookupError:
         return [fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))]
+
+
+def _listen_systemd(reactor: Any, endpoint: str, name: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
+    """Listen on every socket that systemd has handed over by `name` (sd_listen_fds(3)), whatever its family."""
+    found = handed_over(name)
+    if not found:
+        return [fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))]
+    return [maybeDeferred(_adopt, reactor, each, factory) for each in found]
+
+
+def handed_over(name: str, environ: Mapping[str, str] = os.environ) -> list[int]:
+    """Return the file descriptors that systemd handed to this process under `name`."""
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not environ.get("LISTEN_FDS", "").isdecimal():
+        return []
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    return [_FIRST_HANDED_OVER + at for at in range(int(environ["LISTEN_FDS"])) if at < len(names) and names[at] == name]
+
+
+def _adopt(reactor: Any, descriptor: int, factory: ServerFactory) -> IListeningPort:
+    with socket.socket(fileno=os.dup(descriptor)) as handed:
+        handed.setblocking(False)
+        port: IListeningPort = reactor.adoptStreamPort(handed.fileno(), handed.family, factory)
+    return port
 
 
 def has_ipv6() -> bool:

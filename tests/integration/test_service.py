@@ -6,6 +6,7 @@ import signal
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 from twisted.internet.defer import fail, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
@@ -114,7 +115,7 @@ class GatewayTests(SynchronousTestCase):
         config = SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
-            views=SimpleNamespace(queue=lambda: (7, 0)), queues=SimpleNamespace(spools=True),
+            views=SimpleNamespace(queue=lambda: (7, 0), stream_counts=dict), queues=SimpleNamespace(spools=True),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
             running=SimpleNamespace(config=config),
         )
@@ -167,6 +168,18 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
         self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
         self.assertFalse(self.ports.reached_at("127.0.0.1", 15271))
+
+    def test_systemd_is_told(self) -> None:
+        """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
+        told: list[str] = []
+        notifications = Mock(watchdog_interval=1.0, ready=told.append, status=told.append, alive=lambda: told.append("alive"))
+        gateway = Gateway(self.components, notifications)
+        gateway._every(notifications.watchdog_interval, notifications.alive)
+        gateway._all_accept(0)
+        self.assertEqual(["0 streams, 7 stanzas waiting"], told)
+        self.clock.pump([1] * 10)
+        self.assertEqual(["0 streams, 7 stanzas waiting"] * 2 + ["alive"] * 10, sorted(told))
+        gateway._close_rest(None)
 
     def test_every_listener_or_none(self) -> None:
         """All that cannot be opened is said before the start ends with status 1."""

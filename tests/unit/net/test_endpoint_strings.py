@@ -20,7 +20,7 @@ class EndpointStringTests(SynchronousTestCase):
             ("tcp:5269:\\:\\:1", "tcp", 5269, "::1", {6}),
             ("unix:/run/s2sgw/x", "unix", None, "", set()),
             ("systemd:domain=INET6:index=0", "systemd", None, "", set()),
-            ("systemd:INET:name=s2sgw.socket", "systemd", None, "", set()),
+            ("systemd:INET:name=s2sgw.socket", "systemd", None, "", set()), ("systemd:name=s2sgw", "systemd", None, "", set()),
         ):
             found = EndpointString.parse(text)
             self.assertEqual((kind, port, interface, families), (found.kind, found.port, found.interface, set(found.families)), text)
@@ -37,7 +37,7 @@ class EndpointStringTests(SynchronousTestCase):
             ("5269", 'write "tcp:5269"'), ("", "is no endpoint"), ("tcp", "has no port"), ("tcp:x", 'port must be a number, not "x"'),
             ("tcp:-1", "port must be a number"), ("tcp:99999", "there is no port 99999 (0 to 65535)"),
             ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog"), ("tcp:1:a:2:b", "has too many parts"),
-            ("systemd:domain=INET6", "write index= or name="), ("systemd:domain=INET6:index=x", "index must be a number"),
+            ("systemd:domain=INET6", "write name= or index="), ("systemd:domain=INET6:index=0:name=x", "write name= or index="), ("systemd:domain=INET6:index=x", "index must be a number"),
             ("unix:", "has no address"), ("udp:53", "is no endpoint"), ("haproxy:tcp:5269", "is no endpoint"),
         ):
             self.assertIn(words, str(self.assertRaises(ValueError, EndpointString.parse, text)), text)

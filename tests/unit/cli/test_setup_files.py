@@ -1,0 +1,77 @@
+"""The files that `s2sgw setup config` and `setup systemd` print: they are good, and fit together."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from click.testing import CliRunner
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cli import setup_files
+from s2sgw.cli.main import main
+from s2sgw.config import load
+from s2sgw.net.endpoint_strings import EndpointString
+from tests.support.certificates import leaf_for
+
+
+class SetupConfigTests(SynchronousTestCase):
+    def test_good_for_every_server(self) -> None:
+        """The configuration loads as it is, once the certificates are there."""
+        folder = Path(self.mktemp())
+        (folder / "certs").mkdir(parents=True)
+        (folder / "certs" / "example.org.crt").write_bytes(leaf_for("example.org").pem_chain)
+        key = folder / "certs" / "example.org.key"
+        key.write_bytes(leaf_for("example.org").key_pem)
+        key.chmod(0o600)
+        for server, view in (("prosody", True), ("ejabberd", True), ("jabberd2", True), ("openfire", False)):
+            result = CliRunner().invoke(main, ["setup", "config", "--domain", "EXAMPLE.org", "--domain", "b\xfccher.example", "--server", server])
+            self.assertEqual(0, result.exit_code, result.output)
+            text = result.output.replace('state = "/var/lib/s2sgw"', 'state = "state"')
+            (folder / "s2sgw.toml").write_text(text, "utf-8")
+            config = load(folder / "s2sgw.toml", system_nameservers=("192.0.2.53",))
+            self.assertEqual(["example.org", "b\xfccher.example"], [domain.text for domain in config.gateway.domains])
+            self.assertEqual(view, config.backends[0].dns_view is not None)
+
+    def test_no_domain(self) -> None:
+        """What is no domain is refused."""
+        result = CliRunner().invoke(main, ["setup", "config", "--domain", "a b"])
+        self.assertEqual(2, result.exit_code)
+
+
+class SetupSystemdTests(SynchronousTestCase):
+    def test_endpoints_and_sockets_fit(self) -> None:
+        """Each systemd endpoint of the configuration is the FileDescriptorName of one socket unit, and the service requires them all."""
+        texts = setup_files.systemd_files("/opt/s2sgw/bin/s2sgw")
+        listen = tomllib.loads(setup_files.configuration(["example.org"], "prosody"))["listen"]
+        names = {EndpointString.parse(each["endpoint"]).socket_name for each in listen}
+        sockets = {path.rpartition("/")[2]: text for path, text in texts.items() if path.endswith(".socket")}
+        self.assertEqual(names, {match for text in sockets.values() for match in re.findall("^FileDescriptorName=(.*)$", text, re.M)})
+        service = texts["/etc/systemd/system/s2sgw.service"]
+        (required,) = re.findall("^Requires=(.*)$", service, re.M)
+        self.assertEqual(set(sockets), set(required.split()))
+        self.assertIn("ExecStart=/opt/s2sgw/bin/s2sgw run --config /etc/s2sgw/s2sgw.toml\n", service)
+        self.assertNotIn("@", service.replace("@system-service", "").replace("@privileged", "").replace("@resources", ""))
+
+    def test_printed(self) -> None:
+        """Every file begins with its path."""
+        output = CliRunner().invoke(main, ["setup", "systemd", "--program", "/opt/s2sgw/bin/s2sgw"]).output
+        for path, _mode in setup_files.SYSTEMD_FILES.values():
+            self.assertIn(f"# {path}\n", output)
+
+    def test_installed_once(self) -> None:
+        """Files are written, written again without change, and never over another's."""
+        root = Path(self.mktemp())
+        arguments = ["setup", "systemd", "--program", "/opt/s2sgw/bin/s2sgw", "--install", "--root", str(root)]
+        for _ in range(2):
+            result = CliRunner().invoke(main, arguments)
+            self.assertEqual(0, result.exit_code, result.output)
+        unit = root / "etc/systemd/system/s2sgw.service"
+        self.assertEqual(0o644, unit.stat().st_mode & 0o777)
+        unit.write_text("mine")
+        (root / "etc/sysusers.d/s2sgw.conf").unlink()
+        result = CliRunner().invoke(main, arguments)
+        self.assertEqual(2, result.exit_code)
+        self.assertEqual("mine", unit.read_text())
+        self.assertFalse((root / "etc/sysusers.d/s2sgw.conf").exists())
