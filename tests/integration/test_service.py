@@ -173,7 +173,7 @@ class GatewayTests(SynchronousTestCase):
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
         told: list[str] = []
         notifications = Mock(watchdog_interval=1.0, ready=told.append, status=told.append, alive=lambda: told.append("alive"))
-        gateway = Gateway(self.components, notifications)
+        gateway = RunningGateway(self.components, notifications)
         gateway._every(notifications.watchdog_interval, notifications.alive)
         gateway._all_accept(0)
         self.assertEqual(["0 streams, 7 stanzas waiting"], told)
