@@ -19,6 +19,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
+from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
@@ -117,7 +118,7 @@ class GatewayTests(SynchronousTestCase):
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(queue=lambda: (7, 0), stream_counts=dict), queues=SimpleNamespace(spools=True),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
-            running=SimpleNamespace(config=config),
+            running=SimpleNamespace(config=config), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)
         self.patch(service, "DNSView", self._view)
@@ -173,8 +174,10 @@ class GatewayTests(SynchronousTestCase):
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
         told: list[str] = []
         notifications = Mock(watchdog_interval=1.0, ready=told.append, status=told.append, alive=lambda: told.append("alive"))
+        turning = SimpleNamespace(turn=lambda: None)
+        self.components.queues.sweep, self.components.keepalive, self.components.rediscovery = turning.turn, turning, turning
         gateway = RunningGateway(self.components, notifications)
-        gateway._every(notifications.watchdog_interval, notifications.alive)
+        gateway._start_jobs()
         gateway._all_accept(0)
         self.assertEqual(["0 streams, 7 stanzas waiting"], told)
         self.clock.pump([1] * 10)
