@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.admin.server import Arguments, Verb, VerbError
 from s2sgw.admin.verbs import limit_asked, peer_asked
-from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.holds import HoldTarget, TooManyHolds, drop, flush, hold, release
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
@@ -121,16 +120,16 @@ class QueueVerbs:
         row["stanzas"] += len(queue.pair_queue)
         row["bytes"] += sum(len(held.stanza.data) for held in queue.pair_queue if not held.spooled) + (summary.bytes if summary
         else 0)
-        state = "held" if queue.held else "spool unreadable" if queue.spooled_range.unreadable else queue.next_hop.state
+        status = queue.next_hop.status()
+        state = "held" if queue.held else "spool unreadable" if queue.spooled_range.unreadable else status.state
         if state not in row["states"]:
             row["states"].append(state)
         since = [queue.pair_queue.oldest, None if summary is None else summary.oldest]
         sum_.oldest = min([sum_.oldest, *(at for at in since if at is not None)])
-        if isinstance(queue.next_hop, DeliveryAgent):
-            if queue.next_hop.last_ending is not None:
-                row["cause"] = queue.next_hop.last_ending.cause.value
-            if queue.next_hop.retry is not None and queue.next_hop.retry.active():
-                sum_.retries.append(queue.next_hop.retry.getTime())
+        if status.cause is not None:
+            row["cause"] = status.cause.value
+        if status.retry_at is not None:
+            sum_.retries.append(status.retry_at)
 
     def _finished(self, sum_: _Sum) -> PeerRow:
         now = self._now()

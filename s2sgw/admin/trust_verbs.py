@@ -22,16 +22,17 @@ from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
     clock: IReactorTime, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies, peer_records: PeerRecords,
     audit: AuditLog, *, judge: Judge, proving: ProofRunner, discovery: Discovery, record: EventRecord, queues: DeliveryQueues,
-    accepted: AcceptedStreams, credential: Callable[[Domain, Domain], Credential | None],
+    accepted: AcceptedStreams, initiated: InitiatedStreams, credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
     """Return the verbs by name. `wall` tells the seconds since the epoch, `clock` gives other work its turn."""
-    streams = PeerStreams(queues, accepted)
+    streams = PeerStreams(queues, accepted, initiated)
     pins = PinVerbs(
         peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )

@@ -10,8 +10,7 @@ from s2sgw import __version__
 from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, StatusReport, StreamRow, Views
 from s2sgw.backend.jabberd2_router import RouterLink
 from s2sgw.config import Config
-from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.delivery.next_hop import StreamFacts
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import CertificateDirectory
@@ -21,17 +20,16 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
-from s2sgw.stream.jabberd2_router import RouterStream
 from s2sgw.stream.management import Managed
 from s2sgw.xmpp.host_port import HostPort
 
 
 class _User(NamedTuple):
-    """A lane that sends on a stream."""
+    """A queue that sends on a stream, since when, and what is known of the stream."""
 
     queue: DeliveryQueue
-    agent: DeliveryAgent
-    stream: OutboundStream
+    since: float
+    stream: StreamFacts
 
 
 class GatewayViews:
@@ -77,8 +75,10 @@ class GatewayViews:
             yield self._link_row(link)
         users: dict[object, list[_User]] = {}
         for queue in self._queues:
-            if isinstance(queue.next_hop, DeliveryAgent) and queue.next_hop.stream is not None:
-                users.setdefault(_shared(queue.next_hop.stream), []).append(_User(queue, queue.next_hop, queue.next_hop.stream))
+            status = queue.next_hop.status()
+            if status.stream is not None:
+                same = status.stream.connection if status.stream.ours else queue
+                users.setdefault(same, []).append(_User(queue, status.since, status.stream))
         yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
@@ -106,30 +106,28 @@ class GatewayViews:
 
     def _outgoing_row(self, users: list[_User]) -> StreamRow:
         """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
-        queue, agent, stream = min(users, key=lambda user: user.agent.since)
+        queue, since, stream = min(users, key=lambda user: user.since)
         sender, recipient = str(queue.pair.sender), str(queue.pair.recipient)
         inbound = queue.direction == "inbound"
-        connection = stream.connection
         return StreamRow(
-            leg=agent.way.leg, direction=queue.direction, peer=sender if inbound else recipient,
+            leg=stream.leg, direction=queue.direction, peer=sender if inbound else recipient,
             local=recipient if inbound else sender, state="proven", method=stream.method,
             pairs=[[str(user.queue.pair.sender), str(user.queue.pair.recipient)] for user in users],
-            tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - agent.since, reasons=list(stream.reasons),
-            resumption=None if len(users) > 1 else _resumption(connection),
+            tls=stream.tls, cipher=stream.cipher, address=stream.address, age=self.now() - since, reasons=list(stream.reasons),
+            resumption=stream.resumption,
         )
 
     def queues(self) -> Iterator[LaneRow]:
         now = self.now()
         for queue in self._queues:
-            agent = queue.next_hop if isinstance(queue.next_hop, DeliveryAgent) else None
+            status = queue.next_hop.status()
             oldest = queue.pair_queue.oldest
             yield LaneRow(
                 sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), direction=queue.direction,
-                state="held" if queue.held else queue.next_hop.state,
+                state="held" if queue.held else status.state,
                 stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
-                cause=agent.last_ending.cause.value if agent and agent.last_ending else None,
-                retry=agent.retry.getTime() - now if agent and agent.retry and agent.retry.active() else None,
+                cause=None if status.cause is None else status.cause.value,
+                retry=None if status.retry_at is None else status.retry_at - now,
             )
 
     def refusals(self) -> Iterator[RefusalRow]:
@@ -187,12 +185,6 @@ class GatewayViews:
 
 
 def _resumption(connection: StreamConnection) -> str | None:
-    if isinstance(connection.engine, RouterStream):
-        return None
     engine = cast(Managed, connection.engine)
     return "resumed" if engine.continues else None if engine.resumption is None else "possible"
 
-
-def _shared(stream: OutboundStream) -> object:
-    """What is the same for all lanes on one stream of ours; other ways have a row for each lane."""
-    return stream if stream.target is None else stream.connection

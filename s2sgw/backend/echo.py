@@ -8,6 +8,7 @@ from typing import cast
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from s2sgw.delivery.next_hop import NextHopStatus
 from s2sgw.xmpp.element import Element, stanza_error
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.errors import StanzaCondition
@@ -22,7 +23,7 @@ class EchoNextHop:
     state = "idle"
     ready = True
     slow = False
-    acknowledges = False
+    acknowledges = acks_arrive_elsewhere = False
     last_cause = Cause.CLOSED
     log = Logger()
 
@@ -30,22 +31,26 @@ class EchoNextHop:
         self._pair = pair
         self._deliver = deliver
 
+    def status(self) -> NextHopStatus:
+        """Always ready, by no stream."""
+        return NextHopStatus(self.state)
+
     def send(self, data: Sequence[bytes]) -> None:
         """Answer what can be answered."""
         answers = [answer for answer in map(self._answer, map(Element.parse, data)) if answer is not None]
         if answers:
             self._deliver(self._pair.inverse, [_stanza(answer) for answer in answers])
 
-    def pressed(self) -> None:
+    def relieve_pressure(self) -> None:
         """Nothing is ever unacknowledged."""
 
-    def wanted(self) -> None:
+    def request_delivery(self) -> None:
         """Always ready: nothing ever waits."""
 
-    def contact(self, urged: bool = False) -> None:
+    def retry_now(self, urged: bool = False) -> None:
         """Always here."""
 
-    def part(self) -> None:
+    def release_stream(self) -> None:
         """There is no stream."""
 
     def stop(self, cause: Cause) -> Deferred[None]:

@@ -16,17 +16,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.delivery.next_hop import NextHopLimits
-from s2sgw.delivery.outbound_stream import OutboundStream, StreamUser
+from s2sgw.delivery.next_hop import NextHopLimits, StreamFacts
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable, StreamUser
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Build, DialFailed
-from s2sgw.net.discovery import Target
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.bounce import bounce
-from s2sgw.s2s.connecting import StreamUnavailable
-from s2sgw.s2s.resumption import ResumableStream
 from s2sgw.stream.events import Announced, Bound, Event, NotResumed, Resumed, Routed, StanzasReceived
 from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
 from s2sgw.xmpp.content_namespace import is_fit
@@ -70,37 +67,46 @@ class RouterServices:
 
 
 class RouterPairStream:
-    """What a courier sees of the link: an `OutboundStream` for one pair."""
+    """The part of the link that carries one pair: an `OutboundStream`. The router acknowledges nothing and resumes nothing."""
 
-    leg: Literal["backend"] = "backend"
-    target: Target | None = None
-    incoming: StreamIngress | None = None
-    broken: ResumableStream | None = None
+    method = "router"
+    reasons: tuple[str, ...] = ()
+    ours = carries_back = managed = asking = ambiguous = False
+    shared_connection = sole = True
+    unacknowledged = largest_in_flight = 0
+    resumable: ResumableStream | None = None
     outcome: Resumed | NotResumed | None = None
-    managed = asking = ambiguous = False
-    method, reasons, unacknowledged, burden, sole = "router", tuple[str, ...](), 0, 0, True
 
     def __init__(self, link: RouterLink, connection: StreamConnection, pair: Pair, now: float) -> None:
         self._link = link
         self.connection = connection
         self.pair = pair
         self.used = now
-        self.listener: StreamUser | None = None
+        self.user: StreamUser | None = None
 
     @property
-    def side(self) -> RouterPairStream:
-        return self
+    def writable(self) -> bool:
+        return self.connection.writable
 
     @property
-    def engine(self) -> RouterPairStream:
-        """Nothing is counted: the router acknowledges nothing."""
-        return self
+    def answers(self) -> bool:
+        return self._link.answers
 
-    def sent(self, number: int) -> None:
-        """See `engine`."""
+    def note_answer(self) -> None:
+        self._link.answers = True
+
+    def facts(self) -> StreamFacts:
+        connection = self.connection
+        return StreamFacts(
+            "backend", self.method, self.reasons, connection.peer_address, connection.tls_version, connection.cipher, False,
+            connection,
+        )
+
+    def count_sent(self, number: int) -> None:
+        """Count nothing: the router acknowledges nothing."""
 
     @property
-    def fitness(self) -> NextHopLimits:
+    def limits(self) -> NextHopLimits:
         return NextHopLimits(self._link.router.stanza_bytes or None, is_fit)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
@@ -115,10 +121,14 @@ class RouterPairStream:
 
     leave = close
 
+    def abort(self, ending: Ending) -> None:
+        """Leave the link: it carries everybody, and is not ended over one pair."""
+        self._link.forget(self)
+
     def lost(self, ending: Ending) -> None:
         self._link.forget(self)
-        if self.listener is not None:
-            self.listener.stream_lost(ending)
+        if self.user is not None:
+            self.user.stream_lost(ending)
 
 
 class RouterLink:
@@ -132,6 +142,8 @@ class RouterLink:
     def __init__(self, router: Router, around: RouterServices, back_off: BackOff) -> None:
         self.router = router
         self.bound = False
+        #: a ping was answered on the connection
+        self.answers = False
         #: of the backend's domains, those that a part of jabberd2 has announced
         self.served: set[Domain] = set()
         self.connection: StreamConnection | None = None
@@ -260,6 +272,7 @@ class RouterLink:
 
     def connected(self, connection: StreamConnection) -> None:
         self.connection = connection
+        self.answers = False
         self.incoming = StreamIngress(
             self._around.ingress_services, connection, self._engine, "backend", self._around.admit, (),
         )
@@ -296,15 +309,15 @@ class RouterLink:
 
     def paused(self, connection: StreamConnection) -> None:
         for part in list(self._parts.values()):
-            if part.listener is not None:
-                part.listener.stream_slow()
+            if part.user is not None:
+                part.user.stream_slow()
 
     def resumed(self, connection: StreamConnection) -> None:
         """Who comes first may fill it again, so that who was served first comes last."""
         for pair, part in list(self._parts.items()):
-            if connection.writable and part.listener is not None:
+            if connection.writable and part.user is not None:
                 self._parts[pair] = self._parts.pop(pair)
-                part.listener.stream_free()
+                part.user.stream_free()
 
     # --- what the router says ---
 

@@ -185,14 +185,15 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
 
     # 9. what changes while the gateway runs
     policy_change = PolicyChange(
-        running.policies, accepted, queues, receiving.reconsider, initiating.reconsider, backends.ingresses,
+        running.policies, accepted, connect_services.initiated, queues, receiving.reconsider, initiating.reconsider,
+        backends.ingresses,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(reactor, state, running, resolver, audit, policy_change))
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted, stream_limit, extensions,
-        backends, discovery, peer_records, judge, proof_runner,
+        reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
+        connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner,
     ))
     return GatewayComponents(
         reactor, state, running, own_ports, record, audit, spool, queues, resolver, discovery, diallers, peer_records, judge,

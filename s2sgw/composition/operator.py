@@ -27,6 +27,7 @@ from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.xmpp.jid import Domain
 
@@ -45,6 +46,7 @@ class OperatorServices:
     jobs: PeriodicJobs
     queues: DeliveryQueues
     accepted: AcceptedStreams
+    initiated: InitiatedStreams
     stream_limit: StreamLimit
     extensions: ExtensionMemory
     backends: Backends
@@ -76,7 +78,7 @@ class Operator:
         trust = trust_verbs(
             services.clock, services.wall, self._config, running.policies, services.peer_records, services.audit,
             judge=services.judge, proving=services.proof_runner, discovery=services.discovery, record=services.record,
-            queues=services.queues, accepted=services.accepted, credential=running.credential,
+            queues=services.queues, accepted=services.accepted, initiated=services.initiated, credential=running.credential,
         )
         return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import partial
-from weakref import WeakSet
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -21,11 +20,9 @@ from s2sgw.delivery.acknowledgements import (
     UnansweredPings,
 )
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.delivery.outbound_stream import KnownExtensions, OutboundStream
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -34,7 +31,7 @@ class AckSelection:
     """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else nothing but TCP."""
 
     def __init__(
-        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], extensions: ExtensionMemory,
+        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], extensions: KnownExtensions,
         clock: IReactorTime,
     ) -> None:
         self._acks = acks
@@ -42,8 +39,6 @@ class AckSelection:
         self._extensions = extensions
         self._clock = clock
         self._silent = UnansweredPings(clock)
-        #: connections on which pings were answered
-        self._answering: WeakSet[StreamConnection] = WeakSet()
 
     def managed(self, domain: Domain) -> bool:
         """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
@@ -55,18 +50,19 @@ class AckSelection:
 
     def of(self, agent: DeliveryAgent, stream: OutboundStream) -> Acknowledgements:
         """The receipts for one stream that is ready."""
-        acks, name, engine = self._acks(stream.pair.recipient), stream.pair.recipient.ascii, stream.engine
-        if engine.managed:
+        acks, name = self._acks(stream.pair.recipient), stream.pair.recipient.ascii
+        if stream.managed:
             overdue = partial(self._overdue, stream)
-            return StreamManagementAcks(engine.sent, self._clock, overdue, engine.unacknowledged, agent.poison_detector.stifled)
+            heard = agent.poison_detector.stifled
+            return StreamManagementAcks(stream.count_sent, self._clock, overdue, stream.unacknowledged, heard)
         if acks == "tcp" or (acks != "ping" and name in self._silent):
-            return TcpAcks(engine.sent)
-        way_back, heard = partial(self._way_back, stream.pair.inverse), partial(self._heard, stream)
+            return TcpAcks(stream.count_sent)
+        way_back, noted = partial(self._way_back, stream.pair.inverse), partial(self._heard, stream)
         return PingAcks(
-            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, heard(answered)),
+            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, noted(answered)),
             lambda id: way_back().unexpect(id), agent.queue.acknowledged, partial(self._silent.remember, name), self._clock,
-            lambda: f"s2sgw-{secrets.token_hex(12)}", engine.sent, insist=acks == "ping",
-            choked=lambda: stream.connection in self._answering and self._choked(stream, PATIENCE),
+            lambda: f"s2sgw-{secrets.token_hex(12)}", stream.count_sent, insist=acks == "ping",
+            choked=lambda: stream.answers and self._choked(stream, PATIENCE),
         )
 
     def _way_back(self, pair: Pair) -> DeliveryQueue:
@@ -76,7 +72,7 @@ class AckSelection:
     def _heard(self, stream: OutboundStream, answered: Callable[[], None]) -> Callable[[], None]:
         """`answered`, and noted: there are answers on this stream, whichever lane of it is told."""
         def noted() -> None:
-            self._answering.add(stream.connection)
+            stream.note_answer()
             answered()
         return noted
 
@@ -85,9 +81,9 @@ class AckSelection:
 
         Then the stream ends, and is not resumed: what is in doubt goes one at a time (`delivery.poison`).
         """
-        if stream.burden <= LARGE:
+        if stream.largest_in_flight <= LARGE:
             return False
-        text = f"it answers nothing for {seconds:g} seconds, with a stanza of {stream.burden} bytes on its way"
+        text = f"it answers nothing for {seconds:g} seconds, with a stanza of {stream.largest_in_flight} bytes on its way"
         stream.close(Ending(Cause.UNRESPONSIVE, text, "them"))
         return True
 
@@ -99,7 +95,7 @@ class AckSelection:
         if heard and self._choked(stream, OVERDUE):
             return
         if heard:
-            stream.connection.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
+            stream.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
             return
         ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
         self._extensions.disable(stream.pair.recipient.ascii, "management", ending)

@@ -35,6 +35,8 @@ class Acknowledgements(Protocol):
 
     #: False: what is written is passed on
     acknowledges: bool
+    #: they come on a stream towards us, not on the stream that is written to
+    arrive_elsewhere: bool
 
     @property
     def whole(self) -> bool:
@@ -63,7 +65,7 @@ def _uncounted(number: int) -> None:
 class TcpAcks:
     """TCP alone. `sent` counts all the same: the other side may ask for acknowledgements later, and gives them then."""
 
-    acknowledges = whole = False
+    acknowledges = whole = arrive_elsewhere = False
 
     def __init__(self, sent: Callable[[int], object] = _uncounted) -> None:
         self._sent = sent
@@ -92,6 +94,7 @@ class StreamManagementAcks:
     """
 
     acknowledges = True
+    arrive_elsewhere = False
 
     def __init__(
         self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[bool], None], before: int = 0,
@@ -191,6 +194,7 @@ class PingAcks:
     """
 
     whole = False
+    arrive_elsewhere = True
 
     def __init__(
         self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],

@@ -16,13 +16,12 @@ from twisted.python.failure import Failure
 
 from s2sgw.delivery.acknowledgements import LARGE, Acknowledgements, StreamManagementAcks, TcpAcks
 from s2sgw.delivery.agent_states import build
-from s2sgw.delivery.outbound_stream import OutboundStream, StreamProvider
+from s2sgw.delivery.next_hop import NextHopStatus
+from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS, OutboundStream, ResumableStream, StreamProvider, StreamUnavailable
 from s2sgw.delivery.poison import PoisonDetector
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.queue.backoff import BackOff
 from s2sgw.reporting.record import EventRecord
-from s2sgw.s2s.connecting import StreamUnavailable
-from s2sgw.s2s.resumption import RETURN, ResumableStream
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
 
@@ -85,11 +84,11 @@ class DeliveryAgent:
 
     @property
     def ready(self) -> bool:
-        return self.stream is not None and self.stream.connection.writable
+        return self.stream is not None and self.stream.writable
 
     @property
     def slow(self) -> bool:
-        return self.stream is not None and not self.stream.connection.writable
+        return self.stream is not None and not self.stream.writable
 
     @property
     def last_cause(self) -> Cause:
@@ -99,6 +98,16 @@ class DeliveryAgent:
     def acknowledges(self) -> bool:
         return self.acknowledgements.acknowledges
 
+    @property
+    def acks_arrive_elsewhere(self) -> bool:
+        return self.acknowledgements.arrive_elsewhere
+
+    def status(self) -> NextHopStatus:
+        retry_at = self.retry.getTime() if self.retry is not None and self.retry.active() else None
+        facts = None if self.stream is None else self.stream.facts()
+        cause = None if self.last_ending is None else self.last_ending.cause
+        return NextHopStatus(self.state, cause, retry_at, facts, self.since)
+
     def send(self, data: Sequence[bytes]) -> None:
         assert self.stream is not None
         if self._promised and self.queue.pair_queue.flying == len(data):  # nothing is in flight but these
@@ -106,21 +115,21 @@ class DeliveryAgent:
         ahead, behind = self.acknowledgements.ahead(data), self.acknowledgements.behind(len(data))
         self.stream.write([each for each in (ahead, *data, behind) if each] if ahead or behind else data)
 
-    def pressed(self) -> None:
+    def relieve_pressure(self) -> None:
         self.acknowledgements.crowded()
 
-    def wanted(self) -> None:
-        self._life.wanted()
+    def request_delivery(self) -> None:
+        self._life.request_delivery()
 
-    def contact(self, urged: bool = False) -> None:
+    def retry_now(self, urged: bool = False) -> None:
         if urged:
             self.way.urge(self.queue.pair.recipient)
-        self._life.contact()
+        self._life.retry_now()
 
-    def part(self) -> None:
+    def release_stream(self) -> None:
         """Ours alone to close, and only where neither side has anything under way on it."""
         stream = self.stream
-        if stream is not None and stream.target is not None and stream.incoming is None and stream.sole and not self.busy:
+        if stream is not None and stream.ours and not stream.carries_back and stream.sole and not self.busy:
             stream.close(Ending(Cause.IDLE))
 
     def stop(self, cause: Cause) -> Deferred[None]:
@@ -130,7 +139,7 @@ class DeliveryAgent:
     # --- Listener ---
 
     @property
-    def burden(self) -> int:
+    def largest_in_flight(self) -> int:
         return self.queue.pair_queue.largest_flying
 
     @property
@@ -177,7 +186,7 @@ class DeliveryAgent:
         now = self._clock.seconds()
         return [self.queue.spelled(held, now) for held in self.queue.pair_queue.rows(self.queue.pair_queue.in_flight)]
 
-    def stream_broken(self, ending: Ending) -> None:
+    def stream_suspended(self, ending: Ending) -> None:
         self._life.broke_off(ending)
 
     def stream_resumed(self, stream: OutboundStream) -> None:
@@ -219,13 +228,14 @@ class DeliveryAgent:
         self.stream = stream
         self.since = self._clock.seconds()
         self._take_receipts(stream)
-        stream.listener = self
+        stream.user = self
         if isinstance(self.acknowledgements, StreamManagementAcks) and self.queue.pair_queue.flying:
             stream.write([*again, self.acknowledgements.again(self.queue.pair_queue.flying)])
-        self.queue.fit(stream.fitness)
+        self.queue.fit(stream.limits)
+        facts = stream.facts()
         self._record.standing(
-            "stream ready", self.queue.direction, self.way.leg, self.queue.pair, method=stream.method,
-            address=stream.connection.peer_address, tls=stream.connection.tls_version or "none", detail="; ".join(stream.reasons),
+            "stream ready", self.queue.direction, self.way.leg, self.queue.pair, method=facts.method, address=facts.address,
+            tls=facts.tls or "none", detail="; ".join(facts.reasons),
         )
         self.queue.drain()
 
@@ -241,7 +251,7 @@ class DeliveryAgent:
             return []
         self._forget("resumed")
         self._record.standing(
-            "stream resumed", self.queue.direction, self.way.leg, self.queue.pair, address=stream.connection.peer_address,
+            "stream resumed", self.queue.direction, self.way.leg, self.queue.pair, address=stream.facts().address,
         )
         return self.again()
 
@@ -298,9 +308,9 @@ class DeliveryAgent:
     def look_again(self) -> None:
         """The back-off is over: try again if something waits."""
         self.retry = None
-        asked = self.broken is not None and self.broken.incoming is not None
+        asked = self.broken is not None and self.broken.carries_back
         if self.queue.pair_queue.pending or self.queue.pair_queue.flying or asked:
-            self._life.wanted()
+            self._life.request_delivery()
 
     def hold_on(self, ending: Ending) -> None:
         """What is in flight waits for the other side to come back (XEP-0198 §5); who lent the stream sees that this ends."""
@@ -312,14 +322,13 @@ class DeliveryAgent:
         """Whether the stream is to be resumed. With nothing in doubt here, but perhaps there, that is tried for a short time."""
         if broken is None:
             return False
-        counters, doubtful = broken.resumption.counters, self.queue.pair_queue.flying
-        if not self.holds(counters.sent - counters.acknowledged):
+        if not self.holds(broken.unacknowledged):
             broken.forget()
             return False
         self.broken = broken
-        seconds = float(broken.resumption.seconds)
-        if broken.incoming is not None and not doubtful:
-            seconds = min(seconds, RETURN)
+        seconds = broken.seconds
+        if broken.carries_back and not self.queue.pair_queue.flying:
+            seconds = min(seconds, BIDI_RESUME_SECONDS)
         self._patience = self._clock.callLater(seconds, self._patience_over)
         return True
 
@@ -329,7 +338,7 @@ class DeliveryAgent:
         self.acknowledgements.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - self.since
-        broken = None if stream is None else stream.broken
+        broken = None if stream is None else stream.resumable
         young = lived < STEADY and broken is None
         accused = self._accused(stream, ending, young)
         if accused and broken is not None:
@@ -350,10 +359,11 @@ class DeliveryAgent:
         """Over what of ours it ended (`delivery.poison`). On a connection that carries everybody's it may be anybody's:
         nothing.
         """
-        if stream is not None and stream.connection.shared:
+        if stream is not None and stream.shared_connection:
             return ""
         asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
-        return self.poison_detector.accuses(ending, self.queue.pair_queue.doubtful, young, asking, ambiguous, self.burden > LARGE)
+        large = self.largest_in_flight > LARGE
+        return self.poison_detector.accuses(ending, self.queue.pair_queue.doubtful, young, asking, ambiguous, large)
 
     def _rest(self, worked: bool, isolating: bool) -> float:
         """Seconds until the next attempt behind a stream. What a stanza has done, or is under suspicion of, is no failure."""

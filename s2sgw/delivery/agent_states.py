@@ -7,15 +7,14 @@ from typing import Protocol
 
 from automat import TypeMachineBuilder
 
-from s2sgw.delivery.outbound_stream import OutboundStream
-from s2sgw.s2s.connecting import StreamUnavailable
+from s2sgw.delivery.outbound_stream import OutboundStream, StreamUnavailable
 from s2sgw.xmpp.ending import Cause, Ending
 
 
 class AgentInputs(Protocol):
     """What can happen to a courier."""
 
-    def wanted(self) -> None:
+    def request_delivery(self) -> None:
         """Stanzas wait."""
 
     def opened(self, stream: OutboundStream) -> None:
@@ -33,7 +32,7 @@ class AgentInputs(Protocol):
     def due(self) -> None:
         """The back-off is over."""
 
-    def contact(self) -> None:
+    def retry_now(self) -> None:
         """The next server showed itself."""
 
     def stop(self, cause: Cause) -> None:
@@ -73,8 +72,8 @@ _idle, _connecting, _ready = _builder.state("idle"), _builder.state("connecting"
 _broken, _backing_off, _stopped = _builder.state("broken"), _builder.state("backing off"), _builder.state("stopped")
 
 
-@_idle.upon(AgentInputs.wanted).to(_connecting)
-@_backing_off.upon(AgentInputs.contact).to(_connecting)
+@_idle.upon(AgentInputs.request_delivery).to(_connecting)
+@_backing_off.upon(AgentInputs.retry_now).to(_connecting)
 def _open(life: AgentInputs, work: AgentOutputs) -> None:
     work.open()
 
@@ -90,7 +89,7 @@ def _suffer(life: AgentInputs, work: AgentOutputs, refusal: StreamUnavailable) -
     work.suffer(refusal)
 
 
-@_backing_off.upon(AgentInputs.wanted).loop()
+@_backing_off.upon(AgentInputs.request_delivery).loop()
 def _wait(life: AgentInputs, work: AgentOutputs) -> None:
     work.wait()
 
@@ -119,9 +118,9 @@ for _state in (_idle, _connecting, _ready, _broken, _backing_off):
 
 
 for _state in (_connecting, _ready, _broken, _stopped):
-    _state.upon(AgentInputs.wanted).loop().returns(None)
+    _state.upon(AgentInputs.request_delivery).loop().returns(None)
 for _state in (_idle, _connecting, _ready, _broken, _stopped):
-    _state.upon(AgentInputs.contact).loop().returns(None)
+    _state.upon(AgentInputs.retry_now).loop().returns(None)
 for _late in (AgentInputs.opened, AgentInputs.refused, AgentInputs.broke_off, AgentInputs.lost, AgentInputs.stop):
     _stopped.upon(_late).loop().returns(None)
 

@@ -134,11 +134,11 @@ def flush(queue: DeliveryQueue) -> None:
     """Try now, whatever the back-off says."""
     if queue.held or not len(queue.pair_queue):
         return
-    queue.next_hop.contact(True)
+    queue.next_hop.retry_now(True)
     if queue.next_hop.ready:
         queue.drain()
     else:
-        queue.next_hop.wanted()
+        queue.next_hop.request_delivery()
 
 
 def drop(queue: DeliveryQueue, quietly: bool, position: int | None = None) -> int:

@@ -1,35 +1,73 @@
-"""What stands at the two ends of a lane: the sources that bring stanzas, and the hop that takes them on."""
+"""The two ends of a delivery queue: the sources that bring stanzas, and the next hop that takes them on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from twisted.internet.defer import Deferred
 
+from s2sgw.reporting.record import Leg
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Stanza
 
 
 class StanzaSource(Protocol):
-    """A stream that brings stanzas and can be told to wait. `shared`: those of several lanes come by it, so that
-    one slow hop is no reason: the spool takes what waits for it, and the others go on."""
+    """A stream that brings stanzas and can be told to wait."""
 
     @property
-    def shared(self) -> bool: ...
+    def shared(self) -> bool:
+        """It brings the stanzas of several queues, so that one slow next hop is no reason to slow all of them."""
 
-    def pause(self, holder: object) -> None: ...
+    def pause(self, holder: object) -> None:
+        """Read no more until `holder`, and all others that paused it, resume it."""
 
-    def resume(self, holder: object) -> None: ...
+    def resume(self, holder: object) -> None:
+        """`holder` no longer keeps the stream from reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """What operators are shown of an open stream.
+
+    `connection` is the same object for all pairs on one connection. `ours`: we opened it. `resumption`: whether the stream
+    can be resumed (XEP-0198 §5), or is one that was.
+    """
+
+    leg: Leg
+    method: str
+    reasons: tuple[str, ...]
+    address: str
+    tls: str | None
+    cipher: str | None
+    ours: bool
+    connection: object
+    resumption: Literal["possible", "resumed"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopStatus:
+    """What operators are shown of a next hop.
+
+    `state` is idle, connecting, ready, broken (the stream may still be resumed) or backing off. `cause`: why the last
+    attempt failed, or the last stream was lost. `retry_at`: when the next attempt begins, by the clock. `stream`: the open
+    stream, used since `since` by the clock.
+    """
+
+    state: str
+    cause: Cause | None = None
+    retry_at: float | None = None
+    stream: StreamFacts | None = None
+    since: float = 0.0
 
 
 class NextHop(Protocol):
-    """Where a lane leads: a stream to the next server, or the embedded echo."""
+    """Where a queue leads: a stream to the next server, or the embedded echo."""
 
     @property
     def state(self) -> str:
-        """idle, connecting, ready, broken or backing off: a word for operators."""
+        """See `NextHopStatus.state`."""
 
     @property
     def ready(self) -> bool:
@@ -37,58 +75,67 @@ class NextHop(Protocol):
 
     @property
     def slow(self) -> bool:
-        """It is there, but has more to swallow than it can: whoever feeds it should wait."""
+        """The next server is there, but takes no more at present: its sources should wait."""
 
     @property
     def acknowledges(self) -> bool:
-        """It will say what the next server has (`DeliveryQueue.acknowledged`); otherwise what is written is passed on."""
+        """The next hop reports what the next server has (`DeliveryQueue.acknowledged`). If not, what is written is passed on."""
+
+    @property
+    def acks_arrive_elsewhere(self) -> bool:
+        """The acknowledgements arrive on a stream towards us, and not on the stream that is written to."""
 
     @property
     def last_cause(self) -> Cause:
-        """Why the last attempt failed: what a stanza that waited in vain is told."""
+        """Why the last attempt failed: the cause that a stanza is bounced with when its time is up."""
+
+    def status(self) -> NextHopStatus:
+        """Return what operators are shown."""
 
     def send(self, data: Sequence[bytes]) -> None:
         """Pass these stanzas on now."""
 
-    def pressed(self) -> None:
-        """So much is unacknowledged that whoever brings more will have to wait."""
+    def relieve_pressure(self) -> None:
+        """So much is unacknowledged that the sources will have to wait: settle what can be settled."""
 
-    def wanted(self) -> None:
-        """The lane holds something: see to it that `DeliveryQueue.drain` is called when it can go."""
+    def request_delivery(self) -> None:
+        """Something waits: see that `DeliveryQueue.drain` is called when it can be written."""
 
-    def contact(self, urged: bool = False) -> None:
-        """The next server was heard of: now is a good time to try again. `urged`: the operator says so, whatever is known."""
+    def retry_now(self, urged: bool = False) -> None:
+        """Try again now if an attempt is due later. `urged`: an operator asks for it, whatever is known of the server."""
 
-    def part(self) -> None:
-        """Others wait for a stream, and this one is done: let it go."""
+    def release_stream(self) -> None:
+        """Close a stream that nothing uses, for others wait for one."""
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        """Close in order, for good; fires when that is done, which takes a bounded time."""
+        """Close in order, for good. Fires when that is done, within a bounded time."""
 
 
-# What of stanzas the next hop takes: a larger one, or one that it cannot hold, comes back instead of breaking its stream.
 @dataclass(frozen=True, slots=True)
 class NextHopLimits:
-    """`largest`: bytes of a stanza, as announced (XEP-0478) or known. `holds`: whether it can hold one at all."""
+    """Which stanzas the next hop takes. Any other is bounced, so that it does not break the stream.
+
+    `largest`: bytes of a stanza, as announced (XEP-0478) or known. `holds`: whether it can represent a stanza at all.
+    """
 
     largest: int | None = None
     holds: Callable[[bytes], bool] | None = None
 
     def __bool__(self) -> bool:
-        """There is something to ask."""
+        """There is a limit."""
         return self.largest is not None or self.holds is not None
 
-    def objection(self, data: bytes) -> Cause | None:
-        """Why a stanza of these bytes is not taken; None: it is."""
+    def violation(self, data: bytes) -> Cause | None:
+        """Return why a stanza of these bytes is not taken; None: it is."""
         if self.largest is not None and len(data) > self.largest:
             return Cause.TOO_LARGE
         return Cause.UNFIT if self.holds is not None and not self.holds(data) else None
 
-    def sift(self, stanzas: Sequence[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, Cause]]]:
-        """Those that are taken, and the others with the cause."""
+    def partition(self, stanzas: Sequence[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, Cause]]]:
+        """Return the stanzas that are taken, and the others with the cause."""
         taken, refused = [], []
         for stanza in stanzas:
-            cause = self.objection(stanza.data)
+            cause = self.violation(stanza.data)
             if cause is None:
                 taken.append(stanza)
             else:

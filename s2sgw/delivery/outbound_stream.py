@@ -1,148 +1,217 @@
-"""An open stream as its user sees it, whoever opened it."""
+"""The joint between delivery and the streams: what a delivery agent asks of an open stream, and what the stream tells it.
+
+Delivery imports nothing of the streams' own packages. They implement the protocols of this file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.delivery.next_hop import NextHopLimits
-from s2sgw.ingress.stream_ingress import StreamIngress
-from s2sgw.net.connection import StreamConnection
-from s2sgw.net.discovery import Target
+from s2sgw.delivery.next_hop import NextHopLimits, StreamFacts
 from s2sgw.reporting.record import Leg
-from s2sgw.s2s.legs import Legged
-from s2sgw.s2s.resumption import ResumableStream
 from s2sgw.stream.events import Event, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
+#: Seconds for which stanzas that went back on a stream of the other side (XEP-0288), and are in doubt, wait until it is resumed.
+BIDI_RESUME_SECONDS = 15.0
+
+
+class StreamUnavailable(Exception):
+    """No stream could be opened.
+
+    `ending` says why, `address` where, and `reasons` what was tried to prove the other end. `retry` is the number of seconds
+    after which all queues to the server may try again; None: each has a back-off of its own. `repeated`: the failure was
+    known, and nothing was tried now.
+    """
+
+    def __init__(
+        self, ending: Ending, address: str = "", reasons: tuple[str, ...] = (), retry: float | None = None,
+        repeated: bool = False,
+    ) -> None:
+        super().__init__(f"{ending.layer}/{ending.cause}: {ending.detail}")
+        self.ending = ending
+        self.address = address
+        self.reasons = reasons
+        self.retry = retry
+        self.repeated = repeated
+
 
 class StreamUser(Protocol):
-    """Whoever uses an open stream. Who has nothing to send again leaves out what concerns resumption (XEP-0198 §5)."""
+    """The user of an open stream. One that has nothing to send again may leave out what concerns resumption (XEP-0198 §5)."""
 
     @property
     def alone(self) -> bool:
-        """Nobody else may use the stream, lest it be lost to them over what this one sends (decision 10)."""
+        """No other user may share the stream: it may be lost over a stanza of this one."""
         return False
 
     @property
     def busy(self) -> bool:
-        """Something of it is in flight."""
+        """Stanzas of this user are in flight."""
 
     @property
-    def burden(self) -> int:
-        """Bytes of the largest stanza of it in flight."""
+    def largest_in_flight(self) -> int:
+        """Bytes of the largest stanza of this user in flight."""
         return 0
 
-    def stream_event(self, event: Event) -> None: ...
+    def stream_event(self, event: Event) -> None:
+        """The other side acknowledged stanzas, or answered whether it will."""
 
-    def stream_lost(self, ending: Ending) -> None: ...
+    def stream_lost(self, ending: Ending) -> None:
+        """The stream is gone."""
 
     def holds(self, number: int) -> bool:
-        """Whether the `number` stanzas that are unacknowledged are all in hand, in their order, and nothing else was counted."""
+        """Return whether all of the `number` unacknowledged stanzas are held, in their order, and no others were counted."""
         return False
 
     def again(self) -> list[bytes]:
-        """Those stanzas."""
+        """Return those stanzas, to be sent again."""
         return []
 
-    def stream_broken(self, ending: Ending) -> None:
-        """It broke off, and goes on with another one (`stream_resumed`) or comes to nothing (`stream_lost`) shortly."""
+    def stream_suspended(self, ending: Ending) -> None:
+        """The stream broke off. `stream_resumed` or `stream_lost` follows shortly."""
         return
 
     def stream_resumed(self, stream: OutboundStream) -> None:
-        """It goes on with this one, and `again` was written."""
+        """The stream goes on as `stream`, and what `again` returned was written there."""
         return
 
-    def stream_slow(self) -> None: ...
+    def stream_slow(self) -> None:
+        """The other side takes no more at present."""
 
-    def stream_free(self) -> None: ...
+    def stream_free(self) -> None:
+        """The other side takes more again."""
 
 
-class OutboundCounters(Protocol):
-    """What is needed of the engine of an open stream."""
+class ResumableStream(Protocol):
+    """A stream of ours that broke off, ended by neither side, and may be resumed (XEP-0198 §5)."""
 
     @property
-    def managed(self) -> bool: ...
+    def seconds(self) -> float:
+        """For how long the other side keeps it."""
 
     @property
-    def unacknowledged(self) -> int: ...
+    def unacknowledged(self) -> int:
+        """Stanzas that were sent on it and not acknowledged."""
 
-    def sent(self, number: int) -> None: ...
+    @property
+    def carries_back(self) -> bool:
+        """Stanzas came on it too (XEP-0288)."""
+
+    def forget(self) -> None:
+        """It is not resumed."""
 
 
 class OutboundStream(Protocol):
-    """The part of a stream that carries one pair: of one of ours, or of one of theirs that carries it back (XEP-0288)."""
+    """The part of an open stream that carries one pair: a stream of ours, or one of theirs that carries it back (XEP-0288)."""
 
     method: str
     reasons: tuple[str, ...]
     pair: Pair
-    listener: StreamUser | None
-    connection: StreamConnection
-    #: it was lost with stanzas of several pairs in doubt
+    user: StreamUser | None
+    #: it was lost while stanzas of several pairs were in doubt
     ambiguous: bool
 
     @property
-    def side(self) -> Legged: ...
+    def ours(self) -> bool:
+        """We opened it."""
 
     @property
-    def engine(self) -> OutboundCounters: ...
+    def carries_back(self) -> bool:
+        """It is ours, and the other side sends on it too (XEP-0288)."""
 
     @property
-    def target(self) -> Target | None:
-        """Where we connected to."""
+    def writable(self) -> bool:
+        """The other side takes more at present."""
 
     @property
-    def broken(self) -> ResumableStream | None:
-        """What is left of a stream of ours that broke off and may be resumed."""
+    def shared_connection(self) -> bool:
+        """The connection carries stanzas of several pairs towards us, or of all: its end may be due to any of them."""
+
+    @property
+    def managed(self) -> bool:
+        """The other side acknowledges stanzas (XEP-0198)."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """Stanzas of this pair that were counted and not acknowledged."""
+
+    @property
+    def answers(self) -> bool:
+        """A ping was answered on the connection."""
+
+    def note_answer(self) -> None:
+        """A ping was answered on the connection."""
+
+    @property
+    def resumable(self) -> ResumableStream | None:
+        """After its end: by what it may be resumed."""
 
     @property
     def outcome(self) -> Resumed | NotResumed | None:
-        """What became of the stream with which this one was to go on."""
+        """What became of the stream that this one was to resume."""
 
     @property
-    def incoming(self) -> StreamIngress | None:
-        """Where stanzas go that come on a stream of ours."""
-
-    @property
-    def fitness(self) -> NextHopLimits:
-        """What of stanzas the other side takes."""
+    def limits(self) -> NextHopLimits:
+        """Which stanzas the other side takes."""
 
     @property
     def asking(self) -> bool:
-        """As it ended, the other side had yet to answer whether it acknowledges stanzas, or takes a further pair."""
-
-    def write(self, stanzas: Sequence[bytes]) -> None:
-        """Send these, and whatever else stands between stanzas."""
+        """After its end: the other side had not answered yet whether it acknowledges stanzas, or takes a further pair."""
 
     @property
-    def burden(self) -> int:
-        """Bytes of the largest stanza in flight, of all users; 0 where the stream is not to be ended over one."""
+    def largest_in_flight(self) -> int:
+        """Bytes of the largest stanza in flight, of all users; 0 where the stream must not be ended over one."""
 
     @property
     def sole(self) -> bool:
-        """Nobody else uses the stream."""
+        """No one else uses the stream."""
+
+    def facts(self) -> StreamFacts:
+        """Return what operators are shown."""
+
+    def count_sent(self, number: int) -> None:
+        """Count `number` stanzas that are being written."""
+
+    def write(self, stanzas: Sequence[bytes]) -> None:
+        """Send these, and requests that stand between stanzas."""
 
     def leave(self, ending: Ending) -> Deferred[None]:
-        """Use it no more; the last user closes the stream. Fires when that is done, which takes a bounded time."""
+        """Use the stream no more. The last user closes it. Fires when that is done, within a bounded time."""
 
     def close(self, ending: Ending) -> Deferred[None]:
-        """Close the stream, for all of its pairs."""
+        """Close the stream in order, for all of its pairs. Fires when that is done, within a bounded time."""
+
+    def abort(self, ending: Ending) -> None:
+        """End the connection at once, so that the stream may be resumed."""
 
 
 class StreamProvider(Protocol):
-    """Where the streams of a lane come from."""
+    """Where the streams of a queue come from."""
 
     @property
-    def leg(self) -> Leg: ...
+    def leg(self) -> Leg:
+        """On which leg they are."""
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
-        """A stream for `pair`, a new one where it is to go on with `broken`; raises `StreamUnavailable`.
+        """Return a stream for `pair`; raises `StreamUnavailable`.
 
-        `alone`: no other pair may be on it.
+        `broken`: the stream must be a new one, and is to resume that one, which a stream of this provider left. `alone`: no
+        other pair may use it.
         """
 
     def urge(self, recipient: Domain) -> None:
-        """The operator's word: try at once."""
+        """An operator asks for an attempt now: withdraw the server's back-off."""
+
+
+class KnownExtensions(Protocol):
+    """Which extensions a server is known not to cope with."""
+
+    def usable(self, name: str, extra: Literal["management", "resumption"]) -> bool:
+        """Return whether the extension may be used with the server called `name`."""
+
+    def disable(self, name: str, extra: Literal["management"], ending: Ending) -> None:
+        """The extension made a stream fail: do not use it with this server for a day."""

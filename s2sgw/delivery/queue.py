@@ -136,7 +136,7 @@ class DeliveryQueue:
         if self.next_hop.ready:
             self.drain()
         elif not self.held:
-            self.next_hop.wanted()
+            self.next_hop.request_delivery()
         if refused:
             self._queues.refuse(self.pair, refused, Cause.QUEUE_FULL, upstream_ack)
         self._queues.watch(self)
@@ -144,12 +144,12 @@ class DeliveryQueue:
     def fit(self, fitness: NextHopLimits) -> None:
         """What the next hop takes: others that wait are bounced, and so are those to come."""
         self.fitness = fitness
-        gone = self.pair_queue.remove(lambda held: fitness.objection(held.stanza.data) is not None) if fitness else []
+        gone = self.pair_queue.remove(lambda held: fitness.violation(held.stanza.data) is not None) if fitness else []
         for held in gone:
-            self.give_up_on([held], fitness.objection(held.stanza.data) or Cause.TOO_LARGE)
+            self.give_up_on([held], fitness.violation(held.stanza.data) or Cause.TOO_LARGE)
 
     def _fitting(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
-        taken, refused = self.fitness.sift(stanzas)
+        taken, refused = self.fitness.partition(stanzas)
         for stanza, cause in refused:
             self._queues.refuse(self.pair, [stanza], cause, upstream_ack)
         return taken
@@ -170,7 +170,7 @@ class DeliveryQueue:
         if self.held and not stuck:
             return False
         if self.pair_queue.crowded:
-            self.next_hop.pressed()
+            self.next_hop.relieve_pressure()
         if (self.next_hop.slow or stuck) and not source.shared:
             return True
         return self.pair_queue.crowded and (stuck or self.next_hop.state in ("connecting", "ready"))
@@ -223,7 +223,7 @@ class DeliveryQueue:
         if now - held.accepted_at <= LATE:
             return held.stanza.data
         data = stamped(held.stanza, self.pair.sender, self._queues.wall() - (now - held.accepted_at))
-        return held.stanza.data if self.fitness.objection(data) else data
+        return held.stanza.data if self.fitness.violation(data) else data
 
     def acknowledged(self, number: int) -> None:
         """The next server has the first `number` stanzas in flight."""

@@ -135,7 +135,7 @@ class DeliveryQueues:
     def contact(self, peer: Domain, urged: bool = False) -> None:
         """`peer` proved itself on a stream of its own, or the operator urges: the lanes that wait for it try again."""
         for queue in self.towards(peer):
-            queue.next_hop.contact(urged)
+            queue.next_hop.retry_now(urged)
             self.backlog.hurry(queue)
 
     # --- the spool ---
@@ -188,7 +188,7 @@ class DeliveryQueues:
         """Where the errors that answer the stanzas of `flow` go."""
         back = self.queue(queue.pair.inverse)
         if not back.next_hop.ready:
-            back.next_hop.wanted()
+            back.next_hop.request_delivery()
         self._rest_no_more(back)
         return back
 

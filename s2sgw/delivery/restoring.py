@@ -72,7 +72,7 @@ class StartupRestore:
         queue.backlog = None
         self._placed.pop(queue, None)
         if self._begun.pop(queue) == queue.pair_queue.next_position and self._waiting and not len(queue.pair_queue):
-            queue.next_hop.part()
+            queue.next_hop.release_stream()
         self._fill()
 
     def _fill(self) -> None:
@@ -94,7 +94,7 @@ class StartupRestore:
         if queue.next_hop.ready:
             queue.drain()
         elif not queue.held:
-            queue.next_hop.wanted()
+            queue.next_hop.request_delivery()
 
     def _watch(self) -> None:
         if self._waiting and self._placed and self._timer is None:

@@ -196,7 +196,7 @@ class SpoolOverflow:
             self._refuse(queue.pair_queue.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
         self.lasts = not all(piece.gone for each in batch for piece in each.now())
         if self.lasts and not queue.held:
-            queue.next_hop.wanted()
+            queue.next_hop.request_delivery()
 
     def _refuse(self, gone: list[QueuedStanza]) -> None:
         """Who keeps a stanza until told sends it again after a crash: none that came later may arrive before that (R35)."""

@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
@@ -24,6 +23,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.peerdb.keys import key_of
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.stream.events import Refusal
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
@@ -63,14 +63,14 @@ class PolicyChange:
     log = Logger("s2sgw")
 
     def __init__(
-        self, peers: PeerPolicies, accepted: AcceptedStreams, queues: DeliveryQueues, inbound: JudgeInbound,
-        outbound: JudgeOutbound,
-        others: Callable[[], Iterable[StreamIngress]] = tuple,
+        self, peers: PeerPolicies, accepted: AcceptedStreams, initiated: InitiatedStreams, queues: DeliveryQueues,
+        inbound: JudgeInbound, outbound: JudgeOutbound, others: Callable[[], Iterable[StreamIngress]] = tuple,
     ) -> None:
-        """`others`: where stanzas come in beside the accepted streams and those of couriers."""
+        """`others`: where stanzas come in beside the accepted streams and those that we opened."""
         self._others = others
         self._peers = peers
         self._accepted = accepted
+        self._initiated = initiated
         self._queues = queues
         self._inbound = inbound
         self._outbound = outbound
@@ -81,9 +81,8 @@ class PolicyChange:
             owner.reconsider()
         for incoming in self._others():
             incoming.reconsider()
-        for queue in self._queues:
-            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
-            if stream is not None and stream.incoming is not None:
+        for stream in self._initiated:
+            if stream.incoming is not None:
                 stream.incoming.reconsider()
         closed = [] if keep_streams else await self._close()
         self._give_back()
@@ -93,7 +92,7 @@ class PolicyChange:
 
     async def _close(self) -> list[Closed]:
         places = DeferredSemaphore(CONCURRENT)
-        asked = [places.run(self._ask, question) for question in [*self._of_accepted(), *self._of_couriers()]]
+        asked = [places.run(self._ask, question) for question in [*self._of_accepted(), *self._of_initiated()]]
         outcomes = await DeferredList(asked)
         return [closed for _, closed in outcomes if closed is not None]
 
@@ -105,12 +104,11 @@ class PolicyChange:
             for pair, method in methods.items() if owner.side.leg == "federation" else ():
                 yield _Question(connection, "inbound", pair, partial(self._inbound, connection, pair, method))
 
-    def _of_couriers(self) -> Iterator[_Question]:
-        for queue in self._queues:
-            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
-            if stream is not None and stream.target is not None and stream.side.leg == "federation":
-                ask = partial(self._outbound, stream.connection, queue.pair, stream.target)
-                yield _Question(stream.connection, "outbound", queue.pair, ask)
+    def _of_initiated(self) -> Iterator[_Question]:
+        for stream in self._initiated:
+            for pair in stream.pairs if stream.leg == "federation" else ():
+                ask = partial(self._outbound, stream.connection, pair, stream.target)
+                yield _Question(stream.connection, "outbound", pair, ask)
 
     def _ask(self, question: _Question) -> Deferred[Closed | None]:
         asked = Deferred.fromCoroutine(_awaited(question.ask()))
@@ -148,9 +146,10 @@ async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
 class PeerStreams:
     """Finds them at the moment of the question."""
 
-    def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams) -> None:
+    def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams) -> None:
         self._queues = queues
         self._accepted = accepted
+        self._initiated = initiated
 
     def waiting(self, peer: Domain) -> int:
         """Stanzas that wait for the peer, in memory or on disk."""
@@ -171,9 +170,8 @@ class PeerStreams:
 
     def _connections(self, peer: Domain) -> Iterator[StreamConnection]:
         for connection, owner in self._accepted:
-            if owner.peer == peer and owner.side.leg == "federation":
+            if owner.side.leg == "federation" and (owner.peer == peer or peer in owner.senders):
                 yield connection
-        for queue in self._queues:
-            stream = queue.next_hop.stream if isinstance(queue.next_hop, DeliveryAgent) else None
-            if stream is not None and stream.side.leg == "federation" and queue.pair.recipient == peer:
+        for stream in self._initiated:
+            if stream.leg == "federation" and stream.pair.recipient == peer:
                 yield stream.connection

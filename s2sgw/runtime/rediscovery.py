@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
 from s2sgw.xmpp.jid import Domain
@@ -89,9 +88,8 @@ class Rediscovery:
 
     def _rest(self, peer: Domain) -> float | None:
         """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
-        next_hops = [queue.next_hop for queue in self._queues.towards(peer) if len(queue.pair_queue) and not queue.held]
-        timers = [next_hop.retry for next_hop in next_hops if isinstance(next_hop, DeliveryAgent) and next_hop.retry is not None]
-        times = [timer.getTime() for timer in timers if timer.active()]
+        waiting = [queue for queue in self._queues.towards(peer) if len(queue.pair_queue) and not queue.held]
+        times = [at for queue in waiting if (at := queue.next_hop.status().retry_at) is not None]
         return min(times) - self._clock.seconds() if times else None
 
     def _look(self, peer: Domain, missed: _Missed) -> None:

@@ -15,8 +15,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from s2sgw.delivery.acknowledgements import PingAcks
-from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.connection import StreamConnection
@@ -51,7 +49,7 @@ async def shut_down(
     last = [each().addTimeout(HEAR_OUT, clock, lambda late, _: None) for each in others]
     await DeferredList([*last, *(_heard_out(connection, clock) for connection in accepted)], consumeErrors=True)
     await _while(admitting, until - clock.seconds(), clock)
-    queues.go_on(lambda queue: not (queues.spools and _answers_elsewhere(queue)))
+    queues.go_on(lambda queue: not (queues.spools and queue.next_hop.acks_arrive_elsewhere))
     await _while(lambda: any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in queues), HAND_ON,
     clock)
     await queues.leave()
@@ -71,14 +69,10 @@ def _engine(connection: StreamConnection) -> Managed:
     return cast(Managed, connection.engine)
 
 
-def _answers_elsewhere(queue: DeliveryQueue) -> bool:
-    """Acknowledgements come on a stream towards us, and those are closed."""
-    return isinstance(queue.next_hop, DeliveryAgent) and isinstance(queue.next_hop.acknowledgements, PingAcks)
-
-
 def _unheard(queue: DeliveryQueue) -> bool:
-    """What the spool had no room for is on its way, and will be acknowledged."""
-    return queue.overflow.lasts and queue.next_hop.ready and bool(queue.pair_queue.in_flight) and not _answers_elsewhere(queue)
+    """What the spool had no room for is on its way, and will be acknowledged (not on a stream towards us: those are closed)."""
+    acknowledged = queue.next_hop.ready and not queue.next_hop.acks_arrive_elsewhere
+    return queue.overflow.lasts and acknowledged and bool(queue.pair_queue.in_flight)
 
 
 def _heard_out(connection: StreamConnection, clock: IReactorTime) -> Deferred[None]:

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.delivery.next_hop import NextHopLimits
-from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.delivery.outbound_stream import OutboundStream, StreamUnavailable
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
@@ -26,13 +26,15 @@ from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, endpoints, priority_groups, race
 from s2sgw.net.requester import Requester
 from s2sgw.policy.model import LEAST_STANZA_BYTES
+from s2sgw.reporting.record import Leg
 from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
 from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
 from s2sgw.s2s.handshake_timer import HandshakeTimer
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
 from s2sgw.s2s.owners import BACKEND
-from s2sgw.s2s.resumption import ResumableStream
+from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit
 from s2sgw.stream.events import (
@@ -59,25 +61,6 @@ VERIFYING_ADDRESSES = 4
 PATIENCE = 60.0
 
 
-class StreamUnavailable(Exception):
-    """No stream could be opened: why, where, and what was tried to prove the other end.
-
-    `retry`: seconds after which all lanes to the server may try again; None: each by its own back-off. `repeated`: nothing
-    was tried now, this was known.
-    """
-
-    def __init__(
-        self, ending: Ending, address: str = "", reasons: tuple[str, ...] = (), retry: float | None = None,
-        repeated: bool = False,
-    ) -> None:
-        super().__init__(f"{ending.layer}/{ending.cause}: {ending.detail}")
-        self.ending = ending
-        self.address = address
-        self.reasons = reasons
-        self.retry = retry
-        self.repeated = repeated
-
-
 @dataclass(frozen=True, slots=True)
 class ConnectServices:
     """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
@@ -96,6 +79,7 @@ class ConnectServices:
     incoming: Callable[[InitiatedStream], StreamIngress] | None = None
     peer_streams: PeerStreamLimit = field(default_factory=PeerStreamLimit)
     room: StreamLimit | None = None
+    initiated: InitiatedStreams = field(default_factory=InitiatedStreams)
     multiplexing: ShareableStreams = field(default_factory=ShareableStreams)
     missed: Callable[[Pair, Resolution], None] = lambda pair, known: None
 
@@ -119,7 +103,7 @@ class InitiatedStream:
         self.shown = side.shown(pair)
         self.connection = connect_services.connection(engine, self)
         #: whom it carries, and for whom it was asked to carry more
-        self.shared_stream = SharedStream(side, self.connection, engine, target, self._fitness)
+        self.shared_stream = SharedStream(side, self.connection, engine, target, self._limits)
         #: the part of the pair that it was opened for
         self.part = self.shared_stream.allow(pair, "")
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamUnavailable`
@@ -132,7 +116,7 @@ class InitiatedStream:
         connect_services.clock)
         self._connect_services = connect_services
         #: what it is to go on with (XEP-0198 §5)
-        self.former: ResumableStream | None = None
+        self.former: BrokenStream | None = None
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -176,7 +160,7 @@ class InitiatedStream:
         # a shared stream is not resumed: the next one would have to prove all of its pairs first
         resumption = None if self.shared_stream.shared else self.engine.broken_off()
         if resumption is not None:
-            self.shared_stream.broken = ResumableStream.of(resumption, self.incoming)
+            self.shared_stream.broken = BrokenStream.of(resumption, self.incoming)
         elif self.incoming is not None:
             self.incoming.close(ending)
         if self._question is not None:
@@ -203,8 +187,17 @@ class InitiatedStream:
         """Where stanzas go that the other side sends on this stream."""
         return self.shared_stream.incoming
 
-    def _fitness(self, pair: Pair) -> NextHopLimits:
-        """What of stanzas of `pair` the other side takes: as it announces, or as is known of it."""
+    @property
+    def leg(self) -> Leg:
+        return self.side.leg
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that use it now."""
+        return self.shared_stream.used_by
+
+    def _limits(self, pair: Pair) -> NextHopLimits:
+        """Return which stanzas of `pair` the other side takes, as it announces or as is known of it."""
         limits, known = self.engine.peer_limits, self.side.largest(pair)
         bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
         return NextHopLimits(min(bounds if known is None else [*bounds, known], default=limits.presumed), limits.holds)
@@ -223,7 +216,7 @@ class InitiatedStream:
         if self._connect_services.incoming is not None and self.incoming is None:
             self.shared_stream.incoming = self._connect_services.incoming(self)
 
-    def go_on_with(self, former: ResumableStream) -> None:
+    def go_on_with(self, former: BrokenStream) -> None:
         """Resume that stream, where the other side can bear it. Before it begins."""
         if self.engine.options.resume:
             self.former, self.engine.previous = former, former.resumption
@@ -273,7 +266,7 @@ class InitiatedStream:
 
 async def open_stream(
     side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool = False,
-    broken: ResumableStream | None = None, requester: Requester | None = None,
+    broken: BrokenStream | None = None, requester: Requester | None = None,
 ) -> InitiatedStream:
     """Return a stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36).
 
@@ -305,7 +298,7 @@ class ConnectAttempt:
     """One attempt. `failures` collects why each place came to nothing."""
 
     def __init__(
-        self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: ResumableStream | None,
+        self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: BrokenStream | None,
         requester: Requester | None,
     ) -> None:
         self._requester = requester

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.delivery.outbound_stream import StreamUser
-from s2sgw.s2s.connecting import ConnectServices, InitiatedStream, StreamUnavailable, open_stream
+from s2sgw.delivery.outbound_stream import StreamUnavailable, StreamUser
+from s2sgw.s2s.connecting import ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, Event, Verified
 from s2sgw.xmpp.ending import Cause, Ending
@@ -29,7 +29,7 @@ class Verification(StreamUser):
     def ask(self) -> Deferred[DialbackOutcome]:
         """Send the question; never on the connection that the key came by (R28)."""
         question = self._question
-        self._part.listener = self
+        self._part.user = self
         self._stream.connection.step(self._stream.engine.verify, question.pair, question.stream_id, question.key)
         return self.outcome
 

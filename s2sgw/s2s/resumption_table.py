@@ -10,9 +10,9 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.reporting.record import EventRecord, Leg
-from s2sgw.s2s.resumption import RETURN
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
@@ -101,7 +101,7 @@ class ResumptionTable:
         session = self._broken[resumption.id] = SuspendedStream(resumption, owner)
         self._awaited.update(session.pairs)
         owner.incoming.suspend(resumption.counters)
-        seconds = min(resumption.seconds, RETURN) if owner.shared_stream.suspend(ending) else resumption.seconds
+        seconds = min(resumption.seconds, BIDI_RESUME_SECONDS) if owner.shared_stream.suspend(ending) else resumption.seconds
         session.timer = self._clock.callLater(seconds, self._expire, session)
         for excess in list(self._excess(session.peers)):
             self._expire(excess)

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.delivery.next_hop import NextHopLimits
-from s2sgw.delivery.outbound_stream import StreamUser
+from s2sgw.delivery.next_hop import NextHopLimits, StreamFacts
+from s2sgw.delivery.outbound_stream import ResumableStream, StreamUser
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.s2s.legs import Legged
-from s2sgw.s2s.resumption import ResumableStream
 from s2sgw.stream.events import Acknowledged, Event, ManagementRefused, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
@@ -33,6 +32,12 @@ class CarryingEngine(Protocol):
     @property
     def managed(self) -> bool: ...
 
+    @property
+    def resumption(self) -> object | None: ...
+
+    @property
+    def continues(self) -> bool: ...
+
     def sent(self, number: int) -> None: ...
 
 
@@ -44,27 +49,46 @@ class PairStream:
         self.pair = pair
         self.method = method
         self.reasons = reasons
-        self.side = shared_stream.side
         self.connection = shared_stream.connection
-        self.target = shared_stream.target
-        self.listener: StreamUser | None = None
+        self.user: StreamUser | None = None
         self.ambiguous = False
 
     @property
-    def engine(self) -> PairStream:
-        """Counts by itself, for the acknowledgements of all pairs come in one count."""
-        return self
+    def ours(self) -> bool:
+        return self._shared_stream.target is not None
 
     @property
-    def incoming(self) -> StreamIngress | None:
-        return self._shared_stream.incoming
+    def carries_back(self) -> bool:
+        return self._shared_stream.incoming is not None
+
+    @property
+    def writable(self) -> bool:
+        return self.connection.writable
+
+    @property
+    def shared_connection(self) -> bool:
+        return self.connection.shared
+
+    @property
+    def answers(self) -> bool:
+        return self._shared_stream.answers
+
+    def note_answer(self) -> None:
+        self._shared_stream.answers = True
+
+    def facts(self) -> StreamFacts:
+        shared, connection = self._shared_stream, self.connection
+        return StreamFacts(
+            shared.side.leg, self.method, self.reasons, connection.peer_address, connection.tls_version, connection.cipher,
+            self.ours, connection, None if len(shared.users) > 1 else shared.resumption,
+        )
 
     @property
     def asking(self) -> bool:
         return self._shared_stream.asking
 
     @property
-    def broken(self) -> ResumableStream | None:
+    def resumable(self) -> ResumableStream | None:
         return self._shared_stream.broken
 
     @property
@@ -72,8 +96,8 @@ class PairStream:
         return self._shared_stream.outcome
 
     @property
-    def fitness(self) -> NextHopLimits:
-        return self._shared_stream.fitness(self.pair)
+    def limits(self) -> NextHopLimits:
+        return self._shared_stream.limits(self.pair)
 
     @property
     def managed(self) -> bool:
@@ -83,7 +107,8 @@ class PairStream:
     def unacknowledged(self) -> int:
         return self._shared_stream.unacknowledged(self)
 
-    def sent(self, number: int) -> None:
+    def count_sent(self, number: int) -> None:
+        """Count for this pair too: the acknowledgements of all pairs come in one count."""
         self._shared_stream.sent(self, number)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
@@ -91,8 +116,8 @@ class PairStream:
         self.connection.write(b"".join(stanzas))
 
     @property
-    def burden(self) -> int:
-        return max((user.burden for user in self._shared_stream.users), default=0)
+    def largest_in_flight(self) -> int:
+        return max((user.largest_in_flight for user in self._shared_stream.users), default=0)
 
     @property
     def sole(self) -> bool:
@@ -100,10 +125,14 @@ class PairStream:
 
     def leave(self, ending: Ending) -> Deferred[None]:
         """Its user has done with it; the last one closes the stream."""
-        self.listener = None
+        self.user = None
         if not self._shared_stream.users:
             self.connection.close(ending)
         return self.connection.when_closed()
+
+    def abort(self, ending: Ending) -> None:
+        """End the connection at once, for all of its pairs."""
+        self.connection.abort(ending)
 
     def close(self, ending: Ending) -> Deferred[None]:
         """Close the stream, for all of its pairs."""
@@ -119,19 +148,21 @@ def _unknown(pair: Pair) -> NextHopLimits:
 class SharedStream:
     """The pairs that one stream may carry, and whose courier uses it.
 
-    `target`: where we connected to. `fitness`: what of stanzas of a pair the other side takes. `incoming` takes
+    `target`: where we connected to. `limits`: which stanzas of a pair the other side takes. `incoming` takes
     what comes on a stream of ours.
     """
 
     def __init__(
         self, side: Legged, connection: StreamConnection, engine: CarryingEngine, target: Target | None = None,
-        fitness: Callable[[Pair], NextHopLimits] = _unknown,
+        limits: Callable[[Pair], NextHopLimits] = _unknown,
     ) -> None:
         self.side = side
         self.connection = connection
         self.engine = engine
         self.target = target
-        self.fitness = fitness
+        self.limits = limits
+        #: a ping was answered on the connection
+        self.answers = False
         self.incoming: StreamIngress | None = None
         #: an extension of a stream of ours was asked for, and is not answered
         self.asking = False
@@ -154,7 +185,7 @@ class SharedStream:
     def of(self, pair: Pair, alone: bool = False) -> PairStream | None:
         """The part for `pair`, unless it is in use, or `takes` does not hold."""
         pair_stream = self._pair_stream.get(pair)
-        return pair_stream if pair_stream is not None and pair_stream.listener is None and self.takes(alone) else None
+        return pair_stream if pair_stream is not None and pair_stream.user is None and self.takes(alone) else None
 
     def takes(self, alone: bool = False) -> bool:
         """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
@@ -165,7 +196,12 @@ class SharedStream:
     @property
     def users(self) -> list[StreamUser]:
         """Who uses it now."""
-        return [pair_stream.listener for pair_stream in self._pair_stream.values() if pair_stream.listener is not None]
+        return [pair_stream.user for pair_stream in self._pair_stream.values() if pair_stream.user is not None]
+
+    @property
+    def used_by(self) -> list[Pair]:
+        """The pairs whose users use it now."""
+        return [pair_stream.pair for pair_stream in self._pair_stream.values() if pair_stream.user is not None]
 
     def sent(self, pair_stream: PairStream, number: int) -> None:
         """`number` stanzas of one pair are being written."""
@@ -199,8 +235,8 @@ class SharedStream:
             count -= part
             if part < number:
                 self._written.appendleft((pair_stream, number - part))
-            if pair_stream.listener is not None:
-                pair_stream.listener.stream_event(Acknowledged(part))
+            if pair_stream.user is not None:
+                pair_stream.user.stream_event(Acknowledged(part))
 
     def slow(self) -> None:
         """The other side takes nothing at present."""
@@ -226,16 +262,22 @@ class SharedStream:
 
     def _release(self) -> None:
         """Let go of what refers back here: it would stay in memory until Python looks for circles."""
-        self._pair_stream, self.fitness = {}, _unknown
+        self._pair_stream, self.limits = {}, _unknown
         self._written.clear()
 
     # --- resumption (XEP-0198 §5) ---
 
     @property
+    def resumption(self) -> Literal["possible", "resumed"] | None:
+        """Whether the stream can be resumed should it break off, or is one that was."""
+        if self.engine.continues:
+            return "resumed"
+        return None if self.engine.resumption is None else "possible"
+
+    @property
     def resumable(self) -> bool:
         """What is unacknowledged can be sent again as it was."""
-        return all(pair_stream.listener is not None and pair_stream.listener.holds(number) for pair_stream,
-        number in self._owed().items())
+        return all(each.user is not None and each.user.holds(number) for each, number in self._owed().items())
 
     def _owed(self) -> Counter[PairStream]:
         owed: Counter[PairStream] = Counter()
@@ -247,19 +289,18 @@ class SharedStream:
         """The stream broke off: whose stanzas are unacknowledged waits for it, if anybody; all others go another way."""
         owed = self._owed()
         for pair_stream in self._pair_stream.values():
-            if pair_stream.listener is not None and not owed[pair_stream]:
-                listener, pair_stream.listener = pair_stream.listener, None
-                listener.stream_lost(ending)
-        for listener in self.users:
-            listener.stream_broken(ending)
+            if pair_stream.user is not None and not owed[pair_stream]:
+                user, pair_stream.user = pair_stream.user, None
+                user.stream_lost(ending)
+        for user in self.users:
+            user.stream_suspended(ending)
         return bool(owed)
 
     def go_on(self, former: SharedStream, count: int) -> None:
         """Stanzas go back here from where `former` broke off; the other side has `count` more of them."""
         former._acknowledged(count)
-        waiting = {pair_stream: pair_stream.listener for pair_stream in former._pair_stream.values() if pair_stream.listener is
-        not None}
-        again = {pair_stream: iter(listener.again()) for pair_stream, listener in waiting.items()}
+        waiting = {each: each.user for each in former._pair_stream.values() if each.user is not None}
+        again = {pair_stream: iter(user.again()) for pair_stream, user in waiting.items()}
         data: list[bytes] = []
         for pair_stream, number in former._written:
             data += islice(again[pair_stream], number)
@@ -267,5 +308,5 @@ class SharedStream:
         if data:
             self.connection.write(b"".join(data))
         former._release()
-        for pair_stream, listener in waiting.items():
-            listener.stream_resumed(self._pair_stream[pair_stream.pair])
+        for pair_stream, user in waiting.items():
+            user.stream_resumed(self._pair_stream[pair_stream.pair])

@@ -1,23 +1,22 @@
-"""The way to a next server that streams are opened to (`openstream.Way`)."""
+"""Where the streams to a peer or to the backend come from: `StreamProvider` of `delivery.outbound_stream`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.reporting.record import Leg
-from s2sgw.s2s.connecting import ConnectServices, InitiatedStream, StreamUnavailable, open_stream
+from s2sgw.s2s.connecting import ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.legs import InitiatingLeg
-from s2sgw.s2s.resumption import ResumableStream
+from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStreamProvider:
-    """A `StreamProvider` (see `openstream`): a stream of theirs that carries the pair back, one of ours on `side` that may be
-    shared, or
-    a new one, once there is room."""
+    """Finds a stream of theirs that carries the pair back, one of ours on `side` that may be shared, or opens a new one."""
 
     side: InitiatingLeg
     connect_services: ConnectServices
@@ -27,14 +26,15 @@ class PeerStreamProvider:
         return self.side.leg
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
-        pair_stream = self.connect_services.pair_stream(pair, alone) if broken is None else None
+        former = cast(BrokenStream | None, broken)  # one that a stream of this provider left
+        pair_stream = self.connect_services.pair_stream(pair, alone) if former is None else None
         if pair_stream is not None:
             return pair_stream
         shown = self.side.shown(pair)
         if shown is None:
-            return (await self._new(pair, broken)).part
-        if alone or broken is not None or not self.connect_services.extensions.usable(pair.recipient.ascii, "multiplexing"):
-            return await self._own(pair, shown, broken)
+            return (await self._new(pair, former)).part
+        if alone or former is not None or not self.connect_services.extensions.usable(pair.recipient.ascii, "multiplexing"):
+            return await self._own(pair, shown, former)
         return await self._shared(pair, shown)
 
     def urge(self, recipient: Domain) -> None:
@@ -55,18 +55,22 @@ class PeerStreamProvider:
                 raise
             return pair_stream
 
-    async def _own(self, pair: Pair, shown: str, broken: ResumableStream | None = None) -> OutboundStream:
+    async def _own(self, pair: Pair, shown: str, broken: BrokenStream | None = None) -> OutboundStream:
         with self.connect_services.multiplexing.opening(pair.recipient.ascii, shown):
             stream = await self._new(pair, broken)
             self.connect_services.multiplexing.add(stream)
         return stream.part
 
-    async def _new(self, pair: Pair, broken: ResumableStream | None) -> InitiatedStream:
-        """As soon as there is room for it."""
+    async def _new(self, pair: Pair, broken: BrokenStream | None) -> InitiatedStream:
+        """Open a stream as soon as there is room for it."""
         room = self.connect_services.room
         if room is None:
-            return await open_stream(self.side, pair, self.connect_services, broken=broken)
+            return self._opened(await open_stream(self.side, pair, self.connect_services, broken=broken))
         async with room.entering():
             stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
             room.joined(stream)
+        return self._opened(stream)
+
+    def _opened(self, stream: InitiatedStream) -> InitiatedStream:
+        self.connect_services.initiated.add(stream)
         return stream

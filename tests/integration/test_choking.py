@@ -272,7 +272,7 @@ class ChokingTests(SynchronousTestCase):
         """One connection for all lanes, to parts of jabberd2, is not ended for what one of them sent: it is believed."""
         world = World()
         world.send(message("1"))
-        self.patch(PairStream, "burden", 0)
+        self.patch(PairStream, "largest_in_flight", 0)
         world.send(large("big"))
         world.pass_time(2 * PATIENCE)
         self.assertEqual((len(world.connections), world.bounced, world.queues.queue(OUT).pair_queue.flying), (1, [], 0))
@@ -280,11 +280,11 @@ class ChokingTests(SynchronousTestCase):
     def test_another_lane(self) -> None:
         """A lane whose first stanza is behind the large one of another is not believed either: there were answers on the stream."""
         ends: list[Ending] = []
-        connection = FakeConnection(None)
         stream: Any = SimpleNamespace(
-            pair=OUT, connection=connection, burden=LARGE + 1, close=ends.append, write=lambda data: None,
-            engine=SimpleNamespace(managed=False, sent=lambda number: None),
+            pair=OUT, answers=False, largest_in_flight=LARGE + 1, close=ends.append, write=lambda data: None, managed=False,
+            count_sent=lambda number: None,
         )
+        stream.note_answer = lambda: setattr(stream, "answers", True)
         world = World()
         acknowledged: list[int] = []
         agent: Any = SimpleNamespace(queue=SimpleNamespace(acknowledged=acknowledged.append))

@@ -12,10 +12,9 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS, StreamUnavailable
 from s2sgw.ingress.stream_ingress import PARTING
 from s2sgw.reporting.record import EventRecord, Leg
-from s2sgw.s2s.connecting import StreamUnavailable
-from s2sgw.s2s.resumption import RETURN
 from s2sgw.s2s.resumption_table import IN_ALL, PER_PEER, ResumptionTable
 from s2sgw.stream.events import Refusal
 from s2sgw.stream.management import Counters, Resumption
@@ -345,7 +344,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual((far.next_hop.state, far.pair_queue.flying), ("broken", 1))
         self.world.far.queues.contact(HERE)
         self.assertEqual(far.next_hop.state, "broken")
-        self.away(RETURN + 1)
+        self.away(BIDI_RESUME_SECONDS + 1)
         self.assertEqual((far.next_hop.state, far.pair_queue.flying, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
         self.world.calm()
         self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])

@@ -24,13 +24,13 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.acknowledgements import Acks, PingAcks, StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.delivery.next_hop import NextHop, NextHopLimits
+from s2sgw.delivery.next_hop import NextHop, NextHopLimits, StreamFacts
+from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes, UpstreamAck
 from s2sgw.reporting.record import Direction, EventRecord
-from s2sgw.s2s.connecting import StreamUnavailable
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.spool.interface import Done, Spooled, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
@@ -41,7 +41,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import MANAGEMENT
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -111,17 +111,17 @@ class Engine:
 
 
 class Wire:
-    """A stream to the next server, as the courier and as the next server see it; also its connection."""
+    """A stream to the next server, as the delivery agent and as the next server see it."""
 
-    method, reasons, pair, target, incoming, fitness, broken, outcome = "EXTERNAL", (), OUT, None, None, NextHopLimits(), None, None
-    peer_address, tls_version, asking, ambiguous, sole = "192.0.2.1:5269", "TLSv1.3", False, False, True
-    shared, burden = False, 0
+    method, reasons, pair, limits, resumable, outcome = "EXTERNAL", (), OUT, NextHopLimits(), None, None
+    asking = ambiguous = shared_connection = carries_back = answers = False
+    sole = ours = True
+    largest_in_flight = 0
 
     def __init__(self, managed: bool, over: Callable[[], None]) -> None:
         self._over = over
         self.engine = Engine()
-        self.connection: Any = self
-        self.listener: Any = None
+        self.user: Any = None
         self.writable = True
         self.ending: Ending | None = None
         #: on their way: numbers of stanzas, ids of pings, "r", and "counted" from where the next server counts
@@ -134,6 +134,22 @@ class Wire:
         if managed:
             self.count, self.engine.counters = 0, Counters(0)
 
+    @property
+    def managed(self) -> bool:
+        return self.engine.managed
+
+    @property
+    def unacknowledged(self) -> int:
+        return self.engine.unacknowledged
+
+    def count_sent(self, number: int) -> None:
+        self.engine.sent(number)
+
+    def note_answer(self) -> None: ...
+
+    def facts(self) -> StreamFacts:
+        return StreamFacts("federation", "EXTERNAL", (), "192.0.2.1:5269", "TLSv1.3", None, True, self)
+
     def write(self, stanzas: Sequence[bytes]) -> None:
         for found in _TOKEN.finditer(b"".join(stanzas)):
             name = (found[2] or b"r").decode()
@@ -143,22 +159,22 @@ class Wire:
         if self.ending is None:
             self.ending = ending
             self._over()
-            if self.listener is not None:
-                self.listener.stream_lost(ending)
+            if self.user is not None:
+                self.user.stream_lost(ending)
         return succeed(None)
 
     abort = close
 
     def leave(self, ending: Ending) -> Deferred[None]:
-        self.listener = None
+        self.user = None
         return self.close(ending)
 
     def when_closed(self) -> Deferred[None]:
         return succeed(None)
 
     def event(self, event: Event) -> None:
-        if self.listener is not None:
-            self.listener.stream_event(event)
+        if self.user is not None:
+            self.user.stream_event(event)
 
 
 class Tally(EventRecord):
@@ -208,7 +224,7 @@ class Model:
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
-            return _Swallows()
+            return FakeNextHop()
         way: Any = mock.Mock(leg="federation", find=self._find)
         return DeliveryAgent(queue, way, self.queues.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
 
@@ -364,9 +380,9 @@ class Model:
         """It takes nothing more; or takes again."""
         wire.writable = not wire.writable
         if wire.writable:
-            wire.listener.stream_free()
+            wire.user.stream_free()
         else:
-            wire.listener.stream_slow()
+            wire.user.stream_slow()
 
     def _restart(self) -> None:
         """In order: nothing is lost, and what came before is older."""
@@ -407,25 +423,6 @@ class Model:
         assert not missing, f"lost: {sorted(missing)}"
         left = len(self.queue.pair_queue), self.spool.count, self.queues.budget.used, self.open
         assert left == (0, 0, 0, {}), f"left behind: lane, spool, memory, receipts: {left}"
-
-
-class _Swallows:
-    """The way back."""
-
-    state, ready, slow, acknowledges, last_cause = "idle", True, False, False, Cause.CLOSED
-
-    def send(self, data: Sequence[bytes]) -> None: ...
-
-    def wanted(self) -> None: ...
-
-    def pressed(self) -> None: ...
-
-    def contact(self, urged: bool = False) -> None: ...
-
-    def part(self) -> None: ...
-
-    def stop(self, cause: Cause) -> Deferred[None]:
-        return succeed(None)
 
 
 def walk(model: Model, chance: Random) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 
-from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.next_hop import NextHop, NextHopStatus
 from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.xmpp.ending import Cause
 
 
 class Transports:
@@ -16,6 +18,36 @@ class Transports:
 
     def __init__(self, next_hop: Callable[[DeliveryQueue], NextHop]) -> None:
         self.next_hop = next_hop
+
+
+class FakeNextHop:
+    """Takes everything at once and acknowledges nothing; tests override what they look at."""
+
+    ready = True
+    slow = False
+    acknowledges = False
+    acks_arrive_elsewhere = False
+    last_cause = Cause.CLOSED
+
+    @property
+    def state(self) -> str:
+        return "idle"
+
+    def status(self) -> NextHopStatus:
+        return NextHopStatus(self.state)
+
+    def send(self, data: Sequence[bytes]) -> None: ...
+
+    def relieve_pressure(self) -> None: ...
+
+    def request_delivery(self) -> None: ...
+
+    def retry_now(self, urged: bool = False) -> None: ...
+
+    def release_stream(self) -> None: ...
+
+    def stop(self, cause: Cause) -> Deferred[None]:
+        return succeed(None)
 
 
 class ThreadlessReactor(MemoryReactorClock):

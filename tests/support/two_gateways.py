@@ -46,7 +46,7 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE, ROOMS, THERE = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "there.example"))
 KEYS = DialbackKeys(b"k" * 32)
@@ -104,10 +104,10 @@ class Wire:
         raise AttributeError(name)
 
 
-class Sink:
+class Sink(FakeNextHop):
     """A next hop that acknowledges when it is told to, and answers pings (R41)."""
 
-    state, ready, slow, acknowledges, last_cause = "idle", True, False, True, Cause.CLOSED
+    acknowledges = True
 
     def __init__(self, queue: DeliveryQueue, queues: DeliveryQueues) -> None:
         self.queue = queue
@@ -127,15 +127,6 @@ class Sink:
 
     def acknowledge(self, number: int) -> None:
         self.queue.acknowledged(min(number, self.queue.pair_queue.flying))
-
-    def wanted(self) -> None: ...
-
-    def pressed(self) -> None: ...
-
-    def contact(self) -> None: ...
-
-    def stop(self, cause: Cause) -> Deferred[None]:
-        return succeed(None)
 
 
 class Gateway:

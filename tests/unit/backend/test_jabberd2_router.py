@@ -27,7 +27,7 @@ from s2sgw.stream.events import Announced, Bound, Routed, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE, ROOMS, PEER = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "peer.example"))
 IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
@@ -71,23 +71,14 @@ class FakeConnection:
         return succeed(None)
 
 
-class KeepingHop:
+class KeepingHop(FakeNextHop):
     """The hop towards peers."""
-
-    state, ready, slow, acknowledges, last_cause = "idle", True, False, False, Cause.CLOSED
 
     def __init__(self, kept: list[str]) -> None:
         self.kept = kept
 
     def send(self, data: Any) -> None:
         self.kept += [each.decode() for each in data]
-
-    def pressed(self) -> None: ...
-    def wanted(self) -> None: ...
-    def contact(self, urged: bool = False) -> None: ...
-    def part(self) -> None: ...
-    def stop(self, cause: Cause) -> Deferred[None]:
-        return succeed(None)
 
 
 class LinkTestCase(SynchronousTestCase):
@@ -154,7 +145,7 @@ class LaneTests(LinkTestCase):
         self.open()
         self.queues.queue(IN).accept([message("1", inside="x" * 100_000)])
         next_hop: Any = self.queues.queue(IN).next_hop
-        self.assertEqual((next_hop.stream.burden, next_hop.stream.connection.shared), (0, True))
+        self.assertEqual((next_hop.stream.largest_in_flight, next_hop.stream.connection.shared), (0, True))
 
     def test_routes(self) -> None:
         """R33: what waits goes out in order as soon as somebody serves the domain, wrapped for that domain."""

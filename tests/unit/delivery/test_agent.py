@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -40,7 +40,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -51,6 +51,7 @@ class FakeConnection:
 
     peer_address = "192.0.2.1:5269"
     tls_version = "TLSv1.3"
+    cipher = None
     last_sent = last_received = 0.0
     shared = False
 
@@ -111,7 +112,7 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
-            closing=False, extensible=False,
+            closing=False, extensible=False, resumption=None, continues=False,
         )
 
     def shown(self, pair: Pair) -> str | None:
@@ -206,10 +207,8 @@ class Bounced:
     data: bytes
 
 
-class KeepingHop:
+class KeepingHop(FakeNextHop):
     """A hop that keeps what it gets."""
-
-    state, ready, slow, acknowledges, last_cause = "idle", True, False, False, Cause.CLOSED
 
     def __init__(self, kept: list[Bounced]) -> None:
         self._kept = kept
@@ -218,17 +217,6 @@ class KeepingHop:
         for each in data:
             element = Element.parse(each)
             self._kept.append(Bounced(element.attributes["id"], each))
-
-    def wanted(self) -> None: ...
-
-    def pressed(self) -> None: ...
-
-    def contact(self, urged: bool = False) -> None: ...
-
-    def part(self) -> None: ...
-
-    def stop(self, cause: Cause) -> Deferred[None]:
-        return succeed(None)
 
 
 def message(id: str, kind: Any = "message", type: str | None = None, size: int = 10) -> Stanza:
@@ -356,7 +344,7 @@ class CourierTests(SynchronousTestCase):
             world.queue.accept([message("1")])
             world.side.ending = None
             if approved:
-                PeerStreams(world.queues, []).wake(THERE)  # type: ignore[arg-type]
+                PeerStreams(world.queues, [], []).wake(THERE)  # type: ignore[arg-type]
             else:
                 orders.flush(world.queue)
             self.assertEqual(ids(world.open().written), ["1"])
@@ -502,7 +490,7 @@ class CourierTests(SynchronousTestCase):
         world = World()
         world.queue.accept([message("1")])
         connection = world.open()
-        world.queue.next_hop.part()
+        world.queue.next_hop.release_stream()
         self.assertEqual((Cause.IDLE, True), (connection.ending and connection.ending.cause, connection.ending and connection.ending.in_order))
         world.queue.accept([message("2")])
         world.queue.accept([message("3")])
@@ -515,27 +503,28 @@ class CourierTests(SynchronousTestCase):
     def test_does_not_part(self) -> None:
         """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
         world = World()
-        world.queue.next_hop.part()
+        world.queue.next_hop.release_stream()
         world.queue.accept([message("1")])
         connection = world.open()
         agent: Any = world.queue.next_hop
         agent.acknowledgements = TcpAcks()
         agent.acknowledgements.acknowledges = True
         world.queue.accept([message("2")])
-        agent.part()
+        agent.release_stream()
         self.assertIsNone(connection.ending)
         world.queue.acknowledged(1)
         shared_stream = agent.stream._shared_stream
         shared_stream.incoming = object()
-        agent.part()
+        agent.release_stream()
         self.assertIsNone(connection.ending)
         shared_stream.incoming = None
         other = shared_stream.allow(Pair(Domain.parse("rooms.here.example"), THERE))
-        other.listener = agent
-        agent.part()
+        other.user = agent
+        agent.release_stream()
         self.assertIsNone(connection.ending)
-        other.listener = agent.stream.target = None
-        agent.part()
+        other.user = None
+        shared_stream.target = None  # a stream of theirs
+        agent.release_stream()
         self.assertIsNone(connection.ending)
 
     def test_room(self) -> None:

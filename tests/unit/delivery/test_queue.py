@@ -24,7 +24,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 from tests.support.spool_contract import answer_into
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
@@ -32,7 +32,7 @@ OUT = Pair(HERE, THERE)
 WINDOW = 0.02
 
 
-class FakeHop:
+class FakeHop(FakeNextHop):
     """A hop that the test opens, and that acknowledges when the test says so."""
 
     slow = False
@@ -55,16 +55,14 @@ class FakeHop:
         self.sent += data
         self.writes += 1
 
-    def wanted(self) -> None:
+    def request_delivery(self) -> None:
         self.asked += 1
 
-    def pressed(self) -> None:
+    def relieve_pressure(self) -> None:
         self.press()
 
-    def contact(self, urged: bool = False) -> None:
+    def retry_now(self, urged: bool = False) -> None:
         self.contacts += 1
-
-    def part(self) -> None: ...
 
     def stop(self, cause: Cause) -> Deferred[None]:
         self.ready = False

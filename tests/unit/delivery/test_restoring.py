@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,7 +19,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE = Domain.parse("here.example")
 
@@ -33,50 +32,46 @@ def stanza(id: str) -> Stanza:
     return Stanza("message", f"<message id='{id}'/>".encode(), "u@there.example", "u@here.example", None, id)
 
 
-class HopUnderTest:
+class HopUnderTest(FakeNextHop):
     """Opens, fails and acknowledges when the test says so."""
 
-    slow = False
     acknowledges = True
     last_cause = Cause.CONNECTION_REFUSED
 
     def __init__(self, queue: DeliveryQueue, asked: list[str]) -> None:
         self.queue = queue
-        self.state = "idle"
+        self.now = "idle"
         self.sent: list[bytes] = []
         self.parted = False
         self._asked = asked
 
     @property
-    def ready(self) -> bool:
-        return self.state == "ready"
+    def state(self) -> str:
+        return self.now
+
+    @property
+    def ready(self) -> bool:  # type: ignore[override]
+        return self.now == "ready"
 
     def send(self, data: Sequence[bytes]) -> None:
         self.sent += data
 
-    def wanted(self) -> None:
-        if self.state == "idle":
-            self.state = "connecting"
+    def request_delivery(self) -> None:
+        if self.now == "idle":
+            self.now = "connecting"
             self._asked.append(self.queue.pair.recipient.ascii.removesuffix(".example"))
 
     def open(self) -> None:
-        self.state = "ready"
+        self.now = "ready"
         self.queue.drain()
 
     def fail(self) -> None:
-        self.state = "backing off"
+        self.now = "backing off"
         self.queue.relieve()
 
-    def pressed(self) -> None: ...
-
-    def contact(self, urged: bool = False) -> None: ...
-
-    def part(self) -> None:
+    def release_stream(self) -> None:
         self.parted = True
 
-    def stop(self, cause: Cause) -> Deferred[None]:
-        self.state = "idle"
-        return succeed(None)
 
 
 class BacklogTests(SynchronousTestCase):
@@ -204,7 +199,7 @@ class BacklogTests(SynchronousTestCase):
     def test_no_stream_needed(self) -> None:
         """Where the hop is ready at once nothing waits."""
         self.hold(a=1, b=2, c=3)
-        self.next_hop("a").state = "ready"
+        self.next_hop("a").now = "ready"
         self.queues.restore()
         self.queues.queue(pair("a")).acknowledged(2)
         self.assertEqual((["b", "c"], 2), (self.asked, len(self.next_hop("a").sent)))

@@ -149,7 +149,7 @@ class CourierReceiptTests(SynchronousTestCase):
         self.agent = self.world.queue.next_hop
         engine: Any = self.connection.owner.engine
         engine.managed, engine.sent = True, self.sent.append
-        self.agent.acknowledgements = StreamManagementAcks(self.agent.stream.engine.sent, self.world.clock, self.fail)  # type: ignore[union-attr]
+        self.agent.acknowledgements = StreamManagementAcks(self.agent.stream.count_sent, self.world.clock, self.fail)  # type: ignore[union-attr]
         self.world.queue.accept([message("2"), message("3")])
         self.world.queue.accept([message("4")])
 

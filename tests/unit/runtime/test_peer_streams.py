@@ -9,7 +9,6 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.trust_files import read_revocations
-from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
@@ -31,27 +30,29 @@ class Connection:
         self.refusals.append(refusal)
 
 
-def queue(recipient: Domain, length: int = 0, connection: Connection | None = None, leg: str = "federation") -> Any:
-    next_hop: Any = DeliveryAgent.__new__(DeliveryAgent)
-    next_hop.stream = None if connection is None else SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg))
-    return SimpleNamespace(pair=Pair(HERE, recipient), pair_queue=range(length), next_hop=next_hop)
+def queue(recipient: Domain, length: int = 0) -> Any:
+    return SimpleNamespace(pair=Pair(HERE, recipient), pair_queue=range(length))
+
+
+def initiated(recipient: Domain, connection: Connection, leg: str = "federation") -> Any:
+    return SimpleNamespace(pair=Pair(HERE, recipient), connection=connection, leg=leg)
 
 
 class PeerStreamsTests(SynchronousTestCase):
     def test_waiting(self) -> None:
         """What waits for a peer, in all of its lanes."""
-        self.assertEqual(5, PeerStreams([queue(PEER, 2), queue(PEER, 3), queue(OTHER, 7)], []).waiting(PEER))  # type: ignore[arg-type]
+        self.assertEqual(5, PeerStreams([queue(PEER, 2), queue(PEER, 3), queue(OTHER, 7)], [], []).waiting(PEER))  # type: ignore[arg-type]
 
     def test_shared(self) -> None:
-        """R20: a stream that several lanes share is closed once."""
+        """R20: a stream that is known in two ways is closed once."""
         shared = Connection()
-        self.assertEqual(1, PeerStreams([queue(PEER, 1, shared), queue(PEER, 1, shared)], []).close(PEER, KEY))  # type: ignore[arg-type]
+        self.assertEqual(1, PeerStreams([], [], [initiated(PEER, shared), initiated(PEER, shared)]).close(PEER, KEY))  # type: ignore[arg-type]
         self.assertEqual(1, len(shared.refusals))
 
     def test_wake(self) -> None:
         """The lanes that wait for the peer try again."""
         woken: list[Domain] = []
-        PeerStreams(SimpleNamespace(contact=lambda *peer, urged: woken.extend(peer) if urged else None), []).wake(PEER)  # type: ignore[arg-type]
+        PeerStreams(SimpleNamespace(contact=lambda *peer, urged: woken.extend(peer) if urged else None), [], []).wake(PEER)  # type: ignore[arg-type]
         self.assertEqual([PEER], woken)
 
     def test_close(self) -> None:
@@ -59,14 +60,14 @@ class PeerStreamsTests(SynchronousTestCase):
         mine, out, closed, another = Connection(), Connection(), Connection(ending=Ending(Cause.CLOSED)), Connection((b"x",))
         backend, stranger = Connection(), Connection()
         accepted = [
-            (connection, SimpleNamespace(peer=peer, side=SimpleNamespace(leg=leg)))
+            (connection, SimpleNamespace(peer=peer, senders={peer}, side=SimpleNamespace(leg=leg)))
             for connection, peer, leg in (
                 (mine, PEER, "federation"), (closed, PEER, "federation"), (another, PEER, "federation"), (backend, PEER, "backend"),
                 (stranger, OTHER, "federation"),
             )
         ]
-        queues = [queue(PEER, connection=out), queue(PEER), queue(PEER, connection=backend, leg="backend"), queue(OTHER, connection=stranger)]
-        self.assertEqual(2, PeerStreams(queues, accepted).close(PEER, KEY))  # type: ignore[arg-type]
+        ours = [initiated(PEER, out), initiated(PEER, backend, leg="backend"), initiated(OTHER, stranger)]
+        self.assertEqual(2, PeerStreams([], accepted, ours).close(PEER, KEY))  # type: ignore[arg-type]
         for connection in (mine, out):
             [refusal] = connection.refusals
             self.assertEqual(("policy-violation", Cause.KEY_REVOKED), (refusal.condition.value, refusal.ending.cause))

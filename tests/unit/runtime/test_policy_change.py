@@ -29,7 +29,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Transports
+from tests.support.fakes import FakeNextHop, Transports
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 NO = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "pkix: no.", Ending(Cause.EXPIRED, "expired"))
@@ -62,10 +62,8 @@ class Owner:
         self.asked_anew += 1
 
 
-class Waiting:
+class Waiting(FakeNextHop):
     """A hop that takes nothing, or keeps what it gets."""
-
-    state, slow, acknowledges, last_cause = "idle", False, False, Cause.CLOSED
 
     def __init__(self, ready: bool, kept: list[bytes]) -> None:
         self.ready = ready
@@ -73,14 +71,6 @@ class Waiting:
 
     def send(self, data: Sequence[bytes]) -> None:
         self._kept += data
-
-    def wanted(self) -> None: ...
-
-    def contact(self, urged: bool = False) -> None: ...
-
-    def pressed(self) -> None: ...
-
-    def stop(self, cause: Cause) -> None: ...
 
 
 class ReconsiderationTests(SynchronousTestCase):
@@ -96,6 +86,7 @@ class ReconsiderationTests(SynchronousTestCase):
         ).attach(Transports(self.next_hop))
         self.peers = PeerPolicies()
         self.accepted: dict[Connection, Owner] = {}
+        self.initiated: Any = []
         self.questions: list[tuple[Any, ...]] = []
         self.answers: dict[tuple[Domain, str], Refusal] = {}
 
@@ -111,10 +102,8 @@ class ReconsiderationTests(SynchronousTestCase):
         return connection
 
     def outgoing(self, peer: Domain = PEER, leg: str = "federation") -> Connection:
-        queue = self.queues.queue(Pair(HERE, peer))
-        connection = Connection()
-        assert isinstance(queue.next_hop, DeliveryAgent)
-        queue.next_hop.stream = SimpleNamespace(connection=connection, side=SimpleNamespace(leg=leg), target=TARGET, incoming=None)
+        pair, connection = Pair(HERE, peer), Connection()
+        self.initiated.append(SimpleNamespace(connection=connection, leg=leg, target=TARGET, incoming=None, pair=pair, pairs=[pair]))
         return connection
 
     async def inbound(self, connection: Any, pair: Pair, method: str) -> Refusal | None:
@@ -127,7 +116,7 @@ class ReconsiderationTests(SynchronousTestCase):
 
     def apply(self, keep_streams: bool = False) -> list[Closed]:
         accepted: Any = self.accepted.items()
-        reconsideration = PolicyChange(self.peers, accepted, self.queues, self.inbound, self.outbound)
+        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, self.inbound, self.outbound)
         return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
 
     def test_closed(self) -> None:
@@ -182,7 +171,7 @@ class ReconsiderationTests(SynchronousTestCase):
         """What waits for a barred peer comes back with its cause; what waits for another goes on waiting."""
         for peer in (PEER, OTHER):
             queue = self.queues.queue(Pair(HERE, peer))
-            queue.next_hop = Waiting(False, [])  # type: ignore[assignment]
+            queue.next_hop = Waiting(False, [])
             queue.accept([Stanza("message", b"<message/>", f"a@{peer}", "b@here.example", id=peer.ascii)])
         self.peers.adopt(PeerPolicies({"peer.example": PeerObject(allow=False)}))
         self.apply(keep_streams=True)
@@ -216,7 +205,7 @@ class ReconsiderationTests(SynchronousTestCase):
             return await waiting[-1]
 
         connections = [self.stream() for _ in range(5)]
-        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.queues, inbound, self.outbound)  # type: ignore[arg-type]
+        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, inbound, self.outbound)  # type: ignore[arg-type]
         done = Deferred.fromCoroutine(reconsideration.apply())
         self.assertEqual(2, len(waiting))
         connections[0].ending = Ending(Cause.CLOSED)

@@ -9,10 +9,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
-from s2sgw.s2s.connecting import PATIENCE, ConnectServices, InitiatedStream, StreamUnavailable, open_stream
+from s2sgw.s2s.connecting import PATIENCE, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
 from s2sgw.s2s.stream_limits import AGAIN
@@ -290,7 +291,7 @@ class TrialTests(Attempts):
         self.extensions.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
         stream.owner.engine.sent = lambda number: None
-        stream.owner.part.sent(1)
+        stream.owner.part.count_sent(1)
         stream.owner.event(stream, Acknowledged(1))
         return self.extensions.usable("there.example", "bidi"), self.extensions.suspects("there.example")
 
@@ -331,7 +332,7 @@ class TrialTests(Attempts):
             killed.close(ending)
         acknowledged = self.ready()
         acknowledged.owner.engine.sent = lambda number: None
-        acknowledged.owner.part.sent(1)
+        acknowledged.owner.part.count_sent(1)
         acknowledged.owner.event(acknowledged, Acknowledged(1))
         acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.assertTrue(self.bears)

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.s2s import dialback_verifier
-from s2sgw.s2s.connecting import StreamUnavailable
 from s2sgw.s2s.dialback_verifier import PATIENCE, DialbackVerifier
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, PairProven, Verified
 from s2sgw.xmpp.ending import Cause, Ending
@@ -23,7 +23,7 @@ class FakeStream:
     """A verifying stream: notes what was asked, and that it was closed."""
 
     def __init__(self) -> None:
-        self.listener: Any = None
+        self.user: Any = None
         self.asked: list[Any] = []
         self.closed: list[Ending] = []
         self.connection = self.engine = self.part = self
@@ -36,7 +36,7 @@ class FakeStream:
         self.closed.append(ending)
 
     def leave(self, ending: Ending) -> None:
-        self.listener = None
+        self.user = None
         self.close(ending)
 
 
@@ -68,15 +68,15 @@ class VerifierTests(SynchronousTestCase):
         self.assertEqual(self.opened, [(PAIR.inverse, True)])
         self.opening.callback(self.stream)
         self.assertEqual(self.stream.asked, [("verify", PAIR, "id", "key")])
-        listener = self.stream.listener
-        listener.stream_event(PairProven(PAIR, "dialback"))
+        user = self.stream.user
+        user.stream_event(PairProven(PAIR, "dialback"))
         self.assertNoResult(self.outcome)
         answer = DialbackOutcome("invalid")
-        listener.stream_event(Verified(PAIR, "id", answer))
-        listener.stream_event(Verified(PAIR, "id", DialbackOutcome("valid")))
-        listener.stream_lost(Ending(Cause.CLOSED))
+        user.stream_event(Verified(PAIR, "id", answer))
+        user.stream_event(Verified(PAIR, "id", DialbackOutcome("valid")))
+        user.stream_lost(Ending(Cause.CLOSED))
         self.assertEqual(self.successResultOf(self.outcome), answer)
-        self.assertEqual((self.stream.closed, self.stream.listener), ([Ending(Cause.CLOSED)], None))
+        self.assertEqual((self.stream.closed, self.stream.user), ([Ending(Cause.CLOSED)], None))
 
     def test_not_reached(self) -> None:
         """R28: a server that cannot be reached is an error, never a yes and never an invalid."""
@@ -86,7 +86,7 @@ class VerifierTests(SynchronousTestCase):
     def test_lost(self) -> None:
         """R28: a stream that is lost before the answer is an error."""
         self.opening.callback(self.stream)
-        self.stream.listener.stream_lost(Ending(Cause.CONNECTION_LOST, "gone", "network"))
+        self.stream.user.stream_lost(Ending(Cause.CONNECTION_LOST, "gone", "network"))
         self.assertEqual(self.error(), (Cause.DIALBACK_ERROR, "gone"))
 
     def test_silent(self) -> None:

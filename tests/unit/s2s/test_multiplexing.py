@@ -16,6 +16,7 @@ from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.acknowledgements import LARGE, OVERDUE
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.connection import StreamConnection
@@ -24,7 +25,7 @@ from s2sgw.net.tls import ClientTLS
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
-from s2sgw.s2s.connecting import ConnectServices, StreamUnavailable
+from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import DISABLED_SECONDS, ExtensionMemory
 from s2sgw.s2s.multiplexing import ANSWER, BRIEF, PairRequests, ShareableStreams

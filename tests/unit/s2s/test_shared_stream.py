@@ -37,7 +37,8 @@ from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, OUT, PEER, Ent
 class Engine:
     """Counts what is sent, once it is managed."""
 
-    closing = False
+    closing = continues = False
+    resumption = None
 
     def __init__(self) -> None:
         self.managed = False
@@ -62,7 +63,7 @@ class Listening(StreamUser):
     def again(self) -> list[bytes]:
         return self.held
 
-    def stream_broken(self, ending: Ending) -> None:
+    def stream_suspended(self, ending: Ending) -> None:
         self.told.append(("broken", ending))
 
     def stream_resumed(self, stream: Any) -> None:
@@ -98,7 +99,7 @@ class LendingTests(SynchronousTestCase):
         pair_stream = self.shared_stream.of(pair)
         assert pair_stream is not None
         listening = Listening()
-        pair_stream.listener = listening
+        pair_stream.user = listening
         return pair_stream, listening
 
     def test_each_pair_once(self) -> None:
@@ -106,7 +107,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.shared_stream.of(IN))
         pair_stream, _ = self.borrow(OUT)
         self.assertIsNone(self.shared_stream.of(OUT))
-        self.assertEqual((pair_stream.pair, pair_stream.method, bool(pair_stream.fitness), pair_stream.target, pair_stream.side.leg), (OUT, "bidi", False, None, "federation"))
+        self.assertEqual((pair_stream.pair, pair_stream.method, bool(pair_stream.limits), pair_stream.ours), (OUT, "bidi", False, False))
         pair_stream.close(Ending(Cause.SHUTDOWN))
         self.assertIsNone(self.shared_stream.of(self.second))
 
@@ -126,7 +127,7 @@ class LendingTests(SynchronousTestCase):
         """The stream is closed by the last that leaves it."""
         (first, _), (second, _) = self.borrow(OUT), self.borrow(self.second)
         first.leave(Ending(Cause.SHUTDOWN))
-        self.assertEqual((self.connection.ending, first.listener, second.sole), (None, None, True))
+        self.assertEqual((self.connection.ending, first.user, second.sole), (None, None, True))
         second.leave(Ending(Cause.SHUTDOWN))
         self.assertEqual(self.connection.ending, Ending(Cause.SHUTDOWN))
 
@@ -145,7 +146,7 @@ class LendingTests(SynchronousTestCase):
         (pair_stream, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
         self.shared_stream.owe(other, 0)
         self.shared_stream.owe(pair_stream, 2)
-        other.sent(1)
+        other.count_sent(1)
         self.shared_stream.event(Acknowledged(2))
         self.assertEqual((pair_stream.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
         self.assertTrue(self.shared_stream.shared)
@@ -163,20 +164,20 @@ class LendingTests(SynchronousTestCase):
         """R35: what was counted in vain is forgotten."""
         pair_stream, listening = self.borrow(OUT)
         self.engine.managed = True
-        pair_stream.sent(2)
+        pair_stream.count_sent(2)
         self.shared_stream.event(ManagementRefused())
         self.assertEqual((pair_stream.unacknowledged, listening.told), (0, [ManagementRefused()]))
 
     def test_acknowledgements_are_shared_out(self) -> None:
         """R35: one count for all pairs, in the order in which they were written."""
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
-        first.engine.sent(9)
+        first.count_sent(9)
         self.engine.managed = True
-        self.assertTrue(first.engine.managed)
+        self.assertTrue(first.managed)
         for pair_stream, number in ((first, 2), (second, 3), (first, 1)):
-            pair_stream.engine.sent(number)
+            pair_stream.count_sent(number)
         self.shared_stream.event(Acknowledged(4))
-        first.listener = None
+        first.user = None
         self.shared_stream.event(Acknowledged(2))
         self.assertEqual(self.engine.counted, [2, 3, 1])
         self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
@@ -186,7 +187,7 @@ class LendingTests(SynchronousTestCase):
         self.engine.managed = True
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
         for pair_stream, number in ((first, 2), (second, 1), (first, 1)):
-            pair_stream.engine.sent(number)
+            pair_stream.count_sent(number)
         self.assertFalse(self.shared_stream.resumable)
         one.held, two.held = [b"a1", b"a2", b"a3"], [b"b1"]
         self.assertTrue(self.shared_stream.resumable)
@@ -207,7 +208,7 @@ class LendingTests(SynchronousTestCase):
         """R35: whoever has nothing in doubt looks for another way at once."""
         self.engine.managed = True
         (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
-        first.engine.sent(1)
+        first.count_sent(1)
         ending = Ending(Cause.CONNECTION_LOST)
         self.shared_stream.suspend(ending)
         self.assertEqual((one.told, two.told), ([("broken", ending)], [ending]))
@@ -257,13 +258,13 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual(owner.methods, {IN: "EXTERNAL"})
         pair_stream = self.accepted.pair_stream(OUT)
         assert pair_stream is not None
-        pair_stream.listener = listening = Listening()
+        pair_stream.user = listening = Listening()
         self.assertIsNone(self.accepted.pair_stream(OUT))
         owner.paused(self.link)
         owner.resumed(self.link)
         owner.event(self.link, ManagementEnabled())
         self.engine.managed = True
-        pair_stream.sent(1)
+        pair_stream.count_sent(1)
         owner.event(self.link, Acknowledged(1))
         owner.ended(self.link, Ending(Cause.CLOSED))
         self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
@@ -450,13 +451,13 @@ class ReceiptingTests(SynchronousTestCase):
         acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
         ack_selection = AckSelection(acks.__getitem__, Mock(), extensions, clock)
         self.assertEqual([ack_selection.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
-        stream: Any = Mock(pair=OUT, burden=10, engine=Mock(unacknowledged=0))
+        stream: Any = Mock(pair=OUT, largest_in_flight=10, unacknowledged=0)
         agent = Mock(poison_detector=PoisonDetector())
         acknowledgements = ack_selection.of(agent, stream)
         acknowledgements.behind(2)
         acknowledgements.acknowledged(1)
         clock.advance(60)
-        self.assertEqual(stream.connection.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
+        self.assertEqual(stream.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
         self.assertTrue(ack_selection.managed(PEER))
         acknowledgements = ack_selection.of(agent, stream)
         acknowledgements.behind(1)

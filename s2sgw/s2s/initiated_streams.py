@@ -1,0 +1,46 @@
+"""The open streams of ours, for a change of policy and for the stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.discovery import Target
+from s2sgw.reporting.record import Leg
+from s2sgw.xmpp.jid import Pair
+
+
+class ReadyStream(Protocol):
+    """What is known of one. `pair` is the pair that it was opened for, `target` where we connected to."""
+
+    pair: Pair
+    target: Target
+    connection: StreamConnection
+
+    @property
+    def leg(self) -> Leg: ...
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that use it now."""
+
+    @property
+    def incoming(self) -> StreamIngress | None:
+        """Where stanzas go that the other side sends on it (XEP-0288)."""
+
+
+class InitiatedStreams:
+    """Those that are ready, oldest first."""
+
+    def __init__(self) -> None:
+        self._open: dict[ReadyStream, None] = {}
+
+    def __iter__(self) -> Iterator[ReadyStream]:
+        return iter([stream for stream in self._open if stream.connection.ending is None])
+
+    def add(self, stream: ReadyStream) -> None:
+        """The stream is ready. It is forgotten when its connection is gone."""
+        self._open[stream] = None
+        stream.connection.when_closed().addCallback(lambda _: self._open.pop(stream, None))
