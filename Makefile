@@ -1,6 +1,6 @@
 # Everything here sets itself up: a machine with make and a Python >= 3.11 is enough.
 #
-#   make run        the gateway with its embedded echo backend, on loopback
+#   make run        the gateway with its built-in echo server, on loopback (PORT=6269: another port than 5269)
 #   make hello      (in a second terminal) a federation peer says hello to it, each step in words
 #   make test       the tests            make lint     ruff and mypy
 #   make coverage   the tests, and what they reach
@@ -15,7 +15,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CONFIG ?= examples/echo.toml
+PORT ?= 5269
+RUN_CONFIG := $(if $(filter 5269,$(PORT)),examples/echo.toml,examples/echo-$(PORT).toml)
+HELLO_PORT := $(if $(filter 5269,$(PORT)),, PORT=$(PORT))
 FUZZ_EXAMPLES ?= 20000
 CYCLES ?= 200
 TESTS ?= tests.unit tests.integration tests.properties tests.project
@@ -47,6 +49,7 @@ $(BIN)/python:
 	fi; \
 	echo "Setting up $(VENV) with $$($$found --version)"; \
 	"$$found" -m venv $(VENV)
+	@echo "Installing the gateway and its libraries into $(VENV): this takes up to a minute."
 
 $(READY): pyproject.toml | $(BIN)/python
 	@$(PIP) --editable .
@@ -65,15 +68,20 @@ certs: $(READY)
 	@$(BIN)/python certs/make.py
 
 run: $(READY) $(CERTS)
-	@echo "The gateway starts on $(CONFIG): federation on 127.0.0.1:5269, the embedded echo backend behind it."
-	@echo "Try, in a second terminal:"
-	@echo "  make hello                                   a federation peer: STARTTLS, certificate, EXTERNAL, a message and its echo"
-	@echo "  $(BIN)/s2sgw status --config $(CONFIG)       what it is doing (also: streams, lanes, peers, refusals, certs)"
-	@echo "Ctrl-C stops it."
-	@exec $(BIN)/twistd --nodaemon --pidfile= s2sgw --config $(CONFIG)
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || { \
+	  echo "Port $(PORT) on 127.0.0.1 is in use, perhaps by an XMPP server. Choose another: make run PORT=6269" >&2; exit 1; }
+	@[ $(PORT) = 5269 ] || sed 's/tcp:5269:/tcp:$(PORT):/; s#^state = .*#state = "state/$(PORT)"#' examples/echo.toml > $(RUN_CONFIG)
+	@echo "The gateway starts with $(RUN_CONFIG): federation on 127.0.0.1:$(PORT), the built-in echo server behind it."
+	@echo "In a second terminal:"
+	@echo "  make hello$(HELLO_PORT)"
+	@echo "      A federation peer connects: STARTTLS, certificate, SASL EXTERNAL, a message and its echo."
+	@echo "  $(BIN)/s2sgw status --config $(RUN_CONFIG)"
+	@echo "      What the gateway is doing. Also: streams, lanes, peers, refusals, certs."
+	@echo "Press Ctrl-C to stop it."
+	@exec $(BIN)/s2sgw run --config $(RUN_CONFIG)
 
 hello: $(READY) $(CERTS)
-	@$(BIN)/python examples/hello.py
+	@$(BIN)/python examples/hello.py --gateway 127.0.0.1:$(PORT)
 
 test: $(DEV)
 	@$(BIN)/python -m twisted.trial --temp-directory=_trial_temp $(TESTS)
@@ -121,5 +129,5 @@ fuzz: $(DEV)
 
 clean:
 	@rm -rf .venv .venv-* build dist _trial_temp* .coverage* htmlcov .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid
-	@rm -rf certs/ca certs/gateway certs/peer examples/state twisted/plugins/dropin.cache
+	@rm -rf certs/ca certs/gateway certs/peer examples/state examples/echo-*.toml twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
