@@ -27,6 +27,7 @@ from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
 from s2sgw.net.proxy_protocol import ProxyFactory
+from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.log import LoggedService, destination, observer
 from s2sgw.reporting.metrics import console_site
 from s2sgw.runtime import rediscovery
@@ -78,7 +79,7 @@ def exit_if_unable_to_start() -> Iterator[None]:
     """Log what keeps the gateway from starting in one line, and exit with status 1."""
     try:
         yield
-    except (AdminInUse, PrivateCAError, CannotListenError, SpoolBroken, OSError, ValueError) as error:
+    except (AdminInUse, PrivateCAError, CannotListenError, DatabaseUnusable, SpoolBroken, OSError, ValueError) as error:
         Logger("s2sgw").critical(event="cannot start", detail=str(error))
         raise SystemExit(1) from None
 

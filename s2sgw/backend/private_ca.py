@@ -1,12 +1,11 @@
-"""The private authority of the backend leg: to the existing server we are every remote domain, by leaves minted for each.
+"""The private certificate authority of the backend leg. It issues a certificate for each remote domain.
 
-The server trusts this authority in place of all others (decision 7). Leaves carry one dNSName and both usages: an xmppAddr
-crashes ejabberd 23.01, serverAuth alone is refused by it (BACKENDS.md).
+The existing server trusts this authority in place of all others (docs/architecture.md). A certificate has one dNSName and both
+usages: ejabberd 23.01 crashes on an xmppAddr, and refuses serverAuth alone.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,27 +19,31 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from s2sgw.net.certificates import Credential
+from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.trust.identity import names
 from s2sgw.xmpp.jid import Domain
 
 #: The authority's certificate, which the existing server is told to trust, and its key, in the state directory.
 CERTIFICATE_FILE, KEY_FILE = "backend-ca.pem", "backend-ca.key"
-#: Leaves kept; the least recently used goes first. Minting one anew takes a millisecond.
+#: Certificates kept; the least recently used goes first. To make one takes a millisecond.
 LEAVES_KEPT = 1024
 
 _AUTHORITY_DAYS = 20 * 365
 _LEAF_DAYS = 60
 _RENEW_DAYS = 20
-_EARLY = timedelta(days=1)  # for a clock that is behind ours
+_EARLY = timedelta(days=1)  # for a server whose clock is behind
 _ANEW = "remove both to make a new authority, which the server must be told to trust"
 
 
 class PrivateCAError(Exception):
-    """The state directory holds an authority that cannot be used, and why."""
+    """The authority in the state directory cannot be used, and why."""
 
 
 class PrivateCA:
-    """The authority kept in `state`; made there if absent. Raises `PrivateCAError`. All leaves share one key per run."""
+    """The authority in the directory `state`. It is made there at the first start. Raises `PrivateCAError`.
+
+    All certificates of one run share one key.
+    """
 
     def __init__(self, state: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
@@ -54,7 +57,7 @@ class PrivateCA:
         return self._certificate.public_bytes(Encoding.PEM)
 
     def leaf(self, domain: Domain) -> Credential:
-        """A credential by which we are `domain` on the backend leg."""
+        """Return a credential that proves `domain` to the existing server."""
         credential = self._leaves.get(domain)
         if credential is None or credential.not_after - self._now() < timedelta(days=_RENEW_DAYS):
             credential = self._leaves[domain] = self._mint(domain)
@@ -80,24 +83,37 @@ class PrivateCA:
 
 def _load_or_create(state: Path, at: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate_file, key_file = state / CERTIFICATE_FILE, state / KEY_FILE
-    if not certificate_file.exists() and not key_file.exists():
+    if not certificate_file.exists():
         _create(certificate_file, key_file, at)
     try:
         if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PrivateCAError(f"{key_file}: others than its owner may read it (chmod 600)")
         certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        key = load_pem_private_key(key_file.read_bytes(), None)
+        key = _load_key(key_file)
     except OSError as error:
         raise PrivateCAError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise PrivateCAError(f"{state}: {CERTIFICATE_FILE} or {KEY_FILE} is damaged; {_ANEW}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    except ValueError as error:
+        raise PrivateCAError(f"{certificate_file} is damaged; {_ANEW}") from error
+    if key.public_key() != certificate.public_key():
         raise PrivateCAError(f"{state}: {KEY_FILE} is not the key of {CERTIFICATE_FILE}; {_ANEW}")
     return certificate, key
 
 
+def _load_key(key_file: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the key. Raises `OSError` or `PrivateCAError`."""
+    try:
+        key = load_pem_private_key(key_file.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise PrivateCAError(f"{key_file} is damaged; {_ANEW}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise PrivateCAError(f"{key_file} holds no elliptic-curve key; {_ANEW}")
+    return key
+
+
 def _create(certificate_file: Path, key_file: Path, at: datetime) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
+    """Make the key and its certificate. A key that is there already is kept: a crash may have come between the two."""
+    new = not key_file.exists()
+    key = ec.generate_private_key(ec.SECP256R1()) if new else _load_key(key_file)
     name = "s2sgw backend authority"
     builder = _builder(name, _name(name), key.public_key(), at, _AUTHORITY_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -106,21 +122,11 @@ def _create(certificate_file: Path, key_file: Path, at: datetime) -> None:
     certificate = builder.sign(key, SHA256())
     try:
         key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-        _write(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+        if new:
+            write_atomically(key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        write_atomically(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
     except OSError as error:
         raise PrivateCAError(f"{error.filename}: cannot be written: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never readable by more than `mode` says."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _builder(

@@ -1,9 +1,8 @@
-"""What the operator holds back: peers, lanes and single stanzas. It is kept on disk, for a hold outlasts a restart."""
+"""What the operator holds back: peers, lanes and single stanzas. It is kept on disk, so that a hold outlasts a restart."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.spool.interface import Spooled
+from s2sgw.storage.atomic_file import set_aside, write_atomically
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -20,28 +20,28 @@ HOLDS = 1000
 
 
 class TooManyHolds(Exception):
-    """No room for another."""
+    """There are as many holds as there may be."""
 
 
 class HoldTarget(NamedTuple):
-    """One peer (all lanes from and to it), one lane, or one stanza of a lane. Either `peer` or `pair` is there."""
+    """One peer (all lanes from and to it), one lane, or one stanza of a lane. Either `peer` or `pair` is set."""
 
     peer: Domain | None = None
     pair: Pair | None = None
     position: int | None = None
 
     def covers(self, pair: Pair) -> bool:
-        """Whether the lane of `pair` is meant, or something of it."""
+        """Return whether the lane of `pair` is meant, or something of it."""
         return pair == self.pair or (self.peer is not None and self.peer in pair)
 
     def words(self) -> list[str | int]:
-        """As it is written down."""
+        """Return the target as a list of words and a number."""
         names = [self.peer.ascii] if self.peer is not None else [each.ascii for each in self.pair or ()]
         return [*names, *([] if self.position is None else [self.position])]
 
     @classmethod
     def read(cls, words: list[str | int]) -> HoldTarget:
-        """The reverse of `words`; raises `ValueError`."""
+        """Return the target that `words` gave. Raises `ValueError`."""
         names = [Domain.parse(str(word)) for word in words[:2]]
         if len(names) == 1:
             return cls(peer=names[0])
@@ -52,55 +52,88 @@ class HoldTarget(NamedTuple):
 
 
 class OperatorHolds:
-    """The holds, written to `<state>/held.json` (0600) at each change; a file that cannot be read is told to `report`."""
+    """The holds, written to `<state>/held.json` at each change.
+
+    A file that cannot be understood is set aside, and `report` is told: nothing is held back then.
+    """
 
     def __init__(self, state: Path | None = None, report: Callable[[str], None] = lambda text: None) -> None:
         self._path = None if state is None else state / FILE
+        self._report = report
         self._targets: dict[HoldTarget, None] = {}
+        #: a change could not be written yet
+        self._unwritten = False
         if self._path is not None and self._path.exists():
-            try:
-                self._targets = dict.fromkeys(HoldTarget.read(words) for words in json.loads(self._path.read_text("ascii")))
-            except (ValueError, TypeError, OSError) as error:
-                report(f"{self._path} cannot be read, so nothing is held back: {error}")
+            self._targets = dict.fromkeys(self._read(self._path))
+
+    def _read(self, path: Path) -> list[HoldTarget]:
+        """Return what the file holds. Raises `OSError` where it cannot be read: to go on would let go what is held."""
+        text = path.read_bytes()
+        try:
+            targets = json.loads(text)
+            if not isinstance(targets, list) or not all(isinstance(words, list) for words in targets):
+                raise ValueError("it is no list of holds")
+            return [HoldTarget.read(words) for words in targets]
+        except (ValueError, TypeError) as error:
+            aside = set_aside(path, "damaged")
+            self._report(f"{path} is damaged ({error}). It was set aside as {aside}. Nothing is held back by the operator now")
+            return []
 
     def __iter__(self) -> Iterator[HoldTarget]:
         return iter(self._targets)
 
     def holds(self, pair: Pair) -> bool:
-        """Whether all of the lane of `pair` is held back."""
+        """Return whether all of the lane of `pair` is held back."""
         return any(target.position is None and target.covers(pair) for target in self._targets)
 
     def positions(self, pair: Pair) -> set[int]:
-        """The single stanzas of the lane that are."""
+        """Return the positions of the single stanzas of the lane that are held back."""
         return {target.position for target in self._targets if target.pair == pair and target.position is not None}
 
     def add(self, target: HoldTarget) -> None:
-        """Raises `TooManyHolds`, or `OSError` where it cannot be kept."""
+        """Hold `target` back. Raises `TooManyHolds`, or `OSError` where that cannot be written."""
         if target not in self._targets and len(self._targets) >= HOLDS:
             raise TooManyHolds(f"at most {HOLDS} holds at a time")
         self._change({**self._targets, target: None})
 
     def discard(self, target: HoldTarget) -> int:
-        """End this hold, and those of all that it covers; how many. Raises `OSError`."""
+        """End this hold, and those of all that it covers. Return how many. Raises `OSError`."""
         left = {each: None for each in self._targets if not _within(each, target)}
         ended = len(self._targets) - len(left)
         self._change(left)
         return ended
 
     def forget(self, pair: Pair) -> None:
-        """The lane is gone, and so are its single stanzas."""
+        """End the holds of single stanzas of a lane that is gone. What cannot be written now is written by `write_again`."""
         if self.positions(pair):
-            self._change({each: None for each in self._targets if each.pair != pair or each.position is None})
+            self._targets = {each: None for each in self._targets if each.pair != pair or each.position is None}
+            self._write_or_report(new=not self._unwritten)
+
+    def write_again(self) -> None:
+        """Write what could not be written before."""
+        if self._unwritten:
+            self._write_or_report(new=False)
+
+    def _write_or_report(self, new: bool) -> None:
+        """Write the holds. Where that fails, it is tried again later, and reported if it is `new`."""
+        try:
+            self._write(self._targets)
+        except OSError as error:
+            self._unwritten = True
+            if new:
+                self._report(f"the end of a hold could not be written yet: {error}")
+        else:
+            self._unwritten = False
 
     def _change(self, targets: dict[HoldTarget, None]) -> None:
-        if self._path is not None and targets != self._targets:
-            new = self._path.with_name(f"{FILE}.new")
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="ascii") as file:
-                json.dump([target.words() for target in targets], file)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
+        if targets != self._targets:
+            self._write(targets)
+            self._unwritten = False
         self._targets = targets
+
+    def _write(self, targets: dict[HoldTarget, None]) -> None:
+        if self._path is not None:
+            write_atomically(self._path, json.dumps([target.words() for target in targets]).encode("ascii"))
 
 
 def _within(hold: HoldTarget, target: HoldTarget) -> bool:

@@ -242,6 +242,7 @@ class DeliveryQueues:
         """Once a second: bounce what expired, and forget the flows that nothing uses."""
         now = self.clock.seconds()
         self._again()
+        self.operator_holds.write_again()
         errors: list[Exception] = []
         for queue in self:
             try:

@@ -6,7 +6,6 @@ What was fetched is kept in the state directory, so that a restart without netwo
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from s2sgw.net.fetching import TrustRoot, permitted_addresses
 from s2sgw.net.https import HTTPS, Unfetched
 from s2sgw.net.resolver import Resolver
 from s2sgw.policy.denylist import DenyList
+from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.trust.anchors import Anchors
 
 #: Bytes of a list: some hundred thousand names.
@@ -31,6 +31,9 @@ FETCH_SECONDS = 30.0
 RETRY = 300.0
 #: Where fetched lists are kept, in the state directory.
 FOLDER = "deny"
+#: How the first line of a copy begins, and the bytes of that line.
+SEAL = b"# sha256 "
+SEAL_BYTES = len(SEAL) + 65
 
 DenyListSource = Path | str
 
@@ -171,19 +174,23 @@ class DenyLists:
         held = self._lists.get(str(source))
         if held is not None and isinstance(source, str):
             return held
+        if isinstance(source, str) and not self._copy(source).exists():
+            return None
         try:
-            return read_file(source) if isinstance(source, Path) else parse(source, _bytes(self._copy(source)))
-        except ListUnreadable:
+            if isinstance(source, Path):
+                return read_file(source)
+            return parse(source, _unsealed(_bytes(self._copy(source), SEAL_BYTES)))
+        except ListUnreadable as problem:
+            if isinstance(source, str):
+                detail = f"{problem}; the list counts once it is fetched"
+                self.log.error(event="deny list copy unusable", list=source, detail=detail)
             return held
 
     def _keep(self, url: str, text: bytes) -> None:
         """A full disk loses the copy, not the list."""
-        copy = self._copy(url)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            draft = copy.with_suffix(".new")
-            draft.write_bytes(text)
-            os.replace(draft, copy)
+            write_atomically(self._copy(url), _sealed(text))
         except OSError as error:
             self.log.error(event="deny list not kept", list=url, detail=error.strerror or str(error))
 
@@ -221,13 +228,28 @@ def complaints(sources: Iterable[DenyListSource]) -> list[str]:
     return found
 
 
-def _bytes(path: Path) -> bytes:
+def _sealed(text: bytes) -> bytes:
+    """Return what is written as a copy of `text`: behind a first line with its checksum, which is a comment."""
+    return SEAL + hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def _unsealed(data: bytes) -> bytes:
+    """Return the text of a copy. One of an earlier version has no checksum. Raises `ListUnreadable`."""
+    if not data.startswith(SEAL):
+        return data
+    seal, _, text = data.partition(b"\n")
+    if seal.removeprefix(SEAL) != hashlib.sha256(text).hexdigest().encode():
+        raise ListUnreadable("was altered on the disk")
+    return text
+
+
+def _bytes(path: Path, more: int = 0) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(LIST_BYTES + 1)
+            data = file.read(LIST_BYTES + more + 1)
     except OSError as error:
         raise ListUnreadable(f"cannot be read: {error.strerror or error}") from None
-    if len(data) > LIST_BYTES:
+    if len(data) > LIST_BYTES + more:
         raise ListUnreadable(f"is longer than {LIST_BYTES} bytes")
     return data
 

@@ -1,22 +1,42 @@
-"""The state directory (0700) and the secret that it holds (0600)."""
+"""The state directory (0700), and the secret that it holds (0600)."""
 
 from __future__ import annotations
 
-import os
 import secrets
+import stat
 from pathlib import Path
+
+from s2sgw.storage.atomic_file import write_atomically
+
+#: Bytes of the secret.
+SECRET_BYTES = 32
+
+
+class SecretUnusable(ValueError):
+    """The secret in the state directory is not one that was made here, and how."""
 
 
 def prepare_state(state: Path) -> Path:
-    """The state directory, for us alone (0700)."""
+    """Make the state directory where it is absent, close it to other users (0700), and return it. Raises `OSError`."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
     return state
 
 
 def keep_secret(path: Path) -> bytes:
-    """A secret of 32 bytes that outlives restarts, readable by us alone (0600)."""
+    """Return the secret of this gateway, 32 bytes that outlive restarts. It is made at the first start.
+
+    Dialback keys derive from it (XEP-0185): one that is short or open to others would let strangers make them. Raises
+    `SecretUnusable` for such a file, and `OSError`.
+    """
     if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+        write_atomically(path, secrets.token_bytes(SECRET_BYTES))
+    secret = path.read_bytes()
+    remedy = "restore it from a backup, or remove it to have a new one made"
+    if len(secret) != SECRET_BYTES:
+        raise SecretUnusable(f"{path} must hold {SECRET_BYTES} bytes, and holds {len(secret)}; {remedy}")
+    if len(set(secret)) == 1:
+        raise SecretUnusable(f"{path} holds the same byte {SECRET_BYTES} times, which is no secret; {remedy}")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SecretUnusable(f"{path}: others than its owner may read it (chmod 600)")
+    return secret

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from s2sgw.spool.interface import SpoolBroken
+from s2sgw.storage import atomic_file
 
 #: What a commit survives: the loss of power (each commit is synced to the disk), or the crash of the gateway alone.
 Durability = Literal["power-loss", "crash"]
@@ -62,6 +63,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 #: Its codes for what may be over soon.
 PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM})
+#: Endings of SQLite's files beside the database.
+COMPANIONS = ("-wal", "-shm")
 TABLES = {"lane", "stanza", "quarantine", "note"}
 
 
@@ -135,11 +138,7 @@ def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[st
 def _make(path: Path) -> None:
     """Make the file. SQLite gives the files beside it the same mode."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    atomic_file.sync_directory(path.parent)
 
 
 def _is_newest(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> bool:
@@ -177,7 +176,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 def set_aside(path: Path, why: str, report: Callable[[str], None]) -> Path:
     """Rename a damaged file, tell `report`, and return its new path."""
-    aside = _rename(path, "damaged")
+    aside = atomic_file.set_aside(path, "damaged", COMPANIONS)
     report(
         f"{path} cannot be read ({why}). It was set aside as {aside} and an empty one takes its place; what the old one held is "
         f"not delivered. To look for it: sqlite3 {aside} .recover"
@@ -187,21 +186,9 @@ def set_aside(path: Path, why: str, report: Callable[[str], None]) -> Path:
 
 def keep_for_newer(path: Path, why: str, report: Callable[[str], None]) -> None:
     """Rename a sound file that a newer version wrote (after a downgrade), and tell `report`."""
-    aside = _rename(path, "newer")
+    aside = atomic_file.set_aside(path, "newer", COMPANIONS)
     report(
         f"{path} was written by a newer version of s2sgw ({why}). It was set aside as {aside}, sound and whole, and an empty one "
         f"takes its place: nothing is lost, but this version does not deliver what it holds. To bring it back: stop s2sgw, move "
         f"{aside} to {path} (and {aside}-wal, if it is there, to {path}-wal), start the newer version"
     )
-
-
-def _rename(path: Path, word: str) -> Path:
-    """Give the file and its log the first free name with `word`, and return it."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
-        number += 1
-    for suffix in ("-wal", "-shm", ""):
-        beside = path.with_name(path.name + suffix)
-        if beside.exists():
-            beside.rename(aside.with_name(aside.name + suffix))
-    return aside

@@ -19,6 +19,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
+from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
@@ -44,7 +45,7 @@ class StartTests(SynchronousTestCase):
         """Each cause is one line of the log at the highest level, and status 1: no traceback."""
         for error in (
             AdminInUse("another gateway runs"), PrivateCAError("no key"), CannotListenError("", 5269, OSError("taken")), SpoolBroken("worn"),
-            PermissionError("state"), ValueError("what"),
+            PermissionError("state"), ValueError("what"), DatabaseUnusable("garbled"),
         ):
             with capturedLogs() as logged, self.assertRaises(SystemExit) as stopped, exit_if_unable_to_start():
                 raise error

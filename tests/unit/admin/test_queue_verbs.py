@@ -208,14 +208,37 @@ class HoldTests(SynchronousTestCase):
         tools.world.queues.sweep()
         self.assertEqual([str(each) for each in OperatorHolds(tools.state)], [" ".join(LANE)])
 
-    def test_unreadable(self) -> None:
-        """A file of holds that cannot be read is told, and keeps nothing from starting."""
+    def test_damaged(self) -> None:
+        """A file that holds no holds is set aside and told, and keeps nothing from starting."""
         state = Path(self.mktemp())
         state.mkdir()
-        for text in ("garbage", "[[]]", '[["a b"]]', '[["a.example", "b.example", "x"]]', "7"):
+        for number, text in enumerate(("garbage", "[[]]", '[["a b"]]', '[["a.example", "b.example", "x"]]', "7", '["a"]', '{"a": 1}', ""), 1):
             (state / withheld.FILE).write_text(text)
             reports: list[str] = []
             self.assertEqual((list(OperatorHolds(state, reports.append)), len(reports)), ([], 1))
+            self.assertEqual((state / f"{withheld.FILE}.damaged-{number}").read_text(), text)
+
+    def test_unreadable(self) -> None:
+        """A file that cannot be read ends the start: to go on would let go what is held."""
+        state = Path(self.mktemp())
+        (state / withheld.FILE).mkdir(parents=True)
+        self.assertRaises(OSError, OperatorHolds, state)
+
+    def test_full_disk(self) -> None:
+        """The end of a lane on a full disk does not raise; it is written when there is room."""
+        tools = Tools(self.mktemp())
+        holds = tools.world.queues.operator_holds
+        reports: list[str] = []
+        holds._report = reports.append
+        holds.add(HoldTarget(pair=OUT, position=2))
+        full = self.patch(withheld, "write_atomically", lambda *arguments: Path("/no/where").stat())
+        holds.forget(OUT)
+        holds.write_again()
+        self.assertRaises(OSError, holds.add, HoldTarget(pair=OUT))
+        self.assertEqual((list(holds), len(reports), len(list(OperatorHolds(tools.state)))), ([], 1, 1))
+        full.restore()
+        tools.world.queues.sweep()
+        self.assertEqual(list(OperatorHolds(tools.state)), [])
 
     def test_bounded(self) -> None:
         """Not more holds than can be kept in mind."""

@@ -118,7 +118,7 @@ class AuthorityTests(SynchronousTestCase):
             (key, b"rubbish", "damaged; remove both"),
             (key, locked, "damaged; remove both"),
             (key, self_signed().key_pem, "is not the key of"),
-            (key, self_signed(key=rsa_key()).key_pem, "is not the key of"),
+            (key, self_signed(key=rsa_key()).key_pem, "no elliptic-curve key"),
         ):
             path.write_bytes(data)
             self.assertRaisesRegex(PrivateCAError, words, self.make)
@@ -128,6 +128,14 @@ class AuthorityTests(SynchronousTestCase):
         self.assertRaisesRegex(PrivateCAError, "chmod 600", self.make)
         key.unlink()
         self.assertRaisesRegex(PrivateCAError, "cannot be read: No such file", self.make)
+
+    def test_crash_between_key_and_certificate(self) -> None:
+        """Where only the key was made, its certificate is made at the next start."""
+        made = self.make()
+        (self.state / private_ca.CERTIFICATE_FILE).unlink()
+        again = self.make()
+        self.assertEqual(made._key.public_key(), again._key.public_key())
+        self.assertEqual(made._certificate.subject, again._certificate.subject)
 
     def test_a_place_that_cannot_be_written(self) -> None:
         """A state directory that cannot be made is told."""

@@ -131,7 +131,22 @@ class URLTests(DenyListsTestCase):
         self.clock.advance(RETRY)
         self.answer(b"b.example\n")
         self.assertEqual(["b.example"], self.names())
-        self.assertEqual([b"b.example\n"], [copy.read_bytes() for copy in (self.state / "deny").iterdir()])
+        self.assertEqual([b"b.example\n"], [copy.read_bytes().partition(b"\n")[2] for copy in (self.state / "deny").iterdir()])
+
+    def test_copy_altered(self) -> None:
+        """A copy that was altered on the disk is not believed: the list counts once it is fetched."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\nb.example\n")
+        [copy] = (self.state / "deny").iterdir()
+        for data, names in (
+            (copy.read_bytes().replace(b"b.example", b"c.example"), []), (copy.read_bytes()[:-5], []),
+            (b"old.example\n", ["old.example"]),
+        ):
+            copy.write_bytes(data)
+            again = self.made()
+            again.hold([URL], 3600)
+            self.assertEqual(names, self.names(again))
+            again.stop()
 
     def test_others_go_on(self) -> None:
         """One list that cannot be had keeps none of the others from counting."""

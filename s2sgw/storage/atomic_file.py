@@ -1,0 +1,60 @@
+"""Files that are written whole or not at all, for their owner alone, and are on the disk when the call returns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Give the file at `path` the content `data`. After a crash it holds the old content or the new, never a part.
+
+    The content is written to a file beside it, synced, and renamed; then the directory is synced. Raises `OSError`, with the
+    old file as it was.
+    """
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory survive the loss of power."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path, word: str, companions: tuple[str, ...] = ()) -> Path:
+    """Rename a file to the first free name with `word` and a number, and return it: "held.json" to "held.json.damaged-1".
+
+    `companions` are endings of files that belong to it and go with it. Raises `OSError`.
+    """
+    number = 1
+    while any(_with_ending(_numbered(path, word, number), ending).exists() for ending in ("", *companions)):
+        number += 1
+    aside = _numbered(path, word, number)
+    for ending in (*companions, ""):
+        beside = _with_ending(path, ending)
+        if beside.exists():
+            beside.rename(_with_ending(aside, ending))
+    sync_directory(path.parent)
+    return aside
+
+
+def _numbered(path: Path, word: str, number: int) -> Path:
+    return path.with_name(f"{path.name}.{word}-{number}")
+
+
+def _with_ending(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
