@@ -7,16 +7,19 @@ from dataclasses import replace
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
+from twisted.internet.defer import Deferred, succeed
+
 from s2sgw.authentication.assessment import Assessment, ProofRunner
 from s2sgw.authentication.lookups import EvidenceLookups
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
+from s2sgw.net.requester import Requester
 from s2sgw.peerdb.peer_records import KnownFacts, PeerRecords
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
-from s2sgw.trust.evidence import Evidence, Role
+from s2sgw.trust.evidence import Evidence, ProofMethod, Role
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
@@ -29,6 +32,7 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.LOOP: StreamCondition.REMOTE_CONNECTION_FAILED,
     Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
     Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
 }
 
@@ -63,16 +67,26 @@ class Judge:
         #: streams on which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, tuple[Domain, tuple[bytes, ...]]] = WeakKeyDictionary()
 
-    def begin(self, peer: Domain, role: Role, target: Target | None = None) -> None:
-        """The peer is asserted, or `target` of it is about to be dialled: what has to be looked up is, beside the handshake.
+    def begin(
+        self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
+    ) -> Deferred[None]:
+        """Start the look-ups for a verdict, beside the handshake. The result can be cancelled: they are then abandoned.
 
-        A POSH document is fetched yet for a peer alone that was proven by one lately; of any other the certificate says more
-        often than not that none is needed, and no web server is asked for nothing.
+        The peer is asserted, or its `target` is about to be dialled. A POSH document is fetched now only for a peer that was
+        proven by one lately: for most others the certificate will show that none is needed.
         """
         policy = self._peers.policy(peer)
-        if policy.bar is None:
-            posh = "posh" in policy.proofs and self._peer_records.remembered(peer, policy, self._now().timestamp()) == "posh"
-            self._look_ups.begin(peer, policy.route, target, dane="dane" in policy.proofs, posh=posh)
+        if policy.bar is not None:
+            return succeed(None)
+        posh = "posh" in policy.proofs and self._remembered(peer, policy) == "posh"
+        return self._look_ups.begin(peer, policy.route, target, requester, dane="dane" in policy.proofs, posh=posh)
+
+    def knows(self, peer: Domain) -> bool:
+        """Return whether the configuration names the peer, or its certificate proved it lately."""
+        return self._peers.lists(peer) or self._remembered(peer, self._peers.policy(peer)) is not None
+
+    def _remembered(self, peer: Domain, policy: PeerPolicy) -> ProofMethod | None:
+        return self._peer_records.remembered(peer, policy, self._now().timestamp())
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
         """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
@@ -82,24 +96,28 @@ class Judge:
 
     async def verdict(
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
+        requester: Requester | None = None,
     ) -> Verdict:
-        """The verdict on `question.peer`, which plays `role` on `connection`; outbound, `target` is where we connected to."""
-        evidence, found = await self._found(connection, question.peer, role, target)
+        """Return the verdict on `question.peer`, which plays `role` on `connection`.
+
+        `target` is where we connected to; None: the peer connected to us. `requester` asks for the look-ups; None: we do.
+        """
+        evidence, found = await self._found(connection, question.peer, role, target, requester)
         targets: tuple[Target, ...] = (target,) if target else ()
         if found.verdict.hold:
-            targets = await self._look_ups.targets(question.peer, found.policy.route)
+            targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
         self._peer_records.record_verdict(evidence, question.local, found.verdict, targets)
         if found.verdict.learn == "with-dialback":
             self._first_uses[connection] = (question.peer, evidence.chain)
         return found.verdict
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
-        """What the verdict on a stream that is open would be now. It is entered nowhere."""
-        _, found = await self._found(connection, peer, role, target)
+        """Return what the verdict on an open stream would be now. It is recorded nowhere."""
+        _, found = await self._found(connection, peer, role, target, None)
         return found.verdict
 
     async def _found(
-        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None,
+        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None, requester: Requester | None,
     ) -> tuple[Evidence, Assessment]:
         policy = self._peers.policy(peer)
         evidence = Evidence(
@@ -108,19 +126,20 @@ class Judge:
             target_secure=target.secure if target else False,
         )
         standing = self._peer_records.standing(peer, policy, evidence.at.timestamp())
-        return await self.gather(policy, evidence, standing, target)
+        return await self.gather(policy, evidence, standing, target, requester)
 
     async def gather(
         self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts, target: Target | None,
+        requester: Requester | None = None,
     ) -> tuple[Evidence, Assessment]:
-        """All evidence, and the verdict. The DNS is always heard, for it may veto; the web only where nothing else proves."""
+        """Return all evidence and the verdict. The DNS is always asked, for it may veto; the web only if nothing else proves."""
         shown = evidence.tls_version is not None and bool(evidence.chain)
         if shown and "dane" in policy.proofs and policy.bar is None:
-            tlsa = await self._look_ups.dane(evidence.domain, policy.route, target)
+            tlsa = await self._look_ups.dane(evidence.domain, policy.route, target, requester)
             evidence = replace(evidence, tlsa=tlsa)
         found = self._proving.found(policy, evidence, standing)
         if shown and "posh" in policy.proofs and policy.bar is None and not (found.proven or found.vetoed):
-            evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain))
+            evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain, requester))
             found = self._proving.found(policy, evidence, standing)
         return evidence, found
 

@@ -1,7 +1,7 @@
 """POSH documents, fetched by HTTPS and kept for a while (RFC 7711, R23).
 
-A stranger's name is enough to start a fetch. So each fetch is bounded (`net.https`), few run at once, and their results, failures
-too, are kept in a bounded cache.
+A stranger's name is enough to make us fetch. So a fetch is bounded (`net.https`), fetches for strangers share slots by
+their addresses, and the result is kept, failures too.
 """
 
 from __future__ import annotations
@@ -12,76 +12,91 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from s2sgw.net.fair_slots import Owner, SlotLost
 from s2sgw.net.fetching import TrustRoot, permitted_addresses
-from s2sgw.net.https import HTTPS, Fetched, Unfetched
+from s2sgw.net.https import HTTPS, Busy, Fetched, Unfetched
+from s2sgw.net.joined_calls import JoinedCalls
+from s2sgw.net.requester import Requester
+from s2sgw.net.requester_slots import RequesterSlots
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.trust.posh import Document, InvalidPOSH, Reference, checked_url, document_url, parse
 from s2sgw.xmpp.jid import Domain
 
-#: Domains whose result is kept. Fetches that may run at once; one more fails at once.
+#: Domains whose result is kept.
 KEPT = 2048
-CONCURRENT = 32
+#: Fetches at once, half of them for strangers; and fetches a second for strangers at one address.
+FETCHES = 32
+FETCHES_PER_SECOND = 2.0
 #: Seconds for which a failure, and at most a document, is kept.
 FAILURE_SECONDS = 60.0
 DOCUMENT_SECONDS = 3600.0
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 
+Fetch = Callable[[str, Requester], Awaitable[Fetched]]
 
-class _CachedDocument(NamedTuple):
+
+class _Kept(NamedTuple):
     until: float
     lookup: POSHLookup
 
 
 class POSHDocuments:
-    """Looks POSH documents up. `fetch` is `HTTPS.get`, `wall` tells the seconds since the epoch."""
+    """Looks POSH documents up. `fetch(url, requester)` gets one page; `fetches`: how many at once.
+
+    `wall` tells the seconds since the epoch.
+    """
 
     def __init__(
-        self, clock: IReactorTime, fetch: Callable[[str], Awaitable[Fetched]], wall: Callable[[], float] | None = None,
+        self, clock: IReactorTime, fetch: Fetch, wall: Callable[[], float] | None = None, fetches: int = FETCHES,
     ) -> None:
         self._clock = clock
         self._wall = wall or clock.seconds
         self._fetch = fetch
-        self._kept: OrderedDict[str, _CachedDocument] = OrderedDict()
-        self._pending: dict[str, list[Deferred[POSHLookup]]] = {}
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._joined: JoinedCalls[tuple[Owner, str], POSHLookup] = JoinedCalls()
+        #: the fetches under way and in line
+        self.slots: RequesterSlots[POSHLookup] = RequesterSlots(clock, fetches, FETCHES_PER_SECOND)
 
     def __len__(self) -> int:
+        """Return the number of domains whose result is kept."""
         return len(self._kept)
 
-    def lookup(self, domain: Domain) -> Deferred[POSHLookup]:
-        """Look the document of a domain up. Never fails. To cancel the Deferred leaves the fetch to the other callers."""
-        name = domain.ascii
-        waiter: Deferred[POSHLookup] = Deferred(lambda cancelled: self._pending[name].remove(cancelled))
-        known = self._kept.get(name)
-        if known is not None and known.until > self._clock.seconds():
-            waiter.callback(known.lookup)
-        elif name in self._pending:
-            self._pending[name].append(waiter)
-        elif len(self._pending) >= CONCURRENT:
-            waiter.callback(POSHLookup(failure="too many documents are being fetched"))
-        else:
-            self._pending[name] = [waiter]
-            Deferred.fromCoroutine(self._look_up(domain)).addErrback(_failed).addCallback(self._settle, name)
-        return waiter
+    def lookup(self, domain: Domain, requester: Requester | None = None) -> Deferred[POSHLookup]:
+        """Return what the domain's document says; `requester` None: we ask for ourselves.
 
-    async def _look_up(self, domain: Domain) -> POSHLookup:
-        """Fetch the document. At most one redirect is followed, HTTP's or the document's own (RFC 7711 §3.2)."""
+        Never fails. It can be cancelled; the fetch ends when all who asked have cancelled.
+        """
+        known = self._kept.get(domain.ascii)
+        if known is not None and known.until > self._clock.seconds():
+            return succeed(known.lookup)
+        asker = requester or Requester.ourselves(domain.ascii)
+        key = (asker.owner if asker.is_stranger else (), domain.ascii)
+        return self._joined.join(key, lambda: self._begin(domain, asker))
+
+    def _begin(self, domain: Domain, requester: Requester) -> Deferred[POSHLookup]:
+        fetching = self.slots.run(requester, lambda: Deferred.fromCoroutine(self._look_up(domain, requester)))
+        fetching.addCallback(self._keep, domain.ascii)
+        return fetching.addErrback(self._failed, domain.ascii)
+
+    async def _look_up(self, domain: Domain, requester: Requester) -> POSHLookup:
+        """Fetch the document, by one redirect at most, be it HTTP's or the document's own (RFC 7711 §3.2)."""
         url, reference = document_url(domain), None
-        answer = await self._fetch(url)
+        answer = await self._fetch(url, requester)
         redirected = answer.status in _REDIRECTS
         if redirected:
-            answer = await self._fetch(checked_url(answer.location))
+            answer = await self._fetch(checked_url(answer.location), requester)
         found = _read(answer)
         if isinstance(found, Reference):
             if redirected:
                 raise InvalidPOSH("the document was redirected twice")
-            reference, found = found, _read(await self._fetch(found.url))
+            reference, found = found, _read(await self._fetch(found.url, requester))
         if not isinstance(found, Document):
             raise InvalidPOSH("the document was redirected twice")
         return found.lookup(self._date(), reference)
@@ -89,18 +104,29 @@ class POSHDocuments:
     def _date(self) -> datetime:
         return datetime.fromtimestamp(self._wall(), UTC)
 
-    def _settle(self, lookup: POSHLookup, name: str) -> None:
+    def _keep(self, lookup: POSHLookup, name: str) -> POSHLookup:
         now = self._clock.seconds()
         lifetime = FAILURE_SECONDS
         if lookup.expires is not None:
             left = lookup.expires - self._date()
             lifetime = min(left, timedelta(seconds=DOCUMENT_SECONDS)).total_seconds()
         self._kept.pop(name, None)
-        self._kept[name] = _CachedDocument(now + lifetime, lookup)
+        self._kept[name] = _Kept(now + lifetime, lookup)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        for waiter in self._pending.pop(name):
-            waiter.callback(lookup)
+        return lookup
+
+    def _failed(self, failure: Failure, name: str) -> POSHLookup:
+        """Return the failure in words and keep it, unless it is our own: the next fetch may succeed."""
+        if failure.check(CancelledError):
+            failure.raiseException()  # all who asked have left
+        if failure.check(SlotLost):
+            return POSHLookup(failure="too many documents are being fetched")
+        words = failure.getErrorMessage()
+        if failure.check(Busy):
+            return POSHLookup(failure=words)
+        expected = failure.check(InvalidPOSH, Unfetched) is not None
+        return self._keep(POSHLookup(failure=words if expected else f"{type(failure.value).__name__}: {words}"), name)
 
 
 def _read(answer: Fetched) -> Document | Reference:
@@ -109,17 +135,15 @@ def _read(answer: Fetched) -> Document | Reference:
     return parse(answer.body)
 
 
-def _failed(failure: Failure) -> POSHLookup:
-    """Return a look-up that says what went wrong."""
-    words = failure.getErrorMessage()
-    told = failure.check(InvalidPOSH, Unfetched) is not None
-    return POSHLookup(failure=words if told else f"{type(failure.value).__name__}: {words}")
-
-
 def documents(
     private: bool, reactor: Any, wall: Callable[[], float], resolver: Resolver, anchors: Callable[[], Anchors],
+    fetches: int = FETCHES,
 ) -> POSHDocuments:
-    """Return what fetches POSH documents from public addresses, or from any where `private` is true."""
+    """Return POSH documents, fetched from addresses that are public, or from any where `private` says so."""
     trust = TrustRoot()
-    resolve = partial(permitted_addresses, resolver, private)
-    return POSHDocuments(reactor, HTTPS(reactor, resolve, lambda: trust.of(anchors())).get, wall)
+
+    def fetch(url: str, requester: Requester) -> Deferred[Fetched]:
+        resolve = partial(permitted_addresses, resolver, private, requester=requester)
+        return HTTPS(reactor, resolve, lambda: trust.of(anchors())).get(url)
+
+    return POSHDocuments(reactor, fetch, wall, fetches)

@@ -83,7 +83,7 @@ class BackendReceiving:
 
     server: BackendServer
     is_local: Callable[[Domain], bool]
-    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    verify_key: Callable[[DialbackNeeded, Requester | None], Awaitable[DialbackOutcome]]
     admit_pair: Callable[[Pair], Awaitable[Ending | None]]
     stream_id: Callable[[], str]
     #: hears whom the server is about to write to: what has to be looked up is, beside the handshake
@@ -123,7 +123,7 @@ class BackendReceiving:
             self.expect(order.local)
         return self.server_tls.for_domain(None if order is None else order.local)
 
-    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
+    async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
         """The server's domains are ours by configuration."""
         return None
 
@@ -133,8 +133,8 @@ class BackendReceiving:
         resume = self.server.resume(question.peer)
         return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
 
-    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
-        return await self.verify_key(question)
+    async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question, None)
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         """Nothing is remembered of our own servers."""

@@ -61,6 +61,7 @@ from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
 from s2sgw.s2s.accepted_streams import AcceptedStreams
+from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import BACK_OFF, Destinations
 from s2sgw.s2s.dialback_verifier import DialbackVerifier
@@ -135,12 +136,16 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor.seconds))
 
     # 4. resolver and discovery
-    resolver = Resolver(reactor, [str(server) for server in config.dns.servers], trust_ad=config.dns.trust_ad)
+    resolver = Resolver(
+        reactor, [str(server) for server in config.dns.servers], trust_ad=config.dns.trust_ad,
+        lookups=config.limits.lookups, questions_per_second=config.limits.lookups_per_second,
+    )
     diallers = PeerDiallers(reactor, running.policies, config.gateway.source_addresses)
     discovery = discovery_of(reactor, running, resolver, own_ports, diallers, random)
 
     # 5. authentication
-    posh = documents(config.dns.private_addresses == "allow", reactor, wall, resolver, running.anchors)
+    private = config.dns.private_addresses == "allow"
+    posh = documents(private, reactor, wall, resolver, running.anchors, config.limits.posh_fetches)
     proof_runner = ProofRunner(running.trust_files.anchors, running.trust_files.revocations)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers.relayed)
     judge = Judge(running.policies, proof_runner, look_ups, peer_records, lambda: datetime.now(UTC))
@@ -168,9 +173,10 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
         connections.connect, reactor, destinations, extensions, handshake_times.took, accepted.pair_stream, bidi_ingress.ingress,
         room=stream_limit, missed=partial(locations.watch, rediscovery),
     )
+    verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running.is_local, running.policies, discovery, judge, keys, running.server_tls,
-        DialbackVerifier(initiating, connect_services, reactor).verify, accepted.count, stream_id, running.credential,
+        running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify, accepted.count,
+        stream_id, Claims(reactor.seconds, judge.knows), running.credential,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 
@@ -194,6 +200,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     operator = Operator(OperatorServices(
         reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner,
+        {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
     ))
     return GatewayComponents(
         reactor, state, running, own_ports, record, audit, spool, queues, resolver, discovery, diallers, peer_records, judge,

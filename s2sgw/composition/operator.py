@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +23,7 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
 from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.slot_metrics import SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.s2s.accepted_streams import AcceptedStreams
@@ -54,6 +55,8 @@ class OperatorServices:
     peer_records: PeerRecords
     judge: Judge
     proof_runner: ProofRunner
+    #: what is done at the request of peers, by the name of its metric
+    slots: Mapping[str, Slots]
 
 
 class Operator:
@@ -68,7 +71,7 @@ class Operator:
             alerts=self._alerts,
         )
         queue_space = QueueSpace(self._memory, self._disk)
-        collectors = (services.jobs, queue_space, services.commit_times.histogram)
+        collectors = (services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots))
         self.metrics = Metrics(self.views.sources(), services.handshake_times, collectors)
 
     def verbs(self) -> dict[str, Verb]:

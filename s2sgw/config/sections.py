@@ -155,6 +155,18 @@ class Queue(Section):
     restore: Annotated[Count, Field(ge=1)] = 128
 
 
+class Limits(Section):
+    """`[limits]`: bounds of what peers share, above all those that have proven nothing yet."""
+
+    #: DNS look-ups under way at once, half of them for strangers; and those a second for strangers at one address
+    lookups: Annotated[Count, Field(ge=16)] = 256
+    lookups_per_second: Annotated[Count, Field(ge=1)] = 100
+    #: dialback keys being verified at once, half of them for strangers
+    verifications: Annotated[Count, Field(ge=16)] = 64
+    #: POSH documents being fetched at once, half of them for strangers
+    posh_fetches: Annotated[Count, Field(ge=16)] = 32
+
+
 class Console(Section):
     """`[console]`: where /metrics is served; nowhere if `listen` is left out."""
 
@@ -186,6 +198,7 @@ class Config(Section):
     dns: DNS = DNS()
     backends: tuple[Backend, ...] = Field(default=(Backend(),), alias="backend")
     queue: Queue = Queue()
+    limits: Limits = Limits()
     console: Console = Console()
     log: Log = Log()
     #: the peer objects as written, by "default", A-labels, or "*." and A-labels

@@ -25,8 +25,8 @@ LOOK_SECONDS = 0.05
 
 T = TypeVar("T")
 Owner = tuple[str, ...]
-#: Why a call came to nothing: another took its slot, or too many were in line.
-Reason = Literal["displaced", "line-full"]
+#: Why a call came to nothing: another took its slot, too many were in line, or too many were asked for in a short time.
+Reason = Literal["displaced", "line-full", "rate"]
 
 
 class SlotLost(Exception):

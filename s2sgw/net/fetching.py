@@ -1,29 +1,40 @@
-"""What POSH documents and deny lists have in common when they are fetched: the addresses that may be asked, and the anchors."""
+"""What fetches of POSH documents and deny lists have in common: the addresses that may be asked, and the trust anchors."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from s2sgw.net.addresses import is_public
-from s2sgw.net.https import Unfetched
+from s2sgw.net.https import Busy, Unfetched
+from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.anchors import Anchors, encoded
 from s2sgw.xmpp.host_port import is_address
 
 
-async def permitted_addresses(resolver: Resolver, private: bool, host: str) -> list[str]:
-    """The addresses of a web server that a stranger's name leads to, IPv4 first; raises `Unfetched` where none may be asked."""
+async def permitted_addresses(
+    resolver: Resolver, private: bool, host: str, requester: Requester | None = None,
+) -> list[str]:
+    """Return the addresses of a web server, the families in turns, IPv4 first; raises `Unfetched` where none may be asked.
+
+    `private`: addresses that are not public may be asked too. `requester` asks for the look-ups; None: we do.
+    """
     if is_address(host):
         found = [host]
     else:
-        answers = await gatherResults([resolver.query(host, family) for family in ("A", "AAAA")], consumeErrors=True)
-        failed = [answer.reason or str(answer.status) for answer in answers if answer.failed]
-        found = [record.to_text() for answer in answers if answer.found for record in answer.records]
+        answers = await gatherResults([resolver.query(host, family, requester) for family in ("A", "AAAA")], consumeErrors=True)
+        families = [[record.to_text() for record in answer.records] for answer in answers if answer.found]
+        found = [address for both in zip_longest(*families) for address in both if address]
+        failed = [answer for answer in answers if answer.failed]
+        if not found and failed:
+            problem = Busy if any(answer.busy for answer in failed) else Unfetched
+            raise problem(f"{host} could not be looked up: {failed[0].reason or failed[0].status}")
         if not found:
-            raise Unfetched(f"{host} could not be looked up: {failed[0]}" if failed else f"{host} has no address")
+            raise Unfetched(f"{host} has no address")
     allowed = [address for address in found if private or is_public(address)]
     if not allowed:
         raise Unfetched(f"{host} leads to addresses that are not public: {', '.join(found)}")
@@ -31,7 +42,7 @@ async def permitted_addresses(resolver: Resolver, private: bool, host: str) -> l
 
 
 class TrustRoot:
-    """Anchors as Twisted's TLS wants them, made anew only when they change."""
+    """Anchors in the form that Twisted's TLS takes, converted only when they change."""
 
     def __init__(self) -> None:
         self._anchors: Anchors | None = None

@@ -29,13 +29,17 @@ CONNECT_TIMEOUT = 3.0
 #: Bytes of an answer's body, and of all that a server may send around it.
 BODY_BYTES = 65536
 AROUND_BYTES = 65536
-#: Addresses of a host that are tried.
-ADDRESSES = 3
+#: Addresses of a host that are tried, of both families in turns.
+ADDRESSES = 2
 _AGENT = b"s2sgw"
 
 
 class Unfetched(Exception):
     """Nothing could be fetched; says why."""
+
+
+class Busy(Unfetched):
+    """Nothing was fetched for want of resources of our own: another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,9 @@ class Requester:
         return cls((zone_of(name),), is_stranger=False)
 
     @classmethod
-    def stranger(cls, address: str) -> Requester:
-        """Return a peer at `address` that claims one name and has proven nothing."""
-        return cls(site_path(address), is_stranger=True)
+    def stranger(cls, address: str, questions: int = QUESTIONS) -> Requester:
+        """Return a peer at `address` that claims one name and has proven nothing. `questions`: what the claim may cause."""
+        return cls(site_path(address), is_stranger=True, questions=questions)
 
     def recall(self, key: Key) -> Answer | None:
         """Return what was answered before."""

@@ -23,25 +23,19 @@ from s2sgw.net.dns_cache import RECORDS as CACHED_RECORDS
 from s2sgw.net.dns_cache import Cache
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, ResolverUnreachable, Upstream, parse_servers, system_servers
-from s2sgw.net.fair_slots import FairSlots, Owner, SlotLost
+from s2sgw.net.fair_slots import Owner, Reason, SlotLost
 from s2sgw.net.joined_calls import JoinedCalls
 from s2sgw.net.requester import Requester
+from s2sgw.net.requester_slots import RequesterSlots
 from s2sgw.net.silent_zones import SilentZones
-from s2sgw.net.site_rates import SiteRates
 from s2sgw.xmpp.host_port import HostPort, is_address
 
 #: Seconds for one look-up, over all servers and including the wait for a slot.
 TIMEOUT = 10.0
 #: Look-ups under way at once, half of them for strangers.
 LOOKUPS = 256
-#: One owner (an address, or for ourselves a zone) holds at most this part of its half; and so many of its look-ups may wait.
-OWNER_PART = 8
-OWNER_LINE = 64
-#: Look-ups that wait in all, as a multiple of the slots.
-LINE_FACTOR = 4
-#: DNS questions a second that strangers at one address may cause, and at once.
+#: DNS questions a second that strangers at one address may cause.
 QUESTIONS_PER_SECOND = 100
-QUESTIONS_BURST = 20 * QUESTIONS_PER_SECOND
 #: Records kept of one answer.
 RECORDS = 64
 #: Seconds that an answer, a negative answer (RFC 2308 §5) and a failure (RFC 9520 §3.2) are kept, at most.
@@ -54,6 +48,12 @@ SILENT_SECONDS = 2.0
 #: No server is asked for the addresses of this machine (RFC 6761 §6.3).
 _LOCALHOST = dns.name.from_text("localhost.")
 _LOOPBACK = {kind: dns.rdata.from_text("IN", kind, text) for kind, text in ((RdataType.A, "127.0.0.1"), (RdataType.AAAA, "::1"))}
+#: Why a look-up got no slot, or lost it.
+_WHY_BUSY: dict[Reason, str] = {
+    "displaced": "too many look-ups at once, and this one took longest",
+    "line-full": "too many look-ups at once",
+    "rate": "too many look-ups were asked for by this address",
+}
 #: The owner of look-ups that are joined by everybody.
 _OURS: Owner = ()
 
@@ -81,11 +81,9 @@ class Resolver:
         self._upstream = Upstream(reactor, parse_servers(servers or system_servers()))
         self._trust_ad = trust_ad
         self._timeout = timeout
-        self._strangers = _slots(reactor, lookups // 2)
-        self._ours = _slots(reactor, lookups - lookups // 2)
+        self._slots: RequesterSlots[Answer] = RequesterSlots(reactor, lookups, questions_per_second)
         self._joined: JoinedCalls[tuple[Owner, Key], Answer] = JoinedCalls()
         self._silent_zones = SilentZones(reactor)
-        self._rates = SiteRates(reactor, questions_per_second, questions_per_second * QUESTIONS_BURST / QUESTIONS_PER_SECOND)
         self._given_up: Counter[str] = Counter()
         self.cache = Cache(reactor, cached)
 
@@ -97,20 +95,17 @@ class Resolver:
     @property
     def in_flight(self) -> int:
         """Return the number of look-ups that hold a slot."""
-        return self._strangers.in_flight + self._ours.in_flight
+        return self._slots.in_flight
 
     @property
     def in_line(self) -> int:
         """Return the number of look-ups that wait for a slot."""
-        return self._strangers.in_line + self._ours.in_line
+        return self._slots.in_line
 
     @property
     def given_up(self) -> Counter[str]:
         """Return the number of look-ups that were not made, or not finished, since the start, by reason."""
-        total = Counter(self._given_up)
-        for slots in (self._strangers, self._ours):
-            total.update(slots.given_up)
-        return total
+        return self._given_up + self._slots.given_up
 
     def query(self, name: str | dns.name.Name, rdtype: str | RdataType, requester: Requester | None = None) -> Deferred[Answer]:
         """Return the records of `name` (A-labels), asked for by `requester` (None: ourselves). The Deferred never fails.
@@ -143,13 +138,13 @@ class Resolver:
     def _look_up(self, key: Key, requester: Requester) -> Deferred[Answer]:
         """Strangers join a look-up of ours, but never the other way round: theirs may wait, or be given up."""
         if not requester.is_stranger or (_OURS, key) in self._joined:
-            return self._joined.join((_OURS, key), lambda: self._begin(key, self._ours, requester.owner))
+            return self._joined.join((_OURS, key), lambda: self._begin(key, requester))
         place = (requester.owner, key)
         if place not in self._joined:
             refusal = self._charge(key, requester)
             if refusal is not None:
                 return succeed(refusal)
-        return self._joined.join(place, lambda: self._begin(key, self._strangers, requester.owner))
+        return self._joined.join(place, lambda: self._begin(key, requester))
 
     def _charge(self, key: Key, stranger: Requester) -> Answer | None:
         """Charge `stranger` for one question, or return why it is not asked."""
@@ -159,15 +154,12 @@ class Resolver:
         if stranger.questions_left <= 0:
             self._given_up["questions"] += 1
             return Answer(*key, Status.FAILED, reason="the claim of one name takes too many DNS questions")
-        if not self._rates.take(stranger.owner):
-            self._given_up["rate"] += 1
-            return Answer(*key, Status.BUSY, reason="too many DNS questions were asked for the address")
         stranger.questions_left -= 1
         return None
 
-    def _begin(self, key: Key, slots: FairSlots[Answer], owner: Owner) -> Deferred[Answer]:
+    def _begin(self, key: Key, requester: Requester) -> Deferred[Answer]:
         look_up = _LookUp(key)
-        looking = slots.run(owner, lambda: Deferred.fromCoroutine(self._ask(look_up)))
+        looking = self._slots.run(requester, lambda: Deferred.fromCoroutine(self._ask(look_up)))
         looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
         return looking.addErrback(self._failed, look_up).addCallback(self._keep)
 
@@ -216,7 +208,7 @@ class Resolver:
             self._given_up["abandoned"] += 1
             raise error
         if isinstance(error, SlotLost):
-            return _busy(look_up.key, "too many look-ups at once")
+            return _busy(look_up.key, _WHY_BUSY[error.reason])
         self._given_up["no-answer"] += 1
         if isinstance(error, ResolverUnreachable):
             return _busy(look_up.key, str(error))
@@ -235,11 +227,6 @@ class _LookUp:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.asked_at: float | None = None
-
-
-def _slots(reactor: Reactor, number: int) -> FairSlots[Answer]:
-    part = max(number // OWNER_PART, 1)
-    return FairSlots(reactor, number, per_owner=part, per_line=OWNER_LINE, waiting=LINE_FACTOR * number)
 
 
 def _absolute(name: str | dns.name.Name) -> dns.name.Name:

@@ -103,12 +103,13 @@ class AcceptedStream:
                 self.incoming.stanzas(pair, stanzas)
             case ResolutionNeeded(peer, local):
                 self._assert(peer, local)
-                self._ask(connection, self.side.resolve(event), self.engine.resolved)
+                self._ask(connection, self.side.resolve(connection, event), self.engine.resolved)
             case JudgementNeeded(peer, local):
                 self._assert(peer, local)
                 self._ask(connection, self.side.judge(connection, event), self._judged)
             case DialbackNeeded(pair):
-                self._ask(connection, self.side.verify(event), lambda outcome: self.engine.dialback_answered(pair, outcome))
+                question = self.side.verify(connection, event)
+                self._ask(connection, question, lambda outcome: self.engine.dialback_answered(pair, outcome))
             case PairProven(pair, "bidi"):
                 self._carries_back(connection, pair)
             case PairProven(pair, method):

@@ -13,9 +13,12 @@ from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.requester import QUESTIONS, Requester
 from s2sgw.net.tls import ServerTLS
+from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.claims import ADDRESS_MATCH_QUESTIONS, Claims
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -47,9 +50,11 @@ class FederationReceiving:
     judge_of: Judge
     keys: DialbackKeys
     server_tls: Callable[[bool], ServerTLS]
-    verify_key: Callable[[DialbackNeeded], Awaitable[DialbackOutcome]]
+    verify_key: Callable[[DialbackNeeded, Requester | None], Awaitable[DialbackOutcome]]
     streams: Callable[[Domain], int]
     stream_id: Callable[[], str]
+    #: who asks when a claimed name is looked up
+    claims: Claims
     #: the certificate for a local domain that a peer is to be shown
     credential: Callable[[Domain, Domain], Credential | None] = lambda local, peer: None
     leg: Leg = field(default="federation", init=False)
@@ -91,25 +96,32 @@ class FederationReceiving:
         credential = self.credential(order.local, order.peer) if special and order.peer is not None else None
         return connect_services.for_domain(order.local) if credential is None else connect_services.for_credential(credential)
 
-    async def resolve(self, question: ResolutionNeeded) -> Refusal | None:
-        self.judge_of.begin(question.peer, "initiating")
-        return _unresolved(await self._resolution(question.peer))
+    async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
+        requester = self._requester(connection, question.peer)
+        begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
+        connection.when_closed().addCallback(lambda _: begun.cancel())
+        return _unresolved(await self._resolution(question.peer, requester))
 
-    async def _resolution(self, peer: Domain) -> Resolution:
-        return await self.discovery.resolve(peer, self.peers.policy(peer).route)
+    def _requester(self, connection: StreamConnection, peer: Domain) -> Requester:
+        policy = self.peers.policy(peer)
+        return self.claims.requester(connection, peer, questions_for(policy))
+
+    async def _resolution(self, peer: Domain, requester: Requester) -> Resolution:
+        return await self.discovery.resolve(peer, self.peers.policy(peer).route, requester)
 
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
         peer, policy = question.peer, self.peers.policy(question.peer)
-        resolution = await self._resolution(peer)
+        requester = self._requester(connection, peer)
+        resolution = await self._resolution(peer, requester)
         unresolved = _unresolved(resolution)
         if unresolved is None and policy.resolve == "address-match":
-            unresolved = await self._elsewhere(resolution, connection.peer_address)
+            unresolved = await self._elsewhere(resolution, connection.peer_address, requester)
         if unresolved is not None:
             return Permission(refusal=unresolved), ()
         if self.streams(peer) > policy.limits.streams:
             ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {policy.limits.streams} streams at a time")
             return Permission(refusal=refusal(ending)), ()
-        verdict = await self.judge_of.verdict(connection, question, "initiating")
+        verdict = await self.judge_of.verdict(connection, question, "initiating", requester=requester)
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         features = policy.features
         granted = replace(
@@ -126,9 +138,10 @@ class FederationReceiving:
         if barred_now is not None or not method:
             return barred_now
         if self.peers.policy(peer).resolve == "address-match":
-            resolution = await self._resolution(peer)
+            requester = Requester.ourselves(peer.ascii)
+            resolution = await self._resolution(peer, requester)
             if resolution.ending is None:
-                elsewhere = await self._elsewhere(resolution, connection.peer_address)
+                elsewhere = await self._elsewhere(resolution, connection.peer_address, requester)
                 if elsewhere is not None:
                     return elsewhere
         verdict = await self.judge_of.opinion(connection, peer, "initiating")
@@ -141,20 +154,20 @@ class FederationReceiving:
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None
 
-    async def _elsewhere(self, resolution: Resolution, address: str) -> Refusal | None:
+    async def _elsewhere(self, resolution: Resolution, address: str, requester: Requester) -> Refusal | None:
         """Return the refusal of a stream that comes from no address of the peer's targets (`resolve = "address-match"`).
 
         The targets are looked up one after another until one has the address.
         """
         host = canonical(HostPort.parse(address, S2S_PORT).host)
         for target in resolution.targets:
-            for located in await self.discovery.locate([target]):
+            for located in await self.discovery.locate([target], requester):
                 if host in {canonical(each) for each in located.addresses if is_address(each)}:
                     return None
         return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is not an address that the DNS gives for the domain's server"))
 
-    async def verify(self, question: DialbackNeeded) -> DialbackOutcome:
-        return await self.verify_key(question)
+    async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
+        return await self.verify_key(question, self._requester(connection, question.pair.sender))
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.judge_of.proven(connection, pair.sender, method)
@@ -162,6 +175,11 @@ class FederationReceiving:
     async def admit(self, pair: Pair) -> Ending | None:
         """A proven pair was resolved and allowed before it could be proven."""
         return None
+
+
+def questions_for(policy: PeerPolicy) -> int:
+    """Return how many DNS questions a claim may cause."""
+    return ADDRESS_MATCH_QUESTIONS if policy.resolve == "address-match" else QUESTIONS
 
 
 def _unresolved(resolution: Resolution) -> Refusal | None:

@@ -56,13 +56,13 @@ class ReceivingLeg(Protocol):
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
         """Our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
 
-    def resolve(self, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
+    def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
         """Whether the asserted peer exists in the DNS (R2)."""
 
     def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
         """What the evidence allows, and what was tried."""
 
-    def verify(self, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
+    def verify(self, connection: StreamConnection, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
         """Ask the authoritative server whether the key is its own (R28)."""
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:

@@ -154,13 +154,13 @@ class FakeDiscovery:
     targets: tuple[Target, ...] = (Target("host.example", 5269, ("192.0.2.1",)),)
     ending: Ending | None = None
 
-    def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
+    def resolve(self, domain: Domain, route: str | None = None, requester: object = None) -> Deferred[Resolution]:
         return succeed(Resolution(domain, self.targets, self.ending))
 
     def locate(self, targets: tuple[Target, ...]) -> Deferred[tuple[Target, ...]]:
         return succeed(targets)
 
-    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
+    def tlsa(self, target: Target, requester: object = None) -> Deferred[TLSALookup]:
         return succeed(TLSALookup(target.host, failure="not secured"))
 
 
@@ -170,7 +170,7 @@ class ExplainTests(TrustCase):
     def setUp(self) -> None:
         super().setUp()
         self.discovery: Any = FakeDiscovery()
-        documents = POSHDocuments(self.clock, lambda url: succeed(Fetched(404, None, b"")))
+        documents = POSHDocuments(self.clock, lambda url, requester: succeed(Fetched(404, None, b"")))
         judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, lambda: AT)
         self.record = EventRecord(self.clock.seconds, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
         self.patch(explain, "system_servers", lambda: ())

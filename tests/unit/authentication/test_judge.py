@@ -23,13 +23,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.authentication import posh_documents as documents_module
 from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge, permission
-from s2sgw.authentication.lookups import PATIENCE, EvidenceLookups
+from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.fetching import TrustRoot, permitted_addresses
-from s2sgw.net.https import Fetched, Unfetched
+from s2sgw.net.https import Busy, Fetched, Unfetched
+from s2sgw.net.requester import Requester
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.model import PeerObject
@@ -69,11 +70,11 @@ class FakeDiscovery:
         self.lookup: TLSALookup | None = TLSALookup("host.example", (), True, True)
         self.asked: list[str] = []
 
-    def resolve(self, domain: Domain, route: str | None = None) -> Deferred[Resolution]:
+    def resolve(self, domain: Domain, route: str | None = None, requester: object = None) -> Deferred[Resolution]:
         self.asked.append("SRV")
         return Deferred() if self.targets is None else succeed(Resolution(domain, self.targets))
 
-    def tlsa(self, target: Target) -> Deferred[TLSALookup]:
+    def tlsa(self, target: Target, requester: object = None) -> Deferred[TLSALookup]:
         self.asked.append("TLSA")
         return Deferred() if self.lookup is None else succeed(self.lookup)
 
@@ -88,7 +89,7 @@ class JudgeCase(SynchronousTestCase):
         self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
 
-    def fetch(self, url: str) -> Any:
+    def fetch(self, url: str, requester: Requester) -> Any:
         self.fetched.append(url)
         return self.page if self.page is not None else Deferred()
 
@@ -140,9 +141,9 @@ class JudgeTests(JudgeCase):
         """Look-ups that are not answered are waited for a few seconds, and count for nothing."""
         self.discovery.lookup = self.page = None
         verdict = self.verdict(self.judge())
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LOOKUP_SECONDS)
         self.assertNoResult(verdict)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LOOKUP_SECONDS)
         found = self.successResultOf(verdict)
         self.assertIs(Cause.SELF_SIGNED, found.ending.cause)
         self.assertIn("no answer in time", " ".join(found.reasons))
@@ -200,7 +201,7 @@ class DocumentsTests(SynchronousTestCase):
         self.asked: list[str] = []
         self.documents = POSHDocuments(self.clock, self.fetch)
 
-    def fetch(self, url: str) -> Any:
+    def fetch(self, url: str, requester: Requester) -> Any:
         self.asked.append(url)
         answer = self.answers.get(url)
         if answer is None:
@@ -247,21 +248,63 @@ class DocumentsTests(SynchronousTestCase):
         self.page("g.example", status=301, location="http://b.example/x")
         self.assertIn("https", self.found("g.example").failure)
 
-    def test_joined_and_bounded(self) -> None:
-        """Those who ask meanwhile share one fetch, may leave, and few fetches run at once; few outcomes are kept."""
+    def silent(self, name: str) -> Deferred[Fetched]:
+        """A web server that does not answer."""
         waiting: Deferred[Fetched] = Deferred()
-        self.answers["https://a.example/.well-known/posh/xmpp-server.json"] = waiting
+        self.answers[f"https://{name}/.well-known/posh/xmpp-server.json"] = waiting
+        return waiting
+
+    def test_joined(self) -> None:
+        """Those who ask meanwhile share one fetch, and may leave; when all have left it ends. Few results are kept."""
+        waiting = self.silent("a.example")
         one, two = (self.documents.lookup(Domain.parse("a.example")) for _ in range(2))
-        one.addErrback(lambda _: None)
-        one.cancel()
-        self.patch(documents_module, "CONCURRENT", 1)
-        self.assertIn("too many", self.found("b.example").failure)
+        one.addErrback(lambda _: None).cancel()
         waiting.errback(ValueError("of ours"))
         self.assertIn("ValueError: of ours", self.successResultOf(two).failure)
+        ended: list[object] = []
+        self.answers["https://b.example/.well-known/posh/xmpp-server.json"] = Deferred(ended.append)
+        kept = len(self.documents)
+        self.documents.lookup(Domain.parse("b.example")).addErrback(lambda _: None).cancel()
+        self.assertEqual((1, 0, kept), (len(ended), self.documents.slots.in_flight, len(self.documents)))
         self.patch(documents_module, "KEPT", 2)
         for name in "cdef":
             self.found(f"{name}.example")
         self.assertEqual(2, len(self.documents))
+
+
+    def test_strangers(self) -> None:
+        """Seven strangers a second with silent servers shut nobody out: a fresh peer waits a moment, a known one not at all."""
+        self.page("fresh.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
+        self.page("friend.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
+        for number in range(70):
+            self.silent(f"s{number}.example")
+            asker = Requester.stranger(f"10.0.{number}.1")
+            self.documents.lookup(Domain.parse(f"s{number}.example"), asker).addErrback(lambda _: None)
+            self.clock.advance(1 / 7)
+        fresh = self.documents.lookup(Domain.parse("fresh.example"), Requester.stranger("192.0.2.1"))
+        self.assertEqual("", self.successResultOf(self.documents.lookup(Domain.parse("friend.example"))).failure)
+        for _ in range(10):
+            self.clock.advance(0.05)
+        self.assertEqual("", self.successResultOf(fresh).failure)
+
+    def test_one_address(self) -> None:
+        """One address has two fetches under way; that it has to wait, or asks for too much, is not kept against the domain."""
+        for number in range(200):
+            self.silent(f"s{number}.example")
+            asking = self.documents.lookup(Domain.parse(f"s{number}.example"), Requester.stranger("10.0.0.1"))
+        self.assertEqual(2, self.documents.slots.in_flight)
+        self.assertIn("too many", self.successResultOf(asking).failure)
+        self.assertEqual(0, len(self.documents))
+        self.page("s199.example", status=404)
+        self.assertIn("404", self.found("s199.example").failure)
+
+    def test_busy(self) -> None:
+        """A failure of our own resolver is not kept either."""
+        waiting = self.silent("a.example")
+        asking = self.documents.lookup(Domain.parse("a.example"))
+        waiting.errback(Busy("too many look-ups at once"))
+        self.assertIn("too many look-ups", self.successResultOf(asking).failure)
+        self.assertEqual(0, len(self.documents))
 
 
 class FetchingTests(SynchronousTestCase):
@@ -269,7 +312,7 @@ class FetchingTests(SynchronousTestCase):
 
     def resolve(self, host: str, private: bool, *answers: tuple[Status, tuple[str, ...]]) -> Any:
         class Resolver:
-            def query(self, name: str, kind: str) -> Any:
+            def query(self, name: str, kind: str, requester: Requester | None) -> Any:
                 status, found = dict(zip(("A", "AAAA"), answers, strict=True))[kind]
                 records = tuple(dns.rdata.from_text("IN", kind, text) for text in found)
                 return succeed(Answer(None, None, status, records, reason="SERVFAIL" if status is Status.FAILED else ""))  # type: ignore[arg-type]
@@ -282,6 +325,9 @@ class FetchingTests(SynchronousTestCase):
         self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("a.example", False, found, none)))
         self.assertEqual(["127.0.0.1"], self.successResultOf(self.resolve("a.example", True, inside, none)))
         self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("9.9.9.9", False)))
+        both = self.resolve("a.example", False, (Status.FOUND, ("9.9.9.9", "8.8.8.8")), (Status.FOUND, ("2a00::1",)))
+        self.assertEqual(["9.9.9.9", "2a00::1", "8.8.8.8"], self.successResultOf(both))
+        self.failureResultOf(self.resolve("a.example", False, (Status.BUSY, ()), none), Busy)
         for answers, words in (
             ((inside, none), "not public"), ((none, none), "no address"), (((Status.FAILED, ()), none), "SERVFAIL"),
         ):

@@ -39,7 +39,7 @@ class InboundTests(BackendTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.side = BackendReceiving(
-            self.server, lambda domain: domain in (OURS, OTHERS), lambda question: succeed(None), lambda pair: succeed(REFUSED),  # type: ignore[arg-type]
+            self.server, lambda domain: domain in (OURS, OTHERS), lambda question, requester: succeed(None), lambda pair: succeed(REFUSED),  # type: ignore[arg-type]
             lambda: "id",
         )
 
@@ -86,13 +86,13 @@ class InboundTests(BackendTestCase):
     def test_ours_by_configuration(self) -> None:
         """R2: the server's own domains need no DNS, and are remembered by nobody; keys go to who asks its server."""
         question = ResolutionNeeded(OURS, PEER)
-        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.resolve(question))))
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.resolve(None, question))))  # type: ignore[arg-type]
         self.side.proven(None, Pair(OURS, PEER), "EXTERNAL")  # type: ignore[arg-type]
         asked: list[object] = []
-        side = replace(self.side, verify_key=lambda needed: (asked.append(needed), succeed("valid"))[1])  # type: ignore[arg-type, return-value, func-returns-value]
+        side = replace(self.side, verify_key=lambda needed, requester: (asked.append((needed, requester)), succeed("valid"))[1])  # type: ignore[arg-type, return-value, func-returns-value]
         needed: Any = object()
-        self.assertEqual("valid", self.successResultOf(Deferred.fromCoroutine(side.verify(needed))))
-        self.assertEqual([needed], asked)
+        self.assertEqual("valid", self.successResultOf(Deferred.fromCoroutine(side.verify(None, needed))))  # type: ignore[arg-type]
+        self.assertEqual([(needed, None)], asked)
 
 
 class OutboundTests(BackendTestCase):

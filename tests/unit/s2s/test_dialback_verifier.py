@@ -9,8 +9,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.outbound_stream import StreamUnavailable
+from s2sgw.net.requester import Requester
 from s2sgw.s2s import dialback_verifier
-from s2sgw.s2s.dialback_verifier import PATIENCE, DialbackVerifier
+from s2sgw.s2s.dialback_verifier import VERIFICATION_SECONDS, DialbackVerifier
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, PairProven, Verified
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -47,14 +48,16 @@ class VerifierTests(SynchronousTestCase):
         self.clock, self.stream = Clock(), FakeStream()
         self.opening: Deferred[Any] = Deferred()
         self.opened: list[tuple[Pair, bool]] = []
+        self.askers: list[Requester | None] = []
 
-        async def open_stream(side: Any, pair: Pair, connect_services: Any, verifying: bool = False) -> Any:
+        async def open_stream(side: Any, pair: Pair, connect_services: Any, verifying: bool, requester: Requester | None) -> Any:
             self.opened.append((pair, verifying))
+            self.askers.append(requester)
             return await self.opening
 
         self.patch(dialback_verifier, "open_stream", open_stream)
-        verifier = DialbackVerifier(None, None, self.clock)  # type: ignore[arg-type]
-        self.outcome = Deferred.fromCoroutine(verifier.verify(QUESTION))
+        self.verifier = DialbackVerifier(None, None, self.clock, 16)  # type: ignore[arg-type]
+        self.outcome = Deferred.fromCoroutine(self.verifier.verify(QUESTION))
 
     def error(self) -> tuple[Cause, str]:
         """The cause and the words of an outcome that is an error."""
@@ -92,6 +95,36 @@ class VerifierTests(SynchronousTestCase):
     def test_silent(self) -> None:
         """R28: a server that does not answer in time is an error, and its stream is closed."""
         self.opening.callback(self.stream)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(VERIFICATION_SECONDS)
         self.assertEqual(self.error()[0], Cause.DIALBACK_ERROR)
         self.assertEqual(self.stream.closed, [Ending(Cause.CLOSED)])
+
+    def ask(self, requester: Requester | None) -> Deferred[DialbackOutcome]:
+        return Deferred.fromCoroutine(self.verifier.verify(QUESTION, requester))
+
+    def test_shares(self) -> None:
+        """Verifications for strangers share half of the slots by address; ours, and a backend's, never wait behind them."""
+        for number in range(20):
+            self.ask(Requester.stranger(f"10.0.{number}.1"))
+        self.assertEqual((len(self.opened), self.verifier.slots.in_flight, self.verifier.slots.in_line), (1 + 8, 8, 12))
+        self.ask(Requester.ourselves("peer.example"))
+        self.ask(None)
+        self.assertEqual(len(self.opened), 1 + 8 + 2)
+        self.assertEqual([asker is not None and asker.is_stranger for asker in self.askers], [False] + [True] * 8 + [False] * 2)
+
+    def test_too_many(self) -> None:
+        """One address has one verification under way, and its claims are rated; beyond, it is told to wait, in words of its own."""
+        outcomes = [self.ask(Requester.stranger("10.0.0.1")) for _ in range(130)]
+        self.assertEqual(len(self.opened), 2)
+        endings = [self.successResultOf(each).ending for each in (outcomes[1], outcomes[-1])]
+        self.assertEqual([each.cause for each in endings if each], [Cause.TOO_MANY_CLAIMS] * 2)
+        self.assertNotEqual(endings[0], endings[1])
+        self.assertEqual(set(self.verifier.slots.given_up), {"rate", "line-full"})
+
+    def test_left(self) -> None:
+        """A stream that ends takes its verification along."""
+        self.opening = Deferred()
+        asking = self.ask(Requester.stranger("10.0.0.1"))
+        self.assertEqual(self.verifier.slots.in_flight, 1)
+        asking.addErrback(lambda _: None).cancel()
+        self.assertEqual(self.verifier.slots.in_flight, 0)

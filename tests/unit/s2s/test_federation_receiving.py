@@ -12,13 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.requester import Requester
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
+from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
-from s2sgw.stream.events import JudgementNeeded, Permission, StartTLS
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, ResolutionNeeded, StartTLS
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -27,25 +29,43 @@ SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
 METHODS = ("EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256")
 
 
+class FakeConnection:
+    """Where a peer connects from."""
+
+    def __init__(self, address: str = "192.0.2.1:40000") -> None:
+        self.peer_address = address
+        self.closed: Deferred[None] = Deferred()
+
+    def when_closed(self) -> Deferred[None]:
+        return self.closed
+
+
 class InboundTestCase(SynchronousTestCase):
     """A side whose look-ups and verdicts are the test's own."""
 
     opinion = Verdict()
     contradicted = False
+    now = 0.0
+    known: tuple[Domain, ...] = ()
+
+    def setUp(self) -> None:
+        #: who asked for what was looked up
+        self.requesters: list[Requester] = []
 
     def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationReceiving:
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
         self.asked: list[str | None] = []
         found = resolution or Resolution(PEER, (SERVER,))
 
-        async def locate(targets: list[Target]) -> list[Target]:
+        async def locate(targets: list[Target], requester: Requester) -> list[Target]:
             return targets
 
-        async def resolve(peer: Domain, route: str | None) -> Resolution:
+        async def resolve(peer: Domain, route: str | None, requester: Requester) -> Resolution:
             self.asked.append(route)
             return found
 
-        async def verdict(connection: object, question: JudgementNeeded, role: str) -> Verdict:
+        async def verdict(connection: object, question: JudgementNeeded, role: str, requester: Requester) -> Verdict:
+            self.requesters.append(requester)
             return Verdict(external=True, proven_by="pkix", reasons=("fine",), contradicted=self.contradicted)
 
         async def opinion(connection: object, peer: Domain, role: str) -> Verdict:
@@ -53,12 +73,17 @@ class InboundTestCase(SynchronousTestCase):
 
         return FederationReceiving(
             lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
-            None, None, None, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+            None, None, self.verify, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+            Claims(lambda: self.now, lambda domain: domain in self.known),
         )
+
+    async def verify(self, question: Any, requester: Requester) -> DialbackOutcome:
+        self.requesters.append(requester)
+        return DialbackOutcome("valid")
 
     def judged(self, side: FederationReceiving, address: str = "192.0.2.1:40000") -> Permission:
         question = JudgementNeeded(PEER, OURS, True)
-        answer = Deferred.fromCoroutine(side.judge(SimpleNamespace(peer_address=address), question))  # type: ignore[arg-type]
+        answer = Deferred.fromCoroutine(side.judge(FakeConnection(address), question))  # type: ignore[arg-type]
         permission, _ = self.successResultOf(answer)
         assert isinstance(permission, Permission)
         return permission
@@ -132,6 +157,48 @@ class JudgementTests(InboundTestCase):
         """Where there is a route, its address is the one that must match."""
         self.judged(self.made(resolve="address-match", route="192.0.2.9"))
         self.assertEqual(["192.0.2.9:5269"], self.asked)
+
+
+class RequesterTests(InboundTestCase):
+    """Who asks for what is looked up about a claimed name."""
+
+    def verified(self, side: FederationReceiving, connection: FakeConnection) -> Requester:
+        needed = DialbackNeeded(Pair(PEER, OURS), "key", "id")
+        self.successResultOf(Deferred.fromCoroutine(side.verify(connection, needed)))  # type: ignore[arg-type]
+        return self.requesters[-1]
+
+    def test_stranger(self) -> None:
+        """A claim is one requester, by its address, from the judgement to the verification; after a minute it is a new one."""
+        side, connection = self.made(), FakeConnection("192.0.2.1:40000")
+        first = self.verified(side, connection)
+        self.assertEqual((first.owner, first.is_stranger, first.questions_left), (("192.0.2.0/24", "192.0.2.1/32"), True, 10))
+        self.assertIs(self.verified(side, connection), first)
+        self.assertIsNot(self.verified(side, FakeConnection("192.0.2.1:40001")), first)
+        self.now = 60.0
+        self.assertIsNot(self.verified(side, connection), first)
+
+    def test_known(self) -> None:
+        """A peer that was proven lately, or that the configuration names, is looked up as our own affair."""
+        self.known = (PEER,)
+        self.judged(self.made())
+        self.assertEqual([(each.owner, each.is_stranger) for each in self.requesters], [(("peer.example",), False)])
+
+    def test_address_match(self) -> None:
+        """Where the address must match all targets may be asked for."""
+        self.assertEqual(self.verified(self.made(resolve="address-match"), FakeConnection()).questions_left, 40)
+
+    def test_abandoned(self) -> None:
+        """What was begun beside the handshake ends with the connection."""
+        ended: list[object] = []
+        begun: Deferred[None] = Deferred(ended.append)
+        begun.addErrback(lambda _: None)
+        side, connection = self.made(), FakeConnection()
+        side.judge_of.begin = lambda *arguments, **more: begun  # type: ignore[method-assign]
+        answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertEqual(ended, [])
+        connection.closed.callback(None)
+        self.assertEqual(len(ended), 1)
 
 
 class ReconsiderTests(InboundTestCase):

@@ -1,0 +1,61 @@
+"""The names that accepted connections claim, and who is asking when they are looked up.
+
+A claim is one name on one connection. What it may cost in look-ups is counted from the header to the last verification.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.requester import QUESTIONS, Requester
+from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain
+
+#: Seconds for which a claim is one transaction; later the same name on the same connection is a new claim.
+CLAIM_SECONDS = 60.0
+#: Claims of one connection that are remembered.
+CLAIMS = 64
+#: DNS questions for a claim whose connection must come from an address of the peer's (`resolve = "address-match"`): all
+#: targets may have to be looked up.
+ADDRESS_MATCH_QUESTIONS = 40
+
+
+class Claims:
+    """Gives each claim its `Requester`. `is_known`: the peer was proven lately, or is named by the configuration.
+
+    A known name is looked up as our own affair, whoever claims it: there are few, and each is asked for once at a time.
+    """
+
+    def __init__(self, seconds: Callable[[], float], is_known: Callable[[Domain], bool]) -> None:
+        self._seconds = seconds
+        self._is_known = is_known
+        self._claims: WeakKeyDictionary[StreamConnection, OrderedDict[Domain, tuple[float, Requester]]] = WeakKeyDictionary()
+
+    def requester(self, connection: StreamConnection, peer: Domain, questions: int = QUESTIONS) -> Requester:
+        """Return who asks when `peer` is looked up because `connection` claims it. `questions`: what the claim may cost."""
+        claims = self._claims.setdefault(connection, OrderedDict())
+        now = self._seconds()
+        began, requester = claims.get(peer, (0.0, None))
+        if requester is None or now >= began + CLAIM_SECONDS:
+            requester = self._new(connection, peer, questions)
+            claims.pop(peer, None)
+            claims[peer] = (now, requester)
+            if len(claims) > CLAIMS:
+                claims.popitem(last=False)
+        return requester
+
+    def _new(self, connection: StreamConnection, peer: Domain, questions: int) -> Requester:
+        if self._is_known(peer):
+            return Requester.ourselves(peer.ascii)
+        return Requester.stranger(host_of(connection.peer_address), questions)
+
+
+def host_of(address: str) -> str:
+    """Return the host of "host:port", or the text itself where it is none."""
+    try:
+        return HostPort.parse(address, 1).host
+    except ValueError:
+        return address

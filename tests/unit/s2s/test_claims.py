@@ -1,0 +1,57 @@
+"""Names that connections claim, and who asks for them."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.s2s.claims import CLAIM_SECONDS, CLAIMS, Claims
+from s2sgw.xmpp.jid import Domain
+
+PEER, FRIEND = Domain.parse("peer.example"), Domain.parse("friend.example")
+
+
+class FakeConnection:
+    def __init__(self, address: str) -> None:
+        self.peer_address = address
+
+
+class ClaimsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.claims: Any = Claims(lambda: self.now, lambda peer: peer == FRIEND)
+        self.connection = FakeConnection("192.0.2.1:5000")
+
+    def test_addresses(self) -> None:
+        """A stranger is known by its address, in every spelling of a connection's other end."""
+        for address, site in (
+            ("192.0.2.1:5000", "192.0.2.1/32"), ("[2001:db8::1]:5000", "2001:db8::/64"), ("[::ffff:192.0.2.1]:5", "192.0.2.1/32"),
+            ("UNIXAddress(None)", "UNIXAddress(None)"),
+        ):
+            requester = self.claims.requester(FakeConnection(address), PEER)
+            self.assertEqual((requester.owner[-1], requester.is_stranger), (site, True))
+
+    def test_one_transaction(self) -> None:
+        """One name on one connection is one requester, for a minute."""
+        first = self.claims.requester(self.connection, PEER)
+        self.now = CLAIM_SECONDS - 1
+        self.assertIs(self.claims.requester(self.connection, PEER), first)
+        self.assertIsNot(self.claims.requester(self.connection, Domain.parse("other.example")), first)
+        self.now = CLAIM_SECONDS
+        self.assertIsNot(self.claims.requester(self.connection, PEER), first)
+
+    def test_known(self) -> None:
+        """A known name is asked for by ourselves, whoever claims it."""
+        requester = self.claims.requester(self.connection, FRIEND)
+        self.assertEqual((requester.owner, requester.is_stranger), (("friend.example",), False))
+
+    def test_bounded(self) -> None:
+        """Few claims of a connection are remembered, and none when it is gone."""
+        for number in range(2 * CLAIMS):
+            self.claims.requester(self.connection, Domain.parse(f"d{number}.example"))
+        self.assertEqual(len(self.claims._claims[self.connection]), CLAIMS)
+        del self.connection
+        gc.collect()
+        self.assertEqual(len(self.claims._claims), 0)
