@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
-from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, Limits, Listener, Log, Policy, Queue
+from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, GatewayLimits, Listener, Log, Policy, Queue
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver
 
@@ -30,7 +30,7 @@ SECTIONS: dict[str, Any] = {
     "dns": DNS,
     "backend": tuple[Backend, ...],
     "queue": Queue,
-    "limits": Limits,
+    "limits": GatewayLimits,
     "console": Console,
     "log": Log,
     "peers": dict[PeerName, PeerObject],
@@ -41,7 +41,7 @@ REPEATED = ("listen", "backend")
 
 _MODELS: dict[tuple[str, int], type[BaseModel]] = {
     ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
-    ("queue", 1): Queue, ("limits", 1): Limits, ("console", 1): Console, ("log", 1): Log, ("policy", 1): Policy,
+    ("queue", 1): Queue, ("limits", 1): GatewayLimits, ("console", 1): Console, ("log", 1): Log, ("policy", 1): Policy,
     ("peers", 2): PeerObject,
 }  # fmt: skip
 #: the tables within a peer object

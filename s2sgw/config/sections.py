@@ -155,7 +155,7 @@ class Queue(Section):
     restore: Annotated[Count, Field(ge=1)] = 128
 
 
-class Limits(Section):
+class GatewayLimits(Section):
     """`[limits]`: bounds of what peers share, above all those that have proven nothing yet."""
 
     #: DNS look-ups under way at once, half of them for strangers; and those a second for strangers at one address
@@ -198,7 +198,7 @@ class Config(Section):
     dns: DNS = DNS()
     backends: tuple[Backend, ...] = Field(default=(Backend(),), alias="backend")
     queue: Queue = Queue()
-    limits: Limits = Limits()
+    limits: GatewayLimits = GatewayLimits()
     console: Console = Console()
     log: Log = Log()
     #: the peer objects as written, by "default", A-labels, or "*." and A-labels
