@@ -6,7 +6,7 @@ No look-up is made here: the judge, `explain` and `replay` come to their verdict
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from s2sgw.peerdb.keys import KnownKeys, key_of
@@ -16,6 +16,7 @@ from s2sgw.policy.verdict import Verdict, accepts, decide
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.dane import prove_dane
 from s2sgw.trust.evidence import Attempt, Evidence
+from s2sgw.trust.path import RecentChains
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.trust.posh import prove_posh
 from s2sgw.trust.proofs import prove_pin, prove_pkix
@@ -46,6 +47,8 @@ class ProofRunner:
 
     anchors: Callable[[PeerPolicy], Anchors]
     revocations: Callable[[Path | None], RevocationLists | None]
+    #: so that a path is searched once for all proofs of a handshake, and for all domains that a stream proves
+    recent: RecentChains = field(default_factory=RecentChains)
 
     def found(self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts) -> Assessment:
         """The verdict on the peer that `evidence` is of."""
@@ -59,6 +62,7 @@ class ProofRunner:
         return Assessment(verdict, attempts, policy)
 
     def _attempts(self, policy: PeerPolicy, evidence: Evidence, keys: KnownKeys) -> Iterator[Attempt]:
+        presented = self.recent.presented(evidence.chain)
         pins = [Fingerprint.parse(pin) for pin in policy.pins] if "pin" in policy.proofs else []
         if pins or keys.approved:
             yield prove_pin(evidence, {*pins, *keys.approved})
@@ -68,10 +72,10 @@ class ProofRunner:
         if "pkix" in policy.proofs or policy.unknown_issuer != "reject":
             yield prove_pkix(
                 evidence, self.anchors(policy), revocations=self.revocations(policy.crl),
-                secure_delegation=policy.secure_delegation, insist_on_xmpp_addr=policy.insist_on_xmpp_addr,
+                secure_delegation=policy.secure_delegation, insist_on_xmpp_addr=policy.insist_on_xmpp_addr, presented=presented,
             )
         if "dane" in policy.proofs and evidence.tlsa:
-            yield prove_dane(evidence, self.anchors(policy), revocations=self.revocations(policy.crl))
+            yield prove_dane(evidence, self.anchors(policy), revocations=self.revocations(policy.crl), presented=presented)
         if "posh" in policy.proofs and evidence.posh is not None:
             yield prove_posh(evidence)
 

@@ -12,7 +12,8 @@ from s2sgw.net.addresses import is_public
 from s2sgw.net.https import Busy, Unfetched
 from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import Resolver
-from s2sgw.trust.anchors import Anchors, encoded
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.parsed import encoded
 from s2sgw.xmpp.host_port import is_address
 
 

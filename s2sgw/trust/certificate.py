@@ -1,4 +1,4 @@
-"""One certificate in words that an operator can compare: names, issuer, dates, key, fingerprints. It proves nothing."""
+"""One certificate in words that an operator can compare: names, issuer, dates, key, fingerprints. They prove nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from s2sgw.trust.anchors import load, self_signed, subject_text
 from s2sgw.trust.identity import names
+from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.pins import Fingerprint
 
-#: Names of a certificate that are listed.
+#: Names of a certificate that are listed, and digits of its serial number: RFC 5280 §4.1.2.2 allows forty.
 NAMES = 32
+SERIAL_DIGITS = 42
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What stands in a certificate. Where it cannot be read, `unreadable` says why and the rest is empty."""
+    """What a certificate says. Where it cannot be read, `unreadable` says why and the rest is empty."""
 
     sha256: str
     key: str = ""  # `sha256:` of the public key, as pins are written
@@ -35,7 +36,7 @@ class Summary:
     unreadable: str = ""
 
     def row(self) -> dict[str, object]:
-        """As JSON has it: times are seconds since the epoch."""
+        """Return the summary as JSON has it: times are seconds since the epoch."""
         return {
             "sha256": self.sha256, "key": self.key, "kind": self.kind, "subject": self.subject, "issuer": self.issuer,
             "self_signed": self.self_signed, "names": list(self.names), "serial": self.serial, "unreadable": self.unreadable,
@@ -52,15 +53,16 @@ class Summary:
 
 
 def summarise(certificate: bytes) -> Summary:
-    """The summary of a certificate in DER; nothing in it makes this raise."""
+    """Return the summary of a certificate in DER; nothing in it makes this raise."""
     digest = hashlib.sha256(certificate).hexdigest()
     try:
-        found = load(certificate)
-        presented = [str(name) for name in names(certificate).presented[:NAMES]]
+        parsed = ParsedCertificate(certificate)
+        found, presented = parsed.certificate, names(certificate).read(NAMES)[0]
+        serial = f"{found.serial_number:x}"
         return Summary(
-            digest, str(Fingerprint.of(certificate)), _kind(found), subject_text(found).strip("'"),
-            subject_text(found, by=True).strip("'"), self_signed(found), tuple(presented), found.not_valid_before_utc,
-            found.not_valid_after_utc, f"{found.serial_number:x}",
+            digest, str(Fingerprint.of(certificate)), _kind(found), parsed.subject_text.strip("'"), parsed.issuer_text.strip("'"),
+            parsed.self_signed, tuple(map(str, presented)), found.not_valid_before_utc, found.not_valid_after_utc,
+            serial if len(serial) <= SERIAL_DIGITS else f"{serial[:SERIAL_DIGITS]}…",
         )
     except ValueError as error:
         return Summary(digest, unreadable=str(error))

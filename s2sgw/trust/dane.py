@@ -7,14 +7,15 @@ or a certificate, 2 names an authority of its own, 3 the certificate itself and 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import s2sgw.trust.der as der
-from s2sgw.trust.anchors import Anchors, encoded
+from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import TLSA, Attempt, Evidence, TLSALookup
-from s2sgw.trust.identity import Constraints, matches, matches_host, names
-from s2sgw.trust.path import CHAIN_CERTIFICATES, PathResult, validate
+from s2sgw.trust.identity import Constraints, Match, matches, matches_host, names
+from s2sgw.trust.parsed import ParsedCertificate, encoded
+from s2sgw.trust.path import CHAIN_CERTIFICATES, PathResult, PresentedChain, validate
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 
@@ -22,8 +23,11 @@ PKIX_TA, PKIX_EE, DANE_TA, DANE_EE = range(4)
 CERTIFICATE, PUBLIC_KEY = range(2)
 FULL, SHA_256, SHA_512 = range(3)
 
-#: Records of one target that are looked at.
+#: Records of one target that are compared, and of all targets that are tried: those first that speak of a presented certificate.
 RECORDS = 64
+RECORDS_TRIED = 16
+#: Reasons that are told of records that prove nothing.
+REASONS_TOLD = 8
 
 _SIZES = {SHA_256: 32, SHA_512: 64}
 _DIGESTS: dict[int, Callable[[bytes], bytes]] = {
@@ -33,30 +37,29 @@ _DIGESTS: dict[int, Callable[[bytes], bytes]] = {
 }
 
 
-class _Try(NamedTuple):
-    """A record put to the test: whether it proves the peer, and in words what was found."""
-
-    proves: bool
-    reason: str
-
-
-def prove_dane(evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None) -> Attempt:
-    """Whether one TLSA record proves the peer; `anchors` are those that usages 0 and 1 ask for.
+def prove_dane(
+    evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None, presented: PresentedChain | None = None,
+) -> Attempt:
+    """Return whether one TLSA record proves the peer; `anchors` are those that usages 0 and 1 ask for.
 
     Outbound (the peer receives), a secured, usable set that proves nothing is a veto: somebody else may have the peer's
-    address. Inbound, where no target was connected to, it is merely no proof.
+    address. Inbound, where no target was connected to, it is merely no proof. `presented` is `evidence.chain` where it was
+    looked at before: paths that were searched are not searched again.
+
+    The work does not grow with the number of records: they are compared by digest, and at most two paths are searched, one to
+    `anchors` and one to all authorities that DANE-TA records name.
     """
     if not evidence.chain:
         return _unproven(Cause.NO_CERTIFICATE, ("no certificate was presented",))
     secured = [lookup for lookup in _relevant(evidence) if _secured(lookup, evidence)]
-    tries = [_try(record, lookup, evidence, anchors, revocations) for lookup in secured for record in usable(lookup.records)]
-    if not tries:
+    records = {(record, lookup.target): lookup for lookup in secured for record in usable(lookup.records)}
+    if not records:
         return _unproven(Cause.NOT_PROVEN, tuple(_why_none(evidence)))
-    proof = next((each for each in tries if each.proves), None)
-    if proof is not None:
-        return Attempt("dane", True, reasons=(proof.reason,))
-    reasons = tuple(dict.fromkeys(each.reason for each in tries))
-    return _unproven(Cause.DANE_MISMATCH, reasons, veto=evidence.role == "receiving")
+    proof = _Proof(evidence, anchors, revocations, presented or PresentedChain(evidence.chain))
+    found = proof.run([(record, lookup) for (record, _), lookup in records.items()])
+    if found.proves:
+        return Attempt("dane", True, reasons=found.reasons)
+    return _unproven(Cause.DANE_MISMATCH, found.reasons, veto=evidence.role == "receiving")
 
 
 def _unproven(cause: Cause, reasons: tuple[str, ...], *, veto: bool = False) -> Attempt:
@@ -64,7 +67,7 @@ def _unproven(cause: Cause, reasons: tuple[str, ...], *, veto: bool = False) -> 
 
 
 def _relevant(evidence: Evidence) -> Iterator[TLSALookup]:
-    """Outbound the lookup of the target that we connected to; inbound any target of the domain may have connected to us."""
+    """Yield, outbound, the lookup of the target that we connected to; inbound any target of the domain may have connected to us."""
     for lookup in evidence.tlsa:
         if evidence.role == "initiating" or _same_host(lookup.target, evidence.target):
             yield lookup
@@ -75,12 +78,12 @@ def _same_host(one: str, other: str | None) -> bool:
 
 
 def _secured(lookup: TLSALookup, evidence: Evidence) -> bool:
-    """R22: only what DNSSEC secured all the way; outbound the addresses as well."""
+    """Return whether DNSSEC secured the answer all the way (R22); outbound the addresses as well."""
     return not lookup.failure and lookup.secure and (lookup.addresses_secure or evidence.role == "initiating")
 
 
 def usable(records: Sequence[TLSA]) -> list[TLSA]:
-    """The records that can be compared (RFC 7671 §4), of digests only the strongest for each usage and selector (§9)."""
+    """Return the records that can be compared (RFC 7671 §4), of digests only the strongest for each usage and selector (§9)."""
     known = [record for record in records[:RECORDS] if _well_formed(record)]
     strongest: dict[tuple[int, int], int] = {}
     for record in known:
@@ -110,46 +113,136 @@ def _why_none(evidence: Evidence) -> Iterator[str]:
         yield "no TLSA records were looked up"
 
 
-def _try(
-    record: TLSA, lookup: TLSALookup, evidence: Evidence, anchors: Anchors, revocations: RevocationLists | None,
-) -> _Try:
-    told = f"{record} of {lookup.target}"
-    if record.usage in (PKIX_EE, DANE_EE) and not _associates(record, evidence.chain[0]):
-        return _Try(False, f"{told} is not the certificate's")
-    if record.usage == DANE_EE:
-        return _Try(True, f"{told} is the certificate's")
-    trusted = _authorities(record, evidence.chain) if record.usage == DANE_TA else anchors
-    if record.usage == DANE_TA and not trusted:
-        return _Try(False, f"{told} is no authority's of the chain")
-    found = validate(evidence.chain, trusted, evidence.at, revocations)
-    if not found.valid:
-        return _Try(False, f"{told}: {'; '.join(failure.text for failure in found.failures)}")
-    if record.usage == PKIX_TA and not (found.exact and any(_associates(record, encoded(c)) for c in found.path[1:])):
-        return _Try(False, f"{told} is no authority's on the path")
-    return _named(told, found, lookup, evidence)
+class _Outcome(NamedTuple):
+    """Whether a record, or one of several, proves the peer, and in words what was found."""
+
+    proves: bool
+    reasons: tuple[str, ...]
 
 
-def _associates(record: TLSA, certificate: bytes) -> bool:
-    """Whether the record speaks of this certificate, in DER (RFC 6698 §2.1.2, §2.1.3)."""
-    try:
-        selected = certificate if record.selector == CERTIFICATE else der.fields(certificate).public_key_info
-    except ValueError:
-        return False
-    return _DIGESTS[record.matching](selected) == record.data
+class _Associated:
+    """One certificate, in DER, as TLSA records speak of it: each digest is made once."""
+
+    def __init__(self, certificate: bytes) -> None:
+        self.certificate = certificate
+        self._found: dict[tuple[int, int], bytes | None] = {}
+
+    def is_of(self, record: TLSA) -> bool:
+        """Return whether the record speaks of this certificate (RFC 6698 §2.1.2, §2.1.3)."""
+        kind = (record.selector, record.matching)
+        if kind not in self._found:
+            self._found[kind] = self._data(*kind)
+        return self._found[kind] == record.data
+
+    def _data(self, selector: int, matching: int) -> bytes | None:
+        try:
+            selected = self.certificate if selector == CERTIFICATE else der.fields(self.certificate).public_key_info
+        except ValueError:
+            return None
+        return _DIGESTS[matching](selected)
 
 
-def _authorities(record: TLSA, chain: Sequence[bytes]) -> Anchors:
-    """What a DANE-TA record makes an anchor: those presented that it speaks of, or the certificate that it is itself."""
-    presented = [data for data in chain[1:CHAIN_CERTIFICATES] if _associates(record, data)]
-    itself = [record.data] if (record.selector, record.matching) == (CERTIFICATE, FULL) else []
-    return Anchors.parse(*presented, *itself)
+class _Proof:
+    """The records of a peer, compared with what it presented."""
+
+    def __init__(
+        self, evidence: Evidence, anchors: Anchors, revocations: RevocationLists | None, presented: PresentedChain,
+    ) -> None:
+        self._evidence = evidence
+        self._anchors = anchors
+        self._revocations = revocations
+        self._presented = presented
+        self._names = names(evidence.chain[0])
+        self._leaf, *self._others = map(_Associated, evidence.chain[:CHAIN_CERTIFICATES])
+        self._named: dict[str, Match] = {}
+        self._declared = Anchors()
+        self._declared_by: dict[TLSA, frozenset[bytes]] = {}
+
+    def run(self, records: Sequence[tuple[TLSA, TLSALookup]]) -> _Outcome:
+        """Return whether one of the records proves the peer, and if none does what is wrong with the first of them."""
+        tried = sorted(records, key=lambda each: not self._speaks(each[0]))[:RECORDS_TRIED]
+        self._declare(tried)
+        reasons: dict[str, None] = {}
+        for record, lookup in tried:
+            outcome = self._try(record, lookup)
+            if outcome.proves:
+                return outcome
+            reasons.update(dict.fromkeys(outcome.reasons))
+        more = max(len(reasons) - REASONS_TOLD, 0) + len(records) - len(tried)
+        return _Outcome(False, (*list(reasons)[:REASONS_TOLD], *([f"{more} more TLSA records prove nothing either"] if more else ())))
+
+    def _speaks(self, record: TLSA) -> bool:
+        """Return whether a record is worth a path: it speaks of a presented certificate, or may speak of an anchor."""
+        if record.usage in (PKIX_EE, DANE_EE):
+            return self._leaf.is_of(record)
+        return any(each.is_of(record) for each in self._others) or _is_whole(record)
+
+    def _declare(self, tried: Sequence[tuple[TLSA, TLSALookup]]) -> None:
+        """Take the authorities that DANE-TA records name as anchors, all in one set, where the leaf has a name that goes with them."""
+        for record, lookup in tried:
+            if record.usage == DANE_TA and self._name(lookup.target).name is not None:
+                self._declared_by[record] = frozenset(_readable(self._authorities(record)))
+        self._declared = self._presented.declared(frozenset().union(*self._declared_by.values()))
+
+    def _authorities(self, record: TLSA) -> Iterator[bytes]:
+        """Yield what a DANE-TA record makes an anchor: those presented that it speaks of, or the certificate that it is itself."""
+        yield from (each.certificate for each in self._others if each.is_of(record))
+        if _is_whole(record):
+            yield record.data
+
+    def _name(self, target: str) -> Match:
+        """Return whether the leaf names the domain, or the target that DNSSEC led to (RFC 7673 §4.2)."""
+        if target not in self._named:
+            match = matches(self._names, self._evidence.domain)
+            self._named[target] = match._replace(name=match.name or matches_host(self._names, target).name)
+        return self._named[target]
+
+    def _try(self, record: TLSA, lookup: TLSALookup) -> _Outcome:
+        told = f"{record} of {lookup.target}"
+        if record.usage in (PKIX_EE, DANE_EE) and not self._leaf.is_of(record):
+            return _Outcome(False, (f"{told} is not the certificate's",))
+        if record.usage == DANE_EE:
+            return _Outcome(True, (f"{told} is the certificate's",))
+        name = self._name(lookup.target)
+        if name.name is None:
+            return _Outcome(False, (f"{told}: {'; '.join(name.reasons)}",))
+        declared = self._declared_by.get(record, frozenset())
+        if record.usage == DANE_TA and not declared:
+            return _Outcome(False, (f"{told} is no authority's of the chain",))
+        found = validate(self._presented, self._declared if record.usage == DANE_TA else self._anchors, self._evidence.at, self._revocations)
+        if not found.valid:
+            return _Outcome(False, (f"{told}: {'; '.join(failure.text for failure in found.failures)}",))
+        if not self._is_on(record, declared, found):
+            return _Outcome(False, (f"{told} is no authority's on the path",))
+        return self._with_name(told, found, lookup)
+
+    def _is_on(self, record: TLSA, declared: frozenset[bytes], found: PathResult) -> bool:
+        """Return whether the path goes through an authority that the record speaks of, where its usage asks for that."""
+        above = [encoded(certificate) for certificate in found.path[1:]]
+        if record.usage == PKIX_TA:
+            return found.exact and any(_Associated(data).is_of(record) for data in above)
+        return record.usage == PKIX_EE or not declared.isdisjoint(above)
+
+    def _with_name(self, told: str, found: PathResult, lookup: TLSALookup) -> _Outcome:
+        """Return whether the leaf still has its name under the constraints of the authorities on the path."""
+        bound = self._names.within([Constraints.of(encoded(c)) for c in found.path[1:]])
+        match = matches(bound, self._evidence.domain)
+        name = match.name or matches_host(bound, lookup.target).name
+        if name is None:
+            return _Outcome(False, (f"{told}: {'; '.join(match.reasons)}",))
+        return _Outcome(True, (f"{told} is on the path, and {name} matches",))
 
 
-def _named(told: str, found: PathResult, lookup: TLSALookup, evidence: Evidence) -> _Try:
-    """Usages 0 to 2 ask for a name too: the domain, or the target that DNSSEC led to (RFC 7673 §4.2)."""
-    presented = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
-    match = matches(presented, evidence.domain)
-    name = match.name or matches_host(presented, lookup.target).name
-    if name is None:
-        return _Try(False, f"{told}: {'; '.join(match.reasons)}")
-    return _Try(True, f"{told} is on the path, and {name} matches")
+def _is_whole(record: TLSA) -> bool:
+    """Return whether the record is a whole certificate."""
+    return (record.selector, record.matching) == (CERTIFICATE, FULL)
+
+
+def _readable(certificates: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield those that can be read and may be an authority: DNS records are a stranger's as much as the chain is."""
+    for data in certificates:
+        try:
+            if ParsedCertificate(data).unfit is None:
+                yield data
+        except ValueError:
+            continue

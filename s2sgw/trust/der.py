@@ -1,20 +1,23 @@
 """As much of DER (X.690 §10) as is needed to read one extension of a certificate by itself.
 
-cryptography reads all extensions of a certificate or none, and all names of a subjectAltName or none. Here a bad one only
-drops out (decision 4). What is read was already framed by `cryptography.x509`; whatever is odd raises `ValueError`.
+cryptography reads all extensions of a certificate or none, and all names of a subjectAltName or none. Here one that is malformed
+drops out alone (decision 4). Every walk is linear in the bytes that it passes. Whatever is not DER raises `ValueError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
-#: Certificates of which the parts are kept: each is asked for several in one judgement, and many come by the same authorities.
-KEPT = 256
+#: A certificate with more extensions than this is not read: real ones have about ten.
+MAX_EXTENSIONS = 64
+#: An extended key usage with more purposes than this is not read: real ones have about three.
+MAX_KEY_PURPOSES = 64
 
-BIT_STRING, OCTET_STRING, OID, UTF8_STRING, IA5_STRING = 0x03, 0x04, 0x06, 0x0C, 0x16
-_BOOLEAN, _SEQUENCE, _VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0x01, 0x30, 0xA0, 0xA3, 0x80
+BIT_STRING, OCTET_STRING, OID, UTF8_STRING, IA5_STRING, INTEGER, SEQUENCE = 0x03, 0x04, 0x06, 0x0C, 0x16, 0x02, 0x30
+_BOOLEAN, _VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0x01, 0xA0, 0xA3, 0x80
+_TBS_FIELDS, _EXTENSION_FIELDS = 10, 3  # RFC 5280 §4.1
 
 SUBJECT_KEY_IDENTIFIER = bytes.fromhex("551d0e")
 KEY_USAGE = bytes.fromhex("551d0f")
@@ -22,6 +25,15 @@ SUBJECT_ALT_NAME = bytes.fromhex("551d11")
 NAME_CONSTRAINTS = bytes.fromhex("551d1e")
 AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("551d23")
 EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
+
+
+class Span(NamedTuple):
+    """Where an element stands in the data that it was found in: its identifier byte and three offsets."""
+
+    tag: int
+    begin: int  # of the identifier byte
+    content: int  # of the first byte of its contents
+    end: int  # behind its last byte
 
 
 class Element(NamedTuple):
@@ -32,35 +44,74 @@ class Element(NamedTuple):
     encoded: bytes
 
 
-def read(data: bytes) -> tuple[Element, bytes]:
-    """The first element of `data` and what follows it."""
-    header, rest = data[:2], data[2:]
-    if len(header) < 2 or header[0] & 0x1F == 0x1F:
+def span(data: bytes, begin: int = 0, end: int | None = None) -> Span:
+    """Return where the element stands that begins at `begin` and has to end at or before `end`."""
+    end = len(data) if end is None else end
+    if end - begin < 2 or data[begin] & 0x1F == 0x1F:
         raise ValueError("an element is cut short or has a long tag")
-    length = header[1]
+    length, content = data[begin + 1], begin + 2
     if length & 0x80:
         size = length & 0x7F
-        if not 0 < size <= min(4, len(rest)):
+        if not 0 < size <= min(4, end - content):
             raise ValueError("an element has no definite length")
-        length, rest = int.from_bytes(rest[:size], "big"), rest[size:]
-    if length > len(rest):
+        length, content = int.from_bytes(data[content : content + size], "big"), content + size
+    if length > end - content:
         raise ValueError("an element is cut short")
-    return Element(header[0], rest[:length], data[: len(data) - len(rest) + length]), rest[length:]
+    return Span(data[begin], begin, content, content + length)
+
+
+def spans(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[Span]:
+    """Yield where each element between two offsets stands, until the end or a `ValueError`."""
+    end = len(data) if end is None else end
+    while begin < end:
+        found = span(data, begin, end)
+        yield found
+        begin = found.end
+
+
+def some(data: bytes, begin: int, end: int, most: int) -> list[Span]:
+    """Return where the elements between two offsets stand; raises `ValueError` where they are more than `most`."""
+    found = list(islice(spans(data, begin, end), most + 1))
+    if len(found) > most:
+        raise ValueError(f"there are more than {most} elements")
+    return found
+
+
+def _element(data: bytes, found: Span) -> Element:
+    return Element(found.tag, data[found.content : found.end], data[found.begin : found.end])
+
+
+def read(data: bytes) -> tuple[Element, bytes]:
+    """Return the first element of `data`, and what follows it."""
+    found = span(data)
+    return _element(data, found), data[found.end :]
 
 
 def elements(data: bytes) -> Iterator[Element]:
-    """The elements that `data` is made of, until its end or a `ValueError`."""
-    while data:
-        element, data = read(data)
-        yield element
+    """Yield the elements that `data` consists of, until its end or a `ValueError`."""
+    return (_element(data, found) for found in spans(data))
 
 
-def inside(data: bytes, tag: int = _SEQUENCE) -> bytes:
-    """The contents of the one element, of this tag, that `data` is."""
-    element, rest = read(data)
-    if rest or element.tag != tag:
+def few(data: bytes, most: int) -> list[Element]:
+    """Return the elements that `data` consists of; raises `ValueError` where there are more than `most`."""
+    return [_element(data, found) for found in some(data, 0, len(data), most)]
+
+
+def encode(tag: int, content: bytes) -> bytes:
+    """Return one element with these contents."""
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(size))) + size + content
+
+
+def inside(data: bytes, tag: int = SEQUENCE) -> bytes:
+    """Return the contents of the one element, of this tag, that `data` is."""
+    found = span(data)
+    if found.end != len(data) or found.tag != tag:
         raise ValueError("an element of another type was expected")
-    return element.content
+    return data[found.content :]
 
 
 class Fields(NamedTuple):
@@ -72,63 +123,68 @@ class Fields(NamedTuple):
     extensions: bytes  # the contents of the sequence, b"" where there are none
 
 
-@lru_cache(maxsize=KEPT)
 def fields(certificate: bytes) -> Fields:
-    """The parts of a certificate in DER; `ValueError` where it is none."""
-    tbs, _ = read(inside(certificate))
-    parts = [part for part in elements(tbs.content) if part.tag != _VERSION]
+    """Return the fields of a certificate in DER; raises `ValueError` where it is none."""
+    outer = span(certificate)
+    if outer.end != len(certificate) or outer.tag != SEQUENCE:
+        raise ValueError("a certificate is one sequence")
+    tbs = span(certificate, outer.content, outer.end)
+    parts = [part for part in some(certificate, tbs.content, tbs.end, _TBS_FIELDS) if part.tag != _VERSION]
     if len(parts) < 6:
         raise ValueError("a certificate lacks fields")
-    extensions = next((inside(part.content) for part in parts[6:] if part.tag == _EXTENSIONS), b"")
-    return Fields(parts[2].encoded, parts[4].encoded, parts[5].encoded, extensions)
+    extensions = next((certificate[part.content : part.end] for part in parts[6:] if part.tag == _EXTENSIONS), None)
+    issuer, subject, key = (certificate[parts[number].begin : parts[number].end] for number in (2, 4, 5))
+    return Fields(issuer, subject, key, b"" if extensions is None else inside(extensions))
 
 
-def extension(certificate: bytes, oid: bytes) -> bytes | None:
-    """The value of the extension `oid` (the contents of the OID), or None; twice the same is a `ValueError`."""
-    found = [value for name, value in _extensions(certificate) if name == oid]
+def extensions(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the OID and the value of each extension in `Fields.extensions`, critical or not."""
+    found = []
+    for item in spans(content):
+        parts = [part for part in some(content, item.content, item.end, _EXTENSION_FIELDS) if part.tag != _BOOLEAN]
+        if [part.tag for part in parts] != [OID, OCTET_STRING]:
+            raise ValueError("an extension is malformed")
+        if len(found) == MAX_EXTENSIONS:
+            raise ValueError(f"there are more than {MAX_EXTENSIONS} extensions")
+        found.append((content[parts[0].content : parts[0].end], content[parts[1].content : parts[1].end]))
+    return tuple(found)
+
+
+def single(listed: tuple[tuple[bytes, bytes], ...], oid: bytes) -> bytes | None:
+    """Return the value of the extension `oid` among those listed, or None; raises `ValueError` where it is there twice."""
+    found = [value for name, value in listed if name == oid]
     if len(found) > 1:
         raise ValueError("an extension is there twice")
     return found[0] if found else None
 
 
+def extension(certificate: bytes, oid: bytes) -> bytes | None:
+    """Return the value of the extension `oid` (the contents of the OID) of a certificate in DER, or None."""
+    return single(extensions(fields(certificate).extensions), oid)
+
+
 def object_identifiers(value: bytes) -> set[bytes]:
-    """The contents of each OID in a SEQUENCE of them."""
-    return {element.content for element in elements(inside(value))}
+    """Return the contents of each OID in a SEQUENCE of them; raises `ValueError` beyond `MAX_KEY_PURPOSES`."""
+    found = set()
+    for number, element in enumerate(elements(inside(value))):
+        if number == MAX_KEY_PURPOSES:
+            raise ValueError(f"there are more than {MAX_KEY_PURPOSES} key purposes")
+        found.add(element.content)
+    return found
 
 
-@lru_cache(maxsize=KEPT)
-def _extensions(certificate: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    found = []
-    for item in elements(fields(certificate).extensions):
-        parts = [part for part in elements(item.content) if part.tag != _BOOLEAN]
-        if [part.tag for part in parts] != [OID, OCTET_STRING]:
-            raise ValueError("an extension is malformed")
-        found.append((parts[0].content, parts[1].content))
-    return tuple(found)
-
-
-def has_extension(certificate: bytes, oid: bytes) -> bool:
-    """Whether the extension is there; unreadable ones count, so that what reads them all decides."""
+def authority_key(value: bytes | None) -> bytes | None:
+    """Return the keyIdentifier in an authority key identifier; None where there is none that can be read."""
     try:
-        return any(name == oid for name, _ in _extensions(certificate))
-    except ValueError:
-        return True
-
-
-def authority_key(certificate: bytes) -> bytes | None:
-    """The keyIdentifier of the authority key identifier; None where there is none that can be read."""
-    try:
-        value = extension(certificate, AUTHORITY_KEY_IDENTIFIER)
         parts = elements(inside(value)) if value is not None else iter(())
         return next((part.content for part in parts if part.tag == _KEY_IDENTIFIER), None)
     except ValueError:
         return None
 
 
-def subject_key(certificate: bytes) -> bytes | None:
-    """The subject key identifier; None where there is none that can be read."""
+def subject_key(value: bytes | None) -> bytes | None:
+    """Return the key identifier in a subject key identifier; None where there is none that can be read."""
     try:
-        value = extension(certificate, SUBJECT_KEY_IDENTIFIER)
         return None if value is None else inside(value, OCTET_STRING)
     except ValueError:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,13 +16,17 @@ from service_identity import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern
 
 import s2sgw.trust.der as der
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.trust.name_bounds import TooManyNames, alternative_names, subtrees
+from s2sgw.xmpp.jid import PART_BYTES, Domain, InvalidJID, u_labels
 
 NameKind = Literal["xmppAddr", "SRV-ID", "dNSName"]
 
 #: So many names, and so many characters of one, are put into words; a certificate may hold thousands.
 NAMES_TOLD = 8
 CHARACTERS_TOLD = 80
+
+#: An xmppAddr with its two frames is at most this long; a longer one is no domain.
+XMPP_ADDR_BYTES = PART_BYTES + 16
 
 _SERVICE = "_xmpp-server"
 #: id-on-xmppAddr and id-on-dnsSRV as they are encoded at the start of an otherName.
@@ -31,7 +35,6 @@ _OTHER_NAMES: dict[bytes, NameKind] = {
 }
 _OTHER_NAME_OID = 10
 _OTHER_NAME, _DNS_NAME, _EXPLICIT = 0xA0, 0x82, 0xA0
-_PERMITTED, _EXCLUDED = 0xA0, 0xA1
 
 _DNS_SHAPE = re.compile(rb"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.IGNORECASE)
 _SRV_SHAPE = re.compile(rb"_[a-z0-9-]+\.[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.IGNORECASE)
@@ -46,16 +49,24 @@ class XmppAddrPattern:
     @classmethod
     def from_bytes(cls, value: bytes) -> XmppAddrPattern:
         """Raises `CertificateError` for what is not UTF-8, no domain, or not in the form that it is compared in."""
+        if len(value) > PART_BYTES:
+            raise CertificateError("it is longer than a domain name")
+        text = _normalised(value)
         try:
-            text = unicodedata.normalize("NFC", value.decode("utf-8")).lower()
-            domain = Domain.parse(text)
-        except UnicodeDecodeError as error:
-            raise CertificateError("it is not UTF-8") from error
+            domain = Domain.registered(text)
         except InvalidJID as error:
             raise CertificateError(str(error)) from error
-        if text not in (domain.text, domain.ascii):
+        if text not in (domain.ascii, u_labels(domain.ascii)):
             raise CertificateError("it is not a normalised domain name")
         return cls(domain)
+
+
+def _normalised(value: bytes) -> str:
+    """Return an xmppAddr composed and in lower case; raises `CertificateError` where it is not UTF-8."""
+    try:
+        return unicodedata.normalize("NFC", value.decode("utf-8")).lower()
+    except UnicodeDecodeError as error:
+        raise CertificateError("it is not UTF-8") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,38 @@ class XmppAddr_ID:
 
 
 Pattern = XmppAddrPattern | SRVPattern | DNSPattern
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """The dNSName subtrees of an authority's name constraints, lower case; `permitted` None: no limit of that kind."""
+
+    permitted: tuple[str, ...] | None = None
+    excluded: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, certificate: bytes) -> Constraints:
+        """Return those of an authority's certificate in DER; unreadable ones, and too many, permit nothing."""
+        trees: dict[bool, list[str]] = {False: [], True: []}
+        try:
+            value = der.extension(certificate, der.NAME_CONSTRAINTS)
+            for excluded, found in subtrees(value) if value is not None else ():
+                base = der.span(value or b"", found.content, found.end)
+                if base.tag == _DNS_NAME:
+                    trees[excluded].append((value or b"")[base.content : base.end].decode("ascii").lower())
+        except ValueError:
+            return cls(permitted=())
+        return cls(tuple(trees[False]) or None, tuple(trees[True]))
+
+    def allow(self, host: str) -> bool:
+        """Return whether the authority may name `host`, in A-labels."""
+        permitted = self.permitted is None or any(_under(host, tree) for tree in self.permitted)
+        return permitted and not any(_under(host, tree) for tree in self.excluded)
+
+
+def _under(host: str, tree: str) -> bool:
+    """Return whether `host` is `tree` or below it; the empty tree holds all, a leading dot asks for a sub-domain."""
+    return not tree or host == tree or host.endswith("." + tree.removeprefix("."))
 
 
 class Name(NamedTuple):
@@ -90,12 +133,63 @@ class Name(NamedTuple):
         return self.text.lower().partition(".")[2]
 
 
+class RawName(NamedTuple):
+    """One presented identifier as it is encoded; of an otherName what follows its type. It may be malformed."""
+
+    kind: NameKind
+    value: bytes
+
+    def read(self) -> Name:
+        """Return the name; raises `CertificateError` or `ValueError` where it is malformed."""
+        return Name(self.kind, *_READERS[self.kind](self.value))
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of a certificate, and for each that dropped out what it was and why."""
+    """The names of a certificate that may be those of an XMPP domain, and in `faults` what is wrong with the list itself.
 
-    presented: tuple[Name, ...] = ()
-    dropped: tuple[str, ...] = ()
+    A peer may present a thousand names: `matches` reads those that look like the domain asked for, and a few to be told. The
+    properties read all; they are for certificates of our own.
+    """
+
+    raw: tuple[RawName, ...] = ()
+    faults: tuple[str, ...] = ()
+    constraints: tuple[Constraints, ...] = ()
+
+    def read(self, most: int | None = None) -> tuple[list[Name], list[str]]:
+        """Return the first `most` names (None: all), well formed and permitted, and for each that drops out what and why."""
+        presented: list[Name] = []
+        dropped: list[str] = []
+        for raw in self.raw[:most]:
+            try:
+                name = raw.read()
+            except (CertificateError, ValueError) as error:
+                if len(dropped) < NAMES_TOLD:
+                    dropped.append(f"{raw.kind} {ascii(raw.value[:CHARACTERS_TOLD])[2:-1]} is malformed: {error}")
+                continue
+            if raw.kind == "dNSName" or self.allow(name.host):
+                presented.append(name)
+            elif len(dropped) < NAMES_TOLD:
+                dropped.append(f"{name} is outside the name constraints of its authority")
+        return presented, dropped
+
+    def allow(self, host: str) -> bool:
+        """Return whether the authorities may name `host` (in A-labels) by an xmppAddr or an SRV-ID."""
+        return all(each.allow(host) for each in self.constraints)
+
+    def of_kind(self, kind: NameKind) -> Names:
+        """Return the names of one kind alone."""
+        return replace(self, raw=tuple(raw for raw in self.raw if raw.kind == kind))
+
+    @property
+    def presented(self) -> tuple[Name, ...]:
+        """All names that are well formed and permitted."""
+        return tuple(self.read()[0])
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What dropped out, and why; of many a few."""
+        return (*self.read()[1], *self.faults)
 
     @property
     def xmpp_addrs(self) -> tuple[str, ...]:
@@ -110,18 +204,15 @@ class Names:
         return self._of("dNSName")
 
     def _of(self, kind: NameKind) -> tuple[str, ...]:
-        return tuple(name.text for name in self.presented if name.kind == kind)
+        return tuple(name.text for name in self.of_kind(kind).presented)
 
     def within(self, constraints: Sequence[Constraints]) -> Names:
-        """Without the names whose domain one of `constraints` does not allow (R17).
+        """Return the names without those whose domain one of `constraints` does not allow (R17).
 
         Path validation binds dNSNames only (RFC 5280 §4.2.1.10); an authority that may not speak for a domain must not do
         so by an xmppAddr or SRV-ID either.
         """
-        outside = [n for n in self.presented if n.kind != "dNSName" and not all(c.allow(n.host) for c in constraints)]
-        kept = tuple(n for n in self.presented if n not in outside)
-        told = tuple(f"{name} is outside the name constraints of its authority" for name in outside)
-        return replace(self, presented=kept, dropped=self.dropped + told)
+        return replace(self, constraints=(*self.constraints, *constraints))
 
 
 class Match(NamedTuple):
@@ -131,71 +222,28 @@ class Match(NamedTuple):
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """The dNSName subtrees of an authority's name constraints, lower case; `permitted` None: no limit of that kind."""
-
-    permitted: tuple[str, ...] | None = None
-    excluded: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, certificate: bytes) -> Constraints:
-        """Those of an authority's certificate in DER; unreadable ones permit nothing."""
-        try:
-            value = der.extension(certificate, der.NAME_CONSTRAINTS)
-            trees = {} if value is None else {tree.tag: _subtrees(tree.content) for tree in der.elements(der.inside(value))}
-        except ValueError:
-            return cls(permitted=())
-        return cls(trees.get(_PERMITTED) or None, trees.get(_EXCLUDED, ()))
-
-    def allow(self, host: str) -> bool:
-        """Whether the authority may name `host`, in A-labels."""
-        permitted = self.permitted is None or any(_under(host, tree) for tree in self.permitted)
-        return permitted and not any(_under(host, tree) for tree in self.excluded)
-
-
-def _subtrees(content: bytes) -> tuple[str, ...]:
-    bases = [der.read(subtree.content)[0] for subtree in der.elements(content)]
-    return tuple(base.content.decode("ascii").lower() for base in bases if base.tag == _DNS_NAME)
-
-
-def _under(host: str, tree: str) -> bool:
-    """Whether `host` is `tree` or below it; the empty tree holds all, a leading dot asks for a sub-domain."""
-    return not tree or host == tree or host.endswith("." + tree.removeprefix("."))
-
-
 def names(leaf: bytes) -> Names:
-    """What the subjectAltName of a certificate in DER presents. A common name is nothing. Never fails."""
-    presented: list[Name] = []
-    dropped: list[str] = []
+    """Return what the subjectAltName of a certificate in DER presents. A common name is nothing. Never fails."""
+    found: list[RawName] = []
     try:
-        for name in der.elements(der.inside(der.extension(leaf, der.SUBJECT_ALT_NAME) or b"\x30\x00")):
-            _take(name, presented, dropped)
+        value = der.extension(leaf, der.SUBJECT_ALT_NAME)
+        for span in alternative_names(value) if value is not None else ():
+            raw = _raw(span.tag, (value or b"")[span.content : span.end])
+            if raw is not None:
+                found.append(raw)
+    except TooManyNames as error:
+        return Names(faults=(f"the certificate names nobody: {error}",))
     except ValueError as error:
-        dropped.append(f"the subjectAltName is malformed: {error}")
-    return Names(tuple(presented), tuple(dropped))
+        return Names(tuple(found), (f"the subjectAltName is malformed: {error}",))
+    return Names(tuple(found))
 
 
-def _take(element: der.Element, presented: list[Name], dropped: list[str]) -> None:
-    """Adds what one GeneralName says to either list; kinds that name no XMPP domain are passed over."""
-    kind, value = _kind(element)
-    if kind is None:
-        return
-    try:
-        presented.append(Name(kind, *_READERS[kind](value)))
-    except (CertificateError, ValueError) as error:
-        if len(dropped) < NAMES_TOLD:
-            dropped.append(f"{kind} {ascii(value[:CHARACTERS_TOLD])[2:-1]} is malformed: {error}")
-
-
-def _kind(element: der.Element) -> tuple[NameKind | None, bytes]:
-    """What a GeneralName is, and its value; of an otherName what follows its type."""
-    if element.tag == _DNS_NAME:
-        return "dNSName", element.content
-    kind = next((k for oid, k in _OTHER_NAMES.items() if element.content.startswith(oid)), None)
-    if element.tag != _OTHER_NAME or kind is None:
-        return None, b""
-    return kind, element.content[_OTHER_NAME_OID:]
+def _raw(tag: int, content: bytes) -> RawName | None:
+    """Return what a GeneralName is; None for kinds that name no XMPP domain."""
+    if tag == _DNS_NAME:
+        return RawName("dNSName", content)
+    kind = _OTHER_NAMES.get(content[:_OTHER_NAME_OID]) if tag == _OTHER_NAME else None
+    return None if kind is None else RawName(kind, content[_OTHER_NAME_OID:])
 
 
 def _read_xmpp_addr(value: bytes) -> tuple[str, XmppAddrPattern]:
@@ -230,40 +278,76 @@ _READERS: dict[NameKind, Callable[[bytes], tuple[str, Pattern]]] = {
 
 
 def matches(presented: Names, domain: Domain, *, insist_on_xmpp_addr: bool = False) -> Match:
-    """Whether one of the names is `domain`, in the order of RFC 6120 §13.7.1.2.1: xmppAddr, SRV-ID, dNSName.
+    """Return whether one of the names is `domain`, in the order of RFC 6120 §13.7.1.2.1: xmppAddr, SRV-ID, dNSName.
 
     With `insist_on_xmpp_addr` a certificate that has an xmppAddr is judged by those alone.
     """
-    candidates = [n for n in presented.presented if n.kind == "xmppAddr"] if insist_on_xmpp_addr else []
-    candidates = candidates or list(presented.presented)
+    if insist_on_xmpp_addr:
+        only = presented.of_kind("xmppAddr")
+        presented = only if len(only.raw) > NAMES_TOLD or only.read()[0] else presented
+    bound = not presented.allow(domain.ascii)
     for identifier in _identifiers(domain):
-        for name in candidates:
-            if identifier(name.pattern):
-                return Match(str(name), ())
-    return Match(None, (*_account(candidates, domain), *presented.dropped))
+        if bound and identifier.kind != "dNSName":  # path validation binds those
+            continue
+        for raw in presented.raw:
+            if raw.kind == identifier.kind and identifier.may_be(raw.value) and _is(raw, identifier):
+                return Match(str(raw.read()), ())
+    told, dropped = presented.read(NAMES_TOLD)
+    return Match(None, (_account(told, len(presented.raw), domain), *dropped, *presented.faults))
+
+
+def _is(raw: RawName, identifier: _Identifier) -> bool:
+    """Return whether a name whose bytes look like the domain is well formed, and of it."""
+    try:
+        return identifier.verify(raw.read().pattern)
+    except (CertificateError, ValueError):
+        return False
 
 
 def matches_host(presented: Names, host: str) -> Match:
-    """Whether a dNSName is `host`, an SRV target that DNSSEC secured (R13); no other kind of name speaks of hosts."""
+    """Return whether a dNSName is `host`, an SRV target that DNSSEC secured (R13); no other kind of name speaks of hosts."""
     try:
-        domain = Domain.parse(host)
+        domain = Domain.registered(host)
     except InvalidJID as error:
         return Match(None, (f"the target is no host name: {error}",))
-    return matches(replace(presented, presented=tuple(n for n in presented.presented if n.kind == "dNSName")), domain)
+    return matches(presented.of_kind("dNSName"), domain)
 
 
-def _identifiers(domain: Domain) -> Iterator[Callable[[object], bool]]:
-    yield XmppAddr_ID(domain).verify
+class _Identifier(NamedTuple):
+    """The domain asked for as one kind of name: a cheap test of the bytes, and then `service_identity`'s word on the pattern."""
+
+    kind: NameKind
+    may_be: Callable[[bytes], bool]
+    verify: Callable[[object], bool]
+
+
+def _identifiers(domain: Domain) -> Iterator[_Identifier]:
+    """Yield the reference identifiers of `domain`, the first to be looked for first."""
+    spelled = {domain.ascii, u_labels(domain.ascii)}
+    yield _Identifier("xmppAddr", lambda value: _xmpp_addr(value) in spelled, XmppAddr_ID(domain).verify)
+    host = domain.ascii.encode()
+    service, hosts = f"{_SERVICE}.{domain.ascii}".encode(), {host, b"*." + host.partition(b".")[2]}
     try:
-        yield SRV_ID(f"{_SERVICE}.{domain.ascii}").verify  # type: ignore[misc]
-        yield DNS_ID(domain.ascii).verify  # type: ignore[misc]
+        srv_id, dns_id = SRV_ID(service.decode()), DNS_ID(domain.ascii)
     except ValueError:  # an address: no DNS name
         return
+    yield _Identifier("SRV-ID", lambda value: value[-len(service) :].lower() == service, srv_id.verify)
+    yield _Identifier("dNSName", lambda value: value.lower() in hosts, dns_id.verify)
 
 
-def _account(candidates: Sequence[Name], domain: Domain) -> Iterable[str]:
-    if not candidates:
-        return (f"the certificate names no XMPP domain, but {domain.text} was asked for; a common name does not count",)
-    told = ", ".join(map(str, candidates[:NAMES_TOLD]))
-    more = f" and {len(candidates) - NAMES_TOLD} more" if len(candidates) > NAMES_TOLD else ""
-    return (f"the certificate names {told}{more}, but not {domain.text}",)
+def _xmpp_addr(value: bytes) -> str | None:
+    """Return what the value of an xmppAddr spells, in the form in which domains are compared; None where it is none."""
+    if len(value) > XMPP_ADDR_BYTES:
+        return None
+    try:
+        return _normalised(_string(value, der.UTF8_STRING, "UTF8String"))
+    except (CertificateError, ValueError):
+        return None
+
+
+def _account(told: Sequence[Name], number: int, domain: Domain) -> str:
+    """Return what the certificate names instead; `number` is how many names it has, good or malformed."""
+    if not told:
+        return f"the certificate names no XMPP domain, but {domain.text} was asked for; a common name does not count"
+    more = f" and {number - NAMES_TOLD} more" if number > NAMES_TOLD else ""
+    return f"the certificate names {', '.join(map(str, told))}{more}, but not {domain.text}"

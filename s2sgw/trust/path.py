@@ -4,13 +4,18 @@ cryptography's `x509.verification` builds and checks the path (RFC 5280 §6, wit
 dates, basic constraints, path lengths, name constraints, key usage. It stops at the first fault, so what concerns the leaf
 alone (dates, key strength, usages) is checked here, and the path at a time when the leaf is valid: an expired certificate
 from an unknown issuer is told to be both. It does not check the strength of the leaf's key; this does.
+
+A peer chooses what it presents, and the search runs on the reactor's thread. So the library is given little to do: authorities
+with dear keys or many names are left out, the names are followed first, and signature checks are counted (docs/security.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,23 +23,37 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, VerificationError
 
 import s2sgw.trust.der as der
-from s2sgw.trust.anchors import Anchors, encoded, issuer, load, self_signed, subject, subject_text
+from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Failure
+from s2sgw.trust.keys import RSA_BITS
+from s2sgw.trust.name_bounds import TooManyNames
+from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 
-__all__ = ["Anchors", "Failure", "PathResult", "validate"]
+__all__ = ["Anchors", "Failure", "PathResult", "PresentedChain", "RecentChains", "validate"]
 
 #: R21: serverAuth, clientAuth or anyExtendedKeyUsage, or no such extension, in the leaf and in the authorities above it.
 USAGES = frozenset(map(bytes.fromhex, ("2b06010505070301", "2b06010505070302", "551d2500")))
-RSA_BITS = 2048
 EC_BITS = 256
 #: Certificates that a path may have above the leaf, and that are looked at of those that a peer presents.
 PATH_DEPTH = 8
 CHAIN_CERTIFICATES = 32
+#: Presented authorities of the same subject that are tried.
+NAMESAKES = 4
+#: Signatures that are checked for one chain, whatever anchors it is held against. An ordinary chain needs two or three, and the
+#: longest that is allowed nine.
+SIGNATURE_CHECKS = 16
+#: Names of the certificates of a chain, times the subtrees of the name constraints above them: each is compared with each.
+NAME_COMPARISONS = 20_000
+#: Results that are kept of one chain: of the anchors of its policy, and of those that its TLSA records name.
+RESULTS_KEPT = 4
 
 _DIGITAL_SIGNATURE = b"\x80"
+_SECOND = timedelta(seconds=1)
+_PURPOSES = frozenset(map(x509.ObjectIdentifier, ("1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2", "2.5.29.37.0")))
 _NO_USAGE = "an authority's extended key usage allows neither serverAuth nor clientAuth"
+_TOO_COMPLICATED = f"the chain is too complicated: more than {SIGNATURE_CHECKS} signatures would have to be checked"
 _PREFIXES = ("validation failed: ", "candidates exhausted: ", "fatal error: ", "Python extension validator failed: ValueError: ")
 #: What the library says of authorities, where it means more than a bad chain.
 _SAID = (("too weak", Cause.WEAK_KEY), ("Forbidden public key", Cause.WEAK_KEY), (_NO_USAGE, Cause.WRONG_USAGE))
@@ -54,48 +73,140 @@ class PathResult:
 
     @property
     def valid(self) -> bool:
+        """Whether there is a path with nothing against it."""
         return bool(self.path) and not self.failures
 
 
+@dataclass(slots=True)
+class _Kept:
+    """The result of a search. It holds from `begin` until `end`: no certificate that it saw becomes valid or expires between."""
+
+    result: PathResult
+    begin: datetime
+    end: datetime
+
+
+class PresentedChain:
+    """A chain as presented (DER, leaf first, then in any order), each certificate parsed once and each path searched once.
+
+    `signature_checks` and `path_searches` count what was done; the checks are bounded by `SIGNATURE_CHECKS`, until `renew`.
+    """
+
+    def __init__(self, chain: Sequence[bytes]) -> None:
+        self.encoded = tuple(chain)
+        self.signature_checks = 0
+        self.path_searches = 0
+        self._checks_left = SIGNATURE_CHECKS
+        self._results: OrderedDict[Anchors, _Kept] = OrderedDict()
+        self._declared: tuple[frozenset[bytes], Anchors] = (frozenset(), Anchors())
+
+    def renew(self) -> None:
+        """Allow `SIGNATURE_CHECKS` again: the chain is presented in another handshake, or judged anew."""
+        self._checks_left = SIGNATURE_CHECKS
+
+    @cached_property
+    def leaf(self) -> ParsedCertificate | str:
+        """The peer's own certificate, or why it cannot be read."""
+        try:
+            return ParsedCertificate(self.encoded[0])
+        except ValueError as error:
+            return str(error)
+
+    @cached_property
+    def authorities(self) -> tuple[ParsedCertificate, ...]:
+        """The others that can be read, each once; what cannot be read may not be needed."""
+        found = []
+        for data in dict.fromkeys(self.encoded[1:CHAIN_CERTIFICATES]):
+            try:
+                found.append(ParsedCertificate(data))
+            except ValueError:
+                continue
+        return tuple(found)
+
+    def declared(self, certificates: frozenset[bytes]) -> Anchors:
+        """Return anchors made of `certificates` (DER, known to be readable): the same object as long as they are the same."""
+        if self._declared[0] != certificates:
+            self._declared = (certificates, Anchors.parse(*sorted(certificates)))
+        return self._declared[1]
+
+    def search(self, leaf: ParsedCertificate, anchors: Anchors, at: datetime) -> PathResult:
+        """Return the path to one of `anchors` at the time `at`, which is searched only if it is not known."""
+        kept = self._results.get(anchors)
+        if kept is None or not kept.begin <= at < kept.end:
+            self.path_searches += 1
+            search = _Search(leaf, self.authorities, anchors, at, self._checks_left)
+            result = search.result()
+            self.signature_checks += search.checked
+            self._checks_left -= search.checked
+            kept = self._results[anchors] = _Kept(result, *search.period())
+            if len(self._results) > RESULTS_KEPT:
+                self._results.popitem(last=False)
+        self._results.move_to_end(anchors)
+        return kept.result
+
+
+class RecentChains:
+    """The chains that were presented lately: one that comes again, or proves another domain, is not searched again.
+
+    Bounded by the number of chains and by the bytes of their certificates; the one that was not used for longest gives way.
+    """
+
+    def __init__(self, chains: int = 256, size: int = 2_097_152) -> None:
+        self._most_chains = chains
+        self._most_bytes = size
+        self._size = 0
+        self._chains: OrderedDict[tuple[bytes, ...], PresentedChain] = OrderedDict()
+
+    def presented(self, chain: Sequence[bytes]) -> PresentedChain:
+        """Return the chain, known or new, with its signature checks allowed anew."""
+        key = tuple(chain)
+        found = self._chains.get(key)
+        if found is None:
+            found = self._chains[key] = PresentedChain(key)
+            self._size += _bytes_of(key)
+            while len(self._chains) > 1 and (len(self._chains) > self._most_chains or self._size > self._most_bytes):
+                self._size -= _bytes_of(self._chains.popitem(last=False)[0])
+        self._chains.move_to_end(key)
+        found.renew()
+        return found
+
+
+def _bytes_of(chain: tuple[bytes, ...]) -> int:
+    return sum(map(len, chain))
+
+
 def validate(
-    chain: Sequence[bytes], anchors: Anchors, at: datetime, revocations: RevocationLists | None = None,
+    chain: Sequence[bytes] | PresentedChain, anchors: Anchors, at: datetime, revocations: RevocationLists | None = None,
 ) -> PathResult:
-    """Whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware).
+    """Return whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware).
 
     Dates are in whole seconds, the last of which is valid to its end (RFC 5280 §4.1.2.5). `revocations` are asked about every
     certificate of the path that is found.
     """
     at = at.replace(microsecond=0)
-    if not chain:
+    presented = chain if isinstance(chain, PresentedChain) else PresentedChain(chain)
+    if not presented.encoded:
         return PathResult((Failure(Cause.NO_CERTIFICATE, "no certificate was presented"),))
-    try:
-        leaf = load(chain[0])
-    except ValueError as error:
-        return PathResult((Failure(Cause.BAD_CHAIN, f"the certificate cannot be read: {error}"),))
-    found = _Search(leaf, list(_readable(chain[1:CHAIN_CERTIFICATES])), anchors, at).result()
+    leaf = presented.leaf
+    if isinstance(leaf, str):
+        return PathResult((Failure(Cause.BAD_CHAIN, f"the certificate cannot be read: {leaf}"),))
     own = (*_dates(leaf, at, "the certificate"), *_key(leaf), *_usages(leaf))
+    found = presented.search(leaf, anchors, at)
     revoked = revocations.failures(found.path, at) if revocations else ()
     return PathResult((*own, *revoked, *found.failures), found.path, found.exact)
 
 
-def _readable(chain: Iterable[bytes]) -> Iterator[x509.Certificate]:
-    for data in chain:
-        try:
-            yield load(data)
-        except ValueError:  # it may not be needed; if it is, its issuer is missing
-            continue
-
-
-def _dates(certificate: x509.Certificate, at: datetime, what: str) -> Iterator[Failure]:
+def _dates(parsed: ParsedCertificate, at: datetime, what: str) -> Iterator[Failure]:
+    certificate = parsed.certificate
     if at > certificate.not_valid_after_utc:
         yield Failure(Cause.EXPIRED, f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC")
     if at < certificate.not_valid_before_utc:
         yield Failure(Cause.NOT_YET_VALID, f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def _key(leaf: x509.Certificate) -> Iterator[Failure]:
+def _key(leaf: ParsedCertificate) -> Iterator[Failure]:
     try:
-        key = leaf.public_key()
+        key = leaf.certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         yield Failure(Cause.WEAK_KEY, f"the certificate's key is of no known kind: {error}")
         return
@@ -109,11 +220,11 @@ def _key(leaf: x509.Certificate) -> Iterator[Failure]:
         yield Failure(Cause.WEAK_KEY, "the certificate's key is neither RSA, EC, Ed25519 nor Ed448")
 
 
-def _usages(leaf: x509.Certificate) -> Iterator[Failure]:
+def _usages(leaf: ParsedCertificate) -> Iterator[Failure]:
     try:
-        usage = der.extension(encoded(leaf), der.KEY_USAGE)
+        usage = leaf.extension(der.KEY_USAGE)
         signs = usage is None or der.inside(usage, der.BIT_STRING)[1:2] >= _DIGITAL_SIGNATURE
-        serves = _for_tls(leaf)
+        serves = leaf.key_purposes is None or not USAGES.isdisjoint(leaf.key_purposes)
     except ValueError as error:
         yield Failure(Cause.BAD_CHAIN, f"the certificate's key usages cannot be read: {error}")
         return
@@ -123,74 +234,155 @@ def _usages(leaf: x509.Certificate) -> Iterator[Failure]:
         yield Failure(Cause.WRONG_USAGE, "the certificate's key usage does not allow the signatures that TLS makes with its key")
 
 
-def _for_tls(certificate: x509.Certificate) -> bool:
-    value = der.extension(encoded(certificate), der.EXTENDED_KEY_USAGE)
-    return value is None or not USAGES.isdisjoint(der.object_identifiers(value))
-
-
-def _check_usage(_policy: Policy, authority: x509.Certificate, _extension: x509.ExtendedKeyUsage | None) -> None:
-    if not _for_tls(authority):
-        raise ValueError(_NO_USAGE)
-
-
 def _check_signing(_policy: Policy, _authority: x509.Certificate, usage: x509.KeyUsage | None) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("an authority's key usage does not allow it to sign certificates")
 
 
 #: The library would have every authority carry a key usage; RFC 5280 §6.1.4 asks what one allows only where it is there.
-_AUTHORITIES = (
-    ExtensionPolicy.webpki_defaults_ca()
-    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage)
-    .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_signing)
-)
+_AUTHORITIES = ExtensionPolicy.webpki_defaults_ca().may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_signing)
 _LEAF = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
 _NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Search:
-    """The search for a path: from a leaf, by what was presented with it, to an anchor, at a time."""
+    """The search for a path: from a leaf, by what was presented with it, to an anchor, at a time.
 
-    leaf: x509.Certificate
-    presented: Sequence[x509.Certificate]
+    `allowed` bounds the signature checks; `checked` counts them.
+    """
+
+    leaf: ParsedCertificate
+    presented: Sequence[ParsedCertificate]
     anchors: Anchors
     at: datetime
+    allowed: int
+    checked: int = 0
+    exhausted: bool = False
+    _above_leaf: list[ParsedCertificate] | None = field(default=None)
 
     @property
     def moment(self) -> datetime:
         """The time of the search: where the leaf's dates fail (which is told apart), the nearest at which they do not."""
-        return min(max(self.at, self.leaf.not_valid_before_utc), self.leaf.not_valid_after_utc)
+        certificate = self.leaf.certificate
+        return min(max(self.at, certificate.not_valid_before_utc), certificate.not_valid_after_utc)
 
     def result(self) -> PathResult:
-        """The path that the library finds, or what is wrong with those that there could be: at least one failure."""
+        """Return the path that the library finds, or what is wrong with those that there could be: at least one failure."""
+        try:
+            self.leaf.names  # noqa: B018  raises where there are too many
+            candidates = self._on_a_way()
+            if self.leaf not in self.anchors and candidates is None:
+                return PathResult(self._no_way())
+            self._bound_comparisons(candidates or [])
+        except TooManyNames as error:
+            return PathResult((Failure(Cause.BAD_CHAIN, f"the chain cannot be checked: {error}"),))
+        return self._verified([each.certificate for each in candidates or []])
+
+    def period(self) -> tuple[datetime, datetime]:
+        """Return from when and until when (exclusive) the result is the same: no date of any certificate lies between."""
+        seen = (self.leaf, *self.presented, *self._above())
+        dates = [date for each in seen for date in (each.certificate.not_valid_before_utc, _past(each.certificate))]
+        begin = max((date for date in dates if date <= self.at), default=datetime.min.replace(tzinfo=self.at.tzinfo))
+        return begin, min((date for date in dates if date > self.at), default=datetime.max.replace(tzinfo=self.at.tzinfo))
+
+    # --- before any signature ------------------------------------------------------------------------------------
+
+    def _on_a_way(self) -> list[ParsedCertificate] | None:
+        """Return those presented that may stand between the leaf and an anchor, by their names; None where none leads there.
+
+        Of one subject at most `NAMESAKES`, those first that are valid now.
+        """
+        by_subject: dict[bytes, list[ParsedCertificate]] = {}
+        for each in sorted(self.presented, key=self._is_out_of_date):
+            namesakes = by_subject.setdefault(each.subject, [])
+            if len(namesakes) < NAMESAKES and each.unfit is None and each not in self.anchors:
+                namesakes.append(each)
+        reached = [self.leaf]
+        for each in reached:
+            reached += [above for above in by_subject.get(each.issuer, ()) if above not in reached]
+        arriving = {each.subject for each in reached[1:] if self.anchors.named(each.issuer)}
+        grown = True
+        while grown:
+            below = {each.subject for each in reached[1:] if each.issuer in arriving}
+            grown = not below <= arriving
+            arriving |= below
+        if not self.anchors.named(self.leaf.issuer) and self.leaf.issuer not in arriving:
+            return None
+        return [each for each in reached[1:] if each.subject in arriving]
+
+    def _is_out_of_date(self, each: ParsedCertificate) -> bool:
+        return not each.certificate.not_valid_before_utc <= self.moment <= each.certificate.not_valid_after_utc
+
+    def _bound_comparisons(self, candidates: Sequence[ParsedCertificate]) -> None:
+        """Raise `TooManyNames` where the library would compare too many names with too many constraints."""
+        above = [*candidates, *(anchor for each in (self.leaf, *candidates) for anchor in self.anchors.named(each.issuer))]
+        subtrees = sum(each.subtrees for each in {id(each): each for each in above}.values())
+        names = self.leaf.names + sum(each.names for each in candidates)
+        if names * subtrees > NAME_COMPARISONS:
+            raise TooManyNames(f"there are too many names, {names}, for {subtrees} name constraints")
+
+    # --- by the library ------------------------------------------------------------------------------------------
+
+    def _verified(self, candidates: list[x509.Certificate]) -> PathResult:
         if self.anchors.store is None:
             return PathResult((self._unanchored(self._above()),))
-        nameless = not der.has_extension(encoded(self.leaf), der.SUBJECT_ALT_NAME)
+        nameless = not self.leaf.has_extension(der.SUBJECT_ALT_NAME)
+        authorities = _AUTHORITIES.may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, self._count)
         builder = PolicyBuilder().store(self.anchors.store).time(self.moment).max_chain_depth(PATH_DEPTH)
-        builder = builder.extension_policies(ca_policy=_AUTHORITIES, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
+        builder = builder.extension_policies(ca_policy=authorities, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
         try:
-            return PathResult((), tuple(builder.build_client_verifier().verify(self.leaf, list(self.presented)).chain))
+            return PathResult((), tuple(builder.build_client_verifier().verify(self.leaf.certificate, candidates).chain))
         except VerificationError as error:
             return PathResult(self._explained(str(error)))
         except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library hands out is not
-            return PathResult((), (self.leaf, *self._above()), exact=False)
+            above = (each for each in self._above() if each in self.anchors or each.unfit is None)
+            return PathResult((), tuple(each.certificate for each in (self.leaf, *above)), exact=False)
 
-    def _above(self) -> list[x509.Certificate]:
-        """Every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
-        found = [self.leaf]
-        for certificate in found:
-            name = issuer(certificate)
-            candidates = (*self.anchors.named(name), *(each for each in self.presented if subject(each) == name))
-            found += [each for each in candidates if each not in found and _fits(certificate, each)]
-        return found[1:]
+    def _count(self, _policy: Policy, _authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+        """Check the usage of an authority (R21). The library asks this of each, before the one signature that it may check."""
+        if self.checked >= self.allowed:
+            self.exhausted = True
+            raise ValueError(_TOO_COMPLICATED)
+        self.checked += 1
+        if usage is not None and _PURPOSES.isdisjoint(usage):
+            raise ValueError(_NO_USAGE)
+
+    # --- in words ------------------------------------------------------------------------------------------------
+
+    def _above(self) -> list[ParsedCertificate]:
+        """Return every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
+        if self._above_leaf is None:
+            found = [self.leaf]
+            known = {self.leaf.encoded}
+            for each in found:
+                others = (other for other in self.presented if other.subject == each.issuer)
+                for other in (*self.anchors.named(each.issuer), *others):
+                    if other.encoded not in known and _fits(each, other):
+                        known.add(other.encoded)
+                        found.append(other)
+            self._above_leaf = found[1:]
+        return self._above_leaf
+
+    def _is_anchored(self) -> bool:
+        return any(each in self.anchors for each in (self.leaf, *self._above()))
+
+    def _no_way(self) -> tuple[Failure, ...]:
+        """Return why the names lead to no anchor; an authority that was left out may be the reason."""
+        if not self._is_anchored():
+            return (self._unanchored(self._above()),)
+        unfit = [(each, each.unfit) for each in self._above() if each not in self.anchors]
+        told = (Failure(why.cause, f"the authority {each.subject_text} is not used: {why.text}") for each, why in unfit if why)
+        return tuple(told) or (Failure(Cause.BAD_CHAIN, _TOO_COMPLICATED),)
 
     def _explained(self, said: str) -> tuple[Failure, ...]:
+        if self.exhausted:
+            return (Failure(Cause.BAD_CHAIN, _TOO_COMPLICATED),)
         above = self._above()
-        if not any(certificate in self.anchors for certificate in (self.leaf, *above)):
+        if not self._is_anchored():
             return (self._unanchored(above),)
         if "validation time" in said:
-            dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {subject_text(each)}"))
+            dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {each.subject_text}"))
             if dated or self.moment != self.at:  # in the leaf's own time its authorities may not have been valid: no matter
                 return dated
         for prefix in _PREFIXES:
@@ -198,17 +390,25 @@ class _Search:
         cause = next((cause for words, cause in _SAID if words in said), Cause.BAD_CHAIN)
         return (Failure(cause, f"the chain is not valid: {said.partition(' (encountered')[0]}"),)
 
-    def _unanchored(self, above: Sequence[x509.Certificate]) -> Failure:
-        if self_signed(self.leaf):
-            return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({subject_text(self.leaf)})")
+    def _unanchored(self, above: Sequence[ParsedCertificate]) -> Failure:
+        self.checked += self.leaf.subject == self.leaf.issuer
+        if self.leaf.self_signed:
+            return Failure(Cause.SELF_SIGNED, f"the certificate is self-signed ({self.leaf.subject_text})")
         last = above[-1] if above else self.leaf
-        if issuer(last) == subject(last):
-            return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {subject_text(last)}, which is no trusted anchor")
-        parent = subject_text(last, by=True)
-        return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {parent} is neither in the chain nor a trusted anchor")
+        if last.issuer == last.subject:
+            return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {last.subject_text}, which is no trusted anchor")
+        return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {last.issuer_text} is neither in the chain nor a trusted anchor")
 
 
-def _fits(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """No key identifiers that contradict each other (RFC 5280 §4.2.1.1)."""
-    wanted, present = der.authority_key(encoded(certificate)), der.subject_key(encoded(authority))
+def _past(certificate: x509.Certificate) -> datetime:
+    """Return the first moment after the last second of validity."""
+    try:
+        return certificate.not_valid_after_utc + _SECOND
+    except OverflowError:  # 9999-12-31 23:59:59: never (RFC 5280 §4.1.2.5)
+        return certificate.not_valid_after_utc
+
+
+def _fits(certificate: ParsedCertificate, authority: ParsedCertificate) -> bool:
+    """Return whether no key identifiers contradict each other (RFC 5280 §4.2.1.1)."""
+    wanted, present = certificate.authority_key, authority.subject_key
     return wanted is None or present is None or wanted == present

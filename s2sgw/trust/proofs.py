@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from s2sgw.trust.anchors import Anchors, encoded, unarmoured
+from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Attempt, Evidence, Failure, Role
 from s2sgw.trust.identity import Constraints, matches, matches_host, names
-from s2sgw.trust.path import validate
+from s2sgw.trust.parsed import encoded
+from s2sgw.trust.path import PresentedChain, validate
+from s2sgw.trust.pem import unarmoured
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
@@ -23,21 +25,21 @@ PRECEDENCE = (
 
 def prove_pkix(
     evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None, insist_on_xmpp_addr: bool = False,
-    secure_delegation: bool = False,
+    secure_delegation: bool = False, presented: PresentedChain | None = None,
 ) -> Attempt:
-    """A chain to one of `anchors`, and a name that is the domain asked for (R13, R17–R19, R21).
+    """Return whether there is a chain to one of `anchors`, and a name that is the domain asked for (R13, R17–R19, R21).
 
     `revocations`: lists that may revoke what is on the path. `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged
     by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, where we
-    connected to it.
+    connected to it. `presented` is `evidence.chain` where it was looked at before: a path that was searched is not searched again.
     """
-    found = validate(evidence.chain, anchors, evidence.at, revocations)
+    found = validate(presented or evidence.chain, anchors, evidence.at, revocations)
     if not evidence.chain:
         return _failed(found.failures)
-    presented = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
-    match = matches(presented, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
+    named = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
+    match = matches(named, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
     if match.name is None and secure_delegation and evidence.target_secure and evidence.role == "receiving":
-        match = match._replace(name=matches_host(presented, evidence.target or "").name)
+        match = match._replace(name=matches_host(named, evidence.target or "").name)
     if match.name is None:
         return _failed((*found.failures, *(Failure(Cause.NAME_MISMATCH, reason) for reason in match.reasons)))
     if not found.valid:
@@ -51,7 +53,7 @@ def _failed(failures: Collection[Failure]) -> Attempt:
 
 
 def prove_pin(evidence: Evidence, pins: Collection[Fingerprint]) -> Attempt:
-    """The key of the certificate is one that was approved (R20); its names, dates and issuer are not asked.
+    """Return whether the key of the certificate is one that was approved (R20); its names, dates and issuer are not asked.
 
     With no pins there is nothing to mismatch: the cause is `NOT_PROVEN`.
     """
@@ -77,7 +79,7 @@ def validate_peer(
     chain: bytes | Collection[bytes], anchors: Anchors | bytes | Collection[bytes], domain: str, at: datetime,
     role: Role = "receiving", *, crls: bytes | Collection[bytes] = (), insist_on_xmpp_addr: bool = False,
 ) -> Attempt:
-    """Whether `chain` proves `domain` by PKIX at the time `at` to somebody who trusts `anchors`; with every reason why not.
+    """Return whether `chain` proves `domain` by PKIX at the time `at` to somebody who trusts `anchors`; with every reason why not.
 
     One call for suites of path-validation vectors; the gateway's own way is the same, from `prove_pkix` on.
 

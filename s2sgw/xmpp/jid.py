@@ -1,6 +1,7 @@
 """Addresses: `Domain`, `JID` and the `Pair` of domains that authorisation speaks of (RFC 6122, RFC 7622).
 
-Both types are made by `parse`, which refuses what is not valid, and are never checked again.
+The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a domain
+is taken as a U-label only where every server reads it alike (docs/security.md, "Two readings of a domain").
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-import idna
+from s2sgw.xmpp.idna_labels import NAME_BYTES, PREFIX, InvalidLabel, a_label, mapped, reads_alike, u_label
 
 #: RFC 7622 §3.2–§3.4: a part of a JID is at most this many bytes of UTF-8.
 PART_BYTES = 1023
@@ -23,38 +24,55 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ADDRESS_ENDS = frozenset("0123456789]")
 _CACHED = 4096
+_NO_NAME = "the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
 
 
 class InvalidJID(ValueError):
     """A text that is no JID, or no domain; its message says which rule it breaks."""
 
 
+class AmbiguousDomain(InvalidJID):
+    """A domain that servers read in two ways as it is written. Its message says how to write it."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Domain:
-    """A domainpart. `ascii` (A-labels, lower case) is what compares; `text` has U-labels, for people and xmppAddr."""
+    """A domainpart. `ascii` (A-labels, lower case) is what compares.
+
+    `text` is for people and for our own headers: with U-labels, but in A-labels where servers would read the U-labels in two ways.
+    """
 
     ascii: str
     text: str = field(compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Domain:
-        """The domain that `text` names; raises `InvalidJID`. A trailing dot is dropped (RFC 7622 §3.2)."""
+        """Return the domain that `text` names to every server; raises `InvalidJID`, and `AmbiguousDomain` where servers differ.
+
+        A trailing dot is dropped (RFC 7622 §3.2).
+        """
         return _parse_domain(text)
+
+    @classmethod
+    def registered(cls, text: str) -> Domain:
+        """Return the domain that `text` names by IDNA 2008, in a certificate or a list, which no other server reads from us."""
+        return _registered_domain(text)
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def is_address(self) -> bool:
-        """An IPv4 or bracketed IPv6 literal, which names no DNS domain."""
+        """Whether it is an IPv4 or bracketed IPv6 literal, which names no DNS domain."""
         return _address(self.ascii) is not None
 
     @property
     def is_single_label(self) -> bool:
+        """Whether it has no dot."""
         return "." not in self.ascii
 
     def is_under(self, parent: Domain) -> bool:
-        """A true sub-domain of `parent`."""
+        """Return whether it is a true sub-domain of `parent`."""
         return self.ascii.endswith("." + parent.ascii)
 
 
@@ -113,31 +131,64 @@ def domain_of(address: str) -> Domain:
 
 @lru_cache(_CACHED)
 def _parse_domain(text: str) -> Domain:
+    name = _composed(text)
+    domain, meant = _read(name)
+    if not name.isascii() and not _reads_alike(name, meant):
+        raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")
+    return domain
+
+
+@lru_cache(_CACHED)
+def _registered_domain(text: str) -> Domain:
+    return _read(_composed(text))[0]
+
+
+def _composed(text: str) -> str:
+    """Return the text composed, and without a trailing dot."""
     if len(text) > PART_BYTES:
         raise InvalidJID("the domainpart is longer than 1023 bytes")
-    name = unicodedata.normalize("NFC", text).lower().removesuffix(".")
-    if not name:
+    name = unicodedata.normalize("NFC", text).removesuffix(".")
+    if len(name) > NAME_BYTES:  # no character takes less than a byte of an A-label
+        raise InvalidJID("the domainpart is longer than a domain name")
+    return name
+
+
+def _read(name: str) -> tuple[Domain, str]:
+    """Return the domain that a name is by IDNA 2008, and its U-labels."""
+    lower = name.lower()
+    if not lower:
         raise InvalidJID("the domainpart is empty")
-    address = _address(name)
+    address = _address(lower)
     if address:
-        return Domain(address, address)
-    if name.isascii():
-        return _ascii_domain(name)
+        return Domain(address, address), address
     try:
-        return _ascii_domain(idna.encode(name, uts46=True).decode("ascii").removesuffix("."))
-    except (idna.IDNAError, UnicodeError) as error:
+        labels = lower.split(".") if lower.isascii() else mapped(name).removesuffix(".").split(".")
+        ascii_name = ".".join(label if label.isascii() else a_label(label) for label in labels)
+        if len(ascii_name) > NAME_BYTES or not all(map(_LDH.match, ascii_name.split("."))):
+            raise InvalidJID(_NO_NAME)
+        meant = ".".join(map(_u_label, labels))
+    except InvalidLabel as error:
         raise InvalidJID(f"the domainpart is no internationalised domain name: {error}") from None
+    return Domain(ascii_name, meant if meant == ascii_name or _reads_alike(meant, meant) else ascii_name), meant
 
 
-def _ascii_domain(name: str) -> Domain:
-    if len(name) > 253 or not all(_LDH.match(label) for label in name.split(".")):
-        raise InvalidJID("the domainpart is no domain name: labels are 1-63 letters, digits and hyphens")
-    if "xn--" not in name:
-        return Domain(name, name)
-    try:
-        return Domain(name, idna.decode(name))
-    except (idna.IDNAError, UnicodeError) as error:
-        raise InvalidJID(f"the domainpart has a label that is no A-label: {error}") from None
+def _u_label(label: str) -> str:
+    return u_label(label) if label.startswith(PREFIX) else label
+
+
+def _reads_alike(name: str, meant: str) -> bool:
+    """Return whether nameprep reads each label of a name as IDNA 2008 does. It knows no dot but the ASCII one."""
+    labels, others = name.split("."), meant.split(".")
+    return len(labels) == len(others) and all(map(_label_reads_alike, labels, others))
+
+
+def _label_reads_alike(label: str, meant: str) -> bool:
+    return label.lower() == meant if label.isascii() else reads_alike(label, meant)
+
+
+def u_labels(ascii_name: str) -> str:
+    """Return a domain in U-labels by IDNA 2008, which is how an xmppAddr names it (RFC 6120 §13.7.1.4)."""
+    return ".".join(map(_u_label, ascii_name.split(".")))
 
 
 def _address(name: str) -> str | None:
