@@ -58,6 +58,6 @@ def _name(entry: str) -> str | None:
         return entry
     prefix = "*." if entry.startswith("*.") else ""
     try:
-        return prefix + Domain.parse(entry.removeprefix(prefix)).ascii
+        return prefix + Domain.registered(entry.removeprefix(prefix)).ascii
     except InvalidJID:
         return None

@@ -157,4 +157,4 @@ def _domain(element: Element, attribute: str) -> Domain:
     try:
         return Domain.parse(element.attributes.get(attribute, ""))
     except InvalidJID as error:
-        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"`{attribute}` of <db:{element.name}/>: {error}") from None
+        raise error.fault(f"`{attribute}` of <db:{element.name}/>") from None

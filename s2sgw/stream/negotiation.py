@@ -16,7 +16,7 @@ from s2sgw.stream.events import Ended, Event, Refusal, StanzasReceived
 from s2sgw.xmpp import framing
 from s2sgw.xmpp.element import Element, stream_error
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
+from s2sgw.xmpp.errors import AmbiguousAddress, LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.framing import Framer, FramingLimits
 from s2sgw.xmpp.header import CLOSING_TAG, Header
 from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
@@ -69,6 +69,13 @@ def refused(refusal: Refusal) -> Stop:
     """The stream error that the shell has decided on."""
     ending = replace(refusal.ending, condition=str(refusal.condition))
     return Stop(ending, stream_error(refusal.condition, refusal.text))
+
+
+def _cause(fault: RemoteFault) -> Cause:
+    """Return what the record makes of a rule that the other side broke."""
+    if isinstance(fault, AmbiguousAddress):
+        return Cause.AMBIGUOUS_DOMAIN
+    return CAUSES.get(fault.condition, Cause.PROTOCOL_ERROR)
 
 
 class Phase:
@@ -246,7 +253,7 @@ class Negotiation(ABC):
             act(argument)
             self._catch_up()
         except RemoteFault as fault:
-            self._end(refuse(CAUSES.get(fault.condition, Cause.PROTOCOL_ERROR), fault.condition, fault.text))
+            self._end(refuse(_cause(fault), fault.condition, fault.text))
         except Stop as stop:
             self._end(stop)
         events, self._events = self._events, []

@@ -64,4 +64,4 @@ def _domain(attribute: str, address: str) -> Domain:
     try:
         return domain_of(address)
     except InvalidJID as error:
-        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"the stanza's `{attribute}` is no JID: {error}") from None
+        raise error.fault(f"the stanza's `{attribute}` is no JID") from None

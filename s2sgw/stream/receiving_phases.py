@@ -117,8 +117,7 @@ def _domain(attribute: str, text: str | None) -> Domain | None:
     try:
         return None if text is None else Domain.parse(text)
     except InvalidJID as error:
-        text = f"the stream header's `{attribute}` is no domain: {error}"
-        raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, text) from None
+        raise error.fault(f"the stream header's `{attribute}` is no domain") from None
 
 
 # --- before and into TLS ---------------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ class Anchors:
         self.certificates = tuple(dict.fromkeys(certificates))
         self.complaints = tuple(complaints)
         self.store = Store(list(self.certificates)) if self.certificates else None
-        self._encoded: set[bytes] = set()
+        self._by_encoding: dict[bytes, ParsedCertificate] = {}
         self._by_subject: defaultdict[bytes, list[ParsedCertificate]] = defaultdict(list)
         for parsed in (ParsedCertificate(encoded(certificate)) for certificate in self.certificates):
-            self._encoded.add(parsed.encoded)
+            self._by_encoding[parsed.encoded] = parsed
             self._by_subject[parsed.subject].append(parsed)
 
     @classmethod
@@ -48,8 +48,12 @@ class Anchors:
         return len(self.certificates)
 
     def __contains__(self, certificate: ParsedCertificate) -> bool:
-        return certificate.encoded in self._encoded
+        return certificate.encoded in self._by_encoding
 
     def named(self, name: bytes) -> Sequence[ParsedCertificate]:
         """Return those whose subject is `name`, in DER."""
         return self._by_subject.get(name, ())
+
+    def parsed(self, data: bytes) -> ParsedCertificate:
+        """Return the anchor that is `data`, in DER; raises `KeyError` where there is none."""
+        return self._by_encoding[data]

@@ -14,7 +14,7 @@ import s2sgw.trust.der as der
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import TLSA, Attempt, Evidence, TLSALookup
 from s2sgw.trust.identity import Constraints, Match, matches, matches_host, names
-from s2sgw.trust.parsed import ParsedCertificate, encoded
+from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.path import CHAIN_CERTIFICATES, PathResult, PresentedChain, validate
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
@@ -67,7 +67,7 @@ def _unproven(cause: Cause, reasons: tuple[str, ...], *, veto: bool = False) -> 
 
 
 def _relevant(evidence: Evidence) -> Iterator[TLSALookup]:
-    """Yield, outbound, the lookup of the target that we connected to; inbound any target of the domain may have connected to us."""
+    """Yield, outbound, the lookup of the target that we connected to; inbound every one, for any may have connected to us."""
     for lookup in evidence.tlsa:
         if evidence.role == "initiating" or _same_host(lookup.target, evidence.target):
             yield lookup
@@ -169,7 +169,8 @@ class _Proof:
                 return outcome
             reasons.update(dict.fromkeys(outcome.reasons))
         more = max(len(reasons) - REASONS_TOLD, 0) + len(records) - len(tried)
-        return _Outcome(False, (*list(reasons)[:REASONS_TOLD], *([f"{more} more TLSA records prove nothing either"] if more else ())))
+        told = list(reasons)[:REASONS_TOLD]
+        return _Outcome(False, (*told, f"{more} more TLSA records prove nothing either") if more else tuple(told))
 
     def _speaks(self, record: TLSA) -> bool:
         """Return whether a record is worth a path: it speaks of a presented certificate, or may speak of an anchor."""
@@ -178,14 +179,14 @@ class _Proof:
         return any(each.is_of(record) for each in self._others) or _is_whole(record)
 
     def _declare(self, tried: Sequence[tuple[TLSA, TLSALookup]]) -> None:
-        """Take the authorities that DANE-TA records name as anchors, all in one set, where the leaf has a name that goes with them."""
+        """Take the authorities that DANE-TA records name as anchors, in one set, where the leaf has the name for it."""
         for record, lookup in tried:
             if record.usage == DANE_TA and self._name(lookup.target).name is not None:
                 self._declared_by[record] = frozenset(_readable(self._authorities(record)))
         self._declared = self._presented.declared(frozenset().union(*self._declared_by.values()))
 
     def _authorities(self, record: TLSA) -> Iterator[bytes]:
-        """Yield what a DANE-TA record makes an anchor: those presented that it speaks of, or the certificate that it is itself."""
+        """Yield what a DANE-TA record makes an anchor: those presented that it speaks of, and the certificate that it is."""
         yield from (each.certificate for each in self._others if each.is_of(record))
         if _is_whole(record):
             yield record.data
@@ -209,7 +210,8 @@ class _Proof:
         declared = self._declared_by.get(record, frozenset())
         if record.usage == DANE_TA and not declared:
             return _Outcome(False, (f"{told} is no authority's of the chain",))
-        found = validate(self._presented, self._declared if record.usage == DANE_TA else self._anchors, self._evidence.at, self._revocations)
+        anchors = self._declared if record.usage == DANE_TA else self._anchors
+        found = validate(self._presented, anchors, self._evidence.at, self._revocations)
         if not found.valid:
             return _Outcome(False, (f"{told}: {'; '.join(failure.text for failure in found.failures)}",))
         if not self._is_on(record, declared, found):
@@ -218,14 +220,14 @@ class _Proof:
 
     def _is_on(self, record: TLSA, declared: frozenset[bytes], found: PathResult) -> bool:
         """Return whether the path goes through an authority that the record speaks of, where its usage asks for that."""
-        above = [encoded(certificate) for certificate in found.path[1:]]
+        above = [each.encoded for each in found.path[1:]]
         if record.usage == PKIX_TA:
             return found.exact and any(_Associated(data).is_of(record) for data in above)
         return record.usage == PKIX_EE or not declared.isdisjoint(above)
 
     def _with_name(self, told: str, found: PathResult, lookup: TLSALookup) -> _Outcome:
         """Return whether the leaf still has its name under the constraints of the authorities on the path."""
-        bound = self._names.within([Constraints.of(encoded(c)) for c in found.path[1:]])
+        bound = self._names.within([Constraints.of(each.encoded) for each in found.path[1:]])
         match = matches(bound, self._evidence.domain)
         name = match.name or matches_host(bound, lookup.target).name
         if name is None:

@@ -139,7 +139,7 @@ def fields(certificate: bytes) -> Fields:
 
 def extensions(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return the OID and the value of each extension in `Fields.extensions`, critical or not."""
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     for item in spans(content):
         parts = [part for part in some(content, item.content, item.end, _EXTENSION_FIELDS) if part.tag != _BOOLEAN]
         if [part.tag for part in parts] != [OID, OCTET_STRING]:

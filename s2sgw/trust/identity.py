@@ -331,8 +331,8 @@ def _identifiers(domain: Domain) -> Iterator[_Identifier]:
         srv_id, dns_id = SRV_ID(service.decode()), DNS_ID(domain.ascii)
     except ValueError:  # an address: no DNS name
         return
-    yield _Identifier("SRV-ID", lambda value: value[-len(service) :].lower() == service, srv_id.verify)
-    yield _Identifier("dNSName", lambda value: value.lower() in hosts, dns_id.verify)
+    yield _Identifier("SRV-ID", lambda value: value[-len(service) :].lower() == service, srv_id.verify)  # type: ignore[arg-type]
+    yield _Identifier("dNSName", lambda value: value.lower() in hosts, dns_id.verify)  # type: ignore[arg-type]
 
 
 def _xmpp_addr(value: bytes) -> str | None:

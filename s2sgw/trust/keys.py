@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import s2sgw.trust.der as der
 
-#: An RSA key of an authority has from `RSA_BITS` to `MAX_RSA_BITS`, and an exponent up to `MAX_EXPONENT`. A check with an RSA key of
-#: 16,384 bits and an exponent of 64 bits takes fourteen times as long as with the dearest of these.
+#: An RSA key of an authority has from `RSA_BITS` to `MAX_RSA_BITS`, and an exponent up to `MAX_EXPONENT`. A check with an RSA key
+#: of 16,384 bits and an exponent of 64 bits takes fourteen times as long as with the dearest of these.
 RSA_BITS, MAX_RSA_BITS = 2048, 8192
 MAX_EXPONENT = 2**32
 

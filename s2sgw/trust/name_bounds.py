@@ -27,9 +27,10 @@ def alternative_names(value: bytes) -> Iterator[der.Span]:
 
 def subtrees(value: bytes) -> Iterator[tuple[bool, der.Span]]:
     """Yield each subtree in the value of a nameConstraints extension: whether it is an excluded one, and where it stands."""
-    number = 0
+    before = 0
     for kind in der.spans(value, *_outer(value)):
-        for number, found in enumerate(_bounded(value, (kind.content, kind.end), number), number + 1):
+        for found in _bounded(value, (kind.content, kind.end), before):
+            before += 1
             if kind.tag in (_PERMITTED, _EXCLUDED):
                 yield kind.tag == _EXCLUDED, found
 

@@ -27,7 +27,7 @@ from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Failure
 from s2sgw.trust.keys import RSA_BITS
 from s2sgw.trust.name_bounds import TooManyNames
-from s2sgw.trust.parsed import ParsedCertificate
+from s2sgw.trust.parsed import ParsedCertificate, encoded
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 
@@ -68,7 +68,7 @@ class PathResult:
     """
 
     failures: tuple[Failure, ...]
-    path: tuple[x509.Certificate, ...] = ()
+    path: tuple[ParsedCertificate, ...] = ()
     exact: bool = True
 
     @property
@@ -277,7 +277,7 @@ class _Search:
             self._bound_comparisons(candidates or [])
         except TooManyNames as error:
             return PathResult((Failure(Cause.BAD_CHAIN, f"the chain cannot be checked: {error}"),))
-        return self._verified([each.certificate for each in candidates or []])
+        return self._verified(candidates or [])
 
     def period(self) -> tuple[datetime, datetime]:
         """Return from when and until when (exclusive) the result is the same: no date of any certificate lies between."""
@@ -324,7 +324,7 @@ class _Search:
 
     # --- by the library ------------------------------------------------------------------------------------------
 
-    def _verified(self, candidates: list[x509.Certificate]) -> PathResult:
+    def _verified(self, candidates: Sequence[ParsedCertificate]) -> PathResult:
         if self.anchors.store is None:
             return PathResult((self._unanchored(self._above()),))
         nameless = not self.leaf.has_extension(der.SUBJECT_ALT_NAME)
@@ -332,12 +332,19 @@ class _Search:
         builder = PolicyBuilder().store(self.anchors.store).time(self.moment).max_chain_depth(PATH_DEPTH)
         builder = builder.extension_policies(ca_policy=authorities, ee_policy=_NAMELESS_LEAF if nameless else _LEAF)
         try:
-            return PathResult((), tuple(builder.build_client_verifier().verify(self.leaf.certificate, candidates).chain))
+            chain = builder.build_client_verifier().verify(self.leaf.certificate, [each.certificate for each in candidates]).chain
+            return PathResult((), tuple(self._parsed(chain)))
         except VerificationError as error:
             return PathResult(self._explained(str(error)))
         except (ValueError, x509.UnsupportedGeneralNameType):  # the path is good; a name that the library hands out is not
             above = (each for each in self._above() if each in self.anchors or each.unfit is None)
-            return PathResult((), tuple(each.certificate for each in (self.leaf, *above)), exact=False)
+            return PathResult((), (self.leaf, *above), exact=False)
+
+    def _parsed(self, chain: Sequence[x509.Certificate]) -> Iterator[ParsedCertificate]:
+        """Yield the certificates of a path as they were parsed before."""
+        known = {each.encoded: each for each in (self.leaf, *self.presented)}
+        for data in map(encoded, chain):
+            yield known.get(data) or self.anchors.parsed(data)
 
     def _count(self, _policy: Policy, _authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
         """Check the usage of an authority (R21). The library asks this of each, before the one signature that it may check."""

@@ -1,7 +1,7 @@
 """PEM (RFC 7468), as far as files of certificates and revocation lists need it.
 
-A file may hold 60 MB of base64, and is read beside the reactor's thread: it is decoded in pieces, so that no single call holds the
-interpreter for long.
+A file may hold 60 MB of base64, and is read beside the reactor's thread: it is decoded in pieces, so that no single call holds
+the interpreter for long.
 """
 
 from __future__ import annotations

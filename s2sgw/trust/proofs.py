@@ -8,7 +8,6 @@ from datetime import datetime
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Attempt, Evidence, Failure, Role
 from s2sgw.trust.identity import Constraints, matches, matches_host, names
-from s2sgw.trust.parsed import encoded
 from s2sgw.trust.path import PresentedChain, validate
 from s2sgw.trust.pem import unarmoured
 from s2sgw.trust.pins import Fingerprint
@@ -31,12 +30,12 @@ def prove_pkix(
 
     `revocations`: lists that may revoke what is on the path. `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged
     by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, where we
-    connected to it. `presented` is `evidence.chain` where it was looked at before: a path that was searched is not searched again.
+    connected to it. `presented` is `evidence.chain` where it was looked at before: what was searched is not searched again.
     """
     found = validate(presented or evidence.chain, anchors, evidence.at, revocations)
     if not evidence.chain:
         return _failed(found.failures)
-    named = names(evidence.chain[0]).within([Constraints.of(encoded(c)) for c in found.path[1:]])
+    named = names(evidence.chain[0]).within([Constraints.of(each.encoded) for each in found.path[1:]])
     match = matches(named, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
     if match.name is None and secure_delegation and evidence.target_secure and evidence.role == "receiving":
         match = match._replace(name=matches_host(named, evidence.target or "").name)
@@ -79,7 +78,7 @@ def validate_peer(
     chain: bytes | Collection[bytes], anchors: Anchors | bytes | Collection[bytes], domain: str, at: datetime,
     role: Role = "receiving", *, crls: bytes | Collection[bytes] = (), insist_on_xmpp_addr: bool = False,
 ) -> Attempt:
-    """Return whether `chain` proves `domain` by PKIX at the time `at` to somebody who trusts `anchors`; with every reason why not.
+    """Return whether `chain` proves `domain` by PKIX at the time `at`, where `anchors` are trusted; with every reason why not.
 
     One call for suites of path-validation vectors; the gateway's own way is the same, from `prove_pkix` on.
 

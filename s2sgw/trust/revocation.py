@@ -10,11 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from cryptography import x509
-
 import s2sgw.trust.der as der
 from s2sgw.trust.evidence import Failure
-from s2sgw.trust.parsed import ParsedCertificate, encoded
+from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.pem import unarmoured
 from s2sgw.trust.revocation_list import RevocationList
 from s2sgw.xmpp.ending import Cause
@@ -49,12 +47,11 @@ class RevocationLists:
     def __len__(self) -> int:
         return sum(map(len, self._by_issuer.values()))
 
-    def failures(self, path: Sequence[x509.Certificate], at: datetime) -> Iterator[Failure]:
+    def failures(self, path: Sequence[ParsedCertificate], at: datetime) -> Iterator[Failure]:
         """Yield what the lists have against each certificate of the path (leaf first), at that time."""
-        parsed = [ParsedCertificate(encoded(certificate)) for certificate in path] if self._by_issuer else []
-        for number, certificate in enumerate(parsed):
+        for number, certificate in enumerate(path):
             lists = self._by_issuer.get(certificate.issuer, [])
-            authorities = [each for each in parsed[number + 1 :] if each.subject == certificate.issuer]
+            authorities = [each for each in path[number + 1 :] if each.subject == certificate.issuer]
             if lists and authorities:
                 which = f"the authority {certificate.subject_text}" if number else "the certificate"
                 yield from _revoked(certificate, which, lists, authorities)

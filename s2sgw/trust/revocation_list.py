@@ -1,7 +1,7 @@
 """One certificate revocation list (RFC 5280 §5): read once, then asked about one serial number at a time.
 
-The serial numbers go into a compact table: a list of a million takes 30 MB and is asked in microseconds. Reading is one linear walk
-in Python, which another thread may interrupt at any time: cryptography reads a list in one call, which no other thread interrupts.
+The serial numbers go into a compact table: a list of a million takes 30 MB and is asked in microseconds. Reading is one linear
+walk in Python, which the reactor's thread interrupts whenever it has work: cryptography reads a list in one uninterruptible call.
 """
 
 from __future__ import annotations
@@ -54,17 +54,21 @@ class _Entries:
         if len(serial) > _SERIAL_BYTES:
             self._longer[serial] = day
             return
-        self._buckets[hash(serial) & self._mask] += b"%c%b%b" % (len(serial), serial.ljust(_SERIAL_BYTES, b"\0"), day.to_bytes(2, "big"))
+        self._buckets[hash(serial) & self._mask] += _key(serial) + day.to_bytes(2, "big")
 
     def day(self, serial: bytes) -> int | None:
         """Return the day on which the serial number was revoked, or None."""
         if len(serial) > _SERIAL_BYTES:
             return self._longer.get(serial)
-        bucket, key = self._buckets[hash(serial) & self._mask], b"%c%b" % (len(serial), serial.ljust(_SERIAL_BYTES, b"\0"))
+        bucket, key = self._buckets[hash(serial) & self._mask], _key(serial)
         at = bucket.find(key)
         while at % _RECORD_BYTES and at >= 0:  # what was found lies across two records
             at = bucket.find(key, at + 1)
         return None if at < 0 else int.from_bytes(bucket[at + _KEY_BYTES : at + _RECORD_BYTES], "big")
+
+
+def _key(serial: bytes) -> bytes:
+    return bytes((len(serial),)) + serial.ljust(_SERIAL_BYTES, b"\0")
 
 
 class _Parts(NamedTuple):
@@ -81,8 +85,8 @@ class _Parts(NamedTuple):
 class RevocationList:
     """A list, in DER. Raises `ValueError` where `data` is none.
 
-    `fault` says what in the list itself makes it useless (RFC 5280 §5.2), "" where nothing does: a useless list revokes nothing and
-    clears nothing. `signature_checks` counts the signatures that were checked.
+    `fault` says what in the list itself makes it useless (RFC 5280 §5.2), "" where nothing does: a useless list revokes nothing
+    and clears nothing. `signature_checks` counts the signatures that were checked.
     """
 
     def __init__(self, data: bytes) -> None:

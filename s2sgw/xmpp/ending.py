@@ -83,6 +83,7 @@ class Cause(StrEnum):
     HOST_UNKNOWN = "host-unknown"
     INVALID_FROM = "invalid-from"
     ADDRESSING = "addressing"
+    AMBIGUOUS_DOMAIN = "ambiguous-domain"
     BAD_XML = "bad-xml"
     LIMIT_EXCEEDED = "limit-exceeded"
     PROTOCOL_ERROR = "protocol-error"
@@ -167,6 +168,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The remote server does not serve that domain.", "Check the domain name; this server does not serve it."),
     Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorised on that stream.", "Send only from domains that were authenticated on the stream."),
     Cause.ADDRESSING: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Give every stream and stanza valid `to` and `from` addresses."),
+    Cause.AMBIGUOUS_DOMAIN: CauseInfo(Layer.STREAM, True, _POLICY, "Servers read the domain of an address in two ways.", "Write the domain in A-labels (xn--...), in stream headers and in the addresses of stanzas: as it is written now, servers that follow IDNA 2003 take it for another domain."),
     Cause.BAD_XML: CauseInfo(Layer.STREAM, True, _POLICY, "The stream's XML is not valid.", "Check what the server sends: XML 1.0 in UTF-8 without comments, instructions, DTDs and entities."),
     Cause.LIMIT_EXCEEDED: CauseInfo(Layer.STREAM, True, _POLICY, "A limit of the stream was exceeded.", "Stay within the limits that the stream features announce."),
     Cause.PROTOCOL_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server broke the protocol.", "Check the server's version and its log."),

@@ -65,3 +65,10 @@ class RemoteFault(Exception):
         super().__init__(f"{condition}: {text}")
         self.condition = condition
         self.text = text
+
+
+class AmbiguousAddress(RemoteFault):
+    """An address whose domain servers read in two ways: improper addressing, with a cause of its own in the record."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(StreamCondition.IMPROPER_ADDRESSING, text)

@@ -1,7 +1,7 @@
 """Labels of internationalised domain names: A-label and U-label (RFC 5890), and whether both readings of one agree.
 
-RFC 7622 reads a domain by IDNA 2008. Servers that follow RFC 3920, which are most, read it by nameprep (RFC 3491, Unicode 3.2). Where
-the two differ, such a server takes `faß.example` for `fass.example`, which is another's domain.
+RFC 7622 reads a domain by IDNA 2008. Servers that follow RFC 3920, which are most, read it by nameprep (RFC 3491, Unicode 3.2).
+Where the two differ, such a server takes `faß.example` for `fass.example`, which is another's domain.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _check(label: str) -> None:
 def reads_alike(label: str, meant: str) -> bool:
     """Return whether a server that reads by nameprep takes `label`, as written, for `meant`, as IDNA 2008 does.
 
-    Characters that Unicode 3.2 does not have count as read otherwise: some such servers refuse them, others let them pass unmapped.
+    Characters that Unicode 3.2 does not have count as read otherwise: some servers refuse them, others let them pass unmapped.
     """
     if any(map(stringprep.in_table_a1, label)):
         return False
@@ -84,7 +84,7 @@ def reads_alike(label: str, meant: str) -> bool:
 def punycode(label: str) -> str:
     """Return the Punycode of a label (RFC 3492 §6.3), in time that grows little faster than its length."""
     basic = [character for character in label if character < "\x80"]
-    written = [*basic, "-"] if basic else []
+    written: list[str] = [*basic, "-"] if basic else []
     positions = [at for at, character in enumerate(label) if character < "\x80"]  # of what the decoder has, in order
     number, delta, bias = 128, 0, 72
     handled = len(basic)
@@ -106,7 +106,7 @@ def punycode(label: str) -> str:
 
 def _variable(delta: int, bias: int) -> list[str]:
     """Return a generalised variable-length integer (RFC 3492 §3.3)."""
-    written = []
+    written: list[str] = []
     threshold_at = 36
     while True:
         threshold = min(max(threshold_at - bias, 1), 26)

@@ -1,7 +1,7 @@
 """Addresses: `Domain`, `JID` and the `Pair` of domains that authorisation speaks of (RFC 6122, RFC 7622).
 
-The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a domain
-is taken as a U-label only where every server reads it alike (docs/security.md, "Two readings of a domain").
+The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a
+domain is taken as a U-label only where every server reads it alike (docs/security.md, "Two readings of a domain").
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from s2sgw.xmpp.errors import AmbiguousAddress, RemoteFault, StreamCondition
 from s2sgw.xmpp.idna_labels import NAME_BYTES, PREFIX, InvalidLabel, a_label, mapped, reads_alike, u_label
 
 #: RFC 7622 §3.2–§3.4: a part of a JID is at most this many bytes of UTF-8.
@@ -30,16 +31,24 @@ _NO_NAME = "the domainpart is no domain name: labels are 1-63 letters, digits an
 class InvalidJID(ValueError):
     """A text that is no JID, or no domain; its message says which rule it breaks."""
 
+    def fault(self, what: str) -> RemoteFault:
+        """Return the stream error for it; `what` is wrong."""
+        return RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"{what}: {self}")
+
 
 class AmbiguousDomain(InvalidJID):
     """A domain that servers read in two ways as it is written. Its message says how to write it."""
+
+    def fault(self, what: str) -> RemoteFault:
+        """Return the stream error for it; `what` is wrong."""
+        return AmbiguousAddress(f"{what}: {self}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Domain:
     """A domainpart. `ascii` (A-labels, lower case) is what compares.
 
-    `text` is for people and for our own headers: with U-labels, but in A-labels where servers would read the U-labels in two ways.
+    `text` is for people and for our own headers: in U-labels, but in A-labels where servers would read the U-labels in two ways.
     """
 
     ascii: str

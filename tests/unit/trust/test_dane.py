@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
 import s2sgw.trust.der as wire
@@ -18,14 +19,17 @@ from s2sgw.trust.dane import (
     PKIX_EE,
     PKIX_TA,
     PUBLIC_KEY,
+    REASONS_TOLD,
     RECORDS,
+    RECORDS_TRIED,
     SHA_256,
     SHA_512,
     prove_dane,
     usable,
 )
 from s2sgw.trust.evidence import TLSA, Attempt, Evidence, Role, TLSALookup
-from s2sgw.trust.path import Anchors
+from s2sgw.trust.path import Anchors, PresentedChain
+from s2sgw.trust.proofs import prove_pkix
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import (
@@ -190,6 +194,62 @@ class UsableTests(SynchronousTestCase):
         """Only so many records of a target are looked at."""
         good = record(leaf_for("a.example").der, DANE_EE)
         self.assertEqual(RECORDS, len(usable([good] * (RECORDS + 10))))
+
+
+class BoundTests(SynchronousTestCase):
+    """What a stranger's records may cost, counted: docs/security.md."""
+
+    def searched(self, issued: Issued, *lookups: TLSALookup) -> tuple[PresentedChain, Attempt]:
+        presented = PresentedChain(issued.der_chain)
+        inbound = Evidence(Domain.parse("a.example"), "initiating", AT, issued.der_chain, tlsa=lookups)
+        return presented, prove_dane(inbound, ANCHORS, presented=presented)
+
+    def test_records_cost_nothing(self):
+        """R22: hundreds of records that ask for PKIX cost one search of the path, the same that PKIX itself needs."""
+        usages = (PKIX_TA, DANE_TA, PKIX_EE)
+        lookups = [
+            TLSALookup(f"t{number}.example", tuple(
+                TLSA(usages[each % 3], PUBLIC_KEY, SHA_256, DIGESTS[SHA_256](b"%d %d" % (number, each))) for each in range(RECORDS)
+            ), secure=True) for number in range(8)
+        ]
+        presented, attempt = self.searched(leaf_for("a.example"), *lookups)
+        self.assertEqual((False, Cause.DANE_MISMATCH), (attempt.proven, attempt.cause))
+        self.assertEqual((1, 2), (presented.path_searches, presented.signature_checks))
+        self.assertEqual(REASONS_TOLD + 1, len(attempt.reasons))
+        self.assertIn(f"{8 * RECORDS - REASONS_TOLD} more TLSA records", attempt.reasons[-1])
+        prove_pkix(Evidence(Domain.parse("a.example"), "initiating", AT, presented.encoded), ANCHORS, presented=presented)
+        self.assertEqual(1, presented.path_searches)
+
+    def test_the_right_one_among_many(self):
+        """R22: the record that speaks of the certificate is tried first, wherever it stands."""
+        leaf = leaf_for("a.example")
+        others = tuple(TLSA(DANE_EE, PUBLIC_KEY, SHA_256, DIGESTS[SHA_256](b"%d" % number)) for number in range(RECORDS_TRIED + 8))
+        for usage in (PKIX_EE, DANE_EE):
+            right = record(leaf.der, usage)
+            self.assertTrue(self.searched(leaf, TLSALookup("t.example", (*others, right), secure=True))[1].proven)
+
+    def test_authorities_share_a_search(self):
+        """R22: all authorities that DANE-TA records name are anchors of one search, whichever target they are of."""
+        authorities = [OTHER]
+        for number in range(5):
+            authorities.append(authorities[-1].intermediate(f"Level {number}"))
+        issued = authorities[-1].issue(dns=["two.example"])
+        wanted = tuple(record(each.der, DANE_TA) for each in reversed(authorities[1:]))
+        one, two = (TLSALookup(target, wanted, secure=True) for target in ("one.example", "two.example"))
+        presented, attempt = self.searched(issued, one, two)
+        self.assertTrue(attempt.proven, attempt.reasons)
+        self.assertEqual(1, presented.path_searches)
+        presented, attempt = self.searched(issued, one)
+        self.assertEqual((False, 0), (attempt.proven, presented.path_searches))
+
+    def test_unfit_authorities(self):
+        """R22: a record makes no anchor of an authority with a dear key, presented or written in the record."""
+        weak = Authority.root("Weak", key=ec.generate_private_key(ec.BrainpoolP512R1()))
+        issued = weak.issue(dns=["a.example"])
+        presented, attempt = self.searched(issued.with_chain(weak.certificate), TLSALookup(
+            "t.example", (record(weak.der, DANE_TA), record(weak.der, DANE_TA, CERTIFICATE, FULL)), secure=True,
+        ))
+        self.assertEqual((False, 0), (attempt.proven, presented.signature_checks))
 
 
 class OutboundTests(SynchronousTestCase):

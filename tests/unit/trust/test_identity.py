@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.trust.identity import NAMES_TOLD, Constraints, Match, Names, matches, names
+from s2sgw.trust.identity import NAMES_TOLD, Constraints, Match, Names, RawName, matches, names
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import Authority, der, dns_constraints, self_signed, srv_id, xmpp_addr
 
@@ -192,6 +192,51 @@ class MatchTests(SynchronousTestCase):
         self.assertIn("common name does not count", matches(Names(), Domain.parse("a.example")).reasons[0])
         self.assertEqual((), matches(many, Domain.parse("n1.example")).reasons)
         self.assertIsInstance(matches(many, Domain.parse("n1.example")), Match)
+
+
+class BoundTests(SynchronousTestCase):
+    """What a stranger's names may cost, counted: docs/security.md."""
+
+    def count(self, *general_names: bytes, domain: str = "a.example") -> tuple[bool, int]:
+        """Return whether a name matches, and how many names were read for the answer, not only looked at."""
+        found = of(*general_names)
+        read: list[RawName] = []
+        real = RawName.read
+
+        def counted(raw: RawName) -> object:
+            read.append(raw)
+            return real(raw)
+
+        self.patch(RawName, "read", counted)
+        return bool(matches(found, Domain.parse(domain)).name), len(read)
+
+    def test_only_what_may_match_is_read(self):
+        """R17: of a thousand names the one that is the domain is read; where none is, a few are, to be told."""
+        others = [der(_DNS, b"n%d.example" % number) for number in range(999)]
+        self.assertEqual((True, 2), self.count(*others, der(_DNS, b"A.example")))
+        self.assertEqual((False, NAMES_TOLD), self.count(*others))
+
+    def test_other_names(self):
+        """R17: xmppAddrs are compared by their bytes too; none is parsed as a domain before."""
+        others = [xmpp_other(f"ü{number}.example") for number in range(500)]
+        self.assertEqual((True, 2), self.count(*others, xmpp_other("Ü.EXAMPLE"), domain="ü.example"))
+        self.assertEqual((False, NAMES_TOLD), self.count(*others, domain="ü.example"))
+
+    def test_too_many(self):
+        """R17: a certificate with more names than are looked at names nobody, and says so."""
+        found = of(der(_DNS, b"a.example"), *[b"\x88\x00"] * 1000)
+        self.assertEqual((), found.presented)
+        self.assertIn("too many names", matches(found, Domain.parse("a.example")).reasons[-1])
+
+    def test_overlong_xmpp_addr(self):
+        """R17: what is longer than a domain is not even normalised."""
+        self.assertIn("longer than a domain", of(xmpp_other("x" * 1024)).dropped[0])
+        self.assertIsNone(match(of(xmpp_other("a.example" + "\u0301\u0323" * 1000)), "a.example"))
+
+
+def xmpp_other(text: str) -> bytes:
+    """An xmppAddr as a raw GeneralName."""
+    return der(_OTHER, bytes.fromhex("06082b06010505070805") + der(0xA0, der(0x0C, text.encode())))
 
 
 def constraints(permitted=(), excluded=()) -> Constraints:

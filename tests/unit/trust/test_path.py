@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from cryptography import x509
@@ -12,7 +12,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.trust.path import CHAIN_CERTIFICATES, PATH_DEPTH, Anchors, PathResult, validate
+from s2sgw.trust import path
+from s2sgw.trust.path import (
+    CHAIN_CERTIFICATES,
+    NAMESAKES,
+    PATH_DEPTH,
+    SIGNATURE_CHECKS,
+    Anchors,
+    PathResult,
+    PresentedChain,
+    RecentChains,
+    validate,
+)
 from s2sgw.xmpp.ending import Cause
 from tests.support.certificates import (
     AT,
@@ -72,7 +83,7 @@ class GoodPathTests(SynchronousTestCase):
         result = check(leaf_for("a.example"))
         self.assertTrue(result.valid)
         expected = [leaf_for("a.example").certificate, shared_issuer().certificate, shared_root().certificate]
-        self.assertEqual(expected, list(result.path))
+        self.assertEqual(expected, [each.certificate for each in result.path])
 
     def test_order_and_strangers(self):
         """Authorities may come in any order, with the root among them, and with certificates that nobody needs."""
@@ -357,6 +368,139 @@ class ChainTests(SynchronousTestCase):
         self.assertIn("issuer of an unreadable name", validate(chain, anchors(), AT).failures[0].text)
 
 
+def maze(top: Authority, levels: int = 7, namesakes: int = NAMESAKES) -> Issued:
+    """A leaf below levels of authorities, each level of several with one name and one key: every one signs each one below."""
+    above, found = top, []
+    for number in range(levels):
+        key = new_key()
+        level = [above.intermediate(f"Level {number}", key=key) for _ in range(namesakes)]
+        found += [each.certificate for each in level]
+        above = Authority(level[0].certificate, key)
+    return above.issue(dns=DNS).with_chain(*reversed(found))
+
+
+class BoundTests(SynchronousTestCase):
+    """What a stranger's chain may cost, counted: docs/security.md."""
+
+    def searched(self, issued: Issued, trusted: Anchors | None = None) -> tuple[PresentedChain, PathResult]:
+        presented = PresentedChain(issued.der_chain)
+        return presented, validate(presented, anchors() if trusted is None else trusted, AT)
+
+    def test_an_ordinary_chain(self):
+        """A leaf, an authority and a root cost one search and two signatures, and nothing when asked for again."""
+        presented, _ = self.searched(leaf_for("a.example"))
+        for _ in range(3):
+            self.assertTrue(validate(presented, anchors(), AT + timedelta(days=1)).valid)
+        self.assertEqual((1, 2), (presented.path_searches, presented.signature_checks))
+
+    def test_no_way(self):
+        """Where the names lead to no anchor, no signature is checked, whatever is presented."""
+        presented, result = self.searched(maze(Authority.root("Stranger")))
+        self.assertEqual(([Cause.UNKNOWN_ISSUER], 0), ([f.cause for f in result.failures], presented.signature_checks))
+
+    def test_a_maze(self):
+        """In a maze below a namesake of an anchor, only so many signatures are checked, and the answer says why."""
+        presented, result = self.searched(maze(Authority.root()))
+        self.assertEqual([Cause.BAD_CHAIN], [f.cause for f in result.failures])
+        self.assertIn("too complicated", result.failures[0].text)
+        self.assertEqual(SIGNATURE_CHECKS, presented.signature_checks)
+
+    def test_the_bound_is_of_the_chain(self):
+        """Another set of anchors does not buy more signatures; another handshake does."""
+        issued = maze(Authority.root())
+        presented, _ = self.searched(issued)
+        validate(presented, Anchors([shared_root().certificate, shared_issuer().certificate]), AT)
+        self.assertEqual((2, SIGNATURE_CHECKS), (presented.path_searches, presented.signature_checks))
+        presented.renew()
+        validate(presented, Anchors([shared_root().certificate]), AT)
+        self.assertEqual(2 * SIGNATURE_CHECKS, presented.signature_checks)
+
+    def test_a_way_out_of_a_maze(self):
+        """A good chain is found among namesakes that lead nowhere, as long as they are few."""
+        good = leaf_for("a.example")
+        others = [Authority.root("Stranger").intermediate().certificate for _ in range(NAMESAKES - 1)]
+        presented, result = self.searched(good.with_chain(*others, shared_issuer().certificate))
+        self.assertTrue(result.valid)
+        self.assertLessEqual(presented.signature_checks, SIGNATURE_CHECKS)
+
+    def test_namesakes(self):
+        """Of many authorities with one name a few are tried, those first that are valid now."""
+        good, old = leaf_for("a.example"), shared_root().intermediate(not_after=PAST).certificate
+        more = [shared_root().intermediate(not_after=PAST - timedelta(days=day)).certificate for day in range(NAMESAKES + 3)]
+        self.assertTrue(self.searched(good.with_chain(old, *more, shared_issuer().certificate))[1].valid)
+        strangers = [shared_root().intermediate().certificate for _ in range(NAMESAKES)]
+        self.assertFalse(self.searched(good.with_chain(*strangers, shared_issuer().certificate))[1].valid)
+
+    def test_dear_keys(self):
+        """R19: an authority whose key is dear to check with is left out before any signature, and told."""
+        presented, result = self.searched(shared_root().intermediate("I", key=rsa_key(1024)).issue(dns=DNS))
+        self.assertEqual(([Cause.WEAK_KEY], 0), ([f.cause for f in result.failures], presented.signature_checks))
+        self.assertIn("the authority 'CN=I' is not used", result.failures[0].text)
+        key = ec.generate_private_key(ec.BrainpoolP512R1())
+        presented, result = self.searched(shared_root().intermediate("I", key=key).issue(dns=DNS))
+        self.assertEqual(([Cause.WEAK_KEY], 0), ([f.cause for f in result.failures], presented.signature_checks))
+
+    def test_too_many_names(self):
+        """R17: a leaf with too many names is told so, and no signature is checked for it."""
+        presented, result = self.searched(shared_issuer().issue(dns=[*DNS, *(f"n{number}.example" for number in range(1000))]))
+        self.assertEqual(([Cause.BAD_CHAIN], 0), ([f.cause for f in result.failures], presented.signature_checks))
+        self.assertIn("too many names", result.failures[0].text)
+
+    def test_too_many_comparisons(self):
+        """R19: many names below many name constraints are too many together."""
+        bound = shared_root().intermediate("Bound", constraints=dns_constraints(["example", *(f"x{n}.example" for n in range(499))]))
+        few, many = (bound.issue(dns=[f"n{number}.example" for number in range(count)]) for count in (40, 41))
+        self.assertTrue(self.searched(few)[1].valid)
+        presented, result = self.searched(many)
+        self.assertEqual(([Cause.BAD_CHAIN], 0), ([f.cause for f in result.failures], presented.signature_checks))
+        self.assertIn("41, for 500 name constraints", result.failures[0].text)
+
+    def test_dates_are_borders(self):
+        """A result is kept until a certificate of the chain becomes valid or expires, not longer."""
+        border = AT + timedelta(days=30)
+        issued = shared_root().intermediate("I", not_after=border).issue(dns=DNS)
+        presented = PresentedChain(issued.der_chain)
+        for at, valid, searches in (
+            (AT, True, 1), (border, True, 1), (border + timedelta(seconds=1), False, 2), (border + timedelta(days=1), False, 2), (AT, True, 3),
+        ):
+            self.assertEqual((valid, searches), (validate(presented, anchors(), at).valid, presented.path_searches), at)
+
+    def test_the_last_date(self):
+        """A certificate without an end of validity (RFC 5280 §4.1.2.5) has a path as any other."""
+        forever = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+        self.assertEqual([], causes(leaf(not_after=forever)))
+
+    def test_results_are_few(self):
+        """Results for the anchors that were asked for lately are kept, a few."""
+        presented, _ = self.searched(leaf_for("a.example"))
+        for _ in range(path.RESULTS_KEPT):
+            validate(presented, Anchors([shared_root().certificate]), AT)
+        validate(presented, anchors(), AT)
+        self.assertEqual(path.RESULTS_KEPT + 2, presented.path_searches)
+
+
+class RecentChainsTests(SynchronousTestCase):
+    def test_again(self):
+        """A chain that comes again is the same; another is another."""
+        recent, chain = RecentChains(), leaf_for("a.example").der_chain
+        self.assertIs(recent.presented(chain), recent.presented(list(chain)))
+        self.assertIsNot(recent.presented(chain), recent.presented(chain[:1]))
+
+    def test_bounds(self):
+        """Chains are bounded in number and in bytes; the one that was not asked for longest gives way. One is always kept."""
+        recent = RecentChains(chains=3, size=100)
+        first = recent.presented([b"a" * 10])
+        for letter in (b"b", b"c"):
+            recent.presented([letter * 10])
+        self.assertIs(first, recent.presented([b"a" * 10]))
+        second = recent.presented([b"d" * 10])  # b gave way
+        self.assertIs(first, recent.presented([b"a" * 10]))
+        large = recent.presented([b"e" * 1000])
+        self.assertIs(large, recent.presented([b"e" * 1000]))
+        self.assertIsNot(first, recent.presented([b"a" * 10]))
+        self.assertIsNot(second, recent.presented([b"d" * 10]))
+
+
 class UnreadableNameTests(SynchronousTestCase):
     """The library hands out a leaf's names once the path is good, and raises where it cannot read one."""
 
@@ -365,12 +509,12 @@ class UnreadableNameTests(SynchronousTestCase):
         issued = shared_issuer().issue(san_der=UNREADABLE)
         result = check(issued)
         self.assertTrue(result.valid)
-        self.assertEqual({issued.certificate, shared_issuer().certificate, shared_root().certificate}, set(result.path))
+        self.assertEqual({issued.certificate, shared_issuer().certificate, shared_root().certificate}, {each.certificate for each in result.path})
 
     def test_authority_without_a_key_identifier(self):
         """R17: an authority that has no key identifier is among what may be above the leaf."""
         bare = shared_root().intermediate("Bare", subject_key_identifier=False)
-        self.assertIn(bare.certificate, check(bare.issue(san_der=UNREADABLE)).path)
+        self.assertIn(bare.certificate, [each.certificate for each in check(bare.issue(san_der=UNREADABLE)).path])
 
     def test_unsupported_name(self):
         """R17: nor does a kind of name that the library does not know."""
