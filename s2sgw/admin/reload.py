@@ -47,8 +47,8 @@ class ReloadTarget:
 
     config: Callable[[], Config]
     certificates: CertificateDirectory
-    #: read what a start would read; raises `ConfigError`
-    inspect: Callable[[Path], CheckedConfiguration]
+    #: read what a start would read, in another thread: it may take seconds; fails with `ConfigError`
+    inspect: Callable[[Path], Awaitable[CheckedConfiguration]]
     #: hold a configuration from now on; cannot fail
     adopt: Callable[[CheckedConfiguration], None]
     #: bring streams and lanes in line, keeping all streams or not
@@ -83,7 +83,7 @@ class Reload:
     async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
         path = self._running.config().path
         try:
-            ready = self._running.inspect(path)
+            ready = await self._running.inspect(path)
             found = changes(self._running.config(), ready.config)
             if wrong := unchangeable(found):
                 raise ConfigError(path, wrong)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.anchors import Anchors
@@ -27,106 +30,146 @@ class Readable(Protocol):
 
 
 T = TypeVar("T", bound=Readable)
+Result = TypeVar("Result")
 Stamp = tuple[tuple[str, int, int], ...]
+#: Runs a call, in another thread or at once.
+Run = Callable[[Callable[[], Result]], "Deferred[Result]"]
 
 
-class _WatchedFile(Generic[T]):
-    """What was read from one file or directory."""
+class FileContents(Generic[T]):
+    """What was read from one file or directory, and the times and sizes of the files then. Raises `OSError`."""
 
-    def __init__(self, path: Path, read: Callable[..., T], clock: IReactorTime) -> None:
-        self._path = path
-        self._read = read
+    def __init__(self, path: Path, parse: Callable[..., T]) -> None:
+        self.stamp = stamp(path)
+        self.value = parse(*(each.read_bytes() for each in _files(path)))
+
+    @property
+    def fault(self) -> str:
+        """Why the value does not replace another: half of a list is no list, for it would clear what it should revoke."""
+        if self.value.complaints:
+            return self.value.complaints[0]
+        return "" if len(self.value) else "holds nothing that could be used"
+
+
+def stamp(path: Path) -> Stamp:
+    """Return the times and sizes of a file, or of the files in a directory; raises `OSError`."""
+    return tuple((str(each), status.st_mtime_ns, status.st_size) for each in _files(path) for status in (each.stat(),))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+
+
+class _Watched(Generic[T]):
+    """Files of one kind. Each is read at once when it is first asked for, and by `run` when it has changed since."""
+
+    def __init__(self, parse: Callable[..., T], clock: IReactorTime, run: Run[FileContents[T]], log: Logger) -> None:
+        self._parse = parse
         self._clock = clock
-        self._stamp = self._look()
-        self._looked = clock.seconds()
-        self.value = self._load()
+        self._run = run
+        self._log = log
+        self._contents: dict[Path, FileContents[T]] = {}
+        self._looked: dict[Path, float] = {}
+        #: the stamp of the file that was read last, or is being read, be it good or not
+        self._seen: dict[Path, Stamp] = {}
 
-    def current(self, log: Logger) -> T:
-        """The value; where a changed file cannot be read, the one before."""
+    def current(self, path: Path) -> T:
+        """Return the value of a file: the one before while a changed file is being read, or cannot be read."""
         now = self._clock.seconds()
-        if now - self._looked >= LOOK_EVERY:
-            self._looked = now
-            try:
-                self._again()
-            except OSError as error:
-                detail = f"{error.strerror or error}; what it held is kept"
-                log.error(event="file unreadable", path=str(self._path), detail=detail)
-        return self.value
+        if path not in self._contents:
+            self.adopt(path, FileContents(path, self._parse))
+        elif now - self._looked[path] >= LOOK_EVERY:
+            self._looked[path] = now
+            self._look(path)
+        return self._contents[path].value
 
-    def stale(self) -> None:
-        """Look at the file when next asked."""
-        self._looked = -LOOK_EVERY
+    def adopt(self, path: Path, contents: FileContents[T]) -> None:
+        """Use what was read."""
+        self._contents[path] = contents
+        self._seen[path] = contents.stamp
+        self._looked[path] = self._clock.seconds()
 
-    def _again(self) -> None:
-        stamp = self._look()
-        if stamp == self._stamp:
+    def look_again(self) -> None:
+        """Look at every file when it is next asked for."""
+        self._looked = dict.fromkeys(self._looked, -LOOK_EVERY)
+
+    def _look(self, path: Path) -> None:
+        try:
+            found = stamp(path)
+        except OSError as error:
+            self._kept(path, error)
             return
-        self._stamp = stamp
-        found = self._load()
-        if found.complaints or not len(found):  # half of a list is no list: it would clear what it should revoke
-            raise OSError(found.complaints[0] if found.complaints else "holds nothing that could be used")
-        self.value = found
+        if found != self._seen[path]:
+            self._seen[path] = found
+            before = self._contents[path]
+            reading = self._run(partial(FileContents, path, self._parse))
+            reading.addCallbacks(partial(self._replace, path, before), partial(self._failed, path))
 
-    def _files(self) -> list[Path]:
-        return sorted(each for each in self._path.iterdir() if each.is_file()) if self._path.is_dir() else [self._path]
+    def _replace(self, path: Path, before: FileContents[T], contents: FileContents[T]) -> None:
+        if self._contents[path] is not before:  # something newer was adopted meanwhile
+            return
+        self._seen[path] = contents.stamp
+        if contents.fault:
+            self._kept(path, OSError(contents.fault))
+        else:
+            self._contents[path] = contents
 
-    def _look(self) -> Stamp:
-        return tuple((str(each), status.st_mtime_ns, status.st_size) for each in self._files() for status in (each.stat(),))
+    def _failed(self, path: Path, failure: Failure) -> None:
+        error = failure.value
+        self._kept(path, error if isinstance(error, OSError) else OSError(str(error)))
 
-    def _load(self) -> T:
-        return self._read(*(each.read_bytes() for each in self._files()))
+    def _kept(self, path: Path, error: OSError) -> None:
+        detail = f"{error.strerror or error}; what it held is kept"
+        self._log.error(event="file unreadable", path=str(path), detail=detail)
 
 
 class TrustFiles:
-    """All anchors and lists that policies name; as many as the configuration has paths."""
+    """All anchors and lists that policies name; as many as the configuration has paths.
+
+    `run` reads a file that has changed: a revocation list of a million entries takes seconds, so in another thread.
+    """
 
     log = Logger("s2sgw")
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._anchors: dict[Path, _WatchedFile[Anchors]] = {}
-        self._revocations: dict[Path, _WatchedFile[RevocationLists]] = {}
+    def __init__(self, clock: IReactorTime, run: Callable[[Callable[[], object]], Deferred[object]] = maybeDeferred) -> None:
+        self._anchors: _Watched[Anchors] = _Watched(Anchors.parse, clock, run, self.log)  # type: ignore[arg-type]
+        self._revocations: _Watched[RevocationLists] = _Watched(RevocationLists.parse, clock, run, self.log)  # type: ignore[arg-type]
 
     def anchors(self, policy: PeerPolicy) -> Anchors:
-        """The trust anchors of a policy. Raises `OSError` where they could never be read."""
+        """Return the trust anchors of a policy. Raises `OSError` where they could never be read."""
         source = policy.trust_anchors
-        path = source if isinstance(source, Path) else Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
-        if path not in self._anchors:
-            self._anchors[path] = _WatchedFile(path, Anchors.parse, self._clock)
-        return self._anchors[path].current(self.log)
+        return self._anchors.current(source if isinstance(source, Path) else _system_bundle())
 
     def revocations(self, path: Path | None) -> RevocationLists | None:
-        """The revocation lists of a policy's `crl`. Raises `OSError` where they could never be read."""
-        if path is None:
-            return None
-        if path not in self._revocations:
-            self._revocations[path] = _WatchedFile(path, RevocationLists.parse, self._clock)
-        return self._revocations[path].current(self.log)
+        """Return the revocation lists of a policy's `crl`. Raises `OSError` where they could never be read."""
+        return None if path is None else self._revocations.current(path)
 
-    def look_again(self) -> None:
-        """Every file is looked at when it is next asked for."""
-        for anchors in self._anchors.values():
-            anchors.stale()
-        for lists in self._revocations.values():
-            lists.stale()
+    def adopt(self, revocations: Mapping[Path, FileContents[RevocationLists]]) -> None:
+        """Use revocation lists that were read already, and look at every other file when it is next asked for."""
+        for watched in (self._anchors, self._revocations):
+            watched.look_again()
+        for path, contents in revocations.items():
+            self._revocations.adopt(path, contents)
 
 
 #: Where Debian keeps the system's anchors, in case OpenSSL does not know.
 DEBIAN_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
+def _system_bundle() -> Path:
+    return Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
+
+
 def read_anchors(source: str) -> Anchors:
-    """Trust anchors: "system", a PEM file, or a directory of such."""
-    path = Path(source) if source != "system" else Path(ssl.get_default_verify_paths().cafile or DEBIAN_BUNDLE)
-    anchors = Anchors.parse(*(each.read_bytes() for each in _files(path)))
+    """Return trust anchors: "system", a PEM file, or a directory of such."""
+    path = Path(source) if source != "system" else _system_bundle()
+    anchors = FileContents(path, Anchors.parse).value
     return anchors if anchors or anchors.complaints else Anchors(complaints=[f"{path} holds no certificate"])
 
 
-def read_revocations(path: Path) -> RevocationLists:
-    """Revocation lists: a PEM or DER file, or a directory of such."""
-    lists = RevocationLists.parse(*(each.read_bytes() for each in _files(path)))
-    return lists if lists or lists.complaints else RevocationLists(complaints=[f"{path} holds no revocation list"])
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+def read_revocations(path: Path) -> FileContents[RevocationLists]:
+    """Return revocation lists: a PEM or DER file, or a directory of such."""
+    contents = FileContents(path, RevocationLists.parse)
+    if not contents.value and not contents.value.complaints:
+        contents.value = RevocationLists(complaints=[f"{path} holds no revocation list"])
+    return contents

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.authentication.trust_files import TrustFiles
@@ -23,14 +26,17 @@ class RunningConfiguration:
     """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` change in place.
 
     The constructor reads the certificates. It raises nothing for unusable ones, which `runtime.preflight` has refused before.
+    `run_in_thread` runs a call in another thread: files that have changed are read there.
     """
 
-    def __init__(self, config: Config, clock: IReactorTime) -> None:
+    def __init__(self, config: Config, clock: IReactorTime, run_in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self.config = config
         self.local_domains = frozenset(config.gateway.domains)
         self.policies = config.policies
         self.certificates = CertificateDirectory(config.tls.certificates)
-        self.trust_files = TrustFiles(clock)
+        self.trust_files = TrustFiles(clock, run_in_thread)
+        for path in {peer.crl for peer in config.peers.values()}:
+            self.trust_files.revocations(path)  # a list may take seconds to read: before there are handshakes
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
         self._special_credentials: dict[Path, Credential] = {}
         self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
@@ -41,7 +47,7 @@ class RunningConfiguration:
         self.policies.adopt(ready.config.policies)
         self.certificates.adopt(ready.certificates)
         self._special_credentials.clear()
-        self.trust_files.look_again()
+        self.trust_files.adopt(ready.revocations)
 
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""

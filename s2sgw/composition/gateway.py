@@ -49,6 +49,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.threads import run_in_thread
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -119,7 +120,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     random = SystemRandom()
     state = prepare_state(config.gateway.state)
     secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
-    running = RunningConfiguration(config, reactor)
+    running = RunningConfiguration(config, reactor, run_in_thread(reactor))
     own_ports = OwnPorts()
 
     # 2. what the gateway says of itself, and what it remembers of peers

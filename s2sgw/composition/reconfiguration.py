@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from s2sgw.admin.reload import DenyListChanges, Reload, ReloadTarget
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.config import Config
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.threads import run_in_thread
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime.deny_lists import DenyLists, lists
 from s2sgw.runtime.policy_change import Closed, PolicyChange
@@ -35,7 +37,11 @@ class Reconfiguration:
         self._running = running = services.running
         self._policy_change = services.policy_change
         self._adopting = False
-        target = ReloadTarget(self._config, running.certificates, check_configuration, self._adopt, services.policy_change.apply)
+        in_thread = run_in_thread(services.reactor)
+        target = ReloadTarget(
+            self._config, running.certificates, lambda path: in_thread(partial(check_configuration, path)), self._adopt,
+            services.policy_change.apply,
+        )
         self.reload = Reload(target, services.audit)
         fetch = lists(services.reactor, services.resolver, running.anchors)
         changed = DenyListChanges(running.policies.deny, self._apply_deny_lists, services.audit)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-
-from s2sgw.authentication.trust_files import read_anchors, read_revocations
+from s2sgw.authentication.trust_files import FileContents, read_anchors, read_revocations
 from s2sgw.config import Config, ConfigError, load
 from s2sgw.config.cross_checks import certificate_files
 from s2sgw.config.errors import key_text
@@ -18,7 +16,9 @@ from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.runtime import deny_lists as denial
-from s2sgw.trust.anchors import Anchors, issuer, subject, subject_text
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.parsed import ParsedCertificate
+from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.jid import Domain
 
 #: A certificate of ours that ends sooner is warned of.
@@ -32,6 +32,8 @@ class CheckedConfiguration:
     config: Config
     certificates: CertificateDirectory
     warnings: tuple[str, ...]
+    #: the revocation lists of the peers, which take long to read, by the path that names them
+    revocations: Mapping[Path, FileContents[RevocationLists]] = field(default_factory=dict)
 
 
 def check_configuration(path: Path) -> CheckedConfiguration:
@@ -49,14 +51,15 @@ def check_configuration(path: Path) -> CheckedConfiguration:
         complaints = [f"tls.certificates: {text}" for text in certificates.unserved(config.gateway.domains)]
     anchors = read_anchors(str(config.tls.trust_anchors))
     complaints += [f"tls.trust_anchors: {text}" for text in anchors.complaints]
+    revocations: dict[Path, FileContents[RevocationLists]] = {}
     for name, peer in config.peers.items():
-        complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer)]
+        complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
     warnings = [*certificates.warnings, *_certificate_warnings(certificates, anchors, datetime.now(UTC))]
     warnings += [*_policy_warnings(config), *_listener_warnings(config, reaches_ipv6())]
-    return CheckedConfiguration(config, certificates, tuple(warnings))
+    return CheckedConfiguration(config, certificates, tuple(warnings), revocations)
 
 
 def reaches_ipv6(addresses: Path = Path("/proc/net/if_inet6")) -> bool:
@@ -80,19 +83,17 @@ def _listener_warnings(config: Config, ipv6: bool) -> Iterator[str]:
 
 def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:
     """Yield what peers will mind in our certificates, though they can be used."""
-    known = {subject(each) for each in anchors.certificates}
     for credential in certificates.credentials:
         where = f"certificate {credential.name}"
         left = credential.not_after - at
         if timedelta(0) < left <= EXPIRY_WARNING:
             yield f"{where}: ends in {left.days} days, on {credential.not_after:%Y-%m-%d %H:%M} UTC"
-        last = x509.load_der_x509_certificate(credential.chain[-1])
-        if issuer(last) == subject(last):
+        last = ParsedCertificate(credential.chain[-1])
+        if last.issuer == last.subject:
             if len(credential.chain) == 1:
                 yield f"{where}: is self-signed; most peers will refuse it"
-        elif issuer(last) not in known:
-            parent = subject_text(last, by=True)
-            yield f"{where}: its issuer {parent} is neither in the file nor a trusted anchor; add the intermediate certificate"
+        elif not anchors.named(last.issuer):
+            yield f"{where}: its issuer {last.issuer_text} is neither in the file nor a trusted anchor; add the intermediate certificate"
 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
@@ -106,12 +107,14 @@ def _policy_warnings(config: Config) -> Iterator[str]:
             yield f'{key_text(("peers", name, "tls"))}: "optional" has no effect unless dialback is "always"'
 
 
-def _unusable(peer: PeerObject) -> Iterator[str]:
-    """What is wrong with the files that a peer object names."""
+def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationLists]]) -> Iterator[str]:
+    """Yield what is wrong with the files that a peer object names; what is read of revocation lists is added."""
     if isinstance(peer.trust_anchors, Path):
         yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
     if peer.crl is not None:
-        yield from (f"crl: {text}" for text in read_revocations(peer.crl).complaints)
+        if peer.crl not in revocations:
+            revocations[peer.crl] = read_revocations(peer.crl)
+        yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
     if peer.certificate is not None:
         try:
             read(peer.certificate.name, *certificate_files(peer.certificate))

@@ -75,10 +75,8 @@ class _Parts(NamedTuple):
     """Where the parts of a list stand that are read here."""
 
     tbs: der.Span
-    algorithm: bytes  # in the TBSCertList, and it has to be the same behind it
     issuer: bytes
     entries: der.Span | None  # the sequence of revoked certificates
-    outer_algorithm: bytes
     signature: bytes
 
 
@@ -103,7 +101,6 @@ class RevocationList:
         self._digest = b""
         self._signed = b""
         self.fault = self._size_fault(data, parts) or _fault(self._rest)
-        self._agrees = parts.algorithm == parts.outer_algorithm
         self._signers: dict[bytes, bool] = {}
         self.signature_checks = 0
 
@@ -131,7 +128,8 @@ class RevocationList:
     def revoked_on(self, certificate: x509.Certificate) -> date | None:
         """Return the day on which the list revokes the certificate, or None where it does not, or is useless."""
         number = certificate.serial_number
-        day = None if self.fault else self._entries.day(number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True))
+        size = (number if number >= 0 else ~number).bit_length() // 8 + 1  # as DER has it, with a bit for the sign
+        day = None if self.fault else self._entries.day(number.to_bytes(size, "big", signed=True))
         return None if day is None else _EPOCH + timedelta(days=day)
 
     def doubt(self, at: datetime) -> str:
@@ -163,8 +161,6 @@ class RevocationList:
 
     def _check(self, key: object) -> None:
         """Raise where the signature is not by this key."""
-        if not self._agrees:
-            raise InvalidSignature
         how, digest = self._rest.signature_algorithm_parameters, self._rest.signature_hash_algorithm
         if isinstance(key, rsa.RSAPublicKey) and digest is not None and isinstance(how, padding.PKCS1v15 | padding.PSS):
             key.verify(self._signature, self._digest, how, Prehashed(digest))
@@ -181,7 +177,7 @@ def _read(data: bytes) -> _Parts:
     outer = der.span(data)
     if outer.end != len(data) or outer.tag != der.SEQUENCE:
         raise ValueError("a list is one sequence")
-    tbs, algorithm, signature = der.some(data, outer.content, outer.end, 3)
+    tbs, _algorithm, signature = der.some(data, outer.content, outer.end, 3)
     fields = der.some(data, tbs.content, tbs.end, 7)
     fields = fields[1:] if fields and fields[0].tag == der.INTEGER else fields
     if len(fields) < 3 or [field.tag for field in fields[:2]] != [der.SEQUENCE] * 2:
@@ -190,8 +186,7 @@ def _read(data: bytes) -> _Parts:
     entries = after[0] if after and after[0].tag == der.SEQUENCE else None
     if signature.tag != der.BIT_STRING or data[signature.content : signature.content + 1] != b"\0":
         raise ValueError("the signature is no string of whole bytes")
-    inner, issuer, behind = (data[part.begin : part.end] for part in (fields[0], fields[1], algorithm))
-    return _Parts(tbs, inner, issuer, entries, behind, data[signature.content + 1 : signature.end])
+    return _Parts(tbs, data[fields[1].begin : fields[1].end], entries, data[signature.content + 1 : signature.end])
 
 
 def _without(data: bytes, parts: _Parts) -> bytes:

@@ -73,7 +73,8 @@ def reads_alike(label: str, meant: str) -> bool:
 
     Characters that Unicode 3.2 does not have count as read otherwise: some servers refuse them, others let them pass unmapped.
     """
-    if any(map(stringprep.in_table_a1, label)):
+    # Python's nameprep puts into lower case what has a small letter today: `meant` tells whether Unicode 3.2 had that letter.
+    if any(map(stringprep.in_table_a1, label + meant)):
         return False
     try:
         return idna2003.nameprep(label) == meant

@@ -140,9 +140,8 @@ def domain_of(address: str) -> Domain:
 
 @lru_cache(_CACHED)
 def _parse_domain(text: str) -> Domain:
-    name = _composed(text)
-    domain, meant = _read(name)
-    if not name.isascii() and not _reads_alike(name, meant):
+    domain, meant = _read(_composed(text))
+    if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # as it is written: composing maps some characters
         raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")
     return domain
 

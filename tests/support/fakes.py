@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from s2sgw.delivery.next_hop import NextHop, NextHopStatus
 from s2sgw.delivery.queue import DeliveryQueue
@@ -50,8 +51,25 @@ class FakeNextHop:
         return succeed(None)
 
 
+class _NoThreads:
+    """Runs at once what is for another thread."""
+
+    def callInThreadWithCallback(self, done: Callable[[bool, Any], None], call: Callable[..., Any], *args: Any, **options: Any) -> None:
+        """Call, and say how it went."""
+        try:
+            result = call(*args, **options)
+        except Exception:
+            done(False, Failure())
+        else:
+            done(True, result)
+
+
 class ThreadlessReactor(MemoryReactorClock):
     """Calls at once what another thread would have called later."""
 
     def callFromThread(self, call: Any, *args: Any, **options: Any) -> None:
         call(*args, **options)
+
+    def getThreadPool(self) -> _NoThreads:
+        """Return a pool that has no threads."""
+        return _NoThreads()

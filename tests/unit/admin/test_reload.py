@@ -60,7 +60,7 @@ class ReloadTests(AuditCase):
     def config(self, text: str) -> Config:
         return parse(GATEWAY + text, self.folder / "s2sgw.toml")
 
-    def inspect(self, path: Path) -> CheckedConfiguration:
+    async def inspect(self, path: Path) -> CheckedConfiguration:
         self.assertEqual(self.folder / "s2sgw.toml", path)
         if isinstance(self.next, ConfigError):
             raise self.next

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from base64 import b64encode
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import dns.rdata
-from cryptography import x509
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
@@ -25,7 +22,6 @@ from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
-from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.fetching import TrustRoot, permitted_addresses
@@ -42,7 +38,7 @@ from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
-from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
+from tests.support.certificates import AT, leaf_for, self_signed, shared_root
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 LEAF = self_signed(dns=["peer.example"])
@@ -349,40 +345,3 @@ class FetchingTests(SynchronousTestCase):
         trust, anchors = TrustRoot(), Anchors([shared_root().certificate])
         self.assertIs(trust.of(anchors), trust.of(anchors))
         self.assertIsNot(trust.of(anchors), trust.of(Anchors([shared_root().certificate])))
-
-
-class MaterialTests(SynchronousTestCase):
-    """Anchors and revocation lists from files."""
-
-    def test_read_again(self) -> None:
-        """A changed file is read again after a few seconds; one that is gone is complained of and what it held kept."""
-        clock, path, said = Clock(), Path(self.mktemp()), []
-        self.patch(TrustFiles, "log", Logger("material", observer=lambda event: said.append(event["event"])))  # type: ignore[arg-type]
-        material, policy = TrustFiles(clock), PeerPolicies({"default": PeerObject(trust_anchors=path)}).named("default")
-        path.write_bytes(shared_root().pem)
-        first = material.anchors(policy)
-        path.write_bytes(shared_root().pem + shared_issuer().pem)
-        self.assertIs(first, material.anchors(policy))
-        clock.advance(LOOK_EVERY)
-        self.assertEqual(2, len(material.anchors(policy)))
-        path.write_bytes(b"half of a file")
-        clock.advance(LOOK_EVERY)
-        self.assertEqual((2, ["file unreadable"]), (len(material.anchors(policy)), said))
-        path.write_bytes(b"")
-        clock.advance(LOOK_EVERY)
-        os.unlink(path) if len(material.anchors(policy)) == 2 else self.fail("nothing was kept")
-        clock.advance(LOOK_EVERY)
-        self.assertEqual((2, 3), (len(material.anchors(policy)), len(said)))
-
-    def test_lists(self) -> None:
-        """Revocation lists from a directory; none where the policy names none."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        (folder / "one.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
-        material = TrustFiles(Clock())
-        self.assertIsNone(material.revocations(None))
-        lists = material.revocations(folder)
-        assert lists is not None
-        self.assertEqual(1, len(lists))
-        self.assertIs(lists, material.revocations(folder))
-        self.assertIsInstance(shared_root().certificate, x509.Certificate)

@@ -84,7 +84,8 @@ class RevocationFileTests(SynchronousTestCase):
         """Lists of a file or a folder; what cannot be read is complained of."""
         folder = self.empty()
         (folder / "a.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
-        self.assertEqual(1, len(read_revocations(self.empty()).complaints))
-        self.assertEqual((1, ()), (len(read_revocations(folder)), read_revocations(folder).complaints))
+        self.assertEqual(1, len(read_revocations(self.empty()).value.complaints))
+        found = read_revocations(folder).value
+        self.assertEqual((1, ()), (len(found), found.complaints))
         (folder / "b.crl").write_bytes(b"nonsense")
-        self.assertEqual(1, len(read_revocations(folder / "b.crl").complaints))
+        self.assertEqual(1, len(read_revocations(folder / "b.crl").value.complaints))

@@ -1,0 +1,110 @@
+"""Anchors and revocation lists from files, read again when they change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles, read_revocations
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from tests.support.certificates import leaf_for, shared_issuer, shared_root
+
+
+class TrustFilesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.path = Path(self.mktemp())
+        self.said: list[str] = []
+        self.waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+        self.patch(TrustFiles, "log", Logger("trust", observer=lambda event: self.said.append(event["event"])))  # type: ignore[arg-type]
+
+    def later(self, call: Callable[[], Any]) -> Deferred[Any]:
+        """Stand in for another thread: the test runs the call when it likes."""
+        self.waiting.append((call, Deferred()))
+        return self.waiting[-1][1]
+
+    def finish(self) -> None:
+        """Let the other thread come to its end."""
+        for call, done in self.waiting:
+            try:
+                done.callback(call())
+            except Exception as error:
+                done.errback(error)
+        self.waiting.clear()
+
+    def test_read_again(self) -> None:
+        """A changed file is read again after a few seconds; one that is gone is complained of and what it held kept."""
+        files, policy = TrustFiles(self.clock), PeerPolicies({"default": PeerObject(trust_anchors=self.path)}).named("default")
+        self.path.write_bytes(shared_root().pem)
+        first = files.anchors(policy)
+        self.path.write_bytes(shared_root().pem + shared_issuer().pem)
+        self.assertIs(first, files.anchors(policy))
+        self.clock.advance(LOOK_EVERY)
+        self.assertEqual(2, len(files.anchors(policy)))
+        self.path.write_bytes(b"half of a file")
+        self.clock.advance(LOOK_EVERY)
+        self.assertEqual((2, ["file unreadable"]), (len(files.anchors(policy)), self.said))
+        self.path.write_bytes(b"")
+        self.clock.advance(LOOK_EVERY)
+        self.assertEqual(2, len(files.anchors(policy)))
+        os.unlink(self.path)
+        self.clock.advance(LOOK_EVERY)
+        self.assertEqual((2, 3), (len(files.anchors(policy)), len(self.said)))
+
+    def test_lists(self) -> None:
+        """Revocation lists from a directory; none where the policy names none."""
+        self.path.mkdir()
+        (self.path / "one.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        files = TrustFiles(self.clock)
+        self.assertIsNone(files.revocations(None))
+        lists = files.revocations(self.path)
+        assert lists is not None
+        self.assertEqual(1, len(lists))
+        self.assertIs(lists, files.revocations(self.path))
+
+    def test_another_thread(self) -> None:
+        """A changed list is read elsewhere, once; until it is there, and where it cannot be read, the one before counts."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock, self.later)
+        first = files.revocations(self.path)
+        self.assertEqual([], self.waiting)
+        self.path.write_bytes(shared_issuer().crl() + b"x")
+        for _ in range(3):
+            self.clock.advance(LOOK_EVERY)
+            self.assertIs(first, files.revocations(self.path))
+        self.assertEqual(1, len(self.waiting))
+        self.finish()
+        self.assertEqual((first, ["file unreadable"]), (files.revocations(self.path), self.said))
+        self.path.write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        self.clock.advance(LOOK_EVERY)
+        files.revocations(self.path)
+        self.finish()
+        self.assertIsNot(first, files.revocations(self.path))
+        os.utime(self.path, (1, 1))
+        self.clock.advance(LOOK_EVERY)
+        files.revocations(self.path)
+        os.unlink(self.path)
+        self.finish()
+        self.assertEqual(["file unreadable"] * 2, self.said)
+
+    def test_adopted(self) -> None:
+        """What a reload has read is used at once, and not undone by an older reading that ends later."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock, self.later)
+        files.revocations(self.path)
+        os.utime(self.path, (1, 1))
+        self.clock.advance(LOOK_EVERY)
+        files.revocations(self.path)
+        read = read_revocations(self.path)
+        files.adopt({self.path: read})
+        self.assertIs(read.value, files.revocations(self.path))
+        self.finish()
+        self.assertIs(read.value, files.revocations(self.path))
