@@ -6,7 +6,7 @@ alone (dates, key strength, usages) is checked here, and the path at a time when
 from an unknown issuer is told to be both. It does not check the strength of the leaf's key; this does.
 
 A peer chooses what it presents, and the search runs on the reactor's thread. So the library is given little to do: authorities
-with dear keys or many names are left out, the names are followed first, and signature checks are counted (docs/security.md).
+with dear keys or many names are left out, the names are followed first, and signature checks are counted (docs/trust.md).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def validate_peer(
     trusted = anchors if isinstance(anchors, Anchors) else Anchors.parse(*_pieces(anchors))
     revocations = RevocationLists.parse(*_pieces(crls))
     try:
-        evidence = Evidence(Domain.parse(domain), role, at, pieces)
+        evidence = Evidence(Domain.registered(domain), role, at, pieces)
     except InvalidJID as error:
         return _failed((*validate(pieces, trusted, at, revocations).failures, Failure(Cause.NAME_MISMATCH, str(error))))
     return prove_pkix(evidence, trusted, revocations=revocations, insist_on_xmpp_addr=insist_on_xmpp_addr)

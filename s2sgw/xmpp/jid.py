@@ -1,7 +1,7 @@
 """Addresses: `Domain`, `JID` and the `Pair` of domains that authorisation speaks of (RFC 6122, RFC 7622).
 
 The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a
-domain is taken as a U-label only where every server reads it alike (docs/security.md, "Two readings of a domain").
+domain is taken as a U-label only where every server reads it alike (docs/conformance.md).
 """
 
 from __future__ import annotations

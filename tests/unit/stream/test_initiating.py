@@ -532,6 +532,11 @@ class RefusalTests(InitiatingCase):
         options = replace(FEDERATION, peer=Domain.parse("xn--bcher-kva.example"))
         self.told(Do("begin"), Out(header(from_="ours.example", to="bücher.example")), options=options)
 
+    def test_two_readings(self) -> None:
+        """R18: a domain whose U-labels servers read in two ways has A-labels in our headers."""
+        options = replace(FEDERATION, peer=Domain.parse("xn--fa-hia.example"))
+        self.told(Do("begin"), Out(header(from_="ours.example", to="xn--fa-hia.example")), options=options)
+
 
 #: What servers answered to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
 #: certificate that they could use, and without one (Prosody then with `s2s_secure_auth = false`).

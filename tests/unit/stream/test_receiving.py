@@ -200,6 +200,16 @@ class HeaderTests(ReceivingCase):
         text = "the stream header's `from` is no domain: the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
         self.header_refused(header(from_="juliet@peer.example", to="ours.example"), "improper-addressing", text, Cause.ADDRESSING)
 
+    def test_ambiguous_domains(self) -> None:
+        """R18: a domain that servers read in two ways is refused, with the spelling that passes."""
+        for attribute, name, plain in (("from", "faß.example", "xn--fa-hia.example"), ("to", "βόλος.example", "xn--nxasmm1c.example")):
+            given = header(**{"from_": "peer.example", "to": "ours.example", "from_" if attribute == "from" else "to": name})
+            text = (
+                f"the stream header's `{attribute}` is no domain: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
+                f"write it as {plain}"
+            )
+            self.header_refused(given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)
+
     def test_namespace(self) -> None:
         """R14, R38: another namespace is `<invalid-namespace/>`, in a stream that is opened for it (R15)."""
         given = ASK.replace("xmlns='jabber:server'", "xmlns='jabber:client'")
@@ -593,6 +603,17 @@ class StanzaTests(ReceivingCase):
             ("<iq from='peer.example' to='ours.example/'/>", "the stanza's `to` is no JID: the resourcepart is empty"),
         ):
             self.refused(OPEN, given, "improper-addressing", text, Cause.ADDRESSING)
+
+    def test_ambiguous_addresses(self) -> None:
+        """R18: nor does a stanza pass whose address a server behind would read as another's."""
+        for given, attribute in (
+            ("<iq from='x@faß.example' to='ours.example'/>", "from"), ("<iq from='peer.example' to='x@faß.example/y'/>", "to"),
+        ):
+            text = (
+                f"the stanza's `{attribute}` is no JID: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
+                "write it as xn--fa-hia.example"
+            )
+            self.refused(OPEN, given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)
 
     def test_other_elements(self) -> None:
         """R30: other elements are `<unsupported-stanza-type/>`."""

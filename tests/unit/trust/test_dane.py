@@ -197,7 +197,7 @@ class UsableTests(SynchronousTestCase):
 
 
 class BoundTests(SynchronousTestCase):
-    """What a stranger's records may cost, counted: docs/security.md."""
+    """What a stranger's records may cost, counted: docs/trust.md."""
 
     def searched(self, issued: Issued, *lookups: TLSALookup) -> tuple[PresentedChain, Attempt]:
         presented = PresentedChain(issued.der_chain)

@@ -195,7 +195,7 @@ class MatchTests(SynchronousTestCase):
 
 
 class BoundTests(SynchronousTestCase):
-    """What a stranger's names may cost, counted: docs/security.md."""
+    """What a stranger's names may cost, counted: docs/trust.md."""
 
     def count(self, *general_names: bytes, domain: str = "a.example") -> tuple[bool, int]:
         """Return whether a name matches, and how many names were read for the answer, not only looked at."""

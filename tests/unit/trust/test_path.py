@@ -380,7 +380,7 @@ def maze(top: Authority, levels: int = 7, namesakes: int = NAMESAKES) -> Issued:
 
 
 class BoundTests(SynchronousTestCase):
-    """What a stranger's chain may cost, counted: docs/security.md."""
+    """What a stranger's chain may cost, counted: docs/trust.md."""
 
     def searched(self, issued: Issued, trusted: Anchors | None = None) -> tuple[PresentedChain, PathResult]:
         presented = PresentedChain(issued.der_chain)

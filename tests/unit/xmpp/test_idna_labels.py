@@ -1,4 +1,4 @@
-"""Labels of internationalised names (R18), and the two readings of one: docs/security.md."""
+"""Labels of internationalised names (R18), and the two readings of one: docs/conformance.md."""
 
 from __future__ import annotations
 
