@@ -93,7 +93,8 @@ def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, 
             if len(credential.chain) == 1:
                 yield f"{where}: is self-signed; most peers will refuse it"
         elif not anchors.named(last.issuer):
-            yield f"{where}: its issuer {last.issuer_text} is neither in the file nor a trusted anchor; add the intermediate certificate"
+            lacking = "is neither in the file nor a trusted anchor; add the intermediate certificate"
+            yield f"{where}: its issuer {last.issuer_text} {lacking}"
 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
