@@ -63,7 +63,7 @@ def _revoked(
 ) -> Iterator[Failure]:
     for each in lists:
         day = each.revoked_on(certificate.certificate)
-        if day is not None and any(map(each.is_signed_by, authorities)):
+        if day is not None and _is_signed(each, authorities):
             yield Failure(Cause.REVOKED, f"{which} was revoked on {day:%Y-%m-%d}")
             return
 
@@ -75,9 +75,13 @@ def _not_cleared(
     unfit = "" if any(map(_signs_lists, authorities)) else "its authority may not sign any"
     if not any(unfit or each.doubt(at) for each in lists):
         return
-    doubts = [unfit or each.doubt(at) for each in lists if any(map(each.is_signed_by, authorities))]
+    doubts = [unfit or each.doubt(at) for each in lists if _is_signed(each, authorities)]
     if doubts and all(doubts):
         yield Failure(Cause.BAD_CHAIN, f"the revocation list of {authorities[0].subject_text} cannot clear {which}: {doubts[0]}")
+
+
+def _is_signed(revocations: RevocationList, authorities: Sequence[ParsedCertificate]) -> bool:
+    return any(revocations.is_signed_by(authority.public_key_info) for authority in authorities)
 
 
 def _signs_lists(authority: ParsedCertificate) -> bool:

@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 import s2sgw.trust.der as der
-from s2sgw.trust.parsed import ParsedCertificate
 
 #: Ed25519 and Ed448 sign all of a list, not a digest of it: a check of a longer one would take too long.
 MAX_EDWARDS_BYTES = 1_048_576
@@ -141,20 +141,20 @@ class RevocationList:
         expiry = self._rest.next_update_utc
         return "it is out of date" if expiry is None or expiry < at else ""
 
-    def is_signed_by(self, authority: ParsedCertificate) -> bool:
-        """Return whether the key of an authority signed the list; it is checked once for each key."""
-        known = self._signers.get(authority.public_key_info)
+    def is_signed_by(self, public_key_info: bytes) -> bool:
+        """Return whether this key (a SubjectPublicKeyInfo in DER) signed the list; it is checked once for each key."""
+        known = self._signers.get(public_key_info)
         if known is None:
             self.signature_checks += 1
-            known = self._verify(authority)
+            known = self._verify(public_key_info)
             if len(self._signers) >= SIGNERS_KEPT:
                 self._signers.clear()
-            self._signers[authority.public_key_info] = known
+            self._signers[public_key_info] = known
         return known
 
-    def _verify(self, authority: ParsedCertificate) -> bool:
+    def _verify(self, public_key_info: bytes) -> bool:
         try:
-            self._check(authority.certificate.public_key())
+            self._check(load_der_public_key(public_key_info))
         except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
             return False
         return True
