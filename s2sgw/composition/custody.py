@@ -40,7 +40,8 @@ def build_spool(
         return MemorySpool(0, reactor.callFromThread)
     return SQLiteSpool(
         state / "spool.db", queue.disk, reactor.callFromThread, durability=queue.durability, report=SpoolLog(reactor).report,
-        peer_of=running.peer_of, committed=commit_times.took, clock=reactor.seconds, wall=wall,
+        share=int(queue.disk * queue.share), peer_of=running.peer_of, committed=commit_times.took, clock=reactor.seconds,
+        wall=wall,
     )
 
 

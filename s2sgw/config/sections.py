@@ -34,6 +34,7 @@ from s2sgw.policy.values import (
     Resume,
     RouteKey,
     Section,
+    Share,
     Size,
     TLSVersion,
 )
@@ -148,6 +149,8 @@ class Queue(Section):
     window: Duration = 0.02
     memory: Size = 64 * 1024 * 1024
     disk: Size = 4 * 1024 * 1024 * 1024
+    #: of `memory`, and of `disk`, that the stanzas from and to one peer may take
+    share: Share = 0.25
     durability: Durability = "power-loss"
     #: of ours, open at once, in all
     streams: Annotated[Count, Field(ge=1)] = 4000

@@ -25,6 +25,7 @@ HTTP_PROXY_PORT = 3128
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 _PROXY = re.compile(r"(socks5|http)://(?:([^/@:]+):([^/@]+)@)?([^/@]+)/?\Z")
+_PERCENTAGE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)\s*%\Z", re.ASCII)
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
 
 
@@ -56,6 +57,14 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     return int(_quantity(value, _SIZE_UNITS, 'a size such as "64MiB"'))
+
+
+def parse_share(text: object) -> float:
+    """Parse a part of a whole as a percentage, such as "25%", and return it as a fraction. Raises `ValueError`."""
+    found = _PERCENTAGE.match(text) if isinstance(text, str) else None
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise ValueError('must be a percentage above "0%" and up to "100%", such as "25%"')
+    return float(found[1]) / 100
 
 
 def _quantity(text: object, units: dict[str, Any], what: str) -> float:
@@ -240,6 +249,7 @@ def parse_pin(value: object) -> str:
 Duration = Annotated[float, PlainValidator(parse_duration)]
 Resume = Annotated[float, PlainValidator(parse_resume)]
 Size = Annotated[int, PlainValidator(parse_size)]
+Share = Annotated[float, PlainValidator(parse_share)]
 DomainName = Annotated[Domain, PlainValidator(parse_domain)]
 DomainKey = Annotated[str, PlainValidator(parse_domain_key)]
 Hostname = Annotated[str, PlainValidator(parse_hostname)]

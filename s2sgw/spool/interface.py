@@ -124,7 +124,7 @@ class Spool(Protocol):
 
     @property
     def share(self) -> int:
-        """The most that `used_by` may be for one peer."""
+        """The most that `used_by` may be for one peer, while the others leave as much free."""
 
     @property
     def stalled(self) -> bool:

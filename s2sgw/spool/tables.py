@@ -70,7 +70,8 @@ class QueueTotals:
 class SpoolTables:
     """The tables behind `connection`. Every change stands between `begin` and `commit`.
 
-    They hold at most `limit` bytes, and at most `share` bytes for each peer; `peer_of` names the peer of a pair. Raises
+    They hold at most `limit` bytes, and for each peer at most `share` bytes and no more than is free for the others. So however
+    many peers fill their shares, another still has half of what is left. `peer_of` names the peer of a pair. Raises
     `sqlite3.Error`, or `RowsDamaged`.
     """
 
@@ -269,10 +270,11 @@ class SpoolTables:
         if self.used + size > self.limit:
             raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self.limit} in the file")
         if self.share < self.limit:
+            share = min(self.share, self.limit - self.used - size)
             for peer, more in self._by_peer(batch).items():
                 used = self._used_by[peer]
-                if used + more > self.share:
-                    raise SpoolFull(f"the stanzas from and to {peer} take {used} bytes of their share of {self.share}", "share")
+                if used + more > share:
+                    raise SpoolFull(f"the stanzas from and to {peer} take {used} bytes, and their share is {share}", "share")
         if len(self._totals) + len(batch) >= LANES and len(self._totals.keys() | {row.pair for row in batch}) >= LANES:
             raise SpoolFull(f"the spool holds {len(self._totals)} lanes")
 

@@ -295,6 +295,12 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(size, values.parse_size(text))
         self.refused(values.parse_size, -1, True, 1.5, "64", "64mb", "MiB", None)
 
+    def test_shares(self) -> None:
+        """A part of a whole is a percentage."""
+        for text, share in (("25%", 0.25), ("100 %", 1.0), ("0.5%", 0.005)):
+            self.assertEqual(share, values.parse_share(text))
+        self.refused(values.parse_share, "0%", "101%", "25", 25, 0.25, "-1%", "%", "1e1%", None)
+
     def test_domains(self) -> None:
         """Any spelling of a domain is the one domain."""
         self.assertEqual(Domain.parse("bücher.example"), values.parse_domain("Xn--Bcher-Kva.example."))

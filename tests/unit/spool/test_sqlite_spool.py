@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.spool import spool_file, sqlite_spool, tables
 from s2sgw.spool.interface import Spool, SpoolBroken, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
 
@@ -363,6 +364,72 @@ class MigrationTests(SynchronousTestCase):
     def test_nowhere_to_go(self) -> None:
         """No file can be made: the start is told."""
         self.assertRaises(SpoolBroken, File(f"{self.mktemp()}/no/where").open)
+
+
+class ShareTests(SynchronousTestCase):
+    """No peer takes the space of the others. Each stanza counts 1,000 bytes."""
+
+    def setUp(self) -> None:
+        self.file = File(self.mktemp())
+
+    def open(self, limit: int = 100_000) -> Asking:
+        """A spool of which one peer may take a fifth; b.example is local."""
+        return Asking(lambda deliver: SQLiteSpool(
+            self.file.path, limit, deliver, share=20_000, peer_of=lambda pair: pair.sender if pair.recipient == B.sender else pair.recipient,
+        ))
+
+    def fill(self, it: Asking, pair: Pair, first: int, number: int) -> Any:
+        return it.append(*(spooled(pair, position, 840) for position in range(first, first + number)))
+
+    def test_full_share(self) -> None:
+        """What goes to a peer and comes from it counts together; a full share is refused alone, and others have theirs."""
+        it = self.open()
+        self.assertEqual((self.fill(it, A, 1, 10), self.fill(it, B, 1, 10)), (None, None))
+        for pair in (A, B):
+            refused = self.fill(it, pair, 11, 1)
+            self.assertIsInstance(refused, SpoolFull)
+            self.assertEqual((refused.bound, "a.example" in str(refused)), ("share", True))
+        other = Pair(B.sender, Domain.parse("other.example"))
+        self.assertEqual(self.fill(it, other, 1, 20), None)
+        self.assertEqual((it.spool.used_by(A.sender), it.spool.used_by(other.recipient), it.spool.share), (20_000, 20_000, 20_000))
+        it.close()
+
+    def test_many_peers_that_are_away(self) -> None:
+        """However many fill what they may have, another has half of what is left."""
+        it = self.open()
+        for number in range(60):
+            position = 1
+            while self.fill(it, Pair(B.sender, Domain.parse(f"away-{number}.example")), position, 1) is None:
+                position += 1
+        left = it.spool.limit - it.spool.used
+        self.assertGreater(left, 0)
+        self.assertLessEqual(it.spool.used_by(Domain.parse("away-0.example")), 20_000)
+        sizes = [it.spool.used_by(Domain.parse(f"away-{number}.example")) for number in range(60)]
+        self.assertEqual(sizes, sorted(sizes, reverse=True))
+        it.close()
+
+    def test_over_a_restart(self) -> None:
+        """Shares are counted anew at the start, go down with what is removed, and do not bind a stop."""
+        it = self.open()
+        self.fill(it, A, 1, 20)
+        it.close()
+        it = self.open()
+        self.assertEqual(self.fill(it, A, 21, 1).bound, "share")
+        it.spool.remove(A, 1)
+        self.assertEqual((self.fill(it, A, 21, 1), self.fill(it, A, 22, 1).bound), (None, "share"))
+        it.spool.raise_limit(10_000)
+        self.assertEqual((self.fill(it, A, 22, 90), it.spool.used_by(A.sender)), (None, 110_000))
+        self.assertEqual(self.fill(it, A, 200, 1).bound, "spool")
+        it.close()
+
+    def test_a_commit_that_fails(self) -> None:
+        """What was not held does not count."""
+        it = self.open()
+        connection_of(it).execute("PRAGMA query_only=ON")
+        self.assertIsInstance(self.fill(it, A, 1, 10), SpoolBroken)
+        connection_of(it).execute("PRAGMA query_only=OFF")
+        self.assertEqual((it.spool.used_by(A.sender), self.fill(it, A, 1, 20)), (0, None))
+        it.close()
 
 
 class FaultTests(SynchronousTestCase):
