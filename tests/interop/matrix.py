@@ -20,14 +20,20 @@ from tests.lab.gateway import Gateway, gateway
 from tests.lab.nameserver import Nameserver, nameserver
 from tests.lab.place import HAS_IPV6, Lab
 from tests.lab.scenario import NOTES, Scenario, Stage, check, expect, expect_in_order, note, step
-from tests.lab.servers.launch import START
+from tests.lab.servers.launch import DEBIAN_12, DEBIAN_13, START
 from tests.lab.servers.server import Server, Site
 from tests.lab.world import Front
 
 #: Messages of a cell, each way.
 SOME = 100
 GATEWAY = "s2sgw"
-OUTSIDE = (*START, GATEWAY)
+
+
+def outside(behind: str) -> tuple[str, ...]:
+    """Return what stands outside of a gateway before `behind`: the servers of the same Debian, and another gateway."""
+    return (*(DEBIAN_13 if behind in DEBIAN_13 else DEBIAN_12), GATEWAY)
+
+
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Matrix:
         server = Front(door, kind, [self.authority.issue(Names(dns=domains))], changes).start(self.dns, self.authority)
         self.servers.update(dict.fromkeys(domains, server))
 
-    def outside(self, kind: str, ways: tuple[Way, ...]) -> None:
+    def start_outside(self, kind: str, ways: tuple[Way, ...]) -> None:
         """One server of `kind` that hosts the domains of all these ways."""
         domains = [_domain(way, kind) for way in ways]
         server = START[kind](Site(
@@ -113,12 +119,12 @@ class Matrix:
         """Everybody outside, then the gateways, whose servers read DNS by them."""
         inner, outer = self.door("inside"), self.door(GATEWAY)
         self.dns.start()
-        for kind in START:
+        for kind in outside(self.behind)[:-1]:
             ways = tuple(way for way in WAYS if can(kind, way))
             for group in [(way,) for way in ways] if kind == "jabberd2" else [ways]:  # jabberd2 listens at one address
-                self.outside(kind, group)
+                self.start_outside(kind, group)
         self.dns.reload()
-        self.front(outer, "prosody")
+        self.front(outer, "prosody13" if self.behind in DEBIAN_13 else "prosody")
         self.front(inner, self.behind)
 
     async def login(self) -> None:
@@ -175,7 +181,7 @@ async def _proofs(made: Matrix) -> None:
         if row["leg"] == "federation" and row["method"]
     }
     played = {(row["outside"], row["way"]) for row in NOTES if row.get("behind") == made.behind and row.get("passed")}
-    for kind in OUTSIDE:
+    for kind in outside(made.behind):
         for way in (way for way in WAYS if (kind, way.title) in played):
             near, far = _domain(way, "inside"), _domain(way, kind)
             found = {direction: methods.get((near, far, direction), "") for direction in ("outbound", "inbound")}
@@ -202,7 +208,7 @@ def _first(kind: str) -> Any:
 def stage(behind: str) -> Stage:
     """The cells of one server behind the gateway; the whole conversation on the first way to each."""
     made = Stage(f"{behind} behind the gateway: the matrix", lambda lab: matrix(lab, behind))
-    for kind in OUTSIDE:
+    for kind in outside(behind):
         conversation(made, f"{behind} | s2sgw | {kind}", _first(kind))
         for way in WAYS:
             if can(kind, way):
@@ -231,12 +237,12 @@ def table(notes: list[dict[str, Any]]) -> list[str]:
         f"| behind | outside | {' | '.join(way.title for way in WAYS)} |", "|---|---|" + "---|" * len(WAYS),
     ]
     for behind in START:
-        for outside in OUTSIDE:
+        for other in outside(behind):
             cells = [
                 _cell_text([
                     row for row in notes
-                    if (row.get("behind"), row.get("outside"), row.get("way")) == (behind, outside, way.title)
+                    if (row.get("behind"), row.get("outside"), row.get("way")) == (behind, other, way.title)
                 ]) for way in WAYS
             ]
-            lines.append(f"| {behind} | {outside} | {' | '.join(cells)} |")
+            lines.append(f"| {behind} | {other} | {' | '.join(cells)} |")
     return lines

@@ -12,7 +12,7 @@ from tests.lab.certificates import Authority, Certificate, Names
 from tests.lab.gateway import Gateway, gateway
 from tests.lab.nameserver import Nameserver, nameserver
 from tests.lab.place import Lab
-from tests.lab.servers.launch import START
+from tests.lab.servers.launch import START, setup_name
 from tests.lab.servers.server import Server, Site
 
 INSIDE, OUTSIDE = "inside.example", "outside.example"
@@ -62,7 +62,7 @@ class Front:
         )
         near = START[self.kind](Site(
             door.lab, door.domain, door.view, authority.file, authority.issue(Names(dns=domains)), s2s_port=port,
-            lines=door.command("setup", self.kind), also=door.also, encrypted=self.encrypted,
+            lines=door.command("setup", setup_name(self.kind)), also=door.also, encrypted=self.encrypted,
         ))
         door.start()
         return near

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.nameserver import HOSTS
 from tests.lab.place import LabError
 from tests.lab.servers.server import PASSWORD, Server, Site
 
+_ERLANG_ARGUMENTS = ("+K", "true", "-noinput", "-noshell")
 _LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 _INETRC = """\
 {{resolv_conf,""}}.
@@ -68,14 +70,20 @@ _COMPONENT = """\
 """
 
 
-def start(site: Site, *, component: str = "") -> Server:
-    """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
+def start(site: Site, *, component: str = "", enter: Callable[..., list[str]] | None = None) -> Server:
+    """Start it and wait until it listens.
+
+    `component` names an XEP-0114 component (its secret is PASSWORD). `enter` turns the command into one that runs another
+    release (`debian13.inside`).
+    """
     folder = site.lab.directory(f"ejabberd-{site.domain}")
     ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port(), site.lab.port()]
     (folder / "inetrc").write_text(_inetrc(site))
     (folder / "ejabberd.yml").write_text(_config(site, ports, component))
     (folder / "spool").mkdir()
     command = _command(folder) if site.lines else _with_hosts(folder, _command(folder))
+    if enter is not None:
+        command = enter(["/usr/bin/erl", *_ERLANG_ARGUMENTS, *_spool(folder)], Path("/etc/hosts") if site.lines else _hosts(folder))
     process = site.lab.start("ejabberd", command, folder, _environment(folder))
     for port, address in ((ports[0], "127.0.0.1"), *((ports[1], address) for address in site.s2s_addresses)):
         site.lab.wait_for_port(process, port, 40.0, address)
@@ -112,16 +120,26 @@ def _command(folder: Path) -> list[str]:
     erl = shutil.which("erl")
     if erl is None:
         raise LabError("erl (Erlang) is not installed")
-    return [erl, "+K", "true", "-noinput", "-noshell", "-mnesia", "dir", f'"{folder}/spool"', "-s", "ejabberd"]
+    return [erl, *_ERLANG_ARGUMENTS, *_spool(folder)]
+
+
+def _spool(folder: Path) -> list[str]:
+    return ["-mnesia", "dir", f'"{folder}/spool"', "-s", "ejabberd"]
 
 
 def _with_hosts(folder: Path, command: list[str]) -> list[str]:
     """`command` with an /etc/hosts of its own: ejabberd asks DNS for SRV alone, the target's address it asks of libc."""
-    hosts = folder / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
+    hosts = _hosts(folder)
     apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     script = f'mount --make-rprivate / && mount --bind "{hosts}" /etc/hosts && exec "$@"'
     return [*apart, "sh", "-c", script, "sh", *command]
+
+
+def _hosts(folder: Path) -> Path:
+    """Write the /etc/hosts that a server outside is to see."""
+    hosts = folder / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
+    return hosts
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from tests.lab.servers import ejabberd, jabberd2, prosody
+from tests.lab.servers import debian13, ejabberd, jabberd2, prosody
 from tests.lab.servers.server import Server, Site
 
-START: dict[str, Callable[[Site], Server]] = {
+#: Those of Debian 12, installed as packages.
+DEBIAN_12: dict[str, Callable[[Site], Server]] = {
     "prosody": prosody.start, "ejabberd": ejabberd.start, "jabberd2": jabberd2.start,
 }
+#: Those of Debian 13, unpacked into a folder: Prosody 13.0 and ejabberd 24.12.
+DEBIAN_13: dict[str, Callable[[Site], Server]] = {
+    "prosody13": partial(prosody.start, enter=debian13.inside), "ejabberd24": partial(ejabberd.start, enter=debian13.inside),
+}
+START = {**DEBIAN_12, **DEBIAN_13}
+
+
+def setup_name(kind: str) -> str:
+    """Return what `s2sgw setup` calls a server of this kind."""
+    return kind.rstrip("0123456789") if kind in DEBIAN_13 else kind

@@ -17,6 +17,7 @@ PROGRAMS = {
     "/usr/sbin/jabberd2-router": ("jabberd2",),
     "/usr/sbin/unbound": ("unbound",),
     "/usr/sbin/knotd": ("knot",),
+    "/usr/sbin/debootstrap": ("debootstrap",),
 }
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _APT_SECONDS = 600

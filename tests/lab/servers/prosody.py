@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.servers.server import PASSWORD, Server, Site
@@ -51,8 +52,14 @@ def _account(folder: Path, domain: str, user: str) -> None:
     (accounts / f"{user}.dat").write_text(f'return {{ ["password"] = "{PASSWORD}"; }};\n')
 
 
-def start(site: Site, *, bidi: bool = False, component: str = "") -> Server:
-    """Start it and wait until it listens. `component` names an XEP-0114 component (its secret is PASSWORD)."""
+def start(
+    site: Site, *, bidi: bool = False, component: str = "", enter: Callable[[list[str]], list[str]] = lambda command: command,
+) -> Server:
+    """Start it and wait until it listens.
+
+    `component` names an XEP-0114 component (its secret is PASSWORD). `enter` turns the command into one that runs another
+    release (`debian13.inside`).
+    """
     folder = site.lab.directory(f"prosody-{site.domain}")
     ports = [site.lab.port(), site.s2s_port or site.lab.port(), site.lab.port(), site.lab.port()]
     for domain in site.domains:
@@ -61,7 +68,7 @@ def start(site: Site, *, bidi: bool = False, component: str = "") -> Server:
     _certificate(folder / "certs", site)
     config = folder / "prosody.cfg.lua"
     config.write_text(_config(site, folder, ports, bidi, component))
-    process = site.lab.start("prosody", [PROSODY, "--config", str(config), "-F"], folder)
+    process = site.lab.start("prosody", enter([PROSODY, "--config", str(config), "-F"]), folder)
     site.lab.wait_for_port(process, ports[0])
     for address in site.s2s_addresses:
         site.lab.wait_for_port(process, ports[1], address=address)
