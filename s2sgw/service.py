@@ -23,14 +23,17 @@ from s2sgw.admin.server import AdminInUse, AdminService
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.gateway import GatewayComponents, build_gateway
+from s2sgw.composition.limits import backend_admission
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
-from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, listen
+from s2sgw.net.admission import Admission
+from s2sgw.net.listening import StreamFactory, listen
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.log import LoggedService, destination, observer
 from s2sgw.reporting.metrics import console_site
-from s2sgw.runtime import rediscovery
+from s2sgw.reporting.record import Direction, Leg
+from s2sgw.runtime import descriptors, rediscovery
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import shut_down
@@ -96,6 +99,7 @@ class GatewayService(Service):
 
         super().startService()
         use_monotonic_clock(reactor)
+        descriptors.raise_limit()
         with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
             self._gateway = RunningGateway(components)
@@ -154,10 +158,9 @@ class RunningGateway:
         for backend in self.config.backends:
             if backend.kind == "s2s":
                 self._open_backend(backend)
-        admission = Admission()
         for listener in self.config.listen:
-            leg, direct_tls = self.components.federation.receiving, listener.tls == "direct"
-            self._listen(listener.endpoint, leg, admission, direct_tls, self._proxied(listener))
+            side, direct_tls = self.components.federation.receiving, listener.tls == "direct"
+            self._listen(listener.endpoint, "federation", side, self.components.admission, direct_tls, self._proxied(listener))
         if self.config.console.listen is not None:
             self._open(self.config.console.listen, console_site(self.components.metrics, self.components.reactor))
         self._all_listen()
@@ -192,8 +195,9 @@ class RunningGateway:
         return {"waiting": stanzas, "kept": self.components.queues.spools}
 
     def _open_backend(self, backend: Backend) -> None:
-        admission = Admission(AcceptanceLimits(per_address=0))
-        self._listen(backend.listen, self.components.backends.receiving(backend), admission, direct_tls=False)
+        components = self.components
+        admission = backend_admission(components.admission.limits, components.reactor, components.record)
+        self._listen(backend.listen, "backend", self.components.backends.receiving(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
             forward = [str(server) for server in backend.forward or self.config.nameservers]
             served = {domain.ascii for domain in self.config.domains_of(backend)}
@@ -202,21 +206,25 @@ class RunningGateway:
             self._closers.append(view.stop)
 
     def _listen(
-        self, endpoint: str, side: ReceivingLeg, admission: Admission, direct_tls: bool,
+        self, endpoint: str, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool,
         proxied: Callable[[ServerFactory], ServerFactory] = lambda factory: factory,
     ) -> None:
-        factory = StreamFactory(partial(self.components.accepted.accept, side, direct_tls), admission)
+        factory = StreamFactory(
+            partial(self.components.accepted.accept, side, direct_tls), admission, partial(self._refused, leg),
+        )
         self._open(endpoint, proxied(factory))
 
     def _proxied(self, listener: Listener) -> Callable[[ServerFactory], ServerFactory]:
         """What hears the PROXY protocol first, where that is asked for."""
         if not listener.proxy_protocol:
             return lambda factory: factory
-        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, self._refused)
+        refused = partial(self._refused, "federation")
+        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, refused)
 
-    def _refused(self, address: str, ending: Ending) -> None:
-        """Nobody knows yet who it was."""
-        self.components.record.refused("inbound", "federation", ("", ""), address, ending)
+    def _refused(self, leg: Leg, address: str, ending: Ending) -> None:
+        """A connection that named no peer was refused, or ended."""
+        direction: Direction = "inbound" if leg == "federation" else "outbound"
+        self.components.record.refused(direction, leg, ("", ""), address, ending)
 
     def _open(self, endpoint: str, factory: Any) -> None:
         for listening in listen(self.components.reactor, endpoint, factory):
@@ -268,6 +276,7 @@ class RunningGateway:
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
 
     def _close_rest(self, _: object) -> Deferred[Any]:
+        self.components.admission.close()
         closers, self._closers = self._closers[::-1], []
         return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
 

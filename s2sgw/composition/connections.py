@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.backend.jabberd2_router import RouterLink
 from s2sgw.net.buffering import UnsentBytes
-from s2sgw.net.connection import StreamConnection
+from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.turns import Turns
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.keepalive import KeepAlive
@@ -28,9 +28,10 @@ class ConnectionBuilder:
     unsent: UnsentBytes
 
     def accept(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
-        """Return the connection of a stream that was opened towards us."""
+        """Return the connection of a stream that was opened towards us, whose negotiation its admission ends in time."""
+        bounds = ConnectionOptions(negotiation_timeout=None)
         return self.keepalive.keep(StreamConnection(
-            engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, **options,
+            engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, options=bounds, **options,
         ))
 
     def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:

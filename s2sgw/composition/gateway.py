@@ -38,6 +38,7 @@ from s2sgw.composition.federation import (
     discovery_of,
     log_disabled_extension,
 )
+from s2sgw.composition.limits import federation_admission
 from s2sgw.composition.operator import Operator, OperatorServices
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
 from s2sgw.composition.transports import Transports
@@ -46,6 +47,7 @@ from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.filtering import StanzaFilters
 from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.net.admission import Admission
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
@@ -89,6 +91,7 @@ class GatewayComponents:
     audit: AuditLog
     spool: Spool
     queues: DeliveryQueues
+    admission: Admission
     resolver: Resolver
     discovery: Discovery
     diallers: PeerDiallers
@@ -155,6 +158,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     keepalive = KeepAlive(reactor)
     unsent = UnsentBytes(queues.budget)
     connections = ConnectionBuilder(reactor, keepalive, Turns(reactor), unsent)
+    admission = federation_admission(config, reactor, record)
     destinations = Destinations(reactor, random.random)
     extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
@@ -195,16 +199,19 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
         running.policies, accepted, connect_services.initiated, queues, receiving.reconsider, initiating.reconsider,
         backends.ingresses,
     )
-    reconfiguration = Reconfiguration(ReconfigurationServices(reactor, state, running, resolver, audit, policy_change))
+    reconfiguration = Reconfiguration(ReconfigurationServices(
+        reactor, state, running, resolver, audit, policy_change, admission,
+    ))
 
     # 10. the operator
     operator = Operator(OperatorServices(
         reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
-        connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner,
+        connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
     ))
     return GatewayComponents(
-        reactor, state, running, own_ports, record, audit, spool, queues, resolver, discovery, diallers, peer_records, judge,
+        reactor, state, running, own_ports, record, audit, spool, queues, admission,
+        resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -18,13 +18,15 @@ from s2sgw.composition.backends import Backends
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.config import Config
 from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.reporting.metrics import HandshakeTimes, Metrics
+from s2sgw.reporting.metrics import HandshakeTimes, Metrics, MetricSources
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.slot_metrics import SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
+from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
@@ -55,6 +57,7 @@ class OperatorServices:
     peer_records: PeerRecords
     judge: Judge
     proof_runner: ProofRunner
+    admission: Admission
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
 
@@ -72,7 +75,18 @@ class Operator:
         )
         queue_space = QueueSpace(self._memory, self._disk)
         collectors = (services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots))
-        self.metrics = Metrics(self.views.sources(), services.handshake_times, collectors)
+        self.metrics = Metrics(self._sources(), services.handshake_times, collectors)
+
+    def _sources(self) -> MetricSources:
+        services = self._services
+        return replace(
+            self.views.sources(), connections=self._connections, limit_hits=lambda: services.record.limit_hits,
+            descriptors=lambda: (descriptors.number_open(), descriptors.limit()),
+        )
+
+    def _connections(self) -> dict[str, int]:
+        admission = self._services.admission
+        return {"unproven": admission.unproven, "proven": admission.proven}
 
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs of the admin socket, but for those that end or change the gateway."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from s2sgw.admin.reload import DenyListChanges, Reload, ReloadTarget
 from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.composition.limits import connection_limits
 from s2sgw.config import Config
+from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.threads import run_in_thread
 from s2sgw.reporting.audit import AuditLog
@@ -28,6 +30,7 @@ class ReconfigurationServices:
     resolver: Resolver
     audit: AuditLog
     policy_change: PolicyChange
+    admission: Admission
 
 
 class Reconfiguration:
@@ -36,6 +39,7 @@ class Reconfiguration:
     def __init__(self, services: ReconfigurationServices) -> None:
         self._running = running = services.running
         self._policy_change = services.policy_change
+        self._admission = services.admission
         self._adopting = False
         in_thread = run_in_thread(services.reactor)
         target = ReloadTarget(
@@ -67,6 +71,7 @@ class Reconfiguration:
         self._adopting = True
         try:
             self._running.adopt(ready)
+            self._admission.limits = connection_limits(ready.config)
             self.open()
         finally:
             self._adopting = False

@@ -37,6 +37,7 @@ from s2sgw.policy.values import (
     Share,
     Size,
     TLSVersion,
+    parse_duration,
 )
 from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.host_port import HostPort
@@ -44,6 +45,8 @@ from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks at a deny list.
 LEAST_REFRESH = 60.0
+#: Seconds that a negotiation may be given.
+LEAST_NEGOTIATION, MOST_NEGOTIATION = 5.0, 300.0
 
 
 def parse_endpoint(value: object) -> str:
@@ -158,9 +161,28 @@ class Queue(Section):
     restore: Annotated[Count, Field(ge=1)] = 128
 
 
+def parse_negotiation(value: object) -> float:
+    """Parse the seconds that a negotiation may take."""
+    seconds = parse_duration(value)
+    if not LEAST_NEGOTIATION <= seconds <= MOST_NEGOTIATION:
+        raise ValueError('must be a duration from "5s" to "5m"')
+    return seconds
+
+
+NegotiationTime = Annotated[float, PlainValidator(parse_negotiation)]
+
+
 class GatewayLimits(Section):
     """`[limits]`: bounds of what peers share, above all those that have proven nothing yet."""
 
+    #: accepted connections, in all and from one address; `unproven` is a share of them. 0 is no limit
+    connections: Annotated[Count, Field(ge=1)] = 20_000
+    connections_per_address: Annotated[Count, Field(ge=0)] = 200
+    unproven: Share = 0.25
+    unproven_per_site: Annotated[Count, Field(ge=0)] = 100
+    unproven_per_name: Annotated[Count, Field(ge=0)] = 50
+    #: seconds from the connection to the proof of a domain
+    negotiation: NegotiationTime = 30.0
     #: DNS look-ups under way at once, half of them for strangers; and those a second for strangers at one address
     lookups: Annotated[Count, Field(ge=16)] = 256
     lookups_per_second: Annotated[Count, Field(ge=1)] = 100

@@ -84,12 +84,13 @@ class ConnectionOwner(typing.Protocol):
 class ConnectionOptions:
     """Bounds in seconds.
 
-    `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`.
+    `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`; None: whoever
+    admitted the connection ends it in time (`net.admission`).
     `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held back, during
     which neither FIN nor RST is seen. `blocked_timeout`: how long it may be because the other side takes no answers.
     """
 
-    negotiation_timeout: float = 30.0
+    negotiation_timeout: float | None = 30.0
     close_timeout: float = 5.0
     hold_timeout: float = 300.0
     blocked_timeout: float = 60.0
@@ -196,6 +197,15 @@ class StreamConnection(Protocol):
         """End the connection at once: nothing more is sent or read."""
         self._finish(ending, abort=True)
 
+    def dismiss(self, refusal: Refusal) -> None:
+        """End the stream with an error, and close the transport as soon as that is sent, whatever the other side does.
+
+        A connection that is being closed in order already is closed at once too.
+        """
+        self.fail(refusal)
+        if not self._gone:
+            self._transport.loseConnection()
+
     def negotiated(self) -> None:
         """The negotiation's deadline is met."""
         if self.ending is None:
@@ -259,7 +269,8 @@ class StreamConnection(Protocol):
         set_quick_ack(self._transport)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
-        self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
+        if self._options.negotiation_timeout is not None:
+            self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
         if self._direct_tls:
             self._guarded(self._open_tls, None)
         if self.ending is None:
@@ -497,8 +508,7 @@ class StreamConnection(Protocol):
     # --- deadlines -------------------------------------------------------------------------------------------------
 
     def _negotiation_is_late(self) -> None:
-        seconds = self._options.negotiation_timeout
-        text = f"The stream was not negotiated within {seconds:g} seconds."
+        text = f"The stream was not negotiated within {self._options.negotiation_timeout:g} seconds."
         self.fail(Refusal(StreamCondition.CONNECTION_TIMEOUT, text, Ending(Cause.NEGOTIATION_TIMEOUT, text)))
 
     def _held_too_long(self) -> None:

@@ -55,6 +55,7 @@ class HandoverProtocol(Protocol):
     def hand_over(self, inner: IProtocol, transport: Any, leftover: bytes = b"") -> None:
         """From now on everything is `inner`'s, `leftover` first."""
         self._inner = inner
+        self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one call less for each read
         inner.makeConnection(transport)
         if leftover:
             inner.dataReceived(leftover)

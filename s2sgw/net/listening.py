@@ -1,12 +1,10 @@
-"""Accepting connections: endpoints as Twisted spells them, and how many connections there may be."""
+"""Accepting connections: endpoints as Twisted spells them, and a protocol for each connection that is admitted."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
@@ -14,87 +12,77 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
 
+from s2sgw.net.admission import Admission, AdmittedConnection, NotAdmitted
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.endpoint_strings import EndpointString
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.net.handover import HandoverProtocol
+from s2sgw.stream.events import Refusal
+from s2sgw.xmpp.ending import Ending
 
 #: The first file descriptor that systemd hands over (sd_listen_fds(3)).
 _FIRST_HANDED_OVER = 3
-#: An IPv6 site has at least so many bits of its own: addresses within count as one.
-_SITE = 64
+
+BuildStream = Callable[[AdmittedConnection], StreamConnection]
+#: (address, ending): a connection that named nobody was refused, or ended.
+OnRefused = Callable[[str, Ending], None]
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptanceLimits:
-    """Connections open at once: in all, and from one address (IPv6: one /64). 0 is no limit."""
+class SilentConnection(HandoverProtocol):
+    """An accepted connection until its first byte: then its stream is built.
 
-    total: int = 20_000
-    per_address: int = 200
+    One that the other side closes before that is a health check or a port scan: it costs next to nothing, and is no refusal.
+    """
 
+    def __init__(self, admitted: AdmittedConnection, address: str, build: BuildStream, refused: OnRefused) -> None:
+        self._admitted = admitted
+        self._address = address
+        self._build = build
+        self._refused = refused
+        admitted.holder = self
 
-class Admission:
-    """Counts what is open. One serves all listeners that share its limits."""
+    def prefaceReceived(self, data: bytes) -> None:
+        """Build the stream, which hears `data` first."""
+        connection = self._build(self._admitted)
+        self._admitted.holder = connection
+        connection.when_closed().addCallback(self._closed)
+        self.hand_over(connection, self.transport, data)
 
-    def __init__(self, limits: AcceptanceLimits = AcceptanceLimits()) -> None:
-        self.limits = limits
-        self.refused = 0
-        self._open: dict[str, int] = {}
-        self._total = 0
+    def prefaceLost(self, reason: Failure) -> None:
+        """The connection is gone, and nothing was said."""
+        self._admitted.release()
 
-    @property
-    def total(self) -> int:
-        return self._total
+    def dismiss(self, refusal: Refusal) -> None:
+        """End the connection without a word: none was heard."""
+        if not refusal.ending.in_order:
+            self._refused(self._address, refusal.ending)
+        self.transport.abortConnection()
 
-    def admit(self, address: str) -> Ending | None:
-        """Count one more from `address`, to be released again; or why it may not be."""
-        site = site_of(address)
-        if self.limits.total and self._total >= self.limits.total:
-            return self._refuse(f"{self._total} connections are open, which is the limit")
-        if self.limits.per_address and self._open.get(site, 0) >= self.limits.per_address:
-            return self._refuse(f"{site} has {self._open[site]} connections open, which is the limit")
-        self._open[site] = self._open.get(site, 0) + 1
-        self._total += 1
-        return None
-
-    def release(self, address: str) -> None:
-        """One of those admitted is gone."""
-        site = site_of(address)
-        self._total -= 1
-        left = self._open[site] - 1
-        if left:
-            self._open[site] = left
-        else:
-            del self._open[site]
-
-    def _refuse(self, detail: str) -> Ending:
-        self.refused += 1
-        return Ending(Cause.TOO_MANY_STREAMS, detail)
+    def _closed(self, _: None) -> None:
+        self._admitted.release()
 
 
 class StreamFactory(ServerFactory):
-    """Builds a connection for each transport that `admission` has room for; `refused` hears of the others."""
+    """Admits connections. `build` makes the stream of one; `refused` is told of those that never had one."""
 
     noisy = False
 
     def __init__(
-        self, build: Callable[[], StreamConnection], admission: Admission,
-        refused: Callable[[str, Ending], None] = lambda address, ending: None,
+        self, build: BuildStream, admission: Admission, refused: OnRefused = lambda address, ending: None,
     ) -> None:
         self._build = build
         self._admission = admission
         self._refused = refused
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """None has Twisted close the transport."""
+        """Return the protocol of a new connection, or None, which has Twisted close it."""
         address = str(getattr(addr, "host", ""))
-        ending = self._admission.admit(address)
-        if ending is not None:
-            self._refused(address, ending)
+        admitted = self._admission.admit(address)
+        if isinstance(admitted, NotAdmitted):
+            self._refused(address, admitted.ending)
             return None
-        connection = self._build()
-        connection.when_closed().addCallback(lambda _: self._admission.release(address))
-        return connection
+        return SilentConnection(admitted, address, self._build, self._refused)
 
 
 def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
@@ -171,16 +159,3 @@ def _adopt_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> 
             raise CannotListenError(interface, place.port, problem) from None
         port: IListeningPort = reactor.adoptStreamPort(opened.fileno(), socket.AF_INET6, factory)
     return port
-
-
-def site_of(address: str) -> str:
-    """What is counted together: an IPv4 address (a mapped one too), an IPv6 /64, or the text of anything else."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.IPv6Network((parsed, _SITE), strict=False))
-    return str(parsed)

@@ -7,13 +7,15 @@ and within a site among the next narrower ones.
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 
 #: Prefix lengths from the widest site to the narrowest.
 IPV4_SITES = (24, 32)
 IPV6_SITES = (48, 56, 64)
 
 Site = tuple[str, ...]
+
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def site_path(address: str) -> Site:
@@ -22,11 +24,20 @@ def site_path(address: str) -> Site:
     An IPv4-mapped IPv6 address counts as the IPv4 address.
     """
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+        if ":" not in address:
+            return _ipv4_path(socket.inet_pton(socket.AF_INET, address))
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except (OSError, ValueError):
         return (address,)
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is None:
-            return tuple(str(ipaddress.IPv6Network((parsed, length), strict=False)) for length in IPV6_SITES)
-        parsed = parsed.ipv4_mapped
-    return tuple(str(ipaddress.IPv4Network((parsed, length), strict=False)) for length in IPV4_SITES)
+    if packed.startswith(_MAPPED):
+        return _ipv4_path(packed[12:])
+    return tuple([_network(socket.AF_INET6, packed, length) for length in IPV6_SITES])
+
+
+def _ipv4_path(packed: bytes) -> Site:
+    return tuple([_network(socket.AF_INET, packed, length) for length in IPV4_SITES])
+
+
+def _network(family: int, packed: bytes, length: int) -> str:
+    kept = packed[: length // 8]
+    return f"{socket.inet_ntop(family, kept + bytes(len(packed) - len(kept)))}/{length}"

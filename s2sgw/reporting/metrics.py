@@ -49,6 +49,12 @@ class MetricSources:
     resumptions: Callable[[], Mapping[tuple[str, str], int]] = dict
     #: streams towards us that broke off and may be resumed now
     broken: Callable[[], int] = int
+    #: "unproven" and "proven" -> accepted connections of the federation leg
+    connections: Callable[[], Mapping[str, int]] = dict
+    #: limit, by the name of its key -> how often it kept something out or ended it, since the start
+    limit_hits: Callable[[], Mapping[str, int]] = dict
+    #: file descriptors that are open, and how many may be
+    descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
 
 class _Reader(Collector):
@@ -71,6 +77,7 @@ class _Reader(Collector):
         yield _counter("s2sgw_resumptions", text, ("role", "outcome"), self._sources.resumptions())
         text = "Streams towards us that broke off and may be resumed."
         yield GaugeMetricFamily("s2sgw_broken_streams", text, value=self._sources.broken())
+        yield from self._limits()
         number, oldest = self._sources.queue()
         yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)
@@ -81,6 +88,17 @@ class _Reader(Collector):
         expiries = {(domain,): seconds for domain, seconds in self._sources.expiries().items()}
         text = "Seconds until the certificate of a local domain expires."
         yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)
+
+
+    def _limits(self) -> Iterator[Metric]:
+        connections = {(state,): number for state, number in self._sources.connections().items()}
+        yield _gauge("s2sgw_connections", "Accepted connections of peers.", ("state",), connections)
+        hits = {(limit,): number for limit, number in self._sources.limit_hits().items()}
+        text = "How often a limit kept something out, or ended it."
+        yield _counter("s2sgw_limit_hits", text, ("limit",), hits)
+        number, limit = self._sources.descriptors()
+        yield GaugeMetricFamily("s2sgw_descriptors", "Open file descriptors.", value=number)
+        yield GaugeMetricFamily("s2sgw_descriptors_limit", "File descriptors that the process may have.", value=limit)
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:

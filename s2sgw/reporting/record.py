@@ -84,6 +84,8 @@ class EventRecord:
             self._rows(each.peer).append(each)
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
+        #: limit, by the name of its key -> how often it kept something out or ended it
+        self.limit_hits: Counter[str] = Counter()
         #: (role, outcome) -> number of streams that broke off
         self.resumptions: Counter[tuple[str, str]] = Counter()
         #: (direction, kind, outcome) -> number
@@ -124,6 +126,10 @@ class EventRecord:
     def resumption(self, role: Literal["initiating", "receiving"], outcome: Literal["resumed", "refused", "expired"]) -> None:
         """What became of a stream that broke off and could be resumed."""
         self.resumptions[role, outcome] += 1
+
+    def limit_hit(self, limit: str) -> None:
+        """Count that a limit of `[limits]` kept something out, or ended it."""
+        self.limit_hits[limit] += 1
 
     def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:
         """So many stanzas met `outcome`: "passed", "bounced", "dropped" or "refused"."""

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.net.admission import AdmittedConnection
 from s2sgw.net.connection import StreamConnection
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.legs import ReceivingLeg
@@ -60,6 +61,7 @@ class AcceptedStream:
 
     def __init__(
         self, side: ReceivingLeg, engine: ReceivingStream, ingress_services: IngressServices, register: StreamRegister,
+        admitted: AdmittedConnection | None = None,
     ) -> None:
         self.engine = engine
         self.side = side
@@ -72,6 +74,7 @@ class AcceptedStream:
         self._ingress_services = ingress_services
         self._record = ingress_services.record
         self._register = register
+        self._admitted = admitted
         #: the pairs whose stanzas may go back on it
         self.carried: list[Pair] = []
         self.incoming: StreamIngress
@@ -180,6 +183,8 @@ class AcceptedStream:
     def _assert(self, peer: Domain, local: Domain) -> None:
         if self.peer is None or not self.methods:
             before, self.peer, self.local = self.peer, peer, local
+            if self._admitted is not None:
+                self._admitted.claim(peer.ascii)
             self._register.claims(self, before)
 
     def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
@@ -205,6 +210,8 @@ class AcceptedStream:
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.methods[pair] = method
+        if self._admitted is not None:
+            self._admitted.prove()
         self.senders.add(pair.sender)
         connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)

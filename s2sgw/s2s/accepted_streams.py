@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 from s2sgw.ingress.pair_ingress import IngressServices
+from s2sgw.net.admission import AdmittedConnection
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_slots import Owner
 from s2sgw.s2s.accepted_stream import AcceptedStream
@@ -37,10 +38,12 @@ class AcceptedStreams:
     def __iter__(self) -> Iterator[tuple[StreamConnection, AcceptedStream]]:
         return iter(list(self._open.items()))
 
-    def accept(self, side: ReceivingLeg, direct_tls: bool = False) -> StreamConnection:
-        """The protocol for one accepted transport."""
+    def accept(
+        self, side: ReceivingLeg, direct_tls: bool = False, admitted: AdmittedConnection | None = None,
+    ) -> StreamConnection:
+        """Return the protocol for one accepted transport; `admitted` is told of what its stream claims and proves."""
         engine = side.engine(direct_tls)
-        owner = AcceptedStream(side, engine, self._ingress_services, self)
+        owner = AcceptedStream(side, engine, self._ingress_services, self, admitted)
         connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
         self._open[connection] = owner
         return connection

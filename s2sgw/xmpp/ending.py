@@ -79,6 +79,7 @@ class Cause(StrEnum):
     RATE_EXCEEDED = "rate-exceeded"
     TOO_MANY_STREAMS = "too-many-streams"
     TOO_MANY_CLAIMS = "too-many-claims"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
     # stream
     HOST_UNKNOWN = "host-unknown"
     INVALID_FROM = "invalid-from"
@@ -165,6 +166,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.RATE_EXCEEDED: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain sends more than is allowed.", "Send less, or ask the administrator of this server for a higher limit."),
     Cause.TOO_MANY_STREAMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain has too many streams open.", "Reuse streams instead of opening new ones."),
     Cause.TOO_MANY_CLAIMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote server claims too many domains at once.", "Claim fewer domains at a time, on one stream and from one address, and wait for the answers."),
+    Cause.TOO_MANY_CONNECTIONS: CauseInfo(Layer.POLICY, False, _FULL, "Too many connections are open.", "Open fewer connections at a time, and negotiate on those that are open."),
     Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The remote server does not serve that domain.", "Check the domain name; this server does not serve it."),
     Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorised on that stream.", "Send only from domains that were authenticated on the stream."),
     Cause.ADDRESSING: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Give every stream and stanza valid `to` and `from` addresses."),

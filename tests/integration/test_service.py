@@ -19,6 +19,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
+from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
@@ -118,7 +119,8 @@ class GatewayTests(SynchronousTestCase):
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(queue=lambda: (7, 0), stream_counts=dict), queues=SimpleNamespace(spools=True),
-            record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts)),
+            record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None),
+            admission=Admission(ConnectionLimits(), self.clock),
             running=SimpleNamespace(config=config), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)
@@ -199,7 +201,7 @@ class GatewayTests(SynchronousTestCase):
     def test_proxy_that_is_refused(self) -> None:
         """Who spoke no PROXY protocol, or may not, is on record with the address alone: nobody knows yet who it was."""
         ending = Ending(Cause.NOT_ALLOWED)
-        self.gateway._refused("192.0.2.1:1", ending)
+        self.gateway._refused("federation", "192.0.2.1:1", ending)
         self.assertEqual([("inbound", "federation", ("", ""), "192.0.2.1:1", ending)], self.refused)
 
     def test_port_of_an_endpoint(self) -> None:

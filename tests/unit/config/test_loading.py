@@ -231,6 +231,10 @@ class ComplaintTests(ConfigTestCase):
             ("[tls]\ncertificates = 1\n", "line 4: tls.certificates: must be a path as a string"),
             ("[peers.x]\npins = [1]\n", 'line 4: peers.x.pins[0]: must be a string "sha256:…"'),
             ('[peers."a b"]\n', 'line 3: peers."a b": the domainpart is no domain name: labels are 1-63 letters, digits and hyphens'),
+            ("[limits]\nconnections = 0\n", "line 4: limits.connections: must be at least 1, not 0"),
+            ("[limits]\nunproven = 9\n", 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
+            ('[limits]\nunproven = "101%"\n', 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
+            ('[limits]\nnegotiation = "4s"\n', 'line 4: limits.negotiation: must be a duration from "5s" to "5m"'),
             ("[backend]\ndns_view = \"192.0.2.1\"\n", 'line 4: backend.dns_view: must be a loopback address such as "127.53.0.1:53", not "192.0.2.1"'),
         ):
             self.assertEqual([complaint], self.with_gateway(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import listening
+from s2sgw.net.admission import Admission, AdmittedConnection, ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.listening import AcceptanceLimits, Admission, StreamFactory, has_ipv6, listen, site_of
+from s2sgw.net.listening import StreamFactory, has_ipv6, listen
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import CountingTransport, Recorder, ToyEngine
 
@@ -28,82 +29,107 @@ def peer(host: str) -> IAddress:
     return IPv6Address("TCP", host, 4000) if ":" in host else IPv4Address("TCP", host, 4000)
 
 
+class AbortableTransport(CountingTransport):
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
 class AcceptanceTests(SynchronousTestCase):
     """R37 and decision 13: everything is bounded, connections too."""
 
-    def factory(self, total: int = 3, per_address: int = 2) -> StreamFactory:
+    def factory(self, **limits: int) -> StreamFactory:
         self.refused: list[tuple[str, Ending]] = []
-        self.admission = Admission(AcceptanceLimits(total, per_address))
+        self.built: list[StreamConnection] = []
+        self.clock = Clock()
+        self.admission = Admission(ConnectionLimits(**{"total": 3, "per_address": 2, **limits}), self.clock)
         return StreamFactory(self.build, self.admission, lambda address, ending: self.refused.append((address, ending)))
 
-    def build(self) -> StreamConnection:
-        return StreamConnection(ToyEngine(), Recorder(), clock=Clock(), role="receiving", tls=lambda order: None)
+    def build(self, admitted: AdmittedConnection) -> StreamConnection:
+        self.built.append(StreamConnection(ToyEngine(), Recorder(), clock=self.clock, role="receiving", tls=lambda order: None))
+        return self.built[-1]
 
-    def test_each_connection_is_its_own(self) -> None:
-        """Every transport gets a connection of its own."""
+    def accept(self, factory: StreamFactory, host: str = "192.0.2.1", data: bytes = b"") -> Any:
+        """A connection that has said `data`."""
+        protocol = factory.buildProtocol(peer(host))
+        protocol.makeConnection(AbortableTransport())
+        if data:
+            protocol.dataReceived(data)
+            self.clock.advance(0)
+        return protocol
+
+    def test_built_at_the_first_byte(self) -> None:
+        """A connection costs a stream once it says something; what it says is heard from the first byte on."""
         factory = self.factory()
-        one, two = (factory.buildProtocol(peer("192.0.2.1")) for _ in range(2))
-        self.assertIsInstance(one, StreamConnection)
-        self.assertIsNot(one, two)
-        self.assertEqual(self.admission.total, 2)
+        one, two = self.accept(factory), self.accept(factory, data=b"a\n")
+        self.assertEqual(1, len(self.built))
+        two.dataReceived(b"b\n")
+        one.dataReceived(b"c\n")
+        self.clock.advance(0)
+        self.assertEqual([[b"a\n", b"b\n"], [b"c\n"]], [cast(ToyEngine, each.engine).fed for each in self.built])
+        self.assertEqual(2, self.admission.total)
 
-    def test_per_address(self) -> None:
-        """An address has so many, and others are not concerned; who is refused is told."""
+    def test_closed_before_the_first_byte(self) -> None:
+        """A health check is no refusal, and makes room as it goes."""
+        factory = self.factory()
+        self.accept(factory).connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(([], [], 0), (self.refused, self.built, self.admission.total))
+
+    def test_silent_for_too_long(self) -> None:
+        """One that says nothing is ended after the time of a negotiation, and told of as one that named nobody."""
+        factory = self.factory()
+        silent = self.accept(factory)
+        self.clock.advance(31)
+        self.assertTrue(silent.transport.aborted)
+        self.assertEqual([("192.0.2.1", Cause.NEGOTIATION_TIMEOUT)], [(who, ending.cause) for who, ending in self.refused])
+
+    def test_late_in_its_negotiation(self) -> None:
+        """One that has said something is told why it is ended, and its transport waits for nothing."""
+        factory = self.factory()
+        late = self.accept(factory, data=b"a\n")
+        self.clock.advance(31)
+        self.assertIn(b"ERROR connection-timeout", late.transport.value())
+        self.assertTrue(late.transport.disconnecting)
+        self.assertEqual([], self.refused)
+        self.assertEqual(Cause.NEGOTIATION_TIMEOUT, self.built[0].ending and self.built[0].ending.cause)
+
+    def test_gives_way(self) -> None:
+        """The oldest of an address with too many makes room, whether it has said something or not."""
+        factory = self.factory()
+        silent, said = self.accept(factory), self.accept(factory, data=b"a\n")
+        self.accept(factory)
+        self.assertTrue(silent.transport.aborted)
+        silent.connectionLost(Failure(ConnectionDone()))
+        self.accept(factory)
+        self.assertIn(b"ERROR resource-constraint", said.transport.value())
+
+    def test_refused(self) -> None:
+        """Beyond the limits, where nobody can give way, Twisted is told to close the transport; and so is the record."""
         factory = self.factory()
         for _ in range(2):
-            factory.buildProtocol(peer("192.0.2.1"))
+            protocol = factory.buildProtocol(peer("192.0.2.1"))
+            protocol._admitted.prove()
         self.assertIsNone(factory.buildProtocol(peer("192.0.2.1")))
         self.assertIsNotNone(factory.buildProtocol(peer("192.0.2.2")))
         ((address, ending),) = self.refused
-        self.assertEqual((address, ending.cause, self.admission.refused), ("192.0.2.1", Cause.TOO_MANY_STREAMS, 1))
-
-    def test_in_all(self) -> None:
-        """All addresses together have so many."""
-        factory = self.factory()
-        for number in range(3):
-            factory.buildProtocol(peer(f"192.0.2.{number}"))
-        self.assertIsNone(factory.buildProtocol(peer("192.0.2.9")))
-        self.assertIn("3 connections are open", self.refused[0][1].detail)
+        self.assertEqual((address, ending.cause), ("192.0.2.1", Cause.TOO_MANY_CONNECTIONS))
 
     def test_released_with_the_transport(self) -> None:
         """Room is made when the transport is gone, not when the stream has ended."""
-        factory = self.factory(per_address=1)
-        connection = factory.buildProtocol(peer("192.0.2.1"))
-        connection.makeConnection(CountingTransport())
-        connection.close(Ending(Cause.CLOSED))
-        self.assertIsNone(factory.buildProtocol(peer("192.0.2.1")))
-        connection.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual((self.admission.total, self.admission._open), (0, {}))
-        self.assertIsNotNone(factory.buildProtocol(peer("192.0.2.1")))
-
-    def test_one_of_several_released(self) -> None:
-        """What is left of an address stays counted."""
-        admission = Admission(AcceptanceLimits(0, 2))
-        for _ in range(2):
-            self.assertIsNone(admission.admit("192.0.2.1"))
-        admission.release("192.0.2.1")
-        self.assertIsNone(admission.admit("192.0.2.1"))
-        self.assertIsNotNone(admission.admit("192.0.2.1"))
-
-    def test_no_limit(self) -> None:
-        """Nought is no limit."""
-        admission = Admission(AcceptanceLimits(0, 0))
-        self.assertEqual([admission.admit("192.0.2.1") for _ in range(1000)], [None] * 1000)
+        factory = self.factory()
+        protocol = self.accept(factory, data=b"BYE\n")
+        self.assertIsNotNone(self.built[0].ending)
+        self.assertEqual(1, self.admission.total)
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(0, self.admission.total)
 
     def test_what_has_no_address(self) -> None:
         """Transports without an address, as of a socket in the file system, count together."""
         factory = self.factory()
-        for _ in range(2):
-            self.assertIsNotNone(factory.buildProtocol(UNIXAddress("/run/socket")))
+        for address in (UNIXAddress("/run/socket"), None):
+            factory.buildProtocol(address)._admitted.prove()
         self.assertIsNone(factory.buildProtocol(None))
-
-    def test_sites(self) -> None:
-        """An IPv6 /64 is one site, a mapped address is its IPv4 one, a zone does not count."""
-        self.assertEqual(site_of("2001:db8:0:1:a::1"), site_of("2001:db8:0:1:ffff::2"))
-        self.assertNotEqual(site_of("2001:db8:0:1::1"), site_of("2001:db8:0:2::1"))
-        self.assertEqual(site_of("::ffff:192.0.2.1"), "192.0.2.1")
-        self.assertEqual(site_of("fe80::1%eth0"), site_of("fe80::2"))
-        self.assertEqual(site_of("somewhere"), "somewhere")
 
     def test_listen(self) -> None:
         """A TCP port with an interface is one port of that family."""

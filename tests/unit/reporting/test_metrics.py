@@ -18,6 +18,9 @@ SOURCES = MetricSources(
     expiries=lambda: {"example.org": 86400.0},
     resumptions=lambda: {("receiving", "resumed"): 4},
     broken=lambda: 6,
+    connections=lambda: {"unproven": 11, "proven": 12},
+    limit_hits=lambda: {"unproven_per_site": 13},
+    descriptors=lambda: (14, 1024),
 )
 
 
@@ -39,6 +42,11 @@ class MetricsTests(SynchronousTestCase):
             "s2sgw_queue_oldest_seconds 12.5",
             "s2sgw_queue_restoring_lanes 8.0",
             "s2sgw_streams_waiting 9.0",
+            's2sgw_connections{state="unproven"} 11.0',
+            's2sgw_connections{state="proven"} 12.0',
+            's2sgw_limit_hits_total{limit="unproven_per_site"} 13.0',
+            "s2sgw_descriptors 14.0",
+            "s2sgw_descriptors_limit 1024.0",
             's2sgw_certificate_expiry_seconds{domain="example.org"} 86400.0',
         ):
             name, value = line.rsplit(" ", 1)

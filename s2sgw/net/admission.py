@@ -1,0 +1,362 @@
+"""Which connections may be open at once, and which gives way.
+
+A connection is *unproven* until its stream has proven a pair of domains. Unproven connections are bounded in all, for each
+site (`net.sites`) and for each name that they claim, and have a limited time. Beyond a bound the oldest one of the most
+crowded site gives way to the newcomer: who opens many connections loses his own, and who opens one keeps it. A proven
+connection never gives way. Nothing here depends on how many connections there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from s2sgw.net.sites import Site, site_path
+from s2sgw.stream.events import Refusal
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+
+#: How many times the bound of the narrowest site each wider one may have: an IPv4 /24; an IPv6 /56 and /48.
+WIDER = 2
+#: Seconds that a negotiation has at least, however many are under way.
+LEAST_NEGOTIATION = 5.0
+#: Seconds between two looks for connections whose time is over, and how many of them are ended in one turn of the reactor.
+LOOK = 0.5
+ENDED_PER_TURN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections may be open at once; 0 is no limit.
+
+    `total`: in all. `per_address`: from one IPv4 address or IPv6 /64. `unproven`: of those in all, `unproven_per_site`: from
+    one IPv4 address or IPv6 /64 (each wider site: `WIDER` times as many), `unproven_per_name`: that claim to be one domain.
+    `negotiation`: seconds from the connection to the proof.
+    """
+
+    total: int = 20_000
+    per_address: int = 200
+    unproven: int = 5_000
+    unproven_per_site: int = 100
+    unproven_per_name: int = 50
+    negotiation: float = 30.0
+
+
+class Dismissible(Protocol):
+    """What an admitted connection is to its protocol."""
+
+    def dismiss(self, refusal: Refusal) -> None:
+        """End the connection at once. Nothing happens where it is gone."""
+
+
+class NotAdmitted(NamedTuple):
+    """Why a connection is not admitted, or gave way: the limit by the name of its key, and the ending."""
+
+    limit: str
+    ending: Ending
+
+
+class Admission:
+    """The open connections of all listeners that share these limits.
+
+    `hit(limit)` is called whenever a limit keeps a connection out or ends one.
+    """
+
+    def __init__(
+        self, limits: ConnectionLimits, clock: IReactorTime, hit: Callable[[str], None] = lambda limit: None,
+    ) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._hit = hit
+        self._total = 0
+        self._proven = 0
+        self._by_address: dict[str, int] = {}
+        self._unproven = _Sites()
+        self._by_name: dict[str, _Sites] = {}
+        #: the unproven ones, the oldest first
+        self._by_age: dict[AdmittedConnection, None] = {}
+        self._timer: IDelayedCall | None = None
+
+    @property
+    def total(self) -> int:
+        """Connections that are open, those that are being closed among them."""
+        return self._total
+
+    @property
+    def proven(self) -> int:
+        """Connections whose stream has proven a pair."""
+        return self._proven
+
+    @property
+    def unproven(self) -> int:
+        """Connections that have proven nothing yet."""
+        return self._unproven.count
+
+    @property
+    def negotiation_seconds(self) -> float:
+        """How long a negotiation may take now: shorter, the more of the unproven connections there may be are there."""
+        limits = self.limits
+        pressure = 2 * self._unproven.count / limits.unproven - 1 if limits.unproven else 0.0
+        return limits.negotiation - max(0.0, min(pressure, 1.0)) * max(0.0, limits.negotiation - LEAST_NEGOTIATION)
+
+    def admit(self, address: str) -> AdmittedConnection | NotAdmitted:
+        """Count a new connection from `address`, after which another may have given way; or say why it may not be."""
+        path = site_path(address)
+        reached = self._make_room(path)
+        if reached is not None:
+            self._hit(reached.limit)
+            return reached
+        self._total += 1
+        self._by_address[path[-1]] = self._by_address.get(path[-1], 0) + 1
+        connection = AdmittedConnection(self, path, self._clock.seconds())
+        self._unproven.add(connection)
+        self._by_age[connection] = None
+        if self._timer is None:
+            self._timer = self._clock.callLater(LOOK, self._look)
+        return connection
+
+    def claim(self, connection: AdmittedConnection, name: str) -> None:
+        """An unproven connection says that it is `name`: among those that say so, one may have to give way."""
+        self._forget_claim(connection)
+        claimants = self._by_name.get(name)
+        most = self.limits.unproven_per_name
+        if claimants is not None and most and claimants.count >= most:
+            self._displace(claimants.oldest_of_most_crowded(), NotAdmitted("unproven_per_name", _too_many(
+                f"{claimants.count} connections claim one name and have not proven it, which is limits.unproven_per_name",
+            )))
+        connection.claimed = name
+        self._by_name.setdefault(name, _Sites()).add(connection)
+
+    def prove(self, connection: AdmittedConnection) -> None:
+        """The stream of `connection` has proven a pair: from now on the connection never gives way."""
+        self._proven += 1
+        self._leave_unproven(connection)
+
+    def release(self, connection: AdmittedConnection) -> None:
+        """The transport of `connection` is gone."""
+        self._total -= 1
+        if connection.proven:
+            self._proven -= 1
+        else:
+            self._leave_unproven(connection)
+        site = connection.path[-1]
+        left = self._by_address[site] - 1
+        if left:
+            self._by_address[site] = left
+        else:
+            del self._by_address[site]
+
+    def close(self) -> None:
+        """The gateway stops: end the connections that have proven nothing."""
+        ending = Ending(Cause.SHUTDOWN)
+        for connection in list(self._by_age):
+            self._leave_unproven(connection)
+            connection.dismiss(Refusal(StreamCondition.SYSTEM_SHUTDOWN, "", ending))
+
+    # --- who gives way ---
+
+    def _make_room(self, path: Site) -> NotAdmitted | None:
+        """Have others give way where a limit is reached; return the limit where none can."""
+        limits = self.limits
+        if limits.per_address and self._by_address.get(path[-1], 0) >= limits.per_address:
+            reached = _address_is_full(path[-1], limits.per_address)
+            if not self._give_way(self._unproven.at(path), reached):
+                return reached
+        if limits.total and self._total >= limits.total:
+            text = f"{self._total} connections are open, which is limits.connections"
+            reached = NotAdmitted("connections", _too_many(text))
+            if not self._give_way(self._unproven, reached):
+                return reached
+        self._make_room_at_sites(path)
+        if limits.unproven and self._unproven.count >= limits.unproven:
+            text = f"{self._unproven.count} connections have proven nothing, which is limits.unproven"
+            self._give_way(self._unproven, NotAdmitted("unproven", _too_many(text)))
+        return None
+
+    def _make_room_at_sites(self, path: Site) -> None:
+        """Bound the narrowest site first, so that the wider ones around it may need nothing."""
+        bound = most = self.limits.unproven_per_site
+        for depth in range(len(path), 0, -1) if most else ():
+            here = self._unproven.at(path[:depth])
+            if here is not None and here.count >= bound:
+                text = f"{here.count} connections from {path[depth - 1]} have proven nothing; limits.unproven_per_site is {most}"
+                self._give_way(here, NotAdmitted("unproven_per_site", _too_many(text)))
+            bound *= WIDER
+
+    def _give_way(self, among: _Sites | None, reached: NotAdmitted) -> bool:
+        """End the oldest connection of the most crowded site; False where there is none."""
+        if among is None or not among.count:
+            return False
+        self._displace(among.oldest_of_most_crowded(), reached)
+        return True
+
+    def _displace(self, connection: AdmittedConnection, reached: NotAdmitted) -> None:
+        self._hit(reached.limit)
+        self._leave_unproven(connection)
+        connection.dismiss(Refusal(StreamCondition.RESOURCE_CONSTRAINT, "Too many connections. Try again later.", reached.ending))
+
+    # --- time ---
+
+    def _look(self) -> None:
+        """End some of those whose time is over."""
+        self._timer = None
+        before = self._clock.seconds() - self.negotiation_seconds
+        for _ in range(ENDED_PER_TURN):
+            oldest = next(iter(self._by_age), None)
+            if oldest is None:
+                return
+            if oldest.since > before:
+                self._timer = self._clock.callLater(LOOK, self._look)
+                return
+            self._expire(oldest)
+        self._timer = self._clock.callLater(0, self._look)
+
+    def _expire(self, connection: AdmittedConnection) -> None:
+        seconds = self._clock.seconds() - connection.since
+        self._hit("negotiation")
+        self._leave_unproven(connection)
+        text = f"The stream was not negotiated within {seconds:.0f} seconds."
+        connection.dismiss(Refusal(StreamCondition.CONNECTION_TIMEOUT, text, Ending(Cause.NEGOTIATION_TIMEOUT, text)))
+
+    # --- bookkeeping ---
+
+    def _leave_unproven(self, connection: AdmittedConnection) -> None:
+        if connection in self._by_age:
+            del self._by_age[connection]
+            self._unproven.remove(connection)
+            self._forget_claim(connection)
+            if not self._by_age and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _forget_claim(self, connection: AdmittedConnection) -> None:
+        name, connection.claimed = connection.claimed, None
+        if name is not None:
+            claimants = self._by_name[name]
+            claimants.remove(connection)
+            if not claimants.count:
+                del self._by_name[name]
+
+
+class AdmittedConnection:
+    """One connection as its admission counts it. `holder` is its protocol, which may change until the transport is gone."""
+
+    __slots__ = ("_admission", "_open", "claimed", "holder", "path", "proven", "since")
+
+    def __init__(self, admission: Admission, path: Site, since: float) -> None:
+        self.path = path
+        self.since = since
+        self.claimed: str | None = None
+        self.proven = False
+        self.holder: Dismissible | None = None
+        self._admission = admission
+        self._open = True
+
+    def claim(self, name: str) -> None:
+        """The stream says that it is of `name`; it may say another one until it has proven one."""
+        if self._open and not self.proven and name != self.claimed:
+            self._admission.claim(self, name)
+
+    def prove(self) -> None:
+        """The stream has proven a pair."""
+        if self._open and not self.proven:
+            self.proven = True
+            self._admission.prove(self)
+
+    def release(self) -> None:
+        """The transport is gone."""
+        if self._open:
+            self._open = False
+            self.holder = None  # which leads back here
+            self._admission.release(self)
+
+    def dismiss(self, refusal: Refusal) -> None:
+        """End the connection."""
+        if self.holder is not None:
+            self.holder.dismiss(refusal)
+
+
+class _Sites:
+    """The connections of one network by the narrower ones within it, and which of those has most."""
+
+    __slots__ = ("_connections", "_inner", "_most", "_ranks", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: those of a narrowest site, the oldest first
+        self._connections: dict[AdmittedConnection, None] = {}
+        self._inner: dict[str, _Sites] = {}
+        #: the inner sites by how many they have; among equals, those that have had it longest first
+        self._ranks: dict[int, dict[str, _Sites]] = {}
+        self._most = 0
+
+    def at(self, path: Site) -> _Sites | None:
+        """Return the network at the end of `path`, None where it has no connection."""
+        here: _Sites | None = self
+        for site in path:
+            here = here._inner.get(site) if here is not None else None
+        return here
+
+    def oldest_of_most_crowded(self) -> AdmittedConnection:
+        """Return the oldest connection of the narrowest site with most, within the wider ones with most."""
+        here = self
+        while here._inner:
+            here = next(iter(here._ranks[here._most].values()))
+        return next(iter(here._connections))
+
+    def add(self, connection: AdmittedConnection, depth: int = 0) -> None:
+        """Count one more."""
+        self.count += 1
+        if depth == len(connection.path):
+            self._connections[connection] = None
+            return
+        site = connection.path[depth]
+        inner = self._inner.get(site)
+        if inner is None:
+            inner = self._inner[site] = _Sites()
+        else:
+            self._unrank(site, inner)
+        inner.add(connection, depth + 1)
+        self._rank(site, inner)
+
+    def remove(self, connection: AdmittedConnection, depth: int = 0) -> None:
+        """Count one less."""
+        self.count -= 1
+        if depth == len(connection.path):
+            del self._connections[connection]
+            return
+        site = connection.path[depth]
+        inner = self._inner[site]
+        self._unrank(site, inner)
+        inner.remove(connection, depth + 1)
+        if inner.count:
+            self._rank(site, inner)
+        else:
+            del self._inner[site]
+        while self._most and self._most not in self._ranks:
+            self._most -= 1  # by one: whoever had most has one less now
+
+    def _rank(self, site: str, inner: _Sites) -> None:
+        self._ranks.setdefault(inner.count, {})[site] = inner
+        self._most = max(self._most, inner.count)
+
+    def _unrank(self, site: str, inner: _Sites) -> None:
+        rank = self._ranks[inner.count]
+        del rank[site]
+        if not rank:
+            del self._ranks[inner.count]
+
+
+def _too_many(text: str) -> Ending:
+    return Ending(Cause.TOO_MANY_CONNECTIONS, text)
+
+
+def _address_is_full(site: str, most: int) -> NotAdmitted:
+    text = (
+        f"{site} has {most} connections open, which is limits.connections_per_address; "
+        "if that is a load balancer of yours, have it send the PROXY protocol (listen: proxy_protocol = true)"
+    )
+    return NotAdmitted("connections_per_address", _too_many(text))

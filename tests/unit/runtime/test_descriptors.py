@@ -1,0 +1,58 @@
+"""File descriptors: how many there may be, and how many connections that leaves room for."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.runtime import descriptors
+
+
+class DescriptorTests(SynchronousTestCase):
+    def limits(self, soft: int, hard: int, *, refused: bool = False) -> list[tuple[int, int]]:
+        """The process's limits, and what is set."""
+        current = [(soft, hard)]
+
+        def setrlimit(_: int, wanted: tuple[int, int]) -> None:
+            if refused:
+                raise ValueError("not allowed to raise maximum limit")
+            current.append(wanted)
+
+        self.patch(resource, "getrlimit", lambda _: current[-1])
+        self.patch(resource, "setrlimit", setrlimit)
+        return current
+
+    def test_raised(self) -> None:
+        """The soft limit is raised to the hard one."""
+        seen = self.limits(1024, 524_288)
+        self.assertEqual((524_288, 524_288), (descriptors.raise_limit(), descriptors.limit()))
+        self.assertEqual((524_288, 524_288), seen[-1])
+
+    def test_not_raised(self) -> None:
+        """Where the system refuses, what there is counts."""
+        self.limits(1024, 4096, refused=True)
+        self.assertEqual((1024, 1024), (descriptors.raise_limit(), descriptors.limit()))
+
+    def test_unlimited(self) -> None:
+        """No limit is a large number."""
+        self.limits(1024, resource.RLIM_INFINITY)
+        self.assertEqual(1 << 20, descriptors.raise_limit())
+
+    def test_room(self) -> None:
+        """Streams of ours, look-ups and files are kept for; of few descriptors half is kept, and one connection is always possible."""
+        for wanted, streams, available, possible in (
+            (20_000, 4000, 524_288, 20_000), (20_000, 4000, 20_000, 15_488), (20_000, 4000, 1024, 512), (100, 4000, 1024, 100),
+            (20_000, 4000, 1, 1),
+        ):
+            self.assertEqual(possible, descriptors.connections_possible(wanted, streams, available))
+
+    def test_number(self) -> None:
+        """What is open is counted, one more after one more is opened; elsewhere nothing is known."""
+        before = descriptors.number_open()
+        opened = os.open("/dev/null", os.O_RDONLY)
+        self.addCleanup(os.close, opened)
+        self.assertEqual(before + 1, descriptors.number_open())
+        self.patch(os, "stat", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
+        self.assertEqual(0, descriptors.number_open())
