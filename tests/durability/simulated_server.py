@@ -104,6 +104,7 @@ class OutgoingStream:
         self._session = ""  # the id of the stream that may be resumed
         self._handled = 0  # what the gateway has acknowledged on the present stream
         self._answers: list[str] = []
+        self._written: list[_Sent] = []  # on the present stream, where the sender does not use XEP-0198
         self._connection: Connection | None = None
 
     @property
@@ -123,6 +124,16 @@ class OutgoingStream:
         """Send a stanza outside the account when there is a stream."""
         if len(self._answers) < ANSWERS:
             self._answers.append(text)
+
+    def count_written(self) -> None:
+        """Count as acknowledged what a sender without XEP-0198 has written, and what the gateway therefore must not lose.
+
+        That is what was written on streams that were closed in order or are open.
+        """
+        for sent in self._written:
+            if sent.traffic is not None:
+                sent.traffic.account.acknowledged.add(sent.number)
+        self._written.clear()
 
     def cut(self) -> None:
         """Drop the connection without a word."""
@@ -147,8 +158,7 @@ class OutgoingStream:
         try:
             features = await stream.initiate(self.account.recipient, self.account.sender, self._context)
             resumed = await self._manage(stream, features)
-            for traffic in self.traffics[1:]:
-                await stream.add_pair(traffic.account.recipient, traffic.account.sender)
+            await stream.add_pairs([(each.account.sender, each.account.recipient) for each in self.traffics[1:]])
             await self.use(stream, resumed)
         finally:
             if self._monitor is not None and self._connection is not None:
@@ -186,6 +196,9 @@ class OutgoingStream:
         finally:
             reader.cancel()
             self.stream = None
+            if self.closed_in_order:
+                self.count_written()
+            self._written.clear()
 
     def _send_again(self, stream: XMLStream, resumed: bool) -> None:
         """Send what was not acknowledged. On a resumed stream that is everything, on a new one IQ requests are left out."""
@@ -254,8 +267,7 @@ class OutgoingStream:
             account.requests.add(number)
         account.sent.append(time.time())
         sent = _Sent(traffic, number)
-        if account.managed:
-            self.unacknowledged.append(sent)
+        (self.unacknowledged if account.managed else self._written).append(sent)
         self._put(stream, sent)
 
     def _put(self, stream: XMLStream, sent: _Sent) -> None:

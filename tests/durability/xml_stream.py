@@ -9,7 +9,7 @@ import itertools
 import socket
 import ssl
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,12 +144,14 @@ class XMLStream:
         await self.expect(f"{{{SASL}}}success")
         return await self._open(to, from_)
 
-    async def add_pair(self, to: str, from_: str, key: str = "key") -> None:
-        """Ask by dialback to send from `from_` to `to` on this stream too (XEP-0220 §2.6)."""
-        self.send(f"<db:result from='{from_}' to='{to}'>{key}</db:result>")
-        answer = await self.expect(f"{{{DIALBACK}}}result")
-        if answer.get("type") != "valid":
-            raise XMLStreamError(f"dialback from {from_} to {to}: {ET.tostring(answer, 'unicode')}")
+    async def add_pairs(self, pairs: Sequence[tuple[str, str]], key: str = "key") -> None:
+        """Ask by dialback to send from one domain to another on this stream too, for all `pairs` at once (XEP-0220 §2.6)."""
+        for sender, recipient in pairs:
+            self.send(f"<db:result from='{sender}' to='{recipient}'>{key}</db:result>")
+        for _ in pairs:
+            answer = await self.expect(f"{{{DIALBACK}}}result")
+            if answer.get("type") != "valid":
+                raise XMLStreamError(f"dialback: {ET.tostring(answer, 'unicode')}")
 
     # --- receiving role ---
 

@@ -52,17 +52,20 @@ class Gateway:
         return self.folder / "s2sgw.toml"
 
     def configure(
-        self, *, backend: str, dns: Nameserver, anchors: Path, certificates: Sequence[Certificate],
+        self, *, backend: str, dns: Nameserver | None, anchors: Path, certificates: Sequence[Certificate],
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write s2sgw.toml. `changes` adds keys to sections (a mapping) or replaces them (anything else)."""
+        """Write s2sgw.toml. `changes` adds keys to sections (a mapping) or replaces them (anything else).
+
+        `dns` None: no name server, every question fails at once.
+        """
         store = self.folder / "certs"
         store.mkdir(exist_ok=True)
         for number, certificate in enumerate(certificates):
             shutil.copy(certificate.chain, store / f"{number}.crt")
             shutil.copy2(certificate.key, store / f"{number}.key")
             (store / f"{number}.key").chmod(0o600)
-        document = self._document(backend, dns.address, str(anchors))
+        document = self._document(backend, "127.0.0.1:1" if dns is None else dns.address, str(anchors))
         for section, change in (changes or {}).items():
             document[section] = {**document.get(section, {}), **change} if isinstance(change, Mapping) else change
         self.config.write_text(dumps(document))

@@ -116,8 +116,8 @@ _BINDINGS = (
 )
 
 
-def _ports() -> Iterator[int]:
-    start = (os.getpid() * 37) % len(PORTS)
+def _ports(first: int | None) -> Iterator[int]:
+    start = (os.getpid() * 37) % len(PORTS) if first is None else PORTS.index(first)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
         if all(_free(port, kind, address) for kind, address in _BINDINGS):
@@ -127,12 +127,13 @@ def _ports() -> Iterator[int]:
 class Lab:
     """A context that owns the folder, the ports and the processes of a run."""
 
-    def __init__(self, keep: bool = False) -> None:
+    def __init__(self, keep: bool = False, first_port: int | None = None) -> None:
+        """`keep`: leave the folder. `first_port`: of `PORTS`, the first one to try; the default depends on the process."""
         self.folder = Path(tempfile.mkdtemp(prefix="s2sgw-lab-"))
         self.folder.chmod(0o755)
         self.processes: list[Process] = []
         self._keep = keep
-        self._ports = _ports()
+        self._ports = _ports(first_port)
 
     def port(self) -> int:
         """A port free for TCP and UDP on 127.0.0.1 and for TCP on ::1 (if there is one), handed out once."""

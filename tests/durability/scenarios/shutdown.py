@@ -1,0 +1,62 @@
+"""Orderly stops that meet streams and servers at a bad moment."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.durability.scenario import ScenarioContext, scenario
+
+
+@scenario("an orderly stop while peers {1} XEP-0198 send on streams that the gateway opened (XEP-0288)", (True, "with"), (False, "without"))
+async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> None:
+    """What a peer sends on our stream is heard out like what it sends on its own."""
+    bed = context.testbed()
+    inside = bed.local()
+    backs = []
+    for number in range(6):
+        peer = bed.peer(f"peer{number}.example", managed=managed, bidi=True)
+        bed.pair(inside, peer).send(1)
+        back = bed.pair(peer, inside, size=100)
+        back.connects = False
+        backs.append(back)
+    await bed.start()
+    await bed.until(lambda: all(back.stream is not None for back in backs), 15, "there is no stream that carries both ways")
+    for _again in range(2):
+        for back in backs:
+            back.traffic.rate = 400
+        await asyncio.sleep(1.5)
+        await bed.stop()
+        for back in backs:
+            back.traffic.rate = 0
+        await bed.start_gateway()
+        for peer in list(bed.servers.values())[1:]:
+            inside.outgoing[peer.domain].send(1)
+        await bed.until(lambda: all(back.stream is not None for back in backs), 15, "no stream after the restart")
+    await bed.settle()
+
+
+@scenario("an orderly stop while the backend, by acks = {0}, reads and says nothing", ("sm",), ("ping",), seconds=80)
+async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None:
+    """What was not written is not in doubt: it comes once, and requests among it are not bounced."""
+    bed = context.testbed(backend={"acks": acks}, queue={"memory": "2MiB"})
+    inside, peer = bed.local(managed=acks == "sm"), bed.peer("peer.example")
+    lane, _ = bed.pairs(peer, inside)
+    lane.traffic.request_share = 0.2
+    await bed.start()
+    lane.send(20)
+    await bed.until(lambda: len(lane.account.arrived) == 20, 10, "nothing arrives")
+    inside.acknowledges = inside.answers_pings = False
+    lane.traffic.size = 2000
+    lane.send(3000)
+    await asyncio.sleep(4)
+    rows = await bed.ask("queue show", target=[peer.domain, inside.domain], limit=100_000)
+    written = sum(1 for row in rows if row["written"])
+    await bed.stop()
+    inside.acknowledges = inside.answers_pings = True
+    await bed.start_gateway()
+    await bed.settle(40)
+    account = lane.account
+    bed.note(f"{written} were in doubt at the stop")
+    bed.check(account.duplicates() <= written, f"{account.duplicates()} came twice, {written} were in doubt at the stop")
+    bounced = len(account.bounced & account.requests)
+    bed.check(bounced <= written, f"{bounced} requests came back as errors, {written} were in doubt at the stop")

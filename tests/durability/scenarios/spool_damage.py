@@ -1,0 +1,207 @@
+"""The spool cannot be read, or is not what was written."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.durability.custody_testbed import CustodyTestbed
+from tests.durability.scenario import ScenarioContext, scenario
+from tests.durability.simulated_server import OutgoingStream
+from tests.lab.place import LabError
+
+PAGE = 4096
+#: The first byte of a leaf page of a table (https://sqlite.org/fileformat2.html#b_tree_pages).
+_LEAF = 0x0D
+#: The id of a stanza in its text.
+_ID = re.compile(rb"id='n(\d+)'")
+
+
+async def _filled(
+    bed: CustodyTestbed, number: int, *, size: int = 500, kill: bool = False,
+) -> tuple[OutgoingStream, Path]:
+    """Spool `number` stanzas for a peer that is away, and end the gateway; return the stream and the spool's file."""
+    inside, peer = bed.local(), bed.peer("away.example")
+    lane = bed.pair(inside, peer, size=size)
+    await bed.start(away=[peer])
+    lane.send(number)
+    if not await bed.acknowledged(lane):
+        raise LabError("the spool could not be filled")
+    lane.connects = False
+    await (bed.kill() if kill else bed.stop())
+    return lane, bed.state / "spool.db"
+
+
+async def _start_or_refuse(bed: CustodyTestbed, faults: dict[str, Any]) -> None:
+    """Start the gateway with faults that pass. That it says why it cannot start, and ends with status 1, is right too."""
+    bed.begin_gateway(faults)
+    try:
+        await bed.runner.ready()
+    except LabError:
+        bed.check(bed.runner.process.status == 1, f"the start ended with status {bed.runner.process.status}")
+        bed.check("cannot start" in bed.log() or "spool" in bed.log(), "the start does not say why it failed")
+        bed.note("the gateway refused to start")
+        bed.runner.process.kill()
+        await bed.start_gateway()
+
+
+@scenario("the spool's {0} cannot be read at the start, for a moment", ("lanes", PAGE), ("stanzas", 5 * PAGE), seconds=70)
+async def read_error_at_start(context: ScenarioContext, _: str, offset: int) -> None:
+    """A read error is not an empty spool: nothing is overwritten, and nothing new goes ahead of what is old."""
+    bed = context.testbed()
+    lane, _file = await _filled(bed, 200)
+    await _start_or_refuse(bed, {"sqlite": {"file": "spool.db", "read_error_from": offset}})
+    lane.connects = True
+    lane.send(40)
+    await bed.acknowledged(lane, seconds=4)
+    await bed.faults(sqlite={})
+    await bed.acknowledged(lane, seconds=5)
+    await bed.settle()
+    if bed.accounts[0].missing():
+        bed.note("a restart was needed")
+        await bed.stop()
+        await bed.start_gateway()
+        await bed.settle()
+
+
+@scenario("the spool cannot be read for three seconds while a peer comes back", seconds=70)
+async def read_error_later(context: ScenarioContext) -> None:
+    """What could not be read is neither delivered as nothing nor removed."""
+    bed = context.testbed()
+    lane, _ = await _filled(bed, 3000, size=2000)
+    await bed.start_gateway()
+    await bed.faults(sqlite={"file": "spool.db", "read_error_from": 3 * PAGE})
+    await bed.servers["away.example"].come_back()
+    await bed.ask("queue flush", target=["away.example"])
+    lane.connects = True
+    lane.send(40)
+    await asyncio.sleep(3)
+    hits = await bed.faults(sqlite={})
+    bed.note(f"{hits} reads failed")
+    await bed.settle()
+
+
+def _damage(file: Path, lane: OutgoingStream, change: Any) -> set[int]:
+    """Change one leaf page in the middle of the file; return the stanzas on it."""
+    data = bytearray(file.read_bytes())
+    leaves = [
+        at for at in range(PAGE, len(data), PAGE) if data[at] == _LEAF and len(_ID.findall(data, at, at + PAGE)) > 2
+    ]
+    at = leaves[len(leaves) // 2]
+    numbers = {int(number) for number in _ID.findall(data, at, at + PAGE)}
+    change(data, at)
+    file.write_bytes(data)
+    return numbers & set(range(len(lane.account.sent)))
+
+
+def _excuse(bed: CustodyTestbed, lane: OutgoingStream, numbers: set[int]) -> None:
+    """Take these out of the account, if the gateway has said that something could not be read."""
+    missing = set(lane.account.missing()) & numbers
+    said = [line for line in bed.log().splitlines() if "spool" in line and ("read" in line or "damage" in line)]
+    bed.check(not missing or said, "the log does not say that something cannot be read")
+    lane.account.withdrawn.update(missing)
+    bed.note(f"{len(numbers)} stanzas were on the damaged page, {len(missing)} of them are gone")
+
+
+@scenario("one page of the spool is overwritten with rubbish", seconds=70)
+async def damaged_page(context: ScenarioContext) -> None:
+    """What can still be read is delivered; the gateway says that something cannot."""
+    bed = context.testbed()
+    lane, file = await _filled(bed, 3000)
+
+    def change(data: bytearray, at: int) -> None:
+        data[at : at + PAGE] = b"\xa5" * PAGE
+
+    numbers = _damage(file, lane, change)
+    await bed.start_gateway()
+    await bed.settle()
+    _excuse(bed, lane, numbers)
+
+
+@scenario("one page of the spool cannot be read", seconds=70)
+async def unreadable_page(context: ScenarioContext) -> None:
+    """The same where the disk reports the error, for good."""
+    bed = context.testbed()
+    lane, file = await _filled(bed, 3000)
+    numbers: set[int] = set()
+    offsets: list[int] = []
+
+    def note(data: bytearray, at: int) -> None:
+        offsets.append(at)
+
+    numbers = _damage(file, lane, note)
+    await bed.start_gateway({"sqlite": {"file": "spool.db", "read_error_from": offsets[0], "read_error_to": offsets[0] + PAGE}})
+    await bed.settle()
+    _excuse(bed, lane, numbers)
+
+
+@scenario("the text of some stanzas was altered on the disk", seconds=70)
+async def altered_rows(context: ScenarioContext) -> None:
+    """A stanza that is not what was accepted is not delivered."""
+    bed = context.testbed()
+    lane, file = await _filled(bed, 1000)
+    altered: list[str] = []
+
+    def change(data: bytearray, at: int) -> None:
+        data[at : at + PAGE] = data[at : at + PAGE].replace(b"nothing is lost", b"nothing is LOST")
+
+    numbers = _damage(file, lane, change)
+
+    def arrived(element: Any, sender: str, stream: Any) -> None:
+        if "LOST" in (element.findtext("{jabber:server}body") or ""):
+            altered.append(element.get("id", ""))
+
+    bed.servers["away.example"].on_stanza = arrived
+    await bed.start_gateway()
+    await bed.settle()
+    bed.check(not altered, f"{len(altered)} of {len(numbers)} altered stanzas were delivered, such as {altered[:1]}")
+    _excuse(bed, lane, numbers)
+
+
+@scenario("a frame in the middle of the write-ahead log is damaged", seconds=70)
+async def damaged_log(context: ScenarioContext) -> None:
+    """SQLite stops at the bad frame without a word. What is behind it is kept and said, if not delivered."""
+    bed = context.testbed()
+    lane, file = await _filled(bed, 1000, kill=True)
+    log = file.with_name("spool.db-wal")
+    data = bytearray(log.read_bytes())
+    middle = 32 + (len(data) - 32) // (PAGE + 24) // 2 * (PAGE + 24) + 24 + 2000
+    data[middle] ^= 0xFF
+    log.write_bytes(data)
+    await bed.start_gateway()
+    await bed.settle()
+    missing = lane.account.missing()
+    kept = [path.name for path in bed.state.iterdir() if path.name not in ("spool.db", "spool.db-wal") and "wal" in path.name]
+    said = [line for line in bed.log().splitlines() if "log" in line and ("damage" in line or "frame" in line or "aside" in line)]
+    bed.check(not missing or (kept and said), f"{len(missing)} are missing, and neither a copy of the log nor the words are there")
+    if kept and said:
+        lane.account.withdrawn.update(missing)
+        bed.note(f"{len(missing)} could not be read, the log is kept as {kept[0]}")
+
+
+@scenario("the gateway starts on a full disk", seconds=70)
+async def start_on_full_disk(context: ScenarioContext) -> None:
+    """A restart takes nothing down: what the spool holds is delivered, and what can be passed on is accepted."""
+    bed = context.testbed()
+    lane, _ = await _filled(bed, 200)
+    friend = bed.peer("friend.example")
+    bed._configure()
+    await friend.start()
+    through = bed.pair(bed.servers["inside.example"], friend)
+    bed.servers["inside.example"]._run(through)
+    await bed.servers["away.example"].come_back()
+    bed.begin_gateway({"sqlite": {"full": True}, "files_full": True})
+    try:
+        await bed.runner.ready()
+    except LabError as error:
+        bed.check(False, f"it does not start on a full disk: {str(error).splitlines()[-1][-200:]}")
+        bed.runner.process.kill()
+        bed.allowed_statuses = {0, 1}
+        await bed.start_gateway()
+    through.send(50)
+    await bed.until(lambda: not lane.account.missing(), 15, "what the spool holds is not delivered")
+    await bed.until(lambda: len(through.account.arrived) == 50, 10, "nothing is passed on")
+    await bed.faults(sqlite={}, files_full=False)
+    await bed.settle()
