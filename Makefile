@@ -6,6 +6,7 @@
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
+#   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       the framer and the addresses under Hypothesis, a lane against its model, for FUZZ_EXAMPLES
 #   make certs      a development CA and the certificates of the example domains
@@ -22,6 +23,7 @@ FUZZ_EXAMPLES ?= 20000
 CYCLES ?= 200
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
+CUSTODY ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -30,10 +32,10 @@ CERTS := certs/ca/ca.crt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench crash fuzz certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody crash fuzz certs clean setup
 
 help:
-	@sed -n '3,15s/^# \{0,3\}//p' Makefile
+	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
 
 # The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
 $(BIN)/python:
@@ -120,6 +122,9 @@ bench: $(DEV)
 	@$(BIN)/python -m benchmarks.single
 	@$(BIN)/python -m benchmarks.size
 	@$(BIN)/python -m benchmarks.cold
+
+custody: $(DEV)
+	@$(BIN)/python -m tests.durability.custody $(CUSTODY)
 
 crash: $(DEV)
 	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status

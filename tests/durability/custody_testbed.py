@@ -17,7 +17,7 @@ from s2sgw.admin.client import RequestFailed, ask, socket_path
 from tests.durability.account import PairAccount
 from tests.durability.gateway_runner import GatewayRunner
 from tests.durability.simulated_server import OutgoingStream, SimulatedServer, Traffic
-from tests.lab.certificates import Authority
+from tests.lab.certificates import Authority, Names
 from tests.lab.gateway import gateway
 from tests.lab.place import Lab
 
@@ -87,10 +87,13 @@ class CustodyTestbed:
         self._local = local
         self._inner = {domain: lab.port() for domain in local}
         self._authority = Authority(lab.directory("authority"))
-        self._certificates = {domain: self._authority.for_domain(domain) for domain in local}
+        #: the first local domain's certificate is good for all domains below it
+        self._certificates = {domain: self._authority.issue(Names(dns=(domain, f"*.{domain}"))) for domain in local}
         self._static = dict(static or {})
         self._sections = {"queue": dict(queue or {}), "peers": dict(peers or {}), **(sections or {})}
         self._backend = dict(backend or {})
+        #: further domains of a local server, below its own
+        self.subdomains: dict[str, list[str]] = {}
         self._control = lab.folder / "faults.sock"
 
     # --- building ---
@@ -111,10 +114,12 @@ class CustodyTestbed:
         self.servers[domain] = server
         return server
 
-    def traffic(self, sender: SimulatedServer, recipient: SimulatedServer | str, *, size: int = 500, rate: float = 0.0) -> Traffic:
-        """Make an account and what is sent on it, with messages of `size` bytes of text."""
+    def traffic(
+        self, sender: SimulatedServer, recipient: SimulatedServer | str, *, domain: str = "", size: int = 500, rate: float = 0.0,
+    ) -> Traffic:
+        """Make an account and what is sent on it, with messages of `size` bytes of text. `domain`: another one of the sender."""
         to = recipient if isinstance(recipient, str) else recipient.domain
-        account = PairAccount(sender.domain, to, sender.managed, inbound=to in self._local)
+        account = PairAccount(domain or sender.domain, to, sender.managed, inbound=to in self._local)
         self.accounts.append(account)
         if isinstance(recipient, SimulatedServer):
             recipient.incoming[sender.domain] = account
@@ -137,29 +142,38 @@ class CustodyTestbed:
         """Have a stream each way."""
         return self.pair(one, other, size=size), self.pair(other, one, size=size)
 
+    def use_nameserver(self, port: int) -> None:
+        """Have the gateway ask a name server at `port` about peers that have no server here."""
+        self._sections["dns"] = {"servers": [f"127.0.0.1:{port}"], "private_addresses": "allow"}
+
     # --- the gateway ---
 
     async def start(self, *, away: Iterable[SimulatedServer] = (), faults: Mapping[str, Any] | None = None) -> None:
         """Start the servers, those of `away` without listening, and the gateway."""
-        self._configure()
+        self.configure()
         for server in self.servers.values():
             await server.start()
         for server in away:
             server.go_away()
         await self.start_gateway(faults)
 
-    def _configure(self) -> None:
+    def configure(self) -> None:
+        """Write the gateway's configuration."""
         backends = [
             {
-                "kind": "s2s", "domains": [domain], "listen": f"tcp:{self._inner[domain]}:interface=127.0.0.1",
+                "kind": "s2s", "domains": [domain, *self.subdomains.get(domain, ())], "listen": f"tcp:{self._inner[domain]}:interface=127.0.0.1",
                 "address": f"127.0.0.1:{self.servers[domain].port if domain in self.servers else 1}", **self._backend,
             } for domain in self._local
         ]
+        domains = [name for domain in self._local for name in (domain, *self.subdomains.get(domain, ()))]
         static = {domain: f"127.0.0.1:{port}" for domain, port in self._static.items()}
         self.gateway.configure(
             backend="127.0.0.1:1", dns=None, anchors=self._authority.file,
             certificates=[self._certificates[domain] for domain in self._local],
-            changes={**self._sections, "backend": backends, "dns": {"static": static, **self._sections.get("dns", {})}},
+            changes={
+                **self._sections, "gateway": {"domains": domains}, "backend": backends,
+                "dns": {"static": static, **self._sections.get("dns", {})},
+            },
         )
 
     def begin_gateway(self, faults: Mapping[str, Any] | None = None) -> None:
@@ -272,8 +286,8 @@ class CustodyTestbed:
             stream.count_written()
         totals = Totals()
         for account in self.accounts if accounts is None else accounts:
-            missing = [number for number in account.missing() if number in account.acknowledged]
-            held = await self._held(account) if missing else set()
+            held = await self._held(account) if account.lost() else set()
+            missing = account.lost()
             lost = [number for number in missing if number not in held]
             arrived = set(account.arrived)
             totals.sent += len(account.sent)
@@ -295,8 +309,9 @@ class CustodyTestbed:
         for target, errors in ([account.sender, account.recipient], False), ([account.recipient, account.sender], True):
             try:
                 rows = await self.ask("queue show", target=target, limit=_ROWS)
-            except RequestFailed:
-                rows = []
+            except RequestFailed as error:
+                self.problems.append(f"what is held cannot be asked: {error}")
+                return held
             identifiers = [row["id"] or "" for row in rows if (row["type"] == "error") == errors]
             held.update(int(each[1:]) for each in identifiers if each.startswith("n") and each[1:].isdecimal())
         return held

@@ -346,10 +346,11 @@ class SimulatedServer:
     async def start(self) -> None:
         """Listen, and begin to send."""
         await self.come_back()
-        for outgoing in self.outgoing.values():
-            self._run(outgoing)
+        for outgoing in dict.fromkeys(self.outgoing.values()):
+            self.run(outgoing)
 
-    def _run(self, outgoing: OutgoingStream) -> None:
+    def run(self, outgoing: OutgoingStream) -> None:
+        """Have this stream connect and send from now on."""
         self._tasks.append(asyncio.create_task(outgoing.run()))
 
     def stop(self) -> None:
@@ -386,7 +387,7 @@ class SimulatedServer:
         for traffic in traffics:
             self.outgoing[traffic.account.recipient] = stream
         if running:
-            self._run(stream)
+            self.run(stream)
         return stream
 
     # --- accepted streams ---
@@ -458,11 +459,11 @@ class SimulatedServer:
             return
         number = int(identifier[1:])
         if kind == "error":
-            account = self._sent_to(peer)
+            account = self._sent_by(element.get("to", ""), peer)
             account.bounced.add(number)
             account.errors.setdefault(number, []).append(_condition(element))
         elif kind == "result":
-            self._sent_to(peer).answered[number] += 1
+            self._sent_by(element.get("to", ""), peer).answered[number] += 1
         elif peer in self.incoming:
             self.incoming[peer].arrived.append(number)
             self.incoming[peer].arrived_on.append(stream_number)
@@ -470,9 +471,11 @@ class SimulatedServer:
                 addresses = f"from='{element.get('to')}' to='{element.get('from')}'"
                 self._reply(peer, f"<iq type='result' id='{identifier}' {addresses}/>")
 
-    def _sent_to(self, peer: str) -> PairAccount:
-        traffics = self.outgoing[peer].traffics
-        return next(traffic.account for traffic in traffics if traffic.account.recipient == peer)
+    def _sent_by(self, address: str, peer: str) -> PairAccount:
+        """Return the account of what `address` of this server sent to `peer`."""
+        pair = address.partition("@")[2].partition("/")[0], peer
+        accounts = [traffic.account for traffic in self.outgoing[peer].traffics]
+        return next((each for each in accounts if (each.sender, each.recipient) == pair), accounts[0])
 
     def _reply(self, peer: str, text: str) -> None:
         if peer in self.outgoing:

@@ -48,7 +48,11 @@ async def ends_under_load(context: ScenarioContext, direction: str, acks: str) -
             hop.drop_streams()
             await asyncio.sleep(0.3)
         if each == 2 and acks != "tcp":
-            await bed.kill()
+            hop.refuse()
+            await bed.faults(sqlite={"file": "spool.db*", "write_seconds": 0.2})
+            await asyncio.sleep(0.5)
+            await bed.kill()  # in the middle of a commit
+            hop.refuses = False
             await bed.start_gateway()
     await bed.stop()
     await bed.start_gateway()

@@ -135,8 +135,9 @@ async def torn_write(context: ScenarioContext, write: int) -> None:
     lane.traffic.rate = 500
     await bed.start(away=[peer])
     await asyncio.sleep(1)
-    await bed.faults(sqlite={"file": "spool.db*", "torn_write": write})
-    await bed.runner.ended()
+    await bed.faults(sqlite={"file": "spool.db*", "torn_write": write, "write_seconds": 0.1})
+    await bed.until(lambda: not bed.runner.process.alive, 10, "the process does not die")
+    await bed.kill()
     await bed.start_gateway()
     await asyncio.sleep(1)
     await bed.settle()

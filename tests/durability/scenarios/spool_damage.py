@@ -187,10 +187,10 @@ async def start_on_full_disk(context: ScenarioContext) -> None:
     bed = context.testbed()
     lane, _ = await _filled(bed, 200)
     friend = bed.peer("friend.example")
-    bed._configure()
+    bed.configure()
     await friend.start()
     through = bed.pair(bed.servers["inside.example"], friend)
-    bed.servers["inside.example"]._run(through)
+    bed.servers["inside.example"].run(through)
     await bed.servers["away.example"].come_back()
     bed.begin_gateway({"sqlite": {"full": True}, "files_full": True})
     try:
