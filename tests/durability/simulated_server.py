@@ -105,6 +105,7 @@ class OutgoingStream:
         self._handled = 0  # what the gateway has acknowledged on the present stream
         self._answers: list[str] = []
         self._written: list[_Sent] = []  # on the present stream, where the sender does not use XEP-0198
+        self._cut_off: list[_Sent] = []  # the same of the last stream, if it was not closed in order
         self._connection: Connection | None = None
 
     @property
@@ -125,12 +126,12 @@ class OutgoingStream:
         if len(self._answers) < ANSWERS:
             self._answers.append(text)
 
-    def count_written(self) -> None:
-        """Count as acknowledged what a sender without XEP-0198 has written, and what the gateway therefore must not lose.
+    def count_written(self, *, cut_off: bool = False) -> None:
+        """Count as acknowledged what a sender without XEP-0198 has written, so that the gateway must not lose it.
 
-        That is what was written on streams that were closed in order or are open.
+        That is what was written on streams that are open or were closed in order. `cut_off`: on the last one too, however it ended.
         """
-        for sent in self._written:
+        for sent in [*self._written, *(self._cut_off if cut_off else ())]:
             if sent.traffic is not None:
                 sent.traffic.account.acknowledged.add(sent.number)
         self._written.clear()
@@ -198,7 +199,7 @@ class OutgoingStream:
             self.stream = None
             if self.closed_in_order:
                 self.count_written()
-            self._written.clear()
+            self._written, self._cut_off = [], self._written
 
     def _send_again(self, stream: XMLStream, resumed: bool) -> None:
         """Send what was not acknowledged. On a resumed stream that is everything, on a new one IQ requests are left out."""

@@ -13,7 +13,7 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
     bed = context.testbed()
     inside = bed.local()
     backs = []
-    for number in range(6):
+    for number in range(8):
         peer = bed.peer(f"peer{number}.example", managed=managed, bidi=True)
         bed.pair(inside, peer).send(1)
         back = bed.pair(peer, inside, size=100)
@@ -23,11 +23,12 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
     await bed.until(lambda: all(back.stream is not None for back in backs), 15, "there is no stream that carries both ways")
     for _again in range(2):
         for back in backs:
-            back.traffic.rate = 400
+            back.traffic.rate = 800
         await asyncio.sleep(1.5)
         await bed.stop()
         for back in backs:
             back.traffic.rate = 0
+            back.count_written(cut_off=True)  # an orderly stop cuts nobody off
         await bed.start_gateway()
         for peer in list(bed.servers.values())[1:]:
             inside.outgoing[peer.domain].send(1)
