@@ -146,7 +146,7 @@ async def torn_write(context: ScenarioContext, write: int) -> None:
 @scenario("the errors of expired stanzas find no room in the spool; kill -9 right after", seconds=60)
 async def expiry_without_room(context: ScenarioContext) -> None:
     """A stanza leaves the spool when its error is safe, not before."""
-    bed = context.testbed(queue={"hold": "6s", "disk": 60_000, "memory": "1MiB"})
+    bed = context.testbed(queue={"hold": "6s", "disk": 60_000, "share": "100%"})
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer)
     await bed.start(away=[peer])
@@ -154,7 +154,11 @@ async def expiry_without_room(context: ScenarioContext) -> None:
     await bed.acknowledged(lane)
     bed.note(f"{75 - len(lane.account.bounced)} in the spool")
     inside.go_away()
-    await asyncio.sleep(6.6)
+    deadline = asyncio.get_running_loop().time() + 12
+    while asyncio.get_running_loop().time() < deadline:
+        if len(await bed.ask("queue show", target=[INSIDE, peer.domain], limit=100)) < 75 - len(lane.account.bounced):
+            break  # they have begun to expire
+        await asyncio.sleep(0.02)
     await bed.kill()
     await inside.come_back()
     await bed.start_gateway()

@@ -21,7 +21,7 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
         backs.append(back)
     await bed.start()
     await bed.until(lambda: all(back.stream is not None for back in backs), 15, "there is no stream that carries both ways")
-    for _again in range(2):
+    for _again in range(3):
         for back in backs:
             back.traffic.rate = 800
         await asyncio.sleep(1.5)
