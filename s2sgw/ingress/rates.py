@@ -14,42 +14,10 @@ from s2sgw.policy.model import Limits
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Seconds of its rate that a bucket holds, and the longest debt in seconds: a single stanza may be larger than a minute's rate.
-BURST = 2.0
-DEBT = 60.0
 #: Peers whose meters are kept; beyond, the one that was asked for longest ago begins anew.
 METERS = 4096
-
-
-class TokenBucket:
-    """`rate` a second, of bytes or of stanzas."""
-
-    __slots__ = ("_at", "_level", "rate")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._level = rate * BURST
-        self._at = now
-
-    def debt(self, now: float) -> float:
-        """Seconds until there is something to spend again; 0 where there is."""
-        self._fill(now)
-        return max(0.0, -self._level / self.rate)
-
-    def spend(self, amount: float, now: float) -> None:
-        """Spend `amount`, whatever there is."""
-        self._fill(now)
-        self._level = max(self._level - amount, -self.rate * DEBT)
-
-    def has(self, amount: float, now: float) -> bool:
-        """Whether `amount` is there; a full bucket has enough for anything."""
-        self._fill(now)
-        return self._level >= min(amount, self.rate * BURST)
-
-    def _fill(self, now: float) -> None:
-        self._level = min(self._level + (now - self._at) * self.rate, self.rate * BURST)
-        self._at = now
 
 
 class RateLimiter:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.sites import Site
+from s2sgw.xmpp.token_bucket import TokenBucket
 
 #: How much more than the narrowest site each wider one may ask for.
 WIDER = 4
@@ -21,23 +22,23 @@ class SiteRates:
         self._clock = clock
         self._rate = rate
         self._burst = burst
-        #: tokens that are left, and when that was
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, site: Site) -> bool:
         """Take a token of `site` and of each site around it; return whether there was one everywhere."""
         now = self._clock.seconds()
-        left: dict[str, float] = {}
-        for steps, name in enumerate(reversed(site)):
-            factor = WIDER**steps
-            tokens, at = self._buckets.get(name, (self._burst * factor, now))
-            tokens = min(tokens + (now - at) * self._rate * factor, self._burst * factor)
-            if tokens < 1:
-                return False
-            left[name] = tokens - 1
-        for name, tokens in left.items():
-            self._buckets[name] = (tokens, now)
-            self._buckets.move_to_end(name)
-        while len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
+        buckets = [self._bucket(name, WIDER**steps, now) for steps, name in enumerate(reversed(site))]
+        if not all(bucket.has(1, now) for bucket in buckets):
+            return False
+        for bucket in buckets:
+            bucket.spend(1, now)
         return True
+
+    def _bucket(self, name: str, factor: int, now: float) -> TokenBucket:
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = TokenBucket(self._rate * factor, now, self._burst * factor)
+            if len(self._buckets) > REMEMBERED:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(name)
+        return bucket

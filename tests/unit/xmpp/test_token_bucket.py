@@ -1,0 +1,54 @@
+"""Token buckets."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.token_bucket import BURST, DEBT, TokenBucket
+
+
+class BucketTests(SynchronousTestCase):
+    """A bucket of one rate."""
+
+    def test_burst(self) -> None:
+        """Two seconds' worth is there at once, and no more however long it rests."""
+        bucket = TokenBucket(10, 0.0)
+        bucket.spend(20, 1000.0)
+        self.assertEqual(0.0, bucket.debt(1000.0))
+        bucket.spend(5, 1000.0)
+        self.assertEqual(0.5, bucket.debt(1000.0))
+        self.assertEqual(0.25, bucket.debt(1000.25))
+        self.assertEqual(0.0, bucket.debt(1001.0))
+
+    def test_debt_is_bounded(self) -> None:
+        """A single stanza larger than a minute's rate is waited for a minute."""
+        bucket = TokenBucket(10, 0.0)
+        bucket.spend(1_000_000, 0.0)
+        self.assertEqual(DEBT, bucket.debt(0.0))
+
+    def test_has(self) -> None:
+        """What is there, is there; a full bucket has enough for anything, once."""
+        bucket = TokenBucket(10, 0.0)
+        self.assertTrue(bucket.has(1000, 0.0))
+        bucket.spend(1, 0.0)
+        self.assertFalse(bucket.has(1000, 0.0))
+        self.assertTrue(bucket.has(19, 0.0))
+
+    @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), max_size=60))
+    def test_never_above_the_rate(self, steps: list[tuple[float, int]]) -> None:
+        """Who waits for each debt spends, over any time, no more than the rate, the burst and one last amount beyond."""
+        bucket, now, spent = TokenBucket(10, 0.0), 0.0, 0
+        for rest, amount in steps:
+            now += rest + bucket.debt(now)
+            self.assertLessEqual(spent, 10 * (now + BURST) + 1e-6)
+            bucket.spend(amount, now)
+            spent += amount
+
+    def test_take(self) -> None:
+        """One at a time, as long as there is one; what was refused costs nothing. The burst may be any."""
+        bucket = TokenBucket(0.5, 0.0, burst=3)
+        self.assertEqual([bucket.take(0.0) for _ in range(5)], [True, True, True, False, False])
+        self.assertEqual((bucket.take(1.9), bucket.take(2.0), bucket.take(2.0)), (False, True, False))
+        self.assertEqual([bucket.take(1000.0) for _ in range(4)], [True, True, True, False])
