@@ -64,8 +64,8 @@ class Judge:
         self._look_ups = look_ups
         self._peer_records = peer_records
         self._now = now
-        #: streams on which dialback would make the key a first use (R20)
-        self._first_uses: WeakKeyDictionary[StreamConnection, tuple[Domain, tuple[bytes, ...]]] = WeakKeyDictionary()
+        #: the peers of each stream for which dialback would make the key a first use (R20)
+        self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
 
     def begin(
         self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
@@ -90,9 +90,11 @@ class Judge:
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
         """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
-        domain, chain = self._first_uses.pop(connection, (None, ()))
-        if domain == peer and domain is not None and method == "dialback":
-            self._peer_records.learn(domain, chain, self._now().timestamp(), "proven by dialback")
+        waiting = self._first_uses.get(connection, set())
+        if peer in waiting:
+            waiting.remove(peer)
+            if method == "dialback":
+                self._peer_records.learn(peer, connection.chain, self._now().timestamp(), "proven by dialback")
 
     async def verdict(
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
@@ -108,7 +110,7 @@ class Judge:
             targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
         self._peer_records.record_verdict(evidence, question.local, found.verdict, targets)
         if found.verdict.learn == "with-dialback":
-            self._first_uses[connection] = (question.peer, evidence.chain)
+            self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:

@@ -25,6 +25,7 @@ from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.s2s.owners import owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
+from s2sgw.stream.dialback_authorization import PAIRS
 from s2sgw.stream.events import (
     DialbackNeeded,
     DialbackOutcome,
@@ -104,7 +105,7 @@ class BackendReceiving:
     def _options(self, direct_tls: bool) -> ReceivingOptions:
         return ReceivingOptions(
             serves=self._remote, refuses_sender=self._refuses, tls=lambda _: self.server.tls, keys=self.server.keys,
-            answers_verify=self._remote, pre_1_0=True, resolve=False, direct_tls=direct_tls,
+            answers_verify=self._remote, pre_1_0=True, resolve=False, direct_tls=direct_tls, claims_waiting=PAIRS,
         )
 
     def _remote(self, domain: Domain) -> bool:

@@ -182,6 +182,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     receiving = FederationReceiving(
         running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify, accepted.count,
         stream_id, Claims(reactor.seconds, judge.knows), running.credential,
+        config.limits.claims_per_second, config.limits.domains_per_stream, reactor.seconds,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 

@@ -26,6 +26,7 @@ from s2sgw.stream.events import (
     ManagementEnabled,
     Method,
     PairProven,
+    Permission,
     Refusal,
     ResolutionNeeded,
     Resumed,
@@ -70,7 +71,9 @@ class AcceptedStream:
         self.methods: dict[Pair, str] = {}
         #: the domains whose stanzas come here
         self.senders: set[Domain] = set()
+        #: what led to the last judgement, and to that of each peer that may authenticate
         self.reasons: tuple[str, ...] = ()
+        self._reasons: dict[Domain, tuple[str, ...]] = {}
         self._ingress_services = ingress_services
         self._record = ingress_services.record
         self._register = register
@@ -109,7 +112,7 @@ class AcceptedStream:
                 self._ask(connection, self.side.resolve(connection, event), self.engine.resolved)
             case JudgementNeeded(peer, local):
                 self._assert(peer, local)
-                self._ask(connection, self.side.judge(connection, event), self._judged)
+                self._ask(connection, self.side.judge(connection, event), lambda answer: self._judged(answer, peer))
             case DialbackNeeded(pair):
                 question = self.side.verify(connection, event)
                 self._ask(connection, question, lambda outcome: self.engine.dialback_answered(pair, outcome))
@@ -204,9 +207,11 @@ class AcceptedStream:
 
         deferred.addCallbacks(done, failed)
 
-    def _judged(self, answer: tuple[Any, tuple[str, ...]]) -> list[Event]:
+    def _judged(self, answer: tuple[Permission, tuple[str, ...]], peer: Domain) -> list[Event]:
         permission, self.reasons = answer
-        return self.engine.judged(permission)
+        if permission.refusal is None:
+            self._reasons[peer] = self.reasons
+        return self.engine.judged(permission, peer)
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.methods[pair] = method
@@ -217,7 +222,7 @@ class AcceptedStream:
         self.side.proven(connection, pair, method)
         self._record.standing(
             "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
-            tls=connection.tls_version or "none", detail="; ".join(self.reasons),
+            tls=connection.tls_version or "none", detail="; ".join(self._reasons.get(pair.sender, ())),
         )
         self._register.proves(self, connection, pair)
 

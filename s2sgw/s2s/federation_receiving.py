@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from time import monotonic
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
@@ -57,6 +58,10 @@ class FederationReceiving:
     claims: Claims
     #: the certificate for a local domain that a peer is to be shown
     credential: Callable[[Domain, Domain], Credential | None] = lambda local, peer: None
+    #: bounds of what one stream may claim, and the time for them
+    claims_per_second: float = 10.0
+    domains_per_stream: int = 64
+    seconds: Callable[[], float] = monotonic
     leg: Leg = field(default="federation", init=False)
 
     @cached_property
@@ -70,7 +75,8 @@ class FederationReceiving:
     def _options(self, direct_tls: bool) -> ReceivingOptions:
         return ReceivingOptions(
             serves=self.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
-            answers_verify=self.is_local, direct_tls=direct_tls,
+            answers_verify=self.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
+            domains=self.domains_per_stream, seconds=self.seconds,
         )
 
     def _tls(self, peer: Domain | None) -> TLSUse:

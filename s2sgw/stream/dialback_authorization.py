@@ -1,91 +1,146 @@
-"""The receiving and the authoritative part of dialback on one stream: who has asked to send, and what became of it."""
+"""The receiving and the authoritative role of dialback on one stream: who has asked to send, and what became of it.
+
+A request costs the same however many came before it, few are judged or verified at once, and requests are rated: a peer that has
+proven nothing can send them without end.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Method, Permission
-from s2sgw.stream.negotiation import Stop, refused
+from s2sgw.stream.negotiation import Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.errors import LocalFault, StanzaCondition
+from s2sgw.xmpp.errors import LocalFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: So many pairs, proven or asked for, and so many peer domains may be on one stream; more get a `<resource-constraint/>`.
+#: Pairs that may be proven on one stream.
 PAIRS = 4096
-#: So often on one stream a domain that was refused for a while is judged anew; then the last word stands.
+#: Seconds of their rate that may come at once.
+BURST_SECONDS = 5
+#: Peers that are judged at once, and keys that are verified at once.
+JUDGED_AT_ONCE = 4
+VERIFIED_AT_ONCE = 8
+#: Requests beyond a bound, and requests for domains that are not served, that are answered on a stream: so many at once, and one
+#: more for each minute. The next one ends the stream.
+ANSWERED = 3
+ANSWERED_AGAIN = 1 / 60
+#: Peers that were refused, and are not judged anew when they ask again; those refused longest ago are forgotten first.
+REFUSED = 64
+#: How often on one stream a peer that was refused for the time being is judged anew.
 JUDGED_ANEW = 1000
-#: What tells a domain to come again.
+#: Refusals for the time being.
 TEMPORARY = frozenset({StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.RESOURCE_CONSTRAINT})
 
 
 class DialbackAuthorization:
-    """The requests of one stream. Each peer domain is judged once, one at a time; then each pair by its key (R28).
+    """The requests of one stream. Each peer domain is judged once, then each pair is proven by its key (R28).
 
-    Where the policy lets nobody prove the domain by a key, its certificate does on a stream that has authenticated already
+    Where the policy lets nobody prove the domain by a key, its certificate does, on a stream that has authenticated already
     (XEP-0220 §2.1.1 leaves the method to us, XEP-0344 describes this one).
     """
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission | None) -> None:
         self._stream = stream
         self._asserted = asserted
-        self._permissions: dict[Domain, Permission] = {}
+        options, now = stream.options, stream.options.seconds()
+        self._permitted: dict[Domain, Permission] = {}
+        self._refused: OrderedDict[Domain, Permission] = OrderedDict()
         if permission is not None and asserted.peer is not None:
-            self._permissions[asserted.peer] = permission
-        self._asking: Domain | None = None
-        self._unjudged: deque[Request] = deque()
-        self._unverified: dict[Pair, Request] = {}
+            self._permitted[asserted.peer] = permission
+        #: the pairs of all requests that are not answered yet
+        self._asked: set[Pair] = set()
+        #: requests by the peer that has to be judged first, in the order in which the peers came
+        self._unjudged: dict[Domain, list[Request]] = {}
+        self._judging: set[Domain] = set()
+        #: requests whose keys are being verified, and those whose turn has not come
+        self._verifying: dict[Pair, Request] = {}
+        self._unverified: deque[Request] = deque()
         self._judged_anew = 0
+        rate = options.claims_per_second
+        self._rate = TokenBucket(rate, now, burst=rate * BURST_SECONDS) if rate else None
+        self._answered = TokenBucket(ANSWERED_AGAIN, now, burst=ANSWERED)
 
     @property
     def idle(self) -> bool:
-        """No request waits for anything."""
-        return not self._unjudged and not self._unverified
+        """Return whether no request waits for anything."""
+        return not self._asked
 
     # --- requests ---
 
     def result(self, request: Request) -> None:
-        """`<db:result/>`: may `request.pair` be sent on this stream?"""
+        """Take `<db:result/>`: may `request.pair` be sent on this stream?"""
         pair = request.pair
         if pair in self._stream.pairs:
             self._stream.send(request.answer(DialbackOutcome("valid")))
-        elif pair not in self._unverified and not any(pair == other.pair for other in self._unjudged):
+        elif pair not in self._asked:
             self._new(request)
 
     def _new(self, request: Request) -> None:
+        sender, recipient = request.pair
         options = self._stream.options
-        refusal = self._stream.refusal_of(request.pair.sender)
-        if not options.serves(request.pair.recipient):
-            self._refuse(request, StanzaCondition.ITEM_NOT_FOUND, f"{request.pair.recipient} is not served here")
+        if not options.serves(recipient):
+            self._not_served(request, recipient)
+            return
+        bound = self._passed_bound()
+        refusal = None if bound else self._stream.refusal_of(sender)
+        if bound:
+            self._few(request, StanzaCondition.RESOURCE_CONSTRAINT, bound)
         elif refusal is not None:
             self._refuse(request, refusal.ending.account.condition, refusal.text)
-        elif self._crowded:
-            self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, f"more than {PAIRS} pairs or domains on one stream")
+        elif self._is_full_for(sender):
+            text = f"more than {options.domains} domains, or {PAIRS} pairs, on one stream: open another one"
+            self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text)
         else:
-            self._forget_temporary(request.pair.sender)
-            self._unjudged.append(request)
+            self._forget_temporary(sender)
+            self._asked.add(request.pair)
+            self._unjudged.setdefault(sender, []).append(request)
             self._go_on()
 
-    def _forget_temporary(self, peer: Domain) -> None:
-        """Who was told to wait and comes again is judged anew: the DNS may answer by now."""
-        refusal = self._permissions[peer].refusal if peer in self._permissions else None
-        if refusal is None or refusal.ending.account.condition not in TEMPORARY or self._judged_anew >= JUDGED_ANEW:
-            return
-        self._judged_anew += 1
-        del self._permissions[peer]
+    def _passed_bound(self) -> str:
+        """Return which bound on requests is passed by one more, in words; "": none. One that is within is counted."""
+        options = self._stream.options
+        if len(self._asked) >= options.claims_waiting:
+            return f"more than {options.claims_waiting} requests without waiting for an answer"
+        if self._rate is not None and not self._rate.take(options.seconds()):
+            return f"more than {self._rate.rate:g} requests a second"
+        return ""
 
-    @property
-    def _crowded(self) -> bool:
-        pairs = len(self._stream.pairs) + len(self._unverified) + len(self._unjudged)
-        return pairs >= PAIRS or len(self._permissions) >= PAIRS
+    def _not_served(self, request: Request, domain: Domain) -> None:
+        self._few(request, StanzaCondition.ITEM_NOT_FOUND, f"{domain} is not served here")
+
+    def _few(self, request: Request, condition: StanzaCondition, text: str) -> None:
+        """Refuse a request of a kind that is answered a few times; one more ends the stream."""
+        self._refuse(request, condition, text)
+        if not self._answered.take(self._stream.options.seconds()):
+            raise refuse(Cause.TOO_MANY_CLAIMS, StreamCondition.RESOURCE_CONSTRAINT, f"too often on this stream: {text}")
+
+    def _is_full_for(self, sender: Domain) -> bool:
+        """Return whether there is no room for a further domain, or for a further pair."""
+        if len(self._stream.pairs) + len(self._asked) >= PAIRS:
+            return True
+        if sender in self._permitted or sender in self._unjudged:
+            return False
+        return len(self._permitted) + len(self._unjudged) >= self._stream.options.domains
+
+    def _forget_temporary(self, peer: Domain) -> None:
+        """Forget a refusal for the time being: the DNS may answer by now."""
+        permission = self._refused.get(peer)
+        if permission is None or permission.refusal is None or self._judged_anew >= JUDGED_ANEW:
+            return
+        if permission.refusal.ending.account.condition in TEMPORARY:
+            self._judged_anew += 1
+            del self._refused[peer]
 
     def verify(self, request: Request) -> None:
-        """`<db:verify/>`: is the key one of ours? (§2.2.2; R27)"""
+        """Answer `<db:verify/>`: is the key one of ours? (§2.2.2; R27)"""
         receiving, originating = request.pair
         options = self._stream.options
         if not options.answers_verify(originating):
-            self._refuse(request, StanzaCondition.ITEM_NOT_FOUND, f"{originating} is not served here")
+            self._not_served(request, originating)
             return
         valid = options.keys.verify(receiving, originating, request.stream_id, request.key)
         self._stream.send(request.answer(DialbackOutcome("valid" if valid else "invalid")))
@@ -95,29 +150,39 @@ class DialbackAuthorization:
 
     # --- answers of the shell ---
 
-    def judged(self, permission: Permission) -> None:
-        """What the peer domain last asked about may do."""
-        if self._asking is None:
-            raise LocalFault("judged, though no judgement was asked for")
-        peer, self._asking = self._asking, None
+    def judged(self, permission: Permission, peer: Domain | None = None) -> None:
+        """Take the judgement of `peer` (None: of the only one that is being judged)."""
+        if peer is None and len(self._judging) == 1:
+            [peer] = self._judging
+        if peer is None or peer not in self._judging:
+            raise LocalFault(f"judged {peer or ''}, though no judgement was asked for")
+        self._judging.remove(peer)
         if permission.refusal is not None and peer == self._asserted.peer:
             raise refused(permission.refusal)
-        self._permissions[peer] = permission
         if permission.refusal is None:
+            self._permitted[peer] = permission
             self._stream.permit(peer, permission)
+        else:
+            self._refused[peer] = permission
+            if len(self._refused) > REFUSED:
+                self._refused.popitem(last=False)
+        for request in self._unjudged.pop(peer):
+            self._permitted_by(permission, request)
         self._go_on()
 
     def answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
-        """What became of the key for `pair`."""
-        request = self._unverified.pop(pair, None)
+        """Take what became of the key for `pair`."""
+        request = self._verifying.pop(pair, None)
         if request is None:
             raise LocalFault(f"dialback_answered for {pair}, which was not asked about")
+        self._asked.remove(pair)
         if outcome.type == "valid":
             self._prove(request, "dialback")
         elif outcome.type == "invalid":
             self._invalid(request, outcome)
         else:
             self._stream.send(request.answer(outcome))
+        self._go_on()
 
     def _prove(self, request: Request, method: Method) -> None:
         self._stream.send(request.answer(DialbackOutcome("valid")))
@@ -125,37 +190,41 @@ class DialbackAuthorization:
         self._stream.reach(request.pair)
 
     def _invalid(self, request: Request, outcome: DialbackOutcome) -> None:
-        """A forged sender ends the stream (§2.2.1), but not for the pairs beside it: then it is an error (§2.1.2)."""
+        """End the stream for a forged sender (§2.2.1). Where there are pairs beside it, it is an error instead (§2.1.2)."""
         if self._stream.pairs or not self.idle:
             self._stream.send(request.answer(DialbackOutcome("error", outcome.ending)))
             return
         self._stream.send(request.answer(outcome))
         raise Stop(outcome.ending or Ending(Cause.DIALBACK_INVALID))
 
+    # --- turns ---
+
     def _go_on(self) -> None:
-        """Bring the requests whose peer is judged to their question, and ask about the first whose peer is not."""
-        while self._unjudged and self._asking is None:
-            request = self._unjudged[0]
-            permission = self._permissions.get(request.pair.sender)
-            if permission is None:
-                self._ask(request.pair)
-            else:
-                self._unjudged.popleft()
-                self._permitted(request, permission)
-
-    def _ask(self, pair: Pair) -> None:
-        self._asking = pair.sender
-        self._stream.emit(JudgementNeeded(pair.sender, pair.recipient, self._stream.secured))
-
-    def _permitted(self, request: Request, permission: Permission) -> None:
-        refusal = permission.refusal
-        if permission.dialback:
-            self._unverified[request.pair] = request
+        """Begin judgements and verifications, as many as may run at once."""
+        for peer in list(self._unjudged):
+            permission = self._permitted.get(peer) or self._refused.get(peer)
+            if permission is not None and peer not in self._judging:
+                for request in self._unjudged.pop(peer):
+                    self._permitted_by(permission, request)
+            elif peer not in self._judging and len(self._judging) < JUDGED_AT_ONCE:
+                self._judging.add(peer)
+                local = self._unjudged[peer][0].pair.recipient
+                self._stream.emit(JudgementNeeded(peer, local, self._stream.secured))
+        while self._unverified and len(self._verifying) < VERIFIED_AT_ONCE:
+            request = self._unverified.popleft()
+            self._verifying[request.pair] = request
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))
-        elif permission.external and self._stream.authenticated:
+
+    def _permitted_by(self, permission: Permission, request: Request) -> None:
+        """Go on with a request whose peer was judged."""
+        if permission.dialback:
+            self._unverified.append(request)
+            return
+        self._asked.remove(request.pair)
+        if permission.external and self._stream.authenticated:
             self._prove(request, "certificate")
-        elif refusal is None:
+        elif permission.refusal is None:
             text = f"{request.pair.sender} may not authenticate by dialback here"
             self._refuse(request, StanzaCondition.POLICY_VIOLATION, text)
         else:
-            self._refuse(request, refusal.ending.account.condition, refusal.text)
+            self._refuse(request, permission.refusal.ending.account.condition, permission.refusal.text)

@@ -49,10 +49,10 @@ class ResolutionNeeded:
 
 @dataclass(frozen=True, slots=True)
 class JudgementNeeded:
-    """The other side's identity is asserted and its TLS evidence complete. Answer: `judged(Permission)`.
+    """The other side's identity is asserted and its TLS evidence complete. Answer: `judged(Permission, peer)`.
 
     Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`. Then
-    once for each further peer domain that a db:result names; one question at a time, stanzas of proven pairs flow on.
+    once for each further peer domain that a db:result names, a few at a time; stanzas of proven pairs flow on.
     Initiating: the handshake is over (or TLS is not to be had, and not required), nothing has been sent since; `peer`
     is whom we asked for.
     """

@@ -20,6 +20,10 @@ def _nobody(domain: Domain) -> Refusal | None:
     return None
 
 
+def _epoch() -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivingOptions:
     """How streams are received on one listener."""
@@ -38,6 +42,12 @@ class ReceivingOptions:
     pre_1_0: bool = False
     #: ask for the asserted peer's resolution before TLS (R2)
     resolve: bool = True
+    #: of `<db:result/>`: how many a second (0: any number), how many may wait, and how many domains a stream may send from
+    claims_per_second: float = 0.0
+    claims_waiting: int = 64
+    domains: int = 4096
+    #: tells the time, in seconds
+    seconds: Callable[[], float] = _epoch
     before: FramingLimits = BEFORE_AUTHENTICATION
     after: FramingLimits = field(default=FramingLimits())
 

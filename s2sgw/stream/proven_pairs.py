@@ -16,10 +16,11 @@ ROUTES = 1024
 class ProvenPairs:
     """What a stream may carry. A pair is never taken away again, so a remembered route stays right."""
 
-    __slots__ = ("_methods", "_routes")
+    __slots__ = ("_methods", "_routes", "_senders")
 
     def __init__(self) -> None:
         self._methods: dict[Pair, Method] = {}
+        self._senders: set[Domain] = set()
         self._routes: dict[tuple[str, str], Pair] = {}
 
     def __contains__(self, pair: Pair) -> bool:
@@ -34,6 +35,7 @@ class ProvenPairs:
     def prove(self, pair: Pair, method: Method) -> None:
         """Stanzas may pass for `pair` from now on."""
         self._methods[pair] = method
+        self._senders.add(pair.sender)
 
     def of(self, stanza: Stanza) -> Pair | None:
         """The proven pair of a stanza whose like has passed before: one look-up."""
@@ -50,7 +52,7 @@ class ProvenPairs:
         return pair
 
     def _stranger(self, pair: Pair, serves: Callable[[Domain], bool]) -> RemoteFault:
-        if not any(pair.sender == proven.sender for proven in self._methods):
+        if pair.sender not in self._senders:
             return RemoteFault(StreamCondition.INVALID_FROM, f"{pair.sender} is not authenticated on this stream")
         if not serves(pair.recipient):
             return RemoteFault(StreamCondition.HOST_UNKNOWN, f"{pair.recipient} is not served here")

@@ -9,7 +9,7 @@ from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.options import ReceivingOptions
 from s2sgw.stream.receiving_context import ReceivingContext, ReceivingPhase
 from s2sgw.stream.receiving_phases import AwaitHeader, Handshaking
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 
 __all__ = ["ReceivingOptions", "ReceivingStream"]
 
@@ -24,17 +24,17 @@ class ReceivingStream(ReceivingContext):
         self.phase = Handshaking(self) if options.direct_tls else AwaitHeader(self)
 
     def resolved(self, refusal: Refusal | None) -> list[Event]:
-        """Answers `ResolutionNeeded`: None where the peer's hostname was resolved."""
+        """Answer `ResolutionNeeded`: None where the peer's hostname was resolved."""
         return self.step(self.phase.resolved, refusal)
 
-    def judged(self, permission: Permission) -> list[Event]:
-        """Answers the one `JudgementNeeded` that is open."""
-        return self.step(self.phase.judged, permission)
+    def judged(self, permission: Permission, peer: Domain | None = None) -> list[Event]:
+        """Answer `JudgementNeeded` for `peer`; None: the only one that is open."""
+        return self.step(lambda permission: self.phase.judged(permission, peer), permission)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> list[Event]:
-        """Answers `DialbackNeeded` for `pair`."""
+        """Answer `DialbackNeeded` for `pair`."""
         return self.step(lambda outcome: self.phase.dialback_answered(pair, outcome), outcome)
 
     def resumed(self, resumption: Resumption | None, past: Counters | None = None) -> list[Event]:
-        """Answers `ResumptionNeeded`: by what that stream is resumed, or None; `past`: how far one had come that no longer is."""
+        """Answer `ResumptionNeeded` with the stream to resume, or None; `past`: how far one had come that is no more."""
         return self.step(lambda resumption: self.phase.resumed(resumption, past), resumption)

@@ -197,7 +197,7 @@ class ReceivingPhase(ManagedPhase):
     def resolved(self, refusal: Refusal | None) -> None:
         raise self.unasked("resolved")
 
-    def judged(self, permission: Permission) -> None:
+    def judged(self, permission: Permission, peer: Domain | None) -> None:
         raise self.unasked("judged")
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:

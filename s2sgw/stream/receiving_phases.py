@@ -230,7 +230,9 @@ class Judging(ReceivingPhase):
         super().__init__(stream)
         self._asserted = asserted
 
-    def judged(self, permission: Permission) -> None:
+    def judged(self, permission: Permission, peer: Domain | None) -> None:
+        if peer not in (None, self._asserted.peer):
+            raise self.unasked(f"judged for {peer}")
         if permission.refusal is not None:
             raise refused(permission.refusal)
         if not permission.dialback and not sasl.offered(permission):
@@ -268,8 +270,8 @@ class Conversing(ReceivingPhase):
             self.stream.phase = Resuming(self, element)
             self.stream.emit(ResumptionNeeded(element.attributes.get("previd", "")))
 
-    def judged(self, permission: Permission) -> None:
-        self.authorisation.judged(permission)
+    def judged(self, permission: Permission, peer: Domain | None) -> None:
+        self.authorisation.judged(permission, peer)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
         self.authorisation.answered(pair, outcome)
@@ -292,8 +294,8 @@ class Resuming(ReceivingPhase):
         else:
             self.stream.resume(resumption, self._element)
 
-    def judged(self, permission: Permission) -> None:
-        self._before.judged(permission)
+    def judged(self, permission: Permission, peer: Domain | None) -> None:
+        self._before.judged(permission, peer)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
         self._before.dialback_answered(pair, outcome)

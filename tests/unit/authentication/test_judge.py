@@ -181,9 +181,8 @@ class JudgeTests(JudgeCase):
         for connection, peer, method in ((one, HERE, "dialback"), (other, PEER, "EXTERNAL")):
             self.successResultOf(self.verdict(judge, connection))
             judge.proven(connection, peer, method)  # type: ignore[arg-type]
-        judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
+        judge.proven(other, PEER, "dialback")  # type: ignore[arg-type]
         self.assertEqual([], self.peer_records.keys.of(PEER))
-        self.successResultOf(self.verdict(judge, one))
         judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
         self.assertEqual(["first-use"], [each.origin for each in self.peer_records.keys.of(PEER)])
 
