@@ -20,6 +20,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from s2sgw.admin.server import AdminInUse, AdminService
+from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.gateway import GatewayComponents, build_gateway
@@ -183,16 +184,16 @@ class RunningGateway:
 
     def _open_admin(self) -> None:
         components = self.components
-        admin = AdminService(components.reactor, components.state, {**components.verbs, "drain": self._drain})
+        admin = AdminService(components.reactor, components.state, {**components.verbs, "drain": self._drain}, components.slices)
         admin.startService()
         self._closers.append(admin.stopService)
 
-    def _drain(self, arguments: object) -> dict[str, object]:
+    async def _drain(self, arguments: object) -> dict[str, object]:
         """Stop as SIGTERM does, once this answer is out."""
         self.log.info(event="draining")
-        stanzas, _ = self.components.views.queue()
+        numbers = await self.components.views.count()
         self.components.reactor.callLater(ANSWERED, self.components.reactor.stop)
-        return {"waiting": stanzas, "kept": self.components.queues.spools}
+        return {"waiting": numbers.waiting, "kept": self.components.queues.spools}
 
     def _open_backend(self, backend: Backend) -> None:
         components = self.components
@@ -245,13 +246,11 @@ class RunningGateway:
         self._closers.append(self.components.backends.stop)
         if queues:
             self.log.info(event="restored", lanes=queues, stanzas=self.components.spool.count)
-        self._systemd.ready(self._status())
-        self.components.jobs.start("systemd status", STATUS_SECONDS, lambda: self._systemd.status(self._status()))
+        self._systemd.ready(status_line(Numbers(waiting=self.components.spool.count)))
+        self.components.jobs.start("systemd status", STATUS_SECONDS, self._show_status)
 
-    def _status(self) -> str:
-        """Return the line for `systemctl status`."""
-        streams = sum(self.components.views.stream_counts().values())
-        return f"{streams} streams, {self.components.views.queue()[0]} stanzas waiting"
+    async def _show_status(self) -> None:
+        self._systemd.status(status_line(await self.components.views.count()))
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
@@ -284,3 +283,8 @@ class RunningGateway:
 def port_of(endpoint: str) -> int:
     """The TCP port of an endpoint string such as "tcp:15270:interface=127.0.0.1"."""
     return int(endpoint.split(":")[1].removeprefix("port="))
+
+
+def status_line(numbers: Numbers) -> str:
+    """Return the line for `systemctl status`."""
+    return f"{sum(numbers.streams.values())} streams, {numbers.waiting} stanzas waiting"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Explainer:
             "keys": provenance.keys(policy), "certificate": self._shown(local, peer), "dns": _dns(resolution),
             **self._on_record(peer),
             "now": {name: await self._decided(peer, local, policy, role, resolution) for name, role in ROLES},
-            "refusals": [each.row() for each in self._record.list(peer.ascii)[-REFUSALS:]],
+            "refusals": self._refusals(peer),
         }
 
     def _shown(self, local: Domain, peer: Domain) -> dict[str, Any] | None:
@@ -79,6 +80,10 @@ class Explainer:
         if credential is None:
             return None
         return {"name": credential.name, "expires": credential.not_after.timestamp(), "fingerprint": credential.fingerprint}
+
+    def _refusals(self, peer: Domain) -> list[dict[str, Any]]:
+        newest = list(islice(self._record.newest((peer.ascii, peer.text)), REFUSALS))
+        return [each.row() for each in reversed(newest)]
 
     def _on_record(self, peer: Domain) -> dict[str, Any]:
         return {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
 from typing import Any, TypedDict
 
 from twisted.internet.defer import Deferred
@@ -13,6 +15,7 @@ from s2sgw.admin.verbs import limit_asked, peer_asked
 from s2sgw.delivery.holds import HoldTarget, TooManyHolds, drop, flush, hold, release
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError
@@ -21,9 +24,11 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: Bytes of stanzas that are fetched from the spool for one answer.
 SHOWN_BYTES = 8 * 1024 * 1024
+#: Lanes, or stanzas, that are looked at in one step of the work.
+AT_ONCE = 100
 
 
-class PeerRow(TypedDict):
+class WaitingRow(TypedDict):
     """What waits for and from one peer, in all of its lanes."""
 
     peer: str
@@ -72,21 +77,22 @@ class PoisonRow(TypedDict):
 class _Sum:
     """A peer's row as it is added up."""
 
-    row: PeerRow
-    oldest: float = float("inf")
+    row: WaitingRow
+    oldest: float = inf
     retries: list[float] = field(default_factory=list)
 
 
 class QueueVerbs:
-    """Answers the verbs from `lanes`; changes are noted in `audit` before they are made."""
+    """Answers the verbs from the queues, in slices; changes are noted in `audit` before they are made."""
 
-    def __init__(self, queues: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog) -> None:
+    def __init__(self, queues: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
         self._queues = queues
         self._is_local = is_local
         self._audit = audit
+        self._slices = slices
 
     def verbs(self) -> dict[str, Verb]:
-        """For `AdminService`."""
+        """Return the verbs for `AdminService`."""
         return {
             "queue list": self.peers, "queue poison": self.poison, "queue show": self.show, "queue hold": self.hold,
             "queue release": self.release, "queue drop": self.drop, "queue flush": self.flush,
@@ -94,33 +100,40 @@ class QueueVerbs:
 
     # --- looking ---
 
-    async def peers(self, arguments: Arguments) -> list[PeerRow]:
-        """By peer, those with the most to wait for first."""
-        wanted = peer_asked(arguments)
-        summaries: dict[Pair, LaneSummary] = {row.pair: row for row in await _answer(self._queues.spool.queues)}
-        sums: dict[Domain, _Sum] = {}
-        for queue in self._queues:
-            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
-            if (wanted is None or peer.ascii == wanted) and (len(queue.pair_queue) or queue.held or queue.parked):
-                self._add(sums.setdefault(peer, _Sum(self._empty(peer))), queue, summaries.get(queue.pair))
-        for peer in [target.peer for target in self._queues.operator_holds if target.peer is not None]:
-            if wanted is None or peer.ascii == wanted:
-                sums.setdefault(peer, _Sum(self._empty(peer)))
-        rows = [self._finished(each) for each in sums.values()]
-        return sorted(rows, key=lambda row: -row["stanzas"])[: limit_asked(arguments)]
+    def peers(self, arguments: Arguments) -> Deferred[list[WaitingRow]]:
+        """Return a row for each peer, those with the most to wait for first."""
+        return self._slices.run(self._peers(peer_asked(arguments), limit_asked(arguments)))
 
-    def _empty(self, peer: Domain) -> PeerRow:
-        held = [str(target) for target in self._queues.operator_holds if target.peer == peer or (target.pair and peer in
-        target.pair)]
-        return PeerRow(peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, held=held)
+    def _peers(self, wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
+        summaries: dict[Pair, LaneSummary] = {}
+        for number, summary in enumerate((yield self._spooled(self._queues.spool.queues))):
+            summaries[summary.pair] = summary
+            if number % AT_ONCE == 0:
+                yield None
+        sums: dict[Domain, _Sum] = {}
+        for number, queue in enumerate(self._queues):
+            if number % AT_ONCE == 0:
+                yield None
+            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+            if (wanted is None or peer == wanted) and (len(queue.pair_queue) or queue.held or queue.parked):
+                sum_ = sums.setdefault(peer, _Sum(_no_row(peer)))
+                sum_.row["bytes"] += yield from self._unspooled_bytes(queue)
+                self._add(sum_, queue, summaries.get(queue.pair))
+        return (yield from self._finished(sums, wanted, limit))
+
+    def _unspooled_bytes(self, queue: DeliveryQueue) -> SlicedWork[int]:
+        total = 0
+        for number, held in enumerate(list(queue.pair_queue), 1):
+            total += 0 if held.spooled else len(held.stanza.data)
+            if number % AT_ONCE == 0:
+                yield None
+        return total
 
     def _add(self, sum_: _Sum, queue: DeliveryQueue, summary: LaneSummary | None) -> None:
-        row = sum_.row
+        row, status = sum_.row, queue.next_hop.status()
         row["lanes"] += 1
         row["stanzas"] += len(queue.pair_queue)
-        row["bytes"] += sum(len(held.stanza.data) for held in queue.pair_queue if not held.spooled) + (summary.bytes if summary
-        else 0)
-        status = queue.next_hop.status()
+        row["bytes"] += summary.bytes if summary else 0
         state = "held" if queue.held else "spool unreadable" if queue.spooled_range.unreadable else status.state
         if state not in row["states"]:
             row["states"].append(state)
@@ -131,39 +144,56 @@ class QueueVerbs:
         if status.retry_at is not None:
             sum_.retries.append(status.retry_at)
 
-    def _finished(self, sum_: _Sum) -> PeerRow:
-        now = self._now()
-        sum_.row["oldest"] = max(0.0, now - sum_.oldest)
-        sum_.row["retry"] = min(sum_.retries) - now if sum_.retries else None
-        return sum_.row
+    def _finished(self, sums: dict[Domain, _Sum], wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
+        """Return the rows in their order; peers of whom nothing waits, but something is held, are among them."""
+        for target in self._queues.operator_holds:
+            for peer in (target.peer,) if target.peer is not None else target.pair or ():
+                if peer in sums or (target.peer is not None and (wanted is None or peer == wanted)):
+                    sums.setdefault(peer, _Sum(_no_row(peer))).row["held"].append(str(target))
+        ordered = yield from in_order(sums.values(), lambda sum_: -sum_.row["stanzas"])
+        return [_finished(sum_, self._now()) for sum_ in islice(ordered, limit)]
 
     def _now(self) -> float:
         return self._queues.clock.seconds()
 
-    async def poison(self, arguments: Arguments) -> list[PoisonRow]:
-        """The pen, oldest first."""
-        rows: list[Quarantined] = await _answer(self._queues.spool.quarantined, limit_asked(arguments))
-        wanted = peer_asked(arguments)
-        return [_poison(row) for row in rows if wanted is None or any(each.ascii == wanted for each in row.spooled.pair)]
+    def _spooled(self, method: Callable[..., None], *arguments: Any) -> Deferred[Any]:
+        """Return what the spool answers. The Deferred fails with `VerbError` where it cannot be read."""
+        answered: Deferred[Any] = Deferred()
+        answered.addCallback(_readable)
+        method(*arguments, answered.callback)
+        return answered
 
-    async def show(self, arguments: Arguments) -> list[StanzaRow]:
-        """The stanzas of a peer, a lane, or one with its data; in order, lane by lane."""
-        target, limit = _target(arguments), limit_asked(arguments)
+    async def poison(self, arguments: Arguments) -> list[PoisonRow]:
+        """Return the stanzas in quarantine, oldest first."""
+        rows: list[Quarantined] = await self._spooled(self._queues.spool.quarantined, limit_asked(arguments))
+        wanted = peer_asked(arguments)
+        return [_poison(row) for row in rows if wanted is None or wanted in row.spooled.pair]
+
+    def show(self, arguments: Arguments) -> Deferred[list[StanzaRow]]:
+        """Return the stanzas of a peer or a lane, or one with its data; in order, lane by lane."""
+        return self._slices.run(self._show(_target(arguments), limit_asked(arguments)))
+
+    def _show(self, target: HoldTarget, limit: int) -> SlicedWork[list[StanzaRow]]:
         rows: list[StanzaRow] = []
-        for queue in self._chosen(target):
+        for queue in (yield from self._chosen(target)):
             if len(rows) < limit:
-                rows += await self._rows(queue, target.position, limit - len(rows))
+                rows += yield from self._rows(queue, target.position, limit - len(rows))
         return rows
 
-    async def _rows(self, queue: DeliveryQueue, position: int | None, limit: int) -> list[StanzaRow]:
+    def _rows(self, queue: DeliveryQueue, position: int | None, limit: int) -> SlicedWork[list[StanzaRow]]:
         pair_queue = queue.pair_queue
-        known = {held.position for held in pair_queue}
         flying = sum(len(piece.stanzas) for piece in pair_queue.in_flight)
-        rows = [self._row(queue, held, "in flight" if at < flying else "waiting") for at, held in enumerate(pair_queue)]
+        known, rows = set[int](), list[StanzaRow]()
+        for at, held in enumerate(list(pair_queue)):
+            known.add(held.position)
+            if held.position == position or (position is None and len(rows) < limit):
+                rows.append(self._row(queue, held, "in flight" if at < flying else "waiting"))
+            if at % AT_ONCE == 0:
+                yield None
         if pair_queue.spooled_range is not None:
             after, at_most = (pair_queue.spooled_range[0], SHOWN_BYTES) if position is None else (position - 1, 1)
-            spooled: list[Spooled] = await _answer(self._queues.spool.read, queue.pair, after, at_most)
-            rows += [self._row(queue, row, "spooled") for row in spooled if row.position not in known]
+            spooled: list[Spooled] = yield self._spooled(self._queues.spool.read, queue.pair, after, at_most)
+            rows += [self._row(queue, row, "spooled") for row in spooled[:limit] if row.position not in known]
         if position is None:
             return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=lambda row: row["number"])[:limit]]
         return [row for row in rows if row["number"] == position]
@@ -179,54 +209,89 @@ class QueueVerbs:
 
     # --- changing ---
 
-    def hold(self, arguments: Arguments) -> dict[str, Any]:
-        """Nothing of it is written until it is released; it goes on ageing."""
+    def hold(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
+        """Write nothing of the target until it is released; it goes on ageing."""
         target = self._changing("hold", arguments)
         try:
             self._queues.operator_holds.add(target)
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
-        queues = self._chosen(target)
-        for queue in queues:
-            hold(queue, target.position)
-        return {"lanes": len(queues), "stanzas": self._number(queues, target)}
+        return self._slices.run(self._change(target, hold))
 
-    def release(self, arguments: Arguments) -> dict[str, Any]:
-        """The end of holds, of all that the target covers; `holds`: how many there were."""
+    def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
+        """End the holds of all that the target covers; `holds`: how many there were."""
         target = self._changing("release", arguments)
         try:
             holds = self._queues.operator_holds.discard(target)
         except OSError as error:
             raise VerbError(f"cannot be released: {error}") from None
-        queues = [queue for queue in self._chosen(target) if not self._queues.operator_holds.holds(queue.pair)]
-        for queue in queues:
-            release(queue, target.position)
-        return {"lanes": len(queues), "stanzas": self._number(queues, target), "holds": holds}
+        result = self._slices.run(self._change(target, self._release))
+        return result.addCallback(lambda row: {**row, "holds": holds})
 
-    def flush(self, arguments: Arguments) -> dict[str, Any]:
-        """Another attempt now. A stanza's is its lane's."""
+    def _release(self, queue: DeliveryQueue, position: int | None) -> bool:
+        """Release a lane, unless another hold covers it."""
+        covered = self._queues.operator_holds.holds(queue.pair)
+        if not covered:
+            release(queue, position)
+        return not covered
+
+    def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
+        """Return the work of `act` on each lane of the target. A lane where it gives False is not counted."""
+        lanes = stanzas = 0
+        for queue in (yield from self._chosen(target)):
+            if act(queue, target.position) is not False:
+                lanes += 1
+                stanzas += yield from self._number(queue, target)
+            yield None
+        return {"lanes": lanes, "stanzas": stanzas}
+
+    def flush(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
+        """Try to deliver again now. For a stanza, its lane does."""
         target = self._changing("flush", arguments)
-        queues = [queue for queue in self._chosen(target) if not queue.held and len(queue.pair_queue)]
-        for queue in queues:
-            flush(queue)
-        return {"lanes": len(queues), "stanzas": sum(len(queue.pair_queue) for queue in queues)}
+        return self._slices.run(self._flush(target))
 
-    def drop(self, arguments: Arguments) -> dict[str, Any]:
+    def _flush(self, target: HoldTarget) -> SlicedWork[dict[str, Any]]:
+        lanes = stanzas = 0
+        for queue in (yield from self._chosen(target)):
+            if not queue.held and len(queue.pair_queue):
+                lanes, stanzas = lanes + 1, stanzas + len(queue.pair_queue)
+                flush(queue)
+            yield None
+        return {"lanes": lanes, "stanzas": stanzas}
+
+    def drop(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Bounce what waits; or forget it, where `quietly`."""
         quietly = arguments.get("quietly", False)
         if not isinstance(quietly, bool):
             raise VerbError("quietly must be true or false", "usage")
-        target = self._changing("drop", arguments, quietly=quietly)
-        queues = self._chosen(target)
-        return {"lanes": len(queues), "stanzas": sum(drop(queue, quietly, target.position) for queue in queues)}
+        return self._slices.run(self._drop(self._changing("drop", arguments, quietly=quietly), quietly))
 
-    def _chosen(self, target: HoldTarget) -> Sequence[DeliveryQueue]:
-        return [queue for queue in self._queues if target.covers(queue.pair)]
+    def _drop(self, target: HoldTarget, quietly: bool) -> SlicedWork[dict[str, Any]]:
+        lanes = stanzas = 0
+        for queue in (yield from self._chosen(target)):
+            lanes += 1
+            stanzas += drop(queue, quietly, target.position)
+            yield None
+        return {"lanes": lanes, "stanzas": stanzas}
 
-    def _number(self, queues: Sequence[DeliveryQueue], target: HoldTarget) -> int:
+    def _chosen(self, target: HoldTarget) -> SlicedWork[Sequence[DeliveryQueue]]:
+        chosen = []
+        for number, queue in enumerate(self._queues):
+            if target.covers(queue.pair):
+                chosen.append(queue)
+            if number % AT_ONCE == 0:
+                yield None
+        return chosen
+
+    def _number(self, queue: DeliveryQueue, target: HoldTarget) -> SlicedWork[int]:
         if target.position is None:
-            return sum(len(queue.pair_queue) for queue in queues)
-        return sum(1 for queue in queues for held in queue.pair_queue if held.position == target.position)
+            return len(queue.pair_queue)
+        found = 0
+        for number, held in enumerate(list(queue.pair_queue)):
+            found += held.position == target.position
+            if number % AT_ONCE == 0:
+                yield None
+        return found
 
     def _changing(self, action: str, arguments: Arguments, **facts: object) -> HoldTarget:
         """The target, once the change is noted: what cannot be noted is not done."""
@@ -253,11 +318,17 @@ def _target(arguments: Arguments) -> HoldTarget:
     return target
 
 
-async def _answer(method: Callable[..., None], *arguments: Any) -> Any:
-    """Return what the spool answers. Raises `VerbError` where it cannot be read."""
-    answered: Deferred[Any] = Deferred()
-    method(*arguments, answered.callback)
-    answer = await answered
+def _no_row(peer: Domain) -> WaitingRow:
+    return WaitingRow(peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, held=[])
+
+
+def _finished(sum_: _Sum, now: float) -> WaitingRow:
+    sum_.row["oldest"] = max(0.0, now - sum_.oldest)
+    sum_.row["retry"] = min(sum_.retries) - now if sum_.retries else None
+    return sum_.row
+
+
+def _readable(answer: Any) -> Any:
     if isinstance(answer, SpoolError):
         raise VerbError(f"the spool cannot be read: {answer}")
     return answer

@@ -3,7 +3,8 @@
     {"verb": "streams", "args": {"peer": "friend.example"}}
     {"ok": true, "result": […]}            or {"ok": false, "error": "…", "kind": "usage" | "failed"}
 
-What each verb answers is a plain callable in a registry, so that pages and other doors can share it.
+What answers a verb is a plain callable in a registry. An answer of any size is made and written row by row, in slices
+(`net.slices`), so that no question holds up the streams.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-#: What a verb may be called with, and what it gives back: JSON-able, or a Deferred or coroutine of that.
+from s2sgw.net.slices import SlicedWork, Slices
+
+#: What a verb may be called with, and what it gives back: JSON-able or `Rows`, or a Deferred or coroutine of that.
 Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Any]
 Verbs = Mapping[str, Verb]
@@ -37,6 +41,8 @@ REQUEST_BYTES = 65536
 ANSWER_BYTES = 64 * 1024 * 1024
 CONNECTIONS = 32
 PIPELINED = 16
+#: Bytes of an answer that are written at once.
+CHUNK_BYTES = 16384
 IDLE_SECONDS = 60
 ANSWER_SECONDS = 120
 #: sockaddr_un holds no longer path on Linux.
@@ -51,6 +57,22 @@ class VerbError(Exception):
         self.kind = kind
 
 
+class Rows:
+    """A list of an answer whose rows are made as they are written. None is a step of the work that gave no row."""
+
+    def __init__(self, rows: Iterator[Any]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the rows."""
+        return (row for row in self._rows if row is not None)
+
+    def steps(self) -> Iterator[Any]:
+        """Return the rows, and None for each step without one."""
+        return self._rows
+
+
+@implementer(IPushProducer)
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     """One connection: requests are answered one at a time, in order; `PIPELINED` may wait for their turn."""
 
@@ -58,10 +80,15 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     MAX_LENGTH = REQUEST_BYTES
     log = Logger()
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime, gone: Callable[[AdminProtocol], None]) -> None:
+    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices, gone: Callable[[AdminProtocol], None]) -> None:
         self._verbs = verbs
         self._clock = clock
+        self._slices = slices
         self._gone = gone
+        #: a part of the present answer is written
+        self._partial = False
+        #: fires when the client has taken what was written; None: it takes more now
+        self._full: Deferred[None] | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
         self._over = False
@@ -100,8 +127,8 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         asked: Deferred[Any] = Deferred()
         self._answering = asked
         asked.addCallback(self._ask)
-        asked.addTimeout(ANSWER_SECONDS, self._clock, _too_slow)
         asked.addCallback(self._answer)
+        asked.addTimeout(ANSWER_SECONDS, self._clock, _too_slow)
         asked.addErrback(self._failed)
         asked.addBoth(self._done)
         asked.callback(self._waiting.popleft())
@@ -120,8 +147,50 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         result = answer(arguments)
         return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
 
-    def _answer(self, result: object) -> None:
-        self._send({"ok": True, "result": result})
+    # --- answers ---
+
+    def _answer(self, result: object) -> Deferred[None]:
+        self._partial = False
+        return self._slices.run(self._write(result))
+
+    @property
+    def _connection(self) -> Any:
+        return self.transport
+
+    def _write(self, result: object) -> SlicedWork[None]:
+        """Return the work of writing the answer, which waits while the client does not read."""
+        self._connection.registerProducer(self, True)
+        try:
+            chunk, size, total = ['{"ok": true, "result": '], 0, 0
+            for piece in json_pieces(result):
+                if piece is not None:
+                    chunk.append(piece)
+                    size += len(piece)
+                    total += len(piece)
+                if total > ANSWER_BYTES:
+                    raise VerbError("the answer is too large; ask for less (a peer, a limit)")
+                if size > CHUNK_BYTES:
+                    self._partial = True
+                    self._connection.write("".join(chunk).encode("ascii"))
+                    chunk, size = [], 0
+                yield self._full
+            self._connection.write(("".join(chunk) + "}\n").encode("ascii"))
+        finally:
+            self._connection.unregisterProducer()
+            self._full = None
+
+    def pauseProducing(self) -> None:
+        """The client does not read what was written."""
+        self._full = self._full or Deferred()
+
+    def resumeProducing(self) -> None:
+        """The client has taken it."""
+        full, self._full = self._full, None
+        if full is not None and not full.called:
+            full.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is closing; `connectionLost` follows."""
 
     def _failed(self, failure: Failure) -> None:
         if self._over:
@@ -130,6 +199,9 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if not isinstance(refusal, VerbError):
             self.log.failure("an admin request broke", failure)
             refusal = VerbError("the gateway could not answer; its log says why")
+        if self._partial:
+            self._connection.abortConnection()  # nothing else tells half an answer from a whole one
+            return
         self._send({"ok": False, "error": str(refusal), "kind": refusal.kind})
 
     def _close(self, refusal: VerbError) -> None:
@@ -139,11 +211,30 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self.transport.loseConnection()
 
     def _send(self, answer: dict[str, Any]) -> None:
-        data = json.dumps(answer).encode("ascii")
-        if len(data) > ANSWER_BYTES:
-            raise VerbError("the answer is too large; ask for less (a peer, a limit)")
         if not self._over and self.transport is not None:
-            self.transport.write(data + b"\n")
+            self.transport.write(json.dumps(answer).encode("ascii") + b"\n")
+
+
+def json_pieces(value: object) -> Iterator[str | None]:
+    """Yield the JSON text of `value` in pieces: the items of lists and tables by themselves; None is a step without text."""
+    if isinstance(value, Rows | list):
+        separator = "["
+        for item in value.steps() if isinstance(value, Rows) else value:
+            if item is None and isinstance(value, Rows):
+                yield None
+            else:
+                yield separator + json.dumps(item)
+                separator = ", "
+        yield "[]" if separator == "[" else "]"
+    elif isinstance(value, dict) and value and all(type(key) is str for key in value):
+        separator = "{"
+        for key, item in value.items():
+            yield f"{separator}{json.dumps(key)}: "
+            yield from json_pieces(item)
+            separator = ", "
+        yield "}"
+    else:
+        yield json.dumps(value)
 
 
 def _too_slow(_: object, seconds: float) -> Any:
@@ -168,15 +259,16 @@ class AdminFactory(Factory):
 
     noisy = False
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime) -> None:
+    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices | None = None) -> None:
         self._verbs = verbs
         self._clock = clock
+        self._slices = slices or Slices(clock)
         self._open: set[AdminProtocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if len(self._open) >= CONNECTIONS:
             return None
-        protocol = AdminProtocol(self._verbs, self._clock, self._open.discard)
+        protocol = AdminProtocol(self._verbs, self._clock, self._slices, self._open.discard)
         protocol.factory = self
         self._open.add(protocol)
         return protocol
@@ -195,10 +287,10 @@ class AdminInUse(Exception):
 class AdminService(Service):
     """Listens on `<state>/admin.sock` (mode 0600, in a directory that is 0700) while it runs."""
 
-    def __init__(self, reactor: Any, state: Path, verbs: Verbs) -> None:
+    def __init__(self, reactor: Any, state: Path, verbs: Verbs, slices: Slices | None = None) -> None:
         self._reactor = reactor
         self._path = state / SOCKET
-        self._factory = AdminFactory(verbs, reactor)
+        self._factory = AdminFactory(verbs, reactor, slices)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:

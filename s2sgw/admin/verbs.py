@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.admin.server import Arguments, Rows, Verb, VerbError
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 #: Rows of one answer, unless the question says otherwise, and at most.
@@ -64,7 +64,21 @@ class RefusalRow(TypedDict):
     remedy: str
     times: int  # it happened so often in a row, since `first`
     first: float
-    letter: str  # all of it as a text to the other administrator
+    letter: NotRequired[str]  # all of it as a text to the other administrator, where it was asked for
+
+
+class PeerRow(TypedDict):
+    """One peer that a stream, a lane or a refusal speaks of: what is open, what waits, what went wrong."""
+
+    peer: str
+    inbound: int  # open streams
+    outbound: int
+    methods: list[str]  # by what its streams were proven
+    waiting: int  # stanzas, in both directions
+    refusals: int
+    last_refusal: dict[str, Any] | None  # {"at": …, "layer": …, "cause": …}
+    disabled: list[str]  # extensions that broke the peer's streams and are not used for a day
+    without: list[str]  # the same, under its former name
 
 
 class CertificateRow(TypedDict):
@@ -95,97 +109,72 @@ class StatusReport(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
-    """What the verbs are answered from; each is called once for a question."""
+class RefusalsAsked:
+    """Which refusals are asked for: of one peer or of all, how many of the last ones, with a letter each or without."""
 
-    status: Callable[[], StatusReport]
-    streams: Callable[[], Iterable[StreamRow]]
-    queues: Callable[[], Iterable[LaneRow]]
-    refusals: Callable[[], Iterable[RefusalRow]]  # oldest first
-    certificates: Callable[[], Iterable[CertificateRow]]
-    #: peers that an extension broke, with what is left out there
-    without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple
+    peer: Domain | None
+    limit: int
+    letters: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the verbs are answered from. Rows are made one by one, and None is a step of the work that gave no row."""
+
+    status: Callable[[], Any]  # a StatusReport, or a Deferred of it
+    streams: Callable[[Domain | None], Iterator[StreamRow | None]]
+    queues: Callable[[Domain | None], Iterator[LaneRow | None]]
+    refusals: Callable[[RefusalsAsked], Iterator[RefusalRow | None]]  # oldest first
+    certificates: Callable[[], Iterator[CertificateRow]]
+    peers: Callable[[Domain | None], Iterator[PeerRow | None]]  # in the order of their names
 
 
 def verbs(views: Views) -> dict[str, Verb]:
-    """The registry for `AdminService`."""
+    """Return the registry for `AdminService`."""
     return {
         "status": lambda _: views.status(),
-        "streams": lambda arguments: _chosen(views.streams(), arguments, ("peer",)),
-        "lanes": lambda arguments: _chosen(views.queues(), arguments, ("sender", "recipient")),
-        "refusals": lambda arguments: _latest(views.refusals(), arguments),
-        "peers": lambda arguments: _chosen(peers(views), arguments, ("peer",)),
-        "certs": lambda _: list(views.certificates()),
+        "streams": lambda arguments: _limited(views.streams, arguments),
+        "lanes": lambda arguments: _limited(views.queues, arguments),
+        "refusals": lambda arguments: Rows(views.refusals(_refusals_asked(arguments))),
+        "peers": lambda arguments: _limited(views.peers, arguments),
+        "certs": lambda _: Rows(views.certificates()),
     }
 
 
-def peers(views: Views) -> list[dict[str, Any]]:
-    """One row for each peer that a stream, a lane or a refusal speaks of: what is open, what waits, what went wrong."""
-    rows: dict[str, dict[str, Any]] = {}
-    for stream in views.streams():
-        if stream["leg"] == "federation" and stream["peer"]:
-            row = _peer(rows, stream["peer"])
-            row["inbound" if stream["direction"] == "inbound" else "outbound"] += 1
-            if stream["method"] and stream["method"] not in row["methods"]:
-                row["methods"].append(stream["method"])
-    for pair_queue in views.queues():
-        row = _peer(rows, pair_queue["recipient"] if pair_queue["direction"] == "outbound" else pair_queue["sender"])
-        row["waiting"] += pair_queue["stanzas"]
-    for refusal in views.refusals():
-        row = _peer(rows, refusal["peer"])
-        row["refusals"] += 1
-        row["last_refusal"] = {"at": refusal["at"], "layer": refusal["layer"], "cause": refusal["cause"]}
-    for peer, extensions in views.without():
-        _peer(rows, peer)["without"] = list(extensions)
-    return sorted(rows.values(), key=lambda row: str(row["peer"]))
+def _limited(view: Callable[[Domain | None], Iterator[Any]], arguments: Arguments) -> Rows:
+    """Return the rows of one peer where one is named, up to the limit."""
+    return Rows(_first(view(peer_asked(arguments)), limit_asked(arguments)))
 
 
-def _peer(rows: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    empty = {
-        "peer": name, "inbound": 0, "outbound": 0, "methods": [], "waiting": 0, "refusals": 0, "last_refusal": None,
-        "without": [],
-    }
-    return rows.setdefault(name, empty)
-
-
-def _chosen(rows: Iterable[Any], arguments: Arguments, keys: tuple[str, ...]) -> list[Any]:
-    """The rows of one peer where one is named, up to the limit."""
-    wanted, limit = peer_asked(arguments), limit_asked(arguments)
-    chosen: list[Any] = []
+def _first(rows: Iterator[Any], limit: int) -> Iterator[Any]:
     for row in rows:
-        if wanted is None or any(normal(row[key]) == wanted for key in keys):
-            if len(chosen) == limit:
-                break
-            chosen.append(row)
-    return chosen
+        yield row
+        limit -= row is not None
+        if not limit:
+            return
 
 
-def _latest(rows: Iterable[RefusalRow], arguments: Arguments) -> list[Any]:
-    """The last ones, up to the limit, oldest first."""
-    chosen = _chosen(rows, {**arguments, "limit": MOST}, ("peer",))
-    return chosen[-limit_asked(arguments) :]
+def _refusals_asked(arguments: Arguments) -> RefusalsAsked:
+    letters = arguments.get("letter", False)
+    if not isinstance(letters, bool):
+        raise VerbError("letter must be true or false", "usage")
+    return RefusalsAsked(peer_asked(arguments), limit_asked(arguments), letters)
 
 
 def limit_asked(arguments: Arguments) -> int:
+    """Return how many rows are asked for; raises `VerbError`."""
     limit = arguments.get("limit", LIMIT)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST:
         raise VerbError(f"limit must be a number from 1 to {MOST}", "usage")
     return limit
 
 
-def peer_asked(arguments: Arguments) -> str | None:
+def peer_asked(arguments: Arguments) -> Domain | None:
+    """Return the peer that is named, if one is; raises `VerbError`."""
     peer = arguments.get("peer")
     if peer is None:
         return None
     try:
-        return Domain.parse(peer).ascii
+        return Domain.parse(peer)
     except (InvalidJID, TypeError, AttributeError):
         raise VerbError("peer must be a domain name", "usage") from None
-
-
-def normal(name: str) -> str:
-    """A name as it compares; one that is no domain, which a stranger may have claimed, as it stands."""
-    try:
-        return Domain.parse(name).ascii
-    except InvalidJID:
-        return name

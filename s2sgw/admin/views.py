@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
 from typing import NamedTuple, cast
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from s2sgw import __version__
-from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, StatusReport, StreamRow, Views
+from s2sgw.admin.verbs import (
+    CertificateRow,
+    LaneRow,
+    PeerRow,
+    RefusalRow,
+    RefusalsAsked,
+    StatusReport,
+    StreamRow,
+    Views,
+)
 from s2sgw.backend.jabberd2_router import RouterLink
 from s2sgw.config import Config
 from s2sgw.delivery.next_hop import StreamFacts
@@ -15,13 +30,18 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.reporting.metrics import MetricSources
-from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.record import EventRecord, RefusalRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.stream.management import Managed
 from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain
+
+#: Items that are looked at in one step of the work, where no row is made.
+AT_ONCE = 100
 
 
 class _User(NamedTuple):
@@ -32,13 +52,57 @@ class _User(NamedTuple):
     stream: StreamFacts
 
 
+class _PeerSums:
+    """What is added up of one peer. There may be very many, so it is small."""
+
+    __slots__ = ("disabled", "inbound", "last_refusal", "methods", "outbound", "refusals", "waiting")
+
+    def __init__(self) -> None:
+        self.inbound = self.outbound = self.waiting = self.refusals = 0
+        self.methods: tuple[str, ...] = ()
+        self.last_refusal: RefusalRecord | None = None
+        self.disabled: tuple[str, ...] = ()
+
+    def add_stream(self, stream: StreamRow) -> None:
+        """Count an open stream."""
+        if stream["direction"] == "inbound":
+            self.inbound += 1
+        else:
+            self.outbound += 1
+        if stream["method"] and stream["method"] not in self.methods:
+            self.methods = (*self.methods, stream["method"])
+
+    def row(self, name: str) -> PeerRow:
+        """Return the row of the peer called `name`."""
+        last, refusal = self.last_refusal, None
+        if last is not None:
+            refusal = {"at": last.at, "layer": last.ending.layer.value, "cause": last.ending.cause.value}
+        return PeerRow(
+            peer=name, inbound=self.inbound, outbound=self.outbound, methods=list(self.methods), waiting=self.waiting,
+            refusals=self.refusals, last_refusal=refusal, disabled=list(self.disabled), without=list(self.disabled),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What is counted by looking at every stream and lane: open streams by (leg, direction), and stanzas that wait."""
+
+    streams: Counter[tuple[str, str]] = field(default_factory=Counter)
+    waiting: int = 0
+    oldest: float = inf  # by the clock of the queues; inf where none waits
+
+
 class GatewayViews:
-    """Answers `Views` and the metrics' `MetricSources` from the parts of one running gateway."""
+    """Answers `Views` and the metrics' `MetricSources` from the parts of one running gateway.
+
+    A view of all streams or lanes takes long where there are many. So it is an iterator, which gives None where the work can
+    be interrupted; what it goes over was there when it began, and may be gone when its row is made.
+    """
 
     def __init__(
         self, config: Config, queues: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
-        certificates: CertificateDirectory, started: float, room: StreamLimit,
-        without: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
+        certificates: CertificateDirectory, started: float, room: StreamLimit, slices: Slices,
+        disabled_extensions: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
         links: Callable[[], Iterable[RouterLink]] = tuple, alerts: Callable[[], list[str]] = list,
     ) -> None:
         self._alerts = alerts
@@ -50,35 +114,50 @@ class GatewayViews:
         self._certificates = certificates
         self._started = started
         self._room = room
-        self._without = without
+        self._slices = slices
+        self._disabled_extensions = disabled_extensions
+        self._numbers = Numbers()
+        self._counting: list[Deferred[Numbers]] = []
 
     def views(self) -> Views:
-        return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self._without)
+        """Return what the verbs are answered from."""
+        return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self.peers)
 
     def sources(self) -> MetricSources:
-        """What the metrics read."""
+        """Return what the metrics read. What takes long to count is as it was when `count` was called last."""
         return MetricSources(
-            self.stream_counts, lambda: self._record.stanzas, lambda: self._record.refusals, self.queue,
+            lambda: self._numbers.streams, lambda: self._record.stanzas, lambda: self._record.refusals, self._waiting,
             lambda: len(self._queues.backlog), lambda: len(self._room), self.expiries,
             lambda: self._record.resumptions, lambda: len(self._accepted.sessions),
         )
 
     def now(self) -> float:
+        """Return the time by which ages are told, which is no date."""
         return self._queues.clock.seconds()
 
     # --- rows ---
 
-    def streams(self) -> Iterator[StreamRow]:
-        for connection, owner in self._accepted:
-            yield self._accepted_row(connection, owner)
-        for link in self._links():
-            yield self._link_row(link)
+    def streams(self, peer: Domain | None = None) -> Iterator[StreamRow | None]:
+        """Yield a row for each open stream, or those of one peer."""
+        for number, (connection, owner) in enumerate(self._accepted):
+            if connection.ending is None and (peer is None or peer == _peer_of(owner)):
+                yield self._accepted_row(connection, owner)
+            elif number % AT_ONCE == 0:
+                yield None
+        if peer is None:
+            yield from map(self._link_row, self._links())
+        yield from self._outgoing_rows(peer)
+
+    def _outgoing_rows(self, peer: Domain | None) -> Iterator[StreamRow | None]:
         users: dict[object, list[_User]] = {}
-        for queue in self._queues:
-            status = queue.next_hop.status()
-            if status.stream is not None:
-                same = status.stream.connection if status.stream.ours else queue
-                users.setdefault(same, []).append(_User(queue, status.since, status.stream))
+        for number, queue in enumerate(self._queues):
+            if number % AT_ONCE == 0:
+                yield None
+            if peer is None or peer == _peer(queue):
+                status = queue.next_hop.status()
+                if status.stream is not None:
+                    same = status.stream.connection if status.stream.ours else queue
+                    users.setdefault(same, []).append(_User(queue, status.since, status.stream))
         yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
@@ -117,24 +196,37 @@ class GatewayViews:
             resumption=stream.resumption,
         )
 
-    def queues(self) -> Iterator[LaneRow]:
-        now = self.now()
-        for queue in self._queues:
-            status = queue.next_hop.status()
-            oldest = queue.pair_queue.oldest
-            yield LaneRow(
-                sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), direction=queue.direction,
-                state="held" if queue.held else status.state,
-                stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
-                cause=None if status.cause is None else status.cause.value,
-                retry=None if status.retry_at is None else status.retry_at - now,
-            )
+    def queues(self, peer: Domain | None = None) -> Iterator[LaneRow | None]:
+        """Yield a row for each lane, or those to and from one domain."""
+        for number, queue in enumerate(self._queues):
+            if peer is None or peer in queue.pair:
+                yield self._lane_row(queue, self.now())
+            elif number % AT_ONCE == 0:
+                yield None
 
-    def refusals(self) -> Iterator[RefusalRow]:
-        for refused in self._record.list():
-            yield cast(RefusalRow, refused.row())
+    def _lane_row(self, queue: DeliveryQueue, now: float) -> LaneRow:
+        status, oldest = queue.next_hop.status(), queue.pair_queue.oldest
+        return LaneRow(
+            sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), direction=queue.direction,
+            state="held" if queue.held else status.state,
+            stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
+            cause=None if status.cause is None else status.cause.value,
+            retry=None if status.retry_at is None else status.retry_at - now,
+        )
+
+    def refusals(self, asked: RefusalsAsked) -> Iterator[RefusalRow | None]:
+        """Yield the last refusals, oldest first. Peers are known by the names that they claimed, in any spelling."""
+        names = None if asked.peer is None else (asked.peer.ascii, asked.peer.text)
+        found: list[RefusalRecord] = []
+        for refused in islice(self._record.newest(names), asked.limit):
+            found.append(refused)
+            if len(found) % AT_ONCE == 0:
+                yield None
+        for refused in reversed(found):
+            yield cast(RefusalRow, refused.row(asked.letters))
 
     def certificates(self) -> Iterator[CertificateRow]:
+        """Yield a row for each local domain."""
         for domain in self._config.gateway.domains:
             credential = self._certificates.for_domain(domain)
             expires = credential.not_after.timestamp() if credential else None
@@ -145,23 +237,49 @@ class GatewayViews:
                 fingerprint=credential.fingerprint if credential else None,
             )
 
-    def status(self) -> StatusReport:
-        stanzas, oldest = self.queue()
+    def peers(self, peer: Domain | None = None) -> Iterator[PeerRow | None]:
+        """Yield a row for each peer that a stream, a lane or a refusal speaks of, in the order of their names; or of one."""
+        sums: defaultdict[str, _PeerSums] = defaultdict(_PeerSums)
+        for stream in self.streams(peer):
+            if stream is not None and stream["leg"] == "federation" and stream["peer"]:
+                sums[stream["peer"]].add_stream(stream)
+            yield None
+        for number, queue in enumerate(self._queues):
+            if number % AT_ONCE == 0:
+                yield None
+            if peer is None or peer == _peer(queue):
+                sums[str(_peer(queue))].waiting += len(queue.pair_queue)
+        for name, refusals, last in self._record.summaries():
+            if peer is None or name in (peer.ascii, peer.text):
+                sums[name].refusals, sums[name].last_refusal = refusals, last
+        for name, extensions in self._disabled_extensions():
+            domain = Domain.parse(name)
+            if peer is None or peer == domain:
+                sums[str(domain)].disabled = extensions
+        ordered = yield from in_order(sums, str)
+        for name in ordered:
+            yield sums.pop(name).row(name)
+
+    # --- the gateway at a glance ---
+
+    async def status(self) -> StatusReport:
+        """Return everything at a glance."""
+        numbers = await self.count()
         return StatusReport(
             version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
             domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self.listeners()),
-            streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in self.stream_counts().items()],
+            streams=[{"leg": leg, "direction": way, "number": number} for (leg, way), number in numbers.streams.items()],
             stanzas=[
                 {"direction": way, "kind": kind, "outcome": outcome, "number": number}
                 for (way, kind, outcome), number in sorted(self._record.stanzas.items())
             ],
-            waiting={"stanzas": stanzas, "bytes": self._queues.budget.used, "oldest": oldest},
+            waiting={"stanzas": numbers.waiting, "bytes": self._queues.budget.used, "oldest": self._waiting()[1]},
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
             alerts=self._alerts(),
         )
 
     def listeners(self) -> Iterator[dict[str, str]]:
-        """What is open, and for whom."""
+        """Yield what is open, and for whom."""
         for listener in self._config.listen:
             yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
         for backend in self._config.backends:
@@ -172,16 +290,60 @@ class GatewayViews:
 
     # --- numbers ---
 
-    def stream_counts(self) -> Counter[tuple[str, str]]:
-        return Counter((row["leg"], row["direction"]) for row in self.streams())
+    def count(self) -> Deferred[Numbers]:
+        """Count streams and stanzas that wait, in slices. Whoever asks meanwhile gets the same result."""
+        asked: Deferred[Numbers] = Deferred(self._counting.remove)
+        self._counting.append(asked)
+        if len(self._counting) == 1:
+            self._slices.run(self._count()).addBoth(self._counted)
+        return asked
 
-    def queue(self) -> tuple[int, float]:
-        """Stanzas that wait, and the age of the oldest."""
-        oldest = [queue.pair_queue.oldest for queue in self._queues if queue.pair_queue.oldest is not None]
-        return sum(len(queue.pair_queue) for queue in self._queues), self.now() - min(oldest) if oldest else 0.0
+    def _counted(self, result: Numbers | Failure) -> None:
+        if isinstance(result, Numbers):
+            self._numbers = result
+        asked, self._counting = self._counting, []
+        for each in asked:
+            each.callback(result)  # a Failure fails it
+
+    def _count(self) -> SlicedWork[Numbers]:
+        streams: Counter[tuple[str, str]] = Counter()
+        for number, (connection, owner) in enumerate(self._accepted):
+            if number % AT_ONCE == 0:
+                yield None
+            if connection.ending is None:
+                streams[owner.side.leg, "inbound" if owner.side.leg == "federation" else "outbound"] += 1
+        for _ in self._links():
+            streams["backend", "outbound"] += 1
+        waiting, oldest, ours = 0, inf, set[object]()
+        for number, queue in enumerate(self._queues):
+            if number % AT_ONCE == 0:
+                yield None
+            waiting += len(queue.pair_queue)
+            oldest = min(oldest, inf if queue.pair_queue.oldest is None else queue.pair_queue.oldest)
+            stream = queue.next_hop.status().stream
+            if stream is not None and (not stream.ours or stream.connection not in ours):
+                ours.add(stream.connection)
+                streams[stream.leg, queue.direction] += 1
+        return Numbers(streams, waiting, oldest)
+
+    def _waiting(self) -> tuple[int, float]:
+        """Return how many stanzas wait, and the age of the oldest, as they were counted last."""
+        oldest = self._numbers.oldest
+        return self._numbers.waiting, 0.0 if oldest == inf else max(0.0, self.now() - oldest)
 
     def expiries(self) -> dict[str, float]:
+        """Return the seconds until the certificate of each local domain expires."""
         return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}
+
+
+def _peer(queue: DeliveryQueue) -> Domain:
+    """Return the remote domain of a lane."""
+    return queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+
+
+def _peer_of(owner: AcceptedStream) -> Domain | None:
+    """Return the remote domain of an accepted stream, as claimed or proven."""
+    return owner.peer if owner.side.leg == "federation" else owner.local
 
 
 def _resumption(connection: StreamConnection) -> str | None:

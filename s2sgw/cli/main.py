@@ -196,12 +196,17 @@ def peers(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
 @main.command()
 @_peer
 @_limit
-@click.option("--letter", is_flag=True, help="The last one alone, as a text for the other server's administrator.")
+@click.option(
+    "--letter", is_flag=True, help="Show the last one as a text for the other administrator; with --json, add it to each row.",
+)
 @_config
 @_json
 def refusals(peer: str | None, limit: int, letter: bool, config: Path, as_json: bool) -> None:
     """The last refusals (of PEER): layer, cause, evidence, and a remedy to send on."""
-    _rows(config, as_json, "refusals", tables.letter if letter else tables.refusals, peer, limit)
+    if letter:
+        _rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, letter=True)
+    else:
+        _rows(config, as_json, "refusals", tables.refusals, peer, limit)
 
 
 @main.command()

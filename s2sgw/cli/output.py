@@ -27,13 +27,13 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 peer_argument = click.argument("peer", required=False)
-limit_option = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many rows.")
+limit_option = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Maximum number of rows.")
 
 
-def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int) -> None:
+def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any) -> None:
     """Show the rows of a verb, of PEER alone where it is named: no rows is then a no."""
     named = {} if peer is None else {"peer": peer}
-    found = asked(config, as_json, verb, limit=limit, **named)
+    found = asked(config, as_json, verb, limit=limit, **named, **arguments)
     show(found, as_json, render)
     if peer is not None and not found:
         sys.exit(NO)

@@ -101,7 +101,7 @@ PEERS = (
     Column("waiting", field("waiting"), True),
     Column("refusals", field("refusals"), True),
     Column("last refusal", lambda row: _last(row["last_refusal"])),
-    Column("left out", lambda row: ", ".join(row["without"]) or "-"),
+    Column("disabled extensions", lambda row: ", ".join(row["disabled"]) or "-"),
 )
 CERTIFICATES = (
     Column("domain", field("domain")),

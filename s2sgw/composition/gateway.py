@@ -51,6 +51,7 @@ from s2sgw.net.admission import Admission
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.slices import Slices
 from s2sgw.net.threads import run_in_thread
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
@@ -84,6 +85,7 @@ class GatewayComponents:
     """The objects of one gateway that are opened, closed, asked or tested. Nothing is looked up here by what is built."""
 
     reactor: Any
+    slices: Slices
     state: Path
     running: RunningConfiguration
     own_ports: OwnPorts
@@ -121,6 +123,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
     """
     # 1. clock, chance, state directory, certificates, policies
     random = SystemRandom()
+    slices = Slices(reactor)
     state = prepare_state(config.gateway.state)
     secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
     running = RunningConfiguration(config, reactor, run_in_thread(reactor))
@@ -206,12 +209,12 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
+        reactor, slices, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
     ))
     return GatewayComponents(
-        reactor, state, running, own_ports, record, audit, spool, queues, admission,
+        reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},

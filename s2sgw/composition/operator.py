@@ -20,6 +20,7 @@ from s2sgw.config import Config
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
+from s2sgw.net.slices import Slices
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics, MetricSources
@@ -40,6 +41,7 @@ class OperatorServices:
     """What the operator's view is read from."""
 
     clock: IReactorTime
+    slices: Slices
     wall: Callable[[], float]
     running: RunningConfiguration
     record: EventRecord
@@ -70,12 +72,12 @@ class Operator:
         running = services.running
         self.views = GatewayViews(
             running.config, services.queues, services.accepted, services.record, running.certificates, services.clock.seconds(),
-            services.stream_limit, self._disabled_extensions, services.backends.links.values,
+            services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
             alerts=self._alerts,
         )
         queue_space = QueueSpace(self._memory, self._disk)
         collectors = (services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots))
-        self.metrics = Metrics(self._sources(), services.handshake_times, collectors)
+        self.metrics = Metrics(self._sources(), services.handshake_times, collectors, self.views.count)
 
     def _sources(self) -> MetricSources:
         services = self._services
@@ -91,7 +93,7 @@ class Operator:
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs of the admin socket, but for those that end or change the gateway."""
         services, running = self._services, self._services.running
-        queue_verbs = QueueVerbs(services.queues, running.is_local, services.audit)
+        queue_verbs = QueueVerbs(services.queues, running.is_local, services.audit, services.slices)
         trust = trust_verbs(
             services.clock, services.wall, self._config, running.policies, services.peer_records, services.audit,
             judge=services.judge, proving=services.proof_runner, discovery=services.discovery, record=services.record,

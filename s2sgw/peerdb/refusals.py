@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from typing import Any
 
 from s2sgw.peerdb.database import PeerDatabase
@@ -14,9 +13,6 @@ from s2sgw.xmpp.ending import Cause, Ending
 #: Refusals that are kept in all, and how many more there may be until that is looked to, which is a walk over them.
 KEPT = 20_000
 TRIM_EVERY = 64
-#: Characters of a text, and reasons, that are kept of each.
-TEXT = 1000
-REASONS = 24
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS refusals (
@@ -38,26 +34,19 @@ class StoredRefusals:
         store.define(_TABLES)
 
     def keep(self, refused: RefusalRecord) -> None:
-        """One more, or one that was kept already and has happened again."""
-        kept = clipped(refused)
+        """Write down a refusal; one that was kept already and has happened again takes its own place."""
         over = [(f"DELETE FROM refusals WHERE id IN ({_EVERY})", (KEPT,))] if self._writes % TRIM_EVERY == 0 else []
         self._writes += 1
         self._store.note(
             ("INSERT OR REPLACE INTO refusals (digest, peer, last, refusal) VALUES (?, ?, ?, ?)",
-             (_digest(kept), kept.peer, kept.at, json.dumps(_written(kept)))),
-            (f"DELETE FROM refusals WHERE id IN ({_OWN})", (kept.peer, PER_NAME)),
+             (_digest(refused), refused.peer, refused.at, json.dumps(_written(refused)))),
+            (f"DELETE FROM refusals WHERE id IN ({_OWN})", (refused.peer, PER_NAME)),
             *over,
         )
 
     def past(self) -> list[RefusalRecord]:
         """All that is kept, oldest first."""
         return [_read(json.loads(text)) for (text,) in self._store.rows("SELECT refusal FROM refusals ORDER BY last")]
-
-
-def clipped(refused: RefusalRecord) -> RefusalRecord:
-    """Within the bounds: much of it is what strangers said."""
-    ending = replace(refused.ending, detail=refused.ending.detail[:TEXT])
-    return replace(refused, ending=ending, peer=refused.peer[:TEXT], reasons=tuple(r[:TEXT] for r in refused.reasons[:REASONS]))
 
 
 def _digest(refused: RefusalRecord) -> bytes:

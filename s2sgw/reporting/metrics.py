@@ -14,10 +14,13 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 #: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
 HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -134,29 +137,55 @@ class HandshakeTimes:
 class Metrics:
     """The registry of one gateway: the `sources` and the `collectors`, read at each scrape, and the times of handshakes."""
 
-    def __init__(self, sources: MetricSources, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = ()) -> None:
+    def __init__(
+        self, sources: MetricSources, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = (),
+        count: Callable[[], Deferred[Any]] = lambda: succeed(None),
+    ) -> None:
+        """`count` makes new numbers of what takes long to count; the sources give them when its Deferred has fired."""
+        self._count = count
         self.registry = CollectorRegistry()
         for collector in (_Reader(sources), handshake_times.histogram, *collectors):
             self.registry.register(collector)
 
     def text(self) -> bytes:
-        """Return everything in the text format that Prometheus scrapes."""
+        """Return everything in the text format that Prometheus scrapes, as it was counted last."""
         return generate_latest(self.registry)
+
+    def scrape(self) -> Deferred[bytes]:
+        """Return everything as it is now. Many streams and lanes are counted in slices, so the Deferred may fire later."""
+        return self._count().addCallback(lambda _: self.text())
 
 
 class MetricsPage(Resource):
     """/metrics."""
 
     isLeaf = True
+    log = Logger("s2sgw")
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
 
-    def render_GET(self, request: Request) -> bytes:
-        """The numbers as they are now (HEAD gives the same without its body)."""
+    def render_GET(self, request: Request) -> int:
+        """Answer with the numbers as they are now (HEAD gives the same without its body)."""
+        scraping = self._metrics.scrape()
+        request.notifyFinish().addErrback(lambda _: scraping.cancel())
+        scraping.addCallbacks(self._answer, self._failed, (request,), errbackArgs=(request,))
+        return NOT_DONE_YET
+
+    def _answer(self, text: bytes, request: Request) -> None:
         request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
-        return self._metrics.text()
+        request.setHeader(b"content-length", str(len(text)).encode("ascii"))
+        if request.method != b"HEAD":
+            request.write(text)
+        request.finish()
+
+    def _failed(self, failure: Failure, request: Request) -> None:
+        """The client is gone, or counting broke."""
+        if not failure.check(CancelledError):
+            self.log.failure("the metrics could not be read", failure)
+            request.setResponseCode(500)
+            request.finish()
 
 
 def console_site(metrics: Metrics, reactor: IReactorTime) -> Site:

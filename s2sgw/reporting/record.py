@@ -6,8 +6,9 @@ The log line, the list that `s2sgw refusals` shows and the numbers that the metr
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from heapq import merge
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -24,6 +25,14 @@ Leg = Literal["federation", "backend"]
 #: Strangers choose the names under which refusals are kept: so many names, so many refusals for each.
 NAMES = 2000
 PER_NAME = 20
+#: Bytes of all of them in memory, about, and of one of them without its texts.
+REFUSAL_BYTES = 16 * 1024 * 1024
+OVERHEAD = 700
+#: Of one refusal: characters of a name, of the detail and of all reasons together, and reasons. A refusal has at most 2 kB.
+NAME_CHARACTERS = 253
+DETAIL_CHARACTERS = 250
+REASONS_CHARACTERS = 600
+REASONS = 6
 
 _kind = attrgetter("kind")
 
@@ -56,16 +65,58 @@ class RefusalRecord:
         """The same once more."""
         return replace(self, times=before.times + 1, first=before.first or before.at)
 
-    def row(self) -> dict[str, object]:
-        """The JSON row that operators see."""
+    def clipped(self) -> RefusalRecord:
+        """Return the same within its bounds: much of it is what strangers said."""
+        peer, local, address = (clipped(name, NAME_CHARACTERS) for name in (self.peer, self.local, self.address))
+        ending = replace(self.ending, detail=clipped(self.ending.detail, DETAIL_CHARACTERS))
+        return replace(self, peer=peer, local=local, address=address, ending=ending, reasons=clipped_reasons(self.reasons))
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        texts = (self.peer, self.local, self.address, self.ending.detail, *self.reasons)
+        return OVERHEAD + sum(map(len, texts))
+
+    def row(self, with_letter: bool = False) -> dict[str, object]:
+        """Return the JSON row that operators see. `with_letter`: with the text to the other administrator."""
         ending = self.ending
-        return {
+        row: dict[str, object] = {
             "at": self.at, "direction": self.direction, "leg": self.leg, "peer": self.peer, "local": self.local,
             "address": self.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
             "by": ending.by, "condition": ending.condition, "reasons": list(self.reasons), "remedy": ending.remedy,
             "times": self.times, "first": self.first or self.at,
-            "letter": letter(self.direction, self.peer, self.local, self.address, self.at, ending, self.reasons, self.times),
         }
+        if with_letter:
+            row["letter"] = letter(
+                self.direction, self.peer, self.local, self.address, self.at, ending, self.reasons, self.times,
+            )
+        return row
+
+
+def clipped(text: str, length: int) -> str:
+    """Return `text`, cut to the memory of `length` ASCII characters; a text that was cut ends in "..."."""
+    length //= _width(text)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _width(text: str) -> int:
+    """Return the bytes that Python keeps of each character of `text`."""
+    return 1 if text.isascii() or max(text) <= "\xff" else 2 if max(text) <= "\uffff" else 4
+
+
+def clipped_reasons(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    """Return as many of the reasons as have room; the last one says how many are missing."""
+    kept: list[str] = []
+    room = REASONS_CHARACTERS
+    for reason in reasons[:REASONS]:
+        kept.append(clipped(reason, room))
+        room -= len(kept[-1]) * _width(kept[-1])
+        if room < REASONS_CHARACTERS // REASONS:
+            break
+    missing = len(reasons) - len(kept)
+    if missing:
+        kept[-1:] = [f"... and {missing + 1} more"]
+    return tuple(kept)
 
 
 class EventRecord:
@@ -80,8 +131,10 @@ class EventRecord:
         self._log = log
         self._keep = keep
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
+        #: bytes of memory that the refusals take, about
+        self.bytes = 0
         for each in past:
-            self._rows(each.peer).append(each)
+            self._add(each.clipped())
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
         #: limit, by the name of its key -> how often it kept something out or ended it
@@ -97,25 +150,32 @@ class EventRecord:
     ) -> None:
         """A handshake or a delivery was refused; `pair` is (peer, local), as claimed."""
         peer, local = pair
-        refused = RefusalRecord(self._now(), direction, leg, peer, local, address, ending, reasons)
+        refused = self._add(RefusalRecord(self._now(), direction, leg, peer, local, address, ending, reasons).clipped())
         self.refusals[ending.layer.value, ending.cause.value] += 1
-        rows = self._rows(peer)
-        if rows and rows[-1].sameness == refused.sameness:
-            refused = refused.after(rows.pop())
-        rows.append(refused)
         self._keep(refused)
         self._log.warn(
-            event="refused", direction=direction, leg=leg, peer=peer, local=local, address=address,
-            layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, reasons=list(reasons),
+            event="refused", direction=direction, leg=leg, peer=refused.peer, local=refused.local, address=refused.address,
+            layer=ending.layer.value, cause=ending.cause.value, detail=refused.ending.detail, reasons=list(refused.reasons),
         )
 
-    def _rows(self, peer: str) -> deque[RefusalRecord]:
-        """The refusals of a peer, which is the last to have met one."""
-        rows = self._by_peer.pop(peer, None)
-        self._by_peer[peer] = rows = deque(maxlen=PER_NAME) if rows is None else rows
-        if len(self._by_peer) > NAMES:
-            self._by_peer.popitem(last=False)
-        return rows
+    def _add(self, refused: RefusalRecord) -> RefusalRecord:
+        """Keep a refusal, and return it as it is kept: counted with the one before, if that was the same."""
+        rows = self._by_peer.setdefault(refused.peer, deque())
+        self._by_peer.move_to_end(refused.peer)
+        if rows and rows[-1].sameness == refused.sameness:
+            refused = refused.after(self._drop(rows.pop()))
+        rows.append(refused)
+        self.bytes += refused.size
+        if len(rows) > PER_NAME:
+            self._drop(rows.popleft())
+        while len(self._by_peer) > 1 and (len(self._by_peer) > NAMES or self.bytes > REFUSAL_BYTES):
+            for each in self._by_peer.popitem(last=False)[1]:
+                self._drop(each)
+        return refused
+
+    def _drop(self, refused: RefusalRecord) -> RefusalRecord:
+        self.bytes -= refused.size
+        return refused
 
     def standing(self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], **facts: Any) -> None:
         """A stream or a lane changed its standing."""
@@ -136,8 +196,21 @@ class EventRecord:
         for kind, number in Counter(map(_kind, stanzas)).items():
             self.stanzas[direction, kind, outcome] += number
 
+    def summaries(self) -> list[tuple[str, int, RefusalRecord]]:
+        """Return for each name how many refusals are remembered of it, and the last one."""
+        return [(name, len(rows), rows[-1]) for name, rows in self._by_peer.items()]
+
     def list(self, peer: str | None = None) -> list[RefusalRecord]:
-        """What is remembered, oldest first; of one peer if it is named."""
+        """Return what is remembered, the oldest first; of one peer if it is named."""
         if peer is not None:
             return list(self._by_peer.get(peer, ()))
-        return sorted((row for rows in self._by_peer.values() for row in rows), key=attrgetter("at"))
+        return list(self.newest())[::-1]
+
+    def newest(self, peers: Iterable[str] | None = None) -> Iterator[RefusalRecord]:
+        """Return an iterator over what is remembered now, the newest first; of some peers if they are named.
+
+        It makes nothing before it is asked: what is not wanted costs nothing.
+        """
+        names = self._by_peer if peers is None else [name for name in dict.fromkeys(peers) if name in self._by_peer]
+        rows = [tuple(self._by_peer[name]) for name in names]
+        return merge(*map(reversed, rows), key=attrgetter("at"), reverse=True)

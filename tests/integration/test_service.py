@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
-from twisted.internet.defer import fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw import service
 from s2sgw.admin.server import AdminInUse
+from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend
@@ -118,7 +119,7 @@ class GatewayTests(SynchronousTestCase):
         config = SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
-            views=SimpleNamespace(queue=lambda: (7, 0), stream_counts=dict), queues=SimpleNamespace(spools=True),
+            views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), queues=SimpleNamespace(spools=True), spool=SimpleNamespace(count=7),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None),
             admission=Admission(ConnectionLimits(), self.clock),
             running=SimpleNamespace(config=config), jobs=PeriodicJobs(self.clock),
@@ -145,7 +146,8 @@ class GatewayTests(SynchronousTestCase):
 
     def test_drained_by_word(self) -> None:
         """`drain` says what is waiting and whether it is kept, and stops once that answer is out."""
-        self.assertEqual({"waiting": 7, "kept": True}, self.gateway._drain(None))
+        answer = Deferred.fromCoroutine(self.gateway._drain(None))
+        self.assertEqual({"waiting": 7, "kept": True}, self.successResultOf(answer))
         self.assertEqual([], self.stops)
         self.clock.advance(ANSWERED)
         self.assertEqual([ANSWERED], self.stops)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.queue_verbs import QueueVerbs
 from s2sgw.admin.server import VerbError
 from s2sgw.delivery import holds as withheld
 from s2sgw.delivery.holds import HoldTarget, OperatorHolds, TooManyHolds
+from s2sgw.net.slices import Slices
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.xmpp.ending import Cause
@@ -31,17 +34,18 @@ class Tools:
         self.world = World(memory=memory)
         self.world.next_hop.ready = ready
         self.world.queues.operator_holds = OperatorHolds(self.state)
-        self.verbs = QueueVerbs(self.world.queues, lambda domain: domain == HERE, AuditLog(self.state, lambda: 0.0)).verbs()
+        audit, slices = AuditLog(self.state, lambda: 0.0), Slices(self.world.clock)
+        self.verbs = QueueVerbs(self.world.queues, lambda domain: domain == HERE, audit, slices).verbs()
 
     def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
         given = {"target": list(target), **arguments} if target else arguments
+        answers: list[Any] = []
         result = self.verbs[f"queue {verb}"](given)
-        if not isinstance(result, dict):
-            answers: list[Any] = []
-            Deferred.fromCoroutine(result).addBoth(answers.append)
-            (result,) = answers
-            if hasattr(result, "raiseException"):
-                result.raiseException()
+        (Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result).addBoth(answers.append)
+        self.world.clock.advance(0)
+        (result,) = answers
+        if isinstance(result, Failure):
+            result.raiseException()
         return result
 
     def accept(self, *names: str, size: int = 10) -> None:

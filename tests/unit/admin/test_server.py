@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import server
-from s2sgw.admin.server import AdminFactory, AdminInUse, AdminProtocol, AdminService, VerbError, claim
+from s2sgw.admin.server import AdminFactory, AdminInUse, AdminProtocol, AdminService, Rows, VerbError, claim
+from s2sgw.net.slices import Slices
+from tests.support.turn_clock import TurnClock
 
 
 class Conversation(SynchronousTestCase):
     """A connection with verbs for every kind of answer."""
 
+    clock: Clock
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.later: Deferred[Any] = Deferred()
-        self.verbs = {
+        self.verbs: dict[str, Any] = {
             "echo": lambda arguments: arguments, "later": lambda _: self.later, "soon": self.soon, "no": self.no,
             "broken": lambda _: 1 / 0, "odd": lambda _: object(),
         }
@@ -46,9 +51,14 @@ class Conversation(SynchronousTestCase):
         raise VerbError("there is no such peer")
 
     def ask(self, verb: str, **arguments: object) -> None:
-        self.protocol.dataReceived(json.dumps({"verb": verb, "args": arguments}).encode() + b"\n")
+        self.receive(json.dumps({"verb": verb, "args": arguments}).encode())
+
+    def receive(self, line: bytes) -> None:
+        self.protocol.dataReceived(line + b"\n")
+        self.clock.advance(0)
 
     def answers(self) -> list[dict[str, Any]]:
+        self.clock.advance(0)
         return [json.loads(line) for line in self.transport.value().splitlines()]
 
 
@@ -98,7 +108,7 @@ class AnswerTests(Conversation):
     def test_what_is_no_request(self) -> None:
         """Everything that is not an object with a verb is refused, and the connection goes on."""
         for line in (b"", b"nonsense", b"[]", b"1", b'{"verb": 1}', b'{"verb": "echo", "args": []}', b'{"args": {}}', b"\xff", b"[" * 60000):
-            self.protocol.dataReceived(line + b"\n")
+            self.receive(line)
             self.assertEqual("usage", self.answers()[-1]["kind"], line[:20])
         self.ask("echo")
         self.assertTrue(self.answers()[-1]["ok"])
@@ -140,6 +150,7 @@ class BoundTests(Conversation):
         self.clock.advance(server.IDLE_SECONDS + 1)
         self.assertFalse(self.transport.disconnecting)
         self.later.callback(1)
+        self.clock.advance(0)
         self.clock.advance(server.IDLE_SECONDS + 1)
         self.assertTrue(self.transport.disconnecting)
 
@@ -161,6 +172,124 @@ class BoundTests(Conversation):
         """The factory drops its connections."""
         self.factory.close()
         self.assertTrue(self.transport.disconnecting)
+
+
+class RowsTests(Conversation):
+    """Answers that are made and written row by row."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock: TurnClock = TurnClock()
+        self.now = 0.0
+        self.made = 0
+        self.verbs |= {"rows": self.rows, "steps": self.steps, "breaks": self.breaks, "table": lambda _: {"a": [1, None], "b": {}, "c": {1: 2}}}
+        self.factory = AdminFactory(self.verbs, self.clock, Slices(self.clock, 10, lambda: self.now))
+        self.transport, self.protocol = self.connect()
+
+    def row(self, number: int, length: int = 0) -> dict[str, Any]:
+        self.made += 1
+        self.now += 4
+        return {"number": number, "text": "x" * length}
+
+    def rows(self, arguments: Any) -> Rows:
+        return Rows(self.row(number, arguments.get("length", 0)) for number in range(arguments["number"]))
+
+    def steps(self, arguments: Any) -> Rows:
+        """Work that gives no row at first."""
+        def rows() -> Iterator[Any]:
+            for _ in range(5):
+                self.now += 4
+                yield None
+            yield self.row(1)
+        return Rows(rows())
+
+    def breaks(self, arguments: Any) -> Rows:
+        def rows() -> Iterator[Any]:
+            yield self.row(1, arguments["length"])
+            raise ValueError("broken")
+        return Rows(rows())
+
+    def receive(self, line: bytes) -> None:
+        self.protocol.dataReceived(line + b"\n")
+
+    def turns(self) -> int:
+        """Turns of the reactor until everything is done, or waits."""
+        number = 0
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.calls):
+            self.clock.turn()
+            number += 1
+        return number
+
+    def test_in_slices(self) -> None:
+        """A long answer takes many turns, and is the same as if it were made at once."""
+        self.ask("rows", number=30)
+        self.assertEqual((self.turns(), self.made), (11, 30))
+        self.assertEqual([row["number"] for row in self.answers()[0]["result"]], list(range(30)))
+
+    def test_steps_without_rows(self) -> None:
+        """Work that finds nothing for a while takes its turns too; None is no row."""
+        self.ask("steps")
+        self.assertEqual(self.turns(), 3)
+        self.assertEqual([row["number"] for row in self.answers()[0]["result"]], [1])
+
+    def test_shapes(self) -> None:
+        """Lists and tables of any shape are what JSON makes of them."""
+        self.ask("rows", number=0)
+        self.ask("table")
+        self.turns()
+        self.assertEqual([[], {"a": [1, None], "b": {}, "c": {"1": 2}}], [answer["result"] for answer in self.answers()])
+
+    def test_client_does_not_read(self) -> None:
+        """While the client does not read no rows are made, and what is written is little; then it goes on."""
+        self.ask("rows", number=100, length=10_000)
+        self.clock.turn()
+        self.protocol.pauseProducing()
+        self.protocol.pauseProducing()
+        self.turns()
+        self.assertLess(self.made, 6)
+        self.protocol.resumeProducing()
+        self.protocol.resumeProducing()
+        self.turns()
+        self.assertEqual((self.made, len(self.answers()[0]["result"]), self.transport.producer), (100, 100, None))
+
+    def test_client_never_reads(self) -> None:
+        """One that never does is cut off when its time is over."""
+        self.ask("rows", number=100, length=10_000)
+        self.clock.turn()
+        self.protocol.pauseProducing()
+        self.turns()
+        self.clock.advance(server.ANSWER_SECONDS)
+        self.assertTrue(self.transport.disconnected)
+        self.assertFalse(self.transport.value().endswith(b"\n"))
+
+    def test_breaks_early(self) -> None:
+        """A mistake before anything is written is told in words."""
+        self.ask("breaks", length=0)
+        self.turns()
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+        self.assertIn("its log says why", self.answers()[0]["error"])
+
+    def test_breaks_late(self) -> None:
+        """Behind half an answer nothing can be told: the connection is cut, so that the half is not taken for the whole."""
+        self.ask("breaks", length=server.CHUNK_BYTES)
+        self.turns()
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+        self.assertTrue(self.transport.disconnected)
+
+    def test_gone_in_the_midst(self) -> None:
+        """A client that goes has no more rows made for it."""
+        self.ask("rows", number=100)
+        self.clock.turn()
+        self.protocol.connectionLost()
+        self.turns()
+        self.assertEqual(self.made, 3)
+
+    def test_the_next_request(self) -> None:
+        """It has its turn when the answer before it is written."""
+        self.ask("rows", number=10)
+        self.ask("rows", number=1)
+        self.turns()
+        self.assertEqual([10, 1], [len(answer["result"]) for answer in self.answers()])
 
 
 class SocketTests(SynchronousTestCase):

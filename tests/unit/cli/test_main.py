@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw import __version__
 from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
-from s2sgw.admin.verbs import CertificateRow, LaneRow, RefusalRow, StatusReport, StreamRow, Views
+from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
 from s2sgw.cli import main as command
+from s2sgw.xmpp.jid import Domain, InvalidJID
 from tests.support.certificates import leaf_for
 
 STREAM = StreamRow(
@@ -36,6 +38,10 @@ REFUSAL = RefusalRow(
     remedy="Use a certificate from a public authority.", times=1, first=1_800_000_000.0, letter="Use a certificate from a public authority.",
 )
 UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
+PEER = PeerRow(
+    peer="evil.example", inbound=1, outbound=2, methods=["EXTERNAL"], waiting=3, refusals=4,
+    last_refusal={"at": 1_800_000_000.0, "layer": "pkix", "cause": "self-signed"}, disabled=["direct-tls"], without=["direct-tls"],
+)
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
 STATUS = StatusReport(
     alerts=["the job 'queue sweep' has not succeeded for 9 s"],
@@ -44,12 +50,24 @@ STATUS = StatusReport(
     stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],
     waiting={"stanzas": 1, "bytes": 2048, "oldest": 3.0}, refusals=4, broken=2,
 )
+NO_VIEWS = Views(
+    lambda: STATUS, lambda peer: iter(()), lambda peer: iter(()), lambda asked: iter(()), lambda: iter(()), lambda peer: iter(()),
+)
+
+
+def named(name: str) -> str:
+    """A name as it compares."""
+    try:
+        return Domain.parse(name).ascii
+    except InvalidJID:
+        return name
 
 
 class AdminSocket:
     """A socket whose other end is the gateway's own admin protocol."""
 
     factory: AdminFactory
+    clock: Clock
     failure: OSError | None = None
     hangs_up = False
     connected_to = ""
@@ -77,6 +95,7 @@ class AdminSocket:
 
     def sendall(self, data: bytes) -> None:
         self.protocol.dataReceived(data)
+        self.clock.advance(0)
 
     def recv(self, most: int) -> bytes:
         if self.hangs_up:
@@ -96,16 +115,26 @@ class CommandCase(SynchronousTestCase):
         self.folder.mkdir()
         self.config = self.folder / "s2sgw.toml"
         self.config.write_text('[gateway]\nstate = "here"\ndomains = ["example.org"]\n')
-        self.views(streams=[STREAM, OTHER, BACKEND], queues=[LANE], refusals=[REFUSAL, UNNAMED], certificates=[CERTIFICATE])
+        self.views(streams=[STREAM, OTHER, BACKEND], queues=[LANE], refusals=[REFUSAL, UNNAMED], certificates=[CERTIFICATE], peers=[PEER])
         AdminSocket.failure, AdminSocket.hangs_up = None, False
         self.patch(socket, "socket", AdminSocket)
 
     def views(self, **rows: list[Any]) -> None:
+        def of_peer(kind: str, *keys: str) -> Any:
+            """The rows of one kind, as the gateway chooses them."""
+            return lambda peer: (row for row in rows.get(kind, []) if peer is None or any(named(row[key]) == peer.ascii for key in keys))
+
+        def refusals(asked: RefusalsAsked) -> Iterator[Any]:
+            self.asked.append(asked)
+            return iter(list(of_peer("refusals", "peer")(asked.peer))[-asked.limit:])
+
+        self.asked: list[RefusalsAsked] = []
         views = Views(
-            lambda: STATUS, lambda: rows.get("streams", []), lambda: rows.get("queues", []), lambda: rows.get("refusals", []),
-            lambda: rows.get("certificates", []),
+            lambda: STATUS, of_peer("streams", "peer"), of_peer("queues", "sender", "recipient"), refusals,
+            lambda: iter(rows.get("certificates", [])), of_peer("peers", "peer"),
         )
-        AdminSocket.factory = AdminFactory(verbs.verbs(views), Clock())
+        AdminSocket.clock = Clock()
+        AdminSocket.factory = AdminFactory(verbs.verbs(views), AdminSocket.clock)
 
     def run_command(self, *words: str) -> Result:
         return CliRunner().invoke(command.main, [*words, "--config", str(self.config)])
@@ -225,19 +254,17 @@ class AnswerTests(CommandCase):
             self.assertIn(words, output)
 
     def test_peers(self) -> None:
-        """One row each, counted over streams, lanes and refusals; the backend leg is no peer's."""
-        rows = {row["peer"]: row for row in self.json_of("peers")}
-        self.assertEqual({"", "bücher.example", "other.example", "gone.example", "evil.example"}, set(rows))
-        self.assertEqual((1, 0, ["EXTERNAL"]), tuple(rows["bücher.example"][key] for key in ("inbound", "outbound", "methods")))
-        self.assertEqual((0, 1, ["dialback"]), tuple(rows["other.example"][key] for key in ("inbound", "outbound", "methods")))
-        self.assertEqual(3, rows["gone.example"]["waiting"])
-        self.assertEqual({"at": 1_800_000_000.0, "layer": "pkix", "cause": "self-signed"}, rows["evil.example"]["last_refusal"])
-        self.assertIn("2027-01-15 08:00:00Z pkix/self-signed", self.run_command("peers").output)
+        """One row each, as the gateway counts it."""
+        self.assertEqual([PEER], self.json_of("peers"))
+        output = self.run_command("peers").output
+        for words in ("evil.example", "EXTERNAL", "2027-01-15 08:00:00Z pkix/self-signed", "direct-tls"):
+            self.assertIn(words, output)
 
     def test_refusals(self) -> None:
         """The last ones, with what a stranger said escaped, and the remedy."""
         self.assertEqual([UNNAMED], self.json_of("refusals", "--limit", "1"))
         self.assertEqual([REFUSAL], self.json_of("refusals", "evil.example"))
+        self.assertFalse(any(each.letters for each in self.asked))
         output = self.run_command("refusals").output
         self.assertIn("pkix/self-signed: said:\\x1b[2J\\x0aline", output)
         self.assertIn("remedy: Use a certificate", output)
@@ -282,9 +309,16 @@ class AnswerTests(CommandCase):
 
     def test_what_the_verbs_refuse(self) -> None:
         """The admin socket itself refuses a bad limit and a peer that is no name."""
-        registry = verbs.verbs(Views(lambda: STATUS, list, list, list, list))
+        registry = verbs.verbs(NO_VIEWS)
         for arguments in ({"limit": 0}, {"limit": True}, {"limit": "1"}, {"limit": 10**9}, {"peer": 1}, {"peer": "a b"}):
             self.assertRaises(VerbError, registry["streams"], arguments)
+
+    def test_letter(self) -> None:
+        """The letter of the last one; with --json one for each row. It is made where it is asked for."""
+        self.assertIn("Use a certificate", self.run_command("refusals", "evil.example", "--letter").output)
+        self.json_of("refusals", "--letter")
+        self.assertEqual([(1, True), (1000, True)], [(each.limit, each.letters) for each in self.asked])
+        self.assertRaises(VerbError, verbs.verbs(NO_VIEWS)["refusals"], {"letter": 1})
 
     def test_a_claimed_name_that_is_no_domain(self) -> None:
         """What a stranger claimed to be need not be a domain."""

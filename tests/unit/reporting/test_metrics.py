@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
@@ -81,8 +84,13 @@ class MetricsTests(SynchronousTestCase):
 
 
 class PageTests(SynchronousTestCase):
+    """The page, whose numbers are counted when it is asked for."""
+
+    def setUp(self) -> None:
+        self.counted: Deferred[Any] = succeed(None)
+
     def ask(self, request: bytes) -> bytes:
-        site = console_site(Metrics(SOURCES, HandshakeTimes()), Clock())
+        site = console_site(Metrics(SOURCES, HandshakeTimes(), count=lambda: self.counted), Clock())
         channel = site.buildProtocol(None)
         transport = StringTransport()
         channel.makeConnection(transport)
@@ -96,6 +104,24 @@ class PageTests(SynchronousTestCase):
         self.assertTrue(head.startswith(b"HTTP/1.1 200"))
         self.assertIn(b"text/plain", head)
         self.assertIn(b"s2sgw_queue_stanzas 5.0", body)
+
+    def test_head(self) -> None:
+        """HEAD gives the same without its body."""
+        head, _, body = self.ask(b"HEAD /metrics HTTP/1.1").partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200"))
+        self.assertEqual(body, b"")
+
+    def test_counting_takes_long(self) -> None:
+        """The answer waits for the count."""
+        self.counted = Deferred()
+        self.assertEqual(self.ask(b"GET /metrics HTTP/1.1"), b"")
+        self.counted.callback(None)
+
+    def test_counting_breaks(self) -> None:
+        """A mistake of ours is logged and told."""
+        self.counted = fail(ValueError("broken"))
+        self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 500"))
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
     def test_nothing_else(self) -> None:
         """Other pages and other methods are refused."""

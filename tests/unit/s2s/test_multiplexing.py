@@ -214,8 +214,8 @@ class World:
             self.flush()
 
     def rows(self) -> list[Any]:
-        views = GatewayViews(None, self.queues, [], self.record, None, 0.0, None)  # type: ignore[arg-type]
-        return list(views.streams())
+        views = GatewayViews(None, self.queues, [], self.record, None, 0.0, None, None)  # type: ignore[arg-type]
+        return [row for row in views.streams() if row is not None]
 
     def pairs(self) -> list[list[str]]:
         """Who sends on each stream, as operators see it."""

@@ -422,7 +422,7 @@ class IncomingOnOursTests(EntryTestCase):
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(ingress_services, Mock(), engine, "federation", lambda pair: succeed(None), [PEER])
+            return StreamIngress(ingress_services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", lambda pair: succeed(None), [PEER])
 
         engine = Mock(handled=Mock(return_value=[]))
         world.queue.accept([message("1")])

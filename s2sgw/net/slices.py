@@ -1,0 +1,137 @@
+"""Long work in slices of a few milliseconds, with a turn of the reactor after each, so that it holds up nothing else.
+
+Work is a generator: it yields None where it may be interrupted, or a Deferred whose result it waits for, and returns its own.
+A step from one yield to the next should take well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from heapq import merge
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+#: Seconds of one turn of the reactor for all such work together.
+SLICE_SECONDS = 0.005
+
+T = TypeVar("T")
+SlicedWork = Generator[Deferred[Any] | None, Any, T]
+
+
+class _Job(Generic[T]):
+    """One piece of work under way."""
+
+    def __init__(self, work: SlicedWork[T]) -> None:
+        self.work = work
+        self.waits_for: Deferred[Any] | None = None
+        self.answer: Any = None  # what it waited for
+        self.over = False
+        self.result: Deferred[T] = Deferred(self._cancel)
+
+    def _cancel(self, _: Deferred[T]) -> None:
+        self.over = True
+        if self.waits_for is not None:
+            self.waits_for.cancel()
+        self.work.close()
+
+
+class Slices:
+    """All sliced work of a gateway. The pieces of work take turns, step by step, and share `seconds` of each turn.
+
+    `stopwatch` gives seconds that never run backwards.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, seconds: float = SLICE_SECONDS, stopwatch: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._stopwatch = stopwatch
+        self._jobs: deque[_Job[Any]] = deque()
+        self._is_due = False
+
+    def run(self, work: SlicedWork[T]) -> Deferred[T]:
+        """Do `work`, beginning in the next turn of the reactor. The Deferred fires with its result, or fails as it did.
+
+        Cancelling the Deferred stops the work, and cancels what it waits for.
+        """
+        job = _Job(work)
+        self._jobs.append(job)
+        self._schedule()
+        return job.result
+
+    def _schedule(self) -> None:
+        if self._jobs and not self._is_due:
+            self._is_due = True
+            self._clock.callLater(0, self._slice)
+
+    def _slice(self) -> None:
+        self._is_due = False
+        began = self._stopwatch()
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not job.over:
+                self._step(job)
+            if self._stopwatch() - began > self._seconds:
+                break
+        self._schedule()
+
+    def _step(self, job: _Job[Any]) -> None:
+        try:
+            waits_for = self._resume(job)
+        except StopIteration as end:
+            job.over = True
+            job.result.callback(end.value)
+        except Exception:
+            job.over = True
+            job.result.errback(Failure())
+        else:
+            if waits_for is None:
+                self._jobs.append(job)
+            else:
+                job.waits_for = waits_for
+                waits_for.addBoth(self._go_on, job)
+
+    def _resume(self, job: _Job[Any]) -> Deferred[Any] | None:
+        answer, job.answer = job.answer, None
+        waits_for: Deferred[Any] | None
+        if isinstance(answer, Failure):
+            waits_for = answer.throwExceptionIntoGenerator(job.work)
+        else:
+            waits_for = job.work.send(answer)
+        return waits_for
+
+    def _go_on(self, answer: object, job: _Job[Any]) -> None:
+        """What the work waited for is there, or failed."""
+        job.waits_for = None
+        if not job.over:
+            job.answer = answer
+            self._jobs.append(job)
+            self._schedule()
+
+
+def each(items: Iterable[T], act: Callable[[T], object], at_once: int = 1) -> SlicedWork[None]:
+    """Return the work of calling `act` for each of `items`, `at_once` of them in a step."""
+    for number, item in enumerate(items, 1):
+        act(item)
+        if number % at_once == 0:
+            yield None
+
+
+def in_order(items: Iterable[T], key: Callable[[T], Any], at_once: int = 1000) -> Generator[None, None, Iterator[T]]:
+    """Return the work of sorting `items`, whose result is an iterator over them: a long sort would be one long step."""
+    parts: list[list[T]] = []
+    part: list[T] = []
+    for item in items:
+        part.append(item)
+        if len(part) == at_once:
+            parts.append(sorted(part, key=key))
+            part = []
+            yield
+    parts.append(sorted(part, key=key))
+    return merge(*parts, key=key)

@@ -1,0 +1,223 @@
+"""The rows and numbers that operators see: what is counted, what is chosen, and that the work can be interrupted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin import views
+from s2sgw.admin.verbs import RefusalsAsked
+from s2sgw.admin.views import GatewayViews
+from s2sgw.delivery.next_hop import NextHopStatus, StreamFacts
+from s2sgw.net.slices import Slices
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.unit.delivery.test_queue import HERE, FakeHop, World, stanza
+
+ROOMS, PEER, IDN = Domain.parse("rooms.here.example"), Domain.parse("there.example"), Domain.parse("bücher.example")
+EXPIRED = Ending(Cause.EXPIRED, "in May")
+
+
+def accepted(peer: Domain | None, leg: str = "federation", method: str | None = "EXTERNAL", ending: Ending | None = None) -> Any:
+    """An accepted stream, as (connection, owner)."""
+    connection = SimpleNamespace(
+        ending=ending, tls_version="TLSv1.3", cipher="AES", peer_address="192.0.2.1:5269",
+        engine=SimpleNamespace(continues=False, resumption=None),
+    )
+    remote, local = (peer, HERE) if leg == "federation" else (HERE, peer)
+    methods = {Pair(remote, local): method} if method and remote and local else {}
+    return connection, SimpleNamespace(side=SimpleNamespace(leg=leg), peer=remote, local=local, methods=methods, reasons=("r",), since=0.0)
+
+
+class Hop(FakeHop):
+    """A next hop with a stream to show."""
+
+    def __init__(self, connection: object = None, leg: Any = "federation", ours: bool = True) -> None:
+        super().__init__(ready=False)
+        self.connection, self.leg, self.ours = connection, leg, ours
+
+    def status(self) -> NextHopStatus:
+        if self.connection is None:
+            return NextHopStatus("backing off", Cause.CONNECTION_REFUSED, 12.0)
+        facts = StreamFacts(self.leg, "dialback", ("r",), "192.0.2.9:5269", None, None, self.ours, self.connection)
+        return NextHopStatus("ready", stream=facts, since=1.0)
+
+
+class ViewsCase(SynchronousTestCase):
+    """Streams and lanes that the test makes."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.accepted: list[Any] = []
+        self.disabled: list[Any] = []
+        self.slices = Slices(self.world.clock)
+        self.views = GatewayViews(
+            None, self.world.queues, self.accepted, self.world.record, None, 0.0, None, self.slices, lambda: self.disabled,  # type: ignore[arg-type]
+        )
+
+    def lane(self, sender: Domain, recipient: Domain, number: int = 0, hop: FakeHop | None = None) -> None:
+        queue = self.world.queues.queue(Pair(sender, recipient))
+        queue.next_hop = hop or Hop()
+        if number:
+            queue.accept([stanza(str(each)) for each in range(number)])
+
+    def refuse(self, peer: str, ending: Ending = EXPIRED) -> None:
+        self.world.clock.advance(1)
+        self.world.record.refused("inbound", "federation", (peer, "here.example"), "192.0.2.1:1", ending)
+
+    def rows(self, rows: Any, *keys: str) -> list[Any]:
+        return [tuple(row[key] for key in keys) for row in rows if row is not None]
+
+    def steps(self, rows: Any) -> int:
+        """The most items in one step of the work would be those of all; here steps are counted."""
+        return sum(1 for row in rows if row is None)
+
+
+class RowTests(ViewsCase):
+    """Streams, lanes, refusals."""
+
+    def test_streams(self) -> None:
+        """Accepted ones of both legs, and ours, one row for all lanes that share one; ended ones are not there."""
+        self.accepted += [accepted(PEER), accepted(IDN, "backend"), accepted(None, method=None), accepted(PEER, ending=EXPIRED)]
+        shared = object()
+        for sender in (HERE, ROOMS):
+            self.lane(sender, PEER, hop=Hop(shared))
+        self.lane(PEER, HERE, hop=Hop(object(), "backend"))
+        self.assertEqual(
+            self.rows(self.views.streams(), "leg", "direction", "peer", "state", "method"),
+            [
+                ("federation", "inbound", "there.example", "proven", "EXTERNAL"), ("backend", "outbound", "bücher.example", "proven", "EXTERNAL"),
+                ("federation", "inbound", "", "negotiating", None), ("federation", "outbound", "there.example", "proven", "dialback"),
+                ("backend", "inbound", "there.example", "proven", "dialback"),
+            ],
+        )
+        self.assertEqual(self.rows(self.views.streams(IDN), "peer"), [("bücher.example",)])
+        self.assertEqual([len(pairs) for (pairs,) in self.rows(self.views.streams(PEER), "pairs")], [1, 2, 1])
+
+    def test_lanes(self) -> None:
+        """By either domain; the state, the cause and the time of the next attempt are the next hop's."""
+        self.lane(HERE, PEER, 2)
+        self.lane(PEER, HERE)
+        self.lane(HERE, IDN)
+        self.assertEqual(
+            self.rows(self.views.queues(PEER), "sender", "recipient", "stanzas", "state", "cause", "retry"),
+            [("here.example", "there.example", 2, "backing off", "connection-refused", 12.0), ("there.example", "here.example", 0, "backing off", "connection-refused", 12.0)],
+        )
+        self.assertEqual(len(self.rows(self.views.queues())), 3)
+
+    def test_refusals(self) -> None:
+        """The last ones, oldest first; of a peer in any spelling of its name; letters where they are asked for."""
+        for peer in ("a.example", "xn--bcher-kva.example", "bücher.example", "no domain"):
+            self.refuse(peer)
+        self.assertEqual(self.rows(self.views.refusals(RefusalsAsked(None, 2, False)), "peer"), [("bücher.example",), ("no domain",)])
+        found = [row for row in self.views.refusals(RefusalsAsked(IDN, 9, True)) if row is not None]
+        self.assertEqual([(row["peer"], "letter" in row) for row in found], [("xn--bcher-kva.example", True), ("bücher.example", True)])
+        self.assertNotIn("letter", next(self.views.refusals(RefusalsAsked(None, 1, False))) or {})
+
+    def test_interrupted(self) -> None:
+        """Among many items that give no row the work can be interrupted; so can that of refusals."""
+        self.patch(views, "AT_ONCE", 10)
+        self.accepted += [accepted(PEER) for _ in range(100)]
+        for number in range(100):
+            self.lane(HERE, Domain.parse(f"p{number}.example"))
+            self.refuse(f"p{number}.example")
+        self.assertEqual(self.steps(self.views.streams(IDN)), 20)
+        self.assertEqual(self.steps(self.views.queues(IDN)), 10)
+        self.assertEqual(self.steps(self.views.refusals(RefusalsAsked(None, 100, False))), 10)
+        self.assertGreaterEqual(self.steps(self.views.peers(IDN)), 30)
+        self.assertGreaterEqual(self.steps(self.views._count()), 20)
+
+    def test_changes_meanwhile(self) -> None:
+        """What comes and goes while the rows are made does no harm."""
+        self.accepted += [accepted(PEER), accepted(PEER)]
+        self.lane(HERE, PEER)
+        rows = self.views.peers()
+        next(rows)
+        self.accepted[1][0].ending = EXPIRED
+        self.lane(HERE, IDN)
+        self.refuse("new.example")
+        self.assertIn(("there.example", 1), self.rows(rows, "peer", "inbound"))
+
+
+class PeersTests(ViewsCase):
+    """What is known of each peer, counted."""
+
+    def test_counted(self) -> None:
+        """Over streams, lanes, refusals and extensions; the backend leg is no peer's; in the order of names."""
+        self.accepted += [accepted(PEER), accepted(PEER, method="dialback"), accepted(PEER, "backend"), accepted(None, method=None)]
+        self.lane(HERE, PEER, 2, Hop(object()))
+        self.lane(PEER, HERE, 3, Hop(object(), "backend"))
+        self.lane(HERE, IDN, 1)
+        self.refuse("evil.example")
+        self.refuse("evil.example", Ending(Cause.SELF_SIGNED))
+        self.disabled.append((IDN.ascii, ("bidi",)))
+        self.assertEqual(
+            self.rows(self.views.peers(), "peer", "inbound", "outbound", "methods", "waiting", "refusals", "disabled"),
+            [
+                ("bücher.example", 0, 0, [], 1, 0, ["bidi"]), ("evil.example", 0, 0, [], 0, 2, []),
+                ("there.example", 2, 1, ["EXTERNAL", "dialback"], 5, 0, []),
+            ],
+        )
+        (row,) = [row for row in self.views.peers(Domain.parse("evil.example")) if row is not None]
+        self.assertEqual(row["last_refusal"], {"at": 2.0, "layer": "pkix", "cause": "self-signed"})
+        self.assertEqual(self.rows(self.views.peers(IDN), "peer", "waiting", "without"), [("bücher.example", 1, ["bidi"])])
+        self.assertEqual(self.rows(self.views.peers(Domain.parse("none.example")), "peer"), [])
+
+
+class NumberTests(ViewsCase):
+    """What metrics and `status` count."""
+
+    def count(self) -> Any:
+        counted = self.views.count()
+        self.world.clock.advance(0)
+        return self.successResultOf(counted)
+
+    def test_counted(self) -> None:
+        """Streams by leg and direction, each once; stanzas that wait and since when."""
+        self.accepted += [accepted(PEER), accepted(IDN), accepted(PEER, "backend"), accepted(PEER, ending=EXPIRED)]
+        shared = object()
+        for sender in (HERE, ROOMS):
+            self.lane(sender, PEER, 2, Hop(shared))
+        self.lane(PEER, HERE, hop=Hop(shared, "backend", ours=False))
+        self.world.clock.advance(5)
+        numbers = self.count()
+        expected = {("federation", "inbound"): 2, ("backend", "outbound"): 1, ("federation", "outbound"): 1, ("backend", "inbound"): 1}
+        self.assertEqual((dict(numbers.streams), numbers.waiting), (expected, 4))
+        sources = self.views.sources()
+        self.assertEqual((dict(sources.streams()), sources.queue()), (expected, (4, 5.0)))
+
+    def test_nothing(self) -> None:
+        """An idle gateway, and one that was never counted."""
+        self.assertEqual(self.views.sources().queue(), (0, 0.0))
+        self.count()
+        self.assertEqual(self.views.sources().queue(), (0, 0.0))
+
+    def test_asked_twice(self) -> None:
+        """Who asks while it is counted gets the same; one that leaves takes nothing from the others."""
+        counts = [self.views.count() for _ in range(3)]
+        counts[0].cancel()
+        self.failureResultOf(counts[0], CancelledError)
+        self.world.clock.advance(0)
+        self.assertIs(self.successResultOf(counts[1]), self.successResultOf(counts[2]))
+
+    def test_all_left(self) -> None:
+        """When all have left before it is counted, who comes next is answered all the same."""
+        first = self.views.count()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        second: Deferred[Any] = self.views.count()
+        self.world.clock.advance(0)
+        self.successResultOf(second)
+
+    def test_breaks(self) -> None:
+        """A mistake is told to all who wait, and the next count is a new one."""
+        self.accepted.append((None, None))
+        counts = [self.views.count() for _ in range(2)]
+        self.world.clock.advance(0)
+        for each in counts:
+            self.failureResultOf(each, AttributeError)
+        self.accepted.clear()
+        self.count()
