@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, succeed
@@ -23,6 +21,7 @@ from s2sgw.trust.evidence import Evidence, ProofMethod, Role
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.NO_SUCH_DOMAIN: StreamCondition.REMOTE_CONNECTION_FAILED,
@@ -57,13 +56,14 @@ def barred(bar: Ending) -> Refusal:
 class Judge:
     """Judges peers of the federation leg, in either role."""
 
-    def __init__(self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, peer_records: PeerRecords,
-    now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, peer_records: PeerRecords, clock: WallClock,
+    ) -> None:
         self._peers = peers
         self._proving = proving
         self._look_ups = look_ups
         self._peer_records = peer_records
-        self._now = now
+        self._clock = clock
         #: the peers of each stream for which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
 
@@ -86,7 +86,7 @@ class Judge:
         return self._peers.lists(peer) or self._remembered(peer, self._peers.policy(peer)) is not None
 
     def _remembered(self, peer: Domain, policy: PeerPolicy) -> ProofMethod | None:
-        return self._peer_records.remembered(peer, policy, self._now().timestamp())
+        return self._peer_records.remembered(peer, policy, self._clock.seconds())
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
         """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
@@ -94,7 +94,7 @@ class Judge:
         if peer in waiting:
             waiting.remove(peer)
             if method == "dialback":
-                self._peer_records.learn(peer, connection.chain, self._now().timestamp(), "proven by dialback")
+                self._peer_records.learn(peer, connection.chain, self._clock.seconds(), "proven by dialback")
 
     async def verdict(
         self, connection: StreamConnection, question: JudgementNeeded, role: Role, target: Target | None = None,
@@ -123,7 +123,7 @@ class Judge:
     ) -> tuple[Evidence, Assessment]:
         policy = self._peers.policy(peer)
         evidence = Evidence(
-            domain=peer, role=role, at=self._now(), chain=connection.chain, tls_version=connection.tls_version,
+            domain=peer, role=role, at=date_of(self._clock), chain=connection.chain, tls_version=connection.tls_version,
             cipher=connection.cipher, address=connection.peer_address, target=target.host if target else None,
             target_secure=target.secure if target else False,
         )

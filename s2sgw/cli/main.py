@@ -1,12 +1,13 @@
-"""The `s2sgw` command: asks the running gateway over its admin socket, or looks at its configuration.
+"""The `s2sgw` command: asks the running gateway over its admin socket, or checks its configuration.
 
-Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running. Yes is: it runs, the file is good, and where a PEER was
-named, there is something to tell of it.
+Exit status: 0 success; 1 a negative answer (nothing known of PEER, a certificate missing or expired, the request failed);
+2 usage or configuration error; 3 the gateway is not running.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,16 +17,19 @@ from rich.text import Text
 from s2sgw import __version__
 from s2sgw.backend.private_ca import PrivateCA, PrivateCAError
 from s2sgw.cli import setup_files, tables, trust
-from s2sgw.cli.output import CONFIGURATION, NO
-from s2sgw.cli.output import asked as _ask
-from s2sgw.cli.output import config_option as _config
-from s2sgw.cli.output import fail as _fail
-from s2sgw.cli.output import json_option as _json
-from s2sgw.cli.output import limit_option as _limit
-from s2sgw.cli.output import peer_argument as _peer
-from s2sgw.cli.output import print_json as _print_json
-from s2sgw.cli.output import rows as _rows
-from s2sgw.cli.output import show as _show
+from s2sgw.cli.output import (
+    CONFIGURATION,
+    NO,
+    asked,
+    config_option,
+    fail,
+    json_option,
+    limit_option,
+    peer_argument,
+    print_json,
+    rows,
+    show,
+)
 from s2sgw.cli.setup import SERVERS, SetupError, authority_file, setup_text
 from s2sgw.config import ConfigError
 from s2sgw.reporting.printable import printable
@@ -35,10 +39,15 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="s2sgw", message="%(prog)s %(version)s")
-def main() -> None:
-    """Ask a running s2sgw, or look at its configuration.
+@config_option
+@json_option
+def main(config: Path, as_json: bool) -> None:
+    """Ask a running s2sgw, or check its configuration.
 
-    Exit status: 0 yes, 1 no, 2 usage or configuration, 3 not running.
+    --config and --json may stand before or after the command.
+
+    \b
+    Exit status: 0 success, 1 negative answer, 2 usage or configuration error, 3 not running.
     """
 
 
@@ -46,17 +55,17 @@ def main() -> None:
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def check(config: Path, as_json: bool) -> None:
-    """Is the configuration good? Lists all that is wrong with it, and starts nothing."""
+    """Check the configuration: list everything that is wrong with it, and start nothing."""
     try:
         ready = check_configuration(config)
     except ConfigError as error:
         _complain(error, as_json)
     path = str(ready.config.path)
     if as_json:
-        _print_json({"ok": True, "config": path, "complaints": [], "warnings": list(ready.warnings)})
+        print_json({"ok": True, "config": path, "complaints": [], "warnings": list(ready.warnings)})
         return
     for warning in ready.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
@@ -76,7 +85,7 @@ def setup_config(domains: tuple[str, ...], server: str) -> None:
     try:
         names = [Domain.parse(domain).text for domain in domains]
     except InvalidJID as error:
-        _fail(str(error), CONFIGURATION, False)
+        fail(str(error), CONFIGURATION, False)
     click.echo(setup_files.configuration(names, server), nl=False)
 
 
@@ -94,7 +103,7 @@ def setup_systemd(program: str | None, install: bool, root: Path) -> None:
         for place in setup_files.install(texts, root):
             click.echo(f"written: {place}")
     except (OSError, setup_files.FileExists) as error:
-        _fail(str(error), CONFIGURATION, False)
+        fail(str(error), CONFIGURATION, False)
     click.echo("Next: systemd-sysusers && systemctl daemon-reload && systemctl enable --now s2sgw")
 
 
@@ -103,8 +112,8 @@ def _setup_server(server: str) -> click.Command:
 
     @click.command(server, help=f"Print the lines that put {server} behind this gateway, and write the CA that it is to trust.")
     @click.option("--local", metavar="DOMAIN", help="A domain of the backend, if there are several backends.")
-    @_config
-    @_json
+    @config_option
+    @json_option
     def command(local: str | None, config: Path, as_json: bool) -> None:
         _print_lines(server, local, config, as_json)
 
@@ -119,10 +128,10 @@ def _print_lines(server: str, local: str | None, config: Path, as_json: bool) ->
     except ConfigError as error:
         _complain(error, as_json)
     except (SetupError, PrivateCAError, InvalidJID) as error:
-        _fail(str(error), CONFIGURATION, as_json)
+        fail(str(error), CONFIGURATION, as_json)
     authority = str(authority_file(ready.config))
     if as_json:
-        _print_json({"server": server, "lines": text, "authority": authority})
+        print_json({"server": server, "lines": text, "authority": authority})
     else:
         click.echo(text)
         click.echo(f"The authority that these lines trust is in {authority}", err=True)
@@ -133,7 +142,7 @@ for _server in SERVERS:
 
 
 @main.command()
-@_config
+@config_option
 @click.option("--log-file", metavar="FILE", help="Write the log there (default: standard output).")
 def run(config: Path, log_file: str | None) -> None:
     """Run the gateway in the foreground, until SIGTERM or SIGINT. Exit status 2 if the configuration has errors."""
@@ -144,7 +153,7 @@ def run(config: Path, log_file: str | None) -> None:
 
 def _complain(error: ConfigError, as_json: bool) -> NoReturn:
     if as_json:
-        _print_json({"ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []})
+        print_json({"ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []})
     else:
         click.echo(f"{error.path} cannot be used:", err=True)
         for complaint in error.complaints:
@@ -156,88 +165,88 @@ def _complain(error: ConfigError, as_json: bool) -> NoReturn:
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def status(config: Path, as_json: bool) -> None:
-    """What the gateway is doing, at a glance."""
-    _show(_ask(config, as_json, "status"), as_json, tables.status)
+    """Show what the gateway is doing, at a glance."""
+    show(asked(config, as_json, "status"), as_json, tables.status)
 
 
 @main.command()
-@_peer
-@_limit
-@_config
-@_json
+@peer_argument
+@limit_option
+@config_option
+@json_option
 def streams(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """The open streams of both legs (of PEER): pairs, how they were proven, TLS."""
-    _rows(config, as_json, "streams", tables.streams, peer, limit)
+    """List the open streams (of PEER): pairs, how each was proven, TLS."""
+    rows(config, as_json, "streams", tables.streams, peer, limit)
 
 
 @main.command()
-@_peer
-@_limit
-@_config
-@_json
+@peer_argument
+@limit_option
+@config_option
+@json_option
 def lanes(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """The lanes (to and from PEER): what waits, and for what."""
-    _rows(config, as_json, "lanes", tables.lanes, peer, limit)
+    """List the lanes (to and from PEER): what waits, and why. A lane is the delivery queue of one pair of domains."""
+    rows(config, as_json, "lanes", tables.lanes, peer, limit)
 
 
 @main.command()
-@_peer
-@_limit
-@_config
-@_json
+@peer_argument
+@limit_option
+@config_option
+@json_option
 def peers(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """The peers met (or PEER alone): streams each way, what waits, what was refused."""
-    _rows(config, as_json, "peers", tables.peers, peer, limit)
+    """List the peers (or PEER alone): streams each way, what waits, what was refused."""
+    rows(config, as_json, "peers", tables.peers, peer, limit)
 
 
 @main.command()
-@_peer
-@_limit
+@peer_argument
+@limit_option
 @click.option(
     "--letter", is_flag=True, help="Show the last one as a text for the other administrator; with --json, add it to each row.",
 )
-@_config
-@_json
+@config_option
+@json_option
 def refusals(peer: str | None, limit: int, letter: bool, config: Path, as_json: bool) -> None:
-    """The last refusals (of PEER): layer, cause, evidence, and a remedy to send on."""
+    """List the last refusals (of PEER): layer, cause, evidence and remedy."""
     if letter:
-        _rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, letter=True)
+        rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, letter=True)
     else:
-        _rows(config, as_json, "refusals", tables.refusals, peer, limit)
+        rows(config, as_json, "refusals", tables.refusals, peer, limit)
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def certs(config: Path, as_json: bool) -> None:
-    """The certificates the gateway presents for its domains; no if one is missing or has expired."""
-    rows = _ask(config, as_json, "certs")
-    _show(rows, as_json, tables.certificates)
-    if any(row["left"] is None or row["left"] <= 0 for row in rows):
+    """List the certificates of the local domains. Exit status 1 if one is missing or has expired."""
+    found = asked(config, as_json, "certs")
+    show(found, as_json, tables.certificates)
+    if any(row["left"] is None or row["left"] <= 0 for row in found):
         sys.exit(NO)
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def drain(config: Path, as_json: bool) -> None:
-    """Stop the gateway in order: nothing new is let in, what can be handed on is, the rest is kept for the next start."""
-    _show(_ask(config, as_json, "drain"), as_json, tables.draining)
+    """Stop the gateway gracefully: accept nothing new, deliver what can be delivered, keep the rest for the next start."""
+    show(asked(config, as_json, "drain"), as_json, tables.draining)
 
 
 @main.command()
-@click.option("--keep-streams", is_flag=True, help="Close no stream, whatever the new policy says of it.")
-@_config
-@_json
+@click.option("--keep-streams", is_flag=True, help="Close no stream, even if the new policy refuses it.")
+@config_option
+@json_option
 def reload(keep_streams: bool, config: Path, as_json: bool) -> None:
-    """Read the configuration again, all of it or nothing; streams that the new policy refuses are closed in order."""
-    answer = _ask(config, as_json, "reload", keep_streams=keep_streams)
+    """Read the configuration again, all of it or nothing, and close the streams that the new policy refuses."""
+    answer = asked(config, as_json, "reload", keep_streams=keep_streams)
     if not as_json and not answer["ok"]:
         _complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
-    _show(answer, as_json, tables.reloaded)
+    show(answer, as_json, tables.reloaded)
     if not answer["ok"]:
         sys.exit(CONFIGURATION)
 
@@ -249,7 +258,7 @@ _target = click.argument("target", nargs=-1, required=True)
 
 @main.group()
 def queue() -> None:
-    """What waits, to be seen and changed.
+    """Show and change what waits.
 
     TARGET is one PEER (all lanes from and to it), one lane as FROM TO (two domains), or one stanza as FROM TO NUMBER.
     Every change is in the audit log.
@@ -257,66 +266,66 @@ def queue() -> None:
 
 
 @queue.command("list")
-@_peer
-@click.option("--poison", is_flag=True, help="The stanzas on which a server closed its stream, instead.")
-@_limit
-@_config
-@_json
+@peer_argument
+@click.option("--poison", is_flag=True, help="List the stanzas on which a server closed its stream instead.")
+@limit_option
+@config_option
+@json_option
 def queue_list(peer: str | None, poison: bool, limit: int, config: Path, as_json: bool) -> None:
-    """What waits, by peer (or for PEER alone): how much, since when, and for what."""
+    """List what waits, by peer (or for PEER alone): how much, since when, and why."""
     verb, render = ("queue poison", tables.poison) if poison else ("queue list", tables.queue)
-    _rows(config, as_json, verb, render, peer, limit)
+    rows(config, as_json, verb, render, peer, limit)
 
 
 @queue.command("show")
 @_target
-@_limit
-@_config
-@_json
-def queue_show(target: tuple[str, ...], limit: int, config: Path, as_json: bool) -> None:
-    """The stanzas of TARGET in order; a single one with its text."""
-    rows = _ask(config, as_json, "queue show", target=_words(target), limit=limit)
-    _show(rows, as_json, tables.stanzas)
-    if not rows:
+@limit_option
+@config_option
+@json_option
+def queueshow(target: tuple[str, ...], limit: int, config: Path, as_json: bool) -> None:
+    """List the stanzas of TARGET in order; show a single one with its text."""
+    found = asked(config, as_json, "queue show", target=_words(target), limit=limit)
+    show(found, as_json, tables.stanzas)
+    if not found:
         sys.exit(NO)
 
 
 @queue.command("hold")
 @_target
-@_config
-@_json
+@config_option
+@json_option
 def queue_hold(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """Write nothing of TARGET until it is released. What waits too long is bounced all the same."""
+    """Deliver nothing of TARGET until it is released. What waits too long is still bounced."""
     _change(config, as_json, "queue hold", target, "held")
 
 
 @queue.command("release")
 @_target
-@_config
-@_json
+@config_option
+@json_option
 def queue_release(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """End the holds of TARGET, and deliver; no if nothing of it was held."""
+    """End the holds of TARGET, and deliver. Exit status 1 if nothing of it was held."""
     if _change(config, as_json, "queue release", target, "released")["holds"] == 0:
         sys.exit(NO)
 
 
 @queue.command("drop")
 @_target
-@click.option("--quietly", is_flag=True, help="Tell the senders nothing.")
-@_config
-@_json
+@click.option("--quietly", is_flag=True, help="Do not tell the senders.")
+@config_option
+@json_option
 def queue_drop(target: tuple[str, ...], quietly: bool, config: Path, as_json: bool) -> None:
-    """Give up what waits of TARGET: it goes back to its senders as an error."""
+    """Give up what waits of TARGET: it is bounced to its senders."""
     if _change(config, as_json, "queue drop", target, "dropped", quietly=quietly)["stanzas"] == 0:
         sys.exit(NO)
 
 
 @queue.command("flush")
 @_target
-@_config
-@_json
+@config_option
+@json_option
 def queue_flush(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """Try to deliver TARGET now, whatever the next attempt was planned for."""
+    """Try to deliver TARGET now, before the next planned attempt."""
     if _change(config, as_json, "queue flush", target, "to be tried now")["lanes"] == 0:
         sys.exit(NO)
 
@@ -326,9 +335,13 @@ def _words(target: tuple[str, ...]) -> list[str | int]:
 
 
 def _change(config: Path, as_json: bool, verb: str, target: tuple[str, ...], done: str, **more: object) -> Any:
-    answer = _ask(config, as_json, verb, target=_words(target), **more)
-    _show(answer, as_json, lambda row: Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}"))
+    answer = asked(config, as_json, verb, target=_words(target), **more)
+    show(answer, as_json, partial(_changed, done))
     return answer
+
+
+def _changed(done: str, row: tables.JSONRow) -> Text:
+    return Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}")
 
 
 for _each in trust.COMMANDS:

@@ -1,4 +1,4 @@
-"""How the `s2sgw` command asks a running gateway and shows what it answers: the options, the formats, the exit status."""
+"""How the `s2sgw` command asks a running gateway and shows its answer: options, formats, exit status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.console import Console, RenderableType
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
@@ -21,17 +22,27 @@ PIPE_WIDTH = 250
 
 Render = Callable[[Any], RenderableType]
 
+
+def _or_before_the_verb(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Return the option's value; where the verb has none on its command line, the one that stands before the verb."""
+    name = str(option.name)
+    root = context.find_root()
+    given_here = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    given_before = context is not root and root.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    return root.params[name] if given_before and not given_here else value
+
+
 config_option = click.option(
     "--config", "-c", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, envvar="S2SGW_CONFIG", show_default=True,
-    help="The gateway's configuration.",
+    callback=_or_before_the_verb, help="The gateway's configuration.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, callback=_or_before_the_verb, help="Answer in JSON.")
 peer_argument = click.argument("peer", required=False)
 limit_option = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Maximum number of rows.")
 
 
 def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any) -> None:
-    """Show the rows of a verb, of PEER alone where it is named: no rows is then a no."""
+    """Show the rows of a verb. Where PEER is named, only its rows; exit with status 1 where there are none."""
     named = {} if peer is None else {"peer": peer}
     found = asked(config, as_json, verb, limit=limit, **named, **arguments)
     show(found, as_json, render)
@@ -40,7 +51,7 @@ def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | Non
 
 
 def asked(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
-    """The answer of the running gateway; where there is none the command ends."""
+    """Return the answer of the running gateway. Without an answer the command exits."""
     try:
         return ask(socket_path(config), verb, arguments)
     except RequestFailed as error:
@@ -48,7 +59,7 @@ def asked(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
 
 
 def fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
-    """Say why not, and end."""
+    """Print why the command failed, and exit."""
     if as_json:
         print_json({"ok": False, "error": text})
     else:
@@ -57,7 +68,7 @@ def fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
 
 
 def show(answer: Any, as_json: bool, render: Render) -> None:
-    """The answer as JSON, or as `render` makes it."""
+    """Print an answer, as JSON or as `render` shows it."""
     if as_json:
         print_json(answer)
     else:
@@ -66,5 +77,5 @@ def show(answer: Any, as_json: bool, render: Render) -> None:
 
 
 def print_json(answer: Any) -> None:
-    """In ASCII: what a stranger said cannot steer the terminal."""
+    """Print JSON in ASCII, so that text of a stranger cannot control the terminal."""
     click.echo(json.dumps(answer, indent=2))

@@ -17,17 +17,32 @@ from s2sgw.reporting.printable import printable
 JSONRow = dict[str, Any]
 
 
+def plain(value: object) -> object:
+    """Return a value as it is; a dash for nothing."""
+    return "-" if value in (None, "", []) else value
+
+
 class Column(NamedTuple):
-    """A column: its head, and the text of its cell in a row."""
+    """A column: its head, the key of its value in a row ("": the whole row), and how the value is written."""
 
     head: str
-    cell: Callable[[JSONRow], object]
+    key: str
+    text: Callable[[Any], object] = plain
     right: bool = False
 
+    def cell(self, row: JSONRow) -> str:
+        """Return the text of the cell in `row`."""
+        return str(self.text(row.get(self.key) if self.key else row))
 
-def field(key: str) -> Callable[[JSONRow], object]:
-    """The cell that shows what stands under `key`; a dash for nothing."""
-    return lambda row: "-" if row.get(key) in (None, "", []) else row[key]
+
+def number(head: str, key: str, text: Callable[[Any], object] = plain) -> Column:
+    """Return a column that is aligned to the right."""
+    return Column(head, key, text, right=True)
+
+
+def joined(values: Sequence[object]) -> str:
+    """Return values separated by commas; a dash for none."""
+    return ", ".join(map(str, values)) or "-"
 
 
 def duration(seconds: float | None) -> str:
@@ -55,8 +70,10 @@ def size(number: float) -> str:
     return f"{number:.1f} GiB"
 
 
-def moment(at: float) -> str:
-    """2026-11-20 13:04:44Z."""
+def moment(at: float | None) -> str:
+    """2026-11-20 13:04:44Z; a dash for never."""
+    if at is None:
+        return "-"
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -66,82 +83,98 @@ def table(columns: Sequence[Column], rows: Iterable[JSONRow]) -> Table:
     for column in columns:
         made.add_column(column.head, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(printable(str(column.cell(row)))) for column in columns))
+        made.add_row(*(Text(printable(column.cell(row))) for column in columns))
     return made
 
 
-STREAMS = (
-    Column("leg", field("leg")),
-    Column("direction", field("direction")),
-    Column("peer", field("peer")),
-    Column("local", field("local")),
-    Column("state", field("state")),
-    Column("proven by", field("method")),
-    Column("pairs", lambda row: len(row["pairs"]), True),
-    Column("TLS", field("tls")),
-    Column("resumption", field("resumption")),
-    Column("address", field("address")),
-    Column("age", lambda row: duration(row["age"]), True),
-)
-LANES = (
-    Column("from", field("sender")),
-    Column("to", field("recipient")),
-    Column("state", field("state")),
-    Column("waiting", field("stanzas"), True),
-    Column("bytes", lambda row: size(row["bytes"]), True),
-    Column("oldest", lambda row: duration(row["oldest"]) if row["stanzas"] else "-", True),
-    Column("last failure", field("cause")),
-    Column("next attempt", lambda row: duration(row["retry"]), True),
-)
-PEERS = (
-    Column("peer", field("peer")),
-    Column("in", field("inbound"), True),
-    Column("out", field("outbound"), True),
-    Column("proven by", lambda row: ", ".join(row["methods"]) or "-"),
-    Column("waiting", field("waiting"), True),
-    Column("refusals", field("refusals"), True),
-    Column("last refusal", lambda row: _last(row["last_refusal"])),
-    Column("disabled extensions", lambda row: ", ".join(row["disabled"]) or "-"),
-)
-CERTIFICATES = (
-    Column("domain", field("domain")),
-    Column("certificate", field("name")),
-    Column("names", lambda row: ", ".join(row["names"]) or "-"),
-    Column("expires", lambda row: "-" if row["expires"] is None else moment(row["expires"])),
-    Column("left", lambda row: duration(row["left"]), True),
-)
-QUEUE = (
-    Column("peer", field("peer")),
-    Column("state", lambda row: ", ".join(row["states"]) or "-"),
-    Column("lanes", field("lanes"), True),
-    Column("waiting", field("stanzas"), True),
-    Column("bytes", lambda row: size(row["bytes"]), True),
-    Column("oldest", lambda row: duration(row["oldest"]) if row["stanzas"] else "-", True),
-    Column("last failure", field("cause")),
-    Column("next attempt", lambda row: duration(row["retry"]), True),
-    Column("held", lambda row: "; ".join(row["held"]) or "-"),
-)
-QUEUED = (
-    Column("from", field("sender")),
-    Column("to", field("recipient")),
-    Column("number", field("number"), True),
-    Column("place", lambda row: f"{row['place']}, held" if row["held"] else row["place"]),
-    Column("kind", lambda row: f"{row['kind']} {row['type']}" if row["type"] else row["kind"]),
-    Column("id", field("id")),
-    Column("bytes", lambda row: size(row["bytes"]), True),
-    Column("age", lambda row: duration(row["age"]), True),
-    Column("bounced in", lambda row: duration(row["left"]), True),
-)
-_STANZAS = (
-    Column("direction", field("direction")),
-    Column("kind", field("kind")),
-    Column("outcome", field("outcome")),
-    Column("number", field("number"), True),
-)
+def _oldest(row: JSONRow) -> str:
+    return duration(row["oldest"]) if row["stanzas"] else "-"
+
+
+def _holds(held: Sequence[str]) -> str:
+    return "; ".join(held) or "-"
+
+
+def _place(row: JSONRow) -> str:
+    return f"{row['place']}, held" if row["held"] else str(row["place"])
+
+
+def _kind(row: JSONRow) -> str:
+    return f"{row['kind']} {row['type']}" if row["type"] else str(row["kind"])
 
 
 def _last(refusal: JSONRow | None) -> str:
     return "-" if refusal is None else f"{moment(refusal['at'])} {refusal['layer']}/{refusal['cause']}"
+
+
+STREAMS = (
+    Column("leg", "leg"),
+    Column("direction", "direction"),
+    Column("peer", "peer"),
+    Column("local", "local"),
+    Column("state", "state"),
+    Column("proven by", "method"),
+    number("pairs", "pairs", len),
+    Column("TLS", "tls"),
+    Column("resumption", "resumption"),
+    Column("address", "address"),
+    number("age", "age", duration),
+)
+LANES = (
+    Column("from", "sender"),
+    Column("to", "recipient"),
+    Column("state", "state"),
+    number("waiting", "stanzas"),
+    number("bytes", "bytes", size),
+    number("oldest", "", _oldest),
+    Column("last failure", "cause"),
+    number("next attempt", "retry", duration),
+)
+PEERS = (
+    Column("peer", "peer"),
+    number("in", "inbound"),
+    number("out", "outbound"),
+    Column("proven by", "methods", joined),
+    number("waiting", "waiting"),
+    number("refusals", "refusals"),
+    Column("last refusal", "last_refusal", _last),
+    Column("disabled extensions", "disabled", joined),
+)
+CERTIFICATES = (
+    Column("domain", "domain"),
+    Column("certificate", "name"),
+    Column("names", "names", joined),
+    Column("expires", "expires", moment),
+    number("left", "left", duration),
+)
+QUEUE = (
+    Column("peer", "peer"),
+    Column("state", "states", joined),
+    number("lanes", "lanes"),
+    number("waiting", "stanzas"),
+    number("bytes", "bytes", size),
+    number("oldest", "", _oldest),
+    Column("last failure", "cause"),
+    number("next attempt", "retry", duration),
+    Column("held", "held", _holds),
+)
+QUEUED = (
+    Column("from", "sender"),
+    Column("to", "recipient"),
+    number("number", "number"),
+    Column("place", "", _place),
+    Column("kind", "", _kind),
+    Column("id", "id"),
+    number("bytes", "bytes", size),
+    number("age", "age", duration),
+    number("bounced in", "left", duration),
+)
+_STANZAS = (
+    Column("direction", "direction"),
+    Column("kind", "kind"),
+    Column("outcome", "outcome"),
+    number("number", "number"),
+)
 
 
 def streams(rows: list[JSONRow]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""`s2sgw pending`, `s2sgw pins`: what waits for the operator's word, and the operator's word."""
+"""`s2sgw pending`, `pins`, `explain`, `replay`: certificates that wait for approval, approved keys, and what a policy decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.text import Text
 
 from s2sgw.cli import trust_tables as tables
 from s2sgw.cli.output import NO, asked, config_option, json_option, peer_argument, show
@@ -25,10 +24,10 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str | No
 
 
 _for = click.option(
-    "--for", "lasts", callback=_duration, metavar="DURATION", help='So long, as in "90d"; else until it is revoked.',
+    "--for", "lasts", callback=_duration, metavar="DURATION", help='Validity, e.g. 90d (default: until revoked).',
 )
-_note = click.option("--note", default="", help="Words to remember it by.")
-_replace = click.option("--replace", is_flag=True, help="Revoke the peer's other keys: this one takes their place.")
+_note = click.option("--note", default="", help="Comment stored with the key.")
+_replace = click.option("--replace", is_flag=True, help="Revoke the other keys of the peer.")
 
 
 @click.command()
@@ -36,7 +35,7 @@ _replace = click.option("--replace", is_flag=True, help="Revoke the peer's other
 @config_option
 @json_option
 def pending(peer: str | None, config: Path, as_json: bool) -> None:
-    """The certificates (of PEER) that wait for approval: chain, names, dates, keys, DNS, how often, what waits for them."""
+    """List the certificates (of PEER) that wait for approval: chain, names, dates, keys, DNS, and the stanzas that wait."""
     rows = asked(config, as_json, "pending", **({} if peer is None else {"peer": peer}))
     show(rows, as_json, tables.pending)
     if peer is not None and not rows:
@@ -45,7 +44,7 @@ def pending(peer: str | None, config: Path, as_json: bool) -> None:
 
 @click.group()
 def pins() -> None:
-    """The keys by which peers are known: approved, remembered at their first use, revoked, or pinned in the configuration."""
+    """Show and change the keys of peers: approved, remembered at first use, revoked, or pinned in the configuration."""
 
 
 @pins.command("list")
@@ -53,7 +52,7 @@ def pins() -> None:
 @config_option
 @json_option
 def pins_list(peer: str | None, config: Path, as_json: bool) -> None:
-    """Every key (of PEER) that is remembered, and since when."""
+    """List the remembered keys (of PEER), and since when."""
     rows = asked(config, as_json, "pins list", **({} if peer is None else {"peer": peer}))
     show(rows, as_json, tables.pins)
     if peer is not None and not rows:
@@ -82,7 +81,7 @@ def pins_add(peer: str, key: str, lasts: float | None, note: str, replace: bool,
 @config_option
 @json_option
 def pins_approve(peer: str, key: str | None, lasts: float | None, note: str, replace: bool, config: Path, as_json: bool) -> None:
-    """Approve the certificate of PEER that waits (that with KEY, where several do)."""
+    """Approve the certificate of PEER that waits. KEY chooses one if several wait."""
     _approve(config, as_json, "pins approve", peer=peer, key=key, lasts=lasts, note=note, replace=replace)
 
 
@@ -94,24 +93,26 @@ def _approve(config: Path, as_json: bool, verb: str, **arguments: Any) -> None:
 @pins.command("revoke")
 @click.argument("peer")
 @_key
-@click.option("--forget", is_flag=True, help="Forget the key altogether: it is then a stranger's again.")
+@click.option("--forget", is_flag=True, help="Forget the key: it may be remembered at first use again.")
 @config_option
 @json_option
 def pins_revoke(peer: str, key: str, forget: bool, config: Path, as_json: bool) -> None:
-    """KEY proves PEER no longer, and what it had opened is closed."""
+    """Revoke KEY of PEER, and close the streams that it proved."""
     answer = asked(config, as_json, "pins revoke", peer=peer, key=key, forget=forget)
-    done = "forgotten" if forget else "revoked"
-    show(answer, as_json, lambda row: Text(f"{row['key']} of {row['peer']} is {done}; {row['closed']} streams closed"))
+    show(answer, as_json, tables.revoked)
 
 
 @click.command()
 @click.argument("peer")
-@click.option("--local", metavar="DOMAIN", help="Towards this domain of ours; else the first one.")
-@click.option("--with", "planned", type=_file, metavar="FILE", help="By a planned configuration.")
+@click.option("--local", metavar="DOMAIN", help="Local domain (default: the first one).")
+@click.option("--with", "planned", type=_file, metavar="FILE", help="Use a planned configuration.")
 @config_option
 @json_option
 def explain(peer: str, local: str | None, planned: Path | None, config: Path, as_json: bool) -> None:
-    """What holds for PEER, from which line of the file; what is on record; what would be decided now. No if it is barred."""
+    """Show the policy of PEER, the line of the file each key comes from, what is on record, and what would be decided now.
+
+    Exit status 1 if the peer is not allowed.
+    """
     arguments = {"peer": peer} | ({} if local is None else {"local": local}) | _with(planned)
     answer = asked(config, as_json, "explain", **arguments)
     show(answer, as_json, tables.explanation)
@@ -121,11 +122,14 @@ def explain(peer: str, local: str | None, planned: Path | None, config: Path, as
 
 @click.command()
 @click.option("--with", "planned", type=_file, metavar="FILE", required=True, help="The planned configuration.")
-@click.option("--since", callback=_duration, metavar="DURATION", help='Handshakes of so long, as in "1d"; else of seven days.')
+@click.option("--since", callback=_duration, metavar="DURATION", help='Age of the oldest handshake, e.g. 1d (default: 7d).')
 @config_option
 @json_option
 def replay(planned: Path, since: float | None, config: Path, as_json: bool) -> None:
-    """The handshakes of the last days by a planned file: whose verdict would change? No if anybody is refused who is not now."""
+    """Judge the handshakes of the last days by a planned configuration, and list the verdicts that would change.
+
+    Exit status 1 if a peer would be refused that is accepted now.
+    """
     answer = asked(config, as_json, "replay", **_with(planned), **({} if since is None else {"seconds": since}))
     show(answer, as_json, tables.replayed)
     if any(row["before"]["accepted"] and not row["after"]["accepted"] for row in answer["changed"]):

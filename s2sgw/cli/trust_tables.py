@@ -7,27 +7,32 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from s2sgw.cli.tables import Column, JSONRow, field, moment, table
+from s2sgw.cli.tables import Column, JSONRow, moment, number, table
 from s2sgw.reporting.printable import printable
 
 
-def _when(key: str) -> Column:
-    return Column(key, lambda row: "-" if row[key] is None else moment(row[key]))
+def _counts(row: JSONRow) -> str:
+    return "revoked" if row["revoked"] else "yes" if row["counts"] else "expired"
 
 
 PINS = (
-    Column("peer", field("peer")),
-    Column("key", field("key")),
-    Column("by", field("origin")),
-    Column("since", lambda row: "-" if row["at"] is None else moment(row["at"])),
-    _when("expires"),
-    Column("counts", lambda row: "revoked" if row["revoked"] else "yes" if row["counts"] else "expired"),
-    Column("note", field("note")),
+    Column("peer", "peer"),
+    Column("key", "key"),
+    Column("by", "origin"),
+    Column("since", "at", moment),
+    Column("expires", "expires", moment),
+    Column("counts", "", _counts),
+    Column("note", "note"),
 )
 
 
 def pins(rows: list[JSONRow]) -> RenderableType:
     return table(PINS, rows) if rows else "No key is remembered."
+
+
+def revoked(row: JSONRow) -> RenderableType:
+    done = "forgotten" if row["forgotten"] else "revoked"
+    return Text(f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {row['closed']} streams closed")
 
 
 def approved(row: JSONRow) -> RenderableType:
@@ -53,8 +58,8 @@ def _pending(row: JSONRow) -> Iterator[str]:
     yield f"    came       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
     yield f"    refused    {row['cause'] or 'no: dialback went on in its stead'}"
     yield f"    waiting    {row['waiting']} stanzas"
-    for number, one in enumerate(row["chain"]):
-        yield from certificate(one, "certificate" if number == 0 else f"issuer {number}", 4)
+    for index, one in enumerate(row["chain"]):
+        yield from certificate(one, "certificate" if index == 0 else f"issuer {index}", 4)
     for old in row["remembered"]:
         state = "revoked" if old["revoked"] else f"{old['origin']}, since {moment(old['at'])}"
         yield f"    REMEMBERED {old['key']} ({state})"
@@ -92,23 +97,6 @@ def _dns(facts: JSONRow) -> Iterator[str]:
 
 # --- explain ---------------------------------------------------------------------------------------------------------
 
-KEYS = (
-    Column("key", field("key")),
-    Column("value", lambda row: _value(row["value"])),
-    Column("from", field("from")),
-    Column("line", field("line"), True),
-)
-CHANGES = (
-    Column("peer", field("peer")),
-    Column("direction", field("direction")),
-    Column("local", field("local")),
-    Column("last", lambda row: moment(row["last"])),
-    Column("times", field("times"), True),
-    Column("now", lambda row: outcome(row["before"])),
-    Column("then", lambda row: outcome(row["after"])),
-)
-
-
 def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
@@ -121,6 +109,23 @@ def outcome(row: JSONRow) -> str:
         return f"refused: {row['cause']}"
     ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
     return f"accepted, proven by {row['proven_by'] or 'nothing yet'} ({ways})"
+
+
+KEYS = (
+    Column("key", "key"),
+    Column("value", "value", _value),
+    Column("from", "from"),
+    number("line", "line"),
+)
+CHANGES = (
+    Column("peer", "peer"),
+    Column("direction", "direction"),
+    Column("local", "local"),
+    Column("last", "last", moment),
+    number("times", "times"),
+    Column("now", "before", outcome),
+    Column("then", "after", outcome),
+)
 
 
 def explanation(row: JSONRow) -> RenderableType:

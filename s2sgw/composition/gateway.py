@@ -6,10 +6,7 @@ Each step uses what the steps before it have built. One binding is late, since s
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -64,6 +61,7 @@ from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
+from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.connecting import ConnectServices
@@ -76,6 +74,7 @@ from s2sgw.s2s.keepalive import KeepAlive
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.spool.interface import Spool
 from s2sgw.stream.dialback import DialbackKeys, derive
+from s2sgw.xmpp.wall_clock import WallClock
 
 log = Logger("s2sgw")
 
@@ -114,10 +113,10 @@ class GatewayComponents:
     verbs: dict[str, Verb]
 
 
-def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time.time) -> GatewayComponents:
+def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) -> GatewayComponents:
     """Build everything that a checked configuration asks for. No port is opened and no connection made.
 
-    `reactor.seconds` tells delays, and should be monotonic (`use_monotonic_clock`). `wall` tells the seconds since the epoch.
+    `reactor.seconds` tells delays, and should be monotonic (`use_monotonic_clock`). `wall` tells the date.
     The state directory, the peer database and the spool are opened: raises `OSError`, `ValueError`, `SpoolBroken` or
     `PrivateCAError` where one of them cannot be used.
     """
@@ -131,16 +130,16 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state)
-    record = EventRecord(wall, log, peer_records.refusals.keep, peer_records.refusals.past())
+    record = EventRecord(wall, log, peer_records.refusals)
     audit = AuditLog(state, wall)
     handshake_times = HandshakeTimes()
     jobs = PeriodicJobs(reactor)
 
     # 3. custody
     commit_times = CommitTimes()
-    spool = build_spool(running, state, reactor, wall, commit_times)
-    queues = build_queues(running, state, reactor, wall, record, spool)
-    ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor.seconds))
+    spool = build_spool(running, state, reactor, wall.seconds, commit_times)
+    queues = build_queues(running, state, reactor, wall.seconds, record, spool)
+    ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor))
 
     # 4. resolver and discovery
     resolver = Resolver(
@@ -152,10 +151,10 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
 
     # 5. authentication
     private = config.dns.private_addresses == "allow"
-    posh = documents(private, reactor, wall, resolver, running.anchors, config.limits.posh_fetches)
+    posh = documents(private, reactor, wall.seconds, resolver, running.anchors, config.limits.posh_fetches)
     proof_runner = ProofRunner(running.trust_files.anchors, running.trust_files.revocations)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers.relayed)
-    judge = Judge(running.policies, proof_runner, look_ups, peer_records, lambda: datetime.now(UTC))
+    judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall)
 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
@@ -209,7 +208,7 @@ def build_gateway(config: Config, reactor: Any, wall: Callable[[], float] = time
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, slices, wall, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
+        reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
     ))

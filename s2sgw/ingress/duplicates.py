@@ -1,14 +1,16 @@
-"""Stanzas that come again: a server whose managed stream was lost resends what was not acknowledged, though we may have it.
+"""Duplicates: a server whose managed stream was lost resends what was not acknowledged, though the gateway may have it.
 
-Only a message that is the same to the byte, has an id, and comes from a server that lost a stream a moment ago is taken for
-a duplicate; everything else passes. (Presence does no harm twice, and programs send IQs alike on purpose.)
+A message is a duplicate if it is the same to the byte, has an id, and comes from a server that lost a stream a moment ago.
+Everything else passes: presence does no harm twice, and programs send the same IQ twice on purpose.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import deque
 
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
 
@@ -26,15 +28,16 @@ class RecentStanzas:
         self.hashes: deque[int] = deque(maxlen=LAST)
 
     def note(self, stanzas: list[Stanza]) -> None:
+        """Remember `stanzas`, which came last."""
         self.hashes.extend([hash(stanza.data) for stanza in stanzas if _tells(stanza)])
 
 
 class Duplicates:
     """What may come again, by the server that would send it."""
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._expected: OrderedDict[Domain, tuple[float, set[int]]] = OrderedDict()
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._expected: BoundedDict[Domain, tuple[float, set[int]]] = BoundedDict(SERVERS)
 
     def lost(self, sender: Domain, tail: RecentStanzas) -> None:
         """A managed stream of `sender` broke off."""
@@ -42,16 +45,14 @@ class Duplicates:
             return
         _, hashes = self._expected.pop(sender, (0.0, set()))
         hashes = hashes if len(hashes) < LAST * 4 else set()
-        self._expected[sender] = self._seconds() + MEMORY, hashes | set(tail.hashes)
-        if len(self._expected) > SERVERS:
-            self._expected.popitem(last=False)
+        self._expected[sender] = self._clock.seconds() + MEMORY, hashes | set(tail.hashes)
 
     def fresh(self, sender: Domain, stanzas: list[Stanza]) -> list[Stanza]:
         """Those of `stanzas` that have not come before."""
         if sender not in self._expected:
             return stanzas
         until, hashes = self._expected[sender]
-        if self._seconds() > until:
+        if self._clock.seconds() > until:
             del self._expected[sender]
             return stanzas
         return [stanza for stanza in stanzas if not _tells(stanza) or not _taken(hashes, hash(stanza.data))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.ingress.rates import RateLimiter, RateLimiters
 from s2sgw.policy.filters import Filter, Refused
@@ -36,9 +36,9 @@ class StanzaFilter:
 
 
 class StanzaFilters:
-    """Makes the gates. `clock` gives seconds."""
+    """Makes the filters."""
 
-    def __init__(self, peers: PeerPolicies, clock: Callable[[], float]) -> None:
+    def __init__(self, peers: PeerPolicies, clock: IReactorTime) -> None:
         self._peers = peers
         self._rate_limiters = RateLimiters(clock)
 
@@ -51,5 +51,5 @@ class StanzaFilters:
         peer = pair.sender if inbound else pair.recipient
         policy = self._peers.policy(peer)
         filter = Filter.of(policy)
-        rate_limiter = self._rate_limiters.of(peer, policy.limits) if inbound else None
+        rate_limiter = self._rate_limiters.for_peer(peer, policy.limits) if inbound else None
         return None if filter is None and rate_limiter is None else StanzaFilter(filter, rate_limiter, policy.denied == "error")

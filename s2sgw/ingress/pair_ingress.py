@@ -45,7 +45,7 @@ class IngressServices:
         self.queues = queues
         self.record = record
         self.stanza_filters = stanza_filters
-        self.duplicates = Duplicates(queues.clock.seconds)
+        self.duplicates = Duplicates(queues.clock)
         #: pairs whose first stanzas wait for the answer whether they may pass
         self.admissions = 0
 

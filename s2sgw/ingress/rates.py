@@ -1,32 +1,32 @@
-"""Rates: what a second may bring from one peer, by bytes and by stanzas, on all of its streams together.
+"""Rates: the bytes and stanzas that one peer may send in a second, on all of its streams together.
 
-A bucket holds what may be spent at once; it fills at its rate. Spending more than it holds leaves a debt, which the peer
-waits for ("slow"); or what there is not enough for is refused ("refuse"). The clock comes in as seconds.
+A bucket holds what may be sent at once, and fills at its rate. With `excess = "slow"` a peer that sends more is in debt, and
+waits until it is paid; with `excess = "refuse"` the stanzas beyond the rate are refused.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.policy.filters import Refused
 from s2sgw.policy.model import Limits
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Peers whose meters are kept; beyond, the one that was asked for longest ago begins anew.
+#: Peers whose rate limiters are kept. The one that was used longest ago is forgotten, and begins anew.
 METERS = 4096
 
 
 class RateLimiter:
     """The buckets of one peer."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, clock: IReactorTime) -> None:
         self.limits = limits
         self._clock = clock
-        now = clock()
+        now = clock.seconds()
         rates = limits.stanzas_per_second
         kinds = {"message": rates.message, "presence": rates.presence, "iq": rates.iq}
         self._bytes = TokenBucket(limits.bytes_per_second, now) if limits.bytes_per_second else None
@@ -37,12 +37,12 @@ class RateLimiter:
         """Seconds that the peer must wait before anything more of it is let through; always 0 where it is refused instead."""
         if self.limits.excess == "refuse":
             return 0.0
-        now = self._clock()
+        now = self._clock.seconds()
         return max(bucket.debt(now) for bucket in (self._bytes, self._total, *self._kinds.values()) if bucket is not None)
 
     def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
         """Those that pass, and those that are refused, both in their order; everything passes where the peer is slowed."""
-        now = self._clock()
+        now = self._clock.seconds()
         if self.limits.excess == "slow":
             for stanza in stanzas:
                 self._spend(stanza, now)
@@ -80,21 +80,18 @@ class RateLimiter:
 
 
 class RateLimiters:
-    """The meters of all peers that have rates. `clock` gives seconds."""
+    """The rate limiters of all peers that have rates."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._rate_limiters: OrderedDict[Domain, RateLimiter] = OrderedDict()
+        self._rate_limiters: BoundedDict[Domain, RateLimiter] = BoundedDict(METERS)
 
-    def of(self, peer: Domain, limits: Limits) -> RateLimiter | None:
-        """The meter of `peer`, made anew where its limits have changed; None where it has no rate."""
+    def for_peer(self, peer: Domain, limits: Limits) -> RateLimiter | None:
+        """Return the rate limiter of `peer`, a new one if its limits have changed; None where it has no rate."""
         if not limits.rated:
             self._rate_limiters.pop(peer, None)
             return None
-        rate_limiter = self._rate_limiters.get(peer)
+        rate_limiter = self._rate_limiters.use(peer)
         if rate_limiter is None or rate_limiter.limits != limits:
             rate_limiter = self._rate_limiters[peer] = RateLimiter(limits, self._clock)
-            if len(self._rate_limiters) > METERS:
-                self._rate_limiters.popitem(last=False)
-        self._rate_limiters.move_to_end(peer)
         return rate_limiter

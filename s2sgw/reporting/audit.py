@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from s2sgw.storage.atomic_file import sync_directory
+from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 FILE = "audit.log"
 #: Bounds of one line: items of a list or a table, characters of a text. What is beyond is left out, and the line says so.
@@ -22,15 +23,16 @@ CHARACTERS = 2000
 
 
 class AuditLog:
-    """Writes `<state>/audit.log` (0600). `now` tells the seconds since the epoch."""
+    """Writes `<state>/audit.log` (0600)."""
 
-    def __init__(self, state: Path, now: Callable[[], float]) -> None:
+    def __init__(self, state: Path, clock: WallClock) -> None:
         self.path = state / FILE
-        self._now = now
+        self._clock = clock
 
     def note(self, action: str, **facts: object) -> None:
         """Add one line, and sync it to the disk. Raises `OSError`: a change that cannot be noted should not be made."""
-        line = json.dumps({"time": _time(self._now()), "action": action, **{key: plain(value) for key, value in facts.items()}})
+        noted = {key: plain(value) for key, value in facts.items()}
+        line = json.dumps({"time": _time(date_of(self._clock)), "action": action, **noted})
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         new = not self.path.exists()
         descriptor = os.open(self.path, flags, 0o600)
@@ -57,8 +59,8 @@ def plain(value: object) -> object:
     return text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
 
 
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _write(descriptor: int, line: bytes) -> None:

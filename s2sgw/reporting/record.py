@@ -1,16 +1,16 @@
-"""The record of endings: one place through which every refusal and change of standing goes (decision 13).
+"""The record of endings: every refusal and every change of a stream passes through it.
 
-The log line, the list that `s2sgw refusals` shows and the numbers that the metrics export are three views of it.
+The log line, the rows of `s2sgw refusals` and the metrics are three views of it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from twisted.logger import Logger
 
@@ -18,6 +18,7 @@ from s2sgw.reporting.letter import letter
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.wall_clock import WallClock
 
 Direction = Literal["inbound", "outbound"]
 Leg = Literal["federation", "backend"]
@@ -119,21 +120,30 @@ def clipped_reasons(reasons: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+class RefusalStore(Protocol):
+    """Keeps refusals beyond the life of the process (`peerdb.refusals`)."""
+
+    def keep(self, refused: RefusalRecord) -> None:
+        """Write one refusal down, or its repetition. May not raise."""
+
+    def past(self) -> list[RefusalRecord]:
+        """Return those of earlier runs, oldest first."""
+
+
 class EventRecord:
     """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
 
     def __init__(
-        self, now: Callable[[], float], log: Logger, keep: Callable[[RefusalRecord], None] = lambda _: None,
-        past: Iterable[RefusalRecord] = (),
+        self, clock: WallClock, log: Logger, store: RefusalStore | None = None,
     ) -> None:
-        """`keep` hears of each refusal, to write it down; `past` are those of earlier lives, oldest first."""
-        self._now = now
+        """Begin with what `store` holds of earlier runs."""
+        self._clock = clock
         self._log = log
-        self._keep = keep
+        self._store = store
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
         #: bytes of memory that the refusals take, about
         self.bytes = 0
-        for each in past:
+        for each in () if store is None else store.past():
             self._add(each.clipped())
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
@@ -150,9 +160,10 @@ class EventRecord:
     ) -> None:
         """A handshake or a delivery was refused; `pair` is (peer, local), as claimed."""
         peer, local = pair
-        refused = self._add(RefusalRecord(self._now(), direction, leg, peer, local, address, ending, reasons).clipped())
+        refused = self._add(RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons).clipped())
         self.refusals[ending.layer.value, ending.cause.value] += 1
-        self._keep(refused)
+        if self._store is not None:
+            self._store.keep(refused)
         self._log.warn(
             event="refused", direction=direction, leg=leg, peer=refused.peer, local=refused.local, address=refused.address,
             layer=ending.layer.value, cause=ending.cause.value, detail=refused.ending.detail, reasons=list(refused.reasons),

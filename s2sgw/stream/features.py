@@ -56,15 +56,35 @@ class Standing:
         return self.permission.secret is not None and self.permission.secret.binding is not None
 
     @property
+    def before_tls(self) -> bool:
+        """STARTTLS may be asked for."""
+        return not self.secured and self.tls != "never"
+
+    @property
+    def authenticates(self) -> bool:
+        """There is a SASL mechanism to authenticate by (R4)."""
+        return self.anonymous and bool(sasl.offered(self.permission))
+
+    @property
+    def binds(self) -> bool:
+        """There is one, and it binds to the TLS channel (XEP-0440)."""
+        return self.anonymous and self.bindable
+
+    @property
+    def bidirectional(self) -> bool:
+        """Stanzas may go back on the stream (XEP-0288)."""
+        return self.anonymous and self.permission.bidi
+
+    @property
     def announces(self) -> bool:
         """Limits are told to whom they will hold for, unless the policy keeps them to itself (XEP-0478)."""
         return self.permission.announced and not self.bare and (self.secured or self.authenticated)
 
 
 class Feature(NamedTuple):
-    """A row: when it is offered, and how it is written."""
+    """A row: the property of `Standing` by which it is offered, and how it is written."""
 
-    offered: Callable[[Standing], bool]
+    offered: str
     element: Callable[[Standing], Element]
 
 
@@ -91,20 +111,28 @@ def _limits(standing: Standing) -> Element:
     return Element("limits", LIMITS, children=[Element("max-bytes", LIMITS, text=str(standing.max_bytes))])
 
 
+def _acknowledgements(standing: Standing) -> Element:
+    return management.feature()
+
+
+def _bidi(standing: Standing) -> Element:
+    return bidi.feature()
+
+
 FEATURES = (
-    Feature(lambda standing: not standing.secured and standing.tls != "never", _starttls),
-    Feature(lambda standing: standing.anonymous and bool(sasl.offered(standing.permission)), _mechanisms),
-    Feature(lambda standing: standing.anonymous and standing.bindable, _channel_binding),
-    Feature(lambda standing: standing.extensible, _dialback),
-    Feature(lambda standing: standing.announces, _limits),
-    Feature(lambda standing: standing.manageable, lambda standing: management.feature()),
-    Feature(lambda standing: standing.anonymous and standing.permission.bidi, lambda standing: bidi.feature()),
+    Feature("before_tls", _starttls),
+    Feature("authenticates", _mechanisms),
+    Feature("binds", _channel_binding),
+    Feature("extensible", _dialback),
+    Feature("announces", _limits),
+    Feature("manageable", _acknowledgements),
+    Feature("bidirectional", _bidi),
 )
 
 
 def offer(standing: Standing) -> Element:
     """`<stream:features/>` for a stream that stands so."""
-    rows = [row.element(standing) for row in FEATURES if row.offered(standing)]
+    rows = [row.element(standing) for row in FEATURES if getattr(standing, row.offered)]
     return Element("features", STREAM, children=rows)
 
 

@@ -36,7 +36,7 @@ class InitiatingStream(InitiatingContext):
 
     def begin(self) -> list[Event]:
         """The transport is connected. With direct TLS, `tls_established` follows."""
-        return self.step(lambda phase: phase.begin(), self.phase)
+        return self.step(self.phase.begin)
 
     def judged(self, permission: Permission) -> list[Event]:
         """Answers `JudgementNeeded`: its `refusal` ends the stream, nothing else of it counts here."""
@@ -48,4 +48,4 @@ class InitiatingStream(InitiatingContext):
 
     def verify(self, pair: Pair, stream_id: str, key: str) -> list[Event]:
         """Ask whether the key that came for `pair` on our stream `stream_id` is the other side's; `Verified` follows."""
-        return self.step(lambda pair: self.phase.ask_verify(pair, stream_id, key), pair)
+        return self.step(self.phase.ask_verify, pair, stream_id, key)

@@ -73,11 +73,11 @@ class RouterStream(Negotiation):
 
     def begin(self) -> list[Event]:
         """The transport is connected."""
-        return self.step(lambda phase: phase.begin(), self.phase)
+        return self.step(self.phase.begin)
 
     def unbind(self) -> list[Event]:
         """Be the default route no longer; `Bound` says when, and what the router had for us comes before that."""
-        return self.step(lambda phase: phase.unbind(), self.phase)
+        return self.step(self.phase.unbind)
 
     def handled(self, number: int) -> list[Event]:
         """The router does not ask."""

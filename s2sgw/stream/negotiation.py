@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, ParamSpec
 
 from s2sgw.stream.events import Ended, Event, Refusal, StanzasReceived
 from s2sgw.xmpp import framing
@@ -48,7 +48,7 @@ CAUSES: Mapping[StreamCondition, Cause] = {
 #: What the record makes of the stream errors that we receive, where it is not just `STREAM_ERROR`.
 THEIR_CAUSES: Mapping[str, Cause] = {"host-unknown": Cause.HOST_UNKNOWN, "host-gone": Cause.HOST_UNKNOWN}
 
-_Argument = TypeVar("_Argument")
+_Arguments = ParamSpec("_Arguments")
 
 
 class Stop(Exception):
@@ -184,15 +184,15 @@ class Negotiation(ABC):
 
     def proceed(self) -> list[Event]:
         """Read on where `receive` stopped so as not to make too many answers at once. Take `data_to_send` first."""
-        return self.step(lambda phase: phase.read(self._framer.resume()) if self._reads_on else None, self.phase)
+        return self.step(self._read_on)
 
-    @property
-    def _reads_on(self) -> bool:
-        return self._framer.interrupted and not self._inputs and not self.phase.waits
+    def _read_on(self) -> None:
+        if self._framer.interrupted and not self._inputs and not self.phase.waits:
+            self.phase.read(self._framer.resume())
 
     def tls_established(self) -> list[Event]:
         """The handshake that `StartTLS` (or direct TLS) asked for is complete."""
-        return self.step(lambda phase: phase.tls_established(), self.phase)
+        return self.step(self.phase.tls_established)
 
     def close(self, ending: Ending) -> list[Event]:
         """End the stream in order, for a reason of ours."""
@@ -245,12 +245,12 @@ class Negotiation(ABC):
 
     # --- for the phases ------------------------------------------------------------------------------------------
 
-    def step(self, act: Callable[[_Argument], None], argument: _Argument) -> list[Event]:
-        """Do `act`, then whatever was kept for after it; everything that comes of it."""
+    def step(self, act: Callable[_Arguments, None], *arguments: _Arguments.args, **named: _Arguments.kwargs) -> list[Event]:
+        """Call `act`, then do what was kept for after it; return every event."""
         if self.over:
             return []
         try:
-            act(argument)
+            act(*arguments, **named)
             self._catch_up()
         except RemoteFault as fault:
             self._end(refuse(_cause(fault), fault.condition, fault.text))

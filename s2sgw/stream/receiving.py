@@ -29,12 +29,12 @@ class ReceivingStream(ReceivingContext):
 
     def judged(self, permission: Permission, peer: Domain | None = None) -> list[Event]:
         """Answer `JudgementNeeded` for `peer`; None: the only one that is open."""
-        return self.step(lambda permission: self.phase.judged(permission, peer), permission)
+        return self.step(self.phase.judged, permission, peer)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> list[Event]:
         """Answer `DialbackNeeded` for `pair`."""
-        return self.step(lambda outcome: self.phase.dialback_answered(pair, outcome), outcome)
+        return self.step(self.phase.dialback_answered, pair, outcome)
 
     def resumed(self, resumption: Resumption | None, past: Counters | None = None) -> list[Event]:
         """Answer `ResumptionNeeded` with the stream to resume, or None; `past`: how far one had come that is no more."""
-        return self.step(lambda resumption: self.phase.resumed(resumption, past), resumption)
+        return self.step(self.phase.resumed, resumption, past)

@@ -185,11 +185,22 @@ def _secret_server(variant: Variant) -> ServerMechanism:
         assert permission.secret is not None  # or it is not offered
         return SecretServer(variant, peer, permission.secret)
 
-    return ServerMechanism(variant.name, lambda permission: _usable(variant, permission.secret), exchange)
+    def usable(permission: Permission) -> bool:
+        return _usable(variant, permission.secret)
+
+    return ServerMechanism(variant.name, usable, exchange)
+
+
+def _external_offered(permission: Permission) -> bool:
+    return permission.external
+
+
+def _external_server(peer: Domain, permission: Permission) -> ServerExchange:
+    return ExternalServer(peer)
 
 
 SERVER_MECHANISMS = (
-    ServerMechanism("EXTERNAL", lambda permission: permission.external, lambda peer, permission: ExternalServer(peer)),
+    ServerMechanism("EXTERNAL", _external_offered, _external_server),
     *map(_secret_server, VARIANTS),
 )
 
@@ -290,10 +301,17 @@ def _secret_client(variant: Variant) -> ClientMechanism:
         assert means.secret is not None  # or it is not usable
         return SecretClient(variant, means.local, means.secret, means.offered)
 
-    return ClientMechanism(variant.name, lambda means: means.uses(variant), exchange)
+    def usable(means: Means) -> bool:
+        return means.uses(variant)
+
+    return ClientMechanism(variant.name, usable, exchange)
 
 
-EXTERNAL = ClientMechanism("EXTERNAL", lambda means: means.external and not means.mutual, ExternalClient)
+def _external_usable(means: Means) -> bool:
+    return means.external and not means.mutual
+
+
+EXTERNAL = ClientMechanism("EXTERNAL", _external_usable, ExternalClient)
 SCRAM = tuple(map(_secret_client, VARIANTS))
 
 

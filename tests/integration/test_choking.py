@@ -95,7 +95,7 @@ class World:
         self.connections: list[Stream] = []
         self.back: list[Bounced] = []
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.spool = MemorySpool(1 << 24, lambda call: call())
         self.extensions = ExtensionMemory(self.clock)
         self.ack_selection = AckSelection(lambda domain: acks, lambda: self.queues, self.extensions, self.clock)

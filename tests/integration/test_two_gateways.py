@@ -403,7 +403,7 @@ class SessionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.sessions = ResumptionTable(self.clock, EventRecord(self.clock.seconds, Logger()))
+        self.sessions = ResumptionTable(self.clock, EventRecord(self.clock, Logger()))
 
     def keep(self, id: str, *pairs: Pair) -> Resumption:
         resumption = Resumption(id, 60, Counters(0))

@@ -181,7 +181,7 @@ class Tally(EventRecord):
     """Tells the model what became of each stanza."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(model.clock.seconds, Logger())
+        super().__init__(model.clock, Logger())
         self._model = model
 
     def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:

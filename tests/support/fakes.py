@@ -73,3 +73,13 @@ class ThreadlessReactor(MemoryReactorClock):
     def getThreadPool(self) -> _NoThreads:
         """Return a pool that has no threads."""
         return _NoThreads()
+
+
+class FixedClock:
+    """A wall clock that stands still."""
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    def seconds(self) -> float:
+        return self._at

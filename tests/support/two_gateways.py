@@ -136,7 +136,7 @@ class Gateway:
         self.world = world
         self.clock = clock = world.clock
         self.own = own
-        self.record = EventRecord(clock.seconds, Logger())
+        self.record = EventRecord(clock, Logger())
         self.destinations = Destinations(clock, lambda: 0.0, QUICK)
         self.extensions = ExtensionMemory(clock)
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
@@ -146,7 +146,7 @@ class Gateway:
             MemorySpool(0, lambda call: call()), spools=False,
         ).attach(Transports(self._next_hop))
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
-        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock.seconds))
+        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock))
         self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
         self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())

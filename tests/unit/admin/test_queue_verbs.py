@@ -20,6 +20,7 @@ from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.fakes import FixedClock
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
 LANE = [HERE.ascii, THERE.ascii]
@@ -34,7 +35,7 @@ class Tools:
         self.world = World(memory=memory)
         self.world.next_hop.ready = ready
         self.world.queues.operator_holds = OperatorHolds(self.state)
-        audit, slices = AuditLog(self.state, lambda: 0.0), Slices(self.world.clock)
+        audit, slices = AuditLog(self.state, FixedClock(0.0)), Slices(self.world.clock)
         self.verbs = QueueVerbs(self.world.queues, lambda domain: domain == HERE, audit, slices).verbs()
 
     def ask(self, verb: str, *target: object, **arguments: Any) -> Any:

@@ -20,6 +20,7 @@ from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime.deny_lists import ListChange
 from s2sgw.runtime.policy_change import Closed
 from s2sgw.runtime.preflight import CheckedConfiguration
+from tests.support.fakes import FixedClock
 
 GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
 CLOSED = Closed("inbound", "bad.example", "example.org", "192.0.2.1:4", "not-allowed", "no")
@@ -36,7 +37,7 @@ class AuditCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         (self.folder / "certs").mkdir(parents=True)
-        self.audit = AuditLog(self.folder, lambda: 0.0)
+        self.audit = AuditLog(self.folder, FixedClock(0.0))
 
     def noted(self) -> list[dict[str, Any]]:
         path = self.audit.path

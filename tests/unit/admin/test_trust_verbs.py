@@ -91,7 +91,7 @@ class PinVerbsTests(TrustCase):
         super().setUp()
         self.told: list[Any] = []
         self.verbs = PinVerbs(
-            self.peer_records, self.peers, AuditLog(self.folder, self.clock.seconds), self.clock.seconds, waiting=lambda peer: 3,
+            self.peer_records, self.peers, AuditLog(self.folder, self.clock), self.clock.seconds, waiting=lambda peer: 3,
             approved=self.told.append, revoked=lambda peer, key: self.told.append(key) or 2,  # type: ignore[func-returns-value]
         ).verbs()
 
@@ -171,8 +171,8 @@ class ExplainTests(TrustCase):
         super().setUp()
         self.discovery: Any = FakeDiscovery()
         documents = POSHDocuments(self.clock, lambda url, requester: succeed(Fetched(404, None, b"")))
-        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, lambda: AT)
-        self.record = EventRecord(self.clock.seconds, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
+        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, self.clock)
+        self.record = EventRecord(self.clock, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
         self.patch(explain, "system_servers", lambda: ())
         self.explainer = Explainer(
             lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds,

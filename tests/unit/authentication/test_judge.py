@@ -92,7 +92,7 @@ class JudgeCase(SynchronousTestCase):
     def judge(self, **policy: Any) -> Judge:
         proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
         look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
-        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, lambda: AT)
+        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, self.clock)
 
     def verdict(self, judge: Judge, connection: Connection | None = None, role: Any = "initiating") -> Deferred[Any]:
         target = TARGET if role == "receiving" else None

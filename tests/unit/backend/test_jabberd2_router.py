@@ -84,12 +84,12 @@ class KeepingHop(FakeNextHop):
 class LinkTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.out: list[str] = []
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, MemorySpool(0, lambda call: call()), spools=False,
         ).attach(Transports(self._next_hop))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(PeerPolicies({}), self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(PeerPolicies({}), self.clock))
         self.connections: list[FakeConnection] = []
         self.failure: Exception | None = None
         self.secret: Any = lambda: "sesame"

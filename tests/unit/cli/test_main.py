@@ -225,6 +225,30 @@ class AskingTests(CommandCase):
                     self.assertIn("as_json", [parameter.name for parameter in each.params], each.name)
 
 
+class OptionPlaceTests(CommandCase):
+    """`--config` and `--json` before the verb or behind it."""
+
+    def run_before(self, *words: str) -> Result:
+        return CliRunner().invoke(command.main, ["--config", str(self.config), "--json", *words])
+
+    def test_before_the_verb(self) -> None:
+        """The options before a verb are those of the verb, of a group too."""
+        for words in (["status"], ["lanes"], ["queue", "list"]):
+            with self.subTest(words):
+                behind = self.run_command(*words, "--json")
+                self.assertEqual((behind.exit_code, behind.output), (self.run_before(*words).exit_code, self.run_before(*words).output))
+                self.assertIn(behind.output[:1], "[{")
+
+    def test_behind_the_verb_counts(self) -> None:
+        """What stands behind the verb counts, where both are given; an option before the verb counts before the environment."""
+        other = str(self.config.with_name("other.toml"))
+        both = CliRunner().invoke(command.main, ["--config", other, "status", "--config", str(self.config)])
+        self.assertEqual(0, both.exit_code, both.output)
+        environment = CliRunner(env={"S2SGW_CONFIG": other}).invoke(command.main, ["--config", str(self.config), "status"])
+        self.assertEqual(0, environment.exit_code, environment.output)
+        self.assertNotEqual(0, CliRunner(env={"S2SGW_CONFIG": other}).invoke(command.main, ["status"]).exit_code)
+
+
 class AnswerTests(CommandCase):
     def test_status(self) -> None:
         """At a glance, in words and in JSON."""

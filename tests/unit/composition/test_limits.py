@@ -37,7 +37,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_hits_are_counted(self) -> None:
         """What a limit keeps out is counted by its key, on either leg; the backend has no bound but the total."""
-        record = EventRecord(Clock().seconds, Logger())
+        record = EventRecord(Clock(), Logger())
         federation = federation_admission(self.config(connections=1), Clock(), record)
         backend = backend_admission(federation.limits, Clock(), record)
         for admission in (federation, backend):

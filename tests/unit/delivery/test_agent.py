@@ -160,7 +160,7 @@ class World:
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.extensions = ExtensionMemory(self.clock)
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,

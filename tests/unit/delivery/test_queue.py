@@ -94,7 +94,7 @@ class World:
         self.next_hop = FakeHop()
         self.back = FakeHop(acknowledges=False)
         self.settled: list[str] = []
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self.spool, WINDOW,
         ).attach(Transports(self._next_hop))

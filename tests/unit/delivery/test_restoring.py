@@ -82,7 +82,7 @@ class BacklogTests(SynchronousTestCase):
         self.asked: list[str] = []
         self.spool = MemorySpool(1 << 20, lambda call: call())
         self.queues = DeliveryQueues(
-            self.clock, EventRecord(self.clock.seconds, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
+            self.clock, EventRecord(self.clock, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
             self.spool, restore=2,
         ).attach(Transports(self._next_hop))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.ingress.duplicates import LAST, MEMORY, SERVERS, Duplicates, RecentStanzas
@@ -19,8 +20,8 @@ class DuplicatesTests(SynchronousTestCase):
     """What a server sends again after it lost a stream."""
 
     def setUp(self) -> None:
-        self.now = 0.0
-        self.duplicates = Duplicates(lambda: self.now)
+        self.clock = Clock()
+        self.duplicates = Duplicates(self.clock)
 
     def lose(self, *stanzas: Stanza, peer: Domain = PEER) -> None:
         tail = RecentStanzas()
@@ -51,7 +52,7 @@ class DuplicatesTests(SynchronousTestCase):
     def test_for_a_while(self) -> None:
         """Long after the loss nothing is taken for a duplicate."""
         self.lose(stanza("1"))
-        self.now = MEMORY + 1
+        self.clock.advance(MEMORY + 1)
         self.assertEqual(self.fresh(stanza("1")), ["1"])
 
     def test_bounded(self) -> None:

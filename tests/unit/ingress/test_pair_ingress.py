@@ -72,7 +72,7 @@ class EntryTestCase(SynchronousTestCase):
     def made(self, leg: Leg = "federation", pair: Pair = IN, **policy: Any) -> PairIngress:
         self.clock = Clock()
         self.kept: dict[Pair, list[str]] = {}
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,
@@ -82,7 +82,7 @@ class EntryTestCase(SynchronousTestCase):
         self.waiting = HeldBytes()
         self.admissions: list[Deferred[Ending | None]] = []
         self.senders = {IN.sender}
-        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, self.senders, self.waiting)  # type: ignore[arg-type]
 
     def next_hop(self, queue: DeliveryQueue) -> Any:

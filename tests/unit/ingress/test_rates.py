@@ -28,7 +28,7 @@ class MeterTests(SynchronousTestCase):
         self.clock = Clock()
 
     def rate_limiter(self, **limits: Any) -> RateLimiter:
-        return RateLimiter(Limits(**limits), self.clock.seconds)
+        return RateLimiter(Limits(**limits), self.clock)
 
     def outcome(self, rate_limiter: RateLimiter, *stanzas: Stanza) -> str:
         """One letter for each stanza: passed or refused, in that order."""
@@ -80,27 +80,27 @@ class MetersTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.rate_limiters = RateLimiters(self.clock.seconds)
+        self.rate_limiters = RateLimiters(self.clock)
 
     def test_one_for_a_peer(self) -> None:
         """All streams of a peer share one meter; other limits make another."""
         limits = Limits(bytes_per_second=10)
-        first = self.rate_limiters.of(PEER, limits)
-        self.assertIs(first, self.rate_limiters.of(PEER, Limits(bytes_per_second=10)))
-        self.assertIsNot(first, self.rate_limiters.of(Domain.parse("other.example"), limits))
-        self.assertIsNot(first, self.rate_limiters.of(PEER, Limits(bytes_per_second=11)))
+        first = self.rate_limiters.for_peer(PEER, limits)
+        self.assertIs(first, self.rate_limiters.for_peer(PEER, Limits(bytes_per_second=10)))
+        self.assertIsNot(first, self.rate_limiters.for_peer(Domain.parse("other.example"), limits))
+        self.assertIsNot(first, self.rate_limiters.for_peer(PEER, Limits(bytes_per_second=11)))
 
     def test_no_rate(self) -> None:
         """Without a rate there is no meter."""
-        self.assertIsNone(self.rate_limiters.of(PEER, Limits()))
-        self.assertIsNotNone(self.rate_limiters.of(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
+        self.assertIsNone(self.rate_limiters.for_peer(PEER, Limits()))
+        self.assertIsNotNone(self.rate_limiters.for_peer(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
 
     def test_bounded(self) -> None:
         """Names that strangers choose are forgotten, the one that was asked for longest ago first."""
         self.patch(rates, "METERS", 2)
         limits = Limits(bytes_per_second=10)
-        first = self.rate_limiters.of(PEER, limits)
-        self.rate_limiters.of(Domain.parse("a.example"), limits)
-        self.assertIs(first, self.rate_limiters.of(PEER, limits))
-        self.rate_limiters.of(Domain.parse("b.example"), limits)
-        self.assertIs(first, self.rate_limiters.of(PEER, limits))
+        first = self.rate_limiters.for_peer(PEER, limits)
+        self.rate_limiters.for_peer(Domain.parse("a.example"), limits)
+        self.assertIs(first, self.rate_limiters.for_peer(PEER, limits))
+        self.rate_limiters.for_peer(Domain.parse("b.example"), limits)
+        self.assertIs(first, self.rate_limiters.for_peer(PEER, limits))

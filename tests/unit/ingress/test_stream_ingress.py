@@ -106,7 +106,7 @@ class AcceptedTests(EntryTestCase):
             step=lambda method, *arguments: method(*arguments),
         )
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
         other = Pair(OTHER, HERE)
@@ -124,7 +124,7 @@ class AcceptedTests(EntryTestCase):
         self.made()
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
             engine = FakeEngine()
             stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting import audit
 from s2sgw.reporting.audit import AuditLog
+from tests.support.fakes import FixedClock
 
 
 class AuditTests(SynchronousTestCase):
@@ -19,7 +20,7 @@ class AuditTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
         self.state.mkdir()
-        self.audit = AuditLog(self.state, lambda: 1795179884.1234)
+        self.audit = AuditLog(self.state, FixedClock(1795179884.1234))
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.audit.path.read_text("ascii").splitlines()]

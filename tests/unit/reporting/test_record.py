@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sys import getsizeof
 
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,18 +20,33 @@ SELF_SIGNED = Ending(Cause.SELF_SIGNED, "pkix: not proven", condition="policy-vi
 PAIR = ("friend.example", "here.example")
 
 
+class Store:
+    """A `RefusalStore` in memory."""
+
+    def __init__(self, *past: RefusalRecord) -> None:
+        self.rows = list(past)
+        self.kept: list[RefusalRecord] = []
+
+    def keep(self, refused: RefusalRecord) -> None:
+        self.kept.append(refused)
+
+    def past(self) -> list[RefusalRecord]:
+        return self.rows
+
+
 class RecordTests(SynchronousTestCase):
     """What a record keeps."""
 
     def setUp(self) -> None:
-        self.now = 1000.0
+        self.clock = Clock()
+        self.clock.advance(1000.0)
         self.events: list[LogEvent] = []
         self.log = Logger("record", observer=self.events.append)  # type: ignore[arg-type]
-        self.record = EventRecord(lambda: self.now, self.log)
+        self.record = EventRecord(self.clock, self.log)
 
     def refuse(self, peer: str = "friend.example", address: str = "192.0.2.1:5000", ending: Ending = SELF_SIGNED) -> None:
         self.record.refused("inbound", "federation", (peer, "here.example"), address, ending, ("a reason",))
-        self.now += 1
+        self.clock.advance(1)
 
     def test_row(self) -> None:
         """A row tells layer, cause, evidence and remedy."""
@@ -71,7 +87,7 @@ class RecordTests(SynchronousTestCase):
             self.assertLess(sum(map(getsizeof, [*parts, *row.reasons])), 2100)
             self.assertTrue(row.ending.detail.endswith(character + "..."))
             self.assertEqual(row.reasons[-1], "... and 99 more")
-            self.record = EventRecord(lambda: self.now, self.log)
+            self.record = EventRecord(self.clock, self.log)
 
     def test_reasons(self) -> None:
         """Reasons that have room are kept whole."""
@@ -110,8 +126,10 @@ class RecordTests(SynchronousTestCase):
 
     def test_past(self) -> None:
         """What an earlier life left is there, and goes on being counted."""
-        self.record = EventRecord(lambda: self.now, self.log, past=[RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED, (), 4, 0.5)])
+        store = Store(RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED, (), 4, 0.5))
+        self.record = EventRecord(self.clock, self.log, store)
         self.refuse()
+        self.assertEqual([5], [each.times for each in store.kept])
         [row] = self.record.list()
         self.assertEqual((5, 0.5, 1000.0), (row.times, row.first, row.at))
 

@@ -79,7 +79,7 @@ class ReconsiderationTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.back: list[bytes] = []
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
             MemorySpool(0, lambda call: call()), spools=False,

@@ -174,7 +174,7 @@ class World:
         self.told: list[tuple[str, str]] = []
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((extension, ending.cause.value)))
-        self.record = EventRecord(self.clock.seconds, Logger())
+        self.record = EventRecord(self.clock, Logger())
         self.queues = DeliveryQueues(
             self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS,
             MemorySpool(0, lambda call: call()), spools=False,

@@ -235,7 +235,7 @@ class CarryingBackTests(EntryTestCase):
         self.woken: list[Domain] = []
         self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         self.accepted = AcceptedStreams(ingress_services, lambda *ignored, **more: self.link, self.woken.append)
         self.side: Any = SimpleNamespace(
             leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
@@ -418,7 +418,7 @@ class IncomingOnOursTests(EntryTestCase):
         world = World()
         made: list[Any] = []
         self.made(kinds=("message",))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock.seconds))
+        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
