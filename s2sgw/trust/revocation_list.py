@@ -96,7 +96,10 @@ class RevocationList:
             for serial, day in _revoked(data, entries):
                 self._entries.add(serial, day)
         # The rest is for the library: the same list without its entries, which is small.
-        self._rest = x509.load_der_x509_crl(_without(data, parts))
+        try:
+            self._rest = x509.load_der_x509_crl(_without(data, parts))
+        except x509.InvalidVersion as error:
+            raise ValueError(str(error)) from error
         self._signature = parts.signature
         self._digest = b""
         self._signed = b""

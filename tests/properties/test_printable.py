@@ -1,0 +1,26 @@
+"""What a stranger said, shown: printable characters, whatever it was."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting.printable import printable, quoted
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
+ESCAPE = re.compile(r"\\(\\|x..|u.{4}|U.{8})")
+
+
+class PrintableTests(SynchronousTestCase):
+    @settings(max_examples=EXAMPLES, deadline=None)
+    @given(st.text(alphabet=st.characters(), max_size=60))
+    def test_printable(self, text: str) -> None:
+        """Whatever was said is shown in printable characters, and two texts that differ are shown differently."""
+        shown = printable(text)
+        self.assertTrue(shown.isprintable())
+        self.assertEqual(text, ESCAPE.sub(lambda found: "\\" if found[1] == "\\" else chr(int(found[1][1:], 16)), shown))
+        self.assertTrue(quoted(text).isprintable())
