@@ -8,10 +8,13 @@
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
-#   make fuzz       the framer and the addresses under Hypothesis, a lane against its model, for FUZZ_EXAMPLES
+#   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make pythons    the tests, under Python 3.12 and 3.13 where they are here
+#   make lock       the locks anew: requirements.lock for deployers, requirements-dev.lock for CI (UPGRADE=1: the newest releases)
+#   make wheel      the wheel of the last commit, built twice and compared    make sbom  what is in it, as CycloneDX
+#   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
 
 PYTHON ?= python3
@@ -19,7 +22,10 @@ VENV ?= .venv
 PORT ?= 5269
 RUN_CONFIG := $(if $(filter 5269,$(PORT)),examples/echo.toml,examples/echo-$(PORT).toml)
 HELLO_PORT := $(if $(filter 5269,$(PORT)),, PORT=$(PORT))
-FUZZ_EXAMPLES ?= 20000
+FUZZ_EXAMPLES ?= 5000
+FUZZ_SECONDS ?= 30
+FUZZ ?=
+UPGRADE ?=
 CYCLES ?= 200
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
@@ -29,10 +35,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 CERTS := certs/ca/ca.crt
+RELEASE := .venv-release/.ready
+PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody crash fuzz certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody crash fuzz lock wheel sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -57,8 +65,10 @@ $(READY): pyproject.toml | $(BIN)/python
 	@$(PIP) --editable .
 	@touch $@
 
-$(DEV): pyproject.toml | $(BIN)/python
-	@$(PIP) --editable '.[dev]'
+# Developers and CI have exactly what is locked, checked by its hashes.
+$(DEV): pyproject.toml requirements-dev.lock | $(BIN)/python
+	@$(PIP) --require-hashes --requirement requirements-dev.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@ $(READY)
 
 setup: $(DEV)
@@ -100,7 +110,7 @@ lint: $(DEV)
 floors: $(DEV)
 	@$(BIN)/python -m venv .venv-floors
 	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
-	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100'
+	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
 	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
 # The tests under every other Python that is here (by name, or by pyenv).
@@ -130,7 +140,46 @@ crash: $(DEV)
 	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status
 
 fuzz: $(DEV)
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.properties
+
+# --- the supply chain ---
+
+$(RELEASE): requirements-release.lock | $(BIN)/python
+	@$(BIN)/python -m venv .venv-release
+	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-release.lock
+	@touch $@
+
+# For every Python and platform at once; --no-emit-index-url: whoever installs uses an index of their own.
+lock: $(RELEASE)
+	@for kind in '' dev release; do \
+	  .venv-release/bin/uv pip compile pyproject.toml $${kind:+--extra $$kind} --output-file requirements$${kind:+-$$kind}.lock \
+	    --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) || exit 1; \
+	done
+
+# Two builds of the last commit, in two places, at two times, with two umasks: byte for byte the same, or it fails.
+wheel: $(DEV)
+	@rm -rf build/wheel && mkdir -p build/wheel/one build/wheel/two dist
+	@for place in one two; do git archive HEAD | tar -x -C build/wheel/$$place; done
+	@find build/wheel/two -exec touch -d '2001-01-01 UTC' {} +
+	@(umask 022; $(PIP_WHEEL) --wheel-dir build/wheel/out-one build/wheel/one)
+	@(umask 077; TZ=Pacific/Auckland $(PIP_WHEEL) --wheel-dir build/wheel/out-two build/wheel/two)
+	@for wheel in build/wheel/out-one/*.whl; do \
+	  cmp $$wheel build/wheel/out-two/$${wheel##*/} || exit 1; cp $$wheel dist/; sha256sum dist/$${wheel##*/}; done
+
+# What a deployer installs by requirements.lock, with versions, hashes, licences and who needs what.
+sbom: $(RELEASE) requirements.lock
+	@rm -rf .venv-deployed && $(BIN)/python -m venv --without-pip .venv-deployed && mkdir -p dist
+	@.venv-release/bin/python -m pip --python .venv-deployed/bin/python install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@.venv-release/bin/cyclonedx-py environment .venv-deployed/bin/python --pyproject pyproject.toml --output-reproducible --gather-license-texts \
+	  --output-format JSON --output-file dist/s2sgw.cdx.json
+	@echo "dist/s2sgw.cdx.json: $$(grep -c '"purl"' dist/s2sgw.cdx.json) components"
+
+# The advisories are the package index's: without them nothing is known, and that is said, not passed over.
+audit: $(RELEASE)
+	@mkdir -p build; .venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off --format json > build/audit.json; \
+	status=$$?; .venv-release/bin/python -m tests.project.audit build/audit.json || exit 1; exit $$status
 
 clean:
 	@rm -rf .venv .venv-* build dist _trial_temp* .coverage* htmlcov .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid

@@ -76,7 +76,9 @@ def compare(stream: bytes) -> None:
     """Check what the framer makes of a stream against what lxml makes of it."""
     events = Framer(LIMITS).feed(stream)
     if events and isinstance(events[-1], Fault):
-        rule = rule_of(events.pop())
+        fault = events.pop()
+        assert isinstance(fault, Fault)
+        rule = rule_of(fault)
         if not rule.refuses_good_xml:
             assert not _is_whole(stream), "the framer refuses as malformed what lxml accepts"
     if not events:

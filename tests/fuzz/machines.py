@@ -15,12 +15,12 @@ from s2sgw.admin.server import ANSWER_BYTES, AdminProtocol, VerbError, parse_req
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.config import ConfigError
 from s2sgw.config.loading import parse as parse_configuration
+from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.dns_transport import TwistedBackend
 from s2sgw.net.proxy_protocol import EXTENSION_BYTES, MalformedHeader
 from s2sgw.net.proxy_protocol import parse as parse_proxy
-from s2sgw.net.resolver import RECORDS, Answer, Resolver, Status
+from s2sgw.net.resolver import RECORDS, Resolver
 from tests.fuzz.source import Source
-
 
 GATEWAY = b'[gateway]\ndomains = ["example.org"]\n'
 QUESTIONS = tuple(
@@ -145,7 +145,7 @@ def admin(data: bytes) -> None:
     source = Source(data)
     verbs = {"peers": lambda arguments: [], "echo": lambda arguments: arguments, "fail": _fail, "late": _late}
     gone: list[object] = []
-    protocol, transport = AdminProtocol(verbs, Clock(), gone.append), StringTransport()  # type: ignore[arg-type]
+    protocol, transport = AdminProtocol(verbs, Clock(), gone.append), StringTransport()
     protocol.makeConnection(transport)
     lines = 0
     while source.more and lines < 8:

@@ -21,6 +21,7 @@ from s2sgw.stream.events import (
     StanzasReceived,
     StartTLS,
 )
+from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.negotiation import KEPT_BYTES
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
@@ -196,7 +197,8 @@ def _converse(shell: _Shell) -> None:
 def receiving(data: bytes) -> None:
     """An engine in the receiving role: no stanza of a pair that is not proven, nothing behind the end, bounded answers."""
     source, numbers = Source(data), itertools.count(1)
-    tls = source.choose(("required", "optional", "never"))
+    uses: tuple[TLSUse, ...] = ("required", "optional", "never")
+    tls = source.choose(uses)
     options = replace(RECEIVING, tls=lambda peer: tls, resolve=source.flag(), pre_1_0=source.flag(), direct_tls=source.byte() % 8 == 7)
     shell = _Shell(ReceivingStream(options, lambda: f"s{next(numbers)}"), source)
     if options.direct_tls:

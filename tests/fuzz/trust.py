@@ -20,7 +20,17 @@ from s2sgw.trust.proofs import prove_pkix
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.jid import AmbiguousDomain, Domain, InvalidJID
 from tests.fuzz.source import Source
-from tests.support.certificates import AT, Authority, dns_constraints, new_key, self_signed, shared_issuer, shared_root, srv_id, xmpp_addr
+from tests.support.certificates import (
+    AT,
+    Authority,
+    dns_constraints,
+    new_key,
+    self_signed,
+    shared_issuer,
+    shared_root,
+    srv_id,
+    xmpp_addr,
+)
 
 DOMAIN = Domain.parse("a.example")
 

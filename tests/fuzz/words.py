@@ -28,13 +28,13 @@ from tests.support.transcripts import (
 MANAGEMENT = "xmlns='urn:xmpp:sm:3'"
 
 #: Fragments of XML, well formed or not.
-FRAGMENTS = tuple(map(str.encode, (
+FRAGMENTS = (*map(str.encode, (
     "<", ">", "/>", "</", "<message", "<presence", "<iq", "</message>", "</presence>", "</iq>", "<body>", "</body>", " to='a@b.example'",
     " from='c@d.example/e'", " id='1'", " type='get'", " xmlns='urn:x'", " xmlns:p='urn:p'", " xmlns='jabber:server'", " xmlns:stream='urn:s'",
     "<p:q/>", "<p:q>", "</p:q>", " p:r='s'", " xml:lang='de'", " xml:space='preserve'", "text", "&amp;", "&lt;", "&#xD;", "&#0;", "&#x1F600;",
     "&evil;", "<![CDATA[", "]]>", "<!--", "-->", "<?pi ?>", "<?xml version='1.0'?>", "<!DOCTYPE x [", "<!ENTITY a 'b'>", "<db:result>",
     "</db:result>", "<stream:features/>", CLOSE, " ", "\n", "\t", "=", "'", '"', ":", "\u2028", "ü", "\U0001f600", "x" * 70, "<x>" * 20, "</x>" * 20,
-))) + (b"\0", b"\xff", b"\xc3", b"\xa9", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xfe\xff", b"\xff\xfe<\0")
+)), b"\0", b"\xff", b"\xc3", b"\xa9", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xfe\xff", b"\xff\xfe<\0")
 
 _DECLARING = HEAD + " xmlns:p='urn:p' xmlns:q='urn:q&amp;' xml:lang='de' from='peer.example' to='ours.example' version='1.0'>"
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +15,8 @@ from s2sgw.xmpp.framing import Fault, Framer
 from tests.fuzz.differential import RULES, compare, rule_of
 from tests.fuzz.streams import LIMITS
 from tests.fuzz.targets import CASES, TARGETS, Target, cases
+from tests.support.examples import EXAMPLES
 from tests.support.transcripts import HEAD, header, message
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
 
 
 class TargetTests(SynchronousTestCase):

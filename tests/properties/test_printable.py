@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from hypothesis import given, settings
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.printable import printable, quoted
+from tests.support.examples import EXAMPLES
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
 ESCAPE = re.compile(r"\\(\\|x..|u.{4}|U.{8})")
 
 

@@ -12,7 +12,7 @@ from s2sgw.xmpp import content_namespace
 from s2sgw.xmpp.content_namespace import NAMESPACES, NamespaceRewriter, Unrepresentable, is_fit, to_client
 from s2sgw.xmpp.namespaces import CLIENT, SERVER, STREAM
 from s2sgw.xmpp.restricted_xml import restricted_parser
-from tests.properties.test_parsers import EXAMPLES
+from tests.support.examples import EXAMPLES
 
 CONTEXT = f"<stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}'>"
 
