@@ -16,7 +16,7 @@ ProofMethod = Literal["pkix", "dane", "posh", "pin", "trust-first-use"]
 
 @dataclass(frozen=True, slots=True)
 class TLSA:
-    """One TLSA record (RFC 6698 §2.1), its fields being octets and `data` the certificate association data."""
+    """One TLSA record (RFC 6698 §2.1). Its fields are octets, `data` is the certificate association data."""
 
     usage: int
     selector: int
@@ -48,7 +48,7 @@ Digests = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class POSHLookup:
-    """What a domain's POSH document came to (RFC 7711): the certificates that it vouches for, until when.
+    """What was found of a domain's POSH document (RFC 7711): the certificates that it vouches for, and until when.
 
     `failure` says why there is none; the look-up then counts for nothing.
     """
@@ -60,7 +60,7 @@ class POSHLookup:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything known of the peer when its verdict is due.
+    """Everything that is known of the peer when it is judged.
 
     `chain` is DER, leaf first, as presented ((): no certificate). `role` is the peer's role on the stream.
     """

@@ -48,7 +48,7 @@ class XmppAddrPattern:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> XmppAddrPattern:
-        """Raises `CertificateError` for what is not UTF-8, no domain, or not in the form that it is compared in."""
+        """Return the pattern; raises `CertificateError` for what is not UTF-8, no domain, or not in the form that is compared."""
         if len(value) > PART_BYTES:
             raise CertificateError("it is longer than a domain name")
         text = _normalised(value)
@@ -76,7 +76,7 @@ class XmppAddr_ID:
     domain: Domain
 
     def verify(self, pattern: object) -> bool:
-        """Whether `pattern` is an xmppAddr of the same domain."""
+        """Return whether `pattern` is an xmppAddr of the same domain."""
         return isinstance(pattern, XmppAddrPattern) and pattern.domain == self.domain
 
 

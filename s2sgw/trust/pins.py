@@ -28,12 +28,15 @@ class Fingerprint:
 
     @classmethod
     def of(cls, certificate: bytes) -> Fingerprint:
-        """The fingerprint of the key of a certificate in DER; `ValueError` where it cannot be read."""
+        """Return the fingerprint of the key of a certificate in DER; raises `ValueError` where it cannot be read."""
         return cls(hashlib.sha256(der.fields(certificate).public_key_info).digest())
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
-        """`sha256:` and 64 hexadecimal digits (colons between them allowed), or its base64; raises `InvalidFingerprint`."""
+        """Return the fingerprint that a text spells: `sha256:` and 64 hexadecimal digits (with or without colons), or base64.
+
+        Raises `InvalidFingerprint`.
+        """
         kind, _, value = text.strip().partition(":")
         digest = _digest(value.strip()) if kind.lower() + ":" == PREFIX else None
         if digest is None:

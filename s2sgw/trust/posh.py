@@ -53,18 +53,18 @@ class Document:
     lifetime: timedelta
 
     def lookup(self, fetched: datetime, reference: Reference | None = None) -> POSHLookup:
-        """The evidence that the document is, fetched at that time, through `reference` if there was one."""
+        """Return the document as evidence, fetched at that time, through `reference` if there was one."""
         lifetime = min(self.lifetime, reference.lifetime) if reference else self.lifetime
         return POSHLookup(self.fingerprints, fetched + lifetime)
 
 
 def document_url(domain: Domain) -> str:
-    """Where a domain's document is (RFC 7711 §3)."""
+    """Return where a domain's document is (RFC 7711 §3)."""
     return f"https://{domain.ascii}/.well-known/posh/{_SERVICE}.json"
 
 
 def parse(data: bytes) -> Document | Reference:
-    """What a fetched document says; raises `InvalidPOSH`."""
+    """Return what a fetched document says; raises `InvalidPOSH`."""
     if len(data) > DOCUMENT_BYTES:
         raise InvalidPOSH(f"the document is longer than {DOCUMENT_BYTES} bytes")
     try:
@@ -80,7 +80,7 @@ def parse(data: bytes) -> Document | Reference:
 
 
 def checked_url(url: object) -> str:
-    """`url` as one that a document, or a redirect, may lead to: HTTPS, a host, nothing secret; raises `InvalidPOSH`."""
+    """Return `url` if a document, or a redirect, may lead to it: HTTPS, a host, no password; raises `InvalidPOSH`."""
     try:
         parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
         good = parts is not None and parts.scheme == "https" and parts.hostname and "@" not in parts.netloc and parts.port != 0
@@ -92,7 +92,7 @@ def checked_url(url: object) -> str:
 
 
 def _lifetime(expires: Any) -> timedelta:
-    """RFC 7711 §6: without `expires`, or with zero, nothing in the document is to be believed."""
+    """Return how long a document is believed; raises `InvalidPOSH` without `expires`, or with zero (RFC 7711 §6)."""
     if not isinstance(expires, int) or isinstance(expires, bool) or expires <= 0:
         raise InvalidPOSH("the document's 'expires' is no positive number of seconds")
     return timedelta(seconds=min(expires, LONGEST.total_seconds()))
@@ -105,7 +105,7 @@ def _fingerprints(listed: Any) -> tuple[Digests, ...]:
 
 
 def _digests(listed: Any) -> Digests:
-    """The digests of one certificate by hashes that count; unknown ones are passed over."""
+    """Return the digests of one certificate by the hashes that count; unknown ones are ignored."""
     if not isinstance(listed, dict):
         raise InvalidPOSH("a fingerprint is no JSON object")
     return {name: _digest(name, listed[name]) for name in _HASHES if name in listed}
@@ -122,7 +122,7 @@ def _digest(name: str, value: Any) -> bytes:
 
 
 def prove_posh(evidence: Evidence) -> Attempt:
-    """Whether the domain's document vouches for the certificate; its names, issuer and dates are not asked."""
+    """Return whether the domain's document vouches for the certificate. Its names, issuer and dates do not matter."""
     if not evidence.chain:
         return _unproven(Cause.NO_CERTIFICATE, "no certificate was presented")
     if evidence.posh is None:
@@ -131,15 +131,16 @@ def prove_posh(evidence: Evidence) -> Attempt:
         return _unproven(Cause.NOT_PROVEN, f"no POSH document could be had: {evidence.posh.failure}")
     if evidence.posh.expires is None or evidence.at >= evidence.posh.expires:
         return _unproven(Cause.NOT_PROVEN, "the POSH document has expired")
-    if not any(_vouches(digests, evidence.chain[0]) for digests in evidence.posh.fingerprints):
+    presented = {name: digest(evidence.chain[0]) for name, digest in _HASHES.items()}
+    if not any(_vouches(digests, presented) for digests in evidence.posh.fingerprints):
         return _unproven(Cause.NOT_PROVEN, "the POSH document does not vouch for the certificate")
     return Attempt("posh", True, reasons=("the POSH document vouches for the certificate",))
 
 
-def _vouches(digests: Digests, certificate: bytes) -> bool:
-    """By the strongest hash that is given; weaker ones are then not asked."""
+def _vouches(digests: Digests, presented: Digests) -> bool:
+    """Return whether the digest by the strongest hash that is given is the certificate's; weaker ones are then ignored."""
     name = next((name for name in _HASHES if name in digests), None)
-    return name is not None and _HASHES[name](certificate) == digests[name]
+    return name is not None and presented[name] == digests[name]
 
 
 def _unproven(cause: Cause, reason: str) -> Attempt:

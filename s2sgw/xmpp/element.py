@@ -33,12 +33,12 @@ _SPECIAL_IN_ATTRIBUTE = re.compile("[&<>'\"\r\n\t]|[^\t\n\r\x20-\ud7ff\ue000-\uf
 
 
 def escape(text: str) -> str:
-    """`text` as XML character data; what XML cannot hold (control characters, surrogates) becomes U+FFFD."""
+    """Return `text` as XML character data; what XML cannot hold (control characters, surrogates) becomes U+FFFD."""
     return _SPECIAL.sub(_escaped, text)
 
 
 def escape_attribute(text: str) -> str:
-    """`text` as the value of an attribute in quotes of either kind; line breaks and tabs survive normalisation."""
+    """Return `text` as the value of an attribute, in quotes of either kind; line breaks and tabs survive normalisation."""
     return _SPECIAL_IN_ATTRIBUTE.sub(_escaped, text)
 
 
@@ -62,22 +62,22 @@ class Element:
 
     @classmethod
     def parse(cls, data: bytes, context: bytes = CONTEXT) -> Element:
-        """The element that `data` spells, inside the start tag `context`.
+        """Return the element that `data` is, inside the start tag `context`.
 
         Raises `RemoteFault` where it is not well-formed, not one element, or larger than `NODES` allows.
         """
         return _Tree().parse(data, context)
 
     def child(self, namespace: str, name: str) -> Element | None:
-        """The first child of that name."""
+        """Return the first child of that name, or None."""
         return next(self.every(namespace, name), None)
 
     def every(self, namespace: str, name: str) -> Iterator[Element]:
-        """All children of that name."""
+        """Yield all children of that name."""
         return (child for child in self.children if child.name == name and child.namespace == namespace)
 
     def to_xml(self, default_namespace: str = SERVER) -> bytes:
-        """The element as it goes on a stream of ours whose default namespace is `default_namespace`."""
+        """Return the element as it is written to a stream of ours whose default namespace is `default_namespace`."""
         written: list[str] = []
         self._write(written, default_namespace)
         return "".join(written).encode()
@@ -174,12 +174,12 @@ ERROR_TYPES = {
 
 
 def stream_error(condition: StreamCondition, text: str = "") -> Element:
-    """`<stream:error/>` with its condition and a text that says what and why (RFC 6120 §4.9, R15)."""
+    """Return `<stream:error/>` with its condition and a text that says what and why (RFC 6120 §4.9, R15)."""
     return Element("error", STREAM, children=_condition(condition, text, STREAM_ERRORS))
 
 
 def stanza_error(condition: StanzaCondition, text: str = "") -> Element:
-    """`<error/>` as in a stanza of type "error", or in a dialback answer (RFC 6120 §8.3, XEP-0220 §2.5)."""
+    """Return `<error/>` as in a stanza of type "error", or in a dialback answer (RFC 6120 §8.3, XEP-0220 §2.5)."""
     return Element("error", SERVER, {"type": ERROR_TYPES[condition]}, _condition(condition, text, STANZA_ERRORS))
 
 

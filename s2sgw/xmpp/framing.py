@@ -1,7 +1,7 @@
 """The framer: bytes of one stream -> header, elements of negotiation, slices of stanzas, close (decision 1). Sans-I/O.
 
-expat reads along, only to learn where a stanza begins and ends, what its own attributes are and what its children are
-called; the stanza is handed on as the bytes that came.
+expat parses the stream only to find where a stanza begins and ends, its own attributes and the names of its children. The stanza
+is passed on as the bytes that were received.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s2sgw.xmpp.stanza import Kind, Stanza
 
 #: expat is fed this many bytes at a time; a tag that is longer than `FramingLimits.tag_bytes` shows between two pieces.
 PIECE = 8192
-#: After so many bytes expat is exchanged at the next chance: it never forgets a name it saw.
+#: After so many bytes the parser is replaced at the next opportunity: it keeps every name that it has read.
 RECYCLE = 262144
 
 #: expanded name -> kind, how the start tag begins, and the length of that
@@ -53,11 +53,11 @@ FramingEvent = Header | Element | Stanza | Close | Fault
 
 
 class _Done(Exception):
-    """Raised out of expat where reading ends in order."""
+    """Raised out of expat where the stream ends in order."""
 
 
 class Framer:
-    """Reads one stream, from its header to its close, or to the end of an element in `stop_at`.
+    """Reads one stream, from its header to its closing tag, or to the end of an element in `stop_at`.
 
     `stop_at` holds `namespace}name` of top-level elements: after one of these `stopped` is True and `leftover` holds
     the bytes behind it, unread (R6); who leaves a stopped framer in place bounds what it takes. The framer also stops
@@ -81,7 +81,7 @@ class Framer:
         self._over = False
         self._events: list[FramingEvent] = []
         self._parser: expat.XMLParserType | None = None
-        self._buffer = bytearray()  # what came and is not handed on yet
+        self._buffer = bytearray()  # received and not passed on yet
         self._base = 0  # what expat calls the index of the buffer's first byte
         self._fed = 0  # how much of the buffer expat has seen
         self._last = 0  # where in the buffer the last slice ended
@@ -94,7 +94,7 @@ class Framer:
         self._clear_slice()
 
     def feed(self, data: bytes) -> list[FramingEvent]:
-        """What `data` completes, in order. Never raises: what is wrong comes as a `Fault`, the last event there is."""
+        """Return what `data` completes, in order. Never raises: an error is a `Fault`, which is the last event."""
         if self.stopped:
             self.leftover += data
         if self._over:
@@ -112,18 +112,18 @@ class Framer:
         return events
 
     def resume(self) -> bytes:
-        """Go on behind a stop: the stream did not end there after all. Returns what was left over, to be fed again."""
+        """Continue behind a stop, where the stream did not end after all. Returns the bytes left over, to be fed again."""
         data, self.leftover = self.leftover, b""
         self.stopped = self.interrupted = self._over = False
         return data
 
     def rest(self) -> None:
-        """Let go of expat between two feeds, about 10 kB; the next feed makes a new one (decision 14)."""
+        """Free the parser between two feeds, about 10 kB; the next feed makes a new one (decision 14)."""
         if self._depth == 1 and not self._buffer:
             self._drop_parser()
 
     def close(self) -> None:
-        """Read no more, and let go of expat, which refers back to the framer, and of what is not handed on."""
+        """Stop reading. Free the parser, which refers back to the framer, and the bytes that were not passed on."""
         self._over = True
         self._buffer = bytearray()
         self._drop_parser()
@@ -143,7 +143,7 @@ class Framer:
         self._trim()
 
     def _prolog(self, data: bytes) -> bytes:
-        """Before the header: leading white space is dropped; expat would take the first two bytes for UTF-16 (R31)."""
+        """Check the bytes before the header (R31): drop white space, and refuse UTF-16, which expat would accept."""
         if not self._buffer:
             self._received += len(data)
             data = data.lstrip(_WHITE)
@@ -162,7 +162,7 @@ class Framer:
         self._check_unfinished(self._fed - self._position())
 
     def _check_unfinished(self, unread: int) -> None:
-        """`unread`: how many bytes expat has of a tag whose end it has not seen."""
+        """Check the limits for what is not complete yet; `unread`: bytes of a tag whose end was not received."""
         if not self._head:
             self.limits.check_header(self._fed)
             return
@@ -177,7 +177,7 @@ class Framer:
             self.limits.check_stanza(length, len(self._payloads))
 
     def _trim(self) -> None:
-        """Forget what was handed on, and white space between elements; other text there is a fault (R30)."""
+        """Drop what was passed on, and white space between elements; other text there is a fault (R30)."""
         if self._depth == 1 and self._parser is not None:
             self._check_gap(self._position())
         del self._buffer[: self._last]
@@ -189,16 +189,16 @@ class Framer:
             self._drop_parser()
 
     def _check_gap(self, end: int) -> None:
-        """What expat has read since the last slice up to `end` is white space, or the peer's mistake."""
+        """Check that there is only white space between the last slice and `end`."""
         if end != self._last and self._buffer[self._last : end].strip(_WHITE):
             raise RemoteFault(StreamCondition.BAD_FORMAT, _TEXT_BETWEEN)
         self._last = end
 
     def _first_fault(self, fault: RemoteFault) -> Fault:
-        """`fault`, or the text between elements that came before it and would have been seen, had it come alone."""
+        """Return `fault`, or the fault of the text before it: it is found first if it is received alone."""
         if self._depth == 1:
-            spooled_range = self._buffer[self._last : self._position()].lstrip(_WHITE)
-            if spooled_range and (spooled_range[0] != _LESS_THAN or spooled_range.startswith(b"<![CDATA[")):
+            between = self._buffer[self._last : self._position()].lstrip(_WHITE)
+            if between and (between[0] != _LESS_THAN or between.startswith(b"<![CDATA[")):
                 return Fault(StreamCondition.BAD_FORMAT, _TEXT_BETWEEN)
         return Fault(fault.condition, fault.text)
 
@@ -221,7 +221,7 @@ class Framer:
     # --- expat ---------------------------------------------------------------------------------------------------
 
     def _new_parser(self) -> expat.XMLParserType:
-        """A parser that stands where the last one stood: behind the header, before what is not handed on yet."""
+        """Return a parser in the state of the one before: behind the header, before what was not passed on yet."""
         parser = self._parser = restricted_parser()
         if self._head:
             parser.Parse(self._head, False)
@@ -250,7 +250,7 @@ class Framer:
         self._payloads: list[str] = []
 
     def _position(self) -> int:
-        """Where in the buffer expat is: at the start of a tag, but behind it when an empty element ends."""
+        """Return where in the buffer expat is: at the start of a tag, but behind it when an empty element ends."""
         assert self._parser is not None
         return self._parser.CurrentByteIndex - self._base
 
@@ -333,7 +333,7 @@ class Framer:
         self._events.append(stanza)
 
     def _is_empty(self, at: int) -> bool:
-        """Whether the slice is one empty-element tag that ends at `at`; text may end in "/>" too."""
+        """Return whether the slice is one empty-element tag that ends at `at`; text may end in "/>" too."""
         return self._buffer[at - 2 : at] == b"/>" and _tag_end(self._buffer, self._begin) == at
 
     def _end_element(self, data: bytes) -> None:
@@ -347,7 +347,7 @@ class Framer:
 
 
 def _has_lang(attributes: dict[str, str]) -> bool:
-    """Whether there is an xml:lang among a stanza's `attributes`, none of which is in another namespace (R30)."""
+    """Return whether a stanza has an xml:lang; raises `RemoteFault` for an attribute in another namespace (R30)."""
     for name in attributes:
         if "}" in name and not name.startswith(_XML):
             raise RemoteFault(StreamCondition.BAD_FORMAT, "a stanza's start tag has an attribute in a namespace")
@@ -355,7 +355,7 @@ def _has_lang(attributes: dict[str, str]) -> bool:
 
 
 def _tag_end(buffer: bytearray, begin: int) -> int:
-    """Where the tag ends that begins there. (No match object may outlive this: it would lock the buffer's size.)"""
+    """Return where the tag ends that begins at `begin`. (No match object may outlive this: it would lock the buffer's size.)"""
     match = START_TAG.match(buffer, begin)
     assert match is not None
     return match.end()

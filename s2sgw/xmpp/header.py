@@ -1,4 +1,4 @@
-"""The stream header: what a peer's header says, the one we write, and how its declarations go along with a slice."""
+"""The stream header: reading a peer's, writing ours, and repeating its namespace declarations on each slice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Header:
 
 
 def read_header(tag: bytes, name: str, attributes: Mapping[str, str], declared: Mapping[str | None, str]) -> Header:
-    """What the root's start `tag` says, which expat read as `name` and `attributes`; `declared`: prefix -> namespace.
+    """Return what the root's start `tag` says; expat parsed it as `name` and `attributes`; `declared`: prefix -> namespace.
 
     Raises `RemoteFault` where it is not `stream:stream` in its namespace over jabber:server (RFC 6120 §4.8, R14, R38).
     """
@@ -56,7 +56,7 @@ def stream_header(
     *, to: str | None = None, from_: str | None = None, id: str | None = None, version: str | None = "1.0",
     lang: str | None = None,
 ) -> bytes:
-    """The header that we send. `lang` is for answers to a person; on the legs of the relay it is left out (decision 1)."""
+    """Return the header that we send. `lang` is for answers to a person; between servers it is left out (decision 1)."""
     attributes = {"from": from_, "to": to, "id": id, "version": version, "xml:lang": lang}
     written = "".join(f" {name}='{escape_attribute(value)}'" for name, value in attributes.items() if value is not None)
     return (
@@ -65,7 +65,7 @@ def stream_header(
 
 
 class Declarations:
-    """What a stream header declares for everything on its stream, and how a slice is made to stand without it.
+    """What a stream header declares for everything on its stream, and how a slice is made independent of it.
 
     Every prefix is declared again on the slice, unless its own start tag does; the stream's xml:lang is stamped on a
     slice that has none. Not declared again: the prefix `stream`, which our headers declare too, and an unused `db`.
@@ -74,7 +74,7 @@ class Declarations:
     __slots__ = ("_db", "_lang", "_prefixes", "size")
 
     def __init__(self, declared: Mapping[str | None, str], lang: str | None) -> None:
-        """`declared`: prefix -> namespace as in the header, None standing for the default namespace."""
+        """`declared`: prefix -> namespace as in the header; the prefix None is the default namespace."""
         again = {
             prefix.encode(): f" xmlns:{prefix}='{escape_attribute(namespace)}'".encode()
             for prefix, namespace in declared.items() if prefix and prefix != "stream"
@@ -86,7 +86,7 @@ class Declarations:
         self.size = sum(map(len, again.values())) + len(self._db) + len(self._lang)
 
     def complete(self, data: bytes, length: int, lang: bool) -> bytes:
-        """The slice `data` made to stand by itself: its name with the `<` takes `length` bytes, `lang`: it has a language."""
+        """Return the slice `data` made independent of its stream; `length`: of `<` and its name; `lang`: it has a language."""
         added = b"" if lang else self._lang
         if self._db and b"db:" in data:
             added += self._undeclared(data, {b"db": self._db})
@@ -100,7 +100,7 @@ class Declarations:
 
 
 def _own_prefixes(data: bytes) -> list[bytes]:
-    """The prefixes that the start tag of `data` declares."""
+    """Return the prefixes that the start tag of `data` declares."""
     tag = START_TAG.match(data)
     assert tag is not None
     return _DECLARATION.findall(tag[0])

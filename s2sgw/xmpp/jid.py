@@ -1,4 +1,4 @@
-"""Addresses: `Domain`, `JID` and the `Pair` of domains that authorisation speaks of (RFC 6122, RFC 7622).
+"""Addresses: `Domain`, `JID` and `Pair`, the two domains that are authorized together (RFC 6122, RFC 7622).
 
 The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a
 domain is taken as a U-label only where every server reads it alike (docs/conformance.md).
@@ -86,7 +86,7 @@ class Domain:
 
 
 class Pair(NamedTuple):
-    """A direction of authorisation: stanzas from `sender` to `recipient` (XEP-0220 §1.2)."""
+    """What is authorized: stanzas from `sender` to `recipient` (XEP-0220 §1.2)."""
 
     sender: Domain
     recipient: Domain
@@ -101,7 +101,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JID:
-    """localpart@domainpart/resourcepart, the parts that are absent being None."""
+    """localpart@domainpart/resourcepart. A part that is absent is None."""
 
     local: str | None
     domain: Domain
@@ -109,7 +109,7 @@ class JID:
 
     @classmethod
     def parse(cls, text: str) -> JID:
-        """The address `text` spells; raises `InvalidJID` (RFC 7622 §3.1)."""
+        """Return the address that `text` spells; raises `InvalidJID` (RFC 7622 §3.1)."""
         bare, slash, resource = text.partition("/")
         local, at, domain = bare.partition("@")
         if not at:
@@ -134,7 +134,7 @@ class JID:
 
 @lru_cache(_CACHED)
 def domain_of(address: str) -> Domain:
-    """The domain of a stanza's `to` or `from`, the whole address being checked; raises `InvalidJID`."""
+    """Return the domain of a stanza's `to` or `from`. The whole address is checked; raises `InvalidJID`."""
     return JID.parse(address).domain
 
 
@@ -200,7 +200,7 @@ def u_labels(ascii_name: str) -> str:
 
 
 def _address(name: str) -> str | None:
-    """The IP address that `name` spells, in its one canonical form; an IPv6 address stands in brackets."""
+    """Return the IP address that `name` spells, in its canonical form (IPv6 in brackets), or None."""
     if name[-1:] not in _ADDRESS_ENDS:  # as of nearly all names, of which each stream asks several times
         return None
     try:

@@ -1,4 +1,4 @@
-"""expat, held to what XMPP allows of XML (RFC 6120 §11.1, R31). The handlers that refuse cost nothing in the hot path."""
+"""An expat parser that refuses what XMPP forbids (RFC 6120 §11.1, R31). The handlers that refuse cost nothing in the hot path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _UNDEFINED_ENTITY = expat.errors.codes[expat.errors.XML_ERROR_UNDEFINED_ENTITY]
 
 
 def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
-    """A namespace-aware parser whose names read `namespace}name`; what is restricted raises `RemoteFault` out of it.
+    """Return a namespace-aware parser whose names read `namespace}name`; restricted XML raises `RemoteFault` out of it.
 
     `prefixes`: they read `namespace}name}prefix` where there is one.
-    It takes UTF-16 all the same: who feeds it looks at the first bytes.
+    It accepts UTF-16 nevertheless: the caller has to check the first bytes.
     """
     parser = expat.ParserCreate("utf-8", "}", None)  # None: interning is slower, and keeps every name for good
     if hasattr(parser, "SetReparseDeferralEnabled"):  # expat 2.6 and later would withhold what is complete
@@ -28,7 +28,7 @@ def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
 
 
 def malformed(error: expat.ExpatError) -> RemoteFault:
-    """What expat objects to, as RFC 6120 §4.9.3 calls it."""
+    """Return the stream error for what expat refuses (RFC 6120 §4.9.3)."""
     if error.code == _UNDEFINED_ENTITY:
         return _restricted("entity references other than the predefined five")
     return RemoteFault(StreamCondition.NOT_WELL_FORMED, f"XML: {expat.ErrorString(error.code)}")
@@ -42,6 +42,7 @@ def _check_declaration(version: str, encoding: str | None, standalone: int) -> N
 
 
 def document_type() -> RemoteFault:
+    """Return the stream error for a document type declaration."""
     return _restricted("document type declarations")
 
 

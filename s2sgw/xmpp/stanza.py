@@ -30,7 +30,7 @@ class Stanza:
 
     @property
     def is_request(self) -> bool:
-        """An IQ that wants an answer, and may be acted upon."""
+        """Whether it is an IQ request: it is answered, and may change something."""
         return self.kind == "iq" and self.type in ("get", "set")
 
     def __repr__(self) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import dns.flags
 import dns.message
 import dns.rrset
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from s2sgw.admin.server import ANSWER_BYTES, AdminProtocol, VerbError, parse_request
+from s2sgw.admin.server import ANSWER_BYTES, AdminFactory, VerbError, parse_request
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.config import ConfigError
 from s2sgw.config.loading import parse as parse_configuration
@@ -144,14 +145,16 @@ def admin(data: bytes) -> None:
     """Each line on the admin socket gets one line, in order, whatever it holds."""
     source = Source(data)
     verbs = {"peers": lambda arguments: [], "echo": lambda arguments: arguments, "fail": _fail, "late": _late}
-    gone: list[object] = []
-    protocol, transport = AdminProtocol(verbs, Clock(), gone.append), StringTransport()
+    clock, transport = Clock(), StringTransport()
+    protocol = AdminFactory(verbs, clock).buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    assert protocol is not None
     protocol.makeConnection(transport)
     lines = 0
     while source.more and lines < 8:
         line = source.mutated(source.choose(REQUESTS)) if source.flag() else source.take(200)
         lines += line.count(b"\n") + 1
         protocol.dataReceived(line + b"\n")
+    clock.pump([0.01] * 20)
     written = transport.value()
     assert written.count(b"\n") <= lines
     assert len(written) <= lines * (ANSWER_BYTES + 1)

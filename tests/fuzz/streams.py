@@ -148,7 +148,8 @@ class _Shell:
         elif isinstance(event, ResolutionNeeded):
             self.take(self.engine.resolved(NO if self.source.byte() % 8 == 7 else None))
         elif isinstance(event, JudgementNeeded):
-            self.take(self.engine.judged(self._permission()))
+            whom = (event.peer,) if isinstance(self.engine, ReceivingStream) else ()
+            self.take(self.engine.judged(self._permission(), *whom))
         elif isinstance(event, DialbackNeeded):
             kind = self.source.choose(("valid", "valid", "invalid", "error"))
             ending = None if kind == "valid" else Ending(Cause.DIALBACK_ERROR, "no")
