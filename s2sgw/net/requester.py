@@ -2,32 +2,19 @@
 
 A stranger is a peer that has proven nothing. Its look-ups share slots by its address, and one claim of a name may cause
 a bounded number of DNS questions: the claimant chooses the names, so they may be names in a victim's zone (CVE-2020-8616).
-Look-ups of our own (outbound delivery, peers that were proven lately, deny lists) share other slots, by the zone of the
+Look-ups of our own (outbound delivery, peers that were proven lately, deny lists) share other slots, by the registered
 domain that they are about.
 """
 
 from __future__ import annotations
 
-import re
-
 from s2sgw.net.dns_answer import Answer, Key
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.sites import site_path
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: DNS questions that one claim of a stranger may cause; answers from the cache are not counted.
 QUESTIONS = 10
-
-#: Second-level names below which countries register domains: `co.uk`, `com.br`, `ac.jp`.
-_PUBLIC_SUFFIX = re.compile(
-    r"(ac|asn|asso|co|com|edu|go|gob|gouv|gov|gv|id|ind|info|ltd|mil|ne|net|nom|or|org|plc|priv|sch|web)\.[a-z]{2}\Z"
-)
-
-
-def zone_of(name: str) -> str:
-    """Return the domain that was probably registered to get `name`: `example.org` for `a.b.example.org`."""
-    labels = name.rstrip(".").lower().split(".")
-    suffix = 2 if _PUBLIC_SUFFIX.match(".".join(labels[-2:])) else 1
-    return ".".join(labels[-suffix - 1 :])
 
 
 class Requester:
@@ -47,7 +34,7 @@ class Requester:
     @classmethod
     def ourselves(cls, name: str) -> Requester:
         """Return the gateway itself, which asks for the sake of the domain `name`."""
-        return cls((zone_of(name),), is_stranger=False)
+        return cls((registered_domain(name.rstrip(".").lower()),), is_stranger=False)
 
     @classmethod
     def stranger(cls, address: str, questions: int = QUESTIONS) -> Requester:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import dns.name
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.net.requester import zone_of
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Different silent names directly below a domain after which it is held for silent, and for how many seconds.
 SILENT_NAMES = 4
@@ -79,6 +79,6 @@ def _above(name: dns.name.Name) -> Iterator[tuple[Labels, bytes]]:
     some names would decide for others.
     """
     labels = tuple(label.lower() for label in name.labels if label and not label.startswith(b"_"))
-    registered = zone_of(b".".join(labels[-3:]).decode("latin-1")).count(".") + 1
+    registered = registered_domain(b".".join(labels[-3:]).decode("latin-1")).count(".") + 1
     for start in range(len(labels) - registered, max(len(labels) - registered - LEVELS, 0), -1):
         yield labels[start:], labels[start - 1]

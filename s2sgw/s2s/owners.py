@@ -11,9 +11,9 @@ import hashlib
 
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_slots import Owner
-from s2sgw.net.requester import zone_of
 from s2sgw.net.sites import site_path
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: What a backend asks for itself.
 BACKEND: Owner = ("backend", "")
@@ -21,7 +21,7 @@ BACKEND: Owner = ("backend", "")
 
 def owner_by_name(domain: Domain) -> Owner:
     """Return the owner of everything under the registered domain of `domain`."""
-    return ("domain", domain.ascii if domain.is_address else zone_of(domain.ascii))
+    return ("domain", domain.ascii if domain.is_address else registered_domain(domain.ascii))
 
 
 def owner_by_proof(connection: StreamConnection, method: str) -> Owner:

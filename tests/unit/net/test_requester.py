@@ -7,18 +7,10 @@ from dns.rdatatype import RdataType
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.dns_answer import Answer, Status
-from s2sgw.net.requester import Requester, zone_of
+from s2sgw.net.requester import Requester
 
 
 class RequesterTests(SynchronousTestCase):
-    def test_zones(self) -> None:
-        """The registered domain, with the second-level names of countries left aside."""
-        for name, zone in (
-            ("example.org", "example.org"), ("a.b.Example.org.", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
-            ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("", ""),
-        ):
-            self.assertEqual(zone_of(name), zone)
-
     def test_owners(self) -> None:
         """A stranger is known by its networks, we by the domain that it is for."""
         self.assertEqual(Requester.stranger("192.0.2.1").owner, ("192.0.2.0/24", "192.0.2.1/32"))

@@ -1,0 +1,18 @@
+"""The part of a name that somebody has registered, as far as the name alone shows: an estimate, for shares only."""
+
+from __future__ import annotations
+
+import re
+
+#: Second-level names below which the registries of countries register domains: `co.uk`, `com.br`, `ac.jp`.
+_SECOND_LEVEL = re.compile(
+    r"(ac|asn|asso|co|com|edu|firm|gen|go|gob|gouv|gov|govt|gub|gv|id|in|ind|info|ltd|me|mil|ne|net|nhs|nic|nom|or|org|plc|priv"
+    r"|sch|school|web)\.[a-z]{2}\Z"
+)
+
+
+def registered_domain(name: str) -> str:
+    """Return `example.org` for `a.b.example.org`, and `example.co.uk` for `a.example.co.uk` (A-labels, lower case)."""
+    labels = name.split(".")
+    suffix = 2 if _SECOND_LEVEL.match(".".join(labels[-2:])) else 1
+    return ".".join(labels[-suffix - 1 :])

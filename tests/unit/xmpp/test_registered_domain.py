@@ -1,0 +1,17 @@
+"""What somebody has registered of a name."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.registered_domain import registered_domain
+
+
+class RegisteredDomainTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """Two labels, or three below the second-level names of countries."""
+        for name, registered in (
+            ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
+            ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),
+        ):
+            self.assertEqual(registered_domain(name), registered)
