@@ -21,6 +21,7 @@ from s2sgw.trust.evidence import Evidence, ProofMethod, Role
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 _CONDITIONS: dict[Cause, StreamCondition] = {
@@ -52,6 +53,9 @@ def barred(bar: Ending) -> Refusal:
     """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
     return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
 
+#: Handshakes that are recorded of one stream.
+HANDSHAKES_PER_STREAM = 64
+
 
 class Judge:
     """Judges peers of the federation leg, in either role."""
@@ -66,6 +70,8 @@ class Judge:
         self._clock = clock
         #: the peers of each stream for which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
+        #: what was recorded of each stream: registered domains, with what the verdict came to
+        self._recorded: WeakKeyDictionary[StreamConnection, set[tuple[object, ...]]] = WeakKeyDictionary()
 
     def begin(
         self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
@@ -108,10 +114,23 @@ class Judge:
         targets: tuple[Target, ...] = (target,) if target else ()
         if found.verdict.hold:
             targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
-        self._peer_records.record_verdict(evidence, question.local, found.verdict, targets)
+        handshake = self._is_news(connection, question.peer, found.verdict)
+        self._peer_records.record_verdict(evidence, question.local, found.verdict, targets, handshake=handshake)
         if found.verdict.learn == "with-dialback":
             self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict
+
+    def _is_news(self, connection: StreamConnection, peer: Domain, verdict: Verdict) -> bool:
+        """Return whether the handshake is to be recorded for `peer` too.
+
+        The sub-domains of one registered domain that come to the same on one stream are one record.
+        """
+        recorded = self._recorded.setdefault(connection, set())
+        fact = (registered_domain(peer.ascii), verdict.proven_by, verdict.ending.cause if verdict.ending else None)
+        if fact in recorded or len(recorded) >= HANDSHAKES_PER_STREAM:
+            return False
+        recorded.add(fact)
+        return True
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
         """Return what the verdict on an open stream would be now. It is recorded nowhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics, MetricSources
 from s2sgw.reporting.record import EventRecord
-from s2sgw.reporting.slot_metrics import SlotMetrics, Slots
+from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
@@ -80,11 +81,18 @@ class Operator:
         self.metrics = Metrics(self._sources(), services.handshake_times, collectors, self.views.count)
 
     def _sources(self) -> MetricSources:
-        services = self._services
         return replace(
-            self.views.sources(), connections=self._connections, limit_hits=lambda: services.record.limit_hits,
+            self.views.sources(), connections=self._connections, limit_hits=self._limit_hits,
             descriptors=lambda: (descriptors.number_open(), descriptors.limit()),
         )
+
+    def _limit_hits(self) -> Counter[str]:
+        """Return how often each limit was hit; what found no slot counts under the key that bounds the slots."""
+        total = Counter(self._services.record.limit_hits)
+        for name, slots in self._services.slots.items():
+            total[name] += sum(slots.given_up.get(reason, 0) for reason in WANTING)
+        total["lookups_per_second"] += self._services.slots["lookups"].given_up.get("rate", 0)
+        return total
 
     def _connections(self) -> dict[str, int]:
         admission = self._services.admission

@@ -67,10 +67,12 @@ class PeerRecords:
         within = policy.remember_proof
         return self.memory.remembered(domain, at, within, REMEMBERED) if within > 0 else None
 
-    def record_verdict(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target]) -> None:
-        """A verdict was reached."""
+    def record_verdict(
+        self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target], *, handshake: bool = True,
+    ) -> None:
+        """Record that a verdict was reached. `handshake`: with its evidence, for `explain` and `replay`."""
         at = evidence.at.timestamp()
-        if evidence.tls_version is not None:
+        if handshake and evidence.tls_version is not None:
             self.handshakes.judged(evidence, local, verdict)
         if verdict.proven_by in REMEMBERED:
             self.memory.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)

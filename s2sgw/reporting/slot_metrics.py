@@ -8,6 +8,9 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+#: Reasons for which a call comes to nothing that a higher bound would avoid.
+WANTING = ("displaced", "line-full", "not-asked")
+
 
 class Slots(Protocol):
     """Calls that share slots: how many hold one, how many wait, and how many came to nothing since the start, by reason."""

@@ -23,6 +23,7 @@ from s2sgw.stream.events import (
     DialbackNeeded,
     Event,
     JudgementNeeded,
+    LimitHit,
     ManagementEnabled,
     Method,
     PairProven,
@@ -127,6 +128,8 @@ class AcceptedStream:
                 self.shared_stream.event(event)
             case Acknowledged():
                 self.shared_stream.event(event)
+            case LimitHit(limit):
+                self._record.limit_hit(limit)
             case ClosingTagDue(ending):
                 self.incoming.part(ending)
             case ResumptionNeeded(id):

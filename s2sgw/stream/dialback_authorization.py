@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from s2sgw.stream.dialback import Request
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Method, Permission
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, LimitHit, Method, Permission
 from s2sgw.stream.negotiation import Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext
 from s2sgw.xmpp.ending import Cause, Ending
@@ -88,10 +88,12 @@ class DialbackAuthorization:
         bound = self._passed_bound()
         refusal = None if bound else self._stream.refusal_of(sender)
         if bound:
+            self._stream.emit(LimitHit("claims_per_second"))
             self._few(request, StanzaCondition.RESOURCE_CONSTRAINT, bound)
         elif refusal is not None:
             self._refuse(request, refusal.ending.account.condition, refusal.text)
         elif self._is_full_for(sender):
+            self._stream.emit(LimitHit("domains_per_stream"))
             text = f"more than {options.domains} domains, or {PAIRS} pairs, on one stream: open another one"
             self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text)
         else:

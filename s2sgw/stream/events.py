@@ -149,6 +149,13 @@ class PairProven:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitHit:
+    """Receiving: the other side asked for more than `limit` allows, a key of `[limits]`."""
+
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
 class PairRefused:
     """Initiating: the other side would not have `pair`; the stream may live on for others."""
 
@@ -248,5 +255,5 @@ class Ended:
 Event = (
     ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
     | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed
-    | ClosingTagDue | Bound | Announced | Routed | Ended
+    | ClosingTagDue | LimitHit | Bound | Announced | Routed | Ended
 )

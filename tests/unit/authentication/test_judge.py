@@ -38,7 +38,7 @@ from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
-from tests.support.certificates import AT, leaf_for, self_signed, shared_root
+from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 LEAF = self_signed(dns=["peer.example"])
@@ -185,6 +185,19 @@ class JudgeTests(JudgeCase):
         self.assertEqual([], self.peer_records.keys.of(PEER))
         judge.proven(one, PEER, "dialback")  # type: ignore[arg-type]
         self.assertEqual(["first-use"], [each.origin for each in self.peer_records.keys.of(PEER)])
+
+
+    def test_one_record(self) -> None:
+        """Sub-domains that the same certificate proves on one stream are one record; another registered domain is another."""
+        certificate = shared_issuer().issue(dns=["*.peer.example", "peer.example", "other.example"])
+        judge, connection = self.judge(), Connection((certificate.der, shared_issuer().der))
+        for name in ("peer.example", "a.peer.example", "b.peer.example", "other.example", "c.bad.example", "d.bad.example"):
+            question = JudgementNeeded(Domain.parse(name), HERE, True)
+            verdict = self.successResultOf(Deferred.fromCoroutine(judge.verdict(connection, question, "initiating")))  # type: ignore[arg-type]
+            self.assertEqual(verdict.external, "bad" not in name)
+        recorded = [each.evidence.domain.ascii for each in self.peer_records.handshakes.list()]
+        self.assertEqual(sorted(recorded), ["c.bad.example", "other.example", "peer.example"])
+        self.assertEqual(self.peer_records.memory.of(Domain.parse("b.peer.example"))[0].method, "pkix")
 
 
 class DocumentsTests(SynchronousTestCase):

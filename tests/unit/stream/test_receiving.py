@@ -13,6 +13,7 @@ from s2sgw.stream.events import (
     DialbackNeeded,
     DialbackOutcome,
     JudgementNeeded,
+    LimitHit,
     PairProven,
     Permission,
     Refusal,
@@ -920,7 +921,7 @@ class DialbackTests(ReceivingCase):
         text = dialback_error("resource-constraint", said, "wait")
         asked = [In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2"))]
         answer = Out(result("ours.example", "other.example", text, "error"))
-        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer)
+        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer, Says(LimitHit("domains_per_stream")))
 
     def test_malformed(self) -> None:
         """R27: what is no request ends the stream."""
