@@ -137,6 +137,10 @@ class BackendReceiving:
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         return await self.verify_key(question, None)
 
+    def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
+        """Return None: a server of ours may open as many streams as it likes."""
+        return None
+
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         """Nothing is remembered of our own servers."""
 

@@ -62,6 +62,7 @@ from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
+from s2sgw.s2s.accepted_limit import AcceptedStreamLimit
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.connecting import ConnectServices
@@ -182,8 +183,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify, accepted.count,
-        stream_id, Claims(reactor.seconds, judge.knows), running.credential,
+        running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify,
+        AcceptedStreamLimit(reactor, accepted.of_peer), stream_id, Claims(reactor.seconds, judge.knows), running.credential,
         config.limits.claims_per_second, config.limits.domains_per_stream, reactor.seconds,
     )
     federation = Federation(initiating, receiving, connect_services, agents)

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import spelled
 from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
-from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
+from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
@@ -251,6 +251,11 @@ class StreamConnection(Protocol):
     def peer_address(self) -> str:
         """The other side's address and port, as text."""
         return spelled(self._transport.getPeer())
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """What was sent and the other machine has not acknowledged (TCP); 0 where the system does not tell."""
+        return 0 if self._gone else unacknowledged_bytes(self._transport)
 
     @property
     def local_address(self) -> str:

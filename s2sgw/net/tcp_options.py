@@ -4,7 +4,10 @@ lets the other machine wait for an acknowledgement.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from typing import Any
 
 #: Seconds that sent data may go unacknowledged by the other machine before TCP gives up; its own bound is some 15 minutes.
@@ -21,6 +24,18 @@ def set_quick_ack(transport: Any) -> None:
     option = getattr(socket, "TCP_QUICKACK", None)
     if handle is not None and option is not None:
         handle.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def unacknowledged_bytes(transport: Any) -> int:
+    """Return how many bytes were written that the other machine has not acknowledged; 0 where the system does not tell."""
+    handle = getattr(transport, "socket", None)
+    if handle is None:
+        return 0
+    try:
+        (number,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))
+    except (OSError, ValueError):
+        return 0
+    return int(number)
 
 
 def set_user_timeout(transport: Any) -> None:

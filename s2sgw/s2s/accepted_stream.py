@@ -41,11 +41,9 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class StreamRegister(Protocol):
-    """Where every accepted stream is entered: what it claims, proves and carries."""
+    """Where every accepted stream is entered: what it proves and carries."""
 
     sessions: ResumptionTable
-
-    def claims(self, stream: AcceptedStream, before: Domain | None) -> None: ...
 
     def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None: ...
 
@@ -155,6 +153,15 @@ class AcceptedStream:
         return self.side.leg
 
     @property
+    def connection(self) -> StreamConnection:
+        return self.shared_stream.connection
+
+    @property
+    def managed(self) -> bool:
+        """Whether stanzas are acknowledged on this stream (XEP-0198)."""
+        return self.engine.managed
+
+    @property
     def pairs(self) -> frozenset[Pair]:
         """Those proven, in both directions."""
         return frozenset([*self.methods, *self.carried])
@@ -188,10 +195,9 @@ class AcceptedStream:
 
     def _assert(self, peer: Domain, local: Domain) -> None:
         if self.peer is None or not self.methods:
-            before, self.peer, self.local = self.peer, peer, local
+            self.peer, self.local = peer, local
             if self._admitted is not None:
                 self._admitted.claim(peer.ascii)
-            self._register.claims(self, before)
 
     def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
         deferred = Deferred.fromCoroutine(_awaited(question))
@@ -217,6 +223,10 @@ class AcceptedStream:
         return self.engine.judged(permission, peer)
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
+        excess = None if self.methods else self.side.excess(connection, pair)
+        if excess is not None:
+            connection.fail(excess)
+            return
         self.methods[pair] = method
         if self._admitted is not None:
             self._admitted.prove()

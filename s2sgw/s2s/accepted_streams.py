@@ -48,9 +48,9 @@ class AcceptedStreams:
         self._open[connection] = owner
         return connection
 
-    def count(self, peer: Domain) -> int:
-        """How many open streams of the federation leg `peer` claims or has proven."""
-        return len(self._of_peer.get(peer))
+    def of_peer(self, peer: Domain) -> Collection[AcceptedStream]:
+        """Return the open streams of the federation leg on which `peer` has proven itself, the first proof first."""
+        return self._of_peer.get(peer)
 
     def ends(self, pair: Pair) -> tuple[str, str] | None:
         """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
@@ -76,16 +76,11 @@ class AcceptedStreams:
 
     # --- what the streams tell (`s2s.accepted_stream.Register`) ---
 
-    def claims(self, stream: AcceptedStream, before: Domain | None) -> None:
-        """It says whose it is; it may say so anew until it has proven it (R9)."""
-        if stream.side.leg == "federation":
-            self._of_peer.discard(before, stream)
-            self._of_peer.add(stream.peer, stream)
-
     def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None:
         """A peer that contacts us is there: what waits for it tries again."""
         if stream.side.leg == "federation":
             self._proven.add(pair, stream)
+            self._of_peer.add(pair.sender, stream)
         self._contact(pair.sender)
 
     def carries(self, stream: AcceptedStream, pair: Pair) -> None:
@@ -102,9 +97,9 @@ class AcceptedStreams:
     def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None:
         """It is no more."""
         self._open.pop(connection, None)
-        self._of_peer.discard(stream.peer, stream)
         for pair in stream.methods:
             self._proven.discard(pair, stream)
+            self._of_peer.discard(pair.sender, stream)
         for pair in stream.carried:
             self._carrying.discard(pair, stream)
 

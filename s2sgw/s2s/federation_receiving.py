@@ -19,6 +19,7 @@ from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.accepted_limit import AcceptedStreamLimit
 from s2sgw.s2s.claims import ADDRESS_MATCH_QUESTIONS, Claims
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
@@ -42,8 +43,10 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 @dataclass(frozen=True)
 class FederationReceiving:
-    """A `ReceivingLeg` (see `s2s.legs`). `server_tls(direct)` opens TLS, `verify` asks a peer's
-    authoritative server, `streams` counts its streams."""
+    """A `ReceivingLeg` (see `s2s.legs`).
+
+    `server_tls(direct)` opens TLS, `verify_key` asks a peer's authoritative server, `stream_limit` bounds a peer's streams.
+    """
 
     is_local: Callable[[Domain], bool]
     peers: PeerPolicies
@@ -52,7 +55,7 @@ class FederationReceiving:
     keys: DialbackKeys
     server_tls: Callable[[bool], ServerTLS]
     verify_key: Callable[[DialbackNeeded, Requester | None], Awaitable[DialbackOutcome]]
-    streams: Callable[[Domain], int]
+    stream_limit: AcceptedStreamLimit
     stream_id: Callable[[], str]
     #: who asks when a claimed name is looked up
     claims: Claims
@@ -124,10 +127,11 @@ class FederationReceiving:
             unresolved = await self._elsewhere(resolution, connection.peer_address, requester)
         if unresolved is not None:
             return Permission(refusal=unresolved), ()
-        if self.streams(peer) > policy.limits.streams:
-            ending = Ending(Cause.TOO_MANY_STREAMS, f"at most {policy.limits.streams} streams at a time")
-            return Permission(refusal=refusal(ending)), ()
         verdict = await self.judge_of.verdict(connection, question, "initiating", requester=requester)
+        if verdict.external:
+            excess = await self.stream_limit.room(peer, policy.limits.streams, connection)
+            if excess is not None:
+                return Permission(refusal=refusal(excess)), verdict.reasons
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         features = policy.features
         granted = replace(
@@ -173,7 +177,17 @@ class FederationReceiving:
         return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is not an address that the DNS gives for the domain's server"))
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
-        return await self.verify_key(question, self._requester(connection, question.pair.sender))
+        peer = question.pair.sender
+        outcome = await self.verify_key(question, self._requester(connection, peer))
+        if outcome.type == "valid":
+            excess = await self.stream_limit.room(peer, self.peers.policy(peer).limits.streams, connection)
+            outcome = outcome if excess is None else DialbackOutcome("error", excess)
+        return outcome
+
+    def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
+        """Ask the limit once more: other streams may have been proven since, and SCRAM proves at this moment alone."""
+        excess = self.stream_limit.excess(pair.sender, self.peers.policy(pair.sender).limits.streams, connection)
+        return None if excess is None else refusal(excess)
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.judge_of.proven(connection, pair.sender, method)

@@ -65,6 +65,9 @@ class ReceivingLeg(Protocol):
     def verify(self, connection: StreamConnection, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
         """Ask the authoritative server whether the key is its own (R28)."""
 
+    def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
+        """Return why a stream that has just proven its first `pair` may not stay, None where it may."""
+
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         """The other end has authenticated for `pair`."""
 

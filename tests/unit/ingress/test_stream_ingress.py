@@ -105,7 +105,8 @@ class AcceptedTests(EntryTestCase):
             peer_address="192.0.2.1:1", tls_version=None, shared=False, pause=lambda holder: None, resume=lambda holder: None,
             step=lambda method, *arguments: method(*arguments),
         )
-        side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
+        nothing = lambda *ignored: None  # noqa: E731
+        side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
@@ -123,7 +124,8 @@ class AcceptedTests(EntryTestCase):
         """R35: what a server sends again after it lost a managed stream is handled, and not passed on twice."""
         self.made()
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
-        side: Any = SimpleNamespace(leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None))
+        nothing = lambda *ignored: None  # noqa: E731
+        side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
             engine = FakeEngine()

@@ -22,6 +22,7 @@ from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, ResolutionNeeded, StartTLS
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
@@ -47,12 +48,15 @@ class InboundTestCase(SynchronousTestCase):
     contradicted = False
     now = 0.0
     known: tuple[Domain, ...] = ()
+    #: open streams of the peer
+    streams = 0
+    external = True
 
     def setUp(self) -> None:
         #: who asked for what was looked up
         self.requesters: list[Requester] = []
 
-    def made(self, streams: int = 1, resolution: Resolution | None = None, **policy: Any) -> FederationReceiving:
+    def made(self, resolution: Resolution | None = None, **policy: Any) -> FederationReceiving:
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
         self.asked: list[str | None] = []
         found = resolution or Resolution(PEER, (SERVER,))
@@ -66,16 +70,23 @@ class InboundTestCase(SynchronousTestCase):
 
         async def verdict(connection: object, question: JudgementNeeded, role: str, requester: Requester) -> Verdict:
             self.requesters.append(requester)
-            return Verdict(external=True, proven_by="pkix", reasons=("fine",), contradicted=self.contradicted)
+            return Verdict(external=self.external, proven_by="pkix", reasons=("fine",), contradicted=self.contradicted)
 
         async def opinion(connection: object, peer: Domain, role: str) -> Verdict:
             return self.opinion
 
         return FederationReceiving(
             lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
-            None, None, self.verify, lambda peer: streams, lambda: "id",  # type: ignore[arg-type]
+            None, None, self.verify, self, lambda: "id",  # type: ignore[arg-type]
             Claims(lambda: self.now, lambda domain: domain in self.known),
         )
+
+    async def room(self, peer: Domain, limit: int, besides: object) -> Ending | None:
+        """As `AcceptedStreamLimit`."""
+        return self.excess(peer, limit, besides)
+
+    def excess(self, peer: Domain, limit: int, besides: object) -> Ending | None:
+        return Ending(Cause.TOO_MANY_STREAMS, f"{self.streams} streams are open") if self.streams >= limit else None
 
     async def verify(self, question: Any, requester: Requester) -> DialbackOutcome:
         self.requesters.append(requester)
@@ -140,9 +151,29 @@ class JudgementTests(InboundTestCase):
         self.assertEqual(Cause.NO_SUCH_DOMAIN, self.cause(self.judged(self.made(resolution=unresolved, resolve="address-match"))))
 
     def test_streams(self) -> None:
-        """One stream more than the limit is refused."""
-        self.assertIsNone(self.cause(self.judged(self.made(4))))
-        self.assertEqual(Cause.TOO_MANY_STREAMS, self.cause(self.judged(self.made(5))))
+        """One stream more than the limit is refused, where the certificate proves the peer; else dialback or SCRAM has to first."""
+        for streams, external, cause in ((3, True, None), (4, True, Cause.TOO_MANY_STREAMS), (4, False, None)):
+            self.streams, self.external = streams, external
+            self.assertEqual(cause, self.cause(self.judged(self.made())))
+
+    def test_streams_by_dialback(self) -> None:
+        """A key that is valid proves a peer that has too many streams: the answer is an error, and the record says why."""
+        for streams, kind in ((3, "valid"), (4, "error")):
+            self.streams = streams
+            question = DialbackNeeded(Pair(PEER, OURS), "key", "id")
+            outcome = self.successResultOf(Deferred.fromCoroutine(self.made().verify(FakeConnection(), question)))  # type: ignore[arg-type]
+            self.assertEqual(kind, outcome.type)
+        assert outcome.ending is not None
+        self.assertEqual(Cause.TOO_MANY_STREAMS, outcome.ending.cause)
+
+    def test_streams_at_the_proof(self) -> None:
+        """At the proof itself the limit is asked once more."""
+        for streams in (3, 4):
+            self.streams = streams
+            excess = self.made().excess(FakeConnection(), Pair(PEER, OURS))  # type: ignore[arg-type]
+            self.assertEqual(streams >= 4, excess is not None)
+        assert excess is not None
+        self.assertEqual(StreamCondition.RESOURCE_CONSTRAINT, excess.condition)
 
     def test_address_match(self) -> None:
         """`resolve = "address-match"`: any address that the look-up gives, in any spelling; no other."""

@@ -26,8 +26,17 @@ from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, ResolutionNeeded, StanzasReceived
+from s2sgw.stream.events import (
+    Acknowledged,
+    ManagementEnabled,
+    ManagementRefused,
+    PairProven,
+    Refusal,
+    ResolutionNeeded,
+    StanzasReceived,
+)
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.unit.delivery.test_agent import World, ids, message
@@ -238,7 +247,7 @@ class CarryingBackTests(EntryTestCase):
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         self.accepted = AcceptedStreams(ingress_services, lambda *ignored, **more: self.link, self.woken.append)
         self.side: Any = SimpleNamespace(
-            leg="federation", proven=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
+            leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
 
     def accept(self) -> Any:
@@ -300,22 +309,36 @@ class CarryingBackTests(EntryTestCase):
         self.assertIsNone(self.accepted.pair_stream(OUT))
         self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
 
-    def test_counted_by_claim(self) -> None:
-        """R9: a stream counts for whom it names; named anew after TLS, for that one alone; proven, it keeps its name."""
+    def test_counted_by_proof(self) -> None:
+        """A stream counts for no name that it claims, but for those that it has proven, until it ends."""
         self.side.resolve = self.side.judge = lambda *ignored: Deferred()
         self.accepted.accept(self.side)
         ((_, owner),) = list(self.accepted)
         owner.connected(self.link)
         other = Domain.parse("other.example")
         owner.event(self.link, ResolutionNeeded(other, IN.recipient))
-        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (1, 0))
         owner.event(self.link, ResolutionNeeded(PEER, IN.recipient))
-        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        self.assertEqual((0, 0), (len(self.accepted.of_peer(other)), len(self.accepted.of_peer(PEER))))
         owner.event(self.link, PairProven(IN, "EXTERNAL"))
-        owner.event(self.link, ResolutionNeeded(other, IN.recipient))
-        self.assertEqual((self.accepted.count(other), self.accepted.count(PEER)), (0, 1))
+        owner.event(self.link, PairProven(Pair(other, IN.recipient), "dialback"))
+        self.assertEqual([[owner], [owner]], [list(self.accepted.of_peer(peer)) for peer in (other, PEER)])
         owner.ended(self.link, Ending(Cause.CLOSED))
-        self.assertEqual(self.accepted.count(PEER), 0)
+        self.assertEqual((0, 0), (len(self.accepted.of_peer(other)), len(self.accepted.of_peer(PEER))))
+
+    def test_one_too_many(self) -> None:
+        """A stream whose first proof comes when its peer has as many streams as it may is refused; a further pair is not."""
+        excess = Refusal(StreamCondition.RESOURCE_CONSTRAINT, "too many", Ending(Cause.TOO_MANY_STREAMS))
+        owner = self.accept()
+        self.side.excess = lambda connection, pair: excess
+        owner.event(self.link, PairProven(Pair(Domain.parse("other.example"), IN.recipient), "dialback"))
+        self.link.fail.assert_not_called()
+        self.accepted.accept(self.side)
+        (_, second) = list(self.accepted)[-1]
+        link = Mock(ending=None)
+        second.connected(link)
+        second.event(link, PairProven(IN, "dialback"))
+        link.fail.assert_called_once_with(excess)
+        self.assertEqual({}, second.methods)
 
     def test_before_opening_one(self) -> None:
         """R36: a courier takes what is lent, and opens nothing."""

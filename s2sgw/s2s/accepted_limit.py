@@ -1,0 +1,86 @@
+"""How many streams a peer may have open towards us (`limits.streams`): proven ones alone count, and dead ones make room.
+
+The limit is asked once the peer has proven itself, or is about to by a certificate that proves it. What strangers claim to be
+changes nothing (`net.admission` bounds them). A peer whose machine restarted may have streams open that only we know of: before
+it is refused, they are asked for a sign of life, and the stalest that gives none is ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from s2sgw.delivery.acknowledgements import REQUEST
+from s2sgw.net.connection import StreamConnection
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+
+#: Seconds that a stream has to give a sign of life, and seconds between two looks whether it has.
+PING_SECONDS = 2.0
+LOOK = 0.1
+
+
+class ProvenStream(Protocol):
+    """What is needed of a stream that a peer has proven itself on."""
+
+    @property
+    def connection(self) -> StreamConnection: ...
+
+    @property
+    def managed(self) -> bool:
+        """The other side acknowledges stanzas, and so answers `<r/>` (XEP-0198)."""
+
+
+class AcceptedStreamLimit:
+    """`proven` returns the streams of the federation leg on which a peer has proven itself."""
+
+    def __init__(self, clock: IReactorTime, proven: Callable[[Domain], Collection[ProvenStream]]) -> None:
+        self._clock = clock
+        self._proven = proven
+
+    def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
+        """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
+        number = len(self._others(peer, besides))
+        if number < limit:
+            return None
+        return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
+
+    async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
+        """Do as `excess`, but first end the stalest streams that give no sign of life, as many as are too many."""
+        if self.excess(peer, limit, besides) is not None:
+            dead = await self._silent(peer, limit, besides)
+            too_many = len(self._others(peer, besides)) - limit + 1
+            for stream in sorted(dead, key=lambda each: each.connection.last_received)[: max(0, too_many)]:
+                text = f"it gave no sign of life for {PING_SECONDS:g} s, and its peer has opened another stream"
+                stream.connection.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
+        return self.excess(peer, limit, besides)
+
+    async def _silent(self, peer: Domain, limit: int, besides: StreamConnection) -> list[ProvenStream]:
+        """Return the streams of `peer` that answer nothing; none once there is room, since some have ended."""
+        asked = {stream: self._clock.seconds() for stream in self._others(peer, besides)}
+        for stream in asked:
+            stream.connection.keep_alive(REQUEST if stream.managed else b" ")
+        for _ in range(int(PING_SECONDS / LOOK)):
+            await deferLater(self._clock, LOOK)
+            silent = [stream for stream, at in asked.items() if _is_silent(stream, at)]
+            if not silent or self.excess(peer, limit, besides) is None:
+                return []
+        return silent
+
+    def _others(self, peer: Domain, besides: StreamConnection) -> list[ProvenStream]:
+        return [stream for stream in self._proven(peer) if stream.connection is not besides]
+
+
+def _is_silent(stream: ProvenStream, asked: float) -> bool:
+    """Return whether an open stream has answered nothing since it was asked.
+
+    Where it acknowledges stanzas it must answer in XMPP. Else nothing in XMPP must be answered, since stanzas go one way on
+    it: then the other machine must have acknowledged what was sent.
+    """
+    connection = stream.connection
+    if connection.ending is not None or connection.last_received > asked:
+        return False
+    return stream.managed or connection.unacknowledged_bytes != 0

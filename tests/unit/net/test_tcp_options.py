@@ -1,0 +1,42 @@
+"""What TCP tells of a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from types import SimpleNamespace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.tcp_options import unacknowledged_bytes
+
+
+class UnacknowledgedTests(SynchronousTestCase):
+    """How much of what was sent the other machine has not acknowledged."""
+
+    def setUp(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.near = socket.create_connection(listener.getsockname())
+        self.far, _ = listener.accept()
+        for each in (listener, self.near, self.far):
+            self.addCleanup(each.close)
+
+    def test_acknowledged(self) -> None:
+        """What has arrived is acknowledged, whether it was read or not."""
+        self.near.send(b" ")
+        self.assertEqual(b" ", self.far.recv(1, socket.MSG_PEEK))
+        self.assertEqual(0, unacknowledged_bytes(SimpleNamespace(socket=self.near)))
+
+    def test_not_acknowledged(self) -> None:
+        """What the other machine has no room for is not."""
+        self.near.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.near.send(b"x" * 65536)
+        self.assertGreater(unacknowledged_bytes(SimpleNamespace(socket=self.near)), 0)
+
+    def test_unknown(self) -> None:
+        """A transport without a socket, or with one that is closed, tells nothing."""
+        self.near.close()
+        for transport in (SimpleNamespace(), SimpleNamespace(socket=self.near)):
+            self.assertEqual(0, unacknowledged_bytes(transport))
