@@ -7,6 +7,7 @@
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
+#   make attack     hostile scripts against a gateway with honest traffic (ATTACK=words of titles)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make certs      a development CA and the certificates of the example domains
@@ -29,6 +30,7 @@ UPGRADE ?=
 CYCLES ?= 200
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
+ATTACK ?=
 CUSTODY ?=
 
 BIN := $(VENV)/bin
@@ -40,7 +42,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody crash fuzz lock wheel sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody attack crash fuzz lock wheel sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -135,6 +137,9 @@ bench: $(DEV)
 
 custody: $(DEV)
 	@$(BIN)/python -m tests.durability.custody $(CUSTODY)
+
+attack: $(DEV)
+	@$(BIN)/python -m tests.attack $(ATTACK)
 
 crash: $(DEV)
 	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status

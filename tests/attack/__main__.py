@@ -1,0 +1,67 @@
+"""`python -m tests.attack [word …]`: play every attack; last line `N passed, N failed`, exit status 1 where any failed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import signal
+import sys
+import time
+
+from tests.attack.stages import STAGES
+from tests.lab.place import Lab, LabError
+from tests.lab.scenario import Tally, play
+
+#: The whole run ends after this many seconds whatever happens.
+RUN_SECONDS = 3600
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description="hostile scripts against a live gateway, on loopback")
+    parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
+    parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
+    parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
+    parser.add_argument("--list", action="store_true", help="list stages and scenarios")
+    return parser.parse_args()
+
+
+async def _run(arguments: argparse.Namespace, lab: Lab, tally: Tally) -> None:
+    async with asyncio.timeout(RUN_SECONDS):
+        for stage in STAGES:
+            if not arguments.stage or any(word in stage.name for word in arguments.stage):
+                await play(stage, lab, tally, arguments.words)
+
+
+def _list() -> None:
+    for stage in STAGES:
+        print(stage.name)
+        for scenario in stage.scenarios:
+            print(f"  {scenario.title}")
+
+
+def main() -> int:
+    """Play, clean up, say the result."""
+    faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = _arguments()
+    if arguments.list:
+        _list()
+        return 0
+    tally, start = Tally(), time.monotonic()
+    try:
+        with Lab(arguments.keep) as lab:
+            if arguments.keep:
+                print(f"folder: {lab.folder}", flush=True)
+            asyncio.run(_run(arguments, lab, tally))
+    except (LabError, TimeoutError) as problem:
+        tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
+    for failure in tally.failures:
+        print(f"FAILED: {failure.splitlines()[0]}")
+    print(f"{time.monotonic() - start:.0f} s")
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return 1 if tally.failed or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Attackers that are many: connections by the thousand, from whatever addresses, that say little."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterable, Iterator
+
+#: Connections that are being opened at once.
+UNDER_WAY = 200
+
+
+def addresses(prefix: str, number: int) -> list[str]:
+    """Return `number` addresses that begin so: of one /24 ("127.3.0."), of a /16 ("127.3."), of as many /24s ("127.")."""
+    return [
+        {3: f"{prefix}{at % 254 + 1}", 2: f"{prefix}{at // 254 % 254}.{at % 254 + 1}", 1: f"{prefix}{at // 254 % 254}.{at % 254}.9"}
+        [prefix.count(".")] for at in range(number)
+    ]
+
+
+class Crowd:
+    """Open connections, and those on their way."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.open: dict[int, socket.socket] = {}
+        self._poll = select.epoll()
+
+    def connect(self, source: str, say: bytes = b"") -> bool:
+        """Open one more from `source`, and say so much on it; False where the system has no port for it."""
+        made = socket.socket()
+        try:
+            made.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: a port of its own for each destination
+            made.bind((source, 0))
+            made.settimeout(5)
+            made.connect(("127.0.0.1", self._port))
+            if say:
+                made.send(say)
+        except OSError:
+            made.close()
+            return False
+        made.setblocking(False)
+        self.open[made.fileno()] = made
+        self._poll.register(made.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        return True
+
+    def reap(self, seconds: float = 0.0) -> int:
+        """Forget those that the other side has closed; how many there were."""
+        gone = 0
+        for descriptor, events in self._poll.poll(seconds, 1000):
+            held = self.open[descriptor]
+            closed = bool(events & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP))
+            with contextlib.suppress(BlockingIOError, OSError):
+                closed = closed or not held.recv(65536)
+            if closed:
+                self.close(descriptor)
+                gone += 1
+        return gone
+
+    def close(self, descriptor: int) -> None:
+        held = self.open.pop(descriptor)
+        self._poll.unregister(descriptor)
+        held.close()
+
+    def close_all(self) -> None:
+        """Close every one at once."""
+        for descriptor in list(self.open):
+            self.close(descriptor)
+
+
+def keep_open(port: int, sources: Iterable[str], number: int, seconds: float, say: bytes = b"", per_second: float = 1e9) -> None:
+    """Hold `number` connections open, and open another one for each that is closed, at most so many a second."""
+    crowd, turn = Crowd(port), _round(list(sources))
+    end = time.monotonic() + seconds
+    due = time.monotonic()
+    while time.monotonic() < end:
+        crowd.reap()
+        while len(crowd.open) < number and time.monotonic() < end:
+            crowd.connect(next(turn), say)
+            due = max(due + 1 / per_second, time.monotonic() - 0.1)
+            time.sleep(max(0.0, due - time.monotonic()))
+            if len(crowd.open) % 50 == 0:
+                crowd.reap()
+        crowd.reap(0.05)
+
+
+def _round(items: list[str]) -> Iterator[str]:
+    while True:
+        yield from items

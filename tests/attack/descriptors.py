@@ -1,0 +1,30 @@
+"""Few file descriptors: strangers take none that look-ups, streams of ours and proven peers need."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from tests.attack.places import silent
+from tests.attack.world import AttackWorld, attack_world
+from tests.lab.scenario import Stage, check, step
+
+DESCRIPTORS = 1024
+stage = Stage("1,024 file descriptors", partial(attack_world, descriptors=DESCRIPTORS))
+
+
+@stage.scenario("the log says how many connections there are room for", 30)
+async def _said(at: AttackWorld) -> None:
+    lines = [line for line in at.gateway.logged().splitlines() if "fewer connections" in line]
+    check(len(lines) == 1 and "possible=512" in lines[0], f"{lines}")
+
+
+@stage.scenario("5,000 silent connections take no descriptor that is needed", 120)
+async def _silent(at: AttackWorld) -> None:
+    async with at.under(silent, 16, prefix="127.7.", sources=5000, number=5000):
+        await asyncio.sleep(6)
+        metrics = at.metrics()
+        step(f"descriptors {metrics['s2sgw_descriptors']:.0f} of {metrics['s2sgw_descriptors_limit']:.0f}")
+        check(metrics["s2sgw_descriptors_limit"] == DESCRIPTORS, "the limit is not the one that was set")
+        check(metrics["s2sgw_descriptors"] < 600, "more descriptors are taken than connections may have")
+    check("EMFILE" not in at.gateway.logged() and "Too many open files" not in at.gateway.logged(), "descriptors ran out")

@@ -1,0 +1,101 @@
+"""`python -m tests.attack.nameserver PORT FILE`: a name server that answers as an attack needs it, and counts what it is asked.
+
+FILE holds a table as JSON: `srv` maps a domain to the port of its XMPP server, `silent` lists zones that get no answer.
+Every name under `example.` has the address 127.0.0.1. `ask_count(port, zone)` returns how often names in a zone were asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+#: Below this name questions are answered with a number: how often names in the zone in front of it were asked for.
+COUNT = "count.test."
+TTL = 30
+_SRV = "_xmpp-server._tcp."
+
+
+class Answers:
+    """What is answered, and how often it was asked."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self._srv: dict[str, int] = table.get("srv", {})
+        self._silent: Iterable[str] = tuple(table.get("silent", ()))
+        self._asked: Counter[str] = Counter()
+
+    def answer(self, query: dns.message.Message) -> dns.message.Message | None:
+        """Return the answer to one question; None where there is none."""
+        question = query.question[0]
+        name = question.name.to_text().lower()
+        if name.endswith(COUNT):
+            return self._count(query, name.removesuffix(COUNT))
+        for zone in _zones(name):
+            self._asked[zone] += 1
+        if any(name == f"{zone}." or name.endswith(f".{zone}.") for zone in self._silent):
+            return None
+        return self._found(query, question, name)
+
+    def _found(self, query: dns.message.Message, question: dns.rrset.RRset, name: str) -> dns.message.Message:
+        response = dns.message.make_response(query)
+        response.flags |= dns.flags.AA
+        domain = name.removeprefix(_SRV).removesuffix(".")
+        if not name.endswith(".example."):
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        elif question.rdtype == dns.rdatatype.SRV and name.startswith(_SRV) and domain in self._srv:
+            record = f"0 0 {self._srv[domain]} host.example."
+            response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "SRV", record))
+        elif question.rdtype == dns.rdatatype.A and not name.startswith("_"):
+            response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "A", "127.0.0.1"))
+        return response
+
+    def _count(self, query: dns.message.Message, zone: str) -> dns.message.Message:
+        response = dns.message.make_response(query)
+        number = str(self._asked[zone.rstrip(".")])
+        response.answer.append(dns.rrset.from_text(query.question[0].name, 0, "IN", "TXT", number))
+        return response
+
+
+def _zones(name: str) -> list[str]:
+    labels = name.rstrip(".").split(".")
+    return [".".join(labels[at:]) for at in range(len(labels))]
+
+
+def ask_count(port: int, zone: str) -> int:
+    """Ask the name server at `port` how often names in `zone` were asked for."""
+    query = dns.message.make_query(f"{zone}.{COUNT}", "TXT")
+    response = dns.query.udp(query, "127.0.0.1", port=port, timeout=5)
+    return int(response.answer[0][0].strings[0])
+
+
+def serve(port: int, table: Path) -> None:
+    """Answer for good."""
+    answers = Answers(json.loads(table.read_text()))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        udp.bind(("127.0.0.1", port))
+        while True:
+            data, asker = udp.recvfrom(4096)
+            try:
+                response = answers.answer(dns.message.from_wire(data))
+            except Exception as problem:  # what is no question is not answered
+                print(f"not answered: {problem}", flush=True)
+                continue
+            if response is not None:
+                udp.sendto(response.to_wire(), asker)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,7 @@
+"""All stages, in the order they are played."""
+
+from __future__ import annotations
+
+from tests.attack import descriptors, places
+
+STAGES = [places.stage, descriptors.stage]

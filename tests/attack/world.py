@@ -1,0 +1,329 @@
+"""A gateway under attack: honest traffic through it, fresh peers that come meanwhile, and what must hold.
+
+Everybody is on loopback, from different networks: the honest peer from 127.1.0.0/16, fresh peers from 127.2.0.0/16, attackers
+from wherever their scenario says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.request import urlopen
+
+from tests.attack.honest import connect
+from tests.attack.nameserver import ask_count
+from tests.lab.certificates import Authority, Certificate, Names
+from tests.lab.gateway import PROJECT, TWISTD, Gateway, gateway
+from tests.lab.peer import PeerError
+from tests.lab.place import Lab, LabError, Process
+from tests.lab.scenario import Failed, check, step
+
+INSIDE, HONEST = "inside.example", "honest.example"
+HONEST_SOURCE = "127.1.0.1"
+PER_SECOND = 25.0
+#: Seconds that the quiet is measured for, and within which what was sent must be back.
+QUIET_SECONDS = 4.0
+BACK_SECONDS = 20.0
+#: Honest messages: their 99th percentile may be twice that of the quiet, or so many milliseconds more.
+EXTRA_MS = 100.0
+#: Seconds for a fresh peer to be admitted, and between two of them.
+FRESH_SECONDS, FRESH_EVERY = 2.0, 2.0
+#: After an attack: bytes of memory and descriptors that may be left, and seconds to give back the rest.
+LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 10_000_000, 10, 15.0
+#: The longest turn of the reactor, a bucket of `s2sgw_reactor_turn_seconds`.
+LONGEST_TURN = 0.05
+
+
+@dataclass(frozen=True)
+class Window:
+    """What became of the honest messages sent in a stretch of time."""
+
+    came: int
+    median_ms: float
+    p99_ms: float
+
+
+class Traffic:
+    """The honest peer's process, as a scenario sees it: it only reads what the process writes."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._read = 0
+        self._rest = ""
+        self.sent = 0
+        self.came: list[tuple[int, float]] = []
+        self.problems: list[str] = []
+
+    def read(self) -> None:
+        """Take note of what was written since the last time."""
+        with self._process.log.open() as file:
+            file.seek(self._read)
+            text = self._rest + file.read()
+            self._read = file.tell()
+        *lines, self._rest = text.split("\n")
+        for line in lines:
+            self._note(line)
+
+    def _note(self, line: str) -> None:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            self.problems.append(line)
+            return
+        if "came" in row and row["type"] != "error":
+            self.came.append((row["came"], row["ms"]))
+        elif "sent" in row:
+            self.sent = row["sent"]
+        else:
+            self.problems.append(line)
+
+    async def window(self, first: int, last: int) -> Window:
+        """Wait until the messages from `first` to `last` are back; Failed where one is missing, doubled or out of order."""
+        deadline = time.monotonic() + BACK_SECONDS
+        while not any(number >= last for number, _ in self.came) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+            self.read()
+        rows = [(number, ms) for number, ms in self.came if first <= number <= last]
+        numbers = [number for number, _ in rows]
+        check(numbers == list(range(first, last + 1)), _disorder(numbers, first, last) + f" {self.problems[-3:]}")
+        times = sorted(ms for _, ms in rows)
+        return Window(len(times), times[len(times) // 2], times[min(len(times) - 1, int(len(times) * 0.99))])
+
+
+def _disorder(numbers: list[int], first: int, last: int) -> str:
+    missing = sorted(set(range(first, last + 1)) - set(numbers))
+    return f"honest messages {first} to {last}: {len(numbers)} came, {len(missing)} missing ({missing[:5]}), or not in their order"
+
+
+@dataclass
+class AttackWorld:
+    """The stage of every attack."""
+
+    lab: Lab
+    gateway: Gateway
+    dns_port: int
+    authority: Authority
+    traffic: Traffic
+    fresh_certificate: Certificate
+    quiet: Window | None = None
+    fresh: int = 0
+    fresh_seconds: list[float] = field(default_factory=list)
+
+    # --- what is there ---
+
+    @property
+    def port(self) -> int:
+        """Where the gateway takes streams of peers."""
+        return self.gateway.port
+
+    @property
+    def process(self) -> Process:
+        assert self.gateway.process is not None
+        return self.gateway.process
+
+    def certificate(self, *names: str) -> Certificate:
+        """Return a certificate that a public authority would give for these names."""
+        return self.authority.issue(Names(dns=names))
+
+    def metrics(self) -> dict[str, float]:
+        """Return what /metrics says, by name and labels as they are written there."""
+        with urlopen(f"http://127.0.0.1:{self.gateway.console}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    def connections(self, state: str) -> float:
+        """Return how many connections of peers are open, "unproven" or "proven"."""
+        return self.metrics()[f's2sgw_connections{{state="{state}"}}']
+
+    def limit_hits(self, limit: str) -> float:
+        """Return how often a limit of `[limits]` was hit."""
+        return self.metrics().get(f's2sgw_limit_hits_total{{limit="{limit}"}}', 0.0)
+
+    def questions(self, zone: str) -> int:
+        """Return how many DNS questions were asked about names in `zone`."""
+        return ask_count(self.dns_port, zone)
+
+    # --- attacks ---
+
+    def start(self, attack: Callable[..., None], **arguments: Any) -> Process:
+        """Start a function of a scenario's module in a process of its own; `arguments` go there as JSON."""
+        target = f"{attack.__module__}:{attack.__name__}"
+        argv = [sys.executable, "-m", "tests.attack.run", target, json.dumps({"port": self.port, **arguments})]
+        return self.lab.start("attack", argv, self.lab.directory("attack"), {"PYTHONPATH": str(PROJECT)})
+
+    @asynccontextmanager
+    async def under(self, attack: Callable[..., None], seconds: float, **arguments: Any) -> AsyncIterator[Process]:
+        """Attack for so long, or until the block ends, and check that the gateway is as good as before, meanwhile and after.
+
+        Within the block a scenario may look at the gateway; the attack goes on.
+        """
+        if self.quiet is None:
+            self.quiet = await self._stretch(QUIET_SECONDS)
+        before = self._resources()
+        self.traffic.read()
+        first, began = self.traffic.sent + 1, time.monotonic()
+        process = self.start(attack, seconds=seconds, **arguments)
+        fresh = asyncio.create_task(self._fresh_peers())
+        try:
+            yield process
+            while time.monotonic() < began + seconds and not fresh.done():
+                await asyncio.sleep(0.2)
+        finally:
+            fresh.cancel()
+            await asyncio.gather(fresh, return_exceptions=True)
+            failed = process.status not in (None, 0)
+            self.lab.stop([process])
+        check(not failed, f"the attack itself failed:\n{process.output()}")
+        self.traffic.read()
+        window = await self.traffic.window(first, self.traffic.sent)
+        if fresh.done() and not fresh.cancelled() and fresh.exception():
+            raise Failed(str(fresh.exception()))
+        self._judge(window)
+        await self._settled(before)
+
+    async def _stretch(self, seconds: float) -> Window:
+        self.traffic.read()
+        first = self.traffic.sent + 1
+        await asyncio.sleep(seconds)
+        self.traffic.read()
+        return await self.traffic.window(first, self.traffic.sent)
+
+    # --- what must hold ---
+
+    def _judge(self, window: Window) -> None:
+        assert self.quiet is not None
+        allowed = max(2 * self.quiet.p99_ms, self.quiet.p99_ms + EXTRA_MS)
+        step(
+            f"{window.came} honest messages in order, median {window.median_ms:.1f} ms, p99 {window.p99_ms:.1f} ms "
+            f"(quiet {self.quiet.median_ms:.1f}, {self.quiet.p99_ms:.1f}); "
+            f"fresh peers admitted in {', '.join(f'{seconds:.2f}' for seconds in self.fresh_seconds)} s",
+        )
+        self.fresh_seconds.clear()
+        check(window.p99_ms <= allowed, f"p99 of honest messages is {window.p99_ms:.0f} ms, at most {allowed:.0f} are allowed")
+        log = self.gateway.logged()
+        check("    | " not in log, "a traceback in the log:\n" + "\n".join(line for line in log.splitlines() if "    | " in line)[:2000])
+
+    async def _fresh_peers(self) -> None:
+        while True:
+            self.fresh_seconds.append(await self.admit())
+            await asyncio.sleep(FRESH_EVERY)
+
+    async def admit(self) -> float:
+        """Let a peer that the gateway has never seen connect from a network of its own; the seconds that it took."""
+        self.fresh += 1
+        domain, source = f"n{self.fresh}.fresh.example", f"127.2.{self.fresh // 250}.{self.fresh % 250 + 1}"
+        began = time.monotonic()
+        try:
+            stream = await asyncio.to_thread(
+                connect, self.port, source, INSIDE, domain, self.fresh_certificate, FRESH_SECONDS,
+            )
+        except (PeerError, OSError) as problem:
+            raise Failed(f"{domain} was not admitted: {problem}") from None
+        seconds = time.monotonic() - began
+        stream.close()
+        check(seconds <= FRESH_SECONDS, f"{domain} was admitted after {seconds:.1f} s")
+        return seconds
+
+    def _resources(self) -> tuple[int, float, float]:
+        metrics = self.metrics()
+        return self.process.resident_bytes(), metrics["s2sgw_descriptors"], _long_turns(metrics)
+
+    async def _settled(self, before: tuple[int, float, float]) -> None:
+        """Memory and descriptors come back, and no turn of the reactor was long."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            after = self._resources()
+            grown, opened = after[0] - before[0], after[1] - before[1]
+            if (grown <= LEFT_BYTES and opened <= LEFT_DESCRIPTORS) or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.5)
+        step(f"memory {grown / 1e6:+.1f} MB, descriptors {opened:+.0f}")
+        check(grown <= LEFT_BYTES, f"{grown / 1e6:.1f} MB of memory did not come back")
+        check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors did not come back")
+        check(after[2] == before[2], f"{after[2] - before[2]:.0f} turns of the reactor took longer than {LONGEST_TURN} s")
+
+
+def _long_turns(metrics: Mapping[str, float]) -> float:
+    """How many turns of the reactor were longer than they may be."""
+    name = "s2sgw_reactor_turn_seconds"
+    return metrics.get(f"{name}_count", 0.0) - metrics.get(f'{name}_bucket{{le="{LONGEST_TURN}"}}', 0.0)
+
+
+@asynccontextmanager
+async def attack_world(
+    lab: Lab, changes: Mapping[str, Any] | None = None, *, silent: tuple[str, ...] = (), descriptors: int = 0,
+) -> AsyncIterator[AttackWorld]:
+    """Build the stage. `changes` go into s2sgw.toml; `silent` zones get no DNS answer; `descriptors` limits open files."""
+    authority, door = Authority(lab.directory("authority")), gateway(lab, INSIDE)
+    honest_port, dns_port = lab.port(), lab.port()
+    folder = lab.directory("attack")
+    table = folder / "names.json"
+    table.write_text(json.dumps({"srv": {HONEST: honest_port}, "silent": silent}))
+    lab.start("nameserver", [sys.executable, "-m", "tests.attack.nameserver", str(dns_port), str(table)], folder, _ENVIRONMENT)
+    await _until_it_answers(dns_port)
+    _configure(door, dns_port, authority, changes or {})
+    limit = ("prlimit", f"--nofile={descriptors}:{descriptors}", TWISTD) if descriptors else ()
+    lab.wait_for_port(door.begin(*limit), door.port)
+    certificate = authority.issue(Names(dns=(HONEST,)))
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({
+        "domain": HONEST, "local": INSIDE, "gateway": door.port, "own": honest_port, "source": HONEST_SOURCE,
+        "chain": str(certificate.chain), "key": str(certificate.key), "per_second": PER_SECOND,
+    }))
+    honest = lab.start("honest", [sys.executable, "-m", "tests.attack.honest", str(plan)], folder, _ENVIRONMENT)
+    fresh = authority.issue(Names(dns=("*.fresh.example",)))
+    world = AttackWorld(lab, door, dns_port, authority, Traffic(honest), fresh)
+    await _until_it_flows(world.traffic)
+    try:
+        yield world
+    finally:
+        lab.stop([honest])
+        door.stop()
+
+
+_ENVIRONMENT = {"PYTHONPATH": str(PROJECT)}
+
+
+def _configure(door: Gateway, dns_port: int, authority: Authority, changes: Mapping[str, Any]) -> None:
+    listen = {"endpoint": f"tcp:{door.port}:interface=127.0.0.1:backlog=4096"}
+    door.configure(
+        backend="", dns=_Address(f"127.0.0.1:{dns_port}"), anchors=authority.file,  # type: ignore[arg-type]
+        certificates=[authority.for_domain(INSIDE)],
+        changes={
+            "backend": [{"kind": "echo"}], "listen": [listen], "console": {"listen": f"tcp:{door.console}:interface=127.0.0.1"},
+            **changes,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Address:
+    """In the place of a name server of the lab, of which the configuration wants the address alone."""
+
+    address: str
+
+
+async def _until_it_answers(port: int) -> None:
+    for _ in range(50):
+        try:
+            ask_count(port, "example")
+        except Exception:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise LabError("the name server does not answer")
+
+
+async def _until_it_flows(traffic: Traffic) -> None:
+    deadline = time.monotonic() + 20
+    while len(traffic.came) < 10:
+        if time.monotonic() > deadline:
+            raise LabError(f"honest messages do not come back: {traffic.problems[-3:]}")
+        await asyncio.sleep(0.1)
+        traffic.read()
