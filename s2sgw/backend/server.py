@@ -159,6 +159,8 @@ class BackendInitiating:
     dialling: Callable[[Pair], Dialler]
     #: who brought a pair
     owner_of: Callable[[Pair], Owner] = lambda pair: owner_by_name(pair.sender)
+    #: how many pairs of one owner may be sent to the server at a time; 0: any number
+    owner_domains: Callable[[Pair], int] = lambda pair: 0
     leg: Literal["backend"] = field(default="backend", init=False)
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
@@ -186,6 +188,9 @@ class BackendInitiating:
 
     def owner(self, pair: Pair) -> Owner:
         return self.owner_of(pair)
+
+    def owner_streams(self, pair: Pair) -> int:
+        return self.owner_domains(pair)
 
     def streams(self, pair: Pair) -> int:
         """One for each peer: decision 11."""

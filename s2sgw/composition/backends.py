@@ -94,8 +94,13 @@ class Backends:
             elif ca is not None and backend.kind == "s2s":
                 dialling = partial(self.dialler, backend)
                 self._servers[index] = BackendInitiating(
-                    self._server(backend, ca), services.client_tls, dialling, services.accepted.owner,
+                    self._server(backend, ca), services.client_tls, dialling, services.accepted.owner, self._owner_domains,
                 )
+
+    def _owner_domains(self, pair: Pair) -> int:
+        """Return how many pairs one peer, or whoever owns its certificate, may have sent to a server at a time."""
+        policy = self._services.running.policies.policy(pair.sender)
+        return max(self._config.limits.domains_per_stream, policy.limits.domains)
 
     def next_hop(self, queue: DeliveryQueue) -> NextHop:
         """Return a new next hop for a queue to a local domain."""

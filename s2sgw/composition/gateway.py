@@ -55,6 +55,7 @@ from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics
+from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
@@ -159,15 +160,17 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
-    unsent = UnsentBytes(queues.budget)
+    unsent = UnsentBytes(queues.budget, partial(record.limit_hit, "memory"))
     connections = ConnectionBuilder(reactor, keepalive, Turns(reactor), unsent)
     admission = federation_admission(config, reactor, record)
-    destinations = Destinations(reactor, random.random)
+    destinations = Destinations(
+        reactor, random.random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
+    )
     extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
     ack_selection = AckSelection(ConfiguredAcks(config).of_domain, lambda: queues, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
-    stream_limit = StreamLimit(reactor, config.queue.streams)
+    stream_limit = StreamLimit(reactor, config.queue.streams, record.limit_hit)
     client_tls = ClientTLS()
     keys = DialbackKeys(derive(secret, "federation"))
     initiating = FederationInitiating(
@@ -212,6 +215,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
+        OutboundMetrics(destinations.counts, unsent.counts),
     ))
     return GatewayComponents(
         reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,

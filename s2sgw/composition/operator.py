@@ -25,6 +25,7 @@ from s2sgw.net.slices import Slices
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics, MetricSources
+from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
@@ -63,6 +64,7 @@ class OperatorServices:
     admission: Admission
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
+    outbound_metrics: OutboundMetrics
 
 
 class Operator:
@@ -77,7 +79,9 @@ class Operator:
             alerts=self._alerts,
         )
         queue_space = QueueSpace(self._memory, self._disk)
-        collectors = (services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots))
+        collectors = (
+            services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
+        )
         self.metrics = Metrics(self._sources(), services.handshake_times, collectors, self.views.count)
 
     def _sources(self) -> MetricSources:

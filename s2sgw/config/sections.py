@@ -186,6 +186,8 @@ class GatewayLimits(Section):
     #: DNS look-ups under way at once, half of them for strangers; and those a second for strangers at one address
     lookups: Annotated[Count, Field(ge=16)] = 256
     lookups_per_second: Annotated[Count, Field(ge=1)] = 100
+    #: handshakes of ours under way at once: to backends, to peers, and to verify dialback keys, each so many
+    handshakes: Annotated[Count, Field(ge=1)] = 256
     #: of one stream: `<db:result/>` a second (five times as many at once), and domains that it may send from
     claims_per_second: Annotated[Count, Field(ge=1)] = 10
     domains_per_stream: Annotated[Count, Field(ge=1)] = 64

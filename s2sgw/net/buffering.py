@@ -154,15 +154,22 @@ class UnsentBytes:
     closed after a while (`net.connection`), but what they are owed is counted, whether it fits or not.
     """
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: Memory | None = None, on_limit: Callable[[], None] = _nothing) -> None:
+        """`on_limit` is called each time that a stranger has too much."""
         self._memory = memory
+        self._on_limit = on_limit
         self._of: dict[object, tuple[int, bool]] = {}
         #: bytes, and bytes of streams that are negotiated
         self.total = self.unproven = 0
 
+    def counts(self) -> dict[str, int]:
+        """Return the bytes by the state of the streams."""
+        return {"proven": self.total - self.unproven, "unproven": self.unproven}
+
     def add(self, stream: object, number: int, established: bool) -> bool:
         """Count `number` more bytes for `stream`, and return whether they may wait."""
         if not established and self._memory is not None and self.unproven + number > self._memory.limit // UNPROVEN_SHARE:
+            self._on_limit()
             return False
         counted, established = self._of.get(stream, (0, established))
         self._of[stream] = (counted + number, established)

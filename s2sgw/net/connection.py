@@ -120,6 +120,8 @@ class StreamConnection(Protocol):
         self.blocked_since: float | None = None
         #: the negotiation is over
         self.established = False
+        #: no more stanzas are written: the stream is closed as soon as what is in flight was acknowledged
+        self.retiring = False
         #: it carries everybody's stanzas: one slow lane must not hold up the others
         self.shared = shared
         self._clock = clock
@@ -232,7 +234,7 @@ class StreamConnection(Protocol):
     @property
     def writable(self) -> bool:
         """Whether the other side takes more at present."""
-        return self._outlet.open and self.engine.parting is None
+        return self._outlet.open and self.engine.parting is None and not self.retiring
 
     @property
     def chain(self) -> tuple[bytes, ...]:

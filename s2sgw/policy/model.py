@@ -60,11 +60,14 @@ class StanzaRates:
 class Limits:
     """What a peer may use: bytes of one stanza, streams at a time, and on all of them together what a second may bring.
 
+    `domains`: that one of its streams may send from, if that is more than `[limits] domains_per_stream`.
+
     Beyond a rate (0: there is none) the peer is slowed, or the stanzas that are too many are refused, by `excess`.
     """
 
     stanza_bytes: int = 524_288
     streams: int = 4
+    domains: int = 0
     stanzas_per_second: StanzaRates = StanzaRates()
     bytes_per_second: int = 0
     excess: Excess = "slow"
@@ -162,6 +165,7 @@ class LimitsObject(Section):
 
     stanza_bytes: Annotated[Size, Field(ge=LEAST_STANZA_BYTES)] | None = None
     streams: Annotated[Count, Field(ge=1)] | None = None
+    domains: Annotated[Count, Field(ge=0)] | None = None
     stanzas_per_second: Annotated[RatesObject, BeforeValidator(_as_table)] | None = None
     bytes_per_second: Size | None = None
     excess: Excess | None = None

@@ -23,6 +23,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.fair_slots import Owner
 from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, endpoints, priority_groups, race
 from s2sgw.net.requester import Requester
 from s2sgw.policy.model import LEAST_STANZA_BYTES
@@ -57,6 +58,9 @@ from s2sgw.xmpp.jid import Pair
 #: Addresses that are tried in one attempt, over all targets; and where a stranger makes us connect.
 ADDRESSES = 8
 VERIFYING_ADDRESSES = 4
+#: Seconds that what is in flight has to be acknowledged on a stream that is closed for another, and between two looks.
+RETIRE_SECONDS = 5.0
+RETIRE_LOOK_SECONDS = 0.1
 #: Seconds after which an attempt begins with no further address.
 PATIENCE = 60.0
 
@@ -235,6 +239,21 @@ class InitiatedStream:
         """Send these."""
         self.connection.write(b"".join(stanzas))
 
+    def retire(self, ending: Ending) -> None:
+        """Write no more, and close in order when what is in flight was acknowledged, or `RETIRE_SECONDS` later."""
+        if self.connection.ending is None and not self.connection.retiring:
+            self.connection.retiring = True
+            self._retire(ending, self._connect_services.clock.seconds() + RETIRE_SECONDS)
+
+    def _retire(self, ending: Ending, latest: float) -> None:
+        clock = self._connect_services.clock
+        if self._over:
+            return
+        if not self.busy or clock.seconds() >= latest:
+            self.close(ending)
+        else:
+            clock.callLater(RETIRE_LOOK_SECONDS, self._retire, ending, latest)
+
     def close(self, ending: Ending) -> Deferred[None]:
         """Close in order."""
         self.connection.close(ending)
@@ -272,26 +291,51 @@ async def open_stream(
 
     `verifying`: the stream is to verify a dialback key. `requester` asks for its look-ups; None: we do.
     """
-    destinations, name = connect_services.destinations, pair.recipient.ascii
-    purpose: Purpose = "backend" if side.leg == "backend" else "verification" if verifying else "outbound"
-    owner = BACKEND if verifying and side.leg == "backend" else side.owner(pair)
+    owner, attempt = side.owner(pair), ConnectAttempt(side, pair, connect_services, verifying, broken, requester)
     try:
-        async with destinations.attempt(name, purpose, owner, forced=verifying) as began:
-            try:
-                with connect_services.peer_streams.entering(name, 0 if verifying else side.streams(pair),
-                connect_services.clock.seconds()):
-                    stream = await ConnectAttempt(side, pair, connect_services, verifying, broken, requester).run()
-            except StreamUnavailable as refused:
-                refused.retry = None if verifying else destinations.failed(name, refused.ending, began, purpose)
-                raise
-            destinations.succeeded(name)
-            if not verifying:
-                connect_services.peer_streams.joined(name, stream.connection)
-            return stream
+        if verifying:
+            return await _verifying_stream(attempt, BACKEND if side.leg == "backend" else owner)
+        return await _stanza_stream(attempt, owner)
     except LimitReached as full:
         raise StreamUnavailable(full.ending, retry=full.wait, repeated=True) from None
     except DestinationBackingOff as later:
         raise StreamUnavailable(later.ending, retry=later.wait, repeated=True) from None
+
+
+async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
+    """Somebody waits for the answer of this one: it is not held up by a back-off, and counts for no limit of streams."""
+    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "verification"
+    async with attempt.services.destinations.attempt(attempt.name, purpose, owner, forced=True):
+        stream = await attempt.run()
+        attempt.services.destinations.succeeded(attempt.name)
+        return stream
+
+
+async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
+    """Wait for a place among all streams, then for a handshake; a place that is gone by then is waited for again."""
+    services, name, bound = attempt.services, attempt.name, attempt.side.owner_streams(attempt.pair)
+    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"
+    while True:
+        if services.room is not None:
+            await services.room.until_free(owner, bound)
+        async with services.destinations.attempt(name, purpose, owner) as began:
+            if services.room is not None and not services.room.take(owner, bound):
+                continue
+            stream: InitiatedStream | None = None
+            try:
+                with services.peer_streams.entering(name, attempt.side.streams(attempt.pair), services.clock.seconds()):
+                    stream = await attempt.run()
+            except StreamUnavailable as refused:
+                refused.retry = services.destinations.failed(name, refused.ending, began, purpose)
+                raise
+            finally:
+                if stream is None and services.room is not None:
+                    services.room.give_back(owner)
+            services.destinations.succeeded(name)
+            services.peer_streams.joined(name, stream.connection)
+            if services.room is not None:
+                services.room.joined(stream, owner)
+            return stream
 
 
 class ConnectAttempt:
@@ -303,10 +347,10 @@ class ConnectAttempt:
     ) -> None:
         self._requester = requester
         self._broken = broken
-        self._side = side
-        self._pair = pair
-        self._name = pair.recipient.ascii
-        self._connect_services = connect_services
+        self.side = side
+        self.pair = pair
+        self.name = pair.recipient.ascii
+        self.services = connect_services
         self._verifying = verifying
         self._watch = HandshakeTimer(connect_services.clock, connect_services.took)
         self._failures: list[StreamUnavailable] = []
@@ -315,14 +359,14 @@ class ConnectAttempt:
         self._direct_failed: Ending | None = None
 
     async def run(self) -> InitiatedStream:
-        resolution = await self._side.resolve(self._pair, self._requester)
+        resolution = await self.side.resolve(self.pair, self._requester)
         self._watch.step("dns")
         try:
             return await self._reach(resolution)
         except StreamUnavailable:
             if not self._verifying:
                 known = [self._located.get(target.place, target) for target in resolution.targets]
-                self._connect_services.missed(self._pair, replace(resolution, targets=tuple(known)))
+                self.services.missed(self.pair, replace(resolution, targets=tuple(known)))
             raise
 
     async def _reach(self, resolution: Resolution) -> InitiatedStream:
@@ -342,7 +386,7 @@ class ConnectAttempt:
 
     async def _locate(self, group: Sequence[Target]) -> Sequence[Target]:
         """Look up the addresses of the targets of one priority; one that has none is left out."""
-        located = await self._side.locate(self._pair, group, self._requester)
+        located = await self.side.locate(self.pair, group, self._requester)
         self._located.update((target.place, replace(target, located=True)) for target in group)
         self._located.update((target.place, target) for target in located)
         return located
@@ -354,7 +398,7 @@ class ConnectAttempt:
 
     def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Without direct TLS, where that broke the server and there is another way."""
-        if self._connect_services.extensions.usable(self._name, "direct-tls"):
+        if self.services.extensions.usable(self.name, "direct-tls"):
             return targets
         return [target for target in targets if not target.direct_tls] or targets
 
@@ -362,7 +406,7 @@ class ConnectAttempt:
         self._watch.step("auth")
         self._watch.stop()
         if self._direct_failed is not None and not stream.target.direct_tls:
-            self._connect_services.extensions.disable(self._name, "direct-tls", self._direct_failed)
+            self.services.extensions.disable(self.name, "direct-tls", self._direct_failed)
 
     async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
         """The places of one priority: race, and where the winner disappoints, race on among the others."""
@@ -370,7 +414,7 @@ class ConnectAttempt:
             built: list[InitiatedStream] = []
             winner = None
             try:
-                winner = await race(self._connect_services.clock, places, partial(self._build, built), self._dialler)
+                winner = await race(self.services.clock, places, partial(self._build, built), self._dialler)
             except RaceLost as lost:
                 self._failures += [StreamUnavailable(lost.ending, place.address) for place, _ in lost.failures[:1]]
                 return None
@@ -387,14 +431,14 @@ class ConnectAttempt:
         return None
 
     def _build(self, built: list[InitiatedStream], spot: Endpoint) -> StreamConnection:
-        engine = self._side.engine(self._pair, spot.target, self._verifying)
-        built.append(InitiatedStream(self._side, self._pair, spot.target, engine, self._connect_services, self._watch))
+        engine = self.side.engine(self.pair, spot.target, self._verifying)
+        built.append(InitiatedStream(self.side, self.pair, spot.target, engine, self.services, self._watch))
         if self._broken is not None:
             built[-1].go_on_with(self._broken)
         return built[-1].connection
 
     def _dialler(self, spot: Endpoint) -> Dialler:
-        return self._side.dialler(self._pair, spot.target)
+        return self.side.dialler(self.pair, spot.target)
 
 
 def _forget(streams: Sequence[InitiatedStream]) -> None:

@@ -74,7 +74,7 @@ class _Slots:
         self._share = share
         self.running = 0
         self._by_owner: Counter[Hashable] = Counter()
-        self.waiting = FairQueue()
+        self.waiting: FairQueue[Hashable] = FairQueue()
 
     def free(self, owner: Hashable) -> bool:
         """Return whether `owner` may begin a handshake now."""
@@ -144,7 +144,7 @@ class Destinations:
         self._destinations: OrderedDict[str, _Destination] = OrderedDict()
         self._budgets = {purpose: _Slots(handshakes, max(1, handshakes // SHARE)) for purpose in PURPOSES}
 
-    def counts(self) -> dict[Purpose, tuple[int, int]]:
+    def counts(self) -> dict[str, tuple[int, int]]:
         """Return for each purpose how many handshakes run, and how many wait for one to end."""
         return {purpose: (budget.running, len(budget.waiting)) for purpose, budget in self._budgets.items()}
 

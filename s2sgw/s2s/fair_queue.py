@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 
+_Key = TypeVar("_Key", bound=Hashable)
 
-class FairQueue:
+
+class FairQueue(Generic[_Key]):
     """Waiters are released round robin by owner (fair queueing, RFC 970): one owner with many waiters delays no other's first."""
 
     def __init__(self) -> None:
-        self._waiters: OrderedDict[Hashable, deque[Deferred[None]]] = OrderedDict()
+        self._waiters: OrderedDict[_Key, deque[Deferred[None]]] = OrderedDict()
         self._number = 0
 
     def __len__(self) -> int:
         """Return how many wait."""
         return self._number
 
-    def wait(self, owner: Hashable) -> Deferred[None]:
+    def owners(self) -> list[_Key]:
+        """Return the owners of those that wait, the next one first."""
+        return list(self._waiters)
+
+    def wait(self, owner: _Key) -> Deferred[None]:
         """Join the line of `owner`. The Deferred fires when `release` chooses it; cancelling it leaves the line."""
         waiter: Deferred[None] = Deferred(lambda cancelled: self._leave(owner, cancelled))
         self._waiters.setdefault(owner, deque()).append(waiter)
         self._number += 1
         return waiter
 
-    def release(self, may_go: Callable[[Hashable], bool] = lambda owner: True) -> bool:
+    def release(self, may_go: Callable[[_Key], bool] = lambda owner: True) -> bool:
         """Release one waiter of the next owner for whom `may_go` holds, and return whether there was one."""
         owner = next((owner for owner in self._waiters if may_go(owner)), None)
         if owner is None:
@@ -40,7 +47,7 @@ class FairQueue:
         waiter.callback(None)
         return True
 
-    def _leave(self, owner: Hashable, waiter: Deferred[None]) -> None:
+    def _leave(self, owner: _Key, waiter: Deferred[None]) -> None:
         line = self._waiters[owner]
         line.remove(waiter)
         self._number -= 1

@@ -95,6 +95,9 @@ class FederationInitiating:
     def owner(self, pair: Pair) -> Owner:
         return owner_by_name(pair.recipient)
 
+    def owner_streams(self, pair: Pair) -> int:
+        return 0
+
     def streams(self, pair: Pair) -> int:
         return self.peers.policy(pair.recipient).limits.streams
 

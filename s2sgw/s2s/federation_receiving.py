@@ -136,6 +136,7 @@ class FederationReceiving:
         features = policy.features
         granted = replace(
             self.secrets.granted(permission(verdict), verdict, peer, connection), limits=limits, announced=features.limits,
+            domains=policy.limits.domains,
             management=features.sm, resume=int(policy.resume),
             bidi=features.bidi and verdict.external and not verdict.contradicted,
         )

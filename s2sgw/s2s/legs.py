@@ -97,6 +97,9 @@ class InitiatingLeg(Protocol):
     def owner(self, pair: Pair) -> Owner:
         """Return the party for whose sake a stream for `pair` is opened: places are shared among these."""
 
+    def owner_streams(self, pair: Pair) -> int:
+        """Return how many streams the owner of `pair` has at most; 0: any number."""
+
     def streams(self, pair: Pair) -> int:
         """How many streams of ours the recipient's server has to bear at a time; 0: any number."""
 

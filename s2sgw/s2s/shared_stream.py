@@ -190,7 +190,7 @@ class SharedStream:
     def takes(self, alone: bool = False) -> bool:
         """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
         users = self.users
-        over = self.connection.ending is not None or self.engine.closing
+        over = self.connection.ending is not None or self.engine.closing or self.connection.retiring
         return not over and not (alone and users) and not any(user.alone for user in users)
 
     @property

@@ -1,26 +1,40 @@
-"""Room for streams of ours: so many in all. Where there are as many, those that have rested longest are closed for the sake of
-the lanes that wait, which get their places in the order in which they came.
+"""How many streams of ours are open: in all, for each owner, and to each server.
+
+All streams share `StreamLimit`. When they are all in use they are shared fairly among their owners (`s2s.owners`): a stream
+of the owner that has most gives way to an owner that has fewer, whether it rests or not. `PeerStreamLimit` is what a peer's
+policy allows (`limits.streams`): a stream that rests gives way to a new one.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from math import inf
+from typing import Literal, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.fair_slots import Owner
+from s2sgw.s2s.fair_queue import FairQueue
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Streams open at once, in all.
+#: Streams open at once, in all (`[queue] streams`).
 STREAMS = 4000
-#: Seconds without stanzas after which a stream may be closed for the sake of another.
-AT_REST = 5.0
-#: Seconds between two looks for such a one.
-LOOK = 1.0
+#: Seconds without stanzas after which a stream rests: it may be closed for another, whoever owns it.
+REST_SECONDS = 5.0
+#: Seconds between two looks for a stream that may be closed, while others wait.
+LOOK_SECONDS = 1.0
+#: At most this part of the limit may be streams that are being closed and whose places others have already.
+CLOSING_SHARE = 8
+#: Streams of one owner that are looked at to find the one that gives way, and owners that are looked after in one look.
+SAMPLE = 64
+PER_LOOK = 64
+
+#: Which limit is reached: that of all streams, or that of one owner.
+Limit = Literal["streams", "domains_per_stream"]
 
 
 class LimitedStream(Protocol):
@@ -32,94 +46,176 @@ class LimitedStream(Protocol):
     def busy(self) -> bool:
         """Something is in flight on it."""
 
+    def retire(self, ending: Ending) -> None:
+        """Write no more, and close in order when what is in flight was acknowledged, or a few seconds later."""
+
 
 class StreamLimit:
-    """The open streams, and those that wait to be opened. One that is being closed takes its place until it is gone."""
+    """The streams that are open and those that are being opened, by owner. `on_limit` is called when one has to wait.
 
-    def __init__(self, clock: IReactorTime, limit: int = STREAMS) -> None:
+    A stream that is retired gives its place up at once, although it may take a few seconds to close.
+    """
+
+    def __init__(self, clock: IReactorTime, limit: int = STREAMS, on_limit: Callable[[Limit], None] = lambda limit: None) -> None:
         self._clock = clock
         self._limit = limit
-        self._open: dict[LimitedStream, None] = {}
-        self._entering = 0
-        self._waiting: deque[Deferred[None]] = deque()
+        self._on_limit = on_limit
+        #: by owner, the one whose stream was opened last at the end
+        self._open: dict[Owner, OrderedDict[LimitedStream, None]] = {}
+        #: places of each owner: streams that are open, and those that are being opened
+        self._held: Counter[Owner] = Counter()
+        self._total = 0
+        self._closing: set[LimitedStream] = set()
+        self._waiting: FairQueue[Owner] = FairQueue()
+        #: of each owner that waits: the most places that it may have (0: any number), and how many wait
+        self._bounds: dict[Owner, int] = {}
         self._timer: IDelayedCall | None = None
+        self._looked_at = -inf
 
     def __len__(self) -> int:
-        """How many wait for a place."""
+        """Return how many wait for a place."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def entering(self) -> AsyncIterator[None]:
-        """A place for a stream that is being opened, for which it may have to wait; `joined` makes it the stream's own."""
-        if self._waiting or self._full:
-            await self._queue()
-        else:
-            self._entering += 1
-        try:
-            yield
-        finally:
-            self._entering -= 1
-            self._next()
-
-    def joined(self, stream: LimitedStream) -> None:
-        """The stream is open."""
-        self._open[stream] = None
-        stream.connection.when_closed().addCallback(lambda _: self._left(stream))
-
-    @property
-    def _full(self) -> bool:
-        return len(self._open) + self._entering >= self._limit
-
-    def _queue(self) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiter)
+    async def until_free(self, owner: Owner, bound: int = 0) -> None:
+        """Return when there is a place for `owner`, which has at most `bound` (0: any number). `take` takes it."""
+        if self._make_room(owner, bound):
+            return
+        self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
+        self._bounds[owner] = bound
+        waiter = self._waiting.wait(owner)
         if self._timer is None:
-            self._look()
-        return waiter
+            wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
+            self._timer = self._clock.callLater(max(0.0, wait), self._look)
+        await waiter
 
-    def _left(self, stream: LimitedStream) -> None:
-        del self._open[stream]
-        self._next()
+    def take(self, owner: Owner, bound: int = 0) -> bool:
+        """Take a place for a stream that is being opened; False: there is none any more. `joined` or `give_back` follows."""
+        if not self._make_room(owner, bound):
+            return False
+        self._count(owner, 1)
+        return True
 
-    def _next(self) -> None:
-        while self._waiting and not self._full:
-            self._entering += 1
-            self._waiting.popleft().callback(None)
+    def give_back(self, owner: Owner) -> None:
+        """The stream came to nothing."""
+        self._count(owner, -1)
+        self._release()
+
+    def joined(self, stream: LimitedStream, owner: Owner) -> None:
+        """The stream is open. It has the place that was taken for it until it is closed."""
+        self._open.setdefault(owner, OrderedDict())[stream] = None
+        stream.connection.when_closed().addCallback(lambda _: self._left(stream, owner))
+
+    # --- places ---
+
+    def _free(self, owner: Owner, bound: int) -> bool:
+        return self._total < self._limit and not self._at_bound(owner, bound)
+
+    def _at_bound(self, owner: Owner, bound: int) -> bool:
+        return bool(bound) and self._held[owner] >= bound
+
+    def _count(self, owner: Owner, number: int) -> None:
+        self._total += number
+        self._held[owner] += number
+        if not self._held[owner]:
+            del self._held[owner]
+
+    def _left(self, stream: LimitedStream, owner: Owner) -> None:
+        self._closing.discard(stream)
+        self._vacate(stream, owner)
+        self._release()
+
+    def _vacate(self, stream: LimitedStream, owner: Owner) -> None:
+        """The place of `stream` is free, unless it is so already."""
+        if stream in self._open.get(owner, ()):
+            del self._open[owner][stream]
+            self._count(owner, -1)
+            if not self._open[owner]:
+                del self._open[owner]
+
+    def _release(self) -> None:
+        """Have those that wait look again: as many as there are places."""
+        for _ in range(self._limit - self._total):
+            if not self._waiting.release(lambda owner: self._free(owner, self._bounds.get(owner, 0))):
+                break
+
+    # --- giving way ---
+
+    def _make_room(self, owner: Owner, bound: int) -> bool:
+        """Return whether there is a place for `owner`, if need be by retiring a stream that has to give way to it."""
+        if self._free(owner, bound):
+            return True
+        if self._at_bound(owner, bound):
+            self._retire(self._longest_unused(owner, resting=True), owner)
+        else:
+            greatest = max(self._open, key=self._held.__getitem__, default=None)
+            if greatest is not None and self._held[greatest] >= self._held[owner] + 2:
+                self._retire(self._longest_unused(greatest), greatest)
+        return self._free(owner, bound)
+
+    def _longest_unused(self, owner: Owner, resting: bool = False) -> LimitedStream | None:
+        """Return the stream of `owner` that has been unused longest, if possible one with nothing in flight.
+
+        `resting`: only one that rests. A few streams are looked at, others the next time.
+        """
+        streams = self._open.get(owner, OrderedDict())
+        sample = [stream for stream in islice(streams, SAMPLE) if stream.connection.ending is None]
+        found = min(sample, key=lambda stream: (stream.busy, _used(stream.connection)), default=None)
+        for stream in sample:
+            if stream is not found:
+                streams.move_to_end(stream)
+        return None if found is None or (resting and not self._rests(found)) else found
+
+    def _rests(self, stream: LimitedStream) -> bool:
+        return _used(stream.connection) <= self._clock.seconds() - REST_SECONDS and not stream.busy
+
+    def _retire(self, stream: LimitedStream | None, owner: Owner) -> None:
+        if stream is not None and len(self._closing) < max(1, self._limit // CLOSING_SHARE):
+            self._vacate(stream, owner)
+            self._closing.add(stream)
+            stream.retire(Ending(Cause.IDLE))
 
     def _look(self) -> None:
-        """As long as somebody waits: close as many as there are lanes without a place, the longest unused first."""
+        """As long as any wait: make room for them, first for each owner that has little, then at the cost of what rests."""
         self._timer = None
-        leaving = sum(stream.connection.ending is not None for stream in self._open)
-        before = self._clock.seconds() - AT_REST
-        resting = [stream for stream in self._open if _used(stream.connection) <= before and not stream.busy]
-        wanted = max(0, len(self._waiting) - leaving)
-        for stream in sorted((each for each in resting if each.connection.ending is None),
-        key=lambda each: _used(each.connection))[:wanted]:
-            stream.connection.close(Ending(Cause.IDLE))
-        if self._waiting:
-            self._timer = self._clock.callLater(LOOK, self._look)
+        self._looked_at = self._clock.seconds()
+        owners = self._waiting.owners()
+        self._bounds = {owner: self._bounds.get(owner, 0) for owner in owners}
+        resting = self._resting()
+        for owner in owners[:PER_LOOK]:
+            bound = self._bounds[owner]
+            if not self._make_room(owner, bound) and not self._at_bound(owner, bound) and resting:
+                self._retire(*resting.pop())
+            if self._free(owner, bound):
+                self._waiting.release(owner.__eq__)
+        if len(self._waiting):
+            self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+
+    def _resting(self) -> list[tuple[LimitedStream, Owner]]:
+        """Return the streams that rest, whoever owns them, the one that was unused longest last."""
+        streams = ((stream, owner) for owner, streams in self._open.items() for stream in streams)
+        resting = [each for each in streams if each[0].connection.ending is None and self._rests(each[0])]
+        return sorted(resting, key=lambda each: _used(each[0].connection), reverse=True)
 
 
 def _used(connection: StreamConnection) -> float:
     return max(connection.last_sent, connection.last_received)
 
 
-# How many streams we have open to each server: where there are as many as it has to bear, one at rest makes room.
-#: Seconds until a lane that found no room tries again.
-AGAIN = 2.0
+#: Seconds until a queue that found no room tries again.
+RETRY_SECONDS = 2.0
 
 
 class LimitReached(Exception):
-    """There are so many streams to the server, all at work; it is worth a try again in `wait` seconds."""
+    """As many streams as allowed are open to the server, and all are in use. Try again in `wait` seconds."""
 
     def __init__(self, limit: int) -> None:
         self.ending = Ending(Cause.TOO_MANY_STREAMS, f"all {limit} streams to the server are in use")
-        self.wait = AGAIN
+        self.wait = RETRY_SECONDS
         super().__init__(self.ending.detail)
 
 
 class PeerStreamLimit:
-    """The streams of ours that are open, by the name of the server."""
+    """The streams of ours that are open to each server, by its name."""
 
     def __init__(self) -> None:
         self._open: dict[str, list[StreamConnection]] = {}
@@ -127,9 +223,7 @@ class PeerStreamLimit:
 
     @contextmanager
     def entering(self, name: str, limit: int, now: float) -> Iterator[None]:
-        """One more is on its way, for which room is made; raises `LimitReached` where none is to be had. A `limit` of 0 is
-        none.
-        """
+        """Count a stream that is being opened, after making room for it. Raises `LimitReached`. A `limit` of 0 is none."""
         if limit:
             self._make_room(name, limit, now)
         self._entering[name] += 1
@@ -141,7 +235,7 @@ class PeerStreamLimit:
                 del self._entering[name]
 
     def joined(self, name: str, connection: StreamConnection) -> None:
-        """A stream is open."""
+        """The stream is open."""
         self._open.setdefault(name, []).append(connection)
         connection.when_closed().addCallback(lambda _: self._left(name, connection))
 
@@ -150,7 +244,7 @@ class PeerStreamLimit:
         if len(streams) + self._entering[name] < limit:
             return
         longest = min(streams, key=_used, default=None)
-        if longest is None or now - _used(longest) < AT_REST:
+        if longest is None or now - _used(longest) < REST_SECONDS:
             raise LimitReached(limit)
         longest.close(Ending(Cause.IDLE))
 

@@ -62,15 +62,7 @@ class PeerStreamProvider:
         return stream.part
 
     async def _new(self, pair: Pair, broken: BrokenStream | None) -> InitiatedStream:
-        """Open a stream as soon as there is room for it."""
-        room = self.connect_services.room
-        if room is None:
-            return self._opened(await open_stream(self.side, pair, self.connect_services, broken=broken))
-        async with room.entering():
-            stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
-            room.joined(stream)
-        return self._opened(stream)
-
-    def _opened(self, stream: InitiatedStream) -> InitiatedStream:
+        """Open a stream, as soon as there is a place for it."""
+        stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
         self.connect_services.initiated.add(stream)
         return stream

@@ -47,10 +47,11 @@ class DialbackAuthorization:
         self._stream = stream
         self._asserted = asserted
         options, now = stream.options, stream.options.seconds()
+        self._domains = options.domains
         self._permitted: dict[Domain, Permission] = {}
         self._refused: OrderedDict[Domain, Permission] = OrderedDict()
         if permission is not None and asserted.peer is not None:
-            self._permitted[asserted.peer] = permission
+            self._permit(asserted.peer, permission)
         #: the pairs of all requests that are not answered yet
         self._asked: set[Pair] = set()
         #: requests by the peer that has to be judged first, in the order in which the peers came
@@ -94,7 +95,7 @@ class DialbackAuthorization:
             self._refuse(request, refusal.ending.account.condition, refusal.text)
         elif self._is_full_for(sender):
             self._stream.emit(LimitHit("domains_per_stream"))
-            text = f"more than {options.domains} domains, or {PAIRS} pairs, on one stream: open another one"
+            text = f"more than {self._domains} domains, or {PAIRS} pairs, on one stream: open another one"
             self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text)
         else:
             self._forget_temporary(sender)
@@ -126,7 +127,11 @@ class DialbackAuthorization:
             return True
         if sender in self._permitted or sender in self._unjudged:
             return False
-        return len(self._permitted) + len(self._unjudged) >= self._stream.options.domains
+        return len(self._permitted) + len(self._unjudged) >= self._domains
+
+    def _permit(self, peer: Domain, permission: Permission) -> None:
+        self._permitted[peer] = permission
+        self._domains = max(self._domains, permission.domains)
 
     def _forget_temporary(self, peer: Domain) -> None:
         """Forget a refusal for the time being: the DNS may answer by now."""
@@ -162,7 +167,7 @@ class DialbackAuthorization:
         if permission.refusal is not None and peer == self._asserted.peer:
             raise refused(permission.refusal)
         if permission.refusal is None:
-            self._permitted[peer] = permission
+            self._permit(peer, permission)
             self._stream.permit(peer, permission)
         else:
             self._refused[peer] = permission

@@ -70,7 +70,8 @@ class Permission:
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
     announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198), and who asks may
     resume the stream for `resume` seconds after it broke off (0: never). `bidi`: to carry stanzas back on the stream is
-    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26).
+    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26). `domains`: so many may send on the stream,
+    if that is more than the stream's options say.
     Initiating: `refusal` ends the stream; otherwise it goes on. `proven`: something better than the DNS has proven that the
     other end is the domain asked for. `bidi`: the peer has proven itself as one must who sends
     stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
@@ -88,6 +89,7 @@ class Permission:
     secret: StreamSecret | None = None
     mutual: bool = False
     proven: bool = False
+    domains: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,9 @@ class Gateway:
     def owner(self, pair: Pair) -> Owner:
         return owner_by_name(pair.recipient)
 
+    def owner_streams(self, pair: Pair) -> int:
+        return 0
+
     def streams(self, pair: Pair) -> int:
         return 0
 

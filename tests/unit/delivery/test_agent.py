@@ -53,7 +53,7 @@ class FakeConnection:
     tls_version = "TLSv1.3"
     cipher = None
     last_sent = last_received = 0.0
-    shared = False
+    shared = retiring = False
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -120,6 +120,9 @@ class FakeSide:
 
     def owner(self, pair: Pair) -> Owner:
         return owner_by_name(pair.recipient)
+
+    def owner_streams(self, pair: Pair) -> int:
+        return 0
 
     def streams(self, pair: Pair) -> int:
         return self.most
@@ -535,10 +538,11 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
         first = world.open()
         first.last_sent = first.last_received = 0.0
-        world.clock.advance(stream_limits.AT_REST)
+        world.clock.advance(stream_limits.REST_SECONDS)
         queue = world.queues.queue(other)
         queue.accept([message("2")])
-        self.assertEqual(("connecting", "backing off"), (queue.next_hop.state, world.state))
+        world.clock.advance(0)
+        self.assertEqual(("connecting", "idle"), (queue.next_hop.state, world.state))
         world.queue.accept([message("4")])
         queue.accept([message("3")])
         world.clock.advance(0)
@@ -546,7 +550,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((["1"], 2, 1), (ids(first.written), len(world.dials), len(world.room or ())))
         second = world.open()
         second.last_sent = second.last_received = world.clock.seconds()
-        world.clock.advance(stream_limits.AT_REST + stream_limits.LOOK)
+        world.clock.advance(stream_limits.REST_SECONDS + stream_limits.LOOK_SECONDS)
         self.assertEqual((["23"], ["4"]), (ids(second.written), ids(world.open().written)))
         self.assertEqual([], world.back)
 

@@ -134,6 +134,11 @@ class InheritanceTests(SynchronousTestCase):
         found = peers(default={"limits": {"streams": 2}}, a__example={"limits": {"stanza_bytes": "64KiB"}})
         self.assertEqual(Limits(stanza_bytes=65536, streams=2), policy(found, "a.example").limits)
 
+    def test_domains(self) -> None:
+        """How many domains a peer's stream may send from is inherited as any limit."""
+        found = peers(a__example={"limits": {"domains": 500}})
+        self.assertEqual([policy(found, name).limits.domains for name in ("a.example", "b.example")], [500, 0])
+
     def test_rates(self) -> None:
         """A number of stanzas is one of all kinds together; a table that is given replaces the inherited one."""
         found = peers(

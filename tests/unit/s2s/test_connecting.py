@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -13,10 +14,10 @@ from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
-from s2sgw.s2s.connecting import PATIENCE, ConnectServices, InitiatedStream, open_stream
+from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
-from s2sgw.s2s.stream_limits import AGAIN
+from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -211,11 +212,59 @@ class OpeningTests(Attempts):
             Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
         )
         refused = self.failureResultOf(second, StreamUnavailable).value
-        self.assertEqual((refused.ending.cause, refused.retry, refused.repeated), (Cause.TOO_MANY_STREAMS, AGAIN, True))
+        self.assertEqual((refused.ending.cause, refused.retry, refused.repeated), (Cause.TOO_MANY_STREAMS, RETRY_SECONDS, True))
         self.assertEqual(len(side.dialled), 2)
         for opening in (first, verifying):
             opening.cancel()
             self.failureResultOf(opening, CancelledError)
+
+    def test_place_lost(self) -> None:
+        """A place that is gone when the handshake's turn has come is waited for again, without its slot."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=room)  # type: ignore[arg-type]
+        busy = [self.destinations.attempt("there.example", owner=number) for number in range(4)]
+        for each in busy:
+            self.successResultOf(Deferred.fromCoroutine(each.__aenter__()))
+        opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
+        self.assertTrue(room.take(("domain", "other.example")))
+        for each in busy:
+            self.successResultOf(Deferred.fromCoroutine(each.__aexit__(None, None, None)))
+        self.assertEqual((side.dialled, len(room), self.destinations.counts()["outbound"]), ([], 1, (0, 0)))
+        room.give_back(("domain", "other.example"))
+        self.assertEqual(side.dialled, ["192.0.2.1"])
+        opening.cancel()
+        self.failureResultOf(opening, CancelledError)
+        self.assertEqual((room._total, dict(room._held)), (0, {}))
+
+    def test_place_of_a_failure(self) -> None:
+        """An attempt that fails gives its place back."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=room)  # type: ignore[arg-type]
+        opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
+        self.assertEqual(room._total, 1)
+        side.fail("192.0.2.1")
+        self.failureResultOf(opening, StreamUnavailable)
+        self.assertEqual(room._total, 0)
+
+    def test_retired(self) -> None:
+        """A stream that has to give way takes no more, and closes as soon as what is in flight was acknowledged."""
+        for busy, seconds in ((False, 0.0), (True, 0.3), (True, RETIRE_SECONDS + 1)):
+            opening = self.open(target("a", "192.0.2.1"))
+            self.side.connect("192.0.2.1")
+            connection = self.connections[-1]
+            connection.prove()
+            stream = self.successResultOf(opening)
+            stream.part.user = user = cast(Any, SimpleNamespace(busy=busy, alone=False, stream_lost=lambda ending: None))
+            for _ in range(2):
+                stream.retire(Ending(Cause.IDLE))
+            self.assertEqual((connection.retiring, connection.ending is None, stream.shared_stream.takes()), (True, busy, False))
+            self.clock.pump([0.1] * round(seconds * 10 + 1))
+            if seconds < RETIRE_SECONDS:
+                user.busy = False
+                self.clock.advance(0.1)
+            self.assertEqual(connection.ending, Ending(Cause.IDLE))
+            self.clock.advance(1)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
         """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""

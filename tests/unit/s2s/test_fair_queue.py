@@ -11,7 +11,7 @@ class FairQueueTests(SynchronousTestCase):
     """`FairQueue`."""
 
     def setUp(self) -> None:
-        self.queue = FairQueue()
+        self.queue: FairQueue[str] = FairQueue()
         self.order: list[str] = []
 
     def wait(self, name: str) -> None:

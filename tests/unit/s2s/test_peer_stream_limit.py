@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.s2s.stream_limits import AGAIN, AT_REST, LimitReached, PeerStreamLimit
+from s2sgw.s2s.stream_limits import REST_SECONDS, RETRY_SECONDS, LimitReached, PeerStreamLimit
 from s2sgw.xmpp.ending import Cause
 from tests.support.wires import Solo
 
@@ -45,8 +45,8 @@ class CrowdTests(SynchronousTestCase):
     def test_all_at_work(self) -> None:
         """A full house of streams at work is left alone, and the lane tries again soon."""
         streams = self.join(2)
-        full = self.assertRaises(LimitReached, self.enter, 2, AT_REST - 0.1)
-        self.assertEqual((full.ending.cause, full.wait), (Cause.TOO_MANY_STREAMS, AGAIN))
+        full = self.assertRaises(LimitReached, self.enter, 2, REST_SECONDS - 0.1)
+        self.assertEqual((full.ending.cause, full.wait), (Cause.TOO_MANY_STREAMS, RETRY_SECONDS))
         self.assertEqual([each.ending for each in streams], [None, None])
 
     def test_one_at_rest_makes_room(self) -> None:
@@ -54,12 +54,12 @@ class CrowdTests(SynchronousTestCase):
         streams = self.join(2)
         streams[0].clock.advance(3)
         streams[0].connection.write(b"<message/>")  # at 3; the other at 1
-        self.enter(2, AT_REST + 1)
+        self.enter(2, REST_SECONDS + 1)
         self.assertIsNone(streams[0].ending)
         assert streams[1].ending is not None
         self.assertEqual(streams[1].ending.cause, Cause.IDLE)
         self.assertIn(b"CLOSE\n", streams[1].written())
-        self.enter(2, AT_REST + 1)  # the closing one no longer counts
+        self.enter(2, REST_SECONDS + 1)  # the closing one no longer counts
 
     def test_those_on_their_way_count(self) -> None:
         """Attempts take room as streams do, until they have failed."""

@@ -97,7 +97,7 @@ class LendingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.engine = Engine()
         self.connection: Any = SimpleNamespace(
-            ending=None, close=lambda ending: setattr(self.connection, "ending", ending), when_closed=lambda: succeed(None),
+            ending=None, retiring=False, close=lambda ending: setattr(self.connection, "ending", ending), when_closed=lambda: succeed(None),
         )
         self.shared_stream = SharedStream(SimpleNamespace(leg="federation"), self.connection, self.engine)  # type: ignore[arg-type]
         self.second = Pair(OTHER, PEER)
@@ -202,7 +202,7 @@ class LendingTests(SynchronousTestCase):
         self.assertTrue(self.shared_stream.resumable)
         ending = Ending(Cause.CONNECTION_LOST)
         self.assertTrue(self.shared_stream.suspend(ending))
-        link: Any = Mock(ending=None)
+        link: Any = Mock(ending=None, retiring=False)
         later = SharedStream(SimpleNamespace(leg="federation"), link, self.engine)
         for pair in (OUT, self.second):
             later.allow(pair)
@@ -243,7 +243,7 @@ class CarryingBackTests(EntryTestCase):
         self.made()
         self.woken: list[Domain] = []
         self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
-        self.link: Any = Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None)
+        self.link: Any = Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None)
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
         self.accepted = AcceptedStreams(ingress_services, lambda *ignored, **more: self.link, self.woken.append)
         self.side: Any = SimpleNamespace(
@@ -280,7 +280,7 @@ class CarryingBackTests(EntryTestCase):
 
     def test_the_newest(self) -> None:
         """R36: a server that comes again has lost its older streams, whether we know of that or not."""
-        links = [Mock(ending=None, peer_address="192.0.2.1:1", tls_version=None) for _ in range(2)]
+        links = [Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None) for _ in range(2)]
         for self.link in links:
             self.accepted.accept(self.side)
             owner = dict(self.accepted)[self.link]
@@ -309,6 +309,17 @@ class CarryingBackTests(EntryTestCase):
         self.assertIsNone(self.accepted.pair_stream(OUT))
         self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
 
+    def test_owner(self) -> None:
+        """A pair belongs to the certificate that proved it on the newest stream, or to the site by dialback; else to its name."""
+        self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
+        self.link.chain = (b"leaf",)
+        owner = self.accept()
+        self.assertEqual(self.accepted.owner(IN)[0], "certificate")
+        owner.event(self.link, PairProven(IN, "dialback"))
+        self.assertEqual(self.accepted.owner(IN), ("site", "192.0.2.0/24"))
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
+
     def test_counted_by_proof(self) -> None:
         """A stream counts for no name that it claims, but for those that it has proven, until it ends."""
         self.side.resolve = self.side.judge = lambda *ignored: Deferred()
@@ -334,7 +345,7 @@ class CarryingBackTests(EntryTestCase):
         self.link.fail.assert_not_called()
         self.accepted.accept(self.side)
         (_, second) = list(self.accepted)[-1]
-        link = Mock(ending=None)
+        link = Mock(ending=None, retiring=False)
         second.connected(link)
         second.event(link, PairProven(IN, "dialback"))
         link.fail.assert_called_once_with(excess)
@@ -356,7 +367,7 @@ class BorrowingCourierTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
         self.engine = Engine()
-        self.link: Any = Mock(ending=None, writable=True, peer_address="192.0.2.1:1", tls_version=None)
+        self.link: Any = Mock(ending=None, retiring=False, writable=True, peer_address="192.0.2.1:1", tls_version=None)
         self.queue = self.world.queue
         self.shared_stream = SharedStream(SimpleNamespace(leg="federation"), self.link, self.engine)
         self.shared_stream.allow(self.queue.pair)

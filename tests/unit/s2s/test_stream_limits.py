@@ -1,14 +1,17 @@
-"""Room for streams of ours, in all: who rests makes room, who waits gets it in order (R37)."""
+"""Places for streams of ours: shared by owner, given up by those that have most or rest, taken by turns (R37)."""
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.stream_limits import AT_REST, LOOK, StreamLimit
-from s2sgw.xmpp.ending import Cause
+from s2sgw.s2s import stream_limits
+from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, StreamLimit
+from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import Solo
 
 
@@ -19,108 +22,235 @@ class OpenStream:
         self.solo = Solo(role="initiating")
         self.connection: StreamConnection = self.solo.connection
         self.busy = False
+        self.retired = False
 
-    @property
-    def closed(self) -> bool:
-        return self.connection.ending is not None and self.connection.ending.cause is Cause.IDLE
+    def retire(self, ending: Ending) -> None:
+        assert ending.cause is Cause.IDLE
+        self.retired = True
+
+    def gone(self) -> None:
+        self.connection.close(Ending(Cause.IDLE))
+        self.solo.lose()
 
 
-class RoomTests(SynchronousTestCase):
-    """At most two."""
+class LimitCase(SynchronousTestCase):
+    """Streams whose owner is the first letter of their names."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.room = StreamLimit(self.clock, 2)
+        self.hits: list[str] = []
+        self.limit(2)
         self.streams: dict[str, OpenStream] = {}
         self.order: list[str] = []
+        self.waits: dict[str, Deferred[None]] = {}
 
-    def want(self, name: str, fails: bool = False) -> Deferred[None]:
-        """An attempt that needs no time, once it has its place."""
-        return Deferred.fromCoroutine(self._attempt(name, fails))
+    def limit(self, number: int) -> None:
+        self.room = StreamLimit(self.clock, number, self.hits.append)
 
-    async def _attempt(self, name: str, fails: bool) -> None:
-        async with self.room.entering():
-            self.order.append(name)
-            if fails:
-                raise ValueError(name)
-            stream = self.streams[name] = OpenStream()
-            self.use(name)
-            self.room.joined(stream)
+    def want(self, *names: str, bound: int = 0, fails: bool = False) -> None:
+        """Attempts that need no time, once they have their places."""
+        for name in names:
+            self.waits[name] = Deferred.fromCoroutine(self._attempt(name, bound, fails))
 
-    def use(self, name: str) -> None:
-        connection = self.streams[name].connection
-        connection.last_sent = connection.last_received = self.clock.seconds()
+    async def _attempt(self, name: str, bound: int, fails: bool) -> None:
+        owner = ("domain", name[0])
+        await self.room.until_free(owner, bound)
+        assert self.room.take(owner, bound)
+        self.order.append(name)
+        if fails:
+            self.room.give_back(owner)
+            return
+        self.streams[name] = OpenStream()
+        self.use(name)
+        self.room.joined(self.streams[name], owner)
 
-    def closed(self) -> str:
-        return "".join(name for name, stream in self.streams.items() if stream.closed)
+    def use(self, *names: str) -> None:
+        for name in names:
+            connection = self.streams[name].connection
+            connection.last_sent = connection.last_received = self.clock.seconds()
+
+    @property
+    def retired(self) -> str:
+        return " ".join(name for name, stream in self.streams.items() if stream.retired)
+
+    @property
+    def opened(self) -> str:
+        return " ".join(self.order)
+
+
+class PlacesTests(LimitCase):
+    """Who waits, and for what."""
 
     def test_room(self) -> None:
         """Nobody waits while there is room; an attempt that fails gives its place back."""
-        self.failureResultOf(self.want("a", fails=True), ValueError)
-        self.want("b")
-        self.failureResultOf(self.want("c", fails=True), ValueError)
-        self.want("d")
-        self.assertEqual(("abcd", 0, []), ("".join(self.order), len(self.room), self.clock.getDelayedCalls()))
+        self.want("a1", fails=True)
+        self.want("b1")
+        self.want("c1", fails=True)
+        self.want("d1")
+        self.assertEqual(("a1 b1 c1 d1", 0, [], []), (self.opened, len(self.room), self.clock.getDelayedCalls(), self.hits))
 
     def test_those_on_their_way_count(self) -> None:
-        """A place is taken from the beginning of the attempt."""
-        entering = [self.room.entering() for _ in range(3)]
-        waits = [Deferred.fromCoroutine(each.__aenter__()) for each in entering]
-        self.assertNoResult(waits[2])
-        self.successResultOf(Deferred.fromCoroutine(entering[0].__aexit__(None, None, None)))
-        self.successResultOf(waits[2])
+        """A place is taken from the beginning of the attempt, and `take` fails where there is none any more."""
+        self.assertEqual([self.room.take(("domain", name)) for name in "abc"], [True, True, False])
+        self.want("c1")
+        self.room.give_back(("domain", "a"))
+        self.assertEqual((self.opened, self.hits), ("c1", ["streams"]))
 
     def test_longest_unused_first(self) -> None:
-        """The one that has rested longest is closed in order, and its place is free when it is gone."""
-        self.want("a")
-        self.want("b")
+        """Among owners with one stream each, that which has rested longest gives way, and its place is free at once."""
+        self.want("a1", "b1")
         self.clock.advance(1)
-        self.use("a")
-        self.clock.advance(AT_REST)
-        self.want("c")
-        self.assertEqual(("b", "ab", 1), (self.closed(), "".join(self.order), len(self.room)))
-        self.assertIn(b"CLOSE\n", self.streams["b"].solo.written())
-        self.clock.advance(LOOK)
-        self.assertEqual("b", self.closed())  # one is enough
-        self.streams["b"].solo.lose()
-        self.assertEqual(("abc", 0), ("".join(self.order), len(self.room)))
-        self.clock.advance(LOOK)
-        self.assertEqual([], self.clock.getDelayedCalls())
+        self.use("a1")
+        self.clock.advance(REST_SECONDS)
+        self.want("c1")
+        self.assertEqual((self.retired, self.opened, len(self.room)), ("", "a1 b1", 1))
+        self.clock.advance(0)
+        self.assertEqual((self.retired, self.opened, len(self.room)), ("b1", "a1 b1 c1", 0))
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.retired, self.clock.getDelayedCalls()), ("b1", []))
+        self.streams["b1"].gone()
+        self.want("d1")
+        self.assertEqual(len(self.room), 1)  # the place of b1 was given to c1, not freed twice
 
     def test_at_work(self) -> None:
         """Neither what is used nor what waits for an acknowledgement is closed; it is looked at again."""
-        self.want("a")
-        self.want("b")
-        self.streams["a"].busy = True
-        self.clock.advance(AT_REST - LOOK)
-        self.use("b")
-        self.want("c")
-        self.clock.advance(LOOK)
-        self.assertEqual("", self.closed())
-        for _ in range(round(AT_REST - LOOK)):
-            self.clock.advance(LOOK)
-        self.assertEqual("b", self.closed())
-
-    def test_no_starvation(self) -> None:
-        """Places go in the order in which they were asked for; who comes later waits behind."""
-        for name in "abcd":
-            self.want(name)
-        self.clock.advance(AT_REST)
-        self.assertEqual("ab", self.closed())
-        self.streams["b"].solo.lose()
-        self.want("e")
-        self.streams["a"].solo.lose()
-        self.assertEqual(("abcd", 1), ("".join(self.order), len(self.room)))
-        self.streams["c"].solo.lose()
-        self.assertEqual("abcde", "".join(self.order))
+        self.want("a1", "b1")
+        self.streams["a1"].busy = True
+        self.clock.advance(REST_SECONDS - LOOK_SECONDS)
+        self.use("b1")
+        self.want("c1")
+        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.retired, len(self.room)), ("", 1))
+        self.streams["a1"].busy = False
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.retired, self.opened), ("a1", "a1 b1 c1"))
 
     def test_given_up(self) -> None:
-        """Who no longer waits gets no place."""
-        for name in "ab":
+        """Whoever waits no longer takes no place and makes no stream close."""
+        self.want("a1", "b1", "c1")
+        self.waits["c1"].cancel()
+        self.failureResultOf(self.waits["c1"], CancelledError)
+        self.clock.advance(REST_SECONDS + LOOK_SECONDS)
+        self.assertEqual((self.retired, len(self.room), self.clock.getDelayedCalls()), ("", 0, []))
+
+    def test_closed_by_others(self) -> None:
+        """A stream that ends for whatever reason makes room at once."""
+        self.want("a1", "b1", "c1")
+        self.streams["a1"].gone()
+        self.assertEqual(self.opened, "a1 b1 c1")
+
+    def test_closed_before_it_joins(self) -> None:
+        """A stream that is gone when it is entered takes no place."""
+        self.limit(1)
+        stream = OpenStream()
+        stream.gone()
+        self.room.take(("domain", "a"))
+        self.room.joined(stream, ("domain", "a"))
+        self.want("b1")
+        self.assertEqual(self.opened, "b1")
+
+
+class SharingTests(LimitCase):
+    """When all places are in use."""
+
+    def test_whoever_has_none_gets_one_at_once(self) -> None:
+        """The owner with most gives way to one that has none, though all of its streams are at work."""
+        self.limit(20)
+        self.want(*(f"a{number}" for number in range(20)))
+        for stream in self.streams.values():
+            stream.busy = True
+        self.want("b1", "c1")
+        self.assertEqual((self.order[20:], len(self.retired.split()), self.hits), (["b1", "c1"], 2, []))
+
+    def test_what_is_not_at_work_goes_first(self) -> None:
+        """Of the owner with most it is a stream with nothing in flight, the one that was used longest ago."""
+        self.limit(4)
+        for name in ("a1", "a2", "a3", "a4"):
             self.want(name)
-        given_up, behind = self.want("c"), self.want("d")
-        given_up.cancel()
-        self.failureResultOf(given_up)
-        self.streams["a"].solo.lose()
-        self.successResultOf(behind)
-        self.assertEqual("abd", "".join(self.order))
+            self.clock.advance(1)
+        self.streams["a1"].busy = True
+        self.want("b1")
+        self.assertEqual(self.retired, "a2")
+
+    def test_until_it_is_fair(self) -> None:
+        """An owner takes from one that has at least two more than it has itself, and no further."""
+        self.limit(4)
+        self.want("a1", "a2", "a3", "a4", "b1", "b2", "b3")
+        for _ in range(3):
+            for stream in self.streams.values():
+                if stream.retired and stream.connection.ending is None:
+                    stream.gone()
+            self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.opened, len(self.room)), ("a1 a2 a3 a4 b1 b2", 1))
+
+    def test_by_turns(self) -> None:
+        """Owners that wait take turns, whoever of them has how many in line."""
+        self.want("a1", "b1", "c1", "c2", "c3", "d1")
+        for name in ("a1", "b1", "c1"):
+            self.streams[name].gone()
+        self.assertEqual(self.opened, "a1 b1 c1 d1 c2")
+
+    def test_bound_of_an_owner(self) -> None:
+        """However much room there is, an owner has no more than its bound: one of its own that rests gives way."""
+        self.limit(100)
+        self.want("a1", "a2", "a3", bound=2)
+        self.want("b1", bound=2)
+        self.assertEqual((self.opened, self.hits), ("a1 a2 b1", ["domains_per_stream"]))
+        self.clock.advance(REST_SECONDS + LOOK_SECONDS)
+        self.assertEqual((self.retired, self.opened), ("a1", "a1 a2 b1 a3"))
+
+    def test_few_close_at_once(self) -> None:
+        """The places of streams that are still closing are given away only up to a part of the limit."""
+        self.limit(CLOSING_SHARE * 2)
+        self.want(*(f"a{number}" for number in range(CLOSING_SHARE * 2)))
+        self.want("b1", "c1", "d1")
+        self.assertEqual((self.order[CLOSING_SHARE * 2:], len(self.room)), (["b1", "c1"], 1))
+        next(stream for stream in self.streams.values() if stream.retired).gone()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual(self.order[-1], "d1")
+
+    def test_many_streams_of_one_owner(self) -> None:
+        """A few of them are looked at each time, others the next."""
+        self.patch(stream_limits, "SAMPLE", 3)
+        self.limit(9)
+        self.want(*(f"a{number}" for number in range(9)), bound=9)
+        self.clock.advance(1)
+        self.use(*(f"a{number}" for number in range(8)))
+        self.clock.advance(REST_SECONDS - 0.5)
+        self.want("a9", bound=9)
+        for _ in range(4):
+            self.clock.advance(0)
+            self.clock.advance(LOOK_SECONDS / 8)
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual(self.order[-1], "a9")
+
+
+class ModelTests(LimitCase):
+    """Whatever comes and goes."""
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6), st.integers(0, 5)), max_size=50))
+    def test_bounds_hold(self, steps: list[tuple[str, int, int]]) -> None:
+        """Places in use never exceed the limit, closing ones no more than their part of it; nobody waits once there is room."""
+        self.setUp()
+        self.limit(5)
+        for number, (owner, act, seconds) in enumerate(steps):
+            if act < 4:
+                self.want(f"{owner}{number}", bound=3)
+            else:
+                victims = [stream for stream in self.streams.values() if stream.connection.ending is None]
+                if victims:
+                    victims[act % len(victims)].gone()
+            self.clock.advance(seconds)
+            open_ = [stream for stream in self.streams.values() if stream.connection.ending is None]
+            self.assertLessEqual(sum(not stream.retired for stream in open_), 5)
+            self.assertLessEqual(sum(stream.retired for stream in open_), 1)
+            for each in "abcd":
+                self.assertLessEqual(sum(not stream.retired for name, stream in self.streams.items() if name[0] == each and stream in open_), 3)
+        for _ in range(3 * len(steps)):
+            for stream in list(self.streams.values()):
+                if stream.connection.ending is None:
+                    stream.gone()
+            self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((len(self.room), self.room._total, dict(self.room._held), self.room._open, self.room._closing), (0, 0, {}, {}, set()))

@@ -819,6 +819,15 @@ class DialbackTests(ReceivingCase):
         self.assertEqual(event, JudgementNeeded(Domain.parse("third.example"), OURS, True))
         self.assertEqual(self.answers(engine, result("peer.example", "rooms.ours.example", "k")), [""])
 
+    def test_more_domains(self) -> None:
+        """A peer whose policy says more may bring more; one that says less has what all have."""
+        for of_peer, number in ((4, 4), (1, 2), (0, 2)):
+            steps = [Do("judged", replace(PERMIT_BOTH, domains=of_peer)) if isinstance(step, Do) and step.method == "judged" else step for step in OPEN]
+            engine = self.told(*steps, options=replace(FEDERATION, domains=2))
+            asked = [result(f"d{each}.example", "ours.example", "k") for each in range(6)]
+            answers = self.answers(engine, *asked)
+            self.assertEqual(answers.count("resource-constraint"), 6 - (number - 1), of_peer)
+
     def test_constant_cost(self) -> None:
         """A request costs the same however many pairs are proven and however many wait."""
         engine = self.told(*PROVEN, options=replace(FEDERATION, claims_waiting=5000))

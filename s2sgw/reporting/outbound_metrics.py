@@ -1,0 +1,36 @@
+"""Metrics of what the gateway has under way towards others: handshakes that it began, and answers that are not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class OutboundMetrics(Collector):
+    """`handshakes` gives for each purpose how many run and how many wait; `unsent` the bytes that wait in full transports,
+    for each state of a stream.
+    """
+
+    def __init__(self, handshakes: Callable[[], Mapping[str, tuple[int, int]]], unsent: Callable[[], Mapping[str, int]]) -> None:
+        self._handshakes = handshakes
+        self._unsent = unsent
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the numbers are read at each scrape only."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        text = "Handshakes that the gateway began, and those that wait for one to end."
+        handshakes = GaugeMetricFamily("s2sgw_handshakes", text, labels=("purpose", "state"))
+        for purpose, (running, waiting) in self._handshakes().items():
+            handshakes.add_metric((purpose, "in-flight"), running)
+            handshakes.add_metric((purpose, "in-line"), waiting)
+        yield handshakes
+        text = "Bytes that wait to be sent on streams whose other side does not read."
+        unsent = GaugeMetricFamily("s2sgw_unsent_bytes", text, labels=("state",))
+        for state, number in self._unsent().items():
+            unsent.add_metric((state,), number)
+        yield unsent
