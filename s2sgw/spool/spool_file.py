@@ -54,7 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE pen RENAME TO quarantine",
         "ALTER TABLE quarantine ADD COLUMN content_sum INTEGER",
         "ALTER TABLE quarantine ADD COLUMN envelope_sum INTEGER",
-        "CREATE TABLE note (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        "CREATE TABLE note (name TEXT PRIMARY KEY, value)",
         f"INSERT INTO note SELECT 'next position', coalesce(max({_LAST} % 4398046511104), 0) + 1 FROM lane",
     ),
 )
@@ -65,6 +65,8 @@ DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLIT
 PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM})
 #: Endings of SQLite's files beside the database.
 COMPANIONS = ("-wal", "-shm")
+#: Endings of a file that is being built to take the place of a damaged one, and of one that is ready to.
+NEW, BUILT = ".new", ".built"
 TABLES = {"lane", "stanza", "quarantine", "note"}
 
 
@@ -128,7 +130,7 @@ def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[st
         ):
             connection.execute(f"PRAGMA {setting}").fetchall()
         if not _is_newest(connection, migrations):
-            _migrate(connection, migrations)
+            _migrate_or_say_why(connection, path, migrations)
     except BaseException:
         connection.close()
         raise
@@ -156,6 +158,17 @@ def _is_newest(connection: sqlite3.Connection, migrations: Sequence[Sequence[str
     return True
 
 
+def _migrate_or_say_why(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> None:
+    """Bring the file to the newest schema. Raises `NoRoom` where it holds nothing yet, and the disk does not take the tables."""
+    new = not _tables(connection)
+    try:
+        _migrate(connection, migrations)
+    except sqlite3.Error as error:
+        if new and may_pass(error):
+            raise NoRoom(f"{path} cannot be made: {error}") from None
+        raise
+
+
 def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
     """Bring the file to the newest schema in one transaction. Raises `NotASpool`."""
     connection.execute("BEGIN IMMEDIATE")
@@ -174,13 +187,39 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
     return {name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def set_aside(path: Path, why: str, report: Callable[[str], None]) -> Path:
-    """Rename a damaged file, tell `report`, and return its new path."""
-    aside = atomic_file.set_aside(path, "damaged", COMPANIONS)
-    report(
-        f"{path} cannot be read ({why}). It was set aside as {aside} and an empty one takes its place; what the old one held is "
-        f"not delivered. To look for it: sqlite3 {aside} .recover"
-    )
+def begin_replacement(path: Path) -> Path:
+    """Return where the file is to be built that takes the place of the one at `path`. What an earlier try left is removed."""
+    new = path.with_name(path.name + NEW)
+    for ending in ("", *COMPANIONS):
+        new.with_name(new.name + ending).unlink(missing_ok=True)
+    return new
+
+
+def commit_replacement(path: Path) -> Path:
+    """Put the file that was built in the place of the one at `path`, and return where that was set aside. Raises `OSError`.
+
+    The first step decides. After a crash, `finish_replacement` does the others.
+    """
+    new = path.with_name(path.name + NEW)
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.rename(path.with_name(path.name + BUILT))
+    atomic_file.sync_directory(path.parent)
+    aside = finish_replacement(path)
+    assert aside is not None
+    return aside
+
+
+def finish_replacement(path: Path) -> Path | None:
+    """Finish a replacement that was decided on. Return where the old file was set aside, or None where there is none."""
+    built = path.with_name(path.name + BUILT)
+    if not built.exists():
+        return None
+    aside = None
+    if any(path.with_name(path.name + ending).exists() for ending in ("", *COMPANIONS)):
+        aside = atomic_file.set_aside(path, "damaged", COMPANIONS)
+    built.rename(path)
+    atomic_file.sync_directory(path.parent)
     return aside
 
 

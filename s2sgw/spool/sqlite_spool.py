@@ -18,20 +18,25 @@ from threading import Thread
 from typing import Any
 
 from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Spool, SpoolBroken, Spooled, SpoolError, SpoolFull
+from s2sgw.spool.salvage import DroppedCommits, Salvage, add_dropped, dropped_commits, salvage
 from s2sgw.spool.spool_file import (
     Durability,
     NewerVersion,
     NoRoom,
     NotASpool,
+    begin_replacement,
     code,
+    commit_replacement,
+    finish_replacement,
     is_damage,
     keep_for_newer,
     may_pass,
     open_database,
-    set_aside,
 )
 from s2sgw.spool.stored_time import boot_id, clock_now
 from s2sgw.spool.tables import RowsDamaged, SpoolTables, Work
+from s2sgw.storage.atomic_file import keep_copy
+from s2sgw.storage.sqlite_pages import DatabasePages, read_log
 from s2sgw.xmpp.jid import Domain, Pair
 
 #: Jobs of one transaction at most.
@@ -40,6 +45,14 @@ GROUP = 500
 RETRIES = 100_000
 #: Seconds without any answer after which the spool is stalled.
 STALLED_SECONDS = 2.0
+#: Seconds until it is tried once more to save a damaged file, which could not be saved.
+SAVE_AGAIN_SECONDS = 30.0
+#: SQLite's codes for a page that the disk did not read. A call that meets one so often, for so many seconds, will go on to.
+READ_ERRORS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
+READ_TRIES, READ_SECONDS = 3, 2.5
+JOBS_WITH_ERRORS = 10_000
+#: Pages that may be unreadable in a file of any size, before the whole disk is taken to be away.
+FEW_PAGES = 16
 #: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
 REOPEN_SECONDS = 1.0
 REPORT_SECONDS = 60.0
@@ -49,9 +62,10 @@ REPORT_SECONDS = 60.0
 class _Job:
     """`work` is done at the tables, and `answer` is called with its result or its error. Without an `answer`, it is tried again.
 
-    `again`: what is done in its place where a row of `work` is held already.
+    `name` is the same for calls that read the same. `again`: what is done where a row of `work` is held already.
     """
 
+    name: str
     work: Work
     answer: Callable[[Any], None] | None = None
     again: Work | None = None
@@ -92,6 +106,11 @@ class SQLiteSpool(Spool):
         #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
         self._absent = False
         self._next_try = 0.0
+        #: what damage did, for the operator
+        self._warnings: list[str] = []
+        self._log_aside = Path()
+        #: since when a call could not be read, and how often, by its name
+        self._read_errors: dict[str, tuple[float, int]] = {}
         self._reported: dict[str, float] = {}
         self._open_first()
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
@@ -133,7 +152,7 @@ class SQLiteSpool(Spool):
         return 1 if self._tables is None else self._tables.reserved
 
     def alerts(self) -> list[str]:
-        alerts = [self._trouble] if self._trouble else []
+        alerts = [*self._warnings, *([self._trouble] if self._trouble else [])]
         if self.stalled:
             alerts.append(f"the disk of the spool {self._path} has not answered for {self._clock() - self._answered_at:.0f} s")
         return alerts
@@ -144,39 +163,39 @@ class SQLiteSpool(Spool):
     # --- the thread of the caller ---
 
     def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        self._put(_Job(lambda tables: tables.append(batch), done, lambda tables: tables.append_missing(batch)))
+        self._put(_Job("append", lambda tables: tables.append(batch), done, lambda tables: tables.append_missing(batch)))
 
     def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._put(_Job(lambda tables: tables.read(pair, after, at_most), done))
+        self._put(_Job(f"read {pair}", lambda tables: tables.read(pair, after, at_most), done))
 
     def remove(self, pair: Pair, up_to: int) -> None:
-        self._put(_Job(lambda tables: tables.remove(pair, up_to)))
+        self._put(_Job("remove", lambda tables: tables.remove(pair, up_to)))
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
-        self._put(_Job(lambda tables: tables.remove_each(pair, positions)))
+        self._put(_Job("remove each", lambda tables: tables.remove_each(pair, positions)))
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        self._put(_Job(lambda tables: tables.mark_written(pair, positions), done))
+        self._put(_Job("mark written", lambda tables: tables.mark_written(pair, positions), done))
 
     def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._put(_Job(lambda tables: tables.expired(now, at_most), done))
+        self._put(_Job("expired", lambda tables: tables.expired(now, at_most), done))
 
     def queues(self, done: Answer[list[LaneSummary]]) -> None:
-        self._put(_Job(lambda tables: tables.queues(), done))
+        self._put(_Job("queues", lambda tables: tables.queues(), done))
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
-        self._put(_Job(lambda tables: tables.quarantine(spooled, cause, at)))
+        self._put(_Job("quarantine", lambda tables: tables.quarantine(spooled, cause, at)))
 
     def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
-        self._put(_Job(lambda tables: tables.quarantined(at_most), done))
+        self._put(_Job("quarantined", lambda tables: tables.quarantined(at_most), done))
 
     def raise_limit(self, by: int) -> None:
         self._limit += by
         self._share = self._limit
-        self._put(_Job(self._set_limits))
+        self._put(_Job("limits", self._set_limits))
 
     def close(self, done: Callable[[], None]) -> None:
-        self._put(_Job(lambda tables: None, lambda _: done(), last=True))
+        self._put(_Job("close", lambda tables: None, lambda _: done(), last=True))
         self._closed = True
 
     def _put(self, job: _Job) -> None:
@@ -203,6 +222,7 @@ class SQLiteSpool(Spool):
 
     def _open_first(self) -> None:
         """Open the file at the start. Raises `SpoolBroken` where another try would not help."""
+        self._next_try = self._clock() + REOPEN_SECONDS
         try:
             self._tables = self._open()
         except SpoolBroken as broken:
@@ -210,17 +230,17 @@ class SQLiteSpool(Spool):
                 raise
             self._trouble = f"{broken}; until it can be, nobody is let in"
             self._say(self._trouble)
-        self._next_try = self._clock() + REOPEN_SECONDS
 
     def _open(self) -> SpoolTables:
-        """Return the tables of the file. A damaged one is set aside. Raises `SpoolBroken`."""
+        """Return the tables of the file. What can be read of a damaged one is saved first. Raises `SpoolBroken` or `OSError`."""
         self._absent = False
+        finish_replacement(self._path)
         try:
             return self._opened()
         except NewerVersion as newer:
             keep_for_newer(self._path, str(newer), self._report)
         except (sqlite3.Error, NotASpool, RowsDamaged) as damage:
-            self._set_aside(damage)
+            self._replace_damaged(str(damage))
         except NoRoom as full:
             self._trouble = f"{full}; nothing is held on the disk until there is room"
             self._say(self._trouble)
@@ -228,23 +248,99 @@ class SQLiteSpool(Spool):
             return SpoolTables(open_database(Path(":memory:"), self._durability), 0)
         try:
             return self._opened()
-        except (sqlite3.Error, NoRoom, OSError) as error:
+        except (sqlite3.Error, NoRoom) as error:
             raise SpoolBroken(f"{self._path} cannot be made: {error}") from error
 
     def _opened(self) -> SpoolTables:
+        """Open the file as it is. Raises `SpoolBroken`, `NewerVersion`, `NoRoom`, or the errors of a damaged file."""
+        dropped = self._dropped_commits()
         connection = open_database(self._path, self._durability)
         try:
+            if dropped is not None:
+                self._add_dropped(connection, dropped)
             tables = SpoolTables(connection, self._limit, self.share, self._peer_of)
             stored, boot = tables.clock, self._boot()
             newest = 0 if stored is not None and stored.boot == boot else tables.newest()
             tables.use_clock(clock_now(stored, boot, self._clock(), self._wall(), newest))
+        except sqlite3.Error as error:
+            connection.close()
+            if is_damage(error):
+                raise
+            raise SpoolBroken(f"{self._path} cannot be read: {error}") from error
         except BaseException:
             connection.close()
             raise
         return tables
 
-    def _set_aside(self, damage: Exception) -> None:
-        set_aside(self._path, str(damage), self._report)
+    def _dropped_commits(self) -> DroppedCommits | None:
+        """Return the commits of the log that SQLite would drop, once the log is kept aside. Raises `SpoolBroken`."""
+        log_path = self._path.with_name(self._path.name + "-wal")
+        if not self._path.exists() or not log_path.exists():
+            return None
+        try:
+            log = read_log(log_path)
+            if log is None or not log.commits_behind:
+                return None
+            pages = DatabasePages(self._path, behind=True)
+            try:
+                dropped = dropped_commits(pages)
+            finally:
+                pages.close()
+            self._log_aside = keep_copy(log_path, "damaged")
+        except OSError as error:
+            raise SpoolBroken(f"{log_path} is damaged, and cannot be kept: {error}") from error
+        return dropped
+
+    def _add_dropped(self, connection: sqlite3.Connection, dropped: DroppedCommits) -> None:
+        number = add_dropped(connection, dropped)
+        self._warn(
+            f"the write-ahead log of {self._path} is damaged, with {dropped.commits} commits behind the damage. {number} stanzas "
+            f"of them were saved and are delivered, perhaps not for the first time; others may be lost. The log was kept as "
+            f"{self._log_aside}"
+        )
+
+    def _replace_damaged(self, why: str) -> None:
+        """Save what can be read of the file into a new one, which takes its place.
+
+        Raises `SpoolBroken`, with the file as it was; another try comes later.
+        """
+        self._next_try = self._clock() + SAVE_AGAIN_SECONDS
+        self._report(f"{self._path} is damaged ({why}). What can be read of it is being saved")
+        try:
+            saved = self._save()
+            aside = commit_replacement(self._path)
+        except (sqlite3.Error, SpoolError, NoRoom, OSError) as error:
+            raise SpoolBroken(f"{self._path} is damaged ({why}), and what it holds cannot be saved now: {error}") from error
+        self._warn(f"{self._path} was damaged ({why}): {saved.words()}. The damaged file was kept as {aside}")
+
+    def _save(self) -> Salvage:
+        pages = DatabasePages(self._path)
+        try:
+            unreadable = len(pages.unreadable_pages())
+            if unreadable and (unreadable == len(pages) or (unreadable > FEW_PAGES and unreadable * 4 > len(pages))):
+                raise SpoolBroken(f"{unreadable} of its {len(pages)} pages cannot be read, as if the disk were away")
+            connection = open_database(begin_replacement(self._path), self._durability)
+            try:
+                saved = salvage(pages, connection)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return saved
+            finally:
+                connection.close()
+        finally:
+            pages.close()
+
+    def _has_unreadable_pages(self) -> bool:
+        """Return whether the disk cannot read some of the file. SQLite must not have it open: to close it here ends its lock."""
+        pages = DatabasePages(self._path)
+        try:
+            return bool(pages.unreadable_pages())
+        finally:
+            pages.close()
+
+    def _warn(self, text: str) -> None:
+        """Report `text`, and show it as an alert for the rest of this life."""
+        self._warnings.append(text)
+        self._report(text)
 
     def _set_limits(self, tables: SpoolTables) -> None:
         tables.limit, tables.share = (0, 0) if self._absent else (self._limit, self.share)
@@ -285,6 +381,8 @@ class SQLiteSpool(Spool):
         jobs = retried + jobs
         try:
             results = self._together(jobs)
+            for job in jobs if self._read_errors else ():
+                self._read_errors.pop(job.name, None)
         except Exception:
             results = [self._alone(job) for job in jobs]
         return [partial(job.answer, result) for job, result in zip(jobs, results, strict=True) if job.answer is not None]
@@ -295,10 +393,16 @@ class SQLiteSpool(Spool):
             return
         self._next_try = self._clock() + REOPEN_SECONDS
         try:
-            self._tables = self._open()
+            try:
+                self._tables = self._open()
+            except SpoolBroken as broken:
+                if not self._persists("open", broken.__cause__) or not self._has_unreadable_pages():
+                    raise
+                self._replace_damaged(str(broken))
+                self._tables = self._open()
         except (SpoolBroken, OSError) as broken:
             self._trouble = str(broken)
-            self._say(str(broken))
+            self._say(self._trouble)
 
     def _together(self, jobs: list[_Job]) -> list[Any]:
         """Return the result of each, once all of it is durable."""
@@ -325,29 +429,42 @@ class SQLiteSpool(Spool):
 
     def _alone(self, job: _Job, tries: int = 2) -> Any:
         try:
-            return self._together([job])[0]
+            result = self._together([job])[0]
         except sqlite3.IntegrityError as error:
             if job.again is None:
                 return self._failed(job, error)
-            return self._alone(_Job(job.again, job.answer), tries)
+            return self._alone(_Job(job.name, job.again, job.answer), tries)
         except Exception as error:
-            if is_damage(error) and tries and self._renew(error, tries):
+            if tries and (_is_damage(error) or self._persists(job.name, error)) and self._repair(error, tries):
                 return self._alone(job, tries - 1)
             return self._failed(job, error)
+        self._read_errors.pop(job.name, None)
+        return result
 
-    def _renew(self, error: Exception, tries: int) -> bool:
-        """Open the file once more, where what was read from it is damaged; set it aside where that did not help."""
+    def _persists(self, name: str, error: BaseException | None) -> bool:
+        """Note an error of the disk, and return whether the same call has failed to read for a while."""
+        if not isinstance(error, sqlite3.Error) or error.sqlite_errorcode not in READ_ERRORS:
+            return False
+        if len(self._read_errors) >= JOBS_WITH_ERRORS:
+            self._read_errors.clear()
+        first, number = self._read_errors.get(name, (self._clock(), 0))
+        self._read_errors[name] = first, number + 1
+        return number + 1 >= READ_TRIES and self._clock() - first >= READ_SECONDS
+
+    def _repair(self, error: Exception, tries: int) -> bool:
+        """Open the file once more. Where that did not help, or some of it cannot be read, save the rest into a new file."""
         if self._tables is not None:
             self._tables.close()
             self._tables = None
         try:
-            if tries == 1:
-                self._set_aside(error)
+            if tries == 1 if _is_damage(error) else self._has_unreadable_pages():
+                self._replace_damaged(str(error))
             self._tables = self._open()
         except (SpoolBroken, OSError) as broken:
-            self._trouble = f"{self._path} is damaged, and no other can be begun: {broken}"
+            self._trouble = str(broken)
             self._say(self._trouble)
             return False
+        self._read_errors.clear()
         return True
 
     def _failed(self, job: _Job, error: Exception) -> SpoolError | None:
@@ -360,3 +477,7 @@ class SQLiteSpool(Spool):
         if isinstance(error, SpoolError):
             return error
         return SpoolFull(f"{self._path}: the disk is full", "disk") if full else SpoolBroken(f"{self._path}: {error}")
+
+
+def _is_damage(error: Exception) -> bool:
+    return is_damage(error) or isinstance(error, RowsDamaged)

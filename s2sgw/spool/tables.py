@@ -54,7 +54,7 @@ _SEPARATOR = "\x1f"
 
 
 class RowsDamaged(Exception):
-    """The table of lanes does not hold what was written to it."""
+    """The tables do not hold what was written to them, which SQLite does not notice."""
 
 
 @dataclass(slots=True)
@@ -103,15 +103,21 @@ class SpoolTables:
     def _load(self) -> None:
         for number, sender, recipient, count, size, check in self._rows(f"SELECT {_LANE} FROM lane ORDER BY id"):
             pair = _pair(number, sender, recipient, check)
+            if not isinstance(count, int) or not isinstance(size, int):
+                raise RowsDamaged(f"the totals of lane {number} cannot be read")
             self._open(pair, QueueTotals(number * POSITIONS, self._peer_of(pair)))
             self._add(self._totals[pair], count, size)
+        ((found,),) = self._rows("SELECT count(*) FROM stanza")
+        if found != self.count:
+            raise RowsDamaged(f"{self.count} stanzas were written, and {found} are found")
         used = {base // POSITIONS for base in self._pairs}
         self._next = max(used, default=0) + 1
         self._free = [number for number in range(1, self._next) if number not in used]
-        notes = {name.decode(): value for name, value in self._rows("SELECT name, value FROM note")}
-        self.reserved = notes.get("next position", 1)
-        if "clock" in notes:
-            self.clock = StoredClock.from_json(notes["clock"].decode())
+        notes = dict(self._rows("SELECT name, value FROM note"))
+        self.reserved = notes.get(b"next position", 1)
+        if not isinstance(self.reserved, int):
+            raise RowsDamaged("the next position cannot be read")
+        self.clock = _clock(notes.get(b"clock"))
 
     def _open(self, pair: Pair, totals: QueueTotals) -> QueueTotals:
         self._totals[pair] = totals
@@ -319,7 +325,16 @@ class SpoolTables:
         while number < len(sizes) and at_most > 0:
             at_most -= sizes[number][0]
             number += 1
+        if number == len(sizes) < ROWS:
+            self._require_all(pair, totals)
         return self._stanzas(f"SELECT * {within}", *bounds, max(number, 1))
+
+    def _require_all(self, pair: Pair, totals: QueueTotals) -> None:
+        """Check at the end of a lane that it is all there: what a damaged page hides would be taken for delivered."""
+        bounds = totals.base, totals.base + POSITIONS
+        ((found,),) = self._rows("SELECT count(*) FROM stanza WHERE id > ? AND id < ?", *bounds)
+        if found != totals.count:
+            raise RowsDamaged(f"{totals.count} stanzas of {pair} were written, and {found} are found")
 
     def _stanzas(self, source: str, *values: object) -> list[Spooled]:
         """Return the rows of the table `stanza` that `source` selects, where they belong to a pair."""
@@ -375,9 +390,10 @@ class SpoolTables:
             base = number * POSITIONS
             pair = self._pairs[base]
             totals = self._totals[pair]
-            if first is not None:
-                since = self._seconds(oldest) if isinstance(oldest, int) else 0.0
-                yield LaneSummary(pair, totals.count, totals.bytes, first - base, last - base, since)
+            if first is None:
+                raise RowsDamaged(f"{totals.count} stanzas of {pair} were written, and none is found")
+            since = self._seconds(oldest) if isinstance(oldest, int) else 0.0
+            yield LaneSummary(pair, totals.count, totals.bytes, first - base, last - base, since)
 
     # --- the quarantine ---
 
@@ -434,6 +450,14 @@ def envelope_sum(number: int, envelope: Sequence[object]) -> int:
     return crc32(text.encode("utf-8", "surrogatepass"))
 
 
+def _clock(text: object) -> StoredClock | None:
+    """Return the clock that is noted; None, as after a reboot, where it cannot be read."""
+    try:
+        return StoredClock.from_json(text.decode()) if isinstance(text, bytes) else None
+    except ValueError:
+        return None
+
+
 def _damage(number: int, data: bytes, envelope: list[Any], content_sum: int | None, envelope_sum_: int | None) -> Damage:
     """Return what of a row is not as it was written. Rows of the first version have no checksums."""
     if content_sum is None and envelope_sum_ is None:
@@ -445,10 +469,11 @@ def _damage(number: int, data: bytes, envelope: list[Any], content_sum: int | No
 
 def _lane(number: int, pair: Pair, totals: QueueTotals) -> tuple[object, ...]:
     """Return the row of `_LANE`."""
-    return number, pair.sender.ascii, pair.recipient.ascii, totals.count, totals.bytes, _lane_sum(number, pair)
+    return number, pair.sender.ascii, pair.recipient.ascii, totals.count, totals.bytes, lane_sum(number, pair)
 
 
-def _lane_sum(number: int, pair: Pair) -> int:
+def lane_sum(number: int, pair: Pair) -> int:
+    """Return the checksum of the number and the names of a lane."""
     return crc32(f"{number}\x1e{pair.sender.ascii}\x1e{pair.recipient.ascii}".encode())
 
 
@@ -457,7 +482,7 @@ def _pair(number: int, sender: bytes, recipient: bytes, check: int | None) -> Pa
         pair = Pair(Domain.parse(sender.decode()), Domain.parse(recipient.decode()))
     except (ValueError, AttributeError) as error:
         raise RowsDamaged(f"the names of lane {number} cannot be read: {error}") from None
-    if check is not None and check != _lane_sum(number, pair):
+    if check is not None and check != lane_sum(number, pair):
         raise RowsDamaged(f"the names of lane {number} were altered")
     return pair
 

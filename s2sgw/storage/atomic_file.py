@@ -52,6 +52,15 @@ def set_aside(path: Path, word: str, companions: tuple[str, ...] = ()) -> Path:
     return aside
 
 
+def keep_copy(path: Path, word: str) -> Path:
+    """Copy a file to the first free name with `word` and a number, for its owner alone, and return that. Raises `OSError`."""
+    number = 1
+    while (copy := _numbered(path, word, number)).exists():
+        number += 1
+    write_atomically(copy, path.read_bytes())
+    return copy
+
+
 def _numbered(path: Path, word: str, number: int) -> Path:
     return path.with_name(f"{path.name}.{word}-{number}")
 

@@ -1,9 +1,7 @@
-"""Both spools keep the contract. The one on the disk outlives its process, and faults of the disk lose nothing."""
+"""The spool on the disk keeps the contract and outlives its process, and faults of the disk lose nothing."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
@@ -15,33 +13,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.spool import spool_file, sqlite_spool, tables
+from s2sgw.spool import sqlite_spool, tables
 from s2sgw.spool.interface import Spool, SpoolBroken, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
-
-
-class MemorySpoolTests(SpoolContract, SynchronousTestCase):
-    """The reference."""
-
-    def open(self, deliver: Deliver, limit: int) -> FaultySpool:
-        return FaultySpool(limit, deliver)
-
-    @contextmanager
-    def failing(self, spool: Spool) -> Iterator[None]:
-        assert isinstance(spool, FaultySpool)
-        spool.fail()
-        yield
-        spool.mend()
-
-    @contextmanager
-    def hanging(self, spool: Spool) -> Iterator[None]:
-        assert isinstance(spool, FaultySpool)
-        spool.stall()
-        yield
-        spool.go_on()
+from tests.support.spool_files import File, connection_of
 
 
 class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -64,7 +41,7 @@ class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
     def hanging(self, spool: Spool) -> Iterator[None]:
         assert isinstance(spool, SQLiteSpool)
         mended = Event()
-        spool._put(sqlite_spool._Job(lambda tables: mended.wait(PATIENCE)))
+        spool._put(sqlite_spool._Job("hang", lambda tables: mended.wait(PATIENCE)))
         usual = sqlite_spool.STALLED_SECONDS
         self.patch(sqlite_spool, "STALLED_SECONDS", -1.0)
         yield
@@ -87,36 +64,6 @@ class FailingConnection:
 
     def close(self) -> None:
         self._connection.close()
-
-
-class File:
-    """A spool's file, opened as often as a test likes."""
-
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        self.reports: list[str] = []
-
-    def open(self, **options: Any) -> Asking:
-        return Asking(lambda deliver: SQLiteSpool(self.path, 1 << 26, deliver, report=self.reports.append, **options))
-
-    def after_a_kill(self) -> File:
-        """The file as a kill of its gateway leaves it, while the gateway goes on."""
-        copy = File(f"{self.path}-killed")
-        for suffix in ("", "-wal"):
-            if Path(f"{self.path}{suffix}").exists():
-                shutil.copy(f"{self.path}{suffix}", f"{copy.path}{suffix}")
-        return copy
-
-    @property
-    def aside(self) -> list[str]:
-        return sorted(each.name.removeprefix(self.path.name) for each in self.path.parent.glob(f"{self.path.name}.damaged-*"))
-
-
-def connection_of(it: Asking) -> sqlite3.Connection:
-    """The writer's own, for faults; the writer is at rest when it has answered."""
-    assert isinstance(it.spool, SQLiteSpool)
-    assert it.spool._tables is not None
-    return it.spool._tables._connection
 
 
 class LastingTests(SynchronousTestCase):
@@ -201,169 +148,6 @@ class LastingTests(SynchronousTestCase):
         assert isinstance(it.spool, SQLiteSpool)
         it.spool.thread.join(PATIENCE)
         self.assertFalse(it.spool.thread.is_alive())
-
-
-class DamageTests(SynchronousTestCase):
-    """A file that cannot be read is set aside; the gateway starts, and goes on."""
-
-    def setUp(self) -> None:
-        self.file = File(self.mktemp())
-
-    def fill(self, number: int = 1000) -> None:
-        it = self.file.open()
-        it.append(*(spooled(A, position) for position in range(1, number + 1)))
-        it.close()
-
-    def assertFresh(self, *words: str) -> None:
-        it = self.file.open()
-        self.assertEqual((it.held(), it.append(spooled(A, 1)), it.positions(A)), ((0, 0), None, [1]))
-        self.assertEqual((self.file.aside, len(self.file.reports)), ([".damaged-1"], 1))
-        for word in (*words, str(self.file.path), "set aside", ".recover"):
-            self.assertIn(word, self.file.reports[0])
-        it.close()
-
-    def test_garbage(self) -> None:
-        """Not a database at all."""
-        self.file.path.write_bytes(b"garbage" * 1000)
-        self.assertFresh("not a database")
-        self.assertEqual(Path(f"{self.file.path}.damaged-1").read_bytes(), b"garbage" * 1000)
-
-    def test_strange_database(self) -> None:
-        """Somebody else's database."""
-        with sqlite3.connect(self.file.path) as connection:
-            connection.execute("CREATE TABLE x (y)")
-        connection.close()
-        self.assertFresh("no spool of s2sgw")
-
-    def test_newer_schema(self) -> None:
-        """What a newer version wrote is not guessed at, nor called damaged; moved back, all of it is there."""
-        self.fill()
-        self.set_version(99)
-        it = self.file.open()
-        self.assertEqual((it.held(), it.append(spooled(A, 1)), it.positions(A)), ((0, 0), None, [1]))
-        it.close()
-        [report], aside = self.file.reports, Path(f"{self.file.path}.newer-1")
-        for word in ("newer version", "99", str(aside), "nothing is lost", f"to {self.file.path}", "stop"):
-            self.assertIn(word, report)
-        self.assertEqual(self.file.aside, [])
-        aside.rename(self.file.path)
-        self.set_version(len(spool_file.MIGRATIONS))
-        it = self.file.open()
-        self.assertEqual(it.held()[0], 1000)
-        it.close()
-
-    def set_version(self, number: int) -> None:
-        with sqlite3.connect(self.file.path) as connection:
-            connection.execute(f"PRAGMA user_version={number}")
-        connection.close()
-
-    def test_tables_gone(self) -> None:
-        """A spool without its tables."""
-        self.fill()
-        with sqlite3.connect(self.file.path) as connection:
-            connection.execute("DROP TABLE stanza")
-        connection.close()
-        self.assertFresh("tables are gone")
-
-    def test_accounts_unreadable(self) -> None:
-        """A lane whose name is none."""
-        self.fill()
-        with sqlite3.connect(self.file.path) as connection:
-            connection.execute("UPDATE lane SET sender = '..'")
-        connection.close()
-        self.assertFresh()
-
-    def test_first_page(self) -> None:
-        """The table of contents overwritten."""
-        self.fill()
-        data = bytearray(self.file.path.read_bytes())
-        data[100:4096] = b"\xff" * 3996
-        self.file.path.write_bytes(data)
-        self.assertFresh("malformed")
-
-    def test_every_one_is_kept(self) -> None:
-        """A second damaged file does not take the place of the first, and its log goes with it."""
-        for _ in range(2):
-            for suffix in ("", "-wal"):
-                Path(f"{self.file.path}{suffix}").write_bytes(b"garbage")
-            spool_file.set_aside(self.file.path, "", self.file.reports.append)
-        self.assertEqual(self.file.aside, [".damaged-1", ".damaged-1-wal", ".damaged-2", ".damaged-2-wal"])
-
-    def test_found_at_work(self) -> None:
-        """Damage that shows only when a lane is read: the spool goes on with a new file, and what comes is held."""
-        it = self.open_damaged()
-        self.assertEqual(it.spool.count, 1000)
-        self.assertEqual(it.read(A), [])
-        self.assertEqual((it.append(spooled(B, 1)), it.positions(B), it.held()), (None, [1], (1, 100)))
-        self.assertEqual((self.file.aside[0], len(self.file.reports)), (".damaged-1", 1))
-        it.close()
-
-    def open_damaged(self) -> Asking:
-        """The spool of a file whose lanes are listed, and whose stanzas are gone."""
-        self.fill()
-        data = self.file.path.read_bytes()
-        self.file.path.write_bytes(data[:40960] + b"\xff" * (len(data) - 40960))
-        return self.file.open()
-
-    def test_no_other_can_be_begun(self) -> None:
-        """Where no new file can be made either, custody is refused in words."""
-        it = self.open_damaged()
-        self.patch(sqlite_spool, "set_aside", lambda *arguments: os.stat("/no/where"))
-        self.assertIsInstance(it.read(A), SpoolBroken)
-        self.assertIn("no other can be begun", self.file.reports[0])
-        self.assertIsInstance(it.append(spooled(B, 1)), SpoolBroken)
-        it.close()
-
-    def test_nothing_can_be_begun(self) -> None:
-        """The start is told where a damaged file can be set aside, and no other made."""
-        self.file.path.write_bytes(b"garbage" * 1000)
-        self.patch(spool_file, "_make", lambda path: None if path.exists() else os.stat("/no/where"))
-        self.assertIn("cannot be made", str(self.assertRaises(SpoolBroken, self.file.open)))
-
-
-class MigrationTests(SynchronousTestCase):
-    """Files of older versions."""
-
-    def test_first_version(self) -> None:
-        """A file of the first version is brought up to date, and what it holds is delivered, for want of checksums as it is."""
-        file = File(self.mktemp())
-        connection = sqlite3.connect(file.path)
-        connection.executescript(";".join(spool_file.MIGRATIONS[0]))
-        connection.execute("INSERT INTO lane VALUES (3, 'a.example', 'b.example', 2, 200)")
-        for position in (41, 42):
-            row = spooled(A, position)
-            values = row.stanza.kind, row.stanza.data, row.stanza.to, row.stanza.from_, None, row.stanza.id, "x}y\x1fx}z"
-            times = 1_700_000_000_000_000, 1_700_000_600_000_000
-            connection.execute(f"INSERT INTO stanza VALUES ({3 * tables.POSITIONS + position}, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", (*values, *times))
-        connection.execute("PRAGMA application_id=0x53325347")
-        connection.execute("PRAGMA user_version=1")
-        connection.commit()
-        connection.close()
-        it = file.open(clock=lambda: 50.0, wall=lambda: 1_700_000_060.0, boot=lambda: "this boot")
-        self.assertEqual((it.positions(A), it.held(), it.spool.next_position, file.reports), ([41, 42], (2, 200), 43, []))
-        first = it.read(A)[0]
-        self.assertEqual((told(first)[2], first.accepted_at, first.deadline), (told(spooled(A, 41))[2], -10.0, 590.0))
-        self.assertEqual(it.append(spooled(A, 43)), None)
-        it.close()
-        again = file.open()
-        self.assertEqual((again.positions(A), file.reports), ([41, 42, 43], []))
-        again.close()
-
-    def test_all_or_nothing(self) -> None:
-        """A migration that fails leaves the file as it was."""
-        file = File(self.mktemp())
-        it = file.open()
-        it.append(spooled(A, 1))
-        it.close()
-        steps = (*spool_file.MIGRATIONS, ("ALTER TABLE pen ADD COLUMN note TEXT", "NO SQL"))
-        self.assertRaises(SpoolBroken, spool_file.open_database, file.path, "crash", steps)
-        again = file.open()
-        self.assertEqual((again.positions(A), file.reports), ([1], []))
-        again.close()
-
-    def test_nowhere_to_go(self) -> None:
-        """No file can be made: the start is told."""
-        self.assertRaises(SpoolBroken, File(f"{self.mktemp()}/no/where").open)
 
 
 class ShareTests(SynchronousTestCase):

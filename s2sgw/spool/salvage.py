@@ -1,0 +1,396 @@
+"""Saves what can be read of a damaged spool into a new one, and names what cannot.
+
+The damaged file is read page by page (`storage.sqlite_pages`), so that a page that cannot be read takes along no more than its
+own rows. Every row keeps its number and its checksums: a stanza that was altered shows when it is read, as in a sound file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from s2sgw.spool.tables import POSITIONS, lane_sum
+from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, Row, Value
+from s2sgw.xmpp.jid import JID, Domain, Pair
+
+#: Rows of one transaction.
+ROWS = 5000
+#: Lanes, and positions of each, that are named.
+NAMED_LANES, NAMED_POSITIONS = 20, 20
+#: How many values a row has in each version of the schema. A row from before a column was added is shorter.
+_LANE, _STANZA, _QUARANTINE, _NOTE = (5, 6), (11, 13), (16, 18), (2,)
+_FIELDS = {
+    "kind": "TEXT", "data": "BLOB", "addressee": "TEXT", "author": "TEXT", "type": "TEXT", "ident": "TEXT", "payloads": "TEXT",
+    "accepted": "INTEGER", "deadline": "INTEGER", "written": "INTEGER",
+}
+_SUMS = {"content_sum": "INTEGER", "envelope_sum": "INTEGER"}
+#: The columns of a table in the order in which a row has them, with their types.
+_STANZA_COLUMNS = {"id": "INTEGER", **_FIELDS, **_SUMS}
+_QUARANTINE_COLUMNS = {
+    "number": "INTEGER", "sender": "TEXT", "recipient": "TEXT", "position": "INTEGER", **_FIELDS, "cause": "TEXT",
+    "at": "INTEGER", **_SUMS,
+}
+#: Where `written` is in a row of `stanza`.
+_WRITTEN = 10
+#: Positions that are left free where it is not known how far they were used.
+UNKNOWN_RESERVE = 10_000_000
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What became of a damaged spool. `lost`: the positions that are gone, as far as they are known, and how many, by lane."""
+
+    stanzas: int = 0
+    lost: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    unreadable_pages: int = 0
+
+    @property
+    def lost_stanzas(self) -> int:
+        return sum(number for number, _ in self.lost.values())
+
+    def words(self) -> str:
+        """Return a sentence for the operator, which names what is lost."""
+        text = f"{self.stanzas} stanzas were saved and are delivered"
+        if not self.lost:
+            return text
+        names = [_lost_words(lane, number, positions) for lane, (number, positions) in list(self.lost.items())[:NAMED_LANES]]
+        more = f", and {len(self.lost) - NAMED_LANES} other lanes" if len(self.lost) > NAMED_LANES else ""
+        return f"{text}; {self.lost_stanzas} are lost: {'; '.join(names)}{more}"
+
+
+def _lost_words(lane: str, number: int, positions: list[int]) -> str:
+    if not positions:
+        return f"{number} from {lane}"
+    more = " …" if len(positions) > NAMED_POSITIONS else ""
+    return f"{number} from {lane} (numbers {', '.join(map(str, positions[:NAMED_POSITIONS]))}{more})"
+
+
+def salvage(pages: DatabasePages, connection: sqlite3.Connection) -> Salvage:
+    """Copy what can be read of a damaged spool into the empty tables behind `connection`. Raises `sqlite3.Error`."""
+    return _Copy(pages, connection).copy()
+
+
+class _Copy:
+    """One salvage under way."""
+
+    def __init__(self, pages: DatabasePages, connection: sqlite3.Connection) -> None:
+        self._pages = pages
+        self._connection = connection
+        self._pairs: dict[int, Pair] = {}
+        self._counts: dict[int, int] = {}
+        #: rows of which it is not sure that they were not removed before
+        self._doubtful: set[int] = set()
+
+    def copy(self) -> Salvage:
+        roots = self._pages.roots()
+        leaves = _leaves(self._pages, roots)
+        self._copy_stanzas(leaves)
+        self._read_lanes(leaves)
+        self._settle_doubt()
+        lost = self._lost(roots)
+        self._write_lanes()
+        self._copy_quarantine(leaves)
+        self._copy_notes(leaves)
+        ((stanzas,),) = self._connection.execute("SELECT count(*) FROM stanza").fetchall()
+        return Salvage(stanzas, lost, len(self._pages.unreadable))
+
+    def _rows(self, leaves: TableLeaves, table: str, lengths: tuple[int, ...]) -> Iterator[tuple[Row, bool]]:
+        """Return the rows of a table that can be read, and whether each is in doubt."""
+        for number, sure in leaves.of(table):
+            try:
+                for row in self._pages.rows(number):
+                    if row is not None and len(row.values) in lengths:
+                        yield row, not sure
+            except PageUnreadable:
+                continue
+
+    def _copy_stanzas(self, leaves: TableLeaves) -> None:
+        rows: list[tuple[Value, ...]] = []
+        for row, doubtful in self._rows(leaves, "stanza", _STANZA):
+            if row.rowid < POSITIONS or not _is_stanza(row.values):
+                continue
+            rows.append(_raw(row, _STANZA))
+            if doubtful:
+                self._doubtful.add(row.rowid)
+            if len(rows) >= ROWS:
+                self._insert("stanza", _STANZA_COLUMNS, rows)
+                rows = []
+        self._insert("stanza", _STANZA_COLUMNS, rows)
+
+    def _insert(self, table: str, columns: dict[str, str], rows: list[tuple[Value, ...]]) -> None:
+        with _transaction(self._connection):
+            _insert(self._connection, table, columns, rows)
+
+    def _read_lanes(self, leaves: TableLeaves) -> None:
+        """Learn which pair each lane is, from the table of lanes or else from the addresses of its stanzas."""
+        for row, doubtful in self._rows(leaves, "lane", _LANE):
+            pair = _lane_pair(row)
+            if pair is not None and not (doubtful and row.rowid in self._pairs):
+                self._pairs[row.rowid] = pair
+                count = row.values[3]
+                self._counts[row.rowid] = count if isinstance(count, int) else 0
+        for (number,) in self._connection.execute(f"SELECT DISTINCT id / {POSITIONS} FROM stanza").fetchall():
+            if number not in self._pairs:
+                self._guess_pair(number)
+
+    def _guess_pair(self, number: int) -> None:
+        within = f"FROM stanza WHERE id > {number * POSITIONS} AND id < {(number + 1) * POSITIONS}"
+        found = self._connection.execute(f"SELECT author, addressee {within} LIMIT 100").fetchall()
+        pairs = [pair for pair in map(_addressed_pair, found) if pair is not None]
+        if pairs:
+            self._pairs[number] = max(set(pairs), key=pairs.count)
+        else:
+            self._connection.execute(f"DELETE {within}")
+
+    def _settle_doubt(self) -> None:
+        """Decide on rows of which it is not sure that they were not removed before.
+
+        Where a lane has as many rows as it held, all of them are its own. Where it has more, the first are dropped, since a lane
+        is removed from its beginning. What is in doubt then is not sent as new (R33).
+        """
+        by_lane: defaultdict[int, list[int]] = defaultdict(list)
+        for rowid in sorted(self._doubtful):
+            by_lane[rowid // POSITIONS].append(rowid)
+        with _transaction(self._connection):
+            for number, rowids in by_lane.items():
+                excess = self._count(number) - self._counts.get(number, 0)
+                dropped = max(excess, 0) if number in self._counts else 0
+                if excess or number not in self._counts:
+                    self._for_each("DELETE FROM stanza WHERE id = ?", rowids[:dropped])
+                    self._for_each("UPDATE stanza SET written = 1 WHERE id = ?", rowids[dropped:])
+
+    def _for_each(self, statement: str, rowids: list[int]) -> None:
+        self._connection.executemany(statement, [(rowid,) for rowid in rowids])
+
+    def _count(self, number: int) -> int:
+        bounds = number * POSITIONS, (number + 1) * POSITIONS
+        ((count,),) = self._connection.execute("SELECT count(*) FROM stanza WHERE id > ? AND id < ?", bounds).fetchall()
+        return int(count)
+
+    def _lost(self, roots: dict[str, int]) -> dict[str, tuple[int, list[int]]]:
+        """Return what of each lane is gone, by its name: how many stanzas, and their positions where the index has them."""
+        if self._counts == {number: self._count(number) for number in self._pairs}:
+            return {}
+        missing = self._missing(roots)
+        lost = {}
+        for number in sorted({*self._counts, *missing}):
+            name = str(self._pairs[number]) if number in self._pairs else f"lane {number}, whose names are lost"
+            positions = missing.get(number, [])
+            gone = max(self._counts.get(number, 0) - self._count(number), len(positions))
+            if gone > 0:
+                lost[name] = (gone, positions)
+        return lost
+
+    def _missing(self, roots: dict[str, int]) -> dict[int, list[int]]:
+        """Return the positions by lane that the index of deadlines has, and the table has not."""
+        try:
+            entries, _ = self._pages.entries(roots["stanza_deadline"])
+        except (KeyError, PageUnreadable):
+            return {}
+        held = {rowid for (rowid,) in self._connection.execute("SELECT id FROM stanza")}
+        ids = {entry[-1] for entry in entries if len(entry) == 2 and isinstance(entry[-1], int) and entry[-1] >= POSITIONS}
+        missing: defaultdict[int, list[int]] = defaultdict(list)
+        for rowid in sorted(ids - held):
+            missing[rowid // POSITIONS].append(rowid % POSITIONS)
+        return dict(missing)
+
+    def _write_lanes(self) -> None:
+        with _transaction(self._connection):
+            _write_lanes(self._connection, self._pairs)
+
+    def _copy_quarantine(self, leaves: TableLeaves) -> None:
+        rows = []
+        for row, _ in self._rows(leaves, "quarantine", _QUARANTINE):
+            if all(isinstance(row.values[at], str) for at in (1, 2, 4, 6, 7, 10, 14)) and isinstance(row.values[5], bytes):
+                rows.append(_raw(row, _QUARANTINE))
+        self._insert("quarantine", _QUARANTINE_COLUMNS, rows)
+
+    def _copy_notes(self, leaves: TableLeaves) -> None:
+        """Keep the notes, and a next position that is behind every stanza."""
+        notes = {row.values[0]: row.values[1] for row, _ in self._rows(leaves, "note", _NOTE)}
+        ((highest,),) = self._connection.execute(f"SELECT coalesce(max(id % {POSITIONS}), 0) FROM stanza").fetchall()
+        noted = notes.get("next position")
+        notes["next position"] = max(highest + 1, noted) if isinstance(noted, int) else highest + 1 + UNKNOWN_RESERVE
+        for name in ("next position", "clock"):
+            if name in notes:
+                self._connection.execute("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", (name, notes[name]))
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _insert(connection: sqlite3.Connection, table: str, columns: dict[str, str], rows: list[tuple[Value, ...]]) -> None:
+    """Insert rows of raw values. A row whose number is there already stays away."""
+    values = ", ".join(f"CAST(? AS {type_})" for type_ in columns.values())
+    connection.executemany(f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({values})", rows)
+
+
+def _raw(row: Row, lengths: tuple[int, ...], written: bool = False) -> tuple[Value, ...]:
+    """Return a row as it is inserted: a text as its bytes, which may be no UTF-8. `written`: note that it may have been sent."""
+    values = [row.rowid, *row.values[1:], *[None] * (lengths[-1] - len(row.values))]
+    if written:
+        values[_WRITTEN] = 1
+    return tuple(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value for value in values)
+
+
+def _write_lanes(connection: sqlite3.Connection, pairs: dict[int, Pair]) -> None:
+    """Write the table of lanes anew, with what the table of stanzas holds of each."""
+    totals = connection.execute(f"SELECT id / {POSITIONS}, count(*), total(length(data)) FROM stanza GROUP BY 1").fetchall()
+    rows = [
+        (number, pairs[number].sender.ascii, pairs[number].recipient.ascii, count, int(size), lane_sum(number, pairs[number]))
+        for number, count, size in totals
+    ]
+    columns = "id, sender, recipient, count, bytes, check_sum"
+    connection.executemany(f"INSERT OR REPLACE INTO lane ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+class TableLeaves:
+    """The leaves of each table, and whether it is sure that each is in use."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, list[tuple[int, bool]]] = {}
+
+    def add(self, table: str, number: int, sure: bool) -> None:
+        self._tables.setdefault(table, []).append((number, sure))
+
+    def of(self, table: str) -> list[tuple[int, bool]]:
+        """Return the leaves of a table, the sure ones first."""
+        return sorted(self._tables.get(table, []), key=lambda leaf: not leaf[1])
+
+
+def _leaves(pages: DatabasePages, roots: dict[str, int]) -> TableLeaves:
+    """Find the leaves of each table: by its tree, and where a tree is damaged by looking at every page that is in no tree.
+
+    A page that is in no tree is in use for sure where the list of free pages is whole.
+    """
+    leaves = TableLeaves()
+    reached: set[int] = set()
+    whole = bool(roots)
+    for name, root in roots.items():
+        found, sound = pages.leaves(root)
+        whole = whole and sound
+        reached.update(found)
+        for number in found:
+            leaves.add("quarantine" if name == "pen" else name, number, True)
+    if not whole:
+        free, free_is_whole = pages.free_pages()
+        for number in range(1, len(pages) + 1):
+            if number not in reached and number not in free and pages.is_table_leaf(number):
+                table = _table_of(pages, number)
+                if table:
+                    leaves.add(table, number, free_is_whole)
+    return leaves
+
+
+def _table_of(pages: DatabasePages, number: int) -> str:
+    """Return to which table a leaf belongs, by the rows on it, or ""."""
+    try:
+        for row in pages.rows(number):
+            if row is None:
+                continue
+            length = len(row.values)
+            if length in _STANZA and row.rowid >= POSITIONS:
+                return "stanza"
+            if length in _QUARANTINE and row.values[0] is None:
+                return "quarantine"
+            if length in _LANE and _lane_pair(row) is not None:
+                return "lane"
+            if length in _NOTE and row.values[0] in ("next position", "clock"):
+                return "note"
+    except PageUnreadable:
+        pass
+    return ""
+
+
+def _is_stanza(values: list[Value]) -> bool:
+    number, kind, data, to, from_, type_, ident, payloads, accepted, deadline, written = values[:11]
+    texts = all(isinstance(value, str) for value in (kind, to, from_, payloads))
+    optional = all(value is None or isinstance(value, str) for value in (type_, ident))
+    numbers = all(isinstance(value, int) for value in (accepted, deadline, written))
+    return number is None and texts and optional and numbers and isinstance(data, bytes)
+
+
+def _lane_pair(row: Row) -> Pair | None:
+    number, sender, recipient, count, size = row.values[:5]
+    check = row.values[5] if len(row.values) > 5 else None
+    if number is not None or not isinstance(count, int) or not isinstance(size, int):
+        return None
+    if not isinstance(sender, str) or not isinstance(recipient, str):
+        return None
+    try:
+        pair = Pair(Domain.parse(sender), Domain.parse(recipient))
+    except ValueError:
+        return None
+    return pair if check is None or check == lane_sum(row.rowid, pair) else None
+
+
+def _addressed_pair(addresses: tuple[bytes, bytes]) -> Pair | None:
+    try:
+        sender, recipient = (JID.parse(address.decode()).domain for address in addresses)
+    except ValueError:
+        return None
+    return Pair(sender, recipient)
+
+
+# --- a log that SQLite would drop in part ---
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedCommits:
+    """The stanzas, and the names of lanes, in commits of the log that SQLite would drop without a word."""
+
+    rows: list[tuple[Value, ...]]
+    pairs: dict[int, Pair]
+    commits: int
+
+
+def dropped_commits(pages: DatabasePages) -> DroppedCommits:
+    """Read what is in the commits behind a damaged frame of the log. `pages` has them laid over the file.
+
+    It is not known whether the stanzas were passed on in a later commit: a request among them is not sent again (R33).
+    """
+    assert pages.log is not None
+    rows: list[tuple[Value, ...]] = []
+    pairs: dict[int, Pair] = {}
+    free, _ = pages.free_pages()
+    for number in sorted(set(pages.log.behind) - free):
+        table = _table_of(pages, number) if pages.is_table_leaf(number) else ""
+        for row in pages.rows(number) if table in ("stanza", "lane") else ():
+            if row is None:
+                continue
+            if table == "lane" and len(row.values) in _LANE and (pair := _lane_pair(row)) is not None:
+                pairs[row.rowid] = pair
+            elif table == "stanza" and len(row.values) in _STANZA and _is_stanza(row.values):
+                rows.append(_raw(row, _STANZA, written=True))
+    return DroppedCommits(rows, pairs, pages.log.commits_behind)
+
+
+def add_dropped(connection: sqlite3.Connection, dropped: DroppedCommits) -> int:
+    """Add the stanzas of dropped commits that the file does not hold, and return how many. Raises `sqlite3.Error`.
+
+    What the file holds may have been passed on in those commits: a request in it is not sent again.
+    """
+    with _transaction(connection):
+        ((before,),) = connection.execute("SELECT count(*) FROM stanza").fetchall()
+        names = connection.execute("SELECT id, sender, recipient FROM lane").fetchall()
+        pairs = dropped.pairs | {number: Pair(*(Domain.parse(name.decode()) for name in both)) for number, *both in names}
+        known = [row for row in dropped.rows if isinstance(row[0], int) and row[0] // POSITIONS in pairs]
+        _insert(connection, "stanza", _STANZA_COLUMNS, known)
+        connection.execute("UPDATE stanza SET written = 1 WHERE kind = 'iq'")
+        _write_lanes(connection, pairs)
+        ((highest,),) = connection.execute(f"SELECT coalesce(max(id % {POSITIONS}), 0) FROM stanza").fetchall()
+        connection.execute("UPDATE note SET value = ? WHERE name = 'next position' AND value <= ?", (highest + 1, highest))
+        ((after,),) = connection.execute("SELECT count(*) FROM stanza").fetchall()
+    return int(after - before)

@@ -1,0 +1,33 @@
+"""The spool in memory keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.spool.interface import Spool
+from tests.support.faulty_spool import FaultySpool
+from tests.support.spool_contract import Deliver, SpoolContract
+
+
+class MemorySpoolTests(SpoolContract, SynchronousTestCase):
+    """The reference."""
+
+    def open(self, deliver: Deliver, limit: int) -> FaultySpool:
+        return FaultySpool(limit, deliver)
+
+    @contextmanager
+    def failing(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, FaultySpool)
+        spool.fail()
+        yield
+        spool.mend()
+
+    @contextmanager
+    def hanging(self, spool: Spool) -> Iterator[None]:
+        assert isinstance(spool, FaultySpool)
+        spool.stall()
+        yield
+        spool.go_on()
