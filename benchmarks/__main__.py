@@ -40,9 +40,9 @@ MANY_STREAMS = 20
 #: Seconds that the last acknowledgements have before the ends of a measurement are closed.
 LINGER = 0.8
 _SECONDS = 120.0
-#: What issue 2 asks for: at least this many times ejabberd's rate, at most so many microseconds of CPU a stanza.
+#: Targets: at least this many times ejabberd's rate, at most so many microseconds of CPU a stanza.
 TIMES_EJABBERD, CPU_MICROSECONDS = 2.0, 12.0
-#: What issue 5 asks for: this part of the relay's rate with XEP-0198 and custody on.
+#: Target: this part of the relay's rate with XEP-0198 and custody on.
 CUSTODY_PART = 0.7
 RELAY, CUSTODY = "s2sgw, s2s TLS in, s2s TLS out", "s2sgw, XEP-0198 and custody on both legs"
 DEFAULT = "s2sgw, the same, a ping behind each batch"

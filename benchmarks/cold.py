@@ -31,7 +31,7 @@ from tests.lab.world import Front
 INSIDE = "inside.example"
 #: Cold peers of one measurement, in each direction.
 PEERS = 15
-#: What issue 3 asks for: milliseconds at the median.
+#: Target: milliseconds at the median.
 TARGET = 15.0
 _SECONDS = 20.0
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.size`: a million stanzas of 400 bytes in the spool, for 10,000 peers (issue 5, point 8).
+"""`python -m benchmarks.size`: a million stanzas of 400 bytes in the spool, for 10,000 peers.
 
 Three measurements: how fast the spool takes them, what a gateway that holds them needs while no peer is there, and what it needs
 and how fast it is once they are. One sink plays all the peers: TLS with a certificate for `*.peers.example`, EXTERNAL, XEP-0198.
@@ -32,7 +32,7 @@ from tests.lab.peer import server_context
 from tests.lab.place import Lab, LabError, cpu_seconds
 
 HERE, ZONE = "bench.example", "peers.example"
-#: What issue 5 asks for: MB of memory, seconds to the first delivery, stanzas a second.
+#: Targets: MB of memory, seconds to the first delivery, stanzas a second.
 MEGABYTES, FIRST, RATE = 250.0, 5.0, 15_000.0
 _BATCH = 100
 #: Seconds for a delivery, and for a gateway to show what it holds.

@@ -1,7 +1,7 @@
 """The DNS view: a resolver for the backend alone, in which every domain but the local ones is reached through the gateway.
 
-Own answers are the few of BACKENDS.md; all other questions are forwarded, concurrently and within bounds, and so are those
-for the local domains, which are never sent to the gateway as if they were a peer's.
+The view's own answers are few (docs/decisions.md#dns-view); all other questions are forwarded, concurrently and within
+bounds, and so are those for the local domains, which are never sent to the gateway as if they were a peer's.
 Only clients on this machine are answered.
 """
 

@@ -1,5 +1,5 @@
 """The leg to the existing server, both sides of it: the server opens streams for peers at the inner listener, and we open
-streams to its own s2s port in the name of proven peers (decisions 7, 8 and 11).
+streams to its own s2s port in the name of proven peers (docs/decisions.md#dns-view, #bounces, #pairs).
 
 For the server we are the peer: each remote domain is known to it by a certificate minted from the private CA, or by
 dialback closed through the DNS view.
@@ -183,7 +183,7 @@ class BackendInitiating:
         ))
 
     def shown(self, pair: Pair) -> str | None:
-        """Nothing that others could share: each peer has a stream of its own (decision 11)."""
+        """Nothing that others could share: each peer has a stream of its own (docs/decisions.md#pairs)."""
         return None
 
     def owner(self, pair: Pair) -> Owner:
@@ -193,7 +193,7 @@ class BackendInitiating:
         return self.owner_domains(pair)
 
     def streams(self, pair: Pair) -> int:
-        """One for each peer: decision 11."""
+        """Return 0: each peer has one (docs/decisions.md#pairs)."""
         return 0
 
     def largest(self, pair: Pair) -> int | None:

@@ -1,4 +1,4 @@
-"""The life of a courier as a machine: idle, connecting, ready, backing off, stopped (STYLE habit 7)."""
+"""The life of a courier as a machine: idle, connecting, ready, backing off, stopped (docs/decisions.md#engines)."""
 
 from __future__ import annotations
 

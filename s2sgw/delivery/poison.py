@@ -1,4 +1,4 @@
-"""Whether a stream ended over the content of a stanza, as far as its end and those before it tell (decision 10)."""
+"""Whether a stream ended over the content of a stanza, as far as its end and those before it tell (docs/decisions.md#poison)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A lane at work: its custody passes on as the next hop takes it, and what the hop does not take in time is spooled.
 
-A stanza is settled upstream only when the next hop has it, the spool has it, or it was bounced (decision 9).
+A stanza is settled upstream only when the next hop has it, the spool has it, or it was bounced (docs/decisions.md#custody).
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class DeliveryQueue:
     def lost(self, poison: str = "", ambiguous: bool = False) -> None:
         """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
 
-        `poison`: it went over the content of one of them (decision 10),
+        `poison`: it went over the content of one of them (docs/decisions.md#poison),
         as this word says (`delivery.poison`); `ambiguous`: or over
         something else.
         """

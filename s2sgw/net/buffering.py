@@ -1,7 +1,7 @@
 """The two directions of a transport: `InputBuffer` holds what came and waits to be read, `OutputGate` knows whether more fits.
 
 Under TLS `dataReceived` comes once per record; 60,000 one-byte records cost ten times less when what one turn brought
-is read at once (decision 2).
+is read at once (docs/decisions.md#batching).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (habit 9).
+"""The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (docs/decisions.md#engines).
 
 Input is joined per reactor turn, since under TLS `dataReceived` comes once per record; what one turn brings is fed at
-once (decision 2), as far as the turn has time for one stream. STARTTLS and direct TLS are one path, on the clock that is
-given.
+once (docs/decisions.md#batching), as far as the turn has time for one stream. STARTTLS and direct TLS are one path, on the
+clock that is given.
 
 A side that sends and does not read is read no further once its answers wait. Where stanzas go out as well, that is when
 more than a few answers wait: else two sides that both send would wait for each other.

@@ -1,4 +1,6 @@
-"""TLS of both roles: contexts that ask for a certificate, accept any, and never renegotiate or resume (decision 4, R10, R11).
+"""TLS of both roles: contexts that ask for a certificate, accept any, and never renegotiate or resume (R10, R11).
+
+See docs/decisions.md#evidence.
 
 The chain is evidence, judged after the handshake by pure code; nothing is verified here. One context is kept per
 certificate (it costs 133 µs, a connection on it 13 µs), in a bounded cache.
@@ -146,7 +148,8 @@ def new_context(credential: Credential | None, minimum: Minimum) -> SSL.Context:
 
     No tickets and no session cache, since a resumed session has no chain (R11). Under TLS 1.3 OpenSSL sends two tickets
     even so, since pyOpenSSL knows no SSL_CTX_set_num_tickets; without a cache they lead to a full handshake. No trust
-    store: the verify callback accepts every chain. MODE_RELEASE_BUFFERS gives an idle stream's buffers back (decision 14).
+    store: the verify callback accepts every chain. MODE_RELEASE_BUFFERS gives an idle stream's
+    buffers back (docs/decisions.md#idle-streams).
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(_VERSIONS[minimum])

@@ -91,7 +91,7 @@ def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
 
 
 class KeyStore(Protocol):
-    """Where keys are remembered: on this machine (`PeerKeys`), or on what a cluster shares (decision 15)."""
+    """Where keys are remembered: on this machine (`PeerKeys`), or on what a cluster shares (docs/decisions.md#nodes)."""
 
     def known(self, domain: Domain, at: float) -> KnownKeys:
         """The keys that count now."""

@@ -1,4 +1,4 @@
-"""One policy object per peer: the most specific name wins, each inheriting from the next (decision 12)."""
+"""One policy object per peer: the most specific name wins, each inheriting from the next (docs/decisions.md#policy)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Values that a configuration spells as text: durations, sizes, addresses, names, paths, pins.
 
-Each is parsed once, at the door (habit 3). What cannot be parsed raises `ValueError` in words for the operator.
+Each is parsed once, at the door. What cannot be parsed raises `ValueError` in words for the operator.
 A relative path starts at the folder that the validation context gives as `folder`.
 """
 

@@ -1,4 +1,4 @@
-"""A lane: the ordered flow of stanzas of one pair, from custody taken to custody passed on (decisions 9 and 10).
+"""A lane: the ordered flow of stanzas of one pair, from custody taken to custody passed on (docs/decisions.md#custody, #poison).
 
 Pure: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a lane for ever. What a
 lane holds stands in three parts, each in order and each after the one before: in flight (written to the next hop, not

@@ -1,4 +1,4 @@
-"""A refusal told to the administrator of the other server: what happened, what was seen, what would mend it (decision 13)."""
+"""A refusal as a letter to the administrator of the other server: what happened, what was seen, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger said, made fit to be shown: in the log, on a terminal, on a page (decision 13)."""
+"""What a stranger said, made fit to be shown: in the log, on a terminal, on a page (docs/decisions.md#endings)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """One attempt to open a stream: find the server, race for a connection, negotiate, and come back with a stream that is
-ready, or with the reason why not (STYLE habit 7: a straight line done once is a coroutine).
+ready, or with the reason why not (docs/decisions.md#engines).
 
 The addresses of one priority race each other (R36); where the winner's TLS or negotiation comes to nothing the others of
 its heat go on, then the next priority. That all have failed is known as soon as the last has.

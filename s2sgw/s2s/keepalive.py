@@ -1,4 +1,4 @@
-"""Streams at rest: kept alive, found dead, closed when nobody uses them, and small (R37, decision 14).
+"""Streams at rest: kept alive, found dead, closed when nobody uses them, and small (R37, docs/decisions.md#idle-streams).
 
 One wheel of slots serves all streams: each stands in the slot of the moment at which it is next to be looked at.
 """

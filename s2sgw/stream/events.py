@@ -1,4 +1,4 @@
-"""What an engine tells its shell: questions it waits on, orders, and facts (habit 5).
+"""What an engine tells its shell: questions it waits on, orders, and facts (docs/decisions.md#engines).
 
 A question is followed by one answer method of the engine; until then the engine keeps what arrives (bounded) and does
 nothing with it.

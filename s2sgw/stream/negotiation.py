@@ -1,7 +1,7 @@
 """What both roles share: a framer to read with, what is to be sent, the phase, and the one way in which a stream ends.
 
 A shell (the network, or a test) calls `receive` and the answer methods, performs the events that come back, and sends
-`data_to_send()` before it performs them (habit 9).
+`data_to_send()` before it performs them (docs/decisions.md#engines).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Stop(Exception):
-    """Ends the step and the stream (habit 8): the ending, and what is sent before the closing tag."""
+    """Ends the step and the stream (docs/decisions.md#engines): the ending, and what is sent before the closing tag."""
 
     def __init__(self, ending: Ending, last_words: Element | None = None) -> None:
         super().__init__(ending)
@@ -135,7 +135,7 @@ class Negotiation(ABC):
     """One stream of either role: bytes in, events and bytes out."""
 
     phase: Phase
-    #: `namespace}name` of the elements behind which reading stops (R6, decision 3)
+    #: `namespace}name` of the elements behind which reading stops (R6, docs/decisions.md#engines)
     stop_at: ClassVar[frozenset[str]] = frozenset()
     #: what reads one stream
     framer: ClassVar[type[Framer | RouteFramer]] = Framer
@@ -226,7 +226,7 @@ class Negotiation(ABC):
         return self.step(_fail, refusal)
 
     def rest(self) -> None:
-        """Nothing has come for a while: let go of what can be made again (decision 14)."""
+        """Nothing has come for a while: let go of what can be made again (docs/decisions.md#idle-streams)."""
         self._framer.rest()
 
     def release(self) -> None:

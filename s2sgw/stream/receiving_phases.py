@@ -222,7 +222,7 @@ class Handshaking(ReceivingPhase):
 
 
 class Judging(ReceivingPhase):
-    """The features wait until the shell knows what the evidence proves (decision 5)."""
+    """The features wait until the shell knows what the evidence proves (docs/decisions.md#external)."""
 
     waits = True
 

@@ -173,7 +173,7 @@ class SecretServer(ScramServer):
 
 
 class ServerMechanism(NamedTuple):
-    """A row: the name, when it would succeed and so is offered (decision 5), and its exchange with the asserted peer."""
+    """A row: the name, when it is offered (only if it would succeed), and its exchange with the asserted peer."""
 
     name: Method
     offered: Callable[[Permission], bool]

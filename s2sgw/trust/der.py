@@ -1,7 +1,8 @@
 """As much of DER (X.690 §10) as is needed to read one extension of a certificate by itself.
 
 cryptography reads all extensions of a certificate or none, and all names of a subjectAltName or none. Here one that is malformed
-drops out alone (decision 4). Every walk is linear in the bytes that it passes. Whatever is not DER raises `ValueError`.
+drops out alone (docs/decisions.md#evidence). Every walk is linear in the bytes that it passes. What is not DER raises
+`ValueError`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`Element`: the small trees of negotiation, and the one place where XML is written and escaped.
 
-Stanzas are never made into trees by the relay (decision 1). Features, SASL, dialback and errors are, and so is a stanza
-that somebody has to look into (`Element.parse(stanza.data)`).
+Stanzas are not made into trees by the relay (docs/decisions.md#framing). Features, SASL, dialback and errors are, and so is
+a stanza that has to be read (`Element.parse(stanza.data)`).
 """
 
 from __future__ import annotations

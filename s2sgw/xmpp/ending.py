@@ -1,4 +1,4 @@
-"""Endings: the layer, the cause, what was seen, and a remedy in words for the other administrator (decision 13).
+"""Endings: the layer, the cause, what was seen, and a remedy in words for the other administrator (docs/decisions.md#endings).
 
 Every refusal and every bounce is one of the causes below. The log, the record of refusals, the metrics and the bounce
 text all read the same table, so that they can never disagree.

@@ -1,4 +1,6 @@
-"""The framer: bytes of one stream -> header, elements of negotiation, slices of stanzas, close (decision 1). Sans-I/O.
+"""The framer: bytes of one stream -> header, elements of negotiation, slices of stanzas, close. Sans-I/O.
+
+See docs/decisions.md#framing.
 
 expat parses the stream only to find where a stanza begins and ends, its own attributes and the names of its children. The stanza
 is passed on as the bytes that were received.
@@ -118,7 +120,7 @@ class Framer:
         return data
 
     def rest(self) -> None:
-        """Free the parser between two feeds, about 10 kB; the next feed makes a new one (decision 14)."""
+        """Free the parser between two feeds, about 10 kB; the next feed makes a new one (docs/decisions.md#idle-streams)."""
         if self._depth == 1 and not self._buffer:
             self._drop_parser()
 

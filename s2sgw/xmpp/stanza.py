@@ -1,4 +1,4 @@
-"""A stanza as the relay sees it: its own attributes, what it carries, and its original bytes (decision 1)."""
+"""A stanza as the relay sees it: its own attributes, what it carries, and its original bytes (docs/decisions.md#framing)."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def large(id: str, size: int = 70_000, **more: Any) -> Any:
 
 
 class ChokingTests(SynchronousTestCase):
-    """Decision 10, with a limit that nobody told of."""
+    """A limit that the server told nobody of (docs/decisions.md#poison)."""
 
     def found(self, world: World, within: float) -> None:
         """The culprit among others."""

@@ -153,7 +153,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual([ANSWERED], self.stops)
 
     def test_backend_with_its_view(self) -> None:
-        """Decision 7: the inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers."""
+        """The inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers (docs/decisions.md#dns-view)."""
         self.gateway._open_backend(Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"}))
         self.assertEqual(["tcp:15270:interface=127.0.0.1", "waits", "127.53.0.1:53"], self.opened)
         self.assertEqual([(15270, "localhost.", ["192.0.2.53:53"])], self.views)

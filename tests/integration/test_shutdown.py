@@ -1,4 +1,4 @@
-"""The end in order: a stream that we close is heard out, and what is in flight comes to its end before that (issue 5, point 4)."""
+"""The end in order: a stream that we close is heard out, and what is in flight comes to its end before that ."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertGreater(second.not_after - self.at, timedelta(days=private_ca._RENEW_DAYS))
 
     def test_the_cache_is_bounded(self) -> None:
-        """Decision 13: as many leaves are kept as the bound says; the one not used for longest goes."""
+        """As many leaves are kept as the bound says; the one not used for longest goes (docs/decisions.md#bounds)."""
         self.patch(private_ca, "LEAVES_KEPT", 2)
         made = self.make()
         one, two, three = (Domain.parse(f"{n}.example") for n in ("one", "two", "three"))

@@ -114,7 +114,7 @@ class OutboundTests(BackendTestCase):
         self.assertIn("xmpp.lan", ending.detail)
 
     def test_one_peer_to_a_stream(self) -> None:
-        """Decision 11: one stream for each peer, by the leaf minted for it, as large a stanza as the server takes."""
+        """One stream for each peer, by the leaf minted for it, as large a stanza as the server takes (docs/decisions.md#pairs)."""
         self.server.managed, self.server.stanza_bytes = lambda domain: False, 65535
         asked: list[object] = []
         client: Any = SimpleNamespace(for_peer=lambda *asking: asked.append(asking))

@@ -53,7 +53,7 @@ class SetupTestCase(SynchronousTestCase):
 
 class ProsodyTests(SetupTestCase):
     def test_exact(self) -> None:
-        """The lines of BACKENDS.md, with the addresses and the authority of this configuration."""
+        """The lines of docs/admin.md, with the addresses and the authority of this configuration."""
         self.assertEqual(PROSODY, setup_text("prosody", self.config()))
 
     def test_tls(self) -> None:

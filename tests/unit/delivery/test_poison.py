@@ -1,4 +1,4 @@
-"""Which ends of a stream are laid at the door of a stanza (decision 10)."""
+"""Which ends of a stream are laid at the door of a stanza (docs/decisions.md#poison)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Custody in flight: what a lane at work does with acknowledgements, the spool, doubt and poison (decisions 9 and 10)."""
+"""Custody in flight: what a lane at work does with acknowledgements, the spool, doubt and poison (docs/decisions.md#custody, #poison)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lanes of the spool after a start: in turns, those that wait longest first, and none of them forgotten (decision 9)."""
+"""The lanes of the spool after a start: in turns, those that wait longest first, and none of them forgotten (docs/decisions.md#custody)."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class ChoiceTests(FolderTests):
         self.assertIsNone(directory.named("other"))
 
     def test_answers_are_bounded(self) -> None:
-        """Decision 13: strangers choose the names that are asked for, not how many answers are kept."""
+        """Strangers choose the names that are asked for, not how many answers are kept (docs/decisions.md#bounds)."""
         self.patch(certificates, "ANSWERS_KEPT", 2)
         self.put("a", leaf_for("example.org"))
         directory = self.directory()

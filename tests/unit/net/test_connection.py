@@ -23,7 +23,7 @@ SOON = ConnectionOptions(negotiation_timeout=10.0, close_timeout=5.0, hold_timeo
 
 
 class InputTests(SynchronousTestCase):
-    """Decision 2: what one reactor turn brings is fed at once."""
+    """What one reactor turn brings is fed at once (docs/decisions.md#batching)."""
 
     def test_reads_of_one_turn_are_joined(self) -> None:
         """Several reads before the turn are one call of the engine, in their order."""
@@ -420,7 +420,7 @@ class DelayTests(SynchronousTestCase):
     """TCP options."""
 
     def test_no_delay(self) -> None:
-        """Decision 2: TCP_NODELAY on every leg."""
+        """TCP_NODELAY on every leg (docs/decisions.md#batching)."""
         self.assertTrue(Solo().transport.no_delay)
 
 

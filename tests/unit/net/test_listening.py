@@ -37,7 +37,7 @@ class AbortableTransport(CountingTransport):
 
 
 class AcceptanceTests(SynchronousTestCase):
-    """R37 and decision 13: everything is bounded, connections too."""
+    """R37: everything is bounded, connections too (docs/decisions.md#bounds)."""
 
     def factory(self, **limits: int) -> StreamFactory:
         self.refused: list[tuple[str, Ending]] = []

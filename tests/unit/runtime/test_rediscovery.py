@@ -89,7 +89,7 @@ class World(test_agent.World):
 
 
 class WhereaboutsTests(SynchronousTestCase):
-    """Wake on DNS change (issue 5, point 3)."""
+    """Wake on DNS change."""
 
     def setUp(self) -> None:
         self.patch(test_agent, "Clock", FakeReactor)

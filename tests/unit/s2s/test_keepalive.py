@@ -113,7 +113,7 @@ class KeepingTests(SynchronousTestCase):
             self.keeper.turn()
 
     def test_made_small(self) -> None:
-        """Decision 14: after some silence the engine lets go of what it can make again, once for each silence."""
+        """After some silence the engine lets go of what it can make again, once for each silence (docs/decisions.md#idle-streams)."""
         solo = self.kept("receiving")
         self.pass_time(BOUNDS.rest * 4)
         self.assertEqual(solo.engine.log, ["rest"])
@@ -228,7 +228,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.UNRESPONSIVE, "them"))
 
     def test_thousands(self) -> None:
-        """Decision 14: one turn looks at those alone whose slot it is, and there is no timer of their own."""
+        """One turn looks at those alone whose slot it is, and there is no timer of their own (docs/decisions.md#idle-streams)."""
         self.kept()
         for _ in range(1000):
             self.keeper.keep(self.solo.connection)

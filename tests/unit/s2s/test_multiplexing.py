@@ -384,7 +384,7 @@ class RefusedTests(SynchronousTestCase):
 
 
 class PoisonTests(SynchronousTestCase):
-    """Decision 10 on a shared stream: the innocent do not suffer for it twice."""
+    """Poison on a shared stream: the innocent do not suffer for it twice (docs/decisions.md#poison)."""
 
     def test_ambiguous(self) -> None:
         """With stanzas of two lanes in doubt nobody is to blame: each goes on alone, and the culprit is found there."""

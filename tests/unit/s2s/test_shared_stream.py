@@ -121,7 +121,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.shared_stream.of(self.second))
 
     def test_alone(self) -> None:
-        """Decision 10: who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody."""
+        """Who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody (docs/decisions.md#poison)."""
         self.assertIsNotNone(self.shared_stream.of(OUT, alone=True))
         pair_stream, listening = self.borrow(OUT)
         self.assertEqual((self.shared_stream.of(self.second, alone=True), pair_stream.sole), (None, True))
@@ -161,7 +161,7 @@ class LendingTests(SynchronousTestCase):
         self.assertTrue(self.shared_stream.shared)
 
     def test_not_to_blame(self) -> None:
-        """Decision 10: nobody's stanzas are known to be at fault where several pairs had some in doubt."""
+        """Nobody's stanzas are known to be at fault where several pairs had some in doubt (docs/decisions.md#poison)."""
         for busy in (False, True):
             self.setUp()
             (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)

@@ -252,7 +252,7 @@ class SASLTests(InitiatingCase):
         self.refused(AUTHENTICATING, f"<challenge {SASL}>*</challenge>", "bad-format", text, Cause.BAD_XML)
 
     def test_leftover(self) -> None:
-        """Decision 3: bytes behind `<success/>` belong to the new stream."""
+        """Bytes behind `<success/>` belong to the new stream (docs/decisions.md#engines)."""
         opened = header(from_="peer.example", to="ours.example", id="r3") + features(ERRORS_FEATURE)
         self.told(*AUTHENTICATING, In(SUCCESS + "\n" + opened), Out(ASK), Says(PairProven(OUTBOUND, "EXTERNAL")))
 

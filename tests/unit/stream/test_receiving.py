@@ -457,12 +457,12 @@ class SecuredTests(ReceivingCase):
         self.refused(TO_TLS, header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED, opening=opened)
 
     def test_waiting_for_the_judgement(self) -> None:
-        """Decision 5: until the evidence is judged what comes is kept, in its order."""
+        """Until the evidence is judged what comes is kept, in its order (docs/decisions.md#external)."""
         self.told(*SECURED, In(auth()), Do("judged", PERMIT_BOTH), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE) + SUCCESS), *AUTHENTICATED[-1:])
         self.told(*SECURED, In(CLOSE), Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE) + CLOSE), Says(End(Cause.CLOSED, "them")))
 
     def test_all_at_once(self) -> None:
-        """Decision 3: whatever was sent ahead, behind TLS and behind `<auth/>`, belongs where it stands in the stream."""
+        """Whatever was sent ahead, behind TLS and behind `<auth/>`, belongs where it stands in the stream (docs/decisions.md#engines)."""
         opened = header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)
         self.told(
             *SECURED, In(auth()), In("\n" + ASK + message()), Do("judged", PERMIT_BOTH),
@@ -641,7 +641,7 @@ class StanzaTests(ReceivingCase):
         ))
 
     def test_rest(self) -> None:
-        """Decision 14: a stream at rest goes on as if nothing had been."""
+        """A stream at rest goes on as if nothing had been (docs/decisions.md#idle-streams)."""
         self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), Do("rest"), In(message()), Says(Stanzas(PAIR, (message(),))))
         self.assertIs(self.told(*OPEN, Do("rest"))._framer._parser, None)
 

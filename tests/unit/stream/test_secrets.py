@@ -110,7 +110,7 @@ class ReceivingSecretTests(TranscriptCase):
         )
 
     def test_offers(self) -> None:
-        """R26, decision 5: beside EXTERNAL and dialback where those would do; -PLUS and its types only where TLS can be bound to."""
+        """R26, docs/decisions.md#external: beside EXTERNAL and dialback where those would do; -PLUS and its types only where TLS can be bound to."""
         self.told(*receiving.judged(
             Permission(external=True, dialback=True, secret=UNBOUND), mechanisms("EXTERNAL", "SCRAM-SHA-256", "SCRAM-SHA-1"),
             ERRORS_FEATURE, LIMITS_FEATURE,

@@ -186,7 +186,7 @@ class LeafTests(SynchronousTestCase):
         self.assertIn(Cause.BAD_CHAIN, causes(leaf(eku=(), extra=junk)))
 
     def test_authority_as_leaf(self):
-        """A certificate that may issue others is no leaf (decision 4); only a pin may allow it."""
+        """A certificate that may issue others is no leaf (docs/decisions.md#evidence); only a pin may allow it."""
         key = leaf(ca=True, key_usage=usage(digital_signature=True, key_cert_sign=True))
         self.assertEqual([Cause.BAD_CHAIN], causes(key))
 

@@ -1,4 +1,4 @@
-"""The table of endings (decision 13, R34)."""
+"""The table of endings (docs/decisions.md#endings, R34)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The framer: what bytes become, however they are cut (R16, R30, R31, R32, decision 1)."""
+"""The framer: what bytes become, however they are cut (R16, R30, R31, R32, docs/decisions.md#framing)."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ class HeaderTests(SynchronousTestCase):
 
 
 class SliceTests(SynchronousTestCase):
-    """Decision 1: a slice stands without the header it came under."""
+    """A slice stands without the header it came under (docs/decisions.md#framing)."""
 
     def slice(self, more: str, data: bytes) -> bytes:
         for chunks in cuts(data):
@@ -515,7 +515,7 @@ class LimitTests(SynchronousTestCase):
 
 
 class RestingTests(SynchronousTestCase):
-    """Decision 14: a framer at rest has no parser, and nobody notices."""
+    """A framer at rest has no parser, and nobody notices (docs/decisions.md#idle-streams)."""
 
     def test_resting_between_bytes(self) -> None:
         """Resting after every byte changes nothing."""
