@@ -20,6 +20,7 @@ from s2sgw.config import Config, ConfigError, load
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.dns_upstream import system_servers
+from s2sgw.peerdb.evidence_json import target_json
 from s2sgw.peerdb.handshakes import Handshake, outcome_of
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.model import PeerPolicy
@@ -87,7 +88,7 @@ class Explainer:
 
     def _on_record(self, peer: Domain) -> dict[str, Any]:
         return {
-            "past": [each.row() for each in self._peer_records.memory.of(peer)],
+            "past": [each.row() for each in self._peer_records.past_proofs.of(peer)],
             "remembered": [{**each.row(), "counts": each.counts(self._now())} for each in self._peer_records.keys.of(peer)],
             "pending": [{"key": str(each.key), "times": each.times,
             "cause": each.cause} for each in self._peer_records.pending_certificates.list(peer)],
@@ -172,11 +173,5 @@ def _dns(resolution: Resolution) -> dict[str, Any]:
     ending = resolution.ending
     return {
         "cause": ending.cause.value if ending else None, "detail": ending.detail if ending else "",
-        "targets": [
-            {
-                "host": each.host, "port": each.port, "addresses": list(each.addresses), "direct_tls": each.direct_tls,
-                "secure": each.secure,
-            }
-            for each in resolution.targets
-        ],
+        "targets": [{**target_json(each), "direct_tls": each.direct_tls} for each in resolution.targets],
     }

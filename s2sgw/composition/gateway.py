@@ -43,6 +43,7 @@ from s2sgw.config import Config
 from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.filtering import StanzaFilters
+from s2sgw.ingress.homes import SingleNode
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.admission import Admission
 from s2sgw.net.buffering import UnsentBytes
@@ -141,7 +142,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     commit_times = CommitTimes()
     spool = build_spool(running, state, reactor, wall.seconds, commit_times)
     queues = build_queues(running, state, reactor, wall.seconds, record, spool)
-    ingress_services = IngressServices(queues, record, StanzaFilters(running.policies, reactor))
+    filters = StanzaFilters(running.policies, reactor)
+    ingress_services = IngressServices(queues, record, filters, SingleNode(), running.local_domains)
 
     # 4. resolver and discovery
     resolver = Resolver(

@@ -6,7 +6,7 @@ the gate. What waits was read before the stream was told to pause, so it is as m
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Container
 from itertools import groupby
 
 from twisted.internet.defer import Deferred
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.duplicates import Duplicates
 from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
+from s2sgw.ingress.homes import Homes, SingleNode, home_of
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
@@ -41,18 +42,28 @@ class HeldBytes:
 class IngressServices:
     """What all entries share."""
 
-    def __init__(self, queues: DeliveryQueues, record: EventRecord, stanza_filters: StanzaFilters) -> None:
+    def __init__(
+        self, queues: DeliveryQueues, record: EventRecord, stanza_filters: StanzaFilters, homes: Homes | None = None,
+        local_domains: Container[Domain] = (),
+    ) -> None:
+        """`homes` are asked before stanzas of a pair enter a queue here; None: this node is alone."""
         self.queues = queues
         self.record = record
         self.stanza_filters = stanza_filters
+        self._homes = homes or SingleNode()
+        self._local_domains = local_domains
         self.duplicates = Duplicates(queues.clock)
         #: pairs whose first stanzas wait for the answer whether they may pass
         self.admissions = 0
 
     @property
     def admitting(self) -> bool:
-        """Stanzas that were read are on no lane yet."""
+        """Whether stanzas were read that are in no queue yet."""
         return self.admissions > 0
+
+    async def claim(self, pair: Pair) -> Ending | None:
+        """Make this node the home of `pair`; return why its stanzas may not enter here, or None."""
+        return await self._homes.claim(home_of(pair, self._local_domains))
 
 
 class PairIngress:
@@ -123,10 +134,15 @@ class PairIngress:
         self._admitting = True
         self._ingress_services.admissions += 1
         self._hold(stanzas, upstream_ack)
-        admission = Deferred.fromCoroutine(_awaited(self._admit(self.pair)))
+        admission = Deferred.fromCoroutine(self._admission())
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)
         admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+
+    async def _admission(self) -> Ending | None:
+        """Return why the pair is not admitted: by its policy, or by its home."""
+        ending = await self._admit(self.pair)
+        return await self._ingress_services.claim(self.pair) if ending is None else ending
 
     def _not_asked(self, failure: Failure) -> Ending:
         self.log.failure("a pair could not be admitted to its lane", failure)
@@ -227,7 +243,3 @@ class PairIngress:
 def _settle(upstream_ack: UpstreamAck | None, number: int) -> None:
     if upstream_ack is not None:
         upstream_ack.settle(number)
-
-
-async def _awaited(question: Awaitable[Ending | None]) -> Ending | None:
-    return await question

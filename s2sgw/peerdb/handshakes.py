@@ -5,17 +5,16 @@ One that says nothing new (the same peer with the same evidence and verdict) is 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.evidence_json import evidence_json, evidence_of
 from s2sgw.policy.verdict import Verdict
-from s2sgw.trust.evidence import TLSA, Evidence, POSHLookup, TLSALookup
+from s2sgw.trust.evidence import Evidence
 from s2sgw.xmpp.jid import Domain
 
 #: Handshakes that are kept, in all and of one peer, and for how many seconds.
@@ -24,8 +23,6 @@ PER_PEER = 16
 SECONDS = 7 * 86400.0
 #: Handshakes that may be judged beyond the bounds of all until they are looked to.
 TRIM_EVERY = 64
-#: Bytes of a chain that are kept; a longer one is kept without what exceeds them.
-CHAIN_BYTES = 32768
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS handshakes (
@@ -108,62 +105,3 @@ def _trim(at: float) -> list[tuple[str, tuple[Any, ...]]]:
 def _handshake(row: tuple[Any, ...]) -> Handshake:
     first, last, times, local, evidence, outcome = row
     return Handshake(first, last, times, local, evidence_of(json.loads(evidence)), json.loads(outcome))
-
-
-# --- evidence as JSON ------------------------------------------------------------------------------------------------
-
-
-def evidence_json(evidence: Evidence) -> dict[str, Any]:
-    """`evidence` as JSON has it, its chain within `CHAIN_BYTES`."""
-    return {
-        "domain": evidence.domain.ascii, "role": evidence.role, "at": evidence.at.timestamp(), "chain": _chain(evidence.chain),
-        "tls_version": evidence.tls_version, "cipher": evidence.cipher, "address": evidence.address, "target": evidence.target,
-        "target_secure": evidence.target_secure, "tlsa": [_tlsa_json(each) for each in evidence.tlsa],
-        "posh": None if evidence.posh is None else _posh_json(evidence.posh),
-    }
-
-
-def evidence_of(written: Mapping[str, Any]) -> Evidence:
-    """What `evidence_json` wrote."""
-    return Evidence(
-        Domain.parse(written["domain"]), written["role"], datetime.fromtimestamp(written["at"], UTC),
-        tuple(base64.b64decode(each) for each in written["chain"]), written["tls_version"], written["cipher"], written["address"],
-        written["target"], written["target_secure"], tuple(_tlsa_of(each) for each in written["tlsa"]),
-        None if written["posh"] is None else _posh_of(written["posh"]),
-    )
-
-
-def _chain(chain: tuple[bytes, ...]) -> list[str]:
-    kept: list[str] = []
-    left = CHAIN_BYTES
-    for each in chain:
-        left -= len(each)
-        if left < 0:
-            break
-        kept.append(base64.b64encode(each).decode("ascii"))
-    return kept
-
-
-def _tlsa_json(lookup: TLSALookup) -> dict[str, Any]:
-    return {
-        "target": lookup.target, "secure": lookup.secure, "addresses_secure": lookup.addresses_secure, "failure": lookup.failure,
-        "records": [[each.usage, each.selector, each.matching, each.data.hex()] for each in lookup.records],
-    }
-
-
-def _tlsa_of(written: Mapping[str, Any]) -> TLSALookup:
-    records = tuple(TLSA(use, select, match, bytes.fromhex(data)) for use, select, match, data in written["records"])
-    return TLSALookup(written["target"], records, written["secure"], written["addresses_secure"], written["failure"])
-
-
-def _posh_json(lookup: POSHLookup) -> dict[str, Any]:
-    return {
-        "fingerprints": [{name: digest.hex() for name, digest in each.items()} for each in lookup.fingerprints],
-        "expires": lookup.expires.timestamp() if lookup.expires else None, "failure": lookup.failure,
-    }
-
-
-def _posh_of(written: Mapping[str, Any]) -> POSHLookup:
-    digests = tuple({name: bytes.fromhex(digest) for name, digest in each.items()} for each in written["fingerprints"])
-    expires = None if written["expires"] is None else datetime.fromtimestamp(written["expires"], UTC)
-    return POSHLookup(digests, expires, written["failure"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.policy.model import PeerPolicy
@@ -90,27 +90,8 @@ def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
         return None
 
 
-class KeyStore(Protocol):
-    """Where keys are remembered: on this machine (`PeerKeys`), or on what a cluster shares (docs/decisions.md#nodes)."""
-
-    def known(self, domain: Domain, at: float) -> KnownKeys:
-        """The keys that count now."""
-
-    def of(self, domain: Domain | None = None) -> list[RememberedKey]:
-        """All that are remembered, those that no longer count too."""
-
-    def approve(self, key: RememberedKey) -> None:
-        """The operator's word. Raises `OSError`."""
-
-    def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
-        """The operator's word taken back; False: there was no such key. Raises `OSError`."""
-
-    def learn(self, key: RememberedKey) -> bool:
-        """The first use, in the place of earlier ones; False: it could not be remembered."""
-
-
 class PeerKeys:
-    """A `KeyStore` in a `PeerDatabase`."""
+    """A `KeyStore` (see `peerdb.stores`) in a `PeerDatabase`."""
 
     def __init__(self, store: PeerDatabase) -> None:
         self._store = store

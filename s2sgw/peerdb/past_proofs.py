@@ -43,7 +43,7 @@ class PastProof:
 
 
 class PastProofs:
-    """Past proofs, in a `PeerDatabase`."""
+    """A `ProofStore` (see `peerdb.stores`) in a `PeerDatabase`."""
 
     def __init__(self, store: PeerDatabase) -> None:
         self._store = store

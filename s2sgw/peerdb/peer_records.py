@@ -12,13 +12,14 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from s2sgw.net.discovery import Target
 from s2sgw.peerdb.database import FILE, PeerDatabase
+from s2sgw.peerdb.evidence_json import LocatedTarget, lookups_json
 from s2sgw.peerdb.handshakes import Handshakes
 from s2sgw.peerdb.keys import KnownKeys, PeerKeys, RememberedKey, key_of
 from s2sgw.peerdb.past_proofs import REMEMBERED, PastProofs
 from s2sgw.peerdb.pending import PendingCertificate, PendingCertificates
 from s2sgw.peerdb.refusals import StoredRefusals
+from s2sgw.peerdb.stores import KeyStore, PendingStore, ProofStore
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.verdict import Verdict
 from s2sgw.reporting.record import Direction
@@ -47,9 +48,9 @@ class PeerRecords:
 
     def __init__(self, store: PeerDatabase) -> None:
         self.store = store
-        self.keys = PeerKeys(store)
-        self.pending_certificates = PendingCertificates(store)
-        self.memory = PastProofs(store)
+        self.keys: KeyStore = PeerKeys(store)
+        self.pending_certificates: PendingStore = PendingCertificates(store)
+        self.past_proofs: ProofStore = PastProofs(store)
         self.handshakes = Handshakes(store)
         self.refusals = StoredRefusals(store)
 
@@ -65,17 +66,17 @@ class PeerRecords:
     def remembered(self, domain: Domain, policy: PeerPolicy, at: float) -> ProofMethod | None:
         """By what it was proven last, within the policy's `remember_proof`."""
         within = policy.remember_proof
-        return self.memory.remembered(domain, at, within, REMEMBERED) if within > 0 else None
+        return self.past_proofs.remembered(domain, at, within, REMEMBERED) if within > 0 else None
 
     def record_verdict(
-        self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target], *, handshake: bool = True,
+        self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget], *, handshake: bool = True,
     ) -> None:
         """Record that a verdict was reached. `handshake`: with its evidence, for `explain` and `replay`."""
         at = evidence.at.timestamp()
         if handshake and evidence.tls_version is not None:
             self.handshakes.judged(evidence, local, verdict)
         if verdict.proven_by in REMEMBERED:
-            self.memory.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
+            self.past_proofs.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
         if verdict.learn == "now":
             self.learn(evidence.domain, evidence.chain, at, f"proven by {verdict.proven_by}")
         new = self._hold(evidence, local, verdict, targets) if verdict.hold else False
@@ -95,7 +96,7 @@ class PeerRecords:
         if self.keys.learn(RememberedKey(domain.ascii, key, "first-use", at, note=how, certificate=chain[0])):
             self.log.warn(event="key remembered", peer=str(domain), leg="federation", detail=f"first use, {how}: {key}")
 
-    def _hold(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[Target]) -> bool:
+    def _hold(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget]) -> bool:
         key = key_of(evidence.chain)
         if key is None:
             return False
@@ -103,7 +104,7 @@ class PeerRecords:
         new = self.pending_certificates.hold(PendingCertificate(
             evidence.domain.ascii, key, at, at, 1, _direction(evidence), local.ascii, evidence.address,
             ending.cause.value if ending else "", tuple(each[:_REASON] for each in verdict.reasons),
-            _facts(evidence, targets), evidence.chain,
+            lookups_json(evidence, targets), evidence.chain,
         ))
         if new:
             self.log.warn(
@@ -129,17 +130,3 @@ def _key(evidence: Evidence) -> Fingerprint:
 
 def _direction(evidence: Evidence) -> Direction:
     return "inbound" if evidence.role == "initiating" else "outbound"
-
-
-def _facts(evidence: Evidence, targets: Sequence[Target]) -> dict[str, object]:
-    """What the DNS, and the web, said of the peer."""
-    return {
-        "targets": [
-            {"host": each.host, "port": each.port, "addresses": list(each.addresses), "secure": each.secure} for each in targets
-        ],
-        "tlsa": [
-            {"target": each.target, "records": list(map(str, each.records)), "secure": each.secure, "failure": each.failure}
-            for each in evidence.tlsa
-        ],
-        "posh": None if evidence.posh is None else evidence.posh.failure or f"{len(evidence.posh.fingerprints)} certificates",
-    }

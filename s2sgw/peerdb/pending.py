@@ -66,7 +66,7 @@ class PendingCertificate:
 
 
 class PendingCertificates:
-    """Certificates that wait, in a `PeerDatabase`."""
+    """A `PendingStore` (see `peerdb.stores`) in a `PeerDatabase`."""
 
     def __init__(self, store: PeerDatabase) -> None:
         self._store = store

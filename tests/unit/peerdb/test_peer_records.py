@@ -16,7 +16,8 @@ from s2sgw.net.discovery import Target
 from s2sgw.peerdb import handshakes, keys, past_proofs
 from s2sgw.peerdb import pending as inbox
 from s2sgw.peerdb.database import DatabaseUnusable, PeerDatabase
-from s2sgw.peerdb.handshakes import Handshakes, evidence_json, evidence_of, outcome_of
+from s2sgw.peerdb.evidence_json import CHAIN_BYTES, evidence_json, evidence_of
+from s2sgw.peerdb.handshakes import Handshakes, outcome_of
 from s2sgw.peerdb.keys import KnownKeys, PeerKeys, RememberedKey, key_of
 from s2sgw.peerdb.past_proofs import FRESH, PastProofs
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -283,9 +284,9 @@ class HandshakesTests(SynchronousTestCase):
         self.patch(handshakes, "TRIM_EVERY", 1)
         self.judged(100, HERE)
         self.assertEqual([1, 2], [len(self.handshakes.list(each)) for each in (HERE, PEER)])
-        self.judged(int(handshakes.SECONDS) + 101, chain=(b"x" * handshakes.CHAIN_BYTES, b"y"))
+        self.judged(int(handshakes.SECONDS) + 101, chain=(b"x" * CHAIN_BYTES, b"y"))
         [found] = self.handshakes.list()
-        self.assertEqual([handshakes.CHAIN_BYTES], [len(each) for each in found.evidence.chain])
+        self.assertEqual([CHAIN_BYTES], [len(each) for each in found.evidence.chain])
 
     def test_outcome(self):
         """A verdict in its words."""

@@ -1,0 +1,43 @@
+"""Which node owns a pair: the queues of one peer are on one node at a time (docs/decisions.md#nodes).
+
+The stanzas of a pair may enter a queue only on its home. One node is the home of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Protocol
+
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+
+def home_of(pair: Pair, local_domains: Container[Domain]) -> Domain:
+    """Return the domain whose node owns `pair`: the peer of the pair; of two local domains, the lesser name.
+
+    A pair and its inverse have the same home, so that a bounce does not leave the node.
+    """
+    peers = [domain for domain in pair if domain not in local_domains]
+    return peers[0] if len(peers) == 1 else min(pair, key=_name)
+
+
+def _name(domain: Domain) -> str:
+    return domain.ascii
+
+
+class Homes(Protocol):
+    """The nodes' agreement on who owns what."""
+
+    async def claim(self, home: Domain) -> Ending | None:
+        """Make this node the owner of every pair of `home`; return why stanzas may not enter here, or None.
+
+        Asked once for each pair of a stream, before its first stanza enters a queue. May wait for other nodes.
+        """
+
+
+class SingleNode:
+    """`Homes` of a gateway that runs alone: everything is here."""
+
+    async def claim(self, home: Domain) -> Ending | None:
+        """Return None at once."""
+        return None

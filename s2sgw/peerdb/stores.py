@@ -1,0 +1,68 @@
+"""What is remembered of peers, by kind: the protocols that `PeerRecords` asks.
+
+On one machine each is a table of the peer database (`peerdb.keys`, `.pending`, `.past_proofs`). Nodes that share their memory can
+put another store behind each (docs/decisions.md#nodes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from s2sgw.peerdb.keys import KnownKeys, RememberedKey
+from s2sgw.peerdb.past_proofs import PastProof
+from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.trust.evidence import ProofMethod
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.jid import Domain
+
+
+class KeyStore(Protocol):
+    """Keys of peers: approved, remembered at first use, revoked (R20)."""
+
+    def known(self, domain: Domain, at: float) -> KnownKeys:
+        """Return the keys that count at `at`."""
+
+    def of(self, domain: Domain | None = None) -> list[RememberedKey]:
+        """Return all that are remembered (of one domain), also those that no longer count."""
+
+    def approve(self, key: RememberedKey) -> None:
+        """Remember a key that the operator approved. Raises `OSError`."""
+
+    def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
+        """Revoke a key; return whether there was such a key. Raises `OSError`."""
+
+    def forget(self, domain: Domain, key: Fingerprint) -> bool:
+        """Forget a key, as if it had never been seen; return whether there was such a key. Raises `OSError`."""
+
+    def learn(self, key: RememberedKey) -> bool:
+        """Remember the key of a first use, in the place of earlier ones; return whether it could be remembered."""
+
+
+class PendingStore(Protocol):
+    """Certificates that wait for an operator's approval."""
+
+    def hold(self, pending: PendingCertificate) -> bool:
+        """Keep one; return whether it is new."""
+
+    def list(self, domain: Domain | None = None) -> list[PendingCertificate]:
+        """Return what waits (of one domain), the newest last."""
+
+    def find(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
+        """Return the certificate with this key, if it waits."""
+
+    def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
+        """Remove the certificate with this key, and return it. Raises `OSError`."""
+
+
+class ProofStore(Protocol):
+    """By what each peer was proven, and when last."""
+
+    def proven(self, domain: Domain, method: ProofMethod, key: str, at: float) -> None:
+        """Remember that `method` proved the peer at `at`; `key` was the one presented."""
+
+    def of(self, domain: Domain) -> list[PastProof]:
+        """Return all past proofs of a peer, the latest first."""
+
+    def remembered(self, domain: Domain, at: float, within: float, methods: Iterable[str]) -> ProofMethod | None:
+        """Return the method among `methods` that proved the peer last, at most `within` seconds before `at`."""
