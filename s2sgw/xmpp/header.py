@@ -56,7 +56,7 @@ def stream_header(
     *, to: str | None = None, from_: str | None = None, id: str | None = None, version: str | None = "1.0",
     lang: str | None = None,
 ) -> bytes:
-    """Return the header that we send. `lang` is for answers to a person; between servers it is left out (docs/decisions.md#framing)."""
+    """Return the header that we send. `lang` is for answers to a person; between servers it is left out."""
     attributes = {"from": from_, "to": to, "id": id, "version": version, "xml:lang": lang}
     written = "".join(f" {name}='{escape_attribute(value)}'" for name, value in attributes.items() if value is not None)
     return (

@@ -197,7 +197,7 @@ class JudgeTests(JudgeCase):
             self.assertEqual(verdict.external, "bad" not in name)
         recorded = [each.evidence.domain.ascii for each in self.peer_records.handshakes.list()]
         self.assertEqual(sorted(recorded), ["c.bad.example", "other.example", "peer.example"])
-        self.assertEqual(self.peer_records.memory.of(Domain.parse("b.peer.example"))[0].method, "pkix")
+        self.assertEqual(self.peer_records.past_proofs.of(Domain.parse("b.peer.example"))[0].method, "pkix")
 
 
 class DocumentsTests(SynchronousTestCase):
