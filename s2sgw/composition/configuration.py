@@ -19,7 +19,7 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.runtime.preflight import CheckedConfiguration
 from s2sgw.trust.anchors import Anchors
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain, Pair, spelling
 
 
 class RunningConfiguration:
@@ -32,6 +32,7 @@ class RunningConfiguration:
     def __init__(self, config: Config, clock: IReactorTime, run_in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self.config = config
         self.local_domains = frozenset(config.gateway.domains)
+        self._spellings = {spelling(text) for domain in self.local_domains for text in (domain.ascii, domain.text)}
         self.policies = config.policies
         self.certificates = CertificateDirectory(config.tls.certificates)
         self.trust_files = TrustFiles(clock, run_in_thread)
@@ -48,6 +49,10 @@ class RunningConfiguration:
         self.certificates.adopt(ready.certificates)
         self._special_credentials.clear()
         self.trust_files.adopt(ready.revocations)
+
+    def may_be_local(self, text: str) -> bool:
+        """Return whether a text may spell a local domain, without reading it as a domain."""
+        return spelling(text) in self._spellings
 
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""

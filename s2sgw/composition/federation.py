@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from s2sgw.authentication.judge import Judge
 from s2sgw.composition.agents import AgentBuilder
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.delivery.next_hop import NextHop
@@ -25,6 +26,7 @@ from s2sgw.net.socks import SocksDialler
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.rediscovery import Rediscovery
+from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices, InitiatedStream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import Extension
@@ -92,6 +94,18 @@ class ContactWake:
     def contacted(self, peer: Domain) -> None:
         """`peer` has proven itself."""
         self.destinations.contacted(peer.ascii, lambda: self.queues.contact(peer))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeers:
+    """Peers that are no strangers: named by the configuration, proven lately, or proven on a stream that is open."""
+
+    judge: Judge
+    accepted: AcceptedStreams
+
+    def knows(self, peer: Domain) -> bool:
+        """Return whether `peer` is looked up as our own affair, whoever claims to be it."""
+        return bool(self.accepted.of_peer(peer)) or self.judge.knows(peer)
 
 
 @dataclass(frozen=True, slots=True)

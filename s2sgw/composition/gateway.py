@@ -29,6 +29,7 @@ from s2sgw.composition.federation import (
     BidiIngress,
     ContactWake,
     Federation,
+    KnownPeers,
     OwnPorts,
     PeerDiallers,
     PeerLocations,
@@ -189,8 +190,9 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
         running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify,
-        AcceptedStreamLimit(reactor, accepted.of_peer), stream_id, Claims(reactor.seconds, judge.knows), running.credential,
-        config.limits.claims_per_second, config.limits.domains_per_stream, reactor.seconds,
+        AcceptedStreamLimit(reactor, accepted.of_peer), stream_id, Claims(reactor.seconds, KnownPeers(judge, accepted).knows),
+        running.credential, config.limits.claims_per_second, config.limits.domains_per_stream, reactor.seconds,
+        running.may_be_local,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 

@@ -65,6 +65,8 @@ class FederationReceiving:
     claims_per_second: float = 10.0
     domains_per_stream: int = 64
     seconds: Callable[[], float] = monotonic
+    #: whether a text may spell a local domain (`xmpp.jid.spelling`)
+    may_be_local: Callable[[str], bool] = lambda text: True
     leg: Leg = field(default="federation", init=False)
 
     @cached_property
@@ -80,6 +82,7 @@ class FederationReceiving:
             serves=self.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
             answers_verify=self.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
             domains=self.domains_per_stream, seconds=self.seconds,
+            serves_spelling=self.may_be_local,
         )
 
     def _tls(self, peer: Domain | None) -> TLSUse:

@@ -82,8 +82,7 @@ class Request:
             text = f"`id` of <db:{element.name}/> is longer than {ID_CHARACTERS} characters"
             raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, text)
         stream_id = _stream_id(element) if element.name == "verify" else ""
-        spelled = {name: value for name, value in element.attributes.items() if name in ("from", "to", "id")}
-        return cls(element.name, addresses(element), _key(element), stream_id, spelled)
+        return cls(element.name, addresses(element), _key(element), stream_id, _spelled(element))
 
     def answer(self, outcome: DialbackOutcome) -> Element:
         """What answers it; an error says by its condition and text why."""
@@ -96,8 +95,21 @@ class Request:
         return self._swapped("error", stanza_error(condition, text))
 
     def _swapped(self, type: str, *children: Element) -> Element:
-        swapped = {"from": self.attributes["to"], "to": self.attributes["from"], "type": type}
-        return Element(self.name, DIALBACK, {**self.attributes, **swapped}, list(children))
+        return _swapped(self.name, self.attributes, type, *children)
+
+
+def error(element: Element, condition: StanzaCondition, text: str) -> Element:
+    """Return what answers a request that is not even read."""
+    return _swapped(element.name, _spelled(element), "error", stanza_error(condition, text))
+
+
+def _spelled(element: Element) -> dict[str, str]:
+    return {name: value for name, value in element.attributes.items() if name in ("from", "to", "id")}
+
+
+def _swapped(name: str, attributes: dict[str, str], type: str, *children: Element) -> Element:
+    swapped = {"from": attributes.get("to", ""), "to": attributes.get("from", ""), "type": type}
+    return Element(name, DIALBACK, {**attributes, **swapped}, list(children))
 
 
 def _said_of(ending: Ending | None) -> tuple[StanzaCondition, str]:
@@ -155,6 +167,6 @@ def _addresses(pair: Pair) -> dict[str, str]:
 
 def _domain(element: Element, attribute: str) -> Domain:
     try:
-        return Domain.parse(element.attributes.get(attribute, ""))
+        return Domain.claimed(element.attributes.get(attribute, ""))
     except InvalidJID as error:
         raise error.fault(f"`{attribute}` of <db:{element.name}/>") from None

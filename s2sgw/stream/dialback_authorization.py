@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+from s2sgw.stream import dialback
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, LimitHit, Method, Permission
 from s2sgw.stream.negotiation import Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext
+from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -84,13 +86,13 @@ class DialbackAuthorization:
         sender, recipient = request.pair
         options = self._stream.options
         if not options.serves(recipient):
-            self._not_served(request, recipient)
+            self._few(request.error(StanzaCondition.ITEM_NOT_FOUND, f"{recipient} is not served here"))
             return
         bound = self._passed_bound()
         refusal = None if bound else self._stream.refusal_of(sender)
         if bound:
             self._stream.emit(LimitHit("claims_per_second"))
-            self._few(request, StanzaCondition.RESOURCE_CONSTRAINT, bound)
+            self._few(request.error(StanzaCondition.RESOURCE_CONSTRAINT, bound))
         elif refusal is not None:
             self._refuse(request, refusal.ending.account.condition, refusal.text)
         elif self._is_full_for(sender):
@@ -112,14 +114,16 @@ class DialbackAuthorization:
             return f"more than {self._rate.rate:g} requests a second"
         return ""
 
-    def _not_served(self, request: Request, domain: Domain) -> None:
-        self._few(request, StanzaCondition.ITEM_NOT_FOUND, f"{domain} is not served here")
+    def not_served(self, element: Element) -> None:
+        """Refuse a request for a domain that is not served, unread."""
+        self._few(dialback.error(element, StanzaCondition.ITEM_NOT_FOUND, "the domain in `to` is not served here"))
 
-    def _few(self, request: Request, condition: StanzaCondition, text: str) -> None:
-        """Refuse a request of a kind that is answered a few times; one more ends the stream."""
-        self._refuse(request, condition, text)
+    def _few(self, error: Element) -> None:
+        """Send an error that is sent a few times on a stream; one more ends it."""
+        self._stream.send(error)
         if not self._answered.take(self._stream.options.seconds()):
-            raise refuse(Cause.TOO_MANY_CLAIMS, StreamCondition.RESOURCE_CONSTRAINT, f"too often on this stream: {text}")
+            text = "too many requests beyond the limits, or for domains that are not served"
+            raise refuse(Cause.TOO_MANY_CLAIMS, StreamCondition.RESOURCE_CONSTRAINT, text)
 
     def _is_full_for(self, sender: Domain) -> bool:
         """Return whether there is no room for a further domain, or for a further pair."""
@@ -147,7 +151,7 @@ class DialbackAuthorization:
         receiving, originating = request.pair
         options = self._stream.options
         if not options.answers_verify(originating):
-            self._not_served(request, originating)
+            self._few(request.error(StanzaCondition.ITEM_NOT_FOUND, f"{originating} is not served here"))
             return
         valid = options.keys.verify(receiving, originating, request.stream_id, request.key)
         self._stream.send(request.answer(DialbackOutcome("valid" if valid else "invalid")))

@@ -20,6 +20,10 @@ def _nobody(domain: Domain) -> Refusal | None:
     return None
 
 
+def _any_spelling(text: str) -> bool:
+    return True
+
+
 def _epoch() -> float:
     return 0.0
 
@@ -35,6 +39,8 @@ class ReceivingOptions:
     answers_verify: Callable[[Domain], bool]
     #: what TLS is to the asserted peer (None: it has not said who it is)
     tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
+    #: whether a text may spell a domain that is served (`xmpp.jid.spelling`): what is not need not be read
+    serves_spelling: Callable[[str], bool] = _any_spelling
     #: why an asserted sender cannot be one at all (R14), whatever it proves
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False

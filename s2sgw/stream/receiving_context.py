@@ -18,7 +18,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.header import stream_header
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain, Pair, is_internationalised
 from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.namespaces import BIDI, DIALBACK, MANAGEMENT, SASL, TLS
 from s2sgw.xmpp.stanza import Stanza
@@ -141,6 +141,10 @@ class ReceivingContext(Managed):
         count = self.go_on(resumption, resumption.counters.handled, element)
         self.send(management.resumed(resumption))
         self.emit(Resumed(count))
+
+    def may_serve(self, text: str) -> bool:
+        """Return whether a text may spell a domain that is served. A text that is read at little cost is not asked about."""
+        return not is_internationalised(text) or self.options.serves_spelling(text)
 
     def refusal_of(self, sender: Domain) -> Refusal | None:
         """Why `sender` can be none, whatever it proves (R14)."""

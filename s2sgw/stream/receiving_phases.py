@@ -47,6 +47,8 @@ class AwaitHeader(ReceivingPhase):
     def read_header(self, header: Header) -> Asserted:
         """What the header asserts; raises the stream error that R14 asks for."""
         pre_1_0 = self._check_version(header.version)
+        if header.to is not None and not self.stream.may_serve(header.to):
+            raise RemoteFault(StreamCondition.HOST_UNKNOWN, "the domain in the stream header's `to` is not served here")
         local = _domain("to", header.to)
         peer = _domain("from", header.from_)
         self.stream.claimed = peer, local
@@ -115,7 +117,7 @@ class AwaitAuthenticatedHeader(AwaitHeader):
 
 def _domain(attribute: str, text: str | None) -> Domain | None:
     try:
-        return None if text is None else Domain.parse(text)
+        return None if text is None else Domain.claimed(text)
     except InvalidJID as error:
         raise error.fault(f"the stream header's `{attribute}` is no domain") from None
 
@@ -253,10 +255,19 @@ class Conversing(ReceivingPhase):
         self.authorisation = DialbackAuthorization(stream, asserted, permission)
 
     def result(self, element: Element) -> None:
-        self.authorisation.result(Request.read(element))
+        if self._is_for_us(element):
+            self.authorisation.result(Request.read(element))
 
     def verify(self, element: Element) -> None:
-        self.authorisation.verify(Request.read(element))
+        if self._is_for_us(element):
+            self.authorisation.verify(Request.read(element))
+
+    def _is_for_us(self, element: Element) -> bool:
+        """Return whether a request may be for a domain that is served; one that cannot be is refused unread."""
+        if self.stream.may_serve(element.attributes.get("to", "")):
+            return True
+        self.authorisation.not_served(element)
+        return False
 
     def enable(self, element: Element) -> None:
         self.stream.enable(element)

@@ -17,7 +17,9 @@ PREFIX = "xn--"
 #: RFC 1035 §2.3.4: bytes of a label, and of a name as text.
 LABEL_BYTES, NAME_BYTES = 63, 253
 
-_CACHED = 4096
+#: Results that are kept, for labels that are asked for several times in a row. Names that are used for long are kept as
+#: names (`xmpp.jid`), where those of strangers cannot push them out.
+_CACHED = 256
 _DIGITS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 

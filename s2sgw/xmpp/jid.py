@@ -24,7 +24,9 @@ _LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ADDRESS_ENDS = frozenset("0123456789]")
+#: Names that are kept, and names that strangers claim.
 _CACHED = 4096
+_CLAIMED = 256
 _NO_NAME = "the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
 
 
@@ -61,6 +63,11 @@ class Domain:
         A trailing dot is dropped (RFC 7622 §3.2).
         """
         return _parse_domain(text)
+
+    @classmethod
+    def claimed(cls, text: str) -> Domain:
+        """Return what `parse` does, for a text of somebody who has proven nothing: it pushes no other name out of memory."""
+        return _claimed_domain(text)
 
     @classmethod
     def registered(cls, text: str) -> Domain:
@@ -140,6 +147,15 @@ def domain_of(address: str) -> Domain:
 
 @lru_cache(_CACHED)
 def _parse_domain(text: str) -> Domain:
+    return _parsed(text)
+
+
+@lru_cache(_CLAIMED)
+def _claimed_domain(text: str) -> Domain:
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Domain:
     domain, meant = _read(_composed(text))
     if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # as it is written: composing maps some characters
         raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")
@@ -218,3 +234,16 @@ def _check_part(part: str, text: str) -> None:
         raise InvalidJID(f"the {part} holds a surrogate")
     if len(text.encode()) > PART_BYTES:
         raise InvalidJID(f"the {part} is longer than 1023 bytes")
+
+
+def is_internationalised(text: str) -> bool:
+    """Return whether a text that may be a domain is dear to parse: it has characters beyond ASCII, or A-labels."""
+    return not text.isascii() or PREFIX in text.lower()
+
+
+def spelling(text: str) -> str:
+    """Return a text by which the spellings of one domain compare, at little cost: what differs here is another domain.
+
+    What is equal may still differ: `Domain.parse` decides.
+    """
+    return text.removesuffix(".").lower() if text.isascii() else unicodedata.normalize("NFKC", text).removesuffix(".").casefold()

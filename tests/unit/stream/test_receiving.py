@@ -26,7 +26,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.header import Header
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain, Pair, spelling
 from tests.support.transcripts import (
     CLOSE,
     ERRORS_FEATURE,
@@ -456,6 +456,14 @@ class SecuredTests(ReceivingCase):
         self.refused(TO_TLS, header(from_="peer.example", to="other.example"), "host-unknown", text, Cause.HOST_UNKNOWN, opening=opened)
         self.refused(TO_TLS, header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED, opening=opened)
 
+    def test_header_unread(self) -> None:
+        """R14: a header for an internationalised domain that is not served is refused before its names are read."""
+        self.patch(Domain, "claimed", self.fail)
+        options = replace(FEDERATION, serves_spelling=lambda text: False)
+        text = "the domain in the stream header's `to` is not served here"
+        given = header(from_="käse.example", to="köln.example")
+        self.refused([], given, "host-unknown", text, Cause.HOST_UNKNOWN, opening=header(id="s1"), options=options)
+
     def test_waiting_for_the_judgement(self) -> None:
         """Until the evidence is judged what comes is kept, in its order (docs/decisions.md#external)."""
         self.told(*SECURED, In(auth()), Do("judged", PERMIT_BOTH), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE) + SUCCESS), *AUTHENTICATED[-1:])
@@ -806,6 +814,25 @@ class DialbackTests(ReceivingCase):
         now[0] += 60
         self.assertEqual(self.answers(engine, asked[3], asked[0]), ["item-not-found", "item-not-found+resource-constraint"])
         self.assertTrue(engine.over)
+
+    def test_unread(self) -> None:
+        """A request for a domain that is not served costs no reading of internationalised names, and is answered as it was spelled."""
+        engine = self.told(*OPEN, options=replace(FEDERATION, serves_spelling=lambda text: spelling(text) == "bücher.example"))
+        self.patch(Domain, "claimed", self.fail)
+        asked = result("käse.example", "köln.example", "k")
+        self.assertEqual(self.answers(engine, asked, verify("käse.example", "xn--kln-sna.example", "i", "k")), ["item-not-found"] * 2)
+        engine.receive(asked.encode())
+        self.assertIn("<db:result from='köln.example' to='käse.example' type='error'>", engine.data_to_send().decode())
+
+    def test_spellings(self) -> None:
+        """A domain that is served is known in every spelling."""
+        served = Domain.parse("bücher.example")
+        options = replace(FEDERATION, serves=served.__eq__, serves_spelling=lambda text: spelling(text) in ("bücher.example", served.ascii))
+        for text in ("BÜCHER.example", "xn--BCHER-kva.example.", "bu\u0308cher.example"):
+            engine = self.told(*OPEN)
+            engine.options = options
+            [event] = engine.receive(result("other.example", text, "k").encode())
+            self.assertEqual(event, JudgementNeeded(OTHER, served, True), text)
 
     def test_domains(self) -> None:
         """So many domains may send on one stream; a further one is told to use another, as often as it asks; their pairs go on."""

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of
+from s2sgw.xmpp import jid
+from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of, is_internationalised, spelling
 
 #: what is written -> A-labels, U-labels
 DOMAINS = {
@@ -87,6 +88,31 @@ class DomainTests(SynchronousTestCase):
         self.assertEqual(Pair(pair.recipient, pair.sender), pair.inverse)
         self.assertNotEqual(pair, pair.inverse)
         self.assertEqual("a.example -> bücher.example", str(pair))
+
+
+class ClaimTests(SynchronousTestCase):
+    """Names of those who have proven nothing."""
+
+    def test_pushes_nothing_out(self) -> None:
+        """However many are claimed, the names that others use stay in memory; a claim is read as any other text is."""
+        known = Domain.parse("bücher.example")
+        hits = jid._parse_domain.cache_info().hits
+        for number in range(3 * jid._CACHED):
+            Domain.claimed(f"x{number}.example")
+        self.assertEqual(Domain.claimed("BÜCHER.example"), known)
+        self.assertRaises(InvalidJID, Domain.claimed, "a b")
+        self.assertIs(Domain.parse("bücher.example"), known)
+        self.assertEqual(jid._parse_domain.cache_info().hits, hits + 1)
+
+    def test_spelling(self) -> None:
+        """What spells one domain has one spelling; another domain has another."""
+        for text in ("Bücher.Example", "bücher.example.", "bu\u0308cher.example", "ＢÜcher.example"):
+            self.assertEqual(spelling(text), "bücher.example")
+        self.assertEqual(spelling("XN--BCHER-KVA.example."), "xn--bcher-kva.example")
+        self.assertNotEqual(spelling("bucher.example"), spelling("bücher.example"))
+        self.assertEqual(
+            [is_internationalised(text) for text in ("a.example", "ä.example", "XN--4CA.example", "a.xn--4ca")], [False, True, True, True],
+        )
 
 
 class JIDTests(SynchronousTestCase):
