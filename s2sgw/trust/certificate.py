@@ -58,7 +58,7 @@ def summarise(certificate: bytes) -> Summary:
     try:
         parsed = ParsedCertificate(certificate)
         found, presented = parsed.certificate, names(certificate).read(NAMES)[0]
-        serial = f"{found.serial_number:x}"
+        serial = f"{int.from_bytes(parsed.serial, 'big', signed=True):x}"
         return Summary(
             digest, str(Fingerprint.of(certificate)), _kind(found), parsed.subject_text.strip("'"), parsed.issuer_text.strip("'"),
             parsed.self_signed, tuple(map(str, presented)), found.not_valid_before_utc, found.not_valid_after_utc,

@@ -118,6 +118,7 @@ def inside(data: bytes, tag: int = SEQUENCE) -> bytes:
 class Fields(NamedTuple):
     """The fields of a certificate that are compared as they are encoded (RFC 5280 §4.1.2)."""
 
+    serial: bytes  # the contents of the INTEGER
     issuer: bytes
     subject: bytes
     public_key_info: bytes
@@ -134,8 +135,9 @@ def fields(certificate: bytes) -> Fields:
     if len(parts) < 6:
         raise ValueError("a certificate lacks fields")
     extensions = next((certificate[part.content : part.end] for part in parts[6:] if part.tag == _EXTENSIONS), None)
+    serial = certificate[parts[0].content : parts[0].end]
     issuer, subject, key = (certificate[parts[number].begin : parts[number].end] for number in (2, 4, 5))
-    return Fields(issuer, subject, key, b"" if extensions is None else inside(extensions))
+    return Fields(serial, issuer, subject, key, b"" if extensions is None else inside(extensions))
 
 
 def extensions(content: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -35,6 +35,8 @@ class ParsedCertificate:
         self.encoded = encoded
         self.certificate = _load(encoded)
         fields = der.fields(encoded)
+        #: The contents of the INTEGER that is the serial number.
+        self.serial = fields.serial
         #: Names in DER. They compare as they are encoded (RFC 5280 §7.1 asks no more of a careful authority).
         self.subject = fields.subject
         self.issuer = fields.issuer
@@ -132,7 +134,7 @@ def _words(name: bytes, read: Callable[[], x509.Name]) -> str:
         return "of a name that is too long to tell"
     try:
         return f"'{read().rfc4514_string()[:NAME_CHARACTERS]}'"
-    except ValueError:
+    except (ValueError, TypeError):  # the library refuses some types of attributes by the one, some by the other
         return "of an unreadable name"
 
 

@@ -62,7 +62,7 @@ def _revoked(
     certificate: ParsedCertificate, which: str, lists: Sequence[RevocationList], authorities: Sequence[ParsedCertificate],
 ) -> Iterator[Failure]:
     for each in lists:
-        day = each.revoked_on(certificate.certificate)
+        day = each.revoked_on(certificate.serial)
         if day is not None and _is_signed(each, authorities):
             yield Failure(Cause.REVOKED, f"{which} was revoked on {day:%Y-%m-%d}")
             return

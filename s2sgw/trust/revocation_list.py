@@ -128,11 +128,9 @@ class RevocationList:
             return f"it is longer than {MAX_EDWARDS_BYTES} bytes and signed with an Edwards curve"
         return ""
 
-    def revoked_on(self, certificate: x509.Certificate) -> date | None:
-        """Return the day on which the list revokes the certificate, or None where it does not, or is useless."""
-        number = certificate.serial_number
-        size = (number if number >= 0 else ~number).bit_length() // 8 + 1  # as DER has it, with a bit for the sign
-        day = None if self.fault else self._entries.day(number.to_bytes(size, "big", signed=True))
+    def revoked_on(self, serial: bytes) -> date | None:
+        """Return the day on which the list revokes a serial number (the contents of its INTEGER); None: not, or it is useless."""
+        day = None if self.fault else self._entries.day(serial)
         return None if day is None else _EPOCH + timedelta(days=day)
 
     def doubt(self, at: datetime) -> str:

@@ -56,7 +56,7 @@ from tests.support.transcripts import (
 
 #: Small, so that limits are met: bytes of a stanza, of an element and of a stream.
 LIMITS = FramingLimits(stanza_bytes=4096, depth=32, stream_bytes=65536)
-#: What one input may have an engine write, beyond what it wrote already, for each byte that came and in all.
+#: What an engine may write for each byte that came, and besides.
 ANSWER_FACTOR, ANSWER_BYTES = 16, 4096
 
 KEYS = DialbackKeys(b"fuzz")
@@ -111,7 +111,7 @@ class _Shell:
         self.proven: set[Pair] = set()
         self.secured = False
         self.over = False
-        self.written = 0
+        self.received = self.written = 0
 
     def take(self, events: list[Event]) -> None:
         """Check what the engine told, and do as it orders."""
@@ -172,9 +172,9 @@ class _Shell:
             return  # TLS has the bytes
         self.take(self.engine.receive(data))
         assert len(self.engine._kept) <= KEPT_BYTES, "the engine keeps more than it may"
-        answered = len(self.engine.data_to_send())
-        self.written += answered
-        assert answered <= ANSWER_FACTOR * len(data) + ANSWER_BYTES, "a short question with a long answer"
+        self.received += len(data)
+        self.written += len(self.engine.data_to_send())
+        assert self.written <= ANSWER_FACTOR * self.received + ANSWER_BYTES, "short questions with long answers"
 
 
 def _converse(shell: _Shell) -> None:

@@ -41,6 +41,7 @@ class ParsedCertificateTests(SynchronousTestCase):
         self.assertEqual(shared_root().certificate.subject.public_bytes(), issuer.issuer)
         self.assertEqual(shared_issuer().certificate.subject.public_bytes(), issuer.subject)
         self.assertEqual(shared_issuer().certificate, issuer.certificate)
+        self.assertEqual(shared_issuer().certificate.serial_number, int.from_bytes(issuer.serial, "big"))
 
     def test_no_certificate(self):
         """What is no certificate, or of a version that does not exist, is a ValueError."""
@@ -81,6 +82,8 @@ class ParsedCertificateTests(SynchronousTestCase):
         authority = Authority.root("QQQQ")
         unreadable = resigned(authority.certificate, authority.key, edit=(b"QQQQ", b"\xff" * 4))
         self.assertEqual("of an unreadable name", parsed(unreadable).subject_text)
+        odd = resigned(authority.certificate, authority.key, edit=(b"\x0c\x04QQQQ", b"\x03\x04\x00QQQ"))  # a BIT STRING
+        self.assertEqual("of an unreadable name", parsed(odd).issuer_text)
 
     def test_self_signed(self):
         """Self-signed means by its own key, not only under its own name; a key that is dear to check with is not used."""

@@ -520,6 +520,12 @@ class UnreadableNameTests(SynchronousTestCase):
         """R17: nor does a kind of name that the library does not know."""
         self.assertTrue(check(shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0xA3, b"")))).valid)
 
+    def test_odd_directory_name(self):
+        """R17: a directoryName with an attribute of a type that the library does not hand out does not spoil the path either."""
+        attribute = der(0x31, der(0x30, der(0x06, b"\x55\x04\x03") + der(0x03, b"\0x")))
+        name = der(0x30, der(0x82, b"a.example") + der(0xA4, der(0x30, attribute)))
+        self.assertTrue(check(shared_issuer().issue(san_der=name)).valid)
+
     def test_bad_paths(self):
         """R19: a path that is bad is found bad before the names are read, whatever is bad about it."""
         issued = [

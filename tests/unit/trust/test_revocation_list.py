@@ -46,15 +46,8 @@ def key_of(authority: Authority) -> bytes:
     return fields(authority.der).public_key_info
 
 
-class Numbered:
-    """A certificate of which the serial number alone is asked."""
-
-    def __init__(self, value: int) -> None:
-        self.serial_number = value
-
-
 def day(found: RevocationList, value: int) -> date | None:
-    return found.revoked_on(Numbered(value))  # type: ignore[arg-type]
+    return found.revoked_on(number(value))
 
 
 class EntryTests(SynchronousTestCase):
@@ -158,7 +151,7 @@ class SignatureTests(SynchronousTestCase):
         self.patch(revocation_list, "MAX_EDWARDS_BYTES", 50)
         found = RevocationList(Authority.root("Signer", key=ed25519.Ed25519PrivateKey.generate()).crl([leaf_for("a.example").certificate]))
         self.assertIn("Edwards", found.fault)
-        self.assertIsNone(found.revoked_on(leaf_for("a.example").certificate))
+        self.assertIsNone(day(found, leaf_for("a.example").certificate.serial_number))
 
     def test_unknown_algorithm(self):
         """R19: a list that is signed in a way that nobody knows cannot be used."""
