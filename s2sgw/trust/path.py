@@ -336,7 +336,7 @@ class _Search:
             return PathResult((), tuple(self._parsed(chain)))
         except VerificationError as error:
             return PathResult(self._explained(str(error)))
-        except (ValueError, TypeError, x509.UnsupportedGeneralNameType):  # the path is good, a name that the library returns is not
+        except (ValueError, TypeError, x509.UnsupportedGeneralNameType):  # the path is good, a name in the leaf is not
             above = (each for each in self._above() if each in self.anchors or each.unfit is None)
             return PathResult((), (self.leaf, *above), exact=False)
 

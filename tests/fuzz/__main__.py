@@ -84,9 +84,23 @@ def _with_atheris(name: str, seconds: float) -> int:
         f"-max_total_time={seconds:.0f}", f"-max_len={INPUT_BYTES}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEGABYTES}",
         f"-artifact_prefix={CASES / name}/", "-print_final_stats=1", "-verbosity=0",
     ]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[name].run)
+
+    def run(data: bytes) -> None:
+        try:
+            TARGETS[name].run(data)
+        except Exception:
+            _keep(CASES / name, data)
+            raise
+
+    atheris.Setup([sys.argv[0], *options, str(corpus)], run)
     atheris.Fuzz()
     return 0
+
+
+def _keep(cases: Path, data: bytes) -> None:
+    """Write a finding where libFuzzer writes its own, under the same name."""
+    cases.mkdir(parents=True, exist_ok=True)
+    (cases / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
 
 
 def _with_hypothesis(name: str, seconds: float) -> int:
@@ -115,8 +129,7 @@ def _with_hypothesis(name: str, seconds: float) -> int:
         try:
             seed(number)(run)()
         except Exception:
-            (CASES / name).mkdir(parents=True, exist_ok=True)
-            (CASES / name / f"crash-{hashlib.sha1(last, usedforsecurity=False).hexdigest()}").write_bytes(last)
+            _keep(CASES / name, last)
             raise
         number += 1
     print(f"Done {count} runs in {seconds:.0f} seconds")
