@@ -46,6 +46,8 @@ from s2sgw.xmpp.ending import Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
+#: Seconds between two looks for events that were only counted, and are to be logged.
+REPEATED_SECONDS = 5.0
 #: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
 #: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 20,000 more than
@@ -73,7 +75,9 @@ def makeService(options: Options) -> Service:
     except ConfigError as error:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
-    service = LoggedService(None if where is None else observer(where, config.log.format, config.log.level))
+    service = LoggedService(None if where is None else observer(
+        where, config.log.format, config.log.level, config.limits.log_lines_per_second,
+    ))
     GatewayService(config).setServiceParent(service)
     return service
 
@@ -173,6 +177,8 @@ class RunningGateway:
         jobs = self.components.jobs
         self._closers.append(jobs.stop)
         jobs.start("queue sweep", 1, self.components.queues.sweep)
+        jobs.start("repeated events", REPEATED_SECONDS, self.components.record.tell_repeated)
+        self._closers.append(partial(self.components.record.tell_repeated, at_once=True))
         jobs.start("keep-alive", TICK, self.components.keepalive.turn)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
         if self._systemd.watchdog_interval is not None:

@@ -50,6 +50,7 @@ from s2sgw.net.admission import Admission
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.sites import narrowest_site
 from s2sgw.net.slices import Slices
 from s2sgw.net.threads import run_in_thread
 from s2sgw.net.tls import ClientTLS
@@ -134,7 +135,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state)
-    record = EventRecord(wall, log, peer_records.refusals)
+    record = EventRecord(wall, log, peer_records.refusals, narrowest_site)
     audit = AuditLog(state, wall)
     handshake_times = HandshakeTimes()
     jobs = PeriodicJobs(reactor)

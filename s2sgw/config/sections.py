@@ -195,6 +195,8 @@ class GatewayLimits(Section):
     verifications: Annotated[Count, Field(ge=16)] = 64
     #: POSH documents being fetched at once, half of them for strangers
     posh_fetches: Annotated[Count, Field(ge=16)] = 32
+    #: 0 is no limit
+    log_lines_per_second: Annotated[Count, Field(ge=0)] = 100
 
 
 class Console(Section):

@@ -34,6 +34,11 @@ def site_path(address: str) -> Site:
     return tuple([_network(socket.AF_INET6, packed, length) for length in IPV6_SITES])
 
 
+def narrowest_site(address: str) -> str:
+    """Return the narrowest site of `address`: itself as a /32 of IPv4, or an IPv6 /64."""
+    return site_path(address)[-1]
+
+
 def _ipv4_path(packed: bytes) -> Site:
     return tuple([_network(socket.AF_INET, packed, length) for length in IPV4_SITES])
 

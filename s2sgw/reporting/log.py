@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from s2sgw.reporting.background_file import BackgroundFile, Writable
 from s2sgw.reporting.printable import printable, quoted
 
 #: Bytes of a log file before it is put aside, and how many of those are kept (twistd's --logfile).
@@ -30,6 +33,8 @@ ROTATE_BYTES = 32 * 1024 * 1024
 ROTATE_KEPT = 8
 #: Characters of one fact in text, and of one in JSON.
 FACT = 1000
+#: Seconds between two lines that say how many were suppressed.
+SUPPRESSED_SECONDS = 1.0
 #: Where twistd writes when it is a daemon and nobody said where.
 DEFAULT_FILE = "twistd.log"
 
@@ -39,32 +44,79 @@ _OURS = ("s2sgw", "twisted.scripts", "twisted.application.app")
 _MACHINERY = frozenset({"event", "format", "message", "time", "system", "isError", "failure", "why", "printed"})
 
 
-class Writable(Protocol):
-    """A text file, or Twisted's LogFile."""
+class LineBudget:
+    """How many lines may be written in each second; 0 is no limit.
 
-    def write(self, text: str, /) -> object: ...
+    The last tenth of them is for errors, so that they are seen whatever else goes on.
+    """
 
-    def flush(self) -> object: ...
+    def __init__(self, per_second: int) -> None:
+        self._most = per_second
+        self._second = 0
+        self._used = 0
+
+    def take(self, now: float, is_error: bool) -> bool:
+        """Return whether one more line may be written."""
+        if not self._most:
+            return True
+        if int(now) != self._second:
+            self._second, self._used = int(now), 0
+        if self._used >= self._most - (0 if is_error else self._most // 10):
+            return False
+        self._used += 1
+        return True
 
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes the events at or above `level` to `file`, one line each."""
+    """Writes the events at or above `level` to `file`, one line each, within `budget`. It never blocks once it is started.
 
-    def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel) -> None:
-        self._file = file
+    A line says how many others were suppressed, once a second at most.
+    """
+
+    def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel, budget: LineBudget) -> None:
+        self._file = BackgroundFile(file)
         self._line = line
         self._level = level
+        self._budget = budget
+        self._suppressed = 0
+        self._told_at = 0.0  # or when the first of those that are untold was suppressed
 
     def __call__(self, event: LogEvent) -> None:
-        if wanted(event, self._level):
-            self._file.write(self._line(event) + "\n")
-            self._file.flush()
+        if not wanted(event, self._level):
+            return
+        now = event.get("log_time", 0.0)
+        if self._suppressed and not 0 <= now - self._told_at < SUPPRESSED_SECONDS:
+            self._tell(now)
+        is_error = event.get("log_level", LogLevel.info) >= LogLevel.error
+        if not self._budget.take(now, is_error) or not self._file.write(self._line(event) + "\n"):
+            self._told_at = self._told_at if self._suppressed else now
+            self._suppressed += 1
+
+    def _tell(self, now: float) -> None:
+        """Say how many lines are missing. This line has a place of its own."""
+        event = {"log_time": now, "log_level": LogLevel.warn, "event": "suppressed", "lines": self._suppressed}
+        self._told_at = now
+        if self._file.write(self._line(event) + "\n"):
+            self._suppressed = 0
+
+    def start(self) -> None:
+        """Write in a thread of its own from now on."""
+        self._file.start()
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._suppressed:
+            self._tell(time.time())
+        self._file.close()
 
 
-def observer(file: Writable, format: Literal["text", "json"] = "text", level: str = "info") -> LineObserver:
-    """The observer that `[log]` asks for; `level` is "debug", "info", "warn" or "error"."""
-    return LineObserver(file, json_line if format == "json" else text_line, LogLevel.levelWithName(level))
+def observer(
+    file: Writable, format: Literal["text", "json"] = "text", level: str = "info", lines_per_second: int = 0,
+) -> LineObserver:
+    """Return the observer that `[log]` asks for; `level` is "debug", "info", "warn", "error" or "critical"."""
+    line = json_line if format == "json" else text_line
+    return LineObserver(file, line, LogLevel.levelWithName(level), LineBudget(lines_per_second))
 
 
 def wanted(event: LogEvent, level: LogLevel) -> bool:
@@ -172,3 +224,19 @@ class LoggedService(MultiService):
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """Write the log in a thread: twistd forks no more."""
+        if self._observer is not None:
+            self._observer.start()
+        super().startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Write all of the log once everything else has stopped."""
+        stopped: Deferred[Any] = super().stopService()
+        return stopped if self._observer is None else stopped.addBoth(self._close_log)
+
+    def _close_log(self, result: Any) -> Any:
+        assert self._observer is not None
+        self._observer.close()
+        return result

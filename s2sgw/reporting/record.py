@@ -6,7 +6,7 @@ The log line, the rows of `s2sgw refusals` and the metrics are three views of it
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from operator import attrgetter
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from twisted.logger import Logger
 
 from s2sgw.reporting.letter import letter
+from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -29,6 +30,8 @@ PER_NAME = 20
 #: Bytes of all of them in memory, about, and of one of them without its texts.
 REFUSAL_BYTES = 16 * 1024 * 1024
 OVERHEAD = 700
+#: Changes of one kind, of one peer, that are logged one by one in a minute.
+CHANGES_TOLD = 10
 #: Of one refusal: characters of a name, of the detail and of all reasons together, and reasons. A refusal has at most 2 kB.
 NAME_CHARACTERS = 253
 DETAIL_CHARACTERS = 250
@@ -63,8 +66,8 @@ class RefusalRecord:
         return self.peer, self.local, self.direction, self.leg, host, ending.cause.value, ending.detail, ending.by
 
     def after(self, before: RefusalRecord) -> RefusalRecord:
-        """The same once more."""
-        return replace(self, times=before.times + 1, first=before.first or before.at)
+        """Return both as one."""
+        return replace(self, times=before.times + self.times, first=before.first or before.at)
 
     def clipped(self) -> RefusalRecord:
         """Return the same within its bounds: much of it is what strangers said."""
@@ -92,6 +95,13 @@ class RefusalRecord:
                 self.direction, self.peer, self.local, self.address, self.at, ending, self.reasons, self.times,
             )
         return row
+
+
+def _host(address: str) -> str:
+    """Return the host of "host", "host:port" or "[host]:port"."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
 
 
 def clipped(text: str, length: int) -> str:
@@ -134,11 +144,14 @@ class EventRecord:
     """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
 
     def __init__(
-        self, clock: WallClock, log: Logger, store: RefusalStore | None = None,
+        self, clock: WallClock, log: Logger, store: RefusalStore | None = None, site: Callable[[str], str] = str,
     ) -> None:
-        """Begin with what `store` holds of earlier runs."""
+        """Begin with what `store` holds of earlier runs. `site` returns the network that an address counts with in the log."""
         self._clock = clock
         self._log = log
+        self._site = site
+        self._refusals_told = RepeatedEvents(clock)
+        self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
         #: bytes of memory that the refusals take, about
@@ -158,16 +171,43 @@ class EventRecord:
         self, direction: Direction, leg: Leg, pair: tuple[str, str], address: str, ending: Ending,
         reasons: tuple[str, ...] = (),
     ) -> None:
-        """A handshake or a delivery was refused; `pair` is (peer, local), as claimed."""
+        """A handshake or a delivery was refused; `pair` is (peer, local), as claimed.
+
+        Of each site and cause one is logged, and then how many more there were in a minute. One that names no peer is kept
+        only when it is logged: whoever connects and says nothing costs little more than a number.
+        """
         peer, local = pair
-        refused = self._add(RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons).clipped())
         self.refusals[ending.layer.value, ending.cause.value] += 1
+        refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
+        stranger = leg == "federation" and direction == "inbound"
+        is_news = self._refusals_told.is_news((self._site(_host(address)) if stranger else pair, ending.cause), refused)
+        if is_news or peer:
+            refused = self._keep(refused)
+        if is_news:
+            self._log_refusal(refused)
+
+    def _keep(self, refused: RefusalRecord) -> RefusalRecord:
+        refused = self._add(refused.clipped())
         if self._store is not None:
             self._store.keep(refused)
+        return refused
+
+    def _log_refusal(self, refused: RefusalRecord, **more: Any) -> None:
+        ending = refused.ending
         self._log.warn(
-            event="refused", direction=direction, leg=leg, peer=refused.peer, local=refused.local, address=refused.address,
-            layer=ending.layer.value, cause=ending.cause.value, detail=refused.ending.detail, reasons=list(refused.reasons),
+            event="refused", direction=refused.direction, leg=refused.leg, peer=refused.peer, local=refused.local,
+            address=refused.address, layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail,
+            reasons=list(refused.reasons), **more,
         )
+
+    def tell_repeated(self, at_once: bool = False) -> None:
+        """Log what was only counted for a minute; to be called every few seconds. `at_once`: all of it, at the end."""
+        for refused, number in self._refusals_told.due(at_once):
+            if not refused.peer:
+                self._keep(replace(refused, times=number))
+            self._log_refusal(refused.clipped(), times=number)
+        for facts, number in self._changes_told.due(at_once):
+            self._log.info(**facts, times=number)
 
     def _add(self, refused: RefusalRecord) -> RefusalRecord:
         """Keep a refusal, and return it as it is kept: counted with the one before, if that was the same."""
@@ -188,11 +228,18 @@ class EventRecord:
         self.bytes -= refused.size
         return refused
 
-    def standing(self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], **facts: Any) -> None:
-        """A stream or a lane changed its standing."""
+    def standing(
+        self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], owner: object = None, **facts: Any,
+    ) -> None:
+        """A stream or a lane changed its standing.
+
+        Of what happens to one `owner` the first `CHANGES_TOLD` in a minute are logged, and then how many more there were.
+        """
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
-        self._log.info(event=event, direction=direction, leg=leg, peer=str(peer), local=str(local), **facts)
+        row = {"event": event, "direction": direction, "leg": leg, "peer": str(peer), "local": str(local), **facts}
+        if owner is None or self._changes_told.is_news((event, owner), row):
+            self._log.info(**row)
 
     def resumption(self, role: Literal["initiating", "receiving"], outcome: Literal["resumed", "refused", "expired"]) -> None:
         """What became of a stream that broke off and could be resumed."""

@@ -234,7 +234,7 @@ class AcceptedStream:
         connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)
         self._record.standing(
-            "stream proven", self._direction, self.side.leg, pair, method=method, address=connection.peer_address,
+            "stream proven", self._direction, self.side.leg, pair, self.peer, method=method, address=connection.peer_address,
             tls=connection.tls_version or "none", detail="; ".join(self._reasons.get(pair.sender, ())),
         )
         self._register.proves(self, connection, pair)
@@ -242,8 +242,8 @@ class AcceptedStream:
     def _carries_back(self, connection: StreamConnection, pair: Pair) -> None:
         """Stanzas of `pair` may go back on this stream: whoever waits to send some need open none (XEP-0288)."""
         self._record.standing(
-            "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, method="bidi",
-            address=connection.peer_address,
+            "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, self.peer,
+            method="bidi", address=connection.peer_address,
         )
         self.carried.append(pair)
         self.shared_stream.allow(pair)
@@ -265,8 +265,9 @@ class AcceptedStream:
         pair = (sender, recipient)
         if self.methods or ending.in_order:
             self._record.standing(
-                "stream closed", self._direction, self.side.leg, pair, layer=ending.layer.value, cause=ending.cause.value,
-                address=connection.peer_address, detail=ending.detail,
+                "stream closed", self._direction, self.side.leg, pair, self.peer, layer=ending.layer.value,
+                cause=ending.cause.value, address=connection.peer_address, detail=ending.detail,
+                pairs=len(self.methods) if len(self.methods) > 1 else None,
             )
         else:
             names = pair if self.side.leg == "federation" else (recipient, sender)

@@ -120,7 +120,7 @@ class GatewayTests(SynchronousTestCase):
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), queues=SimpleNamespace(spools=True), spool=SimpleNamespace(count=7),
-            record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None),
+            record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
             running=SimpleNamespace(config=config), jobs=PeriodicJobs(self.clock),
         )

@@ -133,6 +133,55 @@ class LineTests(SynchronousTestCase):
         self.assertEqual('1970-01-01T00:00:00.000Z info  note text="" by=""', text_line({}))
 
 
+class BudgetTests(SynchronousTestCase):
+    """So many lines in a second, whatever happens."""
+
+    def setUp(self) -> None:
+        self.file = io.StringIO()
+        self.observer = observer(self.file, lines_per_second=20)
+
+    def say(self, number: int, at: float, level: LogLevel = LogLevel.info) -> None:
+        for _ in range(number):
+            self.observer({"log_time": at, "log_level": level, "event": "x"})
+
+    def written(self) -> list[str]:
+        return [line.split(maxsplit=2)[2] for line in self.file.getvalue().splitlines()]
+
+    def test_suppressed(self) -> None:
+        """What is too much is left out, and the next second says how much that was."""
+        self.say(30, 10.0)
+        self.assertEqual(["x"] * 18, self.written())
+        self.say(1, 11.0)
+        self.assertEqual(["suppressed lines=12", "x"], self.written()[18:])
+        self.say(1, 12.0)
+        self.assertEqual(20 + 1, len(self.written()))
+
+    def test_said_once_a_second(self) -> None:
+        """However long it lasts, the number is told once a second."""
+        for tenth in range(100, 150):
+            self.say(10, tenth / 10)
+        lines = self.written()
+        self.assertEqual((5 * 18, 4), (lines.count("x"), sum(line.startswith("suppressed") for line in lines)))
+
+    def test_errors(self) -> None:
+        """Errors have some lines of their own."""
+        self.say(30, 10.0)
+        self.say(3, 10.0, LogLevel.critical)
+        self.assertEqual(20, len(self.written()))
+
+    def test_at_the_end(self) -> None:
+        """What is not told yet is told at the end."""
+        self.say(30, 10.0)
+        self.observer.close()
+        self.assertEqual("suppressed lines=12", self.written()[-1])
+
+    def test_no_limit(self) -> None:
+        """0 is no limit."""
+        self.observer = observer(self.file)
+        self.say(1000, 10.0)
+        self.assertEqual(1000, len(self.written()))
+
+
 class TwistdTests(SynchronousTestCase):
     def test_destination(self) -> None:
         """As twistd does: standard output in the foreground, the named file, twistd.log of a daemon, nothing under syslog."""
@@ -159,10 +208,22 @@ class TwistdTests(SynchronousTestCase):
         self.assertIs(ours, application.getComponent(ILogObserver))
         self.assertEqual([service], list(IServiceCollection(application)))
 
+    def test_written_in_a_thread(self) -> None:
+        """From the start of the services to their end the log is written in a thread, and all of it is there at the end."""
+        file = io.StringIO()
+        service = LoggedService(observer(file))
+        service.startService()
+        Logger("s2sgw", observer=service._observer).info(event="working")
+        self.successResultOf(service.stopService())
+        self.assertIn("working", file.getvalue())
+
     def test_without_an_observer(self) -> None:
         """Under syslog twistd's own observer stays."""
         application = Application("s2sgw")
-        LoggedService(None).setServiceParent(application)
+        service = LoggedService(None)
+        service.setServiceParent(application)
+        service.startService()
+        self.successResultOf(service.stopService())
         self.assertIsNone(application.getComponent(ILogObserver, None))
 
     def test_level_names(self) -> None:

@@ -13,7 +13,7 @@ from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.refusals import StoredRefusals
 from s2sgw.reporting import record as record_module
 from s2sgw.reporting.letter import letter
-from s2sgw.reporting.record import NAMES, PER_NAME, EventRecord, RefusalRecord
+from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, EventRecord, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 
 SELF_SIGNED = Ending(Cause.SELF_SIGNED, "pkix: not proven", condition="policy-violation")
@@ -65,7 +65,7 @@ class RecordTests(SynchronousTestCase):
         self.refuse(address="192.0.2.2:5000")
         self.refuse(ending=Ending(Cause.EXPIRED))
         self.assertEqual([3, 1, 1], [each.times for each in self.record.list("friend.example")])
-        self.assertEqual(5, len(self.events))
+        self.assertEqual(["self-signed", "self-signed", "expired"], [event["cause"] for event in self.events])
 
     def test_bounds(self) -> None:
         """So many refusals of one name, so many names; the oldest go."""
@@ -202,3 +202,77 @@ class LetterTests(SynchronousTestCase):
         self.assertIn("from ours to your server could not", text.replace("\n", " "))
         self.assertIn("  - port 5269", text)
         self.assertNotIn("What we saw", letter("inbound", "", "", "192.0.2.1:1", 0.0, Ending(Cause.CLOSED, by="them")))
+
+
+class RepeatedTests(SynchronousTestCase):
+    """A flood of refusals is no flood of lines, nor of rows."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.events: list[LogEvent] = []
+        self.store = Store()
+        log = Logger("record", observer=self.events.append)  # type: ignore[arg-type]
+        self.record = EventRecord(self.clock, log, self.store, lambda host: host.rpartition(".")[0])
+
+    def refuse(self, address: str, peer: str = "", cause: Cause = Cause.NEGOTIATION_TIMEOUT) -> None:
+        self.record.refused("inbound", "federation", (peer, ""), address, Ending(cause))
+
+    def lines(self) -> list[tuple[str, int]]:
+        """Address and number of each line since the last time."""
+        lines = [(event["address"], event.get("times", 1)) for event in self.events]
+        self.events.clear()
+        return lines
+
+    def test_nameless(self) -> None:
+        """Connections that name nobody: one line and one row for each site and cause, then one a minute that says how many."""
+        for port in range(1000):
+            self.refuse(f"192.0.2.1:{port}")
+            self.refuse(f"192.0.2.2:{port}")
+            self.refuse(f"[198.51.100.3]:{port}")
+        self.refuse("192.0.2.1", cause=Cause.BAD_XML)
+        self.assertEqual([("192.0.2.1:0", 1), ("[198.51.100.3]:0", 1), ("192.0.2.1", 1)], self.lines())
+        self.assertEqual((3, 3), (len(self.record.list()), len(self.store.kept)))
+        self.assertEqual(3000, self.record.refusals["stream", "negotiation-timeout"])
+        self.record.tell_repeated()
+        self.assertEqual([], self.lines())
+        self.clock.advance(60)
+        self.record.tell_repeated()
+        self.assertEqual([("192.0.2.2:999", 1999), ("[198.51.100.3]:999", 999)], self.lines())
+        self.assertEqual(3001, sum(row.times for row in self.record.list()))
+
+    def test_named(self) -> None:
+        """Refusals of peers that are named share the lines of their site, but each is in the record under its name."""
+        for number in range(10):
+            self.refuse("192.0.2.1:1", f"p{number}.example")
+        self.assertEqual([("192.0.2.1:1", 1)], self.lines())
+        self.assertEqual(1, len(self.record.list("p9.example")))
+        self.clock.advance(60)
+        self.record.tell_repeated()
+        self.assertEqual([("192.0.2.1:1", 9)], self.lines())
+        self.assertEqual(10, len(self.record.list()))
+
+    def test_outbound(self) -> None:
+        """What we fail at is told by the pair of domains."""
+        for peer in ("a.example", "b.example", "a.example"):
+            self.record.refused("outbound", "federation", (peer, "here.example"), "", Ending(Cause.CONNECTION_REFUSED))
+        self.assertEqual(["a.example", "b.example"], [event["peer"] for event in self.events])
+
+    def test_at_the_end(self) -> None:
+        """At the end of the gateway nothing stays untold."""
+        for port in range(3):
+            self.refuse(f"192.0.2.1:{port}")
+        self.lines()
+        self.record.tell_repeated(at_once=True)
+        self.assertEqual([("192.0.2.1:2", 2)], self.lines())
+
+    def test_changes(self) -> None:
+        """Of what happens to one owner a few changes are told one by one, then how many more there were; of others, each."""
+        for number in range(CHANGES_TOLD + 5):
+            self.record.standing("stream proven", "inbound", "federation", (f"s{number}.example", "here.example"), "s0.example")
+        self.record.standing("stream proven", "inbound", "federation", PAIR, "friend.example")
+        self.record.standing("lane ready", "inbound", "federation", PAIR)
+        self.assertEqual(CHANGES_TOLD + 2, len(self.events))
+        self.clock.advance(60)
+        self.record.tell_repeated()
+        self.assertEqual(("stream proven", f"s{CHANGES_TOLD + 4}.example", 5), tuple(self.events[-1][key] for key in ("event", "peer", "times")))

@@ -1,0 +1,92 @@
+"""A file that is written in a thread of its own, so that a full pipe or a slow disk stops nobody who logs."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import deque
+from typing import Protocol
+
+#: Characters that may wait to be written. What comes beyond is refused.
+WAITING = 4 * 1024 * 1024
+#: Seconds given to what waits when the file is closed.
+CLOSE_SECONDS = 3.0
+
+
+class Writable(Protocol):
+    """A text file, or Twisted's LogFile."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class BackgroundFile:
+    """Writes to `file`: at once before `start` and after `close`, in a thread between.
+
+    twistd forks after the log is opened, and no thread outlives that: so the thread begins when the services start.
+    """
+
+    def __init__(self, file: Writable) -> None:
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self._size = 0
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._stuck = False
+
+    def write(self, text: str) -> bool:
+        """Write `text` whole, or have it written; return False where it is dropped, since too much waits. Never blocks."""
+        if self._stuck:
+            return False
+        if self._thread is None:
+            return self._write(text)
+        with self._changed:
+            if self._size + len(text) > WAITING:
+                return False
+            self._waiting.append(text)
+            self._size += len(text)
+            self._changed.notify()
+        return True
+
+    def start(self) -> None:
+        """Write in a thread from now on."""
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Write what waits, within `CLOSE_SECONDS`, and at once from then on; where even that is stuck, nothing any more."""
+        thread = self._thread
+        if thread is None:
+            return
+        atexit.unregister(self.close)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        thread.join(CLOSE_SECONDS)
+        self._stuck = thread.is_alive()
+        self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                text = "".join(self._waiting)
+                self._waiting.clear()
+                self._size = 0
+                ended = self._closing
+            if text:
+                self._write(text)
+            if ended and not self._waiting:
+                return
+
+    def _write(self, text: str) -> bool:
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except (OSError, ValueError):  # there is nowhere left to tell it
+            return False
+        return True

@@ -1,0 +1,93 @@
+"""A file that is written in a thread: nobody who writes waits."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting import background_file
+from s2sgw.reporting.background_file import BackgroundFile
+
+
+class Pipe(io.StringIO):
+    """A file that takes nothing until it is opened, as a pipe that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.writers: set[str] = set()
+        self.entered = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.writers.add(threading.current_thread().name)
+        self.entered.set()
+        self.open.wait(20)
+        return super().write(text)
+
+
+class BackgroundFileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.pipe = Pipe()
+        self.addCleanup(self.pipe.open.set)
+        self.file = BackgroundFile(self.pipe)
+
+    def test_before_the_start(self) -> None:
+        """Before the thread begins, what is written is written at once: the process may end any moment."""
+        self.pipe.open.set()
+        self.assertTrue(self.file.write("a\n"))
+        self.assertEqual(("a\n", {"MainThread"}), (self.pipe.getvalue(), self.pipe.writers))
+
+    def test_nobody_reads(self) -> None:
+        """While the pipe is full nobody waits; what comes is written in its order once it is read."""
+        self.file.start()
+        for text in ("a\n", "b\n", "c\n"):
+            self.assertTrue(self.file.write(text))
+        self.assertEqual("", self.pipe.getvalue())
+        self.pipe.open.set()
+        self.file.close()
+        self.assertEqual(("a\nb\nc\n", {"log"}), (self.pipe.getvalue(), self.pipe.writers))
+
+    def test_too_much(self) -> None:
+        """What waits is bounded; more is refused, whole."""
+        self.patch(background_file, "WAITING", 4)
+        self.file.start()
+        self.file.write("a\n")
+        self.pipe.entered.wait(20)  # until the thread has it, and is stuck with it
+        self.assertEqual([True, True, False], [self.file.write(text) for text in ("b\n", "c\n", "d\n")])
+        self.pipe.open.set()
+        self.file.close()
+        self.assertEqual("a\nb\nc\n", self.pipe.getvalue())
+
+    def test_after_the_end(self) -> None:
+        """After it was closed everything is written at once again."""
+        self.pipe.open.set()
+        self.file.start()
+        self.file.write("a\n")
+        self.file.close()
+        self.file.close()
+        self.assertTrue(self.file.write("b\n"))
+        self.assertEqual("a\nb\n", self.pipe.getvalue())
+
+    def test_stuck_at_the_end(self) -> None:
+        """A pipe that is still full keeps nobody from ending."""
+        self.patch(background_file, "CLOSE_SECONDS", 0.01)
+        self.file.start()
+        self.file.write("a\n")
+        self.file.close()
+        self.assertFalse(self.file.write("b\n"))
+
+    def test_disk_full(self) -> None:
+        """A file that cannot be written breaks nothing."""
+
+        class Full(io.StringIO):
+            def write(self, text: str) -> Any:
+                raise OSError(28, "No space left on device")
+
+        file = BackgroundFile(Full())
+        self.assertFalse(file.write("a\n"))
+        file.start()
+        self.assertTrue(file.write("b\n"))
+        file.close()

@@ -1,0 +1,64 @@
+"""What happens again and again is told once, then counted."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting import repetition
+from s2sgw.reporting.repetition import EVERY, RepeatedEvents
+
+
+class RepetitionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.events = RepeatedEvents(self.clock)
+
+    def told(self, *kinds: str) -> list[bool]:
+        return [self.events.is_news(kind, f"{kind}{number}") for number, kind in enumerate(kinds)]
+
+    def test_first(self) -> None:
+        """The first of each kind is news, the others are counted."""
+        self.assertEqual([True, False, True, False], self.told("a", "a", "b", "a"))
+
+    def test_once_a_minute(self) -> None:
+        """After a minute the last one is told with their number, and so on while there are any; then the next is news again."""
+        self.told("a", "a", "a", "b")
+        self.clock.advance(EVERY - 1)
+        self.assertEqual([], self.events.due())
+        self.clock.advance(1)
+        self.assertEqual([("a2", 2)], self.events.due())
+        self.assertEqual([True, False], self.told("b", "a"))
+        self.clock.advance(EVERY)
+        self.assertEqual([("a1", 1)], self.events.due())
+        self.clock.advance(EVERY)
+        self.assertEqual([], self.events.due())
+        self.assertEqual([True], self.told("a"))
+
+    def test_several_at_first(self) -> None:
+        """So many of a kind may be told one by one."""
+        self.events = RepeatedEvents(self.clock, 3)
+        self.assertEqual([True, True, True, False], self.told(*"aaaa"))
+        self.clock.advance(EVERY)
+        self.assertEqual([("a3", 1)], self.events.due())
+        self.assertEqual([False], self.told("a"))
+
+    def test_at_once(self) -> None:
+        """At the end all that was counted is told."""
+        self.told("a", "a")
+        self.assertEqual([("a1", 1)], self.events.due(at_once=True))
+        self.assertEqual([], self.events.due(at_once=True))
+
+    def test_bounded(self) -> None:
+        """Beyond so many kinds all others count as one, and are never news."""
+        self.patch(repetition, "KINDS", 2)
+        self.assertEqual([True, True, False, False, False], self.told("a", "b", "c", "d", "c"))
+        self.clock.advance(EVERY)
+        self.assertEqual([("c4", 3)], self.events.due())
+
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back ends the minute of what was counted."""
+        self.clock.advance(1000)
+        self.told("a", "a")
+        self.clock.rightNow = 10.0
+        self.assertEqual([("a1", 1)], self.events.due())
