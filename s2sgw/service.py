@@ -28,6 +28,7 @@ from s2sgw.composition.limits import backend_admission
 from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
+from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.listening import StreamFactory, listen
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
@@ -111,6 +112,14 @@ class GatewayService(Service):
             self._gateway.open()
         reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
         reactor.callWhenRunning(freeze_startup_objects)
+        reactor.callWhenRunning(self._share_turns, reactor, components)
+
+    def _share_turns(self, reactor: Any, components: GatewayComponents) -> None:
+        """Divide each turn of the reactor between peers and strangers, and measure it."""
+        end = share_turns(reactor, components.admission.strangers, components.turn_watch)
+        components.turn_watch.start()
+        reactor.addSystemEventTrigger("after", "shutdown", end)
+        reactor.addSystemEventTrigger("after", "shutdown", components.turn_watch.stop)
 
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()

@@ -66,6 +66,7 @@ from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
+from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_limit import AcceptedStreamLimit
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.claims import Claims
@@ -113,6 +114,7 @@ class GatewayComponents:
     rediscovery: Rediscovery
     reconfiguration: Reconfiguration
     views: GatewayViews
+    turn_watch: TurnWatch
     jobs: PeriodicJobs
     metrics: Metrics
     verbs: dict[str, Verb]
@@ -139,6 +141,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     audit = AuditLog(state, wall)
     handshake_times = HandshakeTimes()
     jobs = PeriodicJobs(reactor)
+    turn_watch = TurnWatch()
 
     # 3. custody
     commit_times = CommitTimes()
@@ -219,6 +222,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     operator = Operator(OperatorServices(
         reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
+        turn_watch,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations.counts, unsent.counts),
     ))
@@ -226,5 +230,5 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
-        operator.views, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
+        operator.views, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
     )

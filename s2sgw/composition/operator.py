@@ -31,6 +31,7 @@ from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
+from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
 from s2sgw.s2s.initiated_streams import InitiatedStreams
@@ -62,6 +63,7 @@ class OperatorServices:
     judge: Judge
     proof_runner: ProofRunner
     admission: Admission
+    turn_watch: TurnWatch
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
@@ -81,6 +83,7 @@ class Operator:
         queue_space = QueueSpace(self._memory, self._disk)
         collectors = (
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
+            services.turn_watch,
         )
         self.metrics = Metrics(self._sources(), services.handshake_times, collectors, self.views.count)
 

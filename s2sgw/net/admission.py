@@ -76,6 +76,8 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
+        #: the descriptors of connections that have proven nothing (`net.fair_poll`)
+        self.strangers: set[int] = set()
         #: the unproven ones, the oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
         self._timer: IDelayedCall | None = None
@@ -133,11 +135,13 @@ class Admission:
     def prove(self, connection: AdmittedConnection) -> None:
         """The stream of `connection` has proven a pair: from now on the connection never gives way."""
         self._proven += 1
+        self.strangers.discard(connection.descriptor)
         self._leave_unproven(connection)
 
     def release(self, connection: AdmittedConnection) -> None:
         """The transport of `connection` is gone."""
         self._total -= 1
+        self.strangers.discard(connection.descriptor)
         if connection.proven:
             self._proven -= 1
         else:
@@ -244,16 +248,22 @@ class Admission:
 class AdmittedConnection:
     """One connection as its admission counts it. `holder` is its protocol, which may change until the transport is gone."""
 
-    __slots__ = ("_admission", "_open", "claimed", "holder", "path", "proven", "since")
+    __slots__ = ("_admission", "_open", "claimed", "descriptor", "holder", "path", "proven", "since")
 
     def __init__(self, admission: Admission, path: Site, since: float) -> None:
         self.path = path
         self.since = since
         self.claimed: str | None = None
+        self.descriptor = -1
         self.proven = False
         self.holder: Dismissible | None = None
         self._admission = admission
         self._open = True
+
+    def opened(self, descriptor: int) -> None:
+        """The connection has its transport."""
+        self.descriptor = descriptor
+        self._admission.strangers.add(descriptor)
 
     def claim(self, name: str) -> None:
         """The stream says that it is of `name`; it may say another one until it has proven one."""

@@ -42,6 +42,10 @@ class SilentConnection(HandoverProtocol):
         self._refused = refused
         admitted.holder = self
 
+    def connectionMade(self) -> None:
+        """The transport is there."""
+        self._admitted.opened(self.transport.fileno())
+
     def prefaceReceived(self, data: bytes) -> None:
         """Build the stream, which hears `data` first."""
         connection = self._build(self._admitted)

@@ -97,6 +97,14 @@ class RefusalRecord:
         return row
 
 
+def _take_commonest(rows: deque[RefusalRecord]) -> RefusalRecord:
+    """Take out the oldest refusal of the cause that most have: whoever claims a name many times pushes out no other cause."""
+    ((cause, _),) = Counter(row.ending.cause for row in rows).most_common(1)
+    taken = next(row for row in rows if row.ending.cause is cause)
+    rows.remove(taken)
+    return taken
+
+
 def _host(address: str) -> str:
     """Return the host of "host", "host:port" or "[host]:port"."""
     if address.startswith("["):
@@ -218,7 +226,7 @@ class EventRecord:
         rows.append(refused)
         self.bytes += refused.size
         if len(rows) > PER_NAME:
-            self._drop(rows.popleft())
+            self._drop(_take_commonest(rows))
         while len(self._by_peer) > 1 and (len(self._by_peer) > NAMES or self.bytes > REFUSAL_BYTES):
             for each in self._by_peer.popitem(last=False)[1]:
                 self._drop(each)

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import ref
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from s2sgw.delivery.acknowledgements import REQUEST
 from s2sgw.net.connection import StreamConnection
@@ -19,6 +21,8 @@ from s2sgw.xmpp.ending import Cause, Ending
 #: Seconds from one slot to the next, and slots: nothing is put off for longer than the wheel is round.
 TICK = 5.0
 SLOTS = 128
+#: Streams that are looked at in one turn of the reactor.
+AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,18 @@ class KeepAlive:
         self._put(KeepAliveEntry(connection, self._clock.seconds()), self._bounds.rest)
         return connection
 
-    def turn(self) -> None:
-        """The next slot's streams are looked at."""
+    def turn(self) -> Deferred[None]:
+        """Look at the streams of the next slot, a few in each turn of the reactor. Fails with an `ExceptionGroup`."""
+        return Deferred.fromCoroutine(self._turn())
+
+    async def _turn(self) -> None:
         self._at = (self._at + 1) % SLOTS
         due, self._slots[self._at] = self._slots[self._at], []
         now = self._clock.seconds()
         errors: list[Exception] = []
-        for watched in due:
+        for number, watched in enumerate(due):
+            if number and number % AT_ONCE == 0:
+                await deferLater(self._clock, 0)
             connection = watched.connection()
             if connection is not None and connection.ending is None:
                 try:

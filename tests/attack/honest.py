@@ -143,8 +143,12 @@ class HonestPeer:
             _say({"came": int(number), "ms": (time.monotonic() - float(at)) * 1000, "type": element.get("type", "")})
 
 
+_SAYING = threading.Lock()
+
+
 def _say(row: dict[str, object]) -> None:
-    print(json.dumps(row), flush=True)
+    with _SAYING:
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def peer(host: str) -> IAddress:
 class AbortableTransport(CountingTransport):
     aborted = False
 
+    def fileno(self) -> int:
+        return 77
+
     def abortConnection(self) -> None:
         self.aborted = True
 
@@ -75,6 +78,16 @@ class AcceptanceTests(SynchronousTestCase):
         factory = self.factory()
         self.accept(factory).connectionLost(Failure(ConnectionDone()))
         self.assertEqual(([], [], 0), (self.refused, self.built, self.admission.total))
+
+    def test_stranger(self) -> None:
+        """The descriptor of a connection is one of a stranger until it has proven a pair, or is gone."""
+        factory = self.factory()
+        first = self.accept(factory, data=b"a\n")
+        self.assertEqual({77}, self.admission.strangers)
+        first._admitted.prove()
+        self.assertEqual(set(), self.admission.strangers)
+        self.accept(factory).connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(set(), self.admission.strangers)
 
     def test_silent_for_too_long(self) -> None:
         """One that says nothing is ended after the time of a negotiation, and told of as one that named nobody."""

@@ -77,6 +77,15 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([], self.record.list("friend.example"))
         self.assertEqual(NAMES, len(self.record.list()))
 
+    def test_one_cause_of_many(self) -> None:
+        """A name that is claimed again and again keeps what it was refused for otherwise."""
+        self.refuse(ending=Ending(Cause.EXPIRED))
+        for number in range(PER_NAME + 5):
+            self.refuse(address=f"192.0.2.{number}:1")
+        rows = self.record.list("friend.example")
+        self.assertEqual((PER_NAME, Cause.EXPIRED, "192.0.2.24:1"), (len(rows), rows[0].ending.cause, rows[-1].address))
+        self.assertEqual(self.record.bytes, sum(row.size for row in rows))
+
     def test_small(self) -> None:
         """Whatever strangers say, in whatever script, a refusal takes at most 2 kB of memory, and says what is missing."""
         for character in ("x", "\xe9", "\u0434", "\U0001f600"):

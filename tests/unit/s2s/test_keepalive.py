@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import tcp_options
 from s2sgw.net.connection import Role
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
+from s2sgw.s2s import keepalive
 from s2sgw.s2s.keepalive import SLOTS, TICK, KeepAlive, KeepAliveLimits
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.features import PeerLimits, StreamFeatures
@@ -84,15 +85,28 @@ class KeepingTests(SynchronousTestCase):
             look(watched, connection, now)
 
         self.patch(self.keeper, "_look", fail)
-        errors = 0
+        errors: list[Any] = []
         for _ in range(2 * SLOTS):
-            try:
-                self.keeper.turn()
-            except ExceptionGroup:
-                errors += 1
-        self.assertEqual((errors, len(self.keeper)), (1, 2))
+            self.keeper.turn().addErrback(errors.append)
+        self.assertEqual((len(errors), len(self.keeper)), (1, 2))
+        self.assertIsInstance(errors[0].value, ExceptionGroup)
         self.assertGreater(looked.count(solo.connection), 1)
         self.assertGreater(looked.count(other.connection), 1)
+
+    def test_many(self) -> None:
+        """However many are due at once, a turn of the reactor looks at a few of them; all have been looked at soon."""
+        self.patch(keepalive, "AT_ONCE", 3)
+        solo = self.kept()
+        for _ in range(7):
+            self.keeper.keep(solo.connection)
+        looked: list[Any] = []
+        self.patch(self.keeper, "_look", lambda *ignored: looked.append(ignored))
+        turns = [self.keeper.turn() for _ in range(3)]
+        seen = [len(looked)]
+        while not all(turn.called for turn in turns):
+            solo.clock.advance(0)
+            seen.append(len(looked))
+        self.assertEqual([3, 8], [seen[0], seen[-1]])
 
     def test_gone(self) -> None:
         """A stream that is gone does not stay in memory until its slot comes."""

@@ -1,0 +1,87 @@
+"""Shares a turn of the reactor among the sockets that are ready: those of strangers come last, and none takes all of it.
+
+Twisted's epoll reactor serves in one turn whatever is ready, however much that is: ten thousand connections that close together
+are closed in one go, while nothing else runs. epoll tells again of what was not served, so it can wait for the next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from random import randrange
+from time import perf_counter
+from typing import Any, Protocol
+
+from twisted.internet.epollreactor import EPollReactor
+
+#: So many events are served as they come: sorting them is not worth it.
+FEW = 16
+#: Seconds of one turn for all that is ready, and what is left of that for strangers at least.
+TURN_SECONDS = 0.02
+STRANGERS_SECONDS = 0.005
+
+ReadyEvent = tuple[int, int]
+
+
+class TurnObserver(Protocol):
+    """Is told when a turn of the reactor begins and ends."""
+
+    def began(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+
+class FairPoller:
+    """Stands in for the epoll object of the reactor. `strangers` are the descriptors of connections that have proven nothing."""
+
+    def __init__(
+        self, poller: Any, strangers: Container[int], observer: TurnObserver, *,
+        stopwatch: Callable[[], float] = perf_counter, start: Callable[[int], int] = randrange,
+    ) -> None:
+        self.poller = poller
+        self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
+        self._strangers = strangers
+        self._observer = observer
+        self._stopwatch = stopwatch
+        self._start = start
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.poller, name)
+
+    def poll(self, timeout: float, most: int) -> Iterable[ReadyEvent]:
+        """Wait until something is ready, and return what is to be served in this turn."""
+        self._observer.ended()
+        events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
+        self._observer.began()
+        return events if len(events) <= FEW else self._shared(events)
+
+    def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+        """Give what there is time for: peers, our own sockets and listeners first, each group from another place on each time."""
+        began = self._stopwatch()
+        strangers = [event for event in events if event[0] in self._strangers]
+        others = [event for event in events if event[0] not in self._strangers]
+        yield from self._timed(others, began + TURN_SECONDS)
+        now = self._stopwatch()
+        yield from self._timed(strangers, max(now + STRANGERS_SECONDS, began + TURN_SECONDS))
+
+    def _timed(self, events: Sequence[ReadyEvent], end: float) -> Iterator[ReadyEvent]:
+        """Give one event after another until the time is over; the first in any case."""
+        if events:
+            at = self._start(len(events))
+            for event in chain(islice(events, at, None), islice(events, at)):
+                yield event
+                if self._stopwatch() >= end:
+                    return
+
+
+def share_turns(reactor: Any, strangers: Container[int], observer: TurnObserver) -> Callable[[], None]:
+    """Have `reactor` share its turns, and return what ends that. Nothing happens to another than Twisted's epoll reactor."""
+    poller = getattr(reactor, "_poller", None)
+    if not isinstance(reactor, EPollReactor) or poller is None:
+        return lambda: None
+    reactor._poller = FairPoller(poller, strangers, observer)
+
+    def end() -> None:
+        reactor._poller = poller
+
+    return end

@@ -1,0 +1,141 @@
+"""How long the turns of the reactor take. In a long one everything else waits; what ran in it is logged.
+
+A thread looks at what the reactor's thread is doing while a turn is long: the turn itself costs two readings of a clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from types import FrameType
+
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.logger import Logger
+
+#: Buckets of `s2sgw_reactor_turn_seconds`.
+BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+#: A turn of so many seconds is logged, at most so often.
+LONG_SECONDS = 0.1
+LOG_SECONDS = 60.0
+#: Seconds between two looks at the reactor's thread, and after which a turn is looked at.
+LOOK = 0.02
+LOOKED_AT = 0.05
+
+_OURS = "s2sgw"
+
+
+class TurnWatch(Collector):
+    """Measures each turn between `began` and `ended`, which the reactor's thread calls."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, stopwatch: Callable[[], float] = perf_counter) -> None:
+        self._stopwatch = stopwatch
+        self._began: float | None = None
+        self._turn = 0
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+        #: (turn, what was seen to run in it)
+        self._seen = (0, "")
+        self._logged_at = float("-inf")
+        self._unlogged = 0
+        self._collecting = 0.0
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._reactor_thread = 0
+
+    def began(self) -> None:
+        """A turn of the reactor begins."""
+        self._turn += 1
+        self._began = self._stopwatch()
+
+    def ended(self) -> None:
+        """It has done what there was to do."""
+        began, self._began = self._began, None
+        if began is None:
+            return
+        seconds = self._stopwatch() - began
+        self._counts[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+        if seconds >= LONG_SECONDS:
+            self._log(seconds)
+
+    def _log(self, seconds: float) -> None:
+        now = self._stopwatch()
+        if now - self._logged_at < LOG_SECONDS:
+            self._unlogged += 1
+            return
+        turn, ran = self._seen
+        more, self._unlogged, self._logged_at = self._unlogged, 0, now
+        self.log.warn(event="long turn", seconds=round(seconds, 3), ran=ran if turn == self._turn else "", more=more or None)
+
+    # --- what runs ---
+
+    def start(self) -> None:
+        """Look at the calling thread, which is the reactor's, whenever a turn is long."""
+        self._reactor_thread = threading.get_ident()
+        gc.callbacks.append(self._collects)
+        self._thread = threading.Thread(target=self._watch, name="turn watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._thread is not None:
+            gc.callbacks.remove(self._collects)
+            self._ending.set()
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self) -> None:
+        while not self._ending.wait(LOOK):
+            self.look(sys._current_frames().get(self._reactor_thread))
+
+    def look(self, frame: FrameType | None) -> None:
+        """Note what runs, if the turn is long already; the first sight of a turn counts."""
+        began, turn = self._began, self._turn
+        if began is not None and frame is not None and turn != self._seen[0] and self._stopwatch() - began >= LOOKED_AT:
+            self._seen = (turn, described(frame))
+
+    def _collects(self, phase: str, info: dict[str, int]) -> None:
+        """Note a collection that was long: no other thread can look meanwhile."""
+        if threading.get_ident() != self._reactor_thread:
+            return
+        now = self._stopwatch()
+        if phase == "start":
+            self._collecting = now
+        elif now - self._collecting >= LOOKED_AT:
+            self._seen = (self._turn, f"the cyclic collector, generation {info['generation']}")
+
+    # --- the metric ---
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the metric is named by `collect`."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histogram."""
+        total, rows = 0, []
+        for bound, count in zip([*map(str, BUCKETS), "+Inf"], self._counts, strict=True):
+            total += count
+            rows.append((bound, total))
+        text = "Time that a turn of the reactor took: whatever is ready then waits."
+        yield HistogramMetricFamily("s2sgw_reactor_turn_seconds", text, buckets=rows, sum_value=self._sum)
+
+
+def described(frame: FrameType | None) -> str:
+    """Return where a thread is: our innermost function, and the innermost of all if that is another."""
+    places: list[str] = []
+    ours = ""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        places.append(f"{module}.{frame.f_code.co_qualname}:{frame.f_lineno}")
+        if not ours and module.split(".")[0] == _OURS:
+            ours = places[-1]
+        frame = frame.f_back
+    innermost = places[0] if places else ""
+    return innermost if ours in ("", innermost) else f"{ours}, in {innermost}"

@@ -1,0 +1,122 @@
+"""A turn of the reactor is shared among the sockets that are ready."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+from unittest import SkipTest
+from unittest.mock import Mock
+
+from twisted.internet import reactor
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from s2sgw.net.fair_poll import FEW, STRANGERS_SECONDS, TURN_SECONDS, FairPoller, share_turns
+
+STRANGERS = set(range(1000, 2000))
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def began(self) -> None:
+        self.told.append("began")
+
+    def ended(self) -> None:
+        self.told.append("ended")
+
+
+class Served:
+    """What a reactor serves, each event for so many seconds."""
+
+    def __init__(self, descriptors: list[int], seconds: float = 0.001, start: int = 0) -> None:
+        self.now = 0.0
+        self.observer = Observer()
+        self.epoll: Any = Mock()
+        self.epoll.poll.return_value = [(descriptor, 1) for descriptor in descriptors]
+        poller = FairPoller(self.epoll, STRANGERS, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number)
+        self.descriptors: list[int] = []
+        for descriptor, _ in poller.poll(1.5, 99):
+            self.descriptors.append(descriptor)
+            self.now += seconds
+        self.poller = poller
+
+
+class ShareTests(SynchronousTestCase):
+    """Who is served in one turn, and in which order."""
+
+    def test_few(self) -> None:
+        """A few events are served as they come."""
+        few = [*range(1500, 1500 + FEW - 1), 3]
+        served = Served(few, seconds=1.0)
+        self.assertEqual(few, served.descriptors)
+        served.epoll.poll.assert_called_once_with(1.5, 99)
+
+    def test_strangers_last(self) -> None:
+        """Peers, our own sockets and listeners come before strangers, wherever epoll has them."""
+        served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0)
+        self.assertEqual([7, 8, 9, *range(1000, 1020)], served.descriptors)
+
+    def test_bounded(self) -> None:
+        """However many are ready, a turn has its bound; of strangers some are served even where the others take all of it."""
+        served = Served([*range(1000, 1900), *range(900)])
+        peers = [descriptor for descriptor in served.descriptors if descriptor < 1000]
+        self.assertAlmostEqual(TURN_SECONDS, len(peers) * 0.001, delta=0.0011)
+        self.assertAlmostEqual(STRANGERS_SECONDS, (len(served.descriptors) - len(peers)) * 0.001, delta=0.0011)
+        self.assertAlmostEqual(TURN_SECONDS + STRANGERS_SECONDS, served.now, delta=0.0021)
+
+    def test_strangers_alone(self) -> None:
+        """Where nobody else wants it strangers have the whole turn."""
+        self.assertAlmostEqual(TURN_SECONDS, Served(list(range(1000, 1900))).now, delta=0.0011)
+
+    def test_one_that_takes_long(self) -> None:
+        """One of each group is served however long it takes."""
+        self.assertEqual([5, 1000], Served([*range(1000, 1020), *range(5, 30)], seconds=1.0).descriptors)
+
+    def test_from_another_place_each_time(self) -> None:
+        """No place in epoll's list is better than another: each turn begins somewhere else, and goes round."""
+        served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0, start=2)
+        self.assertEqual([9, 7, 8, *range(1002, 1020), 1000, 1001], served.descriptors)
+
+    def test_observed(self) -> None:
+        """A turn ends where the reactor waits, and begins where it waits no more."""
+        self.assertEqual(["ended", "began"], Served([3]).observer.told)
+
+    def test_the_rest_is_the_pollers(self) -> None:
+        """All else that the reactor asks of it goes to the poller."""
+        served = Served([3])
+        served.poller.register(3, 1)
+        served.epoll.register.assert_called_once_with(3, 1)
+        self.assertIs(served.epoll.fileno, served.poller.fileno)
+
+
+class InstallTests(TestCase):
+    """On Twisted's own reactor."""
+
+    def test_another_reactor(self) -> None:
+        """Any other reactor stays as it is."""
+        clock = Clock()
+        share_turns(clock, STRANGERS, Observer())()
+        self.assertFalse(hasattr(clock, "_poller"))
+
+    async def test_epoll(self) -> None:
+        """Under the reactor that runs here sockets and timers are served as before, and turns are told of."""
+        if not isinstance(reactor, EPollReactor):
+            raise SkipTest("another reactor runs")
+        before = reactor._poller
+        observer = Observer()
+        end = share_turns(reactor, STRANGERS, observer)
+        near, far = socket.socketpair()
+        read: list[bytes] = []
+        reader: Any = Mock(fileno=far.fileno, doRead=lambda: read.append(far.recv(9)), connectionLost=lambda _: None)
+        reactor.addReader(reader)
+        near.send(b"a")
+        await deferLater(reactor, 0.05)
+        reactor.removeReader(reader)
+        end()
+        for each in (near, far):
+            each.close()
+        self.assertEqual(([b"a"], before), (read, reactor._poller))
+        self.assertGreater(observer.told.count("began"), 1)

@@ -1,0 +1,136 @@
+"""How long the turns of the reactor take, and what runs in a long one."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from twisted.logger import LogEvent, Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting.printable import printable
+from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOKED_AT, TurnWatch, described
+
+
+class TurnWatchTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 100.0
+        self.watch = TurnWatch(lambda: self.now)
+        self.events: list[LogEvent] = []
+        self.watch.log = Logger("watch", observer=self.events.append)  # type: ignore[arg-type]
+
+    def turn(self, seconds: float, looks: bool = False) -> None:
+        self.watch.began()
+        self.now += seconds
+        if looks:
+            self.watch.look(sys._getframe())
+        self.watch.ended()
+
+    def metric(self) -> dict[str, float]:
+        (family,) = self.watch.collect()
+        return {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
+
+    def test_histogram(self) -> None:
+        """Each turn is counted in the buckets that it fits into."""
+        self.watch.ended()  # before the first one
+        for seconds in (0.0005, 0.0009, 0.02, 0.06, 9.0):
+            self.turn(seconds)
+        metric = self.metric()
+        self.assertEqual([2, 2, 2, 3, 3, 4, 5], [metric[bound] for bound in ("0.001", "0.005", "0.01", "0.025", "0.05", "0.1", "+Inf")])
+        self.assertAlmostEqual(9.0814, metric["s2sgw_reactor_turn_seconds_sum"])
+
+    def test_long_turn(self) -> None:
+        """A long turn is logged with what ran in it; a short one is not, nor is one waited in."""
+        self.turn(LONG_SECONDS / 2)
+        self.now += 50  # nothing was to be done
+        self.turn(LONG_SECONDS + 0.001, looks=True)
+        (event,) = self.events
+        self.assertEqual(("long turn", 0.101, None), (event["event"], event["seconds"], event["more"]))
+        self.assertIn("test_turn_watch.TurnWatchTests.turn:", event["ran"])
+
+    def test_rate(self) -> None:
+        """One a minute is logged, with how many more there were."""
+        for _ in range(5):
+            self.turn(0.2)
+        self.now += LOG_SECONDS
+        self.turn(0.2)
+        self.assertEqual([None, 4], [event["more"] for event in self.events])
+
+    def test_seen_in_another_turn(self) -> None:
+        """What was seen in an earlier turn says nothing of this one."""
+        self.turn(0.06, looks=True)
+        self.turn(0.2)
+        self.assertEqual("", self.events[0]["ran"])
+
+    def test_first_sight(self) -> None:
+        """What is seen first in a turn counts, once the turn is long enough to be looked at."""
+        self.watch.began()
+        self.watch.look(sys._getframe())
+        self.assertEqual((0, ""), self.watch._seen)
+        self.now += LOOKED_AT + 0.001
+        self.watch.look(sys._getframe())
+        seen = self.watch._seen
+        self.now += 1
+        self.watch.look(sys._getframe(1))
+        self.watch.look(None)
+        self.assertEqual((1, seen), (seen[0], self.watch._seen))
+        self.watch.ended()
+        self.watch.look(sys._getframe())
+        self.assertEqual(seen, self.watch._seen)
+
+    def test_collector(self) -> None:
+        """A long collection is named: nobody can look meanwhile. One of another thread is not."""
+        self.watch.start()
+        self.addCleanup(self.watch.stop)
+        self.watch.began()
+        self.collect(0.2)
+        self.watch.ended()
+        self.assertIn("cyclic collector, generation 2", self.events[0]["ran"])
+        other = threading.Thread(target=self.collect, args=(0.2,))
+        self.watch.began()
+        other.start()
+        other.join()
+        self.assertEqual(1, self.watch._seen[0])
+
+    def collect(self, seconds: float) -> None:
+        self.watch._collects("start", {"generation": 2})
+        self.now += seconds
+        self.watch._collects("stop", {"generation": 2})
+
+    def test_thread(self) -> None:
+        """The thread looks at the one that started it, and both it and the collector's callback are gone at the end."""
+        looked = threading.Event()
+        self.patch(self.watch, "look", lambda frame: looked.set() if frame is not None else None)
+        before = list(gc.callbacks)
+        self.watch.start()
+        self.assertTrue(looked.wait(20))
+        self.watch.stop()
+        self.watch.stop()
+        self.assertEqual(before, gc.callbacks)
+
+
+class DescribedTests(SynchronousTestCase):
+    """Where a thread is, in words."""
+
+    def frame(self) -> FrameType:
+        return sys._getframe()
+
+    def test_without_ours(self) -> None:
+        """Without any function of ours, the innermost one."""
+        self.assertRegex(described(self.frame()), r"test_turn_watch\.DescribedTests\.frame:\d+\Z")
+        self.assertEqual("", described(None))
+
+    def test_ours(self) -> None:
+        """Our innermost function, and what it called elsewhere."""
+        seen: list[Any] = []
+
+        class Text(str):
+            def isprintable(self) -> bool:
+                seen.append(described(sys._getframe()))
+                return True
+
+        printable(Text("x"))
+        self.assertRegex(seen[0], r"s2sgw\.reporting\.printable\.printable:\d+, in .*Text\.isprintable:\d+\Z")
