@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from s2sgw.authentication.assessment import Assessment, ProofRunner
 from s2sgw.authentication.lookups import EvidenceLookups
+from s2sgw.authentication.refusals import refusal_of_unproven
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.net.requester import Requester
@@ -18,40 +19,10 @@ from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
 from s2sgw.trust.evidence import Evidence, ProofMethod, Role
-from s2sgw.xmpp.ending import Cause, Ending, Layer
-from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
-
-_CONDITIONS: dict[Cause, StreamCondition] = {
-    Cause.NO_SUCH_DOMAIN: StreamCondition.REMOTE_CONNECTION_FAILED,
-    Cause.DNS_UNREACHABLE: StreamCondition.REMOTE_CONNECTION_FAILED,
-    Cause.RESOLVER_BUSY: StreamCondition.REMOTE_CONNECTION_FAILED,
-    Cause.PRIVATE_ADDRESS: StreamCondition.REMOTE_CONNECTION_FAILED,
-    Cause.LOOP: StreamCondition.REMOTE_CONNECTION_FAILED,
-    Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
-    Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
-    Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
-    Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
-}
-
-#: Where time alone may heal what is wrong; a certificate or a policy wants somebody's hand.
-_PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
-
-
-def refusal(ending: Ending) -> Refusal:
-    """The stream error that tells the other side of `ending`: what, why, and whether to try again (R2, R15)."""
-    condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
-    again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
-    detail = f" ({ending.detail})" if ending.detail else ""
-    text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"
-    return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))
-
-
-def barred(bar: Ending) -> Refusal:
-    """The refusal of a peer that policy bars; which list names it is for our own operator to know."""
-    return replace(refusal(Ending(bar.cause)), ending=replace(bar, condition=StreamCondition.POLICY_VIOLATION.value))
 
 #: Handshakes that are recorded of one stream.
 HANDSHAKES_PER_STREAM = 64
@@ -120,6 +91,14 @@ class Judge:
             self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict
 
+    def permission(self, verdict: Verdict, connection: StreamConnection, peer: Domain) -> Permission:
+        """Return what a verdict allows `peer`, which has proven nothing if the verdict refuses it."""
+        return permission(verdict, None if verdict.ending is None else self.refusal(verdict.ending, connection, peer))
+
+    def refusal(self, ending: Ending, connection: StreamConnection, peer: Domain) -> Refusal:
+        """Return what the other side of `connection` is told, which claims to be `peer` and has proven nothing."""
+        return refusal_of_unproven(ending, peer, connection.chain, date_of(self._clock))
+
     def _is_news(self, connection: StreamConnection, peer: Domain, verdict: Verdict) -> bool:
         """Return whether the handshake is to be recorded for `peer` too.
 
@@ -165,9 +144,9 @@ class Judge:
         return evidence, found
 
 
-def permission(verdict: Verdict) -> Permission:
-    """The verdict as the engine wants it."""
+def permission(verdict: Verdict, refusal: Refusal | None) -> Permission:
+    """Return the verdict as the engine wants it; `refusal` is what the other side is told where the verdict refuses it."""
     if verdict.ending is not None:
-        return Permission(refusal=refusal(verdict.ending))
+        return Permission(refusal=refusal)
     proven = verdict.proven_by not in (None, "dns", "secret")
     return Permission(external=verdict.external, dialback=verdict.dialback, proven=proven)

@@ -9,7 +9,8 @@ from weakref import WeakSet
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
-from s2sgw.authentication.judge import Judge, barred, permission, refusal
+from s2sgw.authentication.judge import Judge
+from s2sgw.authentication.refusals import barred, refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
@@ -118,7 +119,8 @@ class FederationInitiating:
         verdict = await self.judge_of.verdict(connection, question, "receiving", target)
         policy = self.peers.policy(question.peer)
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
-        granted = self.secrets.granted(permission(verdict), verdict, question.peer, connection)
+        permission = self.judge_of.permission(verdict, connection, question.peer)
+        granted = self.secrets.granted(permission, verdict, question.peer, connection)
         granted = replace(granted, bidi=verdict.proven_by not in (None, "dns"), limits=limits)
         if granted.mutual:
             self._mutual.add(connection)

@@ -9,7 +9,8 @@ from time import monotonic
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
-from s2sgw.authentication.judge import Judge, barred, permission, refusal
+from s2sgw.authentication.judge import Judge
+from s2sgw.authentication.refusals import barred, refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
@@ -125,11 +126,11 @@ class FederationReceiving:
         peer, policy = question.peer, self.peers.policy(question.peer)
         requester = self._requester(connection, peer)
         resolution = await self._resolution(peer, requester)
-        unresolved = _unresolved(resolution)
-        if unresolved is None and policy.resolve == "address-match":
-            unresolved = await self._elsewhere(resolution, connection.peer_address, requester)
-        if unresolved is not None:
-            return Permission(refusal=unresolved), ()
+        ending = resolution.ending
+        if ending is None and policy.resolve == "address-match":
+            ending = await self._elsewhere(resolution, connection.peer_address, requester)
+        if ending is not None:
+            return Permission(refusal=self.judge_of.refusal(ending, connection, peer)), ()
         verdict = await self.judge_of.verdict(connection, question, "initiating", requester=requester)
         if verdict.external:
             excess = await self.stream_limit.room(peer, policy.limits.streams, connection)
@@ -137,8 +138,9 @@ class FederationReceiving:
                 return Permission(refusal=refusal(excess)), verdict.reasons
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         features = policy.features
+        permission = self.judge_of.permission(verdict, connection, peer)
         granted = replace(
-            self.secrets.granted(permission(verdict), verdict, peer, connection), limits=limits, announced=features.limits,
+            self.secrets.granted(permission, verdict, peer, connection), limits=limits, announced=features.limits,
             domains=policy.limits.domains,
             management=features.sm, resume=int(policy.resume),
             bidi=features.bidi and verdict.external and not verdict.contradicted,
@@ -157,7 +159,7 @@ class FederationReceiving:
             if resolution.ending is None:
                 elsewhere = await self._elsewhere(resolution, connection.peer_address, requester)
                 if elsewhere is not None:
-                    return elsewhere
+                    return refusal(elsewhere)
         verdict = await self.judge_of.opinion(connection, peer, "initiating")
         if method.startswith("SCRAM-") and self.secrets.suffices(verdict, peer):
             return None
@@ -168,8 +170,8 @@ class FederationReceiving:
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None
 
-    async def _elsewhere(self, resolution: Resolution, address: str, requester: Requester) -> Refusal | None:
-        """Return the refusal of a stream that comes from no address of the peer's targets (`resolve = "address-match"`).
+    async def _elsewhere(self, resolution: Resolution, address: str, requester: Requester) -> Ending | None:
+        """Return the ending of a stream that comes from no address of the peer's targets (`resolve = "address-match"`).
 
         The targets are looked up one after another until one has the address.
         """
@@ -178,7 +180,7 @@ class FederationReceiving:
             for located in await self.discovery.locate([target], requester):
                 if host in {canonical(each) for each in located.addresses if is_address(each)}:
                     return None
-        return refusal(Ending(Cause.ADDRESS_MISMATCH, f"{address} is not an address that the DNS gives for the domain's server"))
+        return Ending(Cause.ADDRESS_MISMATCH, f"{address} is not an address that the DNS gives for the domain's server")
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         peer = question.pair.sender

@@ -31,12 +31,13 @@ from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
-from s2sgw.stream.events import JudgementNeeded
+from s2sgw.stream.events import JudgementNeeded, Refusal
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.dane import DANE_EE
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.trust.pins import Fingerprint
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
 
@@ -106,7 +107,7 @@ class JudgeTests(JudgeCase):
         found = self.successResultOf(self.verdict(self.judge(), Connection(leaf_for("peer.example").der_chain)))
         self.assertEqual(("pkix", []), (found.proven_by, self.fetched))
         self.assertEqual(["SRV", "TLSA"], self.discovery.asked)
-        self.assertTrue(permission(found).external)
+        self.assertTrue(permission(found, None).external)
 
     def test_dane(self) -> None:
         """R22: in both roles; inbound any target of the domain, outbound the one that was dialled."""
@@ -122,7 +123,8 @@ class JudgeTests(JudgeCase):
         trusted = Connection(leaf_for("peer.example").der_chain)
         found = self.successResultOf(self.verdict(self.judge(), trusted, "receiving"))
         self.assertIs(Cause.DANE_MISMATCH, found.ending.cause)
-        self.assertIsNotNone(permission(found).refusal)
+        refusal = Refusal(StreamCondition.POLICY_VIOLATION, "", Ending(Cause.NOT_PROVEN))
+        self.assertIs(refusal, permission(found, refusal).refusal)
         self.assertEqual("pkix", self.successResultOf(self.verdict(self.judge(), trusted)).proven_by)
         self.assertEqual([], self.fetched)
 

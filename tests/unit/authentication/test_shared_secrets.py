@@ -14,6 +14,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.judge import permission
+from s2sgw.authentication.refusals import refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.config import ConfigError, parse
 from s2sgw.config.secret_file import LARGEST, read_secret
@@ -96,7 +97,7 @@ class SharedSecretsTests(SecretTestCase):
         self.secrets = SharedSecrets(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}))
 
     def granted(self, verdict: Verdict, peer: Domain = PEER, connection: Any = SECURED) -> Permission:
-        return self.secrets.granted(permission(verdict), verdict, peer, connection)
+        return self.secrets.granted(permission(verdict, None if verdict.ending is None else refusal(verdict.ending)), verdict, peer, connection)
 
     def test_beside_other_ways(self) -> None:
         """R26: with a sound certificate it is one more way; without TLS, or for a peer without secret, none."""
@@ -128,7 +129,7 @@ class SharedSecretsTests(SecretTestCase):
         async def answer(*given: object) -> Verdict:
             return alone
 
-        judge: Any = SimpleNamespace(verdict=answer, opinion=answer)
+        judge: Any = SimpleNamespace(verdict=answer, opinion=answer, permission=lambda verdict, *_: permission(verdict, None))
         none: Any = None
         side = FederationInitiating(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}), none, judge, none, none, none, none)
         connection: Any = Connection()
@@ -207,7 +208,7 @@ class WholeTests(SecretTestCase):
 
         def answer(connection: Any, engine: Any, secrets: SharedSecrets, peer: Domain, link: Any, event: Any) -> None:
             if isinstance(event, JudgementNeeded):
-                connection.step(engine.judged, secrets.granted(permission(unproven), unproven, peer, connection))
+                connection.step(engine.judged, secrets.granted(permission(unproven, None), unproven, peer, connection))
 
         for connection, owner, engine, secrets, peer in sides:
             owner.on_event = partial(answer, connection, engine, secrets, peer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.authentication.judge import permission
+from s2sgw.authentication.refusals import refusal_of_unproven
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.requester import Requester
@@ -20,7 +23,7 @@ from s2sgw.policy.verdict import Verdict
 from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -76,10 +79,16 @@ class InboundTestCase(SynchronousTestCase):
             return self.opinion
 
         return FederationReceiving(
-            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion),  # type: ignore[arg-type]
+            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
             None, None, self.verify, self, lambda: "id",  # type: ignore[arg-type]
             Claims(lambda: self.now, lambda domain: domain in self.known),
         )
+
+    def permission(self, verdict: Verdict, connection: object, peer: Domain) -> Permission:
+        return permission(verdict, None)
+
+    def refusal(self, ending: Ending, connection: FakeConnection, peer: Domain) -> Refusal:
+        return refusal_of_unproven(ending, peer, (), datetime(2026, 1, 1, tzinfo=UTC))
 
     async def room(self, peer: Domain, limit: int, besides: object) -> Ending | None:
         """As `AcceptedStreamLimit`."""

@@ -1,0 +1,71 @@
+"""What the other side is told when a stream is refused.
+
+Whoever has not proven a domain may be anybody. What he is told depends on what he presents and on what the public DNS says, never
+on our policy for the domain that he claims, nor on what we remember of it. All of that is in our own record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from s2sgw.stream.events import Refusal
+from s2sgw.trust.presented import faults
+from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain
+
+_CONDITIONS: dict[Cause, StreamCondition] = {
+    Cause.NO_SUCH_DOMAIN: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.DNS_UNREACHABLE: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.RESOLVER_BUSY: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.PRIVATE_ADDRESS: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.LOOP: StreamCondition.REMOTE_CONNECTION_FAILED,
+    Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
+    Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
+}
+#: Where time alone may heal what is wrong; a certificate or a policy wants somebody's hand.
+_PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
+#: Which of these it is depends on our policy, or on our memory, of the domain that is claimed.
+_UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})
+_UNPROVEN_LAYERS = (Layer.PKIX, Layer.AUTH)
+_BARRED = "This server has no streams with that domain. Ask its administrator."
+
+
+def refusal(ending: Ending) -> Refusal:
+    """Return the stream error that tells a peer of `ending`: what, why, and whether to try again (R2, R15)."""
+    condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
+    again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
+    detail = f" ({ending.detail})" if ending.detail else ""
+    text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"
+    return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))
+
+
+def barred(bar: Ending) -> Refusal:
+    """Return the refusal of a peer that policy bars: it does not say by which key or list."""
+    condition = StreamCondition.POLICY_VIOLATION
+    return Refusal(condition, f"{Layer.POLICY}: {_BARRED}", replace(bar, condition=condition.value))
+
+
+def refusal_of_unproven(ending: Ending, claimed: Domain, chain: Sequence[bytes], at: datetime) -> Refusal:
+    """Return the stream error for a peer that claims to be `claimed`, presented `chain`, and has proven nothing."""
+    if ending.cause in _UNPROVEN or ending.layer in _UNPROVEN_LAYERS:
+        return _not_proven(ending, claimed, chain, at)
+    if ending.cause in (Cause.NOT_ALLOWED, Cause.DENY_LISTED):
+        return barred(ending)
+    if ending.layer is Layer.DNS:
+        return refusal(ending)
+    return _with_full_record(refusal(replace(ending, detail="")), ending)
+
+
+def _not_proven(ending: Ending, claimed: Domain, chain: Sequence[bytes], at: datetime) -> Refusal:
+    found = faults(chain, claimed, at) or ["its issuer is not trusted here, or more is asked for"]
+    text = f"{Layer.AUTH}: {claimed} is not proven as this server asks for. The certificate: {'; '.join(found)}."
+    return _with_full_record(Refusal(StreamCondition.POLICY_VIOLATION, text, ending), ending)
+
+
+def _with_full_record(told: Refusal, ending: Ending) -> Refusal:
+    return replace(told, ending=replace(ending, condition=told.condition.value))
