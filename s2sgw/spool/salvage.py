@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,15 @@ _QUARANTINE_COLUMNS = {
 }
 #: Where `written` is in a row of `stanza`.
 _WRITTEN = 10
+#: What asks SQLite for the row of a table by its rowid, or of the index by its entry.
+_PROBES = {
+    "stanza": "SELECT data FROM stanza WHERE id = ?", "lane": "SELECT * FROM lane WHERE id = ?",
+    "quarantine": "SELECT data FROM quarantine WHERE number = ?",
+    "stanza_deadline": "SELECT 1 FROM stanza INDEXED BY stanza_deadline WHERE deadline = ? AND id = ?",
+}
+#: Pages behind this one are used, whatever they do: to leave some unused, everything before them is written. Bytes of a blob.
+UNUSED_UP_TO = 1 << 18
+BLOB_BYTES = 16 * 4092
 #: Positions that are left free where it is not known how far they were used.
 UNKNOWN_RESERVE = 10_000_000
 
@@ -68,9 +77,84 @@ def _lost_words(lane: str, number: int, positions: list[int]) -> str:
     return f"{number} from {lane} (numbers {', '.join(map(str, positions[:NAMED_POSITIONS]))}{more})"
 
 
-def salvage(pages: DatabasePages, connection: sqlite3.Connection) -> Salvage:
-    """Copy what can be read of a damaged spool into the empty tables behind `connection`. Raises `sqlite3.Error`."""
+def salvage(pages: DatabasePages, connection: sqlite3.Connection, unused: Collection[int] = ()) -> Salvage:
+    """Copy what can be read of a damaged spool into the empty tables behind `connection`. Raises `sqlite3.Error`.
+
+    The pages `unused` hold nothing in the new file, for where the same place in a file fails again and again.
+    """
+    if unused:
+        _leave_unused(connection, unused)
     return _Copy(pages, connection).copy()
+
+
+def failing_pages(pages: DatabasePages, connection: sqlite3.Connection) -> set[int]:
+    """Return the pages that SQLite cannot read at the moment, by asking it for a row on each."""
+    roots = pages.roots()
+    failing: set[int] = set()
+    for name, statement in _PROBES.items():
+        if name in roots:
+            probe = _Probe(pages, connection, statement, pages.tree(roots[name]))
+            probe.fails(roots[name])
+            failing |= probe.failing
+    return failing
+
+
+class _Probe:
+    """Asks SQLite for rows of one table by `statement`, and notes the pages that it cannot read."""
+
+    def __init__(self, pages: DatabasePages, connection: sqlite3.Connection, statement: str, tree: dict[int, list[int]]) -> None:
+        self._pages = pages
+        self._connection = connection
+        self._statement = statement
+        self._tree = tree
+        self.failing: set[int] = set()
+
+    def fails(self, number: int) -> bool:
+        """Return whether nothing at and under page `number` can be read."""
+        children = self._tree.get(number)
+        if children is None:
+            return False
+        if not children:
+            return self._leaf_fails(number)
+        results = [self.fails(child) for child in children]
+        if all(results):
+            self.failing.difference_update(children if len(children) > 1 else ())
+            self.failing.add(number)
+        return all(results)
+
+    def _leaf_fails(self, number: int) -> bool:
+        row = next((row for row in self._pages.rows(number) if row is not None), None)
+        if row is None:
+            return False
+        try:
+            self._connection.execute(self._statement, [row.rowid] if row.rowid else row.values[:2]).fetchall()
+        except sqlite3.Error:
+            self.failing.add(number)
+            return True
+        except OverflowError:  # the number of a row on a damaged page
+            return False
+        return False
+
+
+def _leave_unused(connection: sqlite3.Connection, numbers: Collection[int]) -> None:
+    """Have these pages of an empty file belong to a table that nobody reads.
+
+    The file grows by blobs until it has them. Blobs that hold none of them are deleted again, so that their pages are free.
+    """
+    wanted = {number for number in numbers if number <= UNUSED_UP_TO}
+    with _transaction(connection):
+        connection.execute("CREATE TABLE unused (content BLOB)")
+        deleted = []
+        while wanted and (before := _page_count(connection)) < max(wanted):
+            cursor = connection.execute("INSERT INTO unused VALUES (zeroblob(?))", (BLOB_BYTES,))
+            if not wanted & set(range(before + 1, _page_count(connection) + 1)):
+                deleted.append((cursor.lastrowid,))
+        connection.executemany("DELETE FROM unused WHERE rowid = ?", deleted)
+
+
+def _page_count(connection: sqlite3.Connection) -> int:
+    ((count,),) = connection.execute("PRAGMA page_count").fetchall()
+    return int(count)
 
 
 class _Copy:
@@ -174,28 +258,15 @@ class _Copy:
         """Return what of each lane is gone, by its name: how many stanzas, and their positions where the index has them."""
         if self._counts == {number: self._count(number) for number in self._pairs}:
             return {}
-        missing = self._missing(roots)
+        missing = _missing(self._connection, _indexed(self._pages, roots))
         lost = {}
         for number in sorted({*self._counts, *missing}):
-            name = str(self._pairs[number]) if number in self._pairs else f"lane {number}, whose names are lost"
+            name = str(self._pairs[number]) if number in self._pairs else _nameless(number)
             positions = missing.get(number, [])
             gone = max(self._counts.get(number, 0) - self._count(number), len(positions))
             if gone > 0:
                 lost[name] = (gone, positions)
         return lost
-
-    def _missing(self, roots: dict[str, int]) -> dict[int, list[int]]:
-        """Return the positions by lane that the index of deadlines has, and the table has not."""
-        try:
-            entries, _ = self._pages.entries(roots["stanza_deadline"])
-        except (KeyError, PageUnreadable):
-            return {}
-        held = {rowid for (rowid,) in self._connection.execute("SELECT id FROM stanza")}
-        ids = {entry[-1] for entry in entries if len(entry) == 2 and isinstance(entry[-1], int) and entry[-1] >= POSITIONS}
-        missing: defaultdict[int, list[int]] = defaultdict(list)
-        for rowid in sorted(ids - held):
-            missing[rowid // POSITIONS].append(rowid % POSITIONS)
-        return dict(missing)
 
     def _write_lanes(self) -> None:
         with _transaction(self._connection):
@@ -217,6 +288,19 @@ class _Copy:
         for name in ("next position", "clock"):
             if name in notes:
                 self._connection.execute("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", (name, notes[name]))
+
+
+def _missing(connection: sqlite3.Connection, indexed: set[int]) -> dict[int, list[int]]:
+    """Return the positions by lane of the stanzas that an index had, and the table has not."""
+    held = {rowid for (rowid,) in connection.execute("SELECT id FROM stanza")}
+    missing: defaultdict[int, list[int]] = defaultdict(list)
+    for rowid in sorted(indexed - held):
+        missing[rowid // POSITIONS].append(rowid % POSITIONS)
+    return dict(missing)
+
+
+def _nameless(number: int) -> str:
+    return f"lane {number}, whose names are lost"
 
 
 @contextmanager
@@ -354,6 +438,8 @@ class DroppedCommits:
     rows: list[tuple[Value, ...]]
     pairs: dict[int, Pair]
     commits: int
+    #: the numbers of all stanzas that the index of deadlines has with these commits
+    indexed: set[int]
 
 
 def dropped_commits(pages: DatabasePages) -> DroppedCommits:
@@ -374,11 +460,17 @@ def dropped_commits(pages: DatabasePages) -> DroppedCommits:
                 pairs[row.rowid] = pair
             elif table == "stanza" and len(row.values) in _STANZA and _is_stanza(row.values):
                 rows.append(_raw(row, _STANZA, written=True))
-    return DroppedCommits(rows, pairs, pages.log.commits_behind)
+    return DroppedCommits(rows, pairs, pages.log.commits_behind, _indexed(pages, pages.roots()))
 
 
-def add_dropped(connection: sqlite3.Connection, dropped: DroppedCommits) -> int:
-    """Add the stanzas of dropped commits that the file does not hold, and return how many. Raises `sqlite3.Error`.
+def _indexed(pages: DatabasePages, roots: dict[str, int]) -> set[int]:
+    """Return the numbers of the stanzas that the index of deadlines has."""
+    entries, _ = pages.entries(roots.get("stanza_deadline", 0))
+    return {entry[-1] for entry in entries if len(entry) == 2 and isinstance(entry[-1], int) and entry[-1] >= POSITIONS}
+
+
+def add_dropped(connection: sqlite3.Connection, dropped: DroppedCommits) -> Salvage:
+    """Add the stanzas of dropped commits that the file does not hold. Return how many, and what is lost. Raises `sqlite3.Error`.
 
     What the file holds may have been passed on in those commits: a request in it is not sent again.
     """
@@ -393,4 +485,6 @@ def add_dropped(connection: sqlite3.Connection, dropped: DroppedCommits) -> int:
         ((highest,),) = connection.execute(f"SELECT coalesce(max(id % {POSITIONS}), 0) FROM stanza").fetchall()
         connection.execute("UPDATE note SET value = ? WHERE name = 'next position' AND value <= ?", (highest + 1, highest))
         ((after,),) = connection.execute("SELECT count(*) FROM stanza").fetchall()
-    return int(after - before)
+        missing = _missing(connection, dropped.indexed)
+    names_of = {number: str(pair) for number, pair in pairs.items()}
+    return Salvage(after - before, {names_of.get(each, _nameless(each)): (len(rest), rest) for each, rest in missing.items()})

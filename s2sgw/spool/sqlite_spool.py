@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any
 
 from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Spool, SpoolBroken, Spooled, SpoolError, SpoolFull
-from s2sgw.spool.salvage import DroppedCommits, Salvage, add_dropped, dropped_commits, salvage
+from s2sgw.spool.salvage import DroppedCommits, Salvage, add_dropped, dropped_commits, failing_pages, salvage
 from s2sgw.spool.spool_file import (
     Durability,
     NewerVersion,
@@ -51,6 +51,8 @@ SAVE_AGAIN_SECONDS = 30.0
 READ_ERRORS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
 READ_TRIES, READ_SECONDS = 3, 2.5
 JOBS_WITH_ERRORS = 10_000
+#: Damaged files that may be replaced in one life of the process, each kept beside the spool.
+REPLACEMENTS = 8
 #: Pages that may be unreadable in a file of any size, before the whole disk is taken to be away.
 FEW_PAGES = 16
 #: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
@@ -106,6 +108,8 @@ class SQLiteSpool(Spool):
         #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
         self._absent = False
         self._next_try = 0.0
+        #: how often a new file took the place of a damaged one
+        self._replaced = 0
         #: what damage did, for the operator
         self._warnings: list[str] = []
         self._log_aside = Path()
@@ -292,28 +296,30 @@ class SQLiteSpool(Spool):
         return dropped
 
     def _add_dropped(self, connection: sqlite3.Connection, dropped: DroppedCommits) -> None:
-        number = add_dropped(connection, dropped)
+        saved = add_dropped(connection, dropped)
         self._warn(
-            f"the write-ahead log of {self._path} is damaged, with {dropped.commits} commits behind the damage. {number} stanzas "
-            f"of them were saved and are delivered, perhaps not for the first time; others may be lost. The log was kept as "
-            f"{self._log_aside}"
+            f"the write-ahead log of {self._path} is damaged, with {dropped.commits} commits behind the damage. Of these, "
+            f"{saved.words()}, some perhaps not for the first time. The log was kept as {self._log_aside}"
         )
 
-    def _replace_damaged(self, why: str) -> None:
-        """Save what can be read of the file into a new one, which takes its place.
+    def _replace_damaged(self, why: str, failing: Collection[int] = ()) -> None:
+        """Save what can be read of the file into a new one, which takes its place. `failing`: pages that the disk did not read.
 
         Raises `SpoolBroken`, with the file as it was; another try comes later.
         """
         self._next_try = self._clock() + SAVE_AGAIN_SECONDS
+        if self._replaced >= REPLACEMENTS:
+            raise SpoolBroken(f"{self._path} is damaged again ({why}), after {self._replaced} new files: replace the disk")
         self._report(f"{self._path} is damaged ({why}). What can be read of it is being saved")
         try:
-            saved = self._save()
+            saved = self._save(failing)
             aside = commit_replacement(self._path)
+            self._replaced += 1
         except (sqlite3.Error, SpoolError, NoRoom, OSError) as error:
             raise SpoolBroken(f"{self._path} is damaged ({why}), and what it holds cannot be saved now: {error}") from error
         self._warn(f"{self._path} was damaged ({why}): {saved.words()}. The damaged file was kept as {aside}")
 
-    def _save(self) -> Salvage:
+    def _save(self, failing: Collection[int]) -> Salvage:
         pages = DatabasePages(self._path)
         try:
             unreadable = len(pages.unreadable_pages())
@@ -321,7 +327,7 @@ class SQLiteSpool(Spool):
                 raise SpoolBroken(f"{unreadable} of its {len(pages)} pages cannot be read, as if the disk were away")
             connection = open_database(begin_replacement(self._path), self._durability)
             try:
-                saved = salvage(pages, connection)
+                saved = salvage(pages, connection, pages.unreadable | set(failing))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 return saved
             finally:
@@ -329,11 +335,19 @@ class SQLiteSpool(Spool):
         finally:
             pages.close()
 
-    def _has_unreadable_pages(self) -> bool:
-        """Return whether the disk cannot read some of the file. SQLite must not have it open: to close it here ends its lock."""
+    def _failing_pages(self) -> set[int]:
+        """Return the pages of the file that cannot be read. SQLite must not have it open: to close it here ends its lock."""
         pages = DatabasePages(self._path)
         try:
-            return bool(pages.unreadable_pages())
+            failing = set(pages.unreadable_pages())
+            try:
+                connection = open_database(self._path, self._durability)
+            except (sqlite3.Error, SpoolError, NotASpool, NewerVersion, NoRoom):
+                return failing
+            try:
+                return failing | failing_pages(pages, connection)
+            finally:
+                connection.close()
         finally:
             pages.close()
 
@@ -396,9 +410,10 @@ class SQLiteSpool(Spool):
             try:
                 self._tables = self._open()
             except SpoolBroken as broken:
-                if not self._persists("open", broken.__cause__) or not self._has_unreadable_pages():
+                failing = self._failing_pages() if self._persists("open", broken.__cause__) else set()
+                if not failing:
                     raise
-                self._replace_damaged(str(broken))
+                self._replace_damaged(str(broken), failing)
                 self._tables = self._open()
         except (SpoolBroken, OSError) as broken:
             self._trouble = str(broken)
@@ -457,8 +472,9 @@ class SQLiteSpool(Spool):
             self._tables.close()
             self._tables = None
         try:
-            if tries == 1 if _is_damage(error) else self._has_unreadable_pages():
-                self._replace_damaged(str(error))
+            failing = set() if _is_damage(error) else self._failing_pages()
+            if failing or (tries == 1 and _is_damage(error)):
+                self._replace_damaged(str(error), failing)
             self._tables = self._open()
         except (SpoolBroken, OSError) as broken:
             self._trouble = str(broken)

@@ -50,7 +50,7 @@ class WriteAheadLog:
     committed: dict[int, int] = field(default_factory=dict)
     #: pages of the database after the last of these commits, or 0 where there is none
     pages: int = 0
-    #: of commits behind a frame that is damaged, which SQLite would drop without a word; they are sound by themselves
+    #: of the commit with a damaged frame, and of those behind it, which SQLite would drop without a word: sound by themselves
     behind: dict[int, int] = field(default_factory=dict)
     #: how many commits these are
     commits_behind: int = 0
@@ -100,10 +100,10 @@ class _Frames:
                 break
             good = number > 0 and self._sums is not None and self._next_sums(self._sums, frame) == (sum1, sum2)
             self._sums = sum1, sum2
-            if not good:
-                sound, current = False, {}
-            else:
+            if good:
                 current[number] = offset + _FRAME_HEADER.size
+            else:
+                sound = False
             if good and size_after:
                 target = log.committed if sound else log.behind
                 target.update(current)
@@ -212,6 +212,11 @@ class DatabasePages:
             if len(row.values) >= 4 and isinstance(row.values[1], str) and isinstance(row.values[3], int):
                 roots[row.values[1]] = row.values[3]
         return roots
+
+    def tree(self, root: int) -> dict[int, list[int]]:
+        """Return the pages of the tree at page `root` that can be read, each with those under it; a leaf has none."""
+        leaves, inner, _ = self._walk(root)
+        return {number: list[int]() for number in leaves} | {number: self._children(number) or [] for number in inner}
 
     def leaves(self, root: int) -> tuple[list[int], bool]:
         """Return the leaves of the tree at page `root`, in order, and whether no page of it is damaged."""

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.spool import salvage as salvage_module
 from s2sgw.spool import sqlite_spool
 from s2sgw.spool.interface import SpoolBroken, Spooled
-from s2sgw.spool.tables import SpoolTables
+from s2sgw.spool.tables import POSITIONS, SpoolTables
+from s2sgw.storage.sqlite_pages import DatabasePages
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.spool_contract import A, Asking, B, spooled, told
@@ -223,6 +224,80 @@ class PageTests(SynchronousTestCase):
         self.check(filled, 0)
 
 
+class FailingPlaceTests(SynchronousTestCase):
+    """SQLite cannot read one place of the file, again and again, though the file itself can be read."""
+
+    def setUp(self) -> None:
+        self.bad = 0
+
+    def fail_page(self, path: Path, number: int) -> None:
+        """Let each query fail that needs page `number` of the file at `path`, whichever file that is."""
+        real = sqlite3.connect
+        self.bad = number
+        found = self
+
+        class Failing(sqlite3.Connection):
+            """A connection that looks at the file before each query of stanzas."""
+
+            def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+                name = self.execute_quietly("PRAGMA database_list").fetchall()[0][2]
+                if "FROM stanza" in statement and Path(os.fsdecode(name)).name == path.name and found.needs(path, statement, parameters):
+                    error = sqlite3.OperationalError("disk I/O error")
+                    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+                    raise error
+                return super().execute(statement, parameters)
+
+            def execute_quietly(self, statement: str) -> sqlite3.Cursor:
+                return super().execute(statement)
+
+        def connect(path: Path, **options: Any) -> sqlite3.Connection:
+            return real(path, factory=Failing, **options)
+
+        self.patch(sqlite3, "connect", connect)
+
+    def needs(self, path: Path, statement: str, parameters: Any) -> bool:
+        """Whether a query by ranges of ids, or by an id, meets a row on the bad page."""
+        ids = [value for value in parameters if isinstance(value, int) and value >= POSITIONS]
+        if not ids:
+            return False
+        pages = DatabasePages(path)
+        on_page = [row.rowid for row in pages.rows(self.bad) if row is not None] if pages.is_table_leaf(self.bad) else []
+        pages.close()
+        low, high = ids[0], ids[1] if len(ids) > 1 else ids[0]
+        return any(low <= number <= high for number in on_page)
+
+    def test_saved_to_other_places(self) -> None:
+        """Everything is saved, for the file can be read, and the new file does not use that place."""
+        filled = Filled(self.mktemp())
+        number = filled.path.read_bytes().index(b"<message id='75'>a") // PAGE + 1
+        now = [0.0]
+        self.fail_page(filled.path, number)
+        it = filled.file.open(clock=lambda: now[0])
+        for _ in range(2):
+            self.assertEqual(type(it.read(A)), SpoolBroken)
+            now[0] += 2.0
+        self.assertEqual(len(drain(it)), len(filled.rows))
+        self.assertEqual(filled.file.aside, [".damaged-1"])
+        pages = DatabasePages(filled.path)
+        used = {page for root in pages.roots().values() for page in pages.leaves(root)[0]}
+        pages.close()
+        self.assertNotIn(number, used)
+        it.close()
+
+    def test_not_for_ever(self) -> None:
+        """A disk that fails in new places again and again does not fill itself with damaged files."""
+        filled = Filled(self.mktemp())
+        it = filled.file.open()
+        assert isinstance(it.spool, sqlite_spool.SQLiteSpool)
+        for _ in range(sqlite_spool.REPLACEMENTS):
+            it.spool._replace_damaged("test")
+        error = self.assertRaises(SpoolBroken, it.spool._replace_damaged, "test")
+        self.assertIn("replace the disk", str(error))
+        kept = [name for name in filled.file.aside if not name.endswith("-wal")]
+        self.assertEqual(len(kept), sqlite_spool.REPLACEMENTS)
+        it.close()
+
+
 class AlteredTests(SynchronousTestCase):
     """Bytes of the file are changed."""
 
@@ -324,9 +399,10 @@ class LogTests(SynchronousTestCase):
         return killed, ends
 
     def damage(self, file: File, at: int) -> None:
-        with Path(f"{file.path}-wal").open("r+b") as log:
-            log.seek(at)
-            log.write(b"\xa5")
+        log = Path(f"{file.path}-wal")
+        data = bytearray(log.read_bytes())
+        data[at] ^= 0xA5
+        log.write_bytes(data)
 
     def test_commits_behind_the_damage(self) -> None:
         """They are saved, the log is kept, and the operator is told."""
@@ -336,7 +412,7 @@ class LogTests(SynchronousTestCase):
         it = file.open()
         self.assertEqual([row.position for row in drain(it) if row.pair == A], list(range(1, 11)))
         [report] = file.reports
-        for words in ("write-ahead log", "6 commits behind the damage", "saved and are delivered", f"{file.path}-wal.damaged-1"):
+        for words in ("write-ahead log", "6 commits behind the damage", "6 stanzas were saved", f"{file.path}-wal.damaged-1"):
             self.assertIn(words, report)
         self.assertEqual((it.spool.alerts(), len(Path(f"{file.path}-wal.damaged-1").read_bytes())), ([report], len(log)))
         self.assertEqual((it.append(stanza(A, 11)), it.held()[0], it.spool.next_position > 10), (None, 12, True))
@@ -352,6 +428,25 @@ class LogTests(SynchronousTestCase):
         it = file.open()
         self.assertEqual([row.position for row in drain(it) if row.pair == A], list(range(1, 11)))
         self.assertIn("commits behind the damage", file.reports[0])
+        it.close()
+
+    def test_in_the_middle_of_a_commit(self) -> None:
+        """Of a large commit only what was on the damaged page is lost, and it is named."""
+        file = File(self.mktemp())
+        it = file.open()
+        it.append(*(stanza(A, position) for position in range(1, 201)))
+        killed = file.after_a_kill()
+        it.close()
+        log = Path(f"{killed.path}-wal").read_bytes()
+        frame = (log.index(b"<message id='77'>") - HEADER) // FRAME
+        content = log[HEADER + frame * FRAME : HEADER + (frame + 1) * FRAME]
+        on_page = sorted(int(number) for number in re.findall(rb"<message id='(\d+)'>", content))
+        self.damage(killed, HEADER + frame * FRAME + 100)
+        it = killed.open()
+        found = [row.position for row in drain(it)]
+        self.assertEqual(sorted({*range(1, 201)} - set(found)), on_page)
+        numbers = ", ".join(map(str, on_page))
+        self.assertIn(f"{len(on_page)} are lost: {len(on_page)} from a.example -> b.example (numbers {numbers})", killed.reports[0])
         it.close()
 
     def test_requests(self) -> None:

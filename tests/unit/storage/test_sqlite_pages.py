@@ -48,10 +48,11 @@ class Database:
     def pages(self, behind: bool = False) -> DatabasePages:
         return DatabasePages(self.path, behind)
 
-    def flip(self, path: Path, at: int, data: bytes = b"\xa5") -> None:
-        with path.open("r+b") as file:
-            file.seek(at)
-            file.write(data)
+    def flip(self, path: Path, at: int) -> None:
+        """Change one byte."""
+        data = bytearray(path.read_bytes())
+        data[at] ^= 0xA5
+        path.write_bytes(data)
 
 
 def read(pages: DatabasePages) -> list[tuple[Any, ...]]:
