@@ -224,3 +224,31 @@ class DependencyTests(SynchronousTestCase):
         """docs/architecture.md says of each dependency why it is here."""
         text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
         self.assertEqual([], [name for name in declared().values() if f"**{name}**" not in text])
+
+
+class DocumentTests(SynchronousTestCase):
+    """What docs/architecture.md says is so."""
+
+    def test_packages(self) -> None:
+        """The table of packages names every package, and what each may import."""
+        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        rows = {name: allowed for name, allowed in re.findall(r"^\| `(\w+)(?:/|\.py)` \| [^|]* \| ([^|]*) \|", text, re.MULTILINE)}
+        self.assertEqual(set(MAY_IMPORT), set(rows))
+        for package, allowed in rows.items():
+            if allowed != "everything below":
+                expected = set(MAY_IMPORT[package].split())
+                self.assertEqual(expected, set(re.findall(r"[\w.]+", allowed.replace("`", "").replace(", and ", ", ").replace("–", ""))), package)
+
+    def test_files(self) -> None:
+        """Every file that the documents name is there."""
+        for name in ("architecture.md", "decisions.md", "glossary.md"):
+            text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+            self.assertEqual([], [path for path in re.findall(r"`([\w/]+\.py)`", text) if not any((root / path).exists() for root in (ROOT, PACKAGE))])
+
+    def test_decisions(self) -> None:
+        """Every decision that code or documents cite has its section."""
+        text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+        sections = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+        files = [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+        cited = {(path.name, slug) for path in files for slug in re.findall(r"decisions\.md#([\w-]+)", path.read_text(encoding="utf-8"))}
+        self.assertEqual([], sorted((name, slug) for name, slug in cited if slug not in sections))
