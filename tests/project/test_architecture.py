@@ -232,7 +232,7 @@ class DocumentTests(SynchronousTestCase):
     def test_packages(self) -> None:
         """The table of packages names every package, and what each may import."""
         text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-        rows = {name: allowed for name, allowed in re.findall(r"^\| `(\w+)(?:/|\.py)` \| [^|]* \| ([^|]*) \|", text, re.MULTILINE)}
+        rows = dict(re.findall(r"^\| `(\w+)(?:/|\.py)` \| [^|]* \| ([^|]*) \|", text, re.MULTILINE))
         self.assertEqual(set(MAY_IMPORT), set(rows))
         for package, allowed in rows.items():
             if allowed != "everything below":
