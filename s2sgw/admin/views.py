@@ -31,7 +31,7 @@ from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.slices import SlicedWork, Slices, in_order
-from s2sgw.reporting.metrics import MetricSources
+from s2sgw.reporting.metrics import MetricNumbers
 from s2sgw.reporting.record import EventRecord, RefusalRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
@@ -93,7 +93,7 @@ class Numbers:
 
 
 class GatewayViews:
-    """Answers `Views` and the metrics' `MetricSources` from the parts of one running gateway.
+    """Answers `Views` and the metrics' `MetricNumbers` from the parts of one running gateway.
 
     A view of all streams or lanes takes long where there are many. So it is an iterator, which gives None where the work can
     be interrupted; what it goes over was there when it began, and may be gone when its row is made.
@@ -123,12 +123,11 @@ class GatewayViews:
         """Return what the verbs are answered from."""
         return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self.peers)
 
-    def sources(self) -> MetricSources:
+    def numbers(self) -> MetricNumbers:
         """Return what the metrics read. What takes long to count is as it was when `count` was called last."""
-        return MetricSources(
-            lambda: self._numbers.streams, lambda: self._record.stanzas, lambda: self._record.refusals, self._waiting,
-            lambda: len(self._queues.backlog), lambda: len(self._room), self.expiries,
-            lambda: self._record.resumptions, lambda: len(self._accepted.sessions),
+        return MetricNumbers(
+            self._numbers.streams, self._record.stanzas, self._record.refusals, self._waiting(), len(self._queues.backlog),
+            len(self._room), self.expiries(), self._record.resumptions, len(self._accepted.sessions),
         )
 
     def now(self) -> float:

@@ -224,7 +224,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         turn_watch,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
-        OutboundMetrics(destinations.counts, unsent.counts),
+        OutboundMetrics(destinations, unsent),
     ))
     return GatewayComponents(
         reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,

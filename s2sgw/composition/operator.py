@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.admin.queue_verbs import QueueVerbs
@@ -24,7 +26,7 @@ from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.reporting.metrics import HandshakeTimes, Metrics, MetricSources
+from s2sgw.reporting.metrics import HandshakeTimes, MetricNumbers, Metrics
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
@@ -80,18 +82,23 @@ class Operator:
             services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
             alerts=self._alerts,
         )
-        queue_space = QueueSpace(self._memory, self._disk)
+        queue_space = QueueSpace(services.queues.budget, services.queues.spool)
         collectors = (
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
             services.turn_watch,
         )
-        self.metrics = Metrics(self._sources(), services.handshake_times, collectors, self.views.count)
+        self.metrics = Metrics(self, services.handshake_times, collectors)
 
-    def _sources(self) -> MetricSources:
+    def numbers(self) -> MetricNumbers:
+        """Return what the metrics show (`reporting.metrics.MetricSource`)."""
         return replace(
-            self.views.sources(), connections=self._connections, limit_hits=self._limit_hits,
-            descriptors=lambda: (descriptors.number_open(), descriptors.limit()),
+            self.views.numbers(), connections=self._connections(), limit_hits=self._limit_hits(),
+            descriptors=(descriptors.number_open(), descriptors.limit()),
         )
+
+    def count(self) -> Deferred[Any]:
+        """Count streams and lanes, in slices."""
+        return self.views.count()
 
     def _limit_hits(self) -> Counter[str]:
         """Return how often each limit was hit; what found no slot counts under the key that bounds the slots."""
@@ -119,14 +126,6 @@ class Operator:
     def _alerts(self) -> list[str]:
         """Return what an operator should look into, a sentence each."""
         return [*self._services.jobs.alerts(), *self._services.queues.spool.alerts()]
-
-    def _memory(self) -> tuple[int, int]:
-        budget = self._services.queues.budget
-        return budget.used, budget.limit
-
-    def _disk(self) -> tuple[int, int]:
-        spool = self._services.queues.spool
-        return spool.used, spool.limit
 
     def _config(self) -> Config:
         return self._services.running.config

@@ -6,15 +6,15 @@ own (directions, kinds, causes) or from the configuration (local domains), never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,77 +31,88 @@ IDLE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class MetricSources:
-    """Where the numbers are read, each called once a scrape."""
+class MetricNumbers:
+    """What the gateway keeps anyway, at the moment of one scrape."""
 
     #: (leg, direction) -> open streams
-    streams: Callable[[], Mapping[tuple[str, str], int]]
+    streams: Mapping[tuple[str, str], int]
     #: (direction, kind, outcome) -> stanzas since the start
-    stanzas: Callable[[], Mapping[tuple[str, str, str], int]]
+    stanzas: Mapping[tuple[str, str, str], int]
     #: (layer, cause) -> refusals since the start
-    refusals: Callable[[], Mapping[tuple[str, str], int]]
+    refusals: Mapping[tuple[str, str], int]
     #: stanzas that wait, and the age of the oldest in seconds (0 where none waits)
-    queue: Callable[[], tuple[int, float]]
+    queue: tuple[int, float]
     #: lanes of the last start that have not had their turn
-    restoring: Callable[[], int]
+    restoring: int
     #: lanes that wait until there is room for another stream of ours
-    waiting: Callable[[], int]
+    waiting: int
     #: local domain -> seconds until its certificate expires
-    expiries: Callable[[], Mapping[str, float]]
+    expiries: Mapping[str, float]
     #: (role, outcome) -> streams that broke off and could be resumed, since the start
-    resumptions: Callable[[], Mapping[tuple[str, str], int]] = dict
+    resumptions: Mapping[tuple[str, str], int]
     #: streams towards us that broke off and may be resumed now
-    broken: Callable[[], int] = int
+    broken: int
     #: "unproven" and "proven" -> accepted connections of the federation leg
-    connections: Callable[[], Mapping[str, int]] = dict
+    connections: Mapping[str, int] = field(default_factory=dict)
     #: limit, by the name of its key -> how often it kept something out or ended it, since the start
-    limit_hits: Callable[[], Mapping[str, int]] = dict
+    limit_hits: Mapping[str, int] = field(default_factory=dict)
     #: file descriptors that are open, and how many may be
-    descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    descriptors: tuple[int, int] = (0, 0)
+
+
+class MetricSource(Protocol):
+    """Where the numbers are read at a scrape."""
+
+    def numbers(self) -> MetricNumbers:
+        """Return the numbers; what takes long to count is as it was when `count` had fired last."""
+
+    def count(self) -> Deferred[Any]:
+        """Count what takes long to count; fires when that is done."""
 
 
 class _Reader(Collector):
-    """Turns the sources into samples at each scrape."""
+    """Turns the numbers of a source into samples at each scrape."""
 
-    def __init__(self, sources: MetricSources) -> None:
-        self._sources = sources
+    def __init__(self, source: MetricSource) -> None:
+        self._source = source
 
     def describe(self) -> list[Metric]:
-        """Nothing is asked of the sources when the reader is registered."""
+        """Ask nothing of the source when the reader is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), self._sources.streams())
-        stanzas = self._sources.stanzas()
+        numbers = self._source.numbers()
+        yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), numbers.streams)
+        stanzas = numbers.stanzas
         yield _counter("s2sgw_stanzas", "Stanzas by what became of them.", ("direction", "kind", "outcome"), stanzas)
-        refusals = self._sources.refusals()
+        refusals = numbers.refusals
         yield _counter("s2sgw_refusals", "Refused handshakes and deliveries.", ("layer", "cause"), refusals)
         text = "Streams that broke off and could be resumed (XEP-0198), by what became of them."
-        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), self._sources.resumptions())
+        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), numbers.resumptions)
         text = "Streams towards us that broke off and may be resumed."
-        yield GaugeMetricFamily("s2sgw_broken_streams", text, value=self._sources.broken())
-        yield from self._limits()
-        number, oldest = self._sources.queue()
+        yield GaugeMetricFamily("s2sgw_broken_streams", text, value=numbers.broken)
+        yield from _limits(numbers)
+        number, oldest = numbers.queue
         yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)
         restoring = "Lanes that the last start found in the spool, and whose turn has not come."
-        yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=self._sources.restoring())
+        yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=numbers.restoring)
         waiting = "Lanes that wait until there is room for another stream."
-        yield GaugeMetricFamily("s2sgw_streams_waiting", waiting, value=self._sources.waiting())
-        expiries = {(domain,): seconds for domain, seconds in self._sources.expiries().items()}
+        yield GaugeMetricFamily("s2sgw_streams_waiting", waiting, value=numbers.waiting)
+        expiries = {(domain,): seconds for domain, seconds in numbers.expiries.items()}
         text = "Seconds until the certificate of a local domain expires."
         yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)
 
 
-    def _limits(self) -> Iterator[Metric]:
-        connections = {(state,): number for state, number in self._sources.connections().items()}
-        yield _gauge("s2sgw_connections", "Accepted connections of peers.", ("state",), connections)
-        hits = {(limit,): number for limit, number in self._sources.limit_hits().items()}
-        text = "How often a limit kept something out, or ended it."
-        yield _counter("s2sgw_limit_hits", text, ("limit",), hits)
-        number, limit = self._sources.descriptors()
-        yield GaugeMetricFamily("s2sgw_descriptors", "Open file descriptors.", value=number)
-        yield GaugeMetricFamily("s2sgw_descriptors_limit", "File descriptors that the process may have.", value=limit)
+def _limits(numbers: MetricNumbers) -> Iterator[Metric]:
+    connections = {(state,): number for state, number in numbers.connections.items()}
+    yield _gauge("s2sgw_connections", "Accepted connections of peers.", ("state",), connections)
+    hits = {(limit,): number for limit, number in numbers.limit_hits.items()}
+    text = "How often a limit kept something out, or ended it."
+    yield _counter("s2sgw_limit_hits", text, ("limit",), hits)
+    number, limit = numbers.descriptors
+    yield GaugeMetricFamily("s2sgw_descriptors", "Open file descriptors.", value=number)
+    yield GaugeMetricFamily("s2sgw_descriptors_limit", "File descriptors that the process may have.", value=limit)
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
@@ -135,16 +146,12 @@ class HandshakeTimes:
 
 
 class Metrics:
-    """The registry of one gateway: the `sources` and the `collectors`, read at each scrape, and the times of handshakes."""
+    """The registry of one gateway: the `source` and the `collectors`, read at each scrape, and the times of handshakes."""
 
-    def __init__(
-        self, sources: MetricSources, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = (),
-        count: Callable[[], Deferred[Any]] = lambda: succeed(None),
-    ) -> None:
-        """`count` makes new numbers of what takes long to count; the sources give them when its Deferred has fired."""
-        self._count = count
+    def __init__(self, source: MetricSource, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = ()) -> None:
+        self._source = source
         self.registry = CollectorRegistry()
-        for collector in (_Reader(sources), handshake_times.histogram, *collectors):
+        for collector in (_Reader(source), handshake_times.histogram, *collectors):
             self.registry.register(collector)
 
     def text(self) -> bytes:
@@ -153,7 +160,10 @@ class Metrics:
 
     def scrape(self) -> Deferred[bytes]:
         """Return everything as it is now. Many streams and lanes are counted in slices, so the Deferred may fire later."""
-        return self._count().addCallback(lambda _: self.text())
+        return self._source.count().addCallback(self._counted)
+
+    def _counted(self, _: object) -> bytes:
+        return self.text()
 
 
 class MetricsPage(Resource):

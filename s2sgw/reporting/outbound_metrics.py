@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
-class OutboundMetrics(Collector):
-    """`handshakes` gives for each purpose how many run and how many wait; `unsent` the bytes that wait in full transports,
-    for each state of a stream.
-    """
+class HandshakeCounts(Protocol):
+    """The handshakes that the gateway begins."""
 
-    def __init__(self, handshakes: Callable[[], Mapping[str, tuple[int, int]]], unsent: Callable[[], Mapping[str, int]]) -> None:
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Return how many run and how many wait, by purpose."""
+
+
+class UnsentCounts(Protocol):
+    """What waits in full transports."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the bytes that wait, by the state of their stream."""
+
+
+class OutboundMetrics(Collector):
+    """The numbers of what the gateway begins and sends."""
+
+    def __init__(self, handshakes: HandshakeCounts, unsent: UnsentCounts) -> None:
         self._handshakes = handshakes
         self._unsent = unsent
 
@@ -25,12 +38,12 @@ class OutboundMetrics(Collector):
         """Yield the metrics."""
         text = "Handshakes that the gateway began, and those that wait for one to end."
         handshakes = GaugeMetricFamily("s2sgw_handshakes", text, labels=("purpose", "state"))
-        for purpose, (running, waiting) in self._handshakes().items():
+        for purpose, (running, waiting) in self._handshakes.counts().items():
             handshakes.add_metric((purpose, "in-flight"), running)
             handshakes.add_metric((purpose, "in-line"), waiting)
         yield handshakes
         text = "Bytes that wait to be sent on streams whose other side does not read."
         unsent = GaugeMetricFamily("s2sgw_unsent_bytes", text, labels=("state",))
-        for state, number in self._unsent().items():
+        for state, number in self._unsent.counts().items():
             unsent.add_metric((state,), number)
         yield unsent

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from prometheus_client import Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -24,10 +25,22 @@ class CommitTimes:
         self.histogram.observe(seconds)
 
 
-class QueueSpace(Collector):
-    """Bytes of the queue, by where they are. Each source gives (bytes, limit) when it is asked."""
+class Space(Protocol):
+    """Room for stanzas: the memory of the queues, or the spool."""
 
-    def __init__(self, memory: Callable[[], tuple[int, int]], disk: Callable[[], tuple[int, int]]) -> None:
+    @property
+    def used(self) -> int:
+        """Bytes that are used."""
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be used."""
+
+
+class QueueSpace(Collector):
+    """Bytes of the queue, by where they are."""
+
+    def __init__(self, memory: Space, disk: Space) -> None:
         self._sources = {"memory": memory, "disk": disk}
 
     def describe(self) -> list[Metric]:
@@ -39,7 +52,6 @@ class QueueSpace(Collector):
         used = GaugeMetricFamily("s2sgw_queue_bytes", "Bytes that the delivery queues take.", labels=("where",))
         limits = GaugeMetricFamily("s2sgw_queue_limit_bytes", "Bytes that the delivery queues may take.", labels=("where",))
         for where, source in self._sources.items():
-            bytes_, limit = source()
-            used.add_metric((where,), bytes_)
-            limits.add_metric((where,), limit)
+            used.add_metric((where,), source.used)
+            limits.add_metric((where,), source.limit)
         yield from (used, limits)

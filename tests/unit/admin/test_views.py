@@ -13,6 +13,7 @@ from s2sgw.admin.verbs import RefusalsAsked
 from s2sgw.admin.views import GatewayViews
 from s2sgw.delivery.next_hop import NextHopStatus, StreamFacts
 from s2sgw.net.slices import Slices
+from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.unit.delivery.test_queue import HERE, FakeHop, World, stanza
@@ -30,6 +31,12 @@ def accepted(peer: Domain | None, leg: str = "federation", method: str | None = 
     remote, local = (peer, HERE) if leg == "federation" else (HERE, peer)
     methods = {Pair(remote, local): method} if method and remote and local else {}
     return connection, SimpleNamespace(side=SimpleNamespace(leg=leg), peer=remote, local=local, methods=methods, reasons=("r",), since=0.0)
+
+
+class Accepted(list[Any]):
+    """Accepted streams, none of which broke off."""
+
+    sessions = ()
 
 
 class Hop(FakeHop):
@@ -51,11 +58,12 @@ class ViewsCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.world = World()
-        self.accepted: list[Any] = []
+        self.accepted = Accepted()
+        config: Any = SimpleNamespace(gateway=SimpleNamespace(domains=()))
         self.disabled: list[Any] = []
         self.slices = Slices(self.world.clock)
         self.views = GatewayViews(
-            None, self.world.queues, self.accepted, self.world.record, None, 0.0, None, self.slices, lambda: self.disabled,  # type: ignore[arg-type]
+            config, self.world.queues, self.accepted, self.world.record, None, 0.0, StreamLimit(self.world.clock), self.slices, lambda: self.disabled,  # type: ignore[arg-type]
         )
 
     def lane(self, sender: Domain, recipient: Domain, number: int = 0, hop: FakeHop | None = None) -> None:
@@ -186,14 +194,14 @@ class NumberTests(ViewsCase):
         numbers = self.count()
         expected = {("federation", "inbound"): 2, ("backend", "outbound"): 1, ("federation", "outbound"): 1, ("backend", "inbound"): 1}
         self.assertEqual((dict(numbers.streams), numbers.waiting), (expected, 4))
-        sources = self.views.sources()
-        self.assertEqual((dict(sources.streams()), sources.queue()), (expected, (4, 5.0)))
+        found = self.views.numbers()
+        self.assertEqual((dict(found.streams), found.queue), (expected, (4, 5.0)))
 
     def test_nothing(self) -> None:
         """An idle gateway, and one that was never counted."""
-        self.assertEqual(self.views.sources().queue(), (0, 0.0))
+        self.assertEqual(self.views.numbers().queue, (0, 0.0))
         self.count()
-        self.assertEqual(self.views.sources().queue(), (0, 0.0))
+        self.assertEqual(self.views.numbers().queue, (0, 0.0))
 
     def test_asked_twice(self) -> None:
         """Who asks while it is counted gets the same; one that leaves takes nothing from the others."""

@@ -9,28 +9,41 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.reporting.metrics import STEPS, HandshakeTimes, Metrics, MetricSources, console_site
+from s2sgw.reporting.metrics import STEPS, HandshakeTimes, MetricNumbers, Metrics, console_site
 
-SOURCES = MetricSources(
-    streams=lambda: {("federation", "inbound"): 3},
-    stanzas=lambda: {("inbound", "message", "passed"): 7},
-    refusals=lambda: {("pkix", "self-signed"): 2},
-    queue=lambda: (5, 12.5),
-    restoring=lambda: 8,
-    waiting=lambda: 9,
-    expiries=lambda: {"example.org": 86400.0},
-    resumptions=lambda: {("receiving", "resumed"): 4},
-    broken=lambda: 6,
-    connections=lambda: {"unproven": 11, "proven": 12},
-    limit_hits=lambda: {"unproven_per_site": 13},
-    descriptors=lambda: (14, 1024),
+NUMBERS = MetricNumbers(
+    streams={("federation", "inbound"): 3},
+    stanzas={("inbound", "message", "passed"): 7},
+    refusals={("pkix", "self-signed"): 2},
+    queue=(5, 12.5),
+    restoring=8,
+    waiting=9,
+    expiries={"example.org": 86400.0},
+    resumptions={("receiving", "resumed"): 4},
+    broken=6,
+    connections={"unproven": 11, "proven": 12},
+    limit_hits={"unproven_per_site": 13},
+    descriptors=(14, 1024),
 )
+
+
+class Source:
+    """A gateway with these numbers."""
+
+    def __init__(self) -> None:
+        self.counted: Deferred[Any] = succeed(None)
+
+    def numbers(self) -> MetricNumbers:
+        return NUMBERS
+
+    def count(self) -> Deferred[Any]:
+        return self.counted
 
 
 class MetricsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.times = HandshakeTimes()
-        self.metrics = Metrics(SOURCES, self.times)
+        self.metrics = Metrics(Source(), self.times)
 
     def test_the_contract(self) -> None:
         """Each name of the contract stands there with the value of its source."""
@@ -78,7 +91,7 @@ class MetricsTests(SynchronousTestCase):
     def test_two_gateways_in_one_process(self) -> None:
         """The registry is of one gateway, not of the process."""
         other = HandshakeTimes()
-        Metrics(SOURCES, other)
+        Metrics(Source(), other)
         other.took("dns", 1)
         self.assertIn('s2sgw_handshake_seconds_count{step="dns"} 0.0', self.metrics.text().decode())
 
@@ -87,10 +100,10 @@ class PageTests(SynchronousTestCase):
     """The page, whose numbers are counted when it is asked for."""
 
     def setUp(self) -> None:
-        self.counted: Deferred[Any] = succeed(None)
+        self.source = Source()
 
     def ask(self, request: bytes) -> bytes:
-        site = console_site(Metrics(SOURCES, HandshakeTimes(), count=lambda: self.counted), Clock())
+        site = console_site(Metrics(self.source, HandshakeTimes()), Clock())
         channel = site.buildProtocol(None)
         transport = StringTransport()
         channel.makeConnection(transport)
@@ -113,13 +126,13 @@ class PageTests(SynchronousTestCase):
 
     def test_counting_takes_long(self) -> None:
         """The answer waits for the count."""
-        self.counted = Deferred()
+        self.source.counted = Deferred()
         self.assertEqual(self.ask(b"GET /metrics HTTP/1.1"), b"")
-        self.counted.callback(None)
+        self.source.counted.callback(None)
 
     def test_counting_breaks(self) -> None:
         """A mistake of ours is logged and told."""
-        self.counted = fail(ValueError("broken"))
+        self.source.counted = fail(ValueError("broken"))
         self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 500"))
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 

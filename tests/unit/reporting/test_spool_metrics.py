@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from prometheus_client import CollectorRegistry, generate_latest
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -11,10 +13,10 @@ from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 class SpoolMetricsTests(SynchronousTestCase):
     def test_space(self) -> None:
         """Bytes and limits are read at each scrape, for memory and disk."""
-        memory = [1, 100]
+        memory = SimpleNamespace(used=1, limit=100)
         registry = CollectorRegistry()
-        registry.register(QueueSpace(lambda: (memory[0], memory[1]), lambda: (5, 500)))
-        memory[0] = 7
+        registry.register(QueueSpace(memory, SimpleNamespace(used=5, limit=500)))
+        memory.used = 7
         text = generate_latest(registry).decode()
         for line in ('s2sgw_queue_bytes{where="memory"} 7.0', 's2sgw_queue_limit_bytes{where="memory"} 100.0',
                      's2sgw_queue_bytes{where="disk"} 5.0', 's2sgw_queue_limit_bytes{where="disk"} 500.0'):
