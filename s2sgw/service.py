@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import pwd
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
+from s2sgw import __version__
 from s2sgw.admin.server import AdminInUse, AdminService
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
@@ -72,15 +76,27 @@ class UnusableConfiguration(SystemExit, usage.UsageError):
 def makeService(options: Options) -> Service:
     """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
     try:
-        config = check_configuration(Path(options["config"])).config
+        checked = check_configuration(Path(options["config"]))
     except ConfigError as error:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
-    service = LoggedService(None if where is None else observer(
-        where, config.log.format, config.log.level, config.limits.log_lines_per_second,
-    ))
-    GatewayService(config).setServiceParent(service)
+    config = checked.config
+    lines = None if where is None else observer(where, config.log.format, config.log.level, config.limits.log_lines_per_second)
+    service = LoggedService(lines)
+    GatewayService(config, checked.warnings, _nothing if lines is None else lines.reopen).setServiceParent(service)
     return service
+
+
+def _user() -> str:
+    """Return the name of the user that we run as, or its number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _nothing() -> None:
+    """Nothing is to be opened again: the log goes elsewhere."""
 
 
 @contextmanager
@@ -96,21 +112,26 @@ def exit_if_unable_to_start() -> Iterator[None]:
 class GatewayService(Service):
     """Builds and opens the gateway when the reactor starts, and closes it in order when the reactor stops."""
 
-    def __init__(self, config: Config) -> None:
+    log = Logger("s2sgw")
+
+    def __init__(self, config: Config, warnings: Sequence[str] = (), reopen_log: Callable[[], None] = _nothing) -> None:
         self.config = config
+        self._warnings = warnings
+        self._reopen_log = reopen_log
         self._gateway: RunningGateway | None = None
 
     def startService(self) -> None:
         from twisted.internet import reactor
 
         super().startService()
+        self._log_start()
         use_monotonic_clock(reactor)
         descriptors.raise_limit()
         with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
             self._gateway = RunningGateway(components)
             self._gateway.open()
-        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled)
+        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled, self._reopen_log)
         reactor.callWhenRunning(freeze_startup_objects)
         reactor.callWhenRunning(self._share_turns, reactor, components)
 
@@ -121,14 +142,29 @@ class GatewayService(Service):
         reactor.addSystemEventTrigger("after", "shutdown", end)
         reactor.addSystemEventTrigger("after", "shutdown", components.turn_watch.stop)
 
+    def _log_start(self) -> None:
+        """Log what is started: an operator who reports a fault finds it here."""
+        config = self.config
+        self.log.info(
+            event="starting", version=__version__, python=platform.python_version(), config=str(config.path),
+            state=str(config.gateway.state), user=_user(),
+        )
+        for warning in self._warnings:
+            self.log.warn(event="configuration warning", detail=warning)
+
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()
         gateway, self._gateway = self._gateway, None
         return None if gateway is None else gateway.close()
 
 
-def _heed_signals(reactor: Any, reload: Callable[[], None]) -> None:
-    """twistd exits with 143 on SIGTERM; a stop that was asked for is a success. SIGHUP reloads."""
+def _heed_signals(reactor: Any, reload: Callable[[], None], reopen_log: Callable[[], None]) -> None:
+    """Stop on SIGTERM, reload on SIGHUP, open the log file again on SIGUSR1; ignore SIGUSR2.
+
+    twistd exits with status 143 on SIGTERM; a stop that was asked for is a success.
+    """
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(reopen_log))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(_stop, reactor))
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 

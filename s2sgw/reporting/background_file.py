@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 #: Characters that may wait to be written. What comes beyond is refused.
@@ -35,6 +36,8 @@ class BackgroundFile:
         self._changed = threading.Condition()
         self._closing = False
         self._stuck = False
+        self._reopen: Callable[[], None] | None = getattr(file, "reopen", None)
+        self._reopening = False
 
     def write(self, text: str) -> bool:
         """Write `text` whole, or have it written; return False where it is dropped, since too much waits. Never blocks."""
@@ -49,6 +52,12 @@ class BackgroundFile:
             self._size += len(text)
             self._changed.notify()
         return True
+
+    def reopen(self) -> None:
+        """Have the file opened again before the next text: another program has moved it away. A pipe stays as it is."""
+        with self._changed:
+            self._reopening = self._reopen is not None
+            self._changed.notify()
 
     def start(self) -> None:
         """Write in a thread from now on."""
@@ -72,19 +81,22 @@ class BackgroundFile:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
+                while not self._waiting and not self._closing and not self._reopening:
                     self._changed.wait()
                 text = "".join(self._waiting)
                 self._waiting.clear()
                 self._size = 0
                 ended = self._closing
-            if text:
+            if text or self._reopening:
                 self._write(text)
             if ended and not self._waiting:
                 return
 
     def _write(self, text: str) -> bool:
         try:
+            if self._reopening and self._reopen is not None:
+                self._reopening = False
+                self._reopen()
             self._file.write(text)
             self._file.flush()
         except (OSError, ValueError):  # there is nowhere left to tell it

@@ -11,6 +11,7 @@ which pair it is about come first. What has no `event` is a note (Twisted's own 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ from s2sgw.reporting.printable import printable, quoted
 #: Bytes of a log file before it is put aside, and how many of those are kept (twistd's --logfile).
 ROTATE_BYTES = 32 * 1024 * 1024
 ROTATE_KEPT = 8
+#: The names of all peers are in the log.
+FILE_MODE = 0o640
 #: Characters of one fact in text, and of one in JSON.
 FACT = 1000
 #: Seconds between two lines that say how many were suppressed.
@@ -38,6 +41,8 @@ SUPPRESSED_SECONDS = 1.0
 #: Where twistd writes when it is a daemon and nobody said where.
 DEFAULT_FILE = "twistd.log"
 
+#: Priorities of syslog(3) by our levels.
+_PRIORITIES = {"critical": 2, "error": 3, "warn": 4, "info": 6, "debug": 7}
 _FIRST = ("direction", "leg", "pair", "peer", "local")
 _OURS = ("s2sgw", "twisted.scripts", "twisted.application.app")
 #: Keys that twisted.logger (and its old sibling) put into every event.
@@ -100,6 +105,10 @@ class LineObserver:
         if self._file.write(self._line(event) + "\n"):
             self._suppressed = 0
 
+    def reopen(self) -> None:
+        """Open the file again, after another program has moved it away (logrotate)."""
+        self._file.reopen()
+
     def start(self) -> None:
         """Write in a thread of its own from now on."""
         self._file.start()
@@ -116,7 +125,19 @@ def observer(
 ) -> LineObserver:
     """Return the observer that `[log]` asks for; `level` is "debug", "info", "warn", "error" or "critical"."""
     line = json_line if format == "json" else text_line
+    if format == "text" and is_journal(file):
+        line = journal_line
     return LineObserver(file, line, LogLevel.levelWithName(level), LineBudget(lines_per_second))
+
+
+def is_journal(file: Writable, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether `file` leads to systemd's journal (`JOURNAL_STREAM`, systemd.exec(5))."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(file.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
 
 
 def wanted(event: LogEvent, level: LogLevel) -> bool:
@@ -128,10 +149,23 @@ def wanted(event: LogEvent, level: LogLevel) -> bool:
 
 
 def text_line(event: LogEvent) -> str:
-    """TIME LEVEL EVENT key=value …, and a traceback indented below."""
+    """Return TIME LEVEL EVENT key=value …, and a traceback indented below."""
+    return "\n".join(_with_traceback(f"{_time(event)} {_level(event):<5} {_words(event)}", event))
+
+
+def journal_line(event: LogEvent) -> str:
+    """Return the line for the journal, which notes the time itself: its priority (sd-daemon(3)), EVENT key=value …"""
+    priority = f"<{_PRIORITIES[_level(event)]}>"
+    return "\n".join(priority + row for row in _with_traceback(_words(event), event))
+
+
+def _words(event: LogEvent) -> str:
     facts = " ".join(f"{key}={_text(value)}" for key, value in _facts(event))
-    line = f"{_time(event)} {_level(event):<5} {_what(event)}" + (f" {facts}" if facts else "")
-    return "\n".join([line, *(f"    | {printable(row)}" for row in _traceback(event))])
+    return _what(event) + (f" {facts}" if facts else "")
+
+
+def _with_traceback(line: str, event: LogEvent) -> list[str]:
+    return [line, *(f"    | {printable(row)}" for row in _traceback(event))]
 
 
 def json_line(event: LogEvent) -> str:
@@ -208,7 +242,7 @@ def destination(options: Mapping[str, Any]) -> Writable | None:
     name = options.get("logfile") or ("-" if options.get("nodaemon") else DEFAULT_FILE)
     if name == "-":
         return sys.stdout
-    file: Writable = LogFile.fromFullPath(name, rotateLength=ROTATE_BYTES, maxRotatedFiles=ROTATE_KEPT)
+    file: Writable = LogFile.fromFullPath(name, rotateLength=ROTATE_BYTES, maxRotatedFiles=ROTATE_KEPT, defaultMode=FILE_MODE)
     return file
 
 

@@ -66,7 +66,7 @@ class StartTests(SynchronousTestCase):
 
 
 class SignalTests(SynchronousTestCase):
-    """SIGTERM ends with status 0; SIGHUP reloads."""
+    """SIGTERM ends with status 0; SIGHUP reloads; SIGUSR1 opens the log again; SIGUSR2 does nothing."""
 
     def test_from_the_reactors_thread(self) -> None:
         """A signal only leaves word for the reactor, which does what is asked."""
@@ -77,13 +77,15 @@ class SignalTests(SynchronousTestCase):
         reactor = SimpleNamespace(
             stop=lambda: done.append("stopped"), callFromThread=lambda function, *arguments: left.append(partial(function, *arguments)),
         )
-        _heed_signals(reactor, lambda: done.append("reloaded"))
+        _heed_signals(reactor, lambda: done.append("reloaded"), lambda: done.append("reopened"))
         handlers[signal.SIGTERM](signal.SIGTERM, None)
         handlers[signal.SIGHUP](signal.SIGHUP, None)
+        handlers[signal.SIGUSR1](signal.SIGUSR1, None)
+        self.assertEqual(signal.SIG_IGN, handlers[signal.SIGUSR2])
         self.assertEqual([], done)
         for each in left:
             each()
-        self.assertEqual(["stopped", "reloaded"], done)
+        self.assertEqual(["stopped", "reloaded", "reopened"], done)
 
     def test_again(self) -> None:
         """A second SIGTERM is no mistake of ours: the stop goes on."""
@@ -97,7 +99,7 @@ class SignalTests(SynchronousTestCase):
 
         self.patch(signal, "signal", handlers.__setitem__)
         reactor = SimpleNamespace(stop=stop, callFromThread=lambda function, *arguments: function(*arguments))
-        _heed_signals(reactor, lambda: None)
+        _heed_signals(reactor, lambda: None, lambda: None)
         for _ in range(2):
             handlers[signal.SIGTERM](signal.SIGTERM, None)
         self.assertEqual([1, 1], asked)

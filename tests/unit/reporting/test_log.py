@@ -13,6 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.log import DEFAULT_FILE, LoggedService, destination, json_line, observer, text_line
 from s2sgw.reporting.printable import SHOWN, printable, quoted
+from s2sgw.reporting.log import is_journal, journal_line
+from twisted.python.failure import Failure
 from s2sgw.xmpp.jid import Domain, Pair
 
 AT = 1_800_000_000.25
@@ -180,6 +182,59 @@ class BudgetTests(SynchronousTestCase):
         self.observer = observer(self.file)
         self.say(1000, 10.0)
         self.assertEqual(1000, len(self.written()))
+
+
+class JournalTests(SynchronousTestCase):
+    """Under systemd's journal."""
+
+    def test_priorities(self) -> None:
+        """A line has its priority and no time, and so has each line of a traceback."""
+        event = {"log_level": LogLevel.warn, "event": "refused", "peer": "evil.example", "log_time": AT}
+        self.assertEqual("<4>refused peer=evil.example", journal_line(event))
+        try:
+            raise ValueError("x")
+        except ValueError:
+            event = {"log_level": LogLevel.critical, "event": "note", "log_failure": Failure()}
+        self.assertTrue(all(row.startswith("<2>") for row in journal_line(event).splitlines()))
+
+    def test_recognised(self) -> None:
+        """The journal is known by the device and the inode that systemd names."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            found = os.fstat(file.fileno())
+            self.assertTrue(is_journal(file, {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}))
+            for text in (f"{found.st_dev}:1", "", "x"):
+                self.assertFalse(is_journal(file, {"JOURNAL_STREAM": text}))
+        self.assertFalse(is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"}))
+
+
+class ReopenTests(SynchronousTestCase):
+    def test_moved_away(self) -> None:
+        """After another program moved the file away, the log goes on in a new one, which others cannot read; in a thread too."""
+        for in_thread in (False, True):
+            path = self.mktemp()
+            file = destination({"logfile": path})
+            assert file is not None
+            lines = observer(file)
+            if in_thread:
+                lines.start()
+            lines({"event": "before", "log_level": LogLevel.info})
+            if in_thread:
+                lines.close()
+                lines.start()
+            os.rename(path, path + ".1")
+            lines.reopen()
+            lines({"event": "after", "log_level": LogLevel.info})
+            if in_thread:
+                lines.close()
+            with open(path) as now, open(path + ".1") as old:
+                self.assertIn(" after", now.read())
+                self.assertIn(" before", old.read())
+            self.assertEqual(0o640, os.stat(path).st_mode & 0o777)
+
+    def test_terminal(self) -> None:
+        """What is no file of ours stays as it is."""
+        observer(io.StringIO()).reopen()
 
 
 class TwistdTests(SynchronousTestCase):
