@@ -93,6 +93,12 @@ class _Watched(Generic[T]):
         """Look at every file when it is next asked for."""
         self._looked = dict.fromkeys(self._looked, -LOOK_EVERY)
 
+    def look(self) -> None:
+        """Look at every file that is in use now, whether or not it is asked for, and begin to read those that have changed."""
+        for path in list(self._contents):
+            self._looked[path] = self._clock.seconds()
+            self._look(path)
+
     def _look(self, path: Path) -> None:
         try:
             found = stamp(path)
@@ -143,6 +149,14 @@ class TrustFiles:
     def revocations(self, path: Path | None) -> RevocationLists | None:
         """Return the revocation lists of a policy's `crl`. Raises `OSError` where they could never be read."""
         return None if path is None else self._revocations.current(path)
+
+    def look(self) -> None:
+        """Begin to read every file that has changed, whether or not it is asked for.
+
+        Called every `LOOK_EVERY` seconds: a revocation counts from the next handshake on, not from the one after.
+        """
+        for watched in (self._anchors, self._revocations):
+            watched.look()
 
     def adopt(self, revocations: Mapping[Path, FileContents[RevocationLists]]) -> None:
         """Use revocation lists that were read already, and look at every other file when it is next asked for."""

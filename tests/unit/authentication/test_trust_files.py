@@ -95,6 +95,16 @@ class TrustFilesTests(SynchronousTestCase):
         self.finish()
         self.assertEqual(["file unreadable"] * 2, self.said)
 
+    def test_nobody_asks(self) -> None:
+        """A changed list is read though no handshake asks for it: the first one after the change finds the new list."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock, self.later)
+        first = files.revocations(self.path)
+        self.path.write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        files.look()
+        self.finish()
+        self.assertIsNot(first, files.revocations(self.path))
+
     def test_adopted(self) -> None:
         """What a reload has read is used at once, and not undone by an older reading that ends later."""
         self.path.write_bytes(shared_issuer().crl())
