@@ -25,7 +25,6 @@ from twisted.python.failure import Failure
 from s2sgw import __version__
 from s2sgw.admin.server import AdminInUse, AdminService
 from s2sgw.admin.views import Numbers
-from s2sgw.authentication.trust_files import LOOK_EVERY
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.gateway import GatewayComponents, build_gateway
@@ -226,7 +225,8 @@ class RunningGateway:
         jobs.start("repeated events", REPEATED_SECONDS, self.components.record.tell_repeated)
         self._closers.append(partial(self.components.record.tell_repeated, at_once=True))
         jobs.start("keep-alive", TICK, self.components.keepalive.turn)
-        jobs.start("trust files", LOOK_EVERY, self.components.running.trust_files.look)
+        trust_files = self.components.running.trust_files
+        jobs.start("trust files", trust_files.period, trust_files.look)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
         if self._systemd.watchdog_interval is not None:
             jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)

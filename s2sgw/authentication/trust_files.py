@@ -136,6 +136,8 @@ class TrustFiles:
     """
 
     log = Logger("s2sgw")
+    #: seconds between two calls of `look`
+    period = LOOK_EVERY
 
     def __init__(self, clock: IReactorTime, run: Callable[[Callable[[], object]], Deferred[object]] = maybeDeferred) -> None:
         self._anchors: _Watched[Anchors] = _Watched(Anchors.parse, clock, run, self.log)  # type: ignore[arg-type]

@@ -44,6 +44,9 @@ NEGATIVE_TTL = 600
 FAILURE_TTL = 5
 #: Seconds without an answer after which a name counts as silent, however the look-up ended.
 SILENT_SECONDS = 2.0
+#: Seconds without an answer after which a look-up that nobody waits for any more is kept as a failure. Strangers may ask for
+#: any name: a shorter time would let them have slow but honest servers taken for silent.
+HOPELESS_SECONDS = 4.0
 
 #: No server is asked for the addresses of this machine (RFC 6761 §6.3).
 _LOCALHOST = dns.name.from_text("localhost.")
@@ -206,6 +209,7 @@ class Resolver:
         error = failure.value
         if isinstance(error, CancelledError):
             self._given_up["abandoned"] += 1
+            self._keep_silence(look_up)
             raise error
         if isinstance(error, SlotLost):
             return _busy(look_up.key, _WHY_BUSY[error.reason])
@@ -213,6 +217,12 @@ class Resolver:
         if isinstance(error, ResolverUnreachable):
             return _busy(look_up.key, str(error))
         return _failure(look_up.key, str(error) or type(error).__name__)
+
+    def _keep_silence(self, look_up: _LookUp) -> None:
+        """Keep a look-up that was silent until nobody waited for it as a failure: the next one need not wait as long."""
+        silence = 0.0 if look_up.asked_at is None else self._reactor.seconds() - look_up.asked_at
+        if silence >= HOPELESS_SECONDS:
+            self._keep(_failure(look_up.key, f"no answer in {silence:.0f} s"))
 
     def _keep(self, answer: Answer) -> Answer:
         self.cache.put((answer.name, answer.rdtype), answer)

@@ -124,7 +124,7 @@ class GatewayTests(SynchronousTestCase):
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), queues=SimpleNamespace(spools=True), spool=SimpleNamespace(count=7),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
-            running=SimpleNamespace(config=config, trust_files=SimpleNamespace(look=lambda: None)), jobs=PeriodicJobs(self.clock),
+            running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)
         self.patch(service, "DNSView", self._view)

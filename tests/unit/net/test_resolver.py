@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.net.dns_cache import Cache
 from s2sgw.net.requester import Requester
-from s2sgw.net.resolver import FAILURE_TTL, NEGATIVE_TTL, TTL, Resolver
+from s2sgw.net.resolver import FAILURE_TTL, HOPELESS_SECONDS, NEGATIVE_TTL, TTL, Resolver
 from tests.support.dns import FakeReactor, FakeServer
 
 
@@ -478,6 +478,23 @@ class JoiningTests(ResolverCase):
         self.assertEqual(self.resolver.given_up, {"abandoned": 1})
         self.reactor.settle()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_left_alone_after_long_silence(self) -> None:
+        """A look-up that was silent for seconds before its last caller left is kept as a failure; one that was not is asked again."""
+        for seconds, kept in ((HOPELESS_SECONDS - 0.5, False), (HOPELESS_SECONDS + 0.5, True)):
+            name = f"silent{seconds:.0f}.example"
+            self.server.mute.add((name, "A"))
+            lone = self.resolver.query(name, "A")
+            self.reactor.pass_time(seconds)
+            lone.cancel()
+            self.failureResultOf(lone, CancelledError)
+            again = self.resolver.query(name, "A")
+            if kept:
+                self.assertIn("no answer in", self.successResultOf(again).reason)
+            else:
+                self.assertNoResult(again)
+                again.cancel()
+                self.failureResultOf(again, CancelledError)
 
     def test_strangers_join_ours(self) -> None:
         """A stranger joins a look-up of ours; we never join a stranger's, which may wait in its line or be given up."""
