@@ -61,6 +61,7 @@ class BackgroundFile:
 
     def start(self) -> None:
         """Write in a thread from now on."""
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
         atexit.register(self.close)

@@ -8,13 +8,12 @@ import os
 
 from twisted.application.service import Application, IServiceCollection
 from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.reporting.log import DEFAULT_FILE, LoggedService, destination, json_line, observer, text_line
+from s2sgw.reporting.log import DEFAULT_FILE, LoggedService, destination, is_journal, journal_line, json_line, observer, text_line
 from s2sgw.reporting.printable import SHOWN, printable, quoted
-from s2sgw.reporting.log import is_journal, journal_line
-from twisted.python.failure import Failure
 from s2sgw.xmpp.jid import Domain, Pair
 
 AT = 1_800_000_000.25
