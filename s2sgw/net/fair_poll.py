@@ -16,7 +16,7 @@ from twisted.internet.epollreactor import EPollReactor
 
 #: So many events are served as they come: sorting them is not worth it.
 FEW = 16
-#: Seconds of one turn for all that is ready, and what is left of that for strangers at least.
+#: Seconds of one turn for peers, our own sockets and listeners, and for strangers: a message of a peer needs a few turns.
 TURN_SECONDS = 0.02
 STRANGERS_SECONDS = 0.005
 
@@ -57,16 +57,15 @@ class FairPoller:
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give what there is time for: peers, our own sockets and listeners first, each group from another place on each time."""
-        began = self._stopwatch()
         strangers = [event for event in events if event[0] in self._strangers]
         others = [event for event in events if event[0] not in self._strangers]
-        yield from self._timed(others, began + TURN_SECONDS)
-        now = self._stopwatch()
-        yield from self._timed(strangers, max(now + STRANGERS_SECONDS, began + TURN_SECONDS))
+        yield from self._timed(others, TURN_SECONDS)
+        yield from self._timed(strangers, STRANGERS_SECONDS)
 
-    def _timed(self, events: Sequence[ReadyEvent], end: float) -> Iterator[ReadyEvent]:
+    def _timed(self, events: Sequence[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
         """Give one event after another until the time is over; the first in any case."""
         if events:
+            end = self._stopwatch() + seconds
             at = self._start(len(events))
             for event in chain(islice(events, at, None), islice(events, at)):
                 yield event

@@ -24,6 +24,9 @@ from s2sgw.xmpp.ending import Ending
 #: The first file descriptor that systemd hands over (sd_listen_fds(3)).
 _FIRST_HANDED_OVER = 3
 
+#: Connections that one listener accepts in one turn of the reactor. Twisted has no such bound under a flood.
+ACCEPTS = 64
+
 BuildStream = Callable[[AdmittedConnection], StreamConnection]
 #: (address, ending): a connection that named nobody was refused, or ended.
 OnRefused = Callable[[str, Ending], None]
@@ -89,12 +92,29 @@ class StreamFactory(ServerFactory):
         return SilentConnection(admitted, address, self._build, self._refused)
 
 
+def bound_accepts(port: Any) -> Any:
+    """Have a listening port of Twisted accept `ACCEPTS` connections in one turn at most, and return it."""
+    if hasattr(port, "numberAccepts"):
+        accept = port.doRead
+
+        def do_read() -> Any:
+            port.numberAccepts = min(port.numberAccepts, ACCEPTS)
+            return accept()
+
+        port.doRead = do_read
+    return port
+
+
 def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
     """Listen at an endpoint string (`net.endpoint_strings`): one port, or two for a TCP port of both families.
 
     Each fails with Twisted's `CannotListenError`, or with `ValueError` where systemd has handed over no such socket. A host
     without IPv6 listens on IPv4 alone.
     """
+    return [listening.addCallback(bound_accepts) for listening in _listen(reactor, endpoint, factory)]
+
+
+def _listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
     place = EndpointString.parse(endpoint)
     if place.socket_name is not None:
         return _listen_systemd(reactor, endpoint, place.socket_name, factory)

@@ -10,13 +10,16 @@ from twisted.internet.interfaces import IReactorTime
 
 #: Seconds of one turn of the reactor for all streams together; what is left is read in the next one.
 TURN_SECONDS = 0.02
+#: Of these, the most for all streams that are still negotiated: a message of a peer needs a few turns.
+NEGOTIATING_SECONDS = 0.005
 
 
 class Turns:
     """Calls what was added in the next turn of the reactor: streams that are established first, each in its order.
 
-    After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. At
-    least one of those that are not established is called in each turn. `stopwatch` gives seconds that never run backwards.
+    After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. Those
+    that are not established have `NEGOTIATING_SECONDS` of that, and at least one of them is called in each turn. `stopwatch`
+    gives seconds that never run backwards.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class Turns:
                 self._established.popleft()()
                 if self._stopwatch() - began > self._seconds:
                     break
+            end = min(began + self._seconds, self._stopwatch() + NEGOTIATING_SECONDS) if negotiating else 0.0
             for number in range(negotiating):
-                if number and self._stopwatch() - began > self._seconds:
+                if number and self._stopwatch() > end:
                     break
                 self._negotiating.popleft()()
         finally:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.attack import descriptors, places
+from tests.attack import closing, descriptors, places
 
-STAGES = [places.stage, descriptors.stage]
+STAGES = [places.stage, descriptors.stage, closing.stage]

@@ -112,6 +112,8 @@ class AttackWorld:
     traffic: Traffic
     fresh_certificate: Certificate
     quiet: Window | None = None
+    #: seconds of CPU that a second of honest traffic takes
+    quiet_cpu: float = 0.0
     fresh: int = 0
     fresh_seconds: list[float] = field(default_factory=list)
 
@@ -163,8 +165,7 @@ class AttackWorld:
 
         Within the block a scenario may look at the gateway; the attack goes on.
         """
-        if self.quiet is None:
-            self.quiet = await self._stretch(QUIET_SECONDS)
+        await self.measure_quiet()
         before = self._resources()
         self.traffic.read()
         first, began = self.traffic.sent + 1, time.monotonic()
@@ -187,12 +188,15 @@ class AttackWorld:
         self._judge(window)
         await self._settled(before)
 
-    async def _stretch(self, seconds: float) -> Window:
-        self.traffic.read()
-        first = self.traffic.sent + 1
-        await asyncio.sleep(seconds)
-        self.traffic.read()
-        return await self.traffic.window(first, self.traffic.sent)
+    async def measure_quiet(self) -> None:
+        """Measure honest traffic without an attack, once."""
+        if self.quiet is None:
+            self.traffic.read()
+            first, used = self.traffic.sent + 1, self.process.cpu_seconds()
+            await asyncio.sleep(QUIET_SECONDS)
+            self.quiet_cpu = (self.process.cpu_seconds() - used) / QUIET_SECONDS
+            self.traffic.read()
+            self.quiet = await self.traffic.window(first, self.traffic.sent)
 
     # --- what must hold ---
 

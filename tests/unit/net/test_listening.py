@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import listening
 from s2sgw.net.admission import Admission, AdmittedConnection, ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.listening import StreamFactory, has_ipv6, listen
+from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, has_ipv6, listen
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import CountingTransport, Recorder, ToyEngine
 
@@ -152,6 +152,22 @@ class AcceptanceTests(SynchronousTestCase):
         port, _factory, backlog, interface = reactor.tcpServers[0]
         self.assertEqual((port, backlog, interface), (5269, 7, "127.0.0.1"))
         self.assertRaises(ValueError, listen, reactor, "nonsense:1", self.factory())
+
+    def test_accepts(self) -> None:
+        """However many connections wait, a turn of the reactor accepts so many of them."""
+        accepted: list[int] = []
+        port: Any = SimpleNamespace(numberAccepts=100)
+
+        def do_read() -> None:
+            accepted.append(port.numberAccepts)
+            port.numberAccepts += 20
+
+        port.doRead = do_read
+        bound_accepts(port)
+        for _ in range(3):
+            port.doRead()
+        self.assertEqual([ACCEPTS] * 3, accepted)
+        self.assertEqual("socket", bound_accepts("socket"))
 
     def test_both_families(self) -> None:
         """A TCP port without an interface listens on IPv4 and on IPv6, each with a socket of its own; without IPv6, on IPv4 alone."""
