@@ -55,10 +55,10 @@ STATUS_SECONDS = 10
 REPEATED_SECONDS = 5.0
 #: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
-#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 20,000 more than
-#: went, which is more than the stanzas of a busy turn come to, and at what survived that six times: some 10 ms at most.
+#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 10,000 more than
+#: went, which is more than the stanzas of a busy turn come to, and at what survived that twice: up to a microsecond for each.
 #: It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
-COLLECTOR_THRESHOLDS = (20_000, 5, 1_000_000)
+COLLECTOR_THRESHOLDS = (10_000, 2, 1_000_000)
 
 
 class Options(usage.Options):
@@ -137,7 +137,9 @@ class GatewayService(Service):
 
     def _share_turns(self, reactor: Any, components: GatewayComponents) -> None:
         """Divide each turn of the reactor between peers and strangers, and measure it."""
-        end = share_turns(reactor, components.admission.strangers, components.turn_watch)
+        end = share_turns(
+            reactor, components.admission.strangers, lambda: components.turns.negotiating, components.turn_watch,
+        )
         components.turn_watch.start()
         reactor.addSystemEventTrigger("after", "shutdown", end)
         reactor.addSystemEventTrigger("after", "shutdown", components.turn_watch.stop)

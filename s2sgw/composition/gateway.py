@@ -114,6 +114,7 @@ class GatewayComponents:
     rediscovery: Rediscovery
     reconfiguration: Reconfiguration
     views: GatewayViews
+    turns: Turns
     turn_watch: TurnWatch
     jobs: PeriodicJobs
     metrics: Metrics
@@ -168,7 +169,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
     unsent = UnsentBytes(queues.budget, partial(record.limit_hit, "memory"))
-    connections = ConnectionBuilder(reactor, keepalive, Turns(reactor), unsent)
+    turns = Turns(reactor)
+    connections = ConnectionBuilder(reactor, keepalive, turns, unsent)
     admission = federation_admission(config, reactor, record)
     destinations = Destinations(
         reactor, random.random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
@@ -230,5 +232,5 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
-        operator.views, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
+        operator.views, turns, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
     )

@@ -76,8 +76,8 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
-        #: the descriptors of connections that have proven nothing (`net.fair_poll`)
-        self.strangers: set[int] = set()
+        #: the descriptors of connections that have proven nothing, the oldest first (`net.fair_poll`)
+        self.strangers: dict[int, None] = {}
         #: the unproven ones, the oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
         self._timer: IDelayedCall | None = None
@@ -135,13 +135,13 @@ class Admission:
     def prove(self, connection: AdmittedConnection) -> None:
         """The stream of `connection` has proven a pair: from now on the connection never gives way."""
         self._proven += 1
-        self.strangers.discard(connection.descriptor)
+        self.strangers.pop(connection.descriptor, None)
         self._leave_unproven(connection)
 
     def release(self, connection: AdmittedConnection) -> None:
         """The transport of `connection` is gone."""
         self._total -= 1
-        self.strangers.discard(connection.descriptor)
+        self.strangers.pop(connection.descriptor, None)
         if connection.proven:
             self._proven -= 1
         else:
@@ -263,7 +263,7 @@ class AdmittedConnection:
     def opened(self, descriptor: int) -> None:
         """The connection has its transport."""
         self.descriptor = descriptor
-        self._admission.strangers.add(descriptor)
+        self._admission.strangers[descriptor] = None
 
     def claim(self, name: str) -> None:
         """The stream says that it is of `name`; it may say another one until it has proven one."""

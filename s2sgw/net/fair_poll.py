@@ -6,8 +6,8 @@ are closed in one go, while nothing else runs. epoll tells again of what was not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 from random import randrange
 from time import perf_counter
 from typing import Any, Protocol
@@ -19,6 +19,10 @@ FEW = 16
 #: Seconds of one turn for peers, our own sockets and listeners, and for strangers: a message of a peer needs a few turns.
 TURN_SECONDS = 0.02
 STRANGERS_SECONDS = 0.005
+#: While so many strangers have been read and not served, no more are read: who comes last need not wait for all of them.
+STRANGERS_WAITING = 50
+#: Of the newest strangers, so many are looked at for those that are ready.
+NEWEST = 500
 
 ReadyEvent = tuple[int, int]
 
@@ -32,15 +36,20 @@ class TurnObserver(Protocol):
 
 
 class FairPoller:
-    """Stands in for the epoll object of the reactor. `strangers` are the descriptors of connections that have proven nothing."""
+    """Stands in for the epoll object of the reactor.
+
+    `strangers` are the descriptors of connections that have proven nothing, the oldest first. `waiting` returns how many of
+    them have been read and not served yet.
+    """
 
     def __init__(
-        self, poller: Any, strangers: Container[int], observer: TurnObserver, *,
+        self, poller: Any, strangers: Mapping[int, object], waiting: Callable[[], int], observer: TurnObserver, *,
         stopwatch: Callable[[], float] = perf_counter, start: Callable[[int], int] = randrange,
     ) -> None:
         self.poller = poller
         self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
         self._strangers = strangers
+        self._waiting = waiting
         self._observer = observer
         self._stopwatch = stopwatch
         self._start = start
@@ -56,29 +65,46 @@ class FairPoller:
         return events if len(events) <= FEW else self._shared(events)
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Give what there is time for: peers, our own sockets and listeners first, each group from another place on each time."""
+        """Give what there is time for: peers, our own sockets and listeners first."""
         strangers = [event for event in events if event[0] in self._strangers]
         others = [event for event in events if event[0] not in self._strangers]
-        yield from self._timed(others, TURN_SECONDS)
-        yield from self._timed(strangers, STRANGERS_SECONDS)
+        yield from self._timed(self._rotated(others), TURN_SECONDS)
+        if self._waiting() < STRANGERS_WAITING:
+            yield from self._timed(self._newest_and_all(strangers), STRANGERS_SECONDS)
 
-    def _timed(self, events: Sequence[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
+    def _timed(self, events: Iterable[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
         """Give one event after another until the time is over; the first in any case."""
-        if events:
-            end = self._stopwatch() + seconds
-            at = self._start(len(events))
-            for event in chain(islice(events, at, None), islice(events, at)):
-                yield event
-                if self._stopwatch() >= end:
-                    return
+        end = self._stopwatch() + seconds
+        for event in events:
+            yield event
+            if self._stopwatch() >= end:
+                return
+
+    def _rotated(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+        """Begin at another place each time, so that none is better than another."""
+        at = self._start(len(events)) if events else 0
+        return chain(islice(events, at, None), islice(events, at))
+
+    def _newest_and_all(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+        """Alternate between the connections that came last and all others: a crowd does not keep out who comes after it."""
+        ready = dict(events)
+        newest = [descriptor for descriptor in islice(reversed(self._strangers), NEWEST) if descriptor in ready]
+        everybody = (descriptor for descriptor, _ in self._rotated(events))
+        for pair in zip_longest(newest, everybody):
+            for descriptor in pair:
+                mask = ready.pop(descriptor, None)
+                if mask is not None:
+                    yield descriptor, mask
 
 
-def share_turns(reactor: Any, strangers: Container[int], observer: TurnObserver) -> Callable[[], None]:
+def share_turns(
+    reactor: Any, strangers: Mapping[int, object], waiting: Callable[[], int], observer: TurnObserver,
+) -> Callable[[], None]:
     """Have `reactor` share its turns, and return what ends that. Nothing happens to another than Twisted's epoll reactor."""
     poller = getattr(reactor, "_poller", None)
     if not isinstance(reactor, EPollReactor) or poller is None:
         return lambda: None
-    reactor._poller = FairPoller(poller, strangers, observer)
+    reactor._poller = FairPoller(poller, strangers, waiting, observer)
 
     def end() -> None:
         reactor._poller = poller

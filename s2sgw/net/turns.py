@@ -37,6 +37,11 @@ class Turns:
         (self._established if established else self._negotiating).append(turn)
         self._schedule()
 
+    @property
+    def negotiating(self) -> int:
+        """How many that are not established wait to be called."""
+        return len(self._negotiating)
+
     def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True

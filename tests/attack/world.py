@@ -35,7 +35,7 @@ EXTRA_MS = 100.0
 #: Seconds for a fresh peer to be admitted, and between two of them.
 FRESH_SECONDS, FRESH_EVERY = 2.0, 2.0
 #: After an attack: bytes of memory and descriptors that may be left, and seconds to give back the rest.
-LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 20_000_000, 10, 15.0
+LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 40_000_000, 10, 15.0
 #: The longest turn of the reactor, a bucket of `s2sgw_reactor_turn_seconds`.
 LONGEST_TURN = 0.05
 

@@ -12,9 +12,9 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from s2sgw.net.fair_poll import FEW, STRANGERS_SECONDS, TURN_SECONDS, FairPoller, share_turns
+from s2sgw.net.fair_poll import FEW, STRANGERS_SECONDS, STRANGERS_WAITING, TURN_SECONDS, FairPoller, share_turns
 
-STRANGERS = set(range(1000, 2000))
+STRANGERS = dict.fromkeys(range(1000, 2000))
 
 
 class Observer:
@@ -31,12 +31,14 @@ class Observer:
 class Served:
     """What a reactor serves, each event for so many seconds."""
 
-    def __init__(self, descriptors: list[int], seconds: float = 0.001, start: int = 0) -> None:
+    def __init__(self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int = 0) -> None:
         self.now = 0.0
         self.observer = Observer()
         self.epoll: Any = Mock()
         self.epoll.poll.return_value = [(descriptor, 1) for descriptor in descriptors]
-        poller = FairPoller(self.epoll, STRANGERS, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number)
+        poller = FairPoller(
+            self.epoll, STRANGERS, lambda: waiting, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
+        )
         self.descriptors: list[int] = []
         for descriptor, _ in poller.poll(1.5, 99):
             self.descriptors.append(descriptor)
@@ -57,7 +59,8 @@ class ShareTests(SynchronousTestCase):
     def test_strangers_last(self) -> None:
         """Peers, our own sockets and listeners come before strangers, wherever epoll has them."""
         served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0)
-        self.assertEqual([7, 8, 9, *range(1000, 1020)], served.descriptors)
+        self.assertEqual([7, 8, 9], served.descriptors[:3])
+        self.assertEqual(list(range(1000, 1020)), sorted(served.descriptors[3:]))
 
     def test_bounded(self) -> None:
         """However many are ready, a turn has its bound; of strangers some are served even where the others take all of it."""
@@ -75,10 +78,28 @@ class ShareTests(SynchronousTestCase):
         """One of each group is served however long it takes."""
         self.assertEqual([5, 1000], Served([*range(1000, 1020), *range(5, 30)], seconds=1.0).descriptors)
 
+    def test_newest(self) -> None:
+        """Of strangers the newest that are ready alternate with the others, so that a crowd keeps nobody out who comes later."""
+        served = Served([*range(1000, 1017), 1998, 1990], seconds=0.0, start=2)
+        self.assertEqual([1998, 1002, 1990, 1003, 1004, 1005], served.descriptors[:6])
+        self.assertEqual(19, len(set(served.descriptors)))
+
+    def test_changes_meanwhile(self) -> None:
+        """Connections that go while others are served change nothing."""
+        strangers = dict.fromkeys(range(1000, 1100))
+        epoll = Mock()
+        epoll.poll.return_value = [(descriptor, 1) for descriptor in strangers]
+        poller = FairPoller(epoll, strangers, int, Observer(), stopwatch=lambda: 0.0)
+        self.assertEqual(100, sum(strangers.pop(descriptor, 1) is None for descriptor, _ in poller.poll(0, 9)))
+
+    def test_read_and_not_served(self) -> None:
+        """While many strangers wait to be served no more of them are read; peers are."""
+        self.assertEqual([7], Served([*range(1000, 1020), 7], waiting=STRANGERS_WAITING).descriptors)
+
     def test_from_another_place_each_time(self) -> None:
         """No place in epoll's list is better than another: each turn begins somewhere else, and goes round."""
         served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0, start=2)
-        self.assertEqual([9, 7, 8, *range(1002, 1020), 1000, 1001], served.descriptors)
+        self.assertEqual([9, 7, 8], served.descriptors[:3])
 
     def test_observed(self) -> None:
         """A turn ends where the reactor waits, and begins where it waits no more."""
@@ -98,7 +119,7 @@ class InstallTests(TestCase):
     def test_another_reactor(self) -> None:
         """Any other reactor stays as it is."""
         clock = Clock()
-        share_turns(clock, STRANGERS, Observer())()
+        share_turns(clock, STRANGERS, int, Observer())()
         self.assertFalse(hasattr(clock, "_poller"))
 
     async def test_epoll(self) -> None:
@@ -107,7 +128,7 @@ class InstallTests(TestCase):
             raise SkipTest("another reactor runs")
         before = reactor._poller
         observer = Observer()
-        end = share_turns(reactor, STRANGERS, observer)
+        end = share_turns(reactor, STRANGERS, int, observer)
         near, far = socket.socketpair()
         read: list[bytes] = []
         reader: Any = Mock(fileno=far.fileno, doRead=lambda: read.append(far.recv(9)), connectionLost=lambda _: None)

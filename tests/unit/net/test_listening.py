@@ -83,11 +83,11 @@ class AcceptanceTests(SynchronousTestCase):
         """The descriptor of a connection is one of a stranger until it has proven a pair, or is gone."""
         factory = self.factory()
         first = self.accept(factory, data=b"a\n")
-        self.assertEqual({77}, self.admission.strangers)
+        self.assertEqual([77], list(self.admission.strangers))
         first._admitted.prove()
-        self.assertEqual(set(), self.admission.strangers)
+        self.assertEqual({}, self.admission.strangers)
         self.accept(factory).connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(set(), self.admission.strangers)
+        self.assertEqual({}, self.admission.strangers)
 
     def test_silent_for_too_long(self) -> None:
         """One that says nothing is ended after the time of a negotiation, and told of as one that named nobody."""
