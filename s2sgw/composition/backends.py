@@ -18,7 +18,7 @@ from s2sgw.backend.private_ca import PrivateCA
 from s2sgw.backend.server import BackendInitiating, BackendReceiving, BackendServer
 from s2sgw.composition.agents import AgentBuilder
 from s2sgw.composition.configuration import RunningConfiguration
-from s2sgw.composition.connections import ConnectionBuilder, stream_id
+from s2sgw.composition.connections import ConnectionBuilder
 from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
 from s2sgw.delivery.ack_selection import AckSelection
@@ -37,6 +37,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.dialback_verifier import DialbackVerifier
 from s2sgw.s2s.federation_initiating import FederationInitiating
+from s2sgw.s2s.identity import new_stream_id
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.xmpp.ending import Cause, Ending
@@ -143,7 +144,7 @@ class Backends:
         verifier = DialbackVerifier(initiating, services.connect_services, services.reactor)
         peers = services.federation
         return BackendReceiving(
-            initiating.server, services.running.is_local, verifier.verify, peers.admit, stream_id, peers.expect,
+            initiating.server, services.running.is_local, verifier.verify, peers.admit, new_stream_id, peers.expect,
         )
 
     # --- jabberd2, by its router ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +46,3 @@ class ConnectionBuilder:
             engine, owner, clock=self.clock, role="initiating", tls=lambda _: None, shared=True, turns=self.turns,
             unsent=self.unsent,
         ))
-
-
-def stream_id() -> str:
-    """Return a stream id that cannot be guessed (RFC 6120 §4.7.3)."""
-    return secrets.token_hex(16)

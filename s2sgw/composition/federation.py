@@ -121,10 +121,13 @@ class BidiIngress:
         facts = {"method": "bidi", "address": stream.connection.peer_address}
         self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, stream.side.leg,
-            lambda pair: self.initiating.admit(pair.inverse),
+            self.ingress_services, stream.connection, stream.engine, stream.side.leg, self._admit,
             (stream.pair.recipient,),
         )
+
+    async def _admit(self, pair: Pair) -> Ending | None:
+        """Return why stanzas of `pair` may not come; the peer is the one that we opened the stream to."""
+        return await self.initiating.admit(pair.inverse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +141,18 @@ class PeerLocations:
         """Look `peer` up."""
         return self.discovery.resolve(peer, self.running.policies.policy(peer).route)
 
-    def watch(self, rediscovery: Rediscovery, pair: Pair, known: Resolution) -> None:
-        """An attempt to reach the recipient of `pair` at `known` failed: have `rediscovery` look for it, if it is a peer."""
-        if not self.running.is_local(pair.recipient):
-            rediscovery.missed(pair.recipient, known)
+
+@dataclass(frozen=True, slots=True)
+class MissedPeers:
+    """Has rediscovery look for peers that could not be reached. Local domains are never looked up."""
+
+    local_domains: frozenset[Domain]
+    rediscovery: Rediscovery
+
+    def missed(self, pair: Pair, known: Resolution) -> None:
+        """An attempt to reach the recipient of `pair` at `known` failed."""
+        if pair.recipient not in self.local_domains:
+            self.rediscovery.missed(pair.recipient, known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,14 @@ from s2sgw.authentication.posh_documents import documents
 from s2sgw.composition.agents import AgentBuilder
 from s2sgw.composition.backends import Backends, BackendServices, ConfiguredAcks
 from s2sgw.composition.configuration import RunningConfiguration
-from s2sgw.composition.connections import ConnectionBuilder, stream_id
+from s2sgw.composition.connections import ConnectionBuilder
 from s2sgw.composition.custody import build_queues, build_spool
 from s2sgw.composition.federation import (
     BidiIngress,
     ContactWake,
     Federation,
     KnownPeers,
+    MissedPeers,
     OwnPorts,
     PeerDiallers,
     PeerLocations,
@@ -183,22 +184,20 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     client_tls = ClientTLS()
     keys = DialbackKeys(derive(secret, "federation"))
     initiating = FederationInitiating(
-        running.policies, discovery, judge, keys, running.credential, client_tls, diallers.dialler, ack_selection.managed,
-        ack_selection.resumes, lambda peer: extensions.usable(peer.ascii, "bidi"),
+        running.policies, discovery, judge, keys, running, client_tls, diallers, ack_selection, extensions,
     )
     locations = PeerLocations(running, discovery)
     rediscovery = Rediscovery(reactor, queues, locations.resolve, random.random)
     bidi_ingress = BidiIngress(ingress_services, record, initiating)
     connect_services = ConnectServices(
-        connections.connect, reactor, destinations, extensions, handshake_times.took, accepted.pair_stream, bidi_ingress.ingress,
-        room=stream_limit, missed=partial(locations.watch, rediscovery),
+        connections, reactor, destinations, extensions, handshake_times, accepted, bidi_ingress, room=stream_limit,
+        watcher=MissedPeers(running.local_domains, rediscovery),
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running.is_local, running.policies, discovery, judge, keys, running.server_tls, verifier.verify,
-        AcceptedStreamLimit(reactor, accepted.of_peer), stream_id, Claims(reactor.seconds, KnownPeers(judge, accepted).knows),
-        running.credential, config.limits.claims_per_second, config.limits.domains_per_stream, reactor.seconds,
-        running.may_be_local,
+        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted.of_peer),
+        Claims(reactor.seconds, KnownPeers(judge, accepted).knows), reactor, config.limits.claims_per_second,
+        config.limits.domains_per_stream,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 

@@ -7,10 +7,10 @@ its heat go on, then the next priority. That all have failed is known as soon as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -30,7 +30,7 @@ from s2sgw.policy.model import LEAST_STANZA_BYTES
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
 from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
-from s2sgw.s2s.handshake_timer import HandshakeTimer
+from s2sgw.s2s.handshake_timer import HandshakeTimer, StepTimes
 from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
@@ -65,27 +65,50 @@ RETIRE_LOOK_SECONDS = 0.1
 PATIENCE = 60.0
 
 
+class ConnectionSource(Protocol):
+    """Makes connections."""
+
+    def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:
+        """Return the connection of a stream that we open; it has no transport yet."""
+
+
+class PairStreams(Protocol):
+    """Streams that others opened and that may carry a pair back (XEP-0288)."""
+
+    def pair_stream(self, pair: Pair, alone: bool = False) -> OutboundStream | None:
+        """Return one for `pair`, or None. `alone`: one that carries no other pair."""
+
+
+class BidiStreams(Protocol):
+    """Takes what comes on streams that we opened (XEP-0288)."""
+
+    def ingress(self, stream: InitiatedStream) -> StreamIngress:
+        """Return where the stanzas go that the other side sends on `stream`."""
+
+
+class MissedTargets(Protocol):
+    """Is told of attempts that reached no server."""
+
+    def missed(self, pair: Pair, known: Resolution) -> None:
+        """An attempt for `pair` came to nothing; `known` is where its server was said to be, or why that is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectServices:
-    """What an attempt needs of the world; `took(step, seconds)` hears how long each step was.
+    """What an attempt needs of the gateway."""
 
-    `lent` is an open stream of the other side that may carry the pair back (and no other, where the second argument says so).
-    `incoming` takes the stanzas that come on a stream of ours. `missed` hears where the server of a pair was said to be, when
-    an attempt to reach it there came to nothing.
-    """
-
-    connection: Callable[[InitiatingStream, InitiatedStream], StreamConnection]
+    connections: ConnectionSource
     clock: IReactorTime
     destinations: Destinations
     extensions: ExtensionMemory
-    took: Callable[[str, float], None] = lambda step, seconds: None
-    pair_stream: Callable[[Pair, bool], OutboundStream | None] = lambda pair, alone: None
-    incoming: Callable[[InitiatedStream], StreamIngress] | None = None
+    times: StepTimes | None = None
+    carrying_back: PairStreams | None = None
+    bidi: BidiStreams | None = None
     peer_streams: PeerStreamLimit = field(default_factory=PeerStreamLimit)
     room: StreamLimit | None = None
     initiated: InitiatedStreams = field(default_factory=InitiatedStreams)
     multiplexing: ShareableStreams = field(default_factory=ShareableStreams)
-    missed: Callable[[Pair, Resolution], None] = lambda pair, known: None
+    watcher: MissedTargets | None = None
 
 
 class InitiatedStream:
@@ -105,7 +128,7 @@ class InitiatedStream:
         self.reasons: tuple[str, ...] = ()
         #: what the other side is shown of us
         self.shown = side.shown(pair)
-        self.connection = connect_services.connection(engine, self)
+        self.connection = connect_services.connections.connect(engine, self)
         #: whom it carries, and for whom it was asked to carry more
         self.shared_stream = SharedStream(side, self.connection, engine, target, self._limits)
         #: the part of the pair that it was opened for
@@ -217,8 +240,8 @@ class InitiatedStream:
 
     def _carries_back(self, pair: Pair) -> None:
         """The other side may send `pair` here."""
-        if self._connect_services.incoming is not None and self.incoming is None:
-            self.shared_stream.incoming = self._connect_services.incoming(self)
+        if self._connect_services.bidi is not None and self.incoming is None:
+            self.shared_stream.incoming = self._connect_services.bidi.ingress(self)
 
     def go_on_with(self, former: BrokenStream) -> None:
         """Resume that stream, where the other side can bear it. Before it begins."""
@@ -352,7 +375,7 @@ class ConnectAttempt:
         self.name = pair.recipient.ascii
         self.services = connect_services
         self._verifying = verifying
-        self._watch = HandshakeTimer(connect_services.clock, connect_services.took)
+        self._watch = HandshakeTimer(connect_services.clock, connect_services.times)
         self._failures: list[StreamUnavailable] = []
         #: the targets whose addresses were looked up, by place
         self._located: dict[tuple[str, int, bool], Target] = {}
@@ -364,9 +387,10 @@ class ConnectAttempt:
         try:
             return await self._reach(resolution)
         except StreamUnavailable:
-            if not self._verifying:
+            watcher = self.services.watcher
+            if watcher is not None and not self._verifying:
                 known = [self._located.get(target.place, target) for target in resolution.targets]
-                self.services.missed(self.pair, replace(resolution, targets=tuple(known)))
+                watcher.missed(self.pair, replace(resolution, targets=tuple(known)))
             raise
 
     async def _reach(self, resolution: Resolution) -> InitiatedStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from weakref import WeakSet
@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from s2sgw.authentication.judge import Judge
 from s2sgw.authentication.refusals import barred, refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
-from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
 from s2sgw.net.discovery import Discovery, Resolution, Target
@@ -21,6 +20,8 @@ from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.s2s.identity import AckPreferences, Identity, PeerRoutes
 from s2sgw.s2s.owners import owner_by_name
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
@@ -32,22 +33,17 @@ from s2sgw.xmpp.limits import FramingLimits
 
 @dataclass(frozen=True)
 class FederationInitiating:
-    """A `InitiatingLeg` (see `s2s.legs`). `credential` is the certificate we present for a local domain to a peer."""
+    """An `InitiatingLeg` (see `s2s.legs`)."""
 
     peers: PeerPolicies
     discovery: Discovery
     judge_of: Judge
     keys: DialbackKeys
-    credential: Callable[[Domain, Domain], Credential | None]
+    identity: Identity
     client_tls: ClientTLS
-    #: how a peer is connected to
-    dialling: Callable[[Domain], Dialler]
-    #: whether a peer's acknowledgements (XEP-0198) can be relied on
-    managed: Callable[[Domain], bool] = lambda peer: True
-    #: whether a peer bears to be asked to resume a stream
-    resumes: Callable[[Domain], bool] = lambda peer: True
-    #: whether a peer bears bidirectional streams (XEP-0288)
-    bidi: Callable[[Domain], bool] = lambda peer: True
+    routes: PeerRoutes
+    acks: AckPreferences
+    extensions: ExtensionMemory
     leg: Leg = field(default="federation", init=False)
     #: those on which the peer had to prove itself by the shared secret
     _mutual: WeakSet[StreamConnection] = field(default_factory=WeakSet, init=False, repr=False)
@@ -76,13 +72,13 @@ class FederationInitiating:
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         self.judge_of.begin(pair.recipient, "receiving", target)
-        policy = self.peers.policy(pair.recipient)
+        policy, credential = self.peers.policy(pair.recipient), self.identity.credential(pair.sender, pair.recipient)
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
-            direct_tls=target.direct_tls, external=self.credential(pair.sender, pair.recipient) is not None, keys=self.keys,
-            management=policy.features.sm and self.managed(pair.recipient),
-            resume=int(policy.resume) if self.resumes(pair.recipient) else 0,
-            bidi=policy.features.bidi and self.bidi(pair.recipient),
+            direct_tls=target.direct_tls, external=credential is not None, keys=self.keys,
+            management=policy.features.sm and self.acks.managed(pair.recipient),
+            resume=int(policy.resume) if self.acks.resumes(pair.recipient) else 0,
+            bidi=policy.features.bidi and self.extensions.usable(pair.recipient.ascii, "bidi"),
         ))
 
     def shown(self, pair: Pair) -> str | None:
@@ -90,7 +86,7 @@ class FederationInitiating:
         policy = self.peers.policy(pair.recipient)
         if not policy.features.multiplexing or policy.secret_file is not None:
             return None
-        credential = self.credential(pair.sender, pair.recipient)
+        credential = self.identity.credential(pair.sender, pair.recipient)
         return "" if credential is None else credential.fingerprint
 
     def owner(self, pair: Pair) -> Owner:
@@ -106,11 +102,11 @@ class FederationInitiating:
         return None
 
     def dialler(self, pair: Pair, target: Target) -> Dialler:
-        return self.dialling(pair.recipient)
+        return self.routes.dialler(pair.recipient)
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         policy = self.peers.policy(pair.recipient)
-        credential = self.credential(pair.sender, pair.recipient)
+        credential = self.identity.credential(pair.sender, pair.recipient)
         return self.client_tls.for_peer(pair.recipient, credential, minimum=policy.minimum, direct=target.direct_tls)
 
     async def judge(

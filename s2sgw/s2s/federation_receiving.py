@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from time import monotonic
 
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 
 from s2sgw.authentication.judge import Judge
 from s2sgw.authentication.refusals import barred, refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
-from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.requester import QUESTIONS, Requester
-from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.accepted_limit import AcceptedStreamLimit
 from s2sgw.s2s.claims import ADDRESS_MATCH_QUESTIONS, Claims
+from s2sgw.s2s.identity import Identity, KeyVerifier, new_stream_id
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -44,30 +41,21 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 @dataclass(frozen=True)
 class FederationReceiving:
-    """A `ReceivingLeg` (see `s2s.legs`).
+    """A `ReceivingLeg` (see `s2s.legs`). `stream_limit` bounds the streams of one peer."""
 
-    `server_tls(direct)` opens TLS, `verify_key` asks a peer's authoritative server, `stream_limit` bounds a peer's streams.
-    """
-
-    is_local: Callable[[Domain], bool]
+    identity: Identity
     peers: PeerPolicies
     discovery: Discovery
     judge_of: Judge
     keys: DialbackKeys
-    server_tls: Callable[[bool], ServerTLS]
-    verify_key: Callable[[DialbackNeeded, Requester | None], Awaitable[DialbackOutcome]]
+    verifier: KeyVerifier
     stream_limit: AcceptedStreamLimit
-    stream_id: Callable[[], str]
     #: who asks when a claimed name is looked up
     claims: Claims
-    #: the certificate for a local domain that a peer is to be shown
-    credential: Callable[[Domain, Domain], Credential | None] = lambda local, peer: None
-    #: bounds of what one stream may claim, and the time for them
+    clock: IReactorTime
+    #: bounds of what one stream may claim
     claims_per_second: float = 10.0
     domains_per_stream: int = 64
-    seconds: Callable[[], float] = monotonic
-    #: whether a text may spell a local domain (`xmpp.jid.spelling`)
-    may_be_local: Callable[[str], bool] = lambda text: True
     leg: Leg = field(default="federation", init=False)
 
     @cached_property
@@ -76,14 +64,14 @@ class FederationReceiving:
         return SharedSecrets(self.peers)
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
-        return ReceivingStream(self._options(direct_tls), self.stream_id)
+        return ReceivingStream(self._options(direct_tls), new_stream_id)
 
     def _options(self, direct_tls: bool) -> ReceivingOptions:
         return ReceivingOptions(
-            serves=self.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
-            answers_verify=self.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
-            domains=self.domains_per_stream, seconds=self.seconds,
-            serves_spelling=self.may_be_local,
+            serves=self.identity.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
+            answers_verify=self.identity.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
+            domains=self.domains_per_stream, seconds=self.clock.seconds,
+            serves_spelling=self.identity.may_be_local,
         )
 
     def _tls(self, peer: Domain | None) -> TLSUse:
@@ -91,7 +79,7 @@ class FederationReceiving:
 
     def refuses_sender(self, peer: Domain) -> Refusal | None:
         """R14: who cannot be a peer at all, and whom the policy does not allow."""
-        if self.is_local(peer):
+        if self.identity.is_local(peer):
             return _invalid_from("the domain is served here: it cannot be a peer")
         if peer.is_address and not self.peers.lists(peer):
             return _invalid_from("an IP address is no domain")
@@ -102,11 +90,11 @@ class FederationReceiving:
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
         """By SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
-        connect_services = self.server_tls(order is None)
+        connect_services = self.identity.server_tls(order is None)
         if order is None:
             return connect_services.for_domain(None)
         special = order.peer is not None and self.peers.policy(order.peer).certificate is not None
-        credential = self.credential(order.local, order.peer) if special and order.peer is not None else None
+        credential = self.identity.credential(order.local, order.peer) if special and order.peer is not None else None
         return connect_services.for_domain(order.local) if credential is None else connect_services.for_credential(credential)
 
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
@@ -184,7 +172,7 @@ class FederationReceiving:
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         peer = question.pair.sender
-        outcome = await self.verify_key(question, self._requester(connection, peer))
+        outcome = await self.verifier.verify(question, self._requester(connection, peer))
         if outcome.type == "valid":
             excess = await self.stream_limit.room(peer, self.peers.policy(peer).limits.streams, connection)
             outcome = outcome if excess is None else DialbackOutcome("error", excess)

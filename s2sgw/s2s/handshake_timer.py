@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
+
+
+class StepTimes(Protocol):
+    """Where the times are kept."""
+
+    def took(self, step: str, seconds: float) -> None:
+        """Keep that a step took `seconds`."""
 
 
 class HandshakeTimer:
     """Times the steps of one attempt: dns, tcp, tls (STARTTLS included), auth (judgement included), and the total."""
 
-    def __init__(self, clock: IReactorTime, took: Callable[[str, float], None]) -> None:
+    def __init__(self, clock: IReactorTime, times: StepTimes | None) -> None:
         self._clock = clock
-        self._took = took
+        self._times = times
         self._began = self._last = clock.seconds()
 
     @property
@@ -25,6 +32,10 @@ class HandshakeTimer:
         now = self._clock.seconds()
         self._took(name, now - self._last)
         self._last = now
+
+    def _took(self, name: str, seconds: float) -> None:
+        if self._times is not None:
+            self._times.took(name, seconds)
 
     def stop(self) -> None:
         """The stream is ready."""

@@ -27,7 +27,8 @@ class PeerStreamProvider:
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
         former = cast(BrokenStream | None, broken)  # one that a stream of this provider left
-        pair_stream = self.connect_services.pair_stream(pair, alone) if former is None else None
+        lender = self.connect_services.carrying_back
+        pair_stream = lender.pair_stream(pair, alone) if lender is not None and former is None else None
         if pair_stream is not None:
             return pair_stream
         shown = self.side.shown(pair)

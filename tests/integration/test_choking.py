@@ -29,7 +29,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
-from tests.support.fakes import Transports
+from tests.support.fakes import Connections, Transports
 from tests.support.spool_contract import answer_into
 from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, FakeSide, KeepingHop, message
 
@@ -106,7 +106,7 @@ class World:
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
         way = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
         return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from s2sgw.authentication.lookups import EvidenceLookups
-from s2sgw.composition.federation import PeerLocations
+from s2sgw.composition.federation import MissedPeers, PeerLocations
 from s2sgw.composition.gateway import GatewayComponents, build_gateway
 from s2sgw.net.discovery import Discovery, Resolution
 from s2sgw.net.proxy_protocol import LOCAL
@@ -85,8 +85,9 @@ class DialTests(ConfigTestCase):
         (local,) = gateway.running.local_domains
         routed = Domain.parse("routed.example")
         locations = PeerLocations(gateway.running, gateway.discovery)
+        missed = MissedPeers(gateway.running.local_domains, gateway.rediscovery)
         for pair in (Pair(local, routed), Pair(routed, local)):
-            locations.watch(gateway.rediscovery, pair, Resolution(pair.recipient))
+            missed.missed(pair, Resolution(pair.recipient))
         self.assertEqual(list(gateway.rediscovery._missed), [routed])
         (target,) = self.successResultOf(locations.resolve(routed)).targets
         self.assertEqual(target.port, 5270)

@@ -83,3 +83,20 @@ class FixedClock:
 
     def seconds(self) -> float:
         return self._at
+
+
+class Connections:
+    """Takes every connection of ours from `connect(engine, owner)`."""
+
+    def __init__(self, connect: Callable[[Any, Any], Any]) -> None:
+        self.connect = connect
+
+
+class Recorder:
+    """Keeps the arguments of every call of any of its methods, in `calls`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append(arguments)

@@ -46,7 +46,7 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.fakes import Connections, FakeNextHop, Transports
 
 HERE, ROOMS, THERE = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "there.example"))
 KEYS = DialbackKeys(b"k" * 32)
@@ -157,7 +157,7 @@ class Gateway:
             self.sinks[queue.pair] = Sink(queue, self.queues)
             return self.sinks[queue.pair]
         connect_services = ConnectServices(
-            cast(Any, self._outgoing), self.clock, self.destinations, self.extensions, pair_stream=self.accepted.pair_stream, incoming=self._carried_back,
+            Connections(self._outgoing), self.clock, self.destinations, self.extensions, carrying_back=self.accepted, bidi=self,
         )
         side = cast(Any, self)
         return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.of)
@@ -168,7 +168,7 @@ class Gateway:
     def _outgoing(self, engine: Any, owner: Any) -> StreamConnection:
         return self._link(engine, owner, "initiating")
 
-    def _carried_back(self, stream: Any) -> StreamIngress:
+    def ingress(self, stream: Any) -> StreamIngress:
         return StreamIngress(
             self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), [stream.pair.recipient],
         )

@@ -131,7 +131,7 @@ class SharedSecretsTests(SecretTestCase):
 
         judge: Any = SimpleNamespace(verdict=answer, opinion=answer, permission=lambda verdict, *_: permission(verdict, None))
         none: Any = None
-        side = FederationInitiating(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}), none, judge, none, none, none, none)
+        side = FederationInitiating(PeerPolicies({"peer.example": PeerObject(secret_file=self.path)}), none, judge, none, none, none, none, none, none)
         connection: Any = Connection()
         asked = partial(side.reconsider, connection, Pair(OTHER, PEER), none)
         refusal = self.successResultOf(Deferred.fromCoroutine(asked()))

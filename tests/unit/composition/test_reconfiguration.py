@@ -93,15 +93,15 @@ class ReconfigurationTests(FolderCase):
 
     def test_tls(self) -> None:
         """The least version, the anchors and the certificates are those of now."""
-        before, first = self.receiving.server_tls(False), self.running.certificates.for_domain(Domain.parse("example.org"))
-        self.assertIs(before, self.receiving.server_tls(False))
+        before, first = self.running.server_tls(False), self.running.certificates.for_domain(Domain.parse("example.org"))
+        self.assertIs(before, self.running.server_tls(False))
         self.assertEqual(1, len(self.running.anchors()))
         (self.folder / "ca.crt").write_bytes(shared_root().pem + shared_root().intermediate().pem)
         self.leaf("certs/ours", "example.org")
         self.path.write_text(CONFIG.replace("[backend]", 'minimum = "1.3"\n[backend]'))
         outcome = self.reload()
         self.assertEqual((["tls.minimum"], ["ours"]), ([row["key"] for row in outcome.changes], outcome.certificates))
-        self.assertIsNot(before, self.receiving.server_tls(False))
+        self.assertIsNot(before, self.running.server_tls(False))
         self.assertNotEqual(first, self.running.certificates.for_domain(Domain.parse("example.org")))
         self.assertEqual((2, "1.3"), (len(self.running.anchors()), self.running.policies.policy(PEER).minimum))
 

@@ -40,7 +40,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.fakes import Connections, FakeNextHop, Transports
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -172,7 +172,7 @@ class World:
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=self.room)  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=self.room)
         return DeliveryAgent(queue, PeerStreamProvider(self.side, connect_services), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:

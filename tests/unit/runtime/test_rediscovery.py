@@ -9,6 +9,7 @@ import dns.rcode
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.composition.federation import MissedPeers
 from s2sgw.delivery import holds
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
@@ -24,6 +25,7 @@ from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.dns import FakeReactor, FakeServer
+from tests.support.fakes import Connections
 from tests.unit.delivery import test_agent
 from tests.unit.delivery.test_agent import THERE, KeepingHop, message
 
@@ -62,8 +64,8 @@ class World(test_agent.World):
         if queue.direction == "inbound":
             return KeepingHop(self.back)
         connect_services = ConnectServices(
-            self._connection, self.clock, self.destinations, self.extensions,  # type: ignore[arg-type]
-            missed=lambda pair, known: self.rediscovery.missed(pair.recipient, known),
+            Connections(self._connection), self.clock, self.destinations, self.extensions,
+            watcher=MissedPeers(frozenset(), self.rediscovery),
         )
         way: Any = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
         return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)

@@ -21,6 +21,7 @@ from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.fakes import Connections, Recorder
 from tests.unit.delivery.test_agent import FakeConnection, FakeSide
 
 PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
@@ -61,14 +62,17 @@ class Attempts(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.connections: list[FakeConnection] = []
-        self.took: list[str] = []
+        self.steps: list[str] = []
         self.destinations = Destinations(self.clock, lambda: 0.0)
         self.extensions = ExtensionMemory(self.clock)
 
     def open(self, *targets: Target, verifying: bool = False) -> Deferred[InitiatedStream]:
         self.side = Side(*targets)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, lambda step, _: self.took.append(step))  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self)
         return Deferred.fromCoroutine(open_stream(self.side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
+
+    def took(self, step: str, seconds: float) -> None:
+        self.steps.append(step)
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
@@ -92,7 +96,7 @@ class OpeningTests(Attempts):
         self.assertEqual((self.side.cancelled, len(self.connections)), (["2001:db8::1"], 1))
         self.connections[0].prove()
         self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
-        self.assertEqual((self.took, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
+        self.assertEqual((self.steps, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
 
     def test_races_stay_within_a_priority(self) -> None:
         """R36: a target of lower priority waits until those before it have failed, and then is tried at once."""
@@ -193,21 +197,21 @@ class OpeningTests(Attempts):
 
     def test_missed(self) -> None:
         """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
-        missed: list[Any] = []
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, missed=lambda *told: missed.append(told))  # type: ignore[arg-type]
+        missed = Recorder()
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, watcher=missed)
         for verifying in (True, False):
             side = Side(target("a", "192.0.2.1"))
             opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying))  # type: ignore[arg-type]
             side.fail("192.0.2.1")
             self.failureResultOf(opening, StreamUnavailable)
-        ((pair, known),) = missed
+        ((pair, known),) = missed.calls
         self.assertEqual((pair, known.targets), (PAIR, (target("a", "192.0.2.1"),)))
 
     def test_as_many_as_it_has_to_bear(self) -> None:
         """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))
         side.most = 1
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
         first, second, verifying = (
             Deferred.fromCoroutine(open_stream(side, PAIR, connect_services, verifying)) for verifying in (False, False, True)  # type: ignore[arg-type]
         )
@@ -221,7 +225,7 @@ class OpeningTests(Attempts):
     def test_place_lost(self) -> None:
         """A place that is gone when the handshake's turn has come is waited for again, without its slot."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=room)  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=room)
         busy = [self.destinations.attempt("there.example", owner=number) for number in range(4)]
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aenter__()))
@@ -239,7 +243,7 @@ class OpeningTests(Attempts):
     def test_place_of_a_failure(self) -> None:
         """An attempt that fails gives its place back."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
-        connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions, room=room)  # type: ignore[arg-type]
+        connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=room)
         opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
         self.assertEqual(room._total, 1)
         side.fail("192.0.2.1")

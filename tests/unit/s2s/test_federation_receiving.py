@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.judge import permission
@@ -42,6 +43,25 @@ class FakeConnection:
 
     def when_closed(self) -> Deferred[None]:
         return self.closed
+
+
+class Ours:
+    """An `Identity` with one local domain and one certificate, if any."""
+
+    def __init__(self, certificate: Any = None) -> None:
+        self._certificate = certificate
+
+    def is_local(self, domain: Domain) -> bool:
+        return domain == OURS
+
+    def may_be_local(self, text: str) -> bool:
+        return True
+
+    def credential(self, local: Domain, peer: Domain) -> Any:
+        return self._certificate if local == OURS else None
+
+    def server_tls(self, direct: bool) -> Any:
+        raise AssertionError("TLS was opened")
 
 
 class InboundTestCase(SynchronousTestCase):
@@ -79,9 +99,9 @@ class InboundTestCase(SynchronousTestCase):
             return self.opinion
 
         return FederationReceiving(
-            lambda domain: domain == OURS, self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
-            None, None, self.verify, self, lambda: "id",  # type: ignore[arg-type]
-            Claims(lambda: self.now, lambda domain: domain in self.known),
+            Ours(), self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
+            None, self, self,  # type: ignore[arg-type]
+            Claims(lambda: self.now, lambda domain: domain in self.known), Clock(),
         )
 
     def permission(self, verdict: Verdict, connection: object, peer: Domain) -> Permission:
@@ -328,7 +348,8 @@ class CertificateTests(InboundTestCase):
                 for_domain=lambda domain: asked.append((direct, domain)), for_credential=lambda name: asked.append((direct, name)),
             )
 
-        side = replace(self.made(**policy), server_tls=connect_services, credential=lambda local, peer: f"{peer}'s")  # type: ignore[arg-type, return-value]
+        identity: Any = SimpleNamespace(server_tls=connect_services, credential=lambda local, peer: f"{peer}'s")
+        side = replace(self.made(**policy), identity=identity)
         side.tls(order)
         return asked
 
@@ -353,8 +374,7 @@ class SharedStreamTests(SynchronousTestCase):
     def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
         none: Any = None
         peers = PeerPolicies({"default": PeerObject(**policy)})
-        known: dict[Domain, Any] = {OURS: SimpleNamespace(fingerprint="ab12")}
-        side = FederationInitiating(peers, none, none, none, lambda domain, peer: known.get(domain), none, none)
+        side = FederationInitiating(peers, none, none, none, Ours(SimpleNamespace(fingerprint="ab12")), none, none, none, none)
         return side.shown(Pair(local, PEER))
 
     def test_certificate(self) -> None:

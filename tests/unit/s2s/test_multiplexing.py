@@ -49,7 +49,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.certificates import leaf_for
-from tests.support.fakes import Transports
+from tests.support.fakes import Connections, Transports
 from tests.support.wires import WireTransport, credential, server_context_of
 from tests.unit.delivery.test_agent import Bounced, FakeSide, KeepingHop
 
@@ -181,7 +181,7 @@ class World:
         ).attach(Transports(self._next_hop))
         ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.extensions, self.clock)
         self.acknowledgements = ack_selection.of
-        self.connect_services = ConnectServices(self._connection, self.clock, self.destinations, self.extensions)
+        self.connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":

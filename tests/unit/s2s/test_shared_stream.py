@@ -43,6 +43,13 @@ from tests.unit.delivery.test_agent import World, ids, message
 from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
 
 
+class PartsOf:
+    """Gives parts of one stream (`PairStreams`)."""
+
+    def __init__(self, shared_stream: SharedStream) -> None:
+        self.pair_stream = shared_stream.of
+
+
 class Engine:
     """Counts what is sent, once it is managed."""
 
@@ -354,7 +361,7 @@ class CarryingBackTests(EntryTestCase):
     def test_before_opening_one(self) -> None:
         """R36: a courier takes what is lent, and opens nothing."""
         pair_stream: Any = object()
-        connect_services: Any = SimpleNamespace(pair_stream=lambda pair, alone: pair_stream)
+        connect_services: Any = SimpleNamespace(carrying_back=SimpleNamespace(pair_stream=lambda pair, alone: pair_stream))
         found = PeerStreamProvider(self.side, connect_services).find(OUT)
         with self.assertRaises(StopIteration) as done:
             found.send(None)
@@ -376,7 +383,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         destinations, extensions = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0)), ExtensionMemory(self.world.clock)
         self.acks: Any = "tcp"
         self.agent._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.queues, extensions, self.world.clock).of
-        connect_services = ConnectServices(None, self.world.clock, destinations, extensions, pair_stream=self.shared_stream.of)  # type: ignore[arg-type]
+        connect_services = ConnectServices(None, self.world.clock, destinations, extensions, carrying_back=PartsOf(self.shared_stream))  # type: ignore[arg-type]
         self.agent.way = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
@@ -463,9 +470,9 @@ class IncomingOnOursTests(EntryTestCase):
         connection = world.open()
         stream = connection.owner
         stream.event(connection, StanzasReceived(IN, [stanza("no")]))
-        stream._connect_services = SimpleNamespace(incoming=None)
+        stream._connect_services = SimpleNamespace(bidi=None)
         stream.event(connection, PairProven(IN, "bidi"))
-        stream._connect_services = SimpleNamespace(incoming=incoming)
+        stream._connect_services = SimpleNamespace(bidi=SimpleNamespace(ingress=incoming))
         for _ in range(2):
             stream.event(connection, PairProven(IN, "bidi"))
         stream.event(connection, ManagementEnabled())

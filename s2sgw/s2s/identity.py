@@ -1,0 +1,58 @@
+"""Who the gateway is to peers, and how it reaches them: what the two federation legs are given."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+from s2sgw.net.certificates import Credential
+from s2sgw.net.dialing import Dialler
+from s2sgw.net.requester import Requester
+from s2sgw.net.tls import ServerTLS
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome
+from s2sgw.xmpp.jid import Domain
+
+
+class Identity(Protocol):
+    """The local domains and their certificates. A reload may change the certificates, never the domains."""
+
+    def is_local(self, domain: Domain) -> bool:
+        """Return whether the gateway serves `domain`."""
+
+    def may_be_local(self, text: str) -> bool:
+        """Return whether a text may spell a local domain (`xmpp.jid.spelling`)."""
+
+    def credential(self, local: Domain, peer: Domain) -> Credential | None:
+        """Return the certificate that `peer` is shown for `local`; None where there is none."""
+
+    def server_tls(self, direct: bool) -> ServerTLS:
+        """Return what opens TLS on an accepted connection; `direct`: TLS from the first byte (XEP-0368)."""
+
+
+class PeerRoutes(Protocol):
+    """How each peer is connected to: directly, or through a proxy."""
+
+    def dialler(self, peer: Domain) -> Dialler:
+        """Return what connects to `peer`."""
+
+
+class AckPreferences(Protocol):
+    """What is known of how servers acknowledge (XEP-0198)."""
+
+    def managed(self, domain: Domain) -> bool:
+        """Return whether the server of `domain` is to be asked for acknowledgements."""
+
+    def resumes(self, domain: Domain) -> bool:
+        """Return whether the server of `domain` is to be asked to resume streams."""
+
+
+class KeyVerifier(Protocol):
+    """Asks the authoritative server of a domain whether a dialback key is its own (XEP-0220 §2.2)."""
+
+    async def verify(self, question: DialbackNeeded, requester: Requester | None = None) -> DialbackOutcome:
+        """Return the server's answer; `requester` asks for it, None: we do."""
+
+
+def new_stream_id() -> str:
+    """Return a stream id that cannot be guessed (RFC 6120 §4.7.3)."""
+    return secrets.token_hex(16)
