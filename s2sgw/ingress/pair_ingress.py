@@ -6,8 +6,9 @@ the gate. What waits was read before the stream was told to pause, so it is as m
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Container
+from collections.abc import Awaitable, Collection, Container
 from itertools import groupby
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -30,6 +31,13 @@ from s2sgw.xmpp.stanza import Stanza
 #: stream waits too.
 HELD = 262144
 HELD_IN_ALL = 8388608
+
+
+class PairAdmission(Protocol):
+    """Says which pairs may enter a queue: a leg does (`s2s.legs`)."""
+
+    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
+        """Return why stanzas of `pair` must not enter a queue, or None."""
 
 
 class HeldBytes:
@@ -69,7 +77,7 @@ class IngressServices:
 class PairIngress:
     """The stanzas of `pair` on `connection`.
 
-    `admit` says why they must not reach a lane. `senders` are the domains that send on the connection: where there is one
+    `admission` says whether they may enter a queue. `senders` are the domains that send on the connection: where there is one
     alone, pausing the connection slows no other. `waiting` counts what waits at all entries of the connection.
     """
 
@@ -77,14 +85,14 @@ class PairIngress:
 
     def __init__(
         self, ingress_services: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
-        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain], waiting: HeldBytes,
+        admission: PairAdmission, senders: Collection[Domain], waiting: HeldBytes,
     ) -> None:
         self.pair = pair
         self._ingress_services = ingress_services
         self._queues = ingress_services.queues
         self._connection = connection
         self._leg: Leg = leg
-        self._admit = admit
+        self._admission_of = admission
         self._senders = senders
         self._admitted = False
         self._admitting = False
@@ -141,7 +149,7 @@ class PairIngress:
 
     async def _admission(self) -> Ending | None:
         """Return why the pair is not admitted: by its policy, or by its home."""
-        ending = await self._admit(self.pair)
+        ending = await self._admission_of.admit(self.pair)
         return await self._ingress_services.claim(self.pair) if ending is None else ending
 
     def _not_asked(self, failure: Failure) -> Ending:

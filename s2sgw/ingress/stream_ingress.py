@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
 from s2sgw.ingress.duplicates import RecentStanzas
-from s2sgw.ingress.pair_ingress import HeldBytes, IngressServices, PairIngress
+from s2sgw.ingress.pair_ingress import HeldBytes, IngressServices, PairAdmission, PairIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.reporting.record import Direction, Leg
@@ -32,18 +32,18 @@ class AcknowledgingEngine(Protocol):
 class StreamIngress:
     """The stanzas of one stream on `leg`.
 
-    `admit` says why those of a pair must not reach a lane. `senders` are the domains that send here; its owner adds to it.
+    `admission` says whether those of a pair may enter a queue. `senders` are the domains that send here; its owner adds to it.
     """
 
     def __init__(
         self, ingress_services: IngressServices, connection: StreamConnection, engine: AcknowledgingEngine, leg: Leg,
-        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain],
+        admission: PairAdmission, senders: Collection[Domain],
     ) -> None:
         self._ingress_services = ingress_services
         self._connection = connection
         self._engine = engine
         self._leg: Leg = leg
-        self._admit = admit
+        self._admission_of = admission
         self._senders = senders
         self._entries: dict[Pair, PairIngress] = {}
         self._waiting = HeldBytes()
@@ -56,7 +56,7 @@ class StreamIngress:
         entry = self._entries.get(pair)
         if entry is None:
             entry = self._entries[pair] = PairIngress(
-                self._ingress_services, self._connection, self._leg, pair, self._admit, self._senders, self._waiting,
+                self._ingress_services, self._connection, self._leg, pair, self._admission_of, self._senders, self._waiting,
             )
         upstream_ack = None if self._handled is None else self._handled.upstream_ack(len(stanzas))
         fresh = self._ingress_services.duplicates.fresh(pair.sender, stanzas)

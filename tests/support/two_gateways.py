@@ -147,7 +147,7 @@ class Gateway:
         ).attach(Transports(self._next_hop))
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
         self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock))
-        self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
+        self.accepted = AcceptedStreams(self.ingress_services, self, self)
         self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
@@ -162,15 +162,17 @@ class Gateway:
         side = cast(Any, self)
         return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.of)
 
-    def _link(self, engine: Any, owner: Any, role: Any, **ignored: object) -> StreamConnection:
+    def contacted(self, peer: Domain) -> None: ...
+
+    def accept(self, engine: Any, owner: Any, role: Any = "receiving", **ignored: object) -> StreamConnection:
         return Link(engine, owner, clock=self.clock, role=role, tls=lambda order: None, direct_tls=True)
 
     def _outgoing(self, engine: Any, owner: Any) -> StreamConnection:
-        return self._link(engine, owner, "initiating")
+        return self.accept(engine, owner, "initiating")
 
     def ingress(self, stream: Any) -> StreamIngress:
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), [stream.pair.recipient],
+            self.ingress_services, stream.connection, stream.engine, "federation", self, [stream.pair.recipient],
         )
 
     # --- as a sending side ---

@@ -252,7 +252,7 @@ class CarryingBackTests(EntryTestCase):
         self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
         self.link: Any = Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None)
         ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
-        self.accepted = AcceptedStreams(ingress_services, lambda *ignored, **more: self.link, self.woken.append)
+        self.accepted = AcceptedStreams(ingress_services, SimpleNamespace(accept=lambda *ignored, **more: self.link), SimpleNamespace(contacted=self.woken.append))
         self.side: Any = SimpleNamespace(
             leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
@@ -463,7 +463,7 @@ class IncomingOnOursTests(EntryTestCase):
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(ingress_services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", lambda pair: succeed(None), [PEER])
+            return StreamIngress(ingress_services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", SimpleNamespace(admit=lambda pair: succeed(None)), [PEER])
 
         engine = Mock(handled=Mock(return_value=[]))
         world.queue.accept([message("1")])
