@@ -42,7 +42,7 @@ from s2sgw.reporting.record import Direction, Leg
 from s2sgw.runtime import descriptors, rediscovery
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
-from s2sgw.runtime.shutdown import shut_down
+from s2sgw.runtime.shutdown import Shutdown
 from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
@@ -216,14 +216,14 @@ class RunningGateway:
         if self.config.console.listen is not None:
             self._open(self.config.console.listen, console_site(self.components.metrics, self.components.reactor))
         self._all_listen()
-        self.components.queues.restore().addCallback(self._all_accept)
+        self.components.custody.restore.restore_all().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.components.views.listeners()])
 
     def _start_jobs(self) -> None:
         jobs = self.components.jobs
         self._closers.append(jobs.stop)
-        jobs.start("queue sweep", 1, self.components.queues.sweep)
+        jobs.start("queue sweep", 1, self.components.custody.expiry.sweep)
         jobs.start("repeated events", REPEATED_SECONDS, self.components.record.tell_repeated)
         self._closers.append(partial(self.components.record.tell_repeated, at_once=True))
         jobs.start("keep-alive", TICK, self.components.keepalive.turn)
@@ -248,11 +248,11 @@ class RunningGateway:
         self.log.info(event="draining")
         numbers = await self.components.views.count()
         self.components.reactor.callLater(ANSWERED, self.components.reactor.stop)
-        return {"waiting": numbers.waiting, "kept": self.components.queues.spools}
+        return {"waiting": numbers.waiting, "kept": self.components.custody.services.spools}
 
     def _open_backend(self, backend: Backend) -> None:
         components = self.components
-        admission = backend_admission(self.config, components.reactor, components.record)
+        admission = backend_admission(components.admission.limits, components.reactor, components.record)
         self._listen(backend.listen, "backend", self.components.backends.receiving(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
             forward = [str(server) for server in backend.forward or self.config.nameservers]
@@ -320,11 +320,12 @@ class RunningGateway:
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components
-        accepted = [each for each, _ in components.accepted]
         links = [link.unbind for link in components.backends.links.values()]
-        draining = Deferred.fromCoroutine(shut_down(
-            accepted, components.queues, components.reactor, lambda: components.ingress_services.admitting, links,
-        ))
+        shutdown = Shutdown(
+            components.custody, components.reactor, components.bringing_streams, components.own_bringing_streams,
+            lambda: components.ingress_services.admitting, links,
+        )
+        draining = Deferred.fromCoroutine(shutdown.run())
         draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)

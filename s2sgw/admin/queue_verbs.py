@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.admin.server import Arguments, Verb, VerbError
 from s2sgw.admin.verbs import limit_asked, peer_asked
-from s2sgw.delivery.holds import HoldTarget, TooManyHolds, drop, flush, hold, release
+from s2sgw.delivery.custody import Custody
+from s2sgw.delivery.holds import HoldTarget, TooManyHolds
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
@@ -39,6 +39,8 @@ class WaitingRow(TypedDict):
     states: list[str]  # "idle", "connecting", "ready", "backing off", "held", "spool unreadable"
     cause: str | None  # why the last attempt failed
     retry: float | None  # seconds until the next one
+    blocked: list[str]  # why nothing is written
+    full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
     held: list[str]  # what the operator holds back: "PEER", "FROM TO", "FROM TO NUMBER"
 
 
@@ -85,8 +87,9 @@ class _Sum:
 class QueueVerbs:
     """Answers the verbs from the queues, in slices; changes are noted in `audit` before they are made."""
 
-    def __init__(self, queues: DeliveryQueues, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
-        self._queues = queues
+    def __init__(self, custody: Custody, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
+        self._queues = custody.queues
+        self._services = custody.services
         self._is_local = is_local
         self._audit = audit
         self._slices = slices
@@ -106,7 +109,7 @@ class QueueVerbs:
 
     def _peers(self, wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
         summaries: dict[Pair, LaneSummary] = {}
-        for number, summary in enumerate((yield self._spooled(self._queues.spool.queues))):
+        for number, summary in enumerate((yield self._spooled(self._services.spool.queues))):
             summaries[summary.pair] = summary
             if number % AT_ONCE == 0:
                 yield None
@@ -124,7 +127,7 @@ class QueueVerbs:
     def _unspooled_bytes(self, queue: DeliveryQueue) -> SlicedWork[int]:
         total = 0
         for number, held in enumerate(list(queue.pair_queue), 1):
-            total += 0 if held.spooled else len(held.stanza.data)
+            total += 0 if held.durable else len(held.stanza.data)
             if number % AT_ONCE == 0:
                 yield None
         return total
@@ -141,12 +144,14 @@ class QueueVerbs:
         sum_.oldest = min([sum_.oldest, *(at for at in since if at is not None)])
         if status.cause is not None:
             row["cause"] = status.cause.value
+        for words, more in ((row["blocked"], [queue.waits_for()]), (row["full"], queue.full_bounds())):
+            words += [word for word in more if word is not None and word not in words]
         if status.retry_at is not None:
             sum_.retries.append(status.retry_at)
 
     def _finished(self, sums: dict[Domain, _Sum], wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
         """Return the rows in their order; peers of whom nothing waits, but something is held, are among them."""
-        for target in self._queues.operator_holds:
+        for target in self._services.holds:
             for peer in (target.peer,) if target.peer is not None else target.pair or ():
                 if peer in sums or (target.peer is not None and (wanted is None or peer == wanted)):
                     sums.setdefault(peer, _Sum(_no_row(peer))).row["held"].append(str(target))
@@ -154,7 +159,7 @@ class QueueVerbs:
         return [_finished(sum_, self._now()) for sum_ in islice(ordered, limit)]
 
     def _now(self) -> float:
-        return self._queues.clock.seconds()
+        return self._services.clock.seconds()
 
     def _spooled(self, method: Callable[..., None], *arguments: Any) -> Deferred[Any]:
         """Return what the spool answers. The Deferred fails with `VerbError` where it cannot be read."""
@@ -165,7 +170,7 @@ class QueueVerbs:
 
     async def poison(self, arguments: Arguments) -> list[PoisonRow]:
         """Return the stanzas in quarantine, oldest first."""
-        rows: list[Quarantined] = await self._spooled(self._queues.spool.quarantined, limit_asked(arguments))
+        rows: list[Quarantined] = await self._spooled(self._services.spool.quarantined, limit_asked(arguments))
         wanted = peer_asked(arguments)
         return [_poison(row) for row in rows if wanted is None or wanted in row.spooled.pair]
 
@@ -192,7 +197,7 @@ class QueueVerbs:
                 yield None
         if pair_queue.spooled_range is not None:
             after, at_most = (pair_queue.spooled_range[0], SHOWN_BYTES) if position is None else (position - 1, 1)
-            spooled: list[Spooled] = yield self._spooled(self._queues.spool.read, queue.pair, after, at_most)
+            spooled: list[Spooled] = yield self._spooled(self._services.spool.read, queue.pair, after, at_most)
             rows += [self._row(queue, row, "spooled") for row in spooled[:limit] if row.position not in known]
         if position is None:
             return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=lambda row: row["number"])[:limit]]
@@ -213,16 +218,16 @@ class QueueVerbs:
         """Write nothing of the target until it is released; it goes on ageing."""
         target = self._changing("hold", arguments)
         try:
-            self._queues.operator_holds.add(target)
+            self._services.holds.add(target)
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
-        return self._slices.run(self._change(target, hold))
+        return self._slices.run(self._change(target, DeliveryQueue.hold))
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """End the holds of all that the target covers; `holds`: how many there were."""
         target = self._changing("release", arguments)
         try:
-            holds = self._queues.operator_holds.discard(target)
+            holds = self._services.holds.discard(target)
         except OSError as error:
             raise VerbError(f"cannot be released: {error}") from None
         result = self._slices.run(self._change(target, self._release))
@@ -230,9 +235,9 @@ class QueueVerbs:
 
     def _release(self, queue: DeliveryQueue, position: int | None) -> bool:
         """Release a lane, unless another hold covers it."""
-        covered = self._queues.operator_holds.holds(queue.pair)
+        covered = self._services.holds.holds(queue.pair)
         if not covered:
-            release(queue, position)
+            queue.release(position)
         return not covered
 
     def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
@@ -255,7 +260,7 @@ class QueueVerbs:
         for queue in (yield from self._chosen(target)):
             if not queue.held and len(queue.pair_queue):
                 lanes, stanzas = lanes + 1, stanzas + len(queue.pair_queue)
-                flush(queue)
+                queue.flush()
             yield None
         return {"lanes": lanes, "stanzas": stanzas}
 
@@ -270,8 +275,7 @@ class QueueVerbs:
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
             lanes += 1
-            stanzas += drop(queue, quietly, target.position)
-            yield None
+            stanzas += yield queue.drop(quietly, target.position)
         return {"lanes": lanes, "stanzas": stanzas}
 
     def _chosen(self, target: HoldTarget) -> SlicedWork[Sequence[DeliveryQueue]]:
@@ -319,7 +323,9 @@ def _target(arguments: Arguments) -> HoldTarget:
 
 
 def _no_row(peer: Domain) -> WaitingRow:
-    return WaitingRow(peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, held=[])
+    return WaitingRow(
+        peer=str(peer), lanes=0, stanzas=0, bytes=0, oldest=0.0, states=[], cause=None, retry=None, blocked=[], full=[], held=[],
+    )
 
 
 def _finished(sum_: _Sum, now: float) -> WaitingRow:

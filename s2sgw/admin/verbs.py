@@ -44,6 +44,8 @@ class LaneRow(TypedDict):
     oldest: float  # seconds that the first of them has waited
     cause: str | None  # why the last attempt failed
     retry: float | None  # seconds until the next one
+    blocked: str | None  # why what waits is not written (`delivery.queue.Blocked`)
+    full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
 
 
 class RefusalRow(TypedDict):

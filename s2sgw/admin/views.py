@@ -25,18 +25,18 @@ from s2sgw.admin.verbs import (
 )
 from s2sgw.backend.jabberd2_router import RouterLink
 from s2sgw.config import Config
+from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.next_hop import StreamFacts
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.slices import SlicedWork, Slices, in_order
+from s2sgw.queue.evidence import LABELS
 from s2sgw.reporting.metrics import MetricNumbers
 from s2sgw.reporting.record import EventRecord, RefusalRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
-from s2sgw.stream.management import Managed
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
@@ -100,7 +100,7 @@ class GatewayViews:
     """
 
     def __init__(
-        self, config: Config, queues: DeliveryQueues, accepted: AcceptedStreams, record: EventRecord,
+        self, config: Config, custody: Custody, accepted: AcceptedStreams, record: EventRecord,
         certificates: CertificateDirectory, started: float, room: StreamLimit, slices: Slices,
         disabled_extensions: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
         links: Callable[[], Iterable[RouterLink]] = tuple, alerts: Callable[[], list[str]] = list,
@@ -108,7 +108,8 @@ class GatewayViews:
         self._alerts = alerts
         self._links = links
         self._config = config
-        self._queues = queues
+        self._custody = custody
+        self._queues = custody.queues
         self._accepted = accepted
         self._record = record
         self._certificates = certificates
@@ -126,13 +127,13 @@ class GatewayViews:
     def numbers(self) -> MetricNumbers:
         """Return what the metrics read. What takes long to count is as it was when `count` was called last."""
         return MetricNumbers(
-            self._numbers.streams, self._record.stanzas, self._record.refusals, self._waiting(), len(self._queues.backlog),
-            len(self._room), self.expiries(), self._record.resumptions, len(self._accepted.sessions),
+            self._numbers.streams, self._record.stanzas, self._record.refusals, self._waiting(), len(self._custody.restore),
+            len(self._room), self.expiries(), self._record.resumptions, len(self._accepted.sessions), receipts=self.receipts(),
         )
 
     def now(self) -> float:
         """Return the time by which ages are told, which is no date."""
-        return self._queues.clock.seconds()
+        return self._custody.services.clock.seconds()
 
     # --- rows ---
 
@@ -179,7 +180,7 @@ class GatewayViews:
             local=recipient if federation else sender, state="proven" if owner.methods else "negotiating",
             method=next(iter(owner.methods.values()), None), pairs=[[str(a), str(b)] for a, b in owner.methods],
             tls=connection.tls_version, cipher=connection.cipher, address=connection.peer_address,
-            age=self.now() - owner.since, reasons=list(owner.reasons), resumption=_resumption(connection),
+            age=self.now() - owner.since, reasons=list(owner.reasons), resumption=_resumption(owner),
         )
 
     def _outgoing_row(self, users: list[_User]) -> StreamRow:
@@ -210,7 +211,8 @@ class GatewayViews:
             state="held" if queue.held else status.state,
             stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
             cause=None if status.cause is None else status.cause.value,
-            retry=None if status.retry_at is None else status.retry_at - now,
+            retry=None if status.retry_at is None else status.retry_at - now, blocked=queue.waits_for(),
+            full=queue.full_bounds(),
         )
 
     def refusals(self, asked: RefusalsAsked) -> Iterator[RefusalRow | None]:
@@ -232,7 +234,7 @@ class GatewayViews:
             yield CertificateRow(
                 domain=str(domain), name=credential.name if credential else None,
                 names=[str(name) for name in credential.names.presented] if credential else [],
-                expires=expires, left=None if expires is None else expires - self._queues.wall(),
+                expires=expires, left=None if expires is None else expires - self._custody.services.wall(),
                 fingerprint=credential.fingerprint if credential else None,
             )
 
@@ -263,7 +265,7 @@ class GatewayViews:
 
     async def status(self) -> StatusReport:
         """Return everything at a glance."""
-        numbers = await self.count()
+        numbers, memory = await self.count(), self._custody.services.relief.memory
         return StatusReport(
             version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
             domains=[str(domain) for domain in self._config.gateway.domains], listeners=list(self.listeners()),
@@ -272,7 +274,7 @@ class GatewayViews:
                 {"direction": way, "kind": kind, "outcome": outcome, "number": number}
                 for (way, kind, outcome), number in sorted(self._record.stanzas.items())
             ],
-            waiting={"stanzas": numbers.waiting, "bytes": self._queues.budget.used, "oldest": self._waiting()[1]},
+            waiting={"stanzas": numbers.waiting, "bytes": memory.used, "oldest": self._waiting()[1]},
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
             alerts=self._alerts(),
         )
@@ -330,6 +332,10 @@ class GatewayViews:
         oldest = self._numbers.oldest
         return self._numbers.waiting, 0.0 if oldest == inf else max(0.0, self.now() - oldest)
 
+    def receipts(self) -> dict[str, int]:
+        """Return how many receipts were settled, by evidence."""
+        return {label: self._record.receipts[label] for label in LABELS}
+
     def expiries(self) -> dict[str, float]:
         """Return the seconds until the certificate of each local domain expires."""
         return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}
@@ -345,7 +351,5 @@ def _peer_of(owner: AcceptedStream) -> Domain | None:
     return owner.peer if owner.side.leg == "federation" else owner.local
 
 
-def _resumption(connection: StreamConnection) -> str | None:
-    engine = cast(Managed, connection.engine)
-    return "resumed" if engine.continues else None if engine.resumption is None else "possible"
-
+def _resumption(owner: AcceptedStream) -> str | None:
+    return "resumed" if owner.engine.continues else None if owner.engine.resumption is None else "possible"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from s2sgw.delivery.next_hop import NextHopStatus
+from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.xmpp.element import Element, stanza_error
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.errors import StanzaCondition
@@ -18,7 +19,10 @@ from s2sgw.xmpp.stanza import Kind, Stanza
 
 
 class EchoNextHop:
-    """The hop of a lane that ends here: what arrives is answered through `deliver(pair, stanzas)`."""
+    """The next hop of the queue of `pair`, which ends here: what arrives is answered through the queue back to the sender.
+
+    An answer is a new stanza, of which nobody waits for a receipt. Where that queue takes no more, none is made.
+    """
 
     state = "idle"
     ready = True
@@ -27,9 +31,9 @@ class EchoNextHop:
     last_cause = Cause.CLOSED
     log = Logger()
 
-    def __init__(self, pair: Pair, deliver: Callable[[Pair, list[Stanza]], None]) -> None:
+    def __init__(self, pair: Pair, queues: DeliveryQueues) -> None:
         self._pair = pair
-        self._deliver = deliver
+        self._queues = queues
 
     def status(self) -> NextHopStatus:
         """Always ready, by no stream."""
@@ -37,9 +41,12 @@ class EchoNextHop:
 
     def send(self, data: Sequence[bytes]) -> None:
         """Answer what can be answered."""
+        back = self._queues.queue(self._pair.inverse)
+        if back.pair_queue.crowded:
+            return
         answers = [answer for answer in map(self._answer, map(Element.parse, data)) if answer is not None]
         if answers:
-            self._deliver(self._pair.inverse, [_stanza(answer) for answer in answers])
+            back.accept([_stanza(answer) for answer in answers])
 
     def relieve_pressure(self) -> None:
         """Nothing is ever unacknowledged."""

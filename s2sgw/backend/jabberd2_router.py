@@ -90,10 +90,10 @@ class RouterPairStream:
 
     @property
     def answers(self) -> bool:
-        return self._link.answers
+        return self.pair.recipient in self._link.answering
 
     def note_answer(self) -> None:
-        self._link.answers = True
+        self._link.answering.add(self.pair.recipient)
 
     def facts(self) -> StreamFacts:
         connection = self.connection
@@ -122,8 +122,8 @@ class RouterPairStream:
     leave = close
 
     def abort(self, ending: Ending) -> None:
-        """Leave the link: it carries everybody, and is not ended over one pair."""
-        self._link.forget(self)
+        """End this part. The link carries all pairs, and is not ended over one."""
+        self.lost(ending)
 
     def lost(self, ending: Ending) -> None:
         self._link.forget(self)
@@ -142,8 +142,8 @@ class RouterLink:
     def __init__(self, router: Router, around: RouterServices, back_off: BackOff) -> None:
         self.router = router
         self.bound = False
-        #: a ping was answered on the connection
-        self.answers = False
+        #: domains of parts that have answered a ping on the connection
+        self.answering: set[Domain] = set()
         #: of the backend's domains, those that a part of jabberd2 has announced
         self.served: set[Domain] = set()
         self.connection: StreamConnection | None = None
@@ -272,9 +272,9 @@ class RouterLink:
 
     def connected(self, connection: StreamConnection) -> None:
         self.connection = connection
-        self.answers = False
+        self.answering.clear()
         self.incoming = StreamIngress(
-            self._around.ingress_services, connection, self._engine, "backend", self._around, (),
+            self._around.ingress_services, connection, self._engine, "backend", self._around.admit, (),
         )
         connection.step(self._engine.begin)
 
@@ -345,7 +345,7 @@ class RouterLink:
         self._tell("router announces", self.connection, local=str(domain), detail="served" if served else "no longer served")
         if served:
             self.served.add(domain)
-            self._around.ingress_services.queues.contact(domain)
+            self._around.ingress_services.queues.retry_now(domain)
         else:
             self.served.discard(domain)
             gone = Ending(Cause.CONNECTION_LOST, f"the part of jabberd2 that serves {domain} has gone", "them")
@@ -362,7 +362,7 @@ class RouterLink:
         if cause is not None:
             self._refuse(pair.sender.text, stanzas, cause)
         elif beyond:
-            self._around.ingress_services.queues.bounce(pair, beyond, Cause.LIMIT_EXCEEDED)
+            self._around.ingress_services.bounces.refuse(pair, beyond, Cause.LIMIT_EXCEEDED, source=self.connection)
             stanzas = [stanza for stanza in stanzas if stanza.data]
         if cause is None and stanzas and self.incoming is not None:
             self.incoming.stanzas(pair, stanzas)
@@ -388,9 +388,9 @@ class RouterLink:
         sender, recipient = _domain(stanza.from_), _domain(stanza.to)
         if sender is None or recipient not in self.router.domains:
             return
-        pair, queues = Pair(sender, recipient), self._around.ingress_services.queues
-        if recipient in self.served or not queues.queue(pair).next_hop.acknowledges:
-            queues.bounce(pair, [stanza], _RETURNED.get(error, Cause.FILTERED))
+        pair, services = Pair(sender, recipient), self._around.ingress_services
+        if recipient in self.served or not services.queues.queue(pair).next_hop.acknowledges:
+            services.bounces.refuse(pair, [stanza], _RETURNED.get(error, Cause.FILTERED), source=self.connection)
 
     # --- within ---
 

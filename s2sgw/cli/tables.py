@@ -129,6 +129,8 @@ LANES = (
     number("oldest", "", _oldest),
     Column("last failure", "cause"),
     number("next attempt", "retry", duration),
+    Column("blocked by", "blocked"),
+    Column("full", "full", joined),
 )
 PEERS = (
     Column("peer", "peer"),
@@ -156,6 +158,8 @@ QUEUE = (
     number("oldest", "", _oldest),
     Column("last failure", "cause"),
     number("next attempt", "retry", duration),
+    Column("blocked by", "blocked", joined),
+    Column("full", "full", joined),
     Column("held", "held", _holds),
 )
 QUEUED = (

@@ -27,4 +27,5 @@ class AgentBuilder:
 
     def agent(self, queue: DeliveryQueue, provider: StreamProvider) -> DeliveryAgent:
         """Return a new agent that brings the stanzas of `queue` to the next server, on streams of `provider`."""
-        return DeliveryAgent(queue, provider, self.record, self.back_off, self.random.random, self.clock, self.ack_selection.of)
+        choose = self.ack_selection.choose
+        return DeliveryAgent(queue, provider, self.record, self.back_off, self.random.random, self.clock, choose)

@@ -108,8 +108,7 @@ class Backends:
         backend, services = self._config.backend_for(queue.pair.recipient), self._services
         assert backend is not None  # the configuration has one for each local domain
         if backend.kind == "echo":
-            queues = services.ingress_services.queues
-            return EchoNextHop(queue.pair, lambda pair, stanzas: queues.queue(pair).accept(stanzas))
+            return EchoNextHop(queue.pair, services.ingress_services.queues)
         return services.agents.agent(queue, self._provider(backend))
 
     def _provider(self, backend: Backend) -> StreamProvider:
@@ -125,8 +124,8 @@ class Backends:
         return BackendServer(
             backend.address.host, backend.address.port, frozenset(self._config.domains_of(backend)), backend.tls, ca,
             services.dialback_keys, services.running.anchors, lambda: datetime.now(UTC), services.resolver.addresses,
-            managed=acks.managed, stanza_bytes=backend.stanza_bytes,
-            resume=lambda domain: int(backend.resume) if acks.resumes(domain) else 0,
+            managed=acks.use_stream_management, stanza_bytes=backend.stanza_bytes,
+            resume=lambda domain: int(backend.resume) if acks.use_resumption(domain) else 0,
         )
 
     def dialler(self, backend: Backend, pair: Pair) -> Dialler:

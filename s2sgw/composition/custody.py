@@ -1,4 +1,4 @@
-"""Builds the spool and the delivery queues."""
+"""Builds the spool, the delivery queues, and what they share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.delivery.bounces import Bounces
+from s2sgw.delivery.custody import Custody
+from s2sgw.delivery.expiry import ExpirySweep, SpoolQuestion
 from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
+from s2sgw.delivery.services import DeliveryServices
+from s2sgw.delivery.spooling import SpoolWindow
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.queue.memory import SHARE, SharedMemory
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
 from s2sgw.spool.interface import Spool
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.spool.sqlite_spool import SQLiteSpool
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +56,35 @@ def build_spool(
     )
 
 
-def build_queues(
+def build_custody(
+    clock: IReactorTime, record: EventRecord, spool: Spool, *, memory: int, hold_times: Callable[[Pair], HoldTimes],
+    is_local: Callable[[Domain], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
+    holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: Callable[[], float] | None = None,
+) -> Custody:
+    """Build the registry of delivery queues, which has no queue yet, and what queues share. `attach` gives it its next hops.
+
+    `memory` is bytes, of which one peer may hold the part `share`. `window` is seconds. `spools`: the spool is durable, and worth
+    its bytes. `clock` tells delays, which no step of the wall clock touches; `wall` tells the seconds since the epoch.
+    """
+    queues = DeliveryQueues(hold_times, is_local)
+    question = SpoolQuestion()
+    spool_window = SpoolWindow(clock, record, window, spools)
+    services = DeliveryServices(
+        clock, wall or clock.seconds, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
+        Bounces(record, queues), holds or OperatorHolds(), question.is_open,
+    )
+    queues.serve(services)
+    startup = StartupRestore(queues, spool, clock, spool_window.trouble, restore)
+    return Custody(queues, services, startup, ExpirySweep(queues, services, question))
+
+
+def build_running_custody(
     running: RunningConfiguration, state: Path, reactor: Any, wall: Callable[[], float], record: EventRecord, spool: Spool,
-) -> DeliveryQueues:
-    """Build the table of delivery queues, which has no queue yet. `attach` gives it its next hops."""
+) -> Custody:
+    """Build the custody that `[queue]` asks for."""
     queue = running.config.queue
-    return DeliveryQueues(
-        reactor, record, queue.memory, running.hold_times, running.is_local, spool, window=queue.window, spools=queue.disk > 0,
-        operator_holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore, wall=wall,
+    return build_custody(
+        reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times, is_local=running.is_local,
+        window=queue.window, spools=queue.disk > 0, holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore,
+        wall=wall,
     )

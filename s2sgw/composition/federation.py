@@ -93,7 +93,7 @@ class ContactWake:
 
     def contacted(self, peer: Domain) -> None:
         """`peer` has proven itself."""
-        self.destinations.contacted(peer.ascii, lambda: self.queues.contact(peer))
+        self.destinations.contacted(peer.ascii, lambda: self.queues.retry_now(peer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,11 @@ class BidiIngress:
         facts = {"method": "bidi", "address": stream.connection.peer_address}
         self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, stream.side.leg, self,
+            self.ingress_services, stream.connection, stream.engine, stream.side.leg, self._admit,
             (stream.pair.recipient,),
         )
 
-    async def admit(self, pair: Pair) -> Ending | None:
+    async def _admit(self, pair: Pair) -> Ending | None:
         """Return why stanzas of `pair` may not come; the peer is the one that we opened the stream to."""
         return await self.initiating.admit(pair.inverse)
 

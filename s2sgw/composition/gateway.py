@@ -24,7 +24,7 @@ from s2sgw.composition.agents import AgentBuilder
 from s2sgw.composition.backends import Backends, BackendServices, ConfiguredAcks
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.connections import ConnectionBuilder
-from s2sgw.composition.custody import build_queues, build_spool
+from s2sgw.composition.custody import build_running_custody, build_spool
 from s2sgw.composition.federation import (
     BidiIngress,
     ContactWake,
@@ -37,13 +37,13 @@ from s2sgw.composition.federation import (
     discovery_of,
     log_disabled_extension,
 )
-from s2sgw.composition.limits import federation_admission, possible_streams
+from s2sgw.composition.limits import federation_admission
 from s2sgw.composition.operator import Operator, OperatorServices
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
 from s2sgw.composition.transports import Transports
 from s2sgw.config import Config
 from s2sgw.delivery.ack_selection import AckSelection
-from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.custody import Custody
 from s2sgw.ingress.filtering import StanzaFilters
 from s2sgw.ingress.homes import SingleNode
 from s2sgw.ingress.pair_ingress import IngressServices
@@ -65,6 +65,7 @@ from s2sgw.reporting.spool_metrics import CommitTimes
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
+from s2sgw.runtime.shutdown import BringingStream
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.turn_watch import TurnWatch
@@ -98,7 +99,7 @@ class GatewayComponents:
     record: EventRecord
     audit: AuditLog
     spool: Spool
-    queues: DeliveryQueues
+    custody: Custody
     admission: Admission
     resolver: Resolver
     discovery: Discovery
@@ -120,6 +121,15 @@ class GatewayComponents:
     jobs: PeriodicJobs
     metrics: Metrics
     verbs: dict[str, Verb]
+
+    def bringing_streams(self) -> list[BringingStream]:
+        """Return the open streams of others."""
+        return [BringingStream(connection, owner.engine) for connection, owner in self.accepted]
+
+    def own_bringing_streams(self) -> list[BringingStream]:
+        """Return the open streams of ours on which the other side sends too (XEP-0288)."""
+        initiated = self.federation.connect_services.initiated
+        return [BringingStream(stream.connection, stream.engine) for stream in initiated if stream.incoming is not None]
 
 
 def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) -> GatewayComponents:
@@ -148,9 +158,12 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 3. custody
     commit_times = CommitTimes()
     spool = build_spool(running, state, reactor, wall.seconds, commit_times)
-    queues = build_queues(running, state, reactor, wall.seconds, record, spool)
+    custody = build_running_custody(running, state, reactor, wall.seconds, record, spool)
+    queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
-    ingress_services = IngressServices(queues, record, filters, SingleNode(), running.local_domains)
+    ingress_services = IngressServices(
+        queues, custody.services.bounces, reactor, record, filters, SingleNode(), running.local_domains,
+    )
 
     # 4. resolver and discovery
     resolver = Resolver(
@@ -163,13 +176,13 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 5. authentication
     private = config.dns.private_addresses == "allow"
     posh = documents(private, reactor, wall.seconds, resolver, running.anchors, config.limits.posh_fetches)
-    proof_runner = ProofRunner(running.trust_files)
-    look_ups = EvidenceLookups(reactor, discovery, posh, diallers)
+    proof_runner = ProofRunner(running.trust_files.anchors, running.trust_files.revocations)
+    look_ups = EvidenceLookups(reactor, discovery, posh, diallers.relayed)
     judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall)
 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
-    unsent = UnsentBytes(queues.budget, partial(record.limit_hit, "memory"))
+    unsent = UnsentBytes(custody.services.relief.memory, partial(record.limit_hit, "memory"))
     turns = Turns(reactor)
     connections = ConnectionBuilder(reactor, keepalive, turns, unsent)
     admission = federation_admission(config, reactor, record)
@@ -177,17 +190,17 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, random.random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
     )
     extensions = ExtensionMemory(reactor, log_disabled_extension)
-    accepted = AcceptedStreams(ingress_services, connections, ContactWake(destinations, queues))
-    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, lambda: queues, extensions, reactor)
+    accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
+    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues.replies, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
-    stream_limit = StreamLimit(reactor, possible_streams(config), record.limit_hit)
+    stream_limit = StreamLimit(reactor, config.queue.streams, record.limit_hit)
     client_tls = ClientTLS()
     keys = DialbackKeys(derive(secret, "federation"))
     initiating = FederationInitiating(
         running.policies, discovery, judge, keys, running, client_tls, diallers, ack_selection, extensions,
     )
     locations = PeerLocations(running, discovery)
-    rediscovery = Rediscovery(reactor, queues, locations, random)
+    rediscovery = Rediscovery(reactor, queues, locations.resolve, random.random)
     bidi_ingress = BidiIngress(ingress_services, record, initiating)
     connect_services = ConnectServices(
         connections, reactor, destinations, extensions, handshake_times, accepted, bidi_ingress, room=stream_limit,
@@ -195,8 +208,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted),
-        Claims(reactor, KnownPeers(judge, accepted)), reactor, config.limits.claims_per_second,
+        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted.of_peer),
+        Claims(reactor.seconds, KnownPeers(judge, accepted).knows), reactor, config.limits.claims_per_second,
         config.limits.domains_per_stream,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
@@ -212,7 +225,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 9. what changes while the gateway runs
     policy_change = PolicyChange(
-        running.policies, accepted, connect_services.initiated, queues, receiving, initiating, backends,
+        running.policies, accepted, connect_services.initiated, queues, receiving.reconsider, initiating.reconsider,
+        backends.ingresses,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
         reactor, state, running, resolver, audit, policy_change, admission,
@@ -220,14 +234,14 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, queues, accepted,
+        reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         turn_watch,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations, unsent),
     ))
     return GatewayComponents(
-        reactor, slices, state, running, own_ports, record, audit, spool, queues, admission,
+        reactor, slices, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, turns, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},

@@ -20,7 +20,7 @@ from s2sgw.authentication.judge import Judge
 from s2sgw.composition.backends import Backends
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.config import Config
-from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.custody import Custody
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
@@ -54,7 +54,7 @@ class OperatorServices:
     handshake_times: HandshakeTimes
     commit_times: CommitTimes
     jobs: PeriodicJobs
-    queues: DeliveryQueues
+    custody: Custody
     accepted: AcceptedStreams
     initiated: InitiatedStreams
     stream_limit: StreamLimit
@@ -78,11 +78,11 @@ class Operator:
         self._services = services
         running = services.running
         self.views = GatewayViews(
-            running.config, services.queues, services.accepted, services.record, running.certificates, services.clock.seconds(),
+            running.config, services.custody, services.accepted, services.record, running.certificates, services.clock.seconds(),
             services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
             alerts=self._alerts,
         )
-        queue_space = QueueSpace(services.queues.budget, services.queues.spool)
+        queue_space = QueueSpace(services.custody.services.relief.memory, services.custody.services.spool)
         collectors = (
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
             services.turn_watch,
@@ -115,17 +115,18 @@ class Operator:
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs of the admin socket, but for those that end or change the gateway."""
         services, running = self._services, self._services.running
-        queue_verbs = QueueVerbs(services.queues, running.is_local, services.audit, services.slices)
+        queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices)
         trust = trust_verbs(
             services.clock, services.wall, self._config, running.policies, services.peer_records, services.audit,
             judge=services.judge, proving=services.proof_runner, discovery=services.discovery, record=services.record,
-            queues=services.queues, accepted=services.accepted, initiated=services.initiated, credential=running.credential,
+            queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
+            credential=running.credential,
         )
         return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}
 
     def _alerts(self) -> list[str]:
         """Return what an operator should look into, a sentence each."""
-        return [*self._services.jobs.alerts(), *self._services.queues.spool.alerts()]
+        return [*self._services.jobs.alerts(), *self._services.custody.services.spool.alerts()]
 
     def _config(self) -> Config:
         return self._services.running.config

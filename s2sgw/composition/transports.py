@@ -13,7 +13,7 @@ from s2sgw.xmpp.jid import Domain
 
 @dataclass(frozen=True, slots=True)
 class Transports:
-    """The `delivery.transport.TransportTable` of a whole gateway."""
+    """The `delivery.queue_table.TransportTable` of a whole gateway."""
 
     local_domains: frozenset[Domain]
     backends: Backends

@@ -1,85 +1,154 @@
-"""How the acknowledgements of each next server are had: as configured for a backend, the best there is for a peer."""
+"""How each next server acknowledges stanzas (as configured for a backend, the best there is for a peer); what silence means."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.delivery.acknowledgements import (
     LARGE,
-    OVERDUE,
-    PATIENCE,
+    OVERDUE_SECONDS,
+    PING_SECONDS,
+    AckedQueue,
     Acknowledgements,
     Acks,
     PingAcks,
+    ReplyCatcher,
     StreamManagementAcks,
     TcpAcks,
-    UnansweredPings,
 )
-from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.outbound_stream import KnownExtensions, OutboundStream
-from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
+#: Seconds for which it is remembered whether a server answers pings, and of how many servers.
+REMEMBERED_SECONDS = 86_400.0
+#: Seconds after which a server that answered pings, and answers none on new streams, is presumed to answer no more.
+MUTE_SECONDS = 300.0
+MAX_SERVERS = 10_000
+
+
+class RememberedServers:
+    """Servers of which something is known, for `REMEMBERED_SECONDS` each."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def remember(self, name: str) -> None:
+        """It is known of the server called `name` from now on."""
+        self._until.pop(name, None)
+        while len(self._until) >= MAX_SERVERS:
+            del self._until[next(iter(self._until))]
+        self._until[name] = self._clock.seconds() + REMEMBERED_SECONDS
+
+    def forget(self, name: str) -> None:
+        """It is not known any more."""
+        self._until.pop(name, None)
+
+    def __contains__(self, name: str) -> bool:
+        until = self._until.get(name)
+        if until is not None and until <= self._clock.seconds():
+            del self._until[name]
+            until = None
+        return until is not None
+
 
 class AckSelection:
-    """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else nothing but TCP."""
+    """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else TCP alone.
+
+    `acks` is what is configured for a domain. `replies` finds the replies that are caught in the queue of a pair.
+    """
 
     def __init__(
-        self, acks: Callable[[Domain], Acks], queues: Callable[[], DeliveryQueues], extensions: KnownExtensions,
+        self, acks: Callable[[Domain], Acks], replies: Callable[[Pair], PingReplies], extensions: KnownExtensions,
         clock: IReactorTime,
     ) -> None:
         self._acks = acks
-        self._queues = queues
+        self._replies = replies
         self._extensions = extensions
         self._clock = clock
-        self._silent = UnansweredPings(clock)
+        #: servers that never answered a ping, and those that did
+        self._never_answering = RememberedServers(clock)
+        self._answering = RememberedServers(clock)
+        #: servers of the latter that are silent on new streams too, and since when
+        self._silent_since: dict[str, float] = {}
 
-    def managed(self, domain: Domain) -> bool:
-        """Whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
+    def use_stream_management(self, domain: Domain) -> bool:
+        """Return whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
         return self._acks(domain) in ("auto", "sm") and self._extensions.usable(domain.ascii, "management")
 
-    def resumes(self, domain: Domain) -> bool:
-        """Whether the server of `domain` bears to be asked to resume a stream."""
+    def use_resumption(self, domain: Domain) -> bool:
+        """Return whether the server of `domain` may be asked to resume a stream."""
         return self._extensions.usable(domain.ascii, "resumption")
 
-    def of(self, agent: DeliveryAgent, stream: OutboundStream) -> Acknowledgements:
-        """The receipts for one stream that is ready."""
+    def choose(self, queue: AckedQueue, stream: OutboundStream, stalled_before: bool = False) -> Acknowledgements:
+        """Return the acknowledgements for one stream that is ready. `stalled_before`: the last one ended by a stall."""
         acks, name = self._acks(stream.pair.recipient), stream.pair.recipient.ascii
         if stream.managed:
-            overdue = partial(self._overdue, stream)
-            heard = agent.poison_detector.stifled
-            return StreamManagementAcks(stream.count_sent, self._clock, overdue, stream.unacknowledged, heard)
-        if acks == "tcp" or (acks != "ping" and name in self._silent):
-            return TcpAcks(stream.count_sent)
-        way_back, noted = partial(self._way_back, stream.pair.inverse), partial(self._heard, stream)
-        return PingAcks(
-            stream.pair, lambda ping: stream.write([ping]), lambda id, answered: way_back().expect(id, noted(answered)),
-            lambda id: way_back().unexpect(id), agent.queue.acknowledged, partial(self._silent.remember, name), self._clock,
-            lambda: f"s2sgw-{secrets.token_hex(12)}", stream.count_sent, insist=acks == "ping",
-            choked=lambda: stream.answers and self._choked(stream, PATIENCE),
-        )
+            return StreamManagementAcks(stream, self, self._clock, stream.unacknowledged, stalled_before)
+        if acks == "tcp" or (acks != "ping" and name in self._never_answering):
+            return TcpAcks(stream)
+        replies = ReplyCatcher(self._replies, stream.pair.inverse)
+        return PingAcks(stream, queue, replies, self, self._clock, _token, always=acks == "ping")
 
-    def _way_back(self, pair: Pair) -> DeliveryQueue:
-        """Where the answers of `pair` arrive: looked up for each ping, since a flow that rests between two is forgotten."""
-        return self._queues().queue(pair)
+    # --- what the silence of a server means (`acknowledgements.StallPolicy`) ---
 
-    def _heard(self, stream: OutboundStream, answered: Callable[[], None]) -> Callable[[], None]:
-        """`answered`, and noted: there are answers on this stream, whichever lane of it is told."""
-        def noted() -> None:
-            stream.note_answer()
-            answered()
-        return noted
+    def ping_answered(self, stream: OutboundStream) -> None:
+        stream.note_answer()
+        self._silent_since.pop(stream.pair.recipient.ascii, None)
+        self._answering.remember(stream.pair.recipient.ascii)
+        self._never_answering.forget(stream.pair.recipient.ascii)
 
-    def _choked(self, stream: OutboundStream, seconds: float) -> bool:
-        """Whether a server that has answered before, and not for so many `seconds`, may have met a limit that it told nobody of.
+    def answers_pings(self, stream: OutboundStream) -> bool:
+        return stream.answers or stream.pair.recipient.ascii in self._answering
 
-        Then the stream ends, and is not resumed: what is in doubt goes one at a time (`delivery.poison`).
+    def ping_unanswered(self, stream: OutboundStream) -> bool:
+        """A server that has answered before is presumed dead, and one that never has never to answer, for a day.
+
+        The same is presumed of a server that has answered before, lets new streams be opened, and answers on none of them for
+        `MUTE_SECONDS`: its way back to us is gone.
+        """
+        name = stream.pair.recipient.ascii
+        if stream.answers and self._end_over_large(stream, PING_SECONDS):
+            return True
+        if self.answers_pings(stream) and (stream.answers or not self._mute(name)):
+            text = f"it has answered pings before, and none for {PING_SECONDS:g} seconds"
+            stream.abort(Ending(Cause.UNRESPONSIVE, text, "network"))
+            return True
+        self._answering.forget(name)
+        self._silent_since.pop(name, None)
+        self._never_answering.remember(name)
+        return False
+
+    def _mute(self, name: str) -> bool:
+        """Return whether the server has been silent for `MUTE_SECONDS`, over several streams."""
+        now = self._clock.seconds()
+        since = self._silent_since.setdefault(name, now)
+        if len(self._silent_since) > MAX_SERVERS:
+            del self._silent_since[next(iter(self._silent_since))]
+        return now - since >= MUTE_SECONDS
+
+    def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
+        """A server that has acknowledged before is presumed dead; its stream may be resumed.
+
+        One that never has is presumed not to implement XEP-0198: it is not asked for it for a day.
+        """
+        if not acked_before:
+            ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE_SECONDS:g} seconds")
+            self._extensions.disable(stream.pair.recipient.ascii, "management", ending)
+            stream.close(ending)
+        elif not self._end_over_large(stream, OVERDUE_SECONDS):
+            text = f"nothing was acknowledged for {OVERDUE_SECONDS:g} seconds"
+            stream.abort(Ending(Cause.UNRESPONSIVE, text, "network"))
+
+    def _end_over_large(self, stream: OutboundStream, seconds: float) -> bool:
+        """End the stream where a large stanza is in flight: the server may have met a limit of its own, and told nobody.
+
+        It is closed, so that it is not resumed: what is in doubt goes one at a time (`delivery.poison`). Return whether it is.
         """
         if stream.largest_in_flight <= LARGE:
             return False
@@ -87,16 +156,6 @@ class AckSelection:
         stream.close(Ending(Cause.UNRESPONSIVE, text, "them"))
         return True
 
-    def _overdue(self, stream: OutboundStream, heard: bool) -> None:
-        """Who has acknowledged before is gone without a word, and what broke off may be resumed. Who has not never will.
 
-        A new stream to such a one goes without acknowledgements, for a day.
-        """
-        if heard and self._choked(stream, OVERDUE):
-            return
-        if heard:
-            stream.abort(Ending(Cause.UNRESPONSIVE, f"nothing was acknowledged for {OVERDUE:g} seconds", "them"))
-            return
-        ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE:g} seconds")
-        self._extensions.disable(stream.pair.recipient.ascii, "management", ending)
-        stream.close(ending)
+def _token() -> str:
+    return f"s2sgw-{secrets.token_hex(12)}"

@@ -1,7 +1,8 @@
-"""How we learn what the next server has: XEP-0198 acknowledgements, an XMPP ping behind the batch, or nothing but TCP.
+"""How the gateway learns what the next server has: by XEP-0198, by an XMPP ping behind the batch, or not at all (TCP alone).
 
-In-order processing makes the reply to a ping a receipt for everything before it (R41). A server that never answers one
-(some are reached one way only) is remembered for a day and believed to have what was written.
+Servers work in order, so that the reply to a ping acknowledges everything before it (R41). A server that has never answered one
+is presumed to be reached one way only: it is believed to have what was written. A server that has answered before and falls
+silent is presumed dead: its stream ends, and what is in doubt goes again.
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from s2sgw.delivery.iq_replies import PingReplies
+from s2sgw.delivery.outbound_stream import OutboundStream
+from s2sgw.queue.evidence import PASSED_ON, WRITTEN, ReceiptEvidence
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import MANAGEMENT, PING, SERVER
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
-#: Seconds that a server has to answer a ping on a stream that lives.
-PATIENCE = 20.0
-#: Seconds for which a server that answered none is remembered, and how many are.
-MEMORY = 86_400.0
-REMEMBERED = 10_000
-#: Seconds without any acknowledgement, on a stream that promised them, after which it is taken for broken.
-OVERDUE = 60.0
-#: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some choke on what is larger.
+#: Seconds that a server has to answer a ping.
+PING_SECONDS = 20.0
+#: Seconds without any acknowledgement, on a stream that promised them, after which something is wrong.
+OVERDUE_SECONDS = 60.0
+#: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some fall silent beyond that.
 LARGE = 10_000
 #: What asks for an acknowledgement (XEP-0198 §4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 
 
 class Acknowledgements(Protocol):
-    """What tells a courier which of its stanzas the next server has."""
+    """What tells a delivery agent which of its stanzas the next server has."""
 
     #: False: what is written is passed on
     acknowledges: bool
@@ -40,94 +41,138 @@ class Acknowledgements(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Everything that is counted on the stream and unacknowledged is waited for here, and nothing else."""
+        """Everything that the stream counts as unacknowledged was sent by this queue, and is waited for here."""
 
-    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
-        """What is to be written before these."""
+    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
+        """Return what is to be written before these stanzas."""
 
-    def behind(self, number: int) -> bytes:
-        """`number` more stanzas are being written; what is to be written behind them."""
+    def after_batch(self, number: int) -> bytes:
+        """Count `number` stanzas that are being written. Return what is to be written behind them."""
+
+    def resumed(self, number: int) -> bytes:
+        """The stream resumes another: `number` stanzas of that are written again. Return what goes behind them."""
 
     def acknowledged(self, number: int) -> int:
-        """The other side has `number` more, by its own word (XEP-0198); how many of them that settles."""
+        """The other side acknowledged `number` more (XEP-0198). Return how many of the queue's stanzas in flight that settles."""
 
-    def crowded(self) -> None:
-        """What is unacknowledged has become so much that whoever brings it would have to wait."""
+    def on_pressure(self) -> None:
+        """So much is unacknowledged that sources would have to wait."""
 
     def stop(self) -> None:
         """The stream is gone."""
 
 
-def _uncounted(number: int) -> None:
-    """Nobody counts."""
+class AckedQueue(Protocol):
+    """What is needed of the delivery queue whose stanzas are acknowledged."""
+
+    @property
+    def pair(self) -> Pair: ...
+
+    def acknowledged(self, number: int, evidence: ReceiptEvidence) -> None:
+        """The first `number` stanzas in flight have another owner."""
+
+
+class StallPolicy(Protocol):
+    """What is done about a server that falls silent (`delivery.ack_selection`)."""
+
+    def ping_answered(self, stream: OutboundStream) -> None:
+        """A ping was answered on the stream."""
+
+    def answers_pings(self, stream: OutboundStream) -> bool:
+        """Return whether the server is known to answer pings."""
+
+    def ping_unanswered(self, stream: OutboundStream) -> bool:
+        """A ping was not answered in time. Return whether the stream was ended for it."""
+
+    def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
+        """Nothing was acknowledged for `OVERDUE_SECONDS`. `acked_before`: something was, earlier on the stream."""
+
+
+class ReplyCatcher:
+    """Catches the replies to pings where they arrive: in the queue back to us.
+
+    `replies(pair)` finds them for each ping: the queue of the pair may be forgotten between two.
+    """
+
+    def __init__(self, replies: Callable[[Pair], PingReplies], pair: Pair) -> None:
+        self._replies = replies
+        self._pair = pair
+
+    def expect(self, id: str, answered: Callable[[], None]) -> None:
+        """Call `answered` when the reply to the ping `id` arrives."""
+        self._replies(self._pair).expect(id, answered)
+
+    def give_up(self, id: str) -> None:
+        """Wait for that reply no longer."""
+        self._replies(self._pair).give_up(id)
 
 
 class TcpAcks:
-    """TCP alone. `sent` counts all the same: the other side may ask for acknowledgements later, and gives them then."""
+    """No acknowledgements. Stanzas are counted on the stream all the same: XEP-0198 may be enabled later."""
 
     acknowledges = whole = arrive_elsewhere = False
 
-    def __init__(self, sent: Callable[[int], object] = _uncounted) -> None:
-        self._sent = sent
+    def __init__(self, stream: OutboundStream | None = None) -> None:
+        self._stream = stream
 
-    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
         return b""
 
-    def behind(self, number: int) -> bytes:
-        self._sent(number)
+    def after_batch(self, number: int) -> bytes:
+        if self._stream is not None:
+            self._stream.count_sent(number)
         return b""
+
+    def resumed(self, number: int) -> bytes:
+        return self.after_batch(number)
 
     def acknowledged(self, number: int) -> int:
         return 0
 
-    def crowded(self) -> None:
+    def on_pressure(self) -> None:
         """Nothing is unacknowledged."""
 
     def stop(self) -> None:
-        """Nothing to stop."""
+        """Nothing is waited for."""
 
 
 class StreamManagementAcks:
-    """XEP-0198: `sent` counts with the engine, whose `Acknowledged` events come in as `acknowledged`.
-
-    `broken(heard)` is told when nothing has been acknowledged for too long; `heard`: the other side has said before what it had.
-    """
+    """XEP-0198. The stream counts what is sent; what the other side acknowledges comes in as `acknowledged`."""
 
     acknowledges = True
     arrive_elsewhere = False
 
     def __init__(
-        self, sent: Callable[[int], object], clock: IReactorTime, broken: Callable[[bool], None], before: int = 0,
-        heard: bool = False,
+        self, stream: OutboundStream, policy: StallPolicy, clock: IReactorTime, before: int = 0, acked_before: bool = False,
     ) -> None:
-        """`before`: so many were sent, and counted, whose receipt came in another way; their acknowledgements come first.
+        """`before` stanzas were sent and counted whose acknowledgement came in another way; theirs come first.
 
-        `heard`: it has said what it had on the stream before.
+        `acked_before`: the other side has acknowledged something on the stream before.
         """
-        self._sent = sent
-        self._before = before
+        self._stream = stream
+        self._policy = policy
         self._clock = clock
-        self._broken = broken
-        self._heard = heard
+        self._before = before
+        self._acked_before = acked_before
         self._outstanding = 0
-        self._since = 0.0  # of the first of these, or of the last acknowledgement
+        self._since = 0.0  # when the first of these was sent, or the last acknowledgement came
         self._watch: IDelayedCall | None = None
 
     @property
     def whole(self) -> bool:
         return not self._before
 
-    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
+    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
         return b""
 
-    def behind(self, number: int) -> bytes:
-        self._sent(number)
+    def after_batch(self, number: int) -> bytes:
+        self._stream.count_sent(number)
         return self._await(number)
 
-    def again(self, number: int) -> bytes:
-        """A stream was resumed, and `number` stanzas, counted already, are written again; what is to be written behind them."""
+    def resumed(self, number: int) -> bytes:
+        """Count nothing: the stream has counted these already."""
         self._before -= number
-        self._heard = True
+        self._acked_before = True
         return self._await(number)
 
     def _await(self, number: int) -> bytes:
@@ -135,7 +180,7 @@ class StreamManagementAcks:
             self._since = self._clock.seconds()
         self._outstanding += number
         if self._watch is None:
-            self._watch = self._clock.callLater(OVERDUE, self._look)
+            self._watch = self._clock.callLater(OVERDUE_SECONDS, self._look)
         return REQUEST
 
     def acknowledged(self, number: int) -> int:
@@ -144,11 +189,11 @@ class StreamManagementAcks:
         settled = min(number - skipped, self._outstanding)
         self._outstanding -= settled
         self._since = self._clock.seconds()
-        self._heard = True
+        self._acked_before = True
         return settled
 
-    def crowded(self) -> None:
-        """Whoever brings more waits."""
+    def on_pressure(self) -> None:
+        """Sources have to wait."""
 
     def stop(self) -> None:
         if self._watch is not None:
@@ -156,123 +201,95 @@ class StreamManagementAcks:
             self._watch = None
 
     def _look(self) -> None:
-        """One timer, put forward when it is due: a batch costs none."""
+        """The one timer is due: put it forward, if something was acknowledged meanwhile."""
         self._watch = None
-        left = self._since + OVERDUE - self._clock.seconds()
+        left = self._since + OVERDUE_SECONDS - self._clock.seconds()
         if self._outstanding and left <= 0:
-            self._broken(self._heard)
+            self._policy.acks_overdue(self._stream, self._acked_before)
         elif self._outstanding:
             self._watch = self._clock.callLater(left, self._look)
 
 
-class UnansweredPings:
-    """The servers that do not answer what was asked (pings, say), for a day each."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._until: dict[str, float] = {}
-
-    def remember(self, name: str) -> None:
-        while len(self._until) >= REMEMBERED:
-            del self._until[next(iter(self._until))]
-        self._until[name] = self._clock.seconds() + MEMORY
-
-    def __contains__(self, name: str) -> bool:
-        until = self._until.get(name)
-        if until is not None and until <= self._clock.seconds():
-            del self._until[name]
-            until = None
-        return until is not None
-
-
 class PingAcks:
-    """One ping at a time behind what was written; its answer acknowledges that, and asks again if more was written since.
-
-    `expect(id, answered)` has the answer caught where it arrives; `acknowledged(number)` is told what it means, and
-    `silent()` that none came: then everything counts as passed on from now on. Unless `choked()` finds that the server may not
-    have got over what was sent, and ends the stream.
-    """
+    """One ping at a time behind what was written. Its reply acknowledges that, and the next ping follows if more was written."""
 
     whole = False
     arrive_elsewhere = True
 
     def __init__(
-        self, pair: Pair, write: Callable[[bytes], None], expect: Callable[[str, Callable[[], None]], None],
-        forget: Callable[[str], None], acknowledged: Callable[[int], None], silent: Callable[[], None], clock: IReactorTime,
-        token: Callable[[], str], sent: Callable[[int], object] = _uncounted, insist: bool = False,
-        choked: Callable[[], bool] = lambda: False,
+        self, stream: OutboundStream, queue: AckedQueue, replies: ReplyCatcher, policy: StallPolicy, clock: IReactorTime,
+        token: Callable[[], str], always: bool = False,
     ) -> None:
-        """`insist`: after a ping without an answer the next batch is asked about all the same."""
-        self._choked = choked
+        """`token` makes ids that cannot be guessed. `always`: ask again behind the next batch after a ping without a reply."""
         self.acknowledges = True
-        self._insist = insist
-        self._pair = pair
-        self._write = write
-        self._expect = expect
-        self._forget = forget
-        self._acknowledged = acknowledged
-        self._silent = silent
+        self._stream = stream
+        self._queue = queue
+        self._replies = replies
+        self._policy = policy
         self._clock = clock
         self._token = token
-        self._sent = sent
-        self._covered = 0  # by the ping that is out
-        self._uncovered = 0  # written since
-        self._answers = False  # this server has answered before
+        self._always = always
+        self._covered = 0  # stanzas before the ping that is out
+        self._uncovered = 0  # stanzas written since
         self._id: str | None = None
-        self._patience: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
 
-    def ahead(self, stanzas: Sequence[bytes]) -> bytes:
-        """Whether the server answers at all is to be known where it may fall silent over one of these."""
-        if self._answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
+    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
+        """Ask whether the server answers at all before it may fall silent over one of these."""
+        if self._stream.answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
             return b""
         return self._ping()
 
-    def behind(self, number: int) -> bytes:
+    def after_batch(self, number: int) -> bytes:
         self._uncovered += number
-        self._sent(number)
+        self._stream.count_sent(number)
         return b"" if self._id is not None or not self.acknowledges else self._ping()
 
+    def resumed(self, number: int) -> bytes:
+        return self.after_batch(number)
+
     def acknowledged(self, number: int) -> int:
-        """Pings are the only receipt here."""
+        """Pings alone acknowledge."""
         return 0
 
-    def crowded(self) -> None:
-        """A server that may be one that never answers holds nobody up: what was written counts as passed on."""
-        everything = self._covered + self._uncovered
-        if everything and not self._answers:
-            self._covered = self._uncovered = 0
-            self._acknowledged(everything)
+    def on_pressure(self) -> None:
+        """A server that may be one that never answers slows no source: it is believed to have what was written."""
+        if self._covered + self._uncovered and not self._policy.answers_pings(self._stream):
+            self._believe()
+
+    def _believe(self) -> None:
+        everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
+        self._queue.acknowledged(everything, WRITTEN)
 
     def stop(self) -> None:
         if self._id is not None:
-            self._forget(self._id)
+            self._replies.give_up(self._id)
             self._id = None
-        if self._patience is not None and self._patience.active():
-            self._patience.cancel()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
     def _ping(self) -> bytes:
         self._id = self._token()
-        self._sent(1)
+        self._stream.count_sent(1)
         self._covered, self._uncovered = self._uncovered, 0
-        self._expect(self._id, self._answered)
-        self._patience = self._clock.callLater(PATIENCE, self._late)
-        addresses = {"type": "get", "id": self._id, "from": self._pair.sender.text, "to": self._pair.recipient.text}
+        self._replies.expect(self._id, self._answered)
+        self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)
+        pair = self._queue.pair
+        addresses = {"type": "get", "id": self._id, "from": pair.sender.text, "to": pair.recipient.text}
         return Element("iq", SERVER, addresses, [Element("ping", PING)]).to_xml()
 
     def _answered(self) -> None:
+        self._id = None  # the reply is caught
         self.stop()
-        self._answers = True
+        self._policy.ping_answered(self._stream)
         covered, self._covered = self._covered, 0
         if self._uncovered:
-            self._write(self._ping())
-        self._acknowledged(covered)
+            self._stream.write([self._ping()])
+        self._queue.acknowledged(covered, PASSED_ON)
 
-    def _late(self) -> None:
+    def _unanswered(self) -> None:
         self.stop()
-        if self._choked():
+        if self._policy.ping_unanswered(self._stream):
             return
-        self.acknowledges = self._insist
-        everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
-        self._silent()
-        self._acknowledged(everything)
-
+        self.acknowledges = self._always
+        self._believe()

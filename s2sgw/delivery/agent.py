@@ -1,94 +1,89 @@
-"""The courier of a lane: opens the stream to the next hop when something waits, keeps it, and tries again after a while.
+"""The delivery agent of a queue: it opens a stream to the next server when something waits, uses it, and tries again later where
+that fails.
 
-Its life is four states (idle, connecting, ready, backing off); what it does with the stanzas of a failed attempt is one
-visible word: a final cause bounces them, any other lets them wait.
+What belongs to a state (the attempt, the stream, the timer) is in the data of that state (`agent_states`). What outlasts a stream
+is in four collaborators: when to try again, a stream to be resumed, which stanza is poison, how stanzas are acknowledged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.delivery.acknowledgements import LARGE, Acknowledgements, StreamManagementAcks, TcpAcks
-from s2sgw.delivery.agent_states import build
+from s2sgw.delivery.acknowledgements import LARGE, Acknowledgements, TcpAcks
+from s2sgw.delivery.agent_states import AgentState, BackingOff, Connecting, Delivering, Idle, Stopped, Suspended, build
 from s2sgw.delivery.next_hop import NextHopStatus
-from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS, OutboundStream, ResumableStream, StreamProvider, StreamUnavailable
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamProvider, StreamUnavailable
 from s2sgw.delivery.poison import PoisonDetector
 from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.resume_wait import ResumeWait
+from s2sgw.delivery.retry import RetrySchedule
 from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.evidence import WRITTEN
 from s2sgw.reporting.record import EventRecord
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
-STEADY = 10.0
-#: Seconds until the next try, and a random part of as many more, where a stanza is to be found on which the next server closes
-#: its stream; so often in a row, for a server may close on every one.
-ISOLATING = 0.5
-ISOLATIONS = 20
+WORKED_SECONDS = 10.0
+
+#: Chooses the acknowledgements of a stream. The last argument: the stream before ended by a stall.
+ChooseAcks = Callable[[DeliveryQueue, OutboundStream, bool], Acknowledgements]
+
+
+def _tcp_alone(queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
+    return TcpAcks()
 
 
 class DeliveryAgent:
-    """A `NextHop` (see `delivery.next_hop`) over the streams that are to be had by `way`."""
+    """A `NextHop` (see `delivery.next_hop`) over the streams of `provider`."""
 
     log = Logger()
 
     def __init__(
-        self, queue: DeliveryQueue, way: StreamProvider, record: EventRecord, back_off: BackOff, random: Callable[[], float],
-        clock: IReactorTime,
-        receipts_of: Callable[[DeliveryAgent, OutboundStream], Acknowledgements] = lambda agent, stream: TcpAcks(),
+        self, queue: DeliveryQueue, provider: StreamProvider, record: EventRecord, back_off: BackOff,
+        random: Callable[[], float], clock: IReactorTime, choose_acks: ChooseAcks = _tcp_alone,
     ) -> None:
+        """`random` gives numbers in [0, 1)."""
         self.queue = queue
-        self.way = way
-        self.failures = 0
-        self.stream: OutboundStream | None = None
+        self.provider = provider
+        self.data: AgentState = Idle()
         self.last_ending: Ending | None = None
-        self.retry: IDelayedCall | None = None
-        self._attempt: Deferred[Any] | None = None
-        self._closed: Deferred[None] = succeed(None)
-        self._record = record
-        self._back_off = back_off
-        self._random = random
-        self._clock = clock
-        self._receipts_of = receipts_of
-        self.acknowledgements: Acknowledgements = TcpAcks()
-        #: a stream of ours that broke off, with which the next one may go on, until the timer is due
-        self.broken: ResumableStream | None = None
-        self._patience: IDelayedCall | None = None
-        #: something was acknowledged on the stream: it worked, however short its life
-        self._heeded = False
-        #: acknowledgements (XEP-0198) are to be had as soon as nothing is in flight
-        self._promised = False
-        self.since = 0.0
+        self.retry = RetrySchedule(back_off, random)
+        self.resume_wait = ResumeWait(clock, record, self._resume_wait_over)
         self.poison_detector = PoisonDetector()
-        self._isolations = 0
-        self._life = build(self)
+        self._record = record
+        self._clock = clock
+        self._choose_acks = choose_acks
+        self._machine = build(self)
 
-    # --- Hop ---
+    # --- NextHop ---
 
     @property
     def state(self) -> str:
-        """idle, connecting, ready, broken (the stream may still be resumed) or backing off."""
-        if self.stream is not None:
-            return "ready"
-        if self._attempt is not None:
-            return "connecting"
-        if self.retry is not None:
-            return "backing off"
-        return "broken" if self.queue.pair_queue.flying or self.broken is not None else "idle"
+        data = self.data
+        if isinstance(data, Idle) and (self.queue.pair_queue.in_flight or self.resume_wait.stream is not None):
+            return Suspended.word
+        return data.word
+
+    @property
+    def stream(self) -> OutboundStream | None:
+        """The open stream, if there is one."""
+        return self.data.stream if isinstance(self.data, Delivering) else None
 
     @property
     def ready(self) -> bool:
-        return self.stream is not None and self.stream.writable
+        data = self.data
+        return type(data) is Delivering and data.stream.writable
 
     @property
     def slow(self) -> bool:
-        return self.stream is not None and not self.stream.writable
+        data = self.data
+        return type(data) is Delivering and not data.stream.writable
 
     @property
     def last_cause(self) -> Cause:
@@ -96,298 +91,307 @@ class DeliveryAgent:
 
     @property
     def acknowledges(self) -> bool:
-        return self.acknowledgements.acknowledges
+        data = self.data
+        return type(data) is Delivering and data.acknowledgements.acknowledges
 
     @property
     def acks_arrive_elsewhere(self) -> bool:
-        return self.acknowledgements.arrive_elsewhere
+        data = self.data
+        return type(data) is Delivering and data.acknowledgements.arrive_elsewhere
 
     def status(self) -> NextHopStatus:
-        retry_at = self.retry.getTime() if self.retry is not None and self.retry.active() else None
-        facts = None if self.stream is None else self.stream.facts()
+        data = self.data
         cause = None if self.last_ending is None else self.last_ending.cause
-        return NextHopStatus(self.state, cause, retry_at, facts, self.since)
+        retry_at = data.timer.getTime() if isinstance(data, BackingOff) and data.timer.active() else None
+        if isinstance(data, Delivering):
+            return NextHopStatus(self.state, cause, retry_at, data.stream.facts(), data.since)
+        return NextHopStatus(self.state, cause, retry_at)
 
     def send(self, data: Sequence[bytes]) -> None:
-        assert self.stream is not None
-        if self._promised and self.queue.pair_queue.flying == len(data):  # nothing is in flight but these
-            self._take_receipts(self.stream)
-        ahead, behind = self.acknowledgements.ahead(data), self.acknowledgements.behind(len(data))
-        self.stream.write([each for each in (ahead, *data, behind) if each] if ahead or behind else data)
+        ready = self._ready
+        if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing is in flight but these
+            self._take_acks(ready)
+        before, after = ready.acknowledgements.before_batch(data), ready.acknowledgements.after_batch(len(data))
+        ready.stream.write([each for each in (before, *data, after) if each] if before or after else data)
+
+    @property
+    def _ready(self) -> Delivering:
+        data = self.data
+        assert type(data) is Delivering
+        return data
 
     def relieve_pressure(self) -> None:
-        self.acknowledgements.crowded()
+        if isinstance(self.data, Delivering):
+            self.data.acknowledgements.on_pressure()
 
     def request_delivery(self) -> None:
-        self._life.request_delivery()
+        self._machine.request_delivery()
 
     def retry_now(self, urged: bool = False) -> None:
         if urged:
-            self.way.urge(self.queue.pair.recipient)
-        self._life.retry_now()
+            self.provider.urge(self.queue.pair.recipient)
+        self._machine.retry_now()
 
     def release_stream(self) -> None:
-        """Ours alone to close, and only where neither side has anything under way on it."""
-        stream = self.stream
-        if stream is not None and stream.ours and not stream.carries_back and stream.sole and not self.busy:
-            stream.close(Ending(Cause.IDLE))
+        """Close the stream if it is ours, nothing is under way on it, and no one else uses it."""
+        if isinstance(self.data, Delivering) and not self.busy:
+            stream = self.data.stream
+            if stream.ours and not stream.carries_back and stream.sole:
+                stream.close(Ending(Cause.IDLE))
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        self._life.stop(cause)
-        return self._closed
+        self._machine.stop(cause)
+        return self.data.closed if isinstance(self.data, Stopped) else succeed(None)
 
-    # --- Listener ---
+    # --- StreamUser ---
 
     @property
     def largest_in_flight(self) -> int:
-        return self.queue.pair_queue.largest_flying
+        return self.queue.pair_queue.largest_in_flight
 
     @property
     def busy(self) -> bool:
-        return self.queue.pair_queue.flying > 0
+        return self.queue.pair_queue.in_flight_count > 0
 
     @property
     def alone(self) -> bool:
         return self.queue.suspects > 0
 
     def stream_event(self, event: Event) -> None:
-        """What the other side has (XEP-0198), or that it will not say so."""
+        """Take what the other side has (XEP-0198), or that it will not say so."""
+        ready = self._ready
         if isinstance(event, Acknowledged):
-            self._heeded = True
-            self.queue.acknowledged(self.acknowledgements.acknowledged(event.count))
-        elif isinstance(event, ManagementEnabled) and self.queue.pair_queue.flying:
-            self._promised = True
+            ready.acked = True
+            self.queue.acknowledged(ready.acknowledgements.acknowledged(event.count))
+        elif isinstance(event, ManagementEnabled) and self.queue.pair_queue.in_flight:
+            ready.promised = True
         elif isinstance(event, ManagementRefused | ManagementEnabled):
-            self._change_receipts()
+            self._change_acks(ready)
 
-    def _change_receipts(self) -> None:
-        """What is written, and was written already, is asked about in another way."""
-        assert self.stream is not None
-        self._take_receipts(self.stream)
-        written = self.queue.pair_queue.flying
-        if not self.acknowledgements.acknowledges:
-            self.queue.acknowledged(written)
+    def _change_acks(self, ready: Delivering) -> None:
+        """Ask in another way about what is written, and what was written already."""
+        self._take_acks(ready)
+        written = self.queue.pair_queue.in_flight_count
+        if not ready.acknowledgements.acknowledges:
+            self.queue.acknowledged(written, WRITTEN)
         elif written:
-            self.stream.write([self.acknowledgements.behind(written)])
+            ready.stream.write([ready.acknowledgements.after_batch(written)])
 
-    def _take_receipts(self, stream: OutboundStream) -> None:
-        """The best that are to be had now."""
-        self._promised = False
-        self.acknowledgements.stop()
-        self.acknowledgements = self._receipts_of(self, stream)
+    def _take_acks(self, ready: Delivering) -> None:
+        """Use the best acknowledgements that are to be had now."""
+        ready.promised = False
+        ready.acknowledgements.stop()
+        ready.acknowledgements = self._choose_acks(self.queue, ready.stream, self.poison_detector.stalled)
 
     def stream_lost(self, ending: Ending) -> None:
-        self._life.lost(ending)
+        self._machine.lost(ending)
 
     def holds(self, number: int) -> bool:
-        return self.acknowledgements.whole and self.queue.pair_queue.flying == number
+        data = self.data
+        if not isinstance(data, Delivering | Suspended):
+            return False
+        return data.acknowledgements.whole and self.queue.pair_queue.in_flight_count == number
 
-    def again(self) -> list[bytes]:
+    def resend(self, acknowledged: int) -> list[bytes]:
+        self.queue.settle_in_flight(acknowledged)
         now = self._clock.seconds()
         return [self.queue.spelled(held, now) for held in self.queue.pair_queue.rows(self.queue.pair_queue.in_flight)]
 
     def stream_suspended(self, ending: Ending) -> None:
-        self._life.broke_off(ending)
+        self._machine.suspended(ending)
 
     def stream_resumed(self, stream: OutboundStream) -> None:
-        self._life.opened(stream)
+        self._machine.connected(stream)
 
     def stream_slow(self) -> None:
-        """The flow asks `slow` when the next stanzas come."""
+        """The queue asks `slow` when the next stanzas come."""
 
     def stream_free(self) -> None:
-        self.queue.drain()
+        self.queue.next_hop_ready()
 
-    # --- what the life does ---
+    # --- what the machine does (`AgentOutputs`) ---
 
-    def open(self) -> None:
-        """Begin an attempt."""
-        if self.retry is not None and self.retry.active():
-            self.retry.cancel()
-        self.retry = None
-        self._attempt = Deferred.fromCoroutine(_awaited(self.way.find(self.queue.pair, self.broken, self.alone)))
-        self._attempt.addCallbacks(self._life.opened, self._failed).addErrback(self._not_handled)
+    def begin_attempt(self) -> None:
+        if isinstance(self.data, BackingOff) and self.data.timer.active():
+            self.data.timer.cancel()
+        found = self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone)
+        attempt = Deferred.fromCoroutine(_awaited(found))
+        self.data = Connecting(attempt)
+        attempt.addCallbacks(self._machine.connected, self._attempt_over).addErrback(self._not_handled)
 
-    def _failed(self, failure: Failure) -> None:
+    def _attempt_over(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
         if isinstance(failure.value, StreamUnavailable):
-            self._life.refused(failure.value)
+            self._machine.failed(failure.value)
         else:
             self.log.failure("an attempt to open a stream broke", failure)
-            self._life.refused(StreamUnavailable(Ending(Cause.INTERNAL)))
+            self._machine.failed(StreamUnavailable(Ending(Cause.INTERNAL)))
 
     def _not_handled(self, failure: Failure) -> None:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
-    def take_up(self, stream: OutboundStream) -> None:
-        """The stream is ready: everything that waits goes out, behind what is sent again."""
-        self._attempt = None
-        again = self._settle(stream)
-        self._heeded = False
-        self.stream = stream
-        self.since = self._clock.seconds()
-        self._take_receipts(stream)
+    def use_stream(self, stream: OutboundStream) -> None:
+        """Everything that waits goes out, behind what is sent again."""
+        if isinstance(self.data, Suspended) and self.data.timer is not None and self.data.timer.active():
+            self.data.timer.cancel()
+        again = self._resume(stream)
+        ready = self.data = Delivering(stream, TcpAcks(), self._clock.seconds())
+        self._take_acks(ready)
         stream.user = self
-        if isinstance(self.acknowledgements, StreamManagementAcks) and self.queue.pair_queue.flying:
-            stream.write([*again, self.acknowledgements.again(self.queue.pair_queue.flying)])
-        self.queue.fit(stream.limits)
+        if in_flight := self.queue.pair_queue.in_flight_count:
+            stream.write([*again, ready.acknowledgements.resumed(in_flight)])
+        self.queue.limits_changed(stream.limits)
         facts = stream.facts()
         self._record.standing(
-            "stream ready", self.queue.direction, self.way.leg, self.queue.pair, method=facts.method, address=facts.address,
-            tls=facts.tls or "none", detail="; ".join(facts.reasons),
+            "stream ready", self.queue.direction, self.provider.leg, self.queue.pair, method=facts.method,
+            address=facts.address, tls=facts.tls or "none", detail="; ".join(facts.reasons),
         )
-        self.queue.drain()
+        self.queue.next_hop_ready()
 
-    def _settle(self, stream: OutboundStream) -> list[bytes]:
-        """What became of the stream that broke off, as this one shows; what is to be sent again of what was sent there."""
-        if self.broken is None:
+    def _resume(self, stream: OutboundStream) -> list[bytes]:
+        """Take what this stream shows of the one that broke off. Return what is to be sent again of what was sent there."""
+        if self.resume_wait.stream is None:
             return []
         outcome = stream.outcome
-        if outcome is not None:
-            self.queue.acknowledged(outcome.count)
         if not isinstance(outcome, Resumed):
-            self._give_up("refused")
+            self.queue.settle_in_flight(0 if outcome is None else outcome.count)
+            self._give_up_resumption("refused")
             return []
-        self._forget("resumed")
-        self._record.standing(
-            "stream resumed", self.queue.direction, self.way.leg, self.queue.pair, address=stream.facts().address,
-        )
-        return self.again()
+        self.resume_wait.end("resumed")
+        address = stream.facts().address
+        self._record.standing("stream resumed", self.queue.direction, self.provider.leg, self.queue.pair, address=address)
+        return self.resend(outcome.count)
 
-    def _give_up(self, outcome: Literal["refused", "expired"]) -> None:
+    def _give_up_resumption(self, outcome: str) -> None:
         """The stream that broke off stays so: what was in flight on it is in doubt."""
-        broken = self._forget(outcome)
+        broken = self.resume_wait.end("refused" if outcome == "refused" else "expired")
         if broken is not None:
             broken.forget()
-            self.queue.lost()
+            self.queue.stream_lost()
 
-    def _forget(self, outcome: Literal["resumed", "refused", "expired"]) -> ResumableStream | None:
-        broken, self.broken = self.broken, None
-        if self._patience is not None and self._patience.active():
-            self._patience.cancel()
-        self._patience = None
-        if broken is not None:
-            self._record.resumption("initiating", outcome)
-        return broken
+    def _resume_wait_over(self, final: bool) -> None:
+        """An attempt that is under way still has its chance, unless the hold time of a stanza in flight is over."""
+        if not isinstance(self.data, Connecting):
+            self._give_up_resumption("expired")
+        elif final:
+            self.data.attempt.cancel()
+            self._give_up_resumption("expired")
+            self.begin_attempt()
 
-    def _patience_over(self) -> None:
-        """An attempt that is under way still has its chance."""
-        self._patience = None
-        if self._attempt is None:
-            self._give_up("expired")
-
-    def suffer(self, refusal: StreamUnavailable) -> None:
-        """The attempt failed: a final cause bounces what waits, any other waits with it."""
-        self._attempt = None
-        if refusal.ending.final or self._patience is None:
-            self._give_up("expired")
+    def attempt_failed(self, refusal: StreamUnavailable) -> None:
+        """A final cause bounces what waits; any other lets it wait."""
+        delay = self.retry.after_attempt(refusal.retry)
         self.last_ending = refusal.ending
-        self.failures += 1
-        pair = self.queue.pair
-        names = pair if self.queue.direction == "inbound" else pair.inverse
-        if not refusal.repeated:
-            self._record.refused(
-                self.queue.direction, self.way.leg, (str(names.sender), str(names.recipient)), refusal.address, refusal.ending,
-                refusal.reasons,
-            )
-        own = self._back_off.delay(self.failures, self._random)
-        self._retry_after(own if refusal.retry is None else refusal.retry)
+        self._back_off(delay)
+        if refusal.ending.final or self.resume_wait.over:
+            self._give_up_resumption("expired")
+        self._record_refusal(refusal)
         if refusal.ending.final:
             self.queue.give_up(refusal.ending.cause)
         self.queue.relieve()
 
-    def _retry_after(self, delay: float) -> None:
-        self.retry = self._clock.callLater(delay, self._life.due)
+    def _record_refusal(self, refusal: StreamUnavailable) -> None:
+        pair = self.queue.pair if self.queue.direction == "inbound" else self.queue.pair.inverse
+        if not refusal.repeated:
+            self._record.refused(
+                self.queue.direction, self.provider.leg, (str(pair.sender), str(pair.recipient)), refusal.address,
+                refusal.ending, refusal.reasons,
+            )
 
-    def wait(self) -> None:
-        """Something new came during the back-off: after a final cause it need not wait."""
+    def _back_off(self, delay: float) -> None:
+        self.data = BackingOff(self._clock.callLater(delay, self._machine.due))
+
+    def new_during_back_off(self) -> None:
+        """After a final cause it need not wait."""
         if self.last_ending is not None and self.last_ending.final:
             self.queue.give_up(self.last_ending.cause)
 
-    def look_again(self) -> None:
-        """The back-off is over: try again if something waits."""
-        self.retry = None
-        asked = self.broken is not None and self.broken.carries_back
-        if self.queue.pair_queue.pending or self.queue.pair_queue.flying or asked:
-            self._life.request_delivery()
+    def back_off_over(self) -> None:
+        """Try again if something waits, or if the other side may have something for a stream that broke off."""
+        self.data = Idle()
+        broken = self.resume_wait.stream
+        if self.queue.wants_stream or (broken is not None and broken.carries_back):
+            self._machine.request_delivery()
 
-    def hold_on(self, ending: Ending) -> None:
-        """What is in flight waits for the other side to come back (XEP-0198 §5); who lent the stream sees that this ends."""
-        self.stream = None
-        self.acknowledgements.stop()
+    def await_resumption(self, ending: Ending) -> None:
+        """What is in flight waits for the other side to come back, until the hold time of one of these stanzas is over."""
+        ready = self._ready
+        ready.acknowledgements.stop()
         self.last_ending = ending
+        deadline, timer = self.queue.pair_queue.in_flight_deadline, None
+        if deadline is not None:
+            timer = self._clock.callLater(max(0.0, deadline - self._clock.seconds()), self._hold_time_over, ending)
+        self.data = Suspended(ready.stream, ready.acknowledgements, ready.since, ready.acked, timer)
 
-    def _keep(self, broken: ResumableStream | None) -> bool:
-        """Whether the stream is to be resumed. With nothing in doubt here, but perhaps there, that is tried for a short time."""
-        if broken is None:
-            return False
-        if not self.holds(broken.unacknowledged):
-            broken.forget()
-            return False
-        self.broken = broken
-        seconds = broken.seconds
-        if broken.carries_back and not self.queue.pair_queue.flying:
-            seconds = min(seconds, BIDI_RESUME_SECONDS)
-        self._patience = self._clock.callLater(seconds, self._patience_over)
-        return True
+    def _hold_time_over(self, ending: Ending) -> None:
+        if isinstance(self.data, Suspended):
+            self.data.stream.leave(ending)
+            self._machine.lost(ending)
 
-    def let_go(self, ending: Ending) -> None:
-        """The stream is gone; what waits asks for another, at once unless this one was short-lived."""
-        stream, self.stream = self.stream, None
-        self.acknowledgements.stop()
+    def stream_gone(self, ending: Ending) -> None:
+        """What is in flight waits for the stream to be resumed, or is in doubt. What waits asks for another stream."""
+        data = self.data
+        assert isinstance(data, Delivering | Suspended)
+        if isinstance(data, Suspended) and data.timer is not None and data.timer.active():
+            data.timer.cancel()
+        data.acknowledgements.stop()
         self.last_ending = None if ending.in_order else ending
-        lived = self._clock.seconds() - self.since
-        broken = None if stream is None else stream.resumable
-        young = lived < STEADY and broken is None
-        accused = self._accused(stream, ending, young)
-        if accused and broken is not None:
-            broken.forget()
-        kept = self._keep(None if accused else broken)
-        worked = lived >= STEADY or (kept and self._heeded) or ending.cause is Cause.IDLE
+        lived = self._clock.seconds() - data.since
+        broken = data.stream.resumable if isinstance(data, Delivering) else None
+        suspicion = self._suspicion(data.stream, ending, young=lived < WORKED_SECONDS and broken is None)
+        awaited = self._await(broken, data.acknowledgements, suspicion)
         self._record.standing(
-            "stream closed", self.queue.direction, self.way.leg, self.queue.pair, layer=ending.layer.value,
+            "stream closed", self.queue.direction, self.provider.leg, self.queue.pair, layer=ending.layer.value,
             cause=ending.cause.value, detail=ending.detail,
         )
-        self._retry_after(self._rest(worked, isolating=bool(accused or self.queue.suspects)))
-        if not kept:
-            self.acknowledgements = TcpAcks()  # those of a stream lead to it, which is to leave memory
-            self.queue.lost(accused, ambiguous=not self.poison_detector.certain)
+        self._back_off(self._seconds_to_next(data, ending, lived, suspicion, awaited))
+        if not awaited:
+            self.queue.stream_lost(suspicion, ambiguous=not self.poison_detector.certain)
         self.queue.relieve()
 
-    def _accused(self, stream: OutboundStream | None, ending: Ending, young: bool) -> str:
-        """Over what of ours it ended (`delivery.poison`). On a connection that carries everybody's it may be anybody's:
-        nothing.
-        """
-        if stream is not None and stream.shared_connection:
-            return ""
-        asking, ambiguous = (False, False) if stream is None else (stream.asking, stream.ambiguous)
-        large = self.largest_in_flight > LARGE
-        return self.poison_detector.accuses(ending, self.queue.pair_queue.doubtful, young, asking, ambiguous, large)
+    def _seconds_to_next(
+        self, data: Delivering | Suspended, ending: Ending, lived: float, suspicion: str, awaited: bool,
+    ) -> float:
+        """Return after how many seconds the next attempt is made, as the stream lasted `lived` and ended so."""
+        mute = ending.cause is Cause.UNRESPONSIVE
+        silent = mute and not (data.stream.answers or data.acked)
+        worked = (lived >= WORKED_SECONDS and not silent) or (awaited and data.acked) or ending.cause is Cause.IDLE
+        return self.retry.after_stream(worked, isolating=bool(suspicion or (self.queue.suspects and not mute)))
 
-    def _rest(self, worked: bool, isolating: bool) -> float:
-        """Seconds until the next attempt behind a stream. What a stanza has done, or is under suspicion of, is no failure."""
-        if worked:
-            self.failures = self._isolations = 0
-            return 0
-        if isolating and self._isolations < ISOLATIONS:
-            self._isolations += 1
-            return ISOLATING * (1 + self._random())
-        self.failures += 1
-        return self._back_off.delay(self.failures, self._random)
+    def _suspicion(self, stream: OutboundStream, ending: Ending, young: bool) -> str:
+        """Return over what of ours the stream ended (`delivery.poison`); "": not over a stanza of this queue."""
+        if stream.shared_connection:
+            return ""
+        large = self.largest_in_flight > LARGE
+        positions = self.queue.pair_queue.in_flight_positions
+        return self.poison_detector.suspicion(ending, positions, young, stream.asking, stream.ambiguous, large)
+
+    def _await(self, broken: ResumableStream | None, acks: Acknowledgements, suspicion: str) -> bool:
+        """Return whether the stream is to be resumed. If so, wait for that."""
+        if broken is None:
+            return False
+        pair_queue = self.queue.pair_queue
+        if suspicion or not acks.whole or pair_queue.in_flight_count != broken.unacknowledged:
+            broken.forget()
+            return False
+        self.resume_wait.begin(broken, self.busy, pair_queue.in_flight_deadline)
+        return True
 
     def finish(self, cause: Cause) -> None:
-        """Close what is open, cancel what is under way, bounce what waits."""
-        if self.retry is not None and self.retry.active():
-            self.retry.cancel()
-        if self._patience is not None and self._patience.active():
-            self._patience.cancel()
-        if self._attempt is not None:
-            self._attempt.cancel()
-        if self.stream is not None:
-            self._closed = self.stream.leave(Ending(cause))
-            self.acknowledgements.stop()
-        self.retry = self._attempt = self.stream = self.broken = self._patience = None
+        """Close what is open, and cancel what is under way."""
+        data, closed = self.data, succeed(None)
+        self.resume_wait.stop()
+        if isinstance(data, BackingOff) and data.timer.active():
+            data.timer.cancel()
+        if isinstance(data, Suspended) and data.timer is not None and data.timer.active():
+            data.timer.cancel()
+        if isinstance(data, Connecting):
+            data.attempt.cancel()
+        if isinstance(data, Delivering):
+            data.acknowledgements.stop()
+            closed = data.stream.leave(Ending(cause))
+        self.data = Stopped(closed)
 
 
 async def _awaited(stream: Awaitable[OutboundStream]) -> OutboundStream:

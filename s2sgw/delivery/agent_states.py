@@ -1,30 +1,95 @@
-"""The life of a courier as a machine: idle, connecting, ready, backing off, stopped (docs/decisions.md#engines)."""
+"""The states of a delivery agent, what belongs to each, and what leads from one to another (docs/decisions.md#engines)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from automat import TypeMachineBuilder
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 
+from s2sgw.delivery.acknowledgements import Acknowledgements
 from s2sgw.delivery.outbound_stream import OutboundStream, StreamUnavailable
 from s2sgw.xmpp.ending import Cause, Ending
 
 
+@dataclass(slots=True)
+class Idle:
+    """There is no stream, and none is asked for."""
+
+    word: ClassVar[str] = "idle"
+
+
+@dataclass(slots=True)
+class Connecting:
+    """A stream is being opened."""
+
+    attempt: Deferred[Any]
+    word: ClassVar[str] = "connecting"
+
+
+@dataclass(slots=True)
+class Delivering:
+    """A stream is open, since `since`.
+
+    `acked`: something was acknowledged on it. `promised`: it will be acknowledged by XEP-0198 as soon as nothing is in flight.
+    """
+
+    stream: OutboundStream
+    acknowledgements: Acknowledgements
+    since: float
+    acked: bool = False
+    promised: bool = False
+    word: ClassVar[str] = "ready"
+
+
+@dataclass(slots=True)
+class Suspended:
+    """A stream of the other side broke off and may be resumed (XEP-0198 §5). `timer`: until what is in flight expires."""
+
+    stream: OutboundStream
+    acknowledgements: Acknowledgements
+    since: float
+    acked: bool
+    timer: IDelayedCall | None
+    word: ClassVar[str] = "broken"
+
+
+@dataclass(slots=True)
+class BackingOff:
+    """The next attempt is made when `timer` is due."""
+
+    timer: IDelayedCall
+    word: ClassVar[str] = "backing off"
+
+
+@dataclass(slots=True)
+class Stopped:
+    """The gateway closes. `closed` fires when the stream is closed."""
+
+    closed: Deferred[None]
+    word: ClassVar[str] = "idle"
+
+
+AgentState = Idle | Connecting | Delivering | Suspended | BackingOff | Stopped
+
+
 class AgentInputs(Protocol):
-    """What can happen to a courier."""
+    """What can happen to an agent."""
 
     def request_delivery(self) -> None:
         """Stanzas wait."""
 
-    def opened(self, stream: OutboundStream) -> None:
-        """The attempt succeeded."""
+    def connected(self, stream: OutboundStream) -> None:
+        """The attempt succeeded, or a suspended stream was resumed."""
 
-    def refused(self, refusal: StreamUnavailable) -> None:
+    def failed(self, refusal: StreamUnavailable) -> None:
         """The attempt failed."""
 
-    def broke_off(self, ending: Ending) -> None:
-        """The stream that was lent is gone, and its owner may come back for it."""
+    def suspended(self, ending: Ending) -> None:
+        """The stream of the other side broke off, and may be resumed."""
 
     def lost(self, ending: Ending) -> None:
         """The stream is gone."""
@@ -33,35 +98,35 @@ class AgentInputs(Protocol):
         """The back-off is over."""
 
     def retry_now(self) -> None:
-        """The next server showed itself."""
+        """The next server was in contact."""
 
     def stop(self, cause: Cause) -> None:
         """The gateway closes."""
 
 
 class AgentOutputs(Protocol):
-    """What a courier does as its life goes on."""
+    """What an agent does on the way to another state. Each of these sets the data of that state."""
 
-    def open(self) -> None:
-        """Begin an attempt."""
+    def begin_attempt(self) -> None:
+        """Open a stream."""
 
-    def take_up(self, stream: OutboundStream) -> None:
+    def use_stream(self, stream: OutboundStream) -> None:
         """Use the stream."""
 
-    def suffer(self, refusal: StreamUnavailable) -> None:
-        """The attempt failed."""
+    def attempt_failed(self, refusal: StreamUnavailable) -> None:
+        """Try again later."""
 
-    def wait(self) -> None:
+    def new_during_back_off(self) -> None:
         """Something new came during the back-off."""
 
-    def look_again(self) -> None:
-        """The back-off is over."""
+    def back_off_over(self) -> None:
+        """Try again if something waits."""
 
-    def hold_on(self, ending: Ending) -> None:
-        """Wait for the owner of the stream."""
+    def await_resumption(self, ending: Ending) -> None:
+        """Wait for the other side."""
 
-    def let_go(self, ending: Ending) -> None:
-        """The stream is gone."""
+    def stream_gone(self, ending: Ending) -> None:
+        """Decide what becomes of what is in flight, and when the next attempt is made."""
 
     def finish(self, cause: Cause) -> None:
         """Close for good."""
@@ -69,60 +134,60 @@ class AgentOutputs(Protocol):
 
 _builder = TypeMachineBuilder(AgentInputs, AgentOutputs)  # type: ignore[type-abstract]
 _idle, _connecting, _ready = _builder.state("idle"), _builder.state("connecting"), _builder.state("ready")
-_broken, _backing_off, _stopped = _builder.state("broken"), _builder.state("backing off"), _builder.state("stopped")
+_suspended, _backing_off, _stopped = _builder.state("suspended"), _builder.state("backing off"), _builder.state("stopped")
 
 
 @_idle.upon(AgentInputs.request_delivery).to(_connecting)
 @_backing_off.upon(AgentInputs.retry_now).to(_connecting)
-def _open(life: AgentInputs, work: AgentOutputs) -> None:
-    work.open()
+def _begin_attempt(machine: AgentInputs, agent: AgentOutputs) -> None:
+    agent.begin_attempt()
 
 
-@_connecting.upon(AgentInputs.opened).to(_ready)
-@_broken.upon(AgentInputs.opened).to(_ready)
-def _take_up(life: AgentInputs, work: AgentOutputs, stream: OutboundStream) -> None:
-    work.take_up(stream)
+@_connecting.upon(AgentInputs.connected).to(_ready)
+@_suspended.upon(AgentInputs.connected).to(_ready)
+def _use_stream(machine: AgentInputs, agent: AgentOutputs, stream: OutboundStream) -> None:
+    agent.use_stream(stream)
 
 
-@_connecting.upon(AgentInputs.refused).to(_backing_off)
-def _suffer(life: AgentInputs, work: AgentOutputs, refusal: StreamUnavailable) -> None:
-    work.suffer(refusal)
+@_connecting.upon(AgentInputs.failed).to(_backing_off)
+def _attempt_failed(machine: AgentInputs, agent: AgentOutputs, refusal: StreamUnavailable) -> None:
+    agent.attempt_failed(refusal)
 
 
 @_backing_off.upon(AgentInputs.request_delivery).loop()
-def _wait(life: AgentInputs, work: AgentOutputs) -> None:
-    work.wait()
+def _new_during_back_off(machine: AgentInputs, agent: AgentOutputs) -> None:
+    agent.new_during_back_off()
 
 
 @_backing_off.upon(AgentInputs.due).to(_idle)
-def _look_again(life: AgentInputs, work: AgentOutputs) -> None:
-    work.look_again()
+def _back_off_over(machine: AgentInputs, agent: AgentOutputs) -> None:
+    agent.back_off_over()
 
 
-@_ready.upon(AgentInputs.broke_off).to(_broken)
-def _hold_on(life: AgentInputs, work: AgentOutputs, ending: Ending) -> None:
-    work.hold_on(ending)
+@_ready.upon(AgentInputs.suspended).to(_suspended)
+def _await_resumption(machine: AgentInputs, agent: AgentOutputs, ending: Ending) -> None:
+    agent.await_resumption(ending)
 
 
 @_ready.upon(AgentInputs.lost).to(_backing_off)
-@_broken.upon(AgentInputs.lost).to(_backing_off)
-def _let_go(life: AgentInputs, work: AgentOutputs, ending: Ending) -> None:
-    work.let_go(ending)
+@_suspended.upon(AgentInputs.lost).to(_backing_off)
+def _stream_gone(machine: AgentInputs, agent: AgentOutputs, ending: Ending) -> None:
+    agent.stream_gone(ending)
 
 
-for _state in (_idle, _connecting, _ready, _broken, _backing_off):
+for _state in (_idle, _connecting, _ready, _suspended, _backing_off):
 
     @_state.upon(AgentInputs.stop).to(_stopped)
-    def _finish(life: AgentInputs, work: AgentOutputs, cause: Cause) -> None:
-        work.finish(cause)
+    def _finish(machine: AgentInputs, agent: AgentOutputs, cause: Cause) -> None:
+        agent.finish(cause)
 
 
-for _state in (_connecting, _ready, _broken, _stopped):
+for _state in (_connecting, _ready, _suspended, _stopped):
     _state.upon(AgentInputs.request_delivery).loop().returns(None)
-for _state in (_idle, _connecting, _ready, _broken, _stopped):
+for _state in (_idle, _connecting, _ready, _suspended, _stopped):
     _state.upon(AgentInputs.retry_now).loop().returns(None)
-for _late in (AgentInputs.opened, AgentInputs.refused, AgentInputs.broke_off, AgentInputs.lost, AgentInputs.stop):
+for _late in (AgentInputs.connected, AgentInputs.failed, AgentInputs.suspended, AgentInputs.lost, AgentInputs.stop):
     _stopped.upon(_late).loop().returns(None)
 
-#: makes the life of one courier
+#: makes the machine of one agent
 build: Callable[[AgentOutputs], AgentInputs] = _builder.build()

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.queue.entries import QueuedStanza
-from s2sgw.spool.interface import Spooled
 from s2sgw.storage.atomic_file import set_aside, write_atomically
-from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 
 FILE = "held.json"
@@ -103,11 +99,16 @@ class OperatorHolds:
         self._change(left)
         return ended
 
-    def forget(self, pair: Pair) -> None:
-        """End the holds of single stanzas of a lane that is gone. What cannot be written now is written by `write_again`."""
-        if self.positions(pair):
-            self._targets = {each: None for each in self._targets if each.pair != pair or each.position is None}
+    def ended(self, pair: Pair, positions: Collection[int]) -> None:
+        """These stanzas are gone, and so are their holds. What cannot be written now is written by `write_again`."""
+        left = {each: None for each in self._targets if each.pair != pair or each.position not in positions}
+        if len(left) < len(self._targets):
+            self._targets = left
             self._write_or_report(new=not self._unwritten)
+
+    def forget(self, pair: Pair) -> None:
+        """The queue of `pair` is empty: the holds of its single stanzas are ended."""
+        self.ended(pair, self.positions(pair))
 
     def write_again(self) -> None:
         """Write what could not be written before."""
@@ -140,60 +141,3 @@ def _within(hold: HoldTarget, target: HoldTarget) -> bool:
     if target.position is not None or hold.pair is None:
         return hold == target
     return target.covers(hold.pair)
-
-
-# The operator's word about one lane: hold it, let it go, try now, give it up; whole, or one stanza of it by its position.
-def hold(queue: DeliveryQueue, position: int | None = None) -> None:
-    """Write nothing more, or not this one. What waits goes on ageing."""
-    if position is None:
-        queue.held = True
-    else:
-        queue.parked.add(position)
-
-
-def release(queue: DeliveryQueue, position: int | None = None) -> None:
-    """The end of a hold; with that of a whole lane all of its stanzas are let go."""
-    queue.out_of_order = queue.out_of_order or bool(queue.parked)
-    if position is None:
-        queue.parked.clear()
-        queue.held = False
-    else:
-        queue.parked.discard(position)
-    queue.set_in_order()
-    flush(queue)
-
-
-def flush(queue: DeliveryQueue) -> None:
-    """Try now, whatever the back-off says."""
-    if queue.held or not len(queue.pair_queue):
-        return
-    queue.next_hop.retry_now(True)
-    if queue.next_hop.ready:
-        queue.drain()
-    else:
-        queue.next_hop.request_delivery()
-
-
-def drop(queue: DeliveryQueue, quietly: bool, position: int | None = None) -> int:
-    """Give up what is not in flight, or one stanza of it; how many. They are bounced, unless `quietly`."""
-    end = queue.forget_all if quietly else lambda gone: queue.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
-    if position is None:
-        number = len(queue.pair_queue.waiting) + queue.pair_queue.gap_count + len(queue.pair_queue.recent)
-        queue.end_all(end)
-        return number
-    gone = queue.pair_queue.remove(lambda held: held.position == position)
-    end(gone)
-    return len(gone) or _drop_spooled(queue, position, end)
-
-
-def _drop_spooled(queue: DeliveryQueue, position: int, end: Callable[[list[QueuedStanza]], None]) -> int:
-    """It may stand in the spool alone."""
-    spooled_range = queue.pair_queue.spooled_range
-    if spooled_range is None or not spooled_range[0] < position <= spooled_range[1]:
-        return 0
-
-    def found(rows: list[Spooled]) -> None:
-        end(queue.spooled_range.take([row for row in rows if row.position == position]))
-
-    queue.spooled_range.look(position - 1, found)
-    return 1

@@ -1,46 +1,64 @@
-"""Answers to IQs that go no further: those to our own pings (R41), and late ones to requests already answered for (R33)."""
+"""Replies to IQ requests that are not forwarded: those to the gateway's own pings (R41), and late ones (R33)."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from s2sgw.queue.evidence import Rule
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Requests in doubt whose late answers are still dropped, in all; the oldest goes first.
-REMEMBERED = 20_000
+#: Requests in doubt whose late replies are still dropped, in all queues. The oldest is forgotten first.
+MAX_LATE_REPLIES = 20_000
+
+_Key = tuple[Pair, str | None, str, str]
 
 
 class LateReplies:
-    """The requests that were answered by an error of ours: one memory for all lanes, since an answer may come when nothing
-    else is left of its lane."""
+    """The requests that were answered by an error of ours, of all queues. A later reply of the other side is dropped.
+
+    A sender may ask again with the same id. Then one reply more is let through for each request that was sent again.
+    """
 
     def __init__(self) -> None:
-        self._requests: OrderedDict[tuple[Pair, str | None, str, str], None] = OrderedDict()
+        #: request -> how many replies are let through before one is dropped
+        self._requests: OrderedDict[_Key, int] = OrderedDict()
         self._numbers: Counter[Pair] = Counter()
 
     def __contains__(self, pair: Pair) -> bool:
-        """Whether any answer of the lane `pair` is to be dropped."""
+        """Return whether any reply that arrives in the queue of `pair` is to be dropped."""
         return pair in self._numbers
 
     def expect(self, pair: Pair, request: Stanza) -> None:
-        """Should an answer to `request` come after all, by the lane `pair`, it is dropped."""
+        """Drop a reply to `request` that arrives in the queue of `pair`: an error of ours answers the request."""
         key = (pair, request.id, request.to, request.from_)
-        self._numbers[pair] += key not in self._requests
-        self._requests[key] = None
-        if len(self._requests) > REMEMBERED:
+        asked_again = self._requests.get(key)
+        if asked_again is None:
+            self._numbers[pair] += 1
+        self._requests[key] = max(0, (asked_again or 0) - 1)
+        if len(self._requests) > MAX_LATE_REPLIES:
             self._forget(next(iter(self._requests)))
 
-    def take(self, pair: Pair, answer: Stanza) -> bool:
-        """Whether `answer` is such a one; a request has but one answer."""
-        key = (pair, answer.id, answer.from_, answer.to)
-        if key not in self._requests:
+    def asked_again(self, pair: Pair, request: Stanza) -> None:
+        """`request` is sent, whose reply arrives in the queue of `pair`: let one reply through that would be dropped."""
+        key = (pair, request.id, request.to, request.from_)
+        if key in self._requests:
+            self._requests[key] += 1
+
+    def take(self, pair: Pair, reply: Stanza) -> bool:
+        """Return whether `reply` is dropped. A request has but one reply."""
+        key = (pair, reply.id, reply.from_, reply.to)
+        passes = self._requests.get(key)
+        if passes is None:
+            return False
+        if passes:
+            self._requests[key] = passes - 1
             return False
         self._forget(key)
         return True
 
-    def _forget(self, key: tuple[Pair, str | None, str, str]) -> None:
+    def _forget(self, key: _Key) -> None:
         del self._requests[key]
         self._numbers[key[0]] -= 1
         if not self._numbers[key[0]]:
@@ -48,7 +66,7 @@ class LateReplies:
 
 
 class PingReplies:
-    """What is caught of the answers that arrive on the lane `pair`."""
+    """The replies that are caught in the queue of `pair`."""
 
     def __init__(self, pair: Pair, late: LateReplies) -> None:
         self.pings: dict[str, Callable[[], None]] = {}
@@ -56,24 +74,29 @@ class PingReplies:
         self._late = late
 
     def __bool__(self) -> bool:
+        """Any reply may be caught."""
         return bool(self.pings) or self._pair in self._late
 
+    def expect(self, id: str, answered: Callable[[], None]) -> None:
+        """Call `answered` when the reply to the ping with this unguessable id arrives (R41)."""
+        self.pings[id] = answered
+
     def give_up(self, id: str) -> None:
-        """Nobody waits for the answer to this ping any more; should it come after all, it is dropped."""
+        """Wait for the reply to this ping no longer. A later one is dropped."""
         if self.pings.pop(id, None) is not None:
             ours, theirs = self._pair.recipient.text, self._pair.sender.text
             self._late.expect(self._pair, Stanza("iq", b"", theirs, ours, "get", id))
 
     def awaits(self, stanza: Stanza) -> bool:
-        """Whether `stanza` answers a ping of ours."""
+        """Return whether `stanza` replies to a ping of the gateway."""
         return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self.pings
 
-    def take(self, stanza: Stanza) -> bool:
-        """Whether `stanza` is caught here; who waits for it is told."""
+    def take(self, stanza: Stanza) -> Rule | None:
+        """Return by which rule `stanza` is dropped; None: it is forwarded. A ping that it replies to is answered now."""
         if stanza.kind != "iq" or stanza.type not in ("result", "error"):
-            return False
+            return None
         answered = self.pings.pop(stanza.id or "", None)
         if answered is not None:
             answered()
-            return True
-        return self._late.take(self._pair, stanza)
+            return Rule.PING_REPLY
+        return Rule.LATE_REPLY if self._late.take(self._pair, stanza) else None

@@ -67,8 +67,8 @@ class StreamUser(Protocol):
         """Return whether all of the `number` unacknowledged stanzas are held, in their order, and no others were counted."""
         return False
 
-    def again(self) -> list[bytes]:
-        """Return those stanzas, to be sent again."""
+    def resend(self, acknowledged: int) -> list[bytes]:
+        """The stream goes on, and the other side has the first `acknowledged` of those stanzas. Return the others."""
         return []
 
     def stream_suspended(self, ending: Ending) -> None:
@@ -76,7 +76,7 @@ class StreamUser(Protocol):
         return
 
     def stream_resumed(self, stream: OutboundStream) -> None:
-        """The stream goes on as `stream`, and what `again` returned was written there."""
+        """The stream goes on as `stream`, and what `resend` returned was written there."""
         return
 
     def stream_slow(self) -> None:

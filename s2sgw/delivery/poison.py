@@ -9,67 +9,67 @@ OF_CONTENT = frozenset({
     "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
     "policy-violation", "undefined-condition",
 })  # fmt: skip
-#: What is said of an end that names no condition.
-UNSAID = "closed without an error, twice"
-#: What is said of a stanza over which the other side fell silent.
-STIFLED = "answered no more, twice"
+#: The word for an end that names no condition.
+CLOSED_TWICE = "closed without an error, twice"
+#: The word for a stanza over which the other side fell silent.
+STALLED_TWICE = "answered no more, twice"
 
 
 def speaks_of_content(ending: Ending) -> bool:
-    """Whether the other side says that it was a stanza of ours."""
+    """Return whether the other side says that the stream ended over a stanza of ours."""
     return ending.by == "them" and ending.condition in OF_CONTENT
 
 
 class PoisonDetector:
-    """The ends of one lane's streams, one after another.
+    """The ends of the streams of one queue, one after another.
 
-    An end without a stream error accuses too, but it may be the network's or anybody's. So the stanzas in doubt go one at
-    a time where the stream was young, or the same ones were in doubt at the end before; and one is found guilty only where
-    it was alone in doubt at two ends that follow each other.
+    An end without a stream error is suspicious too, but it may be due to the network or to anything. So the stanzas in doubt go
+    one at a time where the stream was young, or the same ones were in doubt at the end before; and a stanza is found guilty only
+    where it was alone in doubt at two ends that follow each other.
 
-    One that falls silent with a large stanza in flight may have met a limit that it told nobody of. Guilty is who was alone in
-    doubt then, and in doubt when it fell silent before.
+    A server that falls silent with a large stanza in flight may have met a limit that it told nobody of. The stanza is guilty
+    that was alone in doubt then, and in doubt when the server fell silent before. Any other silence speaks of no stanza.
     """
 
-    __slots__ = ("_alone", "_doubted", "_stifled", "certain")
+    __slots__ = ("_alone", "_in_doubt", "_stalled", "certain")
 
     def __init__(self) -> None:
-        #: the last accusation is beyond doubt where there was but one stanza
+        #: the last suspicion is beyond doubt where there was but one stanza
         self.certain = False
         #: the position that was alone in doubt at the last end without an error
         self._alone: int | None = None
         #: the positions in doubt then
-        self._doubted = range(0)
+        self._in_doubt = range(0)
         #: the positions in doubt when the other side had fallen silent, if that was the last end
-        self._stifled = range(0)
+        self._stalled = range(0)
 
     @property
-    def stifled(self) -> bool:
+    def stalled(self) -> bool:
         """At the last end the other side had fallen silent over something large."""
-        return bool(self._stifled)
+        return bool(self._stalled)
 
-    def accuses(
-        self, ending: Ending, doubtful: range, young: bool, asking: bool, ambiguous: bool = False, large: bool = False,
+    def suspicion(
+        self, ending: Ending, in_doubt: range, young: bool, asking: bool, ambiguous: bool = False, large: bool = False,
     ) -> str:
-        """Over what the stream ended, if it was over one of the `doubtful` positions: a condition of RFC 6120 §4.9.3, `UNSAID`
-        or `STIFLED`; "": it was not. Where there is but one of them, and that is `certain`, it is that.
+        """Return over what the stream ended, if it was over one of the positions `in_doubt`: a condition of RFC 6120 §4.9.3,
+        `CLOSED_TWICE` or `STALLED_TWICE`; "": it was not. Where one position is in doubt, and that is `certain`, it is that one.
 
-        `asking`: an extension had been asked for and not been answered, so a stream error may be about that. `ambiguous`: stanzas
-        of other lanes were in doubt too, so that none of these was alone. `large`: so is one of the `doubtful`.
+        `asking`: an extension had been asked for and not been answered, so that a stream error may be about that. `ambiguous`:
+        stanzas of other queues were in doubt too, so that none of these was alone. `large`: one of those in doubt is.
         """
-        alone, doubted, stifled = self._alone, self._doubted, self._stifled
-        self._alone, self._doubted, self._stifled = None, range(0), range(0)
+        alone, before, stalled = self._alone, self._in_doubt, self._stalled
+        self._alone, self._in_doubt, self._stalled = None, range(0), range(0)
         self.certain = not ambiguous
         if large and ending.by == "them" and ending.cause is Cause.UNRESPONSIVE:
-            self._stifled = doubtful
-            self.certain = not ambiguous and doubtful.start in stifled
-            return STIFLED
+            self._stalled = in_doubt
+            self.certain = not ambiguous and in_doubt.start in stalled
+            return STALLED_TWICE
         if speaks_of_content(ending):
             return "" if asking else str(ending.condition)
-        if ending.by == "us" or ending.condition is not None or not doubtful:
+        if ending.by == "us" or ending.condition is not None or ending.cause is Cause.UNRESPONSIVE or not in_doubt:
             return ""
-        self._doubted = doubtful
-        if len(doubtful) == 1 and not ambiguous:
-            self._alone = doubtful.start
-            return UNSAID if alone == doubtful.start else ""
-        return UNSAID if young or doubtful.start in doubted else ""
+        self._in_doubt = in_doubt
+        if len(in_doubt) == 1 and not ambiguous:
+            self._alone = in_doubt.start
+            return CLOSED_TWICE if alone == in_doubt.start else ""
+        return CLOSED_TWICE if young or in_doubt.start in before else ""

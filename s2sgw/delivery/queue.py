@@ -1,66 +1,93 @@
-"""A lane at work: its custody passes on as the next hop takes it, and what the hop does not take in time is spooled.
+"""A delivery queue at work: the stanzas of one pair pass on as the next hop takes them, and what it does not take in time is
+spooled.
 
-A stanza is settled upstream only when the next hop has it, the spool has it, or it was bounced (docs/decisions.md#custody).
+A stanza that was accepted has exactly one owner until its receipt is settled, and a receipt is settled by evidence only
+(`queue.evidence`): the next hop acknowledged the stanza, the commit that holds it is done, its error is safe, or a rule drops it
+(docs/decisions.md#custody).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
+from twisted.internet.defer import Deferred, succeed
+
+from s2sgw.delivery.bounces import BounceAck, completed_by
 from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits, StanzaSource
+from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
 from s2sgw.queue.delay_stamp import stamped
 from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, settle
+from s2sgw.queue.evidence import DROPPED, ON_DISK, PASSED_ON, WRITTEN, ReceiptEvidence, Rule
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.queue.presence import LatestPresence
 from s2sgw.reporting.record import Direction
-from s2sgw.spool.interface import Spooled
+from s2sgw.spool.interface import Spooled, SpoolError, SpoolFull
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-if TYPE_CHECKING:
-    from s2sgw.delivery.queue_table import DeliveryQueues
-    from s2sgw.delivery.restoring import StartupRestore
-
-#: Bytes handed to a hop, or read from the spool, at once.
+#: Bytes handed to a next hop, or read from the spool, at once.
 CHUNK = 131072
-#: Seconds after which a stanza that waited says so (R39).
-LATE = 2.0
+#: Seconds after which a stanza that waited bears a delay stamp (R39).
+DELAYED_SECONDS = 2.0
+
+#: Why nothing is written: the next hop takes nothing; this gateway may not write to the peer; an operator holds the queue; the
+#: gateway stops; errors of this queue are on their way to senders that may send again; enough is unacknowledged; stanzas go one
+#: at a time until the poisonous one is known; older stanzas go first.
+Blocked = Literal[
+    "next-hop", "no-permission", "held", "stopping", "bounce-pending", "enough-in-flight", "one-at-a-time", "older-first",
+]
+
+
+class RestoreTurn(Protocol):
+    """Where a queue that a start found in the spool has its turn."""
+
+    def reconsider(self, queue: DeliveryQueue) -> None:
+        """Something changed for `queue`: it may be done."""
+
+    def start_now(self, queue: DeliveryQueue) -> None:
+        """`queue` is asked for: it does not wait for its turn."""
 
 
 class DeliveryQueue:
-    """The lane of one pair at work."""
+    """The queue of one pair. It is the only writer of its `pair_queue`."""
 
-    def __init__(self, pair_queue: PairQueue, queues: DeliveryQueues, direction: Direction) -> None:
+    def __init__(self, pair_queue: PairQueue, direction: Direction, services: DeliveryServices) -> None:
         self.pair_queue = pair_queue
         self.direction: Direction = direction
         self.next_hop: NextHop
         #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
         self.suspects = 0
-        #: what the next hop takes, as far as that is known
-        self.fitness = NextHopLimits()
-        self._queues = queues
-        self._slowed: set[StanzaSource] = set()
-        self.spooling = False
-        self.overflow = SpoolOverflow(self, queues)
-        self.due = -inf  # what was accepted by then is for the spool, with the next batch if one is on its way
-        #: the operator's word: nothing is written, or not these positions
+        #: which stanzas the next hop takes, as far as that is known
+        self.limits = NextHopLimits()
+        #: an operator holds the queue, or these positions
         self.held = False
         self.parked: set[int] = set()
-        self.out_of_order = False
-        self._ending: Callable[[list[QueuedStanza]], None] | None = None
-        self.spooled_range = SpooledRange(pair_queue, queues, self._back_in_memory, self._was_read)
-        self._newest = LatestPresence()
-        self.backlog: StartupRestore | None = None  # where the lane has its turn after a start, until it is done
-        self.answers = PingReplies(pair_queue.pair, queues.late)
-        self._marks = RequestMarks(pair_queue, lambda: queues.spool, self.drain, lambda gone: self.give_up_on(gone,
-        Cause.QUEUE_FULL))
+        #: the gateway stops: nothing is written; or only while nothing is in flight
+        self.quiesced = self.one_chunk = False
+        self.replies = PingReplies(pair_queue.pair, services.late)
+        self.overflow = SpoolOverflow(self)
+        self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiring, self)
+        #: where the queue has its turn after a start, until it is done
+        self.restore_turn: RestoreTurn | None = None
+        self._services = services
+        self._inverse = pair_queue.pair.inverse
+        self._slowed: set[StanzaSource] = set()
+        self._appends = 0  # calls of the spool that are not answered
+        self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
+        self._out_of_order = False
+        self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
+        #: where there is no spool: what came beyond the peer's share of memory
+        self._beyond_memory: list[QueuedStanza] = []
+        self._presence = LatestPresence()
+        self._marks = RequestMarks(pair_queue, services.spool, self)
 
     @property
     def pair(self) -> Pair:
@@ -69,117 +96,179 @@ class DeliveryQueue:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing is open."""
-        busy = len(self.pair_queue) or self.spooling or self.overflow.untold or self.spooled_range.reading or self.answers.pings
-        return not busy and self.next_hop.state == "idle"
+        busy = len(self.pair_queue) or self._appends or self.overflow.unacked_bounces or self.replies.pings
+        return not (busy or self.spooled_range.reading or self.spooled_range.leaving) and self.next_hop.state == "idle"
 
-    # --- answers that go no further ---
+    # --- why nothing is written ---
 
-    def expect(self, id: str, answered: Callable[[], None]) -> None:
-        """An answer with this unguessable id is for the gateway: it is consumed, never forwarded (R41)."""
-        self.answers.pings[id] = answered
+    def blocked_by(self) -> Blocked | None:
+        """Return why nothing that waits is written now; None: it is."""
+        if not self.next_hop.ready:
+            return "next-hop"
+        if not self._services.permission.granted:
+            return "no-permission"
+        if self.held:
+            return "held"
+        if self.quiesced:
+            return "stopping"
+        if self.overflow.unacked_bounces:
+            return "bounce-pending"
+        if self.pair_queue.in_flight:
+            if self.suspects or self.one_chunk:
+                return "one-at-a-time"
+            if self.pair_queue.enough_in_flight:
+                return "enough-in-flight"
+        return None
 
-    def unexpect(self, id: str) -> None:
-        """The answer no longer matters."""
-        self.answers.give_up(id)
+    def new_blocked_by(self) -> Blocked | None:
+        """Return why what comes now is not written at once; None: it is."""
+        if self.pair_queue.pending or self.suspects:
+            return "older-first"
+        return self.blocked_by()
 
-    def awaits(self, stanza: Stanza) -> bool:
-        """Whether `stanza` is such an answer."""
-        return self.answers.awaits(stanza)
+    def waits_for(self) -> str | None:
+        """Return why what waits is not written, for operators; None: nothing waits, or it is being written."""
+        if not self.pair_queue.pending:
+            return None
+        if self.spooled_range.unreadable and not self.pair_queue.waiting:
+            return "spool-unreadable"
+        return self.blocked_by()
 
-    def _consume(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
-        others = [stanza for stanza in stanzas if not self.answers.take(stanza)]
-        if upstream_ack is not None and len(others) < len(stanzas):
-            upstream_ack.settle(len(stanzas) - len(others))
-        return others
+    def full_bounds(self) -> list[str]:
+        """Return which bounds the stanzas of this queue have reached, for operators."""
+        disk = {"share": "disk share", "spool": "disk", "disk": "disk"}.get(self.overflow.bound)
+        memory = ["memory share"] if self.pair_queue.bytes and self.pair_queue.memory.full else []
+        return [*memory, *([] if disk is None else [disk])]
 
     # --- custody taken ---
 
     def accept(self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None) -> None:
-        """Take custody of the stanzas of one turn: they go on at once where the way is free."""
-        if self.answers:
-            stanzas = self._consume(stanzas, upstream_ack)
-        if self.fitness:
-            stanzas = self._fitting(stanzas, upstream_ack)
+        """Take custody of the stanzas of one turn. They are written at once where nothing blocks.
+
+        The call may come from within another call of this queue, through the next hop. `source` is paused where more would be
+        too much. `upstream_ack` is settled as the stanzas find another owner.
+        """
+        if self.replies:
+            stanzas = self._without_replies(stanzas, upstream_ack)
+        if self._inverse in self._services.late:
+            self._note_requests(stanzas)
+        self.accept_errors(stanzas, source, upstream_ack)
+
+    def accept_errors(
+        self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
+    ) -> None:
+        """Do as `accept`, for errors of our own: none of them is taken for a late reply to the request that it answers."""
+        if self.limits:
+            stanzas = self._within_limits(stanzas, upstream_ack, source)
         if not stanzas:
             return
-        if not self._pass_through(stanzas, upstream_ack):
+        if self.new_blocked_by() is None:
+            self._write_through(stanzas, upstream_ack)
+        else:
             self._keep(stanzas, upstream_ack)
         if source is not None and self._must_slow(source):
             self._slowed.add(source)
             source.pause(self)
 
-    def _pass_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
-        """Write them at once, where nothing goes before them."""
-        if not self.open:
-            return False
-        if self.next_hop.acknowledges:
-            if not self.pair_queue.fly(stanzas, self._queues.clock.seconds(), upstream_ack):
-                return False
-            self._queues.watch(self)
-        else:
-            self._queues.record.counted(self.direction, "passed", stanzas)
-            if upstream_ack is not None:
-                upstream_ack.settle(len(stanzas))
-        self.next_hop.send([stanza.data for stanza in stanzas])
-        return True
+    def _without_replies(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
+        others = []
+        for stanza in stanzas:
+            rule = self.replies.take(stanza)
+            if rule is None:
+                others.append(stanza)
+            elif upstream_ack is not None:
+                upstream_ack.settle(DROPPED[rule])
+        return others
 
-    @property
-    def open(self) -> bool:
-        """What comes now is written now."""
-        busy = self.pair_queue.pending or self.pair_queue.full or self.suspects or self.overflow.untold
-        return self.next_hop.ready and not (busy or self.held)
+    def _note_requests(self, stanzas: list[Stanza]) -> None:
+        """A request that is sent again wants its reply (R33)."""
+        for stanza in stanzas:
+            if stanza.is_request:
+                self._services.late.asked_again(self._inverse, stanza)
+
+    def _write_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        data = [stanza.data for stanza in stanzas]
+        if self.next_hop.acknowledges:
+            self.pair_queue.add_in_flight(stanzas, self._services.clock.seconds(), upstream_ack)
+            self._services.window.watch(self)
+            self.next_hop.send(data)
+            return
+        self.next_hop.send(data)
+        self._services.record.counted(self.direction, "passed", stanzas)
+        if upstream_ack is not None:
+            upstream_ack.settle(WRITTEN, len(stanzas))
 
     def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
-        accepted, refused = self.pair_queue.accept(stanzas, self._queues.clock.seconds(), upstream_ack)
-        if not self.next_hop.ready:
-            self._coalesce(accepted)
+        accepted = self.pair_queue.accept(stanzas, self._services.clock.seconds(), upstream_ack)
         if self.next_hop.ready:
-            self.drain()
-        elif not self.held:
-            self.next_hop.request_delivery()
-        if refused:
-            self._queues.refuse(self.pair, refused, Cause.QUEUE_FULL, upstream_ack)
-        self._queues.watch(self)
+            self.next_hop_ready()
+        else:
+            self._coalesce(accepted)
+            if not self.held and not self.quiesced:
+                self.next_hop.request_delivery()
+        if not self._services.spools and self._beyond_allowance:
+            self._beyond_memory += [held for held in accepted if not held.gone]
+            self._reject_beyond_memory()
+        self._services.window.watch(self)
 
-    def fit(self, fitness: NextHopLimits) -> None:
-        """What the next hop takes: others that wait are bounced, and so are those to come."""
-        self.fitness = fitness
-        gone = self.pair_queue.remove(lambda held: fitness.violation(held.stanza.data) is not None) if fitness else []
+    def limits_changed(self, limits: NextHopLimits) -> None:
+        """The next hop takes these stanzas only. Others that wait are bounced, and so are those to come."""
+        self.limits = limits
+        gone = self.pair_queue.remove(lambda held: limits.violation(held.stanza.data) is not None) if limits else []
         for held in gone:
-            self.give_up_on([held], fitness.violation(held.stanza.data) or Cause.TOO_LARGE)
+            self.give_up_on([held], limits.violation(held.stanza.data) or Cause.TOO_LARGE)
 
-    def _fitting(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
-        taken, refused = self.fitness.partition(stanzas)
+    def _within_limits(
+        self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None, source: StanzaSource | None,
+    ) -> list[Stanza]:
+        taken, refused = self.limits.partition(stanzas)
         for stanza, cause in refused:
-            self._queues.refuse(self.pair, [stanza], cause, upstream_ack)
+            self._services.bounces.refuse(self.pair, [stanza], cause, upstream_ack, source)
         return taken
 
     def _coalesce(self, accepted: list[QueuedStanza]) -> None:
-        """R40: waiting presence gives way to what is newer."""
-        worthless = {older.position for held in accepted if (older := self._newest.note(held)) is not None}
-        if not worthless:
-            return
-        gone = self.pair_queue.remove(lambda held: held.position in worthless)
-        self._queues.record.counted(self.direction, "coalesced", [held.stanza for held in gone])
-        self._end(gone)
+        """R40: presence that waits gives way to what is newer."""
+        superseded = {older.position for held in accepted if (older := self._presence.note(held)) is not None}
+        if superseded:
+            gone = self.pair_queue.remove(lambda held: held.position in superseded)
+            self._services.bounces.drop(self, gone, Rule.SUPERSEDED_PRESENCE, "coalesced")
 
     # --- back-pressure ---
 
     def _must_slow(self, source: StanzaSource) -> bool:
-        stuck = self.overflow.stuck
-        if self.held and not stuck:
-            return False
-        if self.pair_queue.crowded:
+        """Return whether `source` is to bring no more for now.
+
+        What waits for a next server is no reason as long as the disk takes it; what the disk does not take in time is, however
+        many other queues the stream feeds.
+        """
+        crowded = self.pair_queue.crowded
+        if crowded:
             self.next_hop.relieve_pressure()
-        if (self.next_hop.slow or stuck) and not source.shared:
+            self._services.relief.relieve()
+            crowded = self.pair_queue.crowded
+        if self.overflow.blocked and (crowded or not source.shared):
             return True
-        return self.pair_queue.crowded and (stuck or self.next_hop.state in ("connecting", "ready"))
+        if self._services.spools:
+            stalled = self._appends > 0 and self._services.spool.stalled
+            behind = self.pair_queue.unsaved > 0 and (crowded or stalled or self._waits_while_short)
+        else:
+            behind = crowded and not self.held and self.next_hop.state in ("connecting", "ready")
+        return behind or (self.next_hop.slow and not source.shared and not self.held)
+
+    @property
+    def _waits_while_short(self) -> bool:
+        """More than half of all memory is used, and the next hop is not there: the rest is for those whose stanzas pass on."""
+        return self._services.relief.memory.short and not self.next_hop.ready
+
+    @property
+    def _beyond_allowance(self) -> bool:
+        return self.pair_queue.memory.full or self._waits_while_short
 
     def relieve(self) -> None:
-        """Let the slowed sources go on, unless there is still reason to wait."""
-        if self.backlog is not None:
-            self.backlog.look(self)
-        for source in list(self._slowed):  # to ask may press the next hop, and that may end in here again
+        """Let the sources that were paused go on, unless there is still reason to wait."""
+        if self.restore_turn is not None:
+            self.restore_turn.reconsider(self)
+        for source in list(self._slowed):  # to ask may relieve the next hop, and that may end in here again
             if not self._must_slow(source) and source in self._slowed:
                 self._slowed.discard(source)
                 source.resume(self)
@@ -190,184 +279,248 @@ class DeliveryQueue:
 
     # --- custody passed on ---
 
-    def drain(self) -> None:
-        """The hop is free: hand over what waits, then let the sources go on."""
-        while self.next_hop.ready and self._may_write and not (self.pair_queue.full or (self.suspects and
-        self.pair_queue.in_flight)):
+    def next_hop_ready(self) -> None:
+        """Hand over what waits until something blocks, then let the sources go on."""
+        while self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
                 break
             self._write(written)
-        if self.next_hop.ready and self.pair_queue.spooled_range is not None and not (self.held or self._may_write or
-        self.pair_queue.full):
-            self.spooled_range.read_on(CHUNK)
+        if self.pair_queue.spooled_range is not None and not self._may_write() and self.blocked_by() is None:
+            self.spooled_range.read_on(self._readable)
         self.relieve()
 
-    @property
     def _may_write(self) -> bool:
-        """Something waits in memory that is not held back."""
-        if self.held or self.overflow.untold or not self.parked:
-            return bool(self.pair_queue.waiting) and not (self.held or self.overflow.untold)
-        return not all(held.position in self.parked for held in self.pair_queue.waiting)
+        """Return whether something waits in memory that an operator does not hold."""
+        if not self.parked:
+            return bool(self.pair_queue.waiting)
+        return any(held.position not in self.parked for held in self.pair_queue.waiting)
+
+    @property
+    def _readable(self) -> int:
+        """Bytes to be read from the spool at once: where memory is short, one stanza at a time."""
+        return 1 if self._services.relief.memory.short else CHUNK
 
     def _write(self, written: list[QueuedStanza]) -> None:
-        for held in written if self._newest else ():
-            self._newest.forget(held)
-        now = self._queues.clock.seconds()
+        for held in written if self._presence else ():
+            self._presence.forget(held)
+        now = self._services.clock.seconds()
+        acknowledges = self.next_hop.acknowledges
         self.next_hop.send([self.spelled(held, now) for held in written])
-        if not self.next_hop.acknowledges:
-            self._passed_on(len(written))
+        if not (acknowledges or self.next_hop.acknowledges):  # the write may lose the stream, or begin its acknowledgements
+            self._passed_on(len(written), WRITTEN)
 
     def spelled(self, held: QueuedStanza, now: float) -> bytes:
-        """What goes on the wire; a stamp for which the next hop has no room is left out (R32)."""
-        if now - held.accepted_at <= LATE:
+        """Return what goes on the wire. A delay stamp for which the next hop has no room is left out (R32)."""
+        if now - held.accepted_at <= DELAYED_SECONDS:
             return held.stanza.data
-        data = stamped(held.stanza, self.pair.sender, self._queues.wall() - (now - held.accepted_at))
-        return held.stanza.data if self.fitness.violation(data) else data
+        data = stamped(held.stanza, self.pair.sender, self._services.wall() - (now - held.accepted_at))
+        return held.stanza.data if self.limits.violation(data) else data
 
-    def acknowledged(self, number: int) -> None:
-        """The next server has the first `number` stanzas in flight."""
-        self._passed_on(number)
-        self.drain()
+    @property
+    def wants_stream(self) -> bool:
+        """Something waits, or is in doubt, and the gateway does not stop."""
+        return not self.quiesced and bool(self.pair_queue.pending or self.pair_queue.in_flight)
 
-    def _passed_on(self, number: int) -> None:
+    def settle_in_flight(self, number: int) -> None:
+        """The next server has the first `number` stanzas in flight, as a resumed stream shows. Write nothing yet."""
+        self._passed_on(number, PASSED_ON)
+
+    def acknowledged(self, number: int, evidence: ReceiptEvidence = PASSED_ON) -> None:
+        """The first `number` stanzas in flight have another owner, as `evidence` shows."""
+        self._passed_on(number, evidence)
+        self.next_hop_ready()
+
+    def _passed_on(self, number: int, evidence: ReceiptEvidence) -> None:
         gone = self.pair_queue.acknowledge(number)
         self.suspects = max(0, self.suspects - number)
-        spooled = [piece for piece in gone if piece.spooled]
-        if spooled and (self.parked or self.out_of_order):
-            self._queues.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
+        spooled = [item for item in gone if item.spooled]
+        if spooled and (self.parked or self._out_of_order or self.spooled_range.leaving):
+            self._services.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
         elif spooled:
-            self._queues.spool.remove(self.pair, spooled[-1].last)
-        self._queues.record.counted(self.direction, "passed", chain.from_iterable([piece.stanzas for piece in gone]))
-        settle(gone)
+            self._services.spool.remove(self.pair, spooled[-1].last)
+        self._services.record.counted(self.direction, "passed", chain.from_iterable([item.stanzas for item in gone]))
+        settle(gone, evidence)
 
-    def lost(self, poison: str = "", ambiguous: bool = False) -> None:
-        """The hop is gone with stanzas in flight: they are in doubt, and go again, but for IQs (R33).
+    def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:
+        """The stream is gone: what is in flight is in doubt. It is sent again, except for IQ requests (R33).
 
-        `poison`: it went over the content of one of them (docs/decisions.md#poison),
-        as this word says (`delivery.poison`); `ambiguous`: or over
-        something else.
+        `poison`: the stream ended over the content of one of these stanzas (docs/decisions.md#poison), as this word says
+        (`delivery.poison`). `ambiguous`: or over something else.
         """
-        doubtful = self.pair_queue.take_back()
-        if not doubtful:
+        in_doubt = self.pair_queue.take_back()
+        if not in_doubt:
             return
-        self.set_in_order()
-        if poison and not ambiguous and len(doubtful) == 1:
-            self._poison(doubtful, poison)
+        self._set_in_order()
+        if poison and not ambiguous and len(in_doubt) == 1:
+            self._end_poison(in_doubt, poison)
             return
-        self.suspects = len(doubtful) if poison else self.suspects
-        asked = {held.position for held in doubtful if held.stanza.is_request}
+        self.suspects = len(in_doubt) if poison else self.suspects
+        asked = {held.position for held in in_doubt if held.stanza.is_request}
         self.give_up_on(self.pair_queue.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
-        self._queues.record.counted(self.direction, "resent", [held.stanza for held in doubtful if held.position not in asked])
+        self._services.record.counted(self.direction, "resent", [held.stanza for held in in_doubt if held.position not in asked])
+        self._services.relief.keeps(self)
 
-    def _poison(self, culprits: list[QueuedStanza], said: str) -> None:
-        """The one stanza on which the next hop closes its stream: twice is enough."""
+    def _end_poison(self, culprits: list[QueuedStanza], said: str) -> None:
+        """Bounce the one stanza on which the next hop closes its stream, and keep it in quarantine."""
         self.suspects = 0
         position = culprits[0].position
         gone = self.pair_queue.remove(lambda held: held.position == position)
         for held in gone:
-            self._queues.spool.quarantine(self._spooled(held), said, self._queues.wall())
+            self._services.spool.quarantine(self._spooled(held), said, self._services.wall())
         self.give_up_on(gone, Cause.POISON, said)
-
-    def set_in_order(self) -> None:
-        """What was passed over by the operator's word stands where it stood."""
-        if self.parked or self.out_of_order:
-            self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=lambda held: held.position))
 
     # --- the spool ---
 
+    @property
+    def spooling(self) -> bool:
+        return self._appends > 0
+
     def spool_now(self, before: float = inf) -> None:
-        """What was accepted up to `before` (whenever), and the next server has not acknowledged, is spooled in one batch."""
-        self.due = before
-        if not self._queues.spools or self.overflow.untold or (self.spooling and before < inf):
+        """Give what was accepted up to `before`, and is not acknowledged, to the spool in one batch."""
+        self._due = before
+        if not self._services.spools:
+            self._reject_beyond_memory()
             return
-        fresh = self.pair_queue.unspooled(before)
-        if not fresh:
+        if self.overflow.unacked_bounces or (self._appends and before < inf):
+            return
+        batch = self.pair_queue.take_unspooled(before)
+        if not batch:
             self.overflow.end()
             return
-        self.spooling = True
-        for piece in fresh:
-            piece.spooled = True
-        batch = [self._spooled(held) for held in self.pair_queue.rows(fresh)]
-        self._queues.spool.append(batch, lambda error: self._durable(fresh, error))
+        self._appends += 1
+        bounces = completed_by(batch)
+        replaces = [replaced for bounce in bounces if (replaced := bounce.replaces) is not None]
+        rows = [self._spooled(held) for held in self.pair_queue.rows(batch)]
+        self._services.spool.append(rows, partial(self._stored, batch, bounces), replaces)
+
+    def _reject_beyond_memory(self) -> None:
+        """Where there is no spool: what the peer's share of memory has no room for is bounced, or waits with its source."""
+        full = self._beyond_allowance
+        self._beyond_memory = [held for held in self._beyond_memory if full and not held.gone]
+        if not self._beyond_memory:
+            self.overflow.end()
+            return
+        text = f"there is no spool, and the stanzas from and to this peer take {self.pair_queue.memory.used} bytes of memory"
+        self._services.window.rejected(self, SpoolFull(text, "share"), again=True)
+        self.overflow.begin(self._beyond_memory, SpoolFull(text, "share"))
+
+    def spool_again(self) -> None:
+        """Give the spool what it is due."""
+        self.spool_now(self._due)
 
     def _spooled(self, held: QueuedStanza) -> Spooled:
         return Spooled(self.pair, held.position, held.stanza, held.accepted_at, held.deadline, held.written)
 
-    def _durable(self, batch: list[QueueItem], error: Exception | None) -> None:
-        self.spooling = False
-        batch = [piece for each in batch for piece in each.now()]
-        if error is None:
-            self.overflow.end()
-            settle(batch)
-            for held in self.pair_queue.evict(self._queues.resident):
-                self._newest.forget(held)
-            self.spool_now(self.due)
+    def _stored(self, given: list[QueueItem], bounces: list[BounceAck], error: SpoolError | None) -> None:
+        self._appends -= 1
+        batch = [item for each in given for item in each.parts_now()]
+        if error is not None:
+            self.pair_queue.give_back_unspooled(batch)
+            self._rejected(batch, error)
         else:
-            for piece in batch:
-                piece.spooled = False
-            self.pair_queue.fresh.extendleft(reversed(batch))
-            self.overflow.begin(batch, error)
+            self.pair_queue.mark_durable(batch)
+            self.overflow.end()
+            for bounce in bounces:
+                bounce.replaced()
+            settle(batch, ON_DISK)
+            self._services.relief.spooled(self)
+            self.spool_again()
         self.relieve()
 
-    def _back_in_memory(self, held: list[QueuedStanza], damaged: Sequence[Spooled] = ()) -> None:
+    def _rejected(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
+        self._services.window.rejected(self, error, again=self.overflow.active)
+        self.quiesced = False  # at a stop: what the disk does not take is better written
+        self.overflow.begin(batch, error)
+
+    def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
+        self._services.bounces.give_up(self, gone, Cause.QUEUE_FULL, told=told)
+
+    @property
+    def errors_pass(self) -> bool:
+        return self._services.bounces.takes_errors(self.pair)
+
+    def takes_errors(self) -> bool:
+        """Return whether an error would be written at once. If not, see that it will."""
+        self.quiesced = False  # at a stop: senders are to be told
+        if not self.next_hop.ready and not self.held:
+            self.next_hop.request_delivery()
+        return self.new_blocked_by() is None
+
+    def evict(self, at_most: int) -> None:
+        for held in self.pair_queue.evict(at_most):
+            self._presence.forget(held)
+
+    def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
+        self.limits_changed(self.limits)
+        in_doubt = {each.position for each in held if each.written and each.stanza.is_request}
+        if in_doubt:
+            self.give_up_on(self.pair_queue.remove(lambda held: held.position in in_doubt), Cause.IN_DOUBT)
         if damaged:
             positions = {row.position for row in damaged}
             self._end_damaged(damaged, self.pair_queue.remove(lambda held: held.position in positions))
-        self.fit(self.fitness)
-        if doubtful := {each.position for each in held if each.written and each.stanza.is_request}:
-            self.give_up_on(self.pair_queue.remove(lambda held: held.position in doubtful), Cause.IN_DOUBT)
 
     def _end_damaged(self, damaged: Sequence[Spooled], gone: list[QueuedStanza]) -> None:
         """Bounce what was altered on the disk, where its sender is known; keep all of it in quarantine."""
         for row in damaged:
-            self._queues.spool.quarantine(row, f"altered on the disk ({row.damage})", self._queues.wall())
+            self._services.spool.quarantine(row, f"altered on the disk ({row.damage})", self._services.wall())
         without_sender = {row.position for row in damaged if row.damage == "envelope"}
         self.give_up_on([held for held in gone if held.position not in without_sender], Cause.SPOOL_DAMAGED)
-        self.forget_all([held for held in gone if held.position in without_sender])
+        lost = [held for held in gone if held.position in without_sender]
+        self._services.bounces.drop(self, lost, Rule.DAMAGED, "dropped")
 
-    def _was_read(self) -> None:
+    def range_read(self) -> None:
         if self._ending is not None:
-            self.end_all(self._ending)
-        self.drain()
+            self._go_on_ending(*self._ending)
+        self.next_hop_ready()
+        self._services.relief.keeps(self)
 
     # --- custody ended ---
 
     def give_up(self, cause: Cause) -> None:
         """Bounce everything that is not in flight."""
-        self.end_all(lambda gone: self.give_up_on(gone, cause))
+        self.end_all(partial(self.give_up_on, cause=cause))
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
-        """Whatever is not in flight ends so; what only the spool holds, as it is read."""
-        end(self.pair_queue.clear())
-        self._ending = end if self.pair_queue.spooled_range is not None else None
-        if self._ending is not None:
-            self.spooled_range.read_on(CHUNK)
+        """End whatever is here now and not in flight by `end`; what only the spool holds, as it is read."""
+        self._go_on_ending(self.pair_queue.next_position - 1, end)
         self.relieve()
 
+    def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
+        end(self.pair_queue.remove(lambda held: held.position <= up_to))
+        spooled_range = self.pair_queue.spooled_range
+        self._ending = (up_to, end) if spooled_range is not None and spooled_range[0] < up_to else None
+        if self._ending is not None:
+            self.spooled_range.read_on(CHUNK)
+
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
-        """Bounce these, which have left the lane; `said` goes with the cause."""
+        """Bounce these, which have left the queue. `said` goes with the cause."""
         if gone := list(gone):
-            self._queues.bounce(self.pair, [held.stanza for held in gone], cause, settled=lambda: settle(gone), said=said)
+            self._services.bounces.give_up(self, gone, cause, said)
             if cause is Cause.IN_DOUBT:
-                self._queues.drop_late(self.pair, [held.stanza for held in gone])
-            if any(held.spooled for held in gone):  # the errors are on the disk before what they answer has left it
-                self._queues.queue(self.pair.inverse).spool_now()
-            self.left(gone)
+                for held in gone:
+                    self._services.late.expect(self._inverse, held.stanza)
 
-    def _end(self, gone: Sequence[QueuedStanza]) -> None:
-        """The custody of these is over."""
-        self.left(gone)
-        settle(gone)
+    def not_marked(self, gone: list[QueuedStanza]) -> None:
+        self.give_up_on(gone, Cause.QUEUE_FULL)
 
-    def left(self, gone: Sequence[QueuedStanza]) -> None:
-        """These have left the lane for good."""
+    def leave(self, gone: Sequence[QueuedStanza]) -> list[int]:
+        """These leave the queue for good. Return the positions that are still to be struck off the spool."""
         spooled = [held.position for held in gone if held.spooled]
-        if spooled:
-            self._queues.spool.remove_each(self.pair, spooled)
-            self.spooled_range.ended(spooled)
+        self.spooled_range.leave(spooled)
         for held in gone:
-            self._newest.forget(held)
+            self._presence.forget(held)
+        if self.parked and (ended := self.parked.intersection([held.position for held in gone])):
+            self.parked -= ended
+            self._services.holds.ended(self.pair, ended)
+        return spooled
+
+    def strike_off(self, positions: Sequence[int]) -> None:
+        self._services.spool.remove_each(self.pair, positions)
+        self.spooled_range.struck_off(positions)
+
+    def struck_off(self, positions: Sequence[int]) -> None:
+        self.spooled_range.struck_off(positions)
 
     def expire(self, now: float) -> None:
         """Bounce what has waited too long in memory."""
@@ -381,7 +534,92 @@ class DeliveryQueue:
             positions = {held.position for held in gone}
             self._end_damaged([row for row in damaged if row.position in positions], gone)
 
-    def forget_all(self, gone: list[QueuedStanza]) -> None:
-        """End the custody of these without a word."""
-        self._queues.record.counted(self.direction, "dropped", [held.stanza for held in gone])
-        self._end(gone)
+    # --- the operator ---
+
+    def hold(self, position: int | None = None) -> None:
+        """Write nothing more, or not this stanza. What waits goes on ageing."""
+        if position is None:
+            self.held = True
+        else:
+            self.parked.add(position)
+
+    def release(self, position: int | None = None) -> None:
+        """End a hold; that of a whole queue ends those of all its stanzas."""
+        self._out_of_order = self._out_of_order or bool(self.parked)
+        if position is None:
+            self.parked.clear()
+            self.held = False
+        else:
+            self.parked.discard(position)
+        self._set_in_order()
+        self.flush()
+
+    def flush(self) -> None:
+        """Try now, whatever the back-off says."""
+        if self.held or not len(self.pair_queue):
+            return
+        self.next_hop.retry_now(True)
+        if self.next_hop.ready:
+            self.next_hop_ready()
+        else:
+            self.next_hop.request_delivery()
+
+    def retry_now(self, urged: bool = False) -> None:
+        """The next server was in contact, or (`urged`) an operator asks: try again now, if an attempt is due later."""
+        self.next_hop.retry_now(urged)
+        if self.restore_turn is not None:
+            self.restore_turn.start_now(self)
+
+    def drop(self, quietly: bool, position: int | None = None) -> Deferred[int]:
+        """Give up what is not in flight, or one stanza of it, wherever it is; fires with how many.
+
+        They are bounced, unless `quietly`.
+        """
+        end = self._drop_quietly if quietly else partial(self.give_up_on, cause=Cause.DROPPED_BY_OPERATOR)
+        if position is None:
+            number = len(self.pair_queue) - self.pair_queue.in_flight_count
+            self.end_all(end)
+            return succeed(number)
+        gone = self.pair_queue.remove(lambda held: held.position == position)
+        spooled_range = self.pair_queue.spooled_range
+        if not gone and spooled_range is not None and spooled_range[0] < position <= spooled_range[1]:
+            dropped: Deferred[int] = Deferred()
+            self.spooled_range.look(position, lambda found: dropped.callback(self._end_found(found, end)))
+            return dropped
+        end(gone)
+        return succeed(len(gone))
+
+    @staticmethod
+    def _end_found(found: list[QueuedStanza], end: Callable[[list[QueuedStanza]], None]) -> int:
+        end(found)
+        return len(found)
+
+    def _drop_quietly(self, gone: list[QueuedStanza]) -> None:
+        self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
+
+    def _set_in_order(self) -> None:
+        """What was passed over while an operator held it stands where it stood."""
+        if self.parked or self._out_of_order:
+            self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=lambda held: held.position))
+
+    # --- the stop ---
+
+    def quiesce(self) -> None:
+        """Write nothing more, so that what is in flight can come to its end."""
+        self.quiesced = True
+        self.relieve()
+
+    def resume(self, one_chunk: bool = False) -> None:
+        """Write again. `one_chunk`: only while nothing is unacknowledged, so that little is in doubt if nothing answers."""
+        self.quiesced, self.one_chunk = False, one_chunk
+        if self.next_hop.ready:
+            self.next_hop_ready()
+        elif self.wants_stream and not self.held:
+            self.next_hop.request_delivery()
+
+    def hand_to_spool(self) -> None:
+        """Leave to the spool what was not passed on; bounce it where there is no spool."""
+        if not self._services.spools:
+            self.give_up(Cause.SHUTDOWN)
+        elif not self._appends:
+            self.spool_now()

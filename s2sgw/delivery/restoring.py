@@ -1,82 +1,119 @@
-"""The lanes that a start found in the spool, brought one after another: so many at a time, those that wait longest first.
+"""The queues that a start finds in the spool, delivered one after another: so many at a time, those that wait longest first.
 
-All at once they would each have a stream, and a part of its stanzas in memory, before the first of them was done. A lane has
-its place from its turn until it is empty, or its attempt came to nothing, or it has taken too long: what is slow holds nobody
-up. While others wait, the stream of one that is done is closed (Postfix's connection cache does the same), unless what came
-since shows that it is in use.
+All at once they would each have a stream, and a part of their stanzas in memory, before the first of them was done. A queue has
+its place until it is empty, or its attempt failed, or it has taken too long: what is slow holds no other up. While others wait,
+the stream of a queue that is done is closed, as Postfix's connection cache does, unless something new came for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from s2sgw.delivery.next_hop import NextHop
-from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.spooling import READ_AGAIN
+from s2sgw.spool.interface import LaneSummary, Spool, SpoolError
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Pair
 
-#: Lanes at a time.
+#: Queues at a time.
 AT_ONCE = 128
-#: Seconds after which one gives its place to the next, and goes on without.
-PATIENCE = 5.0
+#: Seconds after which a queue gives its place to the next, and goes on without.
+TURN_SECONDS = 5.0
 
 
-class Restored(Protocol):
-    """What is needed of a flow."""
+class RestorableQueues(Protocol):
+    """What is needed of the registry of queues."""
 
-    pair_queue: PairQueue
-    next_hop: NextHop
-    held: bool
-    backlog: StartupRestore | None
+    def queue(self, pair: Pair) -> DeliveryQueue: ...
 
-    def drain(self) -> None: ...
+    def begin_behind(self, position: int) -> None: ...
 
 
 class StartupRestore:
-    """Flows in the order in which they come, `at_once` of them under way."""
+    """Makes the queues of what the spool holds, and lets `at_once` of them deliver at a time."""
 
-    def __init__(self, clock: IReactorTime, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self, queues: RestorableQueues, spool: Spool, clock: IReactorTime, trouble: Callable[[Ending], None],
+        at_once: int = AT_ONCE,
+    ) -> None:
+        """`trouble` is told when the spool cannot be read."""
+        self._queues = queues
+        self._spool = spool
         self._clock = clock
+        self._trouble = trouble
         self._at_once = at_once
-        self._waiting: dict[Restored, None] = {}
-        #: under way: the position behind those stanzas that each began with
-        self._begun: dict[Restored, int] = {}
-        #: those of them that have a place: since when; the first is the oldest
-        self._placed: dict[Restored, float] = {}
+        self._waiting: dict[DeliveryQueue, None] = {}
+        #: those that deliver: the position behind the stanzas that each began with
+        self._begun: dict[DeliveryQueue, int] = {}
+        #: those of them that have a place, and since when; the first is the oldest
+        self._placed: dict[DeliveryQueue, float] = {}
         self._timer: IDelayedCall | None = None
         self._filling = False
 
     def __len__(self) -> int:
-        """How many have not had their turn."""
+        """The number of queues that have not had their turn."""
         return len(self._waiting)
 
-    def add(self, queues: Iterable[Restored]) -> None:
-        """These wait, in this order; the first of them go on now."""
+    def restore_all(self) -> Deferred[int]:
+        """After a start: make the queues of all that the spool holds. Fires with their number, once the spool could be read.
+
+        Until then no stream may be let in: a new stanza must go behind what the spool holds.
+        """
+        restored: Deferred[int] = Deferred()
+
+        def listed(summaries: list[LaneSummary] | SpoolError) -> None:
+            if isinstance(summaries, SpoolError):
+                self._trouble(Ending(Cause.SPOOL_UNREADABLE, f"{summaries}; until it can be read, nobody is let in"))
+                self._clock.callLater(READ_AGAIN, self._spool.queues, listed)
+            else:
+                self._queues.begin_behind(self._spool.next_position)
+                restored.callback(self.restore(summaries))
+
+        self._spool.queues(listed)
+        return restored
+
+    def restore(self, summaries: Iterable[LaneSummary]) -> int:
+        """Make the queues that `summaries` tell of, at any time; return their number. None of them may hold anything yet."""
+        queues = []
+        for summary in sorted(summaries, key=attrgetter("oldest")):
+            if summary.count:
+                queue = self._queues.queue(summary.pair)
+                queue.pair_queue.restore(summary.first, summary.last, summary.count, summary.oldest)
+                queues.append(queue)
+        self.add(queues)
+        return len(queues)
+
+    def add(self, queues: Iterable[DeliveryQueue]) -> None:
+        """Have these wait for their turn, in this order; the first of them begin now."""
         for queue in queues:
             self._waiting[queue] = None
-            queue.backlog = self
+            queue.restore_turn = self
         self._fill()
 
-    def hurry(self, queue: Restored) -> None:
-        """Somebody asks for this one: it does not wait for a place."""
+    def start_now(self, queue: DeliveryQueue) -> None:
+        """`queue` is asked for: it does not wait for a place."""
         if queue in self._waiting:
             del self._waiting[queue]
-            queue.backlog = None
+            queue.restore_turn = None
             self._begin(queue)
 
-    def look(self, queue: Restored) -> None:
-        """Something changed for `flow`: it may be done."""
+    def reconsider(self, queue: DeliveryQueue) -> None:
+        """Something changed for `queue`: it may be done."""
         if queue not in self._begun or (len(queue.pair_queue) and queue.next_hop.state in ("connecting", "ready")):
             return
-        queue.backlog = None
+        queue.restore_turn = None
         self._placed.pop(queue, None)
         if self._begun.pop(queue) == queue.pair_queue.next_position and self._waiting and not len(queue.pair_queue):
             queue.next_hop.release_stream()
         self._fill()
 
     def _fill(self) -> None:
-        """Each that begins may be done at once, and ask for the next: one loop serves them all."""
+        """Give places away. A queue that begins may be done at once and ask for the next: one loop serves them all."""
         if self._filling:
             return
         self._filling = True
@@ -85,31 +122,32 @@ class StartupRestore:
             del self._waiting[queue]
             self._begun[queue], self._placed[queue] = queue.pair_queue.next_position, self._clock.seconds()
             self._begin(queue)
-            self.look(queue)
+            self.reconsider(queue)
         self._filling = False
         self._watch()
 
-    def _begin(self, queue: Restored) -> None:
-        """One that was asked for already goes its way; one that the operator holds waits for his word."""
+    def _begin(self, queue: DeliveryQueue) -> None:
+        """Let `queue` deliver. One that an operator holds waits for the release."""
         if queue.next_hop.ready:
-            queue.drain()
+            queue.next_hop_ready()
         elif not queue.held:
             queue.next_hop.request_delivery()
 
     def _watch(self) -> None:
         if self._waiting and self._placed and self._timer is None:
             began = next(iter(self._placed.values()))
-            self._timer = self._clock.callLater(max(0.0, began + PATIENCE - self._clock.seconds()), self._look_at_slow)
+            delay = max(0.0, began + TURN_SECONDS - self._clock.seconds())
+            self._timer = self._clock.callLater(delay, self._pass_slow_ones)
 
-    def _look_at_slow(self) -> None:
+    def _pass_slow_ones(self) -> None:
         self._timer = None
-        before = self._clock.seconds() - PATIENCE
+        before = self._clock.seconds() - TURN_SECONDS
         for queue in [queue for queue, began in self._placed.items() if began <= before]:
             del self._placed[queue]
         self._fill()
 
     def stop(self) -> None:
-        """Nobody gets a turn any more."""
+        """Give no more turns."""
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()

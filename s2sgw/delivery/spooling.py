@@ -1,46 +1,140 @@
-"""The stanzas of a delivery queue that only the spool holds: they are read as memory empties, and struck off as they end there.
+"""What stands between a delivery queue and the spool: the window before the disk, the range that only the spool holds, the marks
+of requests, and what the spool has no room for.
 
 The spool answers late, and of the time when it was asked: meanwhile more may have left memory, or come to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from math import inf
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.queue.bounce import may_bounce
-from s2sgw.queue.entries import QueuedStanza, QueueItem, settle
+from s2sgw.queue.entries import QueuedStanza, QueueItem
 from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
-from s2sgw.xmpp.ending import Cause
-
-if TYPE_CHECKING:
-    from s2sgw.delivery.queue import DeliveryQueue
-    from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds until a read that failed is tried again: the first time, and at most.
 READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
+#: Seconds between two records of trouble with the spool.
+TROUBLE_SECONDS = 60.0
+#: Turns of the reactor after the window in which acknowledgements are read that have arrived by then: two for the reply to a
+#: ping, and two more where a ping had to wait for the reply to another (R41).
+ACK_TURNS = 4
+#: So many of the stanzas that wait are looked at for requests to be marked at once.
+MARK_AHEAD = 1000
+
+
+class SpooledQueue(Protocol):
+    """What is needed of a delivery queue that gives stanzas to the spool."""
+
+    pair_queue: PairQueue
+
+    @property
+    def spooling(self) -> bool:
+        """The spool was given something and has not answered yet."""
+
+    def spool_now(self, before: float = inf) -> None:
+        """Give what was accepted up to `before` to the spool."""
+
+
+class SpoolWindow:
+    """Has each queue give to the spool what was not acknowledged within `seconds`. One timer serves all queues."""
+
+    def __init__(self, clock: IReactorTime, record: EventRecord, seconds: float, spools: bool) -> None:
+        self._clock = clock
+        self._record = record
+        self._seconds = seconds
+        self._spools = spools
+        self._watched: deque[tuple[float, SpooledQueue]] = deque()
+        self._rejected: dict[SpooledQueue, None] = {}
+        self._recorded_at = -inf
+
+    def watch(self, queue: SpooledQueue) -> None:
+        """Something was accepted: what is still unacknowledged at the end of the window goes to the spool."""
+        if not self._spools or not len(queue.pair_queue):
+            return
+        if not self._watched:
+            self._clock.callLater(self._seconds, self._window_over)
+        self._watched.append((self._clock.seconds(), queue))
+
+    def _window_over(self) -> None:
+        now, since = self._clock.seconds(), 0.0
+        due: dict[SpooledQueue, None] = {}
+        while self._watched and self._watched[0][0] + self._seconds <= now:
+            since, queue = self._watched.popleft()
+            due[queue] = None
+        if self._watched:
+            self._clock.callLater(self._watched[0][0] + self._seconds - now, self._window_over)
+        self._read_acks_first(due, since, ACK_TURNS)
+
+    def _read_acks_first(self, due: Iterable[SpooledQueue], before: float, turns: int) -> None:
+        """Read acknowledgements that lie unread before anything is spooled: a turn of a busy gateway may outlast the window."""
+        if turns:
+            self._clock.callLater(0, self._read_acks_first, due, before, turns - 1)
+            return
+        for queue in due:
+            queue.spool_now(before)
+
+    def rejected(self, queue: SpooledQueue, error: SpoolError, again: bool) -> None:
+        """The spool did not take what `queue` gave it: offer it a window later, or (`again`) with the next `offer_again`."""
+        if again:
+            self._rejected[queue] = None
+        else:
+            self.watch(queue)
+        self.trouble(Ending(Cause.QUEUE_FULL, str(error)))
+
+    def offer_again(self) -> None:
+        """Once a second: give the spool again what it did not take."""
+        rejected, self._rejected = self._rejected, {}
+        for queue in rejected:
+            if not queue.spooling:
+                queue.spool_now()
+
+    def trouble(self, ending: Ending) -> None:
+        """Record trouble with the spool, once a minute."""
+        if self._clock.seconds() >= self._recorded_at + TROUBLE_SECONDS:
+            self._recorded_at = self._clock.seconds()
+            self._record.refused("outbound", "backend", ("", ""), "", ending)
+
+
+class RangeUser(Protocol):
+    """What is needed of the delivery queue whose range it is."""
+
+    def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
+        """These were read, and wait in memory again; `damaged` are the rows of those that were altered on the disk."""
+
+    def range_read(self) -> None:
+        """The spool has answered."""
 
 
 class SpooledRange:
-    """The range of positions of a delivery queue that only the spool holds.
+    """The positions of a delivery queue that only the spool holds.
 
-    `filled` is called with what has come back to memory, and the positions of those that were altered on the disk. `over` is
-    called once the spool has answered.
+    `expiring` tells whether an answer of the spool is under way that may name positions of any queue.
     """
 
-    __slots__ = ("_ended", "_filled", "_looks", "_over", "_pair_queue", "_queues", "_read_again", "reading", "unreadable")
+    __slots__ = (
+        "_clock", "_ended", "_expiring", "_leaving", "_looks", "_pair_queue", "_read_again", "_spool", "_user", "reading",
+        "unreadable",
+    )
 
     def __init__(
-        self, pair_queue: PairQueue, queues: DeliveryQueues, filled: Callable[[list[QueuedStanza], list[Spooled]], None],
-        over: Callable[[], None],
+        self, pair_queue: PairQueue, spool: Spool, clock: IReactorTime, expiring: Callable[[], bool], user: RangeUser,
     ) -> None:
         self._pair_queue = pair_queue
-        self._queues = queues
-        self._filled = filled
-        self._over = over
+        self._spool = spool
+        self._clock = clock
+        self._expiring = expiring
+        self._user = user
         #: the spool was asked, and its answer is awaited, or the next try
         self.reading = False
         #: why the spool could not be read when last asked, or "": nothing of the range is given up for it
@@ -49,13 +143,15 @@ class SpooledRange:
         self._looks = 0
         #: positions whose custody ended while the spool was being asked, so that its answer may still name them
         self._ended: set[int] = set()
+        #: positions that have left the queue and are still to be struck off the spool
+        self._leaving: set[int] = set()
 
     def read_on(self, at_most: int) -> None:
         """Read the next stanzas, about `at_most` bytes."""
         if not self.reading and self._pair_queue.spooled_range is not None:
             self.reading = True
             after, up_to = self._pair_queue.spooled_range
-            self._queues.spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to, at_most))
+            self._spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to, at_most))
 
     def _read(self, after: int, up_to: int, at_most: int, spooled: list[Spooled] | SpoolError) -> None:
         """Take the stanzas behind `after` that the spool answered with.
@@ -70,151 +166,213 @@ class SpooledRange:
         spooled_range = self._pair_queue.spooled_range
         if spooled_range is not None and spooled_range[0] == after:
             rows = [row for row in spooled if row.position <= spooled_range[1]]
-            rows_left = [row for row in rows if row.position not in self._ended]
-            held = [_held(row) for row in rows_left]
+            left = [row for row in rows if not self._has_ended(row.position)]
+            held = [_held(row) for row in left]
             self._pair_queue.fill(held, complete=spooled_range[1] == up_to and (not rows or rows[-1].position >= up_to))
-            self._filled(held, [row for row in rows_left if row.damage])
+            if rows and not left and self._pair_queue.spooled_range is not None:
+                self._pair_queue.skip_to(rows[-1].position)
+            self._user.back_in_memory(held, [row for row in left if row.damage])
         self.forget()
-        self._over()
+        self._user.range_read()
 
     def _failed(self, why: str, at_most: int) -> None:
         """The spool could not be read. What it holds stays, and it is asked again after a while."""
         self.unreadable = why
         wait, self._read_again = self._read_again, min(2 * self._read_again, READ_AGAIN_AT_MOST)
-        self._queues.clock.callLater(wait, self._ask_again, at_most)
+        self._clock.callLater(wait, self._ask_again, at_most)
 
     def _ask_again(self, at_most: int) -> None:
         self.reading = False
         self.read_on(at_most)
 
-    def look(self, after: int, done: Callable[[list[Spooled]], None]) -> None:
-        """Read the stanza behind this position, at least. Nothing is done where the spool cannot be read."""
+    def look(self, position: int, done: Callable[[list[QueuedStanza]], None]) -> None:
+        """Take the stanza at `position` out of the range, as `take` does; `done` is called once the spool can be read."""
         def answered(rows: list[Spooled] | SpoolError) -> None:
-            if not isinstance(rows, SpoolError):
-                done(rows)
+            if isinstance(rows, SpoolError):
+                self._clock.callLater(READ_AGAIN, ask)
+                return
             self._looks -= 1
+            done(self.take([row for row in rows if row.position == position]))
             self.forget()
+
+        def ask() -> None:
+            self._spool.read(self._pair_queue.pair, position - 1, 1, answered)
+
         self._looks += 1
-        self._queues.spool.read(self._pair_queue.pair, after, 1, answered)
+        ask()
 
     def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
         """Return those of the rows that only the spool holds; they leave the queue."""
         spooled_range = self._pair_queue.spooled_range
         within = range(spooled_range[0] + 1, spooled_range[1] + 1) if spooled_range is not None else ()
-        alone = [row for row in spooled if row.position in within and row.position not in self._ended]
-        self._pair_queue.gap_count -= len(alone)
+        alone = [row for row in spooled if row.position in within and not self._has_ended(row.position)]
+        self._pair_queue.only_spooled -= len(alone)
         return [_held(row) for row in alone]
 
-    def ended(self, positions: Sequence[int]) -> None:
-        """Note that the custody of these, which the spool had, is over."""
+    def _has_ended(self, position: int) -> bool:
+        return position in self._ended or position in self._leaving
+
+    @property
+    def leaving(self) -> bool:
+        """Something that has left the queue is still to be struck off the spool."""
+        return bool(self._leaving)
+
+    def leave(self, positions: Iterable[int]) -> None:
+        """These have left the queue, and are still to be struck off the spool."""
+        self._leaving.update(positions)
+
+    def struck_off(self, positions: Iterable[int]) -> None:
+        """These are struck off. An answer that is under way may still name them."""
+        self._leaving.difference_update(positions)
         self._ended.update(positions)
         self.forget()
 
     def forget(self) -> None:
         """Forget what ended, unless an answer is still to come."""
-        if not (self.reading or self._looks or self._queues.expiring):
+        if not (self.reading or self._looks or self._expiring()):
             self._ended.clear()
 
 
 def _held(row: Spooled) -> QueuedStanza:
-    return QueuedStanza(row.position, row.stanza, row.accepted_at, row.deadline, None, True, row.written)
+    return QueuedStanza(row.position, row.stanza, row.accepted_at, row.deadline, None, True, True, row.written)
 
 
-# A request in the spool is written to the wire only once the spool knows: an IQ is never sent twice, even after a crash (R33).
-#
-# A mark that came to the disk behind the request itself would leave a moment in which a `kill -9` makes two of it.
-#: Of those that wait, in order, so many are looked at at once.
-AHEAD = 1000
+class MarkingQueue(Protocol):
+    """What is needed of the delivery queue whose requests are marked."""
+
+    def next_hop_ready(self) -> None:
+        """More may be written."""
+
+    def not_marked(self, gone: list[QueuedStanza]) -> None:
+        """These have left the queue, for they cannot be marked."""
 
 
 class RequestMarks:
-    """Of one lane. `go_on` is called when more may be written, `refuse` with what the spool cannot mark."""
+    """Marks requests in the spool before they are written: an IQ is never sent twice, even after a crash (R33).
 
-    def __init__(
-        self, pair_queue: PairQueue, spool: Callable[[], Spool], go_on: Callable[[], None], refuse: Callable[[list[QueuedStanza]],
-        None],
-    ) -> None:
+    A mark that came to the disk behind the request itself would leave a moment in which a `kill -9` makes two of it.
+    """
+
+    __slots__ = ("_marking", "_pair_queue", "_queue", "_spool")
+
+    def __init__(self, pair_queue: PairQueue, spool: Spool, queue: MarkingQueue) -> None:
         self._pair_queue = pair_queue
         self._spool = spool
-        self._go_on = go_on
-        self._refuse = refuse
+        self._queue = queue
         self._marking = False
 
     def make(self, parked: Collection[int]) -> None:
-        """The next that waits is such a request: mark it, and those soon behind it."""
+        """Mark the request that waits in front, and those soon behind it."""
         if self._marking:
             return
-        self._marking = True
-        near = islice(self._pair_queue.waiting, AHEAD)
+        near = islice(self._pair_queue.waiting, MARK_AHEAD)
         requests = [held for held in near if held.unmarked and held.position not in parked]
+        if not requests:
+            return
+        self._marking = True
         positions = [held.position for held in requests]
-        self._spool().mark_written(self._pair_queue.pair, positions, lambda error: self._made(requests, error))
+        self._spool.mark_written(self._pair_queue.pair, positions, partial(self._made, requests))
 
-    def _made(self, requests: list[QueuedStanza], error: Exception | None) -> None:
+    def _made(self, requests: list[QueuedStanza], error: SpoolError | None) -> None:
         self._marking = False
         if error is None:
             for held in requests:
                 held.written = True
         else:
             positions = {held.position for held in requests}
-            self._refuse(self._pair_queue.remove(lambda held: held.position in positions))
-        self._go_on()
+            self._queue.not_marked(self._pair_queue.remove(lambda held: held.position in positions))
+        self._queue.next_hop_ready()
 
 
-# What of a lane the spool has no room for: refused in words, as soon as its sender can be told, and kept until then.
-#
-# Meanwhile no room is made for more of it: whoever brings it waits, and with them what they have not written yet. What no error
-# may answer stays in memory too, and is offered to the spool again.
-class SpoolOverflow:
-    """That of the lane of `flow`."""
-
-    __slots__ = ("_queue", "_queues", "lasts", "untold")
-
-    def __init__(self, queue: DeliveryQueue, queues: DeliveryQueues) -> None:
-        self._queue = queue
-        self._queues = queues
-        #: something is still here that the spool had no room for
-        self.lasts = False
-        #: refusals of which who brought the stanzas, and keeps them until then, has yet to hear: nothing passes them
-        self.untold = 0
+class WayOut(Protocol):
+    """What is needed of the next hop of a queue that the spool has no room for."""
 
     @property
-    def stuck(self) -> bool:
-        """Neither the next server, nor the disk, nor the sender's server takes what comes."""
-        if self.untold or not self.lasts or self._queue.next_hop.ready:
-            return self.untold > 0
-        return self._queue.pair_queue.crowded or not self._queues.way_back(self._queue).open
+    def ready(self) -> bool: ...
 
-    def begin(self, batch: Sequence[QueueItem], error: Exception) -> None:
-        """Nothing of `batch` is in the spool. What is in flight may still arrive; what waits is refused, or written after all."""
+    def request_delivery(self) -> None: ...
+
+
+class OverflowingQueue(Protocol):
+    """What is needed of the delivery queue that the spool has no room for."""
+
+    pair_queue: PairQueue
+    held: bool
+
+    @property
+    def next_hop(self) -> WayOut: ...
+
+    def next_hop_ready(self) -> None: ...
+
+    def spool_again(self) -> None:
+        """Give the spool again what it is due."""
+
+    def relieve(self) -> None:
+        """Let the sources go on, unless there is still reason to wait."""
+
+    def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
+        """Bounce these, for there is no room; `told` is called once their receipts are settled."""
+
+    @property
+    def errors_pass(self) -> bool:
+        """An error to the sender is written at once."""
+
+
+class SpoolOverflow:
+    """The stanzas of a queue that the spool rejected because it, the peer's share of it, or the disk is full, or fails.
+
+    Each is passed on after all, or bounced with resource-constraint as soon as the error can be written to the sender's server.
+    Until then it stays in memory, its source is paused, and it is offered to the spool again every second.
+    """
+
+    __slots__ = ("_queue", "active", "bound", "unacked_bounces")
+
+    def __init__(self, queue: OverflowingQueue) -> None:
+        self._queue = queue
+        #: something is still here that the spool rejected
+        self.active = False
+        #: which bound the spool named last: "spool", "share", "disk", or "" for an error
+        self.bound = ""
+        #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
+        #: stanza that its sender resends after a crash must not be overtaken (R35)
+        self.unacked_bounces = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Neither the next server, nor the disk, nor the sender's server takes what comes."""
+        if self.unacked_bounces or not self.active or self._queue.next_hop.ready:
+            return self.unacked_bounces > 0
+        return self._queue.pair_queue.crowded or not self._queue.errors_pass
+
+    def begin(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
+        """Nothing of `batch` is in the spool. What is in flight may still arrive; what waits is passed on, or bounced."""
         queue = self._queue
-        self._queues.spool_failed(queue, error)
+        self.bound = getattr(error, "bound", "")
         if queue.next_hop.ready and not queue.held:
-            queue.drain()
-        elif self._queues.way_back(queue).open:
-            positions = {piece.position for piece in batch}
-            self._refuse(queue.pair_queue.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
-        self.lasts = not all(piece.gone for each in batch for piece in each.now())
-        if self.lasts and not queue.held:
+            queue.next_hop_ready()
+        elif queue.errors_pass:
+            positions = {item.position for item in batch}
+            self._reject(queue.pair_queue.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
+        self.active = not all(item.gone for each in batch for item in each.parts_now())
+        if self.active and not queue.held:
             queue.next_hop.request_delivery()
 
-    def _refuse(self, gone: list[QueuedStanza]) -> None:
-        """Who keeps a stanza until told sends it again after a crash: none that came later may arrive before that (R35)."""
-        kept = any(held.upstream_ack is not None for held in gone)
-        self.untold += kept
-        self._queue.left(gone)
-        stanzas = [held.stanza for held in gone]
-        self._queues.bounce(self._queue.pair, stanzas, Cause.QUEUE_FULL, settled=partial(self._told, gone, kept))
+    def _reject(self, gone: list[QueuedStanza]) -> None:
+        receipts = any(held.upstream_ack is not None for held in gone)
+        self.unacked_bounces += receipts
+        self._queue.reject(gone, self._told if receipts else _nothing)
 
-    def _told(self, gone: list[QueuedStanza], kept: bool) -> None:
-        self.untold -= kept
-        settle(gone)
-        if kept:
-            self._queue.drain()
-            self._queue.spool_now(self._queue.due)
+    def _told(self) -> None:
+        self.unacked_bounces -= 1
+        self._queue.next_hop_ready()
+        self._queue.spool_again()
 
     def end(self) -> None:
-        """Nothing is here any more for which the spool had no room."""
-        if self.lasts:
-            self.lasts = False
+        """Nothing is here any more that the spool rejected."""
+        if self.active:
+            self.active, self.bound = False, ""
             self._queue.relieve()
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -1,72 +1,111 @@
-"""Duplicates: a server whose managed stream was lost resends what was not acknowledged, though the gateway may have it.
+"""Stanzas that come again: a server that lost a stream with XEP-0198 resends what was not acknowledged, though we may have it.
 
-A message is a duplicate if it is the same to the byte, has an id, and comes from a server that lost a stream a moment ago.
-Everything else passes: presence does no harm twice, and programs send the same IQ twice on purpose.
+Only a message that is the same to the byte, has an id, was not acknowledged when its stream broke, and comes from the same pair
+within `REMEMBERED_SECONDS`, is taken for a repeat. Everything else passes: presence does no harm twice, programs send equal IQs
+on purpose, and a sender may use the id of an acknowledged message again.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.queue.entries import UpstreamAck
 from s2sgw.xmpp.bounded_dict import BoundedDict
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: The last stanzas of a stream that may come again; more than any server sends between two acknowledgements.
-LAST = 512
-#: Seconds for which they are looked for, and how many servers are remembered.
-MEMORY = 600.0
-SERVERS = 1000
+#: Seconds for which resent stanzas are recognised; pairs of which any are; unacknowledged stanzas of one stream, and stanzas of
+#: one pair, that are.
+REMEMBERED_SECONDS = 600.0
+MAX_PAIRS = 1000
+MAX_OF_STREAM, MAX_OF_PAIR = 10_000, 40_000
 
 
-class RecentStanzas:
-    """The last stanzas of one stream, by their hashes (which mean nothing outside this process)."""
+class ReceivedRun:
+    """Stanzas of `pair` that came together, their receipt, and their hashes (None: it is not recognised).
+
+    The hashes mean nothing outside this process.
+    """
+
+    __slots__ = ("hashes", "pair", "receipt")
+
+    def __init__(self, pair: Pair, stanzas: list[Stanza], receipt: UpstreamAck) -> None:
+        self.pair = pair
+        self.receipt = receipt
+        self.hashes = [hash(each.data) if each.kind == "message" and each.id is not None else None for each in stanzas]
+
+
+class Unacknowledged:
+    """The stanzas of one stream that its sender does not know to be safe, oldest first."""
 
     def __init__(self) -> None:
-        self.hashes: deque[int] = deque(maxlen=LAST)
+        self._runs: deque[ReceivedRun] = deque()
+        self._number = 0  # of these stanzas
+        self._before = 0  # stanzas of runs that were acknowledged, or are forgotten
 
-    def note(self, stanzas: list[Stanza]) -> None:
-        """Remember `stanzas`, which came last."""
-        self.hashes.extend([hash(stanza.data) for stanza in stanzas if _tells(stanza)])
+    def add(self, run: ReceivedRun) -> None:
+        """These came last."""
+        self._runs.append(run)
+        self._number += len(run.hashes)
+        while self._number > MAX_OF_STREAM and len(self._runs) > 1:
+            self._drop_first()
+
+    def acknowledged(self, number: int) -> None:
+        """The first `number` stanzas of the stream were acknowledged to the sender."""
+        while self._runs and self._before + len(self._runs[0].hashes) <= number:
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        number = len(self._runs.popleft().hashes)
+        self._number -= number
+        self._before += number
+
+    def rows(self, acknowledged: int) -> Iterator[tuple[Pair, int, UpstreamAck]]:
+        """Return pair, hash and receipt of each stanza that can be recognised, `acknowledged` of the stream being known."""
+        self.acknowledged(acknowledged)
+        known = max(0, acknowledged - self._before)  # of the first run
+        for run in self._runs:
+            for value in islice(run.hashes, known, None):
+                if value is not None:
+                    yield run.pair, value, run.receipt
+            known = 0
 
 
 class Duplicates:
-    """What may come again, by the server that would send it."""
+    """What may be sent again, by pair."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._expected: BoundedDict[Domain, tuple[float, set[int]]] = BoundedDict(SERVERS)
+        self._expected: BoundedDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = BoundedDict(MAX_PAIRS)
 
-    def lost(self, sender: Domain, tail: RecentStanzas) -> None:
-        """A managed stream of `sender` broke off."""
-        if not tail.hashes:
-            return
-        _, hashes = self._expected.pop(sender, (0.0, set()))
-        hashes = hashes if len(hashes) < LAST * 4 else set()
-        self._expected[sender] = self._clock.seconds() + MEMORY, hashes | set(tail.hashes)
+    def expect(self, rows: Iterable[tuple[Pair, int, UpstreamAck]]) -> None:
+        """A stream broke; these of its stanzas may be sent again."""
+        until = self._clock.seconds() + REMEMBERED_SECONDS
+        for pair, value, receipt in rows:
+            known = self._expected.get(pair)
+            receipts = {} if known is None or known[0] < self._clock.seconds() or len(known[1]) >= MAX_OF_PAIR else known[1]
+            receipts.setdefault(value, []).append(receipt)
+            self._expected[pair] = until, receipts
 
-    def fresh(self, sender: Domain, stanzas: list[Stanza]) -> list[Stanza]:
-        """Those of `stanzas` that have not come before."""
-        if sender not in self._expected:
-            return stanzas
-        until, hashes = self._expected[sender]
+    def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[UpstreamAck]]:
+        """Return the stanzas that have not come before, and the receipts of the first copies of the others."""
+        known = self._expected.get(pair)
+        if known is None:
+            return stanzas, []
+        until, receipts = known
         if self._clock.seconds() > until:
-            del self._expected[sender]
-            return stanzas
-        return [stanza for stanza in stanzas if not _tells(stanza) or not _taken(hashes, hash(stanza.data))]
-
-
-def _tells(stanza: Stanza) -> bool:
-    """Whether it can be told from another one of the same words."""
-    return stanza.kind == "message" and stanza.id is not None
-
-
-def _taken(hashes: set[int], value: int) -> bool:
-    """Whether it was there; each is a duplicate once."""
-    try:
-        hashes.remove(value)
-    except KeyError:
-        return False
-    return True
+            del self._expected[pair]
+            return stanzas, []
+        new: list[Stanza] = []
+        first: list[UpstreamAck] = []
+        for stanza in stanzas:
+            same = receipts.get(hash(stanza.data)) if stanza.kind == "message" and stanza.id is not None else None
+            if same:
+                first.append(same.pop(0))
+            else:
+                new.append(stanza)
+        return new, first

@@ -1,4 +1,4 @@
-"""The gate between a proven pair and its lane: the filters and rates of the peer's policy. Where none is configured, no gate."""
+"""The filter and the rate limits of a peer's policy, which stand between a proven pair and its delivery queue."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from s2sgw.xmpp.stanza import Stanza
 
 
 class StanzaFilter:
-    """What the stanzas of a pair pass through. `answers`: a refused one is answered by a stanza error, not dropped."""
+    """What the stanzas of a pair pass through. `answers`: a refused stanza is answered by a stanza error, and not dropped."""
 
     def __init__(self, filter: Filter | None, rate_limiter: RateLimiter | None, answers: bool) -> None:
         self._filter = filter
         self._rate_limiter = rate_limiter
         self.answers = answers
 
-    def debt(self) -> float:
-        """Seconds that the pair must wait before its next stanzas are looked at."""
-        return 0.0 if self._rate_limiter is None else self._rate_limiter.debt()
+    def seconds_to_wait(self) -> float:
+        """Return the seconds for which the next stanzas of the pair have to wait."""
+        return 0.0 if self._rate_limiter is None else self._rate_limiter.seconds_to_wait()
 
-    def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
-        """Those that pass, and those that do not; what a filter refuses counts for no rate."""
+    def partition(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
+        """Return the stanzas that pass, and those that do not. What a filter refuses counts for no rate."""
         filtered: list[Refused] = []
         if self._filter is not None:
             stanzas, filtered = self._filter.sift(stanzas)
         if self._rate_limiter is None:
             return stanzas, filtered
-        passed, refused = self._rate_limiter.sift(stanzas)
+        passed, refused = self._rate_limiter.partition(stanzas)
         return passed, filtered + refused
 
 
 class StanzaFilters:
-    """Makes the filters."""
+    """Makes the filters of pairs."""
 
     def __init__(self, peers: PeerPolicies, clock: IReactorTime) -> None:
         self._peers = peers
         self._rate_limiters = RateLimiters(clock)
 
     def of(self, leg: Leg, pair: Pair) -> StanzaFilter | None:
-        """The gate for stanzas of `pair` that come in on `leg`; None where all of them pass.
+        """Return the filter for stanzas of `pair` that come in on `leg`; None: all of them pass.
 
-        Filters hold both ways, rates for what comes from the peer.
+        Filters apply to both directions, rates to what comes from the peer.
         """
         inbound = leg == "federation"
         peer = pair.sender if inbound else pair.recipient

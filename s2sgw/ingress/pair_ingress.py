@@ -1,72 +1,77 @@
-"""The entry of a pair: its stanzas' way from the stream that brings them to their lane.
+"""The stanzas of one pair on their way from the stream that brings them to their delivery queue.
 
-They wait, in the stream's own hands, until the pair is admitted, and where the peer has used up its rate; then they pass
-the gate. What waits was read before the stream was told to pause, so it is as much as one turn brings.
+They wait here until the pair is admitted, and where the peer has used up its rate; then they pass the filter of the policy. What
+waits was read before the stream was told to pause, so it is as much as one turn brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Container
+from collections.abc import Awaitable, Callable, Collection, Container
 from itertools import groupby
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.delivery.bounces import Bounces
+from s2sgw.delivery.next_hop import StanzaSource
+from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.duplicates import Duplicates
 from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
 from s2sgw.ingress.homes import Homes, SingleNode, home_of
-from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
+from s2sgw.queue.evidence import DROPPED, Rule
 from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Bytes of a slowed pair that wait while other peers of its stream go on, and of all pairs of a stream in memory; beyond, the
-#: stream waits too.
-HELD = 262144
-HELD_IN_ALL = 8388608
-
-
-class PairAdmission(Protocol):
-    """Says which pairs may enter a queue: a leg does (`s2s.legs`)."""
-
-    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
-        """Return why stanzas of `pair` must not enter a queue, or None."""
+#: Bytes of one pair that may wait here while other peers of its stream go on, and of all pairs of a stream in memory. Beyond
+#: that, the stream waits too.
+HELD_BYTES = 262144
+HELD_BYTES_OF_STREAM = 8388608
 
 
 class HeldBytes:
-    """What waits at the entries of one stream, in bytes of memory."""
+    """Bytes of memory of the stanzas of one stream that wait before their queues."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
 
+class IngressConnection(StanzaSource, Protocol):
+    """What is needed of the connection that brings the stanzas."""
+
+    @property
+    def peer_address(self) -> str: ...
+
+
 class IngressServices:
-    """What all entries share."""
+    """What all streams that bring stanzas share."""
 
     def __init__(
-        self, queues: DeliveryQueues, record: EventRecord, stanza_filters: StanzaFilters, homes: Homes | None = None,
-        local_domains: Container[Domain] = (),
+        self, queues: DeliveryQueues, bounces: Bounces, clock: IReactorTime, record: EventRecord, stanza_filters: StanzaFilters,
+        homes: Homes | None = None, local_domains: Container[Domain] = (),
     ) -> None:
         """`homes` are asked before stanzas of a pair enter a queue here; None: this node is alone."""
         self.queues = queues
+        self.bounces = bounces
+        self.clock = clock
         self.record = record
         self.stanza_filters = stanza_filters
         self._homes = homes or SingleNode()
         self._local_domains = local_domains
-        self.duplicates = Duplicates(queues.clock)
-        #: pairs whose first stanzas wait for the answer whether they may pass
+        self.duplicates = Duplicates(clock)
+        #: pairs whose first stanzas wait until it is known whether they may pass
         self.admissions = 0
 
     @property
     def admitting(self) -> bool:
-        """Whether stanzas were read that are in no queue yet."""
+        """Stanzas that were read are in no queue yet."""
         return self.admissions > 0
 
     async def claim(self, pair: Pair) -> Ending | None:
@@ -77,157 +82,172 @@ class IngressServices:
 class PairIngress:
     """The stanzas of `pair` on `connection`.
 
-    `admission` says whether they may enter a queue. `senders` are the domains that send on the connection: where there is one
-    alone, pausing the connection slows no other. `waiting` counts what waits at all entries of the connection.
+    `admit` says why they must not reach a queue. `senders` are the domains that send on the connection: where there is one
+    alone, pausing the connection slows no other. `held` counts what waits on the whole connection.
     """
 
     log = Logger()
 
     def __init__(
-        self, ingress_services: IngressServices, connection: StreamConnection, leg: Leg, pair: Pair,
-        admission: PairAdmission, senders: Collection[Domain], waiting: HeldBytes,
+        self, ingress_services: IngressServices, connection: IngressConnection, leg: Leg, pair: Pair,
+        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain], held: HeldBytes,
     ) -> None:
         self.pair = pair
-        self._ingress_services = ingress_services
-        self._queues = ingress_services.queues
+        self._services = ingress_services
         self._connection = connection
         self._leg: Leg = leg
-        self._admission_of = admission
+        self._admit = admit
         self._senders = senders
         self._admitted = False
         self._admitting = False
-        self._outdated = False  # the admission under way
-        self._entered = False
+        #: the policy has changed during the admission under way, so that its outcome is asked for again
+        self._outdated = False
+        #: the queues that may have paused the connection: this pair's, and the one back to the sender
+        self._entered: set[Pair] = set()
         self._stanza_filter: StanzaFilter | None = None
         self._held: list[tuple[list[Stanza], UpstreamAck | None]] = []
-        self._size = 0  # bytes of these
-        self._waiting = waiting
+        self._held_bytes = 0
+        self._held_on_connection = held
         self._timer: IDelayedCall | None = None
-        self._told: set[Cause] = set()
+        self._recorded: set[Cause] = set()
         self._over = False
-        self._used = 0.0
+        self._used_at = 0.0
 
     def rests(self, before: float) -> bool:
-        """Nothing has come since `before`, and nothing waits."""
-        return self._used < before and not self._held
+        """Return whether nothing has come since `before`, and nothing waits."""
+        return self._used_at < before and not self._held
 
     def accept(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None = None) -> None:
-        """The stanzas of one turn; `receipt` is settled as they are in safe hands, or refused."""
-        self._used = self._queues.clock.seconds()
+        """Take the stanzas of one turn. `upstream_ack` is settled as they find another owner."""
+        self._used_at = self._services.clock.seconds()
         if self._held:
             self._hold(stanzas, upstream_ack)
         elif not self._admitted:
             self._ask(stanzas, upstream_ack)
         elif self._stanza_filter is None:
-            self._pass(stanzas, upstream_ack)
+            self._pass(self._queue, stanzas, upstream_ack)
         else:
-            self._pass_gate(self._stanza_filter, stanzas, upstream_ack)
+            self._filter(self._stanza_filter, stanzas, upstream_ack)
 
     def reconsider(self) -> None:
-        """The policy has changed: whether the pair is admitted, and by which gate, is asked anew."""
+        """The policy has changed: ask again whether the pair is admitted, and by which filter."""
         self._admitted = False
         self._outdated = self._admitting
 
     def close(self) -> None:
-        """The stream is gone: what came before is still passed on (R16), and there is nobody left to slow."""
+        """The stream is gone: what came before is still passed on (R16), and no stream is left to be paused."""
         self._over = True
-        if self._entered:
-            self._queues.queue(self.pair).forget(self._connection)
+        for pair in self._entered:
+            self._services.queues.queue(pair).forget(self._connection)
         if self._timer is not None:
             self._go_on()
+
+    @property
+    def _queue(self) -> DeliveryQueue:
+        return self._services.queues.queue(self.pair)
+
+    @property
+    def _source(self) -> StanzaSource | None:
+        return None if self._over else self._connection
 
     # --- admission ---
 
     def _ask(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._admitting = True
-        self._ingress_services.admissions += 1
+        self._services.admissions += 1
         self._hold(stanzas, upstream_ack)
         admission = Deferred.fromCoroutine(self._admission())
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)
-        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put on their lane", failure))
+        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put into their queue", failure))
 
     async def _admission(self) -> Ending | None:
         """Return why the pair is not admitted: by its policy, or by its home."""
-        ending = await self._admission_of.admit(self.pair)
-        return await self._ingress_services.claim(self.pair) if ending is None else ending
+        ending = await self._admit(self.pair)
+        return await self._services.claim(self.pair) if ending is None else ending
 
     def _not_asked(self, failure: Failure) -> Ending:
-        self.log.failure("a pair could not be admitted to its lane", failure)
+        self.log.failure("a pair could not be admitted to its queue", failure)
         return Ending(Cause.INTERNAL)
 
     def _decided(self, ending: Ending | None) -> None:
         self._admitting = False
-        self._ingress_services.admissions -= 1
+        self._services.admissions -= 1
         if self._outdated:
             self._outdated = False
         elif ending is None:
             self._admitted = True
-            self._stanza_filter = self._ingress_services.stanza_filters.of(self._leg, self.pair)
+            self._stanza_filter = self._services.stanza_filters.of(self._leg, self.pair)
         else:
             self._record(ending)
             for stanzas, upstream_ack in self._take():
-                self._queues.refuse(self.pair, stanzas, ending.cause, upstream_ack)
+                self._refuse(stanzas, ending.cause, upstream_ack)
         self._go_on()
 
-    # --- the gate ---
+    # --- the filter ---
 
-    def _pass(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
-        self._entered = True
-        self._queues.queue(self.pair).accept(stanzas, None if self._over else self._connection, upstream_ack)
+    def _pass(self, queue: DeliveryQueue, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        self._entered.add(self.pair)
+        queue.accept(stanzas, self._source, upstream_ack)
 
-    def _pass_gate(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
-        debt = 0.0 if self._over else stanza_filter.debt()
-        if debt:
-            self._timer = self._queues.clock.callLater(debt, self._go_on)
+    def _filter(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        wait = 0.0 if self._over else stanza_filter.seconds_to_wait()
+        if wait:
+            self._timer = self._services.clock.callLater(wait, self._go_on)
             self._hold(stanzas, upstream_ack)
             return
-        passed, refused = stanza_filter.sift(self._without_answers(stanzas, upstream_ack))
+        queue = self._queue
+        replies = [stanza for stanza in stanzas if queue.replies.awaits(stanza)]
+        if replies:  # to the gateway's own pings (R41): no filter holds them back
+            self._pass(queue, replies, upstream_ack)
+            stanzas = [stanza for stanza in stanzas if stanza not in replies]
+        passed, refused = stanza_filter.partition(stanzas)
         if refused:
-            self._refuse(stanza_filter, refused, upstream_ack)
+            self._refuse_filtered(stanza_filter, refused, upstream_ack)
         if passed:
-            self._pass(passed, upstream_ack)
+            self._pass(queue, passed, upstream_ack)
 
-    def _without_answers(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
-        """What answers the gateway's own pings (R41) goes by the gate."""
-        queue = self._queues.queue(self.pair)
-        answers = [stanza for stanza in stanzas if queue.awaits(stanza)]
-        if not answers:
-            return stanzas
-        self._pass(answers, upstream_ack)
-        return [stanza for stanza in stanzas if stanza not in answers]
-
-    def _refuse(self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None) -> None:
-        """Counted one by one, told once: a flood of refused stanzas is no flood of records."""
+    def _refuse_filtered(
+        self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None,
+    ) -> None:
+        """Count each, and record each cause once: a flood of refused stanzas is no flood of records."""
         for cause, group in groupby(refused, lambda each: each[1].cause):
             rows = list(group)
             stanzas = [stanza for stanza, _ in rows]
-            if cause not in self._told:
-                self._told.add(cause)
+            if cause not in self._recorded:
+                self._recorded.add(cause)
                 self._record(rows[0][1])
             if stanza_filter.answers:
-                self._queues.refuse(self.pair, stanzas, cause, upstream_ack, outcome="refused")
+                self._refuse(stanzas, cause, upstream_ack, outcome="refused")
             else:
-                self._ingress_services.record.counted(self._direction, "refused", stanzas)
-                _settle(upstream_ack, len(stanzas))
+                self._services.record.counted(self._direction, "refused", stanzas)
+                if upstream_ack is not None:
+                    upstream_ack.settle(DROPPED[Rule.FILTERED], len(stanzas))
+
+    def _refuse(
+        self, stanzas: list[Stanza], cause: Cause, upstream_ack: UpstreamAck | None, outcome: str | None = None,
+    ) -> None:
+        self._entered.add(self.pair.inverse)
+        self._services.bounces.refuse(self.pair, stanzas, cause, upstream_ack, self._source, outcome)
 
     # --- waiting ---
 
     def _hold(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._held.append((stanzas, upstream_ack))
-        self._size += sum(len(stanza.data) for stanza in stanzas)
-        self._waiting.bytes += sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
-        if len(self._senders) == 1 or self._size > HELD or self._waiting.bytes > HELD_IN_ALL:
+        self._held_bytes += sum(len(stanza.data) for stanza in stanzas)
+        self._held_on_connection.bytes += _memory(stanzas)
+        alone = len(self._senders) == 1
+        if alone or self._held_bytes > HELD_BYTES or self._held_on_connection.bytes > HELD_BYTES_OF_STREAM:
             self._connection.pause(self)
 
     def _take(self) -> list[tuple[list[Stanza], UpstreamAck | None]]:
-        """All that is held, which waits no longer."""
-        held, self._held, self._size = self._held, [], 0
-        self._waiting.bytes -= sum(len(stanza.data) + OVERHEAD for stanzas, _ in held for stanza in stanzas)
+        """Return all that waits, which waits no longer."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        self._held_on_connection.bytes -= sum(_memory(stanzas) for stanzas, _ in held)
         return held
 
     def _go_on(self) -> None:
-        """Nothing to wait for any more, or for the first of what is held."""
+        """Pass on what waits, as far as there is no reason to wait again."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -236,7 +256,7 @@ class PairIngress:
         if not self._held and not self._over:
             self._connection.resume(self)
 
-    # --- telling ---
+    # --- the record ---
 
     @property
     def _direction(self) -> Direction:
@@ -245,9 +265,8 @@ class PairIngress:
     def _record(self, ending: Ending) -> None:
         peer, local = self.pair if self._leg == "federation" else self.pair.inverse
         address = self._connection.peer_address
-        self._ingress_services.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+        self._services.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
 
 
-def _settle(upstream_ack: UpstreamAck | None, number: int) -> None:
-    if upstream_ack is not None:
-        upstream_ack.settle(number)
+def _memory(stanzas: list[Stanza]) -> int:
+    return sum(len(stanza.data) + OVERHEAD for stanza in stanzas)

@@ -1,7 +1,7 @@
-"""Rates: the bytes and stanzas that one peer may send in a second, on all of its streams together.
+"""Rate limits of one peer, in bytes and in stanzas a second, on all of its streams together.
 
-A bucket holds what may be sent at once, and fills at its rate. With `excess = "slow"` a peer that sends more is in debt, and
-waits until it is paid; with `excess = "refuse"` the stanzas beyond the rate are refused.
+A token bucket holds what may be spent at once, and fills at its rate. Where the policy says `excess = "slow"`, spending more than
+it holds leaves a debt, for which the peer waits. With `excess = "refuse"` the excess is refused.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Peers whose rate limiters are kept. The one that was used longest ago is forgotten, and begins anew.
-METERS = 4096
+#: Peers whose rate limiters are kept. Beyond that, the one that was asked for longest ago begins anew.
+MAX_RATE_LIMITERS = 4096
 
 
 class RateLimiter:
-    """The buckets of one peer."""
+    """The token buckets of one peer."""
 
     def __init__(self, limits: Limits, clock: IReactorTime) -> None:
         self.limits = limits
@@ -33,15 +33,15 @@ class RateLimiter:
         self._total = TokenBucket(rates.total, now) if rates.total else None
         self._kinds = {kind: TokenBucket(rate, now) for kind, rate in kinds.items() if rate}
 
-    def debt(self) -> float:
-        """Seconds that the peer must wait before anything more of it is let through; always 0 where it is refused instead."""
+    def seconds_to_wait(self) -> float:
+        """Return the seconds for which the next stanzas of the peer must wait; 0 where the excess is refused."""
         if self.limits.excess == "refuse":
             return 0.0
         now = self._clock.seconds()
         return max(bucket.debt(now) for bucket in (self._bytes, self._total, *self._kinds.values()) if bucket is not None)
 
-    def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
-        """Those that pass, and those that are refused, both in their order; everything passes where the peer is slowed."""
+    def partition(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
+        """Return the stanzas that pass, and those that are refused, both in order. All pass where the peer is slowed."""
         now = self._clock.seconds()
         if self.limits.excess == "slow":
             for stanza in stanzas:
@@ -59,7 +59,7 @@ class RateLimiter:
         return passed, refused
 
     def _excess(self, stanza: Stanza, now: float) -> str | None:
-        """Which rate has nothing left for `stanza`, in words."""
+        """Return which rate has nothing left for `stanza`, in words; None: there is enough."""
         kind = self._kinds.get(stanza.kind)
         if kind is not None and not kind.has(1, now):
             return f"{kind.rate} stanzas of kind {stanza.kind}"
@@ -84,10 +84,10 @@ class RateLimiters:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._rate_limiters: BoundedDict[Domain, RateLimiter] = BoundedDict(METERS)
+        self._rate_limiters: BoundedDict[Domain, RateLimiter] = BoundedDict(MAX_RATE_LIMITERS)
 
     def for_peer(self, peer: Domain, limits: Limits) -> RateLimiter | None:
-        """Return the rate limiter of `peer`, a new one if its limits have changed; None where it has no rate."""
+        """Return the rate limiter of `peer`, a new one where its limits have changed; None: it has no rate."""
         if not limits.rated:
             self._rate_limiters.pop(peer, None)
             return None

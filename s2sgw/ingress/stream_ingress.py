@@ -1,17 +1,17 @@
-"""What comes in on a stream, whoever opened it: its stanzas on their way to their lanes, and which of them are safe."""
+"""The stanzas that come in on one stream, whoever opened it: on their way to their queues, and how many of them are safe."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection
+from typing import ParamSpec, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
-from s2sgw.ingress.duplicates import RecentStanzas
-from s2sgw.ingress.pair_ingress import HeldBytes, IngressServices, PairAdmission, PairIngress
-from s2sgw.net.connection import StreamConnection
+from s2sgw.ingress.duplicates import ReceivedRun, Unacknowledged
+from s2sgw.ingress.pair_ingress import HeldBytes, IngressConnection, IngressServices, PairIngress
 from s2sgw.queue.entries import UpstreamAck
+from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, Leg
 from s2sgw.stream.events import Event
 from s2sgw.stream.management import Counters
@@ -19,147 +19,189 @@ from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Seconds within which what came on a stream must be in safe hands, once the other side has closed it, to be acknowledged.
-PARTING = 2.0
+#: Seconds within which what came on a stream must be safe to be acknowledged, once the other side has closed the stream.
+CLOSING_SECONDS = 2.0
+
+P = ParamSpec("P")
 
 
 class AcknowledgingEngine(Protocol):
     """What is needed of the engine."""
 
-    def handled(self, number: int) -> list[Event]: ...
+    @property
+    def acknowledged_to_peer(self) -> int:
+        """How many of their stanzas were acknowledged to the other side (XEP-0198)."""
+
+    def handled(self, number: int) -> list[Event]:
+        """`number` more of their stanzas are safe."""
+
+
+class StreamSource(IngressConnection, Protocol):
+    """What is needed of the connection."""
+
+    def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a method of the engine, and perform what follows."""
+
+    def close(self, ending: Ending) -> None:
+        """End the stream in order."""
 
 
 class StreamIngress:
     """The stanzas of one stream on `leg`.
 
-    `admission` says whether those of a pair may enter a queue. `senders` are the domains that send here; its owner adds to it.
+    `admit` says why those of a pair must not reach a queue. `senders` are the domains that send here; its owner adds to it.
     """
 
     def __init__(
-        self, ingress_services: IngressServices, connection: StreamConnection, engine: AcknowledgingEngine, leg: Leg,
-        admission: PairAdmission, senders: Collection[Domain],
+        self, ingress_services: IngressServices, connection: StreamSource, engine: AcknowledgingEngine, leg: Leg,
+        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain],
     ) -> None:
-        self._ingress_services = ingress_services
+        self._services = ingress_services
         self._connection = connection
         self._engine = engine
         self._leg: Leg = leg
-        self._admission_of = admission
+        self._admit = admit
         self._senders = senders
-        self._entries: dict[Pair, PairIngress] = {}
-        self._waiting = HeldBytes()
-        self._handled: HandledPrefix | None = None
-        self._tail: RecentStanzas | None = None
+        self._pairs: dict[Pair, PairIngress] = {}
+        self._held = HeldBytes()
+        self._receipts: StreamReceipts | None = None
         self._late: IDelayedCall | None = None
 
     def stanzas(self, pair: Pair, stanzas: list[Stanza]) -> None:
-        """A run of stanzas of a proven pair."""
-        entry = self._entries.get(pair)
-        if entry is None:
-            entry = self._entries[pair] = PairIngress(
-                self._ingress_services, self._connection, self._leg, pair, self._admission_of, self._senders, self._waiting,
+        """Take a run of stanzas of a proven pair."""
+        ingress = self._pairs.get(pair)
+        if ingress is None:
+            ingress = self._pairs[pair] = PairIngress(
+                self._services, self._connection, self._leg, pair, self._admit, self._senders, self._held,
             )
-        upstream_ack = None if self._handled is None else self._handled.upstream_ack(len(stanzas))
-        fresh = self._ingress_services.duplicates.fresh(pair.sender, stanzas)
-        if len(fresh) < len(stanzas):
-            self._again(stanzas, len(stanzas) - len(fresh), upstream_ack)
-        if self._tail is not None:
-            self._tail.note(fresh)
-        if fresh:
-            entry.accept(fresh, upstream_ack)
+        receipt = None if self._receipts is None else self._receipts.receipt(pair, stanzas)
+        new, first_copies = self._services.duplicates.divide(pair, stanzas)
+        if first_copies:
+            self._repeated(stanzas, first_copies, receipt)
+        if new:
+            ingress.accept(new, receipt)
 
-    def _again(self, stanzas: list[Stanza], number: int, upstream_ack: UpstreamAck | None) -> None:
-        """So many of `stanzas` had come before their sender lost its stream: they are not passed on twice."""
-        self._ingress_services.record.counted(self._direction, "duplicate", stanzas[:number])
-        if upstream_ack is not None:
-            upstream_ack.settle(number)
+    def _repeated(self, stanzas: list[Stanza], first_copies: list[UpstreamAck], receipt: UpstreamAck | None) -> None:
+        """Do not pass on what had come before; it is as safe as its first copy is."""
+        self._services.record.counted(self._direction, "duplicate", stanzas[:len(first_copies)])
+        if receipt is not None:
+            for first_copy in first_copies:
+                receipt.settle_with(first_copy)
 
     @property
     def _direction(self) -> Direction:
         return "inbound" if self._leg == "federation" else "outbound"
 
     def managed(self) -> None:
-        """From now on the other side hears which of its stanzas are in safe hands (XEP-0198)."""
-        self._tail = RecentStanzas()
-        self._handled = HandledPrefix(self._tell)
+        """From now on the other side is told which of its stanzas are safe (XEP-0198)."""
+        self._receipts = StreamReceipts(self._tell, self._told, self._services.record.receipts)
 
     def _tell(self, number: int) -> None:
         self._connection.step(self._engine.handled, number)
 
-    def part(self, ending: Ending) -> None:
-        """The other side has closed the stream, and hears which of its stanzas are in safe hands before we do so too."""
-        self._late = self._ingress_services.queues.clock.callLater(PARTING, self._connection.close, ending)
+    def _told(self) -> int:
+        return self._engine.acknowledged_to_peer
+
+    def peer_closing(self, ending: Ending) -> None:
+        """The other side has closed the stream, and is told which of its stanzas are safe before we close it too."""
+        self._late = self._services.clock.callLater(CLOSING_SECONDS, self._connection.close, ending)
 
     def reconsider(self) -> None:
-        """The policy has changed: pairs are admitted anew."""
-        for entry in self._entries.values():
-            entry.reconsider()
+        """The policy has changed: admit the pairs anew."""
+        for ingress in self._pairs.values():
+            ingress.reconsider()
 
     def forget_resting(self, before: float) -> None:
-        """On a stream that lasts: pairs of which nothing has come since `before` are admitted anew when they come again."""
-        for pair in [pair for pair, entry in self._entries.items() if entry.rests(before)]:
-            self._entries.pop(pair).close()
+        """On a stream that lasts: admit pairs anew of which nothing has come since `before`, when they come again."""
+        for pair in [pair for pair, ingress in self._pairs.items() if ingress.rests(before)]:
+            self._pairs.pop(pair).close()
 
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
         self._leave()
         if self._late is not None and self._late.active():
             self._late.cancel()
-        if not ending.in_order or (self._handled is not None and self._handled.open):
-            self.forget()
-        if self._handled is not None:
-            self._handled.tell = _tell_nobody  # it refers back here
+        self.forget()
 
     def _leave(self) -> None:
-        for entry in self._entries.values():
-            entry.close()
+        for ingress in self._pairs.values():
+            ingress.close()
 
     # --- resumption (XEP-0198 §5) ---
 
     def suspend(self, counters: Counters) -> None:
-        """The stream broke off and may be resumed: what becomes of that which came on it is counted on all the same."""
-        if self._handled is not None:
-            self._handled.tell = lambda number: counters.handle(number, 0)
+        """The stream broke off and may be resumed: what becomes of its stanzas is counted on all the same."""
+        if self._receipts is not None:
+            self._receipts.tell = lambda number: counters.handle(number, 0)
+            self._receipts.told = lambda: counters.told
         self._leave()
 
-    def inherit(self, former: StreamIngress) -> None:
-        """This stream goes on with the one of `former`."""
-        self._handled, self._tail = former._handled, former._tail
-        if self._handled is not None:
-            self._handled.tell = self._tell
+    def continue_from(self, former: StreamIngress) -> None:
+        """This stream resumes the one of `former`."""
+        self._receipts = former._receipts
+        if self._receipts is not None:
+            self._receipts.tell, self._receipts.told = self._tell, self._told
 
     def forget(self) -> None:
-        """Whatever came and was not acknowledged may come again on any stream."""
-        if self._tail is not None:
-            for sender in self._senders:
-                self._ingress_services.duplicates.lost(sender, self._tail)
+        """What was not acknowledged may come again, on any stream."""
+        receipts, self._receipts = self._receipts, None
+        if receipts is not None:
+            self._services.duplicates.expect(receipts.end())
 
 
-def _tell_nobody(number: int) -> None:
-    """The stream is gone: nobody is there to be acknowledged to."""
+class StreamReceipt(UpstreamAck):
+    """The receipt for a run of stanzas of a stream with XEP-0198."""
+
+    __slots__ = ("_receipts",)
+
+    def __init__(self, total: int, receipts: StreamReceipts) -> None:
+        super().__init__(total)
+        self._receipts = receipts
+
+    def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
+        self._receipts.tally[evidence.label] += number
+        super().settle(evidence, number)
+
+    def all_settled(self, evidence: ReceiptEvidence) -> None:
+        self._receipts.settled()
 
 
-# What of an accepted stream is in safe hands: the longest prefix over all its pairs, however their runs settle (R35).
-class HandledPrefix:
-    """Gives out a receipt for each run of stanzas; `tell(number)` hears how many more, from the first on, are settled."""
+def _nobody(number: int) -> None:
+    """The stream is gone."""
 
-    def __init__(self, tell: Callable[[int], object]) -> None:
+
+class StreamReceipts:
+    """Which stanzas of a stream are safe: the longest prefix over all of its pairs, however their runs settle (R35).
+
+    `tell(number)` is called with how many more, from the first on, are settled. `told()` returns how many of all were
+    acknowledged to the sender. `tally` counts settled receipts by evidence.
+    """
+
+    def __init__(self, tell: Callable[[int], object], told: Callable[[], int], tally: Counter[str]) -> None:
         self.tell = tell
+        self.told = told
+        self.tally = tally
         self._open: deque[UpstreamAck] = deque()
+        self._unacknowledged = Unacknowledged()
 
-    @property
-    def open(self) -> bool:
-        """Some are not settled, so that their sender does not know what became of them."""
-        return bool(self._open)
+    def receipt(self, pair: Pair, stanzas: list[Stanza]) -> UpstreamAck:
+        """Return the receipt for the next stanzas of the stream."""
+        receipt = StreamReceipt(len(stanzas), self)
+        self._open.append(receipt)
+        self._unacknowledged.add(ReceivedRun(pair, stanzas, receipt))
+        return receipt
 
-    def upstream_ack(self, total: int) -> UpstreamAck:
-        """For the next `total` stanzas of the stream."""
-        upstream_ack = UpstreamAck(total, self._settled)
-        self._open.append(upstream_ack)
-        return upstream_ack
-
-    def _settled(self) -> None:
+    def settled(self) -> None:
+        """A receipt is settled."""
         number = 0
         while self._open and not self._open[0].left:
             number += self._open.popleft().total
         if number:
             self.tell(number)
+            self._unacknowledged.acknowledged(self.told())
+
+    def end(self) -> list[tuple[Pair, int, UpstreamAck]]:
+        """The stream is gone. Return what its sender does not know to be safe."""
+        acknowledged = self.told()
+        self.tell, self.told = _nobody, int  # which lead to the stream
+        return list(self._unacknowledged.rows(acknowledged))

@@ -1,14 +1,15 @@
-"""What a lane holds: stanzas in custody, alone or by the batch, and what the one who brought them waits for."""
+"""What a delivery queue holds: stanzas in custody, alone or by the batch, and the receipts that their sources wait for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.xmpp.stanza import Stanza
 
-#: What the bookkeeping of a held stanza costs in memory, beside its bytes.
+#: Bytes of memory that a held stanza costs beside its own.
 OVERHEAD = 600
 
 
@@ -19,36 +20,60 @@ class HoldTimes:
     stanza: float = 600.0
     iq: float = 30.0
 
-    def of(self, stanza: Stanza) -> float:
+    def for_stanza(self, stanza: Stanza) -> float:
+        """Return the seconds for which `stanza` may wait."""
         return self.iq if stanza.kind == "iq" else self.stanza
 
 
 class UpstreamAck:
-    """What the one who brought `total` stanzas waits for: all of them passed on, spooled or ended. Then `settled` is called."""
+    """The receipt for `total` stanzas of one source. It is settled stanza by stanza, each time by evidence.
 
-    __slots__ = ("left", "settled", "total")
+    When all are settled, `evidence` is that of the last, and `all_settled` is called once.
+    """
 
-    def __init__(self, total: int, settled: Callable[[], None]) -> None:
+    __slots__ = ("_followers", "evidence", "left", "total")
+
+    def __init__(self, total: int) -> None:
         self.total = self.left = total
-        self.settled = settled
+        self.evidence: ReceiptEvidence | None = None
+        self._followers: list[tuple[UpstreamAck, int]] | None = None
 
-    def settle(self, number: int = 1) -> None:
-        """So many more are in safe hands."""
+    def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
+        """`number` more of the stanzas have another owner, as `evidence` shows."""
+        assert number <= self.left, f"{number} settled, where {self.left} were left"
         self.left -= number
         if self.left == 0:
-            self.settled()
+            self.evidence = evidence
+            self.all_settled(evidence)
+            followers, self._followers = self._followers, None
+            for follower, number in followers or ():
+                follower.settle(evidence, number)
+
+    def all_settled(self, evidence: ReceiptEvidence) -> None:
+        """All stanzas are settled, the last by `evidence`. For those that derive from this class."""
+
+    def settle_with(self, first: UpstreamAck, number: int = 1) -> None:
+        """Settle `number` of these stanzas, which are repeats, as soon as all of `first` are, by the same evidence."""
+        if first.evidence is not None:
+            self.settle(first.evidence, number)
+        elif first._followers is None:
+            first._followers = [(self, number)]
+        else:
+            first._followers.append((self, number))
 
 
 class QueuedStanza:
-    """A stanza in custody. `spooled`: the spool has it too. `written`: it was on the wire once, so it may have arrived.
-    `gone`: it has left its lane.
+    """A stanza in custody.
+
+    `spooled`: the spool was given it, so that it must be struck off there. `durable`: the spool has it. `written`: it was on the
+    wire once, so that it may have arrived. `gone`: it has left its queue.
     """
 
-    __slots__ = ("accepted_at", "deadline", "gone", "position", "upstream_ack", "spooled", "stanza", "written")
+    __slots__ = ("accepted_at", "deadline", "durable", "gone", "position", "spooled", "stanza", "upstream_ack", "written")
 
     def __init__(
         self, position: int, stanza: Stanza, accepted_at: float, deadline: float, upstream_ack: UpstreamAck | None = None,
-        spooled: bool = False, written: bool = False,
+        spooled: bool = False, durable: bool = False, written: bool = False,
     ) -> None:
         self.position = position
         self.stanza = stanza
@@ -56,6 +81,7 @@ class QueuedStanza:
         self.deadline = deadline
         self.upstream_ack = upstream_ack
         self.spooled = spooled
+        self.durable = durable
         self.written = written
         self.gone = False
 
@@ -66,112 +92,101 @@ class QueuedStanza:
 
     @property
     def unmarked(self) -> bool:
-        """A request that the spool holds, and does not know to be on the wire: it is to know that first (R33)."""
+        """It is a request that the spool holds as not written: the spool must know before the wire does (R33)."""
         return self.spooled and not self.written and self.stanza.is_request
 
     @property
     def stanzas(self) -> list[Stanza]:
-        """As of a flight of one."""
+        """The stanzas of this item."""
         return [self.stanza]
 
     @property
     def last(self) -> int:
+        """The position of the last stanza of this item."""
         return self.position
 
-    def settle(self) -> None:
-        """Nobody upstream need keep it any more."""
+    def settle(self, evidence: ReceiptEvidence) -> None:
+        """Settle the receipt, if it is open."""
         upstream_ack, self.upstream_ack = self.upstream_ack, None
         if upstream_ack is not None:
-            upstream_ack.settle()
+            upstream_ack.settle(evidence)
 
-    def each(self, holds: HoldTimes) -> list[QueuedStanza]:
-        """As of a flight of one."""
+    def each(self, hold_times: HoldTimes) -> list[QueuedStanza]:
+        """Return the stanzas of this item, one by one."""
         return [self]
 
     take_apart = each
 
-    def now(self) -> list[QueueItem]:
-        """As of a flight of one."""
+    def parts_now(self) -> list[QueueItem]:
+        """Return what stands in the place of this item by now."""
         return [self]
 
 
 class Batch:
-    """Stanzas that were written as they came, in one batch: what they cost is counted once, until one of them matters."""
+    """Stanzas that were written as they came. Their cost is counted once, until one of them matters."""
 
-    __slots__ = ("accepted_at", "cost", "gone", "parts", "position", "upstream_ack", "spooled", "stanzas")
+    __slots__ = ("accepted_at", "cost", "durable", "gone", "parts", "position", "spooled", "stanzas", "upstream_ack")
 
     def __init__(
         self, position: int, stanzas: list[Stanza], accepted_at: float, upstream_ack: UpstreamAck | None, spooled: bool = False,
+        durable: bool = False,
     ) -> None:
         self.position = position
         self.stanzas = stanzas
         self.accepted_at = accepted_at
         self.upstream_ack = upstream_ack
         self.spooled = spooled
+        self.durable = durable
         self.gone = False
         self.parts: Sequence[QueueItem] = ()
         self.cost = sum([len(stanza.data) for stanza in stanzas]) + OVERHEAD * len(stanzas)
 
     @property
     def last(self) -> int:
-        """The position of the last one."""
+        """The position of the last stanza."""
         return self.position + len(self.stanzas) - 1
 
-    def settle(self) -> None:
-        """Nobody upstream need keep them any more."""
+    def settle(self, evidence: ReceiptEvidence) -> None:
+        """Settle the receipts of all, if they are open."""
         upstream_ack, self.upstream_ack = self.upstream_ack, None
         if upstream_ack is not None:
-            upstream_ack.settle(len(self.stanzas))
+            upstream_ack.settle(evidence, len(self.stanzas))
 
-    def each(self, holds: HoldTimes) -> list[QueuedStanza]:
-        """A view of each."""
+    def each(self, hold_times: HoldTimes) -> list[QueuedStanza]:
+        """Return a view of each stanza."""
         at = self.accepted_at
-        rows = enumerate(self.stanzas, self.position)
-        return [QueuedStanza(position, stanza, at, at + holds.of(stanza), None, self.spooled, True) for position, stanza in rows]
+        return [
+            QueuedStanza(position, stanza, at, at + hold_times.for_stanza(stanza), None, self.spooled, self.durable, True)
+            for position, stanza in enumerate(self.stanzas, self.position)
+        ]
 
-    def take_apart(self, holds: HoldTimes) -> list[QueuedStanza]:
-        """Each for itself, in place of the flight."""
-        parts = self.each(holds)
+    def take_apart(self, hold_times: HoldTimes) -> list[QueuedStanza]:
+        """Return the stanzas one by one, in the place of the batch."""
+        parts = self.each(hold_times)
         for held in parts:
             held.upstream_ack = self.upstream_ack
         self.parts, self.upstream_ack, self.gone = parts, None, True
         return parts
 
     def split(self, number: int) -> tuple[Batch, Batch]:
-        """The first `number`, and the rest, in place of the flight."""
-        first = Batch(self.position, self.stanzas[:number], self.accepted_at, self.upstream_ack, self.spooled)
-        rest = Batch(self.position + number, self.stanzas[number:], self.accepted_at, self.upstream_ack, self.spooled)
+        """Return the first `number` stanzas and the rest, in the place of the batch."""
+        first = Batch(self.position, self.stanzas[:number], self.accepted_at, self.upstream_ack, self.spooled, self.durable)
+        rest = Batch(
+            self.position + number, self.stanzas[number:], self.accepted_at, self.upstream_ack, self.spooled, self.durable,
+        )
         self.parts, self.upstream_ack, self.gone = (first, rest), None, True
         return first, rest
 
-    def now(self) -> list[QueueItem]:
-        """What stands in its place: itself, or its parts."""
-        return [piece for part in self.parts for piece in part.now()] if self.parts else [self]
+    def parts_now(self) -> list[QueueItem]:
+        """Return what stands in the place of the batch by now: itself, or its parts."""
+        return [item for part in self.parts for item in part.parts_now()] if self.parts else [self]
 
 
 QueueItem = QueuedStanza | Batch
-AnyPiece = TypeVar("AnyPiece", QueuedStanza, Batch, QueueItem)
+AnyItem = TypeVar("AnyItem", QueuedStanza, Batch, QueueItem)
 
 
-def settle(pieces: Iterable[QueuedStanza | Batch]) -> None:
-    """Nobody upstream need keep any of these."""
-    for piece in pieces:
-        piece.settle()
-
-
-class MemoryBudget:
-    """A number of bytes that many lanes share."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def take(self, amount: int) -> bool:
-        """Whether `amount` more bytes fit; if so, they are counted."""
-        if self.used + amount > self.limit:
-            return False
-        self.used += amount
-        return True
-
-    def give_back(self, amount: int) -> None:
-        self.used -= amount
+def settle(items: Iterable[QueueItem], evidence: ReceiptEvidence) -> None:
+    """Settle the receipts of all these."""
+    for item in items:
+        item.settle(evidence)

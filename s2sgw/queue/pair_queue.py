@@ -1,11 +1,11 @@
-"""A lane: the ordered flow of stanzas of one pair, from custody taken to custody passed on (docs/decisions.md#custody, #poison).
+"""The content of one delivery queue: the stanzas of one pair, in order, from custody taken to custody passed on
+(docs/decisions.md#custody, #poison).
 
-Pure: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a lane for ever. What a
-lane holds stands in three parts, each in order and each after the one before: in flight (written to the next hop, not
-acknowledged), waiting (in memory), and the rest: a gap of positions that only the spool holds, then what came since.
+Pure: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a queue. The stanzas stand in
+three parts, each in order and each after the one before: those in flight (written to the next hop, not acknowledged), those that
+wait in memory, and the rest: a range of positions that only the spool holds, then what arrived since that range began.
 
-A lane refuses what it has no room for and says so; what it has accepted leaves it only by `acknowledge`, `expire`,
-`remove` or `clear`.
+`DeliveryQueue` is the only writer. Nothing leaves the queue but by `acknowledge`, `expire`, `remove` or `clear`.
 """
 
 from __future__ import annotations
@@ -14,123 +14,131 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
 
-from s2sgw.queue.entries import OVERHEAD, AnyPiece, Batch, HoldTimes, MemoryBudget, QueuedStanza, QueueItem, UpstreamAck
+from s2sgw.queue.entries import AnyItem, Batch, HoldTimes, QueuedStanza, QueueItem, UpstreamAck
+from s2sgw.queue.memory import PeerMemory
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: What is in flight stays in memory until it is acknowledged: beyond this part of the lane's share, nothing more is written.
-FLIGHT = 4
+#: What is in flight stays in memory until it is acknowledged. One queue may have this part of its peer's allowance in flight.
+IN_FLIGHT_PART = 4
 
 
 class PairQueue:
-    """The stanzas of `pair` in custody, within `share` bytes of a common `budget` of memory."""
+    """The stanzas of `pair` in custody. They count against `memory`. `hold_times` says how long each may wait."""
 
-    def __init__(self, pair: Pair, budget: MemoryBudget, share: int, holds: HoldTimes, next_position: int = 1) -> None:
+    def __init__(self, pair: Pair, memory: PeerMemory, hold_times: HoldTimes, next_position: int = 1) -> None:
         self.pair = pair
+        self.memory = memory
         self.bytes = 0
+        #: bytes of what is in memory and not on the disk
+        self.unsaved = 0
         self.next_position = next_position
         self.in_flight: deque[QueueItem] = deque()
-        self._flying = self._flying_bytes = 0
+        self._in_flight_count = self._in_flight_bytes = 0
         self.waiting: deque[QueuedStanza] = deque()
-        #: positions that only the spool holds: after `gap[0]`, up to `gap[1]`
+        #: positions that only the spool holds: after the first number, up to the second; how many; when the first was accepted
         self.spooled_range: tuple[int, int] | None = None
-        self.gap_count = 0
-        #: accepted since there is a gap
-        self.recent: deque[QueuedStanza] = deque()
+        self.only_spooled = 0
+        self._range_oldest: float | None = None
+        #: what was accepted since there is a spooled range
+        self.arrived_since: deque[QueuedStanza] = deque()
         #: what the spool has not been given yet, oldest first
-        self.fresh: deque[QueueItem] = deque()
-        self._budget = budget
-        self._share = share
-        self._holds = holds
+        self.unspooled: deque[QueueItem] = deque()
+        self._hold_times = hold_times
         self._earliest: float | None = None
 
     def __len__(self) -> int:
-        """Everything in custody, in memory or not."""
-        return self._flying + len(self.waiting) + self.gap_count + len(self.recent)
+        """The number of stanzas in custody, in memory or not."""
+        return self._in_flight_count + len(self.waiting) + self.only_spooled + len(self.arrived_since)
 
     def __iter__(self) -> Iterator[QueuedStanza]:
-        """What is in memory, in order."""
-        flying = (held for piece in self.in_flight for held in piece.each(self._holds))
-        return chain(flying, self.waiting, self.recent)
+        """The stanzas in memory, in order."""
+        in_flight = (held for item in self.in_flight for held in item.each(self._hold_times))
+        return chain(in_flight, self.waiting, self.arrived_since)
 
     @property
-    def flying(self) -> int:
-        """How many were written to the next hop and are not acknowledged."""
-        return self._flying
+    def in_flight_count(self) -> int:
+        """How many stanzas were written to the next hop and are not acknowledged."""
+        return self._in_flight_count
 
     @property
-    def doubtful(self) -> range:
+    def in_flight_positions(self) -> range:
         """The positions in flight, from the first to the last."""
         return range(self.in_flight[0].position, self.in_flight[-1].last + 1) if self.in_flight else range(0)
 
     @property
-    def largest_flying(self) -> int:
+    def in_flight_deadline(self) -> float | None:
+        """When the first of the stanzas in flight has waited for its hold time."""
+        return min((held.deadline for item in self.in_flight for held in item.each(self._hold_times)), default=None)
+
+    @property
+    def largest_in_flight(self) -> int:
         """Bytes of the largest stanza in flight."""
-        return max((len(stanza.data) for piece in self.in_flight for stanza in piece.stanzas), default=0)
+        return max((len(stanza.data) for item in self.in_flight for stanza in item.stanzas), default=0)
 
     @property
     def pending(self) -> bool:
         """Something has yet to be written."""
-        return bool(self.waiting or self.gap_count or self.recent)
+        return bool(self.waiting or self.only_spooled or self.spooled_range or self.arrived_since)
 
     @property
     def oldest(self) -> float | None:
-        """When the longest-held stanza in memory was accepted."""
-        return next((held.accepted_at for held in chain(self.in_flight, self.waiting, self.recent)), None)
+        """When the stanza that waits longest was accepted, in memory or on the disk."""
+        first = next((item.accepted_at for item in chain(self.in_flight, self.waiting)), self._range_oldest)
+        return first if first is not None else next((held.accepted_at for held in self.arrived_since), None)
 
     @property
     def crowded(self) -> bool:
-        """Past half of its share, or of what all lanes share: whoever fills it should be slowed."""
-        return self.bytes * 2 > self._share or (self.bytes > 0 and self._budget.used * 2 > self._budget.limit)
+        """The queue holds something, and its peer more than half of its allowance of memory."""
+        return self.bytes > 0 and self.memory.crowded
 
     @property
-    def full(self) -> bool:
-        """Enough is in flight: what is to follow waits until some of it is acknowledged, in the spool as far as need be."""
-        return self._flying_bytes * FLIGHT > self._share
+    def enough_in_flight(self) -> bool:
+        """So much is in flight that what follows waits until some of it is acknowledged."""
+        in_flight = self._in_flight_bytes
+        return in_flight > 0 and in_flight * IN_FLIGHT_PART > self.memory.allowance
 
-    def rows(self, pieces: Iterable[QueueItem]) -> list[QueuedStanza]:
-        """Each stanza of these pieces."""
-        return [held for piece in pieces for held in piece.each(self._holds)]
+    def rows(self, items: Iterable[QueueItem]) -> list[QueuedStanza]:
+        """Return each stanza of these items."""
+        return [held for item in items for held in item.each(self._hold_times)]
 
     # --- custody taken ---
 
-    def accept(
-        self, stanzas: Sequence[Stanza], now: float, upstream_ack: UpstreamAck | None = None,
-    ) -> tuple[list[QueuedStanza], list[Stanza]]:
-        """Take custody of `stanzas`, to wait; the ones there is no room for come back second, and are not held."""
+    def accept(self, stanzas: Sequence[Stanza], now: float, upstream_ack: UpstreamAck | None = None) -> list[QueuedStanza]:
+        """Take custody of `stanzas`, which wait."""
         accepted: list[QueuedStanza] = []
-        for at, stanza in enumerate(stanzas):
-            cost = len(stanza.data) + OVERHEAD
-            if self.bytes + cost > self._share or not self._budget.take(cost):
-                return accepted, list(stanzas[at:])
-            held = QueuedStanza(self.next_position, stanza, now, now + self._holds.of(stanza), upstream_ack)
+        waiting = self.waiting if self.spooled_range is None else self.arrived_since
+        for stanza in stanzas:
+            held = QueuedStanza(self.next_position, stanza, now, now + self._hold_times.for_stanza(stanza), upstream_ack)
             self.next_position += 1
-            self.bytes += cost
-            (self.waiting if self.spooled_range is None else self.recent).append(held)
+            self._take(held)
+            waiting.append(held)
             self._note_deadline(held)
-            self.fresh.append(held)
             accepted.append(held)
-        return accepted, []
+        return accepted
 
-    def fly(self, stanzas: list[Stanza], now: float, upstream_ack: UpstreamAck | None) -> bool:
-        """Take custody of `stanzas`, which are being written at once; False: there is no room, or others go first."""
+    def add_in_flight(self, stanzas: list[Stanza], now: float, upstream_ack: UpstreamAck | None) -> None:
+        """Take custody of `stanzas`, which are written at once. Nothing may be pending."""
         batch = Batch(self.next_position, stanzas, now, upstream_ack)
-        if self.pending or self.full or self.bytes + batch.cost > self._share or not self._budget.take(batch.cost):
-            return False
-        self.bytes += batch.cost
         self.next_position += len(stanzas)
+        self._take(batch)
         self.in_flight.append(batch)
-        self._flying += len(stanzas)
-        self._flying_bytes += batch.cost
-        self.fresh.append(batch)
-        return True
+        self._in_flight_count += len(stanzas)
+        self._in_flight_bytes += batch.cost
+
+    def _take(self, item: QueueItem) -> None:
+        cost = item.cost
+        self.bytes += cost
+        self.unsaved += cost
+        self.memory.take(cost)
+        self.unspooled.append(item)
 
     # --- custody passed on ---
 
     def write(self, at_most: int, parked: Collection[int] = ()) -> list[QueuedStanza]:
-        """The next stanzas to be written, about `at_most` bytes of them, at least one if any waits: they are in flight now.
+        """Move the next stanzas that wait in flight, about `at_most` bytes of them, at least one; return them.
 
-        Those at the positions `parked` are passed over. It ends before a request that the spool is to mark first.
+        Those at the positions `parked` are passed over. A request that the spool must mark first ends it.
         """
         written: list[QueuedStanza] = []
         passed_over: list[QueuedStanza] = []
@@ -144,138 +152,164 @@ class PairQueue:
                 self.waiting.appendleft(held)
                 break
             size += len(held.stanza.data)
-            self._flying_bytes += held.cost
+            self._in_flight_bytes += held.cost
             held.written = True
             written.append(held)
         self.waiting.extendleft(reversed(passed_over))
         self.in_flight.extend(written)
-        self._flying += len(written)
+        self._in_flight_count += len(written)
         return written
 
     def acknowledge(self, number: int) -> list[QueueItem]:
-        """The next hop has the first `number` of those in flight: their custody ends."""
+        """End the custody of the first `number` stanzas in flight, which the next hop has; return them."""
         taken: list[QueueItem] = []
         while number > 0 and self.in_flight:
-            piece = self.in_flight.popleft()
-            size = len(piece.stanzas)
+            item = self.in_flight.popleft()
+            size = len(item.stanzas)
             if size > number:
-                piece = self._split(piece, number)
+                item = self._split(item, number)
                 size = number
             number -= size
-            self._flying -= size
-            self._flying_bytes -= piece.cost
-            taken.append(self._release(piece))
+            self._in_flight_count -= size
+            self._in_flight_bytes -= item.cost
+            taken.append(self._release(item))
         self._forget_gone()
         return taken
 
-    def _split(self, piece: QueueItem, number: int) -> Batch:
-        assert isinstance(piece, Batch)
-        first, rest = piece.split(number)
+    def _split(self, item: QueueItem, number: int) -> Batch:
+        assert isinstance(item, Batch)
+        first, rest = item.split(number)
         self.in_flight.appendleft(rest)
         self._forget_gone()
-        if not piece.spooled:
-            self.fresh.appendleft(rest)
+        if not item.spooled:
+            self.unspooled.appendleft(rest)
         return first
 
     def _forget_gone(self) -> None:
-        """What has left the lane would stay in memory until the window is over."""
-        while self.fresh and self.fresh[0].gone:
-            self.fresh.popleft()
+        """Let go of what has left the queue: it would stay in memory until it is due for the spool."""
+        while self.unspooled and self.unspooled[0].gone:
+            self.unspooled.popleft()
 
     def take_back(self) -> list[QueuedStanza]:
-        """The next hop is gone: what was in flight waits again, in front; those come back."""
-        doubtful: list[QueuedStanza] = []
-        apart: list[QueuedStanza] = []
-        for piece in self.in_flight:
-            doubtful += (parts := piece.take_apart(self._holds))
-            if isinstance(piece, Batch) and not piece.spooled:
+        """The next hop is gone: what was in flight waits again, in front. Return it."""
+        in_doubt: list[QueuedStanza] = []
+        apart: list[QueueItem] = []
+        for item in self.in_flight:
+            parts = item.take_apart(self._hold_times)
+            in_doubt += parts
+            if isinstance(item, Batch) and not item.spooled:
                 apart += parts
-        self.fresh.extendleft(reversed(apart))
+        if apart:
+            left = [item for item in self.unspooled if not item.gone]
+            self.unspooled = deque(sorted([*apart, *left], key=lambda item: item.position))
         self.in_flight.clear()
-        self._flying = self._flying_bytes = 0
-        self.waiting.extendleft(reversed(doubtful))
-        return doubtful
+        self._in_flight_count = self._in_flight_bytes = 0
+        self.waiting.extendleft(reversed(in_doubt))
+        for held in in_doubt:
+            self._note_deadline(held)
+        return in_doubt
 
     # --- the spool ---
 
-    def unspooled(self, before: float) -> list[QueueItem]:
-        """What was accepted up to `before`, is still here, and is for the spool now, in order."""
+    def take_unspooled(self, before: float) -> list[QueueItem]:
+        """Return what was accepted up to `before`, is still here, and is to be given to the spool now, in order."""
         due: list[QueueItem] = []
-        while self.fresh and (self.fresh[0].gone or self.fresh[0].accepted_at <= before):
-            held = self.fresh.popleft()
-            if not held.gone:
-                due.append(held)
+        while self.unspooled and (self.unspooled[0].gone or self.unspooled[0].accepted_at <= before):
+            item = self.unspooled.popleft()
+            if not item.gone:
+                item.spooled = True
+                due.append(item)
         return due
 
+    def give_back_unspooled(self, batch: Sequence[QueueItem]) -> None:
+        """The spool did not take `batch`: what is left of it is to be given again."""
+        for item in batch:
+            item.spooled = False
+        self.unspooled.extendleft(item for item in reversed(batch) if not item.gone)
+
+    def mark_durable(self, batch: Iterable[QueueItem]) -> None:
+        """The commit that holds `batch` is done."""
+        for item in batch:
+            item.durable = True
+            if not item.gone:
+                self.unsaved -= item.cost
+
     def evict(self, at_most: int) -> list[QueuedStanza]:
-        """Let the spool alone hold what it has, from the end on, until memory holds about `at_most` bytes; what left memory."""
+        """Let only the spool hold what it has, from the end on, until memory holds about `at_most` bytes; return what left."""
         left: list[QueuedStanza] = []
-        settled = self._set_apart(at_most)
-        while self.spooled_range is not None and self.recent and self.recent[0].spooled:
-            left.append(self._release(self.recent.popleft()))
+        may_leave = self._set_apart(at_most)
+        while self.spooled_range is not None and self.arrived_since and self.arrived_since[0].durable:
+            left.append(self._release(self.arrived_since.popleft()))
             self.spooled_range = (self.spooled_range[0], left[-1].position)
-            self.gap_count += 1
-        while settled and self.waiting and self.waiting[-1].spooled and self.bytes > at_most:
+            self.only_spooled += 1
+        while may_leave and self.waiting and self.waiting[-1].durable and self.bytes > at_most:
             held = self._release(self.waiting.pop())
             self.spooled_range = (held.position - 1, held.position if self.spooled_range is None else self.spooled_range[1])
-            self.gap_count += 1
+            self.only_spooled += 1
+            self._range_oldest = held.accepted_at
             left.append(held)
         return left
 
     def _set_apart(self, at_most: int) -> bool:
-        """What the spool does not have yet, and keeps the rest of a crowded lane in memory, goes behind the gap that is to come.
+        """Move the tail that the spool does not have yet behind the range to be: it would block everything in front of it.
 
-        Whether what waits may leave memory: not if it was read from the spool just now, in front of what came since.
+        Return whether `waiting` may be evicted: not when it was just read back in front of `arrived_since`, unless all must go.
         """
         if self.spooled_range is not None or self.bytes <= at_most:
-            return not self.recent
-        fresh = sum(1 for _ in takewhile(lambda held: not held.spooled, reversed(self.waiting)))
-        if fresh < len(self.waiting):
-            self.recent.extendleft(self.waiting.pop() for _ in range(fresh))
+            return at_most == 0 or not self.arrived_since
+        tail = sum(1 for _ in takewhile(lambda held: not held.durable, reversed(self.waiting)))
+        if tail < len(self.waiting):
+            self.arrived_since.extendleft(self.waiting.pop() for _ in range(tail))
         return True
 
-    def restore(self, first: int, last: int, count: int) -> None:
-        """After a start: the spool holds `count` stanzas at the positions `first` to `last`."""
-        self.spooled_range, self.gap_count = (first - 1, last), count
+    def restore(self, first: int, last: int, count: int, oldest: float) -> None:
+        """The spool holds `count` stanzas of this queue at the positions `first` to `last`, from before it was made."""
+        assert not len(self), "a queue that holds stanzas is not restored"
+        self.spooled_range, self.only_spooled, self._range_oldest = (first - 1, last), count, oldest
         self.next_position = max(self.next_position, last + 1)
 
     def fill(self, spooled: Iterable[QueuedStanza], complete: bool) -> None:
-        """What was read of the gap waits in memory again; `complete`: there is no more of it."""
+        """What was read of the spooled range waits in memory again. `complete`: there is no more of it."""
         assert self.spooled_range is not None
         last = self.spooled_range[1]
         for held in spooled:
             self.bytes += held.cost
-            self._budget.used += held.cost
+            self.memory.take(held.cost)
             self.waiting.append(held)
-            self.gap_count -= 1
+            self.only_spooled -= 1
             self._note_deadline(held)
-            self.spooled_range = (held.position, last)
+            self.spooled_range, self._range_oldest = (held.position, last), held.accepted_at
         if complete:
-            self.spooled_range, self.gap_count = None, 0
-            self.waiting.extend(self.recent)
-            self.recent.clear()
+            self.spooled_range, self.only_spooled, self._range_oldest = None, 0, None
+            self.waiting.extend(self.arrived_since)
+            self.arrived_since.clear()
+
+    def skip_to(self, position: int) -> None:
+        """Nothing of the spooled range up to `position` is in custody any more."""
+        assert self.spooled_range is not None
+        self.spooled_range = (position, self.spooled_range[1])
 
     # --- custody ended ---
 
     def expire(self, now: float) -> list[QueuedStanza]:
-        """Give up what has waited too long, wherever in memory it stands; what is in flight is left alone."""
+        """Give up what has waited for its hold time, wherever in memory it stands. What is in flight is left alone."""
         if self._earliest is None or now < self._earliest:
             return []
         gone = self.remove(lambda held: held.deadline <= now)
-        self._earliest = min((held.deadline for held in chain(self.waiting, self.recent)), default=None)
+        self._earliest = min((held.deadline for held in chain(self.waiting, self.arrived_since)), default=None)
         return gone
 
     def remove(self, chosen: Callable[[QueuedStanza], bool]) -> list[QueuedStanza]:
-        """Give up those of the waiting that are `chosen`; the rest keeps its order."""
-        gone = [held for held in chain(self.waiting, self.recent) if chosen(held)]
+        """Give up those of the waiting that are `chosen`; the rest keeps its order. Return them."""
+        gone = [held for held in chain(self.waiting, self.arrived_since) if chosen(held)]
         if gone:
-            lost = {held.position for held in gone}
-            self.waiting = deque(held for held in self.waiting if held.position not in lost)
-            self.recent = deque(held for held in self.recent if held.position not in lost)
+            positions = {held.position for held in gone}
+            self.waiting = deque(held for held in self.waiting if held.position not in positions)
+            self.arrived_since = deque(held for held in self.arrived_since if held.position not in positions)
         return [self._release(held) for held in gone]
 
     def clear(self) -> list[QueuedStanza]:
-        """Give up everything that is in memory and not in flight."""
+        """Give up everything that is in memory and not in flight; return it."""
         return self.remove(lambda held: True)
 
     # --- within ---
@@ -284,8 +318,10 @@ class PairQueue:
         if self._earliest is None or held.deadline < self._earliest:
             self._earliest = held.deadline
 
-    def _release(self, held: AnyPiece) -> AnyPiece:
-        held.gone = True
-        self.bytes -= held.cost
-        self._budget.give_back(held.cost)
-        return held
+    def _release(self, item: AnyItem) -> AnyItem:
+        item.gone = True
+        self.bytes -= item.cost
+        if not item.durable:
+            self.unsaved -= item.cost
+        self.memory.give_back(item.cost)
+        return item

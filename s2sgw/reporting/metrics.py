@@ -58,6 +58,8 @@ class MetricNumbers:
     limit_hits: Mapping[str, int] = field(default_factory=dict)
     #: file descriptors that are open, and how many may be
     descriptors: tuple[int, int] = (0, 0)
+    #: evidence -> receipts that were settled by it, since the start
+    receipts: Mapping[str, int] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):
@@ -92,6 +94,9 @@ class _Reader(Collector):
         text = "Streams towards us that broke off and may be resumed."
         yield GaugeMetricFamily("s2sgw_broken_streams", text, value=numbers.broken)
         yield from _limits(numbers)
+        receipts = {(label,): number for label, number in numbers.receipts.items()}
+        text = "Stanzas whose receipts were settled, by the evidence that they are safe."
+        yield _counter("s2sgw_receipts_settled", text, ("evidence",), receipts)
         number, oldest = numbers.queue
         yield GaugeMetricFamily("s2sgw_queue_stanzas", "Stanzas that wait in the lanes.", value=number)
         yield GaugeMetricFamily("s2sgw_queue_oldest_seconds", "Age of the stanza that waits longest.", value=oldest)

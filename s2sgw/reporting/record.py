@@ -172,6 +172,8 @@ class EventRecord:
         self.limit_hits: Counter[str] = Counter()
         #: (role, outcome) -> number of streams that broke off
         self.resumptions: Counter[tuple[str, str]] = Counter()
+        #: settled receipts, by evidence (`queue.evidence`)
+        self.receipts: Counter[str] = Counter()
         #: (direction, kind, outcome) -> number
         self.stanzas: Counter[tuple[str, str, str]] = Counter()
 

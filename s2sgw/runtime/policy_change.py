@@ -7,10 +7,10 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
@@ -33,26 +33,10 @@ from s2sgw.xmpp.jid import Domain, Pair
 #: Streams that are judged at once.
 CONCURRENT = 32
 
-
-class AcceptedStreamReview(Protocol):
-    """Judges open streams of peers by the policy in force (`s2s.federation_receiving`)."""
-
-    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
-        """Return why the stream is refused now, or None. `method` proved `pair` on it; "": nothing has yet."""
-
-
-class InitiatedStreamReview(Protocol):
-    """Judges our open streams to peers by the policy in force (`s2s.federation_initiating`)."""
-
-    async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
-        """Return why the stream to `target` is refused now, or None."""
-
-
-class RouterLinks(Protocol):
-    """The connections to jabberd2 routers."""
-
-    def ingresses(self) -> list[StreamIngress]:
-        """Return where stanzas come in by them."""
+#: (connection, pair, by which method it is proven, "" where it is not yet) -> why the peer is refused now
+JudgeInbound = Callable[[StreamConnection, Pair, str], Awaitable[Refusal | None]]
+#: (connection, pair, where it leads) -> the same
+JudgeOutbound = Callable[[StreamConnection, Pair, Target], Awaitable[Refusal | None]]
 
 
 class Closed(NamedTuple):
@@ -80,22 +64,22 @@ class PolicyChange:
 
     def __init__(
         self, peers: PeerPolicies, accepted: AcceptedStreams, initiated: InitiatedStreams, queues: DeliveryQueues,
-        receiving: AcceptedStreamReview, initiating: InitiatedStreamReview, links: RouterLinks | None = None,
+        inbound: JudgeInbound, outbound: JudgeOutbound, others: Callable[[], Iterable[StreamIngress]] = tuple,
     ) -> None:
-        """`links`: where stanzas come in beside the accepted streams and those that we opened."""
-        self._links = links
+        """`others`: where stanzas come in beside the accepted streams and those that we opened."""
+        self._others = others
         self._peers = peers
         self._accepted = accepted
         self._initiated = initiated
         self._queues = queues
-        self._receiving = receiving
-        self._initiating = initiating
+        self._inbound = inbound
+        self._outbound = outbound
 
     async def apply(self, keep_streams: bool = False) -> list[Closed]:
         """Look at everything again; what was closed. `keep_streams`: no stream is."""
         for _, owner in self._accepted:
             owner.reconsider()
-        for incoming in () if self._links is None else self._links.ingresses():
+        for incoming in self._others():
             incoming.reconsider()
         for stream in self._initiated:
             if stream.incoming is not None:
@@ -118,12 +102,12 @@ class PolicyChange:
             if not methods and owner.peer is not None and owner.local is not None:
                 methods[Pair(owner.peer, owner.local)] = ""
             for pair, method in methods.items() if owner.side.leg == "federation" else ():
-                yield _Question(connection, "inbound", pair, partial(self._receiving.reconsider, connection, pair, method))
+                yield _Question(connection, "inbound", pair, partial(self._inbound, connection, pair, method))
 
     def _of_initiated(self) -> Iterator[_Question]:
         for stream in self._initiated:
             for pair in stream.pairs if stream.leg == "federation" else ():
-                ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
+                ask = partial(self._outbound, stream.connection, pair, stream.target)
                 yield _Question(stream.connection, "outbound", pair, ask)
 
     def _ask(self, question: _Question) -> Deferred[Closed | None]:
@@ -173,7 +157,7 @@ class PeerStreams:
 
     def wake(self, peer: Domain) -> None:
         """Try again at once to reach the peer, whatever is known of it."""
-        self._queues.contact(peer, urged=True)
+        self._queues.retry_now(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
         """Close what the peer's key had opened; how many streams."""

@@ -7,9 +7,8 @@ network hears of that no sooner; where nothing waits nobody asks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +16,6 @@ from twisted.logger import Logger
 
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
-from s2sgw.queue.backoff import Chance
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks for one peer, less up to a quarter of it at random.
@@ -45,25 +43,18 @@ class _Missed:
     due: float
 
 
-class PeerLookup(Protocol):
-    """Looks peers up in the DNS, or at their routes."""
-
-    def resolve(self, peer: Domain) -> Awaitable[Resolution]:
-        """Return where `peer` is."""
-
-
 class Rediscovery:
     """`resolve` says where a peer is, `random` gives numbers in [0, 1). `turn` is to be called every `TICK` seconds."""
 
     log = Logger("s2sgw")
 
     def __init__(
-        self, clock: IReactorTime, queues: DeliveryQueues, locations: PeerLookup,
-        random: Chance,
+        self, clock: IReactorTime, queues: DeliveryQueues, resolve: Callable[[Domain], Awaitable[Resolution]],
+        random: Callable[[], float],
     ) -> None:
         self._clock = clock
         self._queues = queues
-        self._locations = locations
+        self._resolve = resolve
         self._random = random
         self._missed: OrderedDict[Domain, _Missed] = OrderedDict()
         self._asking = 0
@@ -93,7 +84,7 @@ class Rediscovery:
                 missed.due = now
 
     def _next(self) -> float:
-        return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random.random())
+        return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random())
 
     def _rest(self, peer: Domain) -> float | None:
         """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
@@ -111,13 +102,13 @@ class Rediscovery:
         self._asking -= 1
 
     async def _compare(self, peer: Domain, missed: _Missed) -> None:
-        moved = _new(_places(await self._locations.resolve(peer)), missed.places)
+        moved = _new(_places(await self._resolve(peer)), missed.places)
         if not moved or self._missed.get(peer) is not missed:
             return
         del self._missed[peer]
         said = ", ".join(sorted(moved))
         self.log.info(event="woken by the DNS", direction="outbound", leg="federation", peer=str(peer), detail=f"now {said}")
-        self._queues.contact(peer, urged=True)
+        self._queues.retry_now(peer, urged=True)
 
 
 def _places(resolution: Resolution) -> Places:

@@ -1,102 +1,180 @@
-"""The end in order: nothing new is let in, what can be handed on is, the rest is left to the spool.
+"""The stop in order: no stanza is accepted any more, what can be passed on is, and the rest is left to the spool.
 
-What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our
-ping (R41) on one of those. Then each of them is told that we close. One with XEP-0198 is read no more, and is closed when all
-that was read is acknowledged: the other side sends the rest again. The others are heard out up to their own closing tags, so
-that not even a server that acknowledges nothing loses what it had sent by then.
+What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our ping
+(R41) on one of those. Then every stream that brings stanzas is closed, ours that carry stanzas back (XEP-0288) among them. One
+with XEP-0198 is read no more, and is closed when all that was read is acknowledged: the other side sends the rest again. The
+others are read up to their own closing tags, so that not even a server that acknowledges nothing loses what it had sent by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.connection import StreamConnection
-from s2sgw.stream.management import Managed
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds in which what is in flight may be acknowledged, the others may say their closing tags, what was read may be admitted
-#: to its lane (a resolution has its own bound, and this is the same), and the next servers may still take what waits.
-SETTLE = 3.0
-HEAR_OUT = 5.0
-ADMIT = 10.0
-HAND_ON = 5.0
-#: How often to look whether they have.
-LOOK = 0.02
+#: Seconds in which what is in flight, and what was read, may be acknowledged.
+ACK_SECONDS = 3.0
+#: Seconds in which the other side may send its closing tag.
+CLOSING_TAG_SECONDS = 5.0
+#: Seconds in which what was read may be admitted to its queue. (A resolution has a bound of its own, and this is the same.)
+ADMIT_SECONDS = 10.0
+#: Seconds in which the next servers may still take what waits.
+DELIVER_SECONDS = 5.0
+#: Seconds between two looks.
+LOOK_SECONDS = 0.02
 
 
-async def shut_down(
-    accepted: Sequence[StreamConnection], queues: DeliveryQueues, clock: IReactorTime, admitting: Callable[[],
-    bool] = lambda: False,
-    others: Sequence[Callable[[], Deferred[None]]] = (),
-) -> None:
-    """Bring what is in flight to its end, close the streams towards us, hand on what waits, then close our own and the spool.
+class ManagedEngine(Protocol):
+    """What is needed of the engine of a stream."""
 
-    `admitting`: something was read whose way is still being looked up. Whoever brought it may not send it again. `others`: what
-    else brings stanzas is asked so to bring no more, and fires when the last has come.
+    @property
+    def managed(self) -> bool:
+        """Stanzas are acknowledged on the stream (XEP-0198)."""
+
+    @property
+    def owes(self) -> bool:
+        """Some of what came on the stream is not acknowledged."""
+
+
+class BringingStream(NamedTuple):
+    """An open stream that brings stanzas."""
+
+    connection: StreamConnection
+    engine: ManagedEngine
+
+
+class Shutdown:
+    """One stop. `run` does its steps, each within a bounded time.
+
+    `accepted` and `ours` give the open streams that bring stanzas: those of others, and those of ours that carry stanzas back.
+    `admitting` tells whether something was read whose queue is still being looked up. Each of `others` asks something else that
+    brings stanzas to bring no more, and fires when the last has come.
     """
-    queues.rest()
-    await _while(lambda: any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in queues), SETTLE, clock)
-    await _close_managed([connection for connection in accepted if _engine(connection).managed], clock)
-    until = clock.seconds() + ADMIT
-    await _while(admitting, ADMIT, clock)
-    last = [each().addTimeout(HEAR_OUT, clock, lambda late, _: None) for each in others]
-    await DeferredList([*last, *(_heard_out(connection, clock) for connection in accepted)], consumeErrors=True)
-    await _while(admitting, until - clock.seconds(), clock)
-    queues.go_on(lambda queue: not (queues.spools and queue.next_hop.acks_arrive_elsewhere))
-    await _while(lambda: any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in queues), HAND_ON,
-    clock)
-    await queues.leave()
-    await _while(lambda: any(queues.may_yet_go(queue) or _unheard(queue) for queue in queues), HAND_ON, clock)
-    await queues.stop()
 
+    def __init__(
+        self, custody: Custody, clock: IReactorTime, accepted: Callable[[], Iterable[BringingStream]],
+        ours: Callable[[], Iterable[BringingStream]] = tuple, admitting: Callable[[], bool] = lambda: False,
+        others: Sequence[Callable[[], Deferred[None]]] = (),
+    ) -> None:
+        self._custody = custody
+        self._queues = custody.queues
+        self._clock = clock
+        self._accepted = accepted
+        self._ours = ours
+        self._admitting = admitting
+        self._others = others
 
-async def _close_managed(connections: Sequence[StreamConnection], clock: IReactorTime) -> None:
-    for connection in connections:
-        connection.pause(shut_down)
-    await _while(lambda: any(_engine(connection).owes for connection in connections), SETTLE, clock)
-    for connection in connections:
-        connection.close(Ending(Cause.SHUTDOWN))
+    async def run(self) -> None:
+        """Stop."""
+        self.stop_writing()
+        await self.await_in_flight()
+        answering = [queue for queue in self._queues if not queue.pair_queue.in_flight]
+        await self.close_streams([*self._accepted(), *self._ours()], self._others)
+        await self.deliver_remaining(answering)
+        await self._custody.hand_to_spool()
+        await self.pass_on_rejected()
+        await self.close_late_streams()
+        self.write_what_is_in_memory_alone()
+        await self._custody.close()
 
+    def stop_writing(self) -> None:
+        """Write nothing more, so that what is in flight can come to its end."""
+        self._custody.quiesce()
 
-def _engine(connection: StreamConnection) -> Managed:
-    return cast(Managed, connection.engine)
+    async def await_in_flight(self) -> None:
+        """Wait until what is in flight is acknowledged."""
+        await self._while(lambda: any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in self._queues), ACK_SECONDS)
 
+    async def close_streams(
+        self, streams: Iterable[BringingStream], others: Sequence[Callable[[], Deferred[None]]] = (),
+    ) -> None:
+        """Close the streams that bring stanzas; what was read of them comes to its queue."""
+        streams = list(streams)
+        await self._close_managed([stream for stream in streams if stream.engine.managed])
+        until = self._clock.seconds() + ADMIT_SECONDS
+        await self._while(self._admitting, ADMIT_SECONDS)
+        asked = [each().addTimeout(CLOSING_TAG_SECONDS, self._clock, lambda late, _: None) for each in others]
+        half_closed = [self._half_close(stream.connection) for stream in streams]
+        if asked or half_closed:
+            await DeferredList([*asked, *half_closed], consumeErrors=True)
+        await self._while(self._admitting, until - self._clock.seconds())
 
-def _unheard(queue: DeliveryQueue) -> bool:
-    """What the spool had no room for is on its way, and will be acknowledged (not on a stream towards us: those are closed)."""
-    acknowledged = queue.next_hop.ready and not queue.next_hop.acks_arrive_elsewhere
-    return queue.overflow.lasts and acknowledged and bool(queue.pair_queue.in_flight)
+    async def _close_managed(self, streams: list[BringingStream]) -> None:
+        for stream in streams:
+            stream.connection.pause(self)
+        await self._while(lambda: any(stream.engine.owes for stream in streams), ACK_SECONDS)
+        for stream in streams:
+            stream.connection.close(Ending(Cause.SHUTDOWN))
 
+    def _half_close(self, connection: StreamConnection) -> Deferred[None]:
+        late = self._clock.callLater(CLOSING_TAG_SECONDS, connection.close, Ending(Cause.SHUTDOWN))
 
-def _heard_out(connection: StreamConnection, clock: IReactorTime) -> Deferred[None]:
-    late = clock.callLater(HEAR_OUT, connection.close, Ending(Cause.SHUTDOWN))
+        def over(_: None) -> None:
+            if late.active():
+                late.cancel()
 
-    def over(_: None) -> None:
-        if late.active():
-            late.cancel()
+        closed = connection.when_closed().addCallback(over)
+        connection.wind_down(Ending(Cause.SHUTDOWN))
+        return closed
 
-    closed = connection.when_closed().addCallback(over)
-    connection.wind_down(Ending(Cause.SHUTDOWN))
-    return closed
+    async def deliver_remaining(self, answering: Sequence[DeliveryQueue]) -> None:
+        """Pass on what waits to the next servers that have acknowledged everything, one chunk at a time.
 
+        What waits for others stays in the spool as not written. Where there is no spool, all is written.
+        """
+        spools = self._custody.services.spools
+        chosen = [queue for queue in answering if not queue.next_hop.acks_arrive_elsewhere] if spools else list(self._queues)
+        for queue in chosen:
+            queue.resume(one_chunk=spools)
+        await self._while(
+            lambda: any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in chosen), DELIVER_SECONDS,
+        )
+        for queue in chosen if spools else ():
+            queue.quiesce()
 
-def _while(busy: Callable[[], bool], at_most: float, clock: IReactorTime) -> Deferred[None]:
-    until = clock.seconds() + at_most
-    done: Deferred[None] = Deferred()
+    async def pass_on_rejected(self) -> None:
+        """Wait until what the spool had no room for is passed on, or bounced."""
+        await self._while(lambda: any(self._may_yet_go(queue) for queue in self._queues), DELIVER_SECONDS)
 
-    def look() -> None:
-        if clock.seconds() >= until or not busy():
-            looking.stop()
-            done.callback(None)
+    def _may_yet_go(self, queue: DeliveryQueue) -> bool:
+        if not queue.overflow.active:
+            return False
+        if queue.pair_queue.pending:
+            ways = (queue, self._queues.queue(queue.pair.inverse))
+            return any(way.next_hop.state in ("connecting", "ready") for way in ways)
+        # acknowledgements that arrive on a stream towards us cannot come any more
+        return queue.next_hop.ready and not queue.next_hop.acks_arrive_elsewhere and bool(queue.pair_queue.in_flight)
 
-    looking = LoopingCall(look)
-    looking.clock = clock
-    looking.start(LOOK)
-    return done
+    async def close_late_streams(self) -> None:
+        """Close the streams of ours that were opened to pass on what was left: they may have brought stanzas too."""
+        if late := list(self._ours()):
+            await self.close_streams(late)
+            await self._custody.hand_to_spool()
+
+    def write_what_is_in_memory_alone(self) -> None:
+        """What the disk did not take is better written to whoever is there, acknowledged or not."""
+        for queue in self._queues:
+            if queue.pair_queue.unspooled:
+                queue.resume()
+
+    def _while(self, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
+        until = self._clock.seconds() + at_most
+        done: Deferred[None] = Deferred()
+
+        def look() -> None:
+            if self._clock.seconds() >= until or not busy():
+                looking.stop()
+                done.callback(None)
+
+        looking = LoopingCall(look)
+        looking.clock = self._clock
+        looking.start(LOOK_SECONDS)
+        return done

@@ -84,12 +84,12 @@ class AcceptedStream:
         self._questions: set[Deferred[Any]] = set()
         self._over = False
         self._left = False
-        self.since = ingress_services.queues.clock.seconds()
+        self.since = ingress_services.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
         self.incoming = StreamIngress(
-            self._ingress_services, connection, self.engine, self.side.leg, self.side, self.senders,
+            self._ingress_services, connection, self.engine, self.side.leg, self.side.admit, self.senders,
         )
         self.shared_stream = SharedStream(self.side, connection, self.engine)
 
@@ -129,7 +129,7 @@ class AcceptedStream:
             case LimitHit(limit):
                 self._record.limit_hit(limit)
             case ClosingTagDue(ending):
-                self.incoming.part(ending)
+                self.incoming.peer_closing(ending)
             case ResumptionNeeded(id):
                 connection.step(self.engine.resumed, *self._register.sessions.claim(id, self))
             case Resumed(count):

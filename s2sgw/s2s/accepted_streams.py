@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, TypeVar
 
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.admission import AdmittedConnection
@@ -14,37 +14,22 @@ from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.s2s.owners import owner_by_name, owner_by_proof
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import PairStream
-from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.jid import Domain, Pair
-
-
-class AcceptedConnections(Protocol):
-    """Makes connections."""
-
-    def accept(self, engine: ReceivingStream, owner: AcceptedStream, **options: Any) -> StreamConnection:
-        """Return the connection of a stream that was opened towards us; it has no transport yet."""
-
-
-class PeerContact(Protocol):
-    """Is told of peers that proved themselves, before the queues to them are."""
-
-    def contacted(self, peer: Domain) -> None:
-        """`peer` proved itself."""
 
 
 class AcceptedStreams:
     """Makes the connection for each accepted transport, and knows all that are open."""
 
     def __init__(
-        self, ingress_services: IngressServices, connections: AcceptedConnections, contact: PeerContact,
+        self, ingress_services: IngressServices, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None],
     ) -> None:
         """`woken` hears of every domain that proves itself, before the lanes to it do."""
         self._ingress_services = ingress_services
-        self._peer_contact = contact
-        self._connections = connections
+        self._woken = woken
+        self._connection = connection
         self._open: dict[StreamConnection, AcceptedStream] = {}
         #: those that broke off and may be resumed
-        self.sessions = ResumptionTable(ingress_services.queues.clock, ingress_services.record)
+        self.sessions = ResumptionTable(ingress_services.clock, ingress_services.record)
         # what is asked for each new stream and lane must not cost a walk over all that are open; of the federation leg
         self._of_peer: Index[Domain] = Index()
         self._proven: Index[Pair] = Index()
@@ -59,7 +44,7 @@ class AcceptedStreams:
         """Return the protocol for one accepted transport; `admitted` is told of what its stream claims and proves."""
         engine = side.engine(direct_tls)
         owner = AcceptedStream(side, engine, self._ingress_services, self, admitted)
-        connection = self._connections.accept(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
+        connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
         self._open[connection] = owner
         return connection
 
@@ -86,7 +71,7 @@ class AcceptedStreams:
         """
         awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
         newest = reversed(list(self._carrying.get(pair)))
-        found = (owner.shared_stream.of(pair, alone) for owner in newest if owner.engine.managed or not awaited)
+        found = (owner.shared_stream.for_pair(pair, alone) for owner in newest if owner.engine.managed or not awaited)
         return next((pair_stream for pair_stream in found if pair_stream is not None), None)
 
     # --- what the streams tell (`s2s.accepted_stream.Register`) ---
@@ -119,8 +104,8 @@ class AcceptedStreams:
             self._carrying.discard(pair, stream)
 
     def _contact(self, peer: Domain) -> None:
-        self._peer_contact.contacted(peer)
-        self._ingress_services.queues.contact(peer)
+        self._woken(peer)
+        self._ingress_services.queues.retry_now(peer)
 
 
 IndexKey = TypeVar("IndexKey", Domain, Pair)

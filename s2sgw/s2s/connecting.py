@@ -164,7 +164,7 @@ class InitiatedStream:
             case ManagementEnabled() if self.incoming is not None:
                 self.incoming.managed()
             case ClosingTagDue(ending) if self.incoming is not None:
-                self.incoming.part(ending)
+                self.incoming.peer_closing(ending)
             case Resumed() | NotResumed():
                 self._go_on(event)
             case VerifyReady():
@@ -254,9 +254,9 @@ class InitiatedStream:
         self._trial.event(outcome)
         came = self.former.incoming if self.former is not None else None
         if came is not None and isinstance(outcome, Resumed) and self.incoming is not None:
-            self.incoming.inherit(came)
+            self.incoming.continue_from(came)
         if isinstance(outcome, Resumed):
-            self.shared_stream.owe(self.part, self.engine.unacknowledged)
+            self.shared_stream.count_resumed(self.part, self.engine.unacknowledged)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
         """Send these."""

@@ -76,8 +76,8 @@ class FederationInitiating:
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=policy.encryption,
             direct_tls=target.direct_tls, external=credential is not None, keys=self.keys,
-            management=policy.features.sm and self.acks.managed(pair.recipient),
-            resume=int(policy.resume) if self.acks.resumes(pair.recipient) else 0,
+            management=policy.features.sm and self.acks.use_stream_management(pair.recipient),
+            resume=int(policy.resume) if self.acks.use_resumption(pair.recipient) else 0,
             bidi=policy.features.bidi and self.extensions.usable(pair.recipient.ascii, "bidi"),
         ))
 

@@ -39,10 +39,10 @@ class PeerRoutes(Protocol):
 class AckPreferences(Protocol):
     """What is known of how servers acknowledge (XEP-0198)."""
 
-    def managed(self, domain: Domain) -> bool:
+    def use_stream_management(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked for acknowledgements."""
 
-    def resumes(self, domain: Domain) -> bool:
+    def use_resumption(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked to resume streams."""
 
 

@@ -9,6 +9,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.reporting.record import Leg
+from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.jid import Pair
 
 
@@ -17,6 +18,7 @@ class ReadyStream(Protocol):
 
     pair: Pair
     target: Target
+    engine: InitiatingStream
     connection: StreamConnection
 
     @property

@@ -155,9 +155,9 @@ class ShareableStreams:
     async def join(self, pair: Pair, shown: str | None = None) -> PairStream | None:
         """A part for `pair` of a stream that shows `shown` (None: whatever), if there is one and the peer agrees."""
         for stream in self._open.get(pair.recipient.ascii, ()):
-            if shown in (None, stream.shown) and stream.engine.extensible and stream.shared_stream.takes():
-                pair_stream = stream.shared_stream.of(pair)
+            if shown in (None, stream.shown) and stream.engine.extensible and stream.shared_stream.takes_user():
+                pair_stream = stream.shared_stream.for_pair(pair)
                 if pair_stream is None and await stream.additions.ask(pair) is None:
-                    pair_stream = stream.shared_stream.of(pair)
+                    pair_stream = stream.shared_stream.for_pair(pair)
                 return pair_stream
         return None

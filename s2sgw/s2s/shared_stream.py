@@ -1,14 +1,14 @@
-"""Streams that carry several pairs, whoever opened them: what a courier sees of one, a part for each pair.
+"""A stream that carries stanzas of several pairs, and its part for each pair, which a delivery agent uses.
 
-Streams of theirs on which stanzas may go back (XEP-0288, R36), and streams of ours (XEP-0220 §2.6).
+Streams of ours carry several pairs by XEP-0220 §2.6, and streams of the other side carry stanzas back by XEP-0288 (R36).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -24,7 +24,7 @@ from s2sgw.xmpp.jid import Pair
 
 
 class CarryingEngine(Protocol):
-    """What is needed of the engine."""
+    """What is needed of the engine of the stream."""
 
     @property
     def closing(self) -> bool: ...
@@ -108,11 +108,9 @@ class PairStream:
         return self._shared_stream.unacknowledged(self)
 
     def count_sent(self, number: int) -> None:
-        """Count for this pair too: the acknowledgements of all pairs come in one count."""
-        self._shared_stream.sent(self, number)
+        self._shared_stream.count_sent(self, number)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
-        """Send these."""
         self.connection.write(b"".join(stanzas))
 
     @property
@@ -124,32 +122,39 @@ class PairStream:
         return len(self._shared_stream.users) == 1
 
     def leave(self, ending: Ending) -> Deferred[None]:
-        """Its user has done with it; the last one closes the stream."""
         self.user = None
         if not self._shared_stream.users:
             self.connection.close(ending)
         return self.connection.when_closed()
 
     def abort(self, ending: Ending) -> None:
-        """End the connection at once, for all of its pairs."""
         self.connection.abort(ending)
 
     def close(self, ending: Ending) -> Deferred[None]:
-        """Close the stream, for all of its pairs."""
         self.connection.close(ending)
         return self.connection.when_closed()
 
 
 def _unknown(pair: Pair) -> NextHopLimits:
-    """Nothing is announced."""
+    """Return no limits: none are announced."""
     return NextHopLimits()
 
 
-class SharedStream:
-    """The pairs that one stream may carry, and whose courier uses it.
+class ResumedParts(NamedTuple):
+    """What a stream that broke off hands over to the one that resumes it.
 
-    `target`: where we connected to. `limits`: which stanzas of a pair the other side takes. `incoming` takes
-    what comes on a stream of ours.
+    `written`: the stanzas that are to be written again, in the order in which they were written first. `users`: those that go on.
+    """
+
+    written: list[tuple[Pair, list[bytes]]]
+    users: dict[Pair, StreamUser]
+
+
+class SharedStream:
+    """The parts of one stream, by the pairs that it may carry.
+
+    `target`: where we connected to; None on a stream of the other side. `limits`: which stanzas of a pair the other side takes.
+    `incoming` takes what comes on a stream of ours (XEP-0288).
     """
 
     def __init__(
@@ -169,144 +174,155 @@ class SharedStream:
         #: what is left of a stream of ours, and what became of the one with which it was to go on
         self.broken: ResumableStream | None = None
         self.outcome: Resumed | NotResumed | None = None
-        self._pair_stream: dict[Pair, PairStream] = {}
-        self._written: deque[tuple[PairStream, int]] = deque()  # what is unacknowledged, in order
+        self._parts: dict[Pair, PairStream] = {}
+        #: (part, number of stanzas) that are written, counted (XEP-0198) and not acknowledged, in order
+        self._written: deque[tuple[PairStream, int]] = deque()
         self._turn = 0
 
     def allow(self, pair: Pair, method: str = "bidi", reasons: tuple[str, ...] = ()) -> PairStream:
-        """`pair` may be sent."""
-        return self._pair_stream.setdefault(pair, PairStream(self, pair, method, reasons))
+        """Return the part for `pair`, which may be sent from now on."""
+        return self._parts.setdefault(pair, PairStream(self, pair, method, reasons))
 
     @property
     def shared(self) -> bool:
         """More than one pair may use it."""
-        return len(self._pair_stream) > 1
+        return len(self._parts) > 1
 
-    def of(self, pair: Pair, alone: bool = False) -> PairStream | None:
-        """The part for `pair`, unless it is in use, or `takes` does not hold."""
-        pair_stream = self._pair_stream.get(pair)
-        return pair_stream if pair_stream is not None and pair_stream.user is None and self.takes(alone) else None
+    def for_pair(self, pair: Pair, alone: bool = False) -> PairStream | None:
+        """Return the part for `pair`, unless it is in use, or the stream takes no further user (`takes_user`)."""
+        part = self._parts.get(pair)
+        return part if part is not None and part.user is None and self.takes_user(alone) else None
 
-    def takes(self, alone: bool = False) -> bool:
-        """Whether one more may use the stream: nobody shares it with a user that must be `alone`."""
+    def takes_user(self, alone: bool = False) -> bool:
+        """Return whether one more may use the stream. A user that must be `alone` shares it with nobody."""
         users = self.users
         over = self.connection.ending is not None or self.engine.closing or self.connection.retiring
         return not over and not (alone and users) and not any(user.alone for user in users)
 
     @property
     def users(self) -> list[StreamUser]:
-        """Who uses it now."""
-        return [pair_stream.user for pair_stream in self._pair_stream.values() if pair_stream.user is not None]
+        """The users of all parts."""
+        return [part.user for part in self._parts.values() if part.user is not None]
 
     @property
     def used_by(self) -> list[Pair]:
-        """The pairs whose users use it now."""
-        return [pair_stream.pair for pair_stream in self._pair_stream.values() if pair_stream.user is not None]
+        """The pairs whose parts are in use."""
+        return [part.pair for part in self._parts.values() if part.user is not None]
 
-    def sent(self, pair_stream: PairStream, number: int) -> None:
-        """`number` stanzas of one pair are being written."""
+    def count_sent(self, part: PairStream, number: int) -> None:
+        """Count `number` stanzas of one part that are being written: acknowledgements come in one count for all parts."""
         if self.engine.managed:
-            self._written.append((pair_stream, number))
+            self._written.append((part, number))
             self.engine.sent(number)
 
-    def owe(self, pair_stream: PairStream, number: int) -> None:
-        """The stream goes on with one on which so many of a pair were written, and counted."""
+    def count_resumed(self, part: PairStream, number: int) -> None:
+        """The stream resumes another, on which `number` stanzas of the pair were counted and not acknowledged."""
         if number:
-            self._written.append((pair_stream, number))
+            self._written.append((part, number))
 
-    def unacknowledged(self, pair_stream: PairStream) -> int:
-        """Of what was written of one pair, and counted."""
-        return sum(number for each, number in self._written if each is pair_stream)
+    def unacknowledged(self, part: PairStream) -> int:
+        """Return how many stanzas of one part are counted and not acknowledged."""
+        return sum(number for each, number in self._written if each is part)
 
     def event(self, event: Event) -> None:
-        """What the other side has, told to those who sent it; anything else concerns all."""
+        """Tell each user what of its own the other side has; anything else concerns all of them."""
         if isinstance(event, Acknowledged):
-            self._acknowledged(event.count)
+            for part, number in self._take_written(event.count):
+                if part.user is not None:
+                    part.user.stream_event(Acknowledged(number))
             return
         if isinstance(event, ManagementRefused):
             self._written.clear()
         for user in self.users:
             user.stream_event(event)
 
-    def _acknowledged(self, count: int) -> None:
-        while count:
-            pair_stream, number = self._written.popleft()
-            part = min(count, number)
-            count -= part
-            if part < number:
-                self._written.appendleft((pair_stream, number - part))
-            if pair_stream.user is not None:
-                pair_stream.user.stream_event(Acknowledged(part))
+    def _take_written(self, count: int) -> Iterator[tuple[PairStream, int]]:
+        """Yield part and number of the first `count` stanzas that were written, which are acknowledged now."""
+        while count and self._written:
+            part, number = self._written.popleft()
+            acknowledged = min(count, number)
+            count -= acknowledged
+            if acknowledged < number:
+                self._written.appendleft((part, number - acknowledged))
+            yield part, acknowledged
 
     def slow(self) -> None:
-        """The other side takes nothing at present."""
+        """Tell all users that the other side takes nothing more at present."""
         for user in self.users:
             user.stream_slow()
 
     def free(self) -> None:
-        """It takes again; another one goes first each time, for the first may fill it."""
+        """Tell all users that the other side takes more. Another is first each time, for the first may fill the connection."""
         users = self.users
         self._turn = (self._turn + 1) % max(1, len(users))
         for user in users[self._turn:] + users[:self._turn]:
             user.stream_free()
 
     def lost(self, ending: Ending) -> None:
-        """The stream is gone; where several had stanzas in doubt, nobody can tell over whose."""
+        """Tell all users that the stream is gone. Where several had stanzas in flight, it is unknown over whose it ended."""
         users = self.users
         ambiguous = sum(user.busy for user in users) > 1
-        for pair_stream in self._pair_stream.values():
-            pair_stream.ambiguous = ambiguous
+        for part in self._parts.values():
+            part.ambiguous = ambiguous
         for user in users:
             user.stream_lost(ending)
         self._release()
 
     def _release(self) -> None:
-        """Let go of what refers back here: it would stay in memory until Python looks for circles."""
-        self._pair_stream, self.limits = {}, _unknown
+        """Drop what refers back here: it would stay in memory until Python looks for circles."""
+        self._parts, self.limits = {}, _unknown
         self._written.clear()
 
     # --- resumption (XEP-0198 §5) ---
 
     @property
     def resumption(self) -> Literal["possible", "resumed"] | None:
-        """Whether the stream can be resumed should it break off, or is one that was."""
+        """Whether the stream can be resumed should it break off, or has itself resumed another."""
         if self.engine.continues:
             return "resumed"
         return None if self.engine.resumption is None else "possible"
 
     @property
     def resumable(self) -> bool:
-        """What is unacknowledged can be sent again as it was."""
-        return all(each.user is not None and each.user.holds(number) for each, number in self._owed().items())
+        """Everything that is unacknowledged can be sent again in its order: the users hold it, and nobody has left."""
+        return all(part.user is not None and part.user.holds(number) for part, number in self._unacknowledged().items())
 
-    def _owed(self) -> Counter[PairStream]:
-        owed: Counter[PairStream] = Counter()
-        for pair_stream, number in self._written:
-            owed[pair_stream] += number
-        return owed
+    def _unacknowledged(self) -> Counter[PairStream]:
+        total: Counter[PairStream] = Counter()
+        for part, number in self._written:
+            total[part] += number
+        return total
 
     def suspend(self, ending: Ending) -> bool:
-        """The stream broke off: whose stanzas are unacknowledged waits for it, if anybody; all others go another way."""
-        owed = self._owed()
-        for pair_stream in self._pair_stream.values():
-            if pair_stream.user is not None and not owed[pair_stream]:
-                user, pair_stream.user = pair_stream.user, None
+        """The stream broke off. Users with unacknowledged stanzas wait for it, the others lose it. Return whether any waits."""
+        unacknowledged = self._unacknowledged()
+        for part in self._parts.values():
+            if part.user is not None and not unacknowledged[part]:
+                user, part.user = part.user, None
                 user.stream_lost(ending)
         for user in self.users:
             user.stream_suspended(ending)
-        return bool(owed)
+        return bool(unacknowledged)
 
-    def go_on(self, former: SharedStream, count: int) -> None:
-        """Stanzas go back here from where `former` broke off; the other side has `count` more of them."""
-        former._acknowledged(count)
-        waiting = {each: each.user for each in former._pair_stream.values() if each.user is not None}
-        again = {pair_stream: iter(user.again()) for pair_stream, user in waiting.items()}
-        data: list[bytes] = []
-        for pair_stream, number in former._written:
-            data += islice(again[pair_stream], number)
-            self._written.append((self._pair_stream[pair_stream.pair], number))
-        if data:
-            self.connection.write(b"".join(data))
-        former._release()
-        for pair_stream, user in waiting.items():
-            user.stream_resumed(self._pair_stream[pair_stream.pair])
+    def hand_over(self, count: int) -> ResumedParts:
+        """Return what is left for the stream that resumes this one: the other side has `count` of the unacknowledged stanzas.
+
+        To be called only while the stream is `resumable`.
+        """
+        acknowledged: Counter[PairStream] = Counter()
+        for part, number in self._take_written(count):
+            acknowledged[part] += number
+        users = {part: part.user for part in self._parts.values() if part.user is not None}
+        again = {part: iter(user.resend(acknowledged[part])) for part, user in users.items()}
+        written = [(part.pair, list(islice(again[part], number))) for part, number in self._written]
+        self._release()
+        return ResumedParts(written, {part.pair: user for part, user in users.items()})
+
+    def continue_from(self, former: ResumedParts) -> None:
+        """Carry on what `former` left: write its stanzas again, then let its users go on here."""
+        for pair, stanzas in former.written:
+            self._written.append((self._parts[pair], len(stanzas)))
+        if former.written:
+            self.connection.write(b"".join(data for _, stanzas in former.written for data in stanzas))
+        for pair, user in former.users.items():
+            user.stream_resumed(self._parts[pair])

@@ -63,6 +63,13 @@ class Spooled(NamedTuple):
     damage: Damage = ""
 
 
+class Replaced(NamedTuple):
+    """Stanzas that are forgotten in the commit that holds what takes their place."""
+
+    pair: Pair
+    positions: Sequence[int]
+
+
 def same_content(one: Spooled, other: Spooled) -> bool:
     """Whether the two are the same stanza at the same position, however far it was passed on."""
     return _content(one) == _content(other)
@@ -143,8 +150,8 @@ class Spool(Protocol):
     def used_by(self, peer: Domain) -> int:
         """The part of `used` that the stanzas from and to `peer` take."""
 
-    def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        """Hold `batch`: all of it, or none.
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+        """Hold `batch`, and forget what it replaces, in one commit: all of it, or none.
 
         A stanza that is held already at its position, with the same content, stays as it is: a batch may be given again after
         `SpoolBroken`. Errors: `SpoolFull`, `SpoolBroken`, `PositionTaken`.

@@ -14,6 +14,7 @@ from s2sgw.spool.interface import (
     LaneSummary,
     PositionTaken,
     Quarantined,
+    Replaced,
     Spool,
     Spooled,
     SpoolError,
@@ -70,10 +71,10 @@ class MemorySpool(Spool):
         rows = [row for pair, rows in self._queues.items() if peer in pair for row in rows.values()]
         return sum(len(row.stanza.data) for row in rows)
 
-    def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        self._deliver(partial(done, self._appended(batch)))
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+        self._deliver(partial(done, self._appended(batch, replaces)))
 
-    def _appended(self, batch: Sequence[Spooled]) -> SpoolError | None:
+    def _appended(self, batch: Sequence[Spooled], replaces: Sequence[Replaced]) -> SpoolError | None:
         new = []
         for row in batch:
             held = self._queues.get(row.pair, {}).get(row.position)
@@ -81,10 +82,13 @@ class MemorySpool(Spool):
                 new.append(row)
             elif not same_content(held, row):
                 return PositionTaken(f"another stanza is held at position {row.position}")
-        size = sum(len(row.stanza.data) for row in new)
+        old = [self._queues.get(pair, {}).get(position) for pair, positions in replaces for position in positions]
+        size = sum(len(row.stanza.data) for row in new) - sum(len(row.stanza.data) for row in old if row is not None)
         if self._bytes + size > self._limit:
             return SpoolFull(f"the spool holds {self._bytes} bytes, at most {self._limit}")
-        self._bytes += size
+        for pair, positions in replaces:
+            self._forget(pair, positions)
+        self._bytes += sum(len(row.stanza.data) for row in new)
         for row in new:
             self._queues.setdefault(row.pair, {})[row.position] = row
             self._next_position = max(self._next_position, row.position + 1)

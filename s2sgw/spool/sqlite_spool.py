@@ -17,7 +17,18 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Spool, SpoolBroken, Spooled, SpoolError, SpoolFull
+from s2sgw.spool.interface import (
+    Answer,
+    Done,
+    LaneSummary,
+    Quarantined,
+    Replaced,
+    Spool,
+    SpoolBroken,
+    Spooled,
+    SpoolError,
+    SpoolFull,
+)
 from s2sgw.spool.salvage import DroppedCommits, Salvage, add_dropped, dropped_commits, failing_pages, salvage
 from s2sgw.spool.spool_file import (
     Durability,
@@ -166,8 +177,9 @@ class SQLiteSpool(Spool):
 
     # --- the thread of the caller ---
 
-    def append(self, batch: Sequence[Spooled], done: Done) -> None:
-        self._put(_Job("append", lambda tables: tables.append(batch), done, lambda tables: tables.append_missing(batch)))
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+        again = partial(SpoolTables.append_missing, batch=batch, replaces=replaces)
+        self._put(_Job("append", lambda tables: tables.append(batch, replaces), done, again))
 
     def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
         self._put(_Job(f"read {pair}", lambda tables: tables.read(pair, after, at_most), done))

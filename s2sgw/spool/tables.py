@@ -24,6 +24,7 @@ from s2sgw.spool.interface import (
     LaneSummary,
     PositionTaken,
     Quarantined,
+    Replaced,
     Spooled,
     SpoolFull,
 )
@@ -254,11 +255,11 @@ class SpoolTables:
 
     # --- stanzas ---
 
-    def append(self, batch: Sequence[Spooled]) -> None:
-        """Hold all of `batch`, or none of it. Raises `SpoolFull`. A position that is taken shows at the next read or commit, by
-        `sqlite3.IntegrityError`.
+    def append(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:
+        """Hold all of `batch`, or none of it, and forget what it replaces. Raises `SpoolFull`. A position that is taken shows at
+        the next read or commit, by `sqlite3.IntegrityError`.
         """
-        self._require_room(batch)
+        self._require_room(batch, self._sizes(replaces))
         pair, totals = None, None
         for row in batch:
             if totals is None or row.pair is not pair:
@@ -270,15 +271,28 @@ class SpoolTables:
         highest = max((row.position for row in batch), default=0)
         if highest >= max(self.reserved, self._reserve):
             self._reserve = highest + RESERVED
+        for old, positions in replaces:
+            self.remove_each(old, positions)
 
-    def _require_room(self, batch: Sequence[Spooled]) -> None:
-        size = sum(len(row.stanza.data) for row in batch) + len(batch) * OVERHEAD
+    def _sizes(self, replaces: Sequence[Replaced]) -> Counter[Domain]:
+        """Return the bytes that are used by what is replaced, by peer."""
+        sizes: Counter[Domain] = Counter()
+        for pair, positions in replaces:
+            if pair in self._totals:
+                which = "id IN (SELECT value FROM json_each(?))"
+                statement = f"SELECT count(*), total(length(data)) FROM stanza WHERE {which}"
+                ((count, size),) = self._rows(statement, self._ids(pair, positions))
+                sizes[self._peer_of(pair)] += int(size) + count * OVERHEAD
+        return sizes
+
+    def _require_room(self, batch: Sequence[Spooled], freed: Counter[Domain]) -> None:
+        size = sum(len(row.stanza.data) for row in batch) + len(batch) * OVERHEAD - freed.total()
         if self.used + size > self.limit:
             raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self.limit} in the file")
         if self.share < self.limit:
             share = min(self.share, self.limit - self.used - size)
             for peer, more in self._by_peer(batch).items():
-                used = self._used_by[peer]
+                used = self._used_by[peer] - freed[peer]
                 if used + more > share:
                     raise SpoolFull(f"the stanzas from and to {peer} take {used} bytes, and their share is {share}", "share")
         if len(self._totals) + len(batch) >= LANES and len(self._totals.keys() | {row.pair for row in batch}) >= LANES:
@@ -290,7 +304,7 @@ class SpoolTables:
             more[self._peer_of(row.pair)] += len(row.stanza.data) + OVERHEAD
         return more
 
-    def append_missing(self, batch: Sequence[Spooled]) -> None:
+    def append_missing(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:
         """Do as `append`, for a batch of which something may be held already. Raises `PositionTaken`."""
         missing = []
         for row in batch:
@@ -301,7 +315,7 @@ class SpoolTables:
                 missing.append(row)
             elif _written_out(found[0]) != _written_out(self._values(number, row)):
                 raise PositionTaken(f"another stanza is held at position {row.position} of {row.pair}")
-        self.append(missing)
+        self.append(missing, replaces)
 
     def _insert(self) -> None:
         """Write what was appended in this transaction, together: before anything is read, and before the commit."""

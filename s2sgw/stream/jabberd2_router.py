@@ -79,6 +79,11 @@ class RouterStream(Negotiation):
         """Be the default route no longer; `Bound` says when, and what the router had for us comes before that."""
         return self.step(self.phase.unbind)
 
+    @property
+    def acknowledged_to_peer(self) -> int:
+        """Nothing is acknowledged to a router."""
+        return 0
+
     def handled(self, number: int) -> list[Event]:
         """The router does not ask."""
         return []

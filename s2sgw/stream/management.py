@@ -154,6 +154,7 @@ class Managed(Negotiation):
     resumption: Resumption | None = None
     #: it goes on with one that broke off
     continues = False
+    _acknowledged_to_peer = 0
 
     @property
     def managed(self) -> bool:
@@ -169,6 +170,11 @@ class Managed(Negotiation):
     def unacknowledged(self) -> int:
         """Of the stanzas that were sent and counted."""
         return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
+
+    @property
+    def acknowledged_to_peer(self) -> int:
+        """How many of the stanzas received were acknowledged to the other side, also after the stream broke off."""
+        return self._acknowledged_to_peer if self.counters is None else self.counters.told
 
     def manage(self) -> Counters:
         """Count from here on."""
@@ -204,6 +210,7 @@ class Managed(Negotiation):
         """The transport is gone: by what the stream is resumed. One that either side has ended is not (§5). Once."""
         if self.over or self.closing or self.resumption is None:
             return None
+        self._acknowledged_to_peer = self.acknowledged_to_peer
         resumption, self.resumption, self.counters = self.resumption, None, None
         resumption.counters.began -= self.received
         return resumption

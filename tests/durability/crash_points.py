@@ -26,7 +26,7 @@ from typing import Any
 
 from twisted.scripts import twistd
 
-from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.custody import Custody
 from s2sgw.spool.tables import SpoolTables
 
 #: Seconds within which the kill comes that hits a commit in the middle.
@@ -95,7 +95,7 @@ def install(point: CrashPoint) -> None:
     """Wrap the methods of the spool that `point` counts."""
     for name in ("append", "read", "remove", "remove_each"):
         setattr(SpoolTables, name, _noted(point, name, getattr(SpoolTables, name)))
-    commit, close, rest = SpoolTables.commit, SpoolTables.close, DeliveryQueues.rest
+    commit, close, quiesce = SpoolTables.commit, SpoolTables.close, Custody.quiesce
 
     def committed(tables: SpoolTables) -> None:
         point.commit(lambda: commit(tables))
@@ -104,12 +104,12 @@ def install(point: CrashPoint) -> None:
         point.closing()
         close(tables)
 
-    def rested(queues: DeliveryQueues) -> None:
+    def quiesced(custody: Custody) -> None:
         point.shutting_down()
-        rest(queues)
+        quiesce(custody)
 
     for owner, name, method in (
-        (SpoolTables, "commit", committed), (SpoolTables, "close", closed), (DeliveryQueues, "rest", rested),
+        (SpoolTables, "commit", committed), (SpoolTables, "close", closed), (Custody, "quiesce", quiesced),
     ):
         setattr(owner, name, method)
 

@@ -239,5 +239,5 @@ class StreamMemoryTests(SynchronousTestCase):
 
     def test_never_resumed(self) -> None:
         """One that is cut, and nobody comes back for it. How far the last few had come is remembered."""
-        self.patch(resumption_table, "IN_ALL", 1)
+        self.patch(resumption_table, "MAX_SUSPENDED", 1)
         self.leaves_nothing(World(), self.cut_for_good)

@@ -19,7 +19,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
-from s2sgw.config.sections import Backend, GatewayLimits, Queue
+from s2sgw.config.sections import Backend
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
@@ -118,10 +118,11 @@ class GatewayTests(SynchronousTestCase):
         backends = SimpleNamespace(
             receiving=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
         )
-        config = SimpleNamespace(limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
+        config = SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
-            views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), queues=SimpleNamespace(spools=True), spool=SimpleNamespace(count=7),
+            views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), custody=SimpleNamespace(services=SimpleNamespace(spools=True)),
+            spool=SimpleNamespace(count=7),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
             running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
@@ -182,7 +183,8 @@ class GatewayTests(SynchronousTestCase):
         told: list[str] = []
         notifications = Mock(watchdog_interval=1.0, ready=told.append, status=told.append, alive=lambda: told.append("alive"))
         turning = SimpleNamespace(turn=lambda: None)
-        self.components.queues.sweep, self.components.keepalive, self.components.rediscovery = turning.turn, turning, turning
+        self.components.custody.expiry = SimpleNamespace(sweep=turning.turn)
+        self.components.keepalive = self.components.rediscovery = turning
         gateway = RunningGateway(self.components, notifications)
         gateway._start_jobs()
         gateway._all_accept(0)

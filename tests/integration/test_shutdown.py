@@ -1,4 +1,4 @@
-"""The end in order: a stream that we close is heard out, and what is in flight comes to its end before that ."""
+"""The stop in order: streams that bring stanzas are read to their end, and what is in flight comes to its end before that."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.acknowledgements import PingAcks
-from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery import queue as flows
 from s2sgw.delivery.holds import HoldTarget
-from s2sgw.runtime.shutdown import ADMIT, HAND_ON, HEAR_OUT, LOOK, SETTLE, shut_down
+from s2sgw.runtime.shutdown import (
+    ACK_SECONDS,
+    ADMIT_SECONDS,
+    CLOSING_TAG_SECONDS,
+    DELIVER_SECONDS,
+    LOOK_SECONDS,
+    BringingStream,
+    Shutdown,
+)
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
+from tests.support.spool_contract import answer_into
 from tests.support.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
 from tests.unit.delivery.test_queue import OUT, WINDOW, FakeHop, World, ids, stanza
 from tests.unit.stream import test_receiving as receiving
@@ -52,7 +60,7 @@ class HearingOutTests(TranscriptCase):
 
 
 class Engine:
-    """What `shut_down` asks of an engine."""
+    """What a stop asks of an engine."""
 
     def __init__(self, managed: bool = False) -> None:
         self.managed = managed
@@ -87,18 +95,25 @@ class Link:
             each.callback(None)
 
 
-class DrainTests(SynchronousTestCase):
+def bringing(links: list[Any]) -> list[BringingStream]:
+    return [BringingStream(link, link.engine) for link in links]
+
+
+class ShutdownTests(SynchronousTestCase):
     """The steps of a stop, and the bound of each."""
 
     def setUp(self) -> None:
         self.world = World()
         self.links: list[Any] = []
+        self.ours: list[Any] = []
         self.admitting = False
 
     def shut_down(self) -> Deferred[None]:
-        draining = shut_down(self.links, self.world.queues, self.world.clock, lambda: self.admitting)
-        self.drained: Deferred[None] = Deferred.fromCoroutine(draining)
-        return self.drained
+        stop = Shutdown(
+            self.world.custody, self.world.clock, lambda: bringing(self.links), lambda: bringing(self.ours), lambda: self.admitting,
+        )
+        self.stopped: Deferred[None] = Deferred.fromCoroutine(stop.run())
+        return self.stopped
 
     @property
     def clock(self) -> Clock:
@@ -107,7 +122,7 @@ class DrainTests(SynchronousTestCase):
     def test_nothing_to_do(self) -> None:
         """An idle gateway is gone at once."""
         self.shut_down()
-        self.successResultOf(self.drained)
+        self.successResultOf(self.stopped)
 
     def test_in_flight_first(self) -> None:
         """Streams towards us stay open until what is in flight is acknowledged; meanwhile nothing more is written, it is spooled."""
@@ -119,13 +134,13 @@ class DrainTests(SynchronousTestCase):
         self.clock.advance(WINDOW)
         self.assertEqual((ids(self.world.next_hop.sent), link.calls, self.world.settled), ("1", [], ["1", "2"]))
         self.world.queue.acknowledged(1)
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(link.calls, ["wind down"])
         link.gone()
         self.assertEqual(ids(self.world.next_hop.sent), "12")
         self.world.queue.acknowledged(1)
-        self.clock.advance(LOOK)
-        self.successResultOf(self.drained)
+        self.clock.advance(LOOK_SECONDS)
+        self.successResultOf(self.stopped)
         self.assertEqual(self.world.spooled(), [])
 
     def test_every_wait_is_bounded(self) -> None:
@@ -134,12 +149,68 @@ class DrainTests(SynchronousTestCase):
         self.links = [link]
         self.world.accept(stanza("1"))
         self.shut_down()
-        for bound, calls in ((SETTLE, ["wind down"]), (HEAR_OUT, ["wind down", "close"]), (HAND_ON, ["wind down", "close"])):
-            self.assertNoResult(self.drained)
+        for bound, calls in ((ACK_SECONDS, ["wind down"]), (CLOSING_TAG_SECONDS, ["wind down", "close"])):
+            self.assertNoResult(self.stopped)
             self.clock.pump([bound / 10] * 11)
             self.assertEqual(link.calls, calls)
-        self.successResultOf(self.drained)
+        self.successResultOf(self.stopped)
         self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
+
+    def test_what_waits_for_a_silent_server(self) -> None:
+        """A server that did not acknowledge what it has is given nothing more: that would be in doubt after the start."""
+        self.world.accept(stanza("1"))
+        self.shut_down()
+        self.world.accept(stanza("q", "iq", "get"))
+        self.clock.pump([ACK_SECONDS / 10] * 11)
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("1", ["1", "q"]))
+        rows: list[Any] = []
+        self.world.spool.read(OUT, 0, 1 << 20, answer_into(rows))
+        self.assertEqual([(row.stanza.id, row.written) for row in rows], [("1", True), ("q", False)])
+
+    def test_one_chunk_at_a_time(self) -> None:
+        """What waits goes on while the next server acknowledges; one that stops leaves one chunk in doubt, not everything."""
+        self.patch(flows, "CHUNK", 1)
+        self.world.custody.quiesce()
+        self.world.accept(stanza("1"), stanza("2"), stanza("3"))
+        self.shut_down()
+        self.assertEqual(ids(self.world.next_hop.sent), "1")
+        self.world.queue.acknowledged(1)
+        self.assertEqual(ids(self.world.next_hop.sent), "12")
+        self.clock.pump([DELIVER_SECONDS / 10] * 11)
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("12", ["2", "3"]))
+
+    def test_streams_of_ours_that_carry_stanzas_back(self) -> None:
+        """XEP-0288: they are closed with the accepted ones, and what came on them is spooled before the spool closes."""
+        plain, managed = Link(), Link(managed=True)
+        self.links, self.ours = [Link()], [plain, managed]
+        self.shut_down()
+        self.assertEqual((plain.calls, managed.calls), ([], ["pause"]))
+        managed.engine.owes = False
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((plain.calls, managed.calls), (["wind down"], ["pause", "close", "wind down"]))
+        self.links[0].gone()
+        self.assertNoResult(self.stopped)
+        self.world.next_hop.ready = False
+        self.world.accept(stanza("1"))
+        self.ours = []
+        plain.gone()
+        managed.gone()
+        self.successResultOf(self.stopped)
+        self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
+
+    def test_opened_during_the_stop(self) -> None:
+        """A stream of ours that was opened to deliver what was left brings stanzas as well: it is wound down too."""
+        late = Link()
+        self.world.next_hop.ready = False
+        self.world.accept(stanza("1"))
+        self.world.next_hop.request_delivery = lambda: setattr(self, "ours", [late])  # type: ignore[method-assign]
+        self.shut_down()
+        self.assertEqual(late.calls, ["wind down"])
+        self.assertNoResult(self.stopped)
+        late.gone()
+        self.successResultOf(self.stopped)
 
     def test_admission(self) -> None:
         """What was read before its way is known is on its lane before the spool closes; its stream is heard out when it reads again."""
@@ -150,26 +221,25 @@ class DrainTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(link.calls, [])
         self.admitting = False
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(link.calls, ["wind down"])
         self.admitting = True
         link.gone()
         self.clock.advance(1)
-        self.assertNoResult(self.drained)
+        self.assertNoResult(self.stopped)
         self.world.accept(stanza("1"))
         self.admitting = False
-        self.clock.advance(LOOK)
-        self.world.queue.acknowledged(1)
-        self.clock.advance(LOOK)
-        self.successResultOf(self.drained)
-        self.assertEqual(ids(self.world.next_hop.sent), "1")
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((ids(self.world.next_hop.sent), self.world.settled), ("", ["1"]))
+        self.successResultOf(self.stopped)
+        self.assertEqual(self.world.spooled(), ["1"])
 
     def test_admission_is_bounded(self) -> None:
         """Where no way is ever found the end comes all the same."""
         self.admitting = True
         self.shut_down()
-        self.clock.pump([ADMIT / 10] * 11)
-        self.successResultOf(self.drained)
+        self.clock.pump([ADMIT_SECONDS / 10] * 11)
+        self.successResultOf(self.stopped)
 
     def test_managed(self) -> None:
         """R35: a stream with XEP-0198 is read no more, and closed when what was read of it is acknowledged: nothing comes twice."""
@@ -178,37 +248,31 @@ class DrainTests(SynchronousTestCase):
         self.shut_down()
         self.assertEqual(link.calls, ["pause"])
         link.engine.owes = False
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(link.calls, ["pause", "close", "wind down"])
-        self.assertNoResult(self.drained)
+        self.assertNoResult(self.stopped)
         link.gone()
-        self.successResultOf(self.drained)
+        self.successResultOf(self.stopped)
 
     def test_answers_on_closed_streams(self) -> None:
         """R41: where a ping tells what the next server has, nothing is written once the streams that bring its answers are closed."""
-        next_hop = DeliveryAgent.__new__(DeliveryAgent)
-        next_hop.acknowledgements = PingAcks.__new__(PingAcks)
         self.world.accept(stanza("1"))
         self.world.queue.acknowledged(1)
-        self.patch(DeliveryAgent, "state", "ready")
-        for name, value in (("ready", True), ("slow", False), ("acknowledges", True)):
-            self.patch(DeliveryAgent, name, value)
-        self.patch(DeliveryAgent, "stop", lambda *_: self.world.next_hop.stop(Cause.SHUTDOWN))
-        self.world.queue.next_hop = next_hop
-        self.world.queues.rest()
+        self.world.next_hop.acks_arrive_elsewhere = True
+        self.world.custody.quiesce()
         self.world.accept(stanza("2"))
         self.shut_down()
-        self.clock.advance(LOOK)
-        self.successResultOf(self.drained)
+        self.clock.advance(LOOK_SECONDS)
+        self.successResultOf(self.stopped)
         self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("1", ["2"]))
 
     def test_held_by_the_operator(self) -> None:
         """What the operator holds back is not handed on at the end either."""
-        self.world.queues.operator_holds.add(HoldTarget(pair=OUT))
+        self.world.custody.services.holds.add(HoldTarget(pair=OUT))
         self.world.accept(stanza("1"))
         self.shut_down()
-        self.clock.advance(LOOK)
-        self.successResultOf(self.drained)
+        self.clock.advance(LOOK_SECONDS)
+        self.successResultOf(self.stopped)
         self.assertEqual((self.world.next_hop.sent, self.world.spooled()), ([], ["1"]))
 
     def full(self) -> None:
@@ -239,25 +303,25 @@ class DrainTests(SynchronousTestCase):
             self.world.accept(stanza("1"))
             self.clock.advance(WINDOW)
             self.shut_down()
-            self.clock.pump([HAND_ON / 20] * 10)
-            self.assertNoResult(self.drained)
+            self.clock.pump([DELIVER_SECONDS / 20] * 10)
+            self.assertNoResult(self.stopped)
             self.world.back.ready = opens
-            self.world.queues.sweep()
+            self.world.custody.expiry.sweep()
             self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
-            self.clock.pump([HAND_ON / 20] * (1 if opens else 12))
-            self.successResultOf(self.drained)
+            self.clock.pump([DELIVER_SECONDS / 20] * (1 if opens else 12))
+            self.successResultOf(self.stopped)
 
     def test_full_disk_and_not_yet_heard(self) -> None:
         """What was written for want of room has its time to be acknowledged."""
         self.full()
-        self.world.queues.rest()
+        self.world.custody.quiesce()
         self.world.accept(stanza("1"))
         self.clock.advance(WINDOW)
-        self.clock.advance(SETTLE)
+        self.clock.advance(ACK_SECONDS)
         self.assertEqual(ids(self.world.next_hop.sent), "1")
         self.shut_down()
-        self.clock.pump([(SETTLE + HAND_ON) / 10] * 11)
-        self.assertNoResult(self.drained)
+        self.clock.pump([(ACK_SECONDS + DELIVER_SECONDS / 2) / 10] * 11)
+        self.assertNoResult(self.stopped)
         self.world.queue.acknowledged(1)
-        self.clock.advance(LOOK)
-        self.successResultOf(self.drained)
+        self.clock.advance(LOOK_SECONDS)
+        self.successResultOf(self.stopped)

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS, StreamUnavailable
-from s2sgw.ingress.stream_ingress import PARTING
+from s2sgw.ingress.stream_ingress import CLOSING_SECONDS
 from s2sgw.reporting.record import EventRecord, Leg
-from s2sgw.s2s.resumption_table import IN_ALL, PER_PEER, ResumptionTable
+from s2sgw.s2s.resumption_table import MAX_SUSPENDED, MAX_SUSPENDED_OF_PEER, ResumptionTable
 from s2sgw.stream.events import Refusal
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
@@ -105,7 +105,7 @@ class ClosingTests(SynchronousTestCase):
 
     def assertEnded(self, written: bytes) -> None:
         self.assertEqual((self.far.written, self.far.closing, list(self.world.far.accepted)), (written, True, []))
-        self.world.turn(PARTING)
+        self.world.turn(CLOSING_SECONDS)
 
     def test_acknowledged(self) -> None:
         """It hears that the stanza is in safe hands before it hears our closing tag."""
@@ -114,9 +114,9 @@ class ClosingTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """It does not wait for long; what was not acknowledged may come again, and is passed on once."""
-        self.world.turn(PARTING)
+        self.world.turn(CLOSING_SECONDS)
         self.assertEnded(b"</stream:stream>")
-        self.assertEqual(self.world.far.ingress_services.duplicates.fresh(HERE, [self.last]), [])
+        self.assertEqual(self.world.far.ingress_services.duplicates.divide(OUT, [self.last])[0], [])
 
     def test_gone(self) -> None:
         """A sender that does not wait has closed its stream all the same: nothing broke off."""
@@ -125,7 +125,7 @@ class ClosingTests(SynchronousTestCase):
         self.patch(owner.shared_stream, "lost", endings.append)
         self.far.lose()
         self.assertEqual(endings, [Ending(Cause.CLOSED, by="them")])
-        self.world.turn(PARTING)
+        self.world.turn(CLOSING_SECONDS)
 
 
 class CutTests(SynchronousTestCase):
@@ -205,7 +205,7 @@ class StandingTests(SynchronousTestCase):
         self.world.turn()
         self.world.cut()
         queue = self.world.near.queues.queue(OUT)
-        self.assertTrue(queue.pair_queue.flying)
+        self.assertTrue(queue.pair_queue.in_flight_count)
         self.say()
         self.assertFalse(queue.idle)
         self.world.calm()
@@ -257,7 +257,7 @@ class StandingTests(SynchronousTestCase):
         self.world.far.sinks[OUT].acknowledge(2)
         self.world.cut()
         sessions = self.world.far.accepted.sessions
-        for session in list(sessions._broken.values()):
+        for session in list(sessions._suspended.values()):
             sessions._expire(session)
         self.world.calm()
         self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 1)
@@ -267,7 +267,7 @@ class StandingTests(SynchronousTestCase):
         """R35: an unknown stream: what was in flight is in doubt, and goes again."""
         self.say()
         self.world.cut()
-        self.world.far.accepted.sessions._broken.clear()
+        self.world.far.accepted.sessions._suspended.clear()
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"refused": 1}, {"refused": 1}))
@@ -278,7 +278,7 @@ class StandingTests(SynchronousTestCase):
         self.say()
         self.world.cut()
         self.away(121)
-        self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.flying, self.next_hop().broken), (0, None))
+        self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.in_flight_count, self.next_hop().resume_wait.stream), (0, None))
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"expired": 1}, {"expired": 1}))
@@ -287,9 +287,8 @@ class StandingTests(SynchronousTestCase):
         """A cause that no time can heal bounces what is in flight too."""
         self.say()
         self.world.cut()
-        self.next_hop()._attempt = None
-        self.next_hop().suffer(_refused(Cause.NOT_ALLOWED))
-        self.assertEqual((len(self.world.near.queues.queue(OUT).pair_queue), self.next_hop().broken), (0, None))
+        self.next_hop().attempt_failed(_refused(Cause.NOT_ALLOWED))
+        self.assertEqual((len(self.world.near.queues.queue(OUT).pair_queue), self.next_hop().resume_wait.stream), (0, None))
 
     def test_without(self) -> None:
         """R35: where either side will not, all is as if there were no such thing."""
@@ -297,7 +296,7 @@ class StandingTests(SynchronousTestCase):
             self.begin(resume=resume, granted=granted)
             self.say()
             self.world.cut()
-            self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.flying, len(self.world.far.accepted.sessions)), (0, 0))
+            self.assertEqual((self.world.near.queues.queue(OUT).pair_queue.in_flight_count, len(self.world.far.accepted.sessions)), (0, 0))
             self.world.calm()
             self.check()
             self.assertEqual(self.outcomes(), ({}, {}))
@@ -312,7 +311,7 @@ class StandingTests(SynchronousTestCase):
             )
             self.world.turn(0.001)
             self.world.queue(2)
-            self.assertEqual((self.next_hop().broken, len(self.world.far.accepted.sessions)), (None, 0))
+            self.assertEqual((self.next_hop().resume_wait.stream, len(self.world.far.accepted.sessions)), (None, 0))
             self.world.calm()
             self.assertEqual(sorted(set(map(int, self.play.heard()[OUT]))), list(range(len(self.play.said[OUT]))))
 
@@ -341,11 +340,11 @@ class StandingTests(SynchronousTestCase):
         self.play.act("answer", 4, 0)
         far = self.world.far.queues.queue(BACK)
         self.world.cut()
-        self.assertEqual((far.next_hop.state, far.pair_queue.flying), ("broken", 1))
-        self.world.far.queues.contact(HERE)
+        self.assertEqual((far.next_hop.state, far.pair_queue.in_flight_count), ("broken", 1))
+        self.world.far.queues.retry_now(HERE)
         self.assertEqual(far.next_hop.state, "broken")
         self.away(BIDI_RESUME_SECONDS + 1)
-        self.assertEqual((far.next_hop.state, far.pair_queue.flying, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
+        self.assertEqual((far.next_hop.state, far.pair_queue.in_flight_count, len(self.world.far.accepted.sessions)), ("backing off", 0, 0))
         self.world.calm()
         self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])
 
@@ -354,7 +353,7 @@ class StandingTests(SynchronousTestCase):
         self.say()
         for _ in range(3):
             self.world.turn(30.0)
-        self.assertEqual(self.next_hop().broken is not None or self.next_hop().state == "ready", True)
+        self.assertEqual(self.next_hop().resume_wait.stream is not None or self.next_hop().state == "ready", True)
         self.world.calm()
         self.check()
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
@@ -375,7 +374,7 @@ class StandingTests(SynchronousTestCase):
         self.say()
         self.world.cut()
         self.next_hop().stop(Cause.SHUTDOWN)
-        self.assertIsNone(self.next_hop().broken)
+        self.assertIsNone(self.next_hop().resume_wait.stream)
 
 
 def _refused(cause: Cause) -> StreamUnavailable:
@@ -442,13 +441,20 @@ class SessionsTests(SynchronousTestCase):
         self.sessions.closed("x")
         self.sessions.closed("x")
 
+    def test_a_user_left(self) -> None:
+        """R35: where what was in doubt went another way meanwhile, the stream is a past one: the `h` it had come to is told."""
+        kept = self.keep("x", OUT)
+        self.sessions._suspended["x"].shared_stream.resumable = False  # type: ignore[misc]
+        self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, kept.counters))
+        self.assertEqual(len(self.sessions), 0)
+
     def test_bounds(self) -> None:
         """So many are kept of one peer, and in all; the oldest give way."""
-        for number in range(PER_PEER + 2):
+        for number in range(MAX_SUSPENDED_OF_PEER + 2):
             self.keep(str(number), OUT)
-        self.assertEqual(len(self.sessions), PER_PEER)
-        found = [self.sessions.claim(str(number), FakeOwner(OUT))[0] is not None for number in range(PER_PEER + 2)]
-        self.assertEqual(found, [False, False, *[True] * PER_PEER])
-        for number in range(2 * IN_ALL + 10):
+        self.assertEqual(len(self.sessions), MAX_SUSPENDED_OF_PEER)
+        found = [self.sessions.claim(str(number), FakeOwner(OUT))[0] is not None for number in range(MAX_SUSPENDED_OF_PEER + 2)]
+        self.assertEqual(found, [False, False, *[True] * MAX_SUSPENDED_OF_PEER])
+        for number in range(2 * MAX_SUSPENDED + 10):
             self.keep(f"n{number}", Pair(Domain.parse(f"p{number}.example"), THERE))
-        self.assertEqual((len(self.sessions), len(self.sessions._past)), (IN_ALL, IN_ALL))
+        self.assertEqual((len(self.sessions), len(self.sessions._past)), (MAX_SUSPENDED, MAX_SUSPENDED))

@@ -83,7 +83,7 @@ async def _found(made: World) -> None:
     for each in far.values():
         made.dns.serve(each.domain, each.port)
     made.dns.reload()
-    bounds = {False: 2 * hastened.PATIENCE, True: 2 * hastened.OVERDUE}
+    bounds = {False: 2 * hastened.PING_SECONDS, True: 2 * hastened.OVERDUE_SECONDS}
     await asyncio.gather(*(_chokes(made.ends.left, far[managed], bounds[managed]) for managed in far))
     rows = made.gateway.asked("queue", "list", "--poison")
     expect(sorted(row["cause"] for row in rows), ["answered no more, twice"] * 2, "what is in the pen")

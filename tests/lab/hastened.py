@@ -7,12 +7,12 @@ from twisted.scripts import twistd
 from s2sgw.delivery import acknowledgements
 
 #: Seconds in place of 20 for a ping, and of 60 for an acknowledgement.
-PATIENCE, OVERDUE = 3.0, 5.0
+PING_SECONDS, OVERDUE_SECONDS = 3.0, 5.0
 
 
 def main() -> None:
     """As twistd, but for that."""
-    acknowledgements.PATIENCE, acknowledgements.OVERDUE = PATIENCE, OVERDUE
+    acknowledgements.PING_SECONDS, acknowledgements.OVERDUE_SECONDS = PING_SECONDS, OVERDUE_SECONDS
     twistd.run()
 
 

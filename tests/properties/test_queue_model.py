@@ -19,20 +19,18 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery import holds
 from s2sgw.delivery import queue as flows
 from s2sgw.delivery.ack_selection import AckSelection
-from s2sgw.delivery.acknowledgements import Acks, PingAcks, StreamManagementAcks
+from s2sgw.delivery.acknowledgements import Acks
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits, StreamFacts
 from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes, UpstreamAck
+from s2sgw.queue.evidence import PASSED_ON, WRITTEN, ReceiptEvidence
 from s2sgw.reporting.record import Direction, EventRecord
 from s2sgw.s2s.extensions import ExtensionMemory
-from s2sgw.spool.interface import Done, Spooled, SpoolError
+from s2sgw.spool.interface import Done, Replaced, Spooled, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused
 from s2sgw.stream.management import Counters
@@ -41,7 +39,8 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import MANAGEMENT
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.custody import Receipt, custody_of, stop
+from tests.support.fakes import FakeNextHop
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -79,12 +78,12 @@ class SlowSpool(MemorySpool):
         self.safe: set[int] = set()
         super().__init__(limit, self.answers.append)
 
-    def append(self, batch: Sequence[Spooled], done: Done) -> None:
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
         def answered(error: SpoolError | None) -> None:
             if error is None:
                 self.safe |= {int(row.stanza.id or "") for row in batch}
             done(error)
-        super().append(batch, answered)
+        super().append(batch, answered, replaces)
 
     def answer(self, number: int) -> None:
         for _ in range(min(number, len(self.answers))):
@@ -145,7 +144,8 @@ class Wire:
     def count_sent(self, number: int) -> None:
         self.engine.sent(number)
 
-    def note_answer(self) -> None: ...
+    def note_answer(self) -> None:
+        self.answers = True
 
     def facts(self) -> StreamFacts:
         return StreamFacts("federation", "EXTERNAL", (), "192.0.2.1:5269", "TLSv1.3", None, True, self)
@@ -195,7 +195,8 @@ class Model:
     """The gateway's lane of one pair, with its courier, between an upstream that counts receipts and a next server that counts stanzas."""
 
     def __init__(self) -> None:
-        self._patches: list[Any] = [mock.patch.object(flows, "CHUNK", CHUNK)]
+        self.evidence: ReceiptEvidence = WRITTEN
+        self._patches: list[Any] = [mock.patch.object(flows, "CHUNK", CHUNK), mock.patch.object(DeliveryQueue, "_passed_on", self._noted())]
         for patch in self._patches:
             patch.start()
         self.clock = Clock()
@@ -214,19 +215,31 @@ class Model:
         self.open: dict[int, list[int]] = {}
         self._begin()
 
+    def _noted(self) -> Any:
+        """Note by which evidence stanzas are passed on."""
+        passed_on = DeliveryQueue._passed_on
+
+        def noted(queue: DeliveryQueue, number: int, evidence: ReceiptEvidence) -> None:
+            self.evidence = evidence
+            passed_on(queue, number, evidence)
+            self.evidence = WRITTEN
+
+        return noted
+
     def _begin(self) -> None:
         self.extensions = ExtensionMemory(self.clock)
-        self.queues = DeliveryQueues(
-            self.clock, Tally(self), MEMORY, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
-            self.spool, WINDOW,
-        ).attach(Transports(self._next_hop))
-        self.ack_selection = AckSelection(lambda domain: self.acks, lambda: self.queues, self.extensions, self.clock)
+        self.record = Tally(self)
+        self.custody = custody_of(
+            self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=MEMORY, spool=self.spool, window=WINDOW,
+        )
+        self.queues = self.custody.queues
+        self.ack_selection = AckSelection(lambda domain: self.acks, self.queues.replies, self.extensions, self.clock)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return FakeNextHop()
         way: Any = mock.Mock(leg="federation", find=self._find)
-        return DeliveryAgent(queue, way, self.queues.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.ack_selection.of)
+        return DeliveryAgent(queue, way, self.record, BackOff(jitter=0), lambda: 0.0, self.clock, self.ack_selection.choose)
 
     async def _find(self, *_: Any) -> Wire:
         self.attempt = Deferred()
@@ -252,10 +265,8 @@ class Model:
             self.ended |= set(numbers)
 
     def _passed(self, numbers: Sequence[int]) -> None:
-        acknowledgements = self.agent.acknowledgements
-        answered = isinstance(acknowledgements, PingAcks) and acknowledgements.acknowledges and acknowledgements._answers
         unknown = [number for number in numbers if number not in self.arrived]
-        if isinstance(acknowledgements, StreamManagementAcks) or answered:
+        if self.evidence is PASSED_ON:
             assert not unknown, f"passed on, but not arrived: {unknown}"
         assert not self.passed.keys() & set(numbers), f"passed on twice: {numbers}"
         self.believed |= set(unknown)
@@ -283,13 +294,13 @@ class Model:
         numbers = list(range(self.next, self.next + len(kinds)))
         self.next += len(kinds)
         self.open[numbers[0]] = numbers
-        upstream_ack = UpstreamAck(len(kinds), lambda: self._settled(numbers[0]))
+        upstream_ack = Receipt(len(kinds), lambda: self._settled(numbers[0]))
         self.queue.accept([stanza(*each) for each in zip(numbers, kinds, strict=True)], None, upstream_ack)
 
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
         if seconds >= 1:
-            self.queues.sweep()
+            self.custody.expiry.sweep()
 
     def disk_answers(self, number: int) -> None:
         self.spool.answer(number)
@@ -353,11 +364,11 @@ class Model:
             attempt, self.attempt = self.attempt, None
             attempt.errback(StreamUnavailable(Ending(Cause.DNS_UNREACHABLE if what == "refused" else Cause.NO_SUCH_DOMAIN)))
         elif what == "held":
-            holds.hold(self.queue)
+            self.queue.hold()
         elif what == "let go":
-            holds.release(self.queue)
+            self.queue.release()
         elif what == "contact":
-            self.queues.contact(THERE)
+            self.queues.retry_now(THERE)
         elif what == "restart":
             self._restart()
         elif self.wire is not None:
@@ -386,13 +397,13 @@ class Model:
 
     def _restart(self) -> None:
         """In order: nothing is lost, and what came before is older."""
-        self.queues.stop()
+        stop(self.custody)
         self.attempt = None
         while self.spool.answers:
             self.spool.answer(1)
         assert not self.open, f"nobody was told: {self.open}"
         self._begin()
-        self.queues.restore()
+        self.custody.restore.restore_all()
         while self.spool.answers:
             self.spool.answer(1)
 
@@ -404,7 +415,7 @@ class Model:
 
     def finish(self) -> None:
         """Everything is let through; then nothing is left anywhere."""
-        holds.release(self.queue)
+        self.queue.release()
         for _ in range(200):
             if self.attempt is not None:
                 self.stream_opens("managed")
@@ -415,13 +426,13 @@ class Model:
                 self._acknowledge(self.wire)
             self.spool.answer(1000)
             self.clock.advance(1)
-            self.queues.sweep()
+            self.custody.expiry.sweep()
             if not len(self.queue.pair_queue) and not self.spool.answers:
                 break
         everything = set(range(1, self.next))
         missing = everything - self.arrived - self.ended - self.believed
         assert not missing, f"lost: {sorted(missing)}"
-        left = len(self.queue.pair_queue), self.spool.count, self.queues.budget.used, self.open
+        left = len(self.queue.pair_queue), self.spool.count, self.custody.services.relief.memory.used, self.open
         assert left == (0, 0, 0, {}), f"left behind: lane, spool, memory, receipts: {left}"
 
 

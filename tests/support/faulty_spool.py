@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, SpoolBroken, Spooled, SpoolError
+from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Replaced, SpoolBroken, Spooled, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Pair
 
@@ -51,9 +51,9 @@ class FaultySpool(MemorySpool):
 
     # --- calls ---
 
-    def append(self, batch: Sequence[Spooled], done: Done) -> None:
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
         if not self._refused(self.write_error, done):
-            super().append(batch, done)
+            super().append(batch, done, replaces)
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
         if not self._refused(self.write_error, done):

@@ -21,8 +21,6 @@ from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.ingress.filtering import StanzaFilters
-from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Resolution, Target
@@ -30,7 +28,6 @@ from s2sgw.net.fair_slots import Owner
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
@@ -38,7 +35,6 @@ from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import Permission, StartTLS
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
@@ -46,7 +42,8 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Connections, FakeNextHop, Transports
+from tests.support.custody import custody_of, ingress_services
+from tests.support.fakes import Connections, FakeNextHop
 
 HERE, ROOMS, THERE = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "there.example"))
 KEYS = DialbackKeys(b"k" * 32)
@@ -126,7 +123,7 @@ class Sink(FakeNextHop):
                 self.queues.queue(back).accept([Stanza("iq", answer, back.sender.text, back.recipient.text, "result", id)])
 
     def acknowledge(self, number: int) -> None:
-        self.queue.acknowledged(min(number, self.queue.pair_queue.flying))
+        self.queue.acknowledged(min(number, self.queue.pair_queue.in_flight_count))
 
 
 class Gateway:
@@ -141,14 +138,12 @@ class Gateway:
         self.extensions = ExtensionMemory(clock)
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
         self.sinks: dict[Pair, Sink] = {}
-        self.queues = DeliveryQueues(
-            clock, self.record, 1 << 24, lambda pair: HoldTimes(600, 30), own.__contains__,
-            MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self._next_hop))
+        self.custody = custody_of(clock, self.record, own.__contains__, self._next_hop, memory=1 << 24)
+        self.queues = self.custody.queues
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
-        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(peers, clock))
-        self.accepted = AcceptedStreams(self.ingress_services, self, self)
-        self.ack_selection = AckSelection(lambda domain: "auto", lambda: self.queues, self.extensions, clock)
+        self.ingress_services = ingress_services(self.custody, peers)
+        self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
+        self.ack_selection = AckSelection(lambda domain: "auto", self.queues.replies, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
 
@@ -160,19 +155,17 @@ class Gateway:
             Connections(self._outgoing), self.clock, self.destinations, self.extensions, carrying_back=self.accepted, bidi=self,
         )
         side = cast(Any, self)
-        return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.of)
+        return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.choose)
 
-    def contacted(self, peer: Domain) -> None: ...
-
-    def accept(self, engine: Any, owner: Any, role: Any = "receiving", **ignored: object) -> StreamConnection:
+    def _link(self, engine: Any, owner: Any, role: Any, **ignored: object) -> StreamConnection:
         return Link(engine, owner, clock=self.clock, role=role, tls=lambda order: None, direct_tls=True)
 
     def _outgoing(self, engine: Any, owner: Any) -> StreamConnection:
-        return self.accept(engine, owner, "initiating")
+        return self._link(engine, owner, "initiating")
 
     def ingress(self, stream: Any) -> StreamIngress:
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, "federation", self, [stream.pair.recipient],
+            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), [stream.pair.recipient],
         )
 
     # --- as a sending side ---
@@ -193,8 +186,8 @@ class Gateway:
                 ReceivingOptions(KEYS, self.own.__contains__, self.own.__contains__, direct_tls=True), lambda: next(self.ids),
             )
         return InitiatingStream(InitiatingOptions(
-            pair.sender, pair.recipient, KEYS, direct_tls=True, management=self.ack_selection.managed(pair.recipient),
-            resume=self.world.resume if self.ack_selection.resumes(pair.recipient) else 0, bidi=self.world.bidi,
+            pair.sender, pair.recipient, KEYS, direct_tls=True, management=self.ack_selection.use_stream_management(pair.recipient),
+            resume=self.world.resume if self.ack_selection.use_resumption(pair.recipient) else 0, bidi=self.world.bidi,
         ))
 
     def shown(self, pair: Pair) -> None:

@@ -32,11 +32,10 @@ class Tools:
     def __init__(self, state: str, ready: bool = False, memory: int = 1 << 20) -> None:
         self.state = Path(state)
         self.state.mkdir(exist_ok=True)
-        self.world = World(memory=memory)
+        self.world = World(memory=memory, holds=OperatorHolds(self.state))
         self.world.next_hop.ready = ready
-        self.world.queues.operator_holds = OperatorHolds(self.state)
         audit, slices = AuditLog(self.state, FixedClock(0.0)), Slices(self.world.clock)
-        self.verbs = QueueVerbs(self.world.queues, lambda domain: domain == HERE, audit, slices).verbs()
+        self.verbs = QueueVerbs(self.world.custody, lambda domain: domain == HERE, audit, slices).verbs()
 
     def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
         given = {"target": list(target), **arguments} if target else arguments
@@ -54,7 +53,7 @@ class Tools:
 
     def spool_all_but(self, resident: int) -> None:
         """The window is over; memory keeps about so many bytes."""
-        self.world.queues.resident = resident
+        self.world.custody.services.relief.resident = resident
         self.world.clock.advance(WINDOW)
 
     @property
@@ -129,7 +128,7 @@ class HoldTests(SynchronousTestCase):
             sent = len(tools.world.next_hop.sent)
             self.assertEqual(tools.ask("hold", *target), {"lanes": 1, "stanzas": len(tools.world.queue.pair_queue)})
             tools.accept("2", "3")
-            tools.world.queue.drain()
+            tools.world.queue.next_hop_ready()
             self.assertEqual(len(tools.world.next_hop.sent), sent)
             self.assertEqual((tools.ask("list")[0]["states"], tools.ask("list")[0]["held"]), (["held"], [" ".join(target)]))
             tools.ask("flush", *target)
@@ -155,7 +154,7 @@ class HoldTests(SynchronousTestCase):
         tools.spool_all_but(1 << 20)
         self.assertEqual(tools.ask("hold", *LANE, 2), {"lanes": 1, "stanzas": 1})
         tools.world.next_hop.ready = True
-        tools.world.queue.drain()
+        tools.world.queue.next_hop_ready()
         self.assertEqual((ids(tools.world.next_hop.sent), [row["held"] for row in tools.ask("show", *LANE)]), ("13", [False, True, False]))
         tools.world.queue.acknowledged(2)
         self.assertEqual(tools.world.spooled(), ["2"])
@@ -173,11 +172,11 @@ class HoldTests(SynchronousTestCase):
         tools.accept("1", "2", "3")
         tools.ask("hold", *LANE, 1)
         tools.world.next_hop.ready = True
-        tools.world.queue.drain()
+        tools.world.queue.next_hop_ready()
         tools.ask("release", *LANE, 1)
         self.assertEqual(ids(tools.world.next_hop.sent), "231")
-        tools.world.queue.lost()
-        tools.world.queue.drain()
+        tools.world.queue.stream_lost()
+        tools.world.queue.next_hop_ready()
         self.assertEqual(ids(tools.world.next_hop.sent), "231123")
 
     def test_stanza_before_a_gap(self) -> None:
@@ -188,7 +187,7 @@ class HoldTests(SynchronousTestCase):
         self.assertIsNotNone(tools.world.queue.pair_queue.spooled_range)
         tools.ask("hold", *LANE, 1)
         tools.world.next_hop.ready = True
-        tools.world.queue.drain()
+        tools.world.queue.next_hop_ready()
         self.assertEqual(ids(tools.world.next_hop.sent), "234")
 
     def test_over_a_restart(self) -> None:
@@ -198,8 +197,8 @@ class HoldTests(SynchronousTestCase):
         tools.ask("hold", *LANE, 2)
         again = OperatorHolds(tools.state)
         self.assertEqual((again.holds(OUT), again.positions(OUT), again.holds(Pair(HERE, HERE))), (True, {2}, False))
-        tools.world.queues.operator_holds = again
-        self.assertEqual((tools.world.queue.held, tools.world.queue.parked), (True, {2}))
+        restarted = World(holds=again)
+        self.assertEqual((restarted.queue.held, restarted.queue.parked), (True, {2}))
         self.assertEqual(oct((tools.state / withheld.FILE).stat().st_mode & 0o777), "0o600")
         again.discard(HoldTarget(peer=THERE))
         self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
@@ -210,7 +209,7 @@ class HoldTests(SynchronousTestCase):
         tools.ask("hold", *LANE, 2)
         tools.ask("hold", *LANE)
         self.assertEqual(len(tools.world.queue.parked), 1)
-        tools.world.queues.sweep()
+        tools.world.custody.expiry.sweep()
         self.assertEqual([str(each) for each in OperatorHolds(tools.state)], [" ".join(LANE)])
 
     def test_damaged(self) -> None:
@@ -232,7 +231,7 @@ class HoldTests(SynchronousTestCase):
     def test_full_disk(self) -> None:
         """The end of a lane on a full disk does not raise; it is written when there is room."""
         tools = Tools(self.mktemp())
-        holds = tools.world.queues.operator_holds
+        holds = tools.world.custody.services.holds
         reports: list[str] = []
         holds._report = reports.append
         holds.add(HoldTarget(pair=OUT, position=2))
@@ -242,7 +241,7 @@ class HoldTests(SynchronousTestCase):
         self.assertRaises(OSError, holds.add, HoldTarget(pair=OUT))
         self.assertEqual((list(holds), len(reports), len(list(OperatorHolds(tools.state)))), ([], 1, 1))
         full.restore()
-        tools.world.queues.sweep()
+        tools.world.custody.expiry.sweep()
         self.assertEqual(list(OperatorHolds(tools.state)), [])
 
     def test_bounded(self) -> None:
@@ -261,7 +260,7 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         (tools.state / f"{withheld.FILE}.new").mkdir()
         self.assertRaises(VerbError, tools.ask, "hold", *LANE)
-        tools.world.queues.operator_holds._targets[HoldTarget(pair=OUT)] = None
+        tools.world.custody.services.holds._targets[HoldTarget(pair=OUT)] = None
         self.assertRaises(VerbError, tools.ask, "release", *LANE)
         (tools.state / "audit.log").unlink()
         (tools.state / "audit.log").mkdir()
@@ -304,7 +303,7 @@ class DropTests(SynchronousTestCase):
             self.assertEqual(tools.ask("drop", *LANE, number)["stanzas"], dropped)
             self.assertEqual("".join(row["id"] for row in tools.ask("show", *LANE)), left)
         tools.world.next_hop.ready = True
-        tools.world.queue.drain()
+        tools.world.queue.next_hop_ready()
         self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent)), ("13", "24"))
 
     def test_one_while_the_lane_is_read(self) -> None:
@@ -315,12 +314,12 @@ class DropTests(SynchronousTestCase):
         tools.world.hold_back = True
         tools.world.next_hop.ready = True
         answered = tools.world.later
-        tools.world.queue.drain()
+        tools.world.queue.next_hop_ready()
         reading = answered.pop()
         tools.world.hold_back = False
         tools.ask("drop", *LANE, 2)
         reading()
-        self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent), tools.world.queue.pair_queue.gap_count), ("13", "2", 0))
+        self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent), tools.world.queue.pair_queue.only_spooled), ("13", "2", 0))
 
     def test_flush(self) -> None:
         """The lanes that have something to deliver try now."""

@@ -30,7 +30,9 @@ def accepted(peer: Domain | None, leg: str = "federation", method: str | None = 
     )
     remote, local = (peer, HERE) if leg == "federation" else (HERE, peer)
     methods = {Pair(remote, local): method} if method and remote and local else {}
-    return connection, SimpleNamespace(side=SimpleNamespace(leg=leg), peer=remote, local=local, methods=methods, reasons=("r",), since=0.0)
+    return connection, SimpleNamespace(
+        side=SimpleNamespace(leg=leg), peer=remote, local=local, methods=methods, reasons=("r",), since=0.0, engine=connection.engine,
+    )
 
 
 class Accepted(list[Any]):
@@ -63,7 +65,7 @@ class ViewsCase(SynchronousTestCase):
         self.disabled: list[Any] = []
         self.slices = Slices(self.world.clock)
         self.views = GatewayViews(
-            config, self.world.queues, self.accepted, self.world.record, None, 0.0, StreamLimit(self.world.clock), self.slices, lambda: self.disabled,  # type: ignore[arg-type]
+            config, self.world.custody, self.accepted, self.world.record, None, 0.0, StreamLimit(self.world.clock), self.slices, lambda: self.disabled,  # type: ignore[arg-type]
         )
 
     def lane(self, sender: Domain, recipient: Domain, number: int = 0, hop: FakeHop | None = None) -> None:

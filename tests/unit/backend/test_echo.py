@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.backend.echo import EchoNextHop
@@ -17,11 +19,18 @@ class EchoTests(SynchronousTestCase):
     """Messages and pings are answered; errors, rooms and results never (two echoes must not talk for ever)."""
 
     def answers(self, *stanzas: str) -> list[Stanza]:
-        delivered: list[tuple[Pair, list[Stanza]]] = []
-        next_hop = EchoNextHop(PAIR, lambda pair, answers: delivered.append((pair, answers)))
+        delivered: list[Stanza] = []
+        back = SimpleNamespace(pair_queue=SimpleNamespace(crowded=self.crowded), accept=delivered.extend)
+        next_hop = EchoNextHop(PAIR, SimpleNamespace(queue={PAIR.inverse: back}.__getitem__))  # type: ignore[arg-type]
         next_hop.send([each.replace("@", "from='a@peer.example/r' to='b@example.org' id='7'").encode() for each in stanzas])
-        self.assertEqual([pair for pair, _ in delivered], [PAIR.inverse] * len(delivered))
-        return [answer for _, answers in delivered for answer in answers]
+        return delivered
+
+    crowded = False
+
+    def test_no_room(self) -> None:
+        """Where the queue back takes no more, no answer is made."""
+        self.crowded = True
+        self.assertEqual(self.answers("<message @ type='chat'><body>a</body></message>"), [])
 
     def test_message(self) -> None:
         """The body comes back under the same id, addresses swapped, and nothing but the body."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,20 +15,16 @@ from s2sgw.backend.jabberd2_router import AGAIN, SWEEP, UNUSED, Router, RouterLi
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.ingress.filtering import StanzaFilters
-from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.dialing import DialFailed
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Announced, Bound, Routed, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.custody import custody_of, ingress_services
+from tests.support.fakes import FakeNextHop
 
 HERE, ROOMS, PEER = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "peer.example"))
 IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
@@ -86,15 +83,14 @@ class LinkTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.record = EventRecord(self.clock, Logger())
         self.out: list[str] = []
-        self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), (HERE, ROOMS).__contains__, MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self._next_hop))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(PeerPolicies({}), self.clock))
+        self.custody = custody_of(self.clock, self.record, (HERE, ROOMS).__contains__, self._next_hop)
+        self.queues = self.custody.queues
+        services = ingress_services(self.custody, PeerPolicies({}))
         self.connections: list[FakeConnection] = []
         self.failure: Exception | None = None
         self.secret: Any = lambda: "sesame"
         router = Router("127.0.0.1", 5347, "s2s", lambda: self.secret(), frozenset({HERE, ROOMS}))
-        around = RouterServices(ingress_services, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
+        around = RouterServices(services, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
         self.link = RouterLink(router, around, BackOff(first=1, jitter=0))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
@@ -286,14 +282,13 @@ class LifeTests(LinkTestCase):
         self.secret, self.failure = lambda: "sesame", RuntimeError()
         self.clock.advance(4)
         self.flushLoggedErrors(RuntimeError)
-        causes = [Cause.CONNECTION_REFUSED, Cause.SASL_FAILED, Cause.INTERNAL]  # the repetition is counted, and told after a minute
-        self.assertEqual(causes, [each.ending.cause for each in self.record.list()])
-        self.assertEqual(4, sum(self.record.refusals.values()))
+        self.record.tell_repeated(at_once=True)
+        told = Counter({Cause.CONNECTION_REFUSED: 2, Cause.SASL_FAILED: 1, Cause.INTERNAL: 1})
+        self.assertEqual(told, Counter(each.ending.cause for each in self.record.list() for _ in range(each.times)))
         queue = self.queues.queue(IN)
         queue.accept([message("1")])
         self.assertEqual(Cause.INTERNAL, queue.next_hop.last_cause)
-        retry = queue.next_hop.retry  # type: ignore[attr-defined]
-        self.assertEqual(AGAIN, retry.getTime() - self.clock.seconds())
+        self.assertEqual(self.clock.seconds() + AGAIN, queue.next_hop.status().retry_at)
 
     def test_the_end(self) -> None:
         """First nothing more is to come, then it closes for good."""

@@ -30,7 +30,7 @@ OTHER = {**STREAM, "peer": "other.example", "direction": "outbound", "method": "
 BACKEND = {**STREAM, "leg": "backend"}
 LANE = LaneRow(
     sender="example.org", recipient="gone.example", direction="outbound", state="backing off", stanzas=3, bytes=2048, oldest=4000.0,
-    cause="connection-refused", retry=2.5,
+    cause="connection-refused", retry=2.5, blocked="next-hop", full=["disk share"],
 )
 REFUSAL = RefusalRow(
     at=1_800_000_000.0, direction="inbound", leg="federation", peer="evil.example", local="example.org", address="198.51.100.9",
@@ -274,7 +274,7 @@ class AnswerTests(CommandCase):
         self.assertEqual([LANE], self.json_of("lanes", "gone.example"))
         self.assertEqual([LANE], self.json_of("lanes", "example.org"))
         output = self.run_command("lanes").output
-        for words in ("backing off", "2.0 KiB", "1 h 6 min", "connection-refused", "2.5 s"):
+        for words in ("backing off", "2.0 KiB", "1 h 6 min", "connection-refused", "2.5 s", "next-hop", "disk share"):
             self.assertIn(words, output)
 
     def test_peers(self) -> None:

@@ -13,7 +13,7 @@ from s2sgw.cli import tables
 
 PEER = {
     "peer": "gone.example", "lanes": 2, "stanzas": 3, "bytes": 2048, "oldest": 75.0, "states": ["backing off", "held"],
-    "cause": "connection-refused", "retry": 2.5, "held": ["example.org gone.example"],
+    "cause": "connection-refused", "retry": 2.5, "blocked": ["next-hop"], "full": ["disk"], "held": ["example.org gone.example"],
 }
 STANZA = {
     "sender": "example.org", "recipient": "gone.example", "number": 7, "place": "spooled", "kind": "iq", "type": "get", "id": "x\x1b[2J",
@@ -39,7 +39,7 @@ class QueueCommandTests(SynchronousTestCase):
     def test_list(self) -> None:
         """By peer, with everything that an operator asks first; 1 where the named peer has nothing."""
         result = self.run_command([PEER], "list")
-        for words in ("gone.example", "backing off, held", "2.0 KiB", "1 min 15 s", "connection-refused", "2.5 s", "example.org gone.example"):
+        for words in ("gone.example", "backing off, held", "2.0 KiB", "1 min 15 s", "connection-refused", "2.5 s", "next-hop", "disk", "example.org gone.example"):
             self.assertIn(words, result.output)
         self.assertEqual(([("queue list", {"limit": 1000})], 0), (self.asked, result.exit_code))
         self.assertEqual(1, self.run_command([], "list", "gone.example").exit_code)

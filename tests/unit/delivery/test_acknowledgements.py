@@ -1,25 +1,24 @@
-"""How it is learnt what the next server has: pings as receipts, and servers that answer none (R41)."""
+"""How it is learnt what the next server has: acknowledgements (XEP-0198), and pings (R41)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.acknowledgements import (
     LARGE,
-    MEMORY,
-    OVERDUE,
-    PATIENCE,
-    REMEMBERED,
+    OVERDUE_SECONDS,
+    PING_SECONDS,
     REQUEST,
     PingAcks,
+    ReplyCatcher,
     StreamManagementAcks,
     TcpAcks,
-    UnansweredPings,
 )
+from s2sgw.delivery.iq_replies import LateReplies, PingReplies
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
@@ -27,184 +26,240 @@ from s2sgw.xmpp.namespaces import PING
 PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
 
 
+class Stream:
+    """Notes what is written and counted."""
+
+    pair = PAIR
+
+    def __init__(self) -> None:
+        self.answers = False
+        self.written: list[bytes] = []
+        self.counted: list[int] = []
+
+    def write(self, stanzas: list[bytes]) -> None:
+        self.written += stanzas
+
+    def count_sent(self, number: int) -> None:
+        self.counted.append(number)
+
+
+class Policy:
+    """Decides as the test says, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.answers = False
+        self.ends = False
+        self.told: list[Any] = []
+
+    def ping_answered(self, stream: Any) -> None:
+        self.answers = stream.answers = True
+
+    def answers_pings(self, stream: object) -> bool:
+        return self.answers
+
+    def ping_unanswered(self, stream: object) -> bool:
+        self.told.append("unanswered")
+        return self.ends
+
+    def acks_overdue(self, stream: object, acked_before: bool) -> None:
+        self.told.append(acked_before)
+
+
+class Queue:
+    """Notes what is acknowledged."""
+
+    pair = PAIR
+
+    def __init__(self) -> None:
+        self.acknowledgements: list[tuple[int, str]] = []
+
+    def acknowledged(self, number: int, evidence: Any) -> None:
+        self.acknowledgements.append((number, evidence.label))
+
+
 class PingTests(SynchronousTestCase):
     """R41: the ping barrier."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.expected: dict[str, Callable[[], None]] = {}
-        self.written: list[bytes] = []
-        self.acknowledged: list[int] = []
-        self.silent: list[bool] = []
-        self.chokes = False
+        self.replies = PingReplies(PAIR.inverse, LateReplies())
+        self.stream, self.queue, self.policy = Stream(), Queue(), Policy()
+        self.acks = self.pings()
+
+    def pings(self, always: bool = False) -> PingAcks:
         ids = count(1)
-        self.acknowledgements = PingAcks(
-            PAIR, self.written.append, self.expected.__setitem__, lambda id: self.expected.pop(id, None) and None,
-            self.acknowledged.append, lambda: self.silent.append(True), self.clock, lambda: f"id{next(ids)}",
-            choked=lambda: self.chokes,
-        )
+        catcher = ReplyCatcher(lambda pair: self.replies if pair == PAIR.inverse else self.fail(), PAIR.inverse)
+        return PingAcks(self.stream, self.queue, catcher, self.policy, self.clock, lambda: f"id{next(ids)}", always)  # type: ignore[arg-type]
+
+    def answer(self, id: str) -> None:
+        self.replies.pings.pop(id)()
 
     def test_the_ping(self) -> None:
-        """R41: one ping from the proven pair, with an id of its own, behind the first batch."""
-        ping = Element.parse(self.acknowledgements.behind(3))
+        """R41: one ping from the proven pair, with an id of its own, behind the first batch; it is counted as a stanza."""
+        ping = Element.parse(self.acks.after_batch(3))
         self.assertEqual(ping.attributes, {"type": "get", "id": "id1", "from": "here.example", "to": "there.example"})
         self.assertIsNotNone(ping.child(PING, "ping"))
-        self.assertEqual(list(self.expected), ["id1"])
+        self.assertEqual((list(self.replies.pings), self.stream.counted), (["id1"], [3, 1]))
 
     def test_one_at_a_time(self) -> None:
         """R41: what is written while a ping is out is asked for by the next one."""
-        self.acknowledgements.behind(3)
-        self.assertEqual((self.acknowledgements.behind(2), self.acknowledgements.behind(4)), (b"", b""))
-        self.expected["id1"]()
-        self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([3], ["id2"], 1))
-        self.expected["id2"]()
-        self.assertEqual((self.acknowledged, self.expected, len(self.written)), ([3, 6], {}, 1))
+        self.acks.after_batch(3)
+        self.assertEqual((self.acks.after_batch(2), self.acks.after_batch(4)), (b"", b""))
+        self.answer("id1")
+        self.assertEqual((self.queue.acknowledgements, list(self.replies.pings), len(self.stream.written)), ([(3, "passed_on")], ["id2"], 1))
+        self.answer("id2")
+        self.assertEqual((self.queue.acknowledgements[1:], self.replies.pings, len(self.stream.written)), ([(6, "passed_on")], {}, 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silence(self) -> None:
-        """R41: no answer in time on a live stream: what was written counts as passed on, now and from now on."""
-        self.acknowledgements.behind(3)
-        self.acknowledgements.behind(2)
-        self.clock.advance(PATIENCE)
-        self.assertEqual((self.acknowledged, self.silent, self.expected), ([5], [True], {}))
-        self.assertFalse(self.acknowledgements.acknowledges)
-        self.assertEqual(self.acknowledgements.behind(1), b"")
+        """R41: a server that has never answered is believed to have what was written, now and from now on."""
+        self.acks.after_batch(3)
+        self.acks.after_batch(2)
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual((self.queue.acknowledgements, self.policy.told, self.replies.pings), ([(5, "written")], ["unanswered"], {}))
+        self.assertEqual((self.acks.acknowledges, self.acks.after_batch(1)), (False, b""))
 
-    def test_crowded(self) -> None:
-        """R41: a server that never answered holds up nobody; one that did is waited for."""
-        self.acknowledgements.behind(3)
-        self.acknowledgements.behind(2)
-        self.acknowledgements.crowded()
-        self.assertEqual((self.acknowledged, list(self.expected)), ([5], ["id1"]))
-        self.expected["id1"]()
-        self.acknowledgements.behind(4)
-        self.acknowledgements.crowded()
-        self.assertEqual(self.acknowledged, [5, 0])
+    def test_silence_of_one_that_is_always_asked(self) -> None:
+        """R41: where pings are configured, the next batch is asked about all the same."""
+        self.acks = self.pings(always=True)
+        self.acks.after_batch(3)
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual((self.queue.acknowledgements, self.acks.acknowledges), ([(3, "written")], True))
+        self.assertIn(b"id2", self.acks.after_batch(1))
 
-    def test_crowded_with_nothing_written(self) -> None:
-        """Where nothing was written there is nothing to count as passed on: a crowded lane would ask again for ever."""
-        self.acknowledgements.crowded()
-        self.acknowledgements.behind(3)
-        self.acknowledgements.crowded()
-        self.acknowledgements.crowded()
-        self.assertEqual(self.acknowledged, [3])
+    def test_silence_that_ends_the_stream(self) -> None:
+        """What a server may not have is not believed: nothing is acknowledged where the stream was ended."""
+        self.acks.after_batch(1)
+        self.answer("id1")
+        self.acks.after_batch(2)
+        self.policy.ends = True
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual((self.queue.acknowledgements, self.replies.pings, self.clock.getDelayedCalls()), ([(1, "passed_on")], {}, []))
 
-    def test_choked(self) -> None:
-        """A server that may not have got over what was sent is not believed to have it, nor said to answer nothing."""
-        self.acknowledgements.behind(1)
-        self.expected["id1"]()
-        self.acknowledgements.behind(2)
-        self.chokes = True
-        self.clock.advance(PATIENCE)
-        self.assertEqual((self.acknowledged, self.silent, self.expected, self.clock.getDelayedCalls()), ([1], [], {}, []))
+    def test_a_late_reply_is_dropped(self) -> None:
+        """R41: the reply that comes after its time goes no further."""
+        self.acks.after_batch(1)
+        self.clock.advance(PING_SECONDS)
+        self.assertTrue(self.replies)
 
-    def test_ahead(self) -> None:
-        """Before the first large stanza of a stream it is asked whether the server answers at all; the next ping is about that one."""
+    def test_pressure(self) -> None:
+        """R41: a server that never answered slows no source; one that did is waited for."""
+        self.acks.after_batch(3)
+        self.acks.after_batch(2)
+        self.acks.on_pressure()
+        self.assertEqual((self.queue.acknowledgements, list(self.replies.pings)), ([(5, "written")], ["id1"]))
+        self.answer("id1")
+        self.acks.after_batch(4)
+        self.acks.on_pressure()
+        self.assertEqual(self.queue.acknowledgements[1:], [(0, "passed_on")])
+
+    def test_pressure_with_nothing_written(self) -> None:
+        """Where nothing was written nothing is believed: a crowded queue would ask again for ever."""
+        self.acks.on_pressure()
+        self.acks.after_batch(3)
+        self.acks.on_pressure()
+        self.acks.on_pressure()
+        self.assertEqual(self.queue.acknowledgements, [(3, "written")])
+
+    def test_before_a_large_stanza(self) -> None:
+        """Before the first large stanza it is asked whether the server answers at all; the next ping is about that one."""
         large, small = b"x" * (LARGE + 1), b"x" * LARGE
-        self.assertEqual(self.acknowledgements.ahead([small]), b"")
-        self.assertIn(b"id1", self.acknowledgements.ahead([small, large]))
-        self.assertEqual((self.acknowledgements.ahead([large]), self.acknowledgements.behind(2), self.acknowledged), (b"", b"", []))
-        self.expected["id1"]()
-        self.assertEqual((self.acknowledged, list(self.expected), len(self.written)), ([0], ["id2"], 1))
-        self.expected["id2"]()
-        self.assertEqual((self.acknowledged, self.acknowledgements.ahead([large])), ([0, 2], b""))
+        self.assertEqual(self.acks.before_batch([small]), b"")
+        self.assertIn(b"id1", self.acks.before_batch([small, large]))
+        self.assertEqual((self.acks.before_batch([large]), self.acks.after_batch(2), self.queue.acknowledgements), (b"", b"", []))
+        self.answer("id1")
+        self.assertEqual((self.queue.acknowledgements, list(self.replies.pings), len(self.stream.written)), ([(0, "passed_on")], ["id2"], 1))
+        self.answer("id2")
+        self.assertEqual((self.queue.acknowledgements[1:], self.acks.before_batch([large])), ([(2, "passed_on")], b""))
 
-    def test_not_ahead_once_silent(self) -> None:
-        """R41: who answers nothing is asked nothing more."""
-        self.acknowledgements.ahead([b"x" * (LARGE + 1)])
-        self.acknowledgements.behind(1)
-        self.clock.advance(PATIENCE)
-        self.assertEqual((self.acknowledged, self.acknowledgements.ahead([b"x" * (LARGE + 1)])), ([1], b""))
+    def test_not_asked_once_silent(self) -> None:
+        """R41: a server that answers nothing is asked nothing more."""
+        self.acks.before_batch([b"x" * (LARGE + 1)])
+        self.acks.after_batch(1)
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual((self.queue.acknowledgements, self.acks.before_batch([b"x" * (LARGE + 1)])), ([(1, "written")], b""))
 
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
-        self.acknowledgements.behind(3)
-        self.acknowledgements.stop()
-        self.acknowledgements.stop()
-        self.assertEqual((self.expected, self.clock.getDelayedCalls(), self.acknowledged), ({}, [], []))
+        self.acks.after_batch(3)
+        self.acks.stop()
+        self.acks.stop()
+        self.assertEqual((self.replies.pings, self.clock.getDelayedCalls(), self.queue.acknowledgements), ({}, [], []))
 
 
-class OtherReceiptsTests(SynchronousTestCase):
-    """The other two ways."""
+class StreamManagementTests(SynchronousTestCase):
+    """R35: XEP-0198."""
 
-    def test_managed(self) -> None:
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.stream, self.policy = Stream(), Policy()
+
+    def acks(self, before: int = 0, acked_before: bool = False) -> StreamManagementAcks:
+        return StreamManagementAcks(self.stream, self.policy, self.clock, before, acked_before)  # type: ignore[arg-type]
+
+    def test_asked(self) -> None:
         """R35: each write is counted and followed by a request."""
-        sent: list[int] = []
-        acknowledgements = StreamManagementAcks(sent.append, Clock(), self.fail)
-        self.assertEqual((acknowledgements.behind(3), sent, acknowledgements.acknowledges), (REQUEST, [3], True))
-        acknowledgements.crowded()
-        acknowledgements.stop()
-        acknowledgements.stop()
+        acks = self.acks()
+        self.assertEqual((acks.before_batch([b"x" * (LARGE + 1)]), acks.after_batch(3), self.stream.counted, acks.acknowledges), (b"", REQUEST, [3], True))
+        acks.on_pressure()
+        acks.stop()
+        acks.stop()
 
-    def test_managed_in_time(self) -> None:
+    def test_in_time(self) -> None:
         """R35: while something is acknowledged now and then, or nothing is to be, all is well; the timer ends then."""
-        clock = Clock()
-        acknowledgements = StreamManagementAcks(lambda number: None, clock, self.fail)
-        clock.advance(100)
-        acknowledgements.behind(2)
-        clock.advance(OVERDUE - 1)
-        acknowledgements.acknowledged(1)
-        clock.advance(OVERDUE - 1)
-        acknowledgements.acknowledged(1)
-        clock.advance(1)
-        self.assertEqual(clock.getDelayedCalls(), [])
-        clock.advance(100)
-        acknowledgements.behind(1)
-        clock.advance(OVERDUE - 1)
-        acknowledgements.stop()
-        self.assertEqual(clock.getDelayedCalls(), [])
+        acks = self.acks()
+        self.clock.advance(100)
+        acks.after_batch(2)
+        self.clock.advance(OVERDUE_SECONDS - 1)
+        acks.acknowledged(1)
+        self.clock.advance(OVERDUE_SECONDS - 1)
+        acks.acknowledged(1)
+        self.clock.advance(1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(100)
+        acks.after_batch(1)
+        self.clock.advance(OVERDUE_SECONDS - 1)
+        acks.stop()
+        self.assertEqual((self.clock.getDelayedCalls(), self.policy.told), ([], []))
 
-    def test_managed_too_late(self) -> None:
-        """R35: nothing acknowledged for too long, on a stream that promised it: broken."""
-        clock, broken = Clock(), []
-        acknowledgements = StreamManagementAcks(lambda number: None, clock, lambda heard: broken.append((clock.seconds(), heard)))
-        acknowledgements.behind(2)
-        clock.advance(10)
-        acknowledgements.acknowledged(1)
-        acknowledgements.behind(1)
-        clock.advance(OVERDUE - 1)
-        self.assertEqual(broken, [])
-        clock.advance(1)
-        self.assertEqual((broken, clock.getDelayedCalls()), ([(OVERDUE + 10, True)], []))
+    def test_overdue(self) -> None:
+        """R35: nothing acknowledged for too long, on a stream that promised it; it is told whether anything ever was."""
+        acks = self.acks()
+        acks.after_batch(2)
+        self.clock.advance(10)
+        acks.acknowledged(1)
+        acks.after_batch(1)
+        self.clock.advance(OVERDUE_SECONDS - 1)
+        self.assertEqual(self.policy.told, [])
+        self.clock.advance(1)
+        self.assertEqual((self.policy.told, self.clock.getDelayedCalls()), ([True], []))
+        for acked_before in (False, True):
+            self.acks(acked_before=acked_before).after_batch(1)
+            self.clock.advance(OVERDUE_SECONDS)
+        self.assertEqual(self.policy.told, [True, False, True])
 
-    def test_managed_heard_before(self) -> None:
-        """R35: who has acknowledged on the stream before is known to."""
-        clock = Clock()
-        broken: list[bool] = []
-        acknowledgements = StreamManagementAcks(lambda number: None, clock, broken.append, heard=True)
-        self.assertEqual(acknowledgements.ahead([b"x" * (LARGE + 1)]), b"")
-        acknowledgements.behind(1)
-        clock.advance(OVERDUE)
-        self.assertEqual(broken, [True])
+    def test_counted_before(self) -> None:
+        """R35: what was counted before is acknowledged first, and settles nothing."""
+        acks = self.acks(before=2)
+        acks.after_batch(3)
+        self.assertFalse(acks.whole)
+        self.assertEqual((acks.acknowledged(3), acks.acknowledged(2), acks.whole), (1, 2, True))
+
+    def test_resumed(self) -> None:
+        """R35: what is written again on the stream that resumes another is counted already."""
+        acks = self.acks(before=2)
+        self.assertEqual((acks.resumed(2), self.stream.counted, acks.acknowledged(2)), (REQUEST, [], 2))
+
+
+class TcpTests(SynchronousTestCase):
+    """TCP alone."""
 
     def test_none(self) -> None:
-        """TCP says nothing."""
-        acknowledgements = TcpAcks()
-        self.assertEqual(acknowledgements.ahead([b"x" * (LARGE + 1)]), b"")
-        self.assertEqual((acknowledgements.behind(3), acknowledgements.acknowledges), (b"", False))
-        acknowledgements.acknowledged(1)
-        acknowledgements.crowded()
-        acknowledgements.stop()
-
-
-class SilentTests(SynchronousTestCase):
-    """R41: who answers no ping is remembered for a day."""
-
-    def test_for_a_day(self) -> None:
-        """R41: and asked again after it."""
-        clock = Clock()
-        silent = UnansweredPings(clock)
-        silent.remember("there.example")
-        clock.advance(MEMORY - 1)
-        self.assertIn("there.example", silent)
-        self.assertNotIn("other.example", silent)
-        clock.advance(1)
-        self.assertNotIn("there.example", silent)
-
-    def test_bounded(self) -> None:
-        """The memory is bounded: the oldest goes first."""
-        silent = UnansweredPings(Clock())
-        for number in range(REMEMBERED + 1):
-            silent.remember(f"s{number}.example")
-        self.assertNotIn("s0.example", silent)
-        self.assertIn(f"s{REMEMBERED}.example", silent)
+        """Stanzas are counted, and nothing is acknowledged."""
+        stream = Stream()
+        acks = TcpAcks(stream)  # type: ignore[arg-type]
+        self.assertEqual(acks.before_batch([b"x" * (LARGE + 1)]), b"")
+        self.assertEqual((acks.after_batch(3), acks.acknowledges, acks.acknowledged(1), stream.counted), (b"", False, 0, [3]))
+        acks.on_pressure()
+        acks.stop()
+        self.assertEqual(TcpAcks().after_batch(3), b"")

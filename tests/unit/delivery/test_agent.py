@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery import holds as orders
 from s2sgw.delivery.acknowledgements import StreamManagementAcks, TcpAcks
-from s2sgw.delivery.agent import ISOLATING, ISOLATIONS, STEADY, DeliveryAgent
+from s2sgw.delivery.agent import WORKED_SECONDS, DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.retry import ISOLATING_SECONDS, MAX_ISOLATIONS
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.s2s import stream_limits
@@ -33,14 +32,14 @@ from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import PairProven, PairRefused, Permission
 from s2sgw.stream.features import PeerLimits
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import Connections, FakeNextHop, Transports
+from tests.support.custody import custody_of, stop
+from tests.support.fakes import Connections, FakeNextHop
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -112,7 +111,7 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
-            closing=False, extensible=False, resumption=None, continues=False,
+            closing=False, extensible=False, resumption=None, continues=False, sent=lambda number: None,
         )
 
     def shown(self, pair: Pair) -> str | None:
@@ -164,10 +163,8 @@ class World:
         self.extensions = ExtensionMemory(self.clock)
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock, Logger())
-        self.queues = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE,
-            MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self._next_hop))
+        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=memory)
+        self.queues = self.custody.queues
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
@@ -290,7 +287,7 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("q", "iq", "get"), message("m")])
         for _ in range(31):
             world.clock.advance(1)
-            world.queues.sweep()
+            world.custody.expiry.sweep()
         self.assertEqual([stanza.id for stanza in world.back], ["q"])
         self.assertIn(b"remote-server-timeout", world.back[0].data)
         self.assertIn(b"dns-unreachable", world.back[0].data)
@@ -303,7 +300,7 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
         world.side.ending = None
         world.destinations.contacted(THERE.ascii, lambda: None)
-        world.queues.contact(THERE)
+        world.queues.retry_now(THERE)
         self.assertEqual(ids(world.open().written), ["1"])
 
     def test_contact_put_off(self) -> None:
@@ -313,8 +310,8 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
 
         def contact() -> None:
-            world.destinations.contacted(THERE.ascii, lambda: world.queues.contact(THERE))
-            world.queues.contact(THERE)
+            world.destinations.contacted(THERE.ascii, lambda: world.queues.retry_now(THERE))
+            world.queues.retry_now(THERE)
         contact()
         world.side.ending = None
         contact()
@@ -329,7 +326,7 @@ class CourierTests(SynchronousTestCase):
             world.queue.accept([message("1")])
             world.clock.advance(1)
             world.destinations.contacted(THERE.ascii, lambda: None)
-            world.queues.contact(THERE)
+            world.queues.retry_now(THERE)
             self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
             world.fail(cause)
             world.clock.advance(0)
@@ -349,7 +346,7 @@ class CourierTests(SynchronousTestCase):
             if approved:
                 PeerStreams(world.queues, [], []).wake(THERE)  # type: ignore[arg-type]
             else:
-                orders.flush(world.queue)
+                world.queue.flush()
             self.assertEqual(ids(world.open().written), ["1"])
 
     def test_error_before_enabled(self) -> None:
@@ -360,7 +357,7 @@ class CourierTests(SynchronousTestCase):
             world.queue.accept([message("1")])
             world.dials[-1].callback(None)
             world.connections[-1].owner.engine.enabling = enabling
-            world.next_hop._receipts_of = lambda agent, stream, clock=world.clock: StreamManagementAcks(int, clock, lambda owed: None)
+            world.next_hop._choose_acks = lambda queue, stream, stalled, clock=world.clock: StreamManagementAcks(stream, Mock(), clock)
             world.connections[-1].prove()
             world.connections[-1].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
             self.assertEqual([stanza.id for stanza in world.back], back)
@@ -386,7 +383,7 @@ class CourierTests(SynchronousTestCase):
         world.dials[1].callback(None)
         world.connections[1].owner.event(world.connections[1], PairRefused(OUT, Ending(Cause.DIALBACK_INVALID, by="them")))
         world.clock.advance(598)
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual([stanza.id for stanza in world.back], ["1"])
         self.assertIn(b"dialback-invalid", world.back[0].data)
 
@@ -428,7 +425,7 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
         world.clock.advance(1)
         connection = world.open()
-        world.clock.advance(STEADY)
+        world.clock.advance(WORKED_SECONDS)
         connection.writable = False
         world.queue.accept([message("2")])
         connection.close(Ending(Cause.CONNECTION_LOST, by="network"))
@@ -451,18 +448,18 @@ class CourierTests(SynchronousTestCase):
         ):
             world = World()
             world.queue.accept([message(id) for id in ("1", "bad", "3")])
-            world.next_hop._receipts_of = self.by_hand
+            world.next_hop._choose_acks = self.by_hand
             while not world.back:
                 connection = world.open()
                 if ids(connection.written) == ["1"]:
                     world.queue.acknowledged(1)
                 connection.close(end)
-                self.assertEqual((world.state, world.next_hop.failures), ("backing off", 0))
-                world.clock.advance(2 * ISOLATING)
+                self.assertEqual((world.state, world.next_hop.retry.failures), ("backing off", 0))
+                world.clock.advance(2 * ISOLATING_SECONDS)
             self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
             self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
 
-    def by_hand(self, agent: DeliveryAgent, stream: Any) -> Any:
+    def by_hand(self, queue: DeliveryQueue, stream: Any, stalled_before: bool) -> Any:
         acknowledgements = TcpAcks()
         acknowledgements.acknowledges = True
         return acknowledgements
@@ -470,21 +467,21 @@ class CourierTests(SynchronousTestCase):
     def test_every_one_poison(self) -> None:
         """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
         world = World()
-        world.queue.accept([message(str(number)) for number in range(ISOLATIONS + 2)])
-        world.next_hop._receipts_of = self.by_hand
+        world.queue.accept([message(str(number)) for number in range(MAX_ISOLATIONS + 2)])
+        world.next_hop._choose_acks = self.by_hand
         rests = []
-        for _ in range(ISOLATIONS + 2):
+        for _ in range(MAX_ISOLATIONS + 2):
             world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
-            rests.append(world.next_hop.retry.getTime() - world.clock.seconds())
+            rests.append(world.next_hop.data.timer.getTime() - world.clock.seconds())
             world.clock.advance(rests[-1])
-        self.assertEqual(rests, [ISOLATING] * ISOLATIONS + [2.0, 4.0])
+        self.assertEqual(rests, [ISOLATING_SECONDS] * MAX_ISOLATIONS + [2.0, 4.0])
 
     def test_nothing_in_doubt(self) -> None:
         """A lane that had nothing on its way when the stream ended over content (of another lane on it) waits no longer for that."""
         world = World()
         world.queue.accept([message("1")])
         world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
-        self.assertEqual((world.next_hop.failures, world.next_hop.retry.getTime()), (0, ISOLATING))
+        self.assertEqual((world.next_hop.retry.failures, world.next_hop.data.timer.getTime()), (0, ISOLATING_SECONDS))
 
     def test_parts(self) -> None:
         """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment
@@ -501,7 +498,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(2, len(world.connections))
         self.assertEqual((["1"], ["23"]), (ids(connection.written), ids(world.open().written)))
         agent: Any = world.queue.next_hop
-        self.assertEqual((0, []), (agent.failures, world.back))
+        self.assertEqual((0, []), (agent.retry.failures, world.back))
 
     def test_does_not_part(self) -> None:
         """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
@@ -510,8 +507,8 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
         connection = world.open()
         agent: Any = world.queue.next_hop
-        agent.acknowledgements = TcpAcks()
-        agent.acknowledgements.acknowledges = True
+        agent.data.acknowledgements = TcpAcks()
+        agent.data.acknowledgements.acknowledges = True
         world.queue.accept([message("2")])
         agent.release_stream()
         self.assertIsNone(connection.ending)
@@ -560,7 +557,7 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("1")])
         world.open().close(Ending(Cause.CLOSED, by="them"))
         world.clock.advance(600)
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual(list(world.queues), [])
 
     def test_stop(self) -> None:
@@ -568,11 +565,11 @@ class CourierTests(SynchronousTestCase):
         world = World()
         world.queue.accept([message("1")])
         connection = world.open()
-        world.queues.stop()
+        stop(world.custody)
         self.assertEqual(connection.ending, Ending(Cause.SHUTDOWN))
         waiting = World()
         waiting.queue.accept([message("2")])
-        waiting.queues.stop()
+        stop(waiting.custody)
         self.assertEqual([stanza.id for stanza in waiting.back], ["2"])
         self.assertEqual(waiting.clock.getDelayedCalls(), [])
 
@@ -595,7 +592,7 @@ class CourierTests(SynchronousTestCase):
             world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
             world.queue.accept([message("1")])
             world.open()
-            self.assertEqual(world.queue.fitness.largest, largest)
+            self.assertEqual(world.queue.limits.largest, largest)
 
     def test_what_cannot_be_held(self) -> None:
         """What would break the next server comes back with the reason, whether it waited or not; the rest goes on."""

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import iq_replies
 from s2sgw.delivery.iq_replies import LateReplies, PingReplies
+from s2sgw.queue.evidence import Rule
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.unit.delivery.test_queue import HERE, OUT, World
@@ -37,12 +38,30 @@ class LateTests(SynchronousTestCase):
         for stanza in (answer("3"), answer("1", sender="v@there.example"), answer("1", "get"), answer("1", kind="message")):
             self.assertFalse(caught.take(stanza))
         self.assertFalse(late.take(OTHER, answer("1")))
-        self.assertEqual([True, False, True], [caught.take(each) for each in (answer("1"), answer("1"), answer("2", "error"))])
+        self.assertEqual([Rule.LATE_REPLY, None, Rule.LATE_REPLY], [caught.take(each) for each in (answer("1"), answer("1"), answer("2", "error"))])
         self.assertFalse(caught)
+
+    def test_asked_again(self) -> None:
+        """R33: who asks again with the same id gets an answer; the other one, if it comes too, is dropped."""
+        late = LateReplies()
+        late.expect(BACK, request("1"))
+        late.asked_again(BACK, request("1"))
+        late.asked_again(BACK, request("2"))
+        self.assertEqual([late.take(BACK, answer("1")) for _ in range(3)], [False, True, False])
+        self.assertNotIn(BACK, late)
+
+    def test_asked_again_and_again(self) -> None:
+        """R33: each request that is sent again lets one answer through, and each that is in doubt again takes that back."""
+        late = LateReplies()
+        late.expect(BACK, request("1"))
+        late.asked_again(BACK, request("1"))
+        late.asked_again(BACK, request("1"))
+        late.expect(BACK, request("1"))
+        self.assertEqual([late.take(BACK, answer("1")) for _ in range(2)], [False, True])
 
     def test_bounded(self) -> None:
         """The oldest goes first."""
-        self.patch(iq_replies, "REMEMBERED", 2)
+        self.patch(iq_replies, "MAX_LATE_REPLIES", 2)
         late = LateReplies()
         late.expect(OTHER, request("0"))
         for each in "12":
@@ -54,10 +73,10 @@ class LateTests(SynchronousTestCase):
     def test_outlives_the_lane(self) -> None:
         """R33: a lane that was forgotten meanwhile still drops it."""
         world = World()
-        world.queues.drop_late(OUT, [request("1")])
+        world.custody.services.late.expect(BACK, request("1"))
         world.back.ready = False
         world.queues.queue(BACK)
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertNotIn(BACK, [queue.pair for queue in world.queues])
         world.back.ready = True
         world.queues.queue(BACK).accept([answer("1"), answer("2")])
@@ -73,6 +92,5 @@ class PingTests(SynchronousTestCase):
         caught.pings["p"] = lambda: told.append("p")
         self.assertTrue(caught)
         self.assertEqual([True, True, False, False], [caught.awaits(each) for each in (answer("p"), answer("p", "error"), answer("p", "get"), answer("q"))])
-        self.assertTrue(caught.take(answer("p")))
-        self.assertFalse(caught.take(answer("q")))
+        self.assertEqual((caught.take(answer("p")), caught.take(answer("q"))), (Rule.PING_REPLY, None))
         self.assertEqual(["p"], told)

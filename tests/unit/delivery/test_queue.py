@@ -12,19 +12,17 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery import holds
 from s2sgw.delivery import queue as flows
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.queue.entries import HoldTimes, UpstreamAck
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.custody import Receipt, custody_of, stop
+from tests.support.fakes import FakeNextHop
 from tests.support.spool_contract import answer_into
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
@@ -86,7 +84,7 @@ class Source:
 class World:
     """Lanes with an outbound hop under test, an inbound hop that keeps bounces, and a spool whose answers can be held back."""
 
-    def __init__(self, disk: int = 1 << 20, memory: int = 1 << 20, spool: MemorySpool | None = None) -> None:
+    def __init__(self, disk: int = 1 << 20, memory: int = 1 << 20, spool: MemorySpool | None = None, **options: Any) -> None:
         self.clock = Clock()
         self.later: list[Callable[[], None]] = []
         self.hold_back = False
@@ -95,9 +93,11 @@ class World:
         self.back = FakeHop(acknowledges=False)
         self.settled: list[str] = []
         self.record = EventRecord(self.clock, Logger())
-        self.queues = DeliveryQueues(
-            self.clock, self.record, memory, lambda pair: HoldTimes(600, 30), lambda domain: domain == HERE, self.spool, WINDOW,
-        ).attach(Transports(self._next_hop))
+        self.custody = custody_of(
+            self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=memory, spool=self.spool, window=WINDOW,
+            **options,
+        )
+        self.queues = self.custody.queues
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         return self.next_hop if queue.direction == "outbound" else self.back
@@ -118,7 +118,7 @@ class World:
 
     def accept(self, *stanzas: Stanza) -> None:
         name = "".join(stanza.id or "" for stanza in stanzas)
-        self.queue.accept(list(stanzas), None, UpstreamAck(len(stanzas), lambda: self.settled.append(name)))
+        self.queue.accept(list(stanzas), None, Receipt(len(stanzas), lambda: self.settled.append(name)))
 
     def acknowledge_after(self, turns: int) -> None:
         """The next server's word for one stanza is heard after so many more turns of the reactor."""
@@ -176,6 +176,24 @@ class FastPathTests(SynchronousTestCase):
         world.next_hop.acknowledges = False
         world.accept(stanza("1"))
         self.assertEqual((ids(world.next_hop.sent), world.settled, len(world.queue.pair_queue)), ("1", ["1"], 0))
+
+    def test_acknowledgements_that_change_with_a_write(self) -> None:
+        """What is acknowledged from this write on, or goes down with its stream in the write, is not settled by the write."""
+        for begins in (True, False):
+            world = World()
+            world.next_hop.ready, world.next_hop.acknowledges = False, not begins
+            world.accept(stanza("1"))
+
+            def write(data: Sequence[bytes], world: World = world, begins: bool = begins) -> None:
+                world.next_hop.acknowledges = begins
+                if not begins:
+                    world.next_hop.ready = False
+                    world.queue.stream_lost()
+
+            world.next_hop.send = write  # type: ignore[method-assign]
+            world.next_hop.ready = True
+            world.queue.next_hop_ready()
+            self.assertEqual((world.settled, len(world.queue.pair_queue)), ([], 1))
 
 
 class SpoolTests(SynchronousTestCase):
@@ -249,13 +267,13 @@ class SpoolTests(SynchronousTestCase):
     def test_lost_while_it_is_being_spooled(self) -> None:
         """A batch that was written as it came, and is in doubt when it turns out to be durable, is settled all the same."""
         world = World()
-        world.queues.resident = 0
+        world.custody.services.relief.resident = 0
         world.hold_back = True
         world.accept(stanza("1"), stanza("2"), stanza("3"))
         world.clock.advance(WINDOW)
         world.queue.acknowledged(1)
         world.next_hop.ready = False
-        world.queue.lost()
+        world.queue.stream_lost()
         world.answer()
         self.assertEqual((world.settled, world.spooled(), len(world.queue.pair_queue)), (["123"], ["2", "3"], 2))
 
@@ -266,7 +284,7 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
         world.next_hop.ready = False
-        world.queue.lost()
+        world.queue.stream_lost()
         self.assertEqual([held.spooled for held in world.queue.pair_queue], [True, True])
         world.answer()
         self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["12"], "12", 0))
@@ -282,7 +300,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled, ids(world.back.sent)), (["1"], ["1", "2"], "2"))
         self.assertIn(b"resource-constraint", world.back.sent[0])
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         world.accept(stanza("3", size=80))
         world.clock.advance(WINDOW)
         self.assertEqual((ids(world.next_hop.sent), ids(world.back.sent), world.settled), ("13", "2", ["1", "2"]))
@@ -298,7 +316,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         self.assertEqual((world.settled, len(world.queue.pair_queue)), ([], 1))
         world.back.ready = True
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["1"], "1", 0))
 
     def test_refused_and_in_doubt(self) -> None:
@@ -311,13 +329,13 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         self.assertEqual((ids(world.back.sent), world.settled), ("1", []))
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         world.next_hop.ready = True
         source = Source()
         world.queue.accept([stanza("2")], source)
         world.spool.raise_limit(1000)
         world.queue.spool_now()
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), world.spooled(), source.paused), ("", [], True))
         world.queues.queue(OUT.inverse).acknowledged(1)
         self.assertEqual((ids(world.next_hop.sent), world.settled, source.paused), ("2", ["1"], False))
@@ -337,7 +355,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((source.paused, shared.paused), (True, False))
         world.clock.advance(WINDOW)
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
 
     def test_an_error_has_nowhere_to_go(self) -> None:
@@ -372,31 +390,58 @@ class SpoolTests(SynchronousTestCase):
             world.clock.advance(WINDOW)
         self.assertEqual(len(world.record.list("")), 1)
         self.assertEqual(world.record.list("")[0].times, 1)
-        self.assertTrue(world.queue.overflow.lasts)
+        self.assertTrue(world.queue.overflow.active)
         world.spool.raise_limit(1000)
         world.clock.advance(1)
         self.assertEqual(world.spooled(), [])
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual((world.spooled(), world.settled), (["1", "2", "3"], ["1", "2", "3"]))
 
-    def test_error_before_the_end(self) -> None:
-        """The error that answers a spooled stanza is given to the spool before that stanza is taken from it."""
-        before = World()
-        before.next_hop.ready = before.back.ready = False
-        before.accept(stanza("q", "iq", "get"))
-        before.clock.advance(WINDOW)
-        remove = before.spool.remove_each
-        held: list[int] = []
+    def test_error_in_place_of_the_stanza(self) -> None:
+        """The error takes the place of a spooled stanza in one commit: a crash finds one of the two, and never none."""
+        world = World()
+        world.next_hop.ready = world.back.ready = False
+        world.accept(stanza("q", "iq", "get"))
+        world.clock.advance(WINDOW)
+        removed: list[object] = []
+        self.patch(world.spool, "remove_each", lambda *given: removed.append(given))
+        world.clock.advance(31)
+        world.custody.expiry.sweep()
+        self.assertEqual((removed, world.spooled(), [row.pair for row in world.summaries()]), ([], [], [OUT.inverse]))
 
-        def removed(pair: Pair, positions: Sequence[int]) -> None:
-            held.append(before.spool.count)
-            remove(pair, positions)
+    def test_error_without_room(self) -> None:
+        """An answered stanza stays in the spool until its error is safe, be it that the error has no room there."""
+        world = World()
+        world.next_hop.ready = world.back.ready = False
+        world.accept(stanza("q", "iq", "get"))
+        world.clock.advance(WINDOW)
+        self.patch(world.spool, "_limit", 10)
+        world.clock.advance(31)
+        world.custody.expiry.sweep()
+        self.assertEqual((world.spooled(), len(world.queue.pair_queue)), (["q"], 0))
+        world.custody.expiry.sweep()
+        self.assertEqual((world.spooled(), len(world.queues.queue(OUT.inverse).pair_queue)), (["q"], 1))
+        world.back.ready = True
+        world.queues.queue(OUT.inverse).next_hop_ready()
+        self.assertEqual((ids(world.back.sent), world.spooled()), ("q", []))
 
-        self.patch(before.spool, "remove_each", removed)
-        before.clock.advance(31)
-        before.queues.sweep()
-        self.assertEqual((held, before.spooled()), ([2], []))
-        self.assertEqual([summary.pair for summary in before.summaries()], [OUT.inverse])
+    def test_answered_and_not_struck_off(self) -> None:
+        """What is answered, and is still in the spool, is neither read back nor struck off with what stands behind it."""
+        world = World()
+        world.next_hop.ready = world.back.ready = False
+        world.custody.services.relief.resident = 0
+        world.accept(stanza("q", "iq", "get"), stanza("1"))
+        world.clock.advance(WINDOW)
+        world.clock.advance(31)
+        self.patch(world.spool, "_limit", 10)
+        world.custody.expiry.sweep()
+        world.next_hop.ready = True
+        world.queue.next_hop_ready()
+        world.queue.acknowledged(1)
+        self.assertEqual((ids(world.next_hop.sent), world.spooled(), len(world.queue.pair_queue)), ("1", ["q"], 0))
+        world.back.ready = True
+        world.queues.queue(OUT.inverse).next_hop_ready()
+        self.assertEqual((ids(world.back.sent), world.spooled()), ("q", []))
 
     def test_more_than_memory(self) -> None:
         """A long queue lives on disk: memory holds its head, and it is delivered in order from there, chunk by chunk."""
@@ -410,9 +455,9 @@ class SpoolTests(SynchronousTestCase):
         self.assertLess(world.queue.pair_queue.bytes, 5 * CHUNK)
         self.assertEqual((len(world.queue.pair_queue), world.settled), (40, names))
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(re.findall(r"s\d+", ids(world.next_hop.sent)), names)
-        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_evicted_while_the_spool_is_read(self) -> None:
         """What leaves memory again while more of the lane is being fetched is not overtaken by it (a lost stream, a slow disk)."""
@@ -423,34 +468,34 @@ class SpoolTests(SynchronousTestCase):
         self.patch(flows, "CHUNK", 50)  # two stanzas
         world.hold_back = True
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         world.accept(stanza("7"))
         world.clock.advance(WINDOW)
         world.later.pop(0)()  # the first are there and on their way, and more is asked for
         world.next_hop.ready = False
-        world.queue.lost()
+        world.queue.stream_lost()
         world.later.pop(0)()  # the last one is spooled, so that the first may leave memory again
         world.next_hop.ready = True
         world.next_hop.sent.clear()
         world.hold_back = False
         world.answer()
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "1234567")
         world.queue.acknowledged(7)
-        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_grown_while_the_spool_is_read(self) -> None:
         """An answer without a stanza, for all of those have ended, says nothing of what has left memory since it was asked for."""
         world = World()
         world.next_hop.ready = False
-        world.queue.pair_queue.restore(1, 1, 1)
+        world.queue.pair_queue.restore(1, 1, 1, 0.0)
         world.hold_back = True
         world.queue.spooled_range.read_on(CHUNK)
         pair_queue = world.queue.pair_queue
-        pair_queue.spooled_range, pair_queue.gap_count = (0, 2), 1
+        pair_queue.spooled_range, pair_queue.only_spooled = (0, 2), 1
         world.answer()
-        self.assertEqual((pair_queue.spooled_range, pair_queue.gap_count), ((0, 2), 1))
-        pair_queue.spooled_range, pair_queue.gap_count = (0, 2), 0
+        self.assertEqual((pair_queue.spooled_range, pair_queue.only_spooled), ((0, 2), 1))
+        pair_queue.spooled_range, pair_queue.only_spooled = (0, 2), 0
         world.queue.spooled_range.read_on(CHUNK)
         world.answer()
         self.assertIsNone(pair_queue.spooled_range)
@@ -465,17 +510,17 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("3"), stanza("q", "iq", "get"), stanza("4"))
         world.clock.advance(WINDOW)
         world.next_hop.ready = True
-        world.queue.drain()  # the spool is asked for what stands behind 1
+        world.queue.next_hop_ready()  # the spool is asked for what stands behind 1
         world.clock.advance(31)
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual(ids(world.back.sent), "q")
         world.later.pop(0)()  # the last batch is safe, and leaves memory: the spool is being asked for that, too
-        self.assertEqual((world.queue.pair_queue.spooled_range, world.queue.pair_queue.gap_count), ((1, 5), 3))
+        self.assertEqual((world.queue.pair_queue.spooled_range, world.queue.pair_queue.only_spooled), ((1, 5), 3))
         world.hold_back = False
         world.answer()
         self.assertEqual((ids(world.next_hop.sent), ids(world.back.sent)), ("1234", "q"))
         world.queue.acknowledged(4)
-        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.queues.budget.used), (0, 0, 0))
+        self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_dropped_while_what_expired_is_looked_for(self) -> None:
         """A stanza that the operator drops while the spool looks for what has expired is bounced once."""
@@ -487,10 +532,10 @@ class SpoolTests(SynchronousTestCase):
             world.clock.advance(31)
             world.hold_back = True
             if drop_first:
-                holds.drop(world.queue, False, 2)
-            world.queues.sweep()
+                world.queue.drop(False, 2)
+            world.custody.expiry.sweep()
             if not drop_first:
-                holds.drop(world.queue, False, 2)
+                world.queue.drop(False, 2)
             world.hold_back = False
             world.answer()
             self.assertEqual((ids(world.back.sent), world.spooled(), len(world.queue.pair_queue)), ("q", ["1"], 1))
@@ -503,7 +548,7 @@ class SpoolTests(SynchronousTestCase):
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
         after.next_hop.acknowledges = False
-        self.assertEqual(self.successResultOf(after.queues.restore()), 1)
+        self.assertEqual(self.successResultOf(after.custody.restore.restore_all()), 1)
         after.accept(stanza("3"))
         self.assertEqual((ids(after.next_hop.sent), after.spooled()), ("123", []))
 
@@ -513,13 +558,13 @@ class SpoolTests(SynchronousTestCase):
         world.next_hop.ready = False
         world.accept(stanza("1"))
         world.queues.queue(OUT.inverse)
-        world.queues.contact(THERE)
-        world.queues.contact(Domain.parse("elsewhere.example"))
+        world.queues.retry_now(THERE)
+        world.queues.retry_now(Domain.parse("elsewhere.example"))
         self.assertEqual((world.next_hop.contacts, world.back.contacts), (1, 0))
         world.queue.give_up(Cause.NO_SUCH_DOMAIN)
         world.back.ready = False
-        world.queues.sweep()
-        world.queues.contact(THERE)
+        world.custody.expiry.sweep()
+        world.queues.retry_now(THERE)
         self.assertEqual((list(world.queues), world.queues._towards, world.next_hop.contacts), ([], {}, 1))
 
     def test_positions_are_never_used_again(self) -> None:
@@ -531,7 +576,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         world.queue.acknowledged(2)
         world.next_hop.ready = False
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual((list(world.queues), owed), ([], [2]))
         world.accept(stanza("3"))
         world.clock.advance(WINDOW)
@@ -569,9 +614,9 @@ class SpoolTests(SynchronousTestCase):
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
         after.next_hop.ready = False
-        after.queues.restore()
+        after.custody.restore.restore_all()
         after.clock.advance(31)
-        after.queues.sweep()
+        after.custody.expiry.sweep()
         self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("q", ["m"], 1))
 
     def test_given_up(self) -> None:
@@ -582,7 +627,7 @@ class SpoolTests(SynchronousTestCase):
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
         after.next_hop.ready = False
-        after.queues.restore()
+        after.custody.restore.restore_all()
         after.queue.give_up(Cause.NO_SUCH_DOMAIN)
         self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("12", [], 0))
 
@@ -592,7 +637,7 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"))
         world.next_hop.ready = False
         world.accept(stanza("2"))
-        world.queues.stop()
+        stop(world.custody)
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
 
 
@@ -605,7 +650,7 @@ class SpoolTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         self.assertEqual(world.spooled(), [])
         world.clock.advance(WINDOW)
-        world.queues.rest()
+        world.custody.quiesce()
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1"]))
 
     def test_stop_during_a_commit(self) -> None:
@@ -616,7 +661,7 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("1"))
         world.clock.advance(WINDOW)
         world.accept(stanza("2"))
-        left = world.queues.leave()
+        left = Deferred.fromCoroutine(world.custody.hand_to_spool())
         self.assertEqual((len(world.later), world.spool.count), (2, 1))
         world.answer()
         self.successResultOf(left)
@@ -627,7 +672,7 @@ class SpoolTests(SynchronousTestCase):
         world = World(disk=10)
         self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = world.back.ready = False
-        world.queues.rest()
+        world.custody.quiesce()
         world.accept(presence("1"))
         self.assertEqual((world.next_hop.asked, world.back.asked), (0, 0))
         world.clock.advance(WINDOW)
@@ -635,17 +680,17 @@ class SpoolTests(SynchronousTestCase):
         self.assertGreater(world.back.asked, 0)
         world.back.ready = True
         world.clock.advance(WINDOW)
-        self.assertEqual((ids(world.back.sent), bool(world.queue._newest)), ("1", False))
+        self.assertEqual((ids(world.back.sent), bool(world.queue._presence)), ("1", False))
 
     def test_stop_without_room(self) -> None:
         """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
         world = World(disk=10)
         self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = False
-        world.queues.rest()
+        world.custody.quiesce()
         world.queue.accept([stanza("1")])
-        world.queues.queue(OUT.inverse).held = True
-        world.queues.stop()
+        world.queues.queue(OUT.inverse).quiesced = True
+        stop(world.custody)
         self.assertEqual((ids(world.back.sent), world.back.ready), ("1", False))
 
 
@@ -662,27 +707,27 @@ class MarkTests(SynchronousTestCase):
     def go(self) -> str:
         """The next hop is there; what it gets at once."""
         self.world.next_hop.ready = True
-        self.world.queue.drain()
+        self.world.queue.next_hop_ready()
         return ids(self.world.next_hop.sent)
 
     def test_marked_first(self) -> None:
         """What stands before the first request goes at once, the rest in its order when all that are near are marked, by one word."""
         self.assertEqual(self.go(), "m")
-        self.world.queue.drain()
+        self.world.queue.next_hop_ready()
         self.world.queue.accept([stanza("o")])
         self.assertEqual((ids(self.world.next_hop.sent), len(self.world.later)), ("m", 1))
         self.world.answer()
         self.assertEqual(ids(self.world.next_hop.sent), "mqrsno")
         self.world.hold_back = False
         after = World(spool=self.world.spool)
-        after.queues.restore()
+        after.custody.restore.restore_all()
         self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("mrn", "qs"))
 
     def test_the_hop_goes_meanwhile(self) -> None:
         """A request that was marked and not written after all goes with the next stream."""
         self.go()
         self.world.next_hop.ready = False
-        self.world.queue.lost()
+        self.world.queue.stream_lost()
         self.world.answer()
         self.assertEqual(ids(self.world.next_hop.sent), "m")
         self.assertEqual(self.go(), "mmqrsn")
@@ -711,11 +756,11 @@ class DoubtTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
         world.next_hop.ready = False
-        world.queue.lost()
+        world.queue.stream_lost()
         self.assertEqual(ids(world.back.sent), "q")
         self.assertIn(b"remote-server-timeout", world.back.sent[0])
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "1qr2" + "1r2")
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
@@ -724,7 +769,7 @@ class DoubtTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("q", "iq", "get"))
         world.next_hop.ready = False
-        world.queue.lost()
+        world.queue.stream_lost()
         back = world.queues.queue(OUT.inverse)
         other = Stanza("iq", b"<iq id='q'/>", "v@here.example", "u@there.example", "result", "q")
         late = Stanza("iq", b"<iq id='q'/>", "u@here.example", "u@there.example", "result", "q")
@@ -740,8 +785,8 @@ class DoubtTests(SynchronousTestCase):
         before.clock.advance(WINDOW)
         after = World(spool=before.spool)
         after.next_hop.acknowledges = False
-        after.queues.restore()
-        after.queue.drain()
+        after.custody.restore.restore_all()
+        after.queue.next_hop_ready()
         self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("m", "q"))
 
     def test_an_iq_spooled_before_its_way(self) -> None:
@@ -751,10 +796,10 @@ class DoubtTests(SynchronousTestCase):
         before.accept(stanza("q", "iq", "get"))
         before.clock.advance(WINDOW)
         before.next_hop.ready = True
-        before.queue.drain()
+        before.queue.next_hop_ready()
         after = World(spool=before.spool)
-        after.queues.restore()
-        after.queue.drain()
+        after.custody.restore.restore_all()
+        after.queue.next_hop_ready()
         self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("", "q"))
 
 
@@ -765,19 +810,19 @@ class PoisonTests(SynchronousTestCase):
         """The suspects go one at a time; the culprit is bounced with the cause and kept aside; the lane goes on."""
         world = World()
         world.accept(stanza("1"), stanza("bad"), stanza("3"))
-        world.queue.lost("bad-format")
+        world.queue.stream_lost("bad-format")
         world.next_hop.sent.clear()
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "1")
         world.accept(stanza("4"))
         self.assertEqual(ids(world.next_hop.sent), "1")
         world.queue.acknowledged(1)
         self.assertEqual(ids(world.next_hop.sent), "1bad")
-        world.queue.lost("bad-format")
+        world.queue.stream_lost("bad-format")
         self.assertEqual(ids(world.back.sent), "bad")
         self.assertIn(b"(queue: poison; bad-format)</text>", world.back.sent[0])
         world.next_hop.sent.clear()
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), world.queue.suspects), ("34", 0))
         pen: list[Quarantined] = []
         world.spool.quarantined(10, answer_into(pen))
@@ -789,8 +834,8 @@ class PoisonTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"))
         for _ in range(3):
-            world.queue.lost()
-            world.queue.drain()
+            world.queue.stream_lost()
+            world.queue.next_hop_ready()
         self.assertEqual((world.back.sent, world.queue.suspects, ids(world.next_hop.sent)), ([], 0, "1111"))
 
 
@@ -805,7 +850,7 @@ class PresenceTests(SynchronousTestCase):
             world.accept(each)
         world.clock.advance(WINDOW)
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         return world, ids(world.next_hop.sent)
 
     def test_newest(self) -> None:
@@ -845,9 +890,9 @@ class PresenceTests(SynchronousTestCase):
         world.accept(presence("1"))
         world.next_hop.ready = False
         world.accept(presence("2"))
-        world.queue.lost()
+        world.queue.stream_lost()
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "112")
 
 
@@ -859,16 +904,16 @@ class BarrierTests(SynchronousTestCase):
         world = World()
         world.next_hop.acknowledges = False
         answered: list[bool] = []
-        world.queue.expect("p", lambda: answered.append(True))
+        world.queue.replies.expect("p", lambda: answered.append(True))
         world.accept(stanza("1"), stanza("p", "iq", "error"), stanza("2"))
         self.assertEqual((ids(world.next_hop.sent), answered, world.settled), ("12", [True], ["1p2"]))
-        world.queue.unexpect("p")
+        world.queue.replies.give_up("p")
         world.accept(stanza("p", "iq", "result"))
         self.assertEqual(ids(world.next_hop.sent), "12p")
 
     def test_requests_are_no_answers(self) -> None:
         """R41: only a result or an error answers."""
         world = World()
-        world.queue.expect("p", self.fail)
+        world.queue.replies.expect("p", self.fail)
         world.accept(stanza("p", "iq", "get"), stanza("p"))
         self.assertEqual(ids(world.next_hop.sent), "pp")

@@ -10,8 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
-from s2sgw.delivery.restoring import PATIENCE, StartupRestore
+from s2sgw.delivery.restoring import TURN_SECONDS, StartupRestore
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spooled
@@ -19,7 +18,8 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.custody import custody_of, stop
+from tests.support.fakes import FakeNextHop
 
 HERE = Domain.parse("here.example")
 
@@ -63,7 +63,7 @@ class HopUnderTest(FakeNextHop):
 
     def open(self) -> None:
         self.now = "ready"
-        self.queue.drain()
+        self.queue.next_hop_ready()
 
     def fail(self) -> None:
         self.now = "backing off"
@@ -81,10 +81,12 @@ class BacklogTests(SynchronousTestCase):
         self.clock = Clock()
         self.asked: list[str] = []
         self.spool = MemorySpool(1 << 20, lambda call: call())
-        self.queues = DeliveryQueues(
-            self.clock, EventRecord(self.clock, Logger()), 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
-            self.spool, restore=2,
-        ).attach(Transports(self._next_hop))
+        record = EventRecord(self.clock, Logger())
+        self.custody = custody_of(
+            self.clock, record, lambda domain: domain == HERE, self._next_hop, hold_times=lambda pair: HoldTimes(),
+            spool=self.spool, restore=2,
+        )
+        self.queues = self.custody.queues
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         return HopUnderTest(queue, self.asked)
@@ -108,17 +110,17 @@ class BacklogTests(SynchronousTestCase):
     def test_in_turns(self) -> None:
         """The lanes that wait longest go first, so many at a time; who is done makes room for the next."""
         self.hold(c=3, a=1, d=4, b=2)
-        self.queues.restore()
-        self.assertEqual((["a", "b"], 2), (self.asked, len(self.queues.backlog)))
+        self.custody.restore.restore_all()
+        self.assertEqual((["a", "b"], 2), (self.asked, len(self.custody.restore)))
         self.finish("b")
         self.assertEqual(["a", "b", "c"], self.asked)
         self.finish("a")
-        self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.queues.backlog)))
+        self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.custody.restore)))
 
     def test_not_done_before_it_is_acknowledged(self) -> None:
         """What is written is not done: its place is kept until the next server has it."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.next_hop("a").open()
         self.queues.queue(pair("a")).acknowledged(1)
         self.assertEqual((["a", "b"], False), (self.asked, self.next_hop("a").parted))
@@ -128,7 +130,7 @@ class BacklogTests(SynchronousTestCase):
     def test_those_that_are_done_part(self) -> None:
         """While others wait a stream that is done is let go; the last ones keep theirs."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         for name in "abc":
             self.finish(name)
         self.assertEqual([True, False, False], [self.next_hop(name).parted for name in "abc"])
@@ -136,7 +138,7 @@ class BacklogTests(SynchronousTestCase):
     def test_in_use(self) -> None:
         """A lane that something new came for has a use for its stream."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.queues.queue(pair("a")).accept([stanza("new")])
         self.finish("a", 3)
         self.assertEqual((["a", "b", "c"], False), (self.asked, self.next_hop("a").parted))
@@ -145,17 +147,17 @@ class BacklogTests(SynchronousTestCase):
     def test_failed(self) -> None:
         """A peer that is not there holds nobody up."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.next_hop("a").fail()
         self.assertEqual((["a", "b", "c"], False), (self.asked, self.next_hop("a").parted))
 
     def test_slow(self) -> None:
         """Nor does one that takes its time: it goes on beside the others until it is done."""
         self.hold(a=1, b=2, c=3, d=4, e=5)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.clock.advance(1)
         self.finish("b")
-        self.clock.advance(PATIENCE - 1.5)
+        self.clock.advance(TURN_SECONDS - 1.5)
         self.assertEqual(["a", "b", "c"], self.asked)
         self.clock.advance(0.5)
         self.assertEqual(["a", "b", "c", "d"], self.asked)  # in the place of a
@@ -168,7 +170,7 @@ class BacklogTests(SynchronousTestCase):
     def test_something_new(self) -> None:
         """What comes for a lane that waits asks for its stream at once, and goes behind what the lane holds."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.queues.queue(pair("c")).accept([stanza("new")])
         self.assertEqual(["a", "b", "c"], self.asked)
         self.next_hop("c").open()
@@ -176,45 +178,45 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual([b"c1", b"c2", b"new"], ids)
         for name in "ab":
             self.finish(name)
-        self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.queues.backlog)))
+        self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.custody.restore)))
 
     def test_contact(self) -> None:
         """A peer that contacts us need not wait for its turn, and takes nobody's place."""
         self.hold(a=1, b=2, c=3, d=4)
-        self.queues.restore()
-        self.queues.contact(Domain.parse("d.example"))
-        self.queues.contact(Domain.parse("d.example"))
+        self.custody.restore.restore_all()
+        self.queues.retry_now(Domain.parse("d.example"))
+        self.queues.retry_now(Domain.parse("d.example"))
         self.assertEqual(["a", "b", "d"], self.asked)
         self.finish("a")
         self.finish("c")
-        self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.queues.backlog)))
+        self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.custody.restore)))
 
     def test_held_back(self) -> None:
         """A lane that the operator holds has no need of a turn."""
         self.hold(a=1, b=2, c=3)
         self.queues.queue(pair("a")).held = True
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.assertEqual(["b", "c"], self.asked)
 
     def test_no_stream_needed(self) -> None:
         """Where the hop is ready at once nothing waits."""
         self.hold(a=1, b=2, c=3)
         self.next_hop("a").now = "ready"
-        self.queues.restore()
+        self.custody.restore.restore_all()
         self.queues.queue(pair("a")).acknowledged(2)
         self.assertEqual((["b", "c"], 2), (self.asked, len(self.next_hop("a").sent)))
 
     def test_stop(self) -> None:
         """At the end of the gateway nobody gets a turn any more."""
         self.hold(a=1, b=2, c=3)
-        self.queues.restore()
-        self.queues.stop()
-        self.clock.advance(PATIENCE)
+        self.custody.restore.restore_all()
+        stop(self.custody)
+        self.clock.advance(TURN_SECONDS)
         self.assertEqual((["a", "b"], []), (self.asked, self.clock.getDelayedCalls()))
 
     def test_nothing_to_do(self) -> None:
         """An empty spool has no backlog, and no timer."""
-        backlog = StartupRestore(self.clock)
+        backlog = StartupRestore(self.queues, self.spool, self.clock, lambda ending: None)
         backlog.add([])
         backlog.stop()
         self.assertEqual((0, []), (len(backlog), self.clock.getDelayedCalls()))

@@ -16,13 +16,11 @@ from tests.unit.delivery.test_queue import OUT, World, ids, stanza
 
 
 def away(*names: str) -> tuple[World, FaultySpool]:
-    """A world whose peer is away, and whose spool alone holds these stanzas, all but the first."""
+    """A world whose peer is away, and whose spool alone holds these stanzas."""
     spool = FaultySpool(1 << 20, lambda call: call())
-    world = World(spool=spool, memory=64)
+    world = World(spool=spool)
     world.next_hop.ready = False
-    world.queues.budget.limit = 1 << 20
-    world.queue.pair_queue._share = 1 << 20
-    world.queues.resident = 1
+    world.custody.services.relief.resident = 0
     for name in names:
         world.accept(stanza(name))
     world.clock.advance(1)
@@ -37,7 +35,7 @@ class UnreadableTests(SynchronousTestCase):
         world, spool = away("1", "2", "3", "4")
         spool.read_error = SpoolBroken("the disk fails")
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         asked = len(world.next_hop.sent)
         self.assertIn("the disk fails", world.queue.spooled_range.unreadable)
         world.clock.pump([1.0] * 10)
@@ -53,10 +51,10 @@ class UnreadableTests(SynchronousTestCase):
         world, spool = away("1", "2")
         spool.read_error = SpoolBroken("the disk fails")
         world.clock.advance(601)
-        world.queues.sweep()
-        world.queues.sweep()
+        world.custody.expiry.sweep()
+        world.custody.expiry.sweep()
         spool.read_error = None
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         self.assertEqual((len(world.back.sent), spool.count), (2, 0))
 
     def test_nobody_is_let_in(self) -> None:
@@ -70,7 +68,7 @@ class UnreadableTests(SynchronousTestCase):
         world = World(spool=spool)
         world.next_hop.ready = False
         restored: list[int] = []
-        world.queues.restore().addCallback(restored.append)
+        world.custody.restore.restore_all().addCallback(restored.append)
         world.clock.pump([1.0] * 5)
         self.assertEqual(restored, [])
         [row] = world.record.list("")
@@ -84,7 +82,7 @@ class UnreadableTests(SynchronousTestCase):
         spool = FaultySpool(1 << 20, lambda call: call())
         spool._next_position = 77
         world = World(spool=spool)
-        world.queues.restore()
+        world.custody.restore.restore_all()
         self.assertEqual(world.queue.pair_queue.next_position, 77)
 
 
@@ -100,7 +98,7 @@ class SweepTests(SynchronousTestCase):
         self.patch(type(other), "expire", fails_for(other, type(other).expire))
         world.clock.advance(601)
         for _ in range(2):
-            error = self.assertRaises(ExceptionGroup, world.queues.sweep)
+            error = self.assertRaises(ExceptionGroup, world.custody.expiry.sweep)
             self.assertEqual(str(error.exceptions[0]), "disk full")
         self.assertEqual(len(world.back.sent), 1)
 
@@ -133,7 +131,7 @@ class DamageTests(SynchronousTestCase):
         """Its sender is told, it is kept in quarantine, and the others are delivered."""
         world, spool = self.altered("content")
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "13")
         [error] = world.back.sent
         self.assertIn(b"spool-damaged", error)
@@ -145,7 +143,7 @@ class DamageTests(SynchronousTestCase):
         """Nobody can be told; it is kept in quarantine and counted."""
         world, spool = self.altered("envelope")
         world.next_hop.ready = True
-        world.queue.drain()
+        world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), world.back.sent), ("13", []))
         self.assertEqual(self.quarantine(spool), ["2 altered on the disk (envelope)"])
         self.assertEqual(world.record.stanzas["outbound", "message", "dropped"], 1)
@@ -154,7 +152,7 @@ class DamageTests(SynchronousTestCase):
         """The same where its deadline comes first; it is told as damaged, the others as late."""
         world, spool = self.altered("content")
         world.clock.advance(601)
-        world.queues.sweep()
+        world.custody.expiry.sweep()
         told = re.findall(rb"id=.(\d)|(spool-damaged)", b"".join(world.back.sent))
         self.assertEqual((sorted(told), spool.count), ([(b"", b"spool-damaged"), (b"1", b""), (b"2", b""), (b"3", b"")], 0))
         self.assertEqual(self.quarantine(spool), ["2 altered on the disk (content)"])
@@ -165,9 +163,10 @@ class DateTests(SynchronousTestCase):
 
     def test_stamp(self) -> None:
         """R39: the stamp is as long ago as the stanza has waited, wherever the wall clock stands."""
-        world, _ = away("1")
-        world.queues.wall = lambda: 1_700_000_000.0
+        world = World(wall=lambda: 1_700_000_000.0)
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
         world.clock.advance(99)
         world.next_hop.ready = True
-        world.queue.drain()
-        self.assertIn(b"stamp='2023-11-14T22:11:40.000Z'", world.next_hop.sent[0].replace(b'"', b"'"))
+        world.queue.next_hop_ready()
+        self.assertIn(b"stamp='2023-11-14T22:11:41.000Z'", world.next_hop.sent[0].replace(b'"', b"'"))

@@ -1,19 +1,57 @@
-"""Resent stanzas are recognised where ids allow."""
+"""Resent stanzas are recognised where ids allow, and only those that were not acknowledged."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.ingress.duplicates import LAST, MEMORY, SERVERS, Duplicates, RecentStanzas
-from s2sgw.xmpp.jid import Domain
+from s2sgw.ingress.duplicates import MAX_OF_STREAM, MAX_PAIRS, REMEMBERED_SECONDS, Duplicates, ReceivedRun, Unacknowledged
+from s2sgw.queue.entries import UpstreamAck
+from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
+HERE, PEER, OTHER = (Domain.parse(f"{name}.example") for name in ("here", "peer", "other"))
+IN, OTHERS = Pair(PEER, HERE), Pair(OTHER, HERE)
 
 
 def stanza(id: str | None, text: str = "") -> Stanza:
     return Stanza("message", f"<message id='{id}'>{text}</message>".encode(), "a@here.example", "b@peer.example", None, id)
+
+
+def run(*stanzas: Stanza, pair: Pair = IN) -> ReceivedRun:
+    return ReceivedRun(pair, list(stanzas), UpstreamAck(len(stanzas)))
+
+
+class UnacknowledgedTests(SynchronousTestCase):
+    """What the sender of a stream does not know to be safe."""
+
+    def rows(self, kept: Unacknowledged, acknowledged: int) -> list[int]:
+        return [value for _, value, _ in kept.rows(acknowledged)]
+
+    def test_what_was_acknowledged_is_forgotten(self) -> None:
+        """R35: of a run of which only the first was acknowledged, the rest may come again."""
+        one, two, three = stanza("1"), stanza("2"), stanza("3")
+        kept = Unacknowledged()
+        kept.add(run(one, two))
+        kept.add(run(three))
+        self.assertEqual(self.rows(kept, 0), [hash(each.data) for each in (one, two, three)])
+        self.assertEqual(self.rows(kept, 1), [hash(two.data), hash(three.data)])
+        self.assertEqual(self.rows(kept, 2), [hash(three.data)])
+        self.assertEqual(self.rows(kept, 3), [])
+
+    def test_only_messages_with_ids(self) -> None:
+        """IQs and presence that look the same may be meant twice, and a message without an id cannot be told from another."""
+        kept = Unacknowledged()
+        kept.add(run(stanza(None), Stanza("iq", b"<iq id='p'/>", "a@here.example", "b@peer.example", "get", "p"), stanza("1")))
+        self.assertEqual(self.rows(kept, 0), [hash(stanza("1").data)])
+
+    def test_bounded(self) -> None:
+        """The oldest are forgotten, and the count goes on."""
+        kept = Unacknowledged()
+        for number in range(MAX_OF_STREAM + 1):
+            kept.add(run(stanza(str(number))))
+        self.assertEqual(len(self.rows(kept, 0)), MAX_OF_STREAM)
+        self.assertEqual(self.rows(kept, MAX_OF_STREAM), [hash(stanza(str(MAX_OF_STREAM)).data)])
 
 
 class DuplicatesTests(SynchronousTestCase):
@@ -23,50 +61,51 @@ class DuplicatesTests(SynchronousTestCase):
         self.clock = Clock()
         self.duplicates = Duplicates(self.clock)
 
-    def lose(self, *stanzas: Stanza, peer: Domain = PEER) -> None:
-        tail = RecentStanzas()
-        tail.note(list(stanzas))
-        self.duplicates.lost(peer, tail)
+    def lose(self, *stanzas: Stanza, pair: Pair = IN) -> UpstreamAck:
+        kept, lost = Unacknowledged(), run(*stanzas, pair=pair)
+        kept.add(lost)
+        self.duplicates.expect(kept.rows(0))
+        return lost.receipt
 
-    def fresh(self, *stanzas: Stanza, peer: Domain = PEER) -> list[str | None]:
-        return [each.id for each in self.duplicates.fresh(peer, list(stanzas))]
+    def new(self, *stanzas: Stanza, pair: Pair = IN) -> list[str | None]:
+        return [each.id for each in self.duplicates.divide(pair, list(stanzas))[0]]
 
     def test_recognised_once(self) -> None:
-        """What came before and comes again is dropped, once; what is new passes."""
-        self.lose(stanza("1"), stanza("2"))
-        self.assertEqual(self.fresh(stanza("2"), stanza("3")), ["3"])
-        self.assertEqual(self.fresh(stanza("2"), stanza("1")), ["2"])
+        """What came before and comes again is named with the receipt of its first copy, once; what is new passes."""
+        receipt = self.lose(stanza("1"), stanza("2"))
+        new, first_copies = self.duplicates.divide(IN, [stanza("2"), stanza("3")])
+        self.assertEqual(([each.id for each in new], first_copies), (["3"], [receipt]))
+        self.assertEqual(self.new(stanza("2"), stanza("1")), ["2"])
+
+    def test_lost_twice(self) -> None:
+        """Each copy is recognised once."""
+        first, second = self.lose(stanza("1")), self.lose(stanza("1"))
+        self.assertEqual(self.duplicates.divide(IN, [stanza("1"), stanza("1")]), ([], [first, second]))
 
     def test_only_what_is_the_same(self) -> None:
-        """The same id with another content is another stanza, and so is one without an id, or another server's."""
-        self.lose(stanza("1"), stanza(None))
-        self.assertEqual(self.fresh(stanza("1", "other"), stanza(None)), ["1", None])
-        self.assertEqual(self.fresh(stanza("1"), peer=OTHER), ["1"])
-
-    def test_only_messages(self) -> None:
-        """IQs and presence that look the same may well be meant twice."""
-        ping = Stanza("iq", b"<iq id='ping'/>", "a@here.example", "b@peer.example", "get", "ping")
-        self.lose(ping)
-        self.assertEqual(self.fresh(ping), ["ping"])
+        """The same id with another content is another stanza, and so is one of another pair."""
+        self.lose(stanza("1"))
+        self.assertEqual(self.new(stanza("1", "other")), ["1"])
+        self.assertEqual(self.new(stanza("1"), pair=OTHERS), ["1"])
 
     def test_for_a_while(self) -> None:
-        """Long after the loss nothing is taken for a duplicate."""
+        """Long after the loss nothing is taken for a repeat, and a later loss does not bring the earlier one back."""
         self.lose(stanza("1"))
-        self.clock.advance(MEMORY + 1)
-        self.assertEqual(self.fresh(stanza("1")), ["1"])
+        self.clock.advance(REMEMBERED_SECONDS + 1)
+        self.lose(stanza("2"))
+        self.assertEqual(self.new(stanza("1")), ["1"])
+        self.assertEqual(self.new(stanza("2")), [])
+        self.clock.advance(2 * REMEMBERED_SECONDS)
+        self.assertEqual(self.new(stanza("2")), ["2"])
 
     def test_bounded(self) -> None:
-        """Bounded in stanzas of a stream, in losses of a server, and in servers."""
-        self.lose(*(stanza(str(number)) for number in range(LAST + 1)))
-        self.assertEqual(self.fresh(stanza("0"), stanza(str(LAST))), ["0"])
-        for number in range(SERVERS):
-            self.lose(stanza("1"), peer=Domain.parse(f"s{number}.example"))
-        self.assertEqual(self.fresh(stanza("5")), ["5"])
-        for round_ in range(6):
-            self.lose(*(stanza(f"{round_}-{number}") for number in range(LAST)))
-        self.assertLessEqual(len(self.duplicates._expected[PEER][1]), LAST * 5)
+        """So many pairs: the one that lost a stream longest ago is forgotten."""
+        self.lose(stanza("1"))
+        for number in range(MAX_PAIRS):
+            self.lose(stanza("1"), pair=Pair(Domain.parse(f"s{number}.example"), HERE))
+        self.assertEqual(self.new(stanza("1")), ["1"])
 
     def test_nothing_to_expect(self) -> None:
         """A stream that carried nothing leaves nothing."""
         self.lose()
-        self.assertEqual(self.fresh(stanza("1")), ["1"])
+        self.assertEqual(self.new(stanza("1")), ["1"])

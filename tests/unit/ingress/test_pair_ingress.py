@@ -11,19 +11,16 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress import pair_ingress as entry_module
-from s2sgw.ingress.filtering import StanzaFilters
-from s2sgw.ingress.pair_ingress import HeldBytes, IngressServices, PairIngress
+from s2sgw.ingress.pair_ingress import HeldBytes, PairIngress
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
-from s2sgw.queue.entries import OVERHEAD, HoldTimes
+from s2sgw.queue.entries import OVERHEAD
 from s2sgw.reporting.record import EventRecord, Leg
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.fakes import Transports
+from tests.support.custody import custody_of, ingress_services
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
@@ -73,17 +70,15 @@ class EntryTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.kept: dict[Pair, list[str]] = {}
         self.record = EventRecord(self.clock, Logger())
-        self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
-            MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self.next_hop))
+        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop)
+        self.queues = self.custody.queues
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
         self.connection = Connection()
         self.waiting = HeldBytes()
         self.admissions: list[Deferred[Ending | None]] = []
         self.senders = {IN.sender}
-        self.ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
-        return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)  # type: ignore[arg-type]
+        self.ingress_services = ingress_services(self.custody, self.peers)
+        return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, self.senders, self.waiting)  # type: ignore[arg-type]
 
     def next_hop(self, queue: DeliveryQueue) -> Any:
         return Keeping(self.kept.setdefault(queue.pair, []))
@@ -226,7 +221,7 @@ class FilterTests(EntryTestCase):
         """R41: the answer to a ping of the gateway's own goes by the gate, once it is expected."""
         entry = self.admitted(kinds=("message",), denied="drop")
         answered: list[str] = []
-        self.queues.queue(IN).expect("secret", lambda: answered.append("yes"))
+        self.queues.queue(IN).replies.expect("secret", lambda: answered.append("yes"))
         entry.accept([stanza("secret", "iq", "result"), stanza("a"), stanza("other", "iq", "result")])
         self.assertEqual((["yes"], "a"), (answered, self.passed()))
 
@@ -274,7 +269,7 @@ class RateTests(EntryTestCase):
         entry.accept([stanza(str(number)) for number in range(25)])
         entry.accept([stanza("a")])
         self.assertEqual(set(), self.connection.holders)
-        self.patch(entry_module, "HELD", 5)
+        self.patch(entry_module, "HELD_BYTES", 5)
         entry.accept([stanza("b" * 5)])
         self.assertEqual({entry}, self.connection.holders)
         self.clock.advance(10)
@@ -287,8 +282,8 @@ class RateTests(EntryTestCase):
         """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
         first = self.made()
         self.senders.add(OTHERS.sender)
-        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
-        self.patch(entry_module, "HELD_IN_ALL", 3 * OVERHEAD + 10)
+        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self.admit, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
+        self.patch(entry_module, "HELD_BYTES_OF_STREAM", 3 * OVERHEAD + 10)
         first.accept([stanza("a"), stanza("b")])
         second.accept([stanza("c")])
         self.assertEqual((set(), 3 * OVERHEAD + 3), (self.connection.holders, self.waiting.bytes))
@@ -318,8 +313,7 @@ class RateTests(EntryTestCase):
     def test_two_streams_of_one_peer(self) -> None:
         """The rate is the peer's, not the stream's."""
         first = self.slowed()
-        ingress_services = first._ingress_services
-        second = PairIngress(ingress_services, self.connection, "federation", IN, self, (IN.sender,), self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(first._services, self.connection, "federation", IN, self.admit, (IN.sender,), self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])

@@ -32,7 +32,7 @@ class MeterTests(SynchronousTestCase):
 
     def outcome(self, rate_limiter: RateLimiter, *stanzas: Stanza) -> str:
         """One letter for each stanza: passed or refused, in that order."""
-        passed, refused = rate_limiter.sift(list(stanzas))
+        passed, refused = rate_limiter.partition(list(stanzas))
         self.assertEqual({Cause.RATE_EXCEEDED} if refused else set(), {ending.cause for _, ending in refused})
         return "p" * len(passed) + "r" * len(refused)
 
@@ -40,27 +40,27 @@ class MeterTests(SynchronousTestCase):
         """Everything passes, and the peer then waits until it has paid for it."""
         rate_limiter = self.rate_limiter(bytes_per_second=1000)
         run = [stanza(size=1000), stanza(size=1000), stanza(size=500)]
-        self.assertEqual((run, []), rate_limiter.sift(run))
-        self.assertEqual(0.5, rate_limiter.debt())
+        self.assertEqual((run, []), rate_limiter.partition(run))
+        self.assertEqual(0.5, rate_limiter.seconds_to_wait())
         self.clock.advance(0.5)
-        self.assertEqual(0.0, rate_limiter.debt())
+        self.assertEqual(0.0, rate_limiter.seconds_to_wait())
 
     def test_slow_by_kind(self) -> None:
         """The longest debt of all that apply is what the peer waits for."""
         rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(total=100, presence=1))
-        rate_limiter.sift([stanza("message")] * 50)
-        self.assertEqual(0.0, rate_limiter.debt())
-        rate_limiter.sift([stanza("presence")] * 5)
-        self.assertEqual(3.0, rate_limiter.debt())
+        rate_limiter.partition([stanza("message")] * 50)
+        self.assertEqual(0.0, rate_limiter.seconds_to_wait())
+        rate_limiter.partition([stanza("presence")] * 5)
+        self.assertEqual(3.0, rate_limiter.seconds_to_wait())
 
     def test_refuse_a_kind(self) -> None:
         """Only the kind that is too many is refused; the others pass, and nobody waits."""
         rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(presence=1), excess="refuse")
-        passed, refused = rate_limiter.sift([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
+        passed, refused = rate_limiter.partition([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
         self.assertEqual(["presence", "message", "presence", "iq"], [each.kind for each in passed])
         self.assertEqual(["presence"], [each.kind for each, _ in refused])
         self.assertEqual("the policy for this peer lets 1 stanzas of kind presence a second pass", refused[0][1].detail)
-        self.assertEqual(0.0, rate_limiter.debt())
+        self.assertEqual(0.0, rate_limiter.seconds_to_wait())
         self.clock.advance(1)
         self.assertEqual("pr", self.outcome(rate_limiter, stanza("presence"), stanza("presence")))
 
@@ -72,7 +72,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual("pprr", self.outcome(size, *[stanza()] * 4))
         self.clock.advance(1)
         self.assertEqual("pr", self.outcome(size, *[stanza()] * 2))
-        self.assertIn("100 bytes", size.sift([stanza()])[1][0][1].detail)
+        self.assertIn("100 bytes", size.partition([stanza()])[1][0][1].detail)
 
 
 class MetersTests(SynchronousTestCase):
@@ -97,7 +97,7 @@ class MetersTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Names that strangers choose are forgotten, the one that was asked for longest ago first."""
-        self.patch(rates, "METERS", 2)
+        self.patch(rates, "MAX_RATE_LIMITERS", 2)
         limits = Limits(bytes_per_second=10)
         first = self.rate_limiters.for_peer(PEER, limits)
         self.rate_limiters.for_peer(Domain.parse("a.example"), limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -11,41 +12,69 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.acknowledgements import REQUEST, StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.ingress.filtering import StanzaFilters
-from s2sgw.ingress.pair_ingress import IngressServices
-from s2sgw.ingress.stream_ingress import HandledPrefix
+from s2sgw.ingress.stream_ingress import StreamReceipts
+from s2sgw.queue.entries import UpstreamAck
+from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
+from tests.support.custody import ingress_services
 from tests.unit.delivery.test_agent import World, ids, message
 from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, EntryTestCase, stanza
 
 
-class PrefixTests(SynchronousTestCase):
+class Receipts(StreamReceipts):
+    """Of a stream that notes what it is told, and acknowledges that at once unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.handled: list[int] = []
+        self.acknowledged: int | None = None
+        super().__init__(self.handled.append, self._known, Counter())
+
+    def _known(self) -> int:
+        return sum(self.handled) if self.acknowledged is None else self.acknowledged
+
+    def of(self, *ids: str) -> UpstreamAck:
+        """The receipt for a run of these stanzas."""
+        return self.receipt(IN, [stanza(id) for id in ids])
+
+
+class ReceiptsTests(SynchronousTestCase):
     """R35: `h` is the longest prefix over all pairs."""
 
     def setUp(self) -> None:
-        self.told: list[int] = []
-        self.handled = HandledPrefix(self.told.append)
+        self.receipts = Receipts()
 
     def test_in_order(self) -> None:
-        """A run counts when all of it is settled."""
-        first, second = self.handled.upstream_ack(2), self.handled.upstream_ack(1)
-        first.settle()
-        self.assertEqual(self.told, [])
-        first.settle()
-        second.settle()
-        self.assertEqual(self.told, [2, 1])
+        """A run counts when all of it is settled; each stanza is counted by its evidence."""
+        first, second = self.receipts.of("1", "2"), self.receipts.of("3")
+        first.settle(PASSED_ON)
+        self.assertEqual(self.receipts.handled, [])
+        first.settle(ON_DISK)
+        second.settle(PASSED_ON)
+        self.assertEqual((self.receipts.handled, self.receipts.tally), ([2, 1], {"passed_on": 2, "on_disk": 1}))
 
     def test_out_of_order(self) -> None:
         """What settles before its time waits for what came before it on the stream."""
-        first, second, third = self.handled.upstream_ack(2), self.handled.upstream_ack(3), self.handled.upstream_ack(1)
-        second.settle(3)
-        third.settle()
-        self.assertEqual(self.told, [])
-        first.settle(2)
-        self.assertEqual(self.told, [6])
+        first, second, third = self.receipts.of("1", "2"), self.receipts.of("3", "4", "5"), self.receipts.of("6")
+        second.settle(PASSED_ON, 3)
+        third.settle(PASSED_ON)
+        self.assertEqual(self.receipts.handled, [])
+        first.settle(PASSED_ON, 2)
+        self.assertEqual(self.receipts.handled, [6])
+
+    def test_what_may_come_again(self) -> None:
+        """R35: at the end of the stream, what was not acknowledged to the sender, safe or not; nothing that was."""
+        runs = [self.receipts.of("1"), self.receipts.of("2", "3"), self.receipts.of("4")]
+        self.receipts.acknowledged = 2
+        for each in runs[:2]:
+            each.settle(PASSED_ON, each.total)
+        self.assertEqual(self.receipts.handled, [1, 2])
+        rows = self.receipts.end()
+        self.assertEqual([(value, receipt) for _, value, receipt in rows], [(hash(stanza("3").data), runs[1]), (hash(stanza("4").data), runs[2])])
+        runs[2].settle(PASSED_ON)
+        self.assertEqual(self.receipts.handled, [1, 2])
 
 
 class EntryReceiptTests(EntryTestCase):
@@ -53,31 +82,37 @@ class EntryReceiptTests(EntryTestCase):
 
     def test_refused_pair(self) -> None:
         """R35: what is not admitted to its lane is ended, and so handled."""
-        told: list[int] = []
-        handled = HandledPrefix(told.append)
+        receipts = Receipts()
         entry = self.made()
-        entry.accept([stanza("a"), stanza("b")], handled.upstream_ack(2))
-        self.assertEqual(told, [])
+        entry.accept([stanza("a"), stanza("b")], receipts.of("a", "b"))
+        self.assertEqual(receipts.handled, [])
         self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED))
-        self.assertEqual(told, [2])
+        self.assertEqual((receipts.handled, receipts.tally), ([2], {"answered": 2}))
 
     def test_filtered(self) -> None:
         """R35: filtered stanzas count as handled, together with those that pass."""
-        told: list[int] = []
+        receipts = Receipts()
         entry = self.admitted(kinds=("message",))
-        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c")], HandledPrefix(told.append).upstream_ack(3))
-        self.assertEqual((told, self.passed()), ([3], "a c"))
+        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c")], receipts.of("a", "b", "c"))
+        self.assertEqual((receipts.handled, self.passed()), ([3], "a c"))
+        self.assertEqual(receipts.tally, {"written": 2, "answered": 1})
+
+    def test_filtered_in_silence(self) -> None:
+        """R35: where the policy says that filtered stanzas are dropped, that is the rule that settles them."""
+        receipts = Receipts()
+        entry = self.admitted(kinds=("message",), denied="drop")
+        entry.accept([stanza("a", "presence")], receipts.of("a"))
+        self.assertEqual((receipts.handled, receipts.tally), ([1], {"dropped_by_rule": 1}))
 
     def test_slowed(self) -> None:
         """R35: what a rate holds back is handled when it goes on."""
-        told: list[int] = []
+        receipts = Receipts()
         entry = self.admitted(limits={"stanzas_per_second": 1})
-        handled = HandledPrefix(told.append)
         for number in range(4):
-            entry.accept([stanza(str(number))], handled.upstream_ack(1))
-        self.assertLess(sum(told), 4)
+            entry.accept([stanza(str(number))], receipts.of(str(number)))
+        self.assertLess(sum(receipts.handled), 4)
         self.clock.pump([1.0] * 10)
-        self.assertEqual((sum(told), self.passed()), (4, "0 1 2 3"))
+        self.assertEqual((sum(receipts.handled), self.passed()), (4, "0 1 2 3"))
 
 
 class FakeEngine:
@@ -86,8 +121,13 @@ class FakeEngine:
     claimed = (None, None)
     resumption = None
 
-    def __init__(self) -> None:
+    def __init__(self, unheard: int = 0) -> None:
         self.told: list[int] = []
+        self._unheard = unheard
+
+    @property
+    def acknowledged_to_peer(self) -> int:
+        return max(0, sum(self.told) - self._unheard)
 
     def handled(self, number: int) -> list[Any]:
         self.told.append(number)
@@ -107,8 +147,8 @@ class AcceptedTests(EntryTestCase):
         )
         nothing = lambda *ignored: None  # noqa: E731
         side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
-        stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
+        services = ingress_services(self.custody, self.peers)
+        stream = AcceptedStream(side, engine, services, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
         other = Pair(OTHER, HERE)
         for pair in (IN, other):
@@ -126,10 +166,10 @@ class AcceptedTests(EntryTestCase):
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         nothing = lambda *ignored: None  # noqa: E731
         side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
-        for ending, batch in ((Cause.CONNECTION_LOST, "ab"), (Cause.CLOSED, "bc"), (Cause.CLOSED, "bc")):
-            engine = FakeEngine()
-            stream = AcceptedStream(side, engine, ingress_services, Mock())  # type: ignore[arg-type]
+        services = ingress_services(self.custody, self.peers)
+        for ending, batch, unheard in ((Cause.CONNECTION_LOST, "ab", 1), (Cause.CLOSED, "bc", 0), (Cause.CLOSED, "bc", 0)):
+            engine = FakeEngine(unheard)
+            stream = AcceptedStream(side, engine, services, Mock())  # type: ignore[arg-type]
             stream.connected(connection)
             stream.event(connection, PairProven(IN, "EXTERNAL"))
             stream.event(connection, ManagementEnabled())
@@ -151,7 +191,7 @@ class CourierReceiptTests(SynchronousTestCase):
         self.agent = self.world.queue.next_hop
         engine: Any = self.connection.owner.engine
         engine.managed, engine.sent = True, self.sent.append
-        self.agent.acknowledgements = StreamManagementAcks(self.agent.stream.count_sent, self.world.clock, self.fail)  # type: ignore[union-attr]
+        self.agent.data.acknowledgements = StreamManagementAcks(self.agent.stream, Mock(), self.world.clock)  # type: ignore[union-attr, arg-type]
         self.world.queue.accept([message("2"), message("3")])
         self.world.queue.accept([message("4")])
 
@@ -166,7 +206,7 @@ class CourierReceiptTests(SynchronousTestCase):
         self.assertEqual([held.stanza.id for held in self.world.queue.pair_queue], ["3", "4"])
         self.tell(Acknowledged(2))
         self.assertEqual(len(self.world.queue.pair_queue), 0)
-        self.agent.acknowledgements.stop()
+        self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_refused(self) -> None:
         """R35: without acknowledgements what was written counts as it does where there are none."""
@@ -183,8 +223,8 @@ class CourierReceiptTests(SynchronousTestCase):
             asked.append(number)
             return b"<ping/>"
 
-        pings = SimpleNamespace(acknowledges=True, behind=behind, stop=lambda: None)
-        self.agent._receipts_of = lambda agent, stream: pings
+        pings = SimpleNamespace(acknowledges=True, after_batch=behind, stop=lambda: None)
+        self.agent._choose_acks = lambda *ignored: pings
         self.tell(ManagementRefused())
         self.assertEqual((asked, self.connection.written[-1], len(self.world.queue.pair_queue)), ([3], b"<ping/>", 3))
         self.world.queue.acknowledged(3)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import connection as connection_module
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.connection import FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
-from s2sgw.queue.entries import MemoryBudget
+from s2sgw.queue.memory import SharedMemory
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -349,7 +349,7 @@ class UnreadAnswersTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """What waits is counted in memory from the moment the transport is full until it has room, or is gone."""
         for end in ("open", "lose", "abort"):
-            memory = MemoryBudget(1 << 20)
+            memory = SharedMemory(1 << 20)
             solo = self.solo(True)
             solo.connection._unsent = UnsentBytes(memory)
             solo.connection.write(b"<message/>")
@@ -363,7 +363,7 @@ class UnreadAnswersTests(SynchronousTestCase):
     def test_strangers_beyond_their_share(self) -> None:
         """A stranger for whose answers there is no room is cut off, soon but not from within the write."""
         solo = self.solo()
-        solo.connection._unsent = UnsentBytes(MemoryBudget(FULL_BYTES))
+        solo.connection._unsent = UnsentBytes(SharedMemory(FULL_BYTES))
         solo.tap.pauseProducing()
         self.assertIsNone(solo.ending)
         solo.clock.advance(0)

@@ -30,7 +30,6 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, self_signed, shared_root
-from tests.support.fakes import FixedAnchors
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 OLD, NEW = self_signed(dns=["peer.example"]), self_signed(dns=["peer.example"])
@@ -301,7 +300,7 @@ class BookTests(SynchronousTestCase):
         self.peer_records = PeerRecords(store())
         self.events: list[dict[str, Any]] = []
         self.patch(PeerRecords, "log", Logger("book", observer=self.events.append))  # type: ignore[arg-type]
-        self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
+        self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
 
     def judge(self, chain: tuple[bytes, ...], policy: PeerPolicy, **changes: Any) -> Any:
         facts = {"domain": PEER, "role": "initiating", "at": AT, "chain": chain, "tls_version": "TLSv1.3", **changes}

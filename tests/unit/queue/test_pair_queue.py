@@ -1,4 +1,4 @@
-"""Lanes and their schedule: custody within bounds, in order, with deadlines by kind."""
+"""The content of a delivery queue, and the schedule of attempts: in order, with deadlines by kind."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import OVERHEAD, HoldTimes, MemoryBudget, QueuedStanza, QueueItem, UpstreamAck
+from s2sgw.queue.entries import OVERHEAD, HoldTimes, QueuedStanza, QueueItem
+from s2sgw.queue.evidence import ON_DISK, PASSED_ON
+from s2sgw.queue.memory import PeerMemory, SharedMemory
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
+from tests.support.custody import Receipt
 
 PAIR = Pair(Domain.parse("a.example"), Domain.parse("b.example"))
 
@@ -25,11 +28,16 @@ def ids(pieces: Iterable[QueueItem]) -> list[str | None]:
     return [stanza.id for piece in pieces for stanza in piece.stanzas]
 
 
-def pair_queue(share: int = 10_000, budget: int = 100_000) -> PairQueue:
-    return PairQueue(PAIR, MemoryBudget(budget), share, HoldTimes(stanza=600, iq=30))
+def pair_queue(memory: int = 100_000, share: float = 0.1) -> PairQueue:
+    return PairQueue(PAIR, PeerMemory(SharedMemory(memory, share)), HoldTimes(stanza=600, iq=30))
 
 
-class LaneTests(SynchronousTestCase):
+def in_spool(number: int, accepted_at: float = 0) -> QueuedStanza:
+    """As it is read from the spool."""
+    return QueuedStanza(number, stanza(str(number - 1)), accepted_at, accepted_at + 600, None, True, True)
+
+
+class PairQueueTests(SynchronousTestCase):
     """What a lane holds, hands over and gives up."""
 
     def test_order(self) -> None:
@@ -54,13 +62,13 @@ class LaneTests(SynchronousTestCase):
     def test_largest(self) -> None:
         """The largest of what is in flight, however it got there."""
         it = pair_queue()
-        self.assertEqual(it.largest_flying, 0)
-        it.fly([stanza("1"), stanza("2", size=300)], 0, None)
+        self.assertEqual(it.largest_in_flight, 0)
+        it.add_in_flight([stanza("1"), stanza("2", size=300)], 0, None)
         it.accept([stanza("3", size=200), stanza("4", size=400)], 0)
         it.write(1)
-        self.assertEqual(it.largest_flying, 300)
+        self.assertEqual(it.largest_in_flight, 300)
         it.acknowledge(2)
-        self.assertEqual(it.largest_flying, 200)
+        self.assertEqual(it.largest_in_flight, 200)
 
     def test_taken_back(self) -> None:
         """What was in flight when the hop was lost waits again before everything else, and is known to be in doubt."""
@@ -71,35 +79,53 @@ class LaneTests(SynchronousTestCase):
         again = it.write(10_000)
         self.assertEqual(ids(again), ["1", "2", "3"])
 
-    def test_share(self) -> None:
-        """A full lane refuses what is new, from the first that does not fit on, and keeps what it has."""
-        it = pair_queue(share=2 * (100 + OVERHEAD))
-        _, refused = it.accept([stanza("1"), stanza("big", size=5000), stanza("2")], 0)
-        self.assertEqual([each.id for each in refused], ["big", "2"])
+    def test_takes_what_was_read(self) -> None:
+        """Nothing is refused for lack of memory: what was read is in custody, and the queue says that it is crowded."""
+        it = pair_queue(memory=8 * (100 + OVERHEAD), share=0.5)
+        it.accept([stanza("1"), stanza("2")], 0)
         self.assertFalse(it.crowded)
-        it.accept([stanza("3")], 0)
+        it.accept([stanza("big", size=50_000), stanza("3")], 0)
         self.assertTrue(it.crowded)
-        self.assertEqual(ids(list(it)), ["1", "3"])
+        self.assertEqual(ids(list(it)), ["1", "2", "big", "3"])
 
-    def test_budget_is_shared(self) -> None:
-        """Two lanes draw on one budget, and what one passes on the other may use."""
-        budget = MemoryBudget(100 + OVERHEAD)
-        one, other = (PairQueue(PAIR, budget, 10_000, HoldTimes()) for _ in range(2))
-        self.assertEqual(one.accept([stanza("1")], 0)[1], [])
-        self.assertEqual(len(other.accept([stanza("2")], 0)[1]), 1)
-        one.write(1)
-        self.assertEqual(len(other.accept([stanza("2")], 0)[1]), 1)
-        one.acknowledge(1)
-        self.assertEqual(other.accept([stanza("2")], 0)[1], [])
-
-    def test_crowded_budget(self) -> None:
-        """Many lanes that fill a common budget slow their senders before there is no room left; an empty lane slows nobody."""
-        budget = MemoryBudget(4 * (100 + OVERHEAD))
-        one, other, third = (PairQueue(PAIR, budget, 1_000_000, HoldTimes()) for _ in range(3))
+    def test_crowded_by_others(self) -> None:
+        """A peer may hold as much as is free: where others hold much it is crowded sooner; an empty queue is not."""
+        memory = SharedMemory(8 * (100 + OVERHEAD), 0.5)
+        one, other, third = (PairQueue(PAIR, PeerMemory(memory), HoldTimes()) for _ in range(3))
         one.accept([stanza("1"), stanza("2")], 0)
         self.assertFalse(one.crowded)
-        other.accept([stanza("3")], 0)
+        other.accept([stanza(str(number)) for number in range(4)], 0)
         self.assertEqual((one.crowded, other.crowded, third.crowded), (True, True, False))
+        one.write(1000)
+        one.acknowledge(2)
+        self.assertEqual((one.crowded, memory.used), (False, 4 * (100 + OVERHEAD)))
+
+    def test_unsaved(self) -> None:
+        """What is in memory and not on the disk is counted, however it gets there or leaves."""
+        it, each = pair_queue(), 100 + OVERHEAD
+        it.add_in_flight([stanza("1"), stanza("2")], 0, None)
+        it.accept([stanza("3"), stanza("4")], 0)
+        self.assertEqual(it.unsaved, 4 * each)
+        batch = it.take_unspooled(0)
+        it.acknowledge(1)
+        it.mark_durable([item for whole in batch for item in whole.parts_now()])
+        self.assertEqual(it.unsaved, 0)
+        it.accept([stanza("5")], 1)
+        self.assertEqual(it.unsaved, each)
+        it.clear()
+        it.take_back()
+        it.clear()
+        self.assertEqual((it.unsaved, it.bytes, it.memory.used), (0, 0, 0))
+
+    def test_given_back(self) -> None:
+        """What the spool did not take is given again, in order, before what came since; what has left meanwhile is not."""
+        it = pair_queue()
+        it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
+        batch = it.take_unspooled(0)
+        it.accept([stanza("4")], 1)
+        it.remove(lambda held: held.stanza.id == "2")
+        it.give_back_unspooled(batch)
+        self.assertEqual((ids(it.take_unspooled(9)), it.unsaved), (["1", "3", "4"], 3 * (100 + OVERHEAD)))
 
     def test_expiry_by_kind(self) -> None:
         """An IQ waits its own, shorter time; the stanzas around it stay, in order; what is in flight is left alone."""
@@ -111,6 +137,18 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(it.expire(599), [])
         self.assertEqual(ids(it.expire(600)), ["m1", "m2"])
         self.assertEqual((len(it), it.expire(10_000)), (1, []))
+
+    def test_expiry_of_what_was_in_flight(self) -> None:
+        """What was in flight when the stream was lost expires like anything else, written as it came or from what waited."""
+        it = pair_queue()
+        it.add_in_flight([stanza("1"), stanza("q", "iq")], 0, None)
+        it.accept([stanza("2")], 100)
+        it.write(1)
+        self.assertEqual((it.expire(10_000), it.in_flight_deadline), ([], 30))
+        it.take_back()
+        self.assertEqual(ids(it.expire(30)), ["q"])
+        self.assertEqual(ids(it.expire(600)), ["1"])
+        self.assertEqual(ids(it.expire(700)), ["2"])
 
     def test_clear(self) -> None:
         """Everything that is not in flight can be given up at once, and the room is free again."""
@@ -126,136 +164,184 @@ class LaneTests(SynchronousTestCase):
         it.accept([stanza("3")], 1)
         it.write(1)
         it.acknowledge(1)
-        self.assertEqual(ids(it.unspooled(0.5)), ["2"])
-        self.assertEqual(ids(it.unspooled(1)), ["3"])
-        self.assertEqual(it.unspooled(9), [])
+        self.assertEqual(ids(it.take_unspooled(0.5)), ["2"])
+        self.assertEqual(ids(it.take_unspooled(1)), ["3"])
+        self.assertEqual(it.take_unspooled(9), [])
 
     def test_acknowledged_is_not_kept(self) -> None:
         """What was acknowledged leaves memory at once, not when it would have been due for the spool."""
         it = pair_queue()
-        it.fly([stanza("1"), stanza("2")], 0, None)
-        it.fly([stanza("3")], 0, None)
+        it.add_in_flight([stanza("1"), stanza("2")], 0, None)
+        it.add_in_flight([stanza("3")], 0, None)
         it.acknowledge(1)
-        self.assertEqual(ids(it.fresh), ["2", "3"])
+        self.assertEqual(ids(it.unspooled), ["2", "3"])
         it.acknowledge(2)
-        self.assertEqual(ids(it.fresh), [])
+        self.assertEqual(ids(it.unspooled), [])
 
     def test_receipt(self) -> None:
-        """A receipt is settled once, when every stanza it is for has been."""
+        """A receipt is settled once, when every stanza it is for has been, and knows by what."""
         settled: list[bool] = []
-        upstream_ack = UpstreamAck(2, lambda: settled.append(True))
+        receipt = Receipt(2, lambda: settled.append(True))
         it = pair_queue()
-        it.accept([stanza("1"), stanza("2")], 0, upstream_ack)
+        it.accept([stanza("1"), stanza("2")], 0, receipt)
         it.write(10_000)
         for held in it.acknowledge(1):
-            held.settle()
-            held.settle()
-        self.assertEqual(settled, [])
+            held.settle(PASSED_ON)
+            held.settle(PASSED_ON)
+        self.assertEqual((settled, receipt.evidence), ([], None))
         for held in it.acknowledge(1):
-            held.settle()
-        self.assertEqual(settled, [True])
+            held.settle(ON_DISK)
+        self.assertEqual((settled, receipt.evidence, receipt.by), ([True], ON_DISK, [("passed_on", 1), ("on_disk", 1)]))
 
     def test_leaves_to_the_spool_and_fetches_back(self) -> None:
         """What the spool holds need not stay in memory; it comes back in order, before what came since."""
         it = pair_queue()
-        held, _ = it.accept([stanza(str(n)) for n in range(5)], 0)
-        for each in held:
-            each.spooled = True
+        it.mark_durable(it.accept([stanza(str(n)) for n in range(5)], 0))
         it.evict(2 * (100 + OVERHEAD))
-        self.assertEqual((ids(list(it)), it.spooled_range, it.gap_count, len(it)), (["0", "1"], (2, 5), 3, 5))
-        late, _ = it.accept([stanza("5")], 1)
+        self.assertEqual((ids(list(it)), it.spooled_range, it.only_spooled, len(it)), (["0", "1"], (2, 5), 3, 5))
+        late = it.accept([stanza("5")], 1)
         self.assertEqual(ids(it.write(10_000)), ["0", "1"])
-        it.fill([QueuedStanza(3, stanza("2"), 0, 600, None, True)], complete=False)
+        it.fill([in_spool(3)], complete=False)
         self.assertEqual((ids(it.write(10_000)), it.spooled_range, it.pending), (["2"], (3, 5), True))
-        late[0].spooled = True
+        it.mark_durable(late)
         it.evict(0)
-        self.assertEqual((it.spooled_range, it.gap_count), ((3, 6), 3))
-        it.fill([QueuedStanza(n, stanza(str(n - 1)), 0, 600, None, True) for n in (4, 5, 6)], complete=True)
+        self.assertEqual((it.spooled_range, it.only_spooled), ((3, 6), 3))
+        it.fill([in_spool(number) for number in (4, 5, 6)], complete=True)
         self.assertEqual((ids(it.write(10_000)), it.spooled_range, len(it)), (["3", "4", "5"], None, 6))
 
+    def test_nothing_leaves_before_the_commit(self) -> None:
+        """What the spool was given, and does not have yet, stays in memory: the commit may fail."""
+        it = pair_queue()
+        it.accept([stanza("1"), stanza("2")], 0)
+        first = it.take_unspooled(0)
+        it.accept([stanza("3")], 1)
+        it.take_unspooled(1)
+        it.mark_durable(first)
+        it.evict(0)
+        self.assertEqual((it.spooled_range, ids(it.waiting), ids(it.arrived_since)), ((0, 2), [], ["3"]))
+
+    def test_oldest_on_the_disk(self) -> None:
+        """The age of the stanza that waits longest is known, in memory or on the disk."""
+        it = pair_queue()
+        it.restore(3, 5, 3, oldest=7.0)
+        it.accept([stanza("9")], 90)
+        self.assertEqual(it.oldest, 7.0)
+        it.fill([in_spool(3, 7.0)], complete=False)
+        it.write(1)
+        self.assertEqual(it.oldest, 7.0)
+        it.acknowledge(1)
+        self.assertEqual(it.oldest, 7.0)  # at least: what the disk holds is no older
+        it.fill([in_spool(4, 8.0), in_spool(5, 9.0)], complete=True)
+        self.assertEqual(it.oldest, 8.0)
+        it.mark_durable(it.waiting)
+        it.evict(0)
+        self.assertEqual((it.oldest, ids(list(it))), (8.0, []))
+
     def test_leaves_while_more_comes(self) -> None:
-        """What the spool has leaves memory also while stanzas keep coming that it does not have yet; those stand behind the gap."""
+        """What the spool has leaves memory also while stanzas come that it does not have yet; those stand behind the range."""
         it = pair_queue()
         it.accept([stanza(str(n)) for n in range(4)], 0)
-        for each in it.unspooled(0):
-            each.spooled = True
+        it.mark_durable(it.take_unspooled(0))
         it.accept([stanza("4"), stanza("5")], 1)
         it.evict(100 + OVERHEAD)
-        self.assertEqual((ids(it.waiting), it.spooled_range, it.gap_count, ids(it.recent)), ([], (0, 4), 4, ["4", "5"]))
-        it.recent[0].spooled = True
+        self.assertEqual((ids(it.waiting), it.spooled_range, it.only_spooled, ids(it.arrived_since)), ([], (0, 4), 4, ["4", "5"]))
+        it.mark_durable([it.arrived_since[0]])
         it.evict(100 + OVERHEAD)
-        self.assertEqual((it.spooled_range, it.gap_count, ids(it.recent), len(it)), ((0, 5), 5, ["5"], 6))
-        it.fill([QueuedStanza(n, stanza(str(n - 1)), 0, 600, None, True) for n in range(1, 6)], complete=True)
+        self.assertEqual((it.spooled_range, it.only_spooled, ids(it.arrived_since), len(it)), ((0, 5), 5, ["5"], 6))
+        it.fill([in_spool(number) for number in range(1, 6)], complete=True)
         self.assertEqual((ids(it.write(10_000)), len(it)), (["0", "1", "2", "3", "4", "5"], 6))
 
-    def test_full(self) -> None:
-        """So much is in flight at a time: the next is neither written at once nor from what waits, until some is acknowledged."""
-        it = pair_queue(share=12 * (100 + OVERHEAD))
-        self.assertTrue(it.fly([stanza("1"), stanza("2")], 0, None))
-        self.assertFalse(it.full)
-        it.accept([stanza("3"), stanza("4")], 0)
-        it.write(1)
-        it.write(1)
-        self.assertTrue(it.full)
-        self.assertFalse(it.fly([stanza("5")], 0, None))
+    def test_read_in_front_of_what_came_since(self) -> None:
+        """What was just read stays, so that it is not read again at once; where all must leave memory, it leaves too."""
+        it = pair_queue()
+        it.restore(1, 3, 3, oldest=0)
+        it.accept([stanza("3")], 1)
+        it.fill([in_spool(1), in_spool(2)], complete=False)
+        it.evict(1)
+        self.assertEqual(ids(it.waiting), ["0", "1"])
+        it.evict(0)
+        self.assertEqual((ids(it.waiting), it.spooled_range, it.only_spooled, ids(it.arrived_since)), ([], (0, 3), 3, ["3"]))
+
+    def test_skipped(self) -> None:
+        """Where nothing of a part of the range is in custody any more, the range begins behind it."""
+        it = pair_queue()
+        it.restore(1, 3, 3, oldest=0)
+        it.only_spooled -= 2
+        it.skip_to(2)
+        self.assertEqual((it.spooled_range, it.pending, len(it)), ((2, 3), True, 1))
+
+    def test_enough_in_flight(self) -> None:
+        """So much is in flight at a time that the rest waits until some is acknowledged; one stanza may always be written."""
+        it = pair_queue(memory=120 * (100 + OVERHEAD), share=0.1)
+        it.add_in_flight([stanza("1"), stanza("2")], 0, None)
+        self.assertFalse(it.enough_in_flight)
+        it.add_in_flight([stanza("3"), stanza("4")], 0, None)
+        self.assertTrue(it.enough_in_flight)
         it.acknowledge(1)
-        self.assertFalse(it.full)
-        self.assertTrue(it.fly([stanza("5")], 0, None))
+        self.assertFalse(it.enough_in_flight)
         it.take_back()
-        self.assertFalse(it.full)
+        self.assertFalse(it.enough_in_flight)
+        tight = pair_queue(memory=100)
+        self.assertFalse(tight.enough_in_flight)
+        tight.add_in_flight([stanza("1")], 0, None)
+        self.assertTrue(tight.enough_in_flight)
 
     def test_stays_while_there_is_room(self) -> None:
-        """Nothing is set apart from a lane that is small, or of which the spool has nothing."""
+        """Nothing is set apart from a queue that is small, or of which the spool has nothing."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         it.evict(0)
-        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.recent)), (["1", "2"], None, []))
-        it.waiting[0].spooled = True
+        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.arrived_since)), (["1", "2"], None, []))
+        it.mark_durable([it.waiting[0]])
         it.evict(10_000)
-        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.recent)), (["1", "2"], None, []))
+        self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.arrived_since)), (["1", "2"], None, []))
 
-    def test_flight(self) -> None:
-        """What is written as it comes is one piece, until one of its stanzas matters: acknowledged, spooled or in doubt."""
-        settled: list[bool] = []
+    def test_batch(self) -> None:
+        """What is written as it comes is one item, until one of its stanzas matters: acknowledged, spooled or in doubt."""
+        receipt = Receipt(3)
         it = pair_queue()
-        self.assertTrue(it.fly([stanza("1"), stanza("2"), stanza("3")], 0, UpstreamAck(3, lambda: settled.append(True))))
-        self.assertTrue(it.fly([stanza("4")], 1, None))
+        it.add_in_flight([stanza("1"), stanza("2"), stanza("3")], 0, receipt)
+        it.add_in_flight([stanza("4")], 1, None)
         self.assertEqual((len(it), it.bytes, ids(list(it)), it.pending), (4, 4 * (100 + OVERHEAD), ["1", "2", "3", "4"], False))
         first = it.acknowledge(1)
-        self.assertEqual((ids(first), len(it), ids(it.unspooled(0.5))), (["1"], 3, ["2", "3"]))
-        first[0].settle()
+        self.assertEqual((ids(first), len(it), ids(it.take_unspooled(0.5))), (["1"], 3, ["2", "3"]))
+        first[0].settle(PASSED_ON)
         self.assertEqual(ids(it.acknowledge(1)), ["2"])
         again = it.take_back()
         self.assertEqual(([held.position for held in again], len(it), it.pending), ([3, 4], 2, True))
-        self.assertEqual(settled, [])
-        self.assertEqual(ids(it.unspooled(9)), ["3", "4"])
-        self.assertFalse(it.fly([stanza("5")], 2, None))
+        self.assertEqual(receipt.left, 2)
+        self.assertEqual(ids(it.take_unspooled(9)), ["4"])
 
-    def test_flight_without_room(self) -> None:
-        """A flight that does not fit does not leave."""
-        it = pair_queue(share=700)
-        self.assertEqual((it.fly([stanza("1"), stanza("2")], 0, None), it.bytes, it.next_position), (False, 0, 1))
-        self.assertTrue(it.fly([stanza("1")], 0, None))
-
-    def test_flight_settles_once(self) -> None:
-        """However a flight is taken apart, its receipt counts every stanza once."""
-        settled: list[bool] = []
+    def test_taken_back_in_order(self) -> None:
+        """What was not spooled when the stream was lost is given to the spool in its order."""
         it = pair_queue()
-        it.fly([stanza("1"), stanza("2"), stanza("3")], 0, UpstreamAck(3, lambda: settled.append(True)))
-        whole = it.unspooled(1)
+        it.add_in_flight([stanza("1")], 0, None)
+        it.accept([stanza("2")], 0)
+        it.write(1)
+        it.add_in_flight([stanza("3"), stanza("4")], 0, None)
+        it.accept([stanza("5")], 0)
+        it.take_back()
+        self.assertEqual(ids(it.take_unspooled(9)), ["1", "2", "3", "4", "5"])
+
+    def test_batch_settles_once(self) -> None:
+        """However a batch is taken apart, its receipt counts every stanza once."""
+        receipt = Receipt(3)
+        it = pair_queue()
+        it.add_in_flight([stanza("1"), stanza("2"), stanza("3")], 0, receipt)
+        whole = it.take_unspooled(1)
         gone = it.acknowledge(1)
-        for piece in [*whole, *gone, *whole]:
-            piece.settle()
-        self.assertEqual(settled, [])
+        for item in [*whole, *gone, *whole]:
+            item.settle(PASSED_ON)
+        self.assertEqual(receipt.left, 2)
         for held in it.take_back():
-            held.settle()
-        self.assertEqual(settled, [True])
+            held.settle(ON_DISK)
+        self.assertEqual((receipt.left, receipt.evidence), (0, ON_DISK))
 
     def test_restored(self) -> None:
         """After a start a lane knows how much the spool holds of it, and goes on counting behind that."""
         it = pair_queue()
-        it.restore(7, 9, 2)
-        held, _ = it.accept([stanza("n")], 0)
+        it.restore(7, 9, 2, oldest=0)
+        held = it.accept([stanza("n")], 0)
         self.assertEqual((len(it), it.spooled_range, held[0].position, it.pending), (3, (6, 9), 10, True))
 
     @given(st.lists(st.one_of(
@@ -264,18 +350,18 @@ class LaneTests(SynchronousTestCase):
         st.tuples(st.just("lose"), st.just(0)),
     )))
     def test_nothing_is_lost(self, steps: list[tuple[str, int]]) -> None:
-        """Whatever happens, each stanza is refused, acknowledged, expired or still there, once; sizes add up."""
-        budget = MemoryBudget(12_000)
-        it = PairQueue(PAIR, budget, 8_000, HoldTimes(stanza=30, iq=10))
+        """Whatever happens, each stanza is acknowledged, expired or still there, once; sizes add up."""
+        memory = SharedMemory(12_000, 0.6)
+        it = PairQueue(PAIR, PeerMemory(memory), HoldTimes(stanza=30, iq=10))
         seen: list[str | None] = []
         now = 0.0
         for number, (step, value) in enumerate(steps):
             if step == "accept":
                 kind: Kind = "iq" if number % 3 == 0 else "message"
-                seen += [each.id for each in it.accept([stanza(str(number), kind, value)], now)[1]]
+                it.accept([stanza(str(number), kind, value)], now)
             elif step == "fly":
                 pair = [stanza(str(number), "message", value), stanza(f"{number}b", "message", value)]
-                seen += [] if it.fly(pair, now, None) else [str(number), f"{number}b"]
+                it.accept(pair, now) if it.pending else it.add_in_flight(pair, now, None)
             elif step == "write":
                 it.write(value)
             elif step == "acknowledge":
@@ -291,7 +377,7 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(positions, sorted(positions))
         self.assertEqual(sorted(filter(None, seen + ids(list(it)))), sorted(accepted))
         self.assertEqual(it.bytes, sum(len(held.stanza.data) + OVERHEAD for held in it))
-        self.assertEqual(budget.used, it.bytes)
+        self.assertEqual((memory.used, it.unsaved), (it.bytes, it.bytes))
 
 
 class BackOffTests(SynchronousTestCase):

@@ -52,7 +52,7 @@ class PeerStreamsTests(SynchronousTestCase):
     def test_wake(self) -> None:
         """The lanes that wait for the peer try again."""
         woken: list[Domain] = []
-        PeerStreams(SimpleNamespace(contact=lambda *peer, urged: woken.extend(peer) if urged else None), [], []).wake(PEER)  # type: ignore[arg-type]
+        PeerStreams(SimpleNamespace(retry_now=lambda *peer, urged: woken.extend(peer) if urged else None), [], []).wake(PEER)  # type: ignore[arg-type]
         self.assertEqual([PEER], woken)
 
     def test_close(self) -> None:

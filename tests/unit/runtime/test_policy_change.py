@@ -13,23 +13,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Target
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime import policy_change
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
-from tests.support.fakes import FakeNextHop, Transports
+from tests.support.custody import custody_of
+from tests.support.fakes import FakeNextHop
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 NO = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "pkix: no.", Ending(Cause.EXPIRED, "expired"))
@@ -73,13 +71,6 @@ class Waiting(FakeNextHop):
         self._kept += data
 
 
-class Review:
-    """Judges open streams by a function of the test."""
-
-    def __init__(self, reconsider: Any) -> None:
-        self.reconsider = reconsider
-
-
 class ReconsiderationTests(SynchronousTestCase):
     """Over streams and lanes of the test's own; judgements by the test."""
 
@@ -87,10 +78,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.clock = Clock()
         self.back: list[bytes] = []
         self.record = EventRecord(self.clock, Logger())
-        self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(), lambda domain: domain == HERE,
-            MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self.next_hop))
+        self.queues = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop).queues
         self.peers = PeerPolicies()
         self.accepted: dict[Connection, Owner] = {}
         self.initiated: Any = []
@@ -123,7 +111,7 @@ class ReconsiderationTests(SynchronousTestCase):
 
     def apply(self, keep_streams: bool = False) -> list[Closed]:
         accepted: Any = self.accepted.items()
-        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, Review(self.inbound), Review(self.outbound))
+        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, self.inbound, self.outbound)
         return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
 
     def test_closed(self) -> None:
@@ -212,7 +200,7 @@ class ReconsiderationTests(SynchronousTestCase):
             return await waiting[-1]
 
         connections = [self.stream() for _ in range(5)]
-        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, Review(inbound), Review(self.outbound))  # type: ignore[arg-type]
+        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, inbound, self.outbound)  # type: ignore[arg-type]
         done = Deferred.fromCoroutine(reconsideration.apply())
         self.assertEqual(2, len(waiting))
         connections[0].ending = Ending(Cause.CLOSED)

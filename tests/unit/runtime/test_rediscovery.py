@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.composition.federation import MissedPeers
-from s2sgw.delivery import holds
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
@@ -45,7 +44,7 @@ class World(test_agent.World):
         self.server.add("h2.example", "A", "8.8.0.2", ttl=3600)
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
-        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, Random())
+        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery.resolve, lambda: 0.0)
         self.alive: set[str] = set()
         #: when each address was tried
         self.tried: list[tuple[float, str]] = []
@@ -165,7 +164,7 @@ class WhereaboutsTests(SynchronousTestCase):
 
     def test_nothing_waits(self) -> None:
         """Where nothing waits for the peer, or all of it is held, nobody asks, and the peer is forgotten."""
-        for end in (lambda queue: holds.drop(queue, True), holds.hold):
+        for end in (lambda queue: queue.drop(True), DeliveryQueue.hold):
             self.world = World()
             self.begin(ttl=1)
             self.world.until(63)
@@ -186,13 +185,10 @@ class BoundTests(SynchronousTestCase):
         self.world = test_agent.World()
         self.asked: list[Deferred[Resolution]] = []
         self.chance = 0.0
-        self.rediscovery = Rediscovery(self.world.clock, self.world.queues, self, self)
+        self.rediscovery = Rediscovery(self.world.clock, self.world.queues, self.ask, lambda: self.chance)
         self.world.side.ending = Ending(Cause.DNS_UNREACHABLE)
 
-    def random(self) -> float:
-        return self.chance
-
-    def resolve(self, peer: Domain) -> Deferred[Resolution]:
+    def ask(self, peer: Domain) -> Deferred[Resolution]:
         self.asked.append(Deferred())
         return self.asked[-1]
 
@@ -202,7 +198,7 @@ class BoundTests(SynchronousTestCase):
             queue = self.world.queues.queue(Pair(test_agent.HERE, peer))
             queue.accept([message("1")])
             next_hop: Any = queue.next_hop
-            next_hop.retry.delay(1000)
+            next_hop.data.timer.delay(1000)
             self.rediscovery.missed(peer, place("192.0.2.1"))
 
     def look(self) -> None:
@@ -242,7 +238,7 @@ class BoundTests(SynchronousTestCase):
         """An attempt of the lane's own is as good as a look."""
         self.back_off(THERE)
         next_hop: Any = self.world.queue.next_hop
-        next_hop.retry.reset(INTERVAL + NEAR)
+        next_hop.data.timer.reset(INTERVAL + NEAR)
         self.look()
         self.assertEqual((self.asked, len(self.rediscovery)), ([], 1))
 

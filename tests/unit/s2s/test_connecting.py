@@ -261,7 +261,7 @@ class OpeningTests(Attempts):
             stream.part.user = user = cast(Any, SimpleNamespace(busy=busy, alone=False, stream_lost=lambda ending: None))
             for _ in range(2):
                 stream.retire(Ending(Cause.IDLE))
-            self.assertEqual((connection.retiring, connection.ending is None, stream.shared_stream.takes()), (True, busy, False))
+            self.assertEqual((connection.retiring, connection.ending is None, stream.shared_stream.takes_user()), (True, busy, False))
             self.clock.pump([0.1] * round(seconds * 10 + 1))
             if seconds < RETIRE_SECONDS:
                 user.busy = False

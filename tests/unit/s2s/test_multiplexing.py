@@ -13,24 +13,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.views import GatewayViews
 from s2sgw.delivery.ack_selection import AckSelection
-from s2sgw.delivery.acknowledgements import LARGE, OVERDUE
+from s2sgw.delivery.acknowledgements import LARGE, OVERDUE_SECONDS
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.net.tls import ClientTLS
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import DISABLED_SECONDS, ExtensionMemory
 from s2sgw.s2s.multiplexing import ANSWER, BRIEF, PairRequests, ShareableStreams
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -49,7 +46,8 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.certificates import leaf_for
-from tests.support.fakes import Connections, Transports
+from tests.support.custody import custody_of, stop
+from tests.support.fakes import Connections
 from tests.support.wires import WireTransport, credential, server_context_of
 from tests.unit.delivery.test_agent import Bounced, FakeSide, KeepingHop
 
@@ -175,12 +173,10 @@ class World:
         self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
         self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((extension, ending.cause.value)))
         self.record = EventRecord(self.clock, Logger())
-        self.queues = DeliveryQueues(
-            self.clock, self.record, 1 << 20, lambda pair: HoldTimes(600, 30), lambda domain: domain in OURS,
-            MemorySpool(0, lambda call: call()), spools=False,
-        ).attach(Transports(self._next_hop))
-        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", lambda: self.queues, self.extensions, self.clock)
-        self.acknowledgements = ack_selection.of
+        self.custody = custody_of(self.clock, self.record, lambda domain: domain in OURS, self._next_hop)
+        self.queues = self.custody.queues
+        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", self.queues.replies, self.extensions, self.clock)
+        self.acknowledgements = ack_selection.choose
         self.connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
@@ -214,7 +210,7 @@ class World:
             self.flush()
 
     def rows(self) -> list[Any]:
-        views = GatewayViews(None, self.queues, [], self.record, None, 0.0, None, None)  # type: ignore[arg-type]
+        views = GatewayViews(None, self.custody, [], self.record, None, 0.0, None, None)  # type: ignore[arg-type]
         return [row for row in views.streams() if row is not None]
 
     def pairs(self) -> list[list[str]]:
@@ -307,7 +303,7 @@ class SharingTests(SynchronousTestCase):
         """The last lane to go closes the stream, in order; what the others have in flight is not in doubt before."""
         self.world.peer.acknowledges = False
         self.both(management=True)
-        stopped = self.world.queues.stop()
+        stopped = stop(self.world.custody)
         self.world.flush()
         self.successResultOf(stopped)
         self.assertEqual(self.world.peer.ends[0].connection.ending, Ending(Cause.CLOSED, by="them"))
@@ -415,10 +411,10 @@ class PoisonTests(SynchronousTestCase):
         world.write(HERE, "stifling" + "g" * LARGE)
         world.flush()
         world.write(ROOMS, "r2")
-        world.pass_time(OVERDUE + 2)
+        world.pass_time(OVERDUE_SECONDS + 2)
         self.assertEqual((world.peer.got[2:], world.back), (["r2"], []))
         world.write(ROOMS, "r3")
-        world.pass_time(OVERDUE)
+        world.pass_time(OVERDUE_SECONDS)
         self.assertEqual((world.peer.got[2:], len(world.back)), (["r2", "r3"], 1))
         self.assertIn(b"answered no more", world.back[0].data)
         self.assertEqual((len(world.peer.ends), world.told), (3, []))
@@ -501,7 +497,7 @@ class JoiningTests(SynchronousTestCase):
     def test_which(self) -> None:
         """Not one on which dialback is not offered; one that has taken the pair already is not asked again."""
         part = object()
-        shared_stream = SimpleNamespace(takes=lambda: True, of=lambda pair: part)
+        shared_stream = SimpleNamespace(takes_user=lambda: True, for_pair=lambda pair: part)
         stream: Any = SimpleNamespace(
             pair=Pair(HERE, THERE), shown="one", engine=SimpleNamespace(extensible=False), shared_stream=shared_stream,
             connection=SimpleNamespace(when_closed=Deferred),

@@ -8,16 +8,13 @@ from typing import Any
 from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.acknowledgements import StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.agent_states import Delivering
 from s2sgw.delivery.outbound_stream import StreamUser
-from s2sgw.delivery.poison import PoisonDetector
-from s2sgw.ingress.filtering import StanzaFilters
-from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.queue.backoff import BackOff
 from s2sgw.s2s.accepted_streams import AcceptedStreams
@@ -39,15 +36,16 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.custody import ingress_services
 from tests.unit.delivery.test_agent import World, ids, message
-from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, OUT, PEER, EntryTestCase, stanza
+from tests.unit.ingress.test_pair_ingress import IN, OTHER, OUT, PEER, EntryTestCase, stanza
 
 
 class PartsOf:
     """Gives parts of one stream (`PairStreams`)."""
 
     def __init__(self, shared_stream: SharedStream) -> None:
-        self.pair_stream = shared_stream.of
+        self.pair_stream = shared_stream.for_pair
 
 
 class Engine:
@@ -65,7 +63,7 @@ class Engine:
 
 
 class Listening(StreamUser):
-    """Notes what a courier would hear."""
+    """Notes what a delivery agent would hear."""
 
     busy = alone = False
 
@@ -76,8 +74,10 @@ class Listening(StreamUser):
     def holds(self, number: int) -> bool:
         return number == len(self.held)
 
-    def again(self) -> list[bytes]:
-        return self.held
+    def resend(self, acknowledged: int) -> list[bytes]:
+        if acknowledged:
+            self.told.append(f"{acknowledged} acknowledged")
+        return self.held[acknowledged:]
 
     def stream_suspended(self, ending: Ending) -> None:
         self.told.append(("broken", ending))
@@ -112,7 +112,7 @@ class LendingTests(SynchronousTestCase):
             self.shared_stream.allow(pair)
 
     def borrow(self, pair: Pair) -> tuple[Any, Listening]:
-        pair_stream = self.shared_stream.of(pair)
+        pair_stream = self.shared_stream.for_pair(pair)
         assert pair_stream is not None
         listening = Listening()
         pair_stream.user = listening
@@ -120,24 +120,24 @@ class LendingTests(SynchronousTestCase):
 
     def test_each_pair_once(self) -> None:
         """Only allowed pairs, each for one courier, and none of a stream that has ended."""
-        self.assertIsNone(self.shared_stream.of(IN))
+        self.assertIsNone(self.shared_stream.for_pair(IN))
         pair_stream, _ = self.borrow(OUT)
-        self.assertIsNone(self.shared_stream.of(OUT))
+        self.assertIsNone(self.shared_stream.for_pair(OUT))
         self.assertEqual((pair_stream.pair, pair_stream.method, bool(pair_stream.limits), pair_stream.ours), (OUT, "bidi", False, False))
         pair_stream.close(Ending(Cause.SHUTDOWN))
-        self.assertIsNone(self.shared_stream.of(self.second))
+        self.assertIsNone(self.shared_stream.for_pair(self.second))
 
     def test_alone(self) -> None:
         """Who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody (docs/decisions.md#poison)."""
-        self.assertIsNotNone(self.shared_stream.of(OUT, alone=True))
+        self.assertIsNotNone(self.shared_stream.for_pair(OUT, alone=True))
         pair_stream, listening = self.borrow(OUT)
-        self.assertEqual((self.shared_stream.of(self.second, alone=True), pair_stream.sole), (None, True))
+        self.assertEqual((self.shared_stream.for_pair(self.second, alone=True), pair_stream.sole), (None, True))
         listening.alone = True
-        self.assertIsNone(self.shared_stream.of(self.second))
+        self.assertIsNone(self.shared_stream.for_pair(self.second))
         listening.alone = False
-        self.assertIsNotNone(self.shared_stream.of(self.second))
+        self.assertIsNotNone(self.shared_stream.for_pair(self.second))
         self.engine.closing = True
-        self.assertIsNone(self.shared_stream.of(self.second))
+        self.assertIsNone(self.shared_stream.for_pair(self.second))
 
     def test_leaving(self) -> None:
         """The stream is closed by the last that leaves it."""
@@ -160,8 +160,8 @@ class LendingTests(SynchronousTestCase):
         """R35: what was counted on the stream with which this one goes on comes first."""
         self.engine.managed = True
         (pair_stream, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
-        self.shared_stream.owe(other, 0)
-        self.shared_stream.owe(pair_stream, 2)
+        self.shared_stream.count_resumed(other, 0)
+        self.shared_stream.count_resumed(pair_stream, 2)
         other.count_sent(1)
         self.shared_stream.event(Acknowledged(2))
         self.assertEqual((pair_stream.unacknowledged, other.unacknowledged, listening.told), (0, 1, [Acknowledged(2)]))
@@ -213,12 +213,23 @@ class LendingTests(SynchronousTestCase):
         later = SharedStream(SimpleNamespace(leg="federation"), link, self.engine)
         for pair in (OUT, self.second):
             later.allow(pair)
-        del one.held[0]
-        later.go_on(self.shared_stream, 1)
+        later.continue_from(self.shared_stream.hand_over(1))
         link.write.assert_called_once_with(b"a2b1a3")
-        parts = later.of(OUT), later.of(self.second)
-        self.assertEqual((one.told, two.told), ([("broken", ending), Acknowledged(1), parts[0]], [("broken", ending), parts[1]]))
+        parts = later.for_pair(OUT), later.for_pair(self.second)
+        self.assertEqual((one.told, two.told), ([("broken", ending), "1 acknowledged", parts[0]], [("broken", ending), parts[1]]))
         self.assertEqual([part and part.unacknowledged for part in parts], [2, 1])
+
+    def test_a_user_left_meanwhile(self) -> None:
+        """R35: what was in doubt went another way, as its hold time was over: the stream cannot be resumed in its order."""
+        self.engine.managed = True
+        (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
+        first.count_sent(1)
+        second.count_sent(1)
+        one.held, two.held = [b"a"], [b"b"]
+        self.shared_stream.suspend(Ending(Cause.CONNECTION_LOST))
+        self.assertTrue(self.shared_stream.resumable)
+        first.leave(Ending(Cause.CONNECTION_LOST))
+        self.assertFalse(self.shared_stream.resumable)
 
     def test_suspended(self) -> None:
         """R35: whoever has nothing in doubt looks for another way at once."""
@@ -249,10 +260,10 @@ class CarryingBackTests(EntryTestCase):
     def setUp(self) -> None:
         self.made()
         self.woken: list[Domain] = []
-        self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None)
+        self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None, acknowledged_to_peer=0)
         self.link: Any = Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None)
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
-        self.accepted = AcceptedStreams(ingress_services, SimpleNamespace(accept=lambda *ignored, **more: self.link), SimpleNamespace(contacted=self.woken.append))
+        services = ingress_services(self.custody, self.peers)
+        self.accepted = AcceptedStreams(services, lambda *ignored, **more: self.link, self.woken.append)
         self.side: Any = SimpleNamespace(
             leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
@@ -382,9 +393,9 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.agent = self.queue.next_hop
         destinations, extensions = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0)), ExtensionMemory(self.world.clock)
         self.acks: Any = "tcp"
-        self.agent._receipts_of = AckSelection(lambda domain: self.acks, lambda: self.world.queues, extensions, self.world.clock).of
+        self.agent._choose_acks = AckSelection(lambda domain: self.acks, self.world.queues.replies, extensions, self.world.clock).choose
         connect_services = ConnectServices(None, self.world.clock, destinations, extensions, carrying_back=PartsOf(self.shared_stream))  # type: ignore[arg-type]
-        self.agent.way = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
+        self.agent.provider = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
 
     def written(self) -> list[str]:
         return ids([call.args[0] for call in self.link.write.call_args_list])
@@ -399,7 +410,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.assertEqual((self.engine.counted, self.agent.acknowledges, len(self.queue.pair_queue)), ([1], True, 1))
         self.shared_stream.event(Acknowledged(1))
         self.assertEqual(len(self.queue.pair_queue), 0)
-        self.agent.acknowledgements.stop()
+        self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_counts_in_any_case(self) -> None:
         """R35: with pings under way the other side's acknowledgements settle nothing, but all that is written is counted."""
@@ -411,7 +422,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.assertEqual(self.engine.counted, [1])
         self.shared_stream.event(Acknowledged(1))
         self.assertEqual(len(self.queue.pair_queue), 2)
-        self.agent.acknowledgements.stop()
+        self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_pings_after_a_rest(self) -> None:
         """R41: the way back is forgotten while it rests between two pings; the next answer is caught all the same."""
@@ -419,10 +430,10 @@ class BorrowingCourierTests(SynchronousTestCase):
         for id in "12":
             self.queue.accept([message(id)])
             back = self.world.queues.queue(self.queue.pair.inverse)
-            (ping,) = back.answers.pings
+            (ping,) = back.replies.pings
             back.accept([Stanza("iq", b"<iq/>", "", "", "result", ping)])
             self.assertEqual(len(self.queue.pair_queue), 0)
-            self.world.queues.sweep()
+            self.world.custody.expiry.sweep()
             self.assertNotIn(back, list(self.world.queues))
 
     def test_later(self) -> None:
@@ -435,14 +446,15 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.assertEqual((self.engine.counted, len(self.queue.pair_queue)), ([1], 2))
         self.queue.acknowledged(2)
         self.queue.accept([message("3"), message("4")])
-        self.assertIsInstance(self.agent.acknowledgements, StreamManagementAcks)
+        assert isinstance(self.agent.data, Delivering)
+        self.assertIsInstance(self.agent.data.acknowledgements, StreamManagementAcks)
         self.shared_stream.event(Acknowledged(1))
         self.assertEqual(len(self.queue.pair_queue), 2)
         self.shared_stream.event(Acknowledged(1))
         self.assertEqual([held.stanza.id for held in self.queue.pair_queue], ["4"])
         self.shared_stream.event(Acknowledged(1))
         self.assertEqual(len(self.queue.pair_queue), 0)
-        self.agent.acknowledgements.stop()
+        self.agent.data.acknowledgements.stop()
 
     def test_lost(self) -> None:
         """When it is gone the courier looks for another way."""
@@ -459,13 +471,13 @@ class IncomingOnOursTests(EntryTestCase):
         world = World()
         made: list[Any] = []
         self.made(kinds=("message",))
-        ingress_services = IngressServices(self.queues, self.record, StanzaFilters(self.peers, self.clock))
+        services = ingress_services(self.custody, self.peers)
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(ingress_services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", SimpleNamespace(admit=lambda pair: succeed(None)), [PEER])
+            return StreamIngress(services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", lambda pair: succeed(None), [PEER])
 
-        engine = Mock(handled=Mock(return_value=[]))
+        engine = Mock(handled=Mock(return_value=[]), acknowledged_to_peer=0)
         world.queue.accept([message("1")])
         connection = world.open()
         stream = connection.owner
@@ -480,28 +492,3 @@ class IncomingOnOursTests(EntryTestCase):
         self.assertEqual((made, self.passed()), ([stream], "a"))
         stream.incoming.reconsider()
         stream.ended(connection, Ending(Cause.CLOSED))
-
-
-class ReceiptingTests(SynchronousTestCase):
-    """R35: which receipts, by what is configured and known."""
-
-    def test_managed(self) -> None:
-        """R35: asked for where it is wanted and not known to break; what was promised and not given is left out for a day."""
-        clock = Clock()
-        extensions = ExtensionMemory(clock)
-        acks: dict[Domain, Any] = {HERE: "tcp", PEER: "auto", OTHER: "sm"}
-        ack_selection = AckSelection(acks.__getitem__, Mock(), extensions, clock)
-        self.assertEqual([ack_selection.managed(each) for each in (HERE, PEER, OTHER)], [False, True, True])
-        stream: Any = Mock(pair=OUT, largest_in_flight=10, unacknowledged=0)
-        agent = Mock(poison_detector=PoisonDetector())
-        acknowledgements = ack_selection.of(agent, stream)
-        acknowledgements.behind(2)
-        acknowledgements.acknowledged(1)
-        clock.advance(60)
-        self.assertEqual(stream.abort.call_args.args[0].cause, Cause.UNRESPONSIVE)
-        self.assertTrue(ack_selection.managed(PEER))
-        acknowledgements = ack_selection.of(agent, stream)
-        acknowledgements.behind(1)
-        clock.advance(60)
-        self.assertEqual(stream.close.call_args.args[0].cause, Cause.UNRESPONSIVE)
-        self.assertFalse(ack_selection.managed(PEER))

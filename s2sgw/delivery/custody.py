@@ -1,0 +1,59 @@
+"""All of custody: the delivery queues, what they share, and what acts on all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from s2sgw.delivery.expiry import ExpirySweep
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.restoring import StartupRestore
+from s2sgw.delivery.services import DeliveryServices
+from s2sgw.xmpp.ending import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """Built by `composition.custody`. The methods are the steps of a stop that concern all queues (`runtime.shutdown`)."""
+
+    queues: DeliveryQueues
+    services: DeliveryServices
+    restore: StartupRestore
+    expiry: ExpirySweep
+
+    def quiesce(self) -> None:
+        """Have every queue write nothing more. What is in custody is spooled from now on, beyond the spool's bounds."""
+        memory = self.services.relief.memory
+        self.queues.quiesced = True
+        self.services.spool.raise_limit(max(memory.limit, memory.used))
+        for queue in self.queues:
+            queue.quiesce()
+        self.services.window.offer_again()
+
+    async def hand_to_spool(self) -> None:
+        """Leave to the spool what was not passed on; what it does not take is bounced. Returns when the spool has answered."""
+        self.restore.stop()
+        while True:
+            busy = [queue for queue in self.queues if queue.spooling]  # what came since goes behind what the spool was given
+            for queue in self.queues:
+                queue.hand_to_spool()
+            await self._answered()
+            if not busy:
+                return
+
+    def _answered(self) -> Deferred[None]:
+        """Fire when the spool has answered everything that it was asked so far: it answers in order."""
+        answered: Deferred[None] = Deferred()
+        self.services.spool.queues(lambda _: answered.callback(None))
+        return answered
+
+    async def close(self) -> None:
+        """Close the streams of all queues, then the spool. What is in flight by then is given to the spool once more."""
+        closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self.queues]
+        for queue in self.queues:
+            queue.pair_queue.take_back()
+            queue.spool_now()
+        spool: Deferred[None] = Deferred()
+        self.services.spool.close(lambda: spool.callback(None))
+        await gatherResults([*closed, spool])

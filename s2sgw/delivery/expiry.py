@@ -1,0 +1,70 @@
+"""The sweep, once a second: stanzas whose hold time is over are bounced, wherever they wait, and idle queues are forgotten."""
+
+from __future__ import annotations
+
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue_table import DeliveryQueues
+from s2sgw.delivery.services import DeliveryServices
+from s2sgw.spool.interface import Spooled, SpoolError
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Pair
+
+#: Expired stanzas that are read from the spool at once.
+EXPIRED_AT_ONCE = 500
+
+
+class SpoolQuestion:
+    """Whether the spool was asked what has expired, and has not answered: the answer may name stanzas of any queue."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
+
+    def is_open(self) -> bool:
+        return self.open
+
+
+class ExpirySweep:
+    """`sweep` is to be called once a second. `question` is what the queues ask whether it is open."""
+
+    def __init__(self, queues: DeliveryQueues, services: DeliveryServices, question: SpoolQuestion) -> None:
+        self._queues = queues
+        self._services = services
+        self._question = question
+
+    def sweep(self) -> None:
+        """Bounce what has expired. Raises `ExceptionGroup` after all queues were swept, if some could not be."""
+        services, now = self._services, self._services.clock.seconds()
+        services.window.offer_again()
+        services.holds.write_again()
+        errors: list[Exception] = []
+        for queue in self._queues:
+            try:
+                self._sweep(queue, now)
+            except Exception as error:  # the other queues are swept all the same
+                errors.append(error)
+        if services.spools and services.spool.count and not self._question.open and not services.relief.memory.full:
+            self._question.open = True
+            services.spool.expired(now, EXPIRED_AT_ONCE, self._expired)
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} queues could not be swept", errors)
+
+    def _sweep(self, queue: DeliveryQueue, now: float) -> None:
+        queue.expire(now)
+        queue.relieve()
+        if queue.idle:
+            self._queues.forget(queue.pair)
+
+    def _expired(self, spooled: list[Spooled] | SpoolError) -> None:
+        self._question.open = False
+        if isinstance(spooled, SpoolError):
+            self._services.window.trouble(Ending(Cause.SPOOL_UNREADABLE, str(spooled)))
+            return
+        by_pair: dict[Pair, list[Spooled]] = {}
+        for row in spooled:
+            by_pair.setdefault(row.pair, []).append(row)
+        for pair, rows in by_pair.items():
+            self._queues.queue(pair).expire_spooled(rows)
+        for queue in self._queues:
+            queue.spooled_range.forget()

@@ -1,0 +1,65 @@
+"""Makes room in memory: what the spool has leaves memory where others need it, whichever queue holds it."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Protocol
+
+from s2sgw.queue.memory import SharedMemory
+from s2sgw.queue.pair_queue import PairQueue
+
+#: The part of all memory that one queue may keep of what the spool has too, while less than half of all is used.
+RESIDENT_PART = 64
+
+
+class EvictableQueue(Protocol):
+    """What is needed of a delivery queue that keeps in memory what the spool has too."""
+
+    pair_queue: PairQueue
+
+    def evict(self, at_most: int) -> None:
+        """Let the spool alone hold what it has, until memory holds about `at_most` bytes of the queue."""
+
+
+_used_by_peer = attrgetter("pair_queue.memory.used")
+
+
+class MemoryRelief:
+    """Knows the queues that could give up something, and has them do so: those of the peer that holds most first."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self.memory = memory
+        #: bytes that one queue may keep of what the spool has too, while there is room
+        self.resident = memory.limit // RESIDENT_PART
+        self._evictable: dict[EvictableQueue, None] = {}
+
+    def spooled(self, queue: EvictableQueue) -> None:
+        """The spool holds more of `queue` now. Keep as much of it in memory as there is room for."""
+        short = self.memory.short or queue.pair_queue.memory.crowded
+        queue.evict(0 if short else self.resident)
+        if short:
+            self._evictable.pop(queue, None)
+            self.relieve()
+        elif queue.pair_queue.waiting:
+            self._evictable[queue] = None
+
+    def keeps(self, queue: EvictableQueue) -> None:
+        """`queue` holds something in memory that the spool has too."""
+        if queue.pair_queue.waiting:
+            self._evictable[queue] = None
+            self.relieve()
+
+    def forget(self, queue: EvictableQueue) -> None:
+        """`queue` is gone."""
+        self._evictable.pop(queue, None)
+
+    def relieve(self) -> None:
+        """Evict until no more than half of the memory is used, or nothing is left to evict."""
+        if self.memory.short and self._evictable:
+            for queue in sorted(self._evictable, key=_used_by_peer, reverse=True):
+                self._evict(queue)
+
+    def _evict(self, queue: EvictableQueue) -> None:
+        if self.memory.short:
+            del self._evictable[queue]
+            queue.evict(0)

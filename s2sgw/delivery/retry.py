@@ -1,0 +1,42 @@
+"""When a delivery agent makes its next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s2sgw.queue.backoff import BackOff
+
+#: Seconds until the next attempt, and a random part of as many more, where a stanza is to be found on which the next server
+#: closes its stream; and how often in a row, for a server may close on every one.
+ISOLATING_SECONDS = 0.5
+MAX_ISOLATIONS = 20
+
+
+class RetrySchedule:
+    """The failures in a row of one agent. `random` gives numbers in [0, 1)."""
+
+    def __init__(self, back_off: BackOff, random: Callable[[], float]) -> None:
+        self.failures = 0
+        self._isolations = 0
+        self._back_off = back_off
+        self._random = random
+
+    def after_attempt(self, shared: float | None) -> float:
+        """An attempt failed. Return the seconds until the next; `shared`: those that all queues to the server wait, if any."""
+        self.failures += 1
+        own = self._back_off.delay(self.failures, self._random)
+        return own if shared is None else shared
+
+    def after_stream(self, worked: bool, isolating: bool) -> float:
+        """A stream ended. Return the seconds until the next attempt.
+
+        `worked`: it is no failure. `isolating`: a stanza is suspected, which is no failure of the server.
+        """
+        if worked:
+            self.failures = self._isolations = 0
+            return 0.0
+        if isolating and self._isolations < MAX_ISOLATIONS:
+            self._isolations += 1
+            return ISOLATING_SECONDS * (1 + self._random())
+        self.failures += 1
+        return self._back_off.delay(self.failures, self._random)

@@ -1,0 +1,52 @@
+"""What all delivery queues share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.delivery.bounces import Bounces
+from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.iq_replies import LateReplies
+from s2sgw.delivery.memory_relief import MemoryRelief
+from s2sgw.delivery.spooling import SpoolWindow
+from s2sgw.reporting.record import EventRecord
+from s2sgw.spool.interface import Spool
+
+
+class WritePermission:
+    """Whether this gateway may write to the wires of its peers. A single gateway always may.
+
+    Of several gateways that share their peers, one that cannot prove that a peer is its own must not write to it
+    (docs/architecture.md). Every write asks.
+    """
+
+    __slots__ = ("granted",)
+
+    def __init__(self) -> None:
+        self.granted = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryServices:
+    """Given to each delivery queue when it is made.
+
+    `clock` tells delays, and no step of the wall clock touches it; `wall` tells the seconds since the epoch, for dates. `spool`
+    calls back on the reactor's thread. `spools`: it is durable and worth its bytes. `expiring` tells whether the spool was asked
+    what has expired, and has not answered.
+    """
+
+    clock: IReactorTime
+    wall: Callable[[], float]
+    record: EventRecord
+    spool: Spool
+    spools: bool
+    window: SpoolWindow
+    relief: MemoryRelief
+    bounces: Bounces
+    holds: OperatorHolds
+    expiring: Callable[[], bool]
+    late: LateReplies = field(default_factory=LateReplies)
+    permission: WritePermission = field(default_factory=WritePermission)

@@ -1,0 +1,40 @@
+"""Receipts: settled by evidence, stanza by stanza."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.queue.evidence import DROPPED, LABELS, ON_DISK, PASSED_ON, WRITTEN, ErrorInCustody, Rule
+from tests.support.custody import Receipt
+
+
+class UpstreamAckTests(SynchronousTestCase):
+    """What lets the previous hop forget stanzas."""
+
+    def test_each_evidence_has_a_label(self) -> None:
+        """Settled receipts are counted by the label; an answer has its own, whatever makes the error safe."""
+        given = [each.label for each in (PASSED_ON, WRITTEN, ON_DISK, ErrorInCustody(ON_DISK), DROPPED[Rule.LATE_REPLY])]
+        self.assertEqual(given, list(LABELS))
+
+    def test_a_repeat_is_settled_with_the_first_copy(self) -> None:
+        """R35: not before, and by the same evidence."""
+        first, repeat = Receipt(2), Receipt(1)
+        repeat.settle_with(first)
+        first.settle(PASSED_ON)
+        self.assertEqual(repeat.left, 1)
+        first.settle(ON_DISK)
+        self.assertEqual((repeat.left, repeat.evidence), (0, ON_DISK))
+
+    def test_repeats_of_what_is_safe(self) -> None:
+        """A repeat of what is settled already is settled at once; several wait for one."""
+        first, one, other, late = Receipt(1), Receipt(1), Receipt(2), Receipt(1)
+        one.settle_with(first)
+        other.settle_with(first, 2)
+        first.settle(PASSED_ON)
+        late.settle_with(first)
+        self.assertEqual([each.evidence for each in (one, other, late)], [PASSED_ON] * 3)
+
+    def test_no_more_than_there_are(self) -> None:
+        """More stanzas than the receipt is for cannot be settled: another's would be acknowledged."""
+        receipt = Receipt(1)
+        self.assertRaises(AssertionError, receipt.settle, PASSED_ON, 2)
