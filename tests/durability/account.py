@@ -28,6 +28,8 @@ class PairAccount:
     inbound: bool = True
     #: when each stanza was first written, in seconds since the epoch
     sent: list[float] = field(default_factory=list)
+    #: stanzas below this number were accounted for before, and are forgotten (`close_books`)
+    first: int = 0
     positions: dict[int, SentPosition] = field(default_factory=dict)
     requests: set[int] = field(default_factory=set)  # the stanzas that are IQ requests
     #: stanzas that the gateway has acknowledged to the sender (XEP-0198)
@@ -49,11 +51,21 @@ class PairAccount:
     def missing(self) -> list[int]:
         """Return the stanzas that neither arrived nor were bounced nor withdrawn by their sender."""
         seen = {*self.arrived, *self.bounced, *self.withdrawn}
-        return [number for number in range(len(self.sent)) if number not in seen]
+        return [number for number in range(self.first, len(self.sent)) if number not in seen]
 
     def lost(self) -> list[int]:
         """Return the missing stanzas that the gateway has acknowledged."""
         return [number for number in self.missing() if number in self.acknowledged]
+
+    def close_books(self) -> None:
+        """Forget the stanzas so far. Their numbers are not used again."""
+        self.first = len(self.sent)
+        for numbers in (self.positions, self.requests, self.acknowledged, self.bounced, self.errors, self.withdrawn):
+            numbers.clear()
+        for counts in (self.answered, self.resent):
+            counts.clear()
+        self.arrived.clear()
+        self.arrived_on.clear()
 
     def duplicates(self) -> int:
         """Return how many arrivals were repeats."""

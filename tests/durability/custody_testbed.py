@@ -16,6 +16,7 @@ from typing import Any
 from s2sgw.admin.client import RequestFailed, ask, socket_path
 from tests.durability.account import PairAccount
 from tests.durability.gateway_runner import GatewayRunner
+from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import OutgoingStream, SimulatedServer, Traffic
 from tests.lab.certificates import Authority, Names
 from tests.lab.gateway import gateway
@@ -86,10 +87,11 @@ class CustodyTestbed:
         self.allowed_statuses = {0}
         self._local = local
         self._inner = {domain: lab.port() for domain in local}
-        self._authority = Authority(lab.directory("authority"))
+        self.authority = Authority(lab.directory("authority"))
         #: the first local domain's certificate is good for all domains below it
-        self._certificates = {domain: self._authority.issue(Names(dns=(domain, f"*.{domain}"))) for domain in local}
+        self._certificates = {domain: self.authority.issue(Names(dns=(domain, f"*.{domain}"))) for domain in local}
         self._static = dict(static or {})
+        self._nameserver: SimulatedNameserver | None = None
         self._sections = {"queue": dict(queue or {}), "peers": dict(peers or {}), **(sections or {})}
         self._backend = dict(backend or {})
         #: further domains of a local server, below its own
@@ -105,11 +107,14 @@ class CustodyTestbed:
     def peer(self, domain: str, *, managed: bool = True, bidi: bool = False) -> SimulatedServer:
         """Make the server of a peer. It listens from `start` on, or from `come_back` on if it is made `away`."""
         server = self._server(domain, self.gateway.port, managed, bidi)
-        self._static[domain] = server.port
+        if self._nameserver is None:
+            self._static[domain] = server.port
+        else:
+            self._nameserver.ports[domain] = server.port
         return server
 
     def _server(self, domain: str, gateway_port: int, managed: bool, bidi: bool) -> SimulatedServer:
-        certificate = self._certificates.get(domain) or self._authority.for_domain(domain)
+        certificate = self._certificates.get(domain) or self.authority.for_domain(domain)
         server = SimulatedServer(domain, self.lab.port(), certificate, gateway_port, managed=managed, bidi=bidi)
         self.servers[domain] = server
         return server
@@ -142,8 +147,9 @@ class CustodyTestbed:
         """Have a stream each way."""
         return self.pair(one, other, size=size), self.pair(other, one, size=size)
 
-    def use_nameserver(self, port: int) -> None:
-        """Have the gateway ask a name server at `port` about peers that have no server here."""
+    def use_nameserver(self, port: int, server: SimulatedNameserver | None = None) -> None:
+        """Have the gateway ask a name server at `port`: about all peers if it is `server`, else about those without a server here."""
+        self._nameserver = server
         self._sections["dns"] = {"servers": [f"127.0.0.1:{port}"], "private_addresses": "allow"}
 
     # --- the gateway ---
@@ -168,7 +174,7 @@ class CustodyTestbed:
         domains = [name for domain in self._local for name in (domain, *self.subdomains.get(domain, ()))]
         static = {domain: f"127.0.0.1:{port}" for domain, port in self._static.items()}
         self.gateway.configure(
-            backend="127.0.0.1:1", dns=None, anchors=self._authority.file,
+            backend="127.0.0.1:1", dns=None, anchors=self.authority.file,
             certificates=[self._certificates[domain] for domain in self._local],
             changes={
                 **self._sections, "gateway": {"domains": domains}, "backend": backends,
@@ -197,11 +203,19 @@ class CustodyTestbed:
         self.check(status in self.allowed_statuses, f"the orderly stop ended with status {status}")
 
     async def faults(self, **faults: Any) -> int:
-        """Change the faults (`tests.durability.faulty_gateway`); return how many calls failed or were delayed so far."""
+        """Change the faults (`tests.durability.faulty_gateway`); return how many calls the faults before have met."""
+        return int((await self._control_gateway(faults))["hits"])
+
+    async def measure(self) -> dict[str, int]:
+        """Return the numbers of timers, threads and objects in the gateway's process."""
+        return await self._control_gateway({"measure": True})
+
+    async def _control_gateway(self, request: Mapping[str, Any]) -> dict[str, int]:
         reader, writer = await asyncio.open_unix_connection(str(self._control))
         try:
-            writer.write(json.dumps(faults).encode() + b"\n")
-            return int(await asyncio.wait_for(reader.readline(), 10))
+            writer.write(json.dumps(request).encode() + b"\n")
+            answer: dict[str, int] = json.loads(await asyncio.wait_for(reader.readline(), 40))
+            return answer
         finally:
             writer.close()
 
@@ -290,7 +304,7 @@ class CustodyTestbed:
             missing = account.lost()
             lost = [number for number in missing if number not in held]
             arrived = set(account.arrived)
-            totals.sent += len(account.sent)
+            totals.sent += len(account.sent) - account.first
             totals.acknowledged += len(account.acknowledged)
             totals.delivered += len(arrived)
             totals.bounced += len(account.bounced - arrived)

@@ -1,11 +1,12 @@
 """Run the gateway on a disk and a clock that fail on demand: `python -m tests.durability.faulty_gateway SOCKET FAULTS TWISTD…`
 
 FAULTS is a JSON object that holds from the start. The process listens at the Unix socket SOCKET for more of them, one JSON object
-a line. It answers each, when it is in force, with the number of calls that failed or were delayed by the SQLite faults before:
+a line. It answers each, when it is in force, with a JSON object; `hits` is the number of calls that the SQLite faults before met:
 
     {"sqlite": {"full": true, "room": 65536}}    what SQLite's files do (`tests.durability.sqlite_faults.Settings`); {} for none
     {"files_full": true}                         no file in the gateway's state can be made or written, as on a full disk
     {"clock": 3600}                              the wall clock is so many seconds ahead; the monotonic clock is not changed
+    {"measure": true}                            the answer has `timers` (of the reactor), `threads` and `objects` (of the collector)
 
 The gateway's own code is not changed.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import io
 import json
 import os
@@ -22,7 +24,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, active_count
 from typing import Any
 
 from tests.durability import sqlite_faults
@@ -91,9 +93,12 @@ class FaultServer:
             connection, _ = self._listening.accept()
             with connection, connection.makefile("rw") as lines:
                 for line in lines:
-                    hits = self._sqlite.hits
-                    self.apply(json.loads(line))
-                    lines.write(f"{hits}\n")
+                    request = json.loads(line)
+                    answer: dict[str, int] = {"hits": self._sqlite.hits}
+                    self.apply(request)
+                    if request.get("measure"):
+                        answer |= _measure()
+                    lines.write(json.dumps(answer) + "\n")
                     lines.flush()
 
     def apply(self, faults: dict[str, Any]) -> None:
@@ -104,6 +109,23 @@ class FaultServer:
             self._files.full = bool(faults["files_full"])
         if "clock" in faults:
             self._clock.offset = float(faults["clock"])
+
+
+def _measure() -> dict[str, int]:
+    """Count what must not grow, in the reactor's thread."""
+    from twisted.internet import reactor
+
+    counts: dict[str, int] = {}
+    done = Event()
+
+    def count() -> None:
+        gc.collect()
+        counts.update(timers=len(reactor.getDelayedCalls()), threads=active_count(), objects=len(gc.get_objects()))
+        done.set()
+
+    reactor.callFromThread(count)  # type: ignore[attr-defined]
+    done.wait(30)
+    return counts
 
 
 def _kill() -> None:

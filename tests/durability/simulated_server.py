@@ -89,6 +89,8 @@ class OutgoingStream:
         self.sending = True
         #: no new connection is opened while this is False
         self.connects = True
+        #: there is a stream, or one is being opened
+        self.in_use = False
         #: how many streams were authenticated, and how many of them went on with the one before (XEP-0198 §5)
         self.streams = self.resumed = 0
         #: how many stanzas may be unacknowledged
@@ -98,7 +100,7 @@ class OutgoingStream:
         self.closed_in_order = False
         self.stream: XMLStream | None = None
         self._port = port
-        self._context = context
+        self.context = context
         self._monitor = monitor
         self._resumes = resumes
         self._session = ""  # the id of the stream that may be resumed
@@ -115,6 +117,15 @@ class OutgoingStream:
     def send(self, number: int, traffic: Traffic | None = None) -> None:
         """Send so many stanzas more as soon as there is a stream."""
         (traffic or self.traffic).due += number
+
+    def text(self) -> str:
+        """Return the state of the stream in words."""
+        state = "no stream" if self.stream is None else "a stream"
+        waiting = ", ".join(str(sent.number) for sent in list(self.unacknowledged)[:5])
+        return (
+            f"{self.account.name} ({state}, {len(self.unacknowledged)} unacknowledged, such as {waiting}; "
+            f"{sum(int(traffic.due) for traffic in self.traffics)} to send; {self.streams} streams so far, {self.resumed} resumed)"
+        )
 
     def owes(self) -> bool:
         """Return whether some stanza is still to be sent or to be acknowledged."""
@@ -146,9 +157,11 @@ class OutgoingStream:
     async def run(self) -> None:
         """Connect and send, again and again."""
         while True:
-            if self.connects:
+            if self.connects and not self.in_use:
+                self.in_use = True
                 with contextlib.suppress(*_LOST):
                     await self._connect()
+                self.in_use = False
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _connect(self) -> None:
@@ -157,7 +170,7 @@ class OutgoingStream:
         if self._monitor is not None:
             self._connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self._port))
         try:
-            features = await stream.initiate(self.account.recipient, self.account.sender, self._context)
+            features = await stream.initiate(self.account.recipient, self.account.sender, self.context)
             resumed = await self._manage(stream, features)
             await stream.add_pairs([(each.account.sender, each.account.recipient) for each in self.traffics[1:]])
             await self.use(stream, resumed)
@@ -333,8 +346,7 @@ class SimulatedServer:
         #: pings of the gateway that were answered
         self.pings = 0
         self.accepted = 0
-        self.context = client_context(certificate)
-        self._server_context = server_context(certificate)
+        self.renew(certificate)
         self._gateway_port = gateway_port
         self._monitor = monitor
         self._open: set[XMLStream] = set()
@@ -343,6 +355,13 @@ class SimulatedServer:
 
     def __repr__(self) -> str:
         return f"<SimulatedServer {self.domain}>"
+
+    def renew(self, certificate: Certificate) -> None:
+        """Use this certificate on new streams."""
+        self._server_context = server_context(certificate)
+        self.context = client_context(certificate)
+        for outgoing in self.outgoing.values():
+            outgoing.context = self.context
 
     async def start(self) -> None:
         """Listen, and begin to send."""
@@ -411,6 +430,7 @@ class SimulatedServer:
 
     async def _serve(self, stream: XMLStream, peer: str, bidi: bool) -> None:
         back = self.outgoing.get(peer) if bidi else None
+        back = None if back is not None and back.in_use else back
         sending = asyncio.create_task(self._send_back(back, stream)) if back is not None else None
         try:
             await self._read(stream, peer, back)
@@ -424,8 +444,12 @@ class SimulatedServer:
 
     async def _send_back(self, back: OutgoingStream, stream: XMLStream) -> None:
         """Send on an accepted stream (XEP-0288)."""
-        with contextlib.suppress(*_LOST):
-            await back.use(stream, reads=False)
+        back.in_use = True
+        try:
+            with contextlib.suppress(*_LOST):
+                await back.use(stream, reads=False)
+        finally:
+            back.in_use = False
 
     async def _read(self, stream: XMLStream, peer: str, back: OutgoingStream | None) -> None:
         count, counting, number = 0, False, next(_streams)
@@ -433,6 +457,8 @@ class SimulatedServer:
             elements = await stream.read()
             while self.frozen:
                 await asyncio.sleep(TICK_SECONDS)
+            if stream.writer.transport.is_closing():
+                return  # it was cut meanwhile: what was read and not looked at is gone
             for element in elements:
                 if element.tag in STANZAS:
                     count += 1

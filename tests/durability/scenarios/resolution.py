@@ -2,44 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rdatatype
-import dns.rrset
-
 from tests.durability.custody_testbed import INSIDE
 from tests.durability.scenario import ScenarioContext, scenario
-
-
-class SlowNameserver(asyncio.DatagramProtocol):
-    """Answers every SRV question with `port` of localhost, all of them at once after `seconds`; other questions with nothing."""
-
-    def __init__(self, port: int, seconds: float) -> None:
-        self._port = port
-        self._seconds = seconds
-        self.questions = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
-        """Answer a question."""
-        self.questions += 1
-        query = dns.message.from_wire(data)
-        answer = dns.message.make_response(query)
-        answer.flags |= dns.flags.RA
-        question = query.question[0]
-        name = question.name.to_text()
-        if question.rdtype == dns.rdatatype.SRV and name.startswith("_xmpp-server."):
-            answer.answer.append(dns.rrset.from_text(question.name, 5, "IN", "SRV", f"0 0 {self._port} localhost."))
-        elif question.rdtype == dns.rdatatype.SRV:
-            answer.set_rcode(dns.rcode.NXDOMAIN)
-        wire = answer.to_wire()
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._seconds, lambda: self._transport.sendto(wire, address))  # type: ignore[attr-defined]
+from tests.durability.simulated_nameserver import SimulatedNameserver
 
 
 @scenario(
@@ -52,8 +17,9 @@ async def many_pairs_resolve(context: ScenarioContext, number: int, recipients: 
     port = bed.lab.port()
     bed.use_nameserver(port)
     if kind != "refuses":
-        server = SlowNameserver(1, 1.0 if kind == "answers" else 3600.0)
-        await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", port))
+        server = SimulatedNameserver()
+        server.mode, server.default_port, server.seconds = "is silent" if kind == "is silent" else "answers", 1, 1.0
+        await server.listen(port)
     inside = bed.local()
     if recipients == "one peer":
         names = bed.subdomains[INSIDE] = [f"room{each}.{INSIDE}" for each in range(number)]
