@@ -8,6 +8,7 @@
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make attack     hostile scripts against a gateway with honest traffic (ATTACK=words of titles)
+#   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make certs      a development CA and the certificates of the example domains
@@ -32,6 +33,8 @@ TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
 ATTACK ?=
 CUSTODY ?=
+MINUTES ?= 5
+SEED ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -42,7 +45,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody attack crash fuzz lock wheel sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -140,6 +143,9 @@ custody: $(DEV)
 
 attack: $(DEV)
 	@$(BIN)/python -m tests.attack $(ATTACK)
+
+soak: $(DEV)
+	@$(BIN)/python -m tests.durability.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 crash: $(DEV)
 	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status

@@ -271,7 +271,10 @@ class CustodyTestbed:
                 progress, moved = now, time.monotonic()
 
     def _complete(self) -> bool:
-        return not any(stream.owes() for stream in self.outgoing) and not any(account.missing() for account in self.accounts)
+        """Return whether nothing waits to be acknowledged, and all that was acknowledged has arrived or was bounced."""
+        for stream in self.outgoing:
+            stream.count_written()
+        return not any(stream.owes() for stream in self.outgoing) and not any(account.lost() for account in self.accounts)
 
     async def _flush(self) -> None:
         """Have the gateway try again at once."""

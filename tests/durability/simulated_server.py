@@ -431,9 +431,12 @@ class SimulatedServer:
     async def _serve(self, stream: XMLStream, peer: str, bidi: bool) -> None:
         back = self.outgoing.get(peer) if bidi else None
         back = None if back is not None and back.in_use else back
-        sending = asyncio.create_task(self._send_back(back, stream)) if back is not None else None
+        enabled = asyncio.Event()
+        if not self.managed:
+            enabled.set()
+        sending = asyncio.create_task(self._send_back(back, stream, enabled)) if back is not None else None
         try:
-            await self._read(stream, peer, back)
+            await self._read(stream, peer, back, enabled)
             if sending is not None:
                 await sending
             else:
@@ -442,16 +445,17 @@ class SimulatedServer:
             if sending is not None:
                 sending.cancel()
 
-    async def _send_back(self, back: OutgoingStream, stream: XMLStream) -> None:
-        """Send on an accepted stream (XEP-0288)."""
+    async def _send_back(self, back: OutgoingStream, stream: XMLStream, enabled: asyncio.Event) -> None:
+        """Send on an accepted stream (XEP-0288), from when acknowledgements are enabled: what is sent before is not counted."""
         back.in_use = True
         try:
             with contextlib.suppress(*_LOST):
+                await enabled.wait()
                 await back.use(stream, reads=False)
         finally:
             back.in_use = False
 
-    async def _read(self, stream: XMLStream, peer: str, back: OutgoingStream | None) -> None:
+    async def _read(self, stream: XMLStream, peer: str, back: OutgoingStream | None, enabled: asyncio.Event) -> None:
         count, counting, number = 0, False, next(_streams)
         while not stream.closed:
             elements = await stream.read()
@@ -466,6 +470,7 @@ class SimulatedServer:
                 elif element.tag == f"{{{SM}}}enable":
                     count, counting = 0, self.managed
                     stream.send(f"<enabled xmlns='{SM}'/>")
+                    enabled.set()
                 elif element.tag == f"{{{SM}}}r":
                     if counting and self.acknowledges:
                         stream.send(f"<a xmlns='{SM}' h='{count}'/>")

@@ -15,9 +15,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.durability.crash import silence_asyncio
 from tests.durability.custody_testbed import FORBIDDEN_IN_LOG, INSIDE, CustodyTestbed, Totals
@@ -43,10 +44,10 @@ TRAFFIC_SECONDS, WARM_UP = 40.0, 1
 PAUSE_SECONDS, FAULT_SECONDS = (0.5, 3.0), (1.0, 6.0)
 #: Seconds for everything to be delivered or bounced at a rest. (`hold` is 60 s.)
 SETTLE_SECONDS = 100.0
-#: What may be more at the end than after the warm-up: bytes of memory, and for each rest between a little more.
-GROWTH_BYTES, GROWTH_SHARE = 10 * 1024 * 1024, 0.02
-GROWTH = {"descriptors": 8, "timers": 10, "threads": 2, "lanes": 2, "streams": 4}
-_OBJECTS_SHARE = 0.1
+#: By how much the least of the second half may be more than the most of the first: bytes of memory, and what is counted.
+GROWTH_BYTES = 8 * 1024 * 1024
+GROWTH = {"descriptors": 6, "timers": 6, "threads": 1, "lanes": 2, "streams": 4}
+OBJECTS_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Soak:
 
     async def disturb(self, seconds: float) -> None:
         """Have one fault after the other for so long, some of them at the same time."""
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "peer away": self._peer_away, "streams cut": self._streams_cut, "peer stalls": self._peer_stalls,
             "name server": self._name_server_fails, "backend restarts": self._backend_restarts,
             "certificate renewed": self._certificate_renewed, "reload": self._reload, "slow disk": self._slow_disk,
@@ -128,7 +129,7 @@ class Soak:
         while time.monotonic() < deadline:
             name = self._chance.choice(chosen)
             self.faults[name] += 1
-            running.add(asyncio.create_task(_finished(kinds[name]())))
+            running.add(asyncio.create_task(kinds[name]()))
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
         await asyncio.gather(*running)
 
@@ -279,16 +280,17 @@ class Soak:
     # --- the verdict ---
 
     def judge(self) -> None:
-        """Compare the last samples with those after the warm-up; read the log."""
-        if len(self.samples) > WARM_UP + 1:
-            first, last = self.samples[WARM_UP], self.samples[-1]
-            allowed = GROWTH_BYTES + GROWTH_SHARE * first.bytes * (len(self.samples) - WARM_UP - 1)
-            if last.bytes - first.bytes > allowed:
-                self.problems.append(f"memory grew from {first.bytes / 1e6:.1f} to {last.bytes / 1e6:.1f} MB")
-            for name, number in last.counts.items():
-                more = GROWTH.get(name, int(first.counts[name] * _OBJECTS_SHARE))
-                if number - first.counts[name] > more:
-                    self.problems.append(f"{name} grew from {first.counts[name]:,} to {number:,}")
+        """Compare the second half of the samples with the first, without the warm-up; read the log."""
+        samples = self.samples[WARM_UP:]
+        early, late = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+        if early:
+            before, after = max(sample.bytes for sample in early), min(sample.bytes for sample in late)
+            if after - before > GROWTH_BYTES:
+                self.problems.append(f"memory grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
+            for name in samples[0].counts:
+                most, least = max(sample.counts[name] for sample in early), min(sample.counts[name] for sample in late)
+                if least - most > GROWTH.get(name, int(most * OBJECTS_SHARE)):
+                    self.problems.append(f"{name} grew from {most:,} to {least:,}")
         lines = self._bed.log().splitlines()
         found = Counter(word for line in lines for word in FORBIDDEN_IN_LOG if word in line)
         self.problems += [f"the log has {number} × {word}" for word, number in found.items()]
@@ -305,7 +307,7 @@ class Soak:
         """Alternate traffic and rests for so long; return the exit status."""
         await self.start()
         end = self._began + seconds
-        while time.monotonic() < end - TRAFFIC_SECONDS or len(self.samples) < WARM_UP + 2:
+        while time.monotonic() < end - TRAFFIC_SECONDS or len(self.samples) < WARM_UP + 3:
             self._traffic(True)
             await self.disturb(min(TRAFFIC_SECONDS, max(end - time.monotonic(), 10)))
             await self.rest()
@@ -315,10 +317,6 @@ class Soak:
         print("stanzas: " + ", ".join(f"{number:,} {name}" for name, number in self.stanzas.items()))
         print("\n".join(f"FAIL {problem}" for problem in self.problems) or "ok   nothing was lost, nothing grew")
         return 1 if self.problems else 0
-
-
-async def _finished(fault: Awaitable[None]) -> None:
-    await fault
 
 
 def _replace(path: Path, data: bytes) -> None:
