@@ -78,12 +78,16 @@ class Trusting:
         return stream, mechanisms(features), "", ""
 
     def refused(self, domain: str, certificate: Certificate | None, condition: str = "policy-violation") -> str:
-        """The peer comes and is refused; the text of the error."""
+        """The peer comes and is refused. Return the text of the error, and what the gateway's own record says beside it.
+
+        The peer is told neither our policy nor what we remember of its name.
+        """
         stream, offered, said, text = self.offered(domain, certificate)
         stream.close()
         check(said == condition, f"{domain}: {said or offered} ({text}), wanted {condition}")
         step(f"{domain} is refused: {text!r}")
-        return text
+        found = self.gateway.asked("refusals", domain)[-1]
+        return " | ".join([text, found["detail"], *found["reasons"]])
 
     def enter(self, domain: str, certificate: Certificate) -> Stream:
         """The peer comes and is let in by EXTERNAL."""

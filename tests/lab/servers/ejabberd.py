@@ -50,6 +50,7 @@ modules:
 """
 _OUTSIDE = """\
 s2s_use_starttls: {starttls}
+s2s_max_retry_delay: 1
 ca_file: "{anchors}"
 listen:
 """
