@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.outbound_stream import OutboundStream
 from s2sgw.queue.evidence import PASSED_ON, WRITTEN, ReceiptEvidence
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Pair
-from s2sgw.xmpp.namespaces import MANAGEMENT, PING, SERVER
+from s2sgw.xmpp.namespaces import PING, SERVER
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
@@ -27,8 +28,6 @@ PING_SECONDS = 20.0
 OVERDUE_SECONDS = 60.0
 #: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some fall silent beyond that.
 LARGE = 10_000
-#: What asks for an acknowledgement (XEP-0198 §4).
-REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 
 
 class Acknowledgements(Protocol):

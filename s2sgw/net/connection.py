@@ -50,6 +50,18 @@ class Engine(typing.Protocol):
 
     @property
     def backlogged(self) -> bool: ...
+    @property
+    def lasting(self) -> bool:
+        """The stream is there to be reached by, so that no silence makes it useless."""
+    @property
+    def one_way(self) -> bool:
+        """Stanzas go from us to the other side alone: we close the stream first, so that nothing is lost on its way."""
+    @property
+    def silence_limit(self) -> int | None:
+        """Seconds of silence after which the other side closes the stream (XEP-0478), as far as it says so."""
+    @property
+    def probe(self) -> bytes:
+        """What a live other side answers; empty where there is nothing to ask."""
     def receive(self, data: bytes) -> list[Event]: ...
     def proceed(self) -> list[Event]: ...
     def data_to_send(self) -> bytes: ...

@@ -13,8 +13,8 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from s2sgw.delivery.acknowledgements import REQUEST
 from s2sgw.net.connection import StreamConnection
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 

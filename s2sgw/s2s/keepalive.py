@@ -13,9 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from s2sgw.delivery.acknowledgements import REQUEST
 from s2sgw.net.connection import StreamConnection
-from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds from one slot to the next, and slots: nothing is put off for longer than the wheel is round.
@@ -122,10 +120,10 @@ class KeepAlive:
         return None
 
     def _useful_until(self, connection: StreamConnection) -> float:
-        """Who alone sends on a stream closes it first, so that nothing is lost on its way."""
-        if getattr(connection.engine, "lasting", False):
+        """Return until when the stream is of use. The side that alone sends closes first, so that nothing is lost on its way."""
+        if connection.engine.lasting:
             return float("inf")
-        if connection.role == "initiating" and not getattr(connection.engine, "bidi", False):
+        if connection.engine.one_way:
             return connection.last_sent + self._bounds.unused
         return max(connection.last_received, connection.last_sent) + self._bounds.silent
 
@@ -142,16 +140,15 @@ class KeepAlive:
     def _sign(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
         """White space; where there is something to ask that a live one answers, that."""
         watched.signed = now
-        question = _question(connection)
+        question = connection.engine.probe
         watched.asked = now if question else None
         connection.keep_alive(question or b" ")
 
     def _sign_due(self, watched: KeepAliveEntry, connection: StreamConnection) -> float:
-        """Half of the silence that the other side announces to suffer (XEP-0478), if that is less than our own bound."""
-        interval = self._bounds.keep_alive
-        if isinstance(connection.engine, InitiatingStream):
-            suffered = connection.engine.peer_limits.idle_seconds
-            interval = interval if suffered is None else min(interval, suffered / 2)
+        """Our interval, or half the peer's announced idle-seconds (XEP-0478) if that is shorter."""
+        interval, limit = self._bounds.keep_alive, connection.engine.silence_limit
+        if limit is not None:
+            interval = min(interval, limit / 2)
         return max(watched.signed, connection.last_sent) + interval
 
     def _dates(self, watched: KeepAliveEntry, connection: StreamConnection) -> Iterator[float]:
@@ -165,10 +162,3 @@ class KeepAlive:
             yield connection.last_received + bounds.rest
         yield self._sign_due(watched, connection)
         yield self._useful_until(connection)
-
-
-def _question(connection: StreamConnection) -> bytes:
-    """A request for acknowledgements, or what else the engine knows to ask."""
-    if connection.role == "initiating" and getattr(connection.engine, "managed", False):
-        return REQUEST
-    return getattr(connection.engine, "question", b"")

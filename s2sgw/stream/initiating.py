@@ -8,6 +8,7 @@ from s2sgw.stream.events import Event, Permission
 from s2sgw.stream.features import PeerLimits
 from s2sgw.stream.initiating_context import InitiatingContext, InitiatingPhase
 from s2sgw.stream.initiating_phases import Idle
+from s2sgw.stream.management import REQUEST
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.xmpp.content_namespace import is_fit
 from s2sgw.xmpp.jid import Pair
@@ -33,6 +34,18 @@ class InitiatingStream(InitiatingContext):
         if self.pre_1_0 or self.features.dialback_alone:
             return replace(self.features.limits, presumed=JABBERD2_BYTES, holds=is_fit)
         return self.features.limits
+
+    @property
+    def one_way(self) -> bool:
+        return not self.bidi
+
+    @property
+    def silence_limit(self) -> int | None:
+        return self.peer_limits.idle_seconds
+
+    @property
+    def probe(self) -> bytes:
+        return REQUEST if self.managed else b""
 
     def begin(self) -> list[Event]:
         """The transport is connected. With direct TLS, `tls_established` follows."""

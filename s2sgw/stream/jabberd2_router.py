@@ -57,9 +57,6 @@ class RouterStream(Negotiation):
     phase: RouterPhase
     stop_at: ClassVar[frozenset[str]] = frozenset({sasl.SUCCESS})
     framer = RouteFramer
-    #: what is answered, however long nothing else was said
-    question = _ECHO
-    #: it is there to be reached by: nobody's silence makes it useless
     lasting = True
 
     def __init__(self, options: RouterOptions) -> None:
@@ -70,6 +67,11 @@ class RouterStream(Negotiation):
     @property
     def hears(self) -> bool:
         return isinstance(self.phase, Carrying)
+
+    @property
+    def probe(self) -> bytes:
+        """Return what the router answers, however long nothing else was said."""
+        return _ECHO
 
     def begin(self) -> list[Event]:
         """The transport is connected."""

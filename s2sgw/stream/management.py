@@ -20,6 +20,8 @@ from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
 
 #: `namespace}name` of the feature
 FEATURE = f"{MANAGEMENT}}}sm"
+#: What asks for an acknowledgement (§4).
+REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 #: `h` counts modulo this (§4).
 MODULUS = 2**32
 

@@ -137,6 +137,8 @@ class Negotiation(ABC):
     phase: Phase
     #: `namespace}name` of the elements behind which reading stops (R6, docs/decisions.md#engines)
     stop_at: ClassVar[frozenset[str]] = frozenset()
+    #: see `net.connection.Engine`
+    lasting: ClassVar[bool] = False
     #: what reads one stream
     framer: ClassVar[type[Framer | RouteFramer]] = Framer
 
@@ -163,6 +165,23 @@ class Negotiation(ABC):
         self._events: list[Event] = []
         self._run: list[Stanza] = []
         self._run_pair: Pair | None = None
+
+    # --- for keep-alive ---
+
+    @property
+    def one_way(self) -> bool:
+        """Return whether stanzas go from us to the other side alone."""
+        return False
+
+    @property
+    def silence_limit(self) -> int | None:
+        """Return the seconds of silence after which the other side closes the stream; None where it has not said so."""
+        return None
+
+    @property
+    def probe(self) -> bytes:
+        """Return what a live other side answers; empty where there is nothing to ask."""
+        return b""
 
     # --- for the shell -------------------------------------------------------------------------------------------
 

@@ -39,7 +39,9 @@ class ToyEngine:
     """Lines for commands: STARTTLS, PROCEED, BYE; anything else is a stanza. It records how it was fed."""
 
     parting: Ending | None = None
-    backlogged = False
+    backlogged = lasting = one_way = False
+    silence_limit: int | None = None
+    probe = b""
 
     def __init__(self) -> None:
         self.fed: list[bytes] = []

@@ -12,13 +12,13 @@ from s2sgw.delivery.acknowledgements import (
     LARGE,
     OVERDUE_SECONDS,
     PING_SECONDS,
-    REQUEST,
     PingAcks,
     ReplyCatcher,
     StreamManagementAcks,
     TcpAcks,
 )
 from s2sgw.delivery.iq_replies import LateReplies, PingReplies
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING

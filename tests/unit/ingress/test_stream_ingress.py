@@ -10,13 +10,14 @@ from unittest.mock import Mock
 from twisted.internet.defer import succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.acknowledgements import REQUEST, StreamManagementAcks
+from s2sgw.delivery.acknowledgements import StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.ingress.stream_ingress import StreamReceipts
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, StanzasReceived
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from tests.support.custody import ingress_services

@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.acknowledgements import REQUEST
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s.accepted_limit import LOOK, PING_SECONDS, AcceptedStreamLimit
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 

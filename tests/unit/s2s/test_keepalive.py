@@ -18,6 +18,7 @@ from s2sgw.s2s.keepalive import SLOTS, TICK, KeepAlive, KeepAliveLimits
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.features import PeerLimits, StreamFeatures
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
+from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import LOCAL, PEER, Solo
 
@@ -62,6 +63,8 @@ class KeepingTests(SynchronousTestCase):
 
     def kept(self, role: Role = "initiating", prove: bool = True, engine: Any = None) -> Solo:
         self.solo = solo = Solo(role=role, engine=engine)
+        if engine is None:
+            solo.engine.one_way = role == "initiating"
         self.keeper = KeepAlive(solo.clock)
         self.keeper.keep(solo.connection)
         if prove:
@@ -195,7 +198,7 @@ class KeepingTests(SynchronousTestCase):
     def test_both_ways(self) -> None:
         """A stream that carries stanzas both ways (XEP-0288) is not closed while the other side uses it."""
         solo = self.kept()
-        solo.engine.bidi = True  # type: ignore[attr-defined]
+        solo.engine.one_way = False
         self.pass_time(BOUNDS.unused * 2)
         self.assertIsNone(solo.ending)
 
@@ -231,7 +234,7 @@ class KeepingTests(SynchronousTestCase):
     def test_asked_and_silent(self) -> None:
         """R37: where the other side acknowledges it is asked instead, and dead if it does not answer in time."""
         solo = self.kept()
-        solo.engine.managed = True  # type: ignore[attr-defined]
+        solo.engine.probe = REQUEST
         self.pass_time(BOUNDS.keep_alive)
         self.assertEqual(solo.written(), b"<r xmlns='urn:xmpp:sm:3'/>")
         solo.receive(b"<a/>\n")
