@@ -204,6 +204,7 @@ class RunningGateway:
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
+        self._closers.append(self.components.peer_records.database.close)  # what others write as they close comes before
         self._start_jobs()
         self._start_reconfiguration()
         self._open_admin()

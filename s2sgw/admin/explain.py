@@ -22,6 +22,7 @@ from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.peerdb.evidence_json import target_json
 from s2sgw.peerdb.handshakes import Handshake, outcome_of
+from s2sgw.peerdb.past_proofs import REMEMBERED
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
@@ -88,7 +89,7 @@ class Explainer:
 
     def _on_record(self, peer: Domain) -> dict[str, Any]:
         return {
-            "past": [each.row() for each in self._peer_records.past_proofs.of(peer)],
+            "past": [each.row() for each in self._peer_records.past_proofs.of(peer) if each.method in REMEMBERED],
             "remembered": [{**each.row(), "counts": each.counts(self._now())} for each in self._peer_records.keys.of(peer)],
             "pending": [{"key": str(each.key), "times": each.times,
             "cause": each.cause} for each in self._peer_records.pending_certificates.list(peer)],
@@ -100,14 +101,18 @@ class Explainer:
         self, peer: Domain, local: Domain, policy: PeerPolicy, role: Role, resolution: Resolution,
     ) -> dict[str, Any]:
         row = {"if_proven": _if(policy, role, proven=True), "if_not": _if(policy, role, proven=False), "last": None}
-        last = self._last(peer, local, role)
+        last = await self._last(peer, local, role)
         if last is not None:
             row["last"] = await self._again(last, policy, resolution)
         return row
 
-    def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
-        """The last handshake in that role; with `local` where there is one."""
-        found = [each for each in self._peer_records.handshakes.list(peer) if each.evidence.role == role]
+    async def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
+        """Return the last handshake in that role; with `local` where there is one. Raises `VerbError`."""
+        try:
+            handshakes = await self._peer_records.handshakes.of(peer)
+        except OSError as error:
+            raise VerbError(f"the handshakes on record cannot be read: {error}") from None
+        found = [each for each in handshakes if each.evidence.role == role]
         return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
 
     async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:

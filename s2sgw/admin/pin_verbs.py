@@ -5,7 +5,7 @@ Each decision is in the audit log before it holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,9 @@ NOTE = 500
 
 
 class PinVerbs:
-    """Answers the verbs from the book of peers.
+    """Answers the verbs from what is remembered of peers.
 
-    `waiting` counts the stanzas that wait for a peer; `approved` wakes what waits, `revoked` closes what a key had opened.
+    `waiting` counts the stanzas that wait for a peer; `approved` wakes what waits; `revoked` closes what a key had opened.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PinVerbs:
         self._revoked = revoked
 
     def verbs(self) -> dict[str, Verb]:
-        """For `AdminService`."""
+        """Return the verbs by name."""
         return {
             "pending": self.pending, "pins list": self.list, "pins add": self.add, "pins approve": self.approve,
             "pins revoke": self.revoke,
@@ -50,7 +50,7 @@ class PinVerbs:
     # --- looking ---
 
     def pending(self, arguments: Arguments) -> list[dict[str, Any]]:
-        """The certificates that wait, the last to come last, each beside the keys that were remembered before."""
+        """Return the certificates that wait, the last to come last, each with the keys that were remembered before."""
         domain = _domain(arguments) if arguments.get("peer") is not None else None
         return [self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain)]
 
@@ -60,7 +60,7 @@ class PinVerbs:
         return {**pending.row(), "waiting": self._waiting(domain), "remembered": remembered}
 
     def list(self, arguments: Arguments) -> list[dict[str, Any]]:
-        """Every key that is remembered, and those that the configuration pins."""
+        """Return every key that is remembered, and those that the configuration pins."""
         domain = _domain(arguments) if arguments.get("peer") is not None else None
         now = self._now()
         rows = [{**each.row(), "counts": each.counts(now)} for each in self._peer_records.keys.of(domain)]
@@ -77,13 +77,13 @@ class PinVerbs:
 
     # --- deciding ---
 
-    def add(self, arguments: Arguments) -> dict[str, Any]:
-        """Approve a key that was learned by other means than the inbox."""
+    async def add(self, arguments: Arguments) -> dict[str, Any]:
+        """Approve a key that was learned by other means than a certificate that waits."""
         domain, key = _domain(arguments), _fingerprint(arguments)
         found = self._peer_records.pending_certificates.find(domain, key)
-        return self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
+        return await self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
 
-    def approve(self, arguments: Arguments) -> dict[str, Any]:
+    async def approve(self, arguments: Arguments) -> dict[str, Any]:
         """Approve what waits: the one certificate of the peer, or the one with the key that is named."""
         domain = _domain(arguments)
         waiting = self._peer_records.pending_certificates.list(domain)
@@ -96,40 +96,41 @@ class PinVerbs:
         found = next((each for each in waiting if each.key == key), None)
         if found is None:
             raise VerbError(f"no certificate of {domain} with the key {key} waits")
-        return self._remember(domain, key, arguments, found.chain[0] if found.chain else b"")
+        return await self._remember(domain, key, arguments, found.chain[0] if found.chain else b"")
 
-    def _remember(self, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes) -> dict[str, Any]:
+    async def _remember(self, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes) -> dict[str, Any]:
         now, lasts, note = self._now(), _lasts(arguments), str(arguments.get("note") or "")[:NOTE]
         if arguments.get("replace"):
             for each in self._peer_records.keys.of(domain):
                 if each.key != key and each.counts(now):
-                    self._decide("pins revoke", domain, each.key, partial(self._peer_records.keys.revoke, domain, each.key, now))
+                    revoke = partial(self._peer_records.keys.revoke, domain, each.key, now)
+                    await self._decide("pins revoke", domain, each.key, revoke)
         entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
-        self._decide("pins approve", domain, key, lambda: self._peer_records.keys.approve(entry), expires=entry.expires,
-        comment=note)
-        self._peer_records.pending_certificates.take(domain, key)
+        approve = partial(self._peer_records.keys.approve, entry)
+        await self._decide("pins approve", domain, key, approve, expires=entry.expires, comment=note)
+        await self._peer_records.pending_certificates.take(domain, key)
         self._approved(domain)
         policy = self._peers.policy(domain)
         heard = "pin" in policy.proofs or policy.unknown_issuer != "reject"
         return {**entry.row(), "counts": heard}
 
-    def revoke(self, arguments: Arguments) -> dict[str, Any]:
-        """Take an approval, or a first use, back: the key proves nothing from now on, and is not learned again."""
+    async def revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """Revoke an approval, or a first use: the key proves nothing from now on, and is not learned again."""
         domain, key = _domain(arguments), _fingerprint(arguments)
-        forget = bool(arguments.get("forget"))
-        done = self._decide(
-            "pins forget" if forget else "pins revoke", domain, key,
-            lambda: self._peer_records.keys.forget(domain, key) if forget else self._peer_records.keys.revoke(domain, key,
-            self._now()),
-        )
+        forget, keys = bool(arguments.get("forget")), self._peer_records.keys
+        change = partial(keys.forget, domain, key) if forget else partial(keys.revoke, domain, key, self._now())
+        done = await self._decide("pins forget" if forget else "pins revoke", domain, key, change)
         if not done:
             raise VerbError(f"{key} is not remembered for {domain}, or is revoked already")
         return {"peer": domain.ascii, "key": str(key), "forgotten": forget, "closed": self._revoked(domain, key)}
 
-    def _decide(self, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Any], **facts: object) -> Any:
+    async def _decide(
+        self, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Awaitable[Any]], **facts: object,
+    ) -> Any:
+        """Note a decision in the audit log, then make the change. Raises `VerbError` where either cannot be written."""
         try:
             self._audit.note(action, by="admin socket", peer=domain.ascii, key=str(key), **facts)
-            return change()
+            return await change()
         except OSError as error:
             raise VerbError(f"nothing was changed: {error}") from None
 

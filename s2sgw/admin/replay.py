@@ -39,15 +39,20 @@ class Replay:
         seconds = _seconds(arguments)
         others = config.policies
         others.deny(self._peers.deny_lists)
-        handshakes = self._peer_records.handshakes.list(since=self._wall() - seconds)
-        changed = []
-        for number, handshake in enumerate(handshakes):
-            if number % AT_ONCE == 0:
-                await self._turn()
-            row = self._compared(handshake, others)
-            if row is not None:
-                changed.append(row)
-        return {"file": str(config.path), "handshakes": len(handshakes), "seconds": seconds, "changed": changed}
+        number, changed = 0, list[dict[str, Any]]()
+        try:
+            async for page in self._peer_records.handshakes.all_since(self._wall() - seconds):
+                for handshake in page:
+                    if number % AT_ONCE == 0:
+                        await self._turn()
+                    number += 1
+                    row = self._compared(handshake, others)
+                    if row is not None:
+                        changed.append(row)
+        except OSError as error:
+            raise VerbError(f"the handshakes on record cannot be read: {error}") from None
+        changed.sort(key=lambda row: row["last"])
+        return {"file": str(config.path), "handshakes": number, "seconds": seconds, "changed": changed}
 
     def _compared(self, handshake: Handshake, others: PeerPolicies) -> dict[str, Any] | None:
         before, after = self._verdict(handshake, self._peers), self._verdict(handshake, others)

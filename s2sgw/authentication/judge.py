@@ -13,6 +13,7 @@ from s2sgw.authentication.refusals import refusal_of_unproven
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.net.requester import Requester
+from s2sgw.peerdb.keys import key_of
 from s2sgw.peerdb.peer_records import KnownFacts, PeerRecords
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
@@ -66,7 +67,9 @@ class Judge:
         return self._peer_records.remembered(peer, policy, self._clock.seconds())
 
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
-        """An inbound peer has authenticated by `method`: by dialback, the key that it showed may be a first use (R20)."""
+        """Note that an inbound peer has authenticated by `method`: by dialback, its key may be a first use (R20)."""
+        if method == "dialback":
+            self._peer_records.proven(peer, method, str(key_of(connection.chain) or ""), self._clock.seconds())
         waiting = self._first_uses.get(connection, set())
         if peer in waiting:
             waiting.remove(peer)

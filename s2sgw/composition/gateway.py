@@ -148,7 +148,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     own_ports = OwnPorts()
 
     # 2. what the gateway says of itself, and what it remembers of peers
-    peer_records = PeerRecords.at(state)
+    peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
     record = EventRecord(wall, log, peer_records.refusals, narrowest_site)
     audit = AuditLog(state, wall)
     handshake_times = HandshakeTimes()

@@ -28,6 +28,7 @@ from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, MetricNumbers, Metrics
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
+from s2sgw.reporting.peer_metrics import PeerRecordMetrics, PeerRecordNumbers
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
@@ -85,9 +86,13 @@ class Operator:
         queue_space = QueueSpace(services.custody.services.relief.memory, services.custody.services.spool)
         collectors = (
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
-            services.turn_watch,
+            services.turn_watch, PeerRecordMetrics(self._peer_records),
         )
         self.metrics = Metrics(self, services.handshake_times, collectors)
+
+    def _peer_records(self) -> PeerRecordNumbers:
+        database = self._services.peer_records.database
+        return PeerRecordNumbers(database.bytes, database.limit, database.given_up)
 
     def numbers(self) -> MetricNumbers:
         """Return what the metrics show (`reporting.metrics.MetricSource`)."""
@@ -126,7 +131,9 @@ class Operator:
 
     def _alerts(self) -> list[str]:
         """Return what an operator should look into, a sentence each."""
-        return [*self._services.jobs.alerts(), *self._services.custody.services.spool.alerts()]
+        services = self._services
+        spool = services.custody.services.spool
+        return [*services.jobs.alerts(), *spool.alerts(), *services.peer_records.database.alerts()]
 
     def _config(self) -> Config:
         return self._services.running.config

@@ -43,6 +43,8 @@ from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
+#: Bytes of the peer database.
+LEAST_PEER_RECORDS = 4 * 1024 * 1024
 #: Seconds between two looks at a deny list.
 LEAST_REFRESH = 60.0
 #: Seconds that a negotiation may be given.
@@ -195,6 +197,8 @@ class GatewayLimits(Section):
     verifications: Annotated[Count, Field(ge=16)] = 64
     #: POSH documents being fetched at once, half of them for strangers
     posh_fetches: Annotated[Count, Field(ge=16)] = 32
+    #: bytes of `peers.sqlite`
+    peer_records: Annotated[Size, Field(ge=LEAST_PEER_RECORDS)] = 64 * 1024 * 1024
     #: 0 is no limit
     log_lines_per_second: Annotated[Count, Field(ge=0)] = 100
 

@@ -1,80 +1,345 @@
-"""What the gateway remembers of its peers, on disk: one small SQLite file in the state directory.
+"""What the gateway remembers of its peers, on disk: one SQLite file in the state directory.
 
-Each part that remembers something defines its own tables here. Writes are small and rare (one or two for each handshake), in
-WAL mode without a flush each: a killed gateway loses nothing, a power cut at most the last moments; what an operator decided
-is flushed.
+Each part that remembers something defines its own tables. What is asked at each handshake is held in memory by these parts, so
+that neither a slow disk nor a damaged page refuses a peer. Writes go to a thread, which makes one transaction of all that came
+meanwhile. They are in the log of the file when it commits: a killed gateway loses what came since the last commit, a few
+milliseconds, and a power cut at most the last moments. What an operator decided is synced to the disk before it is answered.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from s2sgw.storage.atomic_file import set_aside
+from s2sgw.storage.sqlite_errors import is_damage, is_in_use, may_pass
 
 FILE = "peers.sqlite"
 MEMORY = ":memory:"
-DatabaseRow = tuple[Any, ...]
+#: Bytes that all records may take: `limits.peer_records`.
+DEFAULT_LIMIT = 64 * 1024 * 1024
+#: Jobs of one transaction at most, and that may wait for the disk; when there are more, the records are written anew from memory.
+GROUP = 500
+WAITING = 20_000
+
+Row = tuple[Any, ...]
+Statement = tuple[str, Sequence[Any]]
+#: Has a call made soon, on the thread of the caller.
+Deliver = Callable[[Callable[[], None]], None]
 
 
 class DatabaseUnusable(Exception):
     """The file is there and cannot be used."""
 
 
+@dataclass(slots=True)
+class _Job:
+    """Statements to be run in one transaction, or a query. `done` takes the rows touched or found, or the error.
+
+    `durable`: to be synced to the disk. `last`: the file is closed behind it.
+    """
+
+    statements: Iterable[Statement]
+    done: Callable[[Any], None] | None = None
+    query: bool = False
+    durable: bool = False
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything that is in memory of a table, to be written anew: `rows`, each by the statement that `put` makes of it."""
+
+    table: str
+    rows: Sequence[Any]
+    put: Callable[[Any], Statement]
+
+    def __iter__(self) -> Iterator[Statement]:
+        yield f"DELETE FROM {self.table}", ()
+        yield from map(self.put, self.rows)
+
+
 class PeerDatabase:
-    """The file. `complain` hears of a write that failed, where nobody waits for it."""
+    """The file at `path`. `complain` is told what an operator should know, once for each kind of trouble.
 
-    def __init__(self, path: Path | str, complain: Callable[[str], None]) -> None:
+    `deliver`: the answers come by it, and a thread does the work; without it everything is done at once, for tests. `limit`: the
+    bytes that its users should keep to. Raises `DatabaseUnusable`, unless the disk has no room for a file that is not there yet.
+    """
+
+    def __init__(
+        self, path: Path | str, complain: Callable[[str], None], deliver: Deliver | None = None, limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        self.limit = limit
+        #: bytes that rows may take, by the estimates of their tables: the rest is for indexes, and for what pages leave unused
+        self.room = limit * 6 // 10
+        #: bytes of the file, as of the last transaction
+        self.bytes = 0
+        #: records that were given up because the disk took nothing for long
+        self.given_up = 0
+        self._path = path
         self._complain = complain
-        self._failing = False
+        self._deliver = deliver
+        self._scripts: list[str] = []
+        self._contents: list[Callable[[], Content]] = []
+        self._trouble = ""
+        #: what is in memory is not all in the file: it is to be written anew
+        self._stale = False
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._waiting = 0
+        self._closed = False
+        self._thread: Thread | None = None
+        self._connection = self._open_first()
+
+    # --- at the start ---
+
+    def _open_first(self) -> sqlite3.Connection | None:
+        """Open the file, or return None where it is absent and the disk has no room for it."""
+        absent = self._path != MEMORY and not Path(self._path).exists()
         try:
-            if path != MEMORY:  # SQLite gives the files beside it the mode of the first one
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("PRAGMA journal_size_limit=16777216")
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise DatabaseUnusable(f"{path}: {error}; move it away to start without what it remembers of peers") from None
+            return self._open()
+        except (OSError, sqlite3.Error) as error:
+            if absent and may_pass(error):
+                self._say(f"{self._path} cannot be made: {error}; what is remembered of peers is written when there is room")
+                return None
+            in_use = "; another gateway runs with this state" if is_in_use(error) else ""
+            remedy = "; restore it from a backup, or move it away to start without what it remembers of peers"
+            raise DatabaseUnusable(f"{self._path}: {error}{in_use or remedy}") from None
 
-    def define(self, script: str) -> None:
-        """Make tables that are not there yet."""
-        self._database.executescript(script)
-
-    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[DatabaseRow]:
-        """What a SELECT finds."""
-        return self._database.execute(query, parameters).fetchall()
-
-    def note(self, *statements: tuple[str, Sequence[Any]]) -> bool:
-        """Write, all or nothing; where the disk will not have it, complain (once until it does) and go on."""
+    def _open(self) -> sqlite3.Connection:
+        """Open the file as it is. Nothing is written to one that has its tables. Raises `OSError` or `sqlite3.Error`."""
+        if self._path != MEMORY:  # SQLite gives the files beside it the mode of the first one
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
         try:
-            self._write(statements)
-        except sqlite3.DatabaseError as error:
-            if not self._failing:
-                self._complain(str(error))
-            self._failing = True
-            return False
-        self._failing = False
-        return True
+            for setting in (
+                "locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "journal_size_limit=16777216",
+                "temp_store=MEMORY",
+            ):
+                connection.execute(f"PRAGMA {setting}").fetchall()
+            for script in self._scripts:
+                connection.executescript(script)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def decide(self, *statements: tuple[str, Sequence[Any]]) -> int:
-        """Write what an operator decided and see it to the disk; how many rows the last statement touched. Raises `OSError`."""
+    def define(self, script: str, content: Callable[[], Content] | None = None) -> None:
+        """Make tables that are not there yet. `content` gives what is in memory of them. Raises `DatabaseUnusable`.
+
+        To be called before `begin`.
+        """
+        self._scripts.append(script)
+        if content is not None:
+            self._contents.append(content)
+        if self._connection is None:
+            return
         try:
-            self._database.execute("PRAGMA synchronous=FULL")
-            return self._write(statements)
-        except sqlite3.DatabaseError as error:
-            raise OSError(f"it could not be written down: {error}") from None
+            self._connection.executescript(script)
+        except sqlite3.Error as error:
+            if not may_pass(error):
+                raise DatabaseUnusable(f"{self._path}: {error}; restore it from a backup, or move it away") from None
+            self._say(f"{self._path} cannot be written: {error}; what is remembered of peers is written when it can be")
+            self._connection.close()
+            self._connection = None
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return what a SELECT finds, at once. To be called before `begin`. Raises `DatabaseUnusable`."""
+        if self._connection is None:
+            return []
+        try:
+            return self._connection.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise DatabaseUnusable(f"{self._path}: {error}; restore it from a backup, or move it away") from None
+
+    def begin(self) -> None:
+        """Let the thread begin to write. What was to be written before has waited."""
+        if self._deliver is not None and self._thread is None:
+            self._thread = Thread(target=self._work, name="peers", daemon=True)
+            self._thread.start()
+
+    # --- the thread of the caller ---
+
+    def write(self, *statements: Statement) -> None:
+        """Write soon, all of it or nothing."""
+        self._put(_Job(statements))
+
+    def write_durably(self, *statements: Statement) -> Deferred[int]:
+        """Write, and see it to the disk. Fires with the rows that the last statement touched, or fails with `OSError`."""
+        return self._answer(_Job(statements, durable=True))
+
+    def ask(self, query: str, parameters: Sequence[Any] = ()) -> Deferred[list[Row]]:
+        """Find what is written by now. Fires with the rows, or fails with `OSError`."""
+        return self._answer(_Job([(query, parameters)], query=True))
+
+    def close(self) -> Deferred[None]:
+        """Write what waits, and close the file."""
+        if self._closed:
+            return succeed(None)
+        if self._stale:
+            self._rewrite()
+        closed = self._answer(_Job((), last=True)).addCallback(lambda _: None)
+        self._closed = True
+        return closed
+
+    def alerts(self) -> list[str]:
+        """Return what an operator should look into, a sentence each."""
+        return [self._trouble] if self._trouble else []
+
+    def _answer(self, job: _Job) -> Deferred[Any]:
+        if self._closed:
+            return fail(OSError("the peer database is closed"))
+        answer: Deferred[Any] = Deferred()
+        job.done = lambda found: answer.errback(found) if isinstance(found, OSError) else answer.callback(found)
+        self._put(job)
+        return answer
+
+    def _put(self, job: _Job) -> None:
+        if self._closed:
+            return
+        if self._deliver is None:
+            self._now(job)
+            return
+        self._waiting += 1
+        if job.done is None and self._waiting > WAITING:
+            self._waiting -= 1
+            self.given_up += 1
+            self._stale = True
+        else:
+            self._jobs.put(job)
+
+    def _now(self, job: _Job) -> None:
+        """Do a job at once, in a test."""
+        for call in self._perform([job]):
+            call()
+
+    def _rewrite(self) -> None:
+        """Write everything that is in memory once more."""
+        self._stale = False
+        for content in self._contents:
+            self._put(_Job(content()))
+
+    # --- the writer's thread ---
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            jobs = self._next_jobs()
+            last = jobs[-1].last
+            answers = self._perform(jobs)
+            assert self._deliver is not None
+            self._deliver(partial(self._finished, len(jobs), answers))
+
+    def _next_jobs(self) -> list[_Job]:
+        """Return the jobs that are there; wait for the first."""
+        jobs = [self._jobs.get()]
+        while len(jobs) < GROUP and not jobs[-1].last:
+            try:
+                jobs.append(self._jobs.get_nowait())
+            except Empty:
+                break
+        return jobs
+
+    def _finished(self, number: int, answers: list[Callable[[], None]]) -> None:
+        """Give the answers, on the thread of the caller."""
+        self._waiting -= number
+        for answer in answers:
+            answer()
+        if self._stale and not self._trouble and not self._closed:
+            self._rewrite()
+
+    def _perform(self, jobs: list[_Job]) -> list[Callable[[], None]]:
+        try:
+            results = self._together(jobs)
+        except (sqlite3.Error, OSError):
+            results = [self._alone(job) for job in jobs]
+        if jobs[-1].last and self._connection is not None:
+            self._connection.close()
+        return [partial(job.done, result) for job, result in zip(jobs, results, strict=True) if job.done is not None]
+
+    def _together(self, jobs: list[_Job]) -> list[Any]:
+        """Return the result of each, once they are committed."""
+        connection = self._connected()
+        durable = any(job.durable for job in jobs)
+        if durable:
+            connection.execute("PRAGMA synchronous=FULL")
+        try:
+            connection.execute("BEGIN")
+            results = [self._one(connection, job) for job in jobs]
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            raise
         finally:
-            self._database.execute("PRAGMA synchronous=NORMAL")
+            if durable:
+                with suppress(sqlite3.Error):
+                    connection.execute("PRAGMA synchronous=NORMAL")
+        (pages,), (size,) = (connection.execute(f"PRAGMA {word}").fetchone() for word in ("page_count", "page_size"))
+        self.bytes, self._trouble = pages * size, ""
+        return results
 
-    def _write(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> int:
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            touched = 0
-            for statement, parameters in statements:
-                touched = self._database.execute(statement, parameters).rowcount
+    def _one(self, connection: sqlite3.Connection, job: _Job) -> Any:
+        touched: Any = 0
+        for statement, parameters in job.statements:
+            cursor = connection.execute(statement, parameters)
+            touched = cursor.fetchall() if job.query else cursor.rowcount
         return touched
 
-    def close(self) -> None:
-        self._database.close()
+    def _connected(self) -> sqlite3.Connection:
+        """Return the connection; open the file that could not be opened before."""
+        if self._connection is None:
+            self._connection = self._open()
+            self._stale = True
+        return self._connection
+
+    def _alone(self, job: _Job) -> Any:
+        """Return the result of a job, or the error that it failed with. What nobody waits for is written anew later."""
+        try:
+            return self._together([job])[0]
+        except (sqlite3.Error, OSError) as error:
+            if is_damage(error):
+                self._replace(error)
+            elif may_pass(error):
+                self._say(f"{self._path} cannot be written: {error}; what is remembered of peers is written when it can be")
+            else:
+                self._say(f"{self._path}: {type(error).__name__}: {error}")
+            if job.done is None:
+                self._stale = self._stale or may_pass(error)
+                self.given_up += 1
+            return OSError(f"it could not be written down or read: {error}")
+
+    def _replace(self, error: Exception) -> None:
+        """Set a damaged file aside; a new one is opened with the next job, and written from memory."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        try:
+            aside = set_aside(Path(self._path), "damaged", ("-wal", "-shm"))
+        except OSError as problem:
+            self._say(f"{self._path} is damaged ({error}), and cannot be set aside: {problem}")
+            return
+        self._say(
+            f"{self._path} is damaged ({error}). It was set aside as {aside}, and a new one takes its place: keys, pending "
+            f"certificates and past proofs are written anew from memory, the records of handshakes and refusals begin anew"
+        )
+
+    def _say(self, text: str) -> None:
+        """Tell a trouble, unless it lasts since it was told."""
+        if text == self._trouble:
+            return
+        self._trouble = text
+        if self._thread is not None and self._deliver is not None:
+            self._deliver(partial(self._complain, text))
+        else:
+            self._complain(text)

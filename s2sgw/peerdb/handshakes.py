@@ -1,21 +1,26 @@
 """The handshakes that were judged in the last days: the evidence of each and the verdict, for `explain` and `replay`.
 
-One that says nothing new (the same peer with the same evidence and verdict) is counted, not kept again.
+One that says nothing new (the same peer with the same evidence and verdict) is counted, not kept again. A chain of certificates
+is kept once, however many handshakes showed it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s2sgw.peerdb.database import PeerDatabase
+from twisted.internet.defer import Deferred
+
+from s2sgw.peerdb.database import PeerDatabase, Statement
 from s2sgw.peerdb.evidence_json import evidence_json, evidence_of
+from s2sgw.peerdb.fair_rows import trim
 from s2sgw.policy.verdict import Verdict
 from s2sgw.trust.evidence import Evidence
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Handshakes that are kept, in all and of one peer, and for how many seconds.
 KEPT = 5000
@@ -23,20 +28,35 @@ PER_PEER = 16
 SECONDS = 7 * 86400.0
 #: Handshakes that may be judged beyond the bounds of all until they are looked to.
 TRIM_EVERY = 64
+#: Handshakes of one page of all.
+PAGE = 20
+#: Handshakes of a file of the first version that are moved.
+MOVED = 1000
+#: Bytes that a row takes beside its texts, about.
+OVERHEAD = 300
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS handshakes (
+CREATE TABLE IF NOT EXISTS chain (digest BLOB PRIMARY KEY, size INTEGER NOT NULL, certificates TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS handshake (
     id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, first REAL NOT NULL, last REAL NOT NULL, times INTEGER NOT NULL,
-    domain TEXT NOT NULL, role TEXT NOT NULL, local TEXT NOT NULL, evidence TEXT NOT NULL, verdict TEXT NOT NULL
+    domain TEXT NOT NULL, site TEXT NOT NULL, known INTEGER NOT NULL, role TEXT NOT NULL, local TEXT NOT NULL,
+    size INTEGER NOT NULL, evidence TEXT NOT NULL, verdict TEXT NOT NULL, chain BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS handshakes_by_domain ON handshakes (domain, last);
-CREATE INDEX IF NOT EXISTS handshakes_by_last ON handshakes (last);
+CREATE INDEX IF NOT EXISTS handshake_by_domain ON handshake (domain, last);
+CREATE INDEX IF NOT EXISTS handshake_by_last ON handshake (last);
+CREATE INDEX IF NOT EXISTS handshake_by_chain ON handshake (chain);
 """
 _PUT = """
-INSERT INTO handshakes (digest, first, last, times, domain, role, local, evidence, verdict) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?)
-ON CONFLICT (digest) DO UPDATE SET last = excluded.last, times = times + 1, evidence = excluded.evidence
+INSERT INTO handshake (digest, first, last, times, domain, site, known, role, local, size, evidence, verdict, chain)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (digest) DO UPDATE SET last = excluded.last, times = times + 1, evidence = excluded.evidence,
+    known = max(known, excluded.known)
 """
-_COLUMNS = "first, last, times, local, evidence, verdict"
+_OWN = "SELECT id FROM handshake WHERE domain = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
+_SELECT = """
+SELECT handshake.id, first, last, times, local, evidence, verdict, certificates FROM handshake
+LEFT JOIN chain ON chain.digest = handshake.chain
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +72,7 @@ class Handshake:
 
 
 def outcome_of(verdict: Verdict) -> dict[str, Any]:
-    """What a verdict comes to: whether the stream goes on, by what, or the cause why not."""
+    """Return what a verdict comes to: whether the stream goes on, by what, or the cause why not."""
     return {
         "accepted": verdict.ending is None, "proven_by": verdict.proven_by, "external": verdict.external,
         "dialback": verdict.dialback, "cause": verdict.ending.cause.value if verdict.ending else None,
@@ -60,48 +80,87 @@ def outcome_of(verdict: Verdict) -> dict[str, Any]:
 
 
 class Handshakes:
-    """Judged handshakes, in a `PeerDatabase`."""
+    """Judged handshakes, in a `PeerDatabase`. `is_known`: whether a name is that of a peer that was proven, or is configured."""
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self._store = store
+    def __init__(self, database: PeerDatabase, is_known: Callable[[str], bool] = lambda name: False) -> None:
+        self._database = database
+        self._is_known = is_known
         self._writes = 0
-        store.define(_TABLES)
+        database.define(_TABLES)
+        self._move_first_version()
+
+    def _move_first_version(self) -> None:
+        """Write what a file of the first version holds to the new tables."""
+        if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'handshakes'"):
+            return
+        columns = "digest, first, last, times, domain, role, local, evidence, verdict"
+        rows = self._database.rows(f"SELECT {columns} FROM handshakes ORDER BY last DESC LIMIT ?", (MOVED,))
+        statements = [
+            statement for digest, first, last, times, domain, role, local, evidence, verdict in rows[::-1]
+            for statement in self._put(digest, (first, last, times), (domain, role, local), json.loads(evidence), verdict)
+        ]
+        self._database.write(*statements, ("DROP TABLE handshakes", ()))
 
     def judged(self, evidence: Evidence, local: Domain, verdict: Verdict) -> None:
-        """One more was judged."""
+        """Write down that a handshake was judged."""
         written, outcome = evidence_json(evidence), json.dumps(outcome_of(verdict))
         passing = {"at": 0, "address": "", "cipher": "", "posh": written["posh"] and {**written["posh"], "expires": 0}}
         same = [evidence.domain.ascii, evidence.role, local.ascii, written | passing, outcome]
         digest = hashlib.sha256(json.dumps(same).encode()).digest()
         at, domain = evidence.at.timestamp(), evidence.domain.ascii
-        trim = _trim(at) if self._writes % TRIM_EVERY == 0 else ()
+        over = _trim(at, self._database.room // 4) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
-        self._store.note(
-            (_PUT, (digest, at, at, domain, evidence.role, local.ascii, json.dumps(written), outcome)), _own(domain), *trim,
-        )
+        put = self._put(digest, (at, at, 1), (domain, evidence.role, local.ascii), written, outcome)
+        self._database.write(*put, (f"DELETE FROM handshake WHERE id IN ({_OWN})", (domain, PER_PEER)), *over)
 
-    def list(self, domain: Domain | None = None, since: float = 0.0) -> list[Handshake]:
-        """What is remembered, the latest last; of one peer if it is named."""
-        chosen, parameters = ("", ()) if domain is None else ("AND domain = ? ", (domain.ascii,))
-        query = f"SELECT {_COLUMNS} FROM handshakes WHERE last >= ? {chosen}ORDER BY last"
-        return [_handshake(row) for row in self._store.rows(query, (since, *parameters))]
+    def _put(
+        self, digest: bytes, times: tuple[float, float, int], whose: tuple[str, str, str], written: dict[str, Any], outcome: str,
+    ) -> list[Statement]:
+        """Return what writes one handshake. `times`: its first and last time, and how often; `whose`: (domain, role, local)."""
+        domain, role, local = whose
+        certificates = json.dumps(written.pop("chain"))
+        chain = hashlib.sha256(certificates.encode()).digest()
+        evidence = json.dumps(written)
+        known = role == "receiving" or self._is_known(domain)
+        size = OVERHEAD + len(evidence) + len(outcome)
+        site = registered_domain(domain)
+        return [
+            ("INSERT OR IGNORE INTO chain VALUES (?, ?, ?)", (chain, len(certificates), certificates)),
+            (_PUT, (digest, *times, domain, site, known, role, local, size, evidence, outcome, chain)),
+        ]
+
+    def now_known(self, name: str) -> None:
+        """Note that the peer of this name has proven itself."""
+        self._database.write(("UPDATE handshake SET known = 1 WHERE domain = ?", (name,)))
+
+    def of(self, domain: Domain) -> Deferred[list[Handshake]]:
+        """Find the handshakes of a peer, the latest last. Fails with `OSError`."""
+        found = self._database.ask(f"{_SELECT} WHERE domain = ? ORDER BY last", (domain.ascii,))
+        return found.addCallback(lambda rows: [_handshake(row) for row in rows])
+
+    async def all_since(self, at: float) -> AsyncIterator[Sequence[Handshake]]:
+        """Find all handshakes since `at`, a page at a time, in the order in which they were first met. Raises `OSError`."""
+        after = 0
+        query = f"{_SELECT} WHERE handshake.id > ? AND last >= ? ORDER BY handshake.id LIMIT ?"
+        while True:
+            rows = await self._database.ask(query, (after, at, PAGE))
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield [_handshake(row) for row in rows]
 
 
-def _own(domain: str) -> tuple[str, tuple[Any, ...]]:
-    """Within the bound of one peer."""
-    excess = "SELECT id FROM handshakes WHERE domain = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
-    return f"DELETE FROM handshakes WHERE id IN ({excess})", (domain, PER_PEER)
-
-
-def _trim(at: float) -> list[tuple[str, tuple[Any, ...]]]:
-    """Within the bounds of all, which is a walk over them."""
-    excess = "SELECT id FROM handshakes ORDER BY last DESC LIMIT -1 OFFSET ?"
+def _trim(at: float, size: int) -> list[Statement]:
+    """Return what keeps all handshakes within their bounds. A chain is shared by those that showed it."""
+    sizes = "handshake.size + coalesce(chain.size, 0) / count(*) OVER (PARTITION BY handshake.chain)"
     return [
-        ("DELETE FROM handshakes WHERE last < ?", (at - SECONDS,)),
-        (f"DELETE FROM handshakes WHERE id IN ({excess})", (KEPT,)),
+        ("DELETE FROM handshake WHERE last < ?", (at - SECONDS,)),
+        trim("handshake", KEPT, size, sizes, "LEFT JOIN chain ON chain.digest = handshake.chain"),
+        ("DELETE FROM chain WHERE digest NOT IN (SELECT chain FROM handshake)", ()),
     ]
 
 
 def _handshake(row: tuple[Any, ...]) -> Handshake:
-    first, last, times, local, evidence, outcome = row
-    return Handshake(first, last, times, local, evidence_of(json.loads(evidence)), json.loads(outcome))
+    _, first, last, times, local, evidence, outcome, certificates = row
+    written = {**json.loads(evidence), "chain": json.loads(certificates or "[]")}
+    return Handshake(first, last, times, local, evidence_of(written), json.loads(outcome))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.database import Content, PeerDatabase, Statement
+from s2sgw.peerdb.fair_shares import FairShares
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.verdict import KeyStanding
 from s2sgw.trust.certificate import Summary, summarise
@@ -14,9 +15,12 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain
 
 Origin = Literal["operator", "first-use"]
-#: Keys remembered for one peer, and by first use in all.
+#: Keys remembered for one peer, and peers remembered by their first use: of these, those of the domain with the most go first.
 PER_PEER = 16
-FIRST_USES = 100_000
+FIRST_USES = 20_000
+#: Bytes that a key takes beside its certificate, about, and of a certificate that is kept with it.
+OVERHEAD = 300
+CERTIFICATE_BYTES = 16_384
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -40,15 +44,20 @@ class RememberedKey:
     certificate: bytes = b""
 
     def counts(self, at: float) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """Return whether it is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or at < self.expires)
+
+    @property
+    def is_first_use(self) -> bool:
+        """Whether it was remembered by its first use, and not revoked since."""
+        return self.origin == "first-use" and self.revoked is None
 
     @property
     def summary(self) -> Summary | None:
         return summarise(self.certificate) if self.certificate else None
 
     def row(self) -> dict[str, object]:
-        """The JSON row that operators see."""
+        """Return the JSON row that operators see."""
         summary = self.summary
         return {
             "peer": self.domain, "key": str(self.key), "origin": self.origin, "at": self.at, "expires": self.expires,
@@ -65,14 +74,14 @@ class KnownKeys:
     revoked: frozenset[Fingerprint] = field(default_factory=frozenset)
 
     def under(self, policy: PeerPolicy) -> KnownKeys:
-        """Those that the policy has an ear for: approvals where pins or approvals count, first uses where strangers may come."""
+        """Return the keys that count under a policy: approved ones where pins count, first uses where strangers may come."""
         asks = policy.unknown_issuer != "reject"
         heard = asks or "pin" in policy.proofs
         none: frozenset[Fingerprint] = frozenset()
         return KnownKeys(self.approved if heard else none, self.first_use if asks else none, self.revoked if heard else none)
 
     def standing(self, chain: Sequence[bytes]) -> KeyStanding:
-        """What the key of the certificate presented is to us."""
+        """Return what is known of the key of the certificate that was presented."""
         remembered = self.approved | self.first_use
         key = key_of(chain)
         if key is None:
@@ -83,7 +92,7 @@ class KnownKeys:
 
 
 def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
-    """The key of the leaf; None where there is none that can be read."""
+    """Return the key of the leaf, or None where there is none that can be read."""
     try:
         return Fingerprint.of(chain[0]) if chain else None
     except ValueError:
@@ -91,14 +100,30 @@ def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
 
 
 class PeerKeys:
-    """A `KeyStore` (see `peerdb.stores`) in a `PeerDatabase`."""
+    """A `KeyStore` (see `peerdb.stores`): in memory, and in a `PeerDatabase`."""
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self._store = store
-        store.define(_TABLES)
+    def __init__(self, database: PeerDatabase) -> None:
+        self._database = database
+        self._keys: dict[str, dict[Fingerprint, RememberedKey]] = {}
+        self._first_uses = FairShares(FIRST_USES, database.room // 4)
+        database.define(_TABLES, self._content)
+        for name, key, *rest in database.rows("SELECT * FROM keys ORDER BY domain, at, key"):
+            found = RememberedKey(name, Fingerprint.parse(key), *rest)
+            self._keys.setdefault(name, {})[found.key] = found
+        rows = [key for keys in self._keys.values() for key in keys.values() if key.is_first_use]
+        gone = self._first_uses.fill({key.domain: _size(key) for key in sorted(rows, key=_age)})
+        database.write(*(_delete(domain, key) for domain in gone for key in self._drop_first_uses(domain)))
+
+    def _take(self, key: RememberedKey) -> list[str]:
+        """Hold a key in memory, and return the domains whose first uses give way."""
+        self._keys.setdefault(key.domain, {})[key.key] = key
+        return self._first_uses.put(key.domain, _size(key)) if key.is_first_use else []
+
+    def _content(self) -> Content:
+        return Content("keys", [key for keys in self._keys.values() for key in keys.values()], _put)
 
     def known(self, domain: Domain, at: float) -> KnownKeys:
-        rows = self.of(domain)
+        rows = self._keys.get(domain.ascii, {}).values()
         live = [each for each in rows if each.counts(at)]
         return KnownKeys(
             frozenset(each.key for each in live if each.origin == "operator"),
@@ -107,32 +132,80 @@ class PeerKeys:
         )
 
     def of(self, domain: Domain | None = None) -> list[RememberedKey]:
-        chosen = "" if domain is None else "WHERE domain = ? "
-        parameters = () if domain is None else (domain.ascii,)
-        rows = self._store.rows(f"SELECT * FROM keys {chosen}ORDER BY domain, at", parameters)
-        return [RememberedKey(name, Fingerprint.parse(key), *rest) for name, key, *rest in rows]
+        names = sorted(self._keys) if domain is None else [domain.ascii]
+        return [key for name in names for key in sorted(self._keys.get(name, {}).values(), key=_age)]
 
-    def approve(self, key: RememberedKey) -> None:
-        others = len([each for each in self.of(Domain.parse(key.domain)) if each.key != key.key])
-        if others >= PER_PEER:
+    async def approve(self, key: RememberedKey) -> None:
+        others = self._keys.get(key.domain, {}).keys() - {key.key}
+        if len(others) >= PER_PEER:
             raise OSError(f"{PER_PEER} keys are remembered for {key.domain} already; revoked ones go with `pins revoke --forget`")
-        self._store.decide(_put(key))
+        await self._database.write_durably(_put(key))
+        self._forget_first_use(key.domain, key.key)
+        self._take(key)
 
-    def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
-        statement = "UPDATE keys SET revoked = ? WHERE domain = ? AND key = ? AND revoked IS NULL"
-        return self._store.decide((statement, (at, domain.ascii, str(key)))) > 0
+    async def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
+        found = self._keys.get(domain.ascii, {}).get(key)
+        if found is None or found.revoked is not None:
+            return False
+        revoked = replace(found, revoked=at)
+        await self._database.write_durably(_put(revoked))
+        self._forget_first_use(domain.ascii, key)
+        self._take(revoked)
+        return True
 
-    def forget(self, domain: Domain, key: Fingerprint) -> bool:
-        """As if the key had never been seen. Raises `OSError`."""
-        return self._store.decide(("DELETE FROM keys WHERE domain = ? AND key = ?", (domain.ascii, str(key)))) > 0
+    async def forget(self, domain: Domain, key: Fingerprint) -> bool:
+        if key not in self._keys.get(domain.ascii, {}):
+            return False
+        await self._database.write_durably(_delete(domain.ascii, key))
+        self._forget_first_use(domain.ascii, key)
+        self._drop(domain.ascii, key)
+        return True
 
     def learn(self, key: RememberedKey) -> bool:
-        if self._store.rows("SELECT count(*) FROM keys WHERE origin = 'first-use'")[0][0] >= FIRST_USES:
+        if len(key.certificate) > CERTIFICATE_BYTES:
+            key = replace(key, certificate=b"")
+        statements = [_delete(key.domain, each) for each in self._drop_first_uses(key.domain)]
+        gone = self._take(key)
+        for domain in gone:
+            statements += [_delete(domain, each) for each in self._drop_first_uses(domain)]
+        if key.domain in gone:
+            self._database.write(*statements)
             return False
-        earlier = ("DELETE FROM keys WHERE domain = ? AND origin = 'first-use' AND revoked IS NULL", (key.domain,))
-        return self._store.note(earlier, _put(key))
+        self._database.write(*statements, _put(key))
+        return True
+
+    def _drop_first_uses(self, domain: str) -> list[Fingerprint]:
+        """Forget the first uses of a domain that were not revoked, and return their keys."""
+        keys = self._keys.get(domain, {})
+        gone = [key for key, each in keys.items() if each.is_first_use]
+        for key in gone:
+            self._drop(domain, key)
+        return gone
+
+    def _forget_first_use(self, domain: str, key: Fingerprint) -> None:
+        found = self._keys.get(domain, {}).get(key)
+        if found is not None and found.origin == "first-use":
+            self._first_uses.forget(domain)
+
+    def _drop(self, domain: str, key: Fingerprint) -> None:
+        keys = self._keys[domain]
+        del keys[key]
+        if not keys:
+            del self._keys[domain]
 
 
-def _put(key: RememberedKey) -> tuple[str, tuple[object, ...]]:
+def _size(key: RememberedKey) -> int:
+    return OVERHEAD + len(key.certificate)
+
+
+def _age(key: RememberedKey) -> tuple[float, str]:
+    return key.at, str(key.key)
+
+
+def _put(key: RememberedKey) -> Statement:
     values = (key.domain, str(key.key), key.origin, key.at, key.expires, key.revoked, key.note, key.certificate)
     return "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _delete(domain: str, key: Fingerprint) -> Statement:
+    return "DELETE FROM keys WHERE domain = ? AND key = ?", (domain, str(key))

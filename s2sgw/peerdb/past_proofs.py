@@ -1,23 +1,26 @@
-"""The memory of past proof: by what each peer was proven, and when last. Who once proved itself well is not accepted on less."""
+"""Past proofs: by what each peer was proven, and when last. A peer that once proved itself well is not accepted on less."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import cast
+from typing import Literal, NamedTuple, cast
 
-from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.database import Content, PeerDatabase, Statement
+from s2sgw.peerdb.fair_shares import FairShares
+from s2sgw.policy.verdict import ProvenBy
 from s2sgw.trust.evidence import ProofMethod
 from s2sgw.xmpp.jid import Domain
 
-#: What is strong enough to be missed when it is no longer there.
+#: The proofs that are strong enough to be missed when they are no longer given.
 REMEMBERED: tuple[ProofMethod, ...] = ("pkix", "dane", "posh")
-#: Proofs (of one peer by one method) that are kept; those not renewed for longest go first.
-KEPT = 100_000
+#: Peers whose proofs are kept. Of the registered domain that has the most, those not renewed for longest go first.
+NAMES = 50_000
+#: Bytes that a proof takes, about.
+OVERHEAD = 260
 #: Seconds in which the same proof is not written again.
 FRESH = 300.0
-_TRIM_EVERY = 256
 
+_COLUMNS = "domain, method, first, last, times, key"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS proofs (
     domain TEXT NOT NULL, method TEXT NOT NULL, first REAL NOT NULL, last REAL NOT NULL, times INTEGER NOT NULL,
@@ -27,56 +30,70 @@ CREATE INDEX IF NOT EXISTS proofs_by_last ON proofs (last);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class PastProof:
+class PastProof(NamedTuple):
     """By `method`, `times` at least, from `first` until `last` (seconds since the epoch); `key` was the last one presented."""
 
     domain: str
-    method: ProofMethod
+    method: str
     first: float
     last: float
     times: int
     key: str
 
     def row(self) -> dict[str, object]:
+        """Return the JSON row that operators see."""
         return {"method": self.method, "first": self.first, "last": self.last, "times": self.times, "key": self.key}
 
 
 class PastProofs:
-    """A `ProofStore` (see `peerdb.stores`) in a `PeerDatabase`."""
+    """A `ProofStore` (see `peerdb.stores`): in memory, and in a `PeerDatabase`."""
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self._store = store
-        self._writes = 0
-        store.define(_TABLES)
+    def __init__(self, database: PeerDatabase) -> None:
+        self._database = database
+        self._proofs: dict[str, dict[str, PastProof]] = {}
+        self._shares = FairShares(NAMES, database.room // 8)
+        database.define(_TABLES, self._content)
+        for row in database.rows(f"SELECT {_COLUMNS} FROM proofs ORDER BY last"):
+            self._proofs.setdefault(row[0], {})[row[1]] = PastProof(*row)
+        gone = self._shares.fill({name: OVERHEAD * len(proofs) for name, proofs in self._proofs.items()})
+        database.write(*map(self._drop, gone))
 
-    def proven(self, domain: Domain, method: ProofMethod, key: str, at: float) -> None:
-        """The peer was proven now."""
-        known = next((each for each in self.of(domain) if each.method == method), None)
+    def _take(self, proof: PastProof) -> list[str]:
+        """Hold a proof in memory, and return the domains that give way."""
+        proofs = self._proofs.setdefault(proof.domain, {})
+        proofs[proof.method] = proof
+        return self._shares.put(proof.domain, OVERHEAD * len(proofs))
+
+    def _drop(self, domain: str) -> Statement:
+        """Forget the proofs of a domain, and return what deletes them."""
+        del self._proofs[domain]
+        return "DELETE FROM proofs WHERE domain = ?", (domain,)
+
+    def _content(self) -> Content:
+        return Content("proofs", [proof for proofs in self._proofs.values() for proof in proofs.values()], _put)
+
+    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float) -> bool:
+        known = self._proofs.get(domain.ascii, {}).get(method)
         if known is not None and known.key == key and known.last <= at < known.last + FRESH:
-            return
-        self._store.note((
-            "INSERT INTO proofs VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (domain, method) "
-            "DO UPDATE SET last = excluded.last, times = times + 1, key = excluded.key",
-            (domain.ascii, method, at, at, key),
-        ))
-        self._writes += 1
-        if self._writes % _TRIM_EVERY == 0:
-            self.trim()
+            return False
+        first, times = (at, 0) if known is None else (known.first, known.times)
+        is_new = domain.ascii not in self._proofs
+        proof = PastProof(domain.ascii, method, first, at, times + 1, key)
+        gone = self._take(proof)
+        self._database.write(_put(proof), *map(self._drop, gone))
+        return is_new
 
-    def trim(self, kept: int = KEPT) -> None:
-        """Forget what was not renewed for longest."""
-        excess = self._store.rows("SELECT count(*) FROM proofs")[0][0] - kept
-        if excess > 0:
-            oldest = "SELECT domain, method FROM proofs ORDER BY last LIMIT ?"
-            self._store.note((f"DELETE FROM proofs WHERE (domain, method) IN ({oldest})", (excess,)))
+    def is_proven(self, name: str) -> bool:
+        return name in self._proofs
 
     def of(self, domain: Domain) -> list[PastProof]:
-        """All that is remembered of a peer, the latest first."""
-        rows = self._store.rows("SELECT * FROM proofs WHERE domain = ? ORDER BY last DESC", (domain.ascii,))
-        return [PastProof(name, cast(ProofMethod, method), *rest) for name, method, *rest in rows]
+        return sorted(self._proofs.get(domain.ascii, {}).values(), key=lambda proof: -proof.last)
 
     def remembered(self, domain: Domain, at: float, within: float, methods: Iterable[str]) -> ProofMethod | None:
-        """The method among `methods` that proved the peer last, within so many seconds."""
         wanted = set(methods)
-        return next((each.method for each in self.of(domain) if each.method in wanted and at - each.last < within), None)
+        found = (each.method for each in self.of(domain) if each.method in wanted and at - each.last < within)
+        return cast(ProofMethod | None, next(found, None))
+
+
+def _put(proof: PastProof) -> Statement:
+    return f"INSERT OR REPLACE INTO proofs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", proof

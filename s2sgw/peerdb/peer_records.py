@@ -1,18 +1,19 @@
-"""What is written down of each peer: its keys, the certificates that wait, past proofs, and the handshakes judged.
+"""What is remembered of each peer: its keys, the certificates that wait, past proofs, and the handshakes judged.
 
-The judge reads its standing before a verdict, and the verdict is entered here: a first use is remembered, a certificate that
-the operator is to see is held, and what should alarm somebody is told at once.
+The judge reads these facts before a verdict. The verdict is recorded here: a first use is remembered, a certificate that the
+operator is to see is held, and what should alarm somebody is logged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from twisted.logger import Logger
 
-from s2sgw.peerdb.database import FILE, PeerDatabase
+from s2sgw.peerdb.database import FILE, Deliver, PeerDatabase
 from s2sgw.peerdb.evidence_json import LocatedTarget, lookups_json
 from s2sgw.peerdb.handshakes import Handshakes
 from s2sgw.peerdb.keys import KnownKeys, PeerKeys, RememberedKey, key_of
@@ -21,7 +22,7 @@ from s2sgw.peerdb.pending import PendingCertificate, PendingCertificates
 from s2sgw.peerdb.refusals import StoredRefusals
 from s2sgw.peerdb.stores import KeyStore, PendingStore, ProofStore
 from s2sgw.policy.model import PeerPolicy
-from s2sgw.policy.verdict import Verdict
+from s2sgw.policy.verdict import ProvenBy, Verdict
 from s2sgw.reporting.record import Direction
 from s2sgw.trust.certificate import summarise
 from s2sgw.trust.evidence import Evidence, ProofMethod
@@ -29,6 +30,8 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 
+#: Internationalised names of proven peers that are known in this life.
+KNOWN_TEXTS = 10_000
 #: Characters of the reasons that are kept with a certificate.
 _REASON = 500
 
@@ -42,29 +45,46 @@ class KnownFacts:
 
 
 class PeerRecords:
-    """Everything that one state directory remembers of peers."""
+    """Everything that one state directory remembers of peers. `is_listed`: whether the configuration names a peer."""
 
     log = Logger("s2sgw")
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self.store = store
-        self.keys: KeyStore = PeerKeys(store)
-        self.pending_certificates: PendingStore = PendingCertificates(store)
-        self.past_proofs: ProofStore = PastProofs(store)
-        self.handshakes = Handshakes(store)
-        self.refusals = StoredRefusals(store)
+    def __init__(self, database: PeerDatabase, is_listed: Callable[[Domain], bool] = lambda domain: False) -> None:
+        self.database = database
+        self._is_listed = is_listed
+        #: internationalised names of proven peers as they are shown
+        self._known_texts: set[str] = set()
+        self.keys: KeyStore = PeerKeys(database)
+        self.pending_certificates: PendingStore = PendingCertificates(database)
+        self.past_proofs: ProofStore = PastProofs(database)
+        self.handshakes = Handshakes(database, self.is_known)
+        self.refusals = StoredRefusals(database, self.is_known)
+        database.begin()
 
     @classmethod
-    def at(cls, state: Path) -> PeerRecords:
-        """The book in a state directory. Raises `DatabaseUnusable`."""
-        return cls(PeerDatabase(state / FILE, lambda text: cls.log.error(event="memory not written", detail=text)))
+    def at(cls, state: Path, deliver: Deliver, limit: int, is_listed: Callable[[Domain], bool]) -> PeerRecords:
+        """Open what a state directory remembers. `limit`: its bytes. Raises `DatabaseUnusable`."""
+        database = PeerDatabase(state / FILE, cls._complain, deliver, limit)
+        return cls(database, is_listed)
+
+    @classmethod
+    def _complain(cls, text: str) -> None:
+        cls.log.error(event="peer database", detail=text)
+
+    def is_known(self, name: str) -> bool:
+        """Return whether a name is that of a peer which was ever proven, or which the configuration names.
+
+        What is recorded of other names has a small part of the room, for strangers make them up.
+        """
+        lower = name.lower()
+        return self.past_proofs.is_proven(lower) or lower in self._known_texts or self._is_listed(Domain(lower, lower))
 
     def standing(self, domain: Domain, policy: PeerPolicy, at: float) -> KnownFacts:
-        """What is remembered of a peer now."""
+        """Return what is remembered of a peer now."""
         return KnownFacts(self.keys.known(domain, at), self.remembered(domain, policy, at))
 
     def remembered(self, domain: Domain, policy: PeerPolicy, at: float) -> ProofMethod | None:
-        """By what it was proven last, within the policy's `remember_proof`."""
+        """Return by what a peer was proven last, within the policy's `remember_proof`."""
         within = policy.remember_proof
         return self.past_proofs.remembered(domain, at, within, REMEMBERED) if within > 0 else None
 
@@ -75,8 +95,8 @@ class PeerRecords:
         at = evidence.at.timestamp()
         if handshake and evidence.tls_version is not None:
             self.handshakes.judged(evidence, local, verdict)
-        if verdict.proven_by in REMEMBERED:
-            self.past_proofs.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
+        if verdict.proven_by is not None and (verdict.proven_by != "dns" or evidence.role == "receiving"):
+            self.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
         if verdict.learn == "now":
             self.learn(evidence.domain, evidence.chain, at, f"proven by {verdict.proven_by}")
         new = self._hold(evidence, local, verdict, targets) if verdict.hold else False
@@ -88,8 +108,17 @@ class PeerRecords:
                 address=evidence.address, cause=verdict.report.cause.value, detail=verdict.report.detail,
             )
 
+    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float) -> None:
+        """Remember that `method` proved a peer, which is a known one from now on."""
+        if domain.text != domain.ascii and len(self._known_texts) < KNOWN_TEXTS:
+            self._known_texts.add(domain.text)
+        if self.past_proofs.proven(domain, method, key, at):
+            for name in {domain.ascii, domain.text}:
+                self.handshakes.now_known(name)
+                self.refusals.now_known(name)
+
     def learn(self, domain: Domain, chain: Sequence[bytes], at: float, how: str) -> None:
-        """The first use of a key (R20)."""
+        """Remember the key of a first use (R20)."""
         key = key_of(chain)
         if key is None or self.keys.known(domain, at).standing(chain) in ("known", "revoked"):
             return
@@ -114,9 +143,9 @@ class PeerRecords:
         return new
 
     def _alarm(self, evidence: Evidence, new: bool) -> None:
-        """A changed key: critical when it is first seen, a warning each time after."""
-        emit = self.log.critical if new or self.pending_certificates.find(evidence.domain,
-        _key(evidence)) is None else self.log.warn
+        """Log a changed key: as critical when it is first seen, as a warning each time after."""
+        first = new or self.pending_certificates.find(evidence.domain, _key(evidence)) is None
+        emit = self.log.critical if first else self.log.warn
         old = [str(each.key) for each in self.keys.of(evidence.domain) if each.counts(evidence.at.timestamp())]
         emit(
             event="key changed", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),

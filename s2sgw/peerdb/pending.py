@@ -1,25 +1,29 @@
-"""The inbox of certificates that wait for the operator: refused ones of unknown issuers, and keys that have changed (R20)."""
+"""Certificates that wait for the operator: refused ones of unknown issuers, and keys that have changed (R20)."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.database import Content, PeerDatabase, Statement
+from s2sgw.peerdb.fair_shares import FairShares
 from s2sgw.reporting.record import Direction
 from s2sgw.trust.certificate import summarise
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain
 
-#: Certificates that wait, in all and for one peer: those that came inbound alone go first, then those not seen for longest.
-KEPT = 1000
+#: Certificates of one peer that wait, and peers whose certificates do: as many again where we met them on a stream of our own. Of
+#: the registered domain that has the most, those not seen for longest go first.
 PER_PEER = 8
-#: Of a chain: so many certificates, so many bytes each.
+PEERS = 1000
+#: Of a chain: certificates, and bytes of them.
 CHAIN_CERTIFICATES = 8
-CERTIFICATE_BYTES = 16384
+CHAIN_BYTES = 16384
+#: Bytes that one takes beside its chain and its reasons, about.
+OVERHEAD = 1000
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS pending (
@@ -28,13 +32,6 @@ CREATE TABLE IF NOT EXISTS pending (
     dns TEXT NOT NULL, chain TEXT NOT NULL, PRIMARY KEY (domain, key)
 ) WITHOUT ROWID;
 """
-_PUT = """
-INSERT INTO pending VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (domain, key) DO UPDATE SET
-    last = excluded.last, times = times + 1, local = excluded.local, address = excluded.address, cause = excluded.cause,
-    reasons = excluded.reasons, dns = excluded.dns, chain = excluded.chain,
-    direction = CASE WHEN direction = 'outbound' THEN direction ELSE excluded.direction END
-"""
-_ORDER = "ORDER BY direction = 'outbound', last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class PendingCertificate:
     chain: tuple[bytes, ...] = ()
 
     def row(self) -> dict[str, object]:
-        """The JSON row that operators see."""
+        """Return the JSON row that operators see."""
         return {
             "peer": self.domain, "key": str(self.key), "first": self.first, "last": self.last, "times": self.times,
             "direction": self.direction, "local": self.local, "address": self.address, "cause": self.cause,
@@ -66,53 +63,98 @@ class PendingCertificate:
 
 
 class PendingCertificates:
-    """A `PendingStore` (see `peerdb.stores`) in a `PeerDatabase`."""
+    """A `PendingStore` (see `peerdb.stores`): in memory, and in a `PeerDatabase`."""
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self._store = store
-        store.define(_TABLES)
+    def __init__(self, database: PeerDatabase) -> None:
+        self._database = database
+        self._pending: dict[str, dict[Fingerprint, PendingCertificate]] = {}
+        #: peers that we never met on a stream of our own, and the others; each kind gives way to its own
+        self._inbound, self._outbound = (FairShares(PEERS, database.room // 16) for _ in range(2))
+        database.define(_TABLES, self._content)
+        for row in database.rows("SELECT * FROM pending ORDER BY last"):
+            self._take(_pending(row))
+
+    def _content(self) -> Content:
+        return Content("pending", self.list(), _put)
+
+    def _take(self, pending: PendingCertificate) -> list[tuple[str, Fingerprint]]:
+        """Hold one in memory, and return those that give way: the domain and the key of each."""
+        rows = self._pending.setdefault(pending.domain, {})
+        rows.pop(pending.key, None)
+        rows[pending.key] = pending
+        gone = []
+        if len(rows) > PER_PEER:
+            others = [row for row in rows.values() if row is not pending]
+            oldest = min(others, key=lambda row: (row.direction == "outbound", row.last))
+            gone.append((oldest.domain, oldest.key))
+            del rows[oldest.key]
+        wanted = any(row.direction == "outbound" for row in rows.values())
+        shares, other_shares = (self._outbound, self._inbound) if wanted else (self._inbound, self._outbound)
+        other_shares.forget(pending.domain)
+        for domain in shares.put(pending.domain, sum(map(_size, rows.values()))):
+            gone += [(domain, key) for key in self._pending.pop(domain)]
+        return gone
 
     def hold(self, pending: PendingCertificate) -> bool:
-        """One more came; whether it is new here."""
-        new = self.find(Domain.parse(pending.domain), pending.key) is None
-        self._store.note((_PUT, (
-            pending.domain, str(pending.key), pending.first, pending.last, pending.direction, pending.local, pending.address,
-            pending.cause, json.dumps(pending.reasons), json.dumps(pending.dns), _encoded(pending.chain),
-        )), *(self._over(pending.domain) if new else ()))
-        return new
-
-    def _over(self, domain: str) -> list[tuple[str, Sequence[Any]]]:
-        """What makes room, once a new one is in."""
-        excess = "LIMIT max(0, (SELECT count(*) FROM pending"
-        own = f"SELECT key FROM pending WHERE domain = ? {_ORDER} {excess} WHERE domain = ?) - ?)"
-        every = f"SELECT domain, key FROM pending {_ORDER} {excess}) - ?)"
-        return [
-            (f"DELETE FROM pending WHERE domain = ? AND key IN ({own})", (domain, domain, domain, PER_PEER)),
-            (f"DELETE FROM pending WHERE (domain, key) IN ({every})", (KEPT,)),
-        ]
+        before = self._pending.get(pending.domain, {}).get(pending.key)
+        pending = replace(pending, chain=_kept(pending.chain))
+        if before is not None:
+            direction = before.direction if before.direction == "outbound" else pending.direction
+            pending = replace(pending, first=before.first, times=before.times + 1, direction=direction)
+        gone = self._take(pending)
+        put = [] if (pending.domain, pending.key) in gone else [_put(pending)]
+        self._database.write(*put, *(_delete(domain, key) for domain, key in gone))
+        return before is None
 
     def list(self, domain: Domain | None = None) -> list[PendingCertificate]:
-        """What waits, the last to come last; of one peer if it is named."""
-        chosen = "" if domain is None else "WHERE domain = ? "
-        parameters = () if domain is None else (domain.ascii,)
-        return [_pending(row) for row in self._store.rows(f"SELECT * FROM pending {chosen}ORDER BY last", parameters)]
+        names = self._pending if domain is None else [domain.ascii]
+        rows = [row for name in names for row in self._pending.get(name, {}).values()]
+        return sorted(rows, key=lambda row: row.last)
 
     def find(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
-        """One that waits."""
-        rows = self._store.rows("SELECT * FROM pending WHERE domain = ? AND key = ?", (domain.ascii, str(key)))
-        return _pending(rows[0]) if rows else None
+        return self._pending.get(domain.ascii, {}).get(key)
 
-    def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
-        """One that waits no longer. Raises `OSError`."""
+    async def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
         found = self.find(domain, key)
-        if found is not None:
-            self._store.decide(("DELETE FROM pending WHERE domain = ? AND key = ?", (domain.ascii, str(key))))
+        if found is None:
+            return None
+        await self._database.write_durably(_delete(domain.ascii, key))
+        rows = self._pending.get(domain.ascii, {})
+        rows.pop(key, None)
+        if not rows:
+            self._pending.pop(domain.ascii, None)
+            self._inbound.forget(domain.ascii)
+            self._outbound.forget(domain.ascii)
         return found
 
 
+def _size(pending: PendingCertificate) -> int:
+    return OVERHEAD + sum(map(len, pending.chain)) * 4 // 3 + sum(map(len, pending.reasons))
+
+
+def _put(pending: PendingCertificate) -> Statement:
+    values = (
+        pending.domain, str(pending.key), pending.first, pending.last, pending.times, pending.direction, pending.local,
+        pending.address, pending.cause, json.dumps(pending.reasons), json.dumps(pending.dns), _encoded(pending.chain),
+    )
+    return "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _delete(domain: str, key: Fingerprint) -> Statement:
+    return "DELETE FROM pending WHERE domain = ? AND key = ?", (domain, str(key))
+
+
+def _kept(chain: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return what of a chain is kept: the leaf, and others as far as there is room."""
+    kept: list[bytes] = []
+    for each in chain[:CHAIN_CERTIFICATES]:
+        if len(each) <= CHAIN_BYTES - sum(map(len, kept)):
+            kept.append(each)
+    return tuple(kept)
+
+
 def _encoded(chain: Sequence[bytes]) -> str:
-    kept = [each for each in chain[:CHAIN_CERTIFICATES] if len(each) <= CERTIFICATE_BYTES]
-    return json.dumps([base64.b64encode(each).decode("ascii") for each in kept])
+    return json.dumps([base64.b64encode(each).decode("ascii") for each in chain])
 
 
 def _pending(row: tuple[Any, ...]) -> PendingCertificate:

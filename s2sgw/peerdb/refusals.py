@@ -4,49 +4,88 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
-from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.database import PeerDatabase, Statement
+from s2sgw.peerdb.fair_rows import trim
 from s2sgw.reporting.record import PER_NAME, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.registered_domain import registered_domain
 
-#: Refusals that are kept in all, and how many more there may be until that is looked to, which is a walk over them.
+#: Refusals that are kept in all, and that may be written until that is looked to.
 KEPT = 20_000
 TRIM_EVERY = 64
+#: Refusals that a start reads: those of known peers first, then the newest.
+READ = 4000
+#: Bytes that a row takes beside its text, about.
+OVERHEAD = 250
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS refusals (
-    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, peer TEXT NOT NULL, last REAL NOT NULL, refusal TEXT NOT NULL
+CREATE TABLE IF NOT EXISTS refusal (
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, peer TEXT NOT NULL, site TEXT NOT NULL, known INTEGER NOT NULL,
+    last REAL NOT NULL, size INTEGER NOT NULL, content TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS refusals_by_peer ON refusals (peer, last);
-CREATE INDEX IF NOT EXISTS refusals_by_last ON refusals (last);
+CREATE INDEX IF NOT EXISTS refusal_by_peer ON refusal (peer, last);
+CREATE INDEX IF NOT EXISTS refusal_by_last ON refusal (known, last);
 """
-_OWN = "SELECT id FROM refusals WHERE peer = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
-_EVERY = "SELECT id FROM refusals ORDER BY last DESC LIMIT -1 OFFSET ?"
+_PUT = """
+INSERT INTO refusal (digest, peer, site, known, last, size, content) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (digest) DO UPDATE SET known = max(known, excluded.known), last = excluded.last, size = excluded.size,
+    content = excluded.content
+"""
+_OWN = "SELECT id FROM refusal WHERE peer = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
 
 
 class StoredRefusals:
-    """Refusals, in a `PeerDatabase`."""
+    """Refusals, in a `PeerDatabase`. `is_known` returns whether a name is that of a peer which was proven, or is configured."""
 
-    def __init__(self, store: PeerDatabase) -> None:
-        self._store = store
+    def __init__(self, database: PeerDatabase, is_known: Callable[[str], bool] = lambda name: False) -> None:
+        self._database = database
+        self._is_known = is_known
         self._writes = 0
-        store.define(_TABLES)
+        database.define(_TABLES)
+        self._past = self._of_the_first_version() or self._read_past()
+
+    def _of_the_first_version(self) -> list[RefusalRecord]:
+        """Return the newest refusals of a file of the first version; they are written to the new table."""
+        if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'refusals'"):
+            return []
+        rows = self._database.rows("SELECT refusal FROM refusals ORDER BY last DESC LIMIT ?", (READ,))
+        refusals = [_read(json.loads(text)).clipped() for (text,) in rows][::-1]
+        self._database.write(*map(self._put, refusals), ("DROP TABLE refusals", ()))
+        return refusals
 
     def keep(self, refused: RefusalRecord) -> None:
         """Write down a refusal; one that was kept already and has happened again takes its own place."""
-        over = [(f"DELETE FROM refusals WHERE id IN ({_EVERY})", (KEPT,))] if self._writes % TRIM_EVERY == 0 else []
+        over = (trim("refusal", KEPT, self._database.room // 4),) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
-        self._store.note(
-            ("INSERT OR REPLACE INTO refusals (digest, peer, last, refusal) VALUES (?, ?, ?, ?)",
-             (_digest(refused), refused.peer, refused.at, json.dumps(_written(refused)))),
-            (f"DELETE FROM refusals WHERE id IN ({_OWN})", (refused.peer, PER_NAME)),
-            *over,
-        )
+        own = f"DELETE FROM refusal WHERE id IN ({_OWN})", (refused.peer, PER_NAME)
+        self._database.write(self._put(refused), own, *over)
+
+    def is_known(self, refused: RefusalRecord) -> bool:
+        """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach."""
+        return refused.direction == "outbound" or self._is_known(refused.peer)
+
+    def now_known(self, name: str) -> None:
+        """Note that the peer of this name has proven itself."""
+        self._database.write(("UPDATE refusal SET known = 1 WHERE peer = ?", (name,)))
 
     def past(self) -> list[RefusalRecord]:
-        """All that is kept, oldest first."""
-        return [_read(json.loads(text)) for (text,) in self._store.rows("SELECT refusal FROM refusals ORDER BY last")]
+        """Return what was kept of earlier runs when the file was opened, oldest first. It is returned once."""
+        past, self._past = self._past, []
+        return past
+
+    def _read_past(self) -> list[RefusalRecord]:
+        """Read as much as a start may: of known peers first, then of others."""
+        rows = self._database.rows("SELECT content FROM refusal ORDER BY known DESC, last DESC LIMIT ?", (READ,))
+        return sorted((_read(json.loads(text)) for (text,) in rows), key=lambda refused: refused.at)
+
+    def _put(self, refused: RefusalRecord) -> Statement:
+        content = json.dumps(_written(refused))
+        size = OVERHEAD + len(content)
+        site = registered_domain(refused.peer)
+        return _PUT, (_digest(refused), refused.peer, site, self.is_known(refused), refused.at, size, content)
 
 
 def _digest(refused: RefusalRecord) -> bytes:

@@ -7,11 +7,12 @@ put another store behind each (docs/decisions.md#nodes).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from s2sgw.peerdb.keys import KnownKeys, RememberedKey
 from s2sgw.peerdb.past_proofs import PastProof
 from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.policy.verdict import ProvenBy
 from s2sgw.trust.evidence import ProofMethod
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain
@@ -26,13 +27,13 @@ class KeyStore(Protocol):
     def of(self, domain: Domain | None = None) -> list[RememberedKey]:
         """Return all that are remembered (of one domain), also those that no longer count."""
 
-    def approve(self, key: RememberedKey) -> None:
+    async def approve(self, key: RememberedKey) -> None:
         """Remember a key that the operator approved. Raises `OSError`."""
 
-    def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
+    async def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
         """Revoke a key; return whether there was such a key. Raises `OSError`."""
 
-    def forget(self, domain: Domain, key: Fingerprint) -> bool:
+    async def forget(self, domain: Domain, key: Fingerprint) -> bool:
         """Forget a key, as if it had never been seen; return whether there was such a key. Raises `OSError`."""
 
     def learn(self, key: RememberedKey) -> bool:
@@ -51,15 +52,18 @@ class PendingStore(Protocol):
     def find(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
         """Return the certificate with this key, if it waits."""
 
-    def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
+    async def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
         """Remove the certificate with this key, and return it. Raises `OSError`."""
 
 
 class ProofStore(Protocol):
     """By what each peer was proven, and when last."""
 
-    def proven(self, domain: Domain, method: ProofMethod, key: str, at: float) -> None:
-        """Remember that `method` proved the peer at `at`; `key` was the one presented."""
+    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float) -> bool:
+        """Remember that `method` proved the peer at `at`; `key` was the one presented. Return whether it is its first proof."""
+
+    def is_proven(self, name: str) -> bool:
+        """Return whether the peer with these A-labels was ever proven."""
 
     def of(self, domain: Domain) -> list[PastProof]:
         """Return all past proofs of a peer, the latest first."""

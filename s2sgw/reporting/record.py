@@ -27,6 +27,8 @@ Leg = Literal["federation", "backend"]
 #: Strangers choose the names under which refusals are kept: so many names, so many refusals for each.
 NAMES = 2000
 PER_NAME = 20
+#: The part of these names that may be made up.
+STRANGERS = 0.2
 #: Bytes of all of them in memory, about, and of one of them without its texts.
 REFUSAL_BYTES = 16 * 1024 * 1024
 OVERHEAD = 700
@@ -37,6 +39,8 @@ NAME_CHARACTERS = 253
 DETAIL_CHARACTERS = 250
 REASONS_CHARACTERS = 600
 REASONS = 6
+#: What is no larger need not be clipped.
+MOST_BYTES = 2000
 
 _kind = attrgetter("kind")
 
@@ -147,6 +151,9 @@ class RefusalStore(Protocol):
     def past(self) -> list[RefusalRecord]:
         """Return those of earlier runs, oldest first."""
 
+    def is_known(self, refused: RefusalRecord) -> bool:
+        """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach: of no made-up name."""
+
 
 class EventRecord:
     """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
@@ -162,10 +169,12 @@ class EventRecord:
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
+        #: those of the names that may be made up, the one longest not met first
+        self._strangers: OrderedDict[str, None] = OrderedDict()
         #: bytes of memory that the refusals take, about
         self.bytes = 0
         for each in () if store is None else store.past():
-            self._add(each.clipped())
+            self._add(each if each.size <= MOST_BYTES else each.clipped())
         #: (layer, cause) -> number
         self.refusals: Counter[tuple[str, str]] = Counter()
         #: limit, by the name of its key -> how often it kept something out or ended it
@@ -229,10 +238,23 @@ class EventRecord:
         self.bytes += refused.size
         if len(rows) > PER_NAME:
             self._drop(_take_commonest(rows))
-        while len(self._by_peer) > 1 and (len(self._by_peer) > NAMES or self.bytes > REFUSAL_BYTES):
-            for each in self._by_peer.popitem(last=False)[1]:
+        if self._store is not None and not self._store.is_known(refused):
+            self._strangers[refused.peer] = None
+            self._strangers.move_to_end(refused.peer)
+        else:
+            self._strangers.pop(refused.peer, None)
+        while len(self._by_peer) > 1 and self._is_full():
+            for each in self._by_peer.pop(self._least_wanted()):
                 self._drop(each)
         return refused
+
+    def _is_full(self) -> bool:
+        too_many_strangers = len(self._strangers) > NAMES * STRANGERS
+        return len(self._by_peer) > NAMES or self.bytes > REFUSAL_BYTES or too_many_strangers
+
+    def _least_wanted(self) -> str:
+        """Return the name that gives way: one that may be made up before that of a known peer."""
+        return self._strangers.popitem(last=False)[0] if self._strangers else next(iter(self._by_peer))
 
     def _drop(self, refused: RefusalRecord) -> RefusalRecord:
         self.bytes -= refused.size

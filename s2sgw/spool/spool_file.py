@@ -5,7 +5,6 @@ A file of the newest schema is opened without a write, so that a start succeeds 
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from s2sgw.spool.interface import SpoolBroken
-from s2sgw.storage import atomic_file
+from s2sgw.storage import atomic_file, sqlite_errors
 
 #: What a commit survives: the loss of power (each commit is synced to the disk), or the crash of the gateway alone.
 Durability = Literal["power-loss", "crash"]
@@ -59,10 +58,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-#: SQLite's codes for a file whose content is not what was written. Any other error may pass: a full disk, a lock, a bad cable.
-DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-#: Its codes for what may be over soon.
-PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM})
 #: Endings of SQLite's files beside the database.
 COMPANIONS = ("-wal", "-shm")
 #: Endings of a file that is being built to take the place of a damaged one, and of one that is ready to.
@@ -84,19 +79,7 @@ class NewerVersion(Exception):
 
 def is_damage(error: Exception) -> bool:
     """Return whether `error` says that the content of the file is damaged."""
-    return isinstance(error, NotASpool) or (isinstance(error, sqlite3.Error) and code(error) in DAMAGE)
-
-
-def code(error: Exception) -> int:
-    """Return SQLite's primary result code, or 0 where the error is not SQLite's."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def may_pass(error: BaseException | None) -> bool:
-    """Return whether `error` is one of the disk's, which may be over soon: no room, or a failed read or write."""
-    if isinstance(error, sqlite3.Error):
-        return code(error) in PASSING
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return isinstance(error, NotASpool) or sqlite_errors.is_damage(error)
 
 
 def open_database(path: Path, durability: Durability, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> sqlite3.Connection:
@@ -113,10 +96,9 @@ def open_database(path: Path, durability: Durability, migrations: Sequence[Seque
     except (sqlite3.Error, OSError) as error:
         if is_damage(error):
             raise
-        if may_pass(error) and (not path.exists() or not path.stat().st_size):
+        if sqlite_errors.may_pass(error) and (not path.exists() or not path.stat().st_size):
             raise NoRoom(f"{path} cannot be made: {error}") from None
-        busy = code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        in_use = "; another gateway runs with this state" if busy else ""
+        in_use = "; another gateway runs with this state" if sqlite_errors.is_in_use(error) else ""
         raise SpoolBroken(f"{path} cannot be {'opened' if existed else 'made'}: {error}{in_use}") from error
 
 
@@ -164,7 +146,7 @@ def _migrate_or_say_why(connection: sqlite3.Connection, path: Path, migrations: 
     try:
         _migrate(connection, migrations)
     except sqlite3.Error as error:
-        if new and may_pass(error):
+        if new and sqlite_errors.may_pass(error):
             raise NoRoom(f"{path} cannot be made: {error}") from None
         raise
 

@@ -36,17 +36,16 @@ from s2sgw.spool.spool_file import (
     NoRoom,
     NotASpool,
     begin_replacement,
-    code,
     commit_replacement,
     finish_replacement,
     is_damage,
     keep_for_newer,
-    may_pass,
     open_database,
 )
 from s2sgw.spool.stored_time import boot_id, clock_now
 from s2sgw.spool.tables import RowsDamaged, SpoolTables, Work
 from s2sgw.storage.atomic_file import keep_copy
+from s2sgw.storage.sqlite_errors import may_pass, result_code
 from s2sgw.storage.sqlite_pages import DatabasePages, read_log
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -496,7 +495,7 @@ class SQLiteSpool(Spool):
         return True
 
     def _failed(self, job: _Job, error: Exception) -> SpoolError | None:
-        full = code(error) == sqlite3.SQLITE_FULL
+        full = result_code(error) == sqlite3.SQLITE_FULL
         if not isinstance(error, SpoolBroken):
             self._trouble = f"{self._path}: the disk is full" if full else f"{self._path} failed: {type(error).__name__}: {error}"
             self._say(self._trouble)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import explain
@@ -96,7 +97,12 @@ class PinVerbsTests(TrustCase):
         ).verbs()
 
     def ask(self, verb: str, **arguments: Any) -> Any:
-        return self.verbs[verb](arguments)
+        """Return what the verb answers, or raise what it refuses with."""
+        answer: list[Any] = []
+        maybeDeferred(self.verbs[verb], arguments).addBoth(answer.append)
+        if isinstance(answer[0], Failure):
+            answer[0].raiseException()
+        return answer[0]
 
     def hold(self, chain: tuple[bytes, ...] = (OLD.der,)) -> None:
         key = Fingerprint.of(chain[0])

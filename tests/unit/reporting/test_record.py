@@ -8,9 +8,6 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.peerdb import refusals
-from s2sgw.peerdb.database import PeerDatabase
-from s2sgw.peerdb.refusals import StoredRefusals
 from s2sgw.reporting import record as record_module
 from s2sgw.reporting.letter import letter
 from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, EventRecord, RefusalRecord
@@ -32,6 +29,9 @@ class Store:
 
     def past(self) -> list[RefusalRecord]:
         return self.rows
+
+    def is_known(self, refused: RefusalRecord) -> bool:
+        return refused.peer.startswith("friend")
 
 
 class RecordTests(SynchronousTestCase):
@@ -133,6 +133,27 @@ class RecordTests(SynchronousTestCase):
         self.assertNotIn("letter", refused.row())
         self.assertIn("To the administrator", str(refused.row(with_letter=True)["letter"]))
 
+    def test_made_up_names(self) -> None:
+        """However many names are made up, what a known peer was refused for stays, now and after a start."""
+        store = Store(*(RefusalRecord(1.0, "inbound", "federation", f"{name}.example", "here.example", "192.0.2.1:1", SELF_SIGNED) for name in ("old-stranger", "friend-before")))
+        self.record = EventRecord(self.clock, self.log, store)
+        self.refuse("friend.example")
+        for number in range(10_000):
+            self.refuse(f"made-up-{number}.example")
+        self.assertEqual([len(self.record.list(f"{name}.example")) for name in ("friend", "friend-before", "old-stranger", "made-up-9999")], [1, 1, 0, 1])
+        self.assertEqual(len(self.record.summaries()), 2 + 400)
+
+    def test_a_name_that_is_known_at_last(self) -> None:
+        """A name that was a stranger's is none when the peer was proven: strangers push it out no more."""
+        store = Store()
+        self.record = EventRecord(self.clock, self.log, store)
+        self.refuse("late.example")
+        self.patch(store, "is_known", lambda refused: refused.peer == "late.example")
+        self.refuse("late.example")
+        for number in range(1000):
+            self.refuse(f"made-up-{number}.example")
+        self.assertEqual(len(self.record.list("late.example")), 1)
+
     def test_past(self) -> None:
         """What an earlier life left is there, and goes on being counted."""
         store = Store(RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED, (), 4, 0.5))
@@ -141,48 +162,6 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([5], [each.times for each in store.kept])
         [row] = self.record.list()
         self.assertEqual((5, 0.5, 1000.0), (row.times, row.first, row.at))
-
-
-class RefusalsTests(SynchronousTestCase):
-    """The record on disk."""
-
-    def setUp(self) -> None:
-        self.path = self.mktemp()
-        self.complaints: list[str] = []
-        self.refusals = StoredRefusals(PeerDatabase(self.path, self.complaints.append))
-
-    def refused(self, number: int = 0, **changes: object) -> RefusalRecord:
-        facts = {"peer": "friend.example", "local": "here.example", "address": f"192.0.2.{number}:1", "ending": SELF_SIGNED, "reasons": ("a reason",), **changes}
-        return RefusalRecord(1000.0 + number, "inbound", "federation", **facts)  # type: ignore[arg-type]
-
-    def test_survives(self) -> None:
-        """A new gateway reads what the last one wrote, in its order."""
-        rows = [self.refused(number) for number in range(3)]
-        for each in reversed(rows):
-            self.refusals.keep(each)
-        self.assertEqual(rows, StoredRefusals(PeerDatabase(self.path, self.complaints.append)).past())
-        self.assertEqual([], self.complaints)
-
-    def test_again(self) -> None:
-        """The same refusal takes its own place."""
-        self.refusals.keep(self.refused())
-        again = self.refused().after(self.refused())
-        self.refusals.keep(again)
-        self.assertEqual([again], self.refusals.past())
-
-    def test_bounded(self) -> None:
-        """As many as a name may have."""
-        for number in range(PER_NAME + 3):
-            self.refusals.keep(self.refused(number))
-        self.assertEqual(list(range(3, PER_NAME + 3)), [int(each.at - 1000) for each in self.refusals.past()])
-
-    def test_bounded_in_all(self) -> None:
-        """The oldest of all go; that is looked to now and then."""
-        self.patch(refusals, "KEPT", 3)
-        self.patch(refusals, "TRIM_EVERY", 4)
-        for number in range(9):
-            self.refusals.keep(self.refused(number, peer=f"{number}.example"))
-        self.assertEqual([6, 7, 8], [int(each.at - 1000) for each in self.refusals.past()])
 
 
 class LetterTests(SynchronousTestCase):
