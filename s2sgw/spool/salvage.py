@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from s2sgw.spool.tables import POSITIONS, lane_sum
-from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, Row, Value
+from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, TableRow, Value
 from s2sgw.xmpp.jid import JID, Domain, Pair
 
 #: Rows of one transaction.
@@ -181,7 +181,7 @@ class _Copy:
         ((stanzas,),) = self._connection.execute("SELECT count(*) FROM stanza").fetchall()
         return Salvage(stanzas, lost, len(self._pages.unreadable))
 
-    def _rows(self, leaves: TableLeaves, table: str, lengths: tuple[int, ...]) -> Iterator[tuple[Row, bool]]:
+    def _rows(self, leaves: TableLeaves, table: str, lengths: tuple[int, ...]) -> Iterator[tuple[TableRow, bool]]:
         """Return the rows of a table that can be read, and whether each is in doubt."""
         for number, sure in leaves.of(table):
             try:
@@ -321,7 +321,7 @@ def _insert(connection: sqlite3.Connection, table: str, columns: dict[str, str],
     connection.executemany(f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({values})", rows)
 
 
-def _raw(row: Row, lengths: tuple[int, ...], written: bool = False) -> tuple[Value, ...]:
+def _raw(row: TableRow, lengths: tuple[int, ...], written: bool = False) -> tuple[Value, ...]:
     """Return a row as it is inserted: a text as its bytes, which may be no UTF-8. `written`: note that it may have been sent."""
     values = [row.rowid, *row.values[1:], *[None] * (lengths[-1] - len(row.values))]
     if written:
@@ -406,7 +406,7 @@ def _is_stanza(values: list[Value]) -> bool:
     return number is None and texts and optional and numbers and isinstance(data, bytes)
 
 
-def _lane_pair(row: Row) -> Pair | None:
+def _lane_pair(row: TableRow) -> Pair | None:
     number, sender, recipient, count, size = row.values[:5]
     check = row.values[5] if len(row.values) > 5 else None
     if number is not None or not isinstance(count, int) or not isinstance(size, int):

@@ -31,7 +31,7 @@ class PageUnreadable(Exception):
     """The page cannot be read from the disk, or does not hold what it must."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table: its rowid and its values. An INTEGER PRIMARY KEY has NULL in `values`: the rowid is its value."""
 
     rowid: int
@@ -228,7 +228,7 @@ class DatabasePages:
         leaves, inner, whole = self._walk(root)
         return [row.values for row in self._rows_of([*leaves, *inner])], whole
 
-    def _rows_of(self, numbers: list[int]) -> Iterator[Row]:
+    def _rows_of(self, numbers: list[int]) -> Iterator[TableRow]:
         """Return the rows of these pages that can be read."""
         for number in numbers:
             try:
@@ -306,7 +306,7 @@ class DatabasePages:
 
     # --- rows ---
 
-    def rows(self, number: int) -> Iterator[Row | None]:
+    def rows(self, number: int) -> Iterator[TableRow | None]:
         """Return the rows of a page that holds some; None for one that is damaged. Raises `PageUnreadable`.
 
         The row of an index has rowid 0. It may stand on an inner page too.
@@ -326,7 +326,7 @@ class DatabasePages:
             except (PageUnreadable, IndexError, ValueError, struct.error, OverflowError):
                 yield None
 
-    def _row(self, page: bytes, at: int, table: bool) -> Row:
+    def _row(self, page: bytes, at: int, table: bool) -> TableRow:
         size, at = _varint(page, at)
         rowid = 0
         if table:
@@ -345,7 +345,7 @@ class DatabasePages:
             payload = page[at : at + local] + self._overflow(chain, size - local)
         if len(payload) != size:
             raise ValueError("a row that is cut off")
-        return Row(rowid, record(payload))
+        return TableRow(rowid, record(payload))
 
     def _overflow(self, number: int, left: int) -> bytes:
         """Return what of a row is in its chain of overflow pages (§1.6)."""
