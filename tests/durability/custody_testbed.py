@@ -289,8 +289,8 @@ class CustodyTestbed:
     # --- the verdict ---
 
     def check(self, holds: object, problem: str) -> None:
-        """Record `problem` unless `holds`."""
-        if not holds:
+        """Record `problem` once, unless `holds`."""
+        if not holds and problem not in self.problems:
             self.problems.append(problem)
 
     def note(self, text: str) -> None:
@@ -327,7 +327,7 @@ class CustodyTestbed:
             try:
                 rows = await self.ask("queue show", target=target, limit=_ROWS)
             except RequestFailed as error:
-                self.problems.append(f"what is held cannot be asked: {error}")
+                self.check(False, f"what is held cannot be asked: {error}")
                 return held
             identifiers = [row["id"] or "" for row in rows if (row["type"] == "error") == errors]
             held.update(int(each[1:]) for each in identifiers if each.startswith("n") and each[1:].isdecimal())

@@ -9,7 +9,7 @@ from tests.durability.simulated_nameserver import SimulatedNameserver
 
 @scenario(
     "{0} local domains write to {1} at once, which all have to be looked up; the name server {2}",
-    (500, "one peer", "refuses"), (500, "one peer", "is silent"), (200, "a peer each", "answers"), seconds=70,
+    (300, "one peer", "refuses"), (300, "one peer", "is silent"), (200, "a peer each", "answers"), seconds=70,
 )
 async def many_pairs_resolve(context: ScenarioContext, number: int, recipients: str, kind: str) -> None:
     """The answers of many look-ups that end together are handled one after the other; what is not bounced in time is held."""
