@@ -27,8 +27,8 @@ from typing import Any
 from benchmarks.stanzas import message
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import PROJECT, Gateway, gateway
+from tests.lab.lab import Lab, LabError, cpu_seconds
 from tests.lab.nameserver import nameserver
-from tests.lab.place import Lab, LabError, cpu_seconds
 from tests.lab.servers import ejabberd, packages, prosody
 from tests.lab.servers.server import PASSWORD, Server, Site
 

@@ -21,8 +21,8 @@ from tests.interop.conversation import login
 from tests.lab.certificates import Authority, Names
 from tests.lab.client import Client
 from tests.lab.gateway import gateway
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
-from tests.lab.place import Lab
 from tests.lab.servers import packages
 from tests.lab.servers.launch import START
 from tests.lab.servers.server import Site

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from benchmarks.__main__ import ACKS, LINGER, Ground, front, ground_in, parts
-from tests.lab.place import Lab, LabError, cpu_seconds
+from tests.lab.lab import Lab, LabError, cpu_seconds
 
 RATE = 2000
 COUNT = 20_000

@@ -27,9 +27,9 @@ from s2sgw.xmpp.stanza import Stanza
 from tests.durability.xml_stream import SM, Offer, XMLStream, XMLStreamError
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab, LabError, cpu_seconds
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import server_context
-from tests.lab.place import Lab, LabError, cpu_seconds
 
 HERE, ZONE = "bench.example", "peers.example"
 #: Targets: MB of memory, seconds to the first delivery, stanzas a second.

@@ -10,7 +10,7 @@ import sys
 import time
 
 from tests.attack.stages import STAGES
-from tests.lab.place import Lab, LabError
+from tests.lab.lab import Lab, LabError
 from tests.lab.scenario import Tally, play
 
 #: The whole run ends after this many seconds whatever happens.

@@ -20,8 +20,8 @@ from tests.attack.honest import connect
 from tests.attack.nameserver import ask_count
 from tests.lab.certificates import Authority, Certificate, Names
 from tests.lab.gateway import PROJECT, TWISTD, Gateway, gateway
+from tests.lab.lab import Lab, LabError, Process
 from tests.lab.peer import PeerError
-from tests.lab.place import Lab, LabError, Process
 from tests.lab.scenario import Failed, check, step
 
 INSIDE, HONEST = "inside.example", "honest.example"

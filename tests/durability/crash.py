@@ -21,7 +21,7 @@ from tests.durability.crash_account import HEADING, judge
 from tests.durability.crash_cycles import DESCRIPTIONS, CrashCycles
 from tests.durability.crash_testbed import CrashTestbed
 from tests.durability.prosody_testbed import ProsodyTestbed
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 
 #: The share of the cycles with real servers that are orderly stops and nothing else, one after the other.
 STOPS = 0.2

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from tests.durability.crash_account import End
 from tests.durability.crash_testbed import CrashTestbed
-from tests.lab.place import Process
+from tests.lab.lab import Process
 
 #: How often each kind comes. "unanswered" takes half a minute, and comes once in so many cycles.
 WEIGHTS: dict[End, int] = {

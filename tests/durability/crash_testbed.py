@@ -17,8 +17,8 @@ from tests.durability.simulated_server import REQUEST_SHARE, OutgoingStream, Sim
 from tests.durability.socket_progress import SocketMonitor
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import gateway
+from tests.lab.lab import Lab, Process
 from tests.lab.nameserver import Nameserver, nameserver
-from tests.lab.place import Lab, Process
 
 #: Domain -> whether its server speaks XEP-0198.
 LOCAL = {"managed.inside.example": True, "plain.inside.example": False}

@@ -24,7 +24,7 @@ from tests.durability import scenarios
 from tests.durability.crash import silence_asyncio
 from tests.durability.scenario import SCENARIOS, Scenario, ScenarioContext
 from tests.durability.xml_stream import XMLStreamError
-from tests.lab.place import PORTS, Lab, LabError
+from tests.lab.lab import PORTS, Lab, LabError
 
 #: Scenarios at a time: most of their time they wait.
 JOBS = 3

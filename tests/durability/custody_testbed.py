@@ -20,7 +20,7 @@ from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import OutgoingStream, SimulatedServer, Traffic
 from tests.lab.certificates import Authority, Names
 from tests.lab.gateway import gateway
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 
 INSIDE = "inside.example"
 #: Seconds between two looks while something is waited for, and between two `queue flush` while everything is let through.

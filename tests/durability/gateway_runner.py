@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.gateway import Gateway
-from tests.lab.place import LabError, Process
+from tests.lab.lab import LabError, Process
 
 #: Seconds that a start and an orderly stop may take.
 START_SECONDS, STOP_SECONDS = 30.0, 40.0

@@ -15,8 +15,8 @@ from tests.durability.crash import silence_asyncio
 from tests.durability.crash_account import HEADING, judge
 from tests.durability.crash_testbed import CrashTestbed
 from tests.lab.gateway import TWISTD
+from tests.lab.lab import Lab
 from tests.lab.peer import header
-from tests.lab.place import Lab
 
 #: Stanzas a second of each pair, and seconds of load.
 RATE, LOAD_SECONDS = 100.0, 1.5

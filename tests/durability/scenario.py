@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.durability.custody_testbed import CustodyTestbed
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 
 #: Seconds that a scenario may take unless it says otherwise.
 SCENARIO_SECONDS = 60.0

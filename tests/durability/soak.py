@@ -25,7 +25,7 @@ from tests.durability.custody_testbed import FORBIDDEN_IN_LOG, INSIDE, CustodyTe
 from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import SimulatedServer
 from tests.lab.certificates import Names
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 
 #: A local domain whose server does not use XEP-0198.
 PLAIN_INSIDE = "plain.example.net"

@@ -12,7 +12,7 @@ import time
 from tests.interop import matrix
 from tests.interop.stages import STAGES
 from tests.lab.gateway import PROJECT
-from tests.lab.place import Lab, LabError
+from tests.lab.lab import Lab, LabError
 from tests.lab.scenario import NOTES, Tally, play
 from tests.lab.servers import packages
 from tests.lab.servers.launch import START

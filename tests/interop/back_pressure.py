@@ -16,9 +16,9 @@ from tests.interop.conversation import collect, talk
 from tests.lab.certificates import Authority
 from tests.lab.client import Client, body
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab, Process
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import Stream, authenticated
-from tests.lab.place import Lab, Process
 from tests.lab.receiver import Receiver
 from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 from tests.lab.servers.server import Server

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from tests.interop.conversation import Ends, conversation, login
 from tests.lab.certificates import Authority, Names
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import authenticated
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, expect
 from tests.lab.servers.launch import START
 from tests.lab.servers.server import Site

@@ -13,8 +13,8 @@ from tests.interop.conversation import Ends, conversation, login, talk
 from tests.lab.certificates import Authority, Names
 from tests.lab.client import Client, body
 from tests.lab.gateway import gateway
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.servers import prosody
 from tests.lab.servers.jabberd2 import Routed

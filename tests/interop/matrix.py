@@ -17,8 +17,8 @@ from tests.interop.conversation import Ends, collect, conversation, login, talk
 from tests.lab.certificates import Authority, Names
 from tests.lab.client import Client, ClientError
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import HAS_IPV6, Lab
 from tests.lab.nameserver import Nameserver, nameserver
-from tests.lab.place import HAS_IPV6, Lab
 from tests.lab.scenario import NOTES, Failed, Scenario, Stage, check, expect, expect_in_order, note, step
 from tests.lab.servers.launch import DEBIAN_12, DEBIAN_13, START
 from tests.lab.servers.server import Server, Site

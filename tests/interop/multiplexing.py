@@ -17,9 +17,9 @@ from tests.interop.conversation import collect, login, talk
 from tests.lab.certificates import Authority, Names
 from tests.lab.client import Client
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab
 from tests.lab.nameserver import Nameserver, nameserver
 from tests.lab.peer import DIALBACK, SERVER, PeerError, Stream
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.servers.launch import START
 from tests.lab.servers.server import Site

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from tests.interop.conversation import talk
 from tests.lab.certificates import Certificate
 from tests.lab.client import error
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import SERVER, STREAMS, Stream, client_context, header
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 from tests.lab.trust_world import INSIDE, Trusting, trusting
 from tests.lab.world import OUTSIDE, World, world

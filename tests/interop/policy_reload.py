@@ -15,9 +15,9 @@ from typing import Any
 
 from tests.interop.trust_posh import Web
 from tests.lab.certificates import Names
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import STREAMS, Stream, client_context, header, stream_error
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.trust_world import INSIDE, Trusting, trusting
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from tests.interop.conversation import Ends, collect, login, talk
 from tests.lab.certificates import Authority
 from tests.lab.client import Client, body
-from tests.lab.cutter import Cutter
 from tests.lab.gateway import Gateway, gateway
 from tests.lab.guests import Door, door, visit
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import Stream, stream_error
-from tests.lab.place import Lab
+from tests.lab.relay import Relay
 from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 from tests.lab.world import INSIDE, OUTSIDE, Front
 
@@ -38,7 +38,7 @@ class Two:
     """A Prosody behind each of two gateways, and the lines to each; fits `HasEnds`."""
 
     doors: tuple[Gateway, Gateway]
-    lines: tuple[Cutter, Cutter]
+    lines: tuple[Relay, Relay]
     ends: Ends
 
 
@@ -47,7 +47,7 @@ def _stage(bidi: bool) -> Stage:
     async def two(lab: Lab) -> AsyncIterator[Two]:
         dns, authority = nameserver(lab), Authority(lab.directory("authority"))
         doors = gateway(lab, INSIDE), gateway(lab, OUTSIDE)
-        lines = Cutter(lab, doors[0].port), Cutter(lab, doors[1].port)
+        lines = Relay(lab, doors[0].port), Relay(lab, doors[1].port)
         for each, line in zip(doors, lines, strict=True):
             dns.serve(each.domain, line.port)
         dns.start()
@@ -105,7 +105,7 @@ async def _pour(sender: Client, receiver: Client, way: int) -> str:
     return f"{MANY} messages {sender.jid} -> {receiver.jid}"
 
 
-async def _cuts(lines: tuple[Cutter, Cutter]) -> None:
+async def _cuts(lines: tuple[Relay, Relay]) -> None:
     """Every other time the line swallows what is said for a moment before it is cut."""
     dice = random.Random(4)
     for number in range(CUTS):

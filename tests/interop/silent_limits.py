@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.lab import hastened
+from tests.lab import short_timeouts
 from tests.lab.client import Client
+from tests.lab.lab import Lab
 from tests.lab.peer import SASL, SERVER, PeerError, Stream, is_barrier
-from tests.lab.place import Lab
 from tests.lab.receiver import EXTERNAL, Receiver
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.world import World, world
@@ -70,7 +70,7 @@ async def _world(lab: Lab) -> AsyncIterator[World]:
     async with world(lab, "prosody", "prosody") as made:
         door = made.gateway
         door.stop()
-        lab.wait_for_port(door.begin(sys.executable, "-m", "tests.lab.hastened"), door.port)
+        lab.wait_for_port(door.begin(sys.executable, "-m", "tests.lab.short_timeouts"), door.port)
         yield made
 
 
@@ -83,7 +83,7 @@ async def _found(made: World) -> None:
     for each in far.values():
         made.dns.serve(each.domain, each.port)
     made.dns.reload()
-    bounds = {False: 2 * hastened.PING_SECONDS, True: 2 * hastened.OVERDUE_SECONDS}
+    bounds = {False: 2 * short_timeouts.PING_SECONDS, True: 2 * short_timeouts.OVERDUE_SECONDS}
     await asyncio.gather(*(_chokes(made.ends.left, far[managed], bounds[managed]) for managed in far))
     rows = made.gateway.asked("queue", "list", "--poison")
     expect(sorted(row["cause"] for row in rows), ["answered no more, twice"] * 2, "what is in the pen")

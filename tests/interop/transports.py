@@ -16,8 +16,8 @@ from tests.interop.conversation import talk
 from tests.lab.certificates import Authority
 from tests.lab.client import Client, error
 from tests.lab.guests import Door
+from tests.lab.lab import Lab
 from tests.lab.peer import SERVER, Stream, client_context
-from tests.lab.place import Lab
 from tests.lab.receiver import Receiver
 from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 from tests.lab.socks import SocksProxy

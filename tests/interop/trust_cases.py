@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.lab.certificates import Certificate
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.trust_world import INSIDE, Trusting, trusting
 from tests.lab.trust_zone import PLAIN, signed_dns

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from tests.lab.certificates import Certificate, Names
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 from tests.lab.scenario import Stage, check, expect
 from tests.lab.trust_world import Trusting, trusting
 from tests.lab.trust_zone import BOGUS, OTHER_KEY, PLAIN, SIGNED, SignedDNS, signed_dns, tlsa, tlsa_of_file

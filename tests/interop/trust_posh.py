@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.lab.certificates import Certificate, Names
-from tests.lab.place import Lab, LabError
+from tests.lab.lab import Lab, LabError
 from tests.lab.scenario import Stage, check, step
 from tests.lab.trust_world import Trusting, trusting
 from tests.lab.trust_zone import PLAIN, signed_dns

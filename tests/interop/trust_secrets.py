@@ -14,9 +14,9 @@ from tests.interop.conversation import Ends, login, talk
 from tests.interop.scram import authenticate, secure
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab
 from tests.lab.nameserver import nameserver
 from tests.lab.peer import TLS, Stream, mechanisms
-from tests.lab.place import Lab
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.trust_world import INSIDE, Trusting, trusting
 from tests.lab.world import OUTSIDE, Front

@@ -1,1 +1,1 @@
-"""The common ground of the programs that run real servers: places, processes, peers, certificates."""
+"""What the programs with real servers and processes share: folders, ports, processes, peers, certificates."""

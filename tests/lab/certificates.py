@@ -21,13 +21,13 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True)
 class Certificate:
-    """A chain and its key as files (PEM), as every server likes them."""
+    """A chain and its key as PEM files."""
 
     chain: Path
     key: Path
 
     def combined(self) -> Path:
-        """Chain and key in one file (jabberd2 and ejabberd want that)."""
+        """Return one file with chain and key, as jabberd2 and ejabberd want it."""
         path = self.chain.with_suffix(".both.pem")
         path.write_bytes(self.chain.read_bytes() + self.key.read_bytes())
         return path
@@ -35,7 +35,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Names:
-    """What goes into subjectAltName; `common` is the subject's CN, which must count for nothing."""
+    """The names in subjectAltName. `common` is the subject's CN, which identifies nobody (R17)."""
 
     dns: Sequence[str] = ()
     xmpp: Sequence[str] = ()
@@ -66,7 +66,7 @@ def _pem(key: PrivateKey) -> bytes:
 
 
 class Authority:
-    """A root of the lab; `file` is its certificate. Everything it issues is written below `folder`."""
+    """A root CA; `file` is its certificate. What it issues is written to `folder`."""
 
     def __init__(self, folder: Path, name: str = "s2sgw lab CA") -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class Authority:
         self.file.write_bytes(self._root().public_bytes(serialization.Encoding.PEM))
 
     def self_signed(self, domain: str) -> Certificate:
-        """A certificate for `domain` that is its own issuer, and no CA."""
+        """Return a self-signed certificate for `domain` that is no CA."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _subject(domain)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -109,7 +109,7 @@ class Authority:
     def issue(
         self, names: Names, *, usages: Sequence[ObjectIdentifier] = (SERVER, CLIENT), days: int = 10, bits: int = 0,
     ) -> Certificate:
-        """A leaf with these names; `days` < 0 makes one that has expired; `bits` > 0 makes it RSA of that size."""
+        """Return a certificate with these names. `days` < 0: it has expired. `bits` > 0: an RSA key of that size."""
         key: PrivateKey = rsa.generate_private_key(65537, bits) if bits else ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_subject(names.common), key, days)
         builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
@@ -130,7 +130,7 @@ class Authority:
         return Certificate(chain, keyfile)
 
     def revoke(self, file: Path, *certificates: Certificate) -> None:
-        """Write a revocation list with these on it."""
+        """Write a revocation list with these certificates to `file`."""
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         until = now + datetime.timedelta(days=1)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now).next_update(until)
@@ -144,5 +144,5 @@ class Authority:
         file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def for_domain(self, domain: str) -> Certificate:
-        """What a public CA would give today, but with both usages: dNSName only."""
+        """Return a certificate as a public CA issues it, with a dNSName alone, but good for clients and servers."""
         return self.issue(Names(dns=(domain,), common=domain))

@@ -1,4 +1,4 @@
-"""An XMPP client on a bare stream: enough to log in, talk, and see what comes (RFC 6120, plaintext on loopback)."""
+"""An XMPP client on a plain stream over loopback: enough to log in, to send and to receive (RFC 6120)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Predicate = Callable[[Element], bool]
 
 
 class ClientError(Exception):
-    """The server said no, or closed the stream."""
+    """The server refused something, or closed the stream."""
 
 
 class Elements:
-    """Pulls the children of the stream's root out of a byte stream, one by one."""
+    """Parses a stream into the children of its root."""
 
     def __init__(self) -> None:
         self._parser: Any = ET.XMLPullParser(("start", "end"))
@@ -53,12 +53,12 @@ class Elements:
 
 
 def body(element: Element) -> str | None:
-    """The text of a message's body."""
+    """Return the text of a message's body."""
     return element.findtext(f"{CLIENT}body")
 
 
 def error(element: Element) -> tuple[str, str]:
-    """Condition and text of a stanza error; ("", "") where there is none."""
+    """Return condition and text of a stanza error, ("", "") if there is none."""
     found = element.find(f"{CLIENT}error")
     if found is None:
         return "", ""
@@ -68,7 +68,7 @@ def error(element: Element) -> tuple[str, str]:
 
 
 class Client:
-    """One logged-in client. Everything received is kept in `inbox` until a `wait` takes it."""
+    """A client that is logged in. What it receives stays in `inbox` until a `wait` takes it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, domain: str) -> None:
         self._reader, self._writer = reader, writer
@@ -88,9 +88,9 @@ class Client:
 
     @classmethod
     async def register(cls, port: int, jid: str, password: str, seconds: float = 20.0) -> None:
-        """Make the account `jid` by in-band registration (XEP-0077); fine where it exists already.
+        """Make the account `jid` by in-band registration (XEP-0077), unless it exists.
 
-        On a connection of its own: jabberd2 never answers a bind on the stream that registered.
+        It takes a connection of its own, because jabberd2 answers no bind on the stream that registered.
         """
         async with asyncio.timeout(seconds):
             user, _, rest = jid.partition("@")
@@ -183,7 +183,7 @@ class Client:
             self._arrived.notify_all()
 
     def _answer(self, element: Element) -> None:
-        """As any client does: answer a ping, and say what it is."""
+        """Answer pings and version requests as any client does."""
         if element.tag != f"{CLIENT}iq" or element.get("type") != "get":
             return
         head = f"<iq type='result' to={quoteattr(element.get('from', ''))} id={quoteattr(element.get('id', ''))}"
@@ -203,7 +203,7 @@ class Client:
         return next(self._ids)
 
     async def message(self, to: str, text: str, extra: str = "") -> str:
-        """Send a chat message; its id."""
+        """Send a chat message; return its id."""
         ident = self.id()
         await self.send(
             f"<message type='chat' to={quoteattr(to)} id='{ident}'><body>{escape(text)}</body>{extra}</message>"
@@ -215,7 +215,7 @@ class Client:
         await self.send(f"<presence{attributes}>{children}</presence>")
 
     async def iq(self, to: str, payload: str, kind: str = "get", seconds: float = 15.0) -> Element:
-        """Ask and wait for the answer, result or error."""
+        """Send a request; return the result or the error."""
         ident = self.id()
         await self.send(f"<iq type='{kind}' to={quoteattr(to)} id='{ident}'>{payload}</iq>")
         return await self.wait(
@@ -233,14 +233,14 @@ class Client:
         return await self.iq(to, "<query xmlns='http://jabber.org/protocol/disco#info'/>", seconds=seconds)
 
     def take(self, predicate: Predicate) -> Element | None:
-        """The first kept element that fits, taken out of the inbox."""
+        """Take the first element that matches out of the inbox."""
         for index, element in enumerate(self.inbox):
             if predicate(element):
                 return self.inbox.pop(index)
         return None
 
     async def wait(self, predicate: Predicate, seconds: float = 15.0, what: str = "a stanza") -> Element:
-        """Wait until something that fits has come. ClientError after `seconds`, with what came instead."""
+        """Wait for an element that matches. Raise `ClientError` after `seconds`, with what came instead."""
         try:
             async with asyncio.timeout(seconds), self._arrived:
                 while (found := self.take(predicate)) is None:
@@ -259,7 +259,7 @@ class Client:
         )
 
     async def wait_error(self, ident: str, seconds: float = 15.0) -> tuple[str, str]:
-        """Condition and text of the error that answers stanza `ident`."""
+        """Return condition and text of the error that answers stanza `ident`."""
         return error(await self.wait(
             lambda got: got.get("id") == ident and got.get("type") == "error", seconds, f"an error for {ident}"
         ))

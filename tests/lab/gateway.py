@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.certificates import Certificate
+from tests.lab.lab import HAS_IPV6, Lab, LabError, Process
 from tests.lab.nameserver import Nameserver
-from tests.lab.place import HAS_IPV6, Lab, LabError, Process
 from tests.lab.toml import dumps
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -34,7 +34,7 @@ TWISTD = _program("twistd")
 
 @dataclass
 class Gateway:
-    """A gateway's places, known before it starts, so that the server behind it can be configured first."""
+    """A gateway and its ports, which are known before it starts so that the server behind it can be configured first."""
 
     lab: Lab
     domain: str
@@ -88,20 +88,20 @@ class Gateway:
         }
 
     def begin(self, *program: str, descriptors: Sequence[int] = ()) -> Process:
-        """Start it (by `program` in twistd's place, with these descriptors of ours), and wait for nothing."""
+        """Start it, by `program` in place of twistd, with these descriptors of ours, and do not wait."""
         argv = [*(program or [TWISTD]), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
         self.process = self.lab.start("s2sgw", argv, self.folder, environment, descriptors)
         return self.process
 
     def start(self, seconds: float = 20.0) -> None:
-        """Start it and wait until every listener answers."""
+        """Start it and wait until it accepts connections."""
         self.process = self.begin()
         for port in (self.port, self.inner):
             self.lab.wait_for_port(self.process, port, seconds)
 
     def stop(self) -> int | None:
-        """End it in order; its exit status."""
+        """Stop it in order; return its exit status."""
         if self.process is None:
             return None
         status = self.process.stop()
@@ -109,7 +109,7 @@ class Gateway:
         return status
 
     def command(self, *words: str, check: bool = True) -> str:
-        """Run `s2sgw WORDS --config …`; what it printed. LabError where it fails and `check` holds."""
+        """Run `s2sgw WORDS --config …`; return its output. Raise `LabError` if it fails and `check` is true."""
         code = "from s2sgw.cli.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--config", str(self.config)], cwd=PROJECT, capture_output=True,
@@ -120,7 +120,7 @@ class Gateway:
         return done.stdout
 
     def asked(self, *words: str) -> Any:
-        """The answer of `s2sgw WORDS --json`."""
+        """Return the answer of `s2sgw WORDS --json`."""
         return json.loads(self.command(*words, "--json", check=False))
 
     def logged(self) -> str:
@@ -128,6 +128,6 @@ class Gateway:
 
 
 def gateway(lab: Lab, domain: str, *also: str) -> Gateway:
-    """A gateway for these domains with places of its own; `configure` and `start` it."""
+    """Return a gateway for these domains with ports of its own, to be configured and started."""
     port, direct, inner, view, console = (lab.port() for _ in range(5))
     return Gateway(lab, domain, lab.directory(f"gateway-{domain}"), port, direct, inner, view, console, also)

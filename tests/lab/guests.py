@@ -1,4 +1,4 @@
-"""Peers of the raw kind at the gateway's door: each a domain in DNS, a certificate, and blocking conversations."""
+"""Simulated peers that connect to a gateway: each has a domain in DNS, a certificate, and blocking conversations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tests.lab.certificates import Authority, Certificate, Names
+from tests.lab.lab import Lab
 from tests.lab.peer import Stream, authenticated
-from tests.lab.place import Lab
 from tests.lab.scenario import SCENARIO_SECONDS, Stage, check, step
 from tests.lab.world import INSIDE, World, world
 
@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Door:
-    """A gateway with a real server behind it, seen from a thread."""
+    """A gateway with a real server behind it, to be used from a thread."""
 
     made: World
     loop: asyncio.AbstractEventLoop
@@ -47,27 +47,27 @@ class Door:
         return self.made.ends.left.jid
 
     def certificate(self, domain: str, names: Names | None = None) -> Certificate:
-        """Trusted, with `names`, or with the domain as its only dNSName."""
+        """Return a trusted certificate with `names`, by default with the domain as its only dNSName."""
         return self.made.authority.issue(names or Names(dns=(domain,)))
 
     def enter(self, domain: str, certificate: Certificate | None = None) -> Stream:
-        """An authenticated stream of `domain`."""
+        """Return an authenticated stream of `domain`."""
         return authenticated(self.port, INSIDE, domain, certificate or self.certificate(domain))
 
     def message(self, domain: str, text: str) -> str:
-        """A message stanza from a user of `domain` to juliet."""
+        """Return a message stanza from a user of `domain` to juliet."""
         return (
             f"<message from='tybalt@{domain}/raw' to='{self.juliet}' type='chat' id='raw{next(_numbers)}'>"
             f"<body>{text}</body></message>"
         )
 
     def delivered(self, text: str, seconds: float = 10.0) -> None:
-        """Juliet gets a message with this body."""
+        """Wait until juliet gets a message with this body."""
         waiting = self.made.ends.left.wait_message(text, seconds)
         asyncio.run_coroutine_threadsafe(waiting, self.loop).result(seconds + 2)
 
     def greets(self, domain: str, certificate: Certificate | None = None) -> None:
-        """A whole visit: in by EXTERNAL, a message that arrives, and out in order."""
+        """Authenticate by EXTERNAL, send a message that arrives, and close the stream in order."""
         stream = self.enter(domain, certificate)
         text = f"greetings {next(_numbers)} from {domain}"
         stream.send(self.message(domain, text))
@@ -78,7 +78,7 @@ class Door:
         step(f"{domain}: {text!r} arrived, stream closed in order")
 
     def nothing_arrived(self, *words: str) -> None:
-        """None of `words` was ever seen by the server behind the gateway."""
+        """Check that the server behind the gateway has seen none of `words`."""
         time.sleep(QUIET)
         seen = [word for word in words if word in self.made.behind.logged()]
         check(not seen, f"reached the backend: {seen}")
@@ -86,7 +86,7 @@ class Door:
 
 @asynccontextmanager
 async def door(lab: Lab) -> AsyncIterator[Door]:
-    """Prosody behind, Prosody outside, and the guests' names in DNS."""
+    """Start one Prosody behind the gateway and one outside, with the guests' names in DNS."""
     def names(made: World) -> None:
         for name in KNOWN:
             made.dns.serve(f"{name}.example", _NOTHING_LISTENS)
@@ -99,7 +99,7 @@ async def door(lab: Lab) -> AsyncIterator[Door]:
 
 
 def visit(stage: Stage, title: str, seconds: float = SCENARIO_SECONDS) -> Callable[[Callable[[Door], None]], None]:
-    """Decorator: a blocking scenario of a `Door`, run in a thread."""
+    """Decorate a blocking scenario of a `Door`, to be run in a thread."""
     def add(run: Callable[[Door], None]) -> None:
         def started(at: Door) -> Awaitable[None]:
             return asyncio.to_thread(run, at)

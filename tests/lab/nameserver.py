@@ -1,4 +1,4 @@
-"""The DNS of the outside: unbound on loopback, authoritative for `example.`, with SRV records as a run needs them."""
+"""The name server of the peers: unbound on loopback, authoritative for `example.`, with the SRV records that a run needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.place import Lab, LabError, Process
+from tests.lab.lab import Lab, LabError, Process
 
 #: Names with one address each, to be the targets of SRV records.
 HOSTS = {"four.example": "127.0.0.1", "six.example": "::1"}
@@ -36,7 +36,7 @@ remote-control:
 {broken}
 """
 
-#: A zone whose primary cannot be reached, so that it was never loaded: SERVFAIL at once.
+#: A zone whose primary cannot be reached, so that it is never loaded: unbound answers SERVFAIL at once.
 _UNLOADED = """\
 auth-zone:
     name: "{zone}"
@@ -48,7 +48,7 @@ auth-zone:
 
 @dataclass
 class Nameserver:
-    """Records may be added at any time; `reload` makes them seen. `broken` zones answer SERVFAIL, `silent` ones nothing."""
+    """Records may be added at any time and are used after `reload`. `broken` zones answer SERVFAIL, `silent` ones do not answer."""
 
     lab: Lab
     port: int
@@ -63,7 +63,7 @@ class Nameserver:
         return f"127.0.0.1:{self.port}"
 
     def serve(self, domain: str, port: int, *, host: str = "localhost.", priority: int = 0, direct: int = 0) -> None:
-        """SRV records of `domain`: `port` for STARTTLS, `direct` for direct TLS (none where 0), both at `host`."""
+        """Add SRV records of `domain`: `port` for STARTTLS, `direct` for direct TLS (0: none), both at `host`."""
         if port:
             self.records.append(f"_xmpp-server._tcp.{domain}. 5 IN SRV {priority} 0 {port} {host}")
         if direct:
@@ -83,7 +83,7 @@ class Nameserver:
         self.lab.wait_for_port(self.process, self.port)
 
     def reload(self) -> None:
-        """Make changed records seen (they have a TTL of 5 s in the caches of others)."""
+        """Use the changed records. (Others keep the old ones for a TTL of 5 s.)"""
         self._write()
         if self.process is None:
             raise LabError("the name server was not started")
@@ -93,7 +93,7 @@ class Nameserver:
 
 
 def nameserver(lab: Lab) -> Nameserver:
-    """A name server that has not been started yet."""
+    """Return a name server that is not started yet."""
     records = ["localhost. 60 IN A 127.0.0.1"]
     records += [f"{name}. 60 IN {'AAAA' if ':' in address else 'A'} {address}" for name, address in HOSTS.items()]
     return Nameserver(lab, lab.port(), lab.directory("unbound"), records=records)

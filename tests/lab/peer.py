@@ -1,6 +1,6 @@
-"""A federation peer on bare sockets: it says exactly what it is told to, and shows exactly what it hears.
+"""A federation peer on plain sockets: it sends exactly what it is told to, and shows exactly what it receives.
 
-Blocking, for threads (`asyncio.to_thread`); every wait is bounded.
+It blocks, so it is for threads (`asyncio.to_thread`). Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SERVER = "{jabber:server}"
 _ERRORS = "{urn:ietf:params:xml:ns:xmpp-streams}"
 STARTTLS = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 WAIT = 8.0
-#: Bytes of what was heard last that are kept.
+#: How many of the last received bytes are kept.
 HEARD = 262_144
 
 
 class PeerError(Exception):
-    """What came is not what the conversation needs."""
+    """The other side sent something unexpected."""
 
 
 def header(to: str | None, from_: str | None, version: str | None = "1.0", namespace: str = "jabber:server") -> bytes:
-    """A stream header; None leaves an attribute out."""
+    """Return a stream header; None leaves an attribute out."""
     given = (("to", to), ("from", from_), ("version", version))
     attributes = "".join(f" {name}='{value}'" for name, value in given if value is not None)
     return (
@@ -42,7 +42,7 @@ def header(to: str | None, from_: str | None, version: str | None = "1.0", names
 
 
 def client_context(certificate: Certificate | None, *, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """TLS as an initiating server: it presents `certificate` and looks at no certificate of the other side."""
+    """Return a TLS context of an initiating server that presents `certificate` and checks no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -54,7 +54,7 @@ def client_context(certificate: Certificate | None, *, maximum: ssl.TLSVersion |
 
 
 def server_context(certificate: Certificate, anchors: str | None = None) -> ssl.SSLContext:
-    """TLS as a receiving server; with `anchors` it demands a certificate from there."""
+    """Return a TLS context of a receiving server; with `anchors` it requires a certificate from there."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.chain, certificate.key)
     if anchors:
@@ -64,7 +64,7 @@ def server_context(certificate: Certificate, anchors: str | None = None) -> ssl.
 
 
 class Stream:
-    """One TCP connection and the XML stream on it. Works for both roles."""
+    """One TCP connection and the XML stream on it, in either role."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -78,7 +78,7 @@ class Stream:
         return cls(socket.create_connection((address, port), WAIT))
 
     def restart(self) -> None:
-        """A new XML stream begins on the same connection."""
+        """Expect a new XML stream on the same connection."""
         self._parser: Any = ET.XMLPullParser(("start", "end"))
         self._depth = 0
         self._waiting: list[ET.Element] = []
@@ -117,7 +117,7 @@ class Stream:
             self._waiting.append(element)
 
     def wait_header(self, seconds: float = WAIT) -> dict[str, str]:
-        """The attributes of the other side's stream header."""
+        """Wait for the other side's stream header; return its attributes."""
         deadline = time.monotonic() + seconds
         while not self.header:
             if self.lost:
@@ -126,7 +126,7 @@ class Stream:
         return self.header
 
     def next(self, seconds: float = WAIT) -> ET.Element | None:
-        """The next element; None where the stream or the connection closed instead."""
+        """Return the next element, None if the stream or the connection was closed."""
         deadline = time.monotonic() + seconds
         while not self._waiting:
             if self.closed or self.lost:
@@ -135,7 +135,7 @@ class Stream:
         return self._waiting.pop(0)
 
     def expect(self, *tags: str, seconds: float = WAIT) -> ET.Element:
-        """The next element, which must be one of `tags`."""
+        """Return the next element, which must have one of `tags`."""
         element = self.next(seconds)
         if element is None or element.tag not in tags:
             seen = "the end" if element is None else ET.tostring(element, "unicode")
@@ -143,7 +143,7 @@ class Stream:
         return element
 
     def end(self, seconds: float = WAIT) -> tuple[str, str]:
-        """Read to the end of the connection: condition and text of the stream error, ("", "") where none was said."""
+        """Read to the end of the connection; return condition and text of the stream error, ("", "") if there was none."""
         condition, text = "", ""
         while (element := self.next(seconds)) is not None:
             if element.tag == f"{STREAMS}error":
@@ -156,7 +156,7 @@ class Stream:
     # --- negotiation ---------------------------------------------------------------------------------------------
 
     def open(self, to: str | None, from_: str | None, version: str | None = "1.0") -> ET.Element:
-        """Send a header, take the answer; the features."""
+        """Send a header; return the features in the answer."""
         self.restart()
         self.send(header(to, from_, version))
         return self.expect(f"{STREAMS}features")
@@ -167,29 +167,29 @@ class Stream:
         self.secure(context, name)
 
     def secure(self, context: ssl.SSLContext, name: str | None, session: Any = None) -> None:
-        """The TLS handshake, as client where `name` is given; `session` is one to resume."""
+        """Do the TLS handshake, as client if `name` is given. `session`: one to resume."""
         self._socket.settimeout(WAIT)
         secured = context.wrap_socket(self._socket, server_side=name is None, server_hostname=name, session=session)
         self._socket = self._secured = secured
         self.restart()
 
     def carry(self, connection: Any) -> None:
-        """Go on over another connection, secured in some other way."""
+        """Go on over another connection."""
         self._socket = connection
         self.restart()
 
     @property
     def session(self) -> Any:
-        """The TLS session, for `secure` of another connection."""
+        """Return the TLS session, for `secure` on another connection."""
         return self._secured.session
 
     @property
     def reused(self) -> bool:
-        """Whether the TLS session was resumed."""
+        """Return whether the TLS session was resumed."""
         return bool(self._secured.session_reused)
 
     def external(self, authzid: str | None) -> ET.Element:
-        """SASL EXTERNAL with an authorization identity, "=" where it is None; success or failure."""
+        """Authenticate by SASL EXTERNAL with an authorization identity ("=" if None); return `<success/>` or `<failure/>`."""
         identity = "=" if authzid is None else base64.b64encode(authzid.encode()).decode()
         self.send(f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{identity}</auth>")
         return self.expect(f"{SASL}success", f"{SASL}failure")
@@ -203,7 +203,7 @@ class Stream:
 
 
 def stream_error(element: ET.Element) -> tuple[str, str]:
-    """Condition and text of `<stream:error/>`."""
+    """Return condition and text of `<stream:error/>`."""
     names = [child.tag.removeprefix(_ERRORS) for child in element if child.tag.startswith(_ERRORS)]
     return next((name for name in names if name != "text"), ""), element.findtext(f"{_ERRORS}text") or ""
 
@@ -213,7 +213,7 @@ def mechanisms(features: ET.Element) -> list[str]:
 
 
 def is_barrier(element: ET.Element) -> bool:
-    """Whether this is the gateway's own ping behind a batch (R41), which is no peer's stanza."""
+    """Return whether this is the gateway's own ping after a batch (R41)."""
     return (
         element.tag == f"{SERVER}iq" and element.get("type") == "get" and element.get("id", "").startswith("s2sgw-")
         and element.find("{urn:xmpp:ping}ping") is not None
@@ -225,7 +225,7 @@ def offers_starttls(features: ET.Element) -> bool:
 
 
 def federate(port: int, to: str, from_: str, certificate: Certificate | None) -> tuple[Stream, ET.Element]:
-    """Up to the features after TLS: the stream, and those features."""
+    """Negotiate TLS; return the stream and the features after it."""
     stream = Stream.dial(port)
     stream.open(to, from_)
     stream.starttls(client_context(certificate), to)
@@ -233,7 +233,7 @@ def federate(port: int, to: str, from_: str, certificate: Certificate | None) ->
 
 
 def authenticated(port: int, to: str, from_: str, certificate: Certificate) -> Stream:
-    """A stream on which stanzas may flow, by EXTERNAL."""
+    """Return a stream that is authenticated by EXTERNAL."""
     stream, features = federate(port, to, from_, certificate)
     if "EXTERNAL" not in mechanisms(features):
         raise PeerError(f"EXTERNAL is not offered: {ET.tostring(features, 'unicode')}")

@@ -1,4 +1,4 @@
-"""A peer of the raw kind that receives: the gateway dials it. What it hears is kept; nothing is done that it was not told."""
+"""A peer on plain sockets that the gateway connects to. It keeps what it receives and does nothing that it was not told to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 from tests.lab.certificates import Certificate
+from tests.lab.lab import Lab
 from tests.lab.peer import SASL, TLS, PeerError, Stream, header, is_barrier, server_context
-from tests.lab.place import Lab
 
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
 EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
@@ -21,10 +21,10 @@ _numbers = itertools.count(1)
 
 
 class Receiver:
-    """Listens at `port` as `domain`; one thread for each connection, until `close`.
+    """Listens at `port` as `domain`, with one thread for each connection, until `close`.
 
-    `stanzas` are the elements heard on authenticated streams, without the gateway's own pings, which nobody answers (R41);
-    `said` is every top-level element heard before, on any stream.
+    `stanzas` are the elements received on authenticated streams, without the gateway's own pings, which are not answered (R41);
+    `said` is every top-level element received before that, on any stream.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Receiver:
         answers: Callable[[Stream, ET.Element], None] | None = None, port: int = 0, opens: Callable[[], None] | None = None,
         reads: Callable[[], object] | None = None,
     ) -> None:
-        """`opens` and `reads` may take their time: before a connection is answered, and before stanzas are read."""
+        """`opens` and `reads` may block: before a connection is answered, and before stanzas are read."""
         self.domain = domain
         self.port = port or lab.port()
         self.stanzas: list[ET.Element] = []
@@ -92,7 +92,7 @@ class Receiver:
         self._authenticate(stream)
 
     def _authenticate(self, stream: Stream) -> None:
-        """From the header under TLS to the authenticated stream."""
+        """Go from the header after TLS to the authenticated stream."""
         self._open(stream, EXTERNAL if self._external else "")
         self._hears(stream, f"{SASL}auth")
         stream.restart()
@@ -100,7 +100,7 @@ class Receiver:
         self._open(stream, "")
 
     def wait(self, count: int, seconds: float = 10.0) -> list[ET.Element]:
-        """Until `count` stanzas have come."""
+        """Wait until `count` stanzas have arrived; return them."""
         deadline = time.monotonic() + seconds
         while len(self.stanzas) < count:
             if time.monotonic() > deadline:

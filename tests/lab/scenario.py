@@ -1,4 +1,4 @@
-"""Scenarios: named sentences that pass or fail, on a stage that is built once for all of them."""
+"""Scenarios: named checks that pass or fail, on a stage that is built once for all of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.lab.client import ClientError
+from tests.lab.lab import Lab, LabError
 from tests.lab.peer import PeerError
-from tests.lab.place import Lab, LabError
 
 #: Seconds for one scenario unless it says otherwise, and for building a stage.
 SCENARIO_SECONDS = 60.0
 STAGE_SECONDS = 120.0
-#: Items of a row that a complaint shows.
+#: Items that a failure shows.
 SHOWN = 8
 
 
 class Failed(Exception):
-    """What was seen is not what should be."""
+    """A check failed."""
 
 
 def check(truth: object, complaint: str) -> None:
@@ -38,7 +38,7 @@ def expect(seen: object, wanted: object, what: str) -> None:
 
 
 def expect_in_order(seen: Sequence[Hashable], wanted: Sequence[Hashable], what: str) -> None:
-    """Fail the scenario unless exactly the `wanted` came, each once and in that order; the complaint says what differs."""
+    """Fail the scenario unless exactly the `wanted` came, each once and in that order; say what differs."""
     if list(seen) == list(wanted):
         return
     pairs = enumerate(zip(seen, wanted, strict=False))
@@ -51,17 +51,17 @@ def expect_in_order(seen: Sequence[Hashable], wanted: Sequence[Hashable], what: 
 
 
 def _some(items: Sequence[Hashable]) -> str:
-    """The first few."""
+    """Return the first few as text."""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return f"{', '.join(map(repr, items[:SHOWN]))}{more}" if items else "nothing"
 
 
 def step(text: str) -> None:
-    """One line of what is being done."""
+    """Print one line of what is being done."""
     print(f"      {text}", flush=True)
 
 
-#: What scenarios found out, beside passing: rows for tables, each a mapping.
+#: What scenarios found out beside passing: rows for tables.
 NOTES: list[dict[str, Any]] = []
 
 
@@ -79,14 +79,14 @@ class Scenario:
 
 @dataclass
 class Stage:
-    """A world (servers and clients) and the scenarios that are played in it, in order."""
+    """A set of servers and clients, and the scenarios that run on it, in order."""
 
     name: str
     build: Callable[[Lab], AbstractAsyncContextManager[Any]]
     scenarios: list[Scenario] = field(default_factory=list)
 
     def scenario(self, title: str, seconds: float = SCENARIO_SECONDS) -> Callable[[Any], Any]:
-        """Decorator: add a coroutine function of the world."""
+        """Decorate a coroutine function of the world as a scenario."""
         def add(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
             self.scenarios.append(Scenario(title, run, seconds))
             return run
@@ -125,7 +125,7 @@ async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
 
 
 async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = ()) -> None:
-    """Build the stage and play its scenarios, those whose title has one of `words` where any are given."""
+    """Build the stage and run its scenarios; if there are `words`, those whose title contains one."""
     chosen = [one for one in stage.scenarios if not words or any(word in one.title for word in words)]
     if not chosen:
         return

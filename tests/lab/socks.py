@@ -1,4 +1,4 @@
-"""A small SOCKS5 proxy on loopback: it knows some names, and notes what it is asked for."""
+"""A small SOCKS5 proxy on loopback that knows some names and records what it is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ADDRESS_BYTES = {1: 4, 4: 16}
 
 
 class SocksProxy:
-    """Listens at `port`; `names` maps host names to ports on 127.0.0.1, `asked` is every (host, port) that was asked for."""
+    """Listens at `port`. `names` maps host names to ports on 127.0.0.1; `asked` is every (host, port) that was asked for."""
 
     def __init__(self, port: int, names: dict[str, int]) -> None:
         self.port = port

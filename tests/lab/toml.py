@@ -1,4 +1,4 @@
-"""Writing TOML: as much as an s2sgw.toml needs."""
+"""Write TOML, as far as an s2sgw.toml needs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _table(name: str, table: Mapping[str, Any], brackets: tuple[str, str]) -> It
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """`document` as TOML: sections are mappings, `[[…]]` sections lists of mappings."""
+    """Return `document` as TOML. Sections are mappings, `[[…]]` sections are lists of mappings."""
     lines: list[str] = []
     for name, section in document.items():
         if isinstance(section, list):

@@ -1,4 +1,4 @@
-"""A raw receiver on other transports: IPv6, direct TLS, with features after authentication; it notes whom it was called by."""
+"""A `Receiver` on other transports: IPv6, direct TLS, features after authentication. It records who called it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import ssl
 import threading
 
 from tests.lab.certificates import Certificate
+from tests.lab.lab import Lab
 from tests.lab.peer import Stream
-from tests.lab.place import Lab
 from tests.lab.receiver import Receiver
 
 
 class Far(Receiver):
-    """A `Receiver` on 127.0.0.1 and, where `six` holds, on ::1 too.
+    """A `Receiver` on 127.0.0.1 and, if `six` is true, on ::1 too.
 
     `direct`: TLS from the first byte. `after`: the features of the authenticated stream.
     """

@@ -1,4 +1,4 @@
-"""A gateway that echoes, peers that both come to it and are dialled by it, and a DNS of the stage's own."""
+"""A gateway with an echo backend, peers that connect to it and that it connects to, and a name server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab
 from tests.lab.peer import SERVER, STREAMS, Stream, client_context, header, mechanisms, stream_error
-from tests.lab.place import Lab
 from tests.lab.receiver import Receiver
 from tests.lab.scenario import check, step
 
@@ -53,7 +53,7 @@ class Trusting:
         self.start()
 
     def listen(self, domain: str, certificate: Certificate) -> Receiver:
-        """A server of `domain` that takes what the gateway brings, whoever the gateway is."""
+        """Start a server of `domain` that accepts everything from the gateway and checks no certificate."""
         self.certificates[domain] = certificate
         self.receivers[domain] = Receiver(self.lab, domain, certificate)
         return self.receivers[domain]
@@ -61,7 +61,7 @@ class Trusting:
     # --- inbound ---
 
     def offered(self, domain: str, certificate: Certificate | None, seconds: float = 15.0) -> tuple[Stream, list[str], str, str]:
-        """Up to the features after TLS: the stream, the mechanisms offered, or the error's condition and text."""
+        """Negotiate TLS; return the stream, the mechanisms offered, and condition and text of an error."""
         stream = Stream.dial(self.gateway.port)
         stream.send(header(INSIDE, domain))
         features = stream.expect(f"{STREAMS}features", f"{STREAMS}error")
@@ -90,7 +90,7 @@ class Trusting:
         return " | ".join([text, found["detail"], *found["reasons"]])
 
     def enter(self, domain: str, certificate: Certificate) -> Stream:
-        """The peer comes and is let in by EXTERNAL."""
+        """Connect as the peer and authenticate by EXTERNAL; return the stream."""
         stream, offered, condition, text = self.offered(domain, certificate)
         check(offered == ["EXTERNAL"], f"{domain}: {condition or offered} {text}, wanted EXTERNAL")
         answer = stream.external(domain)
@@ -102,7 +102,7 @@ class Trusting:
     # --- outbound, by the echo ---
 
     def asks(self, domain: str, certificate: Certificate) -> str:
-        """A user of the peer says something to the echo; what."""
+        """Send a message from a user of the peer to the echo; return its text."""
         text = f"number {next(_numbers)}"
         stream = self.enter(domain, certificate)
         addresses = f"from='a@{domain}/x' to='echo@{INSIDE}' id='t{next(_numbers)}'"
@@ -114,7 +114,7 @@ class Trusting:
         return text
 
     def heard(self, domain: str, text: str, seconds: float = 12.0) -> bool:
-        """Whether the peer's server got the echo."""
+        """Return whether the peer's server got the echo."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             bodies = [each.findtext(f"{SERVER}body") or "" for each in self.receivers[domain].stanzas]
@@ -125,7 +125,7 @@ class Trusting:
         return False
 
     def refusal(self, domain: str, direction: str, seconds: float = 12.0) -> dict[str, Any]:
-        """The last refusal of the peer in that direction, as `s2sgw refusals` tells it."""
+        """Return the last refusal of the peer in that direction, as `s2sgw refusals` shows it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             rows = [row for row in self.gateway.asked("refusals", domain) if row["direction"] == direction]
@@ -137,6 +137,6 @@ class Trusting:
 
 
 def trusting(lab: Lab) -> Trusting:
-    """A gateway that is not configured yet."""
+    """Return a gateway that is not configured yet."""
     trusted, stranger = Authority(lab.directory("authority")), Authority(lab.directory("stranger"), "nobody's")
     return Trusting(lab, gateway(lab, INSIDE), trusted, stranger)

@@ -1,4 +1,4 @@
-"""A DNS with DNSSEC: knot serves and signs zones, unbound validates them. All on loopback, keys of the run's own."""
+"""A DNS with DNSSEC on loopback: knot serves and signs zones with keys of its own, unbound validates them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.lab.certificates import Certificate
-from tests.lab.place import Lab, LabError, Process
+from tests.lab.lab import Lab, LabError, Process
 
 KNOTD, KEYMGR, UNBOUND = "/usr/sbin/knotd", "/usr/sbin/keymgr", "/usr/sbin/unbound"
 SIGNED, PLAIN, BOGUS = "signed.example", "plain.example", "bogus.example"
@@ -73,9 +73,9 @@ remote-control:
 
 @dataclass
 class SignedDNS:
-    """Three zones: signed, not signed, and signed by keys that nobody trusts. `records` go by zone, names relative to it.
+    """Three zones: signed, unsigned, and signed by untrusted keys. `records` are by zone, with names relative to it.
 
-    `dead` names cannot be asked (SERVFAIL), be they in a signed zone.
+    The answer about a name in `dead` is SERVFAIL.
     """
 
     lab: Lab
@@ -91,7 +91,7 @@ class SignedDNS:
         return f"127.0.0.1:{self.port}"
 
     def peer(self, zone: str, name: str, port: int, *tlsa: str, host: str | None = None, address: str = "127.0.0.1") -> str:
-        """A peer NAME.ZONE whose server is at NAME-host.ZONE (or `host`), with these TLSA records; its domain."""
+        """Add a peer NAME.ZONE whose server is at NAME-host.ZONE (or `host`), with these TLSA records; return its domain."""
         target = host or f"{name}-host.{zone}."
         lines = self.records.setdefault(zone, [])
         lines.append(f"_xmpp-server._tcp.{name} SRV 0 0 {port} {target}")
@@ -102,7 +102,7 @@ class SignedDNS:
         return f"{name}.{zone}"
 
     def start(self) -> None:
-        """Write what was asked for, sign it, and answer."""
+        """Write the zones, sign them, and start both servers."""
         (self.folder / "db").mkdir()
         config = self.folder / "knot.conf"
         config.write_text(_KNOT.format(folder=self.folder, port=self._authority, signed=SIGNED, plain=PLAIN, bogus=BOGUS))
@@ -125,7 +125,7 @@ class SignedDNS:
         (self.folder / f"{zone}.zone").write_text("\n".join([*head, *self.records.get(zone, [])]) + "\n")
 
     def _anchor(self, config: Path, zone: str) -> str:
-        """The DS record of a zone's key, once it has one."""
+        """Wait for a zone's key; return its DS record."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             command = [KEYMGR, "-c", str(config), f"{zone}.", "ds"]
@@ -138,25 +138,25 @@ class SignedDNS:
 
 
 def _wrong(anchor: str) -> str:
-    """The same record with another digest."""
+    """Return the same record with another digest."""
     head, _, digest = anchor.rpartition(" ")
     return f"{head} {digest[:-4]}{'0000' if digest[-4:] != '0000' else '1111'}"
 
 
 def signed_dns(lab: Lab) -> SignedDNS:
-    """A DNS that has not been started yet."""
+    """Return a DNS that is not started yet."""
     return SignedDNS(lab, lab.directory("dnssec"), lab.port(), lab.port())
 
 
 def tlsa(certificate: Certificate, usage: int = 3) -> str:
-    """The TLSA record of a certificate's public key by SHA-256."""
+    """Return the TLSA record of a certificate's public key by SHA-256."""
     leaf = x509.load_pem_x509_certificate(certificate.chain.read_bytes())
     key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"{usage} 1 1 {hashlib.sha256(key).hexdigest()}"
 
 
 def tlsa_of_file(certificate: Path, usage: int = 2) -> str:
-    """The TLSA record of a whole certificate (an authority's) by SHA-256."""
+    """Return the TLSA record of a whole certificate (such as a CA's) by SHA-256."""
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     return f"{usage} 0 1 {hashlib.sha256(found.public_bytes(Encoding.DER)).hexdigest()}"
 

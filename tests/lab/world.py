@@ -1,4 +1,4 @@
-"""A whole federation on loopback: a real server behind the gateway, another outside, DNS, and certificates."""
+"""A federation on loopback: a real server behind the gateway, another one outside, DNS, and certificates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from tests.interop.conversation import Ends, login
 from tests.lab.certificates import Authority, Certificate, Names
 from tests.lab.gateway import Gateway, gateway
+from tests.lab.lab import Lab
 from tests.lab.nameserver import Nameserver, nameserver
-from tests.lab.place import Lab
 from tests.lab.servers.launch import START, setup_name
 from tests.lab.servers.server import Server, Site
 
@@ -21,7 +21,7 @@ Changes = Mapping[str, Any] | Callable[[Authority], Mapping[str, Any]] | None
 
 @dataclass
 class World:
-    """Fits `HasEnds`: `ends.left` is the client behind the gateway, `ends.right` the one outside."""
+    """`ends.left` is the client behind the gateway, `ends.right` the one outside."""
 
     lab: Lab
     dns: Nameserver
@@ -41,7 +41,7 @@ class World:
 
 @dataclass(frozen=True)
 class Front:
-    """A gateway to be put before a server of `kind`. `changes` go into s2sgw.toml (see `Gateway.configure`).
+    """A gateway for a server of `kind`. `changes` go into s2sgw.toml (see `Gateway.configure`).
 
     `encrypted` False: jabberd2 as Debian ships it, without a certificate.
     """
@@ -73,9 +73,9 @@ async def world(
     lab: Lab, behind: str, outside: str, changes: Changes = None, *, xmpp_addr: bool = True, encrypted: bool = True,
     start: Callable[[Site], Server] | None = None,
 ) -> AsyncIterator[World]:
-    """`behind` and `outside` are kinds of server; for the rest see `Front`. `changes` may be made from the authority.
+    """Start the servers; `behind` and `outside` are kinds of server, the rest is as in `Front`. `changes` may be a function of the CA.
 
-    `start` starts the server outside in another way than its kind's own.
+    `start` replaces the function that starts the server outside.
     """
     dns, authority, door = nameserver(lab), Authority(lab.directory("authority")), gateway(lab, INSIDE)
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))

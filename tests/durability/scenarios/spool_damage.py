@@ -10,7 +10,7 @@ from typing import Any
 from tests.durability.custody_testbed import CustodyTestbed
 from tests.durability.scenario import ScenarioContext, scenario
 from tests.durability.simulated_server import OutgoingStream
-from tests.lab.place import LabError
+from tests.lab.lab import LabError
 
 PAGE = 4096
 #: The first byte of a leaf page of a table (https://sqlite.org/fileformat2.html#b_tree_pages).

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.lab.place import LabError
+from tests.lab.lab import LabError
 
 ROOT = Path(os.environ.get("S2SGW_DEBIAN_13", "/var/cache/s2sgw-lab/debian-13"))
 #: Prosody 13 does not start without lua-sec.

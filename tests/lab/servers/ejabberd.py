@@ -1,4 +1,4 @@
-"""ejabberd as Debian ships it, behind the gateway or outside; started without its control script and without epmd."""
+"""ejabberd as Debian ships it, behind the gateway or outside, started without its control script and without epmd."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.lab.lab import LabError
 from tests.lab.nameserver import HOSTS
-from tests.lab.place import LabError
 from tests.lab.servers.server import PASSWORD, Server, Site
 
 _ERLANG_ARGUMENTS = ("+K", "true", "-noinput", "-noshell")
@@ -92,7 +92,7 @@ def start(site: Site, *, component: str = "", enter: Callable[..., list[str]] | 
 
 
 def _config(site: Site, ports: list[int], component: str) -> str:
-    """The lines of `s2sgw setup` as they are (outside: our own), with listeners for clients and the component added."""
+    """Return the lines of `s2sgw setup` (outside: lines of our own), with listeners for clients and the component."""
     listeners = _CLIENTS.format(port=ports[0])
     if component:
         listeners += _COMPONENT.format(port=ports[2], name=component, password=PASSWORD)
@@ -104,7 +104,7 @@ def _config(site: Site, ports: list[int], component: str) -> str:
 
 
 def _outside(site: Site, ports: list[int]) -> str:
-    """Listeners for STARTTLS and for direct TLS at each address."""
+    """Return listeners for STARTTLS and for direct TLS at each address."""
     lines = _OUTSIDE.format(starttls="required" if site.encrypted else "optional", anchors=site.anchors)
     for port, direct in ((ports[1], "false"), (ports[3], "true")):
         lines += "".join(_PEERS.format(port=port, address=address, direct=direct) for address in site.s2s_addresses)
@@ -112,7 +112,7 @@ def _outside(site: Site, ports: list[int]) -> str:
 
 
 def _inetrc(site: Site) -> str:
-    """What the lines of `s2sgw setup` say of the file inetrc (in comments), or our own."""
+    """Return the file inetrc, from the comments in the lines of `s2sgw setup`, or our own."""
     printed = re.findall(r"^#\s+(\{.*\}\.)$", site.lines, re.MULTILINE)
     return "\n".join(printed) + "\n" if printed else _INETRC.format(dns=site.dns)
 
@@ -129,7 +129,7 @@ def _spool(folder: Path) -> list[str]:
 
 
 def _with_hosts(folder: Path, command: list[str]) -> list[str]:
-    """`command` with an /etc/hosts of its own: ejabberd asks DNS for SRV alone, the target's address it asks of libc."""
+    """Return `command` with an /etc/hosts of its own: ejabberd asks DNS for SRV only, and libc for the address of the target."""
     hosts = _hosts(folder)
     apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     script = f'mount --make-rprivate / && mount --bind "{hosts}" /etc/hosts && exec "$@"'
@@ -137,7 +137,7 @@ def _with_hosts(folder: Path, command: list[str]) -> list[str]:
 
 
 def _hosts(folder: Path) -> Path:
-    """Write the /etc/hosts that a server outside is to see."""
+    """Write the /etc/hosts for a server outside."""
     hosts = folder / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
     return hosts

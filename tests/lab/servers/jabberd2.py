@@ -1,4 +1,4 @@
-"""jabberd2 as Debian ships it: four processes around a router, with stock settings but for places and ports."""
+"""jabberd2 as Debian ships it: four processes around a router, with stock settings except for folders and ports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import sqlite3
 from pathlib import Path
 
-from tests.lab.place import Process
+from tests.lab.lab import Process
 from tests.lab.servers.server import Server, Site
 
 _STOCK = Path("/etc/jabberd2")
@@ -37,7 +37,7 @@ def _part(site: Site, folder: Path, part: str) -> Process:
 
 
 def _resolver(site: Site) -> dict[str, str]:
-    """The environment that the lines of `s2sgw setup` give to jabberd2-s2s, or our own."""
+    """Return the environment that the lines of `s2sgw setup` give to jabberd2-s2s, or our own."""
     printed = dict(re.findall(r"^\s+(NAMESERVERS|RES_OPTIONS)=(\S+)$", site.lines, re.MULTILINE))
     return printed or {"NAMESERVERS": "127.0.0.1", "RES_OPTIONS": f"port:{site.dns}"}
 
@@ -48,7 +48,7 @@ def _database(folder: Path) -> None:
 
 
 def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[str, int]) -> str:
-    """The stock file of `part` with this site's places put in."""
+    """Write the stock file of `part` with this site's folders and ports; return its path."""
     text = re.sub(r"<!--.*?-->", "", (_STOCK / f"{part}.xml").read_text(), flags=re.DOTALL)
     text = text.replace("/var/run/jabberd2/", f"{folder}/").replace("/var/log/jabberd2/", f"{folder}/")
     text = text.replace("/var/lib/jabberd2/", f"{folder}/")
@@ -69,12 +69,12 @@ def _configured(part: str, site: Site, folder: Path, router: int, ports: dict[st
 
 
 def _hosts(found: re.Match[str], site: Site) -> str:
-    """The stock element that names the host, once for each domain."""
+    """Return the stock element that names the host, once for each domain."""
     return "".join(found[1] + domain + found[2] for domain in site.domains)
 
 
 class Routed:
-    """jabberd2 without an s2s: whoever takes the router's default route is that. `secret`: ours there."""
+    """jabberd2 without its s2s process: the gateway takes the router's default route. `secret`: the gateway's secret there."""
 
     def __init__(self, site: Site, router: int, secret: str) -> None:
         self.site, self.router = site, router
@@ -88,7 +88,7 @@ class Routed:
         self._admit(secret)
 
     def _admit(self, secret: str) -> None:
-        """What the printed lines say, put where they say."""
+        """Write the lines of `s2sgw setup` to the file that they name."""
         user, acl = (re.findall(rf"^<{tag}.*?^</{tag}>", self.site.lines, re.MULTILINE | re.DOTALL) for tag in ("user", "acl"))
         users = _USERS.read_text().replace("</users>", user[0].replace("THE SECRET", secret) + "</users>")
         (self.folder / "router-users.xml").write_text(users)
@@ -97,7 +97,7 @@ class Routed:
         file.write_text(text.replace("</aci>", "".join(acl) + "</aci>"))
 
     def start(self, *parts: str) -> None:
-        """Start these, all where none is named."""
+        """Start these parts, all of them if none is named."""
         for part in parts or ("router", "sm", "c2s"):
             self.parts[part] = _part(self.site, self.folder, part)
             if part == "router":

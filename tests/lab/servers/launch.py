@@ -1,4 +1,4 @@
-"""Which real servers there are."""
+"""The real servers that there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installing the servers that a run needs, without letting any of them start as a service."""
+"""Install the servers that a run needs, and keep them from starting as services."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.lab.place import LabError
+from tests.lab.lab import LabError
 
 #: Program that shows a package is there -> packages to install for it (Debian names).
 PROGRAMS = {
@@ -24,12 +24,12 @@ _APT_SECONDS = 600
 
 
 def missing(programs: Iterable[str] = PROGRAMS) -> list[str]:
-    """Packages whose program is not on this machine."""
+    """Return the packages whose program is not on this machine."""
     return [name for program in programs if not Path(program).exists() for name in PROGRAMS[program]]
 
 
 def install() -> list[str]:
-    """Install what is missing; the packages installed. LabError where that cannot be done here."""
+    """Install what is missing; return the packages. Raise `LabError` if that cannot be done here."""
     wanted = missing()
     if not wanted:
         return []
@@ -50,7 +50,7 @@ def _apt(command: list[str]) -> None:
 
 
 class _NoServices:
-    """While it holds, Debian's maintainer scripts start nothing (policy-rc.d answers 101)."""
+    """Keep Debian's maintainer scripts from starting services: policy-rc.d answers 101."""
 
     def __enter__(self) -> None:
         self._before = _POLICY.read_bytes() if _POLICY.exists() else None

@@ -90,12 +90,12 @@ def _config(site: Site, folder: Path, ports: list[int], bidi: bool, component: s
 
 
 def _patient(lines: str) -> str:
-    """The lines of `s2sgw setup`, but Debian's limit for clients is too slow for 1,000 messages in a row."""
+    """Return the lines of `s2sgw setup` with a higher limit for clients: Debian's is too slow for 1,000 messages in a row."""
     return lines.replace('c2s = { rate = "10kb/s" }', 'c2s = { rate = "10mb/s" }')
 
 
 def _certificate(folder: Path, site: Site) -> None:
-    """Where Prosody looks for the certificate of each host by itself."""
+    """Put the certificate of each host where Prosody looks for it."""
     folder.mkdir()
     for domain in site.domains:
         shutil.copy(site.certificate.chain, folder / f"{domain}.crt")

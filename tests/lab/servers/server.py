@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.certificates import Certificate
-from tests.lab.place import Lab, Process
+from tests.lab.lab import Lab, Process
 
 PASSWORD = "sesame"
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a server is to stand. `dns` is the port of its resolver, `anchors` what it trusts, all on 127.0.0.1."""
+    """The ports and files of a server. `dns` is the port of its resolver on 127.0.0.1, `anchors` is what it trusts."""
 
     lab: Lab
     domain: str
@@ -37,7 +37,7 @@ class Site:
 
 @dataclass
 class Server:
-    """A running server: its name, where clients and peers reach it, its processes, its log."""
+    """A running server: its name, its ports, its processes and its log."""
 
     kind: str
     domain: str
@@ -55,5 +55,5 @@ class Server:
         lab.stop(self.processes)
 
     def logged(self) -> str:
-        """Everything it has logged so far."""
+        """Return everything that it has logged so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""

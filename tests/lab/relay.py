@@ -1,4 +1,4 @@
-"""A line between two servers that can be cut: a TCP relay whose connections are reset, or first swallow what is said."""
+"""A TCP relay between two servers that can reset its connections, or drop what they carry."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import socket
 import struct
 import threading
 
-from tests.lab.place import Lab
+from tests.lab.lab import Lab
 
-#: `SO_LINGER` with no time at all: closing sends RST.
+#: `SO_LINGER` with a time of 0: closing sends RST.
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 
-class Cutter:
-    """Listens at `port` on loopback and connects each caller to `target`; two threads for each connection, until `close`."""
+class Relay:
+    """Listens at `port` and connects each caller to `target`, with two threads for each connection, until `close`."""
 
     def __init__(self, lab: Lab, target: int) -> None:
         self.port = lab.port()
@@ -50,11 +50,11 @@ class Cutter:
             sink.shutdown(socket.SHUT_WR)
 
     def swallow(self) -> None:
-        """From now on nothing arrives, and nobody is told."""
+        """Drop everything from now on; both ends keep their connection."""
         self._swallows = True
 
     def cut(self) -> int:
-        """Reset every connection, for both ends; how many there were."""
+        """Reset every connection at both ends; return how many there were."""
         with self._lock:
             ends, self._open = self._open, []
         for end in ends:

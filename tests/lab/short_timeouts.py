@@ -1,4 +1,4 @@
-"""The gateway with less patience, so that a scenario waits less. `python -m tests.lab.hastened`, with the words for twistd."""
+"""Run the gateway with short timeouts, so that a scenario waits less: `python -m tests.lab.short_timeouts`, with the words for twistd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PING_SECONDS, OVERDUE_SECONDS = 3.0, 5.0
 
 
 def main() -> None:
-    """As twistd, but for that."""
+    """Shorten the timeouts, then run twistd."""
     acknowledgements.PING_SECONDS, acknowledgements.OVERDUE_SECONDS = PING_SECONDS, OVERDUE_SECONDS
     twistd.run()
 

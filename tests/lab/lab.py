@@ -1,4 +1,4 @@
-"""Where a run happens: one temporary folder, ports of its own on loopback, and processes that end with it."""
+"""A run of real processes: one temporary folder, ports on loopback, and processes that end with the run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
-#: Below Linux's range for outgoing connections, so that no connection of the run takes a listener's place.
+#: Below Linux's range for outgoing connections, so that no connection of the run takes the port of a listener.
 PORTS = range(20100, 32700)
-#: Seconds given to a process that was asked to end, before it is killed. (The gateway hands on what it holds for 5 s.)
+#: Seconds that a process has to end after SIGTERM, before it is killed. (The gateway may take 5 s to deliver what it holds.)
 GRACE = 12.0
 _PR_SET_PDEATHSIG = 1
 
 
 class LabError(Exception):
-    """The lab itself failed: a server did not start, a tool is missing."""
+    """The lab itself failed: a server did not start, or a tool is missing."""
 
 
 def _die_with_parent() -> None:
@@ -31,7 +31,7 @@ def _die_with_parent() -> None:
 
 
 class Process:
-    """One process the lab started; its output goes to `log`."""
+    """A process that the lab started; its output goes to `log`."""
 
     def __init__(
         self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path, descriptors: Sequence[int] = (),
@@ -57,7 +57,7 @@ class Process:
         return self._popen.poll()
 
     def output(self, lines: int = 25) -> str:
-        """The last `lines` of what it wrote."""
+        """Return the last `lines` of its output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     def signal(self, number: int) -> None:
@@ -65,7 +65,7 @@ class Process:
             self._popen.send_signal(number)
 
     def stop(self) -> int | None:
-        """Ask it to end, kill it after `GRACE` seconds; its exit status."""
+        """Send SIGTERM, and SIGKILL after `GRACE` seconds; return its exit status."""
         self.signal(signal.SIGTERM)
         try:
             return self._popen.wait(GRACE)
@@ -77,16 +77,16 @@ class Process:
         return self._popen.wait(GRACE)
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads so far (not of its children)."""
+        """Return user and system time of all its threads so far, without its children."""
         return cpu_seconds(self.pid)
 
     def resident_bytes(self) -> int:
-        """The memory that it holds now (RSS), from /proc/PID/statm."""
+        """Return the memory that it uses now (RSS), from /proc/PID/statm."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds that process `pid` has used, from /proc/PID/stat."""
+    """Return the CPU seconds that process `pid` has used, from /proc/PID/stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -110,7 +110,7 @@ def _has_ipv6() -> bool:
 
 #: Whether this machine has IPv6 on loopback.
 HAS_IPV6 = _has_ipv6()
-#: What a port of the run may be used for.
+#: What a port must be free for.
 _BINDINGS = (
     (socket.SOCK_STREAM, "127.0.0.1"), (socket.SOCK_DGRAM, "127.0.0.1"), *([(socket.SOCK_STREAM, "::1")] if HAS_IPV6 else []),
 )
@@ -125,7 +125,7 @@ def _ports(first: int | None) -> Iterator[int]:
 
 
 class Lab:
-    """A context that owns the folder, the ports and the processes of a run."""
+    """A context manager that owns the folder, the ports and the processes of a run."""
 
     def __init__(self, keep: bool = False, first_port: int | None = None) -> None:
         """`keep`: leave the folder. `first_port`: of `PORTS`, the first one to try; the default depends on the process."""
@@ -136,11 +136,11 @@ class Lab:
         self._ports = _ports(first_port)
 
     def port(self) -> int:
-        """A port free for TCP and UDP on 127.0.0.1 and for TCP on ::1 (if there is one), handed out once."""
+        """Return a port that is free for TCP and UDP on 127.0.0.1 and for TCP on ::1 (if there is IPv6). Each is returned once."""
         return next(self._ports)
 
     def directory(self, name: str) -> Path:
-        """A new folder; `name` is numbered where it exists already."""
+        """Make a folder; if `name` exists, a number is added."""
         path, number = self.folder / name, 1
         while path.exists():
             number += 1
@@ -151,13 +151,13 @@ class Lab:
     def start(
         self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, descriptors: Sequence[int] = (),
     ) -> Process:
-        """Start `argv` in `folder`, with these descriptors of ours; its output goes to `folder`/NAME.out."""
+        """Start `argv` in `folder` with these descriptors of ours; its output goes to `folder`/NAME.out."""
         process = Process(name, argv, folder / f"{name}.out", env or {}, folder, descriptors)
         self.processes.append(process)
         return process
 
     def wait_for_port(self, process: Process, port: int, seconds: float = 20.0, address: str = "127.0.0.1") -> None:
-        """Until `port` accepts a connection; LabError with the process's last words where it never does."""
+        """Wait until `port` accepts a connection; raise `LabError` with the process's last output if it does not."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not process.alive:
@@ -171,7 +171,7 @@ class Lab:
         raise LabError(f"{process.name} does not listen on {port} after {seconds:.0f} s:\n{process.output()}")
 
     def stop(self, processes: Sequence[Process]) -> None:
-        """End these, all asked first and then waited for."""
+        """Send all of these SIGTERM, then wait for each."""
         for process in processes:
             process.signal(signal.SIGTERM)
         for process in processes:
