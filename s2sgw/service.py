@@ -253,7 +253,7 @@ class RunningGateway:
 
     def _open_backend(self, backend: Backend) -> None:
         components = self.components
-        admission = backend_admission(components.admission.limits, components.reactor, components.record)
+        admission = backend_admission(self.config, components.reactor, components.record)
         self._listen(backend.listen, "backend", self.components.backends.receiving(backend), admission, direct_tls=False)
         if backend.dns_view is not None:
             forward = [str(server) for server in backend.forward or self.config.nameservers]

@@ -37,7 +37,7 @@ from s2sgw.composition.federation import (
     discovery_of,
     log_disabled_extension,
 )
-from s2sgw.composition.limits import federation_admission
+from s2sgw.composition.limits import federation_admission, possible_streams
 from s2sgw.composition.operator import Operator, OperatorServices
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
 from s2sgw.composition.transports import Transports
@@ -193,7 +193,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
     ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues.replies, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
-    stream_limit = StreamLimit(reactor, config.queue.streams, record.limit_hit)
+    stream_limit = StreamLimit(reactor, possible_streams(config), record.limit_hit)
     client_tls = ClientTLS()
     keys = DialbackKeys(derive(secret, "federation"))
     initiating = FederationInitiating(

@@ -1,4 +1,4 @@
-"""How many connections are accepted, by `[limits]` and by the file descriptors that there are."""
+"""How many connections and streams there may be, by the configuration and by the file descriptors that there are."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from s2sgw.config import Config
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime import descriptors
+from s2sgw.runtime.descriptors import DescriptorShares
 
 log = Logger("s2sgw")
 
 
+def descriptor_shares(config: Config) -> DescriptorShares:
+    """Return what the descriptors allow for, and warn where that is less than the configuration asks for."""
+    available = descriptors.limit()
+    shares = descriptors.shares(config.limits.connections, config.queue.streams, available)
+    for key, asked, possible in (
+        ("limits.connections", config.limits.connections, shares.connections),
+        ("queue.streams", config.queue.streams, shares.streams),
+    ):
+        if possible < asked:
+            log.warn(
+                event="too few open files", key=key, asked=asked, possible=possible, open_files=available,
+                detail="raise the limit of open files (LimitNOFILE= of systemd, ulimit -Hn), or lower the key",
+            )
+    return shares
+
+
 def connection_limits(config: Config) -> ConnectionLimits:
-    """Return the limits in force, and warn where the descriptors allow for fewer connections than the configuration."""
-    limits, available = config.limits, descriptors.limit()
-    total = descriptors.connections_possible(limits.connections, config.queue.streams, available)
-    if total < limits.connections:
-        log.warn(
-            event="fewer connections", asked=limits.connections, possible=total, descriptors=available,
-            detail="limits.connections needs more open files: raise LimitNOFILE= of systemd (ulimit -Hn), or lower the key",
-        )
+    """Return the limits of connections in force."""
+    limits, total = config.limits, descriptor_shares(config).connections
     return ConnectionLimits(
         total, limits.connections_per_address, max(1, int(total * limits.unproven)), limits.unproven_per_site,
         limits.unproven_per_name, limits.negotiation,
@@ -33,6 +44,12 @@ def federation_admission(config: Config, clock: IReactorTime, record: EventRecor
     return Admission(connection_limits(config), clock, record.limit_hit)
 
 
-def backend_admission(limits: ConnectionLimits, clock: IReactorTime, record: EventRecord) -> Admission:
+def backend_admission(config: Config, clock: IReactorTime, record: EventRecord) -> Admission:
     """Build the admission of one backend's listener, on which one server brings the streams of all peers."""
-    return Admission(ConnectionLimits(limits.total, 0, 0, 0, 0, limits.negotiation), clock, record.limit_hit)
+    total = descriptors.shares(config.limits.connections, config.queue.streams, descriptors.limit()).backend
+    return Admission(ConnectionLimits(total, 0, 0, 0, 0, config.limits.negotiation), clock, record.limit_hit)
+
+
+def possible_streams(config: Config) -> int:
+    """Return how many streams of ours may be open."""
+    return descriptors.shares(config.limits.connections, config.queue.streams, descriptors.limit()).streams

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import resource
+from dataclasses import dataclass
 
-#: Descriptors kept for look-ups, documents, the spool and its checkpoints, the log, the console and the admin socket.
+#: Descriptors kept for look-ups, documents, the spool and its checkpoints, the log, the console and the admin socket; of few
+#: descriptors a quarter.
 OTHERS = 512
 #: No process needs more, where the system sets no bound.
 _UNLIMITED = 1 << 20
@@ -39,13 +41,26 @@ def number_open() -> int:
         return 0
 
 
-def connections_possible(wanted: int, streams: int, descriptors: int) -> int:
-    """Return how many of `wanted` connections there is room for, beside `streams` of our own and all else.
+@dataclass(frozen=True, slots=True)
+class DescriptorShares:
+    """How many connections of peers, connections of backends and streams of ours there is room for."""
 
-    What is kept for all else is half of the descriptors at most.
+    connections: int
+    backend: int
+    streams: int
+
+
+def shares(connections: int, streams: int, descriptors: int) -> DescriptorShares:
+    """Divide the descriptors: as much as is wanted, or less where they are few.
+
+    A backend may bring as many connections as peers may. It and our own streams have a quarter each of what is not kept for
+    all else, or what they want if that is less; the connections of peers have the rest.
     """
-    kept = min(OTHERS + streams, descriptors // 2)
-    return max(1, min(wanted, descriptors - kept))
+    left = descriptors - min(OTHERS, descriptors // 4)
+    if 2 * connections + streams <= left:
+        return DescriptorShares(connections, connections, streams)
+    backend, ours = (max(1, min(wanted, left // 4)) for wanted in (connections, streams))
+    return DescriptorShares(max(1, min(connections, left - backend - ours)), backend, ours)
 
 
 def _bounded(number: int) -> int:

@@ -19,7 +19,7 @@ from s2sgw.admin.server import AdminInUse
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
-from s2sgw.config.sections import Backend
+from s2sgw.config.sections import Backend, GatewayLimits, Queue
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
@@ -118,7 +118,7 @@ class GatewayTests(SynchronousTestCase):
         backends = SimpleNamespace(
             receiving=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
         )
-        config = SimpleNamespace(nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
+        config = SimpleNamespace(limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), custody=SimpleNamespace(services=SimpleNamespace(spools=True)),

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.composition.limits import backend_admission, connection_limits, federation_admission
+from s2sgw.composition.limits import backend_admission, connection_limits, federation_admission, possible_streams
 from s2sgw.config.sections import GatewayLimits
 from s2sgw.net.admission import AdmittedConnection, ConnectionLimits
 from s2sgw.reporting.record import EventRecord
@@ -17,9 +17,9 @@ from s2sgw.runtime import descriptors
 
 
 class LimitTests(SynchronousTestCase):
-    def config(self, available: int = 100_000, **limits: Any) -> Any:
+    def config(self, available: int = 100_000, streams: int = 4000, **limits: Any) -> Any:
         self.patch(descriptors, "limit", lambda: available)
-        return cast(Any, SimpleNamespace(limits=GatewayLimits(**limits), queue=SimpleNamespace(streams=4000)))
+        return cast(Any, SimpleNamespace(limits=GatewayLimits(**limits), queue=SimpleNamespace(streams=streams)))
 
     def test_enough_descriptors(self) -> None:
         """The limits are those of the configuration, the unproven ones a share of all."""
@@ -31,15 +31,16 @@ class LimitTests(SynchronousTestCase):
         """There are as many connections as descriptors allow for, and the log says how many."""
         with capturedLogs() as logged:
             found = connection_limits(self.config(1024))
-        self.assertEqual((512, 128), (found.total, found.unproven))
-        (line,) = logged
-        self.assertEqual(("fewer connections", 20_000, 512, 1024), tuple(line[key] for key in ("event", "asked", "possible", "descriptors")))
+        self.assertEqual((384, 96), (found.total, found.unproven))
+        told = [(line["key"], line["asked"], line["possible"], line["open_files"]) for line in logged]
+        self.assertEqual([("limits.connections", 20_000, 384, 1024), ("queue.streams", 4000, 192, 1024)], told)
+        self.assertEqual(192, possible_streams(self.config(1024)))
 
     def test_hits_are_counted(self) -> None:
         """What a limit keeps out is counted by its key, on either leg; the backend has no bound but the total."""
         record = EventRecord(Clock(), Logger())
         federation = federation_admission(self.config(connections=1), Clock(), record)
-        backend = backend_admission(federation.limits, Clock(), record)
+        backend = backend_admission(self.config(connections=1), Clock(), record)
         for admission in (federation, backend):
             found = admission.admit("127.0.0.1")
             assert isinstance(found, AdmittedConnection)

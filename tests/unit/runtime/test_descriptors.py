@@ -40,13 +40,15 @@ class DescriptorTests(SynchronousTestCase):
         self.limits(1024, resource.RLIM_INFINITY)
         self.assertEqual(1 << 20, descriptors.raise_limit())
 
-    def test_room(self) -> None:
-        """Streams of ours, look-ups and files are kept for; of few descriptors half is kept, and one connection is always possible."""
+    def test_shares(self) -> None:
+        """Where descriptors are few all give up something; half of nothing is one, and look-ups and files have their own."""
         for wanted, streams, available, possible in (
-            (20_000, 4000, 524_288, 20_000), (20_000, 4000, 20_000, 15_488), (20_000, 4000, 1024, 512), (100, 4000, 1024, 100),
-            (20_000, 4000, 1, 1),
+            (20_000, 4000, 524_288, (20_000, 20_000, 4000)), (20_000, 4000, 20_000, (10_616, 4872, 4000)),
+            (20_000, 4000, 1024, (384, 192, 192)), (100, 100, 1024, (100, 100, 100)), (20_000, 4000, 1, (1, 1, 1)),
         ):
-            self.assertEqual(possible, descriptors.connections_possible(wanted, streams, available))
+            found = descriptors.shares(wanted, streams, available)
+            self.assertEqual(possible, (found.connections, found.backend, found.streams))
+            self.assertLessEqual(sum(possible), max(3, available - min(descriptors.OTHERS, available // 4)))
 
     def test_number(self) -> None:
         """What is open is counted, one more after one more is opened; elsewhere nothing is known."""
