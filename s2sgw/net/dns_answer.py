@@ -1,4 +1,4 @@
-"""What a look-up in the DNS comes to.
+"""What is asked of the DNS, and what a look-up comes to.
 
 "Does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" are told apart (R2).
 """
@@ -12,8 +12,23 @@ import dns.name
 import dns.rdata
 from dns.rdatatype import RdataType
 
-#: What is asked: a name and a record type.
-Key = tuple[dns.name.Name, RdataType]
+
+class Question:
+    """What is asked: a name and a record type. Questions are equal whatever the case of their letters."""
+
+    __slots__ = ("_hash", "_text", "name", "rdtype")
+
+    def __init__(self, name: dns.name.Name, rdtype: RdataType) -> None:
+        self.name = name
+        self.rdtype = rdtype
+        self._text = name.to_text().lower()  # compares and hashes much faster than the name
+        self._hash = hash((self._text, rdtype))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Question) and self._text == other._text and self.rdtype == other.rdtype
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class Status(StrEnum):

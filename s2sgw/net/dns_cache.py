@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.net.dns_answer import Answer, Key
+from s2sgw.net.dns_answer import Answer, Question
 
 #: What the cache holds in all, in records of up to 256 bytes (an answer without records counts as one).
 RECORDS = 16384
@@ -20,31 +20,31 @@ class Cache:
     def __init__(self, clock: IReactorTime, limit: int = RECORDS) -> None:
         self._clock = clock
         self._limit = limit
-        self._answers: OrderedDict[Key, tuple[float, Answer]] = OrderedDict()
+        self._answers: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
         self.weight = 0
 
     def __len__(self) -> int:
         """Return the number of answers."""
         return len(self._answers)
 
-    def get(self, key: Key) -> Answer | None:
+    def get(self, question: Question) -> Answer | None:
         """Return the answer with what is left of its TTL."""
-        if key not in self._answers:
+        if question not in self._answers:
             return None
-        until, answer = self._answers[key]
+        until, answer = self._answers[question]
         left = until - self._clock.seconds()
         if left <= 0:
-            self._drop(key)
+            self._drop(question)
             return None
-        self._answers.move_to_end(key)
+        self._answers.move_to_end(question)
         return replace(answer, ttl=left)
 
-    def put(self, key: Key, answer: Answer) -> None:
+    def put(self, question: Question, answer: Answer) -> None:
         """Keep `answer`; one with a TTL of 0 is not kept."""
-        self._drop(key)
+        self._drop(question)
         if answer.ttl <= 0:
             return
-        self._answers[key] = (self._clock.seconds() + answer.ttl, answer)
+        self._answers[question] = (self._clock.seconds() + answer.ttl, answer)
         self.weight += _weight(answer)
         while self.weight > self._limit:
             self._drop(next(iter(self._answers)))
@@ -54,8 +54,8 @@ class Cache:
         self._answers.clear()
         self.weight = 0
 
-    def _drop(self, key: Key) -> None:
-        entry = self._answers.pop(key, None)
+    def _drop(self, question: Question) -> None:
+        entry = self._answers.pop(question, None)
         if entry is not None:
             self.weight -= _weight(entry[1])
 

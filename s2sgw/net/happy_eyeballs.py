@@ -57,8 +57,12 @@ def priority_groups(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
 
 
 def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
-    """Return the first `limit` addresses of `targets`."""
-    return tuple(Endpoint(target, address) for target in targets for address in target.addresses)[:limit]
+    """Return the first `limit` addresses of `targets`, each with its port once: many names may lead to one server."""
+    found: dict[tuple[str, int, bool], Endpoint] = {}
+    for target in targets:
+        for address in target.addresses:
+            found.setdefault((address, target.port, target.direct_tls), Endpoint(target, address))
+    return tuple(found.values())[:limit]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ domain that they are about.
 
 from __future__ import annotations
 
-from s2sgw.net.dns_answer import Answer, Key
+from s2sgw.net.dns_answer import Answer, Question
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.sites import site_path
 from s2sgw.xmpp.registered_domain import registered_domain
@@ -29,7 +29,7 @@ class Requester:
         self.owner = owner
         self.is_stranger = is_stranger
         self.questions_left = questions
-        self._answers: dict[Key, Answer] = {}
+        self._answers: dict[Question, Answer] = {}
 
     @classmethod
     def ourselves(cls, name: str) -> Requester:
@@ -41,12 +41,12 @@ class Requester:
         """Return a peer at `address` that claims one name and has proven nothing. `questions`: what the claim may cause."""
         return cls(site_path(address), is_stranger=True, questions=questions)
 
-    def recall(self, key: Key) -> Answer | None:
+    def recall(self, question: Question) -> Answer | None:
         """Return what was answered before."""
-        return self._answers.get(key)
+        return self._answers.get(question)
 
-    def note(self, answer: Answer) -> Answer:
-        """Remember `answer` where it is a stranger's, and return it."""
+    def note(self, answer: Answer, question: Question) -> Answer:
+        """Remember `answer` where a stranger asked, and return it."""
         if self.is_stranger and not answer.failed:
-            self._answers[answer.name, answer.rdtype] = answer
+            self._answers[question] = answer
         return answer

@@ -18,11 +18,11 @@ from dns.rdatatype import RdataType
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
-from s2sgw.net.dns_answer import Answer, Key, Status
+from s2sgw.net.dns_answer import Answer, Question, Status
 from s2sgw.net.dns_cache import RECORDS as CACHED_RECORDS
 from s2sgw.net.dns_cache import Cache
 from s2sgw.net.dns_transport import Reactor
-from s2sgw.net.dns_upstream import EDNS_PAYLOAD, ResolverUnreachable, Upstream, parse_servers, system_servers
+from s2sgw.net.dns_upstream import Query, ResolverUnreachable, Upstream, parse_servers, system_servers
 from s2sgw.net.fair_slots import Owner, Reason, SlotLost
 from s2sgw.net.joined_calls import JoinedCalls
 from s2sgw.net.requester import Requester
@@ -85,7 +85,7 @@ class Resolver:
         self._trust_ad = trust_ad
         self._timeout = timeout
         self._slots: RequesterSlots[Answer] = RequesterSlots(reactor, lookups, questions_per_second)
-        self._joined: JoinedCalls[tuple[Owner, Key], Answer] = JoinedCalls()
+        self._joined: JoinedCalls[tuple[Owner, Question], Answer] = JoinedCalls()
         self._silent_zones = SilentZones(reactor)
         self._given_up: Counter[str] = Counter()
         self.cache = Cache(reactor, cached)
@@ -123,11 +123,11 @@ class Resolver:
         if absolute == _LOCALHOST and kind in _LOOPBACK:
             return succeed(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
         asker = requester or Requester.ourselves(absolute.to_text())
-        key = (absolute, kind)
-        known = asker.recall(key) or self.cache.get(key)
+        question = Question(absolute, kind)
+        known = asker.recall(question) or self.cache.get(question)
         if known is not None:
-            return succeed(asker.note(known))
-        return self._look_up(key, asker).addCallback(asker.note)
+            return succeed(asker.note(known, question))
+        return self._look_up(question, asker).addCallback(asker.note, question)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         """Return every address of `host`, IPv4 first; `host` itself where it is one."""
@@ -138,72 +138,71 @@ class Resolver:
 
     # --- admission ---
 
-    def _look_up(self, key: Key, requester: Requester) -> Deferred[Answer]:
+    def _look_up(self, question: Question, requester: Requester) -> Deferred[Answer]:
         """Strangers join a look-up of ours, but never the other way round: theirs may wait, or be given up."""
-        if not requester.is_stranger or (_OURS, key) in self._joined:
-            return self._joined.join((_OURS, key), lambda: self._begin(key, requester))
-        place = (requester.owner, key)
+        if not requester.is_stranger or (_OURS, question) in self._joined:
+            return self._joined.join((_OURS, question), lambda: self._begin(question, requester))
+        place = (requester.owner, question)
         if place not in self._joined:
-            refusal = self._charge(key, requester)
+            refusal = self._charge(question, requester)
             if refusal is not None:
                 return succeed(refusal)
-        return self._joined.join(place, lambda: self._begin(key, requester))
+        return self._joined.join(place, lambda: self._begin(question, requester))
 
-    def _charge(self, key: Key, stranger: Requester) -> Answer | None:
+    def _charge(self, question: Question, stranger: Requester) -> Answer | None:
         """Charge `stranger` for one question, or return why it is not asked."""
-        if key[0] in self._silent_zones:
+        if question.name in self._silent_zones:
             self._given_up["silent-zone"] += 1
-            return Answer(*key, Status.FAILED, reason="the name servers of the zone did not answer lately")
+            return _failure(question, "the name servers of the zone did not answer lately", ttl=0)
         if stranger.questions_left <= 0:
             self._given_up["questions"] += 1
-            return Answer(*key, Status.FAILED, reason="the claim of one name takes too many DNS questions")
+            return _failure(question, "the claim of one name takes too many DNS questions", ttl=0)
         stranger.questions_left -= 1
         return None
 
-    def _begin(self, key: Key, requester: Requester) -> Deferred[Answer]:
-        look_up = _LookUp(key)
+    def _begin(self, question: Question, requester: Requester) -> Deferred[Answer]:
+        look_up = _LookUp(question)
         looking = self._slots.run(requester, lambda: Deferred.fromCoroutine(self._ask(look_up)))
         looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
-        return looking.addErrback(self._failed, look_up).addCallback(self._keep)
+        return looking.addErrback(self._failed, look_up).addCallback(self._keep, question)
 
     # --- one look-up ---
 
     async def _ask(self, look_up: _LookUp) -> Answer:
         look_up.asked_at = self._reactor.seconds()
-        # AD asks for the answer's DNSSEC status without the signatures (RFC 6840 §5.7)
-        query = dns.message.make_query(*look_up.key, use_edns=0, payload=EDNS_PAYLOAD, flags=dns.flags.RD | dns.flags.AD)
         try:
-            message, server = await self._upstream.ask(query)
+            message, server = await self._upstream.ask(Query(look_up.question))
         finally:
             self._note_silence(look_up)
-        self._silent_zones.answered(look_up.key[0])
-        return self._answer(look_up.key, message, self._trust_ad or server.is_loopback)
+        self._silent_zones.answered(look_up.question.name)
+        return self._answer(look_up.question, message, self._trust_ad or server.is_loopback)
 
     def _note_silence(self, look_up: _LookUp) -> None:
         """Note that the name's servers were silent, unless the resolver answered nothing else in that time either."""
         assert look_up.asked_at is not None
         silence = self._reactor.seconds() - look_up.asked_at
         if silence >= SILENT_SECONDS and self._upstream.answered_at > look_up.asked_at:
-            self._silent_zones.silent(look_up.key[0])
+            self._silent_zones.silent(look_up.question.name)
 
-    def _answer(self, key: Key, message: dns.message.Message, believed: bool) -> Answer:
+    def _answer(self, question: Question, message: dns.message.Message, believed: bool) -> Answer:
+        asked = (question.name, question.rdtype)
         assert isinstance(message, dns.message.QueryMessage)
         chain = message.resolve_chaining()
         secure = believed and bool(message.flags & dns.flags.AD)
         if chain.answer is not None:
             records = tuple(chain.answer)[:RECORDS]
-            return Answer(*key, Status.FOUND, records, secure, min(chain.minimum_ttl, TTL), chain.canonical_name)
+            return Answer(*asked, Status.FOUND, records, secure, min(chain.minimum_ttl, TTL), chain.canonical_name)
         status = Status.NO_SUCH_NAME if message.rcode() else Status.NO_DATA
-        return Answer(*key, status, (), secure, min(chain.minimum_ttl, NEGATIVE_TTL), chain.canonical_name)
+        return Answer(*asked, status, (), secure, min(chain.minimum_ttl, NEGATIVE_TTL), chain.canonical_name)
 
     def _late(self, cancelled: Answer | Failure, look_up: _LookUp) -> Answer:
         if isinstance(cancelled, Answer):
             return cancelled
         if look_up.asked_at is None or self._reactor.seconds() - look_up.asked_at < self._timeout / 2:
             self._given_up["not-asked"] += 1
-            return _busy(look_up.key, f"the look-up did not get its turn in {self._timeout:g} s")
+            return _busy(look_up.question, f"the look-up did not get its turn in {self._timeout:g} s")
         self._given_up["no-answer"] += 1
-        return _failure(look_up.key, f"no answer in {self._timeout:g} s")
+        return _failure(look_up.question, f"no answer in {self._timeout:g} s")
 
     def _failed(self, failure: Failure, look_up: _LookUp) -> Answer:
         error = failure.value
@@ -212,30 +211,30 @@ class Resolver:
             self._keep_silence(look_up)
             raise error
         if isinstance(error, SlotLost):
-            return _busy(look_up.key, _WHY_BUSY[error.reason])
+            return _busy(look_up.question, _WHY_BUSY[error.reason])
         self._given_up["no-answer"] += 1
         if isinstance(error, ResolverUnreachable):
-            return _busy(look_up.key, str(error))
-        return _failure(look_up.key, str(error) or type(error).__name__)
+            return _busy(look_up.question, str(error))
+        return _failure(look_up.question, str(error) or type(error).__name__)
 
     def _keep_silence(self, look_up: _LookUp) -> None:
         """Keep a look-up that was silent until nobody waited for it as a failure: the next one need not wait as long."""
         silence = 0.0 if look_up.asked_at is None else self._reactor.seconds() - look_up.asked_at
         if silence >= HOPELESS_SECONDS:
-            self._keep(_failure(look_up.key, f"no answer in {silence:.0f} s"))
+            self._keep(_failure(look_up.question, f"no answer in {silence:.0f} s"), look_up.question)
 
-    def _keep(self, answer: Answer) -> Answer:
-        self.cache.put((answer.name, answer.rdtype), answer)
+    def _keep(self, answer: Answer, question: Question) -> Answer:
+        self.cache.put(question, answer)
         return answer
 
 
 class _LookUp:
     """One look-up: what is asked, and since when (None: not yet)."""
 
-    __slots__ = ("asked_at", "key")
+    __slots__ = ("asked_at", "question")
 
-    def __init__(self, key: Key) -> None:
-        self.key = key
+    def __init__(self, question: Question) -> None:
+        self.question = question
         self.asked_at: float | None = None
 
 
@@ -244,10 +243,10 @@ def _absolute(name: str | dns.name.Name) -> dns.name.Name:
     return name if isinstance(name, dns.name.Name) else dns.name.from_text(name.encode("ascii"))
 
 
-def _failure(key: Key, reason: str) -> Answer:
-    return Answer(*key, Status.FAILED, ttl=FAILURE_TTL, reason=reason)
+def _failure(question: Question, reason: str, ttl: float = FAILURE_TTL) -> Answer:
+    return Answer(question.name, question.rdtype, Status.FAILED, ttl=ttl, reason=reason)
 
 
-def _busy(key: Key, reason: str) -> Answer:
+def _busy(question: Question, reason: str) -> Answer:
     """Return a failure of our own, which is not kept: the next look-up may succeed."""
-    return Answer(*key, Status.BUSY, reason=reason)
+    return Answer(question.name, question.rdtype, Status.BUSY, reason=reason)

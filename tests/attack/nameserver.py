@@ -1,6 +1,7 @@
 """`python -m tests.attack.nameserver PORT FILE`: a name server that answers as an attack needs it, and counts what it is asked.
 
-FILE holds a table as JSON: `srv` maps a domain to the port of its XMPP server, `silent` lists zones that get no answer.
+FILE holds a table as JSON: `srv` maps a domain to the port of its XMPP server, `silent` lists zones that get no answer, and
+`services` maps a zone to the SRV records of every domain below it: the zone of their hosts, whose names are ever new, a port, and how many.
 Every name under `example.` has the address 127.0.0.1. `ask_count(port, zone)` returns how often names in a zone were asked for.
 """
 
@@ -11,6 +12,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ class Answers:
     def __init__(self, table: dict[str, Any]) -> None:
         self._srv: dict[str, int] = table.get("srv", {})
         self._silent: Iterable[str] = tuple(table.get("silent", ()))
+        self._services: dict[str, tuple[str, int, int]] = table.get("services", {})
+        self._hosts = count()
         self._asked: Counter[str] = Counter()
 
     def answer(self, query: dns.message.Message) -> dns.message.Message | None:
@@ -52,7 +56,12 @@ class Answers:
         response = dns.message.make_response(query)
         response.flags |= dns.flags.AA
         domain = name.removeprefix(_SRV).removesuffix(".")
-        if not name.endswith(".example."):
+        service = next((row for zone, row in self._services.items() if domain.endswith(f".{zone}")), None)
+        if service is not None and name.startswith(_SRV) and question.rdtype == dns.rdatatype.SRV:
+            zone, port, number = service
+            records = [f"1 0 {port} h{next(self._hosts)}.{zone}." for _ in range(number)]
+            response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "SRV", *records))
+        elif not name.endswith(".example."):
             response.set_rcode(dns.rcode.NXDOMAIN)
         elif question.rdtype == dns.rdatatype.SRV and name.startswith(_SRV) and domain in self._srv:
             record = f"0 0 {self._srv[domain]} host.example."

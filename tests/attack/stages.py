@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.attack import closing, descriptors, places
+from tests.attack import closing, descriptors, lookups, places
 
-STAGES = [places.stage, descriptors.stage, closing.stage]
+STAGES = [places.stage, lookups.stage, descriptors.stage, closing.stage]

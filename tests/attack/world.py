@@ -261,14 +261,17 @@ def _long_turns(metrics: Mapping[str, float]) -> float:
 
 @asynccontextmanager
 async def attack_world(
-    lab: Lab, changes: Mapping[str, Any] | None = None, *, silent: tuple[str, ...] = (), descriptors: int = 0,
+    lab: Lab, changes: Mapping[str, Any] | None = None, *, silent: tuple[str, ...] = (),
+    services: Mapping[str, tuple[str, int, int]] | None = None, descriptors: int = 0,
 ) -> AsyncIterator[AttackWorld]:
-    """Build the stage. `changes` go into s2sgw.toml; `silent` zones get no DNS answer; `descriptors` limits open files."""
+    """Build the stage. `changes` go into s2sgw.toml; `silent` zones get no DNS answer, `services` are those of the name
+    server's table; `descriptors` limits open files.
+    """
     authority, door = Authority(lab.directory("authority")), gateway(lab, INSIDE)
     honest_port, dns_port = lab.port(), lab.port()
     folder = lab.directory("attack")
     table = folder / "names.json"
-    table.write_text(json.dumps({"srv": {HONEST: honest_port}, "silent": silent}))
+    table.write_text(json.dumps({"srv": {HONEST: honest_port}, "silent": silent, "services": services or {}}))
     lab.start("nameserver", [sys.executable, "-m", "tests.attack.nameserver", str(dns_port), str(table)], folder, _ENVIRONMENT)
     await _until_it_answers(dns_port)
     _configure(door, dns_port, authority, changes or {})

@@ -189,3 +189,10 @@ class HeatTests(SynchronousTestCase):
         told = [(place.address, place.port, place.target.direct_tls) for place in endpoints(first, 8)]
         self.assertEqual(told, [("2001:db8::1", 5269, False), ("192.0.2.1", 5269, False), ("192.0.2.2", 5270, True)])
         self.assertEqual([place.address for place in endpoints(second, 1)], ["192.0.2.3"])
+
+    def test_each_place_once(self) -> None:
+        """Many names that lead to one address and port are one place; direct TLS is another."""
+        targets = [Target(f"h{number}.example", 5269, ("192.0.2.1",)) for number in range(16)]
+        self.assertEqual(len(endpoints(targets, 8)), 1)
+        other = Target("d.example", 5269, ("192.0.2.1",), direct_tls=True)
+        self.assertEqual([place.target.host for place in endpoints([*targets, other], 8)], ["h0.example", "d.example"])

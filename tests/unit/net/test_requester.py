@@ -6,7 +6,7 @@ import dns.name
 from dns.rdatatype import RdataType
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dns_answer import Answer, Status
+from s2sgw.net.dns_answer import Answer, Question, Status
 from s2sgw.net.requester import Requester
 
 
@@ -20,8 +20,9 @@ class RequesterTests(SynchronousTestCase):
         """A stranger's claim is told what it was told before, failures apart; we look it up."""
         name = dns.name.from_text("a.example")
         found, failed = Answer(name, RdataType.A, Status.FOUND), Answer(name, RdataType.AAAA, Status.FAILED)
+        address, other = Question(name, RdataType.A), Question(name, RdataType.AAAA)
         stranger, ours = Requester.stranger("192.0.2.1"), Requester.ourselves("a.example")
         for requester in (stranger, ours):
-            self.assertEqual((requester.note(found), requester.note(failed)), (found, failed))
-        self.assertEqual((stranger.recall((name, RdataType.A)), stranger.recall((name, RdataType.AAAA))), (found, None))
-        self.assertIsNone(ours.recall((name, RdataType.A)))
+            self.assertEqual((requester.note(found, address), requester.note(failed, other)), (found, failed))
+        self.assertEqual((stranger.recall(address), stranger.recall(other)), (found, None))
+        self.assertIsNone(ours.recall(address))

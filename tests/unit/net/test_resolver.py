@@ -11,7 +11,7 @@ import dns.rcode
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dns_answer import Answer, Status
+from s2sgw.net.dns_answer import Answer, Question, Status
 from s2sgw.net.dns_cache import Cache
 from s2sgw.net.requester import Requester
 from s2sgw.net.resolver import FAILURE_TTL, HOPELESS_SECONDS, NEGATIVE_TTL, TTL, Resolver
@@ -449,7 +449,7 @@ class CacheTests(ResolverCase):
 
     def test_unknown(self) -> None:
         """An empty cache knows nothing."""
-        self.assertIsNone(Cache(self.reactor).get((dns.name.root, dns.rdatatype.A)))
+        self.assertIsNone(Cache(self.reactor).get(Question(dns.name.root, dns.rdatatype.A)))
 
 
 class JoiningTests(ResolverCase):
