@@ -134,7 +134,7 @@ class DenyListChanges:
         self._audit = audit
         self._known: set[str] = set()
 
-    def __call__(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
+    def changed(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
         self._deny(lists)
         for change in found:
             self._tell(change, next((each for each in lists if each.source == change.source), None))

@@ -5,9 +5,10 @@ No look-up is made here: the judge, `explain` and `replay` come to their verdict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from s2sgw.peerdb.keys import KnownKeys, key_of
 from s2sgw.peerdb.peer_records import KnownFacts
@@ -41,12 +42,21 @@ class Assessment:
         return any(each.veto for each in self.attempts)
 
 
+class PolicyFiles(Protocol):
+    """The files that policies name (`authentication.trust_files`)."""
+
+    def anchors(self, policy: PeerPolicy) -> Anchors:
+        """Return the trust anchors of a policy."""
+
+    def revocations(self, path: Path | None) -> RevocationLists | None:
+        """Return the revocation lists of a policy; None where it names none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProofRunner:
     """The proofs, with the anchors and revocation lists that each policy names."""
 
-    anchors: Callable[[PeerPolicy], Anchors]
-    revocations: Callable[[Path | None], RevocationLists | None]
+    files: PolicyFiles
     #: so that a path is searched once for all proofs of a handshake, and for all domains that a stream proves
     recent: RecentChains = field(default_factory=RecentChains)
 
@@ -71,11 +81,12 @@ class ProofRunner:
         # what is wrong with the chain tells a stranger's certificate from a bad one (R19, R20)
         if "pkix" in policy.proofs or policy.unknown_issuer != "reject":
             yield prove_pkix(
-                evidence, self.anchors(policy), revocations=self.revocations(policy.crl),
+                evidence, self.files.anchors(policy), revocations=self.files.revocations(policy.crl),
                 secure_delegation=policy.secure_delegation, insist_on_xmpp_addr=policy.insist_on_xmpp_addr, presented=presented,
             )
         if "dane" in policy.proofs and evidence.tlsa:
-            yield prove_dane(evidence, self.anchors(policy), revocations=self.revocations(policy.crl), presented=presented)
+            anchors, revocations = self.files.anchors(policy), self.files.revocations(policy.crl)
+            yield prove_dane(evidence, anchors, revocations=revocations, presented=presented)
         if "posh" in policy.proofs and evidence.posh is not None:
             yield prove_posh(evidence)
 

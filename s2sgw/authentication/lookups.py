@@ -6,9 +6,8 @@ seconds at most. It asks anew: the resolver and the documents join what is asked
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -28,6 +27,13 @@ TLSA_TARGETS = 4
 T = TypeVar("T")
 
 
+class ProxyRoutes(Protocol):
+    """Which peers a proxy reaches."""
+
+    def relayed(self, peer: Domain) -> bool:
+        """Return whether a proxy reaches `peer` by name, so that nothing is looked up for it."""
+
+
 @dataclass(frozen=True)
 class EvidenceLookups:
     """Asks the DNS and the web about peers. No look-up fails: the result says what could not be had.
@@ -38,8 +44,7 @@ class EvidenceLookups:
     clock: IReactorTime
     discovery: Discovery
     documents: POSHDocuments
-    #: whether a proxy reaches the peer by name: then nothing is looked up for it
-    relayed: Callable[[Domain], bool] = lambda peer: False
+    routes: ProxyRoutes | None = None
 
     def begin(
         self, peer: Domain, route: str | None, target: Target | None, requester: Requester | None = None, *,
@@ -70,7 +75,7 @@ class EvidenceLookups:
 
     async def posh(self, peer: Domain, requester: Requester | None = None) -> POSHLookup:
         """Return what the peer's POSH document says."""
-        if self.relayed(peer):
+        if self.routes is not None and self.routes.relayed(peer):
             return POSHLookup(failure="the peer is reached through a proxy, and nothing is looked up for it")
         return await self._bounded(self.documents.lookup(peer, requester), POSHLookup(failure="no answer in time"))
 

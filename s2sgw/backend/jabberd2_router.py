@@ -274,7 +274,7 @@ class RouterLink:
         self.connection = connection
         self.answering.clear()
         self.incoming = StreamIngress(
-            self._around.ingress_services, connection, self._engine, "backend", self._around.admit, (),
+            self._around.ingress_services, connection, self._engine, "backend", self._around, (),
         )
         connection.step(self._engine.begin)
 

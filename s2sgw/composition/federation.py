@@ -121,11 +121,11 @@ class BidiIngress:
         facts = {"method": "bidi", "address": stream.connection.peer_address}
         self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, stream.side.leg, self._admit,
+            self.ingress_services, stream.connection, stream.engine, stream.side.leg, self,
             (stream.pair.recipient,),
         )
 
-    async def _admit(self, pair: Pair) -> Ending | None:
+    async def admit(self, pair: Pair) -> Ending | None:
         """Return why stanzas of `pair` may not come; the peer is the one that we opened the stream to."""
         return await self.initiating.admit(pair.inverse)
 

@@ -176,8 +176,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 5. authentication
     private = config.dns.private_addresses == "allow"
     posh = documents(private, reactor, wall.seconds, resolver, running.anchors, config.limits.posh_fetches)
-    proof_runner = ProofRunner(running.trust_files.anchors, running.trust_files.revocations)
-    look_ups = EvidenceLookups(reactor, discovery, posh, diallers.relayed)
+    proof_runner = ProofRunner(running.trust_files)
+    look_ups = EvidenceLookups(reactor, discovery, posh, diallers)
     judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall)
 
     # 6. streams of both roles, and the leg to the peers
@@ -190,7 +190,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, random.random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
     )
     extensions = ExtensionMemory(reactor, log_disabled_extension)
-    accepted = AcceptedStreams(ingress_services, connections.accept, ContactWake(destinations, queues).contacted)
+    accepted = AcceptedStreams(ingress_services, connections, ContactWake(destinations, queues))
     ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues.replies, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
     stream_limit = StreamLimit(reactor, possible_streams(config), record.limit_hit)
@@ -200,7 +200,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         running.policies, discovery, judge, keys, running, client_tls, diallers, ack_selection, extensions,
     )
     locations = PeerLocations(running, discovery)
-    rediscovery = Rediscovery(reactor, queues, locations.resolve, random.random)
+    rediscovery = Rediscovery(reactor, queues, locations, random)
     bidi_ingress = BidiIngress(ingress_services, record, initiating)
     connect_services = ConnectServices(
         connections, reactor, destinations, extensions, handshake_times, accepted, bidi_ingress, room=stream_limit,
@@ -208,8 +208,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted.of_peer),
-        Claims(reactor.seconds, KnownPeers(judge, accepted).knows), reactor, config.limits.claims_per_second,
+        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted),
+        Claims(reactor, KnownPeers(judge, accepted)), reactor, config.limits.claims_per_second,
         config.limits.domains_per_stream,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
@@ -225,8 +225,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 9. what changes while the gateway runs
     policy_change = PolicyChange(
-        running.policies, accepted, connect_services.initiated, queues, receiving.reconsider, initiating.reconsider,
-        backends.ingresses,
+        running.policies, accepted, connect_services.initiated, queues, receiving, initiating, backends,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
         reactor, state, running, resolver, audit, policy_change, admission,

@@ -15,7 +15,7 @@ from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.threads import run_in_thread
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.runtime.deny_lists import DenyLists, lists
+from s2sgw.runtime.deny_lists import DenyLists, WebLists
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
 
@@ -47,9 +47,9 @@ class Reconfiguration:
             services.policy_change.apply,
         )
         self.reload = Reload(target, services.audit)
-        fetch = lists(services.reactor, services.resolver, running.anchors)
+        fetcher = WebLists(services.reactor, services.resolver, running.anchors)
         changed = DenyListChanges(running.policies.deny, self._apply_deny_lists, services.audit)
-        self.deny_lists = DenyLists(services.state, fetch, services.reactor, changed)
+        self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed)
 
     def open(self) -> None:
         """Apply the deny lists of the configuration from now on."""

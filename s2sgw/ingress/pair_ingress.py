@@ -6,7 +6,7 @@ waits was read before the stream was told to pause, so it is as much as one turn
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Container
+from collections.abc import Awaitable, Collection, Container
 from itertools import groupby
 from typing import Protocol
 
@@ -34,6 +34,13 @@ from s2sgw.xmpp.stanza import Stanza
 #: that, the stream waits too.
 HELD_BYTES = 262144
 HELD_BYTES_OF_STREAM = 8388608
+
+
+class PairAdmission(Protocol):
+    """Says which pairs may enter a queue: a leg does (`s2s.legs`)."""
+
+    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
+        """Return why stanzas of `pair` must not enter a queue, or None."""
 
 
 class HeldBytes:
@@ -82,7 +89,7 @@ class IngressServices:
 class PairIngress:
     """The stanzas of `pair` on `connection`.
 
-    `admit` says why they must not reach a queue. `senders` are the domains that send on the connection: where there is one
+    `admission` says whether they may enter a queue. `senders` are the domains that send on the connection: where there is one
     alone, pausing the connection slows no other. `held` counts what waits on the whole connection.
     """
 
@@ -90,13 +97,13 @@ class PairIngress:
 
     def __init__(
         self, ingress_services: IngressServices, connection: IngressConnection, leg: Leg, pair: Pair,
-        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain], held: HeldBytes,
+        admission: PairAdmission, senders: Collection[Domain], held: HeldBytes,
     ) -> None:
         self.pair = pair
         self._services = ingress_services
         self._connection = connection
         self._leg: Leg = leg
-        self._admit = admit
+        self._admission_of = admission
         self._senders = senders
         self._admitted = False
         self._admitting = False
@@ -163,7 +170,7 @@ class PairIngress:
 
     async def _admission(self) -> Ending | None:
         """Return why the pair is not admitted: by its policy, or by its home."""
-        ending = await self._admit(self.pair)
+        ending = await self._admission_of.admit(self.pair)
         return await self._services.claim(self.pair) if ending is None else ending
 
     def _not_asked(self, failure: Failure) -> Ending:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import ParamSpec, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
 from s2sgw.ingress.duplicates import ReceivedRun, Unacknowledged
-from s2sgw.ingress.pair_ingress import HeldBytes, IngressConnection, IngressServices, PairIngress
+from s2sgw.ingress.pair_ingress import HeldBytes, IngressConnection, IngressServices, PairAdmission, PairIngress
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, Leg
@@ -49,18 +49,18 @@ class StreamSource(IngressConnection, Protocol):
 class StreamIngress:
     """The stanzas of one stream on `leg`.
 
-    `admit` says why those of a pair must not reach a queue. `senders` are the domains that send here; its owner adds to it.
+    `admission` says whether those of a pair may enter a queue. `senders` are the domains that send here; its owner adds to it.
     """
 
     def __init__(
         self, ingress_services: IngressServices, connection: StreamSource, engine: AcknowledgingEngine, leg: Leg,
-        admit: Callable[[Pair], Awaitable[Ending | None]], senders: Collection[Domain],
+        admission: PairAdmission, senders: Collection[Domain],
     ) -> None:
         self._services = ingress_services
         self._connection = connection
         self._engine = engine
         self._leg: Leg = leg
-        self._admit = admit
+        self._admission_of = admission
         self._senders = senders
         self._pairs: dict[Pair, PairIngress] = {}
         self._held = HeldBytes()
@@ -72,7 +72,7 @@ class StreamIngress:
         ingress = self._pairs.get(pair)
         if ingress is None:
             ingress = self._pairs[pair] = PairIngress(
-                self._services, self._connection, self._leg, pair, self._admit, self._senders, self._held,
+                self._services, self._connection, self._leg, pair, self._admission_of, self._senders, self._held,
             )
         receipt = None if self._receipts is None else self._receipts.receipt(pair, stanzas)
         new, first_copies = self._services.duplicates.divide(pair, stanzas)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Chance(Protocol):
+    """Gives random numbers (`random.Random` is one)."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
 
 
 @dataclass(frozen=True, slots=True)

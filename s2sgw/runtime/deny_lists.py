@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -50,19 +50,32 @@ class ListChange(NamedTuple):
     removed: frozenset[str]
 
 
+class ListFetcher(Protocol):
+    """Fetches lists from the web."""
+
+    def fetch(self, url: str) -> Awaitable[bytes]:
+        """Return the text of a list; raises `ListUnreadable`."""
+
+
+class ListObserver(Protocol):
+    """Is told of changes."""
+
+    def changed(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
+        """`lists` are in force from now on; `found` is what has changed."""
+
+
 class DenyLists:
-    """The lists in use. `fetch(url)` gives the text of a list; `changed` hears what is denied from now on, and what changed."""
+    """The lists in use."""
 
     log = Logger("s2sgw")
 
     def __init__(
-        self, state: Path, fetch: Callable[[str], Awaitable[bytes]], clock: IReactorTime,
-        changed: Callable[[Sequence[DenyList], Sequence[ListChange]], None],
+        self, state: Path, fetcher: ListFetcher, clock: IReactorTime, observer: ListObserver,
     ) -> None:
         self._folder = state / FOLDER
-        self._fetch = fetch
+        self._fetcher = fetcher
         self._clock = clock
-        self._changed = changed
+        self._observer = observer
         self._sources: tuple[DenyListSource, ...] = ()
         self._refresh = RETRY
         self._lists: dict[str, DenyList] = {}
@@ -125,7 +138,7 @@ class DenyLists:
     async def _read(self, source: DenyListSource) -> DenyList:
         if isinstance(source, Path):
             return read_file(source)
-        text = await self._fetch(source)
+        text = await self._fetcher.fetch(source)
         found = parse(source, text)
         self._keep(source, text)
         return found
@@ -140,7 +153,7 @@ class DenyLists:
         changes = [change for change in _changes(self._lists, found) if change.added or change.removed]
         self._lists = found
         if changes:
-            self._changed(self.lists, changes)
+            self._observer.changed(self.lists, changes)
 
     # --- time ---
 
@@ -261,20 +274,21 @@ def _changes(old: dict[str, DenyList], new: dict[str, DenyList]) -> list[ListCha
     return [ListChange(name, after - before, before - after) for name, before, after in both]
 
 
-def lists(reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> Callable[[str], Awaitable[bytes]]:
-    """How deny lists are fetched; the operator named their servers, so these may have any address."""
-    trust = TrustRoot()
-    resolve = partial(permitted_addresses, resolver, True)
-    https = HTTPS(reactor, resolve, lambda: trust.of(anchors()), limit=LIST_BYTES, timeout=FETCH_SECONDS)
+class WebLists:
+    """Fetches deny lists by HTTPS. The operator named their servers, so these may have any address."""
 
-    async def fetch(url: str) -> bytes:
+    def __init__(self, reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> None:
+        trust = TrustRoot()
+        resolve = partial(permitted_addresses, resolver, True)
+        self._https = HTTPS(reactor, resolve, lambda: trust.of(anchors()), limit=LIST_BYTES, timeout=FETCH_SECONDS)
+
+    async def fetch(self, url: str) -> bytes:
+        """Return the text of a list; raises `ListUnreadable`."""
         try:
-            answer = await https.get(url)
+            answer = await self._https.get(url)
         except Unfetched as problem:
             raise ListUnreadable(str(problem)) from None
         if answer.status != 200:
             leads = f", leading to {answer.location}" if answer.location else ""
             raise ListUnreadable(f"the server answered with status {answer.status}{leads}")
         return answer.body
-
-    return fetch

@@ -7,10 +7,10 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
@@ -33,10 +33,26 @@ from s2sgw.xmpp.jid import Domain, Pair
 #: Streams that are judged at once.
 CONCURRENT = 32
 
-#: (connection, pair, by which method it is proven, "" where it is not yet) -> why the peer is refused now
-JudgeInbound = Callable[[StreamConnection, Pair, str], Awaitable[Refusal | None]]
-#: (connection, pair, where it leads) -> the same
-JudgeOutbound = Callable[[StreamConnection, Pair, Target], Awaitable[Refusal | None]]
+
+class AcceptedStreamReview(Protocol):
+    """Judges open streams of peers by the policy in force (`s2s.federation_receiving`)."""
+
+    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
+        """Return why the stream is refused now, or None. `method` proved `pair` on it; "": nothing has yet."""
+
+
+class InitiatedStreamReview(Protocol):
+    """Judges our open streams to peers by the policy in force (`s2s.federation_initiating`)."""
+
+    async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
+        """Return why the stream to `target` is refused now, or None."""
+
+
+class RouterLinks(Protocol):
+    """The connections to jabberd2 routers."""
+
+    def ingresses(self) -> list[StreamIngress]:
+        """Return where stanzas come in by them."""
 
 
 class Closed(NamedTuple):
@@ -64,22 +80,22 @@ class PolicyChange:
 
     def __init__(
         self, peers: PeerPolicies, accepted: AcceptedStreams, initiated: InitiatedStreams, queues: DeliveryQueues,
-        inbound: JudgeInbound, outbound: JudgeOutbound, others: Callable[[], Iterable[StreamIngress]] = tuple,
+        receiving: AcceptedStreamReview, initiating: InitiatedStreamReview, links: RouterLinks | None = None,
     ) -> None:
-        """`others`: where stanzas come in beside the accepted streams and those that we opened."""
-        self._others = others
+        """`links`: where stanzas come in beside the accepted streams and those that we opened."""
+        self._links = links
         self._peers = peers
         self._accepted = accepted
         self._initiated = initiated
         self._queues = queues
-        self._inbound = inbound
-        self._outbound = outbound
+        self._receiving = receiving
+        self._initiating = initiating
 
     async def apply(self, keep_streams: bool = False) -> list[Closed]:
         """Look at everything again; what was closed. `keep_streams`: no stream is."""
         for _, owner in self._accepted:
             owner.reconsider()
-        for incoming in self._others():
+        for incoming in () if self._links is None else self._links.ingresses():
             incoming.reconsider()
         for stream in self._initiated:
             if stream.incoming is not None:
@@ -102,12 +118,12 @@ class PolicyChange:
             if not methods and owner.peer is not None and owner.local is not None:
                 methods[Pair(owner.peer, owner.local)] = ""
             for pair, method in methods.items() if owner.side.leg == "federation" else ():
-                yield _Question(connection, "inbound", pair, partial(self._inbound, connection, pair, method))
+                yield _Question(connection, "inbound", pair, partial(self._receiving.reconsider, connection, pair, method))
 
     def _of_initiated(self) -> Iterator[_Question]:
         for stream in self._initiated:
             for pair in stream.pairs if stream.leg == "federation" else ():
-                ask = partial(self._outbound, stream.connection, pair, stream.target)
+                ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
                 yield _Question(stream.connection, "outbound", pair, ask)
 
     def _ask(self, question: _Question) -> Deferred[Closed | None]:

@@ -7,8 +7,9 @@ network hears of that no sooner; where nothing waits nobody asks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
+from s2sgw.queue.backoff import Chance
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks for one peer, less up to a quarter of it at random.
@@ -43,18 +45,25 @@ class _Missed:
     due: float
 
 
+class PeerLookup(Protocol):
+    """Looks peers up in the DNS, or at their routes."""
+
+    def resolve(self, peer: Domain) -> Awaitable[Resolution]:
+        """Return where `peer` is."""
+
+
 class Rediscovery:
     """`resolve` says where a peer is, `random` gives numbers in [0, 1). `turn` is to be called every `TICK` seconds."""
 
     log = Logger("s2sgw")
 
     def __init__(
-        self, clock: IReactorTime, queues: DeliveryQueues, resolve: Callable[[Domain], Awaitable[Resolution]],
-        random: Callable[[], float],
+        self, clock: IReactorTime, queues: DeliveryQueues, locations: PeerLookup,
+        random: Chance,
     ) -> None:
         self._clock = clock
         self._queues = queues
-        self._resolve = resolve
+        self._locations = locations
         self._random = random
         self._missed: OrderedDict[Domain, _Missed] = OrderedDict()
         self._asking = 0
@@ -84,7 +93,7 @@ class Rediscovery:
                 missed.due = now
 
     def _next(self) -> float:
-        return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random())
+        return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random.random())
 
     def _rest(self, peer: Domain) -> float | None:
         """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
@@ -102,7 +111,7 @@ class Rediscovery:
         self._asking -= 1
 
     async def _compare(self, peer: Domain, missed: _Missed) -> None:
-        moved = _new(_places(await self._resolve(peer)), missed.places)
+        moved = _new(_places(await self._locations.resolve(peer)), missed.places)
         if not moved or self._missed.get(peer) is not missed:
             return
         del self._missed[peer]

@@ -7,7 +7,7 @@ it is refused, they are asked for a sign of life, and the stalest that gives non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -34,12 +34,19 @@ class ProvenStream(Protocol):
         """The other side acknowledges stanzas, and so answers `<r/>` (XEP-0198)."""
 
 
-class AcceptedStreamLimit:
-    """`proven` returns the streams of the federation leg on which a peer has proven itself."""
+class ProvenStreams(Protocol):
+    """The open streams of the federation leg."""
 
-    def __init__(self, clock: IReactorTime, proven: Callable[[Domain], Collection[ProvenStream]]) -> None:
+    def of_peer(self, peer: Domain) -> Collection[ProvenStream]:
+        """Return those on which `peer` has proven itself."""
+
+
+class AcceptedStreamLimit:
+    """How many streams of one peer may be open at once."""
+
+    def __init__(self, clock: IReactorTime, streams: ProvenStreams) -> None:
         self._clock = clock
-        self._proven = proven
+        self._streams = streams
 
     def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
@@ -71,7 +78,7 @@ class AcceptedStreamLimit:
         return silent
 
     def _others(self, peer: Domain, besides: StreamConnection) -> list[ProvenStream]:
-        return [stream for stream in self._proven(peer) if stream.connection is not besides]
+        return [stream for stream in self._streams.of_peer(peer) if stream.connection is not besides]
 
 
 def _is_silent(stream: ProvenStream, asked: float) -> bool:

@@ -89,7 +89,7 @@ class AcceptedStream:
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
         self.incoming = StreamIngress(
-            self._ingress_services, connection, self.engine, self.side.leg, self.side.admit, self.senders,
+            self._ingress_services, connection, self.engine, self.side.leg, self.side, self.senders,
         )
         self.shared_stream = SharedStream(self.side, connection, self.engine)
 

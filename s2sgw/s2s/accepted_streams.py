@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.admission import AdmittedConnection
@@ -14,19 +14,34 @@ from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.s2s.owners import owner_by_name, owner_by_proof
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import PairStream
+from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.jid import Domain, Pair
+
+
+class AcceptedConnections(Protocol):
+    """Makes connections."""
+
+    def accept(self, engine: ReceivingStream, owner: AcceptedStream, **options: Any) -> StreamConnection:
+        """Return the connection of a stream that was opened towards us; it has no transport yet."""
+
+
+class PeerContact(Protocol):
+    """Is told of peers that proved themselves, before the queues to them are."""
+
+    def contacted(self, peer: Domain) -> None:
+        """`peer` proved itself."""
 
 
 class AcceptedStreams:
     """Makes the connection for each accepted transport, and knows all that are open."""
 
     def __init__(
-        self, ingress_services: IngressServices, connection: Callable[..., StreamConnection], woken: Callable[[Domain], None],
+        self, ingress_services: IngressServices, connections: AcceptedConnections, contact: PeerContact,
     ) -> None:
         """`woken` hears of every domain that proves itself, before the lanes to it do."""
         self._ingress_services = ingress_services
-        self._woken = woken
-        self._connection = connection
+        self._peer_contact = contact
+        self._connections = connections
         self._open: dict[StreamConnection, AcceptedStream] = {}
         #: those that broke off and may be resumed
         self.sessions = ResumptionTable(ingress_services.clock, ingress_services.record)
@@ -44,7 +59,7 @@ class AcceptedStreams:
         """Return the protocol for one accepted transport; `admitted` is told of what its stream claims and proves."""
         engine = side.engine(direct_tls)
         owner = AcceptedStream(side, engine, self._ingress_services, self, admitted)
-        connection = self._connection(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
+        connection = self._connections.accept(engine, owner, role="receiving", tls=side.tls, direct_tls=direct_tls)
         self._open[connection] = owner
         return connection
 
@@ -104,7 +119,7 @@ class AcceptedStreams:
             self._carrying.discard(pair, stream)
 
     def _contact(self, peer: Domain) -> None:
-        self._woken(peer)
+        self._peer_contact.contacted(peer)
         self._ingress_services.queues.retry_now(peer)
 
 

@@ -6,8 +6,10 @@ A claim is one name on one connection. What it may cost in look-ups is counted f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from typing import Protocol
 from weakref import WeakKeyDictionary
+
+from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.requester import QUESTIONS, Requester
@@ -23,21 +25,28 @@ CLAIMS = 64
 ADDRESS_MATCH_QUESTIONS = 40
 
 
+class KnownNames(Protocol):
+    """Which peers are no strangers."""
+
+    def knows(self, peer: Domain) -> bool:
+        """Return whether `peer` was proven lately, or is named by the configuration."""
+
+
 class Claims:
-    """Gives each claim its `Requester`. `is_known`: the peer was proven lately, or is named by the configuration.
+    """Gives each claim its `Requester`.
 
     A known name is looked up as our own affair, whoever claims it: there are few, and each is asked for once at a time.
     """
 
-    def __init__(self, seconds: Callable[[], float], is_known: Callable[[Domain], bool]) -> None:
-        self._seconds = seconds
-        self._is_known = is_known
+    def __init__(self, clock: IReactorTime, known: KnownNames) -> None:
+        self._clock = clock
+        self._known = known
         self._claims: WeakKeyDictionary[StreamConnection, OrderedDict[Domain, tuple[float, Requester]]] = WeakKeyDictionary()
 
     def requester(self, connection: StreamConnection, peer: Domain, questions: int = QUESTIONS) -> Requester:
         """Return who asks when `peer` is looked up because `connection` claims it. `questions`: what the claim may cost."""
         claims = self._claims.setdefault(connection, OrderedDict())
-        now = self._seconds()
+        now = self._clock.seconds()
         began, requester = claims.get(peer, (0.0, None))
         if requester is None or now >= began + CLAIM_SECONDS:
             requester = self._new(connection, peer, questions)
@@ -48,7 +57,7 @@ class Claims:
         return requester
 
     def _new(self, connection: StreamConnection, peer: Domain, questions: int) -> Requester:
-        if self._is_known(peer):
+        if self._known.knows(peer):
             return Requester.ourselves(peer.ascii)
         return Requester.stranger(host_of(connection.peer_address), questions)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -147,7 +148,7 @@ class NoLeakTests(DiscoveryCase):
 
     def test_no_document(self) -> None:
         """No POSH document is fetched for it."""
-        look_ups = EvidenceLookups(self.reactor, self.discovery(), Documents(), lambda peer: True)  # type: ignore[arg-type]
+        look_ups = EvidenceLookups(self.reactor, self.discovery(), Documents(), SimpleNamespace(relayed=lambda peer: True))  # type: ignore[arg-type]
         found = self.successResultOf(Deferred.fromCoroutine(look_ups.posh(ONION)))
         self.assertIn("through a proxy", found.failure or "")
 

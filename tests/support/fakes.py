@@ -100,3 +100,15 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments: self.calls.append(arguments)
+
+
+class FixedAnchors:
+    """The same trust anchors for every policy, and no revocation list."""
+
+    def __init__(self, anchors: Any) -> None:
+        self._anchors = anchors
+
+    def anchors(self, policy: object) -> Any:
+        return self._anchors
+
+    def revocations(self, path: object) -> None: ...

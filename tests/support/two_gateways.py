@@ -142,7 +142,7 @@ class Gateway:
         self.queues = self.custody.queues
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
         self.ingress_services = ingress_services(self.custody, peers)
-        self.accepted = AcceptedStreams(self.ingress_services, self._link, lambda domain: None)
+        self.accepted = AcceptedStreams(self.ingress_services, self, self)
         self.ack_selection = AckSelection(lambda domain: "auto", self.queues.replies, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
@@ -157,15 +157,17 @@ class Gateway:
         side = cast(Any, self)
         return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.choose)
 
-    def _link(self, engine: Any, owner: Any, role: Any, **ignored: object) -> StreamConnection:
+    def contacted(self, peer: Domain) -> None: ...
+
+    def accept(self, engine: Any, owner: Any, role: Any = "receiving", **ignored: object) -> StreamConnection:
         return Link(engine, owner, clock=self.clock, role=role, tls=lambda order: None, direct_tls=True)
 
     def _outgoing(self, engine: Any, owner: Any) -> StreamConnection:
-        return self._link(engine, owner, "initiating")
+        return self.accept(engine, owner, "initiating")
 
     def ingress(self, stream: Any) -> StreamIngress:
         return StreamIngress(
-            self.ingress_services, stream.connection, stream.engine, "federation", lambda pair: succeed(None), [stream.pair.recipient],
+            self.ingress_services, stream.connection, stream.engine, "federation", self, [stream.pair.recipient],
         )
 
     # --- as a sending side ---

@@ -170,7 +170,7 @@ class ListNewsTests(AuditCase):
 
     def hear(self, source: str, *names: str, added: Sequence[str] = (), removed: Sequence[str] = ()) -> None:
         lists = [DenyList(source, frozenset(names))]
-        self.news(lists, [ListChange(source, frozenset(added), frozenset(removed))])
+        self.news.changed(lists, [ListChange(source, frozenset(added), frozenset(removed))])
 
     def test_news(self) -> None:
         """What it denies is denied at once; a change is noted with its names, what it held at first is none."""
@@ -202,5 +202,5 @@ class ListNewsTests(AuditCase):
         async def broken() -> list[Closed]:
             raise RuntimeError("x")
 
-        DenyListChanges(self.denied.append, broken, self.audit)([], [])
+        DenyListChanges(self.denied.append, broken, self.audit).changed([], [])
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))

@@ -39,6 +39,7 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, self_signed, shared_root
+from tests.support.fakes import FixedAnchors
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 OLD, NEW = self_signed(dns=["peer.example"]), self_signed(dns=["peer.example"])
@@ -76,7 +77,7 @@ class TrustCase(SynchronousTestCase):
         self.peers = self.config.policies
         self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
-        self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
+        self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
 
     def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
         evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)

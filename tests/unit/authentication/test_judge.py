@@ -40,6 +40,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
+from tests.support.fakes import FixedAnchors
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 LEAF = self_signed(dns=["peer.example"])
@@ -91,7 +92,7 @@ class JudgeCase(SynchronousTestCase):
         return self.page if self.page is not None else Deferred()
 
     def judge(self, **policy: Any) -> Judge:
-        proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
+        proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
         look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
         return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, self.clock)
 

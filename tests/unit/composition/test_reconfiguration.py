@@ -165,7 +165,7 @@ class FetchTests(SynchronousTestCase):
             return SimpleNamespace(get=lambda url: answer)
 
         self.patch(deny_lists, "HTTPS", https)
-        return Deferred.fromCoroutine(deny_lists.lists(None, None, None)("https://lists.example/"))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(deny_lists.WebLists(None, None, None).fetch("https://lists.example/"))  # type: ignore[arg-type]
 
     def test_page(self) -> None:
         """The page itself, within the bounds of a list; the operator's server may have any address."""

@@ -78,7 +78,7 @@ class EntryTestCase(SynchronousTestCase):
         self.admissions: list[Deferred[Ending | None]] = []
         self.senders = {IN.sender}
         self.ingress_services = ingress_services(self.custody, self.peers)
-        return PairIngress(self.ingress_services, self.connection, leg, pair, self.admit, self.senders, self.waiting)  # type: ignore[arg-type]
+        return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)  # type: ignore[arg-type]
 
     def next_hop(self, queue: DeliveryQueue) -> Any:
         return Keeping(self.kept.setdefault(queue.pair, []))
@@ -282,7 +282,7 @@ class RateTests(EntryTestCase):
         """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
         first = self.made()
         self.senders.add(OTHERS.sender)
-        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self.admit, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
         self.patch(entry_module, "HELD_BYTES_OF_STREAM", 3 * OVERHEAD + 10)
         first.accept([stanza("a"), stanza("b")])
         second.accept([stanza("c")])
@@ -313,7 +313,7 @@ class RateTests(EntryTestCase):
     def test_two_streams_of_one_peer(self) -> None:
         """The rate is the peer's, not the stream's."""
         first = self.slowed()
-        second = PairIngress(first._services, self.connection, "federation", IN, self.admit, (IN.sender,), self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(first._services, self.connection, "federation", IN, self, (IN.sender,), self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])

@@ -21,6 +21,7 @@ from s2sgw.trust.evidence import Evidence, POSHLookup
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, shared_root
+from tests.support.fakes import FixedAnchors
 from tests.support.peer_database import HERE, NEW, NOW, OLD, OLD_KEY, PEER, PeerDatabaseTestCase, database, remembered
 
 
@@ -31,7 +32,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.peer_records = PeerRecords(database())
         self.events: list[dict[str, Any]] = []
         self.patch(PeerRecords, "log", Logger("book", observer=self.events.append))  # type: ignore[arg-type]
-        self.proving = ProofRunner(lambda policy: Anchors([shared_root().certificate]), lambda path: None)
+        self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
 
     def judge(self, chain: tuple[bytes, ...], policy: PeerPolicy, **changes: Any) -> Any:
         facts = {"domain": PEER, "role": "initiating", "at": AT, "chain": chain, "tls_version": "TLSv1.3", **changes}

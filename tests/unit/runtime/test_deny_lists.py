@@ -30,7 +30,10 @@ class DenyListsTestCase(SynchronousTestCase):
         self.lists = self.made()
 
     def made(self) -> DenyLists:
-        return DenyLists(self.state, self.fetch, self.clock, lambda lists, changes: self.heard.append((lists, changes)))
+        return DenyLists(self.state, self, self.clock, self)
+
+    def changed(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
+        self.heard.append((lists, found))
 
     def fetch(self, url: str) -> Deferred[bytes]:
         self.fetches.append((url, Deferred()))

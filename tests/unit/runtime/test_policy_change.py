@@ -71,6 +71,13 @@ class Waiting(FakeNextHop):
         self._kept += data
 
 
+class Review:
+    """Judges open streams by a function of the test."""
+
+    def __init__(self, reconsider: Any) -> None:
+        self.reconsider = reconsider
+
+
 class ReconsiderationTests(SynchronousTestCase):
     """Over streams and lanes of the test's own; judgements by the test."""
 
@@ -111,7 +118,7 @@ class ReconsiderationTests(SynchronousTestCase):
 
     def apply(self, keep_streams: bool = False) -> list[Closed]:
         accepted: Any = self.accepted.items()
-        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, self.inbound, self.outbound)
+        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, Review(self.inbound), Review(self.outbound))
         return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
 
     def test_closed(self) -> None:
@@ -200,7 +207,7 @@ class ReconsiderationTests(SynchronousTestCase):
             return await waiting[-1]
 
         connections = [self.stream() for _ in range(5)]
-        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, inbound, self.outbound)  # type: ignore[arg-type]
+        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, Review(inbound), Review(self.outbound))  # type: ignore[arg-type]
         done = Deferred.fromCoroutine(reconsideration.apply())
         self.assertEqual(2, len(waiting))
         connections[0].ending = Ending(Cause.CLOSED)

@@ -44,7 +44,7 @@ class World(test_agent.World):
         self.server.add("h2.example", "A", "8.8.0.2", ttl=3600)
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
-        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery.resolve, lambda: 0.0)
+        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, Random())
         self.alive: set[str] = set()
         #: when each address was tried
         self.tried: list[tuple[float, str]] = []
@@ -185,10 +185,13 @@ class BoundTests(SynchronousTestCase):
         self.world = test_agent.World()
         self.asked: list[Deferred[Resolution]] = []
         self.chance = 0.0
-        self.rediscovery = Rediscovery(self.world.clock, self.world.queues, self.ask, lambda: self.chance)
+        self.rediscovery = Rediscovery(self.world.clock, self.world.queues, self, self)
         self.world.side.ending = Ending(Cause.DNS_UNREACHABLE)
 
-    def ask(self, peer: Domain) -> Deferred[Resolution]:
+    def random(self) -> float:
+        return self.chance
+
+    def resolve(self, peer: Domain) -> Deferred[Resolution]:
         self.asked.append(Deferred())
         return self.asked[-1]
 

@@ -48,7 +48,10 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.streams: list[FakeStream] = []
-        self.limit = AcceptedStreamLimit(self.clock, lambda peer: list(self.streams) if peer == PEER else [])
+        self.limit = AcceptedStreamLimit(self.clock, self)
+
+    def of_peer(self, peer: Domain) -> list[FakeStream]:
+        return list(self.streams) if peer == PEER else []
 
     def open(self, number: int, *, managed: bool = False, alive: bool = True) -> list[FakeStream]:
         """Further streams, a second after each other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.s2s.claims import CLAIM_SECONDS, CLAIMS, Claims
@@ -20,9 +21,12 @@ class FakeConnection:
 
 class ClaimsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.now = 0.0
-        self.claims: Any = Claims(lambda: self.now, lambda peer: peer == FRIEND)
+        self.clock = Clock()
+        self.claims: Any = Claims(self.clock, self)
         self.connection = FakeConnection("192.0.2.1:5000")
+
+    def knows(self, peer: Domain) -> bool:
+        return peer == FRIEND
 
     def test_addresses(self) -> None:
         """A stranger is known by its address, in every spelling of a connection's other end."""
@@ -36,10 +40,10 @@ class ClaimsTests(SynchronousTestCase):
     def test_one_transaction(self) -> None:
         """One name on one connection is one requester, for a minute."""
         first = self.claims.requester(self.connection, PEER)
-        self.now = CLAIM_SECONDS - 1
+        self.clock.rightNow = CLAIM_SECONDS - 1
         self.assertIs(self.claims.requester(self.connection, PEER), first)
         self.assertIsNot(self.claims.requester(self.connection, Domain.parse("other.example")), first)
-        self.now = CLAIM_SECONDS
+        self.clock.rightNow = CLAIM_SECONDS
         self.assertIsNot(self.claims.requester(self.connection, PEER), first)
 
     def test_known(self) -> None:

@@ -69,7 +69,6 @@ class InboundTestCase(SynchronousTestCase):
 
     opinion = Verdict()
     contradicted = False
-    now = 0.0
     known: tuple[Domain, ...] = ()
     #: open streams of the peer
     streams = 0
@@ -78,6 +77,10 @@ class InboundTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         #: who asked for what was looked up
         self.requesters: list[Requester] = []
+        self.clock = Clock()
+
+    def knows(self, peer: Domain) -> bool:
+        return peer in self.known
 
     def made(self, resolution: Resolution | None = None, **policy: Any) -> FederationReceiving:
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
@@ -101,7 +104,7 @@ class InboundTestCase(SynchronousTestCase):
         return FederationReceiving(
             Ours(), self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
             None, self, self,  # type: ignore[arg-type]
-            Claims(lambda: self.now, lambda domain: domain in self.known), Clock(),
+            Claims(self.clock, self), Clock(),
         )
 
     def permission(self, verdict: Verdict, connection: object, peer: Domain) -> Permission:
@@ -234,7 +237,7 @@ class RequesterTests(InboundTestCase):
         self.assertEqual((first.owner, first.is_stranger, first.questions_left), (("192.0.2.0/24", "192.0.2.1/32"), True, 10))
         self.assertIs(self.verified(side, connection), first)
         self.assertIsNot(self.verified(side, FakeConnection("192.0.2.1:40001")), first)
-        self.now = 60.0
+        self.clock.advance(60.0)
         self.assertIsNot(self.verified(side, connection), first)
 
     def test_known(self) -> None:

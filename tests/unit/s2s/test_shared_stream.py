@@ -263,7 +263,7 @@ class CarryingBackTests(EntryTestCase):
         self.engine: Any = Mock(managed=False, closing=False, claimed=("", ""), resumption=None, acknowledged_to_peer=0)
         self.link: Any = Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None)
         services = ingress_services(self.custody, self.peers)
-        self.accepted = AcceptedStreams(services, lambda *ignored, **more: self.link, self.woken.append)
+        self.accepted = AcceptedStreams(services, SimpleNamespace(accept=lambda *ignored, **more: self.link), SimpleNamespace(contacted=self.woken.append))
         self.side: Any = SimpleNamespace(
             leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
@@ -475,7 +475,7 @@ class IncomingOnOursTests(EntryTestCase):
 
         def incoming(stream: Any) -> StreamIngress:
             made.append(stream)
-            return StreamIngress(services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", lambda pair: succeed(None), [PEER])
+            return StreamIngress(services, Mock(peer_address="192.0.2.1:5269"), engine, "federation", SimpleNamespace(admit=lambda pair: succeed(None)), [PEER])
 
         engine = Mock(handled=Mock(return_value=[]), acknowledged_to_peer=0)
         world.queue.accept([message("1")])
