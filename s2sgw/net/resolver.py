@@ -151,7 +151,7 @@ class Resolver:
 
     def _charge(self, question: Question, stranger: Requester) -> Answer | None:
         """Charge `stranger` for one question, or return why it is not asked."""
-        if question.name in self._silent_zones:
+        if self._silent_zones.is_silent(question.name, stranger.owner[0]):
             self._given_up["silent-zone"] += 1
             return _failure(question, "the name servers of the zone did not answer lately", ttl=0)
         if stranger.questions_left <= 0:
@@ -161,7 +161,7 @@ class Resolver:
         return None
 
     def _begin(self, question: Question, requester: Requester) -> Deferred[Answer]:
-        look_up = _LookUp(question)
+        look_up = _LookUp(question, requester.owner[0])
         looking = self._slots.run(requester, lambda: Deferred.fromCoroutine(self._ask(look_up)))
         looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
         return looking.addErrback(self._failed, look_up).addCallback(self._keep, question)
@@ -182,7 +182,7 @@ class Resolver:
         assert look_up.asked_at is not None
         silence = self._reactor.seconds() - look_up.asked_at
         if silence >= SILENT_SECONDS and self._upstream.answered_at > look_up.asked_at:
-            self._silent_zones.silent(look_up.question.name)
+            self._silent_zones.silent(look_up.question.name, look_up.site)
 
     def _answer(self, question: Question, message: dns.message.Message, believed: bool) -> Answer:
         asked = (question.name, question.rdtype)
@@ -229,12 +229,13 @@ class Resolver:
 
 
 class _LookUp:
-    """One look-up: what is asked, and since when (None: not yet)."""
+    """One look-up: what is asked, for which network (or zone, for ourselves), and since when (None: not yet)."""
 
-    __slots__ = ("asked_at", "question")
+    __slots__ = ("asked_at", "question", "site")
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, site: str) -> None:
         self.question = question
+        self.site = site
         self.asked_at: float | None = None
 
 

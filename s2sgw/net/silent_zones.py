@@ -1,7 +1,8 @@
 """Zones whose name servers do not answer.
 
-A look-up below such a zone takes a slot for seconds and comes to nothing. After a few silent names below one domain,
-strangers' look-ups of further names below it fail at once for a minute. One answer for any name below it ends that.
+A look-up below such a zone takes a slot for seconds and comes to nothing. When a few names below one domain were silent, further
+names below it fail at once for a minute, for the networks that asked for them. For others they are still asked: the owner of
+some names below a domain, or whoever claims them, shuts out no other name. One answer for any name below it ends it all.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ REMEMBERED = 4096
 #: Levels of names looked at, from the registered domain downwards.
 LEVELS = 4
 
+#: Networks that are remembered of one domain.
+SITES = 256
+
 Labels = tuple[bytes, ...]
 
 
 class _Zone:
-    """A domain below which names were silent: the labels directly below it, and until when that counts."""
+    """A domain below which names were silent: the labels directly below it, who asked for them, and until when that counts."""
 
-    __slots__ = ("names", "until")
+    __slots__ = ("names", "sites", "until")
 
     def __init__(self) -> None:
         self.names: set[bytes] = set()
+        self.sites: OrderedDict[str, None] = OrderedDict()
         self.until = 0.0
 
 
@@ -42,17 +47,19 @@ class SilentZones:
         self._clock = clock
         self._zones: OrderedDict[Labels, _Zone] = OrderedDict()
 
-    def __contains__(self, name: dns.name.Name) -> bool:
-        """Return whether a look-up of `name` would probably not be answered."""
+    def is_silent(self, name: dns.name.Name, site: str) -> bool:
+        """Return whether `name`, which the network `site` asks for, is below a zone that was silent to it."""
+        if not self._zones:
+            return False
         now = self._clock.seconds()
         for zone, _ in _above(name):
             known = self._zones.get(zone)
-            if known is not None and known.until > now and len(known.names) >= SILENT_NAMES:
+            if known is not None and known.until > now and len(known.names) >= SILENT_NAMES and site in known.sites:
                 return True
         return False
 
-    def silent(self, name: dns.name.Name) -> None:
-        """Note that the name servers of `name` did not answer."""
+    def silent(self, name: dns.name.Name, site: str) -> None:
+        """Note that the name servers of `name`, which the network `site` asked for, did not answer."""
         now = self._clock.seconds()
         for zone, below in _above(name):
             known = self._zones.get(zone)
@@ -61,6 +68,10 @@ class SilentZones:
             if len(known.names) < SILENT_NAMES:
                 known.names.add(below)
             known.until = now + SILENT_SECONDS
+            known.sites[site] = None
+            known.sites.move_to_end(site)
+            if len(known.sites) > SITES:
+                known.sites.popitem(last=False)
             self._zones.move_to_end(zone)
         while len(self._zones) > REMEMBERED:
             self._zones.popitem(last=False)

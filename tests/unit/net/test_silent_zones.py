@@ -15,12 +15,12 @@ class SilentZonesTests(SynchronousTestCase):
         self.clock = Clock()
         self.zones = SilentZones(self.clock)
 
-    def silent(self, *names: str) -> None:
+    def silent(self, *names: str, site: str = "here") -> None:
         for name in names:
-            self.zones.silent(dns.name.from_text(name))
+            self.zones.silent(dns.name.from_text(name), site)
 
-    def holds(self, name: str) -> bool:
-        return dns.name.from_text(name) in self.zones
+    def holds(self, name: str, site: str = "here") -> bool:
+        return self.zones.is_silent(dns.name.from_text(name), site)
 
     def test_few_names(self) -> None:
         """Four different names below one domain make it silent, for a minute; one name asked often does not."""
@@ -54,6 +54,14 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertTrue(self.holds("y.bad.co.uk"))
         self.assertFalse(self.holds("y.good.co.uk"))
 
+    def test_other_networks(self) -> None:
+        """A network that has not asked in vain asks once; when that was in vain too, it asks no more."""
+        self.silent(*(f"x{number}.zone.example" for number in range(9)))
+        self.assertFalse(self.holds("healthy.zone.example", "there"))
+        self.silent("y.zone.example", site="there")
+        self.assertTrue(self.holds("z.zone.example", "there"))
+        self.assertFalse(self.holds("z.zone.example", "elsewhere"))
+
     def test_odd_names(self) -> None:
         """Names without a domain above them count for nothing."""
         self.silent(".", "com", "_tcp", "_a._b.com", "a\\.b.c\\255.d.example")
@@ -64,3 +72,7 @@ class SilentZonesTests(SynchronousTestCase):
         self.patch(silent_zones, "REMEMBERED", 10)
         self.silent(*(f"x.zone{number}.example" for number in range(100)), ".".join(["a"] * 100) + ".example")
         self.assertEqual(len(self.zones._zones), 10)
+        self.patch(silent_zones, "SITES", 5)
+        for number in range(100):
+            self.silent("x.zone.example", site=f"site {number}")
+        self.assertEqual([len(zone.sites) for zone in self.zones._zones.values()][-1], 5)

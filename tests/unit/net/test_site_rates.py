@@ -27,19 +27,19 @@ class SiteRatesTests(SynchronousTestCase):
         self.clock.advance(1000)
         self.assertEqual(self.taken("192.0.2.1"), 5)
 
-    def test_networks(self) -> None:
-        """A network may ask for four times as much as one address, however many it has; others are not concerned."""
-        self.assertEqual(sum(self.taken(f"192.0.2.{host}", 20) for host in range(200)), 20)
-        self.assertEqual(self.taken("198.51.100.1"), 5)
+    def test_neighbours(self) -> None:
+        """An IPv4 address is not rated by its neighbours."""
+        self.assertEqual([self.taken(f"192.0.2.{host}", 20) for host in range(200)], [5] * 200)
 
     def test_ipv6(self) -> None:
-        """65,536 networks of one IPv6 customer are one site."""
+        """65,536 networks of one IPv6 customer may ask for sixteen times as much as one of them; others are not concerned."""
         self.assertEqual(sum(self.taken(f"2001:db8:1:{net:x}::1", 10) for net in range(1000)), 80)
+        self.assertEqual(self.taken("2001:db8:2::1"), 5)
 
     def test_refusals_cost_nothing(self) -> None:
         """A request that is refused takes no token of the networks around it."""
-        self.taken("192.0.2.1")
-        self.assertEqual(self.taken("192.0.2.2"), 5)
+        self.taken("2001:db8:1::1")
+        self.assertEqual(self.taken("2001:db8:1:1::1"), 5)
 
     def test_bounded(self) -> None:
         """Only so many sites are remembered."""
