@@ -33,6 +33,13 @@ ATTEMPTS = [0, 2, 6, 14, 30, 62, 126, 246, 366]
 SRV = "_xmpp-server._tcp.there.example"
 
 
+class NoChance(Random):
+    """Never any jitter."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 class World(test_agent.World):
     """A world with a name server; nobody listens at an address that is not `alive`."""
 
@@ -44,7 +51,7 @@ class World(test_agent.World):
         self.server.add("h2.example", "A", "8.8.0.2", ttl=3600)
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
-        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, Random())
+        self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, NoChance())
         self.alive: set[str] = set()
         #: when each address was tried
         self.tried: list[tuple[float, str]] = []
