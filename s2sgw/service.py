@@ -165,10 +165,18 @@ def _heed_signals(reactor: Any, reload: Callable[[], None], reopen_log: Callable
 
     twistd exits with status 143 on SIGTERM; a stop that was asked for is a success.
     """
-    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(reopen_log))
+    signal.signal(signal.SIGUSR1, _in_reactor(reactor, reopen_log))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(_stop, reactor))
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    signal.signal(signal.SIGTERM, _in_reactor(reactor, partial(_stop, reactor)))
+    signal.signal(signal.SIGHUP, _in_reactor(reactor, reload))
+
+
+def _in_reactor(reactor: Any, call: Callable[[], object]) -> Callable[..., None]:
+    """Return a signal handler that has the reactor's thread make `call`."""
+    def handler(*_: object) -> None:
+        reactor.callFromThread(call)
+
+    return handler
 
 
 def _stop(reactor: Any) -> None:
@@ -285,7 +293,10 @@ class RunningGateway:
 
     def _open(self, endpoint: str, factory: Any) -> None:
         for listening in listen(self.components.reactor, endpoint, factory):
-            listening.addCallbacks(self._listens, lambda failure: self._mute.append((endpoint, failure)))
+            listening.addCallbacks(self._listens, self._not_listening, errbackArgs=(endpoint,))
+
+    def _not_listening(self, failure: Failure, endpoint: str) -> None:
+        self._mute.append((endpoint, failure))
 
     def _listens(self, port: IListeningPort) -> None:
         self.components.own_ports.add(getattr(port.getHost(), "port", 0))
@@ -327,9 +338,12 @@ class RunningGateway:
             lambda: components.ingress_services.admitting, links,
         )
         draining = Deferred.fromCoroutine(shutdown.run())
-        draining.addErrback(lambda failure: self.log.failure("the end was not in order", failure))
+        draining.addErrback(self._not_in_order)
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
+
+    def _not_in_order(self, failure: Failure) -> None:
+        self.log.failure("the end was not in order", failure)
 
     def _close_rest(self, _: object) -> Deferred[Any]:
         self.components.admission.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
+from operator import itemgetter
 from typing import Any, TypedDict
 
 from twisted.internet.defer import Deferred
@@ -200,7 +201,7 @@ class QueueVerbs:
             spooled: list[Spooled] = yield self._spooled(self._services.spool.read, queue.pair, after, at_most)
             rows += [self._row(queue, row, "spooled") for row in spooled[:limit] if row.position not in known]
         if position is None:
-            return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=lambda row: row["number"])[:limit]]
+            return [StanzaRow(**{**row, "data": None}) for row in sorted(rows, key=itemgetter("number"))[:limit]]
         return [row for row in rows if row["number"] == position]
 
     def _row(self, queue: DeliveryQueue, row: QueuedStanza | Spooled, place: str) -> StanzaRow:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
+from operator import attrgetter
 from typing import NamedTuple, cast
 
 from twisted.internet.defer import Deferred
@@ -185,7 +186,7 @@ class GatewayViews:
 
     def _outgoing_row(self, users: list[_User]) -> StreamRow:
         """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
-        queue, since, stream = min(users, key=lambda user: user.since)
+        queue, since, stream = min(users, key=attrgetter("since"))
         sender, recipient = str(queue.pair.sender), str(queue.pair.recipient)
         inbound = queue.direction == "inbound"
         return StreamRow(

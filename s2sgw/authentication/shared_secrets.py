@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -33,7 +34,7 @@ class SharedSecrets:
         shared, mutual = self.of(peer), verdict.proven_by == "secret"
         if shared is None or connection.secured is None:
             return replace(permission, mutual=mutual)
-        secret = StreamSecret(shared, lambda: secrets.token_urlsafe(24), connection.secured.exporter)
+        secret = StreamSecret(shared, partial(secrets.token_urlsafe, 24), connection.secured.exporter)
         return replace(permission, secret=secret, mutual=mutual)
 
     def suffices(self, verdict: Verdict, peer: Domain) -> bool:

@@ -123,7 +123,7 @@ class Backends:
         services, acks = self._services, self._services.ack_selection
         return BackendServer(
             backend.address.host, backend.address.port, frozenset(self._config.domains_of(backend)), backend.tls, ca,
-            services.dialback_keys, services.running.anchors, lambda: datetime.now(UTC), services.resolver.addresses,
+            services.dialback_keys, services.running.anchors, _now, services.resolver.addresses,
             managed=acks.use_stream_management, stanza_bytes=backend.stanza_bytes,
             resume=lambda domain: int(backend.resume) if acks.use_resumption(domain) else 0,
         )
@@ -157,7 +157,7 @@ class Backends:
         )
         return RouterLink(router, RouterServices(
             services.ingress_services, services.connections.link, self._dial, self._admit, services.reactor,
-            services.random.random, lambda: secrets.token_urlsafe(24),
+            services.random.random, partial(secrets.token_urlsafe, 24),
         ), BackOff(first=1, longest=30))
 
     async def _admit(self, pair: Pair) -> Ending | None:
@@ -184,3 +184,7 @@ class Backends:
     def stop(self) -> Deferred[list[None]]:
         """Close the router links in order."""
         return gatherResults([link.stop() for link in self.links.values()])
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -36,13 +36,17 @@ class ConnectionBuilder:
     def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:
         """Return the connection of a stream that we open."""
         return self.keepalive.keep(StreamConnection(
-            engine, owner, clock=self.clock, role="initiating", tls=lambda _: owner.side.tls(owner.pair, owner.target),
+            engine, owner, clock=self.clock, role="initiating", tls=owner.open_tls,
             direct_tls=owner.target.direct_tls, turns=self.turns, unsent=self.unsent,
         ))
 
     def link(self, engine: RouterStream, owner: RouterLink) -> StreamConnection:
         """Return the connection to a jabberd2 router, which many pairs share and which has no TLS."""
         return self.keepalive.keep(StreamConnection(
-            engine, owner, clock=self.clock, role="initiating", tls=lambda _: None, shared=True, turns=self.turns,
+            engine, owner, clock=self.clock, role="initiating", tls=_no_tls, shared=True, turns=self.turns,
             unsent=self.unsent,
         ))
+
+
+def _no_tls(order: object) -> None:
+    """The connection to a router is on loopback and has no TLS."""

@@ -173,6 +173,9 @@ class PairIngress:
         ending = await self._admission_of.admit(self.pair)
         return await self._services.claim(self.pair) if ending is None else ending
 
+    def _not_passed(self, failure: Failure) -> None:
+        self.log.failure("stanzas could not be put on their lane", failure)
+
     def _not_asked(self, failure: Failure) -> Ending:
         self.log.failure("a pair could not be admitted to its queue", failure)
         return Ending(Cause.INTERNAL)

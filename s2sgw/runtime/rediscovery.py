@@ -14,6 +14,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
@@ -104,8 +105,11 @@ class Rediscovery:
     def _look(self, peer: Domain, missed: _Missed) -> None:
         self._asking += 1
         looking = Deferred.fromCoroutine(self._compare(peer, missed))
-        looking.addErrback(lambda failure: self.log.failure("a peer could not be looked for", failure))
+        looking.addErrback(self._broken)
         looking.addBoth(self._looked)
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("a peer could not be looked for", failure)
 
     def _looked(self, _: object) -> None:
         self._asking -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -111,10 +112,10 @@ class AcceptedStream:
                 self._ask(connection, self.side.resolve(connection, event), self.engine.resolved)
             case JudgementNeeded(peer, local):
                 self._assert(peer, local)
-                self._ask(connection, self.side.judge(connection, event), lambda answer: self._judged(answer, peer))
+                self._ask(connection, self.side.judge(connection, event), partial(self._judged, peer))
             case DialbackNeeded(pair):
                 question = self.side.verify(connection, event)
-                self._ask(connection, question, lambda outcome: self.engine.dialback_answered(pair, outcome))
+                self._ask(connection, question, partial(self.engine.dialback_answered, pair))
             case PairProven(pair, "bidi"):
                 self._carries_back(connection, pair)
             case PairProven(pair, method):
@@ -216,7 +217,7 @@ class AcceptedStream:
 
         deferred.addCallbacks(done, failed)
 
-    def _judged(self, answer: tuple[Permission, tuple[str, ...]], peer: Domain) -> list[Event]:
+    def _judged(self, peer: Domain, answer: tuple[Permission, tuple[str, ...]]) -> list[Event]:
         permission, self.reasons = answer
         if permission.refusal is None:
             self._reasons[peer] = self.reasons

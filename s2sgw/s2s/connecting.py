@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -144,6 +144,10 @@ class InitiatedStream:
         self._connect_services = connect_services
         #: what it is to go on with (XEP-0198 §5)
         self.former: BrokenStream | None = None
+
+    def open_tls(self, _: object) -> IOpenSSLClientConnectionCreator:
+        """Return what opens TLS to the target, with our certificate for the pair."""
+        return self.side.tls(self.pair, self.target)
 
     def connected(self, connection: StreamConnection) -> None:
         """Ours to begin."""
@@ -465,10 +469,14 @@ class ConnectAttempt:
         return self.side.dialler(self.pair, spot.target)
 
 
+def _expected(_: Failure) -> None:
+    """Take a failure for which nobody waits."""
+
+
 def _forget(streams: Sequence[InitiatedStream]) -> None:
     """Nobody waits for these, which were cut off between their claim and their connection."""
     for stream in streams:
-        stream.ready.addErrback(lambda _: None)
+        stream.ready.addErrback(_expected)
 
 
 def _telling(failures: Sequence[StreamUnavailable]) -> StreamUnavailable:

@@ -124,9 +124,9 @@ class ShareableStreams:
         """`stream` is ready; it is known until it is gone."""
         name = stream.pair.recipient.ascii
         self._open.setdefault(name, []).append(stream)
-        stream.connection.when_closed().addCallback(lambda _: self._gone(name, stream))
+        stream.connection.when_closed().addCallback(self._gone, name, stream)
 
-    def _gone(self, name: str, stream: Shared) -> None:
+    def _gone(self, _: object, name: str, stream: Shared) -> None:
         self._open[name].remove(stream)
         if not self._open[name]:
             del self._open[name]

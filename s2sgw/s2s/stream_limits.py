@@ -103,7 +103,7 @@ class StreamLimit:
     def joined(self, stream: LimitedStream, owner: Owner) -> None:
         """The stream is open. It has the place that was taken for it until it is closed."""
         self._open.setdefault(owner, OrderedDict())[stream] = None
-        stream.connection.when_closed().addCallback(lambda _: self._left(stream, owner))
+        stream.connection.when_closed().addCallback(self._left, stream, owner)
 
     # --- places ---
 
@@ -119,7 +119,7 @@ class StreamLimit:
         if not self._held[owner]:
             del self._held[owner]
 
-    def _left(self, stream: LimitedStream, owner: Owner) -> None:
+    def _left(self, _: object, stream: LimitedStream, owner: Owner) -> None:
         self._closing.discard(stream)
         self._vacate(stream, owner)
         self._release()
@@ -237,7 +237,7 @@ class PeerStreamLimit:
     def joined(self, name: str, connection: StreamConnection) -> None:
         """The stream is open."""
         self._open.setdefault(name, []).append(connection)
-        connection.when_closed().addCallback(lambda _: self._left(name, connection))
+        connection.when_closed().addCallback(self._left, name, connection)
 
     def _make_room(self, name: str, limit: int, now: float) -> None:
         streams = [each for each in self._open.get(name, ()) if each.ending is None]
@@ -248,7 +248,7 @@ class PeerStreamLimit:
             raise LimitReached(limit)
         longest.close(Ending(Cause.IDLE))
 
-    def _left(self, name: str, connection: StreamConnection) -> None:
+    def _left(self, _: object, name: str, connection: StreamConnection) -> None:
         self._open[name].remove(connection)
         if not self._open[name]:
             del self._open[name]
