@@ -1,4 +1,4 @@
-"""`python -m tests.support.policy_page`: writes docs/policy.md from the reference table of the verdict."""
+"""`python -m tests.support.policy_page`: write docs/policy.md from the reference table of the verdict."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from tests.support.verdict_reference import Row, Table, tables
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
 
 INTRODUCTION = """\
-# What is decided about a peer
+# How s2sgw decides about a peer
 
-This page is generated from `tests/data/verdict_table.txt`, the reference table against which the code is tested over the full
-product of its inputs (`python -m tests.support.policy_page` writes it). `s2sgw explain PEER` shows where one peer stands in it.
+This page is generated from `tests/data/verdict_table.txt` (`python -m tests.support.policy_page` writes it). The code is tested against that table with
+every combination of its inputs. `s2sgw explain PEER` shows the result for one peer.
 
-Read it from the top: each table turns some of the inputs into one word, and the last one puts the words together. `*` is any
-value, `|` stands between several; every combination of inputs is in exactly one row.
+Read the page from the top. Each table turns some of the inputs into one word. The last two tables combine the words. `*` is any value, `|` separates
+alternatives. Every combination of inputs is in exactly one row.
 
-What the words mean:
+The words:
 
-- **evidence**: what the proofs came to. *untried*: none was tried; *valid*: PKIX proves the peer; *self-signed*: PKIX has nothing
-  against the certificate but that; *misnamed*: an unknown issuer, and another name; *expired*: self-signed and out of date; *pinned*,
-  *other-pin*: a pin or an approved key that is the peer's, or is not; *first-used*: the key that was remembered at its first use;
-  *dane*, *posh*: proven so, the issuer being unknown; *dane-expired*: the same with a certificate that is out of date; *other-dane*: TLSA records that do not match, on an inbound stream;
-  *vetoed*: the same on an outbound one, where everything else would prove the peer.
+- **evidence**: the result of the proofs. *untried*: none was tried. *valid*: PKIX proves the peer. *self-signed*: the only problem is that the certificate is
+  self-signed. *misnamed*: an unknown issuer, and another name. *expired*: self-signed and expired. *pinned*: a pin or an approved key matches. *other-pin*: it does
+  not match. *first-used*: the key was remembered at its first use. *dane*, *posh*: proven by that method, with an unknown issuer. *dane-expired*: the same with an
+  expired certificate. *other-dane*: TLSA records do not match, on an inbound stream. *vetoed*: the same on an outbound stream, with other proofs that succeed.
 - **proofs**: `all` is the default, `dns` stands for `["dane", "posh"]`, `nothing` for `[]`.
-- **key**: what the presented key is to us: *unknown*, *known* (approved, or remembered at its first use), *changed* (others are
-  remembered), *revoked* by the operator, or *absent*: none was presented though one is remembered.
-- **remembered**: whether the peer was proven by PKIX, DANE or POSH within `remember_proof`, and what `lost_proof` says then.
-- **state**: *unresolved*: the peer's host name does not resolve (any cause of the DNS; the table shows one); *barred*: `allow = false`.
+- **key**: what we know of the presented key. *unknown*. *known*: approved, or remembered at its first use. *changed*: other keys are remembered. *revoked* by the
+  operator. *absent*: the peer presented no key, but we remember one.
+- **remembered**: whether PKIX, DANE or POSH proved the peer within `remember_proof`, and what `lost_proof` says then.
+- **state**: *unresolved*: the peer's domain does not resolve (for any DNS cause; the table shows one). *not-allowed*: `allow = false`.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return INTRODUCTION + "".join(_section(name, table) for name, table in tables().items())
 
 

@@ -71,7 +71,7 @@ def everything() -> list[Inputs]:
     return [
         Inputs(*each)
         for each in product(
-            ("unresolved", "barred", "good"), get_args(Encryption), ("none", "TLSv1.1", "TLSv1.3"), ("1.2",), get_args(Dialback),
+            ("unresolved", "not-allowed", "good"), get_args(Encryption), ("none", "TLSv1.1", "TLSv1.3"), ("1.2",), get_args(Dialback),
             get_args(Role), EVIDENCE, PROOFS, get_args(UnknownIssuer), get_args(KeyStanding), ("nothing", "report", "refuse"),
         )
     ]
@@ -91,28 +91,28 @@ def expected(given: Inputs) -> Expected:
     """What the table says."""
     (channel,) = look_up("channel", given.version, given.minimum)
     (stream,) = look_up("stream", given.tls, channel)
-    (way,) = look_up("fallback", given.dialback, stream)
-    proof, cause, veto, stranger = _seen(given) if channel != "plain" else ("none", _plain(given.role), "no", "no")
-    (held,) = look_up("inbox", given.unknown_issuer, given.key, stranger)
-    (candidate,) = look_up("first-use", given.unknown_issuer, given.key, stranger)
-    (learn,) = look_up("learning", given.unknown_issuer, given.key, proof, stranger)
-    (memory,) = look_up("memory", given.remembered, given.proofs)
+    (fallback,) = look_up("fallback", given.dialback, stream)
+    proof, cause, veto, issuer_fault = _seen(given) if channel != "plain" else ("none", _plain(given.role), "no", "no")
+    (held,) = look_up("pending", given.unknown_issuer, given.key, issuer_fault)
+    (candidate,) = look_up("first-use", given.unknown_issuer, given.key, issuer_fault)
+    (learn,) = look_up("learning", given.unknown_issuer, given.key, proof, issuer_fault)
+    (past_proof,) = look_up("past-proof", given.remembered, given.proofs)
     (refusal,) = look_up("refusal", cause, held)
-    said = look_up("verdict", given.state, stream, way, given.role, given.key, memory, proof, veto, candidate)
+    said = look_up("verdict", given.state, stream, fallback, given.role, given.key, past_proof, proof, veto, candidate)
     external, dialback, proven_by, ending, hold, learned, report = said
     told = cause if refusal == "=" else refusal
     return Expected(
         external == "yes", dialback == "yes", {"-": None, "=": proof}.get(proven_by, proven_by),
         {"-": None, "=": told}.get(ending, ending), (held if hold == "=" else hold) == "yes", learn if learned == "=" else learned,
-        memory == "report" if report == "=" else report == "yes",
+        past_proof == "report" if report == "=" else report == "yes",
     )
 
 
 def _seen(given: Inputs) -> tuple[str, str, str, str]:
     proof, cause = look_up("proof", given.evidence, given.proofs, given.unknown_issuer)
     (veto,) = look_up("veto", given.evidence, given.proofs)
-    (stranger,) = look_up("stranger", given.evidence)
-    return proof, cause, veto, stranger
+    (issuer_fault,) = look_up("issuer-fault", given.evidence)
+    return proof, cause, veto, issuer_fault
 
 
 def _plain(role: Role) -> str:
@@ -132,7 +132,7 @@ def with_secret(given: Inputs, without: Expected) -> tuple[Expected, bool]:
 
 def verdict(given: Inputs, secret_file: Path | None = None) -> Verdict:
     policy = PeerPolicy(
-        allow=given.state != "barred", tls=given.tls, minimum=given.minimum, dialback=given.dialback, proofs=PROOFS[given.proofs],
+        allow=given.state != "not-allowed", tls=given.tls, minimum=given.minimum, dialback=given.dialback, proofs=PROOFS[given.proofs],
         unknown_issuer=given.unknown_issuer, secret_file=secret_file, lost_proof="refuse" if given.remembered == "refuse" else "report",
     )
     return decide(
