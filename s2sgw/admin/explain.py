@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from s2sgw.config import Config, ConfigError, load
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.dns_upstream import system_servers
+from s2sgw.net.threads import InThread
 from s2sgw.peerdb.evidence_json import target_json
 from s2sgw.peerdb.handshakes import Handshake, outcome_of
 from s2sgw.peerdb.past_proofs import REMEMBERED
@@ -43,9 +45,10 @@ class Explainer:
 
     def __init__(
         self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, peer_records: PeerRecords,
-        record: EventRecord,
-        credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
+        record: EventRecord, credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
+        in_thread: InThread,
     ) -> None:
+        self._in_thread = in_thread
         self._config = config
         self._peers = peers
         self._judge = judge
@@ -56,18 +59,19 @@ class Explainer:
         self._now = now
 
     async def explain(self, arguments: Arguments) -> dict[str, Any]:
-        """Everything about one peer, as JSON has it."""
+        """Return everything about one peer, as JSON has it. Files are read in another thread."""
         peer, config, peers = domain_asked(arguments, "peer"), self._config(), self._peers
         if arguments.get("with") is not None:
-            config = planned(arguments["with"])
+            config = await self._in_thread(partial(planned, arguments["with"]))
             peers = config.policies
             peers.deny(self._peers.deny_lists)
         local = domain_asked(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
         if local not in config.gateway.domains:
             raise VerbError(f"{local} is none of our domains", "usage")
-        policy, provenance = peers.policy(peer), PolicySources(config, peers)
-        resolution = await self._discovery.resolve(peer, policy.route)
+        provenance = await self._in_thread(partial(PolicySources, config, peers))
+        resolution = await self._discovery.resolve(peer, peers.policy(peer).route)
         resolution = replace(resolution, targets=await self._discovery.locate(resolution.targets))
+        policy = peers.policy(peer)  # now that nothing is waited for any more: a reload may have come meanwhile
         return {
             "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
             "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),
@@ -116,7 +120,7 @@ class Explainer:
         return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
 
     async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:
-        """The verdict that the same certificate would meet now."""
+        """Return the verdict that the same certificate would meet now."""
         now = datetime.fromtimestamp(self._now(), UTC)
         target = _same_target(last.evidence.target, resolution.targets) if last.evidence.role == "receiving" else None
         evidence = replace(
@@ -132,7 +136,7 @@ class Explainer:
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON has it."""
+    """Return a verdict as JSON has it."""
     return {
         **outcome_of(verdict), "reasons": list(verdict.reasons), "hold": verdict.hold, "learn": verdict.learn,
         "report": verdict.report.cause.value if verdict.report else None,
@@ -140,7 +144,7 @@ def told(verdict: Verdict) -> dict[str, Any]:
 
 
 def planned(path: object) -> Config:
-    """The configuration in a file that is not in force; raises `VerbError` with every complaint."""
+    """Return the configuration in a file that is not in force; raises `VerbError` with every complaint."""
     if not isinstance(path, str) or not Path(path).is_absolute():
         raise VerbError("with must be the absolute path of a file", "usage")
     try:
@@ -150,7 +154,7 @@ def planned(path: object) -> Config:
 
 
 def domain_asked(arguments: Arguments, key: str) -> Domain:
-    """The domain under `key`; raises `VerbError`."""
+    """Return the domain under `key`; raises `VerbError`."""
     try:
         return Domain.parse(arguments.get(key))  # type: ignore[arg-type]
     except (InvalidJID, TypeError, AttributeError):
@@ -158,7 +162,7 @@ def domain_asked(arguments: Arguments, key: str) -> Domain:
 
 
 def _if(policy: PeerPolicy, role: Role, *, proven: bool) -> dict[str, Any]:
-    """What TLS of the newest version would come to for a peer of whom nothing is remembered."""
+    """Return the verdict on a peer with TLS of the newest version and nothing remembered of it."""
     attempts: Sequence[Attempt] = [Attempt("pkix", False, Cause.UNKNOWN_ISSUER, ("",), (Cause.UNKNOWN_ISSUER,))]
     if proven:
         attempts = [Attempt(method, True) for method in accepts(policy)[:1]]

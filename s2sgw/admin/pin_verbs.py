@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
-from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.admin.server import Arguments, Rows, Verb, VerbError
 from s2sgw.peerdb.keys import RememberedKey
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
@@ -49,27 +49,29 @@ class PinVerbs:
 
     # --- looking ---
 
-    def pending(self, arguments: Arguments) -> list[dict[str, Any]]:
+    def pending(self, arguments: Arguments) -> Rows:
         """Return the certificates that wait, the last to come last, each with the keys that were remembered before."""
         domain = _domain(arguments) if arguments.get("peer") is not None else None
-        return [self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain)]
+        return Rows(self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain))
 
     def _pending_row(self, pending: PendingCertificate) -> dict[str, Any]:
         domain = Domain.parse(pending.domain)
         remembered = [each.row() for each in self._peer_records.keys.of(domain) if each.key != pending.key]
         return {**pending.row(), "waiting": self._waiting(domain), "remembered": remembered}
 
-    def list(self, arguments: Arguments) -> list[dict[str, Any]]:
+    def list(self, arguments: Arguments) -> Rows:
         """Return every key that is remembered, and those that the configuration pins."""
-        domain = _domain(arguments) if arguments.get("peer") is not None else None
-        now = self._now()
-        rows = [{**each.row(), "counts": each.counts(now)} for each in self._peer_records.keys.of(domain)]
-        return [*rows, *(row for row in self._configured(domain))]
+        return Rows(self._keys(_domain(arguments) if arguments.get("peer") is not None else None, self._now()))
 
-    def _configured(self, domain: Domain | None) -> Iterator[dict[str, Any]]:
+    def _keys(self, domain: Domain | None, now: float) -> Iterator[dict[str, Any] | None]:
+        for each in self._peer_records.keys.of(domain):
+            yield {**each.row(), "counts": each.counts(now)}
         written = self._peers.written
-        for name in written if domain is None else self._peers.policy(domain).objects:
-            for pin in written[name].pins or ():
+        named = written if domain is None else self._peers.policy(domain).objects
+        for name in tuple(named):  # a reload meanwhile empties what is no longer in force
+            peer = written.get(name)
+            yield None
+            for pin in (peer and peer.pins) or ():
                 yield {
                     "peer": name, "key": pin, "origin": "configuration", "at": None, "expires": None, "revoked": None, "note": "",
                     "certificate": None, "counts": True,

@@ -6,9 +6,9 @@ Whatever is wrong with the new file, or cannot change without a restart, changes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
@@ -24,21 +24,46 @@ from s2sgw.runtime.deny_lists import ListChange
 from s2sgw.runtime.policy_change import Closed
 from s2sgw.runtime.preflight import CheckedConfiguration
 
-#: Names of a deny list's change that the audit log keeps.
-NAMES = 100
+#: Changed keys that are told one by one, and those of them that are in the log line.
+CHANGES = 1000
+LOGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadResult:
-    """What a reload came to. `changes` are {"key", "old", "new"}; `certificates` the names of those that were renewed."""
+    """What a reload came to.
+
+    `changes` are {"key", "old", "new"}, at most `CHANGES`; `certificates` the names of those that were renewed.
+    """
 
     ok: bool
     config: str
     complaints: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    #: how many more keys have changed, beyond those in `changes`
+    more_changes: int = 0
     certificates: list[str] = field(default_factory=list)
     closed: list[dict[str, str]] = field(default_factory=list)
+
+
+class Inspected(NamedTuple):
+    """A configuration that may be adopted; the first of the keys that differ, and how many more there are."""
+
+    ready: CheckedConfiguration
+    changes: list[Change]
+    more_changes: int
+
+
+def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
+    """Return how a new configuration differs from `old`. Raises `ConfigError` where that cannot change while the gateway runs.
+
+    There may be very many peers: to be called in another thread.
+    """
+    found = changes(old, ready.config)
+    if wrong := unchangeable(found):
+        raise ConfigError(ready.config.path, wrong)
+    return Inspected(ready, found[:CHANGES], max(0, len(found) - CHANGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +72,8 @@ class ReloadTarget:
 
     config: Callable[[], Config]
     certificates: CertificateDirectory
-    #: read what a start would read, in another thread: it may take seconds; fails with `ConfigError`
-    inspect: Callable[[Path], Awaitable[CheckedConfiguration]]
+    #: read what a start would read, and `compare` it with what is in force; raises `ConfigError`
+    inspect: Callable[[Path], Awaitable[Inspected]]
     #: hold a configuration from now on; cannot fail
     adopt: Callable[[CheckedConfiguration], None]
     #: bring streams and lanes in line, keeping all streams or not
@@ -66,14 +91,14 @@ class Reload:
         self._lock = DeferredLock()
 
     def verb(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """`s2sgw reload [--keep-streams]`."""
+        """Answer `s2sgw reload [--keep-streams]`."""
         keep = arguments.get("keep_streams", False)
         if not isinstance(keep, bool):
             raise VerbError("keep_streams must be true or false", "usage")
-        return self.run("s2sgw reload", keep).addCallback(asdict)
+        return self.run("s2sgw reload", keep).addCallback(_plain)
 
     def signalled(self) -> None:
-        """SIGHUP: what came of it is in the log."""
+        """Reload at a SIGHUP; the log has the result."""
         self.run("SIGHUP").addErrback(lambda failure: self.log.failure("the reload broke", failure))
 
     def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
@@ -83,45 +108,45 @@ class Reload:
     async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
         path = self._running.config().path
         try:
-            ready = await self._running.inspect(path)
-            found = changes(self._running.config(), ready.config)
-            if wrong := unchangeable(found):
-                raise ConfigError(path, wrong)
-            rows = [{"key": each.key, "old": each.old, "new": each.new} for each in found]
+            ready, found, more_changes = await self._running.inspect(path)
+            rows: list[dict[str, Any]] = [{"key": each.key, "old": each.old, "new": each.new} for each in found]
+            more = {"more_changes": more_changes} if more_changes else {}
             renewed = _renewed(self._running.certificates, ready.certificates)
-            self._note(path, by=by, config=str(path), changes=rows, certificates=renewed, keep_streams=keep_streams)
+            self._note(path, by=by, config=str(path), changes=rows, **more, certificates=renewed, keep_streams=keep_streams)
         except ConfigError as error:
             return self._refused(by, error)
         self._running.adopt(ready)
         closed = [each._asdict() for each in await self._running.reconsider(keep_streams)]
-        self._told(by, found, renewed, closed)
-        return ReloadResult(True, str(path), [], list(ready.warnings), rows, renewed, closed)
+        self._told(by, [row["key"] for row in rows], more_changes, renewed, closed)
+        return ReloadResult(True, str(path), [], list(ready.warnings), rows, more_changes, renewed, closed)
 
     def _note(self, path: Path, **facts: object) -> None:
-        """A change that cannot be noted is not made."""
+        """Add the change to the audit log. Raises `ConfigError`: a change that cannot be noted is not made."""
         try:
             self._audit.note("reload", **facts)
         except OSError as error:
             raise ConfigError(path, [f"{self._audit.path} cannot be written: {error.strerror or error}"]) from None
 
     def _refused(self, by: str, error: ConfigError) -> ReloadResult:
-        self.log.error(event="reload refused", by=by, config=str(error.path), detail=error.complaints)
+        self.log.error(event="reload refused", by=by, config=str(error.path), detail=error.complaints[:LOGGED])
         try:
             self._audit.note("reload refused", by=by, config=str(error.path), complaints=error.complaints)
         except OSError:
             self.log.failure("the audit log cannot be written")
         return ReloadResult(False, str(error.path), list(error.complaints))
 
-    def _told(self, by: str, found: Sequence[Change], renewed: list[str], closed: list[dict[str, str]]) -> None:
-        self.log.info(event="reloaded", by=by, changes=[each.key for each in found], certificates=renewed, closed=len(closed))
+    def _told(self, by: str, keys: list[str], more: int, renewed: list[str], closed: list[dict[str, str]]) -> None:
+        more += max(0, len(keys) - LOGGED)
+        also: dict[str, Any] = {"more_changes": more} if more else {}
+        self.log.info(event="reloaded", by=by, changes=keys[:LOGGED], **also, certificates=renewed, closed=len(closed))
         if closed:
             note_closed(self._audit, "reload", closed)
 
 
 class DenyListChanges:
-    """Hears of the deny lists' changes: what they deny is denied, told and noted, and streams are looked at again.
+    """Applies the deny lists when they change, tells and notes the change, and has the streams looked at again.
 
-    `deny` takes the lists, `reconsider` brings the streams in line. What a list holds when it is first read is no change.
+    `deny` takes the lists, `reconsider` closes streams that they refuse. What a list holds when it is first read is no change.
     """
 
     log = Logger("s2sgw")
@@ -144,10 +169,11 @@ class DenyListChanges:
 
     def _tell(self, change: ListChange, held: DenyList | None) -> None:
         names, unread = (len(held.names), held.unread) if held else (0, 0)
-        added, removed = len(change.added), len(change.removed)
-        self.log.info(event="deny list", list=change.source, names=names, added=added, removed=removed, unread=unread)
+        self.log.info(
+            event="deny list", list=change.source, names=names, added=change.added, removed=change.removed, unread=unread,
+        )
         if change.source in self._known:
-            some = {"added": sorted(change.added)[:NAMES], "removed": sorted(change.removed)[:NAMES]}
+            some = {"added": list(change.first_added), "removed": list(change.first_removed)}
             _note(self._audit, "deny list", list=change.source, names=names, **some)
 
     def _closed(self, closed: list[Closed]) -> None:
@@ -159,16 +185,21 @@ class DenyListChanges:
 
 
 def note_closed(audit: AuditLog, by: str, closed: list[dict[str, str]]) -> None:
-    """Streams were closed because of a change that is noted already."""
+    """Note the streams that were closed because of a change that is noted already."""
     _note(audit, "streams closed", by=by, streams=closed)
 
 
 def _note(audit: AuditLog, action: str, **facts: object) -> None:
-    """Of what has happened already: a full disk undoes nothing."""
+    """Note what has happened already: a full disk undoes nothing."""
     try:
         audit.note(action, **facts)
     except OSError:
         Reload.log.failure("the audit log cannot be written")
+
+
+def _plain(result: ReloadResult) -> dict[str, Any]:
+    """Return the result as the admin socket answers it; its lists, which may be long, are not copied."""
+    return {each.name: getattr(result, each.name) for each in fields(result)}
 
 
 def _renewed(old: CertificateDirectory, new: CertificateDirectory) -> list[str]:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
-
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.admin.explain import planned
 from s2sgw.admin.server import Arguments, VerbError
 from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.net.slices import SlicedWork, Slices
+from s2sgw.net.threads import InThread
 from s2sgw.peerdb.handshakes import SECONDS, Handshake, outcome_of
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
-
-#: Handshakes that are judged in one turn of the reactor.
-AT_ONCE = 10
 
 
 class Replay:
     """Answers the verb. `peers` is the policy in force, `wall` tells the seconds since the epoch."""
 
     def __init__(
-        self, clock: IReactorTime, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
+        self, slices: Slices, in_thread: InThread, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
         wall: Callable[[], float],
     ) -> None:
-        self._clock = clock
+        self._slices = slices
+        self._in_thread = in_thread
         self._wall = wall
         self._peers = peers
         self._proving = proving
@@ -35,24 +33,28 @@ class Replay:
 
     async def replay(self, arguments: Arguments) -> dict[str, Any]:
         """Return how many handshakes were judged, and each whose verdict would be another."""
-        config = planned(arguments.get("with"))
         seconds = _seconds(arguments)
+        config = await self._in_thread(partial(planned, arguments.get("with")))
         others = config.policies
         others.deny(self._peers.deny_lists)
         number, changed = 0, list[dict[str, Any]]()
         try:
             async for page in self._peer_records.handshakes.all_since(self._wall() - seconds):
-                for handshake in page:
-                    if number % AT_ONCE == 0:
-                        await self._turn()
-                    number += 1
-                    row = self._compared(handshake, others)
-                    if row is not None:
-                        changed.append(row)
+                number += len(page)
+                changed += await self._slices.run(self._judge_again(page, others))
         except OSError as error:
             raise VerbError(f"the handshakes on record cannot be read: {error}") from None
         changed.sort(key=lambda row: row["last"])
         return {"file": str(config.path), "handshakes": number, "seconds": seconds, "changed": changed}
+
+    def _judge_again(self, page: Sequence[Handshake], others: PeerPolicies) -> SlicedWork[list[dict[str, Any]]]:
+        changed = []
+        for handshake in page:
+            row = self._compared(handshake, others)
+            if row is not None:
+                changed.append(row)
+            yield None
+        return changed
 
     def _compared(self, handshake: Handshake, others: PeerPolicies) -> dict[str, Any] | None:
         before, after = self._verdict(handshake, self._peers), self._verdict(handshake, others)
@@ -70,11 +72,6 @@ class Replay:
         policy = peers.policy(evidence.domain)
         standing = self._peer_records.standing(evidence.domain, policy, self._wall())
         return self._proving.found(policy, evidence, standing).verdict
-
-    def _turn(self) -> Deferred[None]:
-        turn: Deferred[None] = Deferred()
-        self._clock.callLater(0, turn.callback, None)
-        return turn
 
 
 def _seconds(arguments: Arguments) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IReactorTime
-
 from s2sgw.admin.explain import Explainer
 from s2sgw.admin.pin_verbs import PinVerbs
 from s2sgw.admin.replay import Replay
@@ -16,6 +14,8 @@ from s2sgw.config import Config
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery
+from s2sgw.net.slices import Slices
+from s2sgw.net.threads import InThread
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
@@ -27,15 +27,16 @@ from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
-    clock: IReactorTime, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies, peer_records: PeerRecords,
-    audit: AuditLog, *, judge: Judge, proving: ProofRunner, discovery: Discovery, record: EventRecord, queues: DeliveryQueues,
-    accepted: AcceptedStreams, initiated: InitiatedStreams, credential: Callable[[Domain, Domain], Credential | None],
+    slices: Slices, in_thread: InThread, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies,
+    peer_records: PeerRecords, audit: AuditLog, *, judge: Judge, proving: ProofRunner, discovery: Discovery, record: EventRecord,
+    queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams,
+    credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
-    """Return the verbs by name. `wall` tells the seconds since the epoch, `clock` gives other work its turn."""
+    """Return the verbs by name. `wall` tells the seconds since the epoch; files are read `in_thread`."""
     streams = PeerStreams(queues, accepted, initiated)
     pins = PinVerbs(
         peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )
-    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall)
-    replay = Replay(clock, peers, proving, peer_records, wall)
+    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall, in_thread)
+    replay = Replay(slices, in_thread, peers, proving, peer_records, wall)
     return {**pins.verbs(), "explain": explainer.explain, "replay": replay.replay}

@@ -273,6 +273,7 @@ def reloaded(answer: JSONRow) -> RenderableType:
     lines = [f"{answer['config']} is in use" + ("" if answer["changes"] else ", and says nothing new")]
     lines += [f"warning: {warning}" for warning in answer["warnings"]]
     lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
+    lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []
     lines += [f"  new certificate: {name}" for name in answer["certificates"]]
     lines += [
         f"  closed: {row['direction']} stream of {row['peer']} with {row['local']} ({row['cause']}: {row['detail']})"

@@ -42,13 +42,17 @@ class RunningConfiguration:
         self._special_credentials: dict[Path, Credential] = {}
         self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
 
-    def adopt(self, ready: CheckedConfiguration) -> None:
-        """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ."""
+    def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
+        """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ.
+
+        Returns the tables of what was in force, for the caller to empty: to free very many peers at once would take long.
+        """
+        old: list[dict[str, Any]] = [self.config.peers, self.policies.adopt(ready.config.policies)]
         self.config = ready.config
-        self.policies.adopt(ready.config.policies)
         self.certificates.adopt(ready.certificates)
         self._special_credentials.clear()
         self.trust_files.adopt(ready.revocations)
+        return [table for table in old if table is not self.config.peers]
 
     def may_be_local(self, text: str) -> bool:
         """Return whether a text may spell a local domain, without reading it as a domain."""

@@ -141,10 +141,10 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     """
     # 1. clock, chance, state directory, certificates, policies
     random = SystemRandom()
-    slices = Slices(reactor)
+    slices, in_thread = Slices(reactor), run_in_thread(reactor)
     state = prepare_state(config.gateway.state)
     secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
-    running = RunningConfiguration(config, reactor, run_in_thread(reactor))
+    running = RunningConfiguration(config, reactor, in_thread)
     own_ports = OwnPorts()
 
     # 2. what the gateway says of itself, and what it remembers of peers
@@ -225,15 +225,15 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 9. what changes while the gateway runs
     policy_change = PolicyChange(
-        running.policies, accepted, connect_services.initiated, queues, receiving, initiating, backends,
+        running.policies, accepted, connect_services.initiated, queues, receiving, initiating, slices, backends,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
-        reactor, state, running, resolver, audit, policy_change, admission,
+        reactor, state, running, resolver, audit, policy_change, admission, slices, in_thread,
     ))
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, slices, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
+        reactor, slices, in_thread, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         turn_watch,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},

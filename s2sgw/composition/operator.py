@@ -24,6 +24,7 @@ from s2sgw.delivery.custody import Custody
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
+from s2sgw.net.threads import InThread
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import HandshakeTimes, MetricNumbers, Metrics
@@ -48,6 +49,7 @@ class OperatorServices:
 
     clock: IReactorTime
     slices: Slices
+    in_thread: InThread
     wall: Callable[[], float]
     running: RunningConfiguration
     record: EventRecord
@@ -122,9 +124,9 @@ class Operator:
         services, running = self._services, self._services.running
         queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices)
         trust = trust_verbs(
-            services.clock, services.wall, self._config, running.policies, services.peer_records, services.audit,
-            judge=services.judge, proving=services.proof_runner, discovery=services.discovery, record=services.record,
-            queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
+            services.slices, services.in_thread, services.wall, self._config, running.policies, services.peer_records,
+            services.audit, judge=services.judge, proving=services.proof_runner, discovery=services.discovery,
+            record=services.record, queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
             credential=running.credential,
         )
         return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}

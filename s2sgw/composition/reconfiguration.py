@@ -7,15 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2sgw.admin.reload import DenyListChanges, Reload, ReloadTarget
+from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.limits import connection_limits
 from s2sgw.config import Config
 from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
-from s2sgw.net.threads import run_in_thread
+from s2sgw.net.slices import Slices, emptied
+from s2sgw.net.threads import InThread
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.runtime.deny_lists import DenyLists, WebLists
+from s2sgw.runtime.deny_lists import DenyLists, ReadLists, WebLists
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
 
@@ -31,6 +32,8 @@ class ReconfigurationServices:
     audit: AuditLog
     policy_change: PolicyChange
     admission: Admission
+    slices: Slices
+    in_thread: InThread
 
 
 class Reconfiguration:
@@ -41,20 +44,20 @@ class Reconfiguration:
         self._policy_change = services.policy_change
         self._admission = services.admission
         self._adopting = False
-        in_thread = run_in_thread(services.reactor)
-        target = ReloadTarget(
-            self._config, running.certificates, lambda path: in_thread(partial(check_configuration, path)), self._adopt,
-            services.policy_change.apply,
-        )
+        self._slices = services.slices
+        self._in_thread = services.in_thread
+        #: what was read of the deny lists of the configuration that is about to be adopted
+        self._read_lists: ReadLists | None = None
+        target = ReloadTarget(self._config, running.certificates, self._inspect, self._adopt, services.policy_change.apply)
         self.reload = Reload(target, services.audit)
         fetcher = WebLists(services.reactor, services.resolver, running.anchors)
         changed = DenyListChanges(running.policies.deny, self._apply_deny_lists, services.audit)
-        self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed)
+        self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._in_thread)
 
     def open(self) -> None:
         """Apply the deny lists of the configuration from now on."""
         policy = self._running.config.policy
-        self.deny_lists.hold(policy.deny_lists, policy.refresh)
+        self.deny_lists.hold(policy.deny_lists, policy.refresh, self._read_lists)
 
     def close(self) -> None:
         """Refresh the deny lists no more."""
@@ -65,13 +68,25 @@ class Reconfiguration:
 
     async def _apply_deny_lists(self) -> list[Closed]:
         """Close the streams that a changed list refuses. A reload that brings the list does so itself."""
-        return [] if self._adopting else await self._policy_change.apply()
+        return [] if self._adopting else await self._policy_change.apply_bars()
+
+    async def _inspect(self, path: Path) -> Inspected:
+        """Read the new configuration and everything that it names, in another thread: there may be very many peers."""
+        config = self._config()
+        inspected: Inspected
+        inspected, self._read_lists = await self._in_thread(partial(self._read, path, config))
+        return inspected
+
+    def _read(self, path: Path, config: Config) -> tuple[Inspected, ReadLists]:
+        inspected = compare(config, check_configuration(path))
+        return inspected, self.deny_lists.read(inspected.ready.config.policy.deny_lists)
 
     def _adopt(self, ready: CheckedConfiguration) -> None:
         self._adopting = True
         try:
-            self._running.adopt(ready)
+            old = self._running.adopt(ready)
             self._admission.limits = connection_limits(ready.config)
             self.open()
         finally:
-            self._adopting = False
+            self._adopting, self._read_lists = False, None
+        self._slices.run(emptied(old))

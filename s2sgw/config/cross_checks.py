@@ -242,7 +242,7 @@ def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> 
 def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
     policies = PeerPolicies(peers)
     for name, peer in peers.items():
-        if peer.pins and "pin" not in policies.named(name).proofs:
+        if peer.pins and "pin" not in policies.value(name, "proofs"):
             yield Complaint(("peers", name, "pins"), 'are never looked at: "pin" is not among the proofs')
 
 

@@ -28,34 +28,36 @@ class Change(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The key as TOML spells it."""
+        """Return the key as TOML spells it."""
         return key_text(self.path)
 
     @property
     def needs_restart(self) -> bool:
-        """Whether a running gateway cannot take it over."""
+        """Return whether a running gateway cannot take it over."""
         return not any(self.path[: len(prefix)] == prefix for prefix in RELOADED)
 
 
 def changes(old: Config, new: Config) -> list[Change]:
-    """Every key whose value differs, in the order of the sections."""
-    before, after = dict(_values(old)), dict(_values(new))
-    return [
-        Change(path, before.get(path), after.get(path))
-        for path in dict.fromkeys([*before, *after])
-        if before.get(path) != after.get(path)
-    ]
+    """Return every key whose value differs: those of `old` in the order of the sections, then those that are new."""
+    before, after = dict(_values(old, new)), dict(_values(new, old))
+    found = [Change(path, value, after.get(path)) for path, value in before.items() if value != after.get(path)]
+    found += [Change(path, None, value) for path, value in after.items() if path not in before and value is not None]
+    return found
 
 
 def unchangeable(found: Iterable[Change]) -> list[str]:
-    """A complaint for each key that only a restart can change."""
+    """Return a complaint for each key that only a restart can change."""
     return [f"{change.key}: can change only at a restart" for change in found if change.needs_restart]
 
 
-def _values(config: Config) -> Iterator[tuple[KeyPath, object]]:
-    """Peer objects as they are written, since what they leave out is inherited; of all else what it came to."""
+def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, object]]:
+    """Yield each key with its value. Of peer objects what is written, since what they leave out is inherited; of all else what
+    it came to. Peer objects that `other` has too, just the same, are left out: there may be very many.
+    """
     for name in SECTIONS:
         section = getattr(config, "backends" if name == "backend" else name)
+        if name == "peers":
+            section = {peer: object_ for peer, object_ in section.items() if object_ != other.peers.get(peer)}
         yield from _leaves((name,), section, as_written=name == "peers")
 
 

@@ -20,7 +20,7 @@ from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
 from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, GatewayLimits, Listener, Log, Policy, Queue
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
-from s2sgw.policy.values import PeerName, parse_nameserver
+from s2sgw.policy.values import PeerName, parse_nameserver, parse_peer_name
 
 #: section -> its type. A section that is left out counts as an empty one.
 SECTIONS: dict[str, Any] = {
@@ -71,7 +71,6 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(path, [f"is not valid TOML: {error}"]) from None
-    source = TOMLSource(text)
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]
@@ -79,6 +78,11 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     sections: dict[str, Any] = {}
     curtailed: dict[str, Any] = {}
     for name in SECTIONS:
+        if name == "peers":
+            with suppress(ValueError):
+                sections[name] = _peer_objects(tree, path.parent)
+                continue
+            tree[name] = tomllib.loads(text)[name]  # what is wrong there is found out table by table
         complaints += _validate(name, tree, path.parent, sections, curtailed)
     nameservers = _system(system_nameservers)
     complaints += disagreements(sections, tree, nameservers)
@@ -87,6 +91,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
         unwrapped = [_unwrap(each, single) for each in complaints]
         tls = {**curtailed, **sections}.get("tls")
         folder = tls.certificates if isinstance(tls, TLS) and tls.certificates.is_dir() else None
+        source = TOMLSource(text)
         raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)], folder)
     return Config.model_construct(
         path=path, system_nameservers=nameservers, backends=sections.pop("backend"), **sections,
@@ -102,8 +107,8 @@ def _validate(
     name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any]
 ) -> list[Complaint]:
     """Puts the section, where it is sound, into `sections`; else what is left of it without its faults into `curtailed`."""
-    validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
     written: Any = tree.get(name, [{}] if name in REPEATED else {})
+    validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
     try:
         sections[name] = validate(written)
     except ValidationError as error:
@@ -112,6 +117,27 @@ def _validate(
             curtailed[name] = validate(_without(written, [each["loc"] for each in found]))
         return [Complaint(_path(name, each["loc"]), translate(each, _known(name, each["loc"]))) for each in found]
     return []
+
+
+def _peer_objects(tree: dict[str, Any], folder: Path) -> dict[str, PeerObject]:
+    """Return the peer objects, of which there may be very many; raises `ValueError` if anything is wrong with them.
+
+    Tables that say the same are validated once, and share one object. Each table leaves the tree, so that not all are in memory
+    twice.
+    """
+    written = tree.get("peers", {})
+    if not isinstance(written, dict):
+        raise ValueError("no table")
+    validate = partial(TypeAdapter(PeerObject).validate_python, context={"folder": folder})
+    same: dict[str, PeerObject] = {}
+    found: dict[str, PeerObject] = {}
+    for name, table in written.items():
+        text = repr(table)
+        if text not in same:
+            same[text] = validate(table).compact()
+        found[parse_peer_name(name)] = same[text]
+        written[name] = {}
+    return found
 
 
 def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:

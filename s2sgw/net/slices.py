@@ -1,4 +1,4 @@
-"""Long work in slices of a few milliseconds, with a turn of the reactor after each, so that it holds up nothing else.
+"""Long work in slices of a few milliseconds, with a turn of the reactor after each (docs/decisions.md#long-work).
 
 Work is a generator: it yields None where it may be interrupted, or a Deferred whose result it waits for, and returns its own.
 A step from one yield to the next should take well under a millisecond.
@@ -121,6 +121,47 @@ def each(items: Iterable[T], act: Callable[[T], object], at_once: int = 1) -> Sl
         act(item)
         if number % at_once == 0:
             yield None
+
+
+def emptied(tables: Iterable[dict[Any, Any]], at_once: int = 100) -> SlicedWork[None]:
+    """Return the work of emptying `tables`: to free a large one at once would be one long step."""
+    for table in tables:
+        while table:
+            for _ in range(min(at_once, len(table))):
+                table.popitem()
+            yield None
+
+
+def few_at_once(calls: Iterable[Callable[[], Deferred[T]]], most: int) -> SlicedWork[list[T]]:
+    """Return the work of making `calls`, each a step, with at most `most` of them unanswered; its result is the answers.
+
+    An answer that fails is left out: each call sees to its own failures.
+    """
+    answers: list[T] = []
+    waiting: set[Deferred[None]] = set()
+    unanswered = 0
+
+    def answered(answer: T | Failure) -> None:
+        nonlocal unanswered
+        unanswered -= 1
+        if not isinstance(answer, Failure):
+            answers.append(answer)
+        while waiting:
+            waiting.pop().callback(None)
+
+    def fewer_than(number: int) -> SlicedWork[None]:
+        while unanswered >= number:
+            some: Deferred[None] = Deferred(waiting.discard)
+            waiting.add(some)
+            yield some
+
+    for call in calls:
+        yield from fewer_than(most)
+        unanswered += 1
+        call().addBoth(answered)
+        yield None
+    yield from fewer_than(1)
+    return answers
 
 
 def in_order(items: Iterable[T], key: Callable[[T], Any], at_once: int = 1000) -> Generator[None, None, Iterator[T]]:

@@ -10,6 +10,7 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 
 #: A name that is canonical already, as nearly all of a long list are: no more need be asked of it.
 _PLAIN = re.compile(r"(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}\Z", re.ASCII)
+_LINE = re.compile(r"[^\r\n]+")
 #: Characters of a name in the DNS.
 _NAME_CHARACTERS = 253
 
@@ -27,16 +28,22 @@ class DenyList:
 
     @classmethod
     def parse(cls, source: str, text: str) -> DenyList:
-        """A list from its text: `#` begins a comment. Raises `ValueError` where most of it is something else (a web page)."""
-        found = [_name(line) for line in _lines(text)]
-        names = frozenset(name for name in found if name is not None)
-        unread = found.count(None)
-        if unread > len(found) - unread:
-            raise ValueError(f"is no list of domains: {unread} of its {len(found)} lines name none")
-        return cls(source, names, unread)
+        """Return a list from its text; `#` begins a comment. Raises `ValueError` where most of it is something else (a page)."""
+        names: set[str] = set()
+        lines = unread = 0
+        for line in _lines(text):
+            name = _name(line)
+            lines += 1
+            if name is None:
+                unread += 1
+            else:
+                names.add(name)
+        if unread > lines - unread:
+            raise ValueError(f"is no list of domains: {unread} of its {lines} lines name none")
+        return cls(source, frozenset(names), unread)
 
     def names_peer(self, peer: Domain) -> bool:
-        """Whether the list holds `peer`, or something that it is under."""
+        """Return whether the list holds `peer`, or something that it is under."""
         name = peer.ascii
         if name in self.names:
             return True
@@ -47,8 +54,9 @@ class DenyList:
 
 
 def _lines(text: str) -> Iterator[str]:
-    for line in text.removeprefix("\ufeff").splitlines():
-        entry = line.partition("#")[0].strip()
+    """Yield what the lines say, one by one: to split a long text at once would hold up every other thread."""
+    for line in _LINE.finditer(text.removeprefix("\ufeff")):
+        entry = line[0].partition("#")[0].strip()
         if entry:
             yield entry
 

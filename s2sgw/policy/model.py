@@ -6,8 +6,9 @@ The defaults of `PeerPolicy` are the contract's first values: what holds where n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -160,7 +161,42 @@ def _as_table(value: object) -> object:
     return value if isinstance(value, dict) else {"total": value}
 
 
-class LimitsObject(Section):
+class InheritingSection(Section):
+    """A table whose keys are inherited where it leaves them out: there they are None.
+
+    There may be a hundred thousand such tables. `compact` makes one as small as what it says.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return None for a key that a compact table leaves out."""
+            if name in type(self).model_fields:
+                return None
+            return super().__getattr__(name)
+
+    def compact(self) -> Self:
+        """Keep only what was written (pydantic keeps each key, and a set of those that were written), and return self."""
+        written = {key: self.__dict__[key] for key in self.__dict__ if key in self.model_fields_set}
+        for value in written.values():
+            if isinstance(value, InheritingSection):
+                value.compact()
+        object.__setattr__(self, "__dict__", written)
+        object.__setattr__(self, "__pydantic_fields_set__", _same_keys(frozenset(written)))
+        return self
+
+    def written(self) -> dict[str, Any]:
+        """Return what the table says."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+
+@cache
+def _same_keys(keys: frozenset[str]) -> set[str]:
+    """Return one set for all tables that have the same keys."""
+    return set(keys)
+
+
+class LimitsObject(InheritingSection):
     """`limits` of a peer object; what it leaves out is inherited key by key."""
 
     stanza_bytes: Annotated[Size, Field(ge=LEAST_STANZA_BYTES)] | None = None
@@ -171,7 +207,7 @@ class LimitsObject(Section):
     excess: Excess | None = None
 
 
-class FeaturesObject(Section):
+class FeaturesObject(InheritingSection):
     """`features` of a peer object; what it leaves out is inherited key by key."""
 
     sm: Flag | None = None
@@ -180,7 +216,7 @@ class FeaturesObject(Section):
     multiplexing: Flag | None = None
 
 
-class PeerObject(Section):
+class PeerObject(InheritingSection):
     """One `[peers.…]` table: what it leaves out is inherited from the next less specific one."""
 
     allow: Flag | None = None
@@ -211,15 +247,17 @@ class PeerObject(Section):
     resume: Resume | None = None
 
     def refine(self, inherited: PeerPolicy, name: str) -> PeerPolicy:
-        """`inherited` with everything that this object says, which goes by `name`."""
-        written = {key: getattr(self, key) for key in self.model_fields_set}
-        limits = _written(self.limits)
-        if "stanzas_per_second" in limits:
-            limits["stanzas_per_second"] = StanzaRates(**limits["stanzas_per_second"])
-        written["limits"] = replace(inherited.limits, **limits)
-        written["features"] = replace(inherited.features, **_written(self.features))
+        """Return `inherited` with everything that this object says, which goes by `name`."""
+        written = self.written()
+        if self.limits is not None:
+            written["limits"] = _refined_limits(inherited.limits, self.limits)
+        if self.features is not None:
+            written["features"] = replace(inherited.features, **self.features.written())
         return replace(inherited, **written, objects=(name, *inherited.objects))
 
 
-def _written(table: Section | None) -> dict[str, Any]:
-    return {} if table is None else table.model_dump(exclude_unset=True)
+def _refined_limits(inherited: Limits, limits: LimitsObject) -> Limits:
+    written = limits.written()
+    if limits.stanzas_per_second is not None:
+        written["stanzas_per_second"] = StanzaRates(**dict(limits.stanzas_per_second))
+    return replace(inherited, **written)

@@ -1,9 +1,13 @@
-"""One policy object per peer: the most specific name wins, each inheriting from the next (docs/decisions.md#policy)."""
+"""One policy object per peer: the most specific name wins, each inheriting from the next (docs/decisions.md#policy).
+
+There may be very many objects: what one comes to is resolved when it is asked for first, and then kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject, PeerPolicy
@@ -13,7 +17,7 @@ DEFAULT = "default"
 
 
 class PeerPolicies:
-    """The policies of all peers, made once.
+    """The policies of all peers.
 
     `objects` go by "default", by a domain or by "*." and a domain, in A-labels. `base` is what the object "default" itself
     inherits; its TLS minimum is the gateway's own, which no peer goes below. `listed_only`: a peer that no other object
@@ -26,26 +30,29 @@ class PeerPolicies:
     def __init__(
         self, objects: Mapping[str, PeerObject] | None = None, base: PeerPolicy | None = None, listed_only: bool = False,
     ) -> None:
-        self._objects = dict(objects or {})
+        self._objects = {} if objects is None else objects
         self._base = base or PeerPolicy()
         self._listed_only = listed_only
-        self._policies = {name: self._resolved(name) for name in (DEFAULT, *self._objects)}
+        #: those that were asked for
+        self._policies: dict[str, PeerPolicy] = {}
         self._deny_lists: tuple[DenyList, ...] = ()
         self._denied: dict[tuple[str, str], PeerPolicy] = {}
 
     def policy(self, peer: Domain) -> PeerPolicy:
         """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
-        name = next(name for name in _names(peer.ascii, peer.is_address) if name in self._policies)
+        name = next(name for name in _names(peer.ascii, peer.is_address) if name in self._objects or name == DEFAULT)
         source = self._denier(peer) if self._deny_lists else None
-        return self._policies[name] if source is None else self._denied_by(name, source)
+        return self._resolved(name) if source is None else self._denied_by(name, source)
 
     # --- change ---
 
-    def adopt(self, other: PeerPolicies) -> None:
-        """Hold what `other` holds, at once and in whole; the deny lists stay."""
+    def adopt(self, other: PeerPolicies) -> dict[str, PeerPolicy]:
+        """Hold what `other` holds, at once and in whole; the deny lists stay. Returns the policies that held before."""
+        old = self._policies
         self._objects, self._base, self._policies = other._objects, other._base, other._policies
         self._listed_only = other._listed_only
-        self._denied.clear()
+        self._denied = {}
+        return old
 
     def deny(self, lists: Iterable[DenyList]) -> None:
         """Deny what `lists` name, in place of those before. A peer whose own object says `allow = true` is spared."""
@@ -65,7 +72,7 @@ class PeerPolicies:
 
     def _denied_by(self, name: str, source: str) -> PeerPolicy:
         if (name, source) not in self._denied:
-            self._denied[name, source] = replace(self._policies[name], deny_list=source)
+            self._denied[name, source] = replace(self._resolved(name), deny_list=source)
         return self._denied[name, source]
 
     # --- objects ---
@@ -76,14 +83,29 @@ class PeerPolicies:
         return self._objects
 
     def named(self, name: str) -> PeerPolicy:
-        """The policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
-        return self._policies[name]
+        """Return the policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
+        if name != DEFAULT and name not in self._objects:
+            raise KeyError(name)
+        return self._resolved(name)
+
+    def value(self, name: str, key: str) -> Any:
+        """Return what the object called `name` says or inherits for a key that is no table. Nothing is resolved for it."""
+        for each in _names(name):
+            if each in self._objects and key in self._objects[each].model_fields_set:
+                return getattr(self._objects[each], key)
+        return getattr(self._base, key)
 
     def lists(self, peer: Domain) -> bool:
         """Whether an object goes by exactly this name: what R14 asks of an address or a single label."""
         return peer.ascii != DEFAULT and peer.ascii in self._objects
 
     def _resolved(self, name: str) -> PeerPolicy:
+        policy = self._policies.get(name)
+        if policy is None:
+            policy = self._policies[name] = self._resolve(name)
+        return policy
+
+    def _resolve(self, name: str) -> PeerPolicy:
         applying = [each for each in dict.fromkeys(_names(name)) if each in self._objects]
         policy = self._base
         for each in reversed(applying):

@@ -1,13 +1,15 @@
 """The deny lists of [policy]: read from files, fetched from https URLs, read again after a while; the last good copy counts.
 
-What was fetched is kept in the state directory, so that a restart without network denies whom it denied before.
+What was fetched is kept in the state directory, so that a restart without network denies whom it denied before. Lists are long:
+they are read, and compared with those before, in another thread.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +21,7 @@ from twisted.python.failure import Failure
 from s2sgw.net.fetching import TrustRoot, permitted_addresses
 from s2sgw.net.https import HTTPS, Unfetched
 from s2sgw.net.resolver import Resolver
+from s2sgw.net.threads import InThread, at_once
 from s2sgw.policy.denylist import DenyList
 from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.trust.anchors import Anchors
@@ -29,6 +32,8 @@ LIST_BYTES = 8 * 1024 * 1024
 FETCH_SECONDS = 30.0
 #: Seconds after which a list that could not be read is tried again, where `refresh` is longer.
 RETRY = 300.0
+#: Names of a change that are told, of those that were added and of those that were removed.
+NAMED = 100
 #: Where fetched lists are kept, in the state directory.
 FOLDER = "deny"
 #: How the first line of a copy begins, and the bytes of that line.
@@ -43,11 +48,22 @@ class ListUnreadable(Exception):
 
 
 class ListChange(NamedTuple):
-    """What a list holds now that it did not hold before, and the other way round."""
+    """How many names a list holds now that it did not hold before, and the other way round; and the first of these in order."""
 
     source: str
-    added: frozenset[str]
-    removed: frozenset[str]
+    added: int
+    removed: int
+    first_added: tuple[str, ...] = ()
+    first_removed: tuple[str, ...] = ()
+
+
+class ReadLists(NamedTuple):
+    """Lists that were read, by source; those before, and how they differ; and why a source could not be read."""
+
+    lists: dict[str, DenyList]
+    before: dict[str, DenyList]
+    changes: list[ListChange]
+    problems: dict[str, str]
 
 
 class ListFetcher(Protocol):
@@ -70,8 +86,9 @@ class DenyLists:
     log = Logger("s2sgw")
 
     def __init__(
-        self, state: Path, fetcher: ListFetcher, clock: IReactorTime, observer: ListObserver,
+        self, state: Path, fetcher: ListFetcher, clock: IReactorTime, observer: ListObserver, in_thread: InThread = at_once,
     ) -> None:
+        self._in_thread = in_thread
         self._folder = state / FOLDER
         self._fetcher = fetcher
         self._clock = clock
@@ -90,15 +107,24 @@ class DenyLists:
         """What is denied, in the order of the sources."""
         return tuple(self._lists[str(source)] for source in self._sources if str(source) in self._lists)
 
-    def hold(self, sources: Sequence[DenyListSource], refresh: float) -> Deferred[None]:
-        """Hold these lists from now on. Files, and copies of what was fetched before, count at once; the rest once it is there.
+    def read(self, sources: Sequence[DenyListSource]) -> ReadLists:
+        """Read what `hold` is to begin with: files, and copies of what was fetched before. May run in another thread."""
+        before, problems = dict(self._lists), dict[str, str]()
+        kept = {str(source): self._kept(source, before, problems) for source in sources}
+        found = {name: each for name, each in kept.items() if each is not None}
+        return ReadLists(found, before, _changes(before, found), problems)
 
-        Fires when every list was tried.
+    def hold(self, sources: Sequence[DenyListSource], refresh: float, read: ReadLists | None = None) -> Deferred[None]:
+        """Apply these lists from now on. Fires when every list was tried.
+
+        What was `read` of them counts at once (None: it is read now), the rest once it is there.
         """
         self.stop()
         self._sources, self._refresh = tuple(sources), refresh
-        kept = {str(source): self._kept(source) for source in sources}
-        self._take({name: found for name, found in kept.items() if found is not None})
+        begin = self.read(sources) if read is None else read
+        for source, problem in begin.problems.items():
+            self.log.error(event="deny list copy unusable", list=source, detail=f"{problem}; the list counts once it is fetched")
+        self._take(self._newest(begin))
         self._forget_copies()
         return self.look()
 
@@ -132,15 +158,19 @@ class DenyLists:
                     found[name] = self._lists[name]
             else:
                 self.failures.pop(name, None)
-        self._take(found)
+        before = dict(self._lists)
+        self._take(ReadLists(found, before, await self._in_thread(partial(_changes, before, found)), {}))
         return True
 
     async def _read(self, source: DenyListSource) -> DenyList:
         if isinstance(source, Path):
-            return read_file(source)
+            file: DenyList = await self._in_thread(partial(read_file, source))
+            return file
         text = await self._fetcher.fetch(source)
-        found = parse(source, text)
-        self._keep(source, text)
+        found: DenyList = await self._in_thread(partial(parse, source, text))
+        problem = await self._in_thread(partial(self._keep, source, text))
+        if problem:
+            self.log.error(event="deny list not kept", list=source, detail=problem)
         return found
 
     def _failed(self, name: str, why: str) -> None:
@@ -149,11 +179,18 @@ class DenyLists:
             stays = f"; it stays as it was, with {len(self._lists[name].names)} names" if name in self._lists else ""
             self.log.error(event="deny list unreadable", list=name, detail=why + stays)
 
-    def _take(self, found: dict[str, DenyList]) -> None:
-        changes = [change for change in _changes(self._lists, found) if change.added or change.removed]
-        self._lists = found
-        if changes:
-            self._observer.changed(self.lists, changes)
+    def _newest(self, read: ReadLists) -> ReadLists:
+        """Return what was read, but for lists that were refreshed since then: those stay."""
+        wanted = {str(source) for source in self._sources}
+        newer = {name: each for name, each in self._lists.items() if name in wanted and each is not read.before.get(name)}
+        changes = [change for change in read.changes if change.source not in newer]
+        return read._replace(lists={**read.lists, **newer}, changes=changes)
+
+    def _take(self, read: ReadLists) -> None:
+        self._lists = read.lists
+        if read.changes:
+            self._observer.changed(self.lists, read.changes)
+        self._in_thread(read.before.clear)  # to free long lists takes a while
 
     # --- time ---
 
@@ -182,9 +219,9 @@ class DenyLists:
     def _copy(self, url: str) -> Path:
         return self._folder / (hashlib.sha256(url.encode()).hexdigest() + ".txt")
 
-    def _kept(self, source: DenyListSource) -> DenyList | None:
-        """A file as it is now, a fetched list as it was last."""
-        held = self._lists.get(str(source))
+    def _kept(self, source: DenyListSource, lists: Mapping[str, DenyList], problems: dict[str, str]) -> DenyList | None:
+        """Return a file as it is now, a fetched list as it was last. What is wrong with a copy is added to `problems`."""
+        held = lists.get(str(source))
         if held is not None and isinstance(source, str):
             return held
         if isinstance(source, str) and not self._copy(source).exists():
@@ -195,17 +232,17 @@ class DenyLists:
             return parse(source, _unsealed(_bytes(self._copy(source), SEAL_BYTES)))
         except ListUnreadable as problem:
             if isinstance(source, str):
-                detail = f"{problem}; the list counts once it is fetched"
-                self.log.error(event="deny list copy unusable", list=source, detail=detail)
+                problems[source] = str(problem)
             return held
 
-    def _keep(self, url: str, text: bytes) -> None:
-        """A full disk loses the copy, not the list."""
+    def _keep(self, url: str, text: bytes) -> str:
+        """Write a copy, and return why it could not be written, or "": a full disk loses the copy, not the list."""
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             write_atomically(self._copy(url), _sealed(text))
         except OSError as error:
-            self.log.error(event="deny list not kept", list=url, detail=error.strerror or str(error))
+            return error.strerror or str(error)
+        return ""
 
     def _forget_copies(self) -> None:
         wanted = {self._copy(source) for source in self._sources if isinstance(source, str)}
@@ -267,11 +304,20 @@ def _bytes(path: Path, more: int = 0) -> bytes:
     return data
 
 
-def _changes(old: dict[str, DenyList], new: dict[str, DenyList]) -> list[ListChange]:
-    names = dict.fromkeys([*old, *new])
-    empty: frozenset[str] = frozenset()
-    both = [(name, old[name].names if name in old else empty, new[name].names if name in new else empty) for name in names]
-    return [ListChange(name, after - before, before - after) for name, before, after in both]
+def _changes(old: Mapping[str, DenyList], new: Mapping[str, DenyList]) -> list[ListChange]:
+    """Return how each list that differs does."""
+    found = []
+    empty = DenyList("", frozenset())
+    for source in dict.fromkeys([*old, *new]):
+        before, after = old.get(source, empty).names, new.get(source, empty).names
+        if before is not after:
+            # not by the difference of sets, which lets no other thread run meanwhile
+            added = [name for name in after if name not in before]
+            removed = [name for name in before if name not in after]
+            if added or removed:
+                first = tuple(nsmallest(NAMED, added)), tuple(nsmallest(NAMED, removed))
+                found.append(ListChange(source, len(added), len(removed), *first))
+    return found
 
 
 class WebLists:

@@ -7,21 +7,24 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.authentication.refusals import barred
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
+from s2sgw.net.slices import SlicedWork, Slices, few_at_once
 from s2sgw.peerdb.keys import key_of
 from s2sgw.policy.peers import PeerPolicies
+from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.stream.events import Refusal
@@ -55,6 +58,9 @@ class RouterLinks(Protocol):
         """Return where stanzas come in by them."""
 
 
+_Question = Callable[[], Awaitable[Refusal | None]]
+
+
 class Closed(NamedTuple):
     """A stream that the policy refuses."""
 
@@ -66,21 +72,14 @@ class Closed(NamedTuple):
     detail: str
 
 
-class _Question(NamedTuple):
-    connection: StreamConnection
-    direction: str
-    pair: Pair
-    ask: Callable[[], Awaitable[Refusal | None]]
-
-
 class PolicyChange:
-    """Brings the streams and lanes of a gateway in line with its policy."""
+    """Brings the streams and lanes of a gateway in line with its policy, in slices: there may be very many of them."""
 
     log = Logger("s2sgw")
 
     def __init__(
         self, peers: PeerPolicies, accepted: AcceptedStreams, initiated: InitiatedStreams, queues: DeliveryQueues,
-        receiving: AcceptedStreamReview, initiating: InitiatedStreamReview, links: RouterLinks | None = None,
+        receiving: AcceptedStreamReview, initiating: InitiatedStreamReview, slices: Slices, links: RouterLinks | None = None,
     ) -> None:
         """`links`: where stanzas come in beside the accepted streams and those that we opened."""
         self._links = links
@@ -90,55 +89,81 @@ class PolicyChange:
         self._queues = queues
         self._receiving = receiving
         self._initiating = initiating
+        self._slices = slices
 
-    async def apply(self, keep_streams: bool = False) -> list[Closed]:
-        """Look at everything again; what was closed. `keep_streams`: no stream is."""
+    def apply(self, keep_streams: bool = False) -> Deferred[list[Closed]]:
+        """Admit all pairs anew, judge all streams again, and bounce what waits for a peer that is barred.
+
+        The result is the streams that were closed; with `keep_streams` none is.
+        """
+        return self._slices.run(self._apply(() if keep_streams else self._questions()))
+
+    def apply_bars(self) -> Deferred[list[Closed]]:
+        """The same where only the deny lists have changed: a stream is closed if its peer is barred, and not judged."""
+        return self._slices.run(self._apply(self._bars()))
+
+    def _apply(self, calls: Iterable[Callable[[], Deferred[Closed | None]]]) -> SlicedWork[list[Closed]]:
+        yield from self._admit_anew()
+        answers = yield from few_at_once(calls, CONCURRENT)
+        yield from self._give_back()
+        return [closed for closed in answers if closed is not None]
+
+    def _admit_anew(self) -> SlicedWork[None]:
         for _, owner in self._accepted:
             owner.reconsider()
+            yield None
         for incoming in () if self._links is None else self._links.ingresses():
             incoming.reconsider()
+            yield None
         for stream in self._initiated:
             if stream.incoming is not None:
                 stream.incoming.reconsider()
-        closed = [] if keep_streams else await self._close()
-        self._give_back()
-        return closed
+            yield None
 
     # --- streams ---
 
-    async def _close(self) -> list[Closed]:
-        places = DeferredSemaphore(CONCURRENT)
-        asked = [places.run(self._ask, question) for question in [*self._of_accepted(), *self._of_initiated()]]
-        outcomes = await DeferredList(asked)
-        return [closed for _, closed in outcomes if closed is not None]
-
-    def _of_accepted(self) -> Iterator[_Question]:
+    def _questions(self) -> Iterator[Callable[[], Deferred[Closed | None]]]:
+        """Yield what judges each stream: once for each peer that it carries, however many pairs that has."""
         for connection, owner in self._accepted:
-            methods = dict(owner.methods)
-            if not methods and owner.peer is not None and owner.local is not None:
-                methods[Pair(owner.peer, owner.local)] = ""
-            for pair, method in methods.items() if owner.side.leg == "federation" else ():
-                yield _Question(connection, "inbound", pair, partial(self._receiving.reconsider, connection, pair, method))
-
-    def _of_initiated(self) -> Iterator[_Question]:
+            for pair, method in _judged_once(owner) if owner.side.leg == "federation" else ():
+                ask: _Question = partial(self._receiving.reconsider, connection, pair, method)
+                yield partial(self._ask, connection, "inbound", pair, ask)
         for stream in self._initiated:
-            for pair in stream.pairs if stream.leg == "federation" else ():
+            if stream.leg == "federation":
+                pair = stream.pair  # one peer, and one certificate of ours, whatever it is shared by
                 ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
-                yield _Question(stream.connection, "outbound", pair, ask)
+                yield partial(self._ask, stream.connection, "outbound", pair, ask)
 
-    def _ask(self, question: _Question) -> Deferred[Closed | None]:
-        asked = Deferred.fromCoroutine(_awaited(question.ask()))
-        return asked.addCallback(self._answered, question).addErrback(self._unanswered)
+    def _bars(self) -> Iterator[Callable[[], Deferred[Closed | None]]]:
+        """Yield what closes each stream of which a peer is barred."""
+        for connection, owner in self._accepted:
+            for pair, _ in _judged_once(owner) if owner.side.leg == "federation" else ():
+                yield partial(self._ask, connection, "inbound", pair, partial(self._barred, pair.sender))
+        for stream in self._initiated:
+            if stream.leg == "federation":
+                peer = stream.pair.recipient
+                yield partial(self._ask, stream.connection, "outbound", stream.pair, partial(self._barred, peer))
 
-    def _answered(self, refusal: Refusal | None, question: _Question) -> Closed | None:
-        connection = question.connection
+    async def _barred(self, peer: Domain) -> Refusal | None:
+        bar = self._peers.policy(peer).bar
+        return None if bar is None else barred(bar)
+
+    def _ask(self, connection: StreamConnection, direction: str, pair: Pair, ask: _Question) -> Deferred[Closed | None]:
+        if connection.ending is not None:
+            return succeed(None)
+        asked = Deferred.fromCoroutine(_awaited(ask()))
+        return asked.addCallback(self._answered, connection, direction, pair).addErrback(self._unanswered)
+
+    def _answered(
+        self, refusal: Refusal | None, connection: StreamConnection, direction: str, pair: Pair,
+    ) -> Closed | None:
         if refusal is None or connection.ending is not None:
             return None
         ending = replace(refusal.ending, condition=StreamCondition.POLICY_VIOLATION.value)
         address = connection.peer_address
         connection.fail(Refusal(StreamCondition.POLICY_VIOLATION, f"The policy has changed. {refusal.text}", ending))
-        peer, local = question.pair if question.direction == "inbound" else question.pair.inverse
-        return Closed(question.direction, str(peer), str(local), address, ending.cause.value, ending.detail)
+        peer, local = pair if direction == "inbound" else pair.inverse
+        return Closed(direction, str(peer), str(local), address, ending.cause.value, ending.detail)
 
     def _unanswered(self, failure: Failure) -> None:
         """A mistake of ours closes nothing."""
@@ -146,12 +171,25 @@ class PolicyChange:
 
     # --- lanes ---
 
-    def _give_back(self) -> None:
-        """What waits for a peer that is barred waits in vain."""
+    def _give_back(self) -> SlicedWork[None]:
+        """Bounce what waits for a peer that is barred."""
         for queue in self._queues:
-            bar = self._peers.policy(queue.pair.recipient).bar if queue.direction == "outbound" else None
-            if bar is not None and len(queue.pair_queue):
-                queue.give_up(bar.cause)
+            if queue.direction == "outbound" and len(queue.pair_queue):
+                bar = self._peers.policy(queue.pair.recipient).bar
+                if bar is not None:
+                    queue.give_up(bar.cause)
+            yield None
+
+
+def _judged_once(owner: AcceptedStream) -> Iterator[tuple[Pair, str]]:
+    """Yield one pair for each peer on the stream and the method that proved it; "" where nothing is proven yet."""
+    once: dict[tuple[Domain, str], Pair] = {}
+    for pair, method in list(owner.methods.items()):
+        once.setdefault((pair.sender, method), pair)
+    if not once and owner.peer is not None and owner.local is not None:
+        once[owner.peer, ""] = Pair(owner.peer, owner.local)
+    for (_, method), pair in once.items():
+        yield pair, method
 
 
 async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
@@ -160,7 +198,7 @@ async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
 
 # All streams and lanes of one peer: what waits for it, and what an operator's word about its key does to them.
 class PeerStreams:
-    """Finds them at the moment of the question."""
+    """The streams and lanes of one peer, found at the moment of the question."""
 
     def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams) -> None:
         self._queues = queues
@@ -168,15 +206,15 @@ class PeerStreams:
         self._initiated = initiated
 
     def waiting(self, peer: Domain) -> int:
-        """Stanzas that wait for the peer, in memory or on disk."""
-        return sum(len(queue.pair_queue) for queue in self._queues if queue.pair.recipient == peer)
+        """Return the number of stanzas that wait for the peer, in memory or on disk."""
+        return sum(len(queue.pair_queue) for queue in self._queues.towards(peer))
 
     def wake(self, peer: Domain) -> None:
-        """Try again at once to reach the peer, whatever is known of it."""
+        """Try again at once to reach the peer, also where it backs off."""
         self._queues.retry_now(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
-        """Close what the peer's key had opened; how many streams."""
+        """Close the streams that the peer's key had opened; return how many."""
         text = "the approval of this key was revoked here"
         condition = StreamCondition.POLICY_VIOLATION
         closed = [each for each in dict.fromkeys(self._connections(peer)) if key_of(each.chain) == key and each.ending is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from s2sgw.admin.explain import Explainer
 from s2sgw.admin.pin_verbs import PinVerbs
 from s2sgw.admin.provenance import PolicySources
 from s2sgw.admin.replay import Replay
-from s2sgw.admin.server import VerbError
+from s2sgw.admin.server import Rows, VerbError
 from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge
 from s2sgw.authentication.lookups import EvidenceLookups
@@ -28,9 +29,12 @@ from s2sgw.cli import output as answering
 from s2sgw.config import parse
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.https import Fetched
+from s2sgw.net.slices import Slices
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.record import EventRecord
 from s2sgw.trust.anchors import Anchors
@@ -69,6 +73,7 @@ class TrustCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(NOW)
+        self.elsewhere = 0
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
         self.path = self.folder / "s2sgw.toml"
@@ -78,6 +83,11 @@ class TrustCase(SynchronousTestCase):
         self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
         self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
+
+    def in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+        """Files are read here."""
+        self.elsewhere += 1
+        return maybeDeferred(call)
 
     def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
         evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)
@@ -103,7 +113,7 @@ class PinVerbsTests(TrustCase):
         maybeDeferred(self.verbs[verb], arguments).addBoth(answer.append)
         if isinstance(answer[0], Failure):
             answer[0].raiseException()
-        return answer[0]
+        return list(answer[0]) if isinstance(answer[0], Rows) else answer[0]
 
     def hold(self, chain: tuple[bytes, ...] = (OLD.der,)) -> None:
         key = Fingerprint.of(chain[0])
@@ -139,6 +149,24 @@ class PinVerbsTests(TrustCase):
         self.assertEqual(["operator", "configuration"], [row["origin"] for row in self.ask("pins list")])
         self.assertEqual(["configuration"], [row["origin"] for row in self.ask("pins list", peer="peer.example")])
         self.assertEqual([], self.ask("pins list", peer="third.test"))
+
+    def test_list_and_reload(self) -> None:
+        """Rows are made as they are written: a reload that comes meanwhile takes the pins of peers that are gone away."""
+        rows = iter(self.verbs["pins list"]({}).steps())
+        while next(rows) is None:
+            pass
+        self.peers.adopt(PeerPolicies())
+        self.assertEqual([], [row for row in rows if row is not None])
+        rows = iter(self.verbs["pins list"]({}).steps())
+        self.assertEqual([], [row for row in rows if row is not None])
+
+    def test_list_and_emptied(self) -> None:
+        """The same where the table of the old peers is emptied while rows are made."""
+        rows = self.verbs["pins list"]({}).steps()
+        next(rows)
+        written: Any = self.peers.written
+        written.clear()
+        self.assertEqual([], [row for row in rows if row is not None])
 
     def test_revoke(self) -> None:
         """R20: a revoked key closes its streams; what is not there cannot be revoked."""
@@ -182,7 +210,7 @@ class ExplainTests(TrustCase):
         self.record = EventRecord(self.clock, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
         self.patch(explain, "system_servers", lambda: ())
         self.explainer = Explainer(
-            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds,
+            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds, self.in_thread,
         )
 
     def fake(self) -> Any:
@@ -220,6 +248,7 @@ class ExplainTests(TrustCase):
         answer = self.explain(**{"with": str(plan)})
         self.assertEqual((True, str(plan)), (answer["planned"], answer["file"]))
         self.assertIn("not-allowed", answer["bar"])
+        self.assertEqual(2, self.elsewhere)  # the planned file, and the one with the lines
         self.assertEqual("not-allowed", answer["now"]["inbound"]["if_proven"]["cause"])
         plan.write_text("[nonsense]\n")
         for arguments in ({"with": str(plan)}, {"with": "relative.toml"}, {"local": "elsewhere.example"}, {"peer": "not a domain"}):
@@ -232,6 +261,17 @@ class ExplainTests(TrustCase):
         self.assertTrue(self.explain()["changed"])
         self.path.unlink()
         self.assertTrue(PolicySources(self.config, self.peers).outdated)
+
+    def test_reload_meanwhile(self) -> None:
+        """A reload that comes while the DNS is asked: what is told is the policy of then, and no object that is gone."""
+        waiting: Deferred[Resolution] = Deferred()
+        self.discovery.resolve = lambda domain, route: waiting
+        asked = Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example"}))
+        self.peers.adopt(PeerPolicies({"default": PeerObject.model_validate({"hold": "7s"})}))
+        waiting.callback(Resolution(PEER, self.discovery.targets))
+        answer = self.successResultOf(asked)
+        self.assertEqual(["default"], [each["name"] for each in answer["objects"]])
+        self.assertEqual([7.0], [row["value"] for row in answer["keys"] if row["key"] == "hold"])
 
     def test_unresolved(self) -> None:
         """A peer that the DNS does not know is told with the cause."""
@@ -248,9 +288,9 @@ class ReplayTests(TrustCase):
     def replay(self, text: str, **arguments: Any) -> Any:
         plan = self.folder / "plan.toml"
         plan.write_text(text)
-        asked = Deferred.fromCoroutine(Replay(self.clock, self.peers, self.proving, self.peer_records, self.clock.seconds).replay({"with": str(plan), **arguments}))
-        while not asked.called:
-            self.clock.advance(0)
+        replay = Replay(Slices(self.clock), self.in_thread, self.peers, self.proving, self.peer_records, self.clock.seconds)
+        asked = Deferred.fromCoroutine(replay.replay({"with": str(plan), **arguments}))
+        self.clock.advance(0)
         return asked
 
     def test_changes(self) -> None:

@@ -75,7 +75,9 @@ class ReconfigurationTests(FolderCase):
         self.addCleanup(self.gateway.reconfiguration.close)
 
     def reload(self) -> ReloadResult:
-        return self.successResultOf(self.gateway.reconfiguration.reload.run("the test"))
+        done = self.gateway.reconfiguration.reload.run("the test")
+        self.gateway.reactor.advance(0)
+        return self.successResultOf(done)
 
     def cause(self) -> str | None:
         """Why a stream of the peer is refused at its header."""
@@ -83,7 +85,11 @@ class ReconfigurationTests(FolderCase):
         return refusal.ending.cause.value if refusal else None
 
     def test_policy(self) -> None:
-        """Whoever holds the policies sees the new ones, and so does a peer."""
+        """The new policies count at once wherever policies are held; those before are let go."""
+        old = self.running.config.peers
+        self.also('[peers.default]\nhold = "9s"\n')
+        self.reload()
+        self.assertEqual(({}, True), (old, "default" in self.running.config.peers))
         self.assertIsNone(self.cause())
         self.also('[peers."peer.example"]\nallow = false\nhold = "7s"\n')
         self.assertTrue(self.reload().ok)

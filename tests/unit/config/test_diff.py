@@ -49,6 +49,14 @@ class ChangesTests(SynchronousTestCase):
         )
         self.assertEqual([], unchangeable(self.found))
 
+    def test_many_peers(self) -> None:
+        """Of peers that did not change nothing is said, however many; one that says the same in another way is no change."""
+        peers = "".join(f'[peers."{number}.example"]\nhold = "60s"\n' for number in range(100))
+        self.assertEqual(
+            {'peers."5.example".hold': (60.0, 30.0)},
+            self.between(peers, peers.replace('"5.example"]\nhold = "60s"', '"5.example"]\nhold = "30s"').replace("60s", "1m")),
+        )
+
     def test_empty_objects(self) -> None:
         """An object that says nothing is a change too: it lists a peer."""
         self.assertEqual({'peers."a.example"': (None, {})}, self.between("", '[peers."a.example"]\n'))

@@ -504,6 +504,27 @@ class AgreementTests(ConfigTestCase):
             self.with_gateway('[dns.static]\n"a.example" = "x:1"\n"A.example" = "y:1"\n'),
         )
 
+    def test_very_many_peers(self) -> None:
+        """Tables that say the same are one object; each name counts in its one spelling."""
+        peers = "".join(f'[peers."{number}.EXAMPLE"]\nallow = false\nhold = "1m"\n' for number in range(1000))
+        peers += '[peers."x.example"]\nallow = false\nhold = "60s"\nlimits = {streams = 3}\n'
+        found = self.config(GATEWAY + peers).peers
+        self.assertEqual((1001, 2), (len(found), len({id(peer) for peer in found.values()})))
+        self.assertEqual({False}, {found[name].allow for name in ("0.example", "999.example", "x.example")})
+        self.assertEqual((found["1.example"].hold, {"allow", "hold"}), (found["x.example"].hold, found["1.example"].model_fields_set))
+
+    def test_one_of_very_many(self) -> None:
+        """One wrong table among many is told by its line, and so is one that disagrees with another section."""
+        peers = "".join(f'[peers."{number}.example"]\nallow = false\n' for number in range(1000))
+        self.assertEqual(
+            ['line 2004: peers."x.example".allow: must be true or false'],
+            self.with_gateway(peers + '[peers."x.example"]\nallow = "no"\n'),
+        )
+        self.assertEqual(
+            ['line 2003: peers."example.org": is one of gateway.domains, and no peer'],
+            self.with_gateway(peers + '[peers."example.org"]\n'),
+        )
+
     def test_unread_pins(self) -> None:
         """Pins beside proofs that leave them out would never be looked at."""
         pins = f'[peers."a.example"]\npins = ["{PIN}"]\n'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.slices import SlicedWork, Slices, each, in_order
+from s2sgw.net.slices import SlicedWork, Slices, each, emptied, few_at_once, in_order
 from tests.support.turn_clock import TurnClock
 
 
@@ -44,7 +45,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual((self.turn(), self.successResultOf(result)), ("a", "result of a"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def noResult(self, result: Deferred[str]) -> bool:
+    def noResult(self, result: Deferred[Any]) -> bool:
         self.assertNoResult(result)
         return True
 
@@ -135,3 +136,67 @@ class SlicesTests(SynchronousTestCase):
             self.turn()
         found: Any = self.successResultOf(result)
         self.assertEqual(list(found), sorted(rows, key=lambda row: row[0]))
+
+    def test_emptied(self) -> None:
+        """Large tables are emptied bit by bit."""
+        tables: list[dict[Any, Any]] = [dict.fromkeys(range(250)), {}, {"a": 1}]
+        sizes = [len(tables[0]) for _ in emptied(tables)]
+        self.assertEqual((sizes, tables), ([150, 50, 0, 0], [{}, {}, {}]))
+
+    def run_few(self, calls: Iterable[Callable[[], Deferred[Any]]], most: int) -> Deferred[list[Any]]:
+        result = self.slices.run(few_at_once(calls, most))
+        self.turn()
+        return result
+
+    def test_few_at_once(self) -> None:
+        """No more calls than so many are unanswered at a time; the answers come as they came, and failures are left out."""
+        asked: list[Deferred[str]] = []
+
+        def ask() -> Deferred[str]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        result = self.run_few([ask] * 5, 2)
+        self.assertEqual(len(asked), 2)
+        asked[1].callback("b")
+        self.turn()
+        self.assertEqual(len(asked), 3)
+        asked[0].errback(ValueError())
+        asked[2].callback("c")
+        self.turn()
+        self.assertEqual((len(asked), self.noResult(result)), (5, True))
+        asked[4].callback("e")
+        asked[3].callback("d")
+        self.turn()
+        self.assertEqual(self.successResultOf(result), ["b", "c", "e", "d"])
+
+    def test_few_answered_at_once(self) -> None:
+        """Calls that are answered there and then are steps all the same."""
+
+        def ask() -> Deferred[float]:
+            self.now += 4
+            return succeed(self.now)
+
+        result = self.run_few([ask] * 7, 2)
+        self.assertEqual((self.now, self.noResult(result)), (12, True))
+        self.turn()
+        self.turn()
+        self.assertEqual(len(self.successResultOf(result)), 7)
+
+    def test_few_cancelled(self) -> None:
+        """A call that is answered when nobody waits any more disturbs nothing."""
+        asked: list[Deferred[str]] = []
+
+        def ask() -> Deferred[str]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        result = self.run_few([ask] * 5, 1)
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        asked[0].callback("a")
+        self.assertEqual((self.turn(), len(asked)), ("", 1))
+
+    def test_few_of_none(self) -> None:
+        """Without calls there is nothing to wait for."""
+        self.assertEqual(self.successResultOf(self.run_few([], 3)), [])

@@ -114,6 +114,30 @@ class MostSpecificTests(SynchronousTestCase):
         self.assertIs(policy(self.peers, "a.test"), policy(self.peers, "b.test"))
         self.assertIs(policy(self.peers, "a.b.example"), policy(self.peers, "c.example"))
 
+    def test_resolved_when_asked(self) -> None:
+        """What an object comes to is found out when it is asked for, once: there may be very many objects."""
+        objects = {f"{number}.example": PeerObject() for number in range(100)}
+        refined: list[str] = []
+
+        class Counting(dict[str, PeerObject]):
+            def __getitem__(self, name: str) -> PeerObject:
+                refined.append(name)
+                return super().__getitem__(name)
+
+        found = PeerPolicies(Counting(objects))
+        self.assertEqual([], refined)
+        self.assertIs(policy(found, "1.example"), policy(found, "1.example"))
+        self.assertEqual(["1.example"], refined)
+
+    def test_value(self) -> None:
+        """One key alone: as the whole policy has it."""
+        found = PeerPolicies({
+            "default": PeerObject(dialback="never"), "*.example": PeerObject(proofs=("pin",)), "a.example": PeerObject(allow=False),
+        }, PeerPolicy(hold=7.0))
+        for name in ("a.example", "*.example", "default"):
+            for key in ("allow", "proofs", "dialback", "hold", "pins"):
+                self.assertEqual(getattr(found.named(name), key), found.value(name, key), (name, key))
+
     def test_named(self) -> None:
         """The policy of an object is found by the object's own name."""
         self.assertEqual(("*.friends.example", "*.example", "default"), self.peers.named("*.friends.example").objects)
@@ -238,10 +262,11 @@ class BarTests(SynchronousTestCase):
         live = peers(a__example={"hold": "1m"})
         live.deny([DenyList("x", frozenset({"c.example"}))])
         policy(live, "c.example")
-        live.adopt(PeerPolicies({"b.example": PeerObject(hold="2m")}, PeerPolicy(hold=7.0), listed_only=True))  # type: ignore[arg-type]
+        before = live.adopt(PeerPolicies({"b.example": PeerObject(hold="2m")}, PeerPolicy(hold=7.0), listed_only=True))  # type: ignore[arg-type]
         self.assertEqual((7.0, 120.0), (policy(live, "a.example").hold, policy(live, "b.example").hold))
         self.assertEqual(("deny-listed", 7.0), (self.bar(live, "c.example")[0], policy(live, "c.example").hold))  # type: ignore[index]
         self.assertFalse(policy(live, "a.example").listed)
+        self.assertEqual({"default"}, set(before))  # the policies that were asked for
 
 
 class ListedTests(SynchronousTestCase):
@@ -276,6 +301,28 @@ class ObjectTests(SynchronousTestCase):
     def test_all_proofs(self) -> None:
         """Every method that the contract knows may be listed."""
         self.assertEqual(ALL_PROOFS, PeerObject(proofs=("pkix", "dane", "posh", "pin")).proofs)
+
+
+    def test_compact(self) -> None:
+        """A compact object says what it said, in all ways in which it is asked, and holds no more."""
+        said = {"allow": False, "hold": "1m", "limits": {"streams": 3, "stanzas_per_second": {"iq": 5}}, "features": {"sm": False}}
+        whole, compact = (PeerObject.model_validate(said) for _ in range(2))
+        self.assertIs(compact, compact.compact())
+        base = PeerPolicy()
+        self.assertEqual(whole.refine(base, "x"), compact.refine(base, "x"))
+        self.assertEqual(whole.model_dump(exclude_unset=True), compact.model_dump(exclude_unset=True))
+        self.assertEqual((None, None, False), (compact.pins, compact.limits and compact.limits.stanza_bytes, compact.allow))
+        self.assertEqual((set(said), 4), (compact.model_fields_set, len(vars(compact))))
+        self.assertEqual(compact, PeerObject.model_validate(said).compact())
+        self.assertNotEqual(compact, PeerObject.model_validate(said | {"allow": True}).compact())
+        self.assertRaises(AttributeError, getattr, compact, "nonsense")
+        self.assertEqual(compact, compact.compact())
+
+    def test_compact_shares(self) -> None:
+        """Objects that say the same keys share the set of them."""
+        first, second = (PeerObject(allow=allow).compact() for allow in (False, True))
+        self.assertIs(first.model_fields_set, second.model_fields_set)
+        self.assertEqual((set(), PeerPolicy().allow), (PeerObject().compact().model_fields_set, PeerObject().compact().refine(PeerPolicy(), "x").allow))
 
 
 class ValueTests(SynchronousTestCase):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.policy.denylist import DenyList
 from s2sgw.runtime import deny_lists
-from s2sgw.runtime.deny_lists import RETRY, DenyLists, ListChange, ListUnreadable, complaints
+from s2sgw.runtime.deny_lists import RETRY, DenyLists, ListChange, ListUnreadable, ReadLists, complaints
 
 URL, OTHER = "https://lists.example/deny.txt", "https://lists.example/other.txt"
 
@@ -56,7 +58,7 @@ class FileTests(DenyListsTestCase):
         self.assertIsNone(self.successResultOf(tried))
         self.assertEqual(["a.example"], self.names())
         (lists, changes), = self.heard
-        self.assertEqual(([str(self.file)], [ListChange(str(self.file), frozenset({"a.example"}), frozenset())]), ([each.source for each in lists], changes))
+        self.assertEqual(([str(self.file)], [ListChange(str(self.file), 1, 0, ("a.example",))]), ([each.source for each in lists], changes))
 
     def test_read_again(self) -> None:
         """After `refresh` a changed file counts; an unchanged one is no news."""
@@ -66,7 +68,7 @@ class FileTests(DenyListsTestCase):
         self.assertEqual(["a.example"], self.names())
         self.clock.advance(1)
         self.assertEqual(["b.example"], self.names())
-        self.assertEqual([ListChange(str(self.file), frozenset({"b.example"}), frozenset({"a.example"}))], self.heard[-1][1])
+        self.assertEqual([ListChange(str(self.file), 1, 1, ("b.example",), ("a.example",))], self.heard[-1][1])
         self.clock.advance(3600)
         self.assertEqual(2, len(self.heard))
 
@@ -111,7 +113,7 @@ class URLTests(DenyListsTestCase):
         self.clock.advance(3600)
         self.answer(b"a.example\n")
         self.assertEqual(["a.example"], self.names())
-        self.assertEqual([ListChange(URL, frozenset(), frozenset({"*.b.example"}))], self.heard[-1][1])
+        self.assertEqual([ListChange(URL, 0, 1, (), ("*.b.example",))], self.heard[-1][1])
 
     def test_kept(self) -> None:
         """What was fetched outlives a restart, whether or not the server answers then."""
@@ -167,7 +169,7 @@ class URLTests(DenyListsTestCase):
         self.lists.hold([OTHER], 3600)
         self.assertEqual(["b.example"], self.names())
         self.assertEqual(1, len(list((self.state / "deny").iterdir())))
-        self.assertEqual([ListChange(URL, frozenset(), frozenset({"a.example"}))], self.heard[-1][1])
+        self.assertEqual([ListChange(URL, 0, 1, (), ("a.example",))], self.heard[-1][1])
 
     def test_full_disk(self) -> None:
         """A copy that cannot be written loses the copy, not the list."""
@@ -175,6 +177,86 @@ class URLTests(DenyListsTestCase):
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         self.assertEqual(["a.example"], self.names())
+
+
+class ElsewhereTests(DenyListsTestCase):
+    """Lists are read and compared in another thread, whose calls the test makes when it likes."""
+
+    def setUp(self) -> None:
+        self.calls: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+        super().setUp()
+
+    def made(self) -> DenyLists:
+        return DenyLists(self.state, self, self.clock, self, self.in_thread)
+
+    def in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+        self.calls.append((call, Deferred()))
+        return self.calls[-1][1]
+
+    def elsewhere(self) -> None:
+        """Make the calls that are asked for, and those that follow."""
+        while self.calls:
+            call, result = self.calls.pop(0)
+            maybeDeferred(call).addErrback(lambda failure: failure).chainDeferred(result)
+
+    def test_read_elsewhere(self) -> None:
+        """Files and texts are read there, one after the other, and hold all together when all are compared."""
+        tried = self.lists.hold([self.file, URL], 3600, ReadLists({}, {}, [], {}))
+        self.assertEqual(([], 2), (self.names(), len(self.calls)))  # the table of those before, and the file
+        self.elsewhere()
+        self.assertEqual([], self.names())
+        self.answer(b"b.example\n")
+        self.assertNoResult(tried)
+        self.elsewhere()
+        self.successResultOf(tried)
+        self.assertEqual((["a.example", "b.example"], 1), (self.names(), len(self.heard)))
+
+    def test_given_up(self) -> None:
+        """What is read for lists that are held no more counts for nothing."""
+        self.lists.hold([self.file], 3600, ReadLists({}, {}, [], {}))
+        self.lists.stop()
+        self.elsewhere()
+        self.assertEqual(([], [], []), (self.names(), self.heard, self.clock.getDelayedCalls()))
+
+    def test_refreshed_while_a_reload_reads(self) -> None:
+        """A list that was refreshed after a reload began to read stays: what the reload read of it is older."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        self.elsewhere()
+        read = self.lists.read([self.file, URL])
+        self.clock.advance(3600)
+        self.answer(b"b.example\nc.example\n")
+        self.elsewhere()
+        self.file.write_text("d.example\n")
+        self.lists.hold([self.file, URL], 3600, read)
+        self.assertEqual(["a.example", "b.example", "c.example"], self.names())
+        self.assertEqual([ListChange(str(self.file), 1, 0, ("a.example",))], self.heard[-1][1])
+        self.elsewhere()
+        self.answer(b"c.example\n")
+        self.elsewhere()
+        self.assertEqual(["c.example", "d.example"], self.names())
+
+    def test_broken_copy(self) -> None:
+        """What is wrong with a copy is told when the lists are held, in the reactor's thread."""
+        self.lists.hold([URL], 3600)
+        self.answer(b"a.example\n")
+        self.elsewhere()
+        [copy] = (self.state / "deny").iterdir()
+        copy.write_bytes(copy.read_bytes()[:-3])
+        again = self.made()
+        with capturedLogs() as logs:
+            read = again.read([URL])
+            self.assertEqual([], logs)
+            again.hold([URL], 3600, read)
+        self.assertEqual(["deny list copy unusable"], [event.get("event") for event in logs])
+
+    def test_very_many_names(self) -> None:
+        """Of a large change the numbers are told, and the first names."""
+        self.file.write_text("".join(f"{number:04}.example\n" for number in range(1000)))
+        self.lists.hold([self.file], 3600)
+        change, = self.heard[-1][1]
+        self.assertEqual((1000, 0, 100, ()), (change.added, change.removed, len(change.first_added), change.first_removed))
+        self.assertEqual(("0000.example", "0099.example"), (change.first_added[0], change.first_added[-1]))
 
 
 class LifeTests(DenyListsTestCase):

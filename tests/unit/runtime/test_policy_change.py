@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.discovery import Target
+from s2sgw.net.slices import Slices
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
@@ -28,6 +29,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of
 from tests.support.fakes import FakeNextHop
+from tests.support.turn_clock import TurnClock
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 NO = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "pkix: no.", Ending(Cause.EXPIRED, "expired"))
@@ -82,7 +84,7 @@ class ReconsiderationTests(SynchronousTestCase):
     """Over streams and lanes of the test's own; judgements by the test."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.back: list[bytes] = []
         self.record = EventRecord(self.clock, Logger())
         self.queues = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop).queues
@@ -116,10 +118,20 @@ class ReconsiderationTests(SynchronousTestCase):
         self.questions.append((pair, target))
         return self.answers.get((pair.recipient, "outbound"))
 
-    def apply(self, keep_streams: bool = False) -> list[Closed]:
+    def change(self) -> PolicyChange:
         accepted: Any = self.accepted.items()
-        reconsideration = PolicyChange(self.peers, accepted, self.initiated, self.queues, Review(self.inbound), Review(self.outbound))
-        return self.successResultOf(Deferred.fromCoroutine(reconsideration.apply(keep_streams)))
+        slices = Slices(self.clock, stopwatch=self.clock.seconds)
+        return PolicyChange(self.peers, accepted, self.initiated, self.queues, Review(self.inbound), Review(self.outbound), slices)
+
+    def apply(self, keep_streams: bool = False) -> list[Closed]:
+        done = self.change().apply(keep_streams)
+        self.clock.advance(0)
+        return self.successResultOf(done)
+
+    def apply_bars(self) -> list[Closed]:
+        done = self.change().apply_bars()
+        self.clock.advance(0)
+        return self.successResultOf(done)
 
     def test_closed(self) -> None:
         """A refused stream ends with policy-violation whatever the cause is, and is told of; the others live on."""
@@ -138,13 +150,31 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertIsNotNone(connection.said)
         self.assertEqual([(Pair(HERE, PEER), TARGET)], self.questions)
 
-    def test_each_pair(self) -> None:
-        """A stream of many pairs ends once if one of them is refused."""
+    def test_each_peer(self) -> None:
+        """A stream of many peers ends once if one of them is refused."""
         connection = self.stream()
         self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
-        self.answers[PEER, "EXTERNAL"] = self.answers[OTHER, "dialback"] = NO
+        self.answers[PEER, "EXTERNAL"] = NO
         self.assertEqual(1, len(self.apply()))
+        self.assertEqual([(Pair(PEER, HERE), "EXTERNAL")], self.questions)
+
+    def test_one_of_many(self) -> None:
+        """It ends too if only the last is refused."""
+        connection = self.stream()
+        self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
+        self.answers[OTHER, "dialback"] = NO
+        self.assertEqual([("inbound", "other.example")], [closed[:2] for closed in self.apply()])
         self.assertEqual([(Pair(PEER, HERE), "EXTERNAL"), (Pair(OTHER, HERE), "dialback")], self.questions)
+
+    def test_judged_once(self) -> None:
+        """A peer is judged once on a stream, however many pairs it has there; by each way in which it was proven."""
+        connection = self.stream()
+        for number in range(100):
+            local = Domain.parse(f"{number}.here.example")
+            self.accepted[connection].methods[Pair(PEER, local)] = "EXTERNAL" if number % 2 else "dialback"
+        self.apply()
+        self.assertEqual([PEER, PEER], [pair.sender for pair, _ in self.questions])
+        self.assertEqual({"EXTERNAL", "dialback"}, {method for _, method in self.questions})
 
     def test_unproven(self) -> None:
         """A stream that still negotiates is asked about by the name it claims."""
@@ -181,6 +211,56 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertIn(b"policy: not-allowed", self.back[0])
         self.assertEqual(1, len(self.queues.queue(Pair(HERE, OTHER)).pair_queue))
 
+    def test_bars(self) -> None:
+        """A deny list that changed closes the streams of a barred peer, both ways, and no other; none is judged."""
+        streams = self.stream(), self.outgoing(), self.stream(peer=OTHER), self.outgoing(OTHER)
+        unproven, backend = self.stream(method=""), self.stream("backend")
+        queue = self.queues.queue(Pair(HERE, PEER))
+        queue.next_hop = Waiting(False, [])
+        queue.accept([Stanza("message", b"<message/>", "a@peer.example", "b@here.example", id="1")])
+        self.peers.adopt(PeerPolicies({"peer.example": PeerObject(allow=False)}))
+        closed = self.apply_bars()
+        self.assertEqual(["inbound", "inbound", "outbound"], sorted(each.direction for each in closed))
+        self.assertEqual({"not-allowed"}, {each.cause for each in closed})
+        self.assertEqual([True, True, False, False], [stream.ending is not None for stream in streams])
+        self.assertEqual((True, False), (unproven.ending is not None, backend.ending is not None))
+        self.assertEqual(([], 1), (self.questions, len(self.back)))
+        self.assertEqual(1, self.accepted[streams[2]].asked_anew)
+
+    def test_bar_of_one_on_a_shared_stream(self) -> None:
+        """A stream of many peers ends if one of them is barred."""
+        connection = self.stream()
+        self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
+        self.peers.adopt(PeerPolicies({"other.example": PeerObject(allow=False)}))
+        self.assertEqual([("inbound", "other.example")], [closed[:2] for closed in self.apply_bars()])
+
+    def test_very_many(self) -> None:
+        """The streams and lanes are not all looked at in one turn of the reactor."""
+        for number in range(50):
+            self.stream(peer=Domain.parse(f"{number}.example"))
+            self.queues.queue(Pair(HERE, Domain.parse(f"{number}.example")))
+        steps = iter(range(10_000))
+        accepted: Any = self.accepted.items()
+        slices = Slices(self.clock, seconds=2, stopwatch=lambda: float(next(steps)))
+        change = PolicyChange(self.peers, accepted, self.initiated, self.queues, Review(self.inbound), Review(self.outbound), slices)
+        done = change.apply()
+        seen = [0]
+        while not done.called:
+            self.clock.turn()
+            seen.append(len(self.questions))
+        self.successResultOf(done)
+        self.assertEqual(50, seen[-1])
+        self.assertLessEqual(max(after - before for before, after in pairwise(seen)), 3)
+
+    def test_gone_meanwhile(self) -> None:
+        """A stream that ends before its turn is not judged."""
+        first, second = self.stream(), self.stream(peer=OTHER)
+        done = self.change().apply()
+        first.ending = Ending(Cause.CLOSED)
+        self.clock.advance(0)
+        self.successResultOf(done)
+        self.assertEqual(([(Pair(OTHER, HERE), "EXTERNAL")], None), (self.questions, second.said))
+
     def test_mistake(self) -> None:
         """A judgement that breaks closes nothing, and the others are made all the same."""
         first, second = self.stream(), self.stream(peer=OTHER)
@@ -206,11 +286,13 @@ class ReconsiderationTests(SynchronousTestCase):
             waiting.append(Deferred())
             return await waiting[-1]
 
+        self.inbound = inbound  # type: ignore[method-assign]
         connections = [self.stream() for _ in range(5)]
-        reconsideration = PolicyChange(self.peers, self.accepted.items(), self.initiated, self.queues, Review(inbound), Review(self.outbound))  # type: ignore[arg-type]
-        done = Deferred.fromCoroutine(reconsideration.apply())
+        done = self.change().apply()
+        self.clock.advance(0)
         self.assertEqual(2, len(waiting))
         connections[0].ending = Ending(Cause.CLOSED)
         for number in range(5):
             waiting[number].callback(NO)
+            self.clock.advance(0)
         self.assertEqual(4, len(self.successResultOf(done)))
