@@ -30,6 +30,8 @@ class PairAccount:
     sent: list[float] = field(default_factory=list)
     #: stanzas below this number were accounted for before, and are forgotten (`close_books`)
     first: int = 0
+    #: how many of those arrived again
+    repeats: int = 0
     positions: dict[int, SentPosition] = field(default_factory=dict)
     requests: set[int] = field(default_factory=set)  # the stanzas that are IQ requests
     #: stanzas that the gateway has acknowledged to the sender (XEP-0198)
@@ -48,6 +50,14 @@ class PairAccount:
     def name(self) -> str:
         return f"{self.sender} -> {self.recipient}"
 
+    def arrive(self, number: int, stream: int) -> None:
+        """Record that a stanza arrived on this stream."""
+        if number < self.first:
+            self.repeats += 1
+        else:
+            self.arrived.append(number)
+            self.arrived_on.append(stream)
+
     def missing(self) -> list[int]:
         """Return the stanzas that neither arrived nor were bounced nor withdrawn by their sender."""
         seen = {*self.arrived, *self.bounced, *self.withdrawn}
@@ -59,7 +69,7 @@ class PairAccount:
 
     def close_books(self) -> None:
         """Forget the stanzas so far. Their numbers are not used again."""
-        self.first = len(self.sent)
+        self.first, self.repeats = len(self.sent), 0
         for numbers in (self.positions, self.requests, self.acknowledged, self.bounced, self.errors, self.withdrawn):
             numbers.clear()
         for counts in (self.answered, self.resent):
@@ -69,7 +79,7 @@ class PairAccount:
 
     def duplicates(self) -> int:
         """Return how many arrivals were repeats."""
-        return len(self.arrived) - len(set(self.arrived))
+        return len(self.arrived) - len(set(self.arrived)) + self.repeats
 
     def out_of_order(self) -> int:
         """Return how many first arrivals came after a stanza with a higher number."""

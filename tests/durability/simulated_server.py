@@ -492,13 +492,13 @@ class SimulatedServer:
         number = int(identifier[1:])
         if kind == "error":
             account = self._sent_by(element.get("to", ""), peer)
-            account.bounced.add(number)
+            if number >= account.first:
+                account.bounced.add(number)
             account.errors.setdefault(number, []).append(_condition(element))
         elif kind == "result":
             self._sent_by(element.get("to", ""), peer).answered[number] += 1
         elif peer in self.incoming:
-            self.incoming[peer].arrived.append(number)
-            self.incoming[peer].arrived_on.append(stream_number)
+            self.incoming[peer].arrive(number, stream_number)
             if self.answers_requests and kind in ("get", "set"):
                 addresses = f"from='{element.get('to')}' to='{element.get('from')}'"
                 self._reply(peer, f"<iq type='result' id='{identifier}' {addresses}/>")

@@ -45,7 +45,7 @@ PAUSE_SECONDS, FAULT_SECONDS = (0.5, 3.0), (1.0, 6.0)
 #: Seconds for everything to be delivered or bounced at a rest. (`hold` is 60 s.)
 SETTLE_SECONDS = 100.0
 #: By how much the least of the second half may be more than the most of the first: bytes of memory, and what is counted.
-GROWTH_BYTES = 8 * 1024 * 1024
+GROWTH_BYTES = 16 * 1024 * 1024
 GROWTH = {"descriptors": 6, "timers": 6, "threads": 1, "lanes": 2, "streams": 4}
 OBJECTS_SHARE = 0.05
 
