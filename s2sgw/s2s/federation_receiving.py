@@ -99,9 +99,11 @@ class FederationReceiving:
 
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
         requester = self._requester(connection, question.peer)
-        begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
-        connection.when_closed().addCallback(lambda _: begun.cancel())
-        return _unresolved(await self._resolution(question.peer, requester))
+        resolution = await self._resolution(question.peer, requester)
+        if resolution.ending is None:  # what else a verdict needs is looked up beside the handshake, and no longer than it lasts
+            begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
+            connection.when_closed().addCallback(lambda _: begun.cancel())
+        return _unresolved(resolution)
 
     def _requester(self, connection: StreamConnection, peer: Domain) -> Requester:
         policy = self.peers.policy(peer)
