@@ -238,6 +238,7 @@ class PeerDatabase:
             answers = self._perform(jobs)
             assert self._deliver is not None
             self._deliver(partial(self._finished, len(jobs), answers))
+            del jobs, answers  # what is done stays in memory no longer than its connection
 
     def _next_jobs(self) -> list[_Job]:
         """Return the jobs that are there; wait for the first."""
