@@ -1,1 +1,1 @@
-"""The `s2sgw` command: it asks the admin socket and prints the answer."""
+"""The `s2sgw` command: it sends a request to the admin socket and prints the response."""

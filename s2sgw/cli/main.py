@@ -1,6 +1,6 @@
-"""The `s2sgw` command: asks the running gateway over its admin socket, or checks its configuration.
+"""The `s2sgw` command: send a request to the admin socket of the running gateway, or check its configuration.
 
-Exit status: 0 success; 1 a negative answer (nothing known of PEER, a certificate missing or expired, the request failed);
+Exit status: 0 success; 1 negative answer (no entry for PEER, a certificate is missing or expired, the request failed);
 2 usage or configuration error; 3 the gateway is not running.
 """
 
@@ -42,23 +42,27 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 @config_option
 @json_option
 def main(config: Path, as_json: bool) -> None:
-    """Ask a running s2sgw, or check its configuration.
+    """Query or control a running s2sgw, or check its configuration.
 
     --config and --json may stand before or after the command.
 
     \b
-    Exit status: 0 success, 1 negative answer, 2 usage or configuration error, 3 not running.
+    Exit status:
+      0  success
+      1  negative answer (e.g. no entry for PEER, certificate missing or expired)
+      2  usage or configuration error
+      3  the gateway is not running
     """
 
 
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="Check the configuration and certificates.")
 @config_option
 @json_option
 def check(config: Path, as_json: bool) -> None:
-    """Check the configuration: list everything that is wrong with it, and start nothing."""
+    """Check the configuration and the certificates, and report all errors. The gateway is not started."""
     try:
         ready = check_configuration(config)
     except ConfigError as error:
@@ -72,16 +76,19 @@ def check(config: Path, as_json: bool) -> None:
     click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
 
 
-@main.group(invoke_without_command=False)
+@main.group(invoke_without_command=False, short_help="Print a configuration, units, or server settings.")
 def setup() -> None:
-    """Print what a running system needs: a configuration, systemd units, the lines for your XMPP server."""
+    """Print a configuration for s2sgw, systemd units, or the settings for your XMPP server."""
 
 
-@setup.command("config")
-@click.option("--domain", "domains", multiple=True, required=True, metavar="DOMAIN", help="A domain of your server; repeatable.")
-@click.option("--server", type=click.Choice(list(SERVERS)), default="prosody", show_default=True, help="What your server is.")
+@setup.command("config", short_help="Print a configuration file for s2sgw.")
+@click.option(
+    "--domain", "domains", multiple=True, required=True, metavar="DOMAIN",
+    help="Domain of your server, e.g. example.org. Repeat the option for each domain.",
+)
+@click.option("--server", type=click.Choice(list(SERVERS)), default="prosody", show_default=True, help="Software of your server.")
 def setup_config(domains: tuple[str, ...], server: str) -> None:
-    """Print a configuration file for your domains, to be saved as /etc/s2sgw/s2sgw.toml."""
+    """Print a configuration file for your domains. Save it as /etc/s2sgw/s2sgw.toml."""
     try:
         names = [Domain.parse(domain).text for domain in domains]
     except InvalidJID as error:
@@ -89,12 +96,12 @@ def setup_config(domains: tuple[str, ...], server: str) -> None:
     click.echo(setup_files.configuration(names, server), nl=False)
 
 
-@setup.command("systemd")
-@click.option("--program", metavar="FILE", help="The s2sgw command that the unit starts (default: this one).")
-@click.option("--install", is_flag=True, help="Write the files to their places instead of printing them.")
+@setup.command("systemd", short_help="Print or install the systemd units.")
+@click.option("--program", metavar="FILE", help="Path of the s2sgw command for the unit (default: this command).")
+@click.option("--install", is_flag=True, help="Write the files to their directories instead of printing them.")
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
 def setup_systemd(program: str | None, install: bool, root: Path) -> None:
-    """Print (or install) the systemd units, sockets and the system user for s2sgw."""
+    """Print or install the systemd units, the sockets and the system user for s2sgw."""
     texts = setup_files.systemd_files(program or setup_files.program())
     if not install:
         click.echo("\n".join(texts.values()), nl=False)
@@ -110,8 +117,11 @@ def setup_systemd(program: str | None, install: bool, root: Path) -> None:
 def _setup_server(server: str) -> click.Command:
     """Return the command that prints the lines for `server`."""
 
-    @click.command(server, help=f"Print the lines that put {server} behind this gateway, and write the CA that it is to trust.")
-    @click.option("--local", metavar="DOMAIN", help="A domain of the backend, if there are several backends.")
+    @click.command(
+        server, short_help=f"Print the settings for {server}.",
+        help=f"Print the settings that put {server} behind this gateway. The private CA that {server} must trust is created.",
+    )
+    @click.option("--local", metavar="DOMAIN", help="A domain of the backend. Required if there are several backends.")
     @config_option
     @json_option
     def command(local: str | None, config: Path, as_json: bool) -> None:
@@ -134,18 +144,21 @@ def _print_lines(server: str, local: str | None, config: Path, as_json: bool) ->
         print_json({"server": server, "lines": text, "authority": authority})
     else:
         click.echo(text)
-        click.echo(f"The authority that these lines trust is in {authority}", err=True)
+        click.echo(f"The certificate of the CA that these lines trust is in {authority}", err=True)
 
 
 for _server in SERVERS:
     setup.add_command(_setup_server(_server))
 
 
-@main.command()
+@main.command(short_help="Run the gateway in the foreground.")
 @config_option
-@click.option("--log-file", metavar="FILE", help="Write the log there (default: standard output).")
+@click.option("--log-file", metavar="FILE", help="Write the log to FILE (default: standard output).")
 def run(config: Path, log_file: str | None) -> None:
-    """Run the gateway in the foreground, until SIGTERM or SIGINT. Exit status 2 if the configuration has errors."""
+    """Run the gateway in the foreground. SIGTERM or SIGINT stops it gracefully.
+
+    Exit status 2 if the configuration has errors.
+    """
     from s2sgw.cli.run import run_gateway
 
     run_gateway(config, log_file)
@@ -155,7 +168,7 @@ def _complain(error: ConfigError, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []})
     else:
-        click.echo(f"{error.path} cannot be used:", err=True)
+        click.echo(f"{error.path} has errors:", err=True)
         for complaint in error.complaints:
             click.echo(f"  {printable(complaint)}", err=True)
     sys.exit(CONFIGURATION)
@@ -164,61 +177,65 @@ def _complain(error: ConfigError, as_json: bool) -> NoReturn:
 # --- the running gateway ---------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="Show an overview of the gateway.")
 @config_option
 @json_option
 def status(config: Path, as_json: bool) -> None:
-    """Show what the gateway is doing, at a glance."""
+    """Show an overview of the gateway: domains, listeners, streams, waiting stanzas, alerts."""
     show(asked(config, as_json, "status"), as_json, tables.status)
 
 
-@main.command()
+@main.command(short_help="List open streams.")
 @peer_argument
 @limit_option
 @config_option
 @json_option
 def streams(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """List the open streams (of PEER): pairs, how each was proven, TLS."""
+    """List open streams, or only those of PEER: how the peer was authenticated, TLS version, age."""
     rows(config, as_json, "streams", tables.streams, peer, limit)
 
 
-@main.command()
+@main.command(short_help="List delivery queues, and what blocks them.")
 @peer_argument
 @limit_option
 @config_option
 @json_option
 def lanes(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """List the lanes (to and from PEER): what waits, and why. A lane is the delivery queue of one pair of domains."""
+    """List lanes, or only those from and to PEER: waiting stanzas, last failure, next attempt.
+
+    A lane is the delivery queue of one pair of domains.
+    """
     rows(config, as_json, "lanes", tables.lanes, peer, limit)
 
 
-@main.command()
+@main.command(short_help="List peers: streams, waiting stanzas, refusals.")
 @peer_argument
 @limit_option
 @config_option
 @json_option
 def peers(peer: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """List the peers (or PEER alone): streams each way, what waits, what was refused."""
+    """List peers, or only PEER: streams in each direction, waiting stanzas, refusals."""
     rows(config, as_json, "peers", tables.peers, peer, limit)
 
 
-@main.command()
+@main.command(short_help="List failed connections, and how to fix them.")
 @peer_argument
 @limit_option
 @click.option(
-    "--letter", is_flag=True, help="Show the last one as a text for the other administrator; with --json, add it to each row.",
+    "--letter", is_flag=True,
+    help="Print the last refusal as a letter to the other administrator. With --json: add a letter to each row.",
 )
 @config_option
 @json_option
 def refusals(peer: str | None, limit: int, letter: bool, config: Path, as_json: bool) -> None:
-    """List the last refusals (of PEER): layer, cause, evidence and remedy."""
+    """List the last failed connections and deliveries, or only those of PEER: layer, cause, details, remedy."""
     if letter:
         rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, letter=True)
     else:
         rows(config, as_json, "refusals", tables.refusals, peer, limit)
 
 
-@main.command()
+@main.command(short_help="List the certificates of the local domains.")
 @config_option
 @json_option
 def certs(config: Path, as_json: bool) -> None:
@@ -229,20 +246,23 @@ def certs(config: Path, as_json: bool) -> None:
         sys.exit(NO)
 
 
-@main.command()
+@main.command(short_help="Stop the gateway gracefully.")
 @config_option
 @json_option
 def drain(config: Path, as_json: bool) -> None:
-    """Stop the gateway gracefully: accept nothing new, deliver what can be delivered, keep the rest for the next start."""
+    """Stop the gateway gracefully. It accepts nothing new, delivers what it can, and keeps the rest for the next start."""
     show(asked(config, as_json, "drain"), as_json, tables.draining)
 
 
-@main.command()
-@click.option("--keep-streams", is_flag=True, help="Close no stream, even if the new policy refuses it.")
+@main.command(short_help="Reload the configuration.")
+@click.option("--keep-streams", is_flag=True, help="Keep all streams open, even those that the new policy forbids.")
 @config_option
 @json_option
 def reload(keep_streams: bool, config: Path, as_json: bool) -> None:
-    """Read the configuration again, all of it or nothing, and close the streams that the new policy refuses."""
+    """Reload the configuration, and close the streams that the new policy forbids.
+
+    If the file has errors, or a change needs a restart, nothing changes. Exit status 2.
+    """
     answer = asked(config, as_json, "reload", keep_streams=keep_streams)
     if not as_json and not answer["ok"]:
         _complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
@@ -256,77 +276,82 @@ def reload(keep_streams: bool, config: Path, as_json: bool) -> None:
 _target = click.argument("target", nargs=-1, required=True)
 
 
-@main.group()
+@main.group(short_help="Show, hold, retry or drop waiting stanzas.")
 def queue() -> None:
-    """Show and change what waits.
+    """Show, hold, retry or drop waiting stanzas.
 
-    TARGET is one PEER (all lanes from and to it), one lane as FROM TO (two domains), or one stanza as FROM TO NUMBER.
-    Every change is in the audit log.
+    \b
+    TARGET is one of:
+      PEER            all lanes from and to the peer, e.g. friend.example
+      FROM TO         one lane, e.g. example.org friend.example
+      FROM TO NUMBER  one stanza, e.g. example.org friend.example 17
+
+    Every change is written to the audit log.
     """
 
 
-@queue.command("list")
+@queue.command("list", short_help="List waiting stanzas by peer.")
 @peer_argument
-@click.option("--poison", is_flag=True, help="List the stanzas on which a server closed its stream instead.")
+@click.option("--poison", is_flag=True, help="List instead the stanzas on which a server closed its stream.")
 @limit_option
 @config_option
 @json_option
 def queue_list(peer: str | None, poison: bool, limit: int, config: Path, as_json: bool) -> None:
-    """List what waits, by peer (or for PEER alone): how much, since when, and why."""
+    """List waiting stanzas by peer, or only for PEER: number, size, age, and what blocks them."""
     verb, render = ("queue poison", tables.poison) if poison else ("queue list", tables.queue)
     rows(config, as_json, verb, render, peer, limit)
 
 
-@queue.command("show")
+@queue.command("show", short_help="List the stanzas of TARGET.")
 @_target
 @limit_option
 @config_option
 @json_option
 def queueshow(target: tuple[str, ...], limit: int, config: Path, as_json: bool) -> None:
-    """List the stanzas of TARGET in order; show a single one with its text."""
+    """List the stanzas of TARGET in order. For a single stanza, also print its text."""
     found = asked(config, as_json, "queue show", target=_words(target), limit=limit)
     show(found, as_json, tables.stanzas)
     if not found:
         sys.exit(NO)
 
 
-@queue.command("hold")
+@queue.command("hold", short_help="Stop the delivery of TARGET.")
 @_target
 @config_option
 @json_option
 def queue_hold(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """Deliver nothing of TARGET until it is released. What waits too long is still bounced."""
+    """Stop the delivery of TARGET until you release it. Held stanzas still expire and are then bounced."""
     _change(config, as_json, "queue hold", target, "held")
 
 
-@queue.command("release")
+@queue.command("release", short_help="Continue the delivery of TARGET.")
 @_target
 @config_option
 @json_option
 def queue_release(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """End the holds of TARGET, and deliver. Exit status 1 if nothing of it was held."""
+    """Remove the holds of TARGET and deliver. Exit status 1 if nothing was held."""
     if _change(config, as_json, "queue release", target, "released")["holds"] == 0:
         sys.exit(NO)
 
 
-@queue.command("drop")
+@queue.command("drop", short_help="Give up the waiting stanzas of TARGET.")
 @_target
-@click.option("--quietly", is_flag=True, help="Do not tell the senders.")
+@click.option("--quietly", is_flag=True, help="Send no bounce to the senders.")
 @config_option
 @json_option
 def queue_drop(target: tuple[str, ...], quietly: bool, config: Path, as_json: bool) -> None:
-    """Give up what waits of TARGET: it is bounced to its senders."""
+    """Give up the waiting stanzas of TARGET and bounce them to their senders. Exit status 1 if there are none."""
     if _change(config, as_json, "queue drop", target, "dropped", quietly=quietly)["stanzas"] == 0:
         sys.exit(NO)
 
 
-@queue.command("flush")
+@queue.command("flush", short_help="Retry the delivery of TARGET now.")
 @_target
 @config_option
 @json_option
 def queue_flush(target: tuple[str, ...], config: Path, as_json: bool) -> None:
-    """Try to deliver TARGET now, before the next planned attempt."""
-    if _change(config, as_json, "queue flush", target, "to be tried now")["lanes"] == 0:
+    """Retry the delivery of TARGET now, before the next planned attempt. Exit status 1 if nothing waits."""
+    if _change(config, as_json, "queue flush", target, "are retried now")["lanes"] == 0:
         sys.exit(NO)
 
 
@@ -341,7 +366,7 @@ def _change(config: Path, as_json: bool, verb: str, target: tuple[str, ...], don
 
 
 def _changed(done: str, row: tables.JSONRow) -> Text:
-    return Text(f"{row['stanzas']} stanzas in {row['lanes']} lanes {done}")
+    return Text(f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')} {done}")
 
 
 for _each in trust.COMMANDS:

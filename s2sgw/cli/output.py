@@ -1,4 +1,4 @@
-"""How the `s2sgw` command asks a running gateway and shows its answer: options, formats, exit status."""
+"""How the `s2sgw` command sends a request to a running gateway and prints the response: options, formats, exit status."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from s2sgw.reporting.printable import printable
 
 DEFAULT_CONFIG = "s2sgw.toml"
 NO, CONFIGURATION = 1, 2
-#: Columns of a table that goes to a file or a pipe.
+#: Width in characters of a table that goes to a file or a pipe.
 PIPE_WIDTH = 250
 
 Render = Callable[[Any], RenderableType]
 
 
 def _or_before_the_verb(context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """Return the option's value; where the verb has none on its command line, the one that stands before the verb."""
+    """Return the option's value. If it is not given after the command, return the value given before the command."""
     name = str(option.name)
     root = context.find_root()
     given_here = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -34,15 +34,15 @@ def _or_before_the_verb(context: click.Context, option: click.Parameter, value: 
 
 config_option = click.option(
     "--config", "-c", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, envvar="S2SGW_CONFIG", show_default=True,
-    callback=_or_before_the_verb, help="The gateway's configuration.",
+    callback=_or_before_the_verb, help="Configuration file of the gateway.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, callback=_or_before_the_verb, help="Answer in JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, callback=_or_before_the_verb, help="Print JSON.")
 peer_argument = click.argument("peer", required=False)
 limit_option = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Maximum number of rows.")
 
 
 def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any) -> None:
-    """Show the rows of a verb. Where PEER is named, only its rows; exit with status 1 where there are none."""
+    """Print the rows of a verb, or only those of PEER. Exit with status 1 if PEER has none."""
     named = {} if peer is None else {"peer": peer}
     found = asked(config, as_json, verb, limit=limit, **named, **arguments)
     show(found, as_json, render)
@@ -51,7 +51,7 @@ def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | Non
 
 
 def asked(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
-    """Return the answer of the running gateway. Without an answer the command exits."""
+    """Return the response of the running gateway. Exit if there is none."""
     try:
         return ask(socket_path(config), verb, arguments)
     except RequestFailed as error:
@@ -59,7 +59,7 @@ def asked(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
 
 
 def fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
-    """Print why the command failed, and exit."""
+    """Print why the command failed, then exit."""
     if as_json:
         print_json({"ok": False, "error": text})
     else:
@@ -68,7 +68,7 @@ def fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
 
 
 def show(answer: Any, as_json: bool, render: Render) -> None:
-    """Print an answer, as JSON or as `render` shows it."""
+    """Print a response, as JSON or as `render` formats it."""
     if as_json:
         print_json(answer)
     else:
@@ -77,5 +77,5 @@ def show(answer: Any, as_json: bool, render: Render) -> None:
 
 
 def print_json(answer: Any) -> None:
-    """Print JSON in ASCII, so that text of a stranger cannot control the terminal."""
+    """Print JSON in ASCII, so that text of a peer cannot control the terminal."""
     click.echo(json.dumps(answer, indent=2))

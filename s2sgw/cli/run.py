@@ -1,4 +1,4 @@
-"""`s2sgw run`: twistd's own runner, with the options that a gateway needs and none of the others."""
+"""`s2sgw run`: twistd's runner with only the options that a gateway needs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from s2sgw.cli.output import CONFIGURATION
 
 
 def run_gateway(config: Path, log_file: str | None) -> None:
-    """Run `twistd s2sgw` in the foreground without a pid file; ends with the process.
+    """Run `twistd s2sgw` in the foreground without a pid file; return when the gateway has stopped.
 
-    Raises `SystemExit`: 2 where the configuration has errors (they are printed), 1 where the gateway cannot start.
+    Raises `SystemExit`: status 2 if the configuration has errors (they are printed), 1 if the gateway cannot start.
     """
     options = ServerOptions()
     more = [] if log_file is None else ["--logfile", log_file]

@@ -1,4 +1,4 @@
-"""The answers of the gateway as tables for a terminal; every word of a stranger goes through `printable`."""
+"""The gateway's responses as tables for a terminal. All text of peers goes through `printable`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ JSONRow = dict[str, Any]
 
 
 def plain(value: object) -> object:
-    """Return a value as it is; a dash for nothing."""
+    """Return `value` unchanged, or a dash if it is empty."""
     return "-" if value in (None, "", []) else value
 
 
 class Column(NamedTuple):
-    """A column: its head, the key of its value in a row ("": the whole row), and how the value is written."""
+    """A column: its head, the key of its value in a row ("": the whole row), and how the value is formatted."""
 
     head: str
     key: str
@@ -31,7 +31,7 @@ class Column(NamedTuple):
     right: bool = False
 
     def cell(self, row: JSONRow) -> str:
-        """Return the text of the cell in `row`."""
+        """Return the text of this column in `row`."""
         return str(self.text(row.get(self.key) if self.key else row))
 
 
@@ -41,12 +41,12 @@ def number(head: str, key: str, text: Callable[[Any], object] = plain) -> Column
 
 
 def joined(values: Sequence[object]) -> str:
-    """Return values separated by commas; a dash for none."""
+    """Return the values separated by commas, or a dash if there are none."""
     return ", ".join(map(str, values)) or "-"
 
 
 def duration(seconds: float | None) -> str:
-    """3.2 s, 5 min 20 s, 2 h 5 min, 12 d 3 h."""
+    """Return a duration such as "3.2 s", "5 min 20 s", "2 h 5 min" or "12 d 3 h"."""
     if seconds is None:
         return "-"
     if seconds < 0:
@@ -62,7 +62,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(number: float) -> str:
-    """512 B, 3.4 KiB, 64.0 MiB."""
+    """Return a size such as "512 B", "3.4 KiB" or "64.0 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
@@ -70,21 +70,35 @@ def size(number: float) -> str:
     return f"{number:.1f} GiB"
 
 
+def counted(value: float, noun: str) -> str:
+    """Return a number with its noun: "1 stanza", "2 stanzas"."""
+    return f"{value:.0f} {noun}" + ("" if value == 1 else "s")
+
+
 def moment(at: float | None) -> str:
-    """2026-11-20 13:04:44Z; a dash for never."""
+    """Return a time such as "2026-11-20 13:04:44Z", or a dash for None."""
     if at is None:
         return "-"
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def table(columns: Sequence[Column], rows: Iterable[JSONRow]) -> Table:
-    """Rows under heads; cells are plain text, never rich's markup."""
+    """Return a table. Cells are plain text, never rich's markup."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column.head, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(printable(column.cell(row))) for column in columns))
     return made
+
+
+def _state(state: str) -> str:
+    """Return the word for a lane's state. A lost stream that can be resumed is no failure."""
+    return "resumable" if state == "broken" else state
+
+
+def _states(states: Sequence[str]) -> str:
+    return joined([_state(state) for state in states])
 
 
 def _oldest(row: JSONRow) -> str:
@@ -113,7 +127,7 @@ STREAMS = (
     Column("peer", "peer"),
     Column("local", "local"),
     Column("state", "state"),
-    Column("proven by", "method"),
+    Column("verified by", "method"),
     number("pairs", "pairs", len),
     Column("TLS", "tls"),
     Column("resumption", "resumption"),
@@ -123,7 +137,7 @@ STREAMS = (
 LANES = (
     Column("from", "sender"),
     Column("to", "recipient"),
-    Column("state", "state"),
+    Column("state", "state", _state),
     number("waiting", "stanzas"),
     number("bytes", "bytes", size),
     number("oldest", "", _oldest),
@@ -136,7 +150,7 @@ PEERS = (
     Column("peer", "peer"),
     number("in", "inbound"),
     number("out", "outbound"),
-    Column("proven by", "methods", joined),
+    Column("verified by", "methods", joined),
     number("waiting", "waiting"),
     number("refusals", "refusals"),
     Column("last refusal", "last_refusal", _last),
@@ -151,7 +165,7 @@ CERTIFICATES = (
 )
 QUEUE = (
     Column("peer", "peer"),
-    Column("state", "states", joined),
+    Column("state", "states", _states),
     number("lanes", "lanes"),
     number("waiting", "stanzas"),
     number("bytes", "bytes", size),
@@ -166,13 +180,15 @@ QUEUED = (
     Column("from", "sender"),
     Column("to", "recipient"),
     number("number", "number"),
-    Column("place", "", _place),
+    Column("location", "", _place),
     Column("kind", "", _kind),
     Column("id", "id"),
     number("bytes", "bytes", size),
     number("age", "age", duration),
     number("bounced in", "left", duration),
 )
+#: Who ended a connection, as a refusal shows it; "us" is not shown.
+_CLOSED_BY = {"them": "by the peer", "network": "by the network"}
 _STANZAS = (
     Column("direction", "direction"),
     Column("kind", "kind"),
@@ -182,42 +198,47 @@ _STANZAS = (
 
 
 def streams(rows: list[JSONRow]) -> RenderableType:
+    """Return the open streams as a table."""
     return table(STREAMS, rows) if rows else "No stream is open."
 
 
 def lanes(rows: list[JSONRow]) -> RenderableType:
-    return table(LANES, rows) if rows else "There is no lane."
+    """Return the lanes as a table."""
+    return table(LANES, rows) if rows else "Nothing is queued and no connection is open."
 
 
 def peers(rows: list[JSONRow]) -> RenderableType:
-    return table(PEERS, rows) if rows else "No peer has been met."
+    """Return the peers as a table."""
+    return table(PEERS, rows) if rows else "No peer is connected, and no peer was refused."
 
 
 def certificates(rows: list[JSONRow]) -> RenderableType:
+    """Return the certificates of the local domains as a table."""
     return table(CERTIFICATES, rows) if rows else "There is no local domain."
 
 
 def queue(rows: list[JSONRow]) -> RenderableType:
-    return table(QUEUE, rows) if rows else "Nothing waits."
+    """Return the waiting stanzas by peer as a table."""
+    return table(QUEUE, rows) if rows else "No stanzas wait."
 
 
 def stanzas(rows: list[JSONRow]) -> RenderableType:
-    """The table; below it the text of a stanza that was asked for alone."""
+    """Return the stanzas as a table. The text of a single requested stanza follows."""
     texts = [Text(printable(row["data"], len(row["data"]))) for row in rows if row["data"] is not None]
-    return Group(table(QUEUED, rows), *texts) if rows else "Nothing waits."
+    return Group(table(QUEUED, rows), *texts) if rows else "No stanzas wait."
 
 
 def poison(rows: list[JSONRow]) -> RenderableType:
-    """Each by itself, with its text."""
+    """Return the poison stanzas, each with its text."""
     heads = (f"{moment(row['at'])}  {row['sender']} -> {row['recipient']}  {row['kind']}  {row['cause']}" for row in rows)
     texts = [f"{printable(head)}\n    {printable(row['data'], len(row['data']))}" for head, row in zip(heads, rows, strict=True)]
-    return Group(*map(Text, texts)) if rows else "Nothing was put aside."
+    return Group(*map(Text, texts)) if rows else "There are no poison stanzas."
 
 
 def refusals(rows: list[JSONRow]) -> RenderableType:
-    """Not a table: each refusal is read by itself, and its remedy can be sent on as it stands."""
+    """Return the refusals as paragraphs, so that you can copy a remedy into a mail."""
     if not rows:
-        return "Nothing was refused."
+        return "There are no refusals."
     return Group(*(Text("\n".join(_refusal(row))) for row in rows))
 
 
@@ -225,8 +246,8 @@ def _refusal(row: JSONRow) -> list[str]:
     names = f"peer {row['peer'] or '(unnamed)'}  local {row['local'] or '(unnamed)'}"
     head = f"{moment(row['at'])}  {row['direction']} {row['leg']}  {names}"
     lines = [head + (f"  at {row['address']}" if row["address"] else "")]
-    said = f" (said by {row['by']})" if row["by"] != "us" else ""
-    often = f", {row['times']} times since {moment(row['first'])}" if row.get("times", 1) > 1 else ""
+    said = f" ({_CLOSED_BY[row['by']]})" if row["by"] in _CLOSED_BY else ""
+    often = f", {counted(row['times'], 'time')} since {moment(row['first'])}" if row.get("times", 1) > 1 else ""
     lines.append(f"    {row['layer']}/{row['cause']}{said}{often}" + (f": {row['detail']}" if row["detail"] else ""))
     lines += [f"      {reason}" for reason in row["reasons"]]
     lines.append(f"    remedy: {row['remedy']}")
@@ -234,13 +255,14 @@ def _refusal(row: JSONRow) -> list[str]:
 
 
 def status(answer: JSONRow) -> RenderableType:
+    """Return the overview of the gateway."""
     lines = [
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
         f"domains    {', '.join(answer['domains'])}",
         *(f"listens    {listener['endpoint']} ({listener['purpose']})" for listener in answer["listeners"]),
         f"streams    {', '.join(_number(row) for row in answer['streams']) or 'none'}",
         f"waiting    {_waiting(answer['waiting'])}",
-        *([f"broken     {answer['broken']} that may be resumed"] if answer["broken"] else []),
+        *([f"resumable  {counted(answer['broken'], 'lost stream')}"] if answer["broken"] else []),
         f"refusals   {answer['refusals']}",
         *(f"ALERT      {alert}" for alert in answer.get("alerts", ())),
     ]
@@ -249,7 +271,7 @@ def status(answer: JSONRow) -> RenderableType:
 
 
 def _waiting(held: JSONRow) -> str:
-    text = f"{held['stanzas']:.0f} stanzas, {size(held['bytes'])}"
+    text = f"{counted(held['stanzas'], 'stanza')}, {size(held['bytes'])}"
     return text + (f", the oldest for {duration(held['oldest'])}" if held["stanzas"] else "")
 
 
@@ -258,19 +280,19 @@ def _number(row: JSONRow) -> str:
 
 
 def letter(rows: list[JSONRow]) -> RenderableType:
-    """The last refusal, told to the other side."""
-    return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "Nothing was refused."
+    """Return the last refusal as a letter to the administrator of the peer."""
+    return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "There are no refusals."
 
 
 def draining(answer: JSONRow) -> RenderableType:
-    """What `drain` answers."""
+    """Return the response of `drain` as text."""
     fate = "are kept for the next start" if answer["kept"] else "are bounced"
-    return f"The gateway stops. {answer['waiting']} stanzas wait; those that cannot be handed on now {fate}."
+    return f"The gateway stops. {counted(answer['waiting'], 'stanza')} waiting; those that cannot be delivered now {fate}."
 
 
 def reloaded(answer: JSONRow) -> RenderableType:
-    """What a reload changed, a line each."""
-    lines = [f"{answer['config']} is in use" + ("" if answer["changes"] else ", and says nothing new")]
+    """Return the result of a reload, one line for each change."""
+    lines = ["Configuration reloaded" + (f" from {answer['config']}." if answer["changes"] else "; no changes.")]
     lines += [f"warning: {warning}" for warning in answer["warnings"]]
     lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
     lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []
@@ -283,4 +305,4 @@ def reloaded(answer: JSONRow) -> RenderableType:
 
 
 def _value(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value)
+    return "unset" if value is None else json.dumps(value)

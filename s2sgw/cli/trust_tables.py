@@ -1,4 +1,4 @@
-"""The answers about trust for a terminal; every word of a stranger goes through `printable`."""
+"""The gateway's responses about trust for a terminal. All text of peers goes through `printable`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from s2sgw.cli.tables import Column, JSONRow, moment, number, table
+from s2sgw.cli.tables import Column, JSONRow, counted, moment, number, table
 from s2sgw.reporting.printable import printable
 
 
@@ -21,50 +21,54 @@ PINS = (
     Column("by", "origin"),
     Column("since", "at", moment),
     Column("expires", "expires", moment),
-    Column("counts", "", _counts),
+    Column("valid", "", _counts),
     Column("note", "note"),
 )
 
 
 def pins(rows: list[JSONRow]) -> RenderableType:
-    return table(PINS, rows) if rows else "No key is remembered."
+    """Return the keys as a table."""
+    return table(PINS, rows) if rows else "There are no approved or remembered keys."
 
 
 def revoked(row: JSONRow) -> RenderableType:
-    done = "forgotten" if row["forgotten"] else "revoked"
-    return Text(f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {row['closed']} streams closed")
+    """Return the result of a revocation."""
+    done = "deleted" if row["forgotten"] else "revoked"
+    return Text(f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {counted(row['closed'], 'stream')} closed.")
 
 
 def approved(row: JSONRow) -> RenderableType:
+    """Return the result of an approval. Warn if the policy of the peer ignores approved keys."""
     until = "until it is revoked" if row["expires"] is None else f"until {moment(row['expires'])}"
     lines = [f"{row['key']} is approved for {row['peer']} {until}."]
     if not row["counts"]:
-        lines.append('It does not count yet: "pin" is not among the proofs of this peer, and unknown_issuer = "reject".')
+        lines.append('The key has no effect yet: "pin" is not in the proofs of this peer, and unknown_issuer is "reject".')
     return Text("\n".join(map(printable, lines)))
 
 
 def pending(rows: list[JSONRow]) -> RenderableType:
-    """Not a table: each certificate is compared by itself, a changed one beside those before."""
-    return lines(line for row in rows for line in _pending(row)) if rows else "No certificate waits."
+    """Return the pending certificates as paragraphs, each with the previous keys of the peer."""
+    return lines(line for row in rows for line in _pending(row)) if rows else "No certificate waits for approval."
 
 
-def lines(told: Iterator[str]) -> RenderableType:
-    return Group(Text("\n".join(printable(line, 2000) for line in told)))
+def lines(texts: Iterator[str]) -> RenderableType:
+    """Return the lines as one text, escaped."""
+    return Group(Text("\n".join(printable(line, 2000) for line in texts)))
 
 
 def _pending(row: JSONRow) -> Iterator[str]:
     yield f"{row['peer']}  {row['key']}"
-    often = f"{row['times']} times since {moment(row['first'])}, last {moment(row['last'])}"
-    yield f"    came       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
-    yield f"    refused    {row['cause'] or 'no: dialback went on in its stead'}"
-    yield f"    waiting    {row['waiting']} stanzas"
+    often = f"{counted(row['times'], 'time')} since {moment(row['first'])}, last {moment(row['last'])}"
+    yield f"    seen       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
+    yield f"    refused    {row['cause'] or 'no, dialback was used instead'}"
+    yield f"    waiting    {counted(row['waiting'], 'stanza')}"
     for index, one in enumerate(row["chain"]):
         yield from certificate(one, "certificate" if index == 0 else f"issuer {index}", 4)
     for old in row["remembered"]:
         state = "revoked" if old["revoked"] else f"{old['origin']}, since {moment(old['at'])}"
         yield f"    REMEMBERED {old['key']} ({state})"
         if old["certificate"]:
-            yield from certificate(old["certificate"], "which was", 6)
+            yield from certificate(old["certificate"], "previous certificate", 6)
     yield from _dns(row["dns"])
     yield from (f"      {reason}" for reason in row["reasons"])
     yield f"    approve    s2sgw pins approve {row['peer']} {row['key']}"
@@ -72,7 +76,7 @@ def _pending(row: JSONRow) -> Iterator[str]:
 
 
 def certificate(row: JSONRow, what: str, indent: int) -> Iterator[str]:
-    """One certificate in words."""
+    """Yield the lines that describe one certificate."""
     space = " " * indent
     if row["unreadable"]:
         yield f"{space}{what}: cannot be read ({row['unreadable']})"
@@ -87,7 +91,7 @@ def certificate(row: JSONRow, what: str, indent: int) -> Iterator[str]:
 
 def _dns(facts: JSONRow) -> Iterator[str]:
     for each in facts.get("targets", ()):
-        secured = "secured by DNSSEC" if each["secure"] else "not secured"
+        secured = "signed with DNSSEC" if each["secure"] else "not signed with DNSSEC"
         yield f"    DNS        {each['host']}:{each['port']} at {', '.join(each['addresses'])}, {secured}"
     for each in facts.get("tlsa", ()):
         yield f"    TLSA       {each['target']}: {each['failure'] or ', '.join(each['records']) or 'none'}"
@@ -104,11 +108,13 @@ def _value(value: object) -> str:
 
 
 def outcome(row: JSONRow) -> str:
-    """A verdict in a few words."""
+    """Return a verdict in a few words."""
     if not row["accepted"]:
         return f"refused: {row['cause']}"
     ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
-    return f"accepted, proven by {row['proven_by'] or 'nothing yet'} ({ways})"
+    if row["proven_by"]:
+        return f"accepted, verified by {row['proven_by']}, authenticates by {ways}"
+    return f"accepted, must authenticate by {ways}"
 
 
 KEYS = (
@@ -129,37 +135,39 @@ CHANGES = (
 
 
 def explanation(row: JSONRow) -> RenderableType:
+    """Return the policy of a peer, the records about it, and the verdict now."""
     return Group(lines(_head(row)), table(KEYS, row["keys"]), lines(_rest(row)))
 
 
 def _head(row: JSONRow) -> Iterator[str]:
-    yield f"{row['peer']} and {row['local']}, by {'the planned ' if row['planned'] else ''}{row['file']}"
+    yield f"{row['peer']} and {row['local']}, with {'the planned ' if row['planned'] else ''}{row['file']}"
     if row["changed"]:
-        yield "The file has changed since it was read, or cannot be read: lines may be wrong."
+        yield "The file has changed since it was read, or cannot be read. The line numbers may be wrong."
     if row["bar"]:
-        yield f"BARRED     {row['bar']}"
+        yield f"NOT ALLOWED  {row['bar']}"
     named = ", then ".join(f"{each['name']} (line {each['line']})" for each in row["objects"])
-    yield f"objects    {named or 'none: everything is built in'}"
+    yield f"sections   {named or 'none, only defaults'}"
 
 
 def _rest(row: JSONRow) -> Iterator[str]:
     shown = row["certificate"]
-    yield f"we show    {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we show    no certificate"
+    yield f"we present {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we present no certificate"
     if row["dns"]["cause"]:
         yield f"DNS        {row['dns']['cause']}: {row['dns']['detail']}"
     yield from _dns({"targets": row["dns"]["targets"]})
     for past in row["past"]:
-        yield f"proven     by {past['method']}, {past['times']} times since {moment(past['first'])}, last {moment(past['last'])}"
+        often = f"{counted(past['times'], 'time')} since {moment(past['first'])}, last {moment(past['last'])}"
+        yield f"verified   by {past['method']}, {often}"
     for key in row["remembered"]:
-        state = "revoked" if key["revoked"] else "counts" if key["counts"] else "expired"
+        state = "revoked" if key["revoked"] else "valid" if key["counts"] else "expired"
         yield f"key        {key['key']} by {key['origin']} since {moment(key['at'])}: {state}"
     for each in row["pending"]:
-        yield f"waits      {each['key']}, came {each['times']} times: {each['cause'] or 'passes by dialback'}"
+        yield f"pending    {each['key']}, seen {counted(each['times'], 'time')}: {each['cause'] or 'accepted by dialback'}"
     for direction, decided in row["now"].items():
         yield from _decided(direction, decided)
     for refusal in row["refusals"]:
         what = f"{refusal['direction']} {refusal['layer']}/{refusal['cause']}"
-        yield f"refused    {moment(refusal['at'])} {what}, {refusal['times']} times"
+        yield f"refused    {moment(refusal['at'])} {what}, {counted(refusal['times'], 'time')}"
 
 
 def _decided(direction: str, row: JSONRow) -> Iterator[str]:
@@ -168,17 +176,19 @@ def _decided(direction: str, row: JSONRow) -> Iterator[str]:
     if last is not None:
         yield f"    now    {outcome(last)}"
         yield from (f"             {reason}" for reason in last["reasons"])
-        yield f"    by     the handshake of {moment(last['at'])} at {last['address']}: {outcome(last['then'])}"
+        yield f"    then   {outcome(last['then'])} (handshake of {moment(last['at'])} at {last['address']})"
         if last["certificate"]:
             yield from certificate(last["certificate"], "certificate", 11)
         if last["report"]:
             yield f"    report {last['report']}: lost_proof = \"refuse\" would refuse it"
     else:
-        yield "    no handshake is on record"
-    yield f"    if its certificate proves it: {outcome(row['if_proven'])}"
-    yield f"    if nothing proves it:         {outcome(row['if_not'])}"
+        yield "    no handshake is recorded"
+    yield f"    with a certificate that proves the peer: {outcome(row['if_proven'])}"
+    yield f"    with no proof:                           {outcome(row['if_not'])}"
 
 
 def replayed(answer: JSONRow) -> RenderableType:
-    head = f"{answer['handshakes']} handshakes on record by {answer['file']}: {len(answer['changed'])} verdicts would change."
+    """Return the verdicts that a planned configuration would change."""
+    handshakes = counted(answer["handshakes"], "recorded handshake")
+    head = f"{handshakes} tested with {answer['file']}; {counted(len(answer['changed']), 'verdict')} would change."
     return Group(Text(printable(head)), table(CHANGES, answer["changed"])) if answer["changed"] else Text(printable(head))

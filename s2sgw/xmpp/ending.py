@@ -1,7 +1,7 @@
-"""Endings: the layer, the cause, what was seen, and a remedy in words for the other administrator (docs/decisions.md#endings).
+"""Endings: layer, cause, details, and a remedy for the other administrator (docs/decisions.md#endings).
 
-Every refusal and every bounce is one of the causes below. The log, the record of refusals, the metrics and the bounce
-text all read the same table, so that they can never disagree.
+Every refusal and every bounce has one of the causes below. The log, the record of refusals, the metrics and the bounce
+text all read the same table, so they never disagree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from s2sgw.xmpp.errors import StanzaCondition
 
 
 class Layer(StrEnum):
-    """Where a stream or a stanza met its end."""
+    """The protocol layer at which a stream or a stanza failed."""
 
     DNS = "dns"
     TCP = "tcp"
@@ -27,7 +27,7 @@ class Layer(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why: the fixed list that metrics are labelled with."""
+    """Why a stream or a stanza failed. Metrics use these values as labels, so the list is fixed."""
 
     # dns
     NO_SUCH_DOMAIN = "no-such-domain"
@@ -106,10 +106,10 @@ class Cause(StrEnum):
 
 
 class CauseInfo(NamedTuple):
-    """What the table says of a cause: `remedy` is for the other side's administrator, `bounce` for the sender."""
+    """One row of the table: `remedy` is for the administrator of the peer, `bounce` for the sender of a stanza."""
 
     layer: Layer
-    final: bool  # trying again later cannot help
+    final: bool  # a later attempt cannot succeed
     condition: StanzaCondition
     bounce: str
     remedy: str
@@ -124,70 +124,70 @@ _FULL = StanzaCondition.RESOURCE_CONSTRAINT
 ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.NO_SUCH_DOMAIN: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain does not exist in the DNS.", "Publish an _xmpp-server._tcp SRV record, or an A or AAAA record, for the domain."),
     Cause.DNS_UNREACHABLE: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up in the DNS.", "Check that every authoritative name server of the domain answers, and that its DNSSEC signatures are valid."),
-    Cause.RESOLVER_BUSY: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up: the resolver here is busy.", "Nothing is known to be wrong with the domain's DNS: the resolver of this server is busy or does not answer. Try again in a few minutes."),
-    Cause.PRIVATE_ADDRESS: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The DNS of the remote domain gives addresses that are not public.", "Publish public addresses for the domain's XMPP server, not loopback, private or link-local ones."),
-    Cause.LOOP: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain is served by no other server.", "Host the domain on the local server, or give it a DNS entry of its own."),
-    Cause.ADDRESS_MISMATCH: CauseInfo(Layer.DNS, False, _POLICY, "The remote server's address is not the one that its DNS gives.", "Open streams from an address that the domain's own DNS records give for its XMPP server, or publish the one they come from."),
+    Cause.RESOLVER_BUSY: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up, because the resolver here is busy.", "The fault is not known to be in the domain's DNS. The resolver of this server is busy or does not answer. Try again in a few minutes."),
+    Cause.PRIVATE_ADDRESS: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain has addresses in the DNS that are not public.", "Publish public addresses for the domain's XMPP server, not loopback, private or link-local addresses."),
+    Cause.LOOP: CauseInfo(Layer.DNS, True, _NOT_FOUND, "No other server serves the remote domain.", "Host the domain on the local server, or publish a DNS entry for it."),
+    Cause.ADDRESS_MISMATCH: CauseInfo(Layer.DNS, False, _POLICY, "The remote server connects from an address that its DNS does not have.", "Connect from an address that the domain's DNS records have for its XMPP server, or publish the address from which the server connects."),
     Cause.CONNECTION_REFUSED: CauseInfo(Layer.TCP, False, _TIMEOUT, "The remote server refuses connections.", "Check that the server runs and listens on the port that its SRV record names (5269 by default)."),
-    Cause.CONNECTION_TIMEOUT: CauseInfo(Layer.TCP, False, _TIMEOUT, "The remote server does not answer connections.", "Check that no firewall drops connections to the server's s2s port."),
-    Cause.CONNECTION_LOST: CauseInfo(Layer.TCP, False, _TIMEOUT, "The connection to the remote server was lost.", "Check the server's log for why it dropped the connection."),
+    Cause.CONNECTION_TIMEOUT: CauseInfo(Layer.TCP, False, _TIMEOUT, "The remote server did not answer the connection attempt.", "Check that no firewall drops connections to the server's s2s port."),
+    Cause.CONNECTION_LOST: CauseInfo(Layer.TCP, False, _TIMEOUT, "The connection to the remote server was lost.", "Check in the server's log why it closed the connection."),
     Cause.UNREACHABLE: CauseInfo(Layer.TCP, False, _TIMEOUT, "The network of the remote server cannot be reached.", "Check the routing and the published addresses of the server."),
     Cause.TLS_NOT_OFFERED: CauseInfo(Layer.TLS, False, _POLICY, "The remote server does not offer encryption, which is required.", "Enable STARTTLS for server-to-server streams."),
     Cause.TLS_FAILED: CauseInfo(Layer.TLS, False, _TIMEOUT, "The encryption handshake with the remote server failed.", "Check the server's TLS versions, cipher suites and certificate files."),
     Cause.TLS_TOO_OLD: CauseInfo(Layer.TLS, False, _POLICY, "The remote server's encryption is too old.", "Enable TLS 1.2 and TLS 1.3."),
     Cause.TLS_RENEGOTIATION: CauseInfo(Layer.TLS, False, _POLICY, "The remote server tried to renegotiate TLS.", "Disable TLS renegotiation."),
-    Cause.TLS_INJECTION: CauseInfo(Layer.TLS, False, _POLICY, "Plain text was injected into the encryption handshake.", "Send nothing between <starttls/> and the TLS handshake; look for somebody in the middle."),
-    Cause.NO_CERTIFICATE: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server presents no certificate.", "Configure a certificate for server-to-server streams, and present it as TLS client too."),
-    Cause.SELF_SIGNED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is self-signed.", "Use a certificate from a public authority, or publish it by DANE or POSH."),
-    Cause.UNKNOWN_ISSUER: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate comes from an unknown authority.", "Use a certificate from a public authority and send the intermediate certificates along."),
+    Cause.TLS_INJECTION: CauseInfo(Layer.TLS, False, _POLICY, "Plain text was injected into the encryption handshake.", "Send nothing between <starttls/> and the TLS handshake. Check whether an attacker is between the two servers."),
+    Cause.NO_CERTIFICATE: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server presents no certificate.", "Configure a certificate for server-to-server streams. The server must also present it when it connects (as a TLS client)."),
+    Cause.SELF_SIGNED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is self-signed.", "Use a certificate from a public CA, or publish the certificate by DANE or POSH."),
+    Cause.UNKNOWN_ISSUER: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate was issued by an unknown CA.", "Use a certificate from a public CA, and send the intermediate certificates too."),
     Cause.EXPIRED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate has expired.", "Renew the certificate and reload the server."),
-    Cause.NOT_YET_VALID: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is not valid yet.", "Check the clock and the certificate's dates."),
+    Cause.NOT_YET_VALID: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is not valid yet.", "Check the clocks of both servers and the certificate's dates."),
     Cause.REVOKED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is revoked.", "Replace the certificate."),
-    Cause.BAD_CHAIN: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate chain is not valid.", "Check the chain: order, intermediates, constraints, signatures."),
+    Cause.BAD_CHAIN: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate chain is not valid.", "Check the chain: its order, intermediate certificates, constraints and signatures."),
     Cause.WEAK_KEY: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate has a weak key.", "Use an RSA key of at least 2048 bits or an EC key of at least 256 bits."),
     Cause.WRONG_USAGE: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate is not meant for a server.", "Use a certificate whose extended key usage allows serverAuth or clientAuth."),
     Cause.NAME_MISMATCH: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate does not name its domain.", "Put the XMPP domain itself (not the host behind its SRV record) into the certificate's subjectAltName."),
-    Cause.DANE_MISMATCH: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate contradicts its DNS (DANE).", "Update the TLSA records to the certificate in use."),
-    Cause.PIN_MISMATCH: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's key has changed.", "Tell the other administrator the new key's fingerprint, so that it can be approved."),
-    Cause.AWAITING_APPROVAL: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate awaits approval.", "Ask the other administrator to approve the certificate, comparing its fingerprint."),
-    Cause.KEY_REVOKED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's key is no longer approved.", "Change the key, and ask the other administrator to approve the new one, comparing its fingerprint."),
-    Cause.PROOF_LOST: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server no longer proves itself as it did before.", "Restore the certificate or the DNS records that proved the domain before; dialback alone does not replace them."),
-    Cause.NO_COMMON_METHOD: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server and this one share no way to authenticate.", "Present a valid certificate as TLS client, or enable dialback."),
+    Cause.DANE_MISMATCH: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate contradicts its DNS (DANE).", "Update the TLSA records so that they match the certificate in use."),
+    Cause.PIN_MISMATCH: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's key has changed.", "Send the fingerprint of the new key to the other administrator, who can approve it."),
+    Cause.AWAITING_APPROVAL: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's certificate waits for approval.", "Ask the other administrator to compare the certificate's fingerprint and approve it."),
+    Cause.KEY_REVOKED: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server's key is no longer approved.", "Change the key, and ask the other administrator to compare the new key's fingerprint and approve it."),
+    Cause.PROOF_LOST: CauseInfo(Layer.PKIX, False, _POLICY, "The remote server no longer has the proof of its identity that it had before.", "Restore the certificate or the DNS records that proved the domain before. Dialback does not replace them."),
+    Cause.NO_COMMON_METHOD: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server and this one have no authentication method in common.", "Present a valid certificate when you connect (as a TLS client), or enable dialback."),
     Cause.SASL_FAILED: CauseInfo(Layer.AUTH, False, _POLICY, "The remote server refused our authentication.", "Check which certificate or secret the server expects. If our certificate has an id-on-xmppAddr and the server is an ejabberd, use a certificate with DNS names only."),
-    Cause.DIALBACK_INVALID: CauseInfo(Layer.AUTH, False, _POLICY, "Authentication by dialback failed.", "Check that the DNS of the domain leads to the server that opened the stream."),
+    Cause.DIALBACK_INVALID: CauseInfo(Layer.AUTH, False, _POLICY, "Authentication by dialback failed.", "Check that the DNS records of the domain lead to the server that opened the stream."),
     Cause.DIALBACK_ERROR: CauseInfo(Layer.AUTH, False, _TIMEOUT, "Authentication by dialback could not be completed.", "Check that the domain's server is reachable from outside and answers db:verify."),
     Cause.NOT_ALLOWED: CauseInfo(Layer.POLICY, True, _POLICY, "Communication with the remote domain is not allowed here.", "Ask the administrator of this server to allow the domain."),
-    Cause.DENY_LISTED: CauseInfo(Layer.POLICY, True, _POLICY, "The remote domain is on a deny list here.", "Ask the administrator of this server which list names the domain."),
-    Cause.NOT_PROVEN: CauseInfo(Layer.POLICY, False, _POLICY, "The remote server's identity is not proven as required.", "Present a certificate that names the domain and chains to a trusted authority."),
+    Cause.DENY_LISTED: CauseInfo(Layer.POLICY, True, _POLICY, "The remote domain is on a deny list here.", "Ask the administrator of this server which list contains the domain."),
+    Cause.NOT_PROVEN: CauseInfo(Layer.POLICY, False, _POLICY, "The remote server's identity is not proven as required.", "Present a certificate that contains the domain and was issued by a trusted CA."),
     Cause.ENCRYPTION_REQUIRED: CauseInfo(Layer.POLICY, False, _POLICY, "Encryption is required.", "Enable STARTTLS for server-to-server streams."),
-    Cause.FILTERED: CauseInfo(Layer.POLICY, True, _POLICY, "This kind of stanza is not allowed between the two domains.", "Ask the administrator of this server what its filters refuse."),
+    Cause.FILTERED: CauseInfo(Layer.POLICY, True, _POLICY, "This kind of stanza is not allowed between the two domains.", "Ask the administrator of this server which stanzas its filters refuse."),
     Cause.TOO_LARGE: CauseInfo(Layer.POLICY, True, _POLICY, "The stanza is larger than the next server accepts.", "Send smaller stanzas."),
-    Cause.UNFIT: CauseInfo(Layer.POLICY, True, _POLICY, "The next server cannot hold what is in the stanza.", "Send no names of namespaces with quotes, brackets, ampersands or blanks, nor overlong ones; the server behind this gateway would break on them."),
-    Cause.RATE_EXCEEDED: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain sends more than is allowed.", "Send less, or ask the administrator of this server for a higher limit."),
+    Cause.UNFIT: CauseInfo(Layer.POLICY, True, _POLICY, "The next server cannot process the content of this stanza.", "Do not use namespace names with quotes, brackets, ampersands or spaces, or very long ones. The server behind this gateway fails on them."),
+    Cause.RATE_EXCEEDED: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain sends more stanzas than allowed.", "Send less, or ask the administrator of this server for a higher limit."),
     Cause.TOO_MANY_STREAMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain has too many streams open.", "Reuse streams instead of opening new ones."),
-    Cause.TOO_MANY_CLAIMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote server claims too many domains at once.", "Claim fewer domains at a time, on one stream and from one address, and wait for the answers."),
-    Cause.TOO_MANY_CONNECTIONS: CauseInfo(Layer.POLICY, False, _FULL, "Too many connections are open.", "Open fewer connections at a time, and negotiate on those that are open."),
-    Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The remote server does not serve that domain.", "Check the domain name; this server does not serve it."),
-    Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorised on that stream.", "Send only from domains that were authenticated on the stream."),
-    Cause.ADDRESSING: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Give every stream and stanza valid `to` and `from` addresses."),
-    Cause.AMBIGUOUS_DOMAIN: CauseInfo(Layer.STREAM, True, _POLICY, "Servers read the domain of an address in two ways.", "Write the domain in A-labels (xn--...), in stream headers and in the addresses of stanzas: as it is written now, servers that follow IDNA 2003 take it for another domain."),
-    Cause.BAD_XML: CauseInfo(Layer.STREAM, True, _POLICY, "The stream's XML is not valid.", "Check what the server sends: XML 1.0 in UTF-8 without comments, instructions, DTDs and entities."),
+    Cause.TOO_MANY_CLAIMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote server claims too many domains at once.", "Claim fewer domains at a time on one stream and from one address. Wait for the answers."),
+    Cause.TOO_MANY_CONNECTIONS: CauseInfo(Layer.POLICY, False, _FULL, "Too many connections are open.", "Open fewer connections at a time, and authenticate on those that are open."),
+    Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The server does not serve that domain.", "Check the domain name. The server does not serve this domain."),
+    Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorized on the stream.", "Send only from domains that were authenticated on the stream."),
+    Cause.ADDRESSING: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Use valid `to` and `from` addresses in every stream and stanza."),
+    Cause.AMBIGUOUS_DOMAIN: CauseInfo(Layer.STREAM, True, _POLICY, "Servers interpret the domain of an address in two ways.", "Write the domain in A-labels (xn--...) in stream headers and in the addresses of stanzas. In its present form, servers with IDNA 2003 read it as another domain."),
+    Cause.BAD_XML: CauseInfo(Layer.STREAM, True, _POLICY, "The stream's XML is not valid.", "Send XML 1.0 in UTF-8 without comments, processing instructions, DTDs and entities."),
     Cause.LIMIT_EXCEEDED: CauseInfo(Layer.STREAM, True, _POLICY, "A limit of the stream was exceeded.", "Stay within the limits that the stream features announce."),
     Cause.PROTOCOL_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server broke the protocol.", "Check the server's version and its log."),
-    Cause.STREAM_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server ended the stream with an error.", "See the remote server's log for its reason."),
-    Cause.NEGOTIATION_TIMEOUT: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server did not finish negotiating in time.", "Check the server's load and what it waits for."),
-    Cause.IDLE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed as unused.", "Nothing is wrong; a new stream is opened when needed."),
-    Cause.UNRESPONSIVE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server stopped answering.", "Check the server and the network between."),
-    Cause.CLOSED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "Nothing is wrong; a new stream is opened when needed."),
+    Cause.STREAM_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server ended the stream with an error.", "See the reason in the remote server's log."),
+    Cause.NEGOTIATION_TIMEOUT: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server did not finish negotiating in time.", "Check the server's load, and what it waits for during the negotiation."),
+    Cause.IDLE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed because it was not used.", "There is no fault. A new stream is opened when it is needed."),
+    Cause.UNRESPONSIVE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server stopped answering.", "Check the server, and the network between the two servers."),
+    Cause.CLOSED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "There is no fault. A new stream is opened when it is needed."),
     Cause.SHUTDOWN: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The gateway is shutting down.", "Try again in a moment."),
-    Cause.INTERNAL: CauseInfo(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to look into its log."),
+    Cause.INTERNAL: CauseInfo(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to check its log."),
     Cause.HELD_TOO_LONG: CauseInfo(Layer.QUEUE, False, _TIMEOUT, "The remote server could not be reached in time.", "Check that the server is reachable from outside."),
     Cause.QUEUE_FULL: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue is full.", "Try again later."),
-    Cause.POISON: CauseInfo(Layer.QUEUE, True, _POLICY, "The remote server ends its stream on this stanza, or stops answering.", "See the remote server's log for what it dislikes in the stanza; if it is its size, announce the limit (XEP-0478)."),
+    Cause.POISON: CauseInfo(Layer.QUEUE, True, _POLICY, "The remote server closes its stream or stops answering when it gets this stanza.", "See in the remote server's log which part of the stanza it rejects. If it is the size, announce the limit (XEP-0478)."),
     Cause.DROPPED_BY_OPERATOR: CauseInfo(Layer.QUEUE, True, _POLICY, "The stanza was removed from the delivery queue by an administrator.", "Ask the administrator of this server."),
     Cause.IN_DOUBT: CauseInfo(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
-    Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _FULL, "The stanza was damaged where it was stored.", "Send the stanza again; the disk of this server may be failing."),
-    Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue cannot be read at the moment.", "Try again later; the disk of this server may be failing."),
+    Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _FULL, "The stored stanza was damaged.", "Send the stanza again. The disk of this server may be failing."),
+    Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue cannot be read at the moment.", "Try again later. The disk of this server may be failing."),
 }
 
 By = Literal["us", "them", "network"]
@@ -195,10 +195,10 @@ By = Literal["us", "them", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream, an attempt or a custody ended.
+    """How a stream, an attempt or the custody of a stanza ended.
 
-    `detail` is for the record and may hold what the peer said: whoever shows it escapes it. `condition` is the stream
-    error on the wire, if one was sent (`by` "us") or received (`by` "them").
+    `detail` is for the record. It may contain text of the peer, so escape it before you display it. `condition` is the
+    stream error on the wire, if one was sent (`by` "us") or received (`by` "them").
     """
 
     cause: Cause
@@ -208,21 +208,25 @@ class Ending:
 
     @property
     def account(self) -> CauseInfo:
+        """The row of the table for this cause."""
         return ACCOUNTS[self.cause]
 
     @property
     def layer(self) -> Layer:
+        """The protocol layer that failed."""
         return ACCOUNTS[self.cause].layer
 
     @property
     def final(self) -> bool:
+        """Whether a later attempt cannot succeed."""
         return ACCOUNTS[self.cause].final
 
     @property
     def remedy(self) -> str:
+        """What the administrator of the peer can do."""
         return ACCOUNTS[self.cause].remedy
 
     @property
     def in_order(self) -> bool:
-        """An end that nobody need be told of."""
+        """Whether this is an ordinary close and not a failure."""
         return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN)

@@ -187,7 +187,7 @@ def _explain(at: Trusting) -> None:
     check(answer["remembered"] and answer["refusals"] and answer["dns"]["targets"], "keys, refusals and DNS are told")
     expect(answer["now"]["outbound"]["last"]["proven_by"], "trust-first-use", "outbound now")
     told = at.gateway.command("explain", FIRST, "--local", INSIDE)
-    for words in ("unknown_issuer", "accepted, proven by trust-first-use", "if nothing proves it"):
+    for words in ("unknown_issuer", "accepted, verified by trust-first-use", "with no proof"):
         check(words in told, told)
     step(next(line for line in told.splitlines() if "now " in line).strip())
 

@@ -334,7 +334,7 @@ class ShownTests(TrustCase):
             "tlsa": [{"target": "h.example", "failure": "", "records": []}], "posh": "404",
         }
         shown = self.run_command(rows, "pending")
-        for words in (NEW_KEY, f"REMEMBERED {OLD_KEY}", "issued by itself", "said \\x1b[2J", "s2sgw pins approve peer.example", "404", "secured by DNSSEC"):
+        for words in (NEW_KEY, f"REMEMBERED {OLD_KEY}", "issued by itself", "said \\x1b[2J", "s2sgw pins approve peer.example", "404", "signed with DNSSEC"):
             self.assertIn(words, shown.output)
         self.assertEqual(1, self.run_command([], "pending", "peer.example").exit_code)
         self.assertIn("No certificate waits", self.run_command([], "pending").output)
@@ -350,10 +350,10 @@ class ShownTests(TrustCase):
         self.assertEqual(("pins add", {"peer": "peer.example", "key": OLD_KEY, "lasts": 60.0, "note": "", "replace": False}), self.asked[0])
         shown = self.run_command({**row, "expires": None, "counts": False}, "pins", "approve", "peer.example")
         self.assertIn("until it is revoked", shown.output)
-        self.assertIn("does not count yet", shown.output)
+        self.assertIn("has no effect yet", shown.output)
         self.assertEqual(2, self.run_command(row, "pins", "approve", "peer.example", "--for", "long").exit_code)
         gone = {"peer": "peer.example", "key": OLD_KEY, "closed": 1, "forgotten": False}
-        self.assertIn("is revoked; 1 streams closed", self.run_command(gone, "pins", "revoke", "peer.example", OLD_KEY).output)
+        self.assertIn("is revoked; 1 stream closed", self.run_command(gone, "pins", "revoke", "peer.example", OLD_KEY).output)
 
     def test_explain(self) -> None:
         """An explanation in words; no where the peer is barred."""
@@ -364,7 +364,7 @@ class ShownTests(TrustCase):
         tests.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.EXPIRED))
         answer = tests.explain()
         shown = self.run_command(answer, "explain", "peer.example", "--local", "here.example", "--with", str(tests.path))
-        for words in ("peers.*.example", "accepted, proven by pkix", "if nothing proves it", "pkix/expired", "lost_proof", "waits "):
+        for words in ("peers.*.example", "accepted, verified by pkix", "with no proof", "pkix/expired", "lost_proof", "pending "):
             self.assertIn(words, shown.output)
         self.assertEqual(("explain", {"peer": "peer.example", "local": "here.example", "with": str(tests.path)}), self.asked[0])
         bare = {
@@ -373,7 +373,7 @@ class ShownTests(TrustCase):
             "now": {"inbound": {**answer["now"]["inbound"], "last": None}},
         }
         shown = self.run_command(bare, "explain", "peer.example")
-        for words in ("BARRED", "has changed", "valid until 1970", "no-such-domain", "no handshake is on record"):
+        for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no handshake is recorded"):
             self.assertIn(words, shown.output)
         self.assertEqual(1, shown.exit_code)
 
@@ -385,7 +385,7 @@ class ShownTests(TrustCase):
         answer = {"file": "plan", "handshakes": 5, "changed": [row]}
         shown = self.run_command(answer, "replay", "--with", str(self.path), "--since", "1d")
         self.assertEqual(1, shown.exit_code)
-        for words in ("5 handshakes", "refused: expired", "proven by nothing yet (dialback)"):
+        for words in ("5 recorded handshakes", "refused: expired", "accepted, must authenticate by dialback"):
             self.assertIn(words, shown.output)
         self.assertEqual(86400.0, self.asked[0][1]["seconds"])
         self.assertEqual(0, self.run_command({**answer, "changed": []}, "replay", "--with", str(self.path)).exit_code)

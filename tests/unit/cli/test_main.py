@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -225,6 +226,31 @@ class AskingTests(CommandCase):
                     self.assertIn("as_json", [parameter.name for parameter in each.params], each.name)
 
 
+class HelpTests(SynchronousTestCase):
+    """The texts of `--help`."""
+
+    def commands(self) -> Iterator[tuple[list[str], click.Command]]:
+        """Every command, with the words that call it."""
+        pending: list[tuple[list[str], click.Command]] = [([], command.main)]
+        for words, each in pending:
+            yield words, each
+            if isinstance(each, click.Group):
+                pending += [([*words, name], inner) for name, inner in each.commands.items()]
+
+    def test_whole(self) -> None:
+        """No line of a list of commands is cut off on 80 columns."""
+        for words, _ in self.commands():
+            shown = CliRunner().invoke(command.main, [*words, "--help"], terminal_width=80).output
+            self.assertNotIn("...\n", shown.replace("[ARGS]...\n", ""), words)
+
+    def test_sentences(self) -> None:
+        """Each command, and each option, has a text that ends as a sentence does."""
+        for words, each in self.commands():
+            options = [option.help or "" for option in each.params if isinstance(option, click.Option) and not option.hidden]
+            for text in (each.help or "", *options):
+                self.assertRegex(text.split("\n")[0], r"[.:]$", words)
+
+
 class OptionPlaceTests(CommandCase):
     """`--config` and `--json` before the verb or behind it."""
 
@@ -255,7 +281,7 @@ class AnswerTests(CommandCase):
         self.assertEqual(STATUS, self.json_of("status"))
         output = self.run_command("status").output
         for words in ("running for 2 h 1 min on /etc/s2sgw.toml", "tcp:5269 (federation)", "2 inbound on the federation leg",
-                      "1 stanzas, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed", "ALERT      the job 'queue sweep' has not"):
+                      "1 stanza, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed", "ALERT      the job 'queue sweep' has not"):
             self.assertIn(words, output)
 
     def test_streams(self) -> None:
@@ -293,7 +319,7 @@ class AnswerTests(CommandCase):
         self.assertIn("pkix/self-signed: said:\\x1b[2J\\x0aline", output)
         self.assertIn("remedy: Use a certificate", output)
         self.assertIn("peer (unnamed)", output)
-        self.assertIn("(said by them)", output)
+        self.assertIn("(by the peer)", output)
         self.assertNotIn("\x1b", output)
 
     def test_json_cannot_steer_a_terminal(self) -> None:
@@ -326,7 +352,7 @@ class AnswerTests(CommandCase):
     def test_nothing_to_tell(self) -> None:
         """An idle gateway says so in words, and that is no failure."""
         self.views()
-        for verb, words in (("streams", "No stream"), ("lanes", "no lane"), ("peers", "No peer"), ("refusals", "Nothing was"), ("certs", "no local")):
+        for verb, words in (("streams", "No stream"), ("lanes", "Nothing is queued"), ("peers", "No peer"), ("refusals", "no refusals"), ("certs", "no local")):
             result = self.run_command(verb)
             self.assertEqual(0, result.exit_code)
             self.assertIn(words, result.output)

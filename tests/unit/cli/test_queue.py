@@ -43,7 +43,7 @@ class QueueCommandTests(SynchronousTestCase):
             self.assertIn(words, result.output)
         self.assertEqual(([("queue list", {"limit": 1000})], 0), (self.asked, result.exit_code))
         self.assertEqual(1, self.run_command([], "list", "gone.example").exit_code)
-        self.assertIn("Nothing waits", self.run_command([], "list").output)
+        self.assertIn("No stanzas wait", self.run_command([], "list").output)
 
     def test_poison(self) -> None:
         """With the text of each, escaped."""
@@ -51,7 +51,7 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertIn("example.org -> gone.example  message  poison", result.output)
         self.assertIn("<message>\\x1b</message>", result.output)
         self.assertEqual([("queue poison", {"limit": 1000})], self.asked)
-        self.assertIn("Nothing was put aside", self.run_command([], "list", "--poison").output)
+        self.assertIn("There are no poison stanzas", self.run_command([], "list", "--poison").output)
 
     def test_show(self) -> None:
         """A target of one, two or three words; the text of one stanza in full."""
@@ -68,7 +68,7 @@ class QueueCommandTests(SynchronousTestCase):
         for words, verb, more, said, of_nothing in (
             (["hold"], "queue hold", {}, "3 stanzas in 2 lanes held", 0), (["release"], "queue release", {}, "released", 1),
             (["drop"], "queue drop", {"quietly": False}, "dropped", 1), (["drop", "--quietly"], "queue drop", {"quietly": True}, "dropped", 1),
-            (["flush"], "queue flush", {}, "to be tried now", 1),
+            (["flush"], "queue flush", {}, "are retried now", 1),
         ):  # fmt: skip
             result = self.run_command({"lanes": 2, "stanzas": 3, "holds": 1}, *words, "gone.example")
             self.assertIn(said, result.output)

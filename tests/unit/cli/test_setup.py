@@ -17,24 +17,25 @@ VIEW = 'dns_view = "127.0.0.1:5353"\n'
 
 PROSODY = """\
 -- Prosody behind s2sgw, for example.org, b--c.example.
--- These lines go into the global section of prosody.cfg.lua, before the first VirtualHost.
--- Needed too: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian has them there).
+-- Put these lines into the global section of prosody.cfg.lua, before the first VirtualHost.
+-- Remove the old s2s_secure_auth and limits there.
+-- Also required: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian's default).
 
--- The gateway brings in the streams of all peers at this address; peers connect to the gateway.
+-- Prosody accepts the streams of all peers from the gateway at this address. Peers connect to the gateway.
 s2s_interfaces = { "127.0.0.1" }
 s2s_ports = { 15269 }
 
--- Every peer resolves to the gateway. No trust anchor for DNSSEC may be configured beside this.
+-- This resolver answers with the gateway's address for every peer. Do not configure a DNSSEC trust anchor with it.
 unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353" }
 
--- The gateway is every peer, by certificates of its own authority. This replaces the public ones: it must stay the only one.
--- A VirtualHost with an ssl table of its own needs the cafile there. The gateway's state directory is closed to others:
--- where Prosody runs as a user of its own, copy the file, and name the copy.
+-- To Prosody, s2sgw looks like every remote server, with certificates from its own private CA.
+-- This must be the only CA that Prosody trusts for s2s. A VirtualHost with its own ssl table needs the cafile there too.
+-- Other users cannot read the gateway's state directory. If Prosody runs as another user, copy the file and use the copy's path.
 ssl = { cafile = "/var/lib/s2sgw/backend-ca.pem" }
 s2s_secure_auth = true
 s2s_require_encryption = true
 
--- Few connections carry everybody's stanzas. (The limit for clients is Debian's own.)
+-- A few connections carry the stanzas of all peers. (The limit for clients is Debian's default.)
 limits = { c2s = { rate = "10kb/s" }; s2sin = { rate = "50mb/s"; burst = "2s" } }
 """
 
@@ -161,7 +162,7 @@ class OpenfireTests(SetupTestCase):
     def test_unverified(self) -> None:
         """The lines are marked as unverified; they lead to the inner listener and need no view."""
         text = setup_text("openfire", self.config(BACKEND))
-        self.assertIn("UNVERIFIED", text)
+        self.assertIn("NOT TESTED", text)
         self.assertIn("dnsutil.dnsOverride = {*,127.0.0.1:15270}\n", text)
         self.assertIn("/var/lib/s2sgw/backend-ca.pem", text)
 
@@ -181,7 +182,7 @@ class RefusalTests(SetupTestCase):
 
     def test_unknown_server(self) -> None:
         """For a server that we do not know, those that we do are named."""
-        self.refused("there are for prosody, ejabberd, jabberd2, openfire", "tigase", self.config())
+        self.refused("Supported: prosody, ejabberd, jabberd2, openfire", "tigase", self.config())
 
     def test_no_view(self) -> None:
         """Without the view none of the three finds the gateway."""
@@ -190,12 +191,12 @@ class RefusalTests(SetupTestCase):
 
     def test_echo(self) -> None:
         """The echo backend needs no server."""
-        self.refused("nothing but the embedded echo serves anything", "prosody", self.config('[backend]\nkind = "echo"\n'))
+        self.refused("only the built-in echo backend serves the local domains", "prosody", self.config('[backend]\nkind = "echo"\n'))
 
     def test_no_port(self) -> None:
         """A listener that is no TCP port is nowhere to send a server to."""
         for listen in ("unix:/run/x", "tcp:0"):
-            self.refused("is no TCP port", "prosody", self.config(f'[backend]\nlisten = "{listen}"\n{VIEW}'))
+            self.refused("is not a TCP port", "prosody", self.config(f'[backend]\nlisten = "{listen}"\n{VIEW}'))
 
     def test_several_backends(self) -> None:
         """Of several backends one is named by a domain of its own."""
@@ -206,7 +207,7 @@ class RefusalTests(SetupTestCase):
             GATEWAY.replace("]", ', "echo.example"]', 2).replace('[gateway, "echo.example"]', "[gateway]"),
         )
         self.refused("there are several backends", "prosody", config)
-        self.refused("nothing but the embedded echo serves echo.example", "prosody", config, "echo.example")
+        self.refused("only the built-in echo backend serves echo.example", "prosody", config, "echo.example")
         self.refused("no backend serves other.example", "prosody", config, "other.example")
         self.assertIn("s2s_ports = { 16269 }", setup_text("prosody", config, Domain.parse("b--c.example")))
 

@@ -173,13 +173,11 @@ class LetterTests(SynchronousTestCase):
         self.assertEqual(
             "To the administrator of friend.example\n\n"
             "An XMPP server-to-server stream from your server at 192.0.2.1:5000 to\n"
-            "here.example could not be used on 1970-01-01 00:00:00 UTC (and 2 times\n"
-            "before).\n\n"
-            "Why:        The remote server's certificate is self-signed. (pkix: self-\n"
-            "            signed)\n"
-            "What to do: Use a certificate from a public authority, or publish it by DANE\n"
-            "            or POSH.\n"
-            "Our server ended it. The stream error was <policy-violation/>.\n\n"
+            "here.example failed on 1970-01-01 00:00:00 UTC (and 2 times before).\n\n"
+            "Why:        Your server's certificate is self-signed. (pkix: self-signed)\n"
+            "What to do: Use a certificate from a public CA, or publish the certificate by\n"
+            "            DANE or POSH.\n"
+            "Our server closed the connection. The stream error was <policy-violation/>.\n\n"
             "What we saw:\n"
             "  - pkix: not proven: self-signed", text,
         )
@@ -187,7 +185,9 @@ class LetterTests(SynchronousTestCase):
     def test_outbound(self) -> None:
         """The other way round; without reasons the detail is what was seen, and nothing where there is none."""
         text = letter("outbound", "friend.example", "", "", 0.0, Ending(Cause.CONNECTION_REFUSED, "port 5269", by="network"))
-        self.assertIn("from ours to your server could not", text.replace("\n", " "))
+        self.assertIn("from our server to your server failed", text.replace("\n", " "))
+        self.assertIn("Why:        Your server refuses connections.", text)
+        self.assertNotIn("closed the connection", text)
         self.assertIn("  - port 5269", text)
         self.assertNotIn("What we saw", letter("inbound", "", "", "192.0.2.1:1", 0.0, Ending(Cause.CLOSED, by="them")))
 
