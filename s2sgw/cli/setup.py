@@ -51,7 +51,7 @@ class BackendSettings:
     def resolver(self) -> HostPort:
         """The DNS view. Raises `SetupError` if there is none."""
         if self.view is None:
-            raise SetupError('backend.dns_view is not set, so the server cannot find the gateway. Set it, e.g. to "127.53.0.1:53"')
+            raise SetupError('backend.dns_view is not set, so the server cannot find the gateway. Example: "127.53.0.1:53"')
         return self.view
 
 
