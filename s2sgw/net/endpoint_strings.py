@@ -23,7 +23,7 @@ KINDS = MappingProxyType({
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 #: Connections that may wait to be accepted, unless the string says otherwise.
-BACKLOG = 1024
+BACKLOG = 4096
 
 _EXAMPLE = 'write "tcp:5269", "tcp:5269:interface=127.0.0.1", "tcp6:5269", "unix:/run/name" or "systemd:name=s2sgw"'
 

@@ -17,10 +17,12 @@ from twisted.internet.epollreactor import EPollReactor
 #: So many events are served as they come: sorting them is not worth it.
 FEW = 16
 #: Seconds of one turn for peers, our own sockets and listeners, and for strangers: a message of a peer needs a few turns.
-TURN_SECONDS = 0.02
+TURN_SECONDS = 0.01
 STRANGERS_SECONDS = 0.005
-#: While so many strangers have been read and not served, no more are read: who comes last need not wait for all of them.
+#: While so many strangers have been read and not served, others are read for a shorter time: who comes last need not wait for
+#: all that has been read before.
 STRANGERS_WAITING = 50
+SHORTER_SECONDS = 0.002
 #: Of the newest strangers, so many are looked at for those that are ready.
 NEWEST = 500
 
@@ -66,11 +68,11 @@ class FairPoller:
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give what there is time for: peers, our own sockets and listeners first."""
-        strangers = [event for event in events if event[0] in self._strangers]
-        others = [event for event in events if event[0] not in self._strangers]
-        yield from self._timed(self._rotated(others), TURN_SECONDS)
-        if self._waiting() < STRANGERS_WAITING:
-            yield from self._timed(self._newest_and_all(strangers), STRANGERS_SECONDS)
+        ready = dict(events)
+        others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
+        yield from self._timed(((descriptor, others[descriptor]) for descriptor in self._rotated(others)), TURN_SECONDS)
+        seconds = STRANGERS_SECONDS if self._waiting() < STRANGERS_WAITING else SHORTER_SECONDS
+        yield from self._timed(self._newest_and_all(ready), seconds)
 
     def _timed(self, events: Iterable[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
         """Give one event after another until the time is over; the first in any case."""
@@ -80,16 +82,16 @@ class FairPoller:
             if self._stopwatch() >= end:
                 return
 
-    def _rotated(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+    def _rotated(self, ready: Iterable[int]) -> Iterator[int]:
         """Begin at another place each time, so that none is better than another."""
-        at = self._start(len(events)) if events else 0
-        return chain(islice(events, at, None), islice(events, at))
+        descriptors = list(ready)
+        at = self._start(len(descriptors)) if descriptors else 0
+        return chain(islice(descriptors, at, None), islice(descriptors, at))
 
-    def _newest_and_all(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+    def _newest_and_all(self, ready: dict[int, int]) -> Iterator[ReadyEvent]:
         """Alternate between the connections that came last and all others: a crowd does not keep out who comes after it."""
-        ready = dict(events)
         newest = [descriptor for descriptor in islice(reversed(self._strangers), NEWEST) if descriptor in ready]
-        everybody = (descriptor for descriptor, _ in self._rotated(events))
+        everybody = self._rotated(ready)
         for pair in zip_longest(newest, everybody):
             for descriptor in pair:
                 mask = ready.pop(descriptor, None)

@@ -25,7 +25,7 @@ from s2sgw.xmpp.ending import Ending
 _FIRST_HANDED_OVER = 3
 
 #: Connections that one listener accepts in one turn of the reactor. Twisted has no such bound under a flood.
-ACCEPTS = 64
+ACCEPTS = 128
 
 BuildStream = Callable[[AdmittedConnection], StreamConnection]
 #: (address, ending): a connection that named nobody was refused, or ended.

@@ -70,20 +70,33 @@ class Crowd:
             self.close(descriptor)
 
 
-def keep_open(port: int, sources: Iterable[str], number: int, seconds: float, say: bytes = b"", per_second: float = 1e9) -> None:
-    """Hold `number` connections open, and open another one for each that is closed, at most so many a second."""
+def keep_open(
+    port: int, sources: Iterable[str], number: int, seconds: float, say: bytes = b"", per_second: float = 1e9,
+    proxied: bool = False,
+) -> None:
+    """Hold `number` connections open, and open another one for each that is closed, at most so many a second.
+
+    `proxied`: they come by a load balancer, which says by the PROXY protocol that they are from `sources`.
+    """
     crowd, turn = Crowd(port), _round(list(sources))
     end = time.monotonic() + seconds
     due = time.monotonic()
     while time.monotonic() < end:
         crowd.reap()
         while len(crowd.open) < number and time.monotonic() < end:
-            crowd.connect(next(turn), say)
+            source = next(turn)
+            crowd.connect("127.0.0.1" if proxied else source, proxy_header(source) + say if proxied else say)
             due = max(due + 1 / per_second, time.monotonic() - 0.1)
             time.sleep(max(0.0, due - time.monotonic()))
             if len(crowd.open) % 50 == 0:
                 crowd.reap()
         crowd.reap(0.05)
+
+
+def proxy_header(source: str) -> bytes:
+    """Return what a load balancer says of a connection from `source` (PROXY protocol, version 1)."""
+    family, ours = ("TCP6", "2001:db8:ffff::1") if ":" in source else ("TCP4", "192.0.2.1")
+    return f"PROXY {family} {source} {ours} 40000 5269\r\n".encode()
 
 
 def _round(items: list[str]) -> Iterator[str]:

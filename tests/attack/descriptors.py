@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from tests.attack.crowd import keep_open
 from tests.attack.places import silent
 from tests.attack.world import AttackWorld, attack_world
 from tests.lab.scenario import Stage, check, step
@@ -17,6 +18,21 @@ stage = Stage("1,024 file descriptors", partial(attack_world, descriptors=DESCRI
 async def _said(at: AttackWorld) -> None:
     lines = [line for line in at.gateway.logged().splitlines() if "too few open files" in line]
     check(len(lines) == 2 and "possible=384" in lines[0], f"{lines}")
+
+
+def silent_site(port: int, proxied_port: int, number: int, seconds: float) -> None:
+    """Hold connections that say nothing, from as many networks (/64) of one IPv6 site (/48)."""
+    sources = [f"2001:db8:1:{at:x}::1" for at in range(number)]
+    keep_open(proxied_port, sources, number, seconds, proxied=True)
+
+
+@stage.scenario("5,000 silent connections of one IPv6 /48, each from a /64 of its own", 120)
+async def _site(at: AttackWorld) -> None:
+    async with at.under(silent_site, 16, proxied_port=at.proxied_port, number=5000):
+        await asyncio.sleep(6)
+        step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
+        check(at.metrics()["s2sgw_descriptors"] < 800, "more descriptors are taken than connections may have")
+    check(at.limit_hits("unproven") + at.limit_hits("unproven_per_site") > 0, "nothing was bounded")
 
 
 @stage.scenario("5,000 silent connections take no descriptor that is needed", 120)

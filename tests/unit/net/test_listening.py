@@ -156,7 +156,7 @@ class AcceptanceTests(SynchronousTestCase):
     def test_accepts(self) -> None:
         """However many connections wait, a turn of the reactor accepts so many of them."""
         accepted: list[int] = []
-        port: Any = SimpleNamespace(numberAccepts=100)
+        port: Any = SimpleNamespace(numberAccepts=1000)
 
         def do_read() -> None:
             accepted.append(port.numberAccepts)
