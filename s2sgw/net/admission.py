@@ -76,8 +76,8 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
-        #: the descriptors of connections that have proven nothing, the oldest first (`net.fair_poll`)
-        self.strangers: dict[int, None] = {}
+        #: connections that have proven nothing by their descriptors, the oldest first (`net.fair_poll`)
+        self.strangers: dict[int, AdmittedConnection] = {}
         #: the unproven ones, the oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
         self._timer: IDelayedCall | None = None
@@ -135,13 +135,13 @@ class Admission:
     def prove(self, connection: AdmittedConnection) -> None:
         """The stream of `connection` has proven a pair: from now on the connection never gives way."""
         self._proven += 1
-        self.strangers.pop(connection.descriptor, None)
+        self._forget_stranger(connection)
         self._leave_unproven(connection)
 
     def release(self, connection: AdmittedConnection) -> None:
         """The transport of `connection` is gone."""
         self._total -= 1
-        self.strangers.pop(connection.descriptor, None)
+        self._forget_stranger(connection)
         if connection.proven:
             self._proven -= 1
         else:
@@ -236,6 +236,10 @@ class Admission:
                 self._timer.cancel()
                 self._timer = None
 
+    def _forget_stranger(self, connection: AdmittedConnection) -> None:
+        if self.strangers.get(connection.descriptor) is connection:
+            del self.strangers[connection.descriptor]
+
     def _forget_claim(self, connection: AdmittedConnection) -> None:
         name, connection.claimed = connection.claimed, None
         if name is not None:
@@ -263,7 +267,7 @@ class AdmittedConnection:
     def opened(self, descriptor: int) -> None:
         """The connection has its transport."""
         self.descriptor = descriptor
-        self._admission.strangers[descriptor] = None
+        self._admission.strangers[descriptor] = self
 
     def claim(self, name: str) -> None:
         """The stream says that it is of `name`; it may say another one until it has proven one."""

@@ -2,6 +2,9 @@
 
 Twisted's epoll reactor serves in one turn whatever is ready, however much that is: ten thousand connections that close together
 are closed in one go, while nothing else runs. epoll tells again of what was not served, so it can wait for the next turn.
+
+epoll also tells which connections the other side has closed (EPOLLRDHUP). They wait for nothing, so they come after those that
+do; and where a crowd of strangers has gone, what it said is not read.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from random import randrange
+from select import EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -19,10 +23,14 @@ FEW = 16
 #: Seconds of one turn for peers, our own sockets and listeners, and for strangers: a message of a peer needs a few turns.
 TURN_SECONDS = 0.01
 STRANGERS_SECONDS = 0.005
+#: And for strangers who have closed their side.
+GONE_SECONDS = 0.005
 #: While so many strangers have been read and not served, others are read for a shorter time: who comes last need not wait for
 #: all that has been read before.
 STRANGERS_WAITING = 50
 SHORTER_SECONDS = 0.002
+#: From so many strangers who have closed their side on, what they said is not read.
+CROWD = 200
 #: Of the newest strangers, so many are looked at for those that are ready.
 NEWEST = 500
 
@@ -40,8 +48,8 @@ class TurnObserver(Protocol):
 class FairPoller:
     """Stands in for the epoll object of the reactor.
 
-    `strangers` are the descriptors of connections that have proven nothing, the oldest first. `waiting` returns how many of
-    them have been read and not served yet.
+    `strangers` are the connections that have proven nothing by their descriptors, the oldest first. `waiting` returns how many
+    of them have been read and not served yet.
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class FairPoller:
         stopwatch: Callable[[], float] = perf_counter, start: Callable[[int], int] = randrange,
     ) -> None:
         self.poller = poller
-        self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
+        self.unregister = poller.unregister
         self._strangers = strangers
         self._waiting = waiting
         self._observer = observer
@@ -59,6 +67,14 @@ class FairPoller:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.poller, name)
 
+    def register(self, descriptor: int, events: int) -> None:
+        """Watch a descriptor for these events, and for its other side's end where it is read."""
+        self.poller.register(descriptor, _with_its_end(events))
+
+    def modify(self, descriptor: int, events: int) -> None:
+        """Watch it for these events from now on."""
+        self.poller.modify(descriptor, _with_its_end(events))
+
     def poll(self, timeout: float, most: int) -> Iterable[ReadyEvent]:
         """Wait until something is ready, and return what is to be served in this turn."""
         self._observer.ended()
@@ -67,12 +83,18 @@ class FairPoller:
         return events if len(events) <= FEW else self._shared(events)
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Give what there is time for: peers, our own sockets and listeners first."""
+        """Give what there is time for: peers, our own sockets and listeners first, then strangers, those who have gone last."""
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
         yield from self._timed(((descriptor, others[descriptor]) for descriptor in self._rotated(others)), TURN_SECONDS)
+        gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
+        masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
+        who = {descriptor: self._strangers[descriptor] for descriptor in gone}
         seconds = STRANGERS_SECONDS if self._waiting() < STRANGERS_WAITING else SHORTER_SECONDS
         yield from self._timed(self._newest_and_all(ready), seconds)
+        still = (descriptor for descriptor in self._rotated(gone) if self._strangers.get(descriptor) is who[descriptor])
+        unread = len(gone) >= CROWD
+        yield from self._timed(((each, EPOLLHUP if unread else masks[each]) for each in still), GONE_SECONDS)
 
     def _timed(self, events: Iterable[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
         """Give one event after another until the time is over; the first in any case."""
@@ -97,6 +119,10 @@ class FairPoller:
                 mask = ready.pop(descriptor, None)
                 if mask is not None:
                     yield descriptor, mask
+
+
+def _with_its_end(events: int) -> int:
+    return events | EPOLLRDHUP if events & EPOLLIN else events
 
 
 def share_turns(

@@ -172,10 +172,12 @@ class AttackWorld:
         return self.lab.start("attack", argv, self.lab.directory("attack"), {"PYTHONPATH": str(PROJECT)})
 
     @asynccontextmanager
-    async def under(self, attack: Callable[..., None], seconds: float, **arguments: Any) -> AsyncIterator[Process]:
+    async def under(
+        self, attack: Callable[..., None], seconds: float, *, left: int = LEFT_BYTES, **arguments: Any,
+    ) -> AsyncIterator[Process]:
         """Attack for so long, or until the block ends, and check that the gateway is as good as before, meanwhile and after.
 
-        Within the block a scenario may look at the gateway; the attack goes on.
+        Within the block a scenario may look at the gateway; the attack goes on. `left` are the bytes of memory that may be left.
         """
         await self.measure_quiet()
         before, scheduled = self._resources(), _scheduled(self.process.pid)
@@ -200,7 +202,7 @@ class AttackWorld:
         worked, waited = (now - then for now, then in zip(_scheduled(self.process.pid), scheduled, strict=True))
         slowdown = 1 + waited / max(worked, 0.01)
         self._judge(window, slowdown)
-        await self._settled(before, slowdown)
+        await self._settled(before, slowdown, left)
 
     async def measure_quiet(self) -> None:
         """Measure honest traffic without an attack, once."""
@@ -254,17 +256,17 @@ class AttackWorld:
         metrics = self.metrics()
         return self.process.resident_bytes(), metrics["s2sgw_descriptors"], metrics
 
-    async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float) -> None:
+    async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float, left: int) -> None:
         """Memory and descriptors come back, and no turn of the reactor was long."""
         deadline = time.monotonic() + SETTLE_SECONDS * slowdown
         while True:
             after = self._resources()
             grown, opened = after[0] - before[0], after[1] - before[1]
-            if (grown <= LEFT_BYTES and opened <= LEFT_DESCRIPTORS) or time.monotonic() > deadline:
+            if (grown <= left and opened <= LEFT_DESCRIPTORS) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)
         step(f"memory {grown / 1e6:+.1f} MB, descriptors {opened:+.0f}")
-        check(grown <= LEFT_BYTES, f"{grown / 1e6:.1f} MB of memory did not come back")
+        check(grown <= left, f"{grown / 1e6:.1f} MB of memory did not come back")
         check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors did not come back")
         bound = next((each for each in BUCKETS if each >= LONGEST_TURN * slowdown), BUCKETS[-1])
         long = _turns_above(bound, after[2]) - _turns_above(bound, before[2])

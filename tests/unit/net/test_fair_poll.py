@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
+from select import EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 from unittest import SkipTest
 from unittest.mock import Mock
@@ -12,7 +14,19 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from s2sgw.net.fair_poll import FEW, SHORTER_SECONDS, STRANGERS_SECONDS, STRANGERS_WAITING, TURN_SECONDS, FairPoller, share_turns
+from s2sgw.net.fair_poll import (
+    CROWD,
+    FEW,
+    GONE_SECONDS,
+    SHORTER_SECONDS,
+    STRANGERS_SECONDS,
+    STRANGERS_WAITING,
+    TURN_SECONDS,
+    FairPoller,
+    share_turns,
+)
+
+GONE = EPOLLIN | EPOLLRDHUP
 
 STRANGERS = dict.fromkeys(range(1000, 2000))
 
@@ -31,17 +45,21 @@ class Observer:
 class Served:
     """What a reactor serves, each event for so many seconds."""
 
-    def __init__(self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int = 0) -> None:
+    def __init__(
+        self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int = 0, gone: Iterable[int] = (),
+    ) -> None:
         self.now = 0.0
         self.observer = Observer()
         self.epoll: Any = Mock()
-        self.epoll.poll.return_value = [(descriptor, 1) for descriptor in descriptors]
+        self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
             self.epoll, STRANGERS, lambda: waiting, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
         )
         self.descriptors: list[int] = []
-        for descriptor, _ in poller.poll(1.5, 99):
+        self.masks: dict[int, int] = {}
+        for descriptor, mask in poller.poll(1.5, 99):
             self.descriptors.append(descriptor)
+            self.masks[descriptor] = mask
             self.now += seconds
         self.poller = poller
 
@@ -92,6 +110,38 @@ class ShareTests(SynchronousTestCase):
         poller = FairPoller(epoll, strangers, int, Observer(), stopwatch=lambda: 0.0)
         self.assertEqual(100, sum(strangers.pop(descriptor, 1) is None for descriptor, _ in poller.poll(0, 9)))
 
+    def test_gone(self) -> None:
+        """Strangers who have closed their side come last, and what they said is read; nobody waits for that long."""
+        served = Served([*range(1000, 1100), 7], gone=range(1500, 1500 + CROWD - 1))
+        gone = [descriptor for descriptor in served.descriptors if descriptor >= 1500]
+        self.assertEqual(served.descriptors[-len(gone):], gone)
+        self.assertAlmostEqual(GONE_SECONDS, len(gone) * 0.001, delta=0.0011)
+        self.assertEqual({GONE}, {served.masks[descriptor] for descriptor in gone})
+
+    def test_a_crowd_has_gone(self) -> None:
+        """What a crowd of strangers said is not read once they have closed their side; what a peer said is."""
+        served = Served([], gone=[7, *range(1500, 1500 + CROWD)], seconds=0.0)
+        self.assertEqual({7: GONE, **dict.fromkeys(range(1500, 1500 + CROWD), EPOLLHUP)}, served.masks)
+
+    def test_gone_before_it_is_served(self) -> None:
+        """A descriptor that is another connection's by now does not end that one."""
+        strangers = {descriptor: object() for descriptor in range(1000, 1000 + CROWD)}
+        epoll = Mock()
+        epoll.poll.return_value = [(descriptor, GONE) for descriptor in strangers]
+        events = iter(FairPoller(epoll, strangers, int, Observer(), stopwatch=lambda: 0.0, start=lambda number: 0).poll(0, 9))
+        first, _ = next(events)
+        strangers[1100] = object()
+        del strangers[1150]
+        self.assertEqual(set(range(1000, 1000 + CROWD)) - {first, 1100, 1150}, {descriptor for descriptor, _ in events})
+
+    def test_watched(self) -> None:
+        """The end of the other side is asked for where it is read, and not where reading is paused."""
+        served = Served([3])
+        served.poller.register(3, EPOLLIN)
+        served.poller.modify(3, EPOLLOUT)
+        served.epoll.register.assert_called_once_with(3, GONE)
+        served.epoll.modify.assert_called_once_with(3, EPOLLOUT)
+
     def test_read_and_not_served(self) -> None:
         """While many strangers wait to be served others are read for a shorter time, but some always are; and peers are."""
         served = Served([*range(1000, 1900), 7], seconds=SHORTER_SECONDS / 4, waiting=STRANGERS_WAITING)
@@ -109,8 +159,8 @@ class ShareTests(SynchronousTestCase):
     def test_the_rest_is_the_pollers(self) -> None:
         """All else that the reactor asks of it goes to the poller."""
         served = Served([3])
-        served.poller.register(3, 1)
-        served.epoll.register.assert_called_once_with(3, 1)
+        served.poller.unregister(3)
+        served.epoll.unregister.assert_called_once_with(3)
         self.assertIs(served.epoll.fileno, served.poller.fileno)
 
 
