@@ -25,10 +25,9 @@ TURN_SECONDS = 0.01
 STRANGERS_SECONDS = 0.005
 #: And for strangers who have closed their side.
 GONE_SECONDS = 0.005
-#: While so many strangers have been read and not served, others are read for a shorter time: who comes last need not wait for
-#: all that has been read before.
+#: While so many strangers have been read and not served, one more is read in a turn, the newest: who comes last need not wait
+#: for all that came before.
 STRANGERS_WAITING = 50
-SHORTER_SECONDS = 0.002
 #: From so many strangers who have closed their side on, what they said is not read.
 CROWD = 200
 #: Of the newest strangers, so many are looked at for those that are ready.
@@ -90,7 +89,7 @@ class FairPoller:
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
         who = {descriptor: self._strangers[descriptor] for descriptor in gone}
-        seconds = STRANGERS_SECONDS if self._waiting() < STRANGERS_WAITING else SHORTER_SECONDS
+        seconds = STRANGERS_SECONDS if self._waiting() < STRANGERS_WAITING else 0.0
         yield from self._timed(self._newest_and_all(ready), seconds)
         still = (descriptor for descriptor in self._rotated(gone) if self._strangers.get(descriptor) is who[descriptor])
         unread = len(gone) >= CROWD

@@ -17,7 +17,7 @@ stage = Stage("connections that come and go", partial(attack_world, changes=_UNB
 SILENT = 10_000
 #: Seconds of CPU for each connection that says nothing, from its beginning to its end.
 SILENT_SECONDS = 100e-6
-#: A heap that was as large as 5,000 streams keeps so much of that for the next ones.
+#: A heap that was as large as 2,500 streams keeps so much of that for the next ones.
 HEAP_BYTES = 100_000_000
 
 
@@ -62,13 +62,13 @@ async def _claims(at: AttackWorld) -> None:
         pass
 
 
-@stage.scenario("100,000 connections that came and went leave no memory", 300)
+@stage.scenario("100,000 connections that came and went leave no memory", 400)
 async def _memory(at: AttackWorld) -> None:
     say = header("elsewhere.example", "friend.example").decode()
-    async with at.under(at_once, 10, number=5000, rounds=2, say=say, left=HEAP_BYTES):
+    async with at.under(at_once, 20, number=2500, rounds=4, say=say, left=HEAP_BYTES):
         pass
     before = at.process.resident_bytes()
-    async with at.under(at_once, 90, number=5000, rounds=18, say=say):
+    async with at.under(at_once, 180, number=2500, rounds=36, say=say):
         pass
     grown = at.process.resident_bytes() - before
     step(f"memory after 10,000: {before / 1e6:.1f} MB, after 100,000: {grown / 1e6:+.1f} MB")

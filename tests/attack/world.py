@@ -45,6 +45,8 @@ FRESH_PATIENCE = 20.0
 LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 40_000_000, 10, 15.0
 #: The longest turn of the reactor.
 LONGEST_TURN = 0.05
+#: A machine that makes the gateway so many times as slow stops it in the middle of a turn now and then: of one in a thousand.
+BUSY = 1.5
 
 
 @dataclass(frozen=True)
@@ -270,13 +272,15 @@ class AttackWorld:
         check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors did not come back")
         bound = next((each for each in BUCKETS if each >= LONGEST_TURN * slowdown), BUCKETS[-1])
         long = _turns_above(bound, after[2]) - _turns_above(bound, before[2])
-        check(not long, f"{long:.0f} turns of the reactor took longer than {bound} s")
+        turns = _turns_above(0.0, after[2]) - _turns_above(0.0, before[2])
+        stopped = turns / 1000 if slowdown > BUSY else 0.0
+        check(long <= stopped, f"{long:.0f} of {turns:.0f} turns of the reactor took longer than {bound} s")
 
 
 def _turns_above(seconds: float, metrics: Mapping[str, float]) -> float:
-    """Return how many turns of the reactor were longer than a bucket of the metric."""
+    """Return how many turns of the reactor were longer than a bucket of the metric; all of them for 0."""
     name = "s2sgw_reactor_turn_seconds"
-    return metrics[f"{name}_count"] - metrics[f'{name}_bucket{{le="{seconds}"}}']
+    return metrics[f"{name}_count"] - (metrics[f'{name}_bucket{{le="{seconds}"}}'] if seconds else 0.0)
 
 
 def _scheduled(pid: int) -> tuple[float, float]:
