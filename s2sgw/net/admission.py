@@ -76,7 +76,7 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
-        #: connections that have proven nothing by their descriptors, the oldest first (`net.fair_poll`)
+        #: connections that have proven nothing by their descriptors, those that have just come or advanced last (`net.fair_poll`)
         self.strangers: dict[int, AdmittedConnection] = {}
         #: the unproven ones, the oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
@@ -273,6 +273,13 @@ class AdmittedConnection:
         """The stream says that it is of `name`; it may say another one until it has proven one."""
         if self._open and not self.proven and name != self.claimed:
             self._admission.claim(self, name)
+
+    def advance(self) -> None:
+        """The negotiation has gone a step further: what comes next is read before those who have been silent for longer."""
+        strangers = self._admission.strangers
+        if strangers.get(self.descriptor) is self:
+            del strangers[self.descriptor]
+            strangers[self.descriptor] = self
 
     def prove(self) -> None:
         """The stream has proven a pair."""

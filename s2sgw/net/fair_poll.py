@@ -25,9 +25,9 @@ TURN_SECONDS = 0.01
 STRANGERS_SECONDS = 0.005
 #: And for strangers who have closed their side.
 GONE_SECONDS = 0.005
-#: While so many strangers have been read and not served, one more is read in a turn, the newest: who comes last need not wait
-#: for all that came before.
-STRANGERS_WAITING = 50
+#: Once so many strangers have been read and not served, no more are read in this turn than one, the newest: who comes last need
+#: not wait for all that came before.
+STRANGERS_WAITING = 20
 #: From so many strangers who have closed their side on, what they said is not read.
 CROWD = 200
 #: Of the newest strangers, so many are looked at for those that are ready.
@@ -47,8 +47,8 @@ class TurnObserver(Protocol):
 class FairPoller:
     """Stands in for the epoll object of the reactor.
 
-    `strangers` are the connections that have proven nothing by their descriptors, the oldest first. `waiting` returns how many
-    of them have been read and not served yet.
+    `strangers` are the connections that have proven nothing by their descriptors, those that have just come or gone a step
+    further last. `waiting` returns how many of them have been read and not served yet.
     """
 
     def __init__(
@@ -89,8 +89,10 @@ class FairPoller:
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
         who = {descriptor: self._strangers[descriptor] for descriptor in gone}
-        seconds = STRANGERS_SECONDS if self._waiting() < STRANGERS_WAITING else 0.0
-        yield from self._timed(self._newest_and_all(ready), seconds)
+        for event in self._timed(self._newest_and_all(ready), STRANGERS_SECONDS):
+            yield event
+            if self._waiting() >= STRANGERS_WAITING:
+                break
         still = (descriptor for descriptor in self._rotated(gone) if self._strangers.get(descriptor) is who[descriptor])
         unread = len(gone) >= CROWD
         yield from self._timed(((each, EPOLLHUP if unread else masks[each]) for each in still), GONE_SECONDS)
@@ -110,7 +112,7 @@ class FairPoller:
         return chain(islice(descriptors, at, None), islice(descriptors, at))
 
     def _newest_and_all(self, ready: dict[int, int]) -> Iterator[ReadyEvent]:
-        """Alternate between the connections that came last and all others: a crowd does not keep out who comes after it."""
+        """Alternate between the connections that came or advanced last and all: a crowd keeps out nobody who comes later."""
         newest = [descriptor for descriptor in islice(reversed(self._strangers), NEWEST) if descriptor in ready]
         everybody = self._rotated(ready)
         for pair in zip_longest(newest, everybody):

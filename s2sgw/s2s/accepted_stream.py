@@ -207,6 +207,8 @@ class AcceptedStream:
         def done(result: Any) -> None:
             self._questions.discard(deferred)
             if not self._over:
+                if self._admitted is not None:
+                    self._admitted.advance()
                 connection.step(answer, result)
 
         def failed(failure: Failure) -> None:

@@ -61,6 +61,34 @@ class AdmissionCase(SynchronousTestCase):
         return [number for number, holder in enumerate(holders) if holder.dismissed]
 
 
+class StrangersTests(AdmissionCase):
+    """The descriptors of those that have proven nothing, in the order in which they wait: the last ones are read first."""
+
+    def strangers(self, number: int) -> tuple[Admission, list[AdmittedConnection]]:
+        """Return an admission and so many connections, whose descriptors are 0, 1, …"""
+        admission = self.admission()
+        connections = [holder.admitted for holder in self.open(admission, *["192.0.2.1"] * number)]
+        for descriptor, connection in enumerate(connections):
+            connection.opened(descriptor)
+        return admission, connections
+
+    def test_advanced(self) -> None:
+        """One that goes a step further waits no longer than those that have come meanwhile."""
+        admission, connections = self.strangers(4)
+        connections[1].advance()
+        connections[2].prove()
+        connections[2].advance()
+        self.assertEqual([0, 3, 1], list(admission.strangers))
+
+    def test_descriptor_of_another(self) -> None:
+        """A descriptor that the system has given to another connection is that one's."""
+        admission, (gone, other) = self.strangers(2)
+        other.opened(0)
+        gone.advance()
+        gone.release()
+        self.assertIs(other, admission.strangers[0])
+
+
 class LimitTests(AdmissionCase):
     """Each limit by itself."""
 

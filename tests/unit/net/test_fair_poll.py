@@ -45,19 +45,21 @@ class Served:
     """What a reactor serves, each event for so many seconds."""
 
     def __init__(
-        self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int = 0, gone: Iterable[int] = (),
+        self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int | None = None, gone: Iterable[int] = (),
     ) -> None:
         self.now = 0.0
         self.observer = Observer()
         self.epoll: Any = Mock()
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
-            self.epoll, STRANGERS, lambda: waiting, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
+            self.epoll, STRANGERS, lambda: 0 if waiting is None else waiting + len(self.strangers), self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
         )
         self.descriptors: list[int] = []
+        self.strangers: list[int] = []
         self.masks: dict[int, int] = {}
         for descriptor, mask in poller.poll(1.5, 99):
             self.descriptors.append(descriptor)
+            self.strangers += [descriptor] if descriptor in STRANGERS else []
             self.masks[descriptor] = mask
             self.now += seconds
         self.poller = poller
@@ -142,9 +144,14 @@ class ShareTests(SynchronousTestCase):
         served.epoll.modify.assert_called_once_with(3, EPOLLOUT)
 
     def test_read_and_not_served(self) -> None:
-        """While many strangers wait to be served one more is read, the newest; peers are read as ever."""
+        """Once many strangers wait to be served one more is read, the newest; peers are read as ever."""
         served = Served([*range(1000, 1900), 7, 1950], seconds=0.0001, waiting=STRANGERS_WAITING)
         self.assertEqual([7, 1950], served.descriptors)
+
+    def test_so_many_wait(self) -> None:
+        """No more are read than may wait to be served; the ends of those who have gone are served as ever."""
+        served = Served(list(range(1000, 1900)), seconds=0.0, waiting=STRANGERS_WAITING - 5, gone=[1950])
+        self.assertEqual((5 + 1, 1950), (len(served.strangers), served.strangers[-1]))
 
     def test_from_another_place_each_time(self) -> None:
         """No place in epoll's list is better than another: each turn begins somewhere else, and goes round."""

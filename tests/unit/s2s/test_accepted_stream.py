@@ -1,0 +1,56 @@
+"""The owner of an accepted stream, and what its connection's admission is told of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock, call
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.stream.events import PairProven, ResolutionNeeded
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
+
+
+class AdmissionTests(SynchronousTestCase):
+    """Who has proven nothing claims a name, and comes first while its negotiation goes on."""
+
+    def setUp(self) -> None:
+        self.answer: Deferred[None] = Deferred()
+        side: Any = SimpleNamespace(
+            leg="federation", resolve=lambda connection, event: self.answer, excess=lambda connection, pair: None, proven=Mock(),
+        )
+        self.admitted, self.engine, self.connection = Mock(), Mock(resumption=None), Mock()
+        services = Mock(clock=Clock())
+        self.stream = AcceptedStream(side, self.engine, services, Mock(), self.admitted)
+        self.stream.connected(self.connection)
+
+    def test_claimed(self) -> None:
+        """The name of the header is a claim."""
+        self.stream.event(self.connection, ResolutionNeeded(PEER, HERE))
+        self.assertEqual([call.claim("peer.example")], self.admitted.mock_calls)
+
+    def test_answered(self) -> None:
+        """An answer takes the negotiation a step further."""
+        self.stream.event(self.connection, ResolutionNeeded(PEER, HERE))
+        self.answer.callback(None)
+        self.assertEqual(call.advance(), self.admitted.mock_calls[-1])
+        self.connection.step.assert_called_once_with(self.engine.resolved, None)
+
+    def test_answered_too_late(self) -> None:
+        """The answer comes to a stream that is gone: nothing goes on."""
+        self.stream.event(self.connection, ResolutionNeeded(PEER, HERE))
+        self.stream.ended(self.connection, Ending(Cause.CLOSED))
+        self.admitted.advance.assert_not_called()
+        self.connection.step.assert_not_called()
+
+    def test_proven(self) -> None:
+        """The first pair that is proven makes it one that never gives way."""
+        self.stream.event(self.connection, PairProven(Pair(PEER, HERE), "EXTERNAL"))
+        self.assertEqual([call.prove()], self.admitted.mock_calls)
