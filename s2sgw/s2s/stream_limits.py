@@ -27,7 +27,7 @@ STREAMS = 4000
 REST_SECONDS = 5.0
 #: Seconds between two looks for a stream that may be closed, while others wait.
 LOOK_SECONDS = 1.0
-#: At most this part of the limit may be streams that are being closed and whose places others have already.
+#: At most this part of the limit, or of an owner's bound, may be streams that are being closed for others.
 CLOSING_SHARE = 8
 #: Streams of one owner that are looked at to find the one that gives way, and owners that are looked after in one look.
 SAMPLE = 64
@@ -53,7 +53,8 @@ class LimitedStream(Protocol):
 class StreamLimit:
     """The streams that are open and those that are being opened, by owner. `on_limit` is called when one has to wait.
 
-    A stream that is retired gives its place up at once, although it may take a few seconds to close.
+    A stream that is retired gives its place up at once, although it may take a few seconds to close: another owner can have the
+    place. Against the bound of its own owner it counts until it is closed.
     """
 
     def __init__(self, clock: IReactorTime, limit: int = STREAMS, on_limit: Callable[[Limit], None] = lambda limit: None) -> None:
@@ -65,7 +66,9 @@ class StreamLimit:
         #: places of each owner: streams that are open, and those that are being opened
         self._held: Counter[Owner] = Counter()
         self._total = 0
-        self._closing: set[LimitedStream] = set()
+        #: streams that are retired and not yet closed, with their owners, and how many each owner has
+        self._closing: dict[LimitedStream, Owner] = {}
+        self._closing_of: Counter[Owner] = Counter()
         self._waiting: FairQueue[Owner] = FairQueue()
         #: of each owner that waits: the most places that it may have (0: any number), and how many wait
         self._bounds: dict[Owner, int] = {}
@@ -111,7 +114,7 @@ class StreamLimit:
         return self._total < self._limit and not self._at_bound(owner, bound)
 
     def _at_bound(self, owner: Owner, bound: int) -> bool:
-        return bool(bound) and self._held[owner] >= bound
+        return bool(bound) and self._held[owner] + self._closing_of[owner] >= bound
 
     def _count(self, owner: Owner, number: int) -> None:
         self._total += number
@@ -120,7 +123,10 @@ class StreamLimit:
             del self._held[owner]
 
     def _left(self, _: object, stream: LimitedStream, owner: Owner) -> None:
-        self._closing.discard(stream)
+        if self._closing.pop(stream, None) is not None:
+            self._closing_of[owner] -= 1
+            if not self._closing_of[owner]:
+                del self._closing_of[owner]
         self._vacate(stream, owner)
         self._release()
 
@@ -145,7 +151,8 @@ class StreamLimit:
         if self._free(owner, bound):
             return True
         if self._at_bound(owner, bound):
-            self._retire(self._longest_unused(owner, resting=True), owner)
+            if self._closing_of[owner] < max(1, bound // CLOSING_SHARE):
+                self._retire(self._longest_unused(owner, resting=True), owner)
         else:
             greatest = max(self._open, key=self._held.__getitem__, default=None)
             if greatest is not None and self._held[greatest] >= self._held[owner] + 2:
@@ -171,7 +178,8 @@ class StreamLimit:
     def _retire(self, stream: LimitedStream | None, owner: Owner) -> None:
         if stream is not None and len(self._closing) < max(1, self._limit // CLOSING_SHARE):
             self._vacate(stream, owner)
-            self._closing.add(stream)
+            self._closing[stream] = owner
+            self._closing_of[owner] += 1
             stream.retire(Ending(Cause.IDLE))
 
     def _look(self) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.attack import closing, descriptors, lookups, places
+from tests.attack import closing, descriptors, lookups, places, sharing
 
-STAGES = [places.stage, lookups.stage, descriptors.stage, closing.stage]
+STAGES = [places.stage, lookups.stage, sharing.stage, descriptors.stage, closing.stage]

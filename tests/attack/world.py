@@ -13,7 +13,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,12 +292,12 @@ def _scheduled(pid: int) -> tuple[float, float]:
 @asynccontextmanager
 async def attack_world(
     lab: Lab, changes: Mapping[str, Any] | None = None, *, silent: tuple[str, ...] = (),
-    services: Mapping[str, tuple[str, int, int]] | None = None, descriptors: int = 0,
+    services: Mapping[str, tuple[str, int, int]] | None = None, descriptors: int = 0, also: Sequence[str] = (),
 ) -> AsyncIterator[AttackWorld]:
     """Build the stage. `changes` go into s2sgw.toml; `silent` zones get no DNS answer, `services` are those of the name
-    server's table; `descriptors` limits open files.
+    server's table; `descriptors` limits open files; `also`: further domains that are served.
     """
-    authority, door = Authority(lab.directory("authority")), gateway(lab, INSIDE)
+    authority, door = Authority(lab.directory("authority")), gateway(lab, INSIDE, *also)
     honest_port, dns_port = lab.port(), lab.port()
     folder = lab.directory("attack")
     table = folder / "names.json"
@@ -337,7 +337,7 @@ def _configure(door: Gateway, dns_port: int, authority: Authority, changes: Mapp
     ]
     door.configure(
         backend="", dns=_Address(f"127.0.0.1:{dns_port}"), anchors=authority.file,  # type: ignore[arg-type]
-        certificates=[authority.for_domain(INSIDE)],
+        certificates=[authority.for_domain(name) for name in (door.domain, *door.also)],
         changes={
             "backend": [{"kind": "echo"}], "listen": listen, "console": {"listen": f"tcp:{door.console}:interface=127.0.0.1"},
             **changes,

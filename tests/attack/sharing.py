@@ -1,0 +1,213 @@
+"""Streams that the gateway opens: one peer with thousands of domains does not keep others from the existing server or from peers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.attack.honest import connect
+from tests.attack.world import HONEST, INSIDE, AttackWorld, attack_world
+from tests.lab.certificates import Certificate
+from tests.lab.gateway import PROJECT
+from tests.lab.lab import Lab, Process
+from tests.lab.peer import DIALBACK, PeerError
+from tests.lab.scenario import Stage, check, step
+
+BEHIND = "behind.example"
+#: Streams of ours in all, fewer than the attackers want; and those to the server of one owner.
+STREAMS, PER_OWNER = 300, 64
+#: Domains whose server is where a scenario listens, and seconds for something to be there.
+HOLE, HOLE_PORT = "hole.test", 15270
+AT_ONCE = 2.0
+
+
+@dataclass
+class Sharing:
+    """The stage, with a server behind the gateway."""
+
+    at: AttackWorld
+    behind: Process
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yield what the server has told."""
+        for line in self.behind.log.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+    def most(self) -> dict[str, int]:
+        """Return how many streams each peer had at most, by its registered domain."""
+        tables = [row["most"] for row in self.rows() if "most" in row]
+        return dict(tables[-1]) if tables else {}  # type: ignore[call-overload]
+
+    async def until_there(self, text: str, seconds: float = 10.0) -> float:
+        """Wait until the server has the message; the seconds that it took."""
+        began = time.monotonic()
+        while not any(row.get("message") == text for row in self.rows()):
+            check(time.monotonic() < began + seconds, f"{text!r} is not there after {seconds:.0f} s")
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
+
+@asynccontextmanager
+async def sharing_world(lab: Lab) -> AsyncIterator[Sharing]:
+    """Build the stage: the echo serves one domain, the server behind the gateway another."""
+    port, inner, view = lab.port(), lab.port(), lab.port()
+    argv = [sys.executable, "-m", "tests.attack.backend", str(port)]
+    behind = lab.start("behind", argv, lab.directory("behind"), {"PYTHONPATH": str(PROJECT)})
+    lab.wait_for_port(behind, port)
+    server = {
+        "kind": "s2s", "domains": [BEHIND], "address": f"127.0.0.1:{port}", "tls": "never", "acks": "tcp",
+        "listen": f"tcp:{inner}:interface=127.0.0.1", "dns_view": f"127.0.0.1:{view}",
+    }
+    changes = {"backend": [{"kind": "echo", "domains": [INSIDE]}, server], "queue": {"streams": STREAMS}}
+    services = {HOLE: ("hole.example", HOLE_PORT, 1)}
+    async with attack_world(lab, changes, also=(BEHIND,), services=services) as at:
+        yield Sharing(at, behind)
+
+
+stage = Stage("streams of ours under attack", sharing_world)
+
+
+# --- many busy domains -----------------------------------------------------------------------------------------------
+
+
+def busy(
+    port: int, certificates: dict[str, tuple[str, str]], local: str, streams: int, domains: int, every: float, seconds: float,
+) -> None:
+    """Send from each of very many domains, every so many seconds. Each certificate is one peer's: a name, and its sub-domains."""
+    end = time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=_busy, args=(port, name, files, local, number, domains, every, end), daemon=True)
+        for name, files in certificates.items() for number in range(streams)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.03)
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+
+
+def _busy(
+    port: int, name: str, files: tuple[str, str], local: str, number: int, domains: int, every: float, end: float,
+) -> None:
+    certificate = Certificate(Path(files[0]), Path(files[1]))
+    own = [f"s{number}x{each}.{name}" for each in range(domains)]
+    with contextlib.suppress(OSError, PeerError, ET.ParseError):
+        stream = connect(port, f"127.20.{number}.1", local, own[0], certificate, 30.0)
+        proven = [own[0]]
+        due = time.monotonic() + every
+        while time.monotonic() < end:
+            if len(proven) < domains:
+                stream.send(f"<db:result from='{own[len(proven)]}' to='{local}'>0123456789abcdef</db:result>")
+                stream.expect(f"{DIALBACK}result", seconds=30.0)
+                proven.append(own[len(proven)])
+                time.sleep(0.11)  # as many as one stream may ask for
+            if time.monotonic() > due or len(proven) == domains:
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = time.monotonic() + every
+                stream.send("".join(f"<message from='a@{each}' to='b@{local}'><body>busy</body></message>" for each in proven))
+
+
+def _files(certificate: Certificate) -> tuple[str, str]:
+    return str(certificate.chain), str(certificate.key)
+
+
+async def _fresh(world: Sharing, number: int) -> float:
+    """Have a peer that was never seen send a message to the server; the seconds until it is there."""
+    at = world.at
+    domain = f"new{number}-{int(time.monotonic() * 1000)}.example"
+    stream = await asyncio.to_thread(connect, at.port, f"127.21.0.{number + 1}", BEHIND, domain, at.certificate(domain), 8.0)
+    stream.send(f"<message from='a@{domain}' to='b@{BEHIND}'><body>{domain}</body></message>")
+    seconds = await world.until_there(domain)
+    stream.close()
+    return seconds
+
+
+async def _outbound(at: AttackWorld, listener: socket.socket, domain: str, source: str) -> float:
+    """Have the echo answer a peer whose server is new to us; the seconds until the gateway connects to that server."""
+    stream = await asyncio.to_thread(connect, at.port, source, INSIDE, domain, at.certificate(domain), 8.0)
+    began = time.monotonic()
+    stream.send(f"<message from='a@{domain}' to='echo@{INSIDE}'><body>hello</body></message>")
+    connection, _ = await asyncio.to_thread(listener.accept)
+    seconds = time.monotonic() - began
+    connection.close()
+    stream.close()
+    return seconds
+
+
+@stage.scenario("a peer with 4,000 busy sub-domains: others reach the server at once, which sees few streams of it", 180)
+async def _one_peer(world: Sharing) -> None:
+    await _crowded(world, ["crowded.example"], streams=63, seconds=45, every=5.0)
+
+
+@stage.scenario("eight peers with more busy sub-domains than there are streams", 180)
+async def _eight_peers(world: Sharing) -> None:
+    await _crowded(world, [f"crowd{number}.example" for number in range(8)], streams=2, seconds=30, every=2.0)
+
+
+async def _crowded(world: Sharing, names: list[str], streams: int, seconds: float, every: float) -> None:
+    at = world.at
+    certificates = {name: _files(at.certificate(name, f"*.{name}")) for name in names}
+    async with at.under(
+        busy, seconds, certificates=certificates, local=BEHIND, streams=streams, domains=PER_OWNER, every=every,
+    ):
+        used = at.process.cpu_seconds()
+        await asyncio.sleep(seconds - 12)
+        used = at.process.cpu_seconds() - used
+        with socket.create_server(("127.0.0.1", HOLE_PORT)) as listener:
+            listener.settimeout(10)
+            out = await _outbound(at, listener, f"one.{HOLE}", "127.22.0.1")
+        came = [await _fresh(world, number) for number in range(3)]
+        lanes = sum(row["stanzas"] > 0 for row in at.gateway.asked("lanes"))
+        step(
+            f"{used / (seconds - 12):.0%} of a processor; streams to the server {world.most()}, {lanes} lanes wait; "
+            f"from fresh peers in {', '.join(f'{each:.2f}' for each in came)} s, to a new peer in {out:.2f} s",
+        )
+        check(max(came) <= AT_ONCE, f"the message of a fresh peer took {max(came):.1f} s")
+        check(out <= AT_ONCE, f"a message to a new peer was on its way after {out:.1f} s")
+    most = {name: number for name, number in world.most().items() if name in names}
+    check(sorted(most) == sorted(names), f"not all came to the server: {most}")
+    check(max(most.values()) <= PER_OWNER, f"the server had {most} streams")
+
+
+# --- servers that take connections and say nothing -------------------------------------------------------------------
+
+
+@stage.scenario("1,000 domains whose server takes connections and says nothing: other peers are reached at once", 180)
+async def _holes(world: Sharing) -> None:
+    at = world.at
+    certificate = at.certificate(HOLE, f"*.{HOLE}")
+    with socket.create_server(("127.0.0.1", HOLE_PORT), backlog=4096) as hole:
+        held: list[socket.socket] = []
+        taking = asyncio.create_task(_take(hole, held))
+        async with at.under(
+            busy, 30, certificates={HOLE: _files(certificate)}, local=INSIDE, streams=16, domains=PER_OWNER, every=3.0,
+        ):
+            await asyncio.sleep(20)
+            metrics = at.metrics()
+            handshakes = metrics['s2sgw_handshakes{purpose="outbound",state="in-flight"}']
+            came = [await _fresh(world, number) for number in range(3)]
+            step(f"{len(held)} connections taken, {handshakes:.0f} handshakes under way; from fresh peers in {max(came):.2f} s")
+            check(max(came) <= AT_ONCE, "a fresh peer's message to the server waited for handshakes with silent servers")
+            check(not any(row["cause"] for row in at.gateway.asked("lanes", HONEST)), "the honest peer's lane waits")
+            check(0 < handshakes <= 64, "one owner has more handshakes under way than it may")
+        taking.cancel()
+        for each in held:
+            each.close()
+
+
+async def _take(listener: socket.socket, held: list[socket.socket]) -> None:
+    listener.setblocking(False)
+    while True:
+        connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+        held.append(connection)
