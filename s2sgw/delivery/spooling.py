@@ -74,7 +74,14 @@ class SpoolWindow:
             due[queue] = None
         if self._watched:
             self._clock.callLater(self._watched[0][0] + self._seconds - now, self._window_over)
-        self._read_acks_first(due, since, ACK_TURNS)
+        late = []
+        for queue in due:
+            if queue.pair_queue.has_unspooled(since):
+                late.append(queue)
+            else:
+                queue.spool_now(since)
+        if late:
+            self._read_acks_first(late, since, ACK_TURNS)
 
     def _read_acks_first(self, due: Iterable[SpooledQueue], before: float, turns: int) -> None:
         """Read acknowledgements that lie unread before anything is spooled: a turn of a busy gateway may outlast the window."""

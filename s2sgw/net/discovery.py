@@ -19,7 +19,7 @@ import dns.name
 import dns.rdatatype
 from dns.rdtypes.ANY.TLSA import TLSA as DNSTLSA
 from dns.rdtypes.IN.SRV import SRV
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from s2sgw.net.addresses import is_public
 from s2sgw.net.dns_answer import Answer, Status
@@ -139,11 +139,15 @@ class Discovery:
     def resolve(self, domain: Domain, route: str | None = None, requester: Requester | None = None) -> Deferred[Resolution]:
         """Return where `domain` is reached, or `route` ("host:port") instead; `requester` None: we ask for ourselves.
 
-        Never fails. It can be cancelled; the look-ups end when all who asked have cancelled.
+        A requester that has been told is told the same again. Never fails. It can be cancelled; the look-ups end when all who
+        asked have cancelled.
         """
         asker = requester or Requester.ourselves(domain.ascii)
+        known: Resolution | None = asker.resolutions.get((domain.ascii, route))
+        if known is not None:
+            return succeed(known)
         key = (asker.owner if asker.is_stranger else (), domain.ascii, route)
-        return self._joined.join(key, lambda: self._begin(domain, route, asker))
+        return self._joined.join(key, lambda: self._begin(domain, route, asker)).addCallback(_remembered, asker, route)
 
     def _begin(self, domain: Domain, route: str | None, requester: Requester) -> Deferred[Resolution]:
         finding = Deferred.fromCoroutine(self._resolve(domain, route, requester))
@@ -162,12 +166,12 @@ class Discovery:
         Where DNSSEC does not secure the target itself nothing is asked: it could not count, and the name servers of unsigned
         zones are the ones that fail on such questions (RFC 7672 §2.2).
         """
-        return Deferred.fromCoroutine(self._tlsa(target, requester))
-
-    async def _tlsa(self, target: Target, requester: Requester | None) -> TLSALookup:
         found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
         if not target.secure:
-            return replace(found, failure="DNSSEC does not secure the target's name")
+            return succeed(replace(found, failure="DNSSEC does not secure the target's name"))
+        return Deferred.fromCoroutine(self._tlsa(target, found, requester))
+
+    async def _tlsa(self, target: Target, found: TLSALookup, requester: Requester | None) -> TLSALookup:
         deadline = self._reactor.seconds() + self._timeout
         for host in dict.fromkeys([target.canonical or target.host, target.host]):  # RFC 7671 §7
             [answer] = await self._ask([(f"_{target.port}._tcp.{host}", "TLSA")], deadline, requester)
@@ -305,6 +309,13 @@ class _Host:
     def __init__(self, candidate: Candidate, answers: list[Answer]) -> None:
         self.answers = answers
         self.target = _target(candidate, answers) if any(answer.found for answer in answers) else None
+
+
+def _remembered(resolution: Resolution, requester: Requester, route: str | None) -> Resolution:
+    """Remember a success for the transaction of `requester`; a failure may be mended by the next attempt."""
+    if resolution.ending is None:
+        requester.resolutions[resolution.domain.ascii, route] = resolution
+    return resolution
 
 
 def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]:

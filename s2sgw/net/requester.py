@@ -8,6 +8,8 @@ domain that they are about.
 
 from __future__ import annotations
 
+from typing import Any
+
 from s2sgw.net.dns_answer import Answer, Question
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.sites import site_path
@@ -21,14 +23,16 @@ class Requester:
     """Who asks, for one purpose: `owner` is the path by which slots are shared (`net.fair_slots`).
 
     What it was told once it is not asked for again: a claim is one transaction, so a TTL of 0 lasts for it (RFC 1035 §3.2.1).
+    `resolutions` are the successful ones of that transaction (`net.discovery`), by domain and route.
     """
 
-    __slots__ = ("_answers", "is_stranger", "owner", "questions_left")
+    __slots__ = ("_answers", "is_stranger", "owner", "questions_left", "resolutions")
 
     def __init__(self, owner: Owner, *, is_stranger: bool, questions: int = QUESTIONS) -> None:
         self.owner = owner
         self.is_stranger = is_stranger
         self.questions_left = questions
+        self.resolutions: dict[tuple[str, str | None], Any] = {}
         self._answers: dict[Question, Answer] = {}
 
     @classmethod

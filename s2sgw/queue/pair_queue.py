@@ -211,6 +211,11 @@ class PairQueue:
 
     # --- the spool ---
 
+    def has_unspooled(self, before: float) -> bool:
+        """Return whether anything accepted up to `before` is still to be given to the spool."""
+        self._forget_gone()
+        return bool(self.unspooled) and self.unspooled[0].accepted_at <= before
+
     def take_unspooled(self, before: float) -> list[QueueItem]:
         """Return what was accepted up to `before`, is still here, and is to be given to the spool now, in order."""
         due: list[QueueItem] = []

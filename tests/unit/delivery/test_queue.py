@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.delivery import queue as flows
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
+from s2sgw.delivery.spooling import ACK_TURNS
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
@@ -215,6 +216,18 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1", "2"]))
         world.queue.acknowledged(2)
         self.assertEqual((world.spooled(), world.spool.bytes), ([], 0))
+
+    def test_nothing_is_left_for_the_spool(self) -> None:
+        """What was acknowledged within the window costs no further turn when it ends; what was not waits for answers that lie unread."""
+        for acknowledged, turns in ((1, 0), (0, ACK_TURNS)):
+            world = World()
+            world.accept(stanza("1"))
+            world.queue.acknowledged(acknowledged)
+            calls: list[float] = []
+            call_later = world.clock.callLater
+            self.patch(world.clock, "callLater", lambda delay, *call: (calls.append(delay), call_later(delay, *call)))
+            world.clock.advance(WINDOW)
+            self.assertEqual(calls.count(0), turns)
 
     def test_window_over_during_a_commit(self) -> None:
         """What a slow disk kept waiting beyond its window goes with the very next commit: no further window passes."""

@@ -431,6 +431,28 @@ class ManyTests(DiscoveryCase):
         self.assertEqual(self.successResultOf(routed).targets[0].host, "127.0.0.1")
         self.assertEqual(self.server.count("_xmpp-server._tcp.peer.example", "SRV"), 1)
 
+    def test_told_once(self) -> None:
+        """A claim is one transaction: its requester is told the same again, though the DNS has changed; others ask, and failures are not kept."""
+        finder, requester = self.discovery(), Requester.stranger("192.0.2.1")
+        failed = finder.resolve(PEER, requester=requester)
+        self.reactor.settle()
+        self.assertIsNotNone(self.successResultOf(failed).ending)
+        self.resolver.cache.clear()
+        requester._answers.clear()
+        self.server.srv("peer.example", "1 0 5269 h1.example.")
+        found = finder.resolve(PEER, requester=requester)
+        self.reactor.settle()
+        resolution = self.successResultOf(found)
+        self.assertEqual((resolution.ending, self.successResultOf(finder.resolve(PEER, requester=requester))), (None, resolution))
+        asked = len(self.server.asked)
+        self.resolver.cache.clear()
+        self.successResultOf(finder.resolve(PEER, requester=requester))
+        self.assertEqual(len(self.server.asked), asked)
+        other = finder.resolve(PEER, requester=Requester.stranger("192.0.2.2"))
+        self.reactor.settle()
+        self.assertGreater(len(self.server.asked), asked)
+        self.assertEqual(len(self.places(self.successResultOf(other))), 1)
+
     def test_abandoned(self) -> None:
         """When all who asked have left, nothing more is asked, and nothing is left behind."""
         self.server.mute.add(("_xmpp-server._tcp.peer.example", "SRV"))
