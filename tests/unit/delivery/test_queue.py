@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -223,11 +223,9 @@ class SpoolTests(SynchronousTestCase):
             world = World()
             world.accept(stanza("1"))
             world.queue.acknowledged(acknowledged)
-            calls: list[float] = []
-            call_later = world.clock.callLater
-            self.patch(world.clock, "callLater", lambda delay, *call: (calls.append(delay), call_later(delay, *call)))
-            world.clock.advance(WINDOW)
-            self.assertEqual(calls.count(0), turns)
+            with patch.object(world.clock, "callLater", wraps=world.clock.callLater) as called:
+                world.clock.advance(WINDOW)
+            self.assertEqual(sum(call.args[0] == 0 for call in called.call_args_list), turns)
 
     def test_window_over_during_a_commit(self) -> None:
         """What a slow disk kept waiting beyond its window goes with the very next commit: no further window passes."""
