@@ -14,7 +14,7 @@
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make pythons    the tests, under Python 3.12 and 3.13 where they are here
-#   make lock       the locks anew: requirements.lock for deployers, requirements-dev.lock for CI (UPGRADE=1: the newest releases)
+#   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
 #   make wheel      the wheel of the last commit, built twice and compared    make sbom  what is in it, as CycloneDX
 #   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
@@ -163,7 +163,7 @@ $(RELEASE): requirements-release.lock | $(BIN)/python
 
 # For every Python and platform at once; --no-emit-index-url: whoever installs uses an index of their own.
 lock: $(RELEASE)
-	@for kind in '' dev release; do \
+	@for kind in '' dev docs release; do \
 	  .venv-release/bin/uv pip compile pyproject.toml $${kind:+--extra $$kind} --output-file requirements$${kind:+-$$kind}.lock \
 	    --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) || exit 1; \

@@ -30,10 +30,11 @@ from s2sgw.cli.output import (
     rows,
     show,
 )
-from s2sgw.cli.setup import SERVERS, SetupError, authority_file, setup_text
+from s2sgw.cli.setup import SERVERS, SetupError, authority_file, inetrc_text, setup_text
 from s2sgw.config import ConfigError
 from s2sgw.reporting.printable import printable
 from s2sgw.runtime.preflight import check_configuration
+from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 
@@ -122,29 +123,40 @@ def _setup_server(server: str) -> click.Command:
         help=f"Print the settings that put {server} behind this gateway. The private CA that {server} must trust is created.",
     )
     @click.option("--local", metavar="DOMAIN", help="A domain of the backend. Required if there are several backends.")
+    @click.option(
+        "--authority", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="Write the certificate of the CA to FILE too (mode 644), and name FILE in the lines.",
+    )
     @config_option
     @json_option
-    def command(local: str | None, config: Path, as_json: bool) -> None:
-        _print_lines(server, local, config, as_json)
+    def command(local: str | None, authority: Path | None, config: Path, as_json: bool, inetrc: bool = False) -> None:
+        _print_lines(server, local, authority, inetrc, config, as_json)
 
+    if server == "ejabberd":
+        click.option("--inetrc", is_flag=True, help="Print the file inetrc instead: it names the DNS view.")(command)
     return command
 
 
-def _print_lines(server: str, local: str | None, config: Path, as_json: bool) -> None:
+def _print_lines(server: str, local: str | None, authority: Path | None, inetrc: bool, config: Path, as_json: bool) -> None:
+    authority = None if authority is None else authority.absolute()
     try:
         ready = check_configuration(config)
-        text = setup_text(server, ready.config, None if local is None else Domain.parse(local))
-        PrivateCA(ready.config.gateway.state)
+        domain = None if local is None else Domain.parse(local)
+        text = inetrc_text(ready.config, domain) if inetrc else setup_text(server, ready.config, domain, authority)
+        certificate = PrivateCA(ready.config.gateway.state).ca_pem
+        if authority is not None:
+            write_atomically(authority, certificate, 0o644)
+            authority.chmod(0o644)
     except ConfigError as error:
         _complain(error, as_json)
-    except (SetupError, PrivateCAError, InvalidJID) as error:
+    except (SetupError, PrivateCAError, InvalidJID, OSError) as error:
         fail(str(error), CONFIGURATION, as_json)
-    authority = str(authority_file(ready.config))
+    place = str(authority or authority_file(ready.config))
     if as_json:
-        print_json({"server": server, "lines": text, "authority": authority})
+        print_json({"server": server, "lines": text, "authority": place})
     else:
-        click.echo(text)
-        click.echo(f"The certificate of the CA that these lines trust is in {authority}", err=True)
+        click.echo(text, nl=False)
+        click.echo(f"The certificate of the CA that these lines trust is in {place}", err=True)
 
 
 for _server in SERVERS:

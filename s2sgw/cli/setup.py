@@ -1,6 +1,6 @@
-"""The output of `s2sgw setup SERVER`: the settings that put an existing server behind this gateway, made from its configuration.
+"""What `s2sgw setup SERVER` prints: the lines that put an existing server behind this gateway, made from its configuration.
 
-Each text uses the comment syntax of the server's file, so that an operator can paste or include it unchanged.
+Each text is written in the comments of the file that it is for, so that the server can include it as it is.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from s2sgw.stream.jabberd2_router import NAME
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
-#: The rate at which the server should accept data from the gateway. The gateway sends for all peers on few connections.
+#: Bytes a second that the server accepts from the gateway, which brings the stanzas of all peers on few connections.
 _PROSODY_RATE = "50mb/s"
 
 
 class SetupError(Exception):
-    """There are no lines to print. The text says why, in words for the operator."""
+    """There are no lines to print; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """The backend leg as the server must configure it. `view` is its resolver, `address` its own s2s port."""
+    """The backend leg as the server must know it.
+
+    `view` is the resolver that it uses, `address` its own s2s port, `authority` the file in which it finds the CA to trust.
+    """
 
     domains: tuple[Domain, ...]
     address: HostPort
@@ -39,12 +42,11 @@ class BackendSettings:
     target: str
     tls: Literal["required", "optional", "never"]
     authority: Path
-    onions: bool = False  # there are peers under .onion
+    onions: bool = False  # the configuration names peers under .onion
     proxied: bool = False  # connections from the gateway begin with a PROXY protocol header
 
     @property
     def names(self) -> str:
-        """The domains as text."""
         return ", ".join(domain.text for domain in self.domains)
 
     @property
@@ -55,11 +57,11 @@ class BackendSettings:
         return self.view
 
 
-def setup_text(server: str, config: Config, local: Domain | None = None) -> str:
+def setup_text(server: str, config: Config, local: Domain | None = None, authority: Path | None = None) -> str:
     """Return the lines for `server` (one of `SERVERS`), for the backend that serves `local`, or for the only backend.
 
-    Raises `SetupError`. The lines refer to the CA certificate in `authority_file(config)`. The caller makes sure that the
-    file exists.
+    `authority` is the file in which the server finds the certificate of the CA that it is to trust, by default `authority_file`.
+    The caller must see to it that the file exists. Raises `SetupError`.
     """
     if server not in SERVERS:
         raise SetupError(f'"{server}" is not supported. Supported: {", ".join(SERVERS)}')
@@ -68,23 +70,32 @@ def setup_text(server: str, config: Config, local: Domain | None = None) -> str:
         if server != "jabberd2":
             raise SetupError('the backend has kind "jabberd2-router", so there are lines for jabberd2 only')
         return _jabberd2_router(backend, ", ".join(domain.text for domain in config.domains_of(backend)))
-    return SERVERS[server](leg(config, backend))
+    return SERVERS[server](_settings(config, local, authority))
+
+
+def inetrc_text(config: Config, local: Domain | None = None) -> str:
+    """Return the file inetrc of ejabberd, by which it asks the DNS view. Raises `SetupError`."""
+    view = _settings(config, local, None).resolver
+    return (
+        "% inetrc, beside ejabberd.yml: ejabberd behind s2sgw. Every peer resolves to the gateway.\n"
+        + "".join(f"{line}\n" for line in _inetrc(view))
+    )
 
 
 def authority_file(config: Config) -> Path:
-    """Return the path of the private CA's certificate. It is the only CA that the server trusts for s2s."""
+    """Return the file with the certificate of the private CA, which the server trusts instead of all others."""
     return config.gateway.state / CERTIFICATE_FILE
 
 
-def leg(config: Config, backend: Backend) -> BackendSettings:
-    """Return the settings of the backend leg of `backend`."""
+def _settings(config: Config, local: Domain | None, authority: Path | None) -> BackendSettings:
+    backend = _backend(config, local)
     host, port = tcp_place(backend.listen) or ("", 0)
     if not port:
         raise SetupError(f"backend.listen = {json.dumps(backend.listen)} is not a TCP port, so the server cannot connect to it")
     address = HostPort("127.0.0.1", backend.address.port) if backend.address.host == "localhost" else backend.address
     return BackendSettings(
         config.domains_of(backend), address, HostPort(host or "127.0.0.1", port), backend.dns_view, backend.target,
-        backend.tls, authority_file(config), any(name.rpartition(".")[2] == "onion" for name in config.peers),
+        backend.tls, authority or authority_file(config), any(name.rpartition(".")[2] == "onion" for name in config.peers),
         backend.proxy_protocol,
     )  # fmt: skip
 
@@ -106,154 +117,173 @@ def _backend(config: Config, local: Domain | None) -> Backend:
 def _prosody(leg: BackendSettings) -> str:
     secure = leg.tls != "never"
     view = _quoted(f"{leg.resolver.host}@{leg.resolver.port}")
-    # by default libunbound answers that names under .onion do not exist
+    # libunbound answers itself that nothing exists under .onion
     onions = '; options = { ["local-zone:"] = "onion. transparent" }' if leg.onions else ""
     return f"""\
 -- Prosody behind s2sgw, for {leg.names}.
--- Put these lines into the global section of prosody.cfg.lua, before the first VirtualHost.
--- Remove the old s2s_secure_auth and limits there.
--- Also required: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian's default).
+-- Save this as a file of its own, /etc/prosody/conf.d/s2sgw.cfg.lua in Debian. prosody.cfg.lua includes it at its end:
+--     Include "conf.d/*.cfg.lua"
+-- Its values then replace those above. In the global section of prosody.cfg.lua itself, delete the old lines of these
+-- options first: s2s_interfaces, s2s_ports, s2s_direct_tls_ports, unbound, ssl, s2s_secure_auth, s2s_require_encryption, limits.
+-- The last line of an option wins.
+-- Required: the package lua-unbound, and "dialback", "limits" and "tls" in modules_enabled (Debian has the three there).
 
--- Prosody accepts the streams of all peers from the gateway at this address. Peers connect to the gateway.
+-- s2sgw connects to this address for all peers. Peers connect to s2sgw.
 s2s_interfaces = {{ {_quoted(leg.address.host)} }}
 s2s_ports = {{ {leg.address.port} }}
 
--- This resolver answers with the gateway's address for every peer. Do not configure a DNSSEC trust anchor with it.
+-- Every peer resolves to s2sgw. Do not configure a trust anchor for DNSSEC here.
 unbound = {{ resolvconf = false; hoststxt = false; forward = {view}{onions} }}
 
--- To Prosody, s2sgw looks like every remote server, with certificates from its own private CA.
--- This must be the only CA that Prosody trusts for s2s. A VirtualHost with its own ssl table needs the cafile there too.
--- Other users cannot read the gateway's state directory. If Prosody runs as another user, copy the file and use the copy's path.
+-- s2sgw shows a certificate of its private CA for each peer. This CA replaces the public ones: it must be the only one.
+-- A VirtualHost with its own ssl table needs the cafile there too. The user of Prosody must be able to read the file.
 ssl = {{ cafile = {_quoted(str(leg.authority))} }}
 s2s_secure_auth = {_lua(secure)}
 s2s_require_encryption = {_lua(leg.tls == "required")}
 
--- A few connections carry the stanzas of all peers. (The limit for clients is Debian's default.)
+-- Few connections carry the stanzas of all peers. (The limit for clients is Debian's.)
 limits = {{ c2s = {{ rate = "10kb/s" }}; s2sin = {{ rate = "{_PROSODY_RATE}"; burst = "2s" }} }}
 """
 
 
 def _ejabberd(leg: BackendSettings) -> str:
     starttls = {"required": "required", "optional": "optional", "never": "false"}[leg.tls]
-    view = leg.resolver
+    inetrc = "".join(f"#    {line}\n" for line in _inetrc(leg.resolver))
     proxied = "\n    use_proxy_protocol: true" if leg.proxied else ""
     return f"""\
 # ejabberd behind s2sgw, for {leg.names}.
-# 1. Put these lines into ejabberd.yml. The listener replaces the existing one with ejabberd_s2s_in.
+# 1. Save this as a file of its own, /etc/ejabberd/s2sgw.yml in Debian, and add one line to ejabberd.yml:
+#        include_config_file: /etc/ejabberd/s2sgw.yml
+#    Remove from ejabberd.yml: every listener with the module ejabberd_s2s_in, and the lines of ca_file (or s2s_cafile),
+#    s2s_use_starttls and s2s_max_retry_delay.
 
 listen:
   -
     port: {leg.address.port}
     ip: {_quoted(leg.address.host)}
     module: ejabberd_s2s_in{proxied}
-# To ejabberd, s2sgw looks like every remote server, with certificates from its own private CA.
-# This must be the only CA that ejabberd trusts for s2s. Other users cannot read the gateway's state directory.
-# If ejabberd runs as another user, copy the file and use the copy's path.
+# s2sgw shows a certificate of its private CA for each peer. This CA replaces the public ones.
+# The user of ejabberd must be able to read the file.
 ca_file: {_quoted(str(leg.authority))}
 s2s_use_starttls: {starttls}
-# Without this line, ejabberd does not retry a failed peer for up to 300 seconds.
+# Without this line ejabberd answers for a peer that failed once for up to 300 seconds without trying again.
 s2s_max_retry_delay: 1
 
-# 2. Put these lines into the file inetrc in the folder of ejabberd.yml (the variable ERL_INETRC contains its path).
-#    The resolver answers with the gateway's address for every peer.
+# 2. The file inetrc beside ejabberd.yml (`s2sgw setup ejabberd --inetrc` prints it). Every peer resolves to s2sgw.
 #
-#    {{resolv_conf,""}}.
-#    {{lookup,["file","dns"]}}.
-#    {{host,{{127,0,0,1}},["localhost"]}}.
-#    {{nameserver,{_erlang_address(view.host)},{view.port}}}.
-{_target_note(leg)}"""
+{inetrc}{_target_note(leg)}"""
+
+
+def _inetrc(view: HostPort) -> tuple[str, ...]:
+    nameserver = f"{{nameserver,{_erlang_address(view.host)},{view.port}}}."
+    return '{resolv_conf,""}.', '{lookup,["file","dns"]}.', '{host,{127,0,0,1},["localhost"]}.', nameserver
 
 
 def _target_note(leg: BackendSettings) -> str:
-    """Return a note on the SRV target. ejabberd asks the view for SRV records only, and libc for the target's address."""
+    """Return a warning if ejabberd may not find the target: it asks the view for SRV records only."""
     if leg.target == "localhost." or Domain.parse(leg.target).is_address:
         return ""
-    return f'\n# ejabberd resolves the target {leg.target} by the system, not by the view. Better: target = "localhost."\n'
+    return f'\n# ejabberd resolves the target {leg.target} by the system, not by the view: better target = "localhost."\n'
 
 
 def _jabberd2(leg: BackendSettings) -> str:
     if leg.tls == "required":
-        wants = "It must have a certificate, because of backend.tls = \"required\": <pemfile/> below."
+        wants = "It needs a certificate, because backend.tls is \"required\": <pemfile/> below."
     else:
-        wants = "Without <pemfile/> it uses no TLS and a stream header without version; the gateway supports that."
+        wants = "Without <pemfile/> it does not use TLS; its stream headers then have no version. s2sgw supports this."
     view = leg.resolver
     return f"""\
 <!-- jabberd2 behind s2sgw, for {_commented(leg.names)}.
-     1. Set these variables for the process jabberd2-s2s. The resolver answers with the gateway's address for every peer.
+     1. The environment of the process jabberd2-s2s. Every peer resolves to s2sgw.
 
          NAMESERVERS={view.host}
          RES_OPTIONS=port:{view.port}
 
-     2. jabberd2 accepts no stanza of more than 65,535 bytes and does not announce this limit. The gateway bounces a larger one
-        with the reason. If you change <stanzasize/> in s2s.xml, set stanza_bytes in the section of this backend. The gateway
-        also bounces stanzas with namespace names that would break jabberd2's streams or forge a stanza.
+     2. jabberd2 accepts no stanza of more than 65,535 bytes, and does not announce that limit. s2sgw knows it, and bounces a
+        larger stanza with the reason. If you change <stanzasize/> in s2s.xml, set stanza_bytes in the section of this backend.
+        s2sgw also bounces stanzas with names of namespaces that jabberd2 would write without escaping them.
 
-     3. Put these lines into s2s.xml. jabberd2 authenticates itself, and peers, only by dialback.
+     3. Replace <local/> in s2s.xml by these lines. jabberd2 authenticates by dialback only, in both directions.
         {wants} -->
 <local>
   <ip>{escape(leg.address.host)}</ip>
   <port>{leg.address.port}</port>
   <!-- <pemfile>/etc/jabberd2/server.pem</pemfile> -->
 </local>
-<!-- Alternative: replace jabberd2's s2s by the gateway. Set kind = "jabberd2-router" and secret_file in the section of this
-     backend, and run this command again. The gateway then accepts stanzas of any size, and bounces those that would break
-     jabberd2. -->
+<!-- Alternative: do not run jabberd2-s2s, and let s2sgw take its place at the router. Set kind = "jabberd2-router" and
+     secret_file in the section of this backend; then this command prints the lines for that. The router accepts stanzas of
+     any size. -->
 """
 
 
 def _jabberd2_router(backend: Backend, names: str) -> str:
     return f"""\
 <!-- jabberd2 behind s2sgw through its router, for {_commented(names)}.
-     The gateway replaces jabberd2's own s2s: do not start jabberd2-s2s. The router listens at {backend.address}
+     s2sgw replaces jabberd2's own s2s: do not start jabberd2-s2s. The router listens at {backend.address}
      (<ip/> and <port/> in router.xml). It should listen on loopback only.
 
-     1. In router-users.xml, within <users/>. The secret is the text of the file
+     1. In router-users.xml, within <users/>; the secret is the text of the file
         {_commented(str(backend.secret_file))} -->
 <user>
   <name>{escape(backend.user)}</name>
   <secret>THE SECRET</secret>
 </user>
-<!-- 2. In router.xml, within <aci/>: the user may be the default route. -->
+<!-- 2. In router.xml, within <aci/>: this user may be the default route. -->
 <acl type='default-route'>
   <user>{escape(backend.user)}</user>
 </acl>{_bind_line(backend.user)}
-<!-- 3. Also change the secret of the default user "jabberd". It is publicly known. -->
+<!-- 3. Change the secret of the stock user "jabberd" too: it is public. -->
 """
 
 
 def _bind_line(user: str) -> str:
-    """Return the rule that lets a user bind a name other than its own."""
+    """Return the permission that a user needs to bind a name other than its own."""
     return "" if user == NAME else f"\n<acl type='bind'>\n  <user>{escape(user)}</user>\n</acl>"
 
 
 def _commented(text: str) -> str:
-    """Return `text` escaped for an XML comment."""
+    """Return `text` in a form that a comment can contain."""
     return escape(text.replace("--", "- -"))
 
 
 def _openfire(leg: BackendSettings) -> str:
     return f"""\
-# Openfire behind s2sgw, for {leg.names}.
+# Openfire behind s2sgw, for {leg.names}. Tested with Openfire 5.1.1.
 #
-# NOT TESTED: written from Openfire's source (4.1.0 and later). Please report your results.
+# 1. Services are domains of their own. List each one that peers may reach in gateway.domains, and in your certificate:
+#    conference.DOMAIN, and pubsub., search. and proxy.DOMAIN if you offer them.
 #
-# These are system properties (Server > Server Manager > System Properties). Openfire connects to the gateway for every peer:
+# 2. Trust. Without this nothing passes, in either direction. In Openfire's folder; the first line keeps the old store, so that
+#    the CA of s2sgw is the only one ("changeit" is Openfire's default password):
+#        mv resources/security/truststore resources/security/truststore.before-s2sgw
+#        keytool -importcert -noprompt -alias s2sgw -file {leg.authority} \\
+#            -keystore resources/security/truststore -storetype JKS -storepass changeit
+#
+# 3. The firewall. Openfire listens for peers on all interfaces, unless <network><interface> in conf/openfire.xml binds all its
+#    ports to one address. Close port {leg.address.port} to everybody but this machine, or peers can connect past s2sgw:
+#        nft insert rule inet filter input tcp dport {leg.address.port} iifname != lo drop
+#
+# 4. These system properties (Server > Server Manager > System Properties). Then restart Openfire: it reads the first at its
+#    start. No DNS view is needed.
+
+# Every peer resolves to s2sgw, for streams and for dialback.
 dnsutil.dnsOverride = {{*,{leg.listener}}}
-# Openfire accepts the streams of all peers from the gateway at this port:
+# s2sgw connects to this port for all peers. Peers connect to s2sgw.
 xmpp.server.socket.port = {leg.address.port}
-# To Openfire, s2sgw looks like every remote server, with certificates from its own private CA. Put {leg.authority}
-# into the trust store for server connections (Server > TLS/SSL Certificates), and remove the other CAs there.
+# Without this Openfire accepts direct TLS from peers on port 5270, past s2sgw.
+xmpp.server.socket.ssl.active = false
+# Leave xmpp.server.dialback.enabled as it is (true), unless Openfire has a certificate of a public CA.
 """
 
 
-#: server -> the function that returns its lines
+#: server -> the function that makes its lines
 SERVERS: dict[str, Callable[[BackendSettings], str]] = {
     "prosody": _prosody, "ejabberd": _ejabberd, "jabberd2": _jabberd2, "openfire": _openfire,
 }  # fmt: skip
 
 
 def _quoted(text: str) -> str:
-    """Return a string literal for Lua or YAML. Both accept JSON's form for plain text."""
+    """Return a string for Lua or YAML, which both accept JSON's form of plain text."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -262,7 +292,7 @@ def _lua(value: bool) -> str:
 
 
 def _erlang_address(host: str) -> str:
-    """Return the address as an Erlang tuple, e.g. {127,0,0,1}, or eight numbers for IPv6."""
+    """Return {127,0,0,1}, or eight numbers for IPv6."""
     address = ipaddress.ip_address(host)
     step = 1 if address.version == 4 else 2
     parts = [int.from_bytes(address.packed[at:at + step], "big") for at in range(0, len(address.packed), step)]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Give the file at `path` the content `data`. After a crash it holds the old content or the new, never a part.
 
-    The content is written to a file beside it, synced, and renamed; then the directory is synced. Raises `OSError`, with the
-    old file as it was.
+    The content is written to a file beside it, synced, and renamed; then the directory is synced. A file that root writes belongs
+    to the owner of the directory: the gateway can read what `s2sgw` wrote as root. Raises `OSError`, with the old file as it was.
     """
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                with suppress(PermissionError):  # root without CAP_CHOWN
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

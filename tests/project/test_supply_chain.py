@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.project.audit import report
 from tests.project.source_tree import ROOT
 
-LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("dev",), "requirements-release.lock": ("release",)}
+LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("dev",), "requirements-docs.lock": ("docs",), "requirements-release.lock": ("release",)}
 #: name==version ; marker, and then a hash a line
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: ; (.*?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)")
 

@@ -435,6 +435,21 @@ class ConfigurationTests(CommandCase):
         self.assertTrue(Path(answer["authority"]).exists())
         self.assertIn(answer["authority"], answer["lines"])
 
+    def test_setup_authority(self) -> None:
+        """The CA is written to the file that the lines name, for all to read; ejabberd's second file is printed alone."""
+        copy = self.config.parent / "copy.pem"
+        answer = self.json_of("setup", "prosody", "--authority", str(copy))
+        self.assertEqual(str(copy.absolute()), answer["authority"])
+        self.assertIn(f'cafile = "{copy.absolute()}"', answer["lines"])
+        self.assertEqual(0o644, copy.stat().st_mode & 0o777)
+        kept = self.json_of("setup", "prosody")["authority"]
+        self.assertEqual(Path(kept).read_bytes(), copy.read_bytes())
+        self.assertEqual(2, self.run_command("setup", "prosody", "--authority", str(copy / "no" / "folder")).exit_code)
+        inetrc = self.run_command("setup", "ejabberd", "--inetrc").stdout
+        self.assertTrue(inetrc.startswith("%"), inetrc)
+        self.assertNotIn("listen:", inetrc)
+        self.assertEqual(2, self.run_command("setup", "prosody", "--inetrc").exit_code)
+
     def test_setup_that_cannot_be(self) -> None:
         """An unknown server, a domain that is not ours or none at all, a broken file: 2."""
         self.assertEqual(2, self.run_command("setup", "frobd").exit_code)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cli.setup import SERVERS, SetupError, authority_file, setup_text
+from s2sgw.cli.setup import SERVERS, SetupError, authority_file, inetrc_text, setup_text
 from s2sgw.config import Config, parse
 from s2sgw.xmpp.jid import Domain
 
@@ -17,25 +17,27 @@ VIEW = 'dns_view = "127.0.0.1:5353"\n'
 
 PROSODY = """\
 -- Prosody behind s2sgw, for example.org, b--c.example.
--- Put these lines into the global section of prosody.cfg.lua, before the first VirtualHost.
--- Remove the old s2s_secure_auth and limits there.
--- Also required: the package lua-unbound, and "dialback" and "tls" in modules_enabled (Debian's default).
+-- Save this as a file of its own, /etc/prosody/conf.d/s2sgw.cfg.lua in Debian. prosody.cfg.lua includes it at its end:
+--     Include "conf.d/*.cfg.lua"
+-- Its values then replace those above. In the global section of prosody.cfg.lua itself, delete the old lines of these
+-- options first: s2s_interfaces, s2s_ports, s2s_direct_tls_ports, unbound, ssl, s2s_secure_auth, s2s_require_encryption, limits.
+-- The last line of an option wins.
+-- Required: the package lua-unbound, and "dialback", "limits" and "tls" in modules_enabled (Debian has the three there).
 
--- Prosody accepts the streams of all peers from the gateway at this address. Peers connect to the gateway.
+-- s2sgw connects to this address for all peers. Peers connect to s2sgw.
 s2s_interfaces = { "127.0.0.1" }
 s2s_ports = { 15269 }
 
--- This resolver answers with the gateway's address for every peer. Do not configure a DNSSEC trust anchor with it.
+-- Every peer resolves to s2sgw. Do not configure a trust anchor for DNSSEC here.
 unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353" }
 
--- To Prosody, s2sgw looks like every remote server, with certificates from its own private CA.
--- This must be the only CA that Prosody trusts for s2s. A VirtualHost with its own ssl table needs the cafile there too.
--- Other users cannot read the gateway's state directory. If Prosody runs as another user, copy the file and use the copy's path.
+-- s2sgw shows a certificate of its private CA for each peer. This CA replaces the public ones: it must be the only one.
+-- A VirtualHost with its own ssl table needs the cafile there too. The user of Prosody must be able to read the file.
 ssl = { cafile = "/var/lib/s2sgw/backend-ca.pem" }
 s2s_secure_auth = true
 s2s_require_encryption = true
 
--- A few connections carry the stanzas of all peers. (The limit for clients is Debian's default.)
+-- Few connections carry the stanzas of all peers. (The limit for clients is Debian's.)
 limits = { c2s = { rate = "10kb/s" }; s2sin = { rate = "50mb/s"; burst = "2s" } }
 """
 
@@ -99,6 +101,14 @@ class EjabberdTests(SetupTestCase):
         six = setup_text("ejabberd", self.config(BACKEND + 'dns_view = "[::1]:5353"\n'))
         self.assertIn("#    {nameserver,{0,0,0,0,0,0,0,1},5353}.\n", six)
 
+    def test_inetrc_file(self) -> None:
+        """The file inetrc alone has the same lines, and no others but Erlang's comments."""
+        text = inetrc_text(self.config())
+        lines = [line for line in text.splitlines() if not line.startswith("%")]
+        self.assertEqual(['{resolv_conf,""}.', '{lookup,["file","dns"]}.', '{host,{127,0,0,1},["localhost"]}.', "{nameserver,{127,0,0,1},5353}."], lines)
+        for line in lines:
+            self.assertIn(f"#    {line}\n", setup_text("ejabberd", self.config()))
+
     def test_target(self) -> None:
         """ejabberd resolves the target by the system: one that it may not find there is told."""
         for target, told in (("localhost.", False), ("127.0.0.1", False), ("gateway.example", True)):
@@ -117,7 +127,7 @@ class Jabberd2Tests(SetupTestCase):
 
     def test_tls(self) -> None:
         """Where TLS is required it needs a certificate; it is told so."""
-        self.assertIn("It must have a certificate", setup_text("jabberd2", self.config()))
+        self.assertIn("It needs a certificate", setup_text("jabberd2", self.config()))
         self.assertIn("Without <pemfile/>", setup_text("jabberd2", self.config(f'{BACKEND}{VIEW}tls = "never"\n')))
 
 
@@ -159,12 +169,19 @@ class RouterTests(SetupTestCase):
 
 
 class OpenfireTests(SetupTestCase):
-    def test_unverified(self) -> None:
-        """The lines are marked as unverified; they lead to the inner listener and need no view."""
+    def test_settings(self) -> None:
+        """The properties lead to the inner listener, need no view, and close the port for direct TLS."""
+        self.assertEqual(
+            ["dnsutil.dnsOverride = {*,127.0.0.1:15270}", "xmpp.server.socket.port = 15269", "xmpp.server.socket.ssl.active = false"],
+            self.settings("openfire", BACKEND),
+        )
+
+    def test_by_hand(self) -> None:
+        """What no property does is told: the trust store, the firewall, the services."""
         text = setup_text("openfire", self.config(BACKEND))
-        self.assertIn("NOT TESTED", text)
-        self.assertIn("dnsutil.dnsOverride = {*,127.0.0.1:15270}\n", text)
-        self.assertIn("/var/lib/s2sgw/backend-ca.pem", text)
+        self.assertIn("keytool -importcert -noprompt -alias s2sgw -file /var/lib/s2sgw/backend-ca.pem", text)
+        self.assertIn("tcp dport 15269 iifname != lo drop", text)
+        self.assertIn("conference.DOMAIN", text)
 
     def test_every_interface(self) -> None:
         """A listener on every interface is reached on loopback."""
@@ -220,3 +237,5 @@ class AuthorityTests(SetupTestCase):
         for server in SERVERS:
             if server != "jabberd2":  # which knows no certificates on this leg
                 self.assertIn(str(authority_file(config)), setup_text(server, config))
+                self.assertIn("/etc/x/ca.pem", setup_text(server, config, authority=Path("/etc/x/ca.pem")))
+                self.assertNotIn(str(authority_file(config)), setup_text(server, config, authority=Path("/etc/x/ca.pem")))

@@ -30,6 +30,24 @@ class WriteTests(SynchronousTestCase):
         write_atomically(self.path, b"for all", 0o644)
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
 
+    def test_owner(self) -> None:
+        """What root writes belongs to the owner of the directory; root without CAP_CHOWN keeps it."""
+        calls: list[tuple[int, int]] = []
+
+        def fchown(_: int, user: int, group: int) -> None:
+            calls.append((user, group))
+            if len(calls) == 2:
+                raise PermissionError(errno.EPERM, "not permitted")
+
+        self.patch(os, "fchown", fchown)
+        for user, expected in ((0, 1), (0, 2), (1000, 2)):
+            self.patch(os, "geteuid", lambda user=user: user)
+            write_atomically(self.path, b"x")
+            self.assertEqual(expected, len(calls))
+        owner = self.folder.stat()
+        self.assertEqual({(owner.st_uid, owner.st_gid)}, set(calls))
+        self.assertEqual(["secret"], self.names())
+
     def test_order(self) -> None:
         """The content is synced before the name, and the name before the call returns."""
         steps: list[str] = []
