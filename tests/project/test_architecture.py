@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "backend": "s2s ingress delivery net stream storage trust queue xmpp",
     "runtime": "s2s authentication ingress peerdb config delivery net policy reporting storage stream trust queue xmpp",
     "admin": "runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
-    "cli": "admin config reporting runtime backend policy stream xmpp",
+    "cli": "admin config reporting runtime backend storage policy stream xmpp",
     "composition": "admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
     "service": "composition admin runtime backend s2s peerdb config net reporting spool xmpp",
 }
