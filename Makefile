@@ -16,6 +16,8 @@
 #   make pythons    the tests, under Python 3.12 and 3.13 where they are here
 #   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
 #   make wheel      the wheel of the last commit, built twice and compared    make sbom  what is in it, as CycloneDX
+#   make deb        a Debian package of it, with its libraries    make readme   README's steps, typed into a scratch machine (root)
+#   make docs       the documentation as pages, in build/docs
 #   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
 
@@ -45,7 +47,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -178,6 +180,14 @@ wheel: $(DEV)
 	@(umask 077; TZ=Pacific/Auckland $(PIP_WHEEL) --wheel-dir build/wheel/out-two build/wheel/two)
 	@for wheel in build/wheel/out-one/*.whl; do \
 	  cmp $$wheel build/wheel/out-two/$${wheel##*/} || exit 1; cp $$wheel dist/; sha256sum dist/$${wheel##*/}; done
+
+# The package is for the Debian on which it is built.
+deb: wheel
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python packaging/debian/build.py build/wheel/out-one/*.whl build/deb
+	@rm -f dist/*.deb; cp build/deb/*.deb dist/
+
+readme: deb
+	@$(BIN)/python -m tests.install
 
 # What a deployer installs by requirements.lock, with versions, hashes, licences and who needs what.
 sbom: $(RELEASE) requirements.lock
