@@ -136,12 +136,24 @@ def _listen_systemd(reactor: Any, endpoint: str, name: str, factory: ServerFacto
     return [maybeDeferred(_adopt, reactor, each, factory) for each in found]
 
 
-def handed_over(name: str, environ: Mapping[str, str] = os.environ) -> list[int]:
-    """Return the file descriptors that systemd handed to this process under `name`."""
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not environ.get("LISTEN_FDS", "").isdecimal():
+def handed_over(name: str, environ: Mapping[str, str] = os.environ, first: int = _FIRST_HANDED_OVER) -> list[int]:
+    """Return the file descriptors that systemd handed to this process under `name`, from `first` on.
+
+    When Twisted's endpoints are imported, they remove LISTEN_PID and LISTEN_FDS from the environment, if these are for this
+    process, and leave LISTEN_FDNAMES. So a LISTEN_PID that is still there must be ours, and each descriptor must listen.
+    """
+    if environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
         return []
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    return [_FIRST_HANDED_OVER + at for at in range(int(environ["LISTEN_FDS"])) if at < len(names) and names[at] == name]
+    return [first + at for at, each in enumerate(names) if each == name and _listens(first + at)]
+
+
+def _listens(descriptor: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as copy:
+            return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
 
 
 def _adopt(reactor: Any, descriptor: int, factory: ServerFactory) -> IListeningPort:

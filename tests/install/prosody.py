@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.install.steps import Step, section, steps
@@ -95,7 +96,7 @@ class Evening:
         for heading in headings:
             if heading.startswith("5."):
                 yield "messages and rooms pass through the gateway, both ways by certificate", self._through
-            yield f"README: {heading}", lambda heading=heading: self._type(heading)  # type: ignore[misc]
+            yield f"README: {heading}", partial(self._type, heading)
         yield "messages pass without the gateway again", self._talk
         yield "the package is removed and purged: nothing is left", self._purge
 
@@ -140,15 +141,10 @@ class Evening:
         self._machine.write(key, certificate.key.read_text(), 0o600)
 
     def _clone(self) -> None:
-        """Put the last commit and the package that was built of it where the operator has a clone."""
-        archive = subprocess.run(["git", "archive", "HEAD"], cwd=PROJECT, check=True, capture_output=True).stdout
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
-            files = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
-        self._machine.run(f"mkdir -p {CLONE}/dist")
-        step(f"a clone of {len(files)} files")
+        """Put the package where `make deb` leaves it in the operator's clone."""
         for package in (PROJECT / "dist").glob("*.deb"):
-            self._machine.run(f"base64 -d > {CLONE}/dist/{package.name}", text=_base64(package))
+            place = f"{CLONE}/dist/{package.name}"
+            self._machine.run(f"mkdir -p {CLONE}/dist; base64 -d > {place}", text=base64.b64encode(package.read_bytes()).decode())
 
     def _type(self, heading: str) -> None:
         for each in self._steps:
@@ -193,8 +189,3 @@ class Evening:
         )
         check(left.split() == ["certs"], f"left: {left}\n{out}")
 
-
-def _base64(path: Path) -> str:
-    import base64
-
-    return base64.b64encode(path.read_bytes()).decode()

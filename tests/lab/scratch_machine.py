@@ -39,10 +39,16 @@ touch dev/console "$1/console"
 mount --bind "$1/console" dev/console
 mkdir dev/pts dev/shm
 ln -s /proc/self/fd dev/fd
+ln -s pts/ptmx dev/ptmx
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 ip link set lo up
-exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --unit=basic.target
+mkdir run/old
+pivot_root . run/old
+cd /
+umount --lazy /run/old
+rmdir /run/old
+exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target
 """
 
 

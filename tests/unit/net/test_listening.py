@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import SkipTest
@@ -20,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import listening
 from s2sgw.net.admission import Admission, AdmittedConnection, ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, has_ipv6, listen
+from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import CountingTransport, Recorder, ToyEngine
 
@@ -215,3 +217,34 @@ class SystemdTests(SynchronousTestCase):
         for endpoint in ("systemd:domain=INET:index=0", "systemd:domain=INET6:name=s2sgw.socket"):
             failure = self.failureResultOf(listen(MemoryReactor(), endpoint, ServerFactory())[0], ValueError)
             self.assertIn("no such socket", str(failure.value))
+
+    def test_handed_over(self) -> None:
+        """All sockets of a name are found: before Twisted's endpoints were imported, and after they have taken two variables away."""
+        with socket.socket() as first, socket.socket() as second, socket.socket() as deaf:
+            for each in (first, second):
+                each.bind(("127.0.0.1", 0))
+                each.listen()
+            start = 200
+            for at, each in enumerate((first, second, deaf)):
+                os.dup2(each.fileno(), start + at)
+                self.addCleanup(os.close, start + at)
+            names = {"LISTEN_FDNAMES": "s2sgw:s2sgw:deaf:gone"}
+            ours = {**names, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "4"}
+            for environ in (names, ours):
+                self.assertEqual([start, start + 1], handed_over("s2sgw", environ, start))
+                self.assertEqual([], handed_over("other", environ, start))
+                self.assertEqual([], handed_over("deaf", environ, start))
+                self.assertEqual([], handed_over("gone", environ, start))
+            self.assertEqual([], handed_over("s2sgw", {**ours, "LISTEN_PID": "1"}, start))
+            self.assertEqual([], handed_over("s2sgw", {}, start))
+
+    def test_after_twisted(self) -> None:
+        """A new process finds its sockets by name after it imported Twisted's endpoints."""
+        program = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='s2sgw')\n"
+            "import twisted.internet.endpoints\nfrom s2sgw.net.listening import handed_over\nprint(handed_over('s2sgw'))"
+        )
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            command = [sys.executable, "-c", program, str(held.fileno())]
+            answer = subprocess.run(command, pass_fds=[held.fileno()], capture_output=True, text=True, check=True)
+        self.assertEqual("[3]", answer.stdout.strip())
