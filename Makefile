@@ -7,7 +7,7 @@
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
-#   make attack     hostile scripts against a gateway with honest traffic (ATTACK=words of titles)
+#   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
 #   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
@@ -144,7 +144,7 @@ custody: $(DEV)
 	@$(BIN)/python -m tests.durability.custody $(CUSTODY)
 
 attack: $(DEV)
-	@$(BIN)/python -m tests.attack $(ATTACK)
+	@$(BIN)/python -m tests.attack $(if $(QUICK),--quick) $(ATTACK)
 
 soak: $(DEV)
 	@$(BIN)/python -m tests.durability.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

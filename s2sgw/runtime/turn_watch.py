@@ -1,6 +1,9 @@
 """How long the turns of the reactor take. In a long one everything else waits; what ran in it is logged.
 
-A thread looks at what the reactor's thread is doing while a turn is long: the turn itself costs two readings of a clock.
+Two times are measured. The time that passed includes waits for the disk, for other threads and for a processor. The CPU time of the
+reactor's thread is what the turn's own work took: where it is much less than the time that passed, the machine is busy.
+
+A thread looks at what the reactor's thread is doing while a turn is long: the turn itself costs two readings of two clocks.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, thread_time
 from types import FrameType
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from twisted.logger import Logger
 
-#: Buckets of `s2sgw_reactor_turn_seconds`.
+#: Buckets of `s2sgw_reactor_turn_seconds` and `s2sgw_reactor_turn_cpu_seconds`.
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 #: A turn of so many seconds is logged, at most so often.
 LONG_SECONDS = 0.1
@@ -34,12 +37,16 @@ class TurnWatch(Collector):
 
     log = Logger("s2sgw")
 
-    def __init__(self, stopwatch: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, stopwatch: Callable[[], float] = perf_counter, cpu_clock: Callable[[], float] = thread_time,
+    ) -> None:
+        """`cpu_clock` returns the CPU seconds of the calling thread."""
         self._stopwatch = stopwatch
+        self._cpu_clock = cpu_clock
         self._began: float | None = None
+        self._cpu_began = 0.0
         self._turn = 0
-        self._counts = [0] * (len(BUCKETS) + 1)
-        self._sum = 0.0
+        self._times, self._cpu_times = Histogram(), Histogram()
         #: (turn, what was seen to run in it)
         self._seen = (0, "")
         self._logged_at = float("-inf")
@@ -52,27 +59,30 @@ class TurnWatch(Collector):
     def began(self) -> None:
         """A turn of the reactor begins."""
         self._turn += 1
-        self._began = self._stopwatch()
+        self._began, self._cpu_began = self._stopwatch(), self._cpu_clock()
 
     def ended(self) -> None:
         """It has done what there was to do."""
         began, self._began = self._began, None
         if began is None:
             return
-        seconds = self._stopwatch() - began
-        self._counts[bisect_left(BUCKETS, seconds)] += 1
-        self._sum += seconds
+        seconds, cpu_seconds = self._stopwatch() - began, self._cpu_clock() - self._cpu_began
+        self._times.add(seconds)
+        self._cpu_times.add(cpu_seconds)
         if seconds >= LONG_SECONDS:
-            self._log(seconds)
+            self._log(seconds, cpu_seconds)
 
-    def _log(self, seconds: float) -> None:
+    def _log(self, seconds: float, cpu_seconds: float) -> None:
         now = self._stopwatch()
         if now - self._logged_at < LOG_SECONDS:
             self._unlogged += 1
             return
         turn, ran = self._seen
         more, self._unlogged, self._logged_at = self._unlogged, 0, now
-        self.log.warn(event="long turn", seconds=round(seconds, 3), ran=ran if turn == self._turn else "", more=more or None)
+        self.log.warn(
+            event="long turn", seconds=round(seconds, 3), cpu_seconds=round(cpu_seconds, 3),
+            ran=ran if turn == self._turn else "", more=more or None,
+        )
 
     # --- what runs ---
 
@@ -114,17 +124,35 @@ class TurnWatch(Collector):
     # --- the metric ---
 
     def describe(self) -> list[Metric]:
-        """Return nothing: the metric is named by `collect`."""
+        """Return nothing: the metrics are named by `collect`."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the histogram."""
+        """Yield the histograms."""
+        text = "Time that a turn of the reactor took: whatever is ready then waits."
+        yield self._times.metric("s2sgw_reactor_turn_seconds", text)
+        yield self._cpu_times.metric("s2sgw_reactor_turn_cpu_seconds", "CPU time of the reactor's thread in one turn.")
+
+
+class Histogram:
+    """Durations counted by `BUCKETS`."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def metric(self, name: str, text: str) -> HistogramMetricFamily:
+        """Return the metric, whose buckets are cumulative."""
         total, rows = 0, []
         for bound, count in zip([*map(str, BUCKETS), "+Inf"], self._counts, strict=True):
             total += count
             rows.append((bound, total))
-        text = "Time that a turn of the reactor took: whatever is ready then waits."
-        yield HistogramMetricFamily("s2sgw_reactor_turn_seconds", text, buckets=rows, sum_value=self._sum)
+        return HistogramMetricFamily(name, text, buckets=rows, sum_value=self._sum)
 
 
 def described(frame: FrameType | None) -> str:

@@ -21,8 +21,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description="hostile scripts against a live gateway, on loopback")
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="play the quick half")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
-    parser.add_argument("--list", action="store_true", help="list stages and scenarios")
+    parser.add_argument("--list", action="store_true", help="list stages and scenarios, those of the quick half with *")
     return parser.parse_args()
 
 
@@ -30,14 +31,14 @@ async def _run(arguments: argparse.Namespace, lab: Lab, tally: Tally) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         for stage in STAGES:
             if not arguments.stage or any(word in stage.name for word in arguments.stage):
-                await play(stage, lab, tally, arguments.words)
+                await play(stage, lab, tally, arguments.words, quick=arguments.quick)
 
 
 def _list() -> None:
     for stage in STAGES:
         print(stage.name)
         for scenario in stage.scenarios:
-            print(f"  {scenario.title}")
+            print(f"  {'*' if scenario.quick else ' '} {scenario.title}")
 
 
 def main() -> int:

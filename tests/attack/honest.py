@@ -1,7 +1,8 @@
 """`python -m tests.attack.honest FILE`: an honest peer in a process of its own, whose traffic is measured while others attack.
 
 It sends messages at a steady pace on a stream of its own; the gateway's echo backend brings each one back on a stream that the
-gateway opens. One JSON line on standard output for each message that comes back: its number, and the milliseconds that it took.
+gateway opens. One JSON line on standard output for each message that is sent: its number, and how many milliseconds after its time;
+and one for each that comes back: its number, and the milliseconds that it took.
 """
 
 from __future__ import annotations
@@ -85,14 +86,15 @@ class HonestPeer:
     def run(self) -> None:
         """Send for good."""
         threading.Thread(target=self._serve, daemon=True).start()
-        number, due = 0, time.monotonic()
+        number, due, late = 0, time.monotonic(), 0.0
         while True:
             number += 1
             self._send(f"<message from='h@{self._plan.domain}' to='echo@{self._plan.local}'>"
                        f"<body>{number} {time.monotonic()}</body></message>")
-            _say({"sent": number})
+            _say({"sent": number, "late": late})
             due += 1 / self._plan.per_second
             time.sleep(max(0.0, due - time.monotonic()))
+            late = (time.monotonic() - due) * 1000
 
     def _send(self, text: str) -> None:
         with self._out:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from tests.attack import closing, descriptors, lookups, places, sharing
+from tests.attack import closing, descriptors, identity, lookups, negotiation, parsing, places, shared, sharing
 
-STAGES = [places.stage, lookups.stage, sharing.stage, descriptors.stage, closing.stage]
+#: Modules whose scenarios are on the stage of `shared`.
+SHARING_A_GATEWAY = (parsing, negotiation, identity)
+STAGES = [shared.stage, places.stage, lookups.stage, sharing.stage, descriptors.stage, closing.stage]

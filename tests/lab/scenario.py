@@ -75,6 +75,8 @@ class Scenario:
     title: str
     run: Callable[[Any], Awaitable[None]]
     seconds: float = SCENARIO_SECONDS
+    #: one of those that a quick run plays
+    quick: bool = False
 
 
 @dataclass
@@ -85,10 +87,10 @@ class Stage:
     build: Callable[[Lab], AbstractAsyncContextManager[Any]]
     scenarios: list[Scenario] = field(default_factory=list)
 
-    def scenario(self, title: str, seconds: float = SCENARIO_SECONDS) -> Callable[[Any], Any]:
+    def scenario(self, title: str, seconds: float = SCENARIO_SECONDS, *, quick: bool = False) -> Callable[[Any], Any]:
         """Decorate a coroutine function of the world as a scenario."""
         def add(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-            self.scenarios.append(Scenario(title, run, seconds))
+            self.scenarios.append(Scenario(title, run, seconds, quick))
             return run
         return add
 
@@ -124,9 +126,12 @@ async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
         tally.passing(scenario.title, time.monotonic() - start)
 
 
-async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = ()) -> None:
-    """Build the stage and run its scenarios; if there are `words`, those whose title contains one."""
-    chosen = [one for one in stage.scenarios if not words or any(word in one.title for word in words)]
+async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = (), *, quick: bool = False) -> None:
+    """Build the stage and run its scenarios; if there are `words`, those whose title contains one; the quick ones, if `quick`."""
+    chosen = [
+        one for one in stage.scenarios
+        if (one.quick or not quick) and (not words or any(word in one.title for word in words))
+    ]
     if not chosen:
         return
     print(f"\n{stage.name}", flush=True)

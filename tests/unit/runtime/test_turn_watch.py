@@ -17,20 +17,21 @@ from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOKED_AT, TurnW
 
 class TurnWatchTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.now = 100.0
-        self.watch = TurnWatch(lambda: self.now)
+        self.now, self.cpu = 100.0, 7.0
+        self.watch = TurnWatch(lambda: self.now, lambda: self.cpu)
         self.events: list[LogEvent] = []
         self.watch.log = Logger("watch", observer=self.events.append)  # type: ignore[arg-type]
 
-    def turn(self, seconds: float, looks: bool = False) -> None:
+    def turn(self, seconds: float, looks: bool = False, cpu: float | None = None) -> None:
         self.watch.began()
         self.now += seconds
+        self.cpu += seconds if cpu is None else cpu
         if looks:
             self.watch.look(sys._getframe())
         self.watch.ended()
 
-    def metric(self) -> dict[str, float]:
-        (family,) = self.watch.collect()
+    def metric(self, name: str = "s2sgw_reactor_turn_seconds") -> dict[str, float]:
+        family = next(each for each in self.watch.collect() if each.name == name)
         return {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
 
     def test_histogram(self) -> None:
@@ -42,13 +43,23 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertEqual([2, 2, 2, 3, 3, 4, 5], [metric[bound] for bound in ("0.001", "0.005", "0.01", "0.025", "0.05", "0.1", "+Inf")])
         self.assertAlmostEqual(9.0814, metric["s2sgw_reactor_turn_seconds_sum"])
 
+    def test_cpu_time(self) -> None:
+        """The CPU time of each turn is counted by itself; what the thread does between two turns is not."""
+        self.turn(0.2, cpu=0.004)
+        self.now, self.cpu = self.now + 1, self.cpu + 1
+        self.turn(0.2, cpu=0.06)
+        metric = self.metric("s2sgw_reactor_turn_cpu_seconds")
+        self.assertEqual([0, 1, 1, 2], [metric[bound] for bound in ("0.001", "0.005", "0.05", "0.1")])
+        self.assertAlmostEqual(0.064, metric["s2sgw_reactor_turn_cpu_seconds_sum"])
+        self.assertEqual([0, 2], [self.metric()[bound] for bound in ("0.1", "0.25")])
+
     def test_long_turn(self) -> None:
         """A long turn is logged with what ran in it; a short one is not, nor is one waited in."""
         self.turn(LONG_SECONDS / 2)
         self.now += 50  # nothing was to be done
         self.turn(LONG_SECONDS + 0.001, looks=True)
         (event,) = self.events
-        self.assertEqual(("long turn", 0.101, None), (event["event"], event["seconds"], event["more"]))
+        self.assertEqual(("long turn", 0.101, 0.101, None), (event["event"], event["seconds"], event["cpu_seconds"], event["more"]))
         self.assertIn("test_turn_watch.TurnWatchTests.turn:", event["ran"])
 
     def test_rate(self) -> None:

@@ -1,0 +1,188 @@
+"""One gateway for many attacks that are short: what is said to it at each point of a stream, and what it must answer.
+
+A scenario gives a table of cases. Each case is tried once, and its answer compared; meanwhile another process tries all of them again
+and again, from many addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import select
+import socket
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Literal
+
+from tests.attack.honest import connect
+from tests.attack.world import INSIDE, AttackWorld, attack_world
+from tests.lab.certificates import Certificate
+from tests.lab.peer import STARTTLS, STREAMS, TLS, PeerError, Stream, client_context, stream_error
+from tests.lab.scenario import Stage, check, step
+
+#: Domains that attackers have a certificate for; a domain that is not theirs, whose server is a port of the scenario's.
+GUESTS = "guest.example"
+VICTIMS, VICTIM, VICTIM_PORT = "victim.test", "a.victim.test", 15271
+#: Domains that must show a certificate.
+TRICKS = "trick.example"
+#: Peers of the configuration: refused by policy, and known by a key.
+DENIED, PINNED = "denied.example", "pinned.example"
+#: Seconds that one case may take, that attackers pause between two, and that a short attack lasts.
+PATIENCE, PAUSE, SECONDS = 10.0, 0.03, 4.0
+
+_POLICY = {
+    "default": {"dialback": "with-tls"}, f"*.{TRICKS}": {"dialback": "never"}, DENIED: {"allow": False}, PINNED: {"pins": ["sha256:" + "ab" * 32], "dialback": "never"},
+}
+stage = Stage("one gateway under many attacks", partial(
+    attack_world, changes={"peers": _POLICY}, services={VICTIMS: ("victims.example", VICTIM_PORT, 1)},
+))
+
+#: Where on a stream a case begins: nothing is said yet; features have come; TLS may begin; TLS is there; a domain is proven.
+Phase = Literal["raw", "header", "proceed", "tls", "proven"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something hostile to say, which `make` makes for the domain of a stream; and the stream errors that may answer it.
+
+    "" stands for an end without a stream error, "open" for a stream that goes on.
+    """
+
+    phase: Phase
+    make: Callable[[str], bytes]
+    wanted: Sequence[str]
+
+
+Cases = Mapping[str, Case]
+
+
+def begin(port: int, source: str, phase: Phase, domain: str, certificate: Certificate | None) -> Stream:
+    """Return a stream that has come to a phase."""
+    if phase == "proven":
+        assert certificate is not None
+        return connect(port, source, INSIDE, domain, certificate, PATIENCE)
+    stream = Stream(socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0)))
+    try:
+        if phase != "raw":
+            stream.open(INSIDE, domain)
+        if phase == "proceed":
+            stream.send(STARTTLS)
+            stream.expect(f"{TLS}proceed")
+        elif phase == "tls":
+            stream.starttls(client_context(certificate), INSIDE)
+            stream.open(INSIDE, domain)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def answer_to(stream: Stream, said: bytes, seconds: float = PATIENCE) -> str:
+    """Say something, and return how the stream ends: a stream error, "" without one, "open" where it goes on."""
+    with contextlib.suppress(OSError):
+        stream.raw.settimeout(seconds)
+        stream.send(said)
+    end = time.monotonic() + seconds
+    condition = ""
+    try:
+        while (element := stream.next(max(0.01, end - time.monotonic()))) is not None:
+            if element.tag == f"{STREAMS}error":
+                condition = stream_error(element)[0]
+    except PeerError:
+        return condition or "open"
+    except (OSError, ET.ParseError):
+        return condition
+    return condition
+
+
+def tried(port: int, source: str, case: Case, domain: str, certificate: Certificate, seconds: float = PATIENCE) -> str:
+    """Play one case; return its answer."""
+    stream = begin(port, source, case.phase, domain, certificate if case.phase == "proven" else None)
+    with contextlib.closing(stream):
+        return answer_to(stream, case.make(domain), seconds)
+
+
+def repeat(port: int, module: str, names: Sequence[str], files: Sequence[str], threads: int, seconds: float) -> None:
+    """Play cases of a module again and again, from so many threads with an address and a domain each."""
+    cases: Cases = importlib.import_module(module).CASES
+    certificate = Certificate(Path(files[0]), Path(files[1]))
+    end = time.monotonic() + seconds
+    started = [
+        threading.Thread(target=_repeat, args=(port, number, [cases[name] for name in names], certificate, end), daemon=True)
+        for number in range(threads)
+    ]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(max(0.0, end - time.monotonic()) + 0.1)
+
+
+def _repeat(port: int, number: int, cases: Sequence[Case], certificate: Certificate, end: float) -> None:
+    domain, source = f"r{number}.{GUESTS}", f"127.31.{number}.1"
+    for case in cycle(cases):
+        if time.monotonic() > end:
+            return
+        with contextlib.suppress(OSError, PeerError, ET.ParseError):
+            tried(port, source, case, domain, certificate, 2.0)
+        time.sleep(PAUSE)
+
+
+_sources = (f"127.30.{number // 250}.{number % 250 + 1}" for number in range(60_000))
+
+
+def source() -> str:
+    """Return an address that no attacker has used before."""
+    return next(_sources)
+
+
+def guest(at: AttackWorld) -> Certificate:
+    """Return the certificate of `GUESTS` and the domains below it."""
+    if GUESTS not in at.kept:
+        at.kept[GUESTS] = at.certificate(GUESTS, f"*.{GUESTS}")
+    return at.kept[GUESTS]
+
+
+async def played(at: AttackWorld, module: str, cases: Cases, *, threads: int = 6, seconds: float = SECONDS) -> None:
+    """Have attackers repeat `cases`, all of one module, and meanwhile check the answer to each."""
+    certificate = guest(at)
+    files = (str(certificate.chain), str(certificate.key))
+    wrong = []
+    async with at.under(repeat, seconds, module=module, names=list(cases), files=files, threads=threads):
+        for number, (name, case) in enumerate(cases.items()):
+            try:
+                answer = await asyncio.to_thread(tried, at.port, source(), case, f"c{number}.{GUESTS}", certificate, 5.0)
+            except (PeerError, OSError) as problem:
+                answer = str(problem)
+            if answer not in case.wanted:
+                wrong.append(f"{name}: {answer!r}, wanted {' or '.join(map(repr, case.wanted))}")
+    step(f"{len(cases)} kinds of it refused")
+    check(not wrong, "; ".join(wrong))
+
+
+@contextlib.contextmanager
+def no_dial(port: int = VICTIM_PORT) -> Iterator[Callable[[], int]]:
+    """Listen where the server of `VICTIM` is; the function returns how many connections came.
+
+    A stanza of `VICTIM` that the gateway takes is answered by the echo: the gateway connects.
+    """
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+        def dials() -> int:
+            number = 0
+            while select.select([listener], [], [], 0)[0]:
+                listener.accept()[0].close()
+                number += 1
+            return number
+
+        yield dials
+
+
+def from_victim(domain: str = VICTIM) -> bytes:
+    """Return a message of a domain that the stream has not proven."""
+    return f"<message from='a@{domain}' to='echo@{INSIDE}'><body>hello</body></message>".encode()
