@@ -49,6 +49,8 @@ class InputBuffer:
         self.transport: Any = None
         #: the negotiation is over: its turns come before those of streams where it is not
         self.established = False
+        #: the last turn was a long one (`net.turns`)
+        self.busy = False
         #: the reader has something left to do, even if nothing more comes
         self.unfinished = False
         self._clock = clock
@@ -86,7 +88,7 @@ class InputBuffer:
         """See that `turn` is called in the next reactor turn."""
         if not self._turn_is_due:
             self._turn_is_due = True
-            self._turns.add(self._take_turn, self.established)
+            self._turns.add(self)
 
     def take(self, at_most: int | None = None) -> bytes:
         """Take what came, joined: up to `at_most` bytes of it."""
@@ -130,7 +132,8 @@ class InputBuffer:
         if self._holders and read_on:
             self.transport.resumeProducing()
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
+        """Have the reader read, unless the buffer is closed."""
         self._turn_is_due = False
         if self._open:
             self._turn()

@@ -39,6 +39,8 @@ Role = Literal["initiating", "receiving"]
 STREAM_SECONDS = 0.005
 NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
+#: Bytes that are read at once of an established stream: at first, and the most. Many small stanzas take long.
+LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 65_536
 #: What a transport has buffered, at least, when it says that it is full (Twisted's `FileDescriptor.bufferSize`).
 FULL_BYTES = 65536
 
@@ -143,6 +145,7 @@ class StreamConnection(Protocol):
         self._events: deque[Event] = deque()
         self._stepping = False
         self._turning = False
+        self._portion = LEAST_PORTION_BYTES
         self._intake = InputBuffer(clock, turns or Turns(clock), self._turn, options.hold_timeout, self._held_too_long)
         self._outlet = OutputGate(self._outlet_changed)
         #: stanzas were written
@@ -324,15 +327,16 @@ class StreamConnection(Protocol):
 
     def _read(self, began: float) -> None:
         """Read what came, as far as this turn of the reactor has time and room for it."""
-        at_most = None if self.established else NEGOTIATION_BYTES
+        at_most = self._portion if self.established else NEGOTIATION_BYTES
         while self._readable and not self._intake.held:
             taken = self._feed(at_most)
-            if perf_counter() - began > STREAM_SECONDS or self._answered > ANSWER_BYTES:
-                return
-            if at_most is not None:
+            seconds = perf_counter() - began
+            if self.established:
+                at_most = self._portion = _next_portion(self._portion, taken, seconds)
+            else:
                 at_most -= taken
-                if at_most <= 0:
-                    return
+            if seconds > STREAM_SECONDS or self._answered > ANSWER_BYTES or at_most <= 0:
+                return
 
     @property
     def _readable(self) -> bool:
@@ -538,3 +542,12 @@ class StreamConnection(Protocol):
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
+
+
+def _next_portion(portion: int, taken: int, seconds: float) -> int:
+    """Return how much is read at once from now on, after `taken` bytes took so many seconds."""
+    if seconds > 2 * STREAM_SECONDS:
+        return max(LEAST_PORTION_BYTES, portion // 2)
+    if seconds < STREAM_SECONDS / 2 and taken >= portion:
+        return min(PORTION_BYTES, portion * 2)
+    return portion

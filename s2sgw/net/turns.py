@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
 #: Seconds of one turn of the reactor for all streams together; what is left is read in the next one.
-TURN_SECONDS = 0.02
+TURN_SECONDS = 0.01
 #: Of these, the most for all streams that are still negotiated: a message of a peer needs a few turns.
 NEGOTIATING_SECONDS = 0.005
+#: A stream that took more than so many seconds the last time is busy: those that are not come before it.
+BUSY_SECONDS = 0.002
+
+
+class Reader(Protocol):
+    """A stream that has input to read. `busy` belongs to `Turns`."""
+
+    established: bool
+    busy: bool
+
+    def take_turn(self) -> None:
+        """Read a part of the input."""
 
 
 class Turns:
-    """Calls what was added in the next turn of the reactor: streams that are established first, each in its order.
+    """Gives each stream that was added a part of the next turn of the reactor: established ones first, of these the busy ones last.
 
     After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. Those
-    that are not established have `NEGOTIATING_SECONDS` of that, and at least one of them is called in each turn. `stopwatch`
-    gives seconds that never run backwards.
+    that are not established have `NEGOTIATING_SECONDS` of that. At least one that is busy and one that is not established have
+    a turn each time. `stopwatch` returns seconds that never run backwards.
     """
 
     def __init__(
@@ -28,13 +41,14 @@ class Turns:
         self._clock = clock
         self._seconds = seconds
         self._stopwatch = stopwatch
-        self._established: deque[Callable[[], None]] = deque()
-        self._negotiating: deque[Callable[[], None]] = deque()
+        self._established: deque[Reader] = deque()
+        self._busy: deque[Reader] = deque()
+        self._negotiating: deque[Reader] = deque()
         self._is_due = False
 
-    def add(self, turn: Callable[[], None], established: bool) -> None:
-        """Call `turn` once, soon. It may add itself again."""
-        (self._established if established else self._negotiating).append(turn)
+    def add(self, reader: Reader) -> None:
+        """Give `reader` one turn, soon. It may add itself again."""
+        (self._established if reader.established else self._negotiating).append(reader)
         self._schedule()
 
     @property
@@ -50,18 +64,28 @@ class Turns:
     def _run(self) -> None:
         """Call those that wait now. What they add waits for the next turn."""
         self._is_due = False
-        began = self._stopwatch()
-        negotiating = len(self._negotiating)
+        for _ in range(len(self._established)):  # whether a stream is busy is known when its last turn is over
+            reader = self._established.popleft()
+            (self._busy if reader.busy else self._established).append(reader)
+        waiting = [(readers, len(readers)) for readers in (self._established, self._busy, self._negotiating)]
+        end = self._stopwatch() + self._seconds
         try:
-            for _ in range(len(self._established)):
-                self._established.popleft()()
-                if self._stopwatch() - began > self._seconds:
-                    break
-            end = min(began + self._seconds, self._stopwatch() + NEGOTIATING_SECONDS) if negotiating else 0.0
-            for number in range(negotiating):
-                if number and self._stopwatch() > end:
-                    break
-                self._negotiating.popleft()()
+            for readers, number in waiting:
+                if readers is self._negotiating:
+                    end = min(end, self._stopwatch() + NEGOTIATING_SECONDS)
+                self._call(readers, number, end)
         finally:
-            if self._established or self._negotiating:
+            if self._established or self._busy or self._negotiating:
                 self._schedule()
+
+    def _call(self, readers: deque[Reader], number: int, end: float) -> None:
+        """Call so many, but only one after the time `end`."""
+        began = self._stopwatch()
+        for _ in range(number):
+            reader = readers.popleft()
+            reader.take_turn()
+            now = self._stopwatch()
+            reader.busy = now - began > BUSY_SECONDS
+            if now > end:
+                return
+            began = now

@@ -1,7 +1,7 @@
 """How long the turns of the reactor take. In a long one everything else waits; what ran in it is logged.
 
-Two times are measured. The time that passed includes waits for the disk, for other threads and for a processor. The CPU time of the
-reactor's thread is what the turn's own work took: where it is much less than the time that passed, the machine is busy.
+Two times are measured. The time that passed includes waits for the disk, for other threads and for a processor. The CPU time of
+the reactor's thread is what the turn's own work took: where it is much less than the time that passed, the machine is busy.
 
 A thread looks at what the reactor's thread is doing while a turn is long: the turn itself costs two readings of two clocks.
 """

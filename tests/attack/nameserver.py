@@ -2,7 +2,9 @@
 
 FILE holds a table as JSON: `srv` maps a domain to the port of its XMPP server, `silent` lists zones that get no answer, and
 `services` maps a zone to the SRV records of every domain below it: the zone of their hosts, whose names are ever new, a port, and how many.
-Every name under `example.` has the address 127.0.0.1. `ask_count(port, zone)` returns how often names in a zone were asked for.
+`addresses` maps a zone to the addresses of every name in it, one at a time, in turn; every other name under `example.` has 127.0.0.1.
+Answers about the zones in `secure` say that DNSSEC secured them, and every host there has 64 TLSA records.
+`ask_count(port, zone)` returns how often names in a zone were asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import dns.rrset
 COUNT = "count.test."
 TTL = 30
 _SRV = "_xmpp-server._tcp."
+_ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 
 class Answers:
@@ -37,6 +40,8 @@ class Answers:
         self._srv: dict[str, int] = table.get("srv", {})
         self._silent: Iterable[str] = tuple(table.get("silent", ()))
         self._services: dict[str, tuple[str, int, int]] = table.get("services", {})
+        self._addresses = {zone: cycle(rows) for zone, rows in table.get("addresses", {}).items()}
+        self._secure: Iterable[str] = tuple(table.get("secure", ()))
         self._hosts = count()
         self._asked: Counter[str] = Counter()
 
@@ -48,19 +53,30 @@ class Answers:
             return self._count(query, name.removesuffix(COUNT))
         for zone in _zones(name):
             self._asked[zone] += 1
-        if any(name == f"{zone}." or name.endswith(f".{zone}.") for zone in self._silent):
+        if _is_in(name, self._silent):
             return None
         return self._found(query, question, name)
 
     def _found(self, query: dns.message.Message, question: dns.rrset.RRset, name: str) -> dns.message.Message:
         response = dns.message.make_response(query)
         response.flags |= dns.flags.AA
+        secure = _is_in(name, self._secure)
+        if secure:
+            response.flags |= dns.flags.AD
         domain = name.removeprefix(_SRV).removesuffix(".")
         service = next((row for zone, row in self._services.items() if domain.endswith(f".{zone}")), None)
         if service is not None and name.startswith(_SRV) and question.rdtype == dns.rdatatype.SRV:
-            zone, port, number = service
-            records = [f"1 0 {port} h{next(self._hosts)}.{zone}." for _ in range(number)]
+            hosts, port, number = service
+            records = [f"1 0 {port} h{next(self._hosts)}.{hosts}." for _ in range(number)]
             response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "SRV", *records))
+        elif (zone := _is_in(name, self._addresses)) and question.rdtype in _ADDRESSES and not name.startswith("_"):
+            address = next(self._addresses[zone])
+            kind = "AAAA" if ":" in address else "A"
+            if dns.rdatatype.from_text(kind) == question.rdtype:
+                response.answer.append(dns.rrset.from_text(question.name, 0, "IN", kind, address))
+        elif secure and question.rdtype == dns.rdatatype.TLSA:
+            records = [f"{number % 3} {number % 2} 1 {number:064x}" for number in range(64)]
+            response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "TLSA", *records))
         elif not name.endswith(".example."):
             response.set_rcode(dns.rcode.NXDOMAIN)
         elif question.rdtype == dns.rdatatype.SRV and name.startswith(_SRV) and domain in self._srv:
@@ -75,6 +91,11 @@ class Answers:
         number = str(self._asked[zone.rstrip(".")])
         response.answer.append(dns.rrset.from_text(query.question[0].name, 0, "IN", "TXT", number))
         return response
+
+
+def _is_in(name: str, zones: Iterable[str]) -> str:
+    """Return the zone that a name is in, "" for none."""
+    return next((zone for zone in zones if name == f"{zone}." or name.endswith(f".{zone}.")), "")
 
 
 def _zones(name: str) -> list[str]:
@@ -103,7 +124,7 @@ def serve(port: int, table: Path) -> None:
                 print(f"not answered: {problem}", flush=True)
                 continue
             if response is not None:
-                udp.sendto(response.to_wire(), asker)
+                udp.sendto(response.to_wire(max_size=65535), asker)
 
 
 if __name__ == "__main__":

@@ -385,11 +385,37 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(fed, [[NEGOTIATION_BYTES], [NEGOTIATION_BYTES], [40_000 - 2 * NEGOTIATION_BYTES], []])
 
     def test_stanzas(self) -> None:
-        """One that is established is read at once, as far as it has come."""
+        """One that is established is read in one turn, as far as it has come."""
         solo = Solo()
         solo.receive(b"PROVE\n")
         solo.receive(b"x" * 40_000)
-        self.assertEqual(len(solo.engine.fed[-1]), 40_000)
+        self.assertEqual(len(b"".join(solo.engine.fed[-2:])), 40_000)
+
+    def test_portions(self) -> None:
+        """As much is read at once as does not take too long: little at first, then more, then less where that takes long."""
+        solo = Solo()
+        solo.receive(b"PROVE\n")
+        now, each = 0.0, 0.0
+        self.patch(connection_module, "perf_counter", lambda: now)
+        receive = solo.engine.receive
+
+        def slow(data: bytes) -> list[Event]:
+            nonlocal now
+            now += each
+            return receive(data)
+
+        solo.engine.receive = slow  # type: ignore[method-assign]
+        sizes = []
+        for seconds in (0.001, 0.011, 0.011, 0.011, 0.004, 0.001):
+            each = seconds
+            solo.engine.fed.clear()
+            solo.connection.dataReceived(b"x" * 262_144)
+            solo.clock.turn()
+            sizes.append([len(data) for data in solo.engine.fed])
+            while solo.connection._intake:
+                solo.connection._intake.take()
+        few, some, most = 16_384, 32_768, 65_536
+        self.assertEqual(sizes, [[few, some, most, most, most, 262_144 - few - some - 3 * most], [most], [some], [few], [few, few], [few, some, most, most, most]])
 
     def test_time(self) -> None:
         """An engine that takes long leaves the rest to the next turn."""

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.turns import Turns
+from s2sgw.net.turns import BUSY_SECONDS, Turns
 from tests.support.turn_clock import TurnClock
+
+
+class Stream:
+    """Reads for some seconds in each turn, and wants `again` more turns."""
+
+    busy = False
+
+    def __init__(self, case: TurnsTests, name: str, seconds: float, established: bool, again: int) -> None:
+        self._case, self._name, self._seconds, self.established, self._again = case, name, seconds, established, again
+
+    def take_turn(self) -> None:
+        self._case.called.append(self._name)
+        self._case.now += self._seconds
+        if self._again:
+            self._again -= 1
+            self._case.turns.add(self)
 
 
 class TurnsTests(SynchronousTestCase):
@@ -18,12 +34,7 @@ class TurnsTests(SynchronousTestCase):
         self.called: list[str] = []
 
     def add(self, name: str, seconds: float = 0, established: bool = True, again: int = 0) -> None:
-        def turn() -> None:
-            self.called.append(name)
-            self.now += seconds
-            if again:
-                self.add(name, seconds, established, again - 1)
-        self.turns.add(turn, established)
+        self.turns.add(Stream(self, name, seconds, established, again))
 
     def turn(self) -> str:
         """What the next turn of the reactor calls."""
@@ -51,6 +62,30 @@ class TurnsTests(SynchronousTestCase):
             self.add(name, 6, again=1)
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "ca", "bc", ""])
 
+    def test_who_uses_much_comes_last(self) -> None:
+        """Streams that took long come behind those that did not, one in each turn at least; later, as all others."""
+        for name in "abc":
+            self.add(name, 20, again=3)
+        self.assertEqual([self.turn() for _ in range(3)], ["a", "ba", "cb"])
+        self.add("x")
+        self.assertEqual(self.turn(), "xa")
+        self.add("y", again=1)
+        self.assertEqual([self.turn() for _ in range(2)], ["yc", "yb"])
+
+    def test_busy_no_more(self) -> None:
+        """A stream that took long once is not behind the others for good."""
+        stream = Stream(self, "a", BUSY_SECONDS * 2, True, 0)
+        self.turns.add(stream)
+        self.turn()
+        self.assertTrue(stream.busy)
+        stream._seconds = 0
+        self.turns.add(stream)
+        self.add("b")
+        self.assertEqual(self.turn(), "ba")
+        self.turns.add(stream)
+        self.add("b")
+        self.assertEqual(self.turn(), "ab")
+
     def test_strangers_are_not_starved(self) -> None:
         """However busy the established streams are, one that is negotiated is called in each turn."""
         self.add("a", 20, again=5)
@@ -60,9 +95,11 @@ class TurnsTests(SynchronousTestCase):
 
     def test_one_that_breaks(self) -> None:
         """A mistake in one leaves the others their turn."""
-        def breaks() -> None:
-            raise ZeroDivisionError
-        self.turns.add(breaks, True)
+        class Broken(Stream):
+            def take_turn(self) -> None:
+                raise ZeroDivisionError
+
+        self.turns.add(Broken(self, "", 0, True, 0))
         self.add("a")
         with self.assertRaises(ZeroDivisionError):
             self.clock.turn()
