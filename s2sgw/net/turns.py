@@ -28,7 +28,7 @@ class Reader(Protocol):
 
 
 class Turns:
-    """Gives each stream that was added a part of the next turn of the reactor: established ones first, of these the busy ones last.
+    """Gives each stream that was added a part of the next turn of the reactor: established ones first, busy ones behind them.
 
     After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. Those
     that are not established have `NEGOTIATING_SECONDS` of that. At least one that is busy and one that is not established have
