@@ -143,7 +143,7 @@ class GatewayService(Service):
     def _share_turns(self, reactor: Any, components: GatewayComponents) -> None:
         """Divide each turn of the reactor between peers and strangers, and measure it."""
         end = share_turns(
-            reactor, components.admission.strangers, lambda: components.turns.negotiating, components.turn_watch,
+            reactor, components.admission.strangers, components.turns, components.turn_watch,
         )
         components.turn_watch.start()
         reactor.addSystemEventTrigger("after", "shutdown", end)

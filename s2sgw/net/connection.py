@@ -14,7 +14,6 @@ import typing
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Literal, ParamSpec
 
 from twisted.internet.defer import Deferred
@@ -25,6 +24,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import spelled
 from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
+from s2sgw.net.socket_transport import SocketTransport, take_over
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turns import Turns
@@ -146,7 +146,8 @@ class StreamConnection(Protocol):
         self._stepping = False
         self._turning = False
         self._portion = LEAST_PORTION_BYTES
-        self._intake = InputBuffer(clock, turns or Turns(clock), self._turn, options.hold_timeout, self._held_too_long)
+        self._turns = turns or Turns(clock)
+        self._intake = InputBuffer(clock, self._turns, self._turn, options.hold_timeout, self._held_too_long)
         self._outlet = OutputGate(self._outlet_changed)
         #: stanzas were written
         self._sends = False
@@ -157,6 +158,7 @@ class StreamConnection(Protocol):
         self._blocked_timer: IDelayedCall | None = None
         self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
+        self._socket: SocketTransport | None = None  # the transport in place of Twisted's, TLS and all
         self._handshaking = False
         self._tls_is_news = False
         self._gone = False
@@ -220,7 +222,9 @@ class StreamConnection(Protocol):
         A connection that is being closed in order already is closed at once too.
         """
         self.fail(refusal)
-        if not self._gone:
+        if self._socket is not None:
+            self._socket.hang_up()
+        elif not self._gone:
             self._transport.loseConnection()
 
     def negotiated(self) -> None:
@@ -282,13 +286,14 @@ class StreamConnection(Protocol):
 
     @property
     def _transport(self) -> Any:
-        return self.transport
+        return self._socket or self.transport
 
     def connectionMade(self) -> None:
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
+        self._socket = take_over(self.transport, self, self._turns)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         if self._options.negotiation_timeout is not None:
@@ -315,22 +320,26 @@ class StreamConnection(Protocol):
     # --- input -----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        if self._tls_is_news:
-            self._tls_is_news = False
-            self.step(self.engine.tls_established)
+        self._tell_of_tls()
         self._turning, self._answered = True, 0
         try:
-            self._read(perf_counter())
+            self._read(self._turns.stopwatch())
         finally:
             self._turning = False
         self._want_turn()
+
+    def _tell_of_tls(self) -> None:
+        """Tell the engine that the handshake is over, before it reads what came behind it."""
+        if self._tls_is_news:
+            self._tls_is_news = False
+            self.step(self.engine.tls_established)
 
     def _read(self, began: float) -> None:
         """Read what came, as far as this turn of the reactor has time and room for it."""
         at_most = self._portion if self.established else NEGOTIATION_BYTES
         while self._readable and not self._intake.held:
             taken = self._feed(at_most)
-            seconds = perf_counter() - began
+            seconds = self._turns.stopwatch() - began
             if self.established:
                 at_most = self._portion = _next_portion(self._portion, taken, seconds)
             else:
@@ -344,6 +353,7 @@ class StreamConnection(Protocol):
 
     def _feed(self, at_most: int | None = None) -> int:
         """Have the engine read what it has not yet, else what came; return how many bytes of that."""
+        self._tell_of_tls()
         if self.engine.backlogged:
             self.step(self.engine.proceed)
             return 0
@@ -466,20 +476,24 @@ class StreamConnection(Protocol):
             self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
             return
         self._handshaking = True
-        inside = TLSListener(self._intake.add, self._secured, self._lost, self._renegotiated)
+        if self._socket is not None:
+            self._socket.start_tls(self._tls(order), self.role == "initiating", self)
+            return
+        inside = TLSListener(self._intake.add, self.tls_secured, self._lost, self.tls_renegotiated)
         link = tls_on(inside, self._tls(order), self.role == "initiating", self._clock)
         self._transport.unregisterProducer()
         link.makeConnection(self._transport)
         self._link = self._out = link
         link.registerProducer(self._outlet, True)
 
-    def _secured(self, secured: TLSFacts) -> None:
+    def tls_secured(self, secured: TLSFacts) -> None:
+        """The handshake is over."""
         self.secured = secured
         self._handshaking = False
         self._tls_is_news = True
         self._intake.want_turn()
 
-    def _renegotiated(self) -> None:
+    def tls_renegotiated(self) -> None:
         """R10. Called from within OpenSSL, so the close is left to the next turn; nothing more is heard until then."""
         self._intake.close(read_on=False)
         self._clock.callLater(0, self.abort, Ending(Cause.TLS_RENEGOTIATION, "", "them"))
@@ -489,6 +503,9 @@ class StreamConnection(Protocol):
     def _lost(self, reason: Failure) -> None:
         """The transport is gone: what came before is still heard (R16)."""
         self._gone, self._link, self._out = True, None, None
+        if self._socket is not None:
+            self._socket.release()
+            self._socket = self._intake.transport = None
         while self._readable:
             self._feed()
         self._settle()

@@ -44,21 +44,35 @@ class TurnObserver(Protocol):
     def ended(self) -> None: ...
 
 
+class StreamTurns(Protocol):
+    """Serves streams that were read (`net.turns`)."""
+
+    @property
+    def negotiating(self) -> int:
+        """How many that have proven nothing were read and not served yet."""
+
+    def begin_round(self) -> None:
+        """Sockets are read now."""
+
+    def end_round(self) -> None:
+        """Serve those that were read."""
+
+
 class FairPoller:
     """Stands in for the epoll object of the reactor.
 
     `strangers` are the connections that have proven nothing by their descriptors, those that have just come or gone a step
-    further last. `waiting` returns how many of them have been read and not served yet.
+    further last. `turns` serves the streams that were read, at the end of each round.
     """
 
     def __init__(
-        self, poller: Any, strangers: Mapping[int, object], waiting: Callable[[], int], observer: TurnObserver, *,
+        self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
         stopwatch: Callable[[], float] = perf_counter, start: Callable[[int], int] = randrange,
     ) -> None:
         self.poller = poller
         self.unregister = poller.unregister
         self._strangers = strangers
-        self._waiting = waiting
+        self._turns = turns
         self._observer = observer
         self._stopwatch = stopwatch
         self._start = start
@@ -79,7 +93,13 @@ class FairPoller:
         self._observer.ended()
         events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
         self._observer.began()
-        return events if len(events) <= FEW else self._shared(events)
+        return self._round(events if len(events) <= FEW else self._shared(events))
+
+    def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:
+        """Give the events, then have the streams served that were read: no further turn of the reactor is needed for it."""
+        self._turns.begin_round()
+        yield from events
+        self._turns.end_round()
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give what there is time for: peers, our own sockets and listeners first, then strangers, those who have gone last."""
@@ -91,7 +111,7 @@ class FairPoller:
         who = {descriptor: self._strangers[descriptor] for descriptor in gone}
         for event in self._timed(self._newest_and_all(ready), STRANGERS_SECONDS):
             yield event
-            if self._waiting() >= STRANGERS_WAITING:
+            if self._turns.negotiating >= STRANGERS_WAITING:
                 break
         still = (descriptor for descriptor in self._rotated(gone) if self._strangers.get(descriptor) is who[descriptor])
         unread = len(gone) >= CROWD
@@ -127,13 +147,13 @@ def _with_its_end(events: int) -> int:
 
 
 def share_turns(
-    reactor: Any, strangers: Mapping[int, object], waiting: Callable[[], int], observer: TurnObserver,
+    reactor: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver,
 ) -> Callable[[], None]:
     """Have `reactor` share its turns, and return what ends that. Nothing happens to another than Twisted's epoll reactor."""
     poller = getattr(reactor, "_poller", None)
     if not isinstance(reactor, EPollReactor) or poller is None:
         return lambda: None
-    reactor._poller = FairPoller(poller, strangers, waiting, observer)
+    reactor._poller = FairPoller(poller, strangers, turns, observer)
 
     def end() -> None:
         reactor._poller = poller

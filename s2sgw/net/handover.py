@@ -24,7 +24,7 @@ class RelayedTransport:
     """A transport whose ends are other than those of its socket."""
 
     def __init__(self, transport: Any, peer: IAddress, host: IAddress) -> None:
-        self._transport = transport
+        self.relays = transport
         self._peer = peer
         self._host = host
         self.write = transport.write  # looked up once: it is called most
@@ -37,7 +37,14 @@ class RelayedTransport:
         return self._host
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.relays, name)
+
+
+def innermost(transport: Any) -> Any:
+    """Return the transport that has the socket."""
+    while isinstance(transport, RelayedTransport):
+        transport = transport.relays
+    return transport
 
 
 class HandoverProtocol(Protocol):

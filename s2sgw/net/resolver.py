@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import dns.exception
 import dns.flags
@@ -47,6 +48,9 @@ SILENT_SECONDS = 2.0
 #: Seconds without an answer after which a look-up that nobody waits for any more is kept as a failure. Strangers may ask for
 #: any name: a shorter time would let them have slow but honest servers taken for silent.
 HOPELESS_SECONDS = 4.0
+
+#: Questions that are kept, parsed: names as callers spell them.
+_CACHED = 4096
 
 #: No server is asked for the addresses of this machine (RFC 6761 §6.3).
 _LOCALHOST = dns.name.from_text("localhost.")
@@ -115,15 +119,15 @@ class Resolver:
 
         It can be cancelled; the look-up ends when all who asked have cancelled.
         """
-        kind = RdataType.make(rdtype)
         try:
-            absolute = _absolute(name)
+            question = _question(name, rdtype)
         except (dns.exception.DNSException, UnicodeError) as error:
+            kind = RdataType.make(rdtype)
             return succeed(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"no name for the DNS: {error}"))
-        if absolute == _LOCALHOST and kind in _LOOPBACK:
+        absolute, kind = question.name, question.rdtype
+        if kind in _LOOPBACK and absolute == _LOCALHOST:
             return succeed(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
         asker = requester or Requester.ourselves(absolute.to_text())
-        question = Question(absolute, kind)
         known = asker.recall(question) or self.cache.get(question)
         if known is not None:
             return succeed(asker.note(known, question))
@@ -239,9 +243,14 @@ class _LookUp:
         self.asked_at: float | None = None
 
 
-def _absolute(name: str | dns.name.Name) -> dns.name.Name:
-    """Return the absolute name. Texts are A-labels: IDNA is never applied here."""
-    return name if isinstance(name, dns.name.Name) else dns.name.from_text(name.encode("ascii"))
+def _question(name: str | dns.name.Name, rdtype: str | RdataType) -> Question:
+    """Return the question about a name, which is absolute. Texts are A-labels: IDNA is never applied here."""
+    return _parsed(name, rdtype) if isinstance(name, str) else Question(name, RdataType.make(rdtype))
+
+
+@lru_cache(_CACHED)
+def _parsed(name: str, rdtype: str | RdataType) -> Question:
+    return Question(dns.name.from_text(name.encode("ascii")), RdataType.make(rdtype))
 
 
 def _failure(question: Question, reason: str, ttl: float = FAILURE_TTL) -> Answer:

@@ -102,8 +102,9 @@ class ServerCreator:
     def __init__(self, context: SSL.Context) -> None:
         self._context = context
 
-    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+    def serverConnectionForTLS(self, tlsProtocol: object, socket: Any = None) -> SSL.Connection:
+        """Return a connection on `socket`; None: on buffers in memory."""
+        connection = SSL.Connection(self._context, socket)
         connection.set_app_data(tlsProtocol)
         return connection
 
@@ -116,8 +117,9 @@ class ClientCreator:
         self._context = context
         self._server_name = server_name
 
-    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+    def clientConnectionForTLS(self, tlsProtocol: object, socket: Any = None) -> SSL.Connection:
+        """Return a connection on `socket`; None: on buffers in memory."""
+        connection = SSL.Connection(self._context, socket)
         connection.set_app_data(tlsProtocol)
         if self._server_name is not None:
             connection.set_tlsext_host_name(self._server_name)

@@ -40,11 +40,19 @@ class Turns:
     ) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._stopwatch = stopwatch
+        #: seconds that never run backwards, by which turns are measured
+        self.stopwatch = stopwatch
         self._established: deque[Reader] = deque()
         self._busy: deque[Reader] = deque()
         self._negotiating: deque[Reader] = deque()
-        self._is_due = False
+        self._outputs: list[Callable[[], None]] = []
+        self._is_due = self._is_running = self._in_round = False
+
+    def send_soon(self, send: Callable[[], None]) -> None:
+        """Call `send` once, at the end of this turn, or of the next one where none is under way."""
+        self._outputs.append(send)
+        if not self._is_running:
+            self._schedule()
 
     def add(self, reader: Reader) -> None:
         """Give `reader` one turn, soon. It may add itself again."""
@@ -56,35 +64,56 @@ class Turns:
         """How many that are not established wait to be called."""
         return len(self._negotiating)
 
+    def begin_round(self) -> None:
+        """The reactor reads its sockets: what is added now is called when the round ends (`net.fair_poll`)."""
+        self._in_round = True
+
+    def end_round(self) -> None:
+        """Call what waits."""
+        self._in_round = False
+        self._run_if_due()
+
     def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True
-            self._clock.callLater(0, self._run)
+            if not self._in_round:
+                self._clock.callLater(0, self._run_if_due)
+
+    def _run_if_due(self) -> None:
+        if self._is_due:
+            self._run()
 
     def _run(self) -> None:
-        """Call those that wait now. What they add waits for the next turn."""
-        self._is_due = False
+        """Call those that wait now, and send what they write. What they add waits for the next turn."""
+        self._is_due, self._is_running = False, True
         for _ in range(len(self._established)):  # whether a stream is busy is known when its last turn is over
             reader = self._established.popleft()
             (self._busy if reader.busy else self._established).append(reader)
         waiting = [(readers, len(readers)) for readers in (self._established, self._busy, self._negotiating)]
-        end = self._stopwatch() + self._seconds
+        end = self.stopwatch() + self._seconds
         try:
             for readers, number in waiting:
                 if readers is self._negotiating:
-                    end = min(end, self._stopwatch() + NEGOTIATING_SECONDS)
+                    end = min(end, self.stopwatch() + NEGOTIATING_SECONDS)
                 self._call(readers, number, end)
         finally:
-            if self._established or self._busy or self._negotiating:
+            self._send()
+            self._is_running = False
+            if self._established or self._busy or self._negotiating or self._outputs:
                 self._schedule()
+
+    def _send(self) -> None:
+        outputs, self._outputs = self._outputs, []
+        for send in outputs:
+            send()
 
     def _call(self, readers: deque[Reader], number: int, end: float) -> None:
         """Call so many, but only one after the time `end`."""
-        began = self._stopwatch()
+        began = self.stopwatch()
         for _ in range(number):
             reader = readers.popleft()
             reader.take_turn()
-            now = self._stopwatch()
+            now = self.stopwatch()
             reader.busy = now - began > BUSY_SECONDS
             if now > end:
                 return

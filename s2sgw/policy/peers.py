@@ -40,9 +40,21 @@ class PeerPolicies:
 
     def policy(self, peer: Domain) -> PeerPolicy:
         """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
-        name = next(name for name in _names(peer.ascii, peer.is_address) if name in self._objects or name == DEFAULT)
+        name = self._name_of(peer)
         source = self._denier(peer) if self._deny_lists else None
         return self._resolved(name) if source is None else self._denied_by(name, source)
+
+    def _name_of(self, peer: Domain) -> str:
+        """Return the name of the object that holds for `peer`. Asked many times for each handshake."""
+        objects, name = self._objects, peer.ascii
+        if name in objects:
+            return name
+        parent = "" if peer.is_address else name.partition(".")[2]
+        while parent:
+            if "*." + parent in objects:
+                return "*." + parent
+            parent = parent.partition(".")[2]
+        return DEFAULT
 
     # --- change ---
 
@@ -114,10 +126,10 @@ class PeerPolicies:
         return replace(policy, minimum=max(policy.minimum, self._base.minimum), listed=listed)
 
 
-def _names(name: str, is_address: bool = False) -> Iterator[str]:
+def _names(name: str) -> Iterator[str]:
     """What an object for `name` may be called, the most specific first."""
     yield name
-    parent = "" if is_address else name.partition(".")[2]
+    parent = name.partition(".")[2]
     while parent:
         yield "*." + parent
         parent = parent.partition(".")[2]

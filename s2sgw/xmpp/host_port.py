@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -11,6 +12,9 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 #: RFC 6120 §3.2.2: where servers listen for servers; RFC 1035 §4.2: where name servers do.
 S2S_PORT = 5269
 DNS_PORT = 53
+
+#: Texts that are kept with the addresses they spell: each handshake asks for the same few many times.
+_CACHED = 4096
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?\.?\Z")
 
@@ -44,6 +48,7 @@ class HostPort(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@lru_cache(_CACHED)
 def ip_address(text: str) -> IPAddress | None:
     """Return the address that `text` spells (without brackets); None where it spells none."""
     try:
@@ -62,6 +67,7 @@ def is_loopback(address: str) -> bool:
     return is_address(address) and ipaddress.ip_address(canonical(address)).is_loopback
 
 
+@lru_cache(_CACHED)
 def canonical(address: str) -> str:
     """Return the one spelling by which addresses compare: compressed, and an IPv4-mapped one as IPv4. Raise `ValueError`."""
     parsed = ipaddress.ip_address(address)

@@ -7,7 +7,6 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net import connection as connection_module
 from s2sgw.net.buffering import UnsentBytes
 from s2sgw.net.connection import FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
 from s2sgw.queue.memory import SharedMemory
@@ -396,7 +395,7 @@ class TurnTests(SynchronousTestCase):
         solo = Solo()
         solo.receive(b"PROVE\n")
         now, each = 0.0, 0.0
-        self.patch(connection_module, "perf_counter", lambda: now)
+        self.patch(solo.connection._turns, "stopwatch", lambda: now)
         receive = solo.engine.receive
 
         def slow(data: bytes) -> list[Event]:
@@ -419,10 +418,17 @@ class TurnTests(SynchronousTestCase):
 
     def test_time(self) -> None:
         """An engine that takes long leaves the rest to the next turn."""
-        moments = iter(range(100))
-        self.patch(connection_module, "perf_counter", lambda: next(moments) * 0.003)
         engine = Answering(answer=0, lines=1)
         solo = Solo(engine=engine)
+        proceed = engine.proceed
+
+        def slow() -> list[Event]:
+            self.now += 0.003
+            return proceed()
+
+        self.now = 0.0
+        self.patch(solo.connection._turns, "stopwatch", lambda: self.now)
+        engine.proceed = slow  # type: ignore[method-assign]
         solo.connection.dataReceived(b"?\n" * 5)
         steps = []
         for _ in range(4):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from select import EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 from unittest import SkipTest
@@ -41,6 +41,24 @@ class Observer:
         self.told.append("ended")
 
 
+class Turns:
+    """Streams that were read, and the rounds that were told of."""
+
+    def __init__(self, negotiating: Callable[[], int] = int) -> None:
+        self._negotiating = negotiating
+        self.told: list[str] = []
+
+    @property
+    def negotiating(self) -> int:
+        return self._negotiating()
+
+    def begin_round(self) -> None:
+        self.told.append("begin")
+
+    def end_round(self) -> None:
+        self.told.append("end")
+
+
 class Served:
     """What a reactor serves, each event for so many seconds."""
 
@@ -49,10 +67,11 @@ class Served:
     ) -> None:
         self.now = 0.0
         self.observer = Observer()
+        self.turns = Turns(lambda: 0 if waiting is None else waiting + len(self.strangers))
         self.epoll: Any = Mock()
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
-            self.epoll, STRANGERS, lambda: 0 if waiting is None else waiting + len(self.strangers), self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
+            self.epoll, STRANGERS, self.turns, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
         )
         self.descriptors: list[int] = []
         self.strangers: list[int] = []
@@ -108,7 +127,7 @@ class ShareTests(SynchronousTestCase):
         strangers = dict.fromkeys(range(1000, 1100))
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, 1) for descriptor in strangers]
-        poller = FairPoller(epoll, strangers, int, Observer(), stopwatch=lambda: 0.0)
+        poller = FairPoller(epoll, strangers, Turns(), Observer(), stopwatch=lambda: 0.0)
         self.assertEqual(100, sum(strangers.pop(descriptor, 1) is None for descriptor, _ in poller.poll(0, 9)))
 
     def test_gone(self) -> None:
@@ -129,7 +148,7 @@ class ShareTests(SynchronousTestCase):
         strangers = {descriptor: object() for descriptor in range(1000, 1000 + CROWD)}
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, GONE) for descriptor in strangers]
-        events = iter(FairPoller(epoll, strangers, int, Observer(), stopwatch=lambda: 0.0, start=lambda number: 0).poll(0, 9))
+        events = iter(FairPoller(epoll, strangers, Turns(), Observer(), stopwatch=lambda: 0.0, start=lambda number: 0).poll(0, 9))
         first, _ = next(events)
         strangers[1100] = object()
         del strangers[1150]
@@ -176,7 +195,7 @@ class InstallTests(TestCase):
     def test_another_reactor(self) -> None:
         """Any other reactor stays as it is."""
         clock = Clock()
-        share_turns(clock, STRANGERS, int, Observer())()
+        share_turns(clock, STRANGERS, Turns(), Observer())()
         self.assertFalse(hasattr(clock, "_poller"))
 
     async def test_epoll(self) -> None:
@@ -184,8 +203,8 @@ class InstallTests(TestCase):
         if not isinstance(reactor, EPollReactor):
             raise SkipTest("another reactor runs")
         before = reactor._poller
-        observer = Observer()
-        end = share_turns(reactor, STRANGERS, int, observer)
+        observer, turns = Observer(), Turns()
+        end = share_turns(reactor, STRANGERS, turns, observer)
         near, far = socket.socketpair()
         read: list[bytes] = []
         reader: Any = Mock(fileno=far.fileno, doRead=lambda: read.append(far.recv(9)), connectionLost=lambda _: None)
@@ -198,3 +217,4 @@ class InstallTests(TestCase):
             each.close()
         self.assertEqual(([b"a"], before), (read, reactor._poller))
         self.assertGreater(observer.told.count("began"), 1)
+        self.assertEqual(turns.told[:4], ["begin", "end", "begin", "end"])

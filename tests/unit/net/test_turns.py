@@ -50,6 +50,31 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.assertEqual((self.turn(), self.turn(), self.clock.getDelayedCalls()), ("abn", "", []))
 
+    def test_rounds(self) -> None:
+        """What is added while the reactor reads its sockets is called when that round ends; what it adds waits for the next turn."""
+        self.turns.begin_round()
+        self.add("a", again=1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.turns.end_round()
+        self.assertEqual((list(self.called), self.turn(), self.turn()), (["a"], "a", ""))
+
+    def test_a_round_that_takes_what_was_due(self) -> None:
+        """What was added before a round is called at its end at the latest, once."""
+        self.add("a")
+        self.turns.begin_round()
+        self.turns.end_round()
+        self.assertEqual((list(self.called), self.turn()), (["a"], ""))
+
+    def test_output(self) -> None:
+        """What is to be sent goes out once the turn has called all others; outside a turn, in the next one."""
+        self.turns.send_soon(lambda: self.called.append("1"))
+        self.add("a")
+        writing = Stream(self, "b", 0, True, 0)
+        self.patch(writing, "take_turn", lambda: self.turns.send_soon(lambda: self.called.append("2")))
+        self.turns.add(writing)
+        self.add("c")
+        self.assertEqual((self.turn(), self.turn()), ("ac12", ""))
+
     def test_who_adds_itself_waits_for_the_next_turn(self) -> None:
         """A stream with more to read does not keep the others from theirs."""
         self.add("a", again=2)

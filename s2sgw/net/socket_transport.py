@@ -1,0 +1,376 @@
+"""A connection straight on its socket, in the clear or under TLS: what `StreamConnection` reads from and writes to.
+
+Twisted accepts and connects. Then this takes its place at the reactor. Twisted's transport sends what is written in a later turn
+and lays TLS on TCP through buffers in memory; here a turn's output is sent when the turn ends, by OpenSSL itself, and the reactor
+is asked to wait for the socket only where it takes no more (docs/decisions.md#transport).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from twisted.internet import tcp
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IPushProducer, IReactorFDSet, IReadWriteDescriptor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from s2sgw.net.handover import innermost
+from s2sgw.net.tls_layer import TLSFacts, observe
+
+#: What is read in one turn: bytes, and records of TLS, which hold up to `RECORD_BYTES` (RFC 8446 §5.1).
+READ_BYTES = 65536
+RECORD_BYTES = 16384
+RECORDS = 64
+#: Bytes that wait to be sent, beyond which the producer is told to pause.
+FULL_BYTES = 65536
+#: Bytes that are handed to OpenSSL, or to the system, in one call.
+SEND_BYTES = 131072
+
+
+class Outputs(Protocol):
+    """Sends what was written, once a turn (`net.turns`)."""
+
+    def send_soon(self, send: Callable[[], None]) -> None:
+        """Call `send` once, at the end of this turn."""
+
+
+class Input(Protocol):
+    """Who reads."""
+
+    def dataReceived(self, data: bytes) -> None: ...
+
+
+class TLSUser(Protocol):
+    """Who is told about TLS."""
+
+    def tls_secured(self, facts: TLSFacts) -> None:
+        """The handshake is over."""
+
+    def tls_renegotiated(self) -> None:
+        """The other side asked for a renegotiation. Called from within OpenSSL: nothing may be closed here."""
+
+
+class _Renegotiation:
+    """What `net.tls` finds behind a connection."""
+
+    class _Told:
+        def __init__(self, user: TLSUser) -> None:
+            self.renegotiationAttempted = user.tls_renegotiated
+
+    def __init__(self, user: TLSUser) -> None:
+        self.wrappedProtocol = self._Told(user)
+
+
+def take_over(transport: Any, user: Input, outputs: Outputs) -> SocketTransport | None:
+    """Return a transport in place of Twisted's, or None where Twisted's has no plain TCP socket of its own.
+
+    `transport` may be relayed (`net.handover`): its ends are kept. At the end Twisted's closes the socket and tells its protocol.
+    """
+    below = innermost(transport)
+    if type(below) not in (tcp.Server, tcp.Client) or not IReactorFDSet.providedBy(below.reactor):
+        return None
+    if below.dataBuffer or getattr(below, "_tempDataBuffer", None):
+        below.doWrite()  # a preface that has just been written
+        if below.dataBuffer:
+            return None
+    return SocketTransport(transport, below, user, outputs)
+
+
+@implementer(IReadWriteDescriptor, IPushProducer)
+class SocketTransport:
+    """One connected TCP socket at the reactor. After the loss nothing happens any more."""
+
+    def __init__(self, transport: Any, below: Any, user: Input, outputs: Outputs) -> None:
+        self.socket = below.socket
+        self.getPeer, self.getHost = transport.getPeer, transport.getHost
+        self._below = below
+        self._reactor = below.reactor
+        self._descriptor: int = below.fileno()
+        self._user: Input | None = user
+        self._outputs = outputs
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._send_is_due = False
+        self._gate: Any = None
+        self._is_full = False
+        self._reading = self._writing = False
+        self._tls: Any = None
+        self._tls_user: TLSUser | None = None
+        self._tls_begin: Callable[[], None] | None = None
+        self._handshaking = False
+        #: it is being closed; what is written then is dropped. `_hangs_up`: without waiting for the other side
+        self._closing = self._hangs_up = False
+        self._lost = False
+        below.stopReading()
+        self.resumeProducing()
+
+    # --- output ------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if self._closing or self._lost or not data:
+            return
+        self._pending.append(data)
+        self._size += len(data)
+        if not self._send_is_due:
+            self._send_is_due = True
+            self._outputs.send_soon(self._send_due)
+        elif self._size > FULL_BYTES:
+            self._send()
+
+    def registerProducer(self, gate: Any, streaming: bool) -> None:
+        """Tell `gate` to pause while more than `FULL_BYTES` wait to be sent."""
+        self._gate = gate
+        if self._is_full:
+            gate.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody any more."""
+        self._gate = None
+
+    def _send_due(self) -> None:
+        self._send_is_due = False
+        self._send()
+
+    def _send(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        if self._writing or self._handshaking or not self._pending or self._lost:
+            self._look_if_full()
+            return
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        sent = 0
+        send = self.socket.send if self._tls is None else self._tls.send
+        try:
+            if len(data) <= SEND_BYTES:
+                sent = send(data)
+            view = memoryview(data)
+            while sent < len(data):
+                sent += send(view[sent : sent + SEND_BYTES])
+        except (BlockingIOError, SSL.WantWriteError):
+            self._want_write(True)
+        except SSL.WantReadError:
+            pass  # sent again when something was read
+        except (OSError, SSL.Error) as error:
+            self._end(_reason(error))
+            return
+        self._pending = [data[sent:]] if sent < len(data) else []
+        self._size = len(data) - sent
+        self._look_if_full()
+        if self._closing and not self._size:
+            self._close()
+
+    def _look_if_full(self) -> None:
+        if not self._is_full and self._size > FULL_BYTES:
+            self._is_full = True
+            if self._gate is not None:
+                self._gate.pauseProducing()
+        elif self._is_full and not self._size:
+            self._is_full = False
+            if self._gate is not None:
+                self._gate.resumeProducing()
+
+    # --- TLS -----------------------------------------------------------------------------------------------------------
+
+    def start_tls(self, creator: Any, is_client: bool, user: TLSUser) -> None:
+        """Begin TLS behind what was written before. `creator` makes the connection (`net.tls`)."""
+        make = creator.clientConnectionForTLS if is_client else creator.serverConnectionForTLS
+        tls = make(_Renegotiation(user), self.socket)
+        (tls.set_connect_state if is_client else tls.set_accept_state)()
+        self._tls_user = user
+        self._send()
+        if self._lost:
+            return
+        if self._pending:
+            self._tls_begin = lambda: self._begin_tls(tls)
+        else:
+            self._begin_tls(tls)
+
+    def _begin_tls(self, tls: Any) -> None:
+        self._tls_begin = None
+        self._tls, self._handshaking = tls, True
+        problem = self._handshake()
+        if problem is not None:
+            self._end(problem)
+
+    def _handshake(self) -> BaseException | None:
+        """Take the handshake as far as it goes; return why it failed."""
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            self._want_write(False)
+            return None
+        except SSL.WantWriteError:
+            self._want_write(True)
+            return None
+        except SSL.Error as error:
+            return _reason(error)
+        self._handshaking = False
+        self._want_write(False)
+        assert self._tls_user is not None
+        self._tls_user.tls_secured(observe(self._tls))
+        self._send()
+        return self._read_records() if self._reading else None
+
+    def _read_records(self) -> BaseException | None:
+        """Read some records; return why there will be no more."""
+        records: list[bytes] = []
+        size = 0
+        problem: BaseException | None = None
+        recv = self._tls.recv
+        try:
+            while size < READ_BYTES and len(records) < RECORDS:
+                record = recv(RECORD_BYTES)
+                records.append(record)
+                size += len(record)
+        except SSL.WantReadError:
+            pass
+        except SSL.WantWriteError:
+            self._want_write(True)
+        except SSL.ZeroReturnError:
+            problem = CONNECTION_DONE
+        except SSL.Error as error:
+            problem = _reason(error)
+        if records and self._user is not None:
+            self._user.dataReceived(records[0] if len(records) == 1 else b"".join(records))
+        if problem is CONNECTION_DONE:
+            self._shut_tls()
+        return problem
+
+    def _shut_tls(self) -> bool:
+        """Send close_notify; return whether the other side has sent its own."""
+        try:
+            return self._tls is not None and bool(self._tls.shutdown())
+        except SSL.Error:
+            return True
+
+    # --- what the reactor calls ------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 after the loss."""
+        return -1 if self._lost else self._descriptor
+
+    def logPrefix(self) -> str:
+        """Return what Twisted's log calls it."""
+        return "SocketTransport"
+
+    def doRead(self) -> Any:
+        """Read; return why the connection is lost, an exception."""
+        if self._tls is not None:
+            problem = self._handshake() if self._handshaking else self._read_records()
+            if problem is None and self._pending:
+                self._send()
+            return problem
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        if self._user is not None:
+            self._user.dataReceived(data)
+        return None
+
+    def doWrite(self) -> Any:
+        """Send on, since the socket takes more; return why the connection is lost."""
+        if self._handshaking:
+            return self._handshake()
+        self._want_write(False)
+        self._send()
+        if self._tls_begin is not None and not self._pending and not self._lost:
+            self._tls_begin()
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket; Twisted's transport tells the protocol."""
+        if not self._lost:
+            below = self._below
+            self.release()
+            below.connectionLost(reason)
+
+    def release(self) -> None:
+        """Leave the reactor and forget everything, so that nothing is in a circle."""
+        if self._lost:
+            return
+        self._stop()
+        self._lost = True
+        if self._tls is not None:
+            self._tls.set_app_data(None)
+        self._tls = self._tls_user = self._tls_begin = self._user = self._gate = self._below = None
+        self._pending, self._size = [], 0
+
+    # --- holding and closing -----------------------------------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+        if self._reading:
+            self._reading = False
+            self._reactor.removeReader(self)
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if not self._reading and not self._lost:
+            self._reading = True
+            self._reactor.addReader(self)
+
+    def stopProducing(self) -> None:
+        """Close (IPushProducer)."""
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """Close in order when what waits was sent: under TLS as soon as the other side has closed as well."""
+        if self._closing or self._lost:
+            return
+        self._closing = True
+        if self._handshaking or self._tls_begin is not None:
+            self.abortConnection()
+        elif self._pending:
+            self._send()
+        else:
+            self._close()
+
+    def hang_up(self) -> None:
+        """Close in order, without waiting for the other side."""
+        self._hangs_up = True
+        if not self._closing:
+            self.loseConnection()
+        elif not self._pending:
+            self._close()
+
+    def abortConnection(self) -> None:
+        """Close at once, with a reset; what waits is dropped."""
+        self._closing = True
+        self._end(ConnectionAborted())
+
+    def _close(self) -> None:
+        is_over = self._tls is None or self._shut_tls()
+        if is_over or self._hangs_up:
+            self._end(CONNECTION_DONE)
+
+    def _end(self, reason: BaseException) -> None:
+        """The connection is lost: say so in the next turn, for this may be in the midst of anything."""
+        if not self._lost:
+            self._stop()
+            self._pending, self._size = [], 0
+            self._reactor.callLater(0, self.connectionLost, Failure(reason))
+
+    def _stop(self) -> None:
+        self.pauseProducing()
+        self._want_write(False)
+
+    def _want_write(self, wanted: bool) -> None:
+        if self._writing is not wanted:
+            self._writing = wanted
+            (self._reactor.addWriter if wanted else self._reactor.removeWriter)(self)
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Return the loss that an error amounts to: a socket that failed, an end without close_notify, or what TLS says."""
+    if isinstance(error, SSL.SysCallError) or not isinstance(error, SSL.Error):
+        return CONNECTION_LOST
+    return error.with_traceback(None)

@@ -1,0 +1,432 @@
+"""The transport on the socket, held against Twisted's own: one suite, run with both (docs/decisions.md#transport)."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import weakref
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Protocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net import connection as connection_module
+from s2sgw.net.connection import ConnectionOptions, StreamConnection
+from s2sgw.net.handover import RelayedTransport
+from s2sgw.net.socket_transport import FULL_BYTES, SocketTransport, take_over
+from s2sgw.net.tls import ClientTLS
+from s2sgw.net.turns import Turns
+from s2sgw.stream.events import Refusal, StanzasReceived
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from tests.support.certificates import leaf_for
+from tests.support.socket_reactor import SocketReactor, connected, serve
+from tests.support.wires import LOCAL, Recorder, ToyEngine, credential, raw_context, server_context_of
+
+CLOSING = Ending(Cause.SHUTDOWN, "a test")
+REFUSAL = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED))
+SOON = ConnectionOptions(negotiation_timeout=None, close_timeout=5.0)
+BLOCK = b"x" * 65535 + b"\n"
+
+
+class World:
+    """A receiving and an initiating stream on a TCP connection, or a receiving one and a plain socket."""
+
+    def __init__(self, case: SynchronousTestCase, *, solo: bool = False) -> None:
+        self.reactor = SocketReactor()
+        self.turns = Turns(self.reactor)
+        near, far = connected()
+        self.engine, self.owner = ToyEngine(), Recorder()
+        self.receiving = self._stream(self.engine, self.owner, "receiving")
+        self.below = serve(self.reactor, far, self.receiving)
+        case.addCleanup(self.reactor.close)
+        case.addCleanup(near.close)
+        self.socket = near
+        if solo:
+            near.setblocking(False)
+        else:
+            self.far_engine, self.far_owner = ToyEngine(), Recorder()
+            self.initiating = self._stream(self.far_engine, self.far_owner, "initiating")
+            serve(self.reactor, near, self.initiating)
+
+    def _stream(self, engine: ToyEngine, owner: Recorder, role: Any) -> StreamConnection:
+        mine = credential(leaf_for("peer.example"))
+        tls: Any = lambda order: (  # noqa: E731
+            server_context_of().for_domain(LOCAL) if role == "receiving" else ClientTLS().for_peer(LOCAL, mine)
+        )
+        return StreamConnection(engine, owner, clock=self.reactor, role=role, tls=tls, options=SOON, turns=self.turns)
+
+    def secured(self) -> World:
+        """Both streams under TLS, and their negotiation over."""
+        self.initiating.step(self.far_engine.begin)
+        self.reactor.settle()
+        for stream in (self.receiving, self.initiating):
+            stream.negotiated()
+        return self
+
+    def stanzas(self) -> list[bytes]:
+        """What the receiving side has read as stanzas."""
+        return [stanza.data for event in self.owner.events if isinstance(event, StanzasReceived) for stanza in event.stanzas]
+
+    @property
+    def ending(self) -> Ending:
+        """How the receiving side ended."""
+        assert self.receiving.ending is not None
+        return self.receiving.ending
+
+    def read(self) -> bytes:
+        """What the receiving side has read since TLS began, or since the beginning."""
+        return b"".join(self.engine.fed[1:] if self.engine.fed[0] == b"STARTTLS\n" else self.engine.fed)
+
+
+class Suite:
+    """What both transports do."""
+
+    def test_tls(self: Any) -> None:
+        """R6: STARTTLS, the evidence of both sides, and what is sent behind it in both directions."""
+        world = World(self).secured()
+        self.assertEqual((world.engine.log, world.far_engine.log), (["tls"], ["tls"]))
+        self.assertEqual(world.receiving.chain, leaf_for("peer.example").der_chain)
+        self.assertEqual((world.receiving.tls_version, world.initiating.tls_version), ("TLSv1.3", "TLSv1.3"))
+        world.initiating.write(b"one\n")
+        world.initiating.write(b"two\n")
+        world.receiving.write(b"three\n")
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), world.far_engine.fed[-1]), ([b"one\n", b"two\n"], b"three\n"))
+
+    def test_plain(self: Any) -> None:
+        """Before TLS it reads and writes in the clear, in order."""
+        world = World(self, solo=True)
+        world.socket.sendall(b"a\nb\n")
+        world.reactor.settle()
+        world.receiving.write(b"c\n")
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), world.socket.recv(99)), ([b"a\n", b"b\n"], b"c\n"))
+
+    def test_back_pressure(self: Any) -> None:
+        """A side that reads nothing fills the transport, which says so once; when it reads again, all comes in order."""
+        world = World(self).secured()
+        world.receiving.pause("a test")
+        blocks = 0
+        while "paused" not in world.far_owner.calls:
+            self.assertLess(blocks, 1000)
+            world.initiating.write(b"%06d" % blocks + BLOCK)
+            blocks += 1
+            world.reactor.settle()
+        world.receiving.resume("a test")
+        world.reactor.settle()
+        sent = b"".join(b"%06d" % number + BLOCK for number in range(blocks))
+        self.assertEqual(world.read() == sent, True)
+        self.assertEqual(world.far_owner.calls[-2:], ["paused", "resumed"])
+        self.assertIsNone(world.initiating.blocked_since)
+
+    def test_held(self: Any) -> None:
+        """While reading is held nothing is read from the socket, under TLS too."""
+        world = World(self).secured()
+        world.receiving.pause("a test")
+        world.initiating.write(b"later\n")
+        world.reactor.settle()
+        self.assertEqual(world.stanzas(), [])
+        world.receiving.resume("a test")
+        world.reactor.settle()
+        self.assertEqual(world.stanzas(), [b"later\n"])
+
+    def test_in_order(self: Any) -> None:
+        """A close in order is told to both sides, and what was written before it arrives."""
+        world = World(self).secured()
+        world.initiating.write(BLOCK * 4)
+        world.initiating.write(b"last\n")
+        world.initiating.step(world.far_engine.line, b"BYE\n")
+        world.reactor.settle()
+        self.assertEqual(world.read() == BLOCK * 4 + b"last\n" + b"CLOSE\n", True)
+        self.assertEqual(world.initiating.ending, Ending(Cause.CLOSED, by="them"))
+        self.assertTrue(world.initiating.when_closed().called and world.receiving.when_closed().called)
+
+    def test_wait_for_close_notify(self: Any) -> None:
+        """A side that has closed waits for the other side to close, for a bounded time."""
+        world = World(self).secured()
+        world.receiving.pause("a test")  # it does not see the close
+        world.initiating.close(CLOSING)
+        world.reactor.settle()
+        self.assertFalse(world.initiating.when_closed().called)
+        world.reactor.advance(SOON.close_timeout)
+        world.reactor.settle()
+        self.assertTrue(world.initiating.when_closed().called)
+
+    def test_dismissed(self: Any) -> None:
+        """A side that is dismissed is closed as soon as its error is sent."""
+        world = World(self).secured()
+        world.initiating.pause("a test")
+        world.receiving.dismiss(REFUSAL)
+        world.reactor.settle()
+        self.assertTrue(world.receiving.when_closed().called)
+        world.initiating.resume("a test")
+        world.reactor.settle()
+        self.assertIn(b"ERROR policy-violation", world.far_engine.fed[-1])
+
+    def test_truncated(self: Any) -> None:
+        """TCP that ends without close_notify is a loss, and no end in order; what came before is heard."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        tls.send(b"last words\n")
+        world.socket.shutdown(socket.SHUT_WR)
+        world.reactor.settle()
+        ending = world.ending
+        self.assertEqual((world.stanzas(), ending.cause), ([b"last words\n"], Cause.CONNECTION_LOST))
+        self.assertEqual(ending.detail, "Connection to the other side was lost in a non-clean fashion: Connection lost.")
+
+    def test_no_tls(self: Any) -> None:
+        """R7: what is no TLS ends the connection in OpenSSL's words, and no stream error is sent."""
+        world = World(self, solo=True)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        self.assertEqual(world.socket.recv(99), b"PROCEED\n")
+        world.socket.sendall(b"<message/> is no ClientHello\n")
+        world.reactor.settle()
+        self.assertEqual(world.ending.cause, Cause.TLS_FAILED)
+        self.assertTrue(world.ending.detail)
+        self.assertNotIn(b"CLOSE", world.socket.recv(999))
+
+    def test_lost_in_the_handshake(self: Any) -> None:
+        """R7: TCP that ends during the handshake is a failure of TLS."""
+        world = World(self, solo=True)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        world.socket.shutdown(socket.SHUT_WR)
+        world.reactor.settle()
+        self.assertEqual(world.ending.cause, Cause.TLS_FAILED)
+        self.assertEqual(world.ending.detail, "the connection closed during the TLS handshake")
+
+    def test_garbled(self: Any) -> None:
+        """R7: a record that does not decrypt ends the connection as a failure of TLS."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        tls.send(b"good\n")
+        world.socket.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), world.ending.cause), ([b"good\n"], Cause.TLS_FAILED))
+
+    def test_certificate_refused(self: Any) -> None:
+        """R10: an alert of the other side is told as a failure of TLS."""
+        world = World(self, solo=True)
+        self.shake(world, verify=False)
+        world.reactor.settle()
+        self.assertEqual(world.ending.cause, Cause.TLS_FAILED)
+
+    def test_renegotiation(self: Any) -> None:
+        """R10: who asks for a renegotiation is closed at once."""
+        world = World(self, solo=True)
+        tls = self.shake(world, highest=SSL.TLS1_2_VERSION)
+        tls.renegotiate()
+        with self.assertRaises(SSL.WantReadError):
+            tls.do_handshake()
+        world.reactor.settle()
+        self.assertEqual(world.ending.cause, Cause.TLS_RENEGOTIATION)
+
+    def test_aborted(self: Any) -> None:
+        """An abort sends nothing more, and the other side sees a reset."""
+        world = World(self, solo=True)
+        world.receiving.write(b"never sent")
+        world.receiving.abort(CLOSING)
+        world.reactor.settle()
+        with self.assertRaises(ConnectionResetError):
+            world.socket.recv(99)
+        self.assertEqual((world.receiving.ending, world.owner.endings), (CLOSING, [CLOSING]))
+
+    def test_reset(self: Any) -> None:
+        """A reset while something is written is a loss, told once."""
+        world = World(self).secured()
+        world.initiating.abort(CLOSING)
+        world.receiving.write(BLOCK)
+        world.reactor.settle()
+        world.receiving.write(b"into the void\n")
+        world.reactor.settle()
+        self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST])
+
+    def test_nothing_is_left(self: Any) -> None:
+        """A connection that is over is in no circle: it leaves memory at once."""
+        for end in ("close", "abort", "garble"):
+            world = World(self).secured()
+            if end == "close":
+                world.initiating.close(CLOSING)
+            elif end == "abort":
+                world.initiating.abort(CLOSING)
+            else:
+                world.socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+            world.reactor.settle()
+            left = [weakref.ref(world.receiving), weakref.ref(world.initiating)]
+            gc.disable()
+            try:
+                world.receiving = world.initiating = None  # type: ignore[assignment]
+                world.below = None
+                self.assertEqual([reference() for reference in left], [None, None], end)
+            finally:
+                gc.enable()
+
+    def shake(self: Any, world: World, *, highest: int = SSL.TLS1_3_VERSION, verify: bool = True) -> SSL.Connection:
+        """Do STARTTLS and the handshake by hand on the plain socket."""
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        self.assertEqual(world.socket.recv(99), b"PROCEED\n")
+        context = raw_context(leaf_for("peer.example"), highest=highest)
+        context.set_verify(SSL.VERIFY_PEER, lambda *ignored: verify)
+        tls = SSL.Connection(context, world.socket)
+        tls.set_connect_state()
+        for _ in range(10):
+            try:
+                tls.do_handshake()
+                break
+            except SSL.WantReadError:
+                world.reactor.settle()
+            except SSL.Error:
+                break
+        world.reactor.settle()
+        return tls
+
+
+class SocketTransportTests(Suite, SynchronousTestCase):
+    """The transport on the socket."""
+
+    def setUp(self) -> None:
+        self.assertIsInstance(World(self).receiving._transport, SocketTransport)
+
+    def test_one_turn(self) -> None:
+        """What one turn writes is sent when it ends, in one piece, and the reactor is not asked to wait for the socket."""
+        world = World(self).secured()
+        world.reactor.waits = 0
+        world.owner.on_event = lambda connection, event: connection.write(b"answer\n")
+        world.initiating.write(b"one\n")
+        world.initiating.write(b"two\n")
+        world.reactor.settle()
+        self.assertEqual((world.far_engine.fed[-1], world.reactor.waits), (b"answer\nanswer\n", 0))
+        self.assertEqual(world.engine.fed[-1], b"one\ntwo\n")
+
+    def test_the_handshake_ends_in_the_turn_that_began_it(self) -> None:
+        """The other side may be so quick that its new header comes in the turn in which TLS began: TLS is told of first."""
+        world = World(self, solo=True)
+        facts = World(self).secured().receiving.secured
+
+        def start_tls(creator: Any, is_client: bool, user: Any) -> None:
+            user.tls_secured(facts)
+            user.dataReceived(b"behind\n")
+
+        assert world.receiving._socket is not None
+        self.patch(world.receiving._socket, "start_tls", start_tls)
+        world.engine.receive = self.told(world.engine)  # type: ignore[method-assign]
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        self.assertEqual(world.engine.log, [b"STARTTLS\n", "tls", b"behind\n"])
+
+    def told(self, engine: ToyEngine) -> Any:
+        """Return the engine's `receive`, which notes in its log what it is fed."""
+        receive = engine.receive
+
+        def noting(data: bytes) -> Any:
+            engine.log.append(data)
+            return receive(data)
+
+        return noting
+
+    def test_many_small_records(self) -> None:
+        """Records of one byte are joined, and many turns read them all."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        world.receiving.negotiated()
+        del world.engine.fed[:]
+        for _ in range(500):
+            tls.send(b"y")
+        world.reactor.settle()
+        self.assertEqual(b"".join(world.engine.fed), b"y" * 500)
+        self.assertLess(len(world.engine.fed), 20)
+
+    def test_begins_when_the_clear_is_sent(self) -> None:
+        """R5: TLS does not begin before what was written in the clear is out, however slowly the other side takes it."""
+        world = World(self, solo=True)
+        for _ in range(200):
+            world.receiving.write(BLOCK)
+        world.reactor.settle()
+        self.assertEqual(world.owner.calls, ["connected", "paused"])
+        world.receiving.step(world.engine.line, b"STARTTLS\n")
+        taken = 0
+        for _ in range(5000):
+            world.reactor.turn()
+            try:
+                data = world.socket.recv(1 << 20)
+            except BlockingIOError:
+                continue
+            taken += len(data)
+            if data.endswith(b"PROCEED\n"):
+                break
+        self.assertEqual(taken, 200 * len(BLOCK) + len(b"PROCEED\n"))
+        world.reactor.settle()
+        context = raw_context(leaf_for("peer.example"))
+        tls = SSL.Connection(context, world.socket)
+        tls.set_connect_state()
+        for _ in range(4):
+            try:
+                tls.do_handshake()
+            except SSL.WantReadError:
+                world.reactor.settle()
+        world.reactor.settle()
+        self.assertEqual(world.engine.log, ["tls"])
+
+    def test_other_transports(self) -> None:
+        """A transport that is no TCP socket of Twisted's is left as it is."""
+        self.assertIsNone(take_over(object(), Recorder(), Turns(SocketReactor())))  # type: ignore[arg-type]
+
+    def test_relayed(self) -> None:
+        """The ends that a proxy tells of stay, and a preface that is still to be sent goes first."""
+        reactor = SocketReactor()
+        self.addCleanup(reactor.close)
+        near, far = connected()
+        self.addCleanup(near.close)
+        engine, owner = ToyEngine(), Recorder()
+        stream = StreamConnection(engine, owner, clock=reactor, role="receiving", tls=lambda order: None, options=SOON)
+        peer, host = IPv4Address("TCP", "192.0.2.1", 1), IPv4Address("TCP", "192.0.2.2", 2)
+
+        class Announcing(Protocol):
+            def makeConnection(self, transport: Any) -> None:
+                transport.write(b"PREFACE\n")
+                stream.makeConnection(RelayedTransport(RelayedTransport(transport, host, peer), peer, host))
+
+            def connectionLost(self, reason: Any = None) -> None:
+                stream.connectionLost(reason)
+
+        serve(reactor, far, Announcing())
+        stream.write(b"behind\n")
+        reactor.settle()
+        self.assertEqual((near.recv(99), stream.peer_address, stream.local_address), (b"PREFACE\nbehind\n", "192.0.2.1:1", "192.0.2.2:2"))
+        self.assertIsInstance(stream._transport, SocketTransport)
+
+    def test_full(self) -> None:
+        """More than fits in one turn is sent at once, before the producer is told to pause."""
+        world = World(self).secured()
+        world.initiating.write(b"z" * (FULL_BYTES // 2))
+        world.initiating.write(b"z" * FULL_BYTES + b"\n")
+        self.assertNotIn("paused", world.far_owner.calls)
+        world.reactor.settle()
+        self.assertEqual(len(world.read()), FULL_BYTES * 3 // 2 + 1)
+
+    def test_after_the_loss(self) -> None:
+        """After the loss every call does nothing."""
+        world = World(self, solo=True)
+        transport = world.receiving._socket
+        assert transport is not None
+        world.socket.close()
+        world.reactor.settle()
+        transport.write(b"x")
+        transport.loseConnection()
+        transport.abortConnection()
+        transport.resumeProducing()
+        transport.release()
+        world.reactor.settle()
+        self.assertEqual((transport.fileno(), world.reactor.getReaders()), (-1, []))
+
+
+class TwistedTransportTests(Suite, SynchronousTestCase):
+    """Twisted's own transport, for those that have no socket of their own."""
+
+    def setUp(self) -> None:
+        self.patch(connection_module, "take_over", lambda *arguments: None)
