@@ -91,8 +91,8 @@ class Duplicates:
             receipts.setdefault(value, []).append(receipt)
             self._expected[pair] = until, receipts
 
-    def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[UpstreamAck]]:
-        """Return the stanzas that have not come before, and the receipts of the first copies of the others."""
+    def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, UpstreamAck]]]:
+        """Return the stanzas that have not come before, and the others, each with the receipt of its first copy."""
         known = self._expected.get(pair)
         if known is None:
             return stanzas, []
@@ -101,11 +101,11 @@ class Duplicates:
             del self._expected[pair]
             return stanzas, []
         new: list[Stanza] = []
-        first: list[UpstreamAck] = []
+        repeats: list[tuple[Stanza, UpstreamAck]] = []
         for stanza in stanzas:
             same = receipts.get(hash(stanza.data)) if stanza.kind == "message" and stanza.id is not None else None
             if same:
-                first.append(same.pop(0))
+                repeats.append((stanza, same.pop(0)))
             else:
                 new.append(stanza)
-        return new, first
+        return new, repeats

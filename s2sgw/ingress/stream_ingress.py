@@ -75,17 +75,17 @@ class StreamIngress:
                 self._services, self._connection, self._leg, pair, self._admission_of, self._senders, self._held,
             )
         receipt = None if self._receipts is None else self._receipts.receipt(pair, stanzas)
-        new, first_copies = self._services.duplicates.divide(pair, stanzas)
-        if first_copies:
-            self._repeated(stanzas, first_copies, receipt)
+        new, repeats = self._services.duplicates.divide(pair, stanzas)
+        if repeats:
+            self._repeated(repeats, receipt)
         if new:
             ingress.accept(new, receipt)
 
-    def _repeated(self, stanzas: list[Stanza], first_copies: list[UpstreamAck], receipt: UpstreamAck | None) -> None:
+    def _repeated(self, repeats: list[tuple[Stanza, UpstreamAck]], receipt: UpstreamAck | None) -> None:
         """Do not pass on what had come before; it is as safe as its first copy is."""
-        self._services.record.counted(self._direction, "duplicate", stanzas[:len(first_copies)])
+        self._services.record.counted(self._direction, "duplicate", [stanza for stanza, _ in repeats])
         if receipt is not None:
-            for first_copy in first_copies:
+            for _, first_copy in repeats:
                 receipt.settle_with(first_copy)
 
     @property

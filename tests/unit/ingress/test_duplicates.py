@@ -73,14 +73,15 @@ class DuplicatesTests(SynchronousTestCase):
     def test_recognised_once(self) -> None:
         """What came before and comes again is named with the receipt of its first copy, once; what is new passes."""
         receipt = self.lose(stanza("1"), stanza("2"))
-        new, first_copies = self.duplicates.divide(IN, [stanza("2"), stanza("3")])
-        self.assertEqual(([each.id for each in new], first_copies), (["3"], [receipt]))
+        new, repeats = self.duplicates.divide(IN, [stanza("2"), stanza("3")])
+        self.assertEqual(([each.id for each in new], [(each.id, first) for each, first in repeats]), (["3"], [("2", receipt)]))
         self.assertEqual(self.new(stanza("2"), stanza("1")), ["2"])
 
     def test_lost_twice(self) -> None:
         """Each copy is recognised once."""
         first, second = self.lose(stanza("1")), self.lose(stanza("1"))
-        self.assertEqual(self.duplicates.divide(IN, [stanza("1"), stanza("1")]), ([], [first, second]))
+        new, repeats = self.duplicates.divide(IN, [stanza("1"), stanza("1")])
+        self.assertEqual((new, [receipt for _, receipt in repeats]), ([], [first, second]))
 
     def test_only_what_is_the_same(self) -> None:
         """The same id with another content is another stanza, and so is one of another pair."""
