@@ -166,7 +166,7 @@ class PairIngress:
         admission = Deferred.fromCoroutine(self._admission())
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)
-        admission.addErrback(lambda failure: self.log.failure("stanzas could not be put into their queue", failure))
+        admission.addErrback(self._not_passed)
 
     async def _admission(self) -> Ending | None:
         """Return why the pair is not admitted: by its policy, or by its home."""
@@ -174,7 +174,7 @@ class PairIngress:
         return await self._services.claim(self.pair) if ending is None else ending
 
     def _not_passed(self, failure: Failure) -> None:
-        self.log.failure("stanzas could not be put on their lane", failure)
+        self.log.failure("stanzas could not be put into their queue", failure)
 
     def _not_asked(self, failure: Failure) -> Ending:
         self.log.failure("a pair could not be admitted to its queue", failure)

@@ -1,4 +1,4 @@
-"""The custody of a whole gateway between servers of the test's own, where everything fails on demand.
+"""A model of the custody of a whole gateway, between servers of the model's own, where everything fails on demand.
 
 The gateway's queues, delivery agents, acknowledgements, receipts, streams of several pairs and resumption are the real ones. The
 model keeps the account: of each stanza how often it was sent, acknowledged, delivered, answered and dropped. What is acknowledged
@@ -7,15 +7,13 @@ must be one of: delivered, on the disk, answered by an error that is one of thes
 
 from __future__ import annotations
 
-import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
@@ -26,7 +24,6 @@ from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
@@ -36,57 +33,23 @@ from s2sgw.runtime.shutdown import BringingStream, Shutdown
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.resumption_table import ResumptionTable
-from s2sgw.s2s.shared_stream import SharedStream
-from s2sgw.spool.interface import Answer, Done, LaneSummary, Replaced, SpoolBroken, Spooled, SpoolError, SpoolFull
-from s2sgw.spool.memory_spool import MemorySpool
-from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, NotResumed, Resumed
+from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, NotResumed, Resumed
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import custody_of, ingress_services
+from tests.support.model_servers import LOST, Line, Link, Server, Token, domain_of
+from tests.support.scripted_spool import ScriptedSpool
 
 HERE, ROOMS, THERE, OTHER = (Domain.parse(f"{name}.example") for name in ("here", "rooms", "there", "other"))
 LOCAL = (HERE, ROOMS)
 #: Bytes of memory and of the disk: a few dozen stanzas.
 MEMORY, DISK = 48 * 1024, 12 * 1024
 WINDOW = 0.02
-RESUME_SECONDS = 60
 
-LOST = Ending(Cause.CONNECTION_LOST, by="network")
 CLOSED = Ending(Cause.CLOSED, by="them")
 OVER_CONTENT = Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation")
-
-_TAG = re.compile(rb"<(message|presence|iq)\b([^>]*)>|<r ")
-_ATTRIBUTE = re.compile(rb"""\b(id|type|from|to)=['"]([^'"]*)""")
-
-
-@cache
-def domain_of(address: str) -> Domain:
-    return Domain.parse((address.partition("@")[2] or address).partition("/")[0])
-
-
-class Token:
-    """Something on its way to a server: a stanza, a ping, a request for an acknowledgement, or the mark where it begins to count."""
-
-    __slots__ = ("error", "id", "kind", "pair", "request")
-
-    def __init__(self, kind: str, attributes: dict[bytes, bytes] | None = None) -> None:
-        self.kind = kind
-        found = {name.decode(): value.decode() for name, value in (attributes or {}).items()}
-        self.id = found.get("id", "")
-        self.error = found.get("type") == "error"
-        self.request = kind == "iq" and found.get("type") == "get"
-        self.pair = Pair(domain_of(found["from"]), domain_of(found["to"])) if "from" in found else None
-
-    @property
-    def counts(self) -> bool:
-        """It is counted by XEP-0198."""
-        return self.kind in ("message", "presence", "iq")
-
-    @property
-    def ping(self) -> bool:
-        return self.request and self.id.startswith("s2sgw-")
 
 
 @dataclass
@@ -115,306 +78,9 @@ class Account:
         return max(self.arrived, self.passed) + max(self.answered, self.error_passed) + self.dropped + self.error_dropped
 
 
-class ScriptedSpool(MemorySpool):
-    """A disk that works, answers, is full, and fails when the test says so. It outlives the gateway."""
-
-    def __init__(self) -> None:
-        self.jobs: deque[Callable[[], None]] = deque()
-        self.answers: deque[Callable[[], None]] = deque()
-        self._removals: list[Callable[[], None]] = []
-        self.full = self.reads_fail = self.writes_fail = self.hangs = False
-        super().__init__(DISK, self.answers.append)
-
-    @property
-    def stalled(self) -> bool:
-        return self.hangs
-
-    def mend(self) -> None:
-        """Everything works."""
-        self.full = self.reads_fail = self.writes_fail = self.hangs = False
-
-    def die(self) -> None:
-        """The gateway is gone: what was not done is not done."""
-        self.jobs.clear()
-        self.answers.clear()
-        self._removals.clear()
-        self._limit = DISK
-
-    def work(self, number: int) -> None:
-        """Do this many of the calls that were made."""
-        for _ in range(min(number, len(self.jobs))):
-            self.jobs.popleft()()
-
-    def answer(self, number: int) -> None:
-        """Let this many of the answers arrive."""
-        for _ in range(min(number, len(self.answers))):
-            self.answers.popleft()()
-
-    def rows(self) -> Iterable[Spooled]:
-        return (row for rows in self._queues.values() for row in rows.values())
-
-    # --- calls ---
-
-    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
-        kept = [Replaced(pair, list(positions)) for pair, positions in replaces]
-        self._write(done, partial(super().append, list(batch), done, kept))
-
-    def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        self._write(done, partial(super().mark_written, pair, list(positions), done))
-
-    def _write(self, done: Done, call: Callable[[], None]) -> None:
-        def write() -> None:
-            if self.writes_fail or self.full:
-                error: SpoolError = SpoolFull("no room", "disk") if self.full else SpoolBroken("the disk fails")
-                self.answers.append(partial(done, error))
-            else:
-                self._remove_late()
-                call()
-        self.jobs.append(write)
-
-    def remove(self, pair: Pair, up_to: int) -> None:
-        self._remove(partial(super().remove, pair, up_to))
-
-    def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
-        self._remove(partial(super().remove_each, pair, list(positions)))
-
-    def _remove(self, call: Callable[[], None]) -> None:
-        def remove() -> None:
-            self._removals.append(call)
-            self._remove_late()
-        self.jobs.append(remove)
-
-    def _remove_late(self) -> None:
-        while self._removals and not self.writes_fail:
-            self._removals.pop(0)()
-
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._read(done, partial(super().read, pair, after, at_most, done))
-
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._read(done, partial(super().expired, now, at_most, done))
-
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
-        self._read(done, partial(super().queues, done))
-
-    def _read(self, done: Answer[Any], call: Callable[[], None]) -> None:
-        def read() -> None:
-            if self.reads_fail:
-                self.answers.append(partial(done, SpoolBroken("the disk cannot be read")))
-            else:
-                self._remove_late()
-                call()
-        self.jobs.append(read)
-
-    def close(self, done: Callable[[], None]) -> None:
-        self.jobs.append(lambda: self.answers.append(done))
-
-
-class Server:
-    """A server of some domains."""
-
-    def __init__(self, domains: tuple[Domain, ...]) -> None:
-        self.domains = domains
-        #: it answers pings, and acknowledges
-        self.answers = True
-        #: streams of the gateway that broke off: how many stanzas came on each
-        self.sessions: dict[str, int] = {}
-
-
-class Line:
-    """What a server has to send in one order: the stanzas of some pairs, on one stream after the other."""
-
-    def __init__(self, server: Server, pairs: tuple[Pair, ...]) -> None:
-        self.server = server
-        self.pairs = pairs
-        #: (pair, stanza, whether it is sent for the first time)
-        self.outbox: deque[tuple[Pair, Stanza, bool]] = deque()
-        self.link: Link | None = None
-        #: with XEP-0198: what was sent since it was enabled, and how much of it is known to be safe
-        self.brought: list[tuple[Pair, Stanza]] = []
-        self.heard = 0
-        #: the stream that broke off and is to be resumed
-        self.broken: Link | None = None
-
-    def take_back(self) -> None:
-        """What is not known to be safe goes again, first, on a stream of its own count."""
-        self.outbox.extendleft((pair, stanza, False) for pair, stanza in reversed(self.brought[self.heard:]))
-        self.brought, self.heard, self.broken = [], 0, None
-
-
-class Link:
-    """One connection, as a connection and an engine: it brings the stanzas of `line`, and takes those of its parts."""
-
-    tls_version, cipher, peer_address = "TLSv1.3", None, "192.0.2.1:5269"
-    leg: Leg = "federation"
-
-    def __init__(self, model: Model, server: Server, line: Line | None, *, ours: bool, kind: str, several: bool) -> None:
-        self.model = model
-        self.server = server
-        self.line = line
-        self.ours = ours
-        self.kind = kind
-        self.shared = several
-        self.life = model.life
-        self.counters: Counters | None = None
-        #: XEP-0198 is enabled for what is sent to the server; it may still be; the server counts
-        self.asking_open = True
-        self.taken: int | None = None
-        self.resumption: Resumption | None = None
-        self.continues = self.closing = self.retiring = False
-        #: a stream of the server's: the pairs that go back on it (XEP-0288)
-        self.carried: list[Pair] = []
-        self.ending: Ending | None = None
-        self.writable = True
-        self.holders: set[object] = set()
-        self.wire: deque[Token] = deque()
-        self._closed: list[Deferred[None]] = []
-        self.shared_stream = SharedStream(cast(Any, self), cast(Any, self), self, cast(Any, object()) if ours else None)
-        self.ingress: StreamIngress | None = None
-        if line is not None:
-            line.link = self
-            self.ingress = StreamIngress(
-                model.services, self, self, "federation" if server.domains[0] not in LOCAL else "backend", model, line.pairs,
-            )
-
-    # --- the engine ---
-
-    @property
-    def managed(self) -> bool:
-        return self.counters is not None
-
-    @property
-    def owes(self) -> bool:
-        return self.managed and self.line is not None and self.counters is not None and self.counters.handled < len(self.line.brought)
-
-    @property
-    def acknowledged_to_peer(self) -> int:
-        return 0 if self.counters is None else self.counters.told
-
-    def handled(self, number: int) -> list[Event]:
-        assert self.counters is not None and self.line is not None
-        self.counters.handled += number
-        assert self.counters.handled <= len(self.line.brought), "more acknowledged than was sent"
-        self.tell()
-        return []
-
-    def tell(self) -> None:
-        """The server is told what is safe."""
-        assert self.counters is not None and self.line is not None
-        told, self.counters.told = self.counters.told, self.counters.handled
-        self.model.acknowledged(self.line.brought[told:self.counters.told])
-
-    def sent(self, number: int) -> None:
-        assert self.counters is not None
-        self.counters.sent += number
-
-    def enable(self, resumable: bool) -> None:
-        """XEP-0198, in both directions, from the first stanza on."""
-        self.counters, self.taken, self.asking_open = Counters(0), 0, False
-        if resumable:
-            self.resumption = Resumption(f"r{self.model.next_number()}", RESUME_SECONDS, self.counters)
-
-    # --- the connection ---
-
-    def step(self, method: Callable[..., Any], *arguments: Any) -> None:
-        if self.ending is None:
-            method(*arguments)
-
-    def pause(self, holder: object) -> None:
-        self.holders.add(holder)
-
-    def resume(self, holder: object) -> None:
-        self.holders.discard(holder)
-
-    def write(self, data: bytes) -> None:
-        if self.ending is None:
-            for found in _TAG.finditer(data):
-                attributes = dict(_ATTRIBUTE.findall(found[2])) if found[1] else None
-                self.wire.append(Token((found[1] or b"r").decode(), attributes))
-
-    def when_closed(self) -> Deferred[None]:
-        if self.ending is not None:
-            return succeed(None)
-        self._closed.append(Deferred())
-        return self._closed[-1]
-
-    def close(self, ending: Ending) -> None:
-        """In order: what is on its way arrives."""
-        if self.ending is None:
-            self.model.take(self, len(self.wire))
-            self.end(ending)
-
-    def wind_down(self, ending: Ending) -> None:
-        """The server closes its side at once."""
-        self.close(ending)
-
-    def abort(self, ending: Ending) -> None:
-        self.end(ending)
-
-    def end(self, ending: Ending) -> None:
-        """The connection is gone."""
-        if self.ending is not None:
-            return
-        self.ending = ending
-        self.wire.clear()
-        self.model.links.remove(self)
-        resumption, self.resumption = self.resumption, None
-        broken_off = resumption if ending.by == "network" and not self.closing else None
-        if self.line is not None and self.line.link is self:
-            self.line.link = None
-        if self.life is self.model.life:
-            self._end_ours(ending, broken_off) if self.ours else self._end_theirs(ending, resumption, broken_off)
-        if self.line is not None and self.line.broken is not self and self.line.link is None:
-            self.line.take_back()
-        closed, self._closed = self._closed, []
-        for each in closed:
-            each.callback(None)
-
-    def _end_ours(self, ending: Ending, broken_off: Resumption | None) -> None:
-        """As `s2s.connecting.InitiatedStream.ended`."""
-        if broken_off is not None and not self.shared_stream.shared:
-            self.server.sessions[broken_off.id] = self.taken or 0
-            self.shared_stream.broken = BrokenStream.of(broken_off, None)
-        self.shared_stream.lost(ending)
-
-    def _end_theirs(self, ending: Ending, resumption: Resumption | None, broken_off: Resumption | None) -> None:
-        """As `s2s.accepted_stream.AcceptedStream.ended`."""
-        assert self.ingress is not None and self.line is not None
-        kept, table = False, self.model.table
-        if resumption is not None:
-            table.closed(resumption.id)
-            if broken_off is not None:
-                broken_off.counters.began = -len(self.line.brought)
-                kept = table.keep(broken_off, cast(Any, self), ending)
-        if kept:
-            self.line.broken, self.former = self, broken_off
-        else:
-            self.ingress.close(ending)
-            self.shared_stream.lost(ending)
-
-    # --- the owner of a stream that may be resumed (`s2s.resumption_table`) ---
-
-    former: Resumption | None = None
-
-    @property
-    def incoming(self) -> StreamIngress | None:
-        return self.ingress
-
-    @property
-    def pairs(self) -> frozenset[Pair]:
-        return frozenset(() if self.line is None else [*self.line.pairs, *self.carried])
-
-    @property
-    def senders(self) -> set[Domain]:
-        return set() if self.line is None else {pair.sender for pair in self.line.pairs}
-
-    def displace(self) -> None:
-        self.end(LOST)
-
-
 @dataclass
 class Attempt:
-    """A delivery agent asks for a stream."""
+    """A delivery agent waits for a stream of `pair`."""
 
     pair: Pair
     broken: BrokenStream | None
@@ -423,7 +89,7 @@ class Attempt:
 
 
 class Provider:
-    """The streams of one server (`delivery.outbound_stream.StreamProvider`)."""
+    """Where the agents find streams (`delivery.outbound_stream.StreamProvider`)."""
 
     leg: Leg = "federation"
 
@@ -441,7 +107,7 @@ class Provider:
 
 
 class Tally(EventRecord):
-    """Tells the model what the gateway counts."""
+    """Tell the model what the gateway counts."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.clock, Logger())
@@ -456,7 +122,10 @@ class Tally(EventRecord):
 
 @dataclass
 class Late:
-    """Replies to a request that is in doubt: how often it was, was asked again since, and replies that were let through since."""
+    """What is known of the replies to one request.
+
+    How often it was in doubt; how often it was asked again since, and how many replies were let through since.
+    """
 
     expected: int = 0
     asked: int = 0
@@ -470,12 +139,12 @@ class Model:
         self.now = 0.0
         self.wall_offset = 0.0
         self._numbers = 0
-        self.spool = ScriptedSpool()
+        self.spool = ScriptedSpool(DISK)
         self.holds = OperatorHolds()
         self.accounts: dict[tuple[Pair, str], Account] = {}
         #: by pair: ids that were given to the gateway and have not come to an end, in their order
         self.open: dict[Pair, dict[str, None]] = {}
-        self.local, self.peer, self.other = Server(LOCAL), Server((THERE,)), Server((OTHER,))
+        self.local, self.peer, self.other = Server(LOCAL, "backend"), Server((THERE,), "federation"), Server((OTHER,), "federation")
         self.servers = {domain: server for server in (self.local, self.peer, self.other) for domain in server.domains}
         outbound = [Pair(HERE, THERE), Pair(ROOMS, THERE), Pair(HERE, OTHER)]
         split = [tuple(outbound)] if shared_back_end else [(pair,) for pair in outbound]
@@ -495,10 +164,10 @@ class Model:
     # --- the gateway ---
 
     def _begin(self) -> None:
-        """A gateway starts."""
+        """Start a gateway."""
         self.life = object()
         self.clock = Clock()
-        self.clock.rightNow = self.now  # type: ignore[attr-defined]
+        self.clock.rightNow = self.now
         self.attempts: list[Attempt] = []
         self.admissions: list[Deferred[None]] = []
         self.admits_late = False
@@ -564,7 +233,8 @@ class Model:
             dropped = take(pair, reply)
             state = self.late.get((pair, reply.id or ""))
             if dropped and not (reply.id or "").startswith("s2sgw-"):
-                assert state is not None and state.asked <= state.passed, f"the reply to {reply.id}, which was asked again, is dropped"
+                fair = state is not None and state.asked <= state.passed
+                assert fair, f"the reply to {reply.id}, which was asked again, is dropped"
                 self._end(self.account(pair, f"r{reply.id}"), "dropped")
             elif state is not None:
                 state.passed += 1
@@ -579,7 +249,7 @@ class Model:
         return None
 
     def carrying_back(self, pair: Pair, alone: bool) -> OutboundStream | None:
-        """As `s2s.accepted_streams.AcceptedStreams.pair_stream`."""
+        """Do as `s2s.accepted_streams.AcceptedStreams.pair_stream`."""
         awaited = self.table.awaits(pair.inverse)
         for link in reversed(self.links):
             if not link.ours and (link.managed or not awaited) and (part := link.shared_stream.for_pair(pair, alone)) is not None:
@@ -592,7 +262,7 @@ class Model:
         return self.accounts[pair, id]
 
     def _account_of(self, stanza: Stanza) -> tuple[Account | None, bool]:
-        """The account of a stanza, or of the stanza that it answers as an error."""
+        """Return the account of a stanza, or that of the stanza which it answers as an error; and whether it is an error."""
         pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
         name = f"r{stanza.id}" if stanza.kind == "iq" and stanza.type == "result" else stanza.id or ""
         if stanza.type == "error":
@@ -604,7 +274,7 @@ class Model:
         self._resolve(account)
 
     def _resolve(self, account: Account) -> None:
-        """Nothing need wait for it any more."""
+        """Note that nothing has to wait for it any more."""
         self.open.get(account.pair, {}).pop(self._name(account.stanza), None)
 
     @staticmethod
@@ -612,7 +282,7 @@ class Model:
         return f"r{stanza.id}" if stanza.type == "result" else stanza.id or ""
 
     def counted(self, outcome: str, stanza: Stanza) -> None:
-        """The gateway counts a stanza."""
+        """Note that the gateway counted a stanza."""
         account, is_error = self._account_of(stanza)
         if account is None or (stanza.id or "").startswith("s2sgw-"):
             return
@@ -625,7 +295,8 @@ class Model:
             assert self.operator_drops or not may_bounce(stanza), f"{stanza.id} was dropped, and nobody was told"
             self._end(account, "error_dropped" if is_error else "dropped")
         elif outcome == "coalesced":
-            assert stanza.kind == "presence" and not is_error
+            assert stanza.kind == "presence"
+            assert not is_error
             self._end(account, "dropped")
         elif outcome == "duplicate":
             key = account.pair, self._name(stanza)
@@ -633,7 +304,7 @@ class Model:
             self._bringing[key] -= 1
 
     def _passed(self, account: Account, is_error: bool) -> None:
-        """It has arrived, or the next hop is one that is believed."""
+        """Check that it has arrived, or that the next hop is one that is believed."""
         if is_error:
             account.error_passed += 1
         else:
@@ -644,14 +315,14 @@ class Model:
         assert pair in self.believed or not self._answers(pair.recipient), f"{account.stanza.id} is passed on, and did not arrive"
 
     def acknowledged(self, stanzas: Iterable[tuple[Pair, Stanza]]) -> None:
-        """A server is told that these are safe."""
+        """Note that a server is told that these are safe."""
         for pair, stanza in stanzas:
             account = self.accounts[pair, self._name(stanza)]
             account.acknowledged += not (stanza.id or "").startswith("s2sgw-")
         self.check()
 
     def on_disk(self) -> Counter[tuple[Pair, str]]:
-        """How many stanzas of each account the disk has, and errors that answer one."""
+        """Return how many stanzas of each account the disk has, the errors that answer one among them."""
         found: Counter[tuple[Pair, str]] = Counter()
         for row in self.spool.rows():
             error = row.stanza.type == "error"
@@ -659,22 +330,23 @@ class Model:
         return found
 
     def check(self) -> None:
-        """The one invariant: whatever is acknowledged has an owner."""
+        """Check the one invariant: each stanza that was acknowledged has an owner."""
         disk = self.on_disk()
         for key, account in self.accounts.items():
             if account.acknowledged > account.ended + disk[key]:
                 raise AssertionError(f"{key[1]} is acknowledged, and nowhere: {account}")
 
     def check_queues(self) -> None:
-        """What must hold of the queues at any time."""
+        """Check what must hold of the queues at any time."""
         for queue in self.queues:
             held = {each.position: each.stanza.id for each in queue.pair_queue}
             for position in queue.parked:
                 name = self._parked.get((queue.pair, position))
-                assert name is not None and held.get(position, name) == name, f"{position} of {queue.pair} is held, and nobody did that"
+                of_operator = name is not None and held.get(position, name) == name
+                assert of_operator, f"{position} of {queue.pair} is held, and nobody did that"
 
     def check_deadlines(self) -> None:
-        """Nothing waits in memory beyond its time."""
+        """Check that nothing waits in memory beyond its time."""
         for queue in self.queues:
             late = [each.stanza.id for each in queue.pair_queue.waiting if each.deadline < self.clock.seconds() - 2]
             assert not late or queue.overflow.unacked_bounces, f"{late} of {queue.pair} wait beyond their time"
@@ -682,14 +354,14 @@ class Model:
     # --- what servers do ---
 
     def send(self, line: Line, pair: Pair, kind: Kind, id: str) -> None:
-        """A user has something to say."""
+        """Have a user send a stanza: it waits for the stream of its server."""
         type = "get" if kind == "iq" else None
         asks = " type='get'" if type else ""
         data = f"<{kind} from='u@{pair.sender}/r' to='u@{pair.recipient}' id='{id}'{asks}>{'.' * 30}</{kind}>"
         line.outbox.append((pair, Stanza(kind, data.encode(), f"u@{pair.recipient}", f"u@{pair.sender}/r", type, id), True))
 
     def reply(self, token: Token) -> None:
-        """A server answers a request."""
+        """Have a server answer a request."""
         assert token.pair is not None
         pair = token.pair.inverse
         line = next(line for line in self.lines if pair in line.pairs)
@@ -697,7 +369,7 @@ class Model:
         line.outbox.append((pair, Stanza("iq", data, f"u@{pair.recipient}/r", f"u@{pair.sender}", "result", token.id), True))
 
     def bring(self, line: Line, number: int) -> None:
-        """The server writes what it has to say, as far as the gateway reads it."""
+        """Have the server write the next `number` stanzas, as far as the gateway reads them."""
         link = line.link
         runs: list[tuple[Pair, list[Stanza]]] = []
         while number and line.outbox and link is not None and not link.holders:
@@ -731,7 +403,7 @@ class Model:
             account.unmanaged += 1
 
     def connect(self, line: Line, *, managed: bool = True, resumable: bool = True, back: bool = False) -> None:
-        """The server opens a stream, which resumes the one that broke off if there is one."""
+        """Have the server open a stream. It resumes the one that broke off, if there is one. `back`: with XEP-0288."""
         if line.link is not None or not self.accepts:
             return
         link = Link(self, line.server, line, ours=False, kind="managed" if managed else "ping", several=len(line.pairs) > 1)
@@ -753,7 +425,8 @@ class Model:
 
     def _resume_theirs(self, link: Link, former: Resumption) -> None:
         line = link.line
-        assert line is not None and link.ingress is not None
+        assert line is not None
+        assert link.ingress is not None
         resumption, past = self.table.claim(former.id, cast(Any, link))
         if resumption is None:
             if past is not None:
@@ -774,20 +447,20 @@ class Model:
         self.table.resumed(resumption.id, cast(Any, link), count)
 
     def lose_on_one_side(self, line: Line) -> None:
-        """The server takes its stream for lost, and the gateway does not know it."""
+        """Let the server take its stream for lost. The gateway does not know it."""
         link = line.link
         if link is not None and link.resumption is not None:
             line.link, line.broken, link.former = None, link, link.resumption
 
     def hear(self, line: Line, behind: int = 0) -> None:
-        """The server has read what was acknowledged, but for the last few."""
+        """Let the server read what was acknowledged, except the last `behind`."""
         if line.link is not None and line.link.counters is not None:
             line.heard = max(line.heard, line.link.counters.told - behind)
 
     # --- what the gateway's streams do ---
 
     def open_stream(self, attempt: Attempt, kind: str, granted: bool = True) -> None:
-        """An attempt succeeds. `kind`: "managed", "resumable", "ping", "tcp", or "joined" to a stream that is open."""
+        """Let an attempt succeed. `kind`: "managed", "resumable", "ping", "tcp", or "joined" to a stream that is open."""
         self.attempts.remove(attempt)
         server = self.servers[attempt.pair.recipient]
         self.acks = "tcp" if kind == "tcp" else "auto"
@@ -826,7 +499,7 @@ class Model:
         attempt.opened.errback(StreamUnavailable(Ending(cause)))
 
     def take(self, link: Link, number: int) -> None:
-        """The server takes what is on its way."""
+        """Let the server take the next `number` that are on their way."""
         for _ in range(min(number, len(link.wire))):
             token = link.wire.popleft()
             if token.kind == "counted":
@@ -876,7 +549,7 @@ class Model:
             assert name in parked or account.ended or account.new > 1, f"{token.id} overtook {name}"
 
     def acknowledge(self, link: Link, behind: int = 0) -> None:
-        """The server acknowledges what it has taken, but for the last few (XEP-0198)."""
+        """Have the server acknowledge what it has taken, except the last `behind` (XEP-0198)."""
         counters = link.counters
         if link.server.answers and counters is not None and link.taken is not None and link.taken - behind > counters.acknowledged:
             count = link.taken - behind - counters.acknowledged
@@ -885,7 +558,7 @@ class Model:
             link.shared_stream.event(Acknowledged(count))
 
     def lie(self, link: Link) -> None:
-        """The server acknowledges what it has not read, and throws it away: the loss is its own."""
+        """Have the server acknowledge what it has not read, and throw it away: the loss is its own."""
         if link.counters is None or link.taken is None:
             return
         tokens = [token for token in link.wire if token.counts]
@@ -904,7 +577,7 @@ class Model:
         return self.accounts[pair, name], token.error
 
     def promise(self, link: Link) -> None:
-        """A stream of ours whose server has not said yet that it acknowledges stanzas: it does now."""
+        """Let the server say that it acknowledges stanzas, if it has not answered yet."""
         if link.ours and link.asking_open and link.counters is None:
             link.asking_open = False
             link.wire.append(Token("counted"))
@@ -912,13 +585,13 @@ class Model:
             link.shared_stream.event(ManagementEnabled())
 
     def break_promise(self, link: Link) -> None:
-        """Or it does not after all."""
+        """Let the server withdraw that."""
         if link.ours and link.counters is not None and link.resumption is None and not link.counters.acknowledged and not link.continues:
             link.counters = link.taken = None
             link.shared_stream.event(ManagementRefused())
 
     def block(self, link: Link) -> None:
-        """The server takes nothing more, or takes more again."""
+        """Let the server take nothing more, or take more again."""
         link.writable = not link.writable
         if link.writable:
             link.shared_stream.free()
@@ -938,14 +611,14 @@ class Model:
             self.check_deadlines()
 
     def kill(self, taken: int = 0) -> None:
-        """`kill -9`. What is on the wires may arrive yet, in part."""
+        """End the gateway by `kill -9`. Of what is on the wires, the first `taken` still arrive."""
         self.check()
         for link in list(self.links):
             self.take(link, taken)
         self._gone()
 
     def _gone(self) -> None:
-        """The gateway is no more, and starts anew. What servers without XEP-0198 had given it is theirs to lose."""
+        """Start anew after an end. What servers without XEP-0198 had given to the gateway may be lost."""
         self.life = None
         disk = self.on_disk()
         for key, account in self.accounts.items():
@@ -960,11 +633,11 @@ class Model:
         self._begin()
 
     def stop(self, servers_work: bool, disk_works: bool) -> None:
-        """SIGTERM, and a new start. Servers and disk do their work meanwhile, or do not."""
+        """End the gateway in order, and start it anew. `servers_work`, `disk_works`: meanwhile."""
         done: list[None] = []
         shutdown = Shutdown(
             self.custody, self.clock, lambda: [BringingStream(cast(Any, link), link) for link in self.links if not link.ours],
-            lambda: [], lambda: self.services.admitting,
+            list, lambda: self.services.admitting,
         )
         Deferred.fromCoroutine(shutdown.run()).addCallback(done.append)
         for _ in range(400):
@@ -994,7 +667,7 @@ class Model:
     # --- the operator ---
 
     def hold_stanza(self, queue: DeliveryQueue) -> None:
-        """Hold back the first stanza that waits."""
+        """Hold the first stanza that waits."""
         if queue.pair_queue.waiting:
             first = queue.pair_queue.waiting[0]
             self._parked[queue.pair, first.position] = first.stanza.id or ""
@@ -1008,7 +681,7 @@ class Model:
     # --- the end ---
 
     def finish(self) -> None:
-        """Everything works and is let through; then everything has come to its end, and nothing is left anywhere."""
+        """Let everything work. Check that everything comes to its end, and that nothing is left anywhere."""
         self.spool.mend()
         for server in self.servers.values():
             server.answers = True

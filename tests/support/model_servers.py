@@ -1,0 +1,269 @@
+"""The servers of the custody model, and what goes over the connections between them and the gateway."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
+
+from twisted.internet.defer import Deferred, succeed
+
+from s2sgw.ingress.stream_ingress import StreamIngress
+from s2sgw.reporting.record import Leg
+from s2sgw.s2s.resumption import BrokenStream
+from s2sgw.s2s.shared_stream import SharedStream
+from s2sgw.stream.events import Event
+from s2sgw.stream.management import Counters, Resumption
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from tests.support.custody_model import Model
+
+P = ParamSpec("P")
+
+LOST = Ending(Cause.CONNECTION_LOST, by="network")
+#: Seconds for which a stream that broke off may be resumed.
+RESUME_SECONDS = 60
+
+_TAG = re.compile(rb"<(message|presence|iq)\b([^>]*)>|<r ")
+_ATTRIBUTE = re.compile(rb"""\b(id|type|from|to)=['"]([^'"]*)""")
+
+
+@cache
+def domain_of(address: str) -> Domain:
+    """Return the domain of an address."""
+    return Domain.parse((address.partition("@")[2] or address).partition("/")[0])
+
+
+class Token:
+    """Something on its way to a server: a stanza, a ping, `<r/>`, or ("counted") the point where the server begins to count."""
+
+    __slots__ = ("error", "id", "kind", "pair", "request")
+
+    def __init__(self, kind: str, attributes: dict[bytes, bytes] | None = None) -> None:
+        self.kind = kind
+        found = {name.decode(): value.decode() for name, value in (attributes or {}).items()}
+        self.id = found.get("id", "")
+        self.error = found.get("type") == "error"
+        self.request = kind == "iq" and found.get("type") == "get"
+        self.pair = Pair(domain_of(found["from"]), domain_of(found["to"])) if "from" in found else None
+
+    @property
+    def counts(self) -> bool:
+        """XEP-0198 counts it."""
+        return self.kind in ("message", "presence", "iq")
+
+    @property
+    def ping(self) -> bool:
+        """It is a ping of the gateway's own."""
+        return self.request and self.id.startswith("s2sgw-")
+
+
+class Server:
+    """The server of `domains`, on `leg` of the gateway."""
+
+    def __init__(self, domains: tuple[Domain, ...], leg: Leg) -> None:
+        self.domains = domains
+        self.leg: Leg = leg
+        #: it answers pings, and acknowledges stanzas
+        self.answers = True
+        #: by the id of a stream of the gateway that broke off: how many stanzas came on it
+        self.sessions: dict[str, int] = {}
+
+
+class Line:
+    """The stanzas of `pairs` that a server sends in one order, on one stream after the other."""
+
+    def __init__(self, server: Server, pairs: tuple[Pair, ...]) -> None:
+        self.server = server
+        self.pairs = pairs
+        #: what is still to be sent: (pair, stanza, whether it is sent for the first time)
+        self.outbox: deque[tuple[Pair, Stanza, bool]] = deque()
+        self.link: Link | None = None
+        #: with XEP-0198: what was sent since it was enabled, and how much of it the server knows to be safe
+        self.brought: list[tuple[Pair, Stanza]] = []
+        self.heard = 0
+        #: the stream that broke off and is to be resumed
+        self.broken: Link | None = None
+
+    def take_back(self) -> None:
+        """Send again what is not known to be safe, before everything else."""
+        self.outbox.extendleft((pair, stanza, False) for pair, stanza in reversed(self.brought[self.heard:]))
+        self.brought, self.heard, self.broken = [], 0, None
+
+
+class Link:
+    """A stream: connection and engine in one. It brings the stanzas of `line`, and carries those of `shared_stream` away."""
+
+    tls_version, cipher, peer_address = "TLSv1.3", None, "192.0.2.1:5269"
+    leg: Leg = "federation"
+
+    def __init__(self, model: Model, server: Server, line: Line | None, *, ours: bool, kind: str, several: bool) -> None:
+        self.model = model
+        self.server = server
+        self.line = line
+        self.ours = ours
+        self.kind = kind
+        self.shared = several
+        self.life = model.life
+        self.counters: Counters | None = None
+        #: XEP-0198 may still be enabled; how many stanzas the server has counted
+        self.asking_open = True
+        self.taken: int | None = None
+        self.resumption: Resumption | None = None
+        self.continues = self.closing = self.retiring = False
+        #: a stream of the server's: the pairs that go back on it (XEP-0288)
+        self.carried: list[Pair] = []
+        self.ending: Ending | None = None
+        self.writable = True
+        self.holders: set[object] = set()
+        self.wire: deque[Token] = deque()
+        self._closed: list[Deferred[None]] = []
+        self.shared_stream = SharedStream(cast(Any, self), cast(Any, self), self, cast(Any, object()) if ours else None)
+        self.ingress: StreamIngress | None = None
+        if line is not None:
+            line.link = self
+            self.ingress = StreamIngress(
+                model.services, self, self, server.leg, model, self.senders,
+            )
+
+    # --- the engine ---
+
+    @property
+    def managed(self) -> bool:
+        return self.counters is not None
+
+    @property
+    def owes(self) -> bool:
+        return self.managed and self.line is not None and self.counters is not None and self.counters.handled < len(self.line.brought)
+
+    @property
+    def acknowledged_to_peer(self) -> int:
+        return 0 if self.counters is None else self.counters.told
+
+    def handled(self, number: int) -> list[Event]:
+        assert self.counters is not None
+        assert self.line is not None
+        self.counters.handled += number
+        assert self.counters.handled <= len(self.line.brought), "more acknowledged than was sent"
+        self.tell()
+        return []
+
+    def tell(self) -> None:
+        """Tell the server what is safe."""
+        assert self.counters is not None
+        assert self.line is not None
+        told, self.counters.told = self.counters.told, self.counters.handled
+        self.model.acknowledged(self.line.brought[told:self.counters.told])
+
+    def sent(self, number: int) -> None:
+        assert self.counters is not None
+        self.counters.sent += number
+
+    def enable(self, resumable: bool) -> None:
+        """Enable XEP-0198 in both directions, from the first stanza on."""
+        self.counters, self.taken, self.asking_open = Counters(0), 0, False
+        if resumable:
+            self.resumption = Resumption(f"r{self.model.next_number()}", RESUME_SECONDS, self.counters)
+
+    # --- the connection ---
+
+    def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.ending is None:
+            method(*args, **kwargs)
+
+    def pause(self, holder: object) -> None:
+        self.holders.add(holder)
+
+    def resume(self, holder: object) -> None:
+        self.holders.discard(holder)
+
+    def write(self, data: bytes) -> None:
+        if self.ending is None:
+            for found in _TAG.finditer(data):
+                attributes = dict(_ATTRIBUTE.findall(found[2])) if found[1] else None
+                self.wire.append(Token((found[1] or b"r").decode(), attributes))
+
+    def when_closed(self) -> Deferred[None]:
+        if self.ending is not None:
+            return succeed(None)
+        self._closed.append(Deferred())
+        return self._closed[-1]
+
+    def close(self, ending: Ending) -> None:
+        """Close in order: what is on its way arrives."""
+        if self.ending is None:
+            self.model.take(self, len(self.wire))
+            self.end(ending)
+
+    def wind_down(self, ending: Ending) -> None:
+        """Close in order. The server closes its side at once."""
+        self.close(ending)
+
+    def abort(self, ending: Ending) -> None:
+        self.end(ending)
+
+    def end(self, ending: Ending) -> None:
+        """End the connection: what is on its way is lost."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self.wire.clear()
+        self.model.links.remove(self)
+        resumption, self.resumption = self.resumption, None
+        broken_off = resumption if ending.by == "network" and not self.closing else None
+        if self.line is not None and self.line.link is self:
+            self.line.link = None
+        if self.life is self.model.life:
+            self._end_ours(ending, broken_off) if self.ours else self._end_theirs(ending, resumption, broken_off)
+        if self.line is not None and self.line.broken is not self and self.line.link is None:
+            self.line.take_back()
+        closed, self._closed = self._closed, []
+        for each in closed:
+            each.callback(None)
+
+    def _end_ours(self, ending: Ending, broken_off: Resumption | None) -> None:
+        """Do as `s2s.connecting.InitiatedStream.ended`."""
+        if broken_off is not None and not self.shared_stream.shared:
+            self.server.sessions[broken_off.id] = self.taken or 0
+            self.shared_stream.broken = BrokenStream.of(broken_off, None)
+        self.shared_stream.lost(ending)
+
+    def _end_theirs(self, ending: Ending, resumption: Resumption | None, broken_off: Resumption | None) -> None:
+        """Do as `s2s.accepted_stream.AcceptedStream.ended`."""
+        assert self.ingress is not None
+        assert self.line is not None
+        kept, table = False, self.model.table
+        if resumption is not None:
+            table.closed(resumption.id)
+            if broken_off is not None:
+                broken_off.counters.began = -len(self.line.brought)
+                kept = table.keep(broken_off, cast(Any, self), ending)
+        if kept:
+            self.line.broken, self.former = self, broken_off
+        else:
+            self.ingress.close(ending)
+            self.shared_stream.lost(ending)
+
+    # --- the owner of a stream that may be resumed (`s2s.resumption_table`) ---
+
+    former: Resumption | None = None
+
+    @property
+    def incoming(self) -> StreamIngress | None:
+        return self.ingress
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        return frozenset(() if self.line is None else [*self.line.pairs, *self.carried])
+
+    @property
+    def senders(self) -> set[Domain]:
+        return set() if self.line is None else {pair.sender for pair in self.line.pairs}
+
+    def displace(self) -> None:
+        self.end(LOST)
