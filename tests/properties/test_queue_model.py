@@ -123,6 +123,11 @@ class CustodyMachine(RuleBasedStateMachine):
             self.model.admissions.remove(admission)
             admission.callback(None)
 
+    @rule(which=WHICH, pair=WHICH, refused=st.booleans())
+    def policy_changes(self, which: int, pair: int, refused: bool) -> None:
+        pairs = self._line(which).pairs
+        self.model.change_policy({pairs[pair % len(pairs)]} if refused else set())
+
     # --- servers take ---
 
     @precondition(lambda self: self.model.attempts)

@@ -151,6 +151,8 @@ class Model:
         self.lines = [Line(self.local, pairs) for pairs in split]
         self.lines += [Line(self.peer, (Pair(THERE, HERE), Pair(THERE, ROOMS))), Line(self.other, (Pair(OTHER, HERE),))]
         self.operator_drops = False
+        #: pairs whose stanzas the policy refuses
+        self.forbidden: set[Pair] = set()
         self._parked: dict[tuple[Pair, int], str] = {}
         self._bringing: Counter[tuple[Pair, str]] = Counter()
         self.life: object = None
@@ -246,7 +248,14 @@ class Model:
         if self.admits_late:
             self.admissions.append(Deferred())
             await self.admissions[-1]
-        return None
+        return Ending(Cause.NOT_ALLOWED) if pair in self.forbidden else None
+
+    def change_policy(self, forbidden: set[Pair]) -> None:
+        """Refuse the stanzas of these pairs from now on, and of no others."""
+        self.forbidden = forbidden
+        for link in self.links:
+            if link.ingress is not None:
+                link.ingress.reconsider()
 
     def carrying_back(self, pair: Pair, alone: bool) -> OutboundStream | None:
         """Do as `s2s.accepted_streams.AcceptedStreams.pair_stream`."""
@@ -683,6 +692,7 @@ class Model:
     def finish(self) -> None:
         """Let everything work. Check that everything comes to its end, and that nothing is left anywhere."""
         self.spool.mend()
+        self.change_policy(set())
         for server in self.servers.values():
             server.answers = True
         for queue in self.queues:

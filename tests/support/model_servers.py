@@ -139,7 +139,9 @@ class Link:
 
     @property
     def owes(self) -> bool:
-        return self.managed and self.line is not None and self.counters is not None and self.counters.handled < len(self.line.brought)
+        if not self.heard or self.line is None or self.counters is None:
+            return False
+        return self.counters.handled < len(self.line.brought)
 
     @property
     def acknowledged_to_peer(self) -> int:
@@ -149,9 +151,15 @@ class Link:
         assert self.counters is not None
         assert self.line is not None
         self.counters.handled += number
-        assert self.counters.handled <= len(self.line.brought), "more acknowledged than was sent"
-        self.tell()
+        if self.heard:
+            assert self.counters.handled <= len(self.line.brought), "more acknowledged than was sent"
+            self.tell()
         return []
+
+    @property
+    def heard(self) -> bool:
+        """The server reads what comes on the stream: it has not given it up for another."""
+        return self.line is not None and self in (self.line.link, self.line.broken)
 
     def tell(self) -> None:
         """Tell the server what is safe."""

@@ -392,6 +392,33 @@ class SpoolTests(SynchronousTestCase):
         world.queue.accept([stanza("2"), stanza("3"), stanza("4")], shared)
         self.assertTrue(shared.paused)
 
+    def test_slow_disk(self) -> None:
+        """What a slow disk has not taken fills the memory: every stream that brings more waits, shared or not, until it has."""
+        world = World(memory=16000)
+        world.next_hop.ready, world.hold_back = False, True
+        source, shared = Source(), Source(shared=True)
+        world.queue.accept([stanza("1")], source)
+        world.queue.accept([stanza("2")], shared)
+        world.clock.advance(WINDOW)
+        self.assertEqual((source.paused, shared.paused), (False, False))
+        world.queue.accept([stanza("3"), stanza("4")], source)
+        world.queue.accept([stanza("5")], shared)
+        self.assertEqual((source.paused, shared.paused), (True, True))
+        world.clock.advance(WINDOW)
+        world.answer()
+        self.assertEqual((world.spooled(), source.paused, shared.paused), (["1", "2", "3", "4", "5"], False, False))
+
+    def test_stalled_disk(self) -> None:
+        """A disk that answers nothing for long stops every stream at once."""
+        world = World()
+        world.next_hop.ready, world.hold_back = False, True
+        shared = Source(shared=True)
+        world.queue.accept([stanza("1")], shared)
+        world.clock.advance(WINDOW)
+        self.patch(MemorySpool, "stalled", True)
+        world.queue.accept([stanza("2")], shared)
+        self.assertTrue(shared.paused)
+
     def test_said_once(self) -> None:
         """A spool without room is told of by the minute; it is asked again by the second."""
         world = World(disk=10)

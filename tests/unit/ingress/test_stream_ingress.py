@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.acknowledgements import StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.ingress.stream_ingress import StreamReceipts
+from s2sgw.ingress.stream_ingress import StreamIngress, StreamReceipts
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
@@ -178,6 +178,25 @@ class AcceptedTests(EntryTestCase):
             self.assertEqual(sum(engine.told), 2)
             stream.ended(connection, Ending(ending))
         self.assertEqual(self.passed(), "a b c b c")
+
+
+    def test_sent_again_too_soon(self) -> None:
+        """R35: a repeat is no safer than its first copy: it is acknowledged when that is in safe hands."""
+        self.made()
+        services = ingress_services(self.custody, self.peers)
+        connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
+        first_receipt = UpstreamAck(2)
+        services.duplicates.expect([(IN, hash(stanza(each).data), first_receipt) for each in "ab"])
+        engine = FakeEngine()
+        admission: Any = SimpleNamespace(admit=lambda pair: succeed(None))
+        ingress = StreamIngress(services, connection, engine, "federation", admission, {IN.sender})
+        ingress.managed()
+        ingress.stanzas(IN, [stanza("a"), stanza("b")])
+        self.assertEqual((engine.told, self.passed()), ([], ""))
+        first_receipt.settle(ON_DISK)
+        self.assertEqual(engine.told, [])
+        first_receipt.settle(ON_DISK)
+        self.assertEqual(engine.told, [2])
 
 
 class CourierReceiptTests(SynchronousTestCase):

@@ -1,0 +1,58 @@
+"""R33, R34: the receipt of what is bounced is settled when its error is safe itself, never before."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp.ending import Cause
+from tests.support.custody import Receipt
+from tests.unit.delivery.test_queue import OUT, WINDOW, Source, World, ids, stanza
+
+
+class RefusedTests(SynchronousTestCase):
+    """Stanzas that were not taken into custody."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.world.back.ready = False
+        self.receipt = Receipt(2)
+
+    def refuse(self, *types: str | None) -> None:
+        stanzas = [stanza(str(number), type=type) for number, type in enumerate(types, 1)]
+        self.world.custody.services.bounces.refuse(OUT, stanzas, Cause.NOT_ALLOWED, self.receipt)
+
+    def test_the_error_is_spooled(self) -> None:
+        """Their errors wait for the sender's server: nothing is settled before the commit that holds both is done."""
+        self.refuse(None, None)
+        self.world.hold_back = True
+        self.world.clock.advance(WINDOW)
+        self.assertEqual(self.receipt.by, [])
+        self.world.answer()
+        self.assertEqual(self.receipt.by, [("answered", 2)])
+
+    def test_the_error_finds_no_room(self) -> None:
+        """Nor where the disk takes no error: it stays in memory until the sender's server takes it."""
+        self.world = World(disk=10)
+        self.world.back.ready = False
+        self.refuse(None, None)
+        for _ in range(5):
+            self.world.clock.advance(WINDOW)
+            self.world.custody.expiry.sweep()
+        self.assertEqual(self.receipt.by, [])
+        self.world.back.ready = True
+        self.world.queues.queue(OUT.inverse).next_hop_ready()
+        self.assertEqual((self.receipt.by, ids(self.world.back.sent)), ([("answered", 2)], "12"))
+
+    def test_no_error_may_answer(self) -> None:
+        """What no error may answer is dropped by that rule, at once."""
+        self.refuse("error", None)
+        self.assertEqual(self.receipt.by, [("dropped_by_rule", 1)])
+
+    def test_the_stream_waits(self) -> None:
+        """Where the errors find no room and fill the memory, the stream that brings more such stanzas waits."""
+        self.world, source = World(disk=10, memory=4_000), Source(shared=True)
+        self.world.back.ready = False
+        self.refuse(None, None)
+        self.world.clock.advance(WINDOW)
+        self.world.custody.services.bounces.refuse(OUT, [stanza("3")], Cause.NOT_ALLOWED, Receipt(1), source)
+        self.assertTrue(source.paused)

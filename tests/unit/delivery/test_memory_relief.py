@@ -1,0 +1,76 @@
+"""What the spool has leaves memory where others need it, whichever queue holds it."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.memory_relief import MemoryRelief
+from s2sgw.queue.entries import HoldTimes
+from s2sgw.queue.memory import PeerMemory, SharedMemory
+from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+HERE = Domain.parse("here.example")
+
+
+class FakeQueue:
+    """A queue with stanzas that wait, of which the spool has all."""
+
+    def __init__(self, memory: SharedMemory, number: int, stanzas: int) -> None:
+        self.pair_queue = PairQueue(Pair(HERE, Domain.parse(f"peer{number}.example")), PeerMemory(memory), HoldTimes())
+        self.evicted: list[int] = []
+        data = b"<message/>".ljust(400)
+        self.pair_queue.accept([Stanza("message", data, "u@there.example", "u@here.example", None, "a")] * stanzas, 0.0)
+        self.pair_queue.mark_durable(self.pair_queue.take_unspooled(0.0))
+
+    def evict(self, at_most: int) -> None:
+        self.evicted.append(at_most)
+        self.pair_queue.evict(at_most)
+
+
+class MemoryReliefTests(SynchronousTestCase):
+    """Many peers that are away must not fill the memory for good."""
+
+    def setUp(self) -> None:
+        self.memory = SharedMemory(64_000)
+        self.relief = MemoryRelief(self.memory)
+
+    def queues(self, *stanzas: int) -> list[FakeQueue]:
+        """Return queues that hold so many stanzas of 1,000 bytes each."""
+        queues = [FakeQueue(self.memory, *each) for each in enumerate(stanzas)]
+        for queue in queues:
+            self.relief.keeps(queue)
+        return queues
+
+    def test_there_is_room(self) -> None:
+        """While no more than half of the memory is used, nothing is evicted."""
+        first, second = self.queues(10, 20)
+        self.assertEqual((first.evicted, second.evicted), ([], []))
+
+    def test_another_needs_room(self) -> None:
+        """The queues of the peer that holds most give way first, and no more than is needed."""
+        first, second = self.queues(10, 20)
+        self.memory.used += 5_000
+        self.relief.relieve()
+        self.assertEqual((first.evicted, second.evicted), ([], [0]))
+        self.assertEqual((first.pair_queue.bytes, second.pair_queue.bytes), (10_000, 0))
+
+    def test_many_peers_away(self) -> None:
+        """However many queues hold a little, what the spool has of them leaves memory."""
+        self.queues(*[2] * 64)
+        self.assertLessEqual(self.memory.used, self.memory.limit // 2)
+
+    def test_what_is_kept_while_there_is_room(self) -> None:
+        """One queue keeps a small part of all memory of what was just spooled, so that a short queue is not read back."""
+        (queue,) = self.queues(5)
+        self.relief.spooled(queue)
+        self.assertEqual(queue.evicted, [1_000])
+
+    def test_forgotten(self) -> None:
+        """A queue that is gone is not asked."""
+        first, second = self.queues(10, 20)
+        self.relief.forget(second)
+        self.memory.used += 50_000
+        self.relief.relieve()
+        self.assertEqual((first.evicted, second.evicted), ([0], []))
