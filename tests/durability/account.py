@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from tests.durability.socket_progress import Connection
@@ -38,6 +39,8 @@ class PairAccount:
     acknowledged: set[int] = field(default_factory=set)
     arrived: list[int] = field(default_factory=list)
     arrived_on: list[int] = field(default_factory=list)  # the number of the stream on which each of these arrived
+    #: when each stanza arrived, in seconds since the epoch, once for each arrival
+    arrivals: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     bounced: set[int] = field(default_factory=set)
     #: stanza errors by number, with their conditions
     errors: dict[int, list[str]] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class PairAccount:
         else:
             self.arrived.append(number)
             self.arrived_on.append(stream)
+            self.arrivals[number].append(time.time())
 
     def missing(self) -> list[int]:
         """Return the stanzas that neither arrived nor were bounced nor withdrawn by their sender."""
@@ -76,6 +80,7 @@ class PairAccount:
             counts.clear()
         self.arrived.clear()
         self.arrived_on.clear()
+        self.arrivals.clear()
 
     def duplicates(self) -> int:
         """Return how many arrivals were repeats."""

@@ -18,6 +18,8 @@ from tests.durability.socket_progress import GrowingValue
 End = Literal["inbound", "outbound", "both", "spool", "commit", "start", "restore", "shutdown", "unanswered", "stop"]
 #: Seconds: the default of `queue.window`, and what is granted beside it.
 WINDOW, SLACK = 0.020, 0.040
+#: Seconds within which the acknowledgement of a stanza that arrived leads to its removal from the spool.
+SETTLE_SECONDS = 1.0
 #: Seconds after a kill in which a real server may not have noticed it.
 UNNOTICED = 0.1
 
@@ -71,6 +73,8 @@ class PairResult:
 
     account: PairAccount
     losses: list[Loss]
+    #: stanzas that arrived again, though neither their sender nor the gateway had reason to send them again
+    needless_repeats: list[int] = field(default_factory=list)
 
     def faults(self) -> list[str]:
         """Return what must not have happened."""
@@ -85,6 +89,7 @@ class PairResult:
         yield account.out_of_order() if account.orderly else 0, "out of order"
         yield account.requests_twice(), "IQ requests arrived twice"
         yield account.repeated_on_a_stream(), "arrived twice on one stream"
+        yield len(self.needless_repeats), f"arrived twice without having been in doubt, such as {self.needless_repeats[:3]}"
 
     @property
     def unexcused(self) -> list[Loss]:
@@ -123,7 +128,26 @@ HEADING = (
 
 def judge(account: PairAccount, runs: GatewayRuns) -> PairResult:
     """Say when each missing stanza was read, and how the run ended that had it."""
-    return PairResult(account, [_loss(account, number, runs) for number in account.missing()])
+    return PairResult(account, [_loss(account, number, runs) for number in account.missing()], _needless_repeats(account, runs))
+
+
+def _needless_repeats(account: PairAccount, runs: GatewayRuns) -> list[int]:
+    """Return the stanzas that arrived again, and had been neither sent again by their sender nor in doubt.
+
+    A stanza was in doubt that arrived less than `SETTLE_SECONDS` before a run of the gateway ended.
+    """
+    if not account.acknowledging:
+        return []
+    return [
+        number for number, moments in account.arrivals.items()
+        if len(moments) > 1 + account.resent[number] + sum(1 for moment in moments[:-1] if _in_doubt(moment, runs))
+    ]
+
+
+def _in_doubt(arrived: float, runs: GatewayRuns) -> bool:
+    """Return whether a run ended when the stanza had just arrived, or (it was read late) shortly before."""
+    end = runs.first_end_after(arrived - SETTLE_SECONDS)
+    return end is not None and end[0] - arrived - runs.waited.growth(arrived, end[0]) < SETTLE_SECONDS
 
 
 def _loss(account: PairAccount, number: int, runs: GatewayRuns) -> Loss:
