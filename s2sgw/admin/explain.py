@@ -6,7 +6,7 @@ last handshakes on record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from s2sgw.admin.provenance import PolicySources
 from s2sgw.admin.server import Arguments, VerbError
 from s2sgw.authentication.judge import Judge
 from s2sgw.config import Config, ConfigError, load
+from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.dns_upstream import system_servers
@@ -46,9 +47,10 @@ class Explainer:
     def __init__(
         self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, peer_records: PeerRecords,
         record: EventRecord, credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
-        in_thread: InThread,
+        in_thread: InThread, queues: Iterable[DeliveryQueue] = (),
     ) -> None:
         self._in_thread = in_thread
+        self._queues = queues
         self._config = config
         self._peers = peers
         self._judge = judge
@@ -78,6 +80,7 @@ class Explainer:
             "keys": provenance.keys(policy), "certificate": self._shown(local, peer), "dns": _dns(resolution),
             **self._on_record(peer),
             "now": {name: await self._decided(peer, local, policy, role, resolution) for name, role in ROLES},
+            "lanes": [_lane(queue) for queue in self._queues if peer in queue.pair and len(queue.pair_queue)],
             "refusals": self._refusals(peer),
         }
 
@@ -133,6 +136,14 @@ class Explainer:
             "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),
             "certificate": summarise(evidence.chain[0]).row() if evidence.chain else None, **told(found.verdict),
         }
+
+
+def _lane(queue: DeliveryQueue) -> dict[str, Any]:
+    """Return what waits in a lane, why, and which limits it has reached."""
+    return {
+        "sender": str(queue.pair.sender), "recipient": str(queue.pair.recipient), "stanzas": len(queue.pair_queue),
+        "blocked": queue.waits_for(), "full": queue.full_bounds(),
+    }
 
 
 def told(verdict: Verdict) -> dict[str, Any]:

@@ -37,6 +37,6 @@ def trust_verbs(
     pins = PinVerbs(
         peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )
-    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall, in_thread)
+    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall, in_thread, queues)
     replay = Replay(slices, in_thread, peers, proving, peer_records, wall)
     return {**pins.verbs(), "explain": explainer.explain, "replay": replay.replay}

@@ -163,6 +163,10 @@ def _rest(row: JSONRow) -> Iterator[str]:
         yield f"key        {key['key']} by {key['origin']} since {moment(key['at'])}: {state}"
     for each in row["pending"]:
         yield f"pending    {each['key']}, seen {counted(each['times'], 'time')}: {each['cause'] or 'accepted by dialback'}"
+    for lane in row["lanes"]:
+        blocked = f", blocked: {lane['blocked']}" if lane["blocked"] else ""
+        full = f", full: {', '.join(lane['full'])}" if lane["full"] else ""
+        yield f"queue      {lane['sender']} to {lane['recipient']}: {counted(lane['stanzas'], 'stanza')}{blocked}{full}"
     for direction, decided in row["now"].items():
         yield from _decided(direction, decided)
     for refusal in row["refusals"]:

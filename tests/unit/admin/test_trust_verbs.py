@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -41,7 +42,7 @@ from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Evidence, TLSALookup
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.certificates import AT, leaf_for, self_signed, shared_root
 from tests.support.fakes import FixedAnchors
 
@@ -209,8 +210,10 @@ class ExplainTests(TrustCase):
         judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, self.clock)
         self.record = EventRecord(self.clock, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
         self.patch(explain, "system_servers", lambda: ())
+        self.queues: list[Any] = []
         self.explainer = Explainer(
             lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds, self.in_thread,
+            self.queues,
         )
 
     def fake(self) -> Any:
@@ -240,6 +243,15 @@ class ExplainTests(TrustCase):
         self.assertEqual(("pkix", True), (inbound["last"]["proven_by"], inbound["if_proven"]["external"]))
         self.assertEqual(("dns", "proof-lost", True), (outbound["last"]["proven_by"], outbound["last"]["report"], outbound["last"]["hold"]))
         self.assertEqual((["pkix"], 1, 1), ([row["method"] for row in answer["past"]], len(answer["pending"]), len(answer["refusals"])))
+
+    def test_lanes(self) -> None:
+        """What waits from and to the peer, and which limits it has reached."""
+        def lane(sender: Domain, recipient: Domain, *ids: str) -> Mock:
+            return Mock(pair=Pair(sender, recipient), pair_queue=ids, **{"waits_for.return_value": "next-hop", "full_bounds.return_value": ["disk share"]})
+
+        self.queues += [lane(HERE, PEER, "a", "b"), lane(PEER, HERE), lane(HERE, Domain.parse("other.example"), "c")]
+        row = {"sender": "here.example", "recipient": "peer.example", "stanzas": 2, "blocked": "next-hop", "full": ["disk share"]}
+        self.assertEqual([row], self.explain()["lanes"])
 
     def test_planned(self) -> None:
         """A planned file is explained with its own lines; a bad one tells its complaints; other questions are refused."""
@@ -371,9 +383,11 @@ class ShownTests(TrustCase):
             **answer, "bar": "not-allowed: x", "changed": True, "certificate": {"name": "c", "expires": 0.0}, "objects": [],
             "dns": {"cause": "no-such-domain", "detail": "NXDOMAIN", "targets": []}, "remembered": [], "refusals": [],
             "now": {"inbound": {**answer["now"]["inbound"], "last": None}},
+            "lanes": [{"sender": "here.example", "recipient": "peer.example", "stanzas": 2, "blocked": "next-hop", "full": ["disk share"]}],
         }
         shown = self.run_command(bare, "explain", "peer.example")
-        for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no handshake is recorded"):
+        waits = "2 stanzas, blocked: next-hop, full: disk share"
+        for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no handshake is recorded", waits):
             self.assertIn(words, shown.output)
         self.assertEqual(1, shown.exit_code)
 
