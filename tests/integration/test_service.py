@@ -65,6 +65,27 @@ class StartTests(SynchronousTestCase):
         self.assertEqual(1, opened.closed)
 
 
+class ClockTests(SynchronousTestCase):
+    """By which clock the gateway lives."""
+
+    def test_delays_are_monotonic(self) -> None:
+        """The reactor counts delays by the monotonic clock before anything of the gateway is made."""
+        done: list[str] = []
+
+        def build(config: object, reactor: object) -> None:
+            done.append("gateway")
+            raise ValueError("enough")
+
+        self.patch(service, "use_monotonic_clock", lambda reactor: done.append("clock"))
+        self.patch(service, "build_gateway", build)
+        self.patch(service.descriptors, "raise_limit", Mock())
+        self.patch(service.sys, "setswitchinterval", Mock())
+        self.patch(GatewayService, "_log_start", Mock())
+        with capturedLogs(), self.assertRaises(SystemExit):
+            GatewayService(None).startService()  # type: ignore[arg-type]
+        self.assertEqual(["clock", "gateway"], done)
+
+
 class SignalTests(SynchronousTestCase):
     """SIGTERM ends with status 0; SIGHUP reloads; SIGUSR1 opens the log again; SIGUSR2 does nothing."""
 

@@ -103,6 +103,22 @@ class SweepTests(SynchronousTestCase):
         self.assertEqual(len(world.back.sent), 1)
 
 
+    def test_wall_clock_steps(self) -> None:
+        """A step of the wall clock, forward or back, neither expires what waits nor keeps it."""
+        wall = [0.0]
+        world = World(wall=lambda: wall[0])
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        for step in (3600.0, -3600.0):
+            wall[0] = step
+            world.clock.advance(290)
+            world.custody.expiry.sweep()
+        self.assertEqual(world.back.sent, [])
+        world.clock.advance(30)
+        world.custody.expiry.sweep()
+        self.assertEqual(len(world.back.sent), 1)
+
+
 def fails_for(queue: DeliveryQueue, method: Callable[..., None]) -> Callable[..., None]:
     """Return `method`, which fails for one queue."""
     def called(self: DeliveryQueue, *arguments: object) -> None:

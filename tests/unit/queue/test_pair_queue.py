@@ -150,6 +150,17 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.expire(600)), ["1"])
         self.assertEqual(ids(it.expire(700)), ["2"])
 
+    def test_expiry_of_what_was_read_back(self) -> None:
+        """What only the disk had, and waits in memory again, expires there."""
+        it = pair_queue()
+        it.accept([stanza("1"), stanza("q", "iq")], 0)
+        it.mark_durable(it.take_unspooled(0))
+        left = it.evict(0)
+        self.assertEqual((len(left), it.expire(10_000)), (2, []))
+        it.fill([QueuedStanza(held.position, held.stanza, 0, held.deadline) for held in reversed(left)], complete=True)
+        self.assertEqual(ids(it.expire(30)), ["q"])
+        self.assertEqual(ids(it.expire(600)), ["1"])
+
     def test_clear(self) -> None:
         """Everything that is not in flight can be given up at once, and the room is free again."""
         it = pair_queue()
