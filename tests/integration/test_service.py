@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +23,7 @@ from s2sgw.composition.federation import OwnPorts
 from s2sgw.config.sections import Backend, GatewayLimits, Queue
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.peerdb.database import DatabaseUnusable
+from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
@@ -78,8 +80,8 @@ class ClockTests(SynchronousTestCase):
 
         self.patch(service, "use_monotonic_clock", lambda reactor: done.append("clock"))
         self.patch(service, "build_gateway", build)
-        self.patch(service.descriptors, "raise_limit", Mock())
-        self.patch(service.sys, "setswitchinterval", Mock())
+        self.patch(descriptors, "raise_limit", Mock())
+        self.patch(sys, "setswitchinterval", Mock())
         self.patch(GatewayService, "_log_start", Mock())
         with capturedLogs(), self.assertRaises(SystemExit):
             GatewayService(None).startService()  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +29,15 @@ class StateDirectoryTests(SynchronousTestCase):
         self.path.unlink()
         self.assertNotEqual(keep_secret(self.path), secret)
         self.assertEqual([each.name for each in self.state.iterdir()], ["secret"])
+
+    def test_interrupted(self) -> None:
+        """A crash while the secret is being made leaves none, rather than a part of one."""
+        def fail(descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        self.patch(os, "fsync", fail)
+        self.assertRaises(OSError, keep_secret, self.path)
+        self.assertEqual([], list(self.state.iterdir()))
 
     def test_no_secret(self) -> None:
         """What a crash or a bad copy left is refused, with what to do: anybody could guess it."""
