@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+from unittest import SkipTest
 
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
@@ -53,6 +56,25 @@ class SetupSystemdTests(SynchronousTestCase):
         self.assertEqual(set(sockets), set(required.split()))
         self.assertIn("ExecStart=/opt/s2sgw/bin/s2sgw run --config /etc/s2sgw/s2sgw.toml\n", service)
         self.assertNotIn("@", service.replace("@system-service", "").replace("@privileged", "").replace("@resources", ""))
+
+    def test_callbacks_of_tls(self) -> None:
+        """cffi needs memory that is writable and executable for the functions that OpenSSL calls back."""
+        service = setup_files.systemd_files("/opt/s2sgw/bin/s2sgw")["/etc/systemd/system/s2sgw.service"]
+        self.assertNotRegex(service, "(?m)^MemoryDenyWriteExecute=")
+
+    def test_exposure(self) -> None:
+        """systemd finds the unit's exposure to be at most 2.0 of 10, where it can be asked."""
+        analyze = shutil.which("systemd-analyze")
+        if analyze is None:
+            raise SkipTest("systemd-analyze is not here")
+        unit = Path(self.mktemp()) / "s2sgw.service"
+        unit.parent.mkdir()
+        unit.write_text(setup_files.systemd_files("/usr/bin/true")["/etc/systemd/system/s2sgw.service"])
+        answer = subprocess.run([analyze, "security", "--offline=true", unit], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"Overall exposure level for s2sgw.service: (\S+)", answer)
+        if found is None:
+            raise SkipTest("this systemd-analyze cannot judge a file")
+        self.assertLessEqual(float(found[1]), 2.0, answer)
 
     def test_printed(self) -> None:
         """Every file begins with its path."""
