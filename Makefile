@@ -15,9 +15,9 @@
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make pythons    the tests, under Python 3.12 and 3.13 where they are here
 #   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
-#   make wheel      the wheel of the last commit, built twice and compared    make sbom  what is in it, as CycloneDX
+#   make wheel      the wheel of the last commit, built twice, compared, started    make sbom  what is in it, as CycloneDX
 #   make deb        a Debian package of it, with its libraries    make readme   README's steps, typed into a scratch machine (root)
-#   make docs       the documentation as pages, in build/docs
+#   make docs       the documentation as pages, in build/docs    make container   an image (podman, buildah or docker)
 #   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
 
@@ -31,6 +31,7 @@ FUZZ_SECONDS ?= 30
 FUZZ ?=
 UPGRADE ?=
 CYCLES ?= 200
+CHECK ?=
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
 ATTACK ?=
@@ -43,11 +44,12 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 CERTS := certs/ca/ca.crt
 RELEASE := .venv-release/.ready
+DOCS := .venv-docs/.ready
 PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs container sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -181,13 +183,39 @@ wheel: $(DEV)
 	@for wheel in build/wheel/out-one/*.whl; do \
 	  cmp $$wheel build/wheel/out-two/$${wheel##*/} || exit 1; cp $$wheel dist/; sha256sum dist/$${wheel##*/}; done
 
-# The package is for the Debian on which it is built.
+	@rm -rf build/empty && $(BIN)/python -m venv build/empty
+	@build/empty/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@build/empty/bin/python -m pip install --quiet --disable-pip-version-check --no-deps build/wheel/out-one/*.whl
+	@cd build/empty && bin/python -P -B ../../tests/install/wheel.py
+
+# The package is for the Debian on which it is built. CHECK=1: built once more, with another umask, and compared.
 deb: wheel
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python packaging/debian/build.py build/wheel/out-one/*.whl build/deb
-	@rm -f dist/*.deb; cp build/deb/*.deb dist/
+	@[ -z "$(CHECK)" ] || { umask 077; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) TZ=Pacific/Auckland \
+	  $(BIN)/python packaging/debian/build.py build/wheel/out-one/*.whl build/deb-again; cmp build/deb/*.deb build/deb-again/*.deb; }
+	@rm -f dist/*.deb; cp build/deb/*.deb dist/; sha256sum dist/*.deb
+
+# The first of the builders that is here.
+container:
+	@for builder in podman buildah docker; do \
+	  command -v $$builder >/dev/null || continue; \
+	  [ $$builder = buildah ] && format="--format docker" || format=; [ $$builder = podman ] && format="--format docker"; \
+	  exec $$builder build $$format --ignorefile .containerignore --file Containerfile --tag s2sgw .; \
+	done; echo "neither podman, buildah nor docker is here: no image is built"
 
 readme: deb
 	@$(BIN)/python -m tests.install
+
+$(DOCS): requirements-docs.lock | $(BIN)/python
+	@$(BIN)/python -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-docs.lock
+	@touch $@
+
+# A warning is an error: a link to a page or a heading that does not exist, a page that no other one lists.
+docs: $(DOCS)
+	@rm -rf build/docs
+	@PYTHONPATH=. .venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
+	@echo "build/docs/index.html: $$(ls build/docs/*.html | wc -l) pages"
 
 # What a deployer installs by requirements.lock, with versions, hashes, licences and who needs what.
 sbom: $(RELEASE) requirements.lock
