@@ -214,6 +214,7 @@ class ReopenTests(SynchronousTestCase):
             path = self.mktemp()
             file = destination({"logfile": path})
             assert file is not None
+            self.addCleanup(file.close)
             lines = observer(file)
             if in_thread:
                 lines.start()
