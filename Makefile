@@ -13,11 +13,12 @@
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
-#   make pythons    the tests, under Python 3.12 and 3.13 where they are here
+#   make pythons    the tests, under Python 3.12 to 3.15 where they are here
 #   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
 #   make wheel      the wheel of the last commit, built twice, compared, started    make sbom  what is in it, as CycloneDX
 #   make deb        a Debian package of it, with its libraries    make readme   README's steps, typed into a scratch machine (root)
 #   make docs       the documentation as pages, in build/docs    make container   an image (podman, buildah or docker)
+#   make changelog  newsfragments/ moved into CHANGELOG.md (VERSION=X.Y.Z)
 #   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
 
@@ -49,7 +50,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs container sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs container changelog sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -57,7 +58,7 @@ help:
 # The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
 $(BIN)/python:
 	@found=; \
-	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3 \
+	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python3.15 /usr/bin/python3 \
 	    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[1-9]*/bin/python3; do \
 	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	    found=$$candidate; break; fi; \
@@ -104,13 +105,17 @@ run: $(READY) $(CERTS)
 hello: $(READY) $(CERTS)
 	@$(BIN)/python examples/hello.py --gateway 127.0.0.1:$(PORT)
 
-test: $(DEV)
-	@$(BIN)/python -m twisted.trial --temp-directory=_trial_temp $(TESTS)
+# A warning is an error. (Twisted's own page for what is not there warns of itself.)
+WARNINGS := -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning
 
+test: $(DEV)
+	@$(BIN)/python $(WARNINGS) -m twisted.trial --temp-directory=_trial_temp $(TESTS)
+
+# The tests, and how much of the code they reach: less than fail_under in pyproject.toml fails.
 coverage: $(DEV)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp $(TESTS)
-	@$(BIN)/coverage report
+	@$(BIN)/python $(WARNINGS) -m coverage run -m twisted.trial --temp-directory=_trial_temp $(TESTS)
+	@$(BIN)/coverage report | tail -n 25
 
 lint: $(DEV)
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
@@ -124,7 +129,7 @@ floors: $(DEV)
 
 # The tests under every other Python that is here (by name, or by pyenv).
 pythons:
-	@status=0; for version in 3.12 3.13; do \
+	@status=0; for version in 3.12 3.13 3.14 3.15; do \
 	  found=; for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python3; do \
 	    "$$candidate" -c 'import venv, ensurepip' >/dev/null 2>&1 && found=$$candidate && break; \
 	  done; \
@@ -194,6 +199,9 @@ deb: wheel
 	@[ -z "$(CHECK)" ] || { umask 077; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) TZ=Pacific/Auckland \
 	  $(BIN)/python packaging/debian/build.py build/wheel/out-one/*.whl build/deb-again; cmp build/deb/*.deb build/deb-again/*.deb; }
 	@rm -f dist/*.deb; cp build/deb/*.deb dist/; sha256sum dist/*.deb
+
+changelog: $(DEV)
+	@$(BIN)/python packaging/changelog.py $(VERSION)
 
 # The first of the builders that is here.
 container:

@@ -1,6 +1,6 @@
 """A scratch machine: systemd with this machine's programs and files, but nothing that it writes, runs or sends touches this machine.
 
-Its root is an overlay of this machine's root. Processes, mounts, network, hostname and control groups are namespaces of its own; the
+Its root is an overlay of this machine's root, in memory. Processes, mounts, network, hostname and control groups are namespaces of its own; the
 only network is its loopback. It needs root and systemd, and no other tool than `unshare`, `nsenter` and `ip`.
 """
 
@@ -28,6 +28,11 @@ _MASKED = (
 _BOOT = """\
 set -eu
 mount --make-rprivate /
+mount -t tmpfs tmpfs "$1"
+mkdir -p "$1/upper/etc/systemd/system" "$1/work" "$1/root"
+for unit in $2; do ln -s /dev/null "$1/upper/etc/systemd/system/$unit.service"; done
+echo scratch > "$1/upper/etc/hostname"
+echo 0123456789abcdef0123456789abcdef > "$1/upper/etc/machine-id"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 cd "$1/root"
 mount -t proc proc proc
@@ -60,7 +65,7 @@ def missing() -> str:
 
 
 class ScratchMachine:
-    """A running scratch machine with its files in `folder`; `with` starts it, and ends everything in it."""
+    """A running scratch machine; `folder` is an empty one to mount it at. `with` starts it, and ends everything in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,17 +73,9 @@ class ScratchMachine:
         self._pid = 0
 
     def __enter__(self) -> ScratchMachine:
-        for name in ("upper", "work", "root"):
-            (self._folder / name).mkdir()
-        masked = self._folder / "upper/etc/systemd/system"
-        masked.mkdir(parents=True)
-        for unit in _MASKED:
-            (masked / f"{unit}.service").symlink_to("/dev/null")
-        (self._folder / "upper/etc/hostname").write_text("scratch\n")
-        (self._folder / "upper/etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         self._process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",
-             "bash", "-c", _BOOT, "boot", str(self._folder)],
+             "bash", "-c", _BOOT, "boot", str(self._folder), " ".join(_MASKED)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )
         try:
