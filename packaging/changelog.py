@@ -1,7 +1,7 @@
 """`make changelog VERSION=X.Y.Z`: move newsfragments/ into CHANGELOG.md, by towncrier.
 
-towncrier tells fragments of one issue and kind apart by a number at the end. Ours may have a word there, so that two people who write at
-the same time do not take the same number: they are given numbers first.
+towncrier tells fragments of one issue and kind apart by a number at the end. Ours may have a word there, so that two people who
+write at the same time do not take the same number. They are given numbers first.
 """
 
 from __future__ import annotations
