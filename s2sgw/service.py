@@ -34,7 +34,7 @@ from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.fair_poll import share_turns
-from s2sgw.net.listening import StreamFactory, listen
+from s2sgw.net.listening import StreamFactory, listen, trouble
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.log import LoggedService, destination, observer
@@ -327,7 +327,7 @@ class RunningGateway:
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
         for endpoint, failure in self._mute:
-            self.log.critical(event="cannot listen", endpoint=endpoint, detail=failure.getErrorMessage())
+            self.log.critical(event="cannot listen", endpoint=endpoint, detail=trouble(failure))
         if self._mute:
             raise SystemExit(1)
 

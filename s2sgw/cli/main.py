@@ -88,13 +88,14 @@ def setup() -> None:
     help="Domain of your server, e.g. example.org. Repeat the option for each domain.",
 )
 @click.option("--server", type=click.Choice(list(SERVERS)), default="prosody", show_default=True, help="Software of your server.")
-def setup_config(domains: tuple[str, ...], server: str) -> None:
+@click.option("--without-systemd", is_flag=True, help="The gateway opens its ports itself, e.g. in a container.")
+def setup_config(domains: tuple[str, ...], server: str, without_systemd: bool) -> None:
     """Print a configuration file for your domains. Save it as /etc/s2sgw/s2sgw.toml."""
     try:
         names = [Domain.parse(domain).text for domain in domains]
     except InvalidJID as error:
         fail(str(error), CONFIGURATION, False)
-    click.echo(setup_files.configuration(names, server), nl=False)
+    click.echo(setup_files.configuration(names, server, not without_systemd), nl=False)
 
 
 @setup.command("systemd", short_help="Print or install the systemd units.")

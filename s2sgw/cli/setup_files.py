@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -26,11 +27,16 @@ class FileExists(Exception):
     """A file to be written exists with a different content."""
 
 
-def configuration(domains: Sequence[str], server: str) -> str:
-    """Return an `s2sgw.toml` for `domains` and `server`. It works with the files of `systemd_files`."""
+def configuration(domains: Sequence[str], server: str, systemd: bool = True) -> str:
+    """Return an `s2sgw.toml` for `domains` in front of `server`.
+
+    With `systemd` it works with the files of `systemd_files`. Without, the gateway opens its ports itself.
+    """
     view = 'dns_view = "127.53.0.1:53"              # the resolver for your server; it answers with s2sgw for every other domain'
     text = _template("s2sgw.toml").replace("@SERVER@", _TITLES[server])
     text = text.replace("@DOMAINS@", ", ".join(json.dumps(domain, ensure_ascii=False) for domain in domains))
+    if not systemd:
+        text = re.sub(r'endpoint = "systemd:.*Without systemd: ("tcp:\d+")', r"endpoint = \1", text)
     return text.replace("@VIEW@\n", f"{view}\n" if server in _BY_VIEW else "")
 
 

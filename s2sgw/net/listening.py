@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -161,6 +162,17 @@ def _adopt(reactor: Any, descriptor: int, factory: ServerFactory) -> IListeningP
         handed.setblocking(False)
         port: IListeningPort = reactor.adoptStreamPort(handed.fileno(), handed.family, factory)
     return port
+
+
+def trouble(failure: Failure) -> str:
+    """Return in words why a listener could not be opened, with what an operator can do."""
+    error = failure.value
+    number = error.socketError.errno if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError) else None
+    if number == errno.EADDRINUSE:
+        return "the port is in use, perhaps by your XMPP server, or by systemd for s2sgw.socket; `ss -ltnp` shows by what"
+    if number == errno.EACCES:
+        return "a port below 1024 needs the capability CAP_NET_BIND_SERVICE, which the unit of `s2sgw setup systemd` gives"
+    return failure.getErrorMessage()
 
 
 def has_ipv6() -> bool:

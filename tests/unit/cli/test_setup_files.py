@@ -37,6 +37,18 @@ class SetupConfigTests(SynchronousTestCase):
             self.assertEqual(["example.org", "b\xfccher.example"], [domain.text for domain in config.gateway.domains])
             self.assertEqual(view, config.backends[0].dns_view is not None)
 
+    def test_without_systemd(self) -> None:
+        """The gateway opens the ports itself that the socket units would hold; nothing else differs."""
+        texts = []
+        for option in ([], ["--without-systemd"]):
+            result = CliRunner().invoke(main, ["setup", "config", "--domain", "example.org", *option])
+            self.assertEqual(0, result.exit_code, result.output)
+            texts.append(tomllib.loads(result.output))
+        held, own = texts
+        self.assertEqual(["tcp:5269", "tcp:5270"], [each.pop("endpoint") for each in own["listen"]])
+        self.assertEqual(2, len([each.pop("endpoint") for each in held["listen"]]))
+        self.assertEqual(held, own)
+
     def test_no_domain(self) -> None:
         """What is no domain is refused."""
         result = CliRunner().invoke(main, ["setup", "config", "--domain", "a b"])

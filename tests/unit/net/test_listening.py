@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import listening
 from s2sgw.net.admission import Admission, AdmittedConnection, ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen
+from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen, trouble
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import CountingTransport, Recorder, ToyEngine
 
@@ -196,6 +197,13 @@ class AcceptanceTests(SynchronousTestCase):
         (found,) = listen(SimpleNamespace(adoptStreamPort=adopt), "tcp6:0:interface=\\:\\:1", self.factory())
         self.successResultOf(found)
         self.assertEqual([True], taken)
+
+    def test_trouble(self) -> None:
+        """A port in use, and a privilege that is missing, are told with what to do; anything else in its own words."""
+        for number, word in ((errno.EADDRINUSE, "ss -ltnp"), (errno.EACCES, "CAP_NET_BIND_SERVICE"), (errno.EMFILE, "too many")):
+            error = CannotListenError(None, 5269, OSError(number, "too many"))
+            self.assertIn(word, trouble(Failure(error)))
+        self.assertEqual("no such socket", trouble(Failure(ValueError("no such socket"))))
 
     def test_port_in_use(self) -> None:
         """A port in use is `CannotListenError` in both families."""
