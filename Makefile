@@ -33,6 +33,7 @@ FUZZ ?=
 UPGRADE ?=
 CYCLES ?= 200
 CHECK ?=
+README ?=
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
 ATTACK ?=
@@ -212,7 +213,7 @@ container:
 	done; echo "neither podman, buildah nor docker is here: no image is built"
 
 readme: deb
-	@$(BIN)/python -m tests.install
+	@$(BIN)/python -m tests.install $(README)
 
 $(DOCS): requirements-docs.lock | $(BIN)/python
 	@$(BIN)/python -m venv .venv-docs

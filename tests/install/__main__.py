@@ -1,6 +1,8 @@
-"""`make readme`: the README's steps, typed into a scratch machine with systemd and Prosody; last line `N passed, N failed`.
+"""`make readme`: the documentation's steps, typed into scratch machines with systemd and a server; last line `N passed, N failed`.
 
-The machine has a Prosody for example.org and rooms.example.org, as Debian configures it. On its network are a name server and another
+    python -m tests.install [prosody] [ejabberd]
+
+Each machine has a server for example.org and rooms.example.org, as Debian configures it. On its network are a name server and another
 Prosody, for far.example. A message passes in both directions before the switch, behind the gateway, and after the way back.
 """
 
@@ -10,40 +12,49 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.install.prosody import Evening
+from tests.install.ejabberd import EjabberdEvening
+from tests.install.evening import Evening
+from tests.install.prosody import ProsodyEvening
 from tests.lab import scratch_machine
 from tests.lab.lab import LabError
 from tests.lab.scenario import Failed
 
+EVENINGS: dict[str, type[Evening]] = {"prosody": ProsodyEvening, "ejabberd": EjabberdEvening}
 
-def main() -> int:
-    """Play all; return the exit status."""
+
+def main(names: Sequence[str]) -> int:
+    """Play the evenings of the servers `names`; return the exit status."""
     lacking = scratch_machine.missing()
     if lacking:
         print(f"skipped: a scratch machine needs {lacking}")
         return 0
-    good = bad = 0
+    outcomes = [outcome for name in names for outcome in play(EVENINGS[name])]
+    good = sum(outcomes)
+    print(f"{good} passed, {len(outcomes) - good} failed")
+    return 0 if all(outcomes) else 1
+
+
+def play(kind: type[Evening]) -> list[bool]:
+    """Play an evening until something fails; return how each scenario went."""
+    outcomes: list[bool] = []
     with tempfile.TemporaryDirectory(prefix="s2sgw-readme-") as folder, scratch_machine.ScratchMachine(Path(folder)) as machine:
-        evening = Evening(machine)
-        for title, play in evening.scenarios():
-            if played(title, play):
-                good += 1
-            else:
-                bad += 1
+        evening = kind(machine)
+        for title, scenario in evening.scenarios():
+            outcomes.append(played(title, scenario))
+            if not outcomes[-1]:
                 print(evening.logs())
                 break
-    print(f"{good} passed, {bad} failed")
-    return 1 if bad else 0
+    return outcomes
 
 
-def played(title: str, play: Callable[[], None]) -> bool:
+def played(title: str, scenario: Callable[[], None]) -> bool:
     """Run one scenario and say how it went."""
     start = time.monotonic()
     try:
-        play()
+        scenario()
     except (Failed, LabError) as problem:
         print(f"  FAILED {title}\n{problem}", flush=True)
         return False
@@ -55,4 +66,4 @@ def played(title: str, play: Callable[[], None]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or list(EVENINGS)))

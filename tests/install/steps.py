@@ -30,7 +30,7 @@ def steps(text: str) -> list[Step]:
     """Return the blocks of commands (indented by four spaces) of a section, in order."""
     found: list[Step] = []
     heading = ""
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         if paragraph.startswith("    "):
             found.append(Step(heading, [line.strip() for line in paragraph.splitlines()]))
             continue
