@@ -213,7 +213,7 @@ class ReopenTests(SynchronousTestCase):
         for in_thread in (False, True):
             path = self.mktemp()
             file = destination({"logfile": path})
-            assert file is not None
+            assert isinstance(file, LogFile)
             self.addCleanup(file.close)
             lines = observer(file)
             if in_thread:
