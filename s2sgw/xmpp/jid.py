@@ -74,6 +74,10 @@ class Domain:
         """Return the domain that `text` names by IDNA 2008, in a certificate or a list, which no other server reads from us."""
         return _registered_domain(text)
 
+    def __hash__(self) -> int:
+        """Return the hash of what compares. A pair is looked up many times for each stanza."""
+        return hash(self.ascii)
+
     def __str__(self) -> str:
         return self.text
 
