@@ -35,6 +35,9 @@ class EchoNextHop:
         self._pair = pair
         self._queues = queues
 
+    def dispose(self) -> None:
+        """Nothing refers to the queue."""
+
     def status(self) -> NextHopStatus:
         """Always ready, by no stream."""
         return NextHopStatus(self.state)

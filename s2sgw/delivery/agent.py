@@ -63,6 +63,9 @@ class DeliveryAgent:
 
     # --- NextHop ---
 
+    def dispose(self) -> None:
+        del self.queue, self.resume_wait, self._machine
+
     @property
     def state(self) -> str:
         data = self.data

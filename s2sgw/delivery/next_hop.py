@@ -65,6 +65,9 @@ class NextHopStatus:
 class NextHop(Protocol):
     """Where a queue leads: a stream to the next server, or the embedded echo."""
 
+    def dispose(self) -> None:
+        """The queue is forgotten: let go of it, and of what refers back. No call follows."""
+
     @property
     def state(self) -> str:
         """See `NextHopStatus.state`."""

@@ -88,6 +88,13 @@ class DeliveryQueue:
         self._beyond_memory: list[QueuedStanza] = []
         self._presence = LatestPresence()
         self._marks = RequestMarks(pair_queue, services.spool, self)
+        self.forgotten = False
+
+    def dispose(self) -> None:
+        """Let go of what refers back to the queue, which is forgotten: what is in no circle leaves memory at once."""
+        self.forgotten = True
+        self.next_hop.dispose()
+        del self.next_hop, self.overflow, self.spooled_range, self._marks
 
     @property
     def pair(self) -> Pair:

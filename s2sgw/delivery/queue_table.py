@@ -109,3 +109,4 @@ class DeliveryQueues:
             del self._towards[pair.recipient]
         self._services.relief.forget(queue)
         self._services.holds.forget(pair)
+        queue.dispose()

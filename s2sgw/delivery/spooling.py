@@ -37,6 +37,7 @@ class SpooledQueue(Protocol):
     """What is needed of a delivery queue that gives stanzas to the spool."""
 
     pair_queue: PairQueue
+    forgotten: bool
 
     @property
     def spooling(self) -> bool:
@@ -78,7 +79,7 @@ class SpoolWindow:
         for queue in due:
             if queue.pair_queue.has_unspooled(since):
                 late.append(queue)
-            else:
+            elif not queue.forgotten:
                 queue.spool_now(since)
         if late:
             self._read_acks_first(late, since, ACK_TURNS)
@@ -103,7 +104,7 @@ class SpoolWindow:
         """Once a second: give the spool again what it did not take."""
         rejected, self._rejected = self._rejected, {}
         for queue in rejected:
-            if not queue.spooling:
+            if not (queue.spooling or queue.forgotten):
                 queue.spool_now()
 
     def trouble(self, ending: Ending) -> None:

@@ -28,7 +28,7 @@ from twisted.trial.unittest import TestCase
 
 from s2sgw.cli import main as command
 from s2sgw.composition.gateway import build_gateway
-from s2sgw.net.connection import StreamConnection
+from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.service import (
     COLLECTOR_THRESHOLDS,
@@ -121,7 +121,7 @@ class LoopbackCase(TestCase):
         """The peer hangs up, whatever became of it, and the gateway has noticed."""
         for stream in self.streams:
             stream.connection.close()
-        while any(isinstance(getattr(reader, "protocol", None), StreamConnection) for reader in reactor.getReaders()):
+        while any(isinstance(reader, SocketTransport) for reader in reactor.getReaders()):
             await deferLater(reactor, 0.01)
 
     def in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:

@@ -34,6 +34,8 @@ class FakeNextHop:
     def state(self) -> str:
         return "idle"
 
+    def dispose(self) -> None: ...
+
     def status(self) -> NextHopStatus:
         return NextHopStatus(self.state)
 
