@@ -67,6 +67,8 @@ class Engine(typing.Protocol):
     def receive(self, data: bytes) -> list[Event]: ...
     def proceed(self) -> list[Event]: ...
     def data_to_send(self) -> bytes: ...
+    def tls_ready(self) -> list[Event]: ...
+    def tls_unavailable(self, ending: Ending) -> list[Event]: ...
     def tls_established(self) -> list[Event]: ...
     def close(self, ending: Ending) -> list[Event]: ...
     def wind_down(self, ending: Ending) -> list[Event]: ...
@@ -299,7 +301,7 @@ class StreamConnection(Protocol):
         if self._options.negotiation_timeout is not None:
             self._deadline = self._clock.callLater(self._options.negotiation_timeout, self._negotiation_is_late)
         if self._direct_tls:
-            self._guarded(self._open_tls, None)
+            self._guarded(self._begin_direct_tls)
         if self.ending is None:
             self._guarded(self.owner.connected, self)
 
@@ -383,7 +385,7 @@ class StreamConnection(Protocol):
         if isinstance(event, Ended):
             self._finish(event.ending)
         elif isinstance(event, StartTLS):
-            self._open_tls(event)
+            self._start_tls(event)
         else:
             if isinstance(event, PairProven | VerifyReady):
                 self.negotiated()
@@ -468,19 +470,40 @@ class StreamConnection(Protocol):
 
     # --- TLS -------------------------------------------------------------------------------------------------------
 
-    def _open_tls(self, order: StartTLS | None) -> None:
-        """R6: what follows `<starttls/>` or `<proceed/>` in the clear is an injection, never interpreted."""
+    def _begin_direct_tls(self) -> None:
+        self._handshaking = True  # a failure says nothing in the clear
+        self._open_tls(self._tls(None))
+
+    def _start_tls(self, order: StartTLS) -> None:
+        """Begin TLS where it can begin, so that the receiving side says `<proceed/>` only then (R7).
+
+        R6: what follows `<starttls/>` or `<proceed/>` in the clear is an injection, never interpreted.
+        """
         if self._gone:
             return
         if self._intake:
-            self._finish(Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them"), abort=True)
+            ending = Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them")
+            self._events.extend(self.engine.tls_unavailable(ending))
             return
+        try:
+            creator = self._tls(order)
+        except Exception:
+            failure = Failure()
+            self._log.failure("TLS cannot begin", failure)
+            self._events.extend(self.engine.tls_unavailable(Ending(Cause.INTERNAL, failure.getErrorMessage())))
+            return
+        self._events.extend(self.engine.tls_ready())
+        self._flush()
+        self._open_tls(creator)
+
+    def _open_tls(self, creator: Any) -> None:
+        """Lay TLS on the transport."""
         self._handshaking = True
         if self._socket is not None:
-            self._socket.start_tls(self._tls(order), self.role == "initiating", self)
+            self._socket.start_tls(creator, self.role == "initiating", self)
             return
         inside = TLSListener(self._intake.add, self.tls_secured, self._lost, self.tls_renegotiated)
-        link = tls_on(inside, self._tls(order), self.role == "initiating", self._clock)
+        link = tls_on(inside, creator, self.role == "initiating", self._clock)
         self._transport.unregisterProducer()
         link.makeConnection(self._transport)
         self._link = self._out = link

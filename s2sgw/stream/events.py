@@ -133,7 +133,11 @@ class ResumptionNeeded:
 
 @dataclass(frozen=True, slots=True)
 class StartTLS:
-    """Flush, then begin TLS in the engine's role; `local` picks our certificate. Then call `tls_established()`."""
+    """Begin TLS in the engine's role; `local` picks our certificate.
+
+    Call `tls_ready()` once there is something to begin TLS with, flush, begin TLS, and call `tls_established()` when the
+    handshake is over. Call `tls_unavailable(ending)` where TLS cannot begin.
+    """
 
     local: Domain
     peer: Domain | None

@@ -162,6 +162,12 @@ class Handshaking(InitiatingPhase):
     def read(self, data: bytes) -> None:
         raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
 
+    def tls_ready(self) -> None:
+        """Nothing is sent between `<proceed/>` and the handshake (R5)."""
+
+    def tls_unavailable(self, ending: Ending) -> None:
+        raise Stop(ending)
+
     def tls_established(self) -> None:
         self.stream.secured = True
         self.stream.restart()

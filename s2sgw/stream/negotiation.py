@@ -123,6 +123,12 @@ class Phase:
 
     # --- from the shell ---
 
+    def tls_ready(self) -> None:
+        raise self.unasked("tls_ready")
+
+    def tls_unavailable(self, ending: Ending) -> None:
+        raise self.unasked("tls_unavailable")
+
     def tls_established(self) -> None:
         raise self.unasked("tls_established")
 
@@ -208,6 +214,14 @@ class Negotiation(ABC):
     def _read_on(self) -> None:
         if self._framer.interrupted and not self._inputs and not self.phase.waits:
             self.phase.read(self._framer.resume())
+
+    def tls_ready(self) -> list[Event]:
+        """Answer `StartTLS`: TLS begins as soon as what there is to send has been sent."""
+        return self.step(self.phase.tls_ready)
+
+    def tls_unavailable(self, ending: Ending) -> list[Event]:
+        """Answer `StartTLS`: TLS cannot begin. The receiving side says `<failure/>` (R7)."""
+        return self.step(self.phase.tls_unavailable, ending)
 
     def tls_established(self) -> list[Event]:
         """The handshake that `StartTLS` (or direct TLS) asked for is complete."""

@@ -156,8 +156,7 @@ class Plain(ReceivingPhase):
 
     def _proceed(self) -> None:
         assert self._asserted.local is not None  # a 1.0 header has `to`
-        self.stream.send(Element("proceed", TLS))
-        self.stream.phase = Handshaking(self.stream)
+        self.stream.phase = PreparingTLS(self.stream)
         self.stream.emit(StartTLS(self._asserted.local, self._asserted.peer))
 
     def auth(self, element: Element) -> None:
@@ -204,6 +203,22 @@ class ResolvingForTLS(Resolving):
 
     def read(self, data: bytes) -> None:
         self.fail_tls(Cause.TLS_INJECTION, INJECTED)
+
+
+class PreparingTLS(ReceivingPhase):
+    """`<starttls/>` is answered once the shell has a certificate to show: `<proceed/>` cannot be taken back (R7)."""
+
+    waits = True
+
+    def read(self, data: bytes) -> None:
+        self.fail_tls(Cause.TLS_INJECTION, INJECTED)
+
+    def tls_ready(self) -> None:
+        self.stream.send(Element("proceed", TLS))
+        self.stream.phase = Handshaking(self.stream)
+
+    def tls_unavailable(self, ending: Ending) -> None:
+        raise Stop(ending, Element("failure", TLS))
 
 
 class Handshaking(ReceivingPhase):

@@ -124,6 +124,7 @@ class _Shell:
             elif isinstance(event, StartTLS):
                 assert not self.secured, "TLS inside TLS"
                 self.secured = True
+                self.take(self.engine.tls_ready())
                 self.written += len(self.engine.data_to_send())
                 self.questions.append(event)
             elif isinstance(event, ResolutionNeeded | JudgementNeeded | DialbackNeeded | ResumptionNeeded):

@@ -53,7 +53,14 @@ QUICK = BackOff(first=0.01, factor=1.0, jitter=0)
 class Link(StreamConnection):
     """A connection on which TLS takes no bytes and no time."""
 
-    def _open_tls(self, order: StartTLS | None) -> None:
+    def _begin_direct_tls(self) -> None:
+        self._open_tls(None)
+
+    def _start_tls(self, order: StartTLS) -> None:
+        self._events.extend(self.engine.tls_ready())
+        self._open_tls(None)
+
+    def _open_tls(self, creator: object) -> None:
         self._tls_is_news = True
         self._intake.want_turn()
 

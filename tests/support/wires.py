@@ -49,6 +49,7 @@ class ToyEngine:
         self.log: list[object] = []
         self.out = b""
         self.greets_after_tls = b""
+        self._answers = False
 
     def begin(self) -> list[Event]:
         self.out += b"STARTTLS\n"
@@ -65,10 +66,8 @@ class ToyEngine:
         return []
 
     def line(self, line: bytes) -> list[Event]:
-        if line == b"STARTTLS\n":
-            self.out += b"PROCEED\n"
-            return [StartTLS(LOCAL, PEER)]
-        if line == b"PROCEED\n":
+        if line in (b"STARTTLS\n", b"PROCEED\n"):
+            self._answers = line == b"STARTTLS\n"
             return [StartTLS(LOCAL, PEER)]
         if line == b"BYE\n":
             return self.close(Ending(Cause.CLOSED, by="them"))
@@ -81,6 +80,14 @@ class ToyEngine:
     def data_to_send(self) -> bytes:
         data, self.out = self.out, b""
         return data
+
+    def tls_ready(self) -> list[Event]:
+        self.out += b"PROCEED\n" if self._answers else b""
+        return []
+
+    def tls_unavailable(self, ending: Ending) -> list[Event]:
+        self.out += b"FAILURE\n" if self._answers else b""
+        return [Ended(ending)]
 
     def tls_established(self) -> list[Event]:
         self.log.append("tls")

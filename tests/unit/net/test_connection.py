@@ -488,14 +488,14 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual(RawTLS(solo, raw_context()).run().plain, b"<stream>")
 
     def test_plain_text_that_waits_is_an_injection(self) -> None:
-        """R6: plain text that has come when TLS is to begin is refused, not fed to anybody; the connection is aborted."""
+        """R6, R7: plain text that has come when TLS is to begin is refused and never read; `<proceed/>` is not said."""
         solo = Solo()
         solo.connection.dataReceived(b"<message from='admin'/>\n")
         solo.connection.step(solo.engine.line, b"STARTTLS\n")
         assert solo.ending is not None
         self.assertEqual((solo.ending.cause, solo.engine.fed), (Cause.TLS_INJECTION, []))
-        self.assertTrue(solo.transport.disconnected)
-        self.assertEqual(solo.written(), b"PROCEED\n")
+        self.assertTrue(solo.transport.disconnecting)
+        self.assertEqual(solo.written(), b"FAILURE\n")
         solo.clock.advance(0)
         self.assertEqual(solo.engine.fed, [])
 
@@ -534,19 +534,32 @@ class StartTLSTests(SynchronousTestCase):
             self.assertEqual(len(solo.owner.endings), 1)
 
     def test_no_way_to_open_tls(self) -> None:
-        """R7: where our certificate cannot be had after all, TCP closes, and the mistake is in the log."""
+        """R7: where our certificate cannot be had, `<failure/>` is the answer instead of `<proceed/>`; direct TLS just ends."""
 
         def none(order: StartTLS | None) -> object:
             raise LookupError("no certificate")
 
         for direct in (False, True):
             solo = Solo(tls=none, direct=direct)
-            self.assertEqual(solo.receive(b"STARTTLS\n"), b"" if direct else b"PROCEED\n")
+            self.assertEqual(solo.receive(b"STARTTLS\n"), b"" if direct else b"FAILURE\n")
             assert solo.ending is not None
             self.assertEqual(solo.ending.cause, Cause.INTERNAL)
-            self.assertTrue(solo.transport.disconnected)
+            self.assertTrue(solo.transport.disconnected if direct else solo.transport.disconnecting)
             self.assertEqual(solo.owner.calls, [solo.ending] if direct else ["connected", solo.ending])
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
+
+    def test_no_way_to_open_tls_as_initiator(self) -> None:
+        """R7: nothing is said behind the other side's `<proceed/>` where our TLS cannot begin."""
+
+        def none(order: StartTLS | None) -> object:
+            raise LookupError("no certificate")
+
+        solo = Solo(role="initiating", tls=none)
+        self.assertEqual(solo.receive(b"PROCEED\n"), b"")
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.INTERNAL)
+        self.assertTrue(solo.transport.disconnecting)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_a_failure_after_the_handshake(self) -> None:
         """R7: a record that does not decrypt ends the connection, what came before it having been heard."""

@@ -30,6 +30,7 @@ def ready() -> ReceivingStream:
     engine.receive(header(from_="peer.example", to="ours.example", version="1.0").encode())
     engine.resolved(None)
     engine.receive(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+    engine.tls_ready()
     engine.tls_established()
     engine.receive(header(from_="peer.example", to="ours.example", version="1.0").encode())
     engine.judged(Permission(external=True, dialback=True, management=True))

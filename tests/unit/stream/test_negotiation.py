@@ -97,6 +97,7 @@ class Wire:
         self.cut = cut
         self.initiating = InitiatingStream(world.initiating)
         self.receiving = ReceivingStream(world.receiving(), lambda: f"id{next(numbers)}")
+        self.engines = {"initiating": self.initiating, "receiving": self.receiving}
         self.told: dict[str, list[Event]] = {"initiating": [], "receiving": []}
         self.unanswered: list[tuple[str, Event]] = []
         self.orders = 0
@@ -127,6 +128,7 @@ class Wire:
         role, event = self.unanswered.pop(0)
         match event:
             case StartTLS():
+                self.do(role, self.engines[role].tls_ready())
                 self.orders += 1
                 if self.orders == 2:
                     self.establish()

@@ -95,8 +95,9 @@ PLAIN: list[Step] = [
     Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS_REQUIRED)),
     Says(ResolutionNeeded(PEER, OURS)),
 ]
+PREPARING: list[Step] = [*PLAIN, Do("resolved", None), In(STARTTLS), Says(StartTLS(OURS, PEER))]
 TO_TLS: list[Step] = [
-    *PLAIN, Do("resolved", None), In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)), Do("tls_established"),
+    *PREPARING, Do("tls_ready"), Out(PROCEED), Do("tls_established"),
 ]
 SECURED: list[Step] = [
     *TO_TLS, In(ASK), Out(header(from_="ours.example", to="peer.example", id="s2")), Says(JudgementNeeded(PEER, OURS, True)),
@@ -164,7 +165,7 @@ class HeaderTests(ReceivingCase):
         """R14: `from` may be absent before TLS; then nothing is resolved before it (R2)."""
         self.told(
             In(header(to="ours.example")), Out(header(from_="ours.example", id="s1") + features(STARTTLS_REQUIRED)),
-            In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, None)),
+            In(STARTTLS), Says(StartTLS(OURS, None)), Do("tls_ready"), Out(PROCEED),
         )
 
     def test_empty_id(self) -> None:
@@ -289,7 +290,7 @@ class StartTLSTests(ReceivingCase):
 
     def test_waits_for_resolution(self) -> None:
         """R2: `<starttls/>` is answered once the peer's hostname is resolved, and not before."""
-        self.told(*PLAIN, In(STARTTLS), Do("resolved", None), Out(PROCEED), Says(StartTLS(OURS, PEER)))
+        self.told(*PLAIN, In(STARTTLS), Do("resolved", None), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED))
 
     def test_unresolved(self) -> None:
         """R2: an unresolved hostname ends the stream, before and after `<starttls/>`."""
@@ -300,7 +301,8 @@ class StartTLSTests(ReceivingCase):
     def test_no_resolution_asked(self) -> None:
         """On a leg where nothing is to be resolved nothing is asked."""
         offered = Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS_REQUIRED))
-        self.told(In(ASK), offered, In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)), options=replace(FEDERATION, resolve=False))
+        told = [In(STARTTLS), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED)]
+        self.told(In(ASK), offered, *told, options=replace(FEDERATION, resolve=False))
 
     def test_injection(self) -> None:
         """R6: bytes behind `<starttls/>` are refused, even white space, and before or after the resolution."""
@@ -325,6 +327,15 @@ class StartTLSTests(ReceivingCase):
     def test_bytes_during_the_handshake(self) -> None:
         """R6, R7: bytes that TLS should have got end the stream without a word."""
         self.told(*TO_TLS[:-1], In("x"), Says(End(Cause.TLS_INJECTION, "them")))
+
+    def test_no_certificate(self) -> None:
+        """R7: where TLS cannot begin, `<starttls/>` is answered with `<failure/>`, and `<proceed/>` is never said."""
+        ending = Ending(Cause.INTERNAL, "no certificate")
+        self.told(*PREPARING, Do("tls_unavailable", ending), Out(TLS_FAILURE + CLOSE), Says(End(Cause.INTERNAL, detail="no certificate")))
+
+    def test_injection_before_proceed(self) -> None:
+        """R6: bytes that come while `<starttls/>` waits for its answer are refused."""
+        self.tls_refused(PREPARING, " ", Cause.TLS_INJECTION)
 
     def test_ended_during_the_handshake(self) -> None:
         """R7: during the handshake neither a closing tag nor an error is sent."""
@@ -360,7 +371,7 @@ class StartTLSTests(ReceivingCase):
         """R4, R25: SASL before TLS fails, and too often ends the stream; until then TLS may follow."""
         failed = sasl_failure("encryption-required", "authentication comes after TLS")
         twice = [*PLAIN, In(auth()), Out(failed), In(auth("*")), Out(failed)]
-        self.told(*twice, Do("resolved", None), In(STARTTLS), Out(PROCEED), Says(StartTLS(OURS, PEER)))
+        self.told(*twice, Do("resolved", None), In(STARTTLS), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED))
         text = "3 failed authentications (encryption-required: authentication comes after TLS)"
         self.told(
             *twice, In(auth()), Out(failed + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
@@ -1104,6 +1115,7 @@ PHASES: dict[str, list[Step]] = {
 #: phases whose next input is bytes of another kind, or a header, or nothing before an answer
 OTHER_PHASES: dict[str, list[Step]] = {
     "AwaitHeader": [],
+    "PreparingTLS": PREPARING,
     "ResolvingForTLS": [*PLAIN, In(STARTTLS)],
     "Handshaking": TO_TLS[:-1],
     "AwaitSecuredHeader": TO_TLS,
@@ -1169,11 +1181,13 @@ class RefusalTests(ReceivingCase):
     def test_unasked(self) -> None:
         """The shell's own mistakes: answers that a phase does not wait for."""
         allowed = {
-            "Plain": {"resolved"}, "ResolvingForTLS": {"resolved"}, "Handshaking": {"tls_established"}, "Judging": {"judged"},
+            "Plain": {"resolved"}, "ResolvingForTLS": {"resolved"}, "Judging": {"judged"},
+            "PreparingTLS": {"tls_ready", "tls_unavailable"}, "Handshaking": {"tls_established"},
         }
         for phase, steps in {**PHASES, **OTHER_PHASES}.items():
             for method, arguments in (
-                ("resolved", (None,)), ("judged", (PERMIT_BOTH,)), ("tls_established", ()),
+                ("resolved", (None,)), ("judged", (PERMIT_BOTH,)), ("tls_ready", ()), ("tls_unavailable", (Ending(Cause.INTERNAL),)),
+                ("tls_established", ()),
                 ("dialback_answered", (PAIR, DialbackOutcome("valid"))),
             ):
                 if method not in allowed.get(phase, ()):
