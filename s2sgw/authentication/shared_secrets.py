@@ -16,6 +16,7 @@ from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import Permission
 from s2sgw.stream.scram_secret import SharedSecret, StreamSecret
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.mechanisms import BOUND
 
 
 class SharedSecrets:
@@ -28,18 +29,23 @@ class SharedSecrets:
         self._known: dict[Path, tuple[tuple[int, int], SharedSecret]] = {}
 
     def granted(self, permission: Permission, verdict: Verdict, peer: Domain, connection: StreamConnection) -> Permission:
-        """`permission` with the peer's secret, where the verdict lets it prove itself so; `mutual` where by nothing else."""
+        """`permission` with the mechanisms of the policy, and the peer's secret where the verdict lets it prove itself so.
+
+        `mutual` where it can by nothing else. The secret is bound to TLS only where a mechanism that binds may be used.
+        """
+        mechanisms = self._peers.policy(peer).sasl
+        permission = replace(permission, mechanisms=mechanisms)
         if not verdict.secret:
             return permission
         shared, mutual = self.of(peer), verdict.proven_by == "secret"
         if shared is None or connection.secured is None:
             return replace(permission, mutual=mutual)
-        secret = StreamSecret(shared, partial(secrets.token_urlsafe, 24), connection.secured.exporter)
-        return replace(permission, secret=secret, mutual=mutual)
+        binding = connection.secured.exporter if BOUND.intersection(mechanisms) else None
+        return replace(permission, secret=StreamSecret(shared, partial(secrets.token_urlsafe, 24), binding), mutual=mutual)
 
-    def suffices(self, verdict: Verdict, peer: Domain) -> bool:
-        """Whether a stream that a secret has proven may stay, by the policy of now."""
-        return verdict.secret and self.of(peer) is not None
+    def suffices(self, verdict: Verdict, peer: Domain, method: str) -> bool:
+        """Return whether a stream that a secret has proven by `method` may stay, by the policy of now."""
+        return verdict.secret and method in self._peers.policy(peer).sasl and self.of(peer) is not None
 
     def of(self, peer: Domain) -> SharedSecret | None:
         """The peer's secret; None: it has none, or it cannot be read."""

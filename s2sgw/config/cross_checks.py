@@ -14,6 +14,7 @@ from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.xmpp.host_port import HostPort, is_loopback
+from s2sgw.xmpp.mechanisms import LEGACY
 
 Complaints = Iterator[Complaint]
 #: Keys that mean nothing where there is no s2s of the server's own.
@@ -277,9 +278,18 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
             if name == "default":
                 text = "is shared with one peer, or with those under a domain, and not with all"
                 yield Complaint(("peers", name, "secret_file"), text)
+        if peer.sasl is not None and LEGACY in peer.sasl:
+            yield from _legacy(name, peer)
         if peer.certificate is not None:
             for path in certificate_files(peer.certificate):
                 yield from _readable(("peers", name, "certificate"), path)
+
+
+def _legacy(name: str, peer: PeerObject) -> Complaints:
+    if name == "default":
+        yield Complaint(("peers", name, "sasl"), f"{LEGACY} is for single peers, and not for all")
+    elif peer.secret_file is None:
+        yield Complaint(("peers", name, "sasl"), f"{LEGACY} needs secret_file in the same object")
 
 
 def _secret(key: KeyPath, path: Path) -> Complaints:

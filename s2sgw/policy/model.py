@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from s2sgw.policy.values import (
     AnchorsKey,
@@ -29,6 +29,7 @@ from s2sgw.policy.values import (
     TLSVersion,
 )
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.mechanisms import LEGACY, MECHANISMS, Mechanism
 from s2sgw.xmpp.stanza import Kind
 
 Encryption = Literal["required", "optional"]
@@ -112,6 +113,8 @@ class PeerPolicy:
     crl: Path | None = None
     certificate: Path | None = None
     secret_file: Path | None = None
+    #: the SASL mechanisms that may be used, best first
+    sasl: tuple[Mechanism, ...] = MECHANISMS
     route: str | None = None
     proxy: Proxy | Literal["none"] = "none"
     features: Features = Features()
@@ -216,6 +219,15 @@ class FeaturesObject(InheritingSection):
     multiplexing: Flag | None = None
 
 
+def _check_mechanisms(names: tuple[Mechanism, ...]) -> tuple[Mechanism, ...]:
+    """Refuse a mechanism that is named twice, and the legacy one where it is not the last."""
+    if len(set(names)) < len(names):
+        raise ValueError("names a mechanism twice")
+    if LEGACY in names[:-1]:
+        raise ValueError(f"must have {LEGACY} as the last: it is used only where every other mechanism is not to be had")
+    return names
+
+
 class PeerObject(InheritingSection):
     """One `[peers.…]` table: what it leaves out is inherited from the next less specific one."""
 
@@ -235,6 +247,7 @@ class PeerObject(InheritingSection):
     crl: FilePath | None = None
     certificate: FilePath | None = None
     secret_file: FilePath | None = None
+    sasl: Annotated[tuple[Mechanism, ...], AfterValidator(_check_mechanisms)] | None = None
     route: RouteKey | None = None
     proxy: ProxyURL | None = None
     features: FeaturesObject | None = None

@@ -20,6 +20,7 @@ from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.mechanisms import LEGACY
 
 #: A certificate of ours that ends sooner is warned of.
 EXPIRY_WARNING = timedelta(days=21)
@@ -98,8 +99,13 @@ def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, 
 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
-    """Yield settings that have no effect."""
+    """Yield settings that have no effect, and those that are weak."""
     for name, peer in config.peers.items():
+        if peer.sasl is not None and LEGACY in peer.sasl:
+            yield (
+                f'{key_text(("peers", name, "sasl"))}: {LEGACY} is historic and weak (RFC 6331). '
+                "It is used last, and only under TLS. Remove it as soon as the peer supports another mechanism"
+            )
         if peer.tls != "optional":
             continue
         example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the object decides about

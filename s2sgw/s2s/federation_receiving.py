@@ -37,6 +37,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.host_port import S2S_PORT, HostPort, canonical, is_address
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.mechanisms import BY_SECRET, LEGACY, MECHANISMS
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,13 @@ class FederationReceiving:
                 if elsewhere is not None:
                     return refusal(elsewhere)
         verdict = await self.judge_of.opinion(connection, peer, "initiating")
-        if method.startswith("SCRAM-") and self.secrets.suffices(verdict, peer):
+        if method in BY_SECRET and self.secrets.suffices(verdict, peer, method):
             return None
         if verdict.ending is not None:
             return refusal(verdict.ending)
-        certified = method in ("EXTERNAL", "certificate") or method.startswith("SCRAM-")
+        if method in (*MECHANISMS, LEGACY) and method not in self.peers.policy(peer).sasl:
+            return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not among the mechanisms of the policy any more"))
+        certified = method in ("EXTERNAL", "certificate") or method in BY_SECRET
         if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))
         return None

@@ -1,6 +1,8 @@
-"""DIGEST-MD5 (RFC 2831) as a client, with qop=auth: what jabberd2's router asks of those who connect to it.
+"""DIGEST-MD5 (RFC 2831) with qop=auth, both sides of one exchange: messages in, messages out.
 
-It is historic (RFC 6331), and no peer is ever offered it, or asked for it (R26, R38).
+It is historic (RFC 6331). jabberd2's router asks it of those who connect to it; between servers it is used only where the
+policy for a peer names it, under TLS, and after every other mechanism (R26, R38). Subsequent authentication (RFC 2831 §2.2)
+is not supported: each nonce serves one exchange.
 """
 
 from __future__ import annotations
@@ -8,17 +10,33 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from typing import Literal
+
+from s2sgw.xmpp.jid import Domain, InvalidJID
 
 MECHANISM = "DIGEST-MD5"
-_DIRECTIVE = re.compile(r'\s*([a-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]+))\s*(?:,|\Z)', re.IGNORECASE)
+#: Conditions of `<failure/>` (RFC 6120 §6.5) that an exchange may come to.
+DigestCondition = Literal["invalid-authzid", "malformed-request", "not-authorized"]
+
+#: Bytes of a message that is read (RFC 2831 §2.1.1 and §2.1.2 have 2048 and 4096 as the most).
+MESSAGE_BYTES = 4096
+_DIRECTIVE = re.compile(r'\s*([a-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]+))\s*(?:,|\Z)', re.IGNORECASE | re.ASCII)
 _ESCAPED = re.compile(r"\\(.)")
 _SPECIAL = re.compile(r'(["\\])')
 #: The first use of a nonce, and the only one.
 _COUNT = "00000001"
+#: The directives that a response may have, each once. Others are ignored (RFC 2831 §2.1.2, auth-param).
+_REQUIRED = ("username", "realm", "nonce", "cnonce", "nc", "digest-uri", "response")
+_OF_RESPONSE = (*_REQUIRED, "qop", "charset", "authzid")
 
 
 class DigestRefused(Exception):
     """The exchange makes no sense, or the other side does not know the secret."""
+
+    def __init__(self, text: str, condition: DigestCondition = "not-authorized") -> None:
+        super().__init__(text)
+        self.condition = condition
+        self.text = text
 
 
 class DigestClient:
@@ -33,16 +51,20 @@ class DigestClient:
         self._expected: str | None = None
         self._proven = False
 
-    def respond(self, message: bytes) -> bytes:
+    def start(self) -> bytes | None:
+        """Return None: the other side speaks first (RFC 2831 §2.1)."""
+        return None
+
+    def respond(self, message: bytes | None) -> bytes:
         """The response to a challenge; the second one only tells that they know the secret. Raises `DigestRefused`."""
         if self._expected is not None:
-            self._check(message)
+            self._check(message or b"")
             return b""
-        given = _directives(message)
+        given = _directives(message or b"")
         nonces, realms = given.get("nonce", []), given.get("realm", [])
         offered = {each.strip() for qop in given.get("qop", ["auth"]) for each in qop.split(",")}
         if len(nonces) != 1 or given.get("algorithm") != ["md5-sess"] or "auth" not in offered:
-            raise DigestRefused("the challenge is not one of md5-sess with qop=auth")
+            raise DigestRefused("the challenge is not one of md5-sess with qop=auth", "malformed-request")
         if realms and self._realm not in realms:
             raise DigestRefused(f"the realm is not {self._realm}")
         return self._response(nonces[0], "utf-8" in given.get("charset", []))
@@ -53,16 +75,12 @@ class DigestClient:
             self._check(message or b"")
 
     def _response(self, nonce: str, unicode: bool) -> bytes:
-        secret = _md5(f"{self._user}:{self._realm}:{self._secret}")
-        first = hashlib.md5(secret + f":{nonce}:{self._nonce}".encode()).hexdigest()
-
-        def answer(method: str) -> str:
-            return _md5(f"{first}:{nonce}:{_COUNT}:{self._nonce}:auth:{_md5(f'{method}:{self._uri}').hex()}").hex()
-
-        self._expected = answer("")
+        secret = _hashed_secret(self._user, self._realm, self._secret)
+        self._expected = _digest(secret, nonce, self._nonce, self._uri, "")
         quoted = {"username": self._user, "realm": self._realm, "nonce": nonce, "cnonce": self._nonce, "digest-uri": self._uri}
         said = [f'{name}="{_quoted(value)}"' for name, value in quoted.items()]
-        said += [f"nc={_COUNT}", "qop=auth", f"response={answer('AUTHENTICATE')}", *(["charset=utf-8"] if unicode else [])]
+        proof = _digest(secret, nonce, self._nonce, self._uri, "AUTHENTICATE")
+        said += [f"nc={_COUNT}", "qop=auth", f"response={proof}", *(["charset=utf-8"] if unicode else [])]
         return ",".join(said).encode()
 
     def _check(self, message: bytes) -> None:
@@ -72,18 +90,114 @@ class DigestClient:
         self._proven = True
 
 
-def _directives(message: bytes) -> dict[str, list[str]]:
-    """RFC 2831 §2.1.1; raises `DigestRefused` where it is none."""
+class DigestServer:
+    """The receiving side of one exchange: whether the other end, which says that it is `peer`, has the secret.
+
+    `realm` is the domain that the stream is for; `nonce` is fresh and not to be guessed, and serves this exchange alone.
+    """
+
+    def __init__(self, peer: Domain, secret: str, realm: Domain, nonce: str, service: str = "xmpp") -> None:
+        self._peer = peer
+        self._secret = secret
+        self._realm = realm
+        self._nonce = nonce
+        self._service = service
+        self._asked = False
+        self._answered = False
+        #: what `<success/>` says: nothing, since the proof goes with the last challenge (RFC 3920 §6.5)
+        self.conclusion: bytes | None = None
+
+    def step(self, message: bytes | None) -> bytes | None:
+        """The challenge that answers `message`, or None: authenticated. Raises `DigestRefused`."""
+        if not self._asked:
+            return self._challenge(message)
+        if not self._answered:
+            return self._proof(message or b"")
+        if message:
+            raise DigestRefused("nothing is to be said to the last challenge", "malformed-request")
+        return None
+
+    def _challenge(self, message: bytes | None) -> bytes:
+        if message:
+            raise DigestRefused("DIGEST-MD5 has no initial response here", "malformed-request")
+        self._asked = True
+        return f'realm="{self._realm.ascii}",nonce="{self._nonce}",qop="auth",charset=utf-8,algorithm=md5-sess'.encode()
+
+    def _proof(self, message: bytes) -> bytes:
+        """Return the proof that we know the secret too, where `message` proves that the other side does."""
+        given = _response_directives(message)
+        self._check(given)
+        secret = _hashed_secret(given["username"], given["realm"], self._secret)
+        authzid = given.get("authzid")
+        expected, ours = (
+            _digest(secret, self._nonce, given["cnonce"], given["digest-uri"], method, authzid) for method in ("AUTHENTICATE", "")
+        )
+        if not hmac.compare_digest(given["response"].encode(), expected.encode()):
+            raise DigestRefused("the response is not of this secret")
+        self._answered = True
+        return f"rspauth={ours}".encode()
+
+    def _check(self, given: dict[str, str]) -> None:
+        """Check everything but the response itself (RFC 2831 §2.1.2)."""
+        missing = [name for name in _REQUIRED if not given.get(name)]
+        if missing:
+            raise DigestRefused(f"the response has no {missing[0]}", "malformed-request")
+        if given.get("qop", "auth") != "auth":
+            raise DigestRefused("the quality of protection is auth here, TLS does the rest", "malformed-request")
+        if given.get("charset", "utf-8") != "utf-8":
+            raise DigestRefused("the charset is utf-8, or is not named", "malformed-request")
+        if given["nc"] != _COUNT or not hmac.compare_digest(given["nonce"].encode(), self._nonce.encode()):
+            raise DigestRefused("the nonce is not the one of this exchange, or is used again")
+        if not _names(given["username"], self._peer):
+            raise DigestRefused(f"the user name is not the stream's `from`, {self._peer}")
+        if given["realm"] != self._realm.ascii:
+            raise DigestRefused(f"the realm is not {self._realm.ascii}")
+        service, _, host = given["digest-uri"].partition("/")
+        if service.lower() != self._service or not _names(host, self._realm):
+            raise DigestRefused(f"the digest-uri is not {self._service}/{self._realm.ascii}")
+        if "authzid" in given and not _names(given["authzid"], self._peer):
+            raise DigestRefused(f"the authorization identity is not the stream's `from`, {self._peer}", "invalid-authzid")
+
+
+def _names(name: str, domain: Domain) -> bool:
     try:
-        text = message.decode()
+        return Domain.parse(name) == domain
+    except InvalidJID:
+        return False
+
+
+def _response_directives(message: bytes) -> dict[str, str]:
+    """The directives of a client's response; raises `DigestRefused` where one comes twice.
+
+    Without a charset the text is ISO 8859-1 (RFC 2831 §2.1.2).
+    """
+    given = _directives(message, "iso-8859-1")
+    if "charset" in given:
+        given = _directives(message)
+    found = {}
+    for name in _OF_RESPONSE:
+        values = given.get(name, [])
+        if len(values) > 1:
+            raise DigestRefused(f"the response has {name} twice", "malformed-request")
+        if values:
+            found[name] = values[0]
+    return found
+
+
+def _directives(message: bytes, charset: Literal["utf-8", "iso-8859-1"] = "utf-8") -> dict[str, list[str]]:
+    """RFC 2831 §2.1.1; raises `DigestRefused` where it is none."""
+    if len(message) > MESSAGE_BYTES:
+        raise DigestRefused(f"the message has more than {MESSAGE_BYTES} bytes", "malformed-request")
+    try:
+        text = message.decode(charset)
     except UnicodeDecodeError:
-        raise DigestRefused("the challenge is not UTF-8") from None
+        raise DigestRefused("the message is not UTF-8", "malformed-request") from None
     found: dict[str, list[str]] = {}
     at = 0
     while at < len(text):
         directive = _DIRECTIVE.match(text, at)
         if directive is None:
-            raise DigestRefused("the challenge is not as RFC 2831 has it")
+            raise DigestRefused("the message is not as RFC 2831 has it", "malformed-request")
         name, quoted, token = directive.groups()
         found.setdefault(name.lower(), []).append(_ESCAPED.sub(r"\1", quoted) if token is None else token)
         at = directive.end()
@@ -94,10 +208,21 @@ def _quoted(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
-def _md5(text: str) -> bytes:
-    """RFC 2831 §2.1.2.1: what ISO 8859-1 can hold is hashed in it."""
+def _hashed_secret(user: str, realm: str, secret: str) -> bytes:
+    """H({username:realm:passwd}); RFC 2831 §2.1.2.1: a name or a secret that ISO 8859-1 can hold is hashed in it."""
+    return hashlib.md5(b":".join((_narrowed(user), realm.encode(), _narrowed(secret)))).digest()
+
+
+def _narrowed(text: str) -> bytes:
     try:
-        data = text.encode("iso-8859-1")
+        return text.encode("iso-8859-1")
     except UnicodeEncodeError:
-        data = text.encode()
-    return hashlib.md5(data).digest()
+        return text.encode()
+
+
+def _digest(secret: bytes, nonce: str, client_nonce: str, uri: str, method: str, authzid: str | None = None) -> str:
+    """The response-value (RFC 2831 §2.1.2.1); `method` is "" for that of the server (§2.1.3)."""
+    identity = "" if authzid is None else f":{authzid}"
+    first = hashlib.md5(secret + f":{nonce}:{client_nonce}{identity}".encode()).hexdigest()
+    second = hashlib.md5(f"{method}:{uri}".encode()).hexdigest()
+    return hashlib.md5(f"{first}:{nonce}:{_COUNT}:{client_nonce}:auth:{second}".encode()).hexdigest()

@@ -14,14 +14,13 @@ from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.limits import FramingLimits
+from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
 from s2sgw.xmpp.stanza import Stanza
 
 #: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
 #: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
 #: (XEP-0288).
-Method = Literal[
-    "EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "bidi",
-]
+Method = Mechanism | Literal["certificate", "dialback", "bidi"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,8 @@ class Permission:
     proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
     announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198), and who asks may
     resume the stream for `resume` seconds after it broke off (0: never). `bidi`: to carry stanzas back on the stream is
-    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26). `domains`: so many may send on the stream,
+    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26). `mechanisms` are those of SASL that may be
+    used at all, in the order in which they are preferred. `domains`: so many may send on the stream,
     if that is more than the stream's options say.
     Initiating: `refusal` ends the stream; otherwise it goes on. `proven`: something better than the DNS has proven that the
     other end is the domain asked for. `bidi`: the peer has proven itself as one must who sends
@@ -87,6 +87,7 @@ class Permission:
     resume: int = 0
     bidi: bool = False
     secret: StreamSecret | None = None
+    mechanisms: tuple[Mechanism, ...] = MECHANISMS
     mutual: bool = False
     proven: bool = False
     domains: int = 0

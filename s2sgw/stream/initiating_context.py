@@ -16,6 +16,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
 from s2sgw.xmpp.namespaces import DIALBACK, MANAGEMENT, SASL, STREAM, TLS
 from s2sgw.xmpp.stanza import Stanza
 
@@ -62,6 +63,7 @@ class InitiatingContext(Managed):
         #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
         self.secret: StreamSecret | None = None
         self.mutual = False
+        self.mechanisms: tuple[Mechanism, ...] = MECHANISMS
         self.bidi = False
         self.carried = ProvenPairs()
         #: TLS has proven that the other end is the domain asked for
@@ -94,7 +96,10 @@ class InitiatingContext(Managed):
     def means(self) -> sasl.Means:
         """By what we can authenticate on the stream as it is now."""
         options, features = self.options, self.features
-        return sasl.Means(options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings)
+        return sasl.Means(
+            options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings, self.mechanisms,
+            options.peer,
+        )
 
     def serves(self, domain: Domain) -> bool:
         """Whether stanzas for `domain` may come at all: it is one of those that send."""

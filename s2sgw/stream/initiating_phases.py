@@ -195,6 +195,7 @@ class Judging(InitiatingPhase):
         self.stream.reachable = permission.bidi
         self.stream.peer_proven = permission.proven and self.stream.secured
         self.stream.secret, self.stream.mutual = permission.secret, permission.mutual
+        self.stream.mechanisms = permission.mechanisms
         self.stream.limit(permission.limits or self.stream.options.limits)
         self._then()
 

@@ -343,8 +343,7 @@ class Authenticating(Conversing):
         if mechanism is None:
             self._refusals.refuse(SASLRefused(SASLCondition.INVALID_MECHANISM, "the mechanism is not offered"))
             return
-        assert self.asserted.peer is not None  # or nothing could have been judged
-        Exchanging(self, mechanism.name, mechanism.exchange(self.asserted.peer, self._permission)).step(element)
+        Exchanging(self, mechanism.name, mechanism.exchange(self._pair, self._permission)).step(element)
 
     def bidi(self, element: Element) -> None:
         """`<bidi/>` comes before authentication, where it was offered (XEP-0288 §2.1)."""
@@ -354,14 +353,19 @@ class Authenticating(Conversing):
 
     def authenticated(self, method: Method, conclusion: bytes | None) -> None:
         """SASL has succeeded: the stream begins anew (R25)."""
-        assert self.asserted.peer is not None
-        assert self.asserted.local is not None
-        pair = Pair(self.asserted.peer, self.asserted.local)
+        pair = self._pair
         self.stream.send(sasl.success(conclusion))
         self.stream.authenticated = True
         self.stream.prove(pair, method)
         self.stream.restart()
         self.stream.phase = AwaitAuthenticatedHeader(self.stream, pair, self._permission)
+
+    @property
+    def _pair(self) -> Pair:
+        """Return the pair that the header asserts."""
+        assert self.asserted.peer is not None  # or nothing could have been judged
+        assert self.asserted.local is not None
+        return Pair(self.asserted.peer, self.asserted.local)
 
     def refuse(self, why: SASLRefused) -> None:
         """SASL has failed: another try, or dialback, may follow (R25)."""

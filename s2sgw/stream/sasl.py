@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from s2sgw.stream.events import Method, Permission
+from s2sgw.stream.digest_md5 import DigestClient, DigestRefused, DigestServer
+from s2sgw.stream.events import Permission
 from s2sgw.stream.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
 from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.mechanisms import BY_SECRET, LEGACY, MECHANISMS, Mechanism
 from s2sgw.xmpp.namespaces import SASL, XML
 
 #: After so many failures on one stream the receiving side closes it (R25, RFC 6120 §6.4.5 recommends 2 to 5).
@@ -172,18 +174,28 @@ class SecretServer(ScramServer):
             raise SASLRefused(SASLCondition(why.condition), why.text) from None
 
 
-class ServerMechanism(NamedTuple):
-    """A row: the name, when it is offered (only if it would succeed), and its exchange with the asserted peer."""
+class LegacyServer(DigestServer):
+    """DIGEST-MD5 (R26), in the words of SASL."""
 
-    name: Method
+    def step(self, message: bytes | None) -> bytes | None:
+        try:
+            return super().step(message)
+        except DigestRefused as why:
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
+
+
+class ServerMechanism(NamedTuple):
+    """A row: the name, when it is offered (only if it would succeed), and its exchange for the asserted pair."""
+
+    name: Mechanism
     offered: Callable[[Permission], bool]
-    exchange: Callable[[Domain, Permission], ServerExchange]
+    exchange: Callable[[Pair, Permission], ServerExchange]
 
 
 def _secret_server(variant: Variant) -> ServerMechanism:
-    def exchange(peer: Domain, permission: Permission) -> ServerExchange:
+    def exchange(pair: Pair, permission: Permission) -> ServerExchange:
         assert permission.secret is not None  # or it is not offered
-        return SecretServer(variant, peer, permission.secret)
+        return SecretServer(variant, pair.sender, permission.secret)
 
     def usable(permission: Permission) -> bool:
         return _usable(variant, permission.secret)
@@ -195,19 +207,36 @@ def _external_offered(permission: Permission) -> bool:
     return permission.external
 
 
-def _external_server(peer: Domain, permission: Permission) -> ServerExchange:
-    return ExternalServer(peer)
+def _external_server(pair: Pair, permission: Permission) -> ServerExchange:
+    return ExternalServer(pair.sender)
 
 
-SERVER_MECHANISMS = (
-    ServerMechanism("EXTERNAL", _external_offered, _external_server),
-    *map(_secret_server, VARIANTS),
-)
+def _legacy_offered(permission: Permission) -> bool:
+    return permission.secret is not None
+
+
+def _legacy_server(pair: Pair, permission: Permission) -> ServerExchange:
+    assert permission.secret is not None  # or it is not offered
+    return LegacyServer(pair.sender, permission.secret.secret.text, pair.recipient, permission.secret.nonce())
+
+
+SERVER_MECHANISMS = {
+    row.name: row for row in (
+        ServerMechanism("EXTERNAL", _external_offered, _external_server),
+        *map(_secret_server, VARIANTS),
+        ServerMechanism(LEGACY, _legacy_offered, _legacy_server),
+    )
+}
 
 
 def offered(permission: Permission) -> list[ServerMechanism]:
-    """The mechanisms that are offered, best first."""
-    return [mechanism for mechanism in SERVER_MECHANISMS if mechanism.offered(permission)]
+    """The mechanisms that are offered, in the order of the policy; the legacy one is the last in any case."""
+    rows = [SERVER_MECHANISMS[name] for name in _legacy_last(permission.mechanisms)]
+    return [row for row in rows if row.offered(permission)]
+
+
+def _legacy_last(names: tuple[Mechanism, ...]) -> list[Mechanism]:
+    return sorted(names, key=LEGACY.__eq__)
 
 
 # --- initiating ------------------------------------------------------------------------------------------------------
@@ -217,8 +246,9 @@ def offered(permission: Permission) -> list[ServerMechanism]:
 class Means:
     """By what we can authenticate: our domain, whether we presented a certificate for it, and what we share with the peer.
 
-    `mutual`: only in a way that proves the peer to us too. `offered` are the mechanisms, and `bindings` the types of channel
-    binding, that it announces; None: it announces no types (XEP-0440).
+    `peer`: whom we opened the stream to. `mutual`: only in a way that proves the peer to us too. `offered` are the mechanisms,
+    and `bindings` the types of channel binding, that it announces; None: it announces no types (XEP-0440). `mechanisms` are
+    those that the policy allows, in the order in which they are preferred.
     """
 
     local: Domain
@@ -227,12 +257,19 @@ class Means:
     mutual: bool = False
     offered: tuple[str, ...] = ()
     bindings: tuple[str, ...] | None = None
+    mechanisms: tuple[Mechanism, ...] = MECHANISMS
+    peer: Domain | None = None
 
     def uses(self, variant: Variant) -> bool:
         """Whether that variant of SCRAM is to be used: one without binding, which can be relayed, only where no other can be."""
         if not _usable(variant, self.secret) or (variant.bound and not self._binds):
             return False
-        return variant.bound or not (self.mutual or any(each.name in self.offered and self.uses(each) for each in BOUND))
+        return variant.bound or not (self.mutual or self._could_bind)
+
+    @property
+    def _could_bind(self) -> bool:
+        names = set(self.offered).intersection(self.mechanisms)
+        return any(each.name in names and self.uses(each) for each in BOUND)
 
     @property
     def _binds(self) -> bool:
@@ -288,10 +325,29 @@ class SecretClient(ScramClient):
             raise SASLRefused(SASLCondition(why.condition), why.text) from None
 
 
+class LegacyClient(DigestClient):
+    """DIGEST-MD5 (R26), in the words of SASL: we are `local`, and speak with the server of `peer`."""
+
+    def __init__(self, local: Domain, peer: Domain, secret: StreamSecret) -> None:
+        super().__init__(local.ascii, secret.secret.text, peer.ascii, f"xmpp/{peer.ascii}", secret.nonce())
+
+    def respond(self, message: bytes | None) -> bytes:
+        try:
+            return super().respond(message)
+        except DigestRefused as why:
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
+
+    def finish(self, message: bytes | None) -> None:
+        try:
+            super().finish(message)
+        except DigestRefused as why:
+            raise SASLRefused(SASLCondition(why.condition), why.text) from None
+
+
 class ClientMechanism(NamedTuple):
     """A row: the name, what it needs, and its exchange."""
 
-    name: Method
+    name: Mechanism
     usable: Callable[[Means], bool]
     exchange: Callable[[Means], ClientExchange]
 
@@ -311,16 +367,31 @@ def _external_usable(means: Means) -> bool:
     return means.external and not means.mutual
 
 
-EXTERNAL = ClientMechanism("EXTERNAL", _external_usable, ExternalClient)
-SCRAM = tuple(map(_secret_client, VARIANTS))
+def _legacy_usable(means: Means) -> bool:
+    return means.secret is not None and means.peer is not None and not means.mutual
+
+
+def _legacy_client(means: Means) -> ClientExchange:
+    assert means.secret is not None  # or it is not usable
+    assert means.peer is not None
+    return LegacyClient(means.local, means.peer, means.secret)
+
+
+CLIENT_MECHANISMS = {
+    row.name: row for row in (
+        ClientMechanism("EXTERNAL", _external_usable, ExternalClient),
+        *map(_secret_client, VARIANTS),
+        ClientMechanism(LEGACY, _legacy_usable, _legacy_client),
+    )
+}
 
 
 def choose(means: Means) -> list[ClientMechanism]:
     """The mechanisms worth trying of those the other side offers, best first: each once, which bounds the retries (R25).
 
-    Of SCRAM only the best: a secret that is wrong for one hash is wrong for the other.
+    Of those that need the secret only the best: a secret that is wrong for one of them is wrong for the others.
     """
-    chosen = []
-    for kind in ((EXTERNAL,), SCRAM):
-        chosen += [row for row in kind if row.name in means.offered and row.usable(means)][:1]
-    return chosen
+    rows = [CLIENT_MECHANISMS[name] for name in _legacy_last(means.mechanisms) if name in means.offered]
+    usable = [row for row in rows if row.usable(means)]
+    by_secret = [row for row in usable if row.name in BY_SECRET]
+    return [row for row in usable if row not in by_secret[1:]]

@@ -36,7 +36,9 @@ class SharedSecret:
     """The secret of one peer. `salt` (random, the same while the secret lives) and `iterations` are what we ask for as server."""
 
     def __init__(self, secret: str, salt: bytes, iterations: int = ITERATIONS) -> None:
-        self._secret = prepare(secret).encode()
+        #: the secret as SASLprep has it, for a mechanism that derives nothing from it beforehand
+        self.text = prepare(secret)
+        self._secret = self.text.encode()
         self.salt = salt
         self.iterations = iterations
         self._keys: dict[tuple[Hash, bytes, int], ScramKeys] = {}

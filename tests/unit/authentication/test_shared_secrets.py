@@ -22,6 +22,7 @@ from s2sgw.net.tls_layer import exporter
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
+from s2sgw.runtime.preflight import _policy_warnings
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
@@ -29,6 +30,7 @@ from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
 from tests.support.wires import LOCAL, Ends
 
 PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
@@ -80,6 +82,24 @@ class FileTests(SecretTestCase):
             parse(text, self.path.absolute().parent / "s2sgw.toml")
         self.assertIn("and not with all", str(failed.exception))
 
+    def test_legacy(self) -> None:
+        """R26: DIGEST-MD5 is the last, of a peer object that has a secret of its own, and `check` warns of it."""
+        path = self.path.absolute().parent / "s2sgw.toml"
+        secret = f'secret_file = "{self.path.name}"\n'
+        for name, keys, complaint in (
+            ("default", 'sasl = ["DIGEST-MD5"]\n', "is for single peers"), ("peer.example", 'sasl = ["DIGEST-MD5"]\n', "needs secret_file"),
+            ("peer.example", secret + 'sasl = ["DIGEST-MD5", "EXTERNAL"]\n', "as the last"),
+            ("peer.example", 'sasl = ["EXTERNAL", "EXTERNAL"]\n', "names a mechanism twice"),
+            ("peer.example", 'sasl = ["PLAIN"]\n', "PLAIN"),
+        ):
+            with self.assertRaises(ConfigError) as failed:
+                parse(f'[gateway]\ndomains = ["example.org"]\n[peers."{name}"]\n{keys}', path)
+            self.assertIn(complaint, str(failed.exception))
+        (path.parent / "certs").mkdir(exist_ok=True)
+        config = parse(f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\n{secret}sasl = ["EXTERNAL", "DIGEST-MD5"]\n', path)
+        [warning] = _policy_warnings(config)
+        self.assertIn('"peer.example".sasl: DIGEST-MD5 is historic and weak', warning)
+
     def test_configured(self) -> None:
         """A file that cannot be used is told at the start."""
         text = f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\nsecret_file = "{self.path.name}"\n'
@@ -120,7 +140,20 @@ class SharedSecretsTests(SecretTestCase):
     def test_reconsidered(self) -> None:
         """R26: a stream that it has proven stays under a policy that still has it."""
         for verdict, peer, stays in ((Verdict(secret=True), PEER, True), (Verdict(secret=True), OTHER, False), (Verdict(), PEER, False)):
-            self.assertEqual(self.secrets.suffices(verdict, peer), stays)
+            self.assertEqual(self.secrets.suffices(verdict, peer, "SCRAM-SHA-1"), stays)
+        self.assertFalse(self.secrets.suffices(Verdict(secret=True), PEER, "DIGEST-MD5"))
+
+    def test_mechanisms(self) -> None:
+        """The policy names the mechanisms; where none of them binds to TLS, none is offered that could, and no binding is looked for."""
+        cases: tuple[tuple[tuple[Mechanism, ...], bool], ...] = (
+            (("SCRAM-SHA-1-PLUS", "DIGEST-MD5"), True), (("EXTERNAL", "SCRAM-SHA-256"), False),
+        )
+        for names, bound in cases:
+            self.secrets = SharedSecrets(PeerPolicies({"peer.example": PeerObject(secret_file=self.path, sasl=names)}))
+            granted = self.granted(Verdict(external=True, secret=True))
+            assert granted.secret is not None
+            self.assertEqual((granted.mechanisms, granted.secret.binding is not None), (names, bound))
+        self.assertEqual(self.granted(Verdict(external=True), OTHER).mechanisms, MECHANISMS)
 
     def test_outbound(self) -> None:
         """R26: a stream of ours stays where the secret alone proves the peer by the policy of now, if it had to there."""

@@ -288,6 +288,11 @@ class ReconsiderTests(InboundTestCase):
         self.opinion = Verdict(ending=Ending(Cause.TLS_TOO_OLD))
         self.assertEqual(Cause.TLS_TOO_OLD, self.reconsidered())
 
+    def test_mechanism_barred(self) -> None:
+        """A stream that was authenticated by a mechanism which the policy names no more is closed; others stay."""
+        self.assertEqual(Cause.NOT_PROVEN, self.reconsidered("EXTERNAL", sasl=("SCRAM-SHA-256",)))
+        self.assertIsNone(self.reconsidered("certificate", sasl=("SCRAM-SHA-256",)))
+
     def test_barred(self) -> None:
         """Who is not allowed is refused before anything is asked, and where nothing is proven yet it is all that is."""
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(allow=False))

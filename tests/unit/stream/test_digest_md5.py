@@ -1,10 +1,13 @@
-"""DIGEST-MD5 towards jabberd2's router (RFC 2831)."""
+"""DIGEST-MD5 (RFC 2831), both sides of an exchange."""
 
 from __future__ import annotations
 
+import hashlib
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.digest_md5 import DigestClient, DigestRefused
+from s2sgw.stream.digest_md5 import MESSAGE_BYTES, DigestClient, DigestRefused, DigestServer
+from s2sgw.xmpp.jid import Domain
 
 CHALLENGE = b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8'
 RSPAUTH = b"rspauth=ea40f60335c427b5527b84dbabcdfffd"
@@ -47,6 +50,9 @@ class RefusalTests(SynchronousTestCase):
             one.respond(CHALLENGE)
             self.assertRaises(DigestRefused, one.finish, proof)
         self.assertRaises(DigestRefused, client().finish, RSPAUTH)
+        one = client()
+        one.respond(CHALLENGE)
+        self.assertRaises(DigestRefused, one.respond, RSPAUTH.replace(b"e", b"f"))
 
     def test_spelling(self) -> None:
         """Quotes are escaped; a realm need not be offered; what ISO 8859-1 cannot hold is hashed as UTF-8."""
@@ -54,3 +60,106 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn(b'username="a\\"b\\\\"', answer)
         self.assertIn(b'nonce="x\\"y"', answer)
         self.assertNotIn(b"charset", answer)
+
+    def test_narrow(self) -> None:
+        """RFC 2831 §2.1.2.1: a name and a secret are each hashed in ISO 8859-1 where it can hold them."""
+        server, one = (
+            DigestServer(Domain.parse("bücher.example"), "ключ", Domain.parse("ours.example"), "n"),
+            DigestClient("bücher.example", "ключ", "ours.example", "xmpp/ours.example", "c"),
+        )
+        answer = one.respond(server.step(None))
+        one.respond(server.step(answer))
+        one.finish(None)
+
+
+OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
+
+
+class ServerTests(SynchronousTestCase):
+    """R26: the receiving side."""
+
+    def setUp(self) -> None:
+        self.server = DigestServer(PEER, "secret", OURS, "nonce")
+        self.client = DigestClient("peer.example", "secret", "ours.example", "xmpp/ours.example", "cnonce")
+        self.challenge = self.server.step(None)
+        self.answer = self.client.respond(self.challenge)
+
+    def refused(self, answer: bytes) -> str:
+        """Return the condition by which a response is refused."""
+        server = DigestServer(PEER, "secret", OURS, "nonce")
+        server.step(None)
+        refusal: DigestRefused = self.assertRaises(DigestRefused, server.step, answer)
+        return refusal.condition
+
+    def test_example(self) -> None:
+        """The worked example of RFC 2831 §4, from the server."""
+        server = DigestServer(Domain.parse("chris"), "secret", Domain.parse("elwood.innosoft.com"), "OA6MG9tEQGm2hh", "imap")
+        self.assertEqual(server.step(None), b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",charset=utf-8,algorithm=md5-sess')
+        answer = (
+            b'charset=utf-8,username="chris",realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",nc=00000001,cnonce="OA6MHXh6VqTrRk",'
+            b'digest-uri="imap/elwood.innosoft.com",response=d388dad90d4bbd760a152321f2143af7,qop=auth'
+        )
+        self.assertEqual(server.step(answer), RSPAUTH)
+        self.assertIsNone(server.step(b""))
+
+    def test_both(self) -> None:
+        """Each side proves itself to the other; nothing is left to be said."""
+        self.assertEqual(self.client.respond(self.server.step(self.answer)), b"")
+        self.assertIsNone(self.server.step(None))
+        self.client.finish(None)
+
+    def test_secret(self) -> None:
+        """Another secret, and a response that is none, are refused."""
+        other = DigestClient("peer.example", "Secret", "ours.example", "xmpp/ours.example", "cnonce")
+        self.assertEqual(self.refused(other.respond(self.challenge)), "not-authorized")
+        proof = self.answer.split(b"response=")[1][:32]
+        for answer in (proof.upper(), proof[:-1], b"0" * 32):
+            self.assertEqual(self.refused(self.answer.replace(proof, answer)), "not-authorized")
+
+    def test_names(self) -> None:
+        """The user is the stream's `from`; realm and digest-uri are the domain asked for; the nonce is of this exchange, once."""
+        for old, new in (
+            (b'username="peer', b'username="other'), (b'realm="ours', b'realm="other'), (b"xmpp/ours", b"xmpp/other"), (b"xmpp/", b"imap/"),
+            (b'nonce="nonce"', b'nonce="other"'), (b"nc=00000001", b"nc=00000002"), (b"xmpp/ours.example", b"xmpp/ours.example/x"),
+        ):
+            self.assertIn(old, self.answer)
+            self.assertEqual(self.refused(self.answer.replace(old, new)), "not-authorized", new)
+
+    def test_authorization_identity(self) -> None:
+        """It may be the stream's `from`, and is part of the proof; another is `<invalid-authzid/>`."""
+        self.assertEqual(self.refused(self.answer + b',authzid="other.example"'), "invalid-authzid")
+        self.assertEqual(self.refused(self.answer + b',authzid="peer.example"'), "not-authorized")  # the proof is without it
+        proof = self.answer.split(b"response=")[1][:32]
+        secret = hashlib.md5(b"peer.example:ours.example:secret").digest()
+        first = hashlib.md5(secret + b":nonce:cnonce:peer.example").hexdigest()
+        second = hashlib.md5(b"AUTHENTICATE:xmpp/ours.example").hexdigest()
+        whole = hashlib.md5(f"{first}:nonce:00000001:cnonce:auth:{second}".encode()).hexdigest().encode()
+        self.assertIn(b"rspauth=", self.server.step(self.answer.replace(proof, whole) + b',authzid="peer.example"') or b"")
+
+    def test_malformed(self) -> None:
+        """What is missing, said twice, not text, too long, of another quality of protection or another charset."""
+        for answer in (
+            b"", b"x", b"\xff", self.answer + b",qop=auth", self.answer.replace(b"qop=auth", b"qop=auth-int"),
+            self.answer.replace(b"cnonce=", b"x="), self.answer.replace(b"cnonce", b""), self.answer.replace(b"utf-8", b"koi8-r"),
+            self.answer + b',username="peer.example"', self.answer.replace(b"peer", b"\xff"), self.answer + b',x="' + b"y" * MESSAGE_BYTES + b'"',
+        ):
+            self.assertEqual(self.refused(answer), "malformed-request", answer)
+
+    def test_latin_1(self) -> None:
+        """RFC 2831 §2.1.2: without a charset the response is ISO 8859-1."""
+        books = Domain.parse("b\xfccher.example")
+        assert self.challenge is not None
+        answer = DigestClient(books.text, "secret", "ours.example", "xmpp/ours.example", "c").respond(self.challenge.replace(b",charset=utf-8", b""))
+        server = DigestServer(books, "secret", OURS, "nonce")
+        server.step(None)
+        server.step(answer.decode().encode("iso-8859-1"))
+        self.assertIsNone(server.step(None))
+
+    def test_no_subsequent_authentication(self) -> None:
+        """§2.2: nothing is proven by what was proven before: an initial response is refused, and a nonce serves once."""
+        again = DigestServer(PEER, "secret", OURS, "another")
+        self.assertEqual(self.assertRaises(DigestRefused, again.step, self.answer).condition, "malformed-request")
+        again.step(None)
+        self.assertEqual(self.assertRaises(DigestRefused, again.step, self.answer).condition, "not-authorized")
+        self.server.step(self.answer)
+        self.assertEqual(self.assertRaises(DigestRefused, self.server.step, self.answer).condition, "malformed-request")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import itertools
 
+from s2sgw.stream.digest_md5 import DigestClient, DigestServer
 from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.stream.receiving import ReceivingStream
@@ -11,6 +13,7 @@ from s2sgw.stream.sasl import Means, choose
 from s2sgw.stream.scram import VARIANTS, ScramClient, ScramServer
 from s2sgw.stream.scram_secret import SharedSecret, StreamSecret
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.mechanisms import Mechanism
 from tests.support.transcripts import (
     ERRORS_FEATURE,
     EXTERNAL_FEATURE,
@@ -121,6 +124,83 @@ class ReceivingSecretTests(TranscriptCase):
             Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")),
         )
 
+    def test_order(self) -> None:
+        """The policy says which mechanisms are offered, in which order; what it does not name is not taken either."""
+        permission = Permission(external=True, secret=UNBOUND, mechanisms=("SCRAM-SHA-1", "EXTERNAL"))
+        self.told(
+            *receiving.judged(permission, mechanisms("SCRAM-SHA-1", "EXTERNAL"), LIMITS_FEATURE), In(auth("", "SCRAM-SHA-256")),
+            Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")),
+        )
+
+
+LEGACY_LAST: tuple[Mechanism, ...] = ("DIGEST-MD5", "EXTERNAL", "SCRAM-SHA-1")
+
+
+class LegacyTests(TranscriptCase):
+    """R26: DIGEST-MD5, where the policy for a peer names it."""
+
+    def test_receiving(self) -> None:
+        """R26: it is offered last; the peer proves itself, and so do we, before `<success/>`."""
+        server = DigestServer(PEER, "correct horse", OURS, "receiving")
+        client = DigestClient("peer.example", "correct horse", "ours.example", "xmpp/ours.example", "cnonce")
+        challenge = server.step(None)
+        response = client.respond(challenge)
+        offered = mechanisms("EXTERNAL", "SCRAM-SHA-1", "DIGEST-MD5")
+        self.play(
+            receiving.stream,
+            *receiving.judged(Permission(external=True, secret=UNBOUND, mechanisms=LEGACY_LAST), offered, LIMITS_FEATURE),
+            In(auth("", "DIGEST-MD5")), Out(said("challenge", challenge)), In(said("response", response)),
+            Out(said("challenge", server.step(response))), In(f"<response {SASL}/>"), Out(f"<success {SASL}/>"),
+            Says(PairProven(PAIR, "DIGEST-MD5")),
+        )
+
+    def test_wrong_secret(self) -> None:
+        """R26: another secret proves nothing, and the next exchange has a nonce of its own."""
+        numbers = itertools.count()
+        secret = StreamSecret(SECRET, lambda: f"n{next(numbers)}")
+        client = DigestClient("peer.example", "wrong", "ours.example", "xmpp/ours.example", "cnonce")
+        engine = receiving.stream()
+        self._play(engine, lambda data: [data], receiving.SECURED)
+        engine.judged(Permission(secret=secret, mechanisms=("DIGEST-MD5",)))
+        for number in range(2):
+            engine.data_to_send()
+            engine.receive(auth("", "DIGEST-MD5").encode())
+            challenge = base64.b64decode(engine.data_to_send().split(b">")[1].split(b"<")[0])
+            self.assertIn(f'nonce="n{number}"'.encode(), challenge)
+            engine.receive(said("response", client.respond(challenge) if number == 0 else b"x").encode())
+            self.assertIn((b"<not-authorized", b"<malformed-request")[number], engine.data_to_send())
+
+    def test_off(self) -> None:
+        """R26, R38: it is neither offered nor taken nor asked for where the policy does not name it, or there is no secret."""
+        for permission, offered in (
+            (Permission(secret=UNBOUND), mechanisms("SCRAM-SHA-256", "SCRAM-SHA-1")),
+            (Permission(external=True, mechanisms=LEGACY_LAST), mechanisms("EXTERNAL")),
+        ):
+            self.play(
+                receiving.stream, *receiving.judged(permission, offered, LIMITS_FEATURE), In(auth("", "DIGEST-MD5")),
+                Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")),
+            )
+
+    def test_initiating(self) -> None:
+        """R26: asked for where nothing better is offered and the peer is proven; success without proof is none."""
+        permission = Permission(secret=StreamSecret(SECRET, lambda: "cnonce"), mechanisms=LEGACY_LAST)
+        server = DigestServer(OURS, "correct horse", PEER, "nonce")
+        client = DigestClient("ours.example", "correct horse", "peer.example", "xmpp/peer.example", "cnonce")
+        challenge = server.step(None)
+        response = client.respond(challenge)
+        begun = [
+            *judged(permission), answered(mechanisms("DIGEST-MD5", "PLAIN")), Out(f"<auth {SASL} mechanism='DIGEST-MD5'/>"), In(said("challenge", challenge)),
+            Out(said("response", response)),
+        ]
+        proven = [initiating.answered("r3", LIMITS_FEATURE), Says(PairProven(initiating.OUTBOUND, "DIGEST-MD5"))]
+        proof = server.step(response)
+        for late in (True, False):
+            ends = [In(said("success", proof))] if late else [In(said("challenge", proof)), Out(f"<response {SASL}>=</response>"), In(f"<success {SASL}/>")]
+            self.play(lambda: InitiatingStream(initiating.FEDERATION), *begun, *ends, Out(initiating.ASK), *proven)
+        text = "DIGEST-MD5: the other side does not prove that it knows the secret"
+        end = [Out(error("not-authorized", text)), Says(End(Cause.SASL_FAILED, condition="not-authorized"))]
+        self.play(lambda: InitiatingStream(initiating.FEDERATION), *begun, In(f"<success {SASL}/>"), *end)
+
 
 def answered(*rows: str) -> In:
     return initiating.answered("r2", *rows)
@@ -214,6 +294,25 @@ class InitiatingSecretTests(TranscriptCase):
 
 class ChoiceTests(TranscriptCase):
     """R26: which mechanisms are used, by what is offered."""
+
+    def test_policy(self) -> None:
+        """The order is the policy's; of those that need the secret one alone; a bound one that it bars is no reason to wait for it."""
+        both = (*NAMES, "EXTERNAL", "DIGEST-MD5")
+        for allowed, chosen in (
+            (("EXTERNAL",), []), (("SCRAM-SHA-1", "SCRAM-SHA-256"), ["SCRAM-SHA-1"]), (("SCRAM-SHA-1", "SCRAM-SHA-1-PLUS"), ["SCRAM-SHA-1-PLUS"]),
+            (("DIGEST-MD5", "SCRAM-SHA-1"), ["SCRAM-SHA-1"]), (("DIGEST-MD5",), ["DIGEST-MD5"]), ((), []),
+        ):
+            self.assertEqual(self.chosen(both, mechanisms=allowed, peer=PEER), chosen)
+        means = Means(OURS, True, THEIRS, offered=both, mechanisms=("SCRAM-SHA-256", "EXTERNAL"), peer=PEER)
+        self.assertEqual([mechanism.name for mechanism in choose(means)], ["SCRAM-SHA-256", "EXTERNAL"])
+
+    def test_legacy(self) -> None:
+        """R26: DIGEST-MD5 can be relayed, so something else must prove the peer; without a secret there is nothing to say."""
+        allowed = ("EXTERNAL", "SCRAM-SHA-256-PLUS", "DIGEST-MD5")
+        self.assertEqual(self.chosen(("DIGEST-MD5",), mechanisms=allowed, peer=PEER), ["DIGEST-MD5"])
+        self.assertEqual(self.chosen(("DIGEST-MD5",), mechanisms=allowed, peer=PEER, mutual=True), [])
+        self.assertEqual(self.chosen(("DIGEST-MD5",), None, mechanisms=allowed, peer=PEER), [])
+        self.assertEqual(self.chosen(("DIGEST-MD5",), peer=PEER), [])
 
     def chosen(self, offered: tuple[str, ...], secret: StreamSecret | None = THEIRS, **more: object) -> list[str]:
         means = Means(OURS, False, secret, offered=offered, **more)  # type: ignore[arg-type]
