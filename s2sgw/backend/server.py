@@ -175,6 +175,10 @@ class BackendInitiating:
         """Return `targets`: the addresses are known."""
         return targets
 
+    def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return `targets`: no proxy stands between the gateway and its backend."""
+        return targets
+
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         return InitiatingStream(InitiatingOptions(
             local=pair.sender, peer=pair.recipient, purpose="verify" if verifying else "stanzas", tls=self.server.tls,

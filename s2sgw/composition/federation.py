@@ -19,7 +19,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.addresses import is_this_machine
 from s2sgw.net.dialing import Dialler, DirectDialler
-from s2sgw.net.discovery import Discovery, Resolution
+from s2sgw.net.discovery import Discovery, Resolution, is_onion
 from s2sgw.net.http_connect import HTTPConnectDialler
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.socks import SocksDialler
@@ -64,8 +64,16 @@ class PeerDiallers:
         self._direct = DirectDialler(reactor, sources=source_addresses)
 
     def relayed(self, peer: Domain) -> bool:
-        """Return whether a proxy reaches the peer by name, so that nothing is looked up for it."""
-        return self._policies.policy(peer).proxy != "none"
+        """Return whether a proxy reaches the peer by its own name, so that nothing is looked up for it.
+
+        The DNS knows nothing of an onion service (RFC 7686), so that is never looked up.
+        """
+        policy = self._policies.policy(peer)
+        return policy.proxy != "none" and (policy.proxy_lookup == "remote" or is_onion(peer.ascii))
+
+    def dials_names(self, peer: Domain) -> bool:
+        """Return whether a proxy is given the names of the hosts that the DNS gives for `peer`, instead of addresses."""
+        return self._policies.policy(peer).proxy != "none" and not self.relayed(peer)
 
     def dialler(self, peer: Domain) -> Dialler:
         """Return what connects to `peer`."""

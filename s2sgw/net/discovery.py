@@ -196,7 +196,7 @@ class Discovery:
             target = Target(address, S2S_PORT, (address,))
             barred = self._barred([target])
             return Resolution(domain, () if barred else (target,), barred)
-        if _is_onion(domain.ascii):
+        if is_onion(domain.ascii):
             return Resolution(domain, (), Ending(Cause.NO_SUCH_DOMAIN, "an onion service is reached through a proxy alone"))
         candidates = await self._candidates(domain, deadline, requester)
         if isinstance(candidates, Ending):
@@ -340,7 +340,7 @@ def _drawn(weights: Sequence[int], random: Random) -> int:
     return next(index for index, reached in enumerate(accumulate(weights)) if reached >= drawn)
 
 
-def _is_onion(name: str) -> bool:
+def is_onion(name: str) -> bool:
     """Return whether `name` is an onion service, for which the DNS is never asked (RFC 7686 §2)."""
     return name.rstrip(".").rpartition(".")[2] == "onion"
 

@@ -38,6 +38,7 @@ Dialback = Literal["never", "with-tls", "always"]
 UnknownIssuer = Literal["reject", "ask", "trust-first-use"]
 LostProof = Literal["report", "refuse"]
 Resolve = Literal["required", "address-match"]
+ProxyLookup = Literal["remote", "local"]
 Denied = Literal["error", "drop"]
 Excess = Literal["slow", "refuse"]
 
@@ -117,6 +118,8 @@ class PeerPolicy:
     sasl: tuple[Mechanism, ...] = MECHANISMS
     route: str | None = None
     proxy: Proxy | Literal["none"] = "none"
+    #: who looks up what the DNS knows of a peer that is reached through a proxy: the proxy, or we
+    proxy_lookup: ProxyLookup = "remote"
     features: Features = Features()
     limits: Limits = Limits()
     deny_namespaces: tuple[str, ...] = ()
@@ -250,6 +253,7 @@ class PeerObject(InheritingSection):
     sasl: Annotated[tuple[Mechanism, ...], AfterValidator(_check_mechanisms)] | None = None
     route: RouteKey | None = None
     proxy: ProxyURL | None = None
+    proxy_lookup: ProxyLookup | None = None
     features: FeaturesObject | None = None
     limits: LimitsObject | None = None
     deny_namespaces: tuple[Namespace, ...] | None = None

@@ -106,11 +106,13 @@ def _policy_warnings(config: Config) -> Iterator[str]:
                 f'{key_text(("peers", name, "sasl"))}: {LEGACY} is historic and weak (RFC 6331). '
                 "It is used last, and only under TLS. Remove it as soon as the peer supports another mechanism"
             )
-        if peer.tls != "optional":
+        if peer.tls != "optional" and peer.proxy_lookup != "local":
             continue
         example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the object decides about
         policy = config.policies.policy(Domain.parse(example))
-        if policy.encryption != "optional":
+        if peer.proxy_lookup == "local" and policy.proxy == "none":
+            yield f'{key_text(("peers", name, "proxy_lookup"))}: has no effect without a proxy'
+        if peer.tls == "optional" and policy.encryption != "optional":
             yield f'{key_text(("peers", name, "tls"))}: "optional" has no effect unless dialback is "always"'
 
 

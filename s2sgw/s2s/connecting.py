@@ -402,7 +402,7 @@ class ConnectAttempt:
             raise StreamUnavailable(resolution.ending)
         left = VERIFYING_ADDRESSES if self._requester is not None and self._requester.is_stranger else ADDRESSES
         for group in priority_groups(self._borne(resolution.targets)):
-            places = endpoints(await self._locate(group), left)
+            places = endpoints(self.side.dial_targets(self.pair, await self._locate(group)), left)
             left -= len(places)
             stream = await self._heat(places)
             if stream is not None:

@@ -27,6 +27,7 @@ from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.host_port import is_address, is_host
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.limits import FramingLimits
 
@@ -58,6 +59,16 @@ class FederationInitiating:
 
     async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
         return await self.discovery.locate(targets, requester or Requester.ourselves(pair.recipient.ascii))
+
+    def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return `targets`; with `proxy_lookup = "local"` the proxy is given each host by its name, if it is the name of a host.
+
+        A name in an SRV record may hold any characters, which a proxy could misread.
+        """
+        if not self.routes.dials_names(pair.recipient):
+            return targets
+        named = [target for target in targets if is_host(target.host) or is_address(target.host)]
+        return [replace(target, addresses=(target.host,)) for target in named]
 
     async def admit(self, pair: Pair) -> Ending | None:
         """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""

@@ -35,6 +35,9 @@ class PeerRoutes(Protocol):
     def dialler(self, peer: Domain) -> Dialler:
         """Return what connects to `peer`."""
 
+    def dials_names(self, peer: Domain) -> bool:
+        """Return whether a proxy is given the names of the hosts that the DNS gives for `peer`, instead of addresses."""
+
 
 class AckPreferences(Protocol):
     """What is known of how servers acknowledge (XEP-0198)."""

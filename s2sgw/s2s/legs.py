@@ -88,6 +88,9 @@ class InitiatingLeg(Protocol):
     def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Awaitable[Sequence[Target]]:
         """Return those of `targets`, of one priority, that have addresses, looking up what is not known yet."""
 
+    def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return `targets` with the addresses that `dialler` is given: a proxy may be given the name of the host instead."""
+
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
         """A fresh engine for one connection to `target`."""
 

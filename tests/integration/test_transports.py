@@ -101,6 +101,15 @@ class DialTests(ConfigTestCase):
         self.assertEqual(self.dialled(plain, "198.51.100.1"), ("198.51.100.1", 5269, ("192.0.2.1", 0)))
         self.assertEqual(self.dialled(plain, "2001:db8::1"), ("2001:db8::1", 5269, None))
 
+    def test_who_looks_up(self) -> None:
+        """The proxy looks a peer up, or we do and give it the target's name; never an onion service, and never without a proxy."""
+        local = 'proxy = "http://127.0.0.1:3128"\nproxy_lookup = "local"\n'
+        text = f'[queue]\ndisk = 0\n[peers.default]\nproxy_lookup = "local"\n[peers."a.example"]\n{local}[peers."b.example"]\nproxy = "socks5://[::1]"\n'
+        diallers = self.gateway(text + 'proxy_lookup = "remote"\n[peers."*.onion"]\n' + local).diallers
+        for name, known in (("a.example", (False, True)), ("b.example", (True, False)), ("c.example", (False, False)), (ONION.ascii, (True, False))):
+            peer = Domain.parse(name)
+            self.assertEqual((diallers.relayed(peer), diallers.dials_names(peer)), known, name)
+
     def test_the_backend_is_told_of_the_peer(self) -> None:
         """The backend is told the peer's address where there is an open stream of it, else that the connection is our own."""
         gateway = self.gateway("[queue]\ndisk = 0\n[backend]\nproxy_protocol = true\n")

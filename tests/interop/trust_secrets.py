@@ -158,7 +158,7 @@ class Two:
 
 
 @asynccontextmanager
-async def _two(lab: Lab) -> AsyncIterator[Two]:
+async def _two(lab: Lab, changes: dict[str, object]) -> AsyncIterator[Two]:
     dns, authority = nameserver(lab), Authority(lab.directory("authority"))
     doors = gateway(lab, INSIDE), gateway(lab, OUTSIDE)
     for door in doors:
@@ -166,7 +166,7 @@ async def _two(lab: Lab) -> AsyncIterator[Two]:
         write_secret(door.folder)
     dns.start()
     servers = [
-        Front(door, "prosody", [authority.for_domain(door.domain)], _changes(other.domain)).start(dns, authority)
+        Front(door, "prosody", [authority.for_domain(door.domain)], {"peers": {other.domain: changes}}).start(dns, authority)
         for door, other in (doors, doors[::-1])
     ]
     made = Two(doors, Ends(servers[0], servers[1], await login(servers[0], "juliet"), await login(servers[1], "romeo")))
@@ -178,12 +178,22 @@ async def _two(lab: Lab) -> AsyncIterator[Two]:
             door.stop()
 
 
-def _changes(peer: str) -> dict[str, object]:
-    """Nothing but the secret proves the peer."""
-    return {"peers": {peer: {"proofs": [], "secret_file": "shared.secret", "features": {"bidi": False}}}}
+#: Settings for the peer: nothing but the secret proves it; or it is an old one, which has nothing but DIGEST-MD5.
+ALONE: dict[str, object] = {"proofs": [], "secret_file": "shared.secret", "features": {"bidi": False}}
+OLD: dict[str, object] = {"sasl": ["DIGEST-MD5"], "secret_file": "shared.secret", "features": {"bidi": False}}
+
+gateways = Stage("two gateways with a shared secret and no other proof", lambda lab: _two(lab, ALONE))
+legacy = Stage("two gateways with DIGEST-MD5", lambda lab: _two(lab, OLD))
 
 
-gateways = Stage("two gateways with a shared secret and no other proof", _two)
+@legacy.scenario("R26: two gateways prove themselves to each other, both ways, by DIGEST-MD5 where nothing else is allowed")
+async def _by_digest(at: Two) -> None:
+    for sender, receiver in at.ends.ways():
+        await talk(sender, receiver, f"as of old, {sender.jid}")
+    for door in at.doors:
+        rows = await asyncio.to_thread(door.asked, "streams")
+        methods = {(row["direction"], row["method"]) for row in rows if row["leg"] == "federation"}
+        expect(methods, {("inbound", "DIGEST-MD5"), ("outbound", "DIGEST-MD5")}, door.domain)
 
 
 @gateways.scenario("R26: two gateways prove themselves to each other, both ways, bound to their TLS")

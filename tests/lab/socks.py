@@ -38,8 +38,8 @@ class SocksProxy:
                 return
             with socket.create_connection(("127.0.0.1", self.names[host])) as server:
                 client.sendall(_GRANTED)
-                threading.Thread(target=_pump, args=(server, client), daemon=True).start()
-                _pump(client, server)
+                threading.Thread(target=pump, args=(server, client), daemon=True).start()
+                pump(client, server)
 
     def _request(self, client: socket.socket) -> tuple[str, int]:
         kind = _exactly(client, 4)[3]
@@ -65,7 +65,8 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return data
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Carry bytes one way until that side has no more."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)

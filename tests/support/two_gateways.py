@@ -189,6 +189,9 @@ class Gateway:
     async def locate(self, pair: Pair, targets: Sequence[Target], requester: Any = None) -> Sequence[Target]:
         return targets
 
+    def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
+        return targets
+
     def engine(self, pair: Any, target: Any = None, verifying: bool = False) -> Any:
         if isinstance(pair, bool):
             return ReceivingStream(

@@ -108,6 +108,9 @@ class FakeSide:
     async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
         return targets
 
+    def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
+        return targets
+
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,

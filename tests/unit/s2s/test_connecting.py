@@ -98,6 +98,20 @@ class OpeningTests(Attempts):
         self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
         self.assertEqual((self.steps, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
 
+    def test_by_name(self) -> None:
+        """A proxy may be given the name of a host instead of its addresses, and is asked once."""
+        opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
+        opening.addErrback(lambda _: None).cancel()
+        self.side = side = Side(target("a", "2001:db8::1", "192.0.2.1"))
+        side.dial_targets = lambda pair, targets: [replace(each, addresses=(each.host,)) for each in targets]  # type: ignore[method-assign]
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self)
+        opening = Deferred.fromCoroutine(open_stream(side, PAIR, services, False))  # type: ignore[arg-type]
+        self.clock.advance(ATTEMPT_DELAY)
+        self.assertEqual(side.dialled, ["a.there.example"])
+        side.connect("a.there.example")
+        self.connections[-1].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
+
     def test_races_stay_within_a_priority(self) -> None:
         """R36: a target of lower priority waits until those before it have failed, and then is tried at once."""
         opening = self.open(target("a", "192.0.2.1", priority=1), target("b", "192.0.2.2", priority=2))

@@ -330,6 +330,19 @@ class OutboundReconsiderTests(SynchronousTestCase):
         self.assertIsNone(self.reconsidered(Verdict(external=True)))
 
 
+class ProxyTests(SynchronousTestCase):
+    """What a proxy is asked to connect to."""
+
+    def test_names(self) -> None:
+        """It is given each host by its name once, however many addresses that has; a name that it could misread is left out."""
+        hosts = ("a.example", "198.51.100.1", "2001:db8::1", "a.example:22", "a b.example", "a@b.example", "a\\013.example", "[::1]")
+        targets = [Target(host, 5269, ("192.0.2.1", "192.0.2.2")) for host in hosts]
+        for names, given in ((True, [(host,) for host in hosts[:3]]), (False, [("192.0.2.1", "192.0.2.2")] * len(hosts))):
+            side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer, names=names: names))
+            found = FederationInitiating.dial_targets(side, Pair(OURS, PEER), targets)
+            self.assertEqual([target.addresses for target in found], given)
+
+
 class BothWaysTests(InboundTestCase):
     """R36: who may have stanzas of ours on a stream of its own."""
 

@@ -1,0 +1,105 @@
+"""Sites that let nothing out but through a proxy: every peer by HTTP CONNECT with look-ups of our own, and every peer by SOCKS5."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from tests.interop.conversation import Ends, talk
+from tests.lab.http_proxy import HTTPProxy
+from tests.lab.lab import Lab
+from tests.lab.scenario import Stage, check, expect, step
+from tests.lab.socks import SocksProxy
+from tests.lab.world import OUTSIDE, World, world
+
+USER, PASSWORD = "gateway", "pass word"
+MISSING = "missing.example"
+#: With these our stanzas need a stream that we open.
+ONE_WAY = {"bidi": False}
+
+
+@dataclass
+class ThroughHTTP:
+    """A world, and the proxy between the gateway and its peers; fits `HasEnds`."""
+
+    made: World
+    proxy: HTTPProxy
+
+    @property
+    def ends(self) -> Ends:
+        return self.made.ends
+
+
+@dataclass
+class ThroughSocks:
+    """As `ThroughHTTP`."""
+
+    made: World
+    proxy: SocksProxy
+
+    @property
+    def ends(self) -> Ends:
+        return self.made.ends
+
+
+@asynccontextmanager
+async def _by_http(lab: Lab) -> AsyncIterator[ThroughHTTP]:
+    proxy = HTTPProxy(lab.port(), USER, PASSWORD)
+    place = f"http://{USER}:pass%20word@127.0.0.1:{proxy.port}"
+    wrong = f"http://{USER}:wrong@127.0.0.1:{proxy.port}"
+    peers = {"default": {"features": ONE_WAY, "proxy": place, "proxy_lookup": "local"}, "wrong.example": {"proxy": wrong, "proxy_lookup": "remote"}}
+    try:
+        async with world(lab, "prosody", "prosody", {"queue": {"hold": "3s"}, "peers": peers}) as made:
+            yield ThroughHTTP(made, proxy)
+    finally:
+        proxy.close()
+
+
+@asynccontextmanager
+async def _by_socks(lab: Lab) -> AsyncIterator[ThroughSocks]:
+    proxy = SocksProxy(lab.port(), {})
+    peers = {"default": {"features": ONE_WAY, "proxy": f"socks5://127.0.0.1:{proxy.port}"}}
+    try:
+        async with world(lab, "prosody", "prosody", {"queue": {"hold": "3s"}, "peers": peers}) as made:
+            proxy.names[OUTSIDE] = made.ends.right_server.s2s_port
+            yield ThroughSocks(made, proxy)
+    finally:
+        proxy.close()
+
+
+http = Stage("an HTTP proxy for all peers, looked up by the gateway", _by_http)
+socks = Stage("a SOCKS5 proxy for all peers, which looks them up", _by_socks)
+
+
+@http.scenario("a peer found by SRV is reached through the proxy, which is given the target's name and the log-in, and answers")
+async def _names(at: ThroughHTTP) -> None:
+    for sender, receiver in at.ends.ways():
+        await talk(sender, receiver, f"by CONNECT, {sender.jid}")
+    expect(set(at.proxy.asked), {f"localhost:{at.ends.right_server.s2s_port}"}, "what the proxy was asked")
+    step(f"asked for {at.proxy.asked[0]}")
+
+
+@http.scenario("a domain that does not exist is not asked of the proxy")
+async def _missing(at: ThroughHTTP) -> None:
+    before = len(at.proxy.asked)
+    ident = await at.ends.left.message(f"a@{MISSING}", "anybody?")
+    await at.ends.left.wait(lambda got: got.get("id") == ident and got.get("type") == "error", 10, "a bounce")
+    expect(at.proxy.asked[before:], [], "what the proxy was asked")
+
+
+@http.scenario("a proxy that refuses the log-in is told of in the record, and the message comes back")
+async def _login(at: ThroughHTTP) -> None:
+    ident = await at.ends.left.message("a@wrong.example", "anybody?")
+    await at.ends.left.wait(lambda got: got.get("id") == ident and got.get("type") == "error", 15, "a bounce")
+    check(at.proxy.refused > 0, "the proxy was not asked")
+    rows = await asyncio.to_thread(at.made.gateway.asked, "refusals", "wrong.example")
+    check(any("status 407" in str(row) for row in rows), f"no word of the log-in: {rows}")
+
+
+@socks.scenario("`[peers.default] proxy` is for every peer: by name, through the proxy, both ways")
+async def _all(at: ThroughSocks) -> None:
+    for sender, receiver in at.ends.ways():
+        await talk(sender, receiver, f"by SOCKS, {sender.jid}")
+    expect(set(at.proxy.asked), {(OUTSIDE, 5269)}, "what the proxy was asked")
