@@ -11,6 +11,7 @@
 #   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
+#   make mutants    rules of the wire broken on purpose, in a copy: the tests that claim them must notice (MUTANTS="M3 M11")
 #   make certs      a development CA and the certificates of the example domains
 #   make floors     the tests, with the oldest libraries that pyproject.toml allows
 #   make pythons    the tests, under Python 3.12 to 3.15 where they are here
@@ -37,6 +38,7 @@ README ?=
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
 ATTACK ?=
+MUTANTS ?=
 CUSTODY ?=
 MINUTES ?= 5
 SEED ?=
@@ -51,7 +53,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz lock wheel deb readme docs container changelog sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz mutants lock wheel deb readme docs container changelog sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -163,6 +165,9 @@ crash: $(DEV)
 fuzz: $(DEV)
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m twisted.trial --temp-directory=_trial_temp_fuzz tests.properties
+
+mutants: $(DEV)
+	@$(BIN)/python -m tests.mutants $(MUTANTS)
 
 # --- the supply chain ---
 

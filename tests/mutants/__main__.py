@@ -1,0 +1,125 @@
+"""`python -m tests.mutants [NAME …]`: break each rule in a copy of the tree, and see that the tests which claim it notice.
+
+The last line is `N passed, N failed`; the exit status is 1 where a mutation was not noticed, or could not be made. A mutation is
+noticed only where the same tests ran as without it: a module that cannot be imported any more is no test that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutants.mutations import MUTATIONS, Mutation
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+#: What the tests need of the tree.
+COPIED = ("s2sgw", "tests", "twisted", "certs", "docs", "examples")
+#: Seconds for the tests of one mutation.
+SECONDS = 120
+#: Mutations at once.
+AT_ONCE = 2
+
+_RAN = re.compile(r"^Ran (\d+) tests", re.MULTILINE)
+_FAILED = re.compile(r"^FAILED \(", re.MULTILINE)
+
+
+class Run(NamedTuple):
+    """How a run of tests ended: their number, whether all passed, and the end of what was printed."""
+
+    ran: int
+    passed: bool
+    text: str
+
+
+class Copy:
+    """A copy of the tree in `folder`, in which one file at a time may be another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            if (PROJECT / name).exists():
+                shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.key"))
+
+    def run(self, tests: Iterable[str], seconds: int) -> Run:
+        """Run `tests` in the copy. A run that does not end in time has not passed: a mutation may hang."""
+        command = [sys.executable, "-B", "-m", "twisted.trial", "--temp-directory=_trial_temp", *tests]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Run(0, False, f"not done after {seconds} s")
+        text = done.stdout + done.stderr
+        ran = _RAN.search(text)
+        return Run(int(ran[1]) if ran else 0, done.returncode == 0 and not _FAILED.search(text), text[-2000:])
+
+    def noticed(self, mutation: Mutation, sound: int) -> str:
+        """Return "" where one of the mutation's tests, `sound` in number, fails; else why it does not count."""
+        path = self.folder / mutation.file
+        source = path.read_text(encoding="utf-8")
+        if source.count(mutation.old) != 1:
+            return f"cannot be made: the text to change occurs {source.count(mutation.old)} times in {mutation.file}"
+        broken = source.replace(mutation.old, mutation.new)
+        try:
+            compile(broken, mutation.file, "exec")
+        except SyntaxError as error:
+            return f"cannot be made: {error}"
+        path.write_text(broken, encoding="utf-8")
+        try:
+            run = self.run(mutation.tests, SECONDS)
+        finally:
+            path.write_text(source, encoding="utf-8")
+        if run.passed:
+            return "was not noticed"
+        return "" if run.ran == sound else f"other tests ran than without it:\n{run.text}"
+
+
+def _check(copy: Copy, mutation: Mutation) -> str:
+    """Return "" where `mutation` was noticed, and its tests pass without it."""
+    before = copy.run(mutation.tests, SECONDS)
+    if not before.passed or not before.ran:
+        return f"its tests do not pass without it:\n{before.text}"
+    return copy.noticed(mutation, before.ran)
+
+
+def _play(mutations: Sequence[Mutation], folder: Path) -> int:
+    """Play `mutations`, several at once, each worker in a copy of its own; return how many were not noticed."""
+    copies = [Copy(folder / str(number)) for number in range(AT_ONCE)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        def worker(number: int) -> list[tuple[Mutation, str]]:
+            return [(each, _check(copies[number], each)) for each in mutations[number::AT_ONCE]]
+
+        outcomes = dict(pair for part in pool.map(worker, range(AT_ONCE)) for pair in part)
+    for mutation in mutations:
+        why = outcomes[mutation]
+        print(f"  {'FAIL' if why else 'ok  '} {mutation.name:4} {mutation.broken}" + (f": {why}" if why else ""))
+    return sum(1 for why in outcomes.values() if why)
+
+
+def main() -> int:
+    """Play the mutations that were named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="rules broken on purpose, and the tests that notice")
+    parser.add_argument("names", nargs="*", help="play only these, such as M11")
+    names = parser.parse_args().names
+    mutations = [each for each in MUTATIONS if not names or each.name in names]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="s2sgw-mutants-") as folder:
+        failed = _play(mutations, Path(folder))
+    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{len(mutations) - failed} passed, {failed} failed")
+    return 1 if failed or not mutations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
