@@ -95,6 +95,15 @@ class ConformanceTests(SynchronousTestCase):
         """Where tests name a rule, the document names at least one of them."""
         self.assertEqual([], [rule for rule, (tests, _) in rows().items() if named().get(rule) and "`" not in tests], ANEW)
 
+    def test_demands(self) -> None:
+        """The demands are numbered without a gap, and each test that the document names from tests/unit is there."""
+        text = DOCUMENT.read_text(encoding="utf-8")
+        self.assertEqual([str(number) for number in range(1, 61)], re.findall(r"^\| (\d+) \|", text, re.MULTILINE))
+        for file, name in re.findall(r"`(\w+/test_\w+)((?:\.\w+)+)`", text):
+            source = (ROOT / "tests" / "unit" / f"{file}.py").read_text(encoding="utf-8")
+            for part in name.strip(".").split("."):
+                self.assertRegex(source, rf"(class|def) {part}\b", f"{file}{name}")
+
     def test_ranges(self) -> None:
         """A range of rules names all between."""
         self.assertEqual({"R3", "R4", "R5", "R17"}, numbers("R3–R5 and (R17)"))
