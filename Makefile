@@ -149,6 +149,7 @@ bench: $(DEV)
 	@$(BIN)/python -m benchmarks.single
 	@$(BIN)/python -m benchmarks.size
 	@$(BIN)/python -m benchmarks.cold
+	@$(BIN)/python -m benchmarks.round_trips
 
 custody: $(DEV)
 	@$(BIN)/python -m tests.durability.custody $(CUSTODY)

@@ -13,7 +13,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -45,24 +45,30 @@ class Ends:
 
 
 @asynccontextmanager
-async def _ends(lab: Lab, kind: str, through: bool) -> AsyncIterator[Ends]:
-    """A server of `kind` and a Prosody of many domains; with the gateway before the first, or without."""
+async def ends_of(
+    lab: Lab, kind: str, through: bool, peers: int = PEERS, line: Callable[[int], int] = lambda port: port,
+) -> AsyncIterator[Ends]:
+    """A server of `kind` and a Prosody of many domains; with the gateway before the first, or without.
+
+    `peers` are the cold ones in each direction. `line` returns the port by which the other side reaches a port.
+    """
     dns, authority = nameserver(lab), Authority(lab.directory("authority"))
     dns.start()
-    domains = [f"cold{number}.example" for number in range(2 * PEERS + 1)]
+    domains = [f"cold{number}.example" for number in range(2 * peers + 1)]
     far = START["prosody"](Site(
         lab, domains[0], dns.port, authority.file, authority.issue(Names(dns=tuple(domains))), also=domains[1:], verbose=False,
     ))
+    outside = line(far.s2s_port)
     for domain in domains:
-        dns.serve(domain, far.s2s_port)
+        dns.serve(domain, outside)
     if through:
         door = gateway(lab, INSIDE)
-        dns.serve(INSIDE, door.port)
+        dns.serve(INSIDE, line(door.port))
         dns.reload()
         near = Front(door, kind, [authority.issue(Names(dns=(INSIDE,)))]).start(dns, authority)
     else:
         near = START[kind](Site(lab, INSIDE, dns.port, authority.file, authority.for_domain(INSIDE), verbose=False))
-        dns.serve(INSIDE, near.s2s_port)
+        dns.serve(INSIDE, line(near.s2s_port))
         dns.reload()
     ends = Ends(await login(near, "juliet"), [await login(far, "romeo", domain=domain) for domain in domains])
     try:
@@ -72,7 +78,7 @@ async def _ends(lab: Lab, kind: str, through: bool) -> AsyncIterator[Ends]:
             await client.close()
 
 
-async def _first(sender: Client, receiver: Client) -> float:
+async def first_message(sender: Client, receiver: Client) -> float:
     """Milliseconds from the message's sending to its arrival."""
     text = f"the first to {receiver.jid}"
     start = time.perf_counter()
@@ -87,12 +93,12 @@ async def _measure(lab: Lab, kind: str, through: bool) -> tuple[float, float]:
     """The medians out and in; the first peer of all warms what is common to all."""
     before = list(lab.processes)
     try:
-        async with _ends(lab, kind, through) as ends:
+        async with ends_of(lab, kind, through) as ends:
             warm, *cold = ends.far
-            await _first(ends.near, warm)
-            await _first(warm, ends.near)
-            out = [await _first(ends.near, client) for client in cold[:PEERS]]
-            back = [await _first(client, ends.near) for client in cold[PEERS:]]
+            await first_message(ends.near, warm)
+            await first_message(warm, ends.near)
+            out = [await first_message(ends.near, client) for client in cold[:PEERS]]
+            back = [await first_message(client, ends.near) for client in cold[PEERS:]]
     finally:
         lab.stop([process for process in lab.processes if process not in before])
     return statistics.median(out), statistics.median(back)
