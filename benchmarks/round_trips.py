@@ -1,6 +1,6 @@
 """`python -m benchmarks.round_trips`: the first message over a line with a round trip of 150 ms, in milliseconds and round trips.
 
-The clock runs from the sender's client to the receiver's, so that discovery, TCP, TLS, authentication and judgement are all in it. Only
+The clock runs from the sender's client to the receiver's: discovery, TCP, TLS, authentication and judgement are all in it. Only
 the line between the two servers is slow: look-ups and clients are on this machine. The last half round trip is the message's own.
 """
 

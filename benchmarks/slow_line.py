@@ -14,7 +14,7 @@ from tests.lab.lab import Lab
 class SlowLine:
     """Listens at `port` and connects each caller to `target`; a round trip takes `seconds`, that of the TCP handshake included.
 
-    The kernel of this machine answers a caller's SYN at once. So what the caller sends first is held back for one round trip more.
+    The kernel of this machine answers a caller's SYN at once: what the caller sends first is held back for a round trip more.
     """
 
     def __init__(self, lab: Lab, target: int, seconds: float) -> None:
@@ -38,7 +38,8 @@ class SlowLine:
                 for source, sink in ((near, far), (far, near)):
                     sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
-                    threading.Thread(target=self._read, args=(source, queue, opened if source is near else 0.0), daemon=True).start()
+                    reading = source, queue, opened if source is near else 0.0
+                    threading.Thread(target=self._read, args=reading, daemon=True).start()
                     threading.Thread(target=_write, args=(sink, queue), daemon=True).start()
 
     def _read(self, source: socket.socket, queue: SimpleQueue[tuple[float, bytes]], opened: float) -> None:

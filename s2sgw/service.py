@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,8 @@ class RunningGateway:
                 self._open_backend(backend)
         for listener in self.config.listen:
             side, direct_tls = self.components.federation.receiving, listener.tls == "direct"
+            if listener.zero_handshake:
+                side = replace(side, zero_handshake=True)
             self._listen(listener.endpoint, "federation", side, self.components.admission, direct_tls, self._proxied(listener))
         if self.config.console.listen is not None:
             self._open(self.config.console.listen, console_site(self.components.metrics, self.components.reactor))

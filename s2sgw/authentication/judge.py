@@ -94,6 +94,10 @@ class Judge:
             self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict
 
+    def agreed(self, connection: StreamConnection) -> tuple[Domain, ...]:
+        """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
+        return self._peers.agreed(str(key_of(connection.chain) or ""))
+
     def permission(self, verdict: Verdict, connection: StreamConnection, peer: Domain) -> Permission:
         """Return what a verdict allows `peer`, which has proven nothing if the verdict refuses it."""
         return permission(verdict, None if verdict.ending is None else self.refusal(verdict.ending, connection, peer))
@@ -152,4 +156,5 @@ def permission(verdict: Verdict, refusal: Refusal | None) -> Permission:
     if verdict.ending is not None:
         return Permission(refusal=refusal)
     proven = verdict.proven_by not in (None, "dns", "secret")
-    return Permission(external=verdict.external, dialback=verdict.dialback, proven=proven)
+    pinned = verdict.proven_by == "pin"
+    return Permission(external=verdict.external, dialback=verdict.dialback, proven=proven, pinned=pinned)

@@ -124,6 +124,10 @@ class BackendReceiving:
             self.expect(order.local)
         return self.server_tls.for_domain(None if order is None else order.local)
 
+    def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
+        """Return nobody: streams of a backend are always negotiated."""
+        return ()
+
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
         """The server's domains are ours by configuration."""
         return None

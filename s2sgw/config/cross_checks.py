@@ -14,6 +14,7 @@ from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.xmpp.host_port import HostPort, is_loopback
+from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
 Complaints = Iterator[Complaint]
@@ -240,6 +241,33 @@ def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> 
         yield Complaint(path, "holds one domain twice, in different spellings")
 
 
+#: Peers with whom a zero handshake may be agreed: whoever connects there is compared with each.
+AGREED_PEERS = 64
+
+
+def zero_handshakes(listen: tuple[Listener, ...], peers: Mapping[str, PeerObject]) -> Complaints:
+    """Check what both servers must have agreed upon where nothing is negotiated (XEP-0361)."""
+    policies = PeerPolicies(peers)
+    for index, each in enumerate(listen):
+        if each.zero_handshake and each.tls != "direct":
+            yield Complaint(("listen", index, "zero_handshake"), 'needs tls = "direct": TLS and a pinned key are the proof')
+    agreed = [name for name, peer in peers.items() if peer.zero_handshake]
+    for name in agreed:
+        key = ("peers", name, "zero_handshake")
+        if name == "default" or name.startswith("*."):
+            yield Complaint(key, "is agreed with single peers, which an object names")
+            continue
+        policy = policies.policy(Domain.parse(name))
+        if policy.route is None:
+            yield Complaint(key, "needs route: where the peer takes streams without handshake")
+        if policy.proofs != ("pin",) or not policy.pins:
+            yield Complaint(key, 'needs pins, and proofs = ["pin"]: a pinned key is the proof')
+        if policy.dialback != "never":
+            yield Complaint(key, 'needs dialback = "never": nothing is negotiated')
+    if len(agreed) > AGREED_PEERS:
+        yield Complaint(("peers",), f"zero_handshake is agreed with at most {AGREED_PEERS} peers")
+
+
 def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
     policies = PeerPolicies(peers)
     for name, peer in peers.items():
@@ -354,6 +382,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (repeated_peers, "peers", "tree"),
     (repeated_answers, "dns", "tree"),
     (unread_pins, "peers"),
+    (zero_handshakes, "listen", "peers"),
 )
 FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),

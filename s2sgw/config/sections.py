@@ -75,6 +75,7 @@ class Listener(Section):
 
     endpoint: ListenEndpoint = "tcp:5269"
     tls: Literal["starttls", "direct"] = "starttls"
+    zero_handshake: Flag = False
     proxy_protocol: Flag = False
     trusted_proxies: tuple[NetworkKey, ...] = ()
 

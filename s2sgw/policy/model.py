@@ -118,6 +118,8 @@ class PeerPolicy:
     sasl: tuple[Mechanism, ...] = MECHANISMS
     route: str | None = None
     proxy: Proxy | Literal["none"] = "none"
+    #: no header and no negotiation are exchanged with the peer, by agreement (XEP-0361)
+    zero_handshake: bool = False
     #: who looks up what the DNS knows of a peer that is reached through a proxy: the proxy, or we
     proxy_lookup: ProxyLookup = "remote"
     features: Features = Features()
@@ -254,6 +256,7 @@ class PeerObject(InheritingSection):
     route: RouteKey | None = None
     proxy: ProxyURL | None = None
     proxy_lookup: ProxyLookup | None = None
+    zero_handshake: Flag | None = None
     features: FeaturesObject | None = None
     limits: LimitsObject | None = None
     deny_namespaces: tuple[Namespace, ...] | None = None

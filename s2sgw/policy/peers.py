@@ -35,6 +35,8 @@ class PeerPolicies:
         self._listed_only = listed_only
         #: those that were asked for
         self._policies: dict[str, PeerPolicy] = {}
+        #: the peers with whom a zero handshake is agreed; None: not looked for yet
+        self._agreed: tuple[Domain, ...] | None = None
         self._deny_lists: tuple[DenyList, ...] = ()
         self._denied: dict[tuple[str, str], PeerPolicy] = {}
 
@@ -56,13 +58,19 @@ class PeerPolicies:
             parent = parent.partition(".")[2]
         return DEFAULT
 
+    def agreed(self, key: str) -> tuple[Domain, ...]:
+        """Return the peers with whom a zero handshake is agreed, and for whom the configuration pins `key` (XEP-0361)."""
+        if self._agreed is None:
+            self._agreed = tuple(Domain.parse(name) for name, each in self._objects.items() if each.zero_handshake)
+        return tuple(peer for peer in self._agreed if key in self.policy(peer).pins)
+
     # --- change ---
 
     def adopt(self, other: PeerPolicies) -> dict[str, PeerPolicy]:
         """Hold what `other` holds, at once and in whole; the deny lists stay. Returns the policies that held before."""
         old = self._policies
         self._objects, self._base, self._policies = other._objects, other._base, other._policies
-        self._listed_only = other._listed_only
+        self._listed_only, self._agreed = other._listed_only, None
         self._denied = {}
         return old
 

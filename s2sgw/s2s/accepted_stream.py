@@ -23,6 +23,7 @@ from s2sgw.stream.events import (
     ClosingTagDue,
     DialbackNeeded,
     Event,
+    IdentityNeeded,
     JudgementNeeded,
     LimitHit,
     ManagementEnabled,
@@ -110,6 +111,8 @@ class AcceptedStream:
             case ResolutionNeeded(peer, local):
                 self._assert(peer, local)
                 self._ask(connection, self.side.resolve(connection, event), self.engine.resolved)
+            case IdentityNeeded():
+                connection.step(self.engine.identified, self.side.identify(connection))
             case JudgementNeeded(peer, local):
                 self._assert(peer, local)
                 self._ask(connection, self.side.judge(connection, event), partial(self._judged, peer))

@@ -61,10 +61,14 @@ class FederationInitiating:
         return await self.discovery.locate(targets, requester or Requester.ourselves(pair.recipient.ascii))
 
     def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
-        """Return `targets`; with `proxy_lookup = "local"` the proxy is given each host by its name, if it is the name of a host.
+        """Return `targets`, by TLS from the first byte where a zero handshake is agreed (XEP-0361).
+
+        With `proxy_lookup = "local"` the proxy is given each host by its name, if it is the name of a host.
 
         A name in an SRV record may hold any characters, which a proxy could misread.
         """
+        if self.peers.policy(pair.recipient).zero_handshake:
+            targets = [replace(target, direct_tls=True) for target in targets]
         if not self.routes.dials_names(pair.recipient):
             return targets
         named = [target for target in targets if is_host(target.host) or is_address(target.host)]
@@ -89,6 +93,7 @@ class FederationInitiating:
             direct_tls=target.direct_tls, external=credential is not None, keys=self.keys,
             management=policy.features.sm and self.acks.use_stream_management(pair.recipient),
             resume=int(policy.resume) if self.acks.use_resumption(pair.recipient) else 0,
+            zero_handshake=policy.zero_handshake and not verifying,
             bidi=policy.features.bidi and self.extensions.usable(pair.recipient.ascii, "bidi"),
         ))
 

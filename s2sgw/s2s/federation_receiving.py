@@ -57,6 +57,8 @@ class FederationReceiving:
     #: bounds of what one stream may claim
     claims_per_second: float = 10.0
     domains_per_stream: int = 64
+    #: nothing is negotiated on this listener, by agreement with each peer that may connect there (XEP-0361)
+    zero_handshake: bool = False
     leg: Leg = field(default="federation", init=False)
 
     @cached_property
@@ -73,6 +75,7 @@ class FederationReceiving:
             answers_verify=self.identity.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
             domains=self.domains_per_stream, seconds=self.clock.seconds,
             serves_spelling=self.identity.may_be_local,
+            zero_handshake=tuple(sorted(self.identity.local_domains, key=str)) if self.zero_handshake else (),
         )
 
     def _tls(self, peer: Domain | None) -> TLSUse:
@@ -105,6 +108,10 @@ class FederationReceiving:
             begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
             connection.when_closed().addCallback(lambda _: begun.cancel())
         return _unresolved(resolution)
+
+    def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
+        """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
+        return self.judge_of.agreed(connection)
 
     def _requester(self, connection: StreamConnection, peer: Domain) -> Requester:
         policy = self.peers.policy(peer)
@@ -158,6 +165,8 @@ class FederationReceiving:
             return refusal(verdict.ending)
         if method in (*MECHANISMS, LEGACY) and method not in self.peers.policy(peer).sasl:
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not among the mechanisms of the policy any more"))
+        if method == "zero-handshake" and not (self.peers.policy(peer).zero_handshake and verdict.proven_by == "pin"):
+            return refusal(Ending(Cause.NOT_PROVEN, "no zero handshake is agreed any more, or no pinned key proves the peer"))
         certified = method in ("EXTERNAL", "certificate") or method in BY_SECRET
         if (certified and not verdict.external) or (method == "dialback" and not verdict.dialback):
             return refusal(Ending(Cause.NOT_PROVEN, f"{method} is not enough any more: {'; '.join(verdict.reasons)}"))

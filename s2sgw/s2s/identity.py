@@ -16,6 +16,10 @@ from s2sgw.xmpp.jid import Domain
 class Identity(Protocol):
     """The local domains and their certificates. A reload may change the certificates, never the domains."""
 
+    @property
+    def local_domains(self) -> frozenset[Domain]:
+        """Return the domains that are served here."""
+
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""
 

@@ -32,7 +32,7 @@ from s2sgw.stream.events import (
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Ending
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Legged(Protocol):
@@ -58,6 +58,9 @@ class ReceivingLeg(Protocol):
 
     def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
         """Whether the asserted peer exists in the DNS (R2)."""
+
+    def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
+        """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
 
     def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
         """What the evidence allows, and what was tried."""

@@ -19,8 +19,8 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
 #: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
-#: (XEP-0288).
-Method = Mechanism | Literal["certificate", "dialback", "bidi"]
+#: (XEP-0288), "zero-handshake" from an agreement and a pinned key (XEP-0361).
+Method = Mechanism | Literal["certificate", "dialback", "bidi", "zero-handshake"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,14 @@ class ResolutionNeeded:
 
     peer: Domain
     local: Domain
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityNeeded:
+    """Receiving, where no header comes (XEP-0361): TLS is established. Answer: `identified(peers)`.
+
+    `peers` are those with whom a zero handshake is agreed and whose key the other side has presented.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Permission:
     used at all, in the order in which they are preferred. `domains`: so many may send on the stream,
     if that is more than the stream's options say.
     Initiating: `refusal` ends the stream; otherwise it goes on. `proven`: something better than the DNS has proven that the
-    other end is the domain asked for. `bidi`: the peer has proven itself as one must who sends
+    other end is the domain asked for; `pinned`: a pinned key has. `bidi`: the peer has proven itself as one must who sends
     stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
     has proven the peer, so it must be done in a way that does.
     """
@@ -90,6 +98,7 @@ class Permission:
     mechanisms: tuple[Mechanism, ...] = MECHANISMS
     mutual: bool = False
     proven: bool = False
+    pinned: bool = False
     domains: int = 0
 
 
@@ -260,7 +269,8 @@ class Ended:
 
 
 Event = (
-    ResolutionNeeded | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
+    ResolutionNeeded | IdentityNeeded
+    | JudgementNeeded | DialbackNeeded | StartTLS | PairProven | PairRefused | Verified | VerifyReady
     | StanzasReceived | ManagementEnabled | Acknowledged | ManagementRefused | ResumptionNeeded | Resumed | NotResumed
     | ClosingTagDue | LimitHit | Bound | Announced | Routed | Ended
 )

@@ -174,6 +174,11 @@ class Handshaking(InitiatingPhase):
         self.stream.phase = Judging(self.stream, self._go_on)
 
     def _go_on(self) -> None:
+        if self.stream.options.zero_handshake:
+            self.stream.presume_header()
+            Ready(self.stream, Answered("", False)).enter()
+            self.stream.prove(self.stream.pair, "zero-handshake")
+            return
         self.stream.open_stream()
         self.stream.phase = AwaitHeader(self.stream, AwaitSecuredFeatures)
 
@@ -192,6 +197,8 @@ class Judging(InitiatingPhase):
     def judged(self, permission: Permission) -> None:
         if permission.refusal is not None:
             raise refused(permission.refusal)
+        if self.stream.options.zero_handshake and not permission.pinned:
+            raise Stop(Ending(Cause.NOT_PROVEN, "a zero handshake is agreed, and no pinned key has proven the peer"))
         self.stream.reachable = permission.bidi
         self.stream.peer_proven = permission.proven and self.stream.secured
         self.stream.secret, self.stream.mutual = permission.secret, permission.mutual

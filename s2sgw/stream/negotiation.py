@@ -18,7 +18,7 @@ from s2sgw.xmpp.element import Element, stream_error
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import AmbiguousAddress, LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.framing import Framer, FramingLimits
-from s2sgw.xmpp.header import CLOSING_TAG, Header
+from s2sgw.xmpp.header import CLOSING_TAG, Header, stream_header
 from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import STREAM, STREAM_ERRORS
@@ -330,6 +330,11 @@ class Negotiation(ABC):
         """Send our header."""
         self.opened = True
         self.send(header)
+
+    def presume_header(self) -> None:
+        """Read on as if a header had been exchanged (XEP-0361 §4.1)."""
+        self._framer.feed(stream_header())
+        self.opened = True
 
     def restart(self) -> None:
         """A new stream on the same transport; what is left over of the old one's bytes belongs to it (R25)."""

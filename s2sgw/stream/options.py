@@ -44,6 +44,8 @@ class ReceivingOptions:
     #: why an asserted sender cannot be one at all (R14), whatever it proves
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False
+    #: no header is exchanged (XEP-0361): the domains that the peers agreed upon may send to; (): negotiate as ever
+    zero_handshake: tuple[Domain, ...] = ()
     #: a header without version is answered (R1), and the domains may come with db:result alone: the backend leg
     pre_1_0: bool = False
     #: ask for the asserted peer's resolution before TLS (R2)
@@ -68,6 +70,8 @@ class InitiatingOptions:
     purpose: Literal["stanzas", "verify"] = "stanzas"
     tls: TLSUse = "required"
     direct_tls: bool = False
+    #: no header is exchanged: the other side has agreed upon it, and a pinned key must prove it (XEP-0361)
+    zero_handshake: bool = False
     #: we present a certificate for `local`
     external: bool = True
     #: ask for acknowledgements where they are offered (XEP-0198)

@@ -27,6 +27,10 @@ class ReceivingStream(ReceivingContext):
         """Answer `ResolutionNeeded`: None where the peer's hostname was resolved."""
         return self.step(self.phase.resolved, refusal)
 
+    def identified(self, peers: tuple[Domain, ...]) -> list[Event]:
+        """Answer `IdentityNeeded` with the peers whose agreed key the other side has presented."""
+        return self.step(self.phase.identified, peers)
+
     def judged(self, permission: Permission, peer: Domain | None = None) -> list[Event]:
         """Answer `JudgementNeeded` for `peer`; None: the only one that is open."""
         return self.step(self.phase.judged, permission, peer)

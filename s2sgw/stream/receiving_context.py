@@ -201,6 +201,9 @@ class ReceivingPhase(ManagedPhase):
     def resolved(self, refusal: Refusal | None) -> None:
         raise self.unasked("resolved")
 
+    def identified(self, peers: tuple[Domain, ...]) -> None:
+        raise self.unasked("identified")
+
     def judged(self, permission: Permission, peer: Domain | None) -> None:
         raise self.unasked("judged")
 

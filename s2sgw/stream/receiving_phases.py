@@ -22,6 +22,7 @@ from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext, ReceivingPhase
 from s2sgw.stream.sasl import SASLCondition, SASLRefused, ServerExchange
+from s2sgw.stream.zero_handshake import Identifying
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
@@ -232,7 +233,10 @@ class Handshaking(ReceivingPhase):
     def tls_established(self) -> None:
         self.stream.secured = True
         self.stream.restart()
-        self.stream.phase = AwaitSecuredHeader(self.stream)
+        if self.stream.options.zero_handshake:
+            Identifying(self.stream).begin()
+        else:
+            self.stream.phase = AwaitSecuredHeader(self.stream)
 
 
 # --- behind TLS ------------------------------------------------------------------------------------------------------

@@ -62,6 +62,23 @@ class KeyTests(ConfigTestCase):
         )
         self.assertEqual(1, len(self.with_gateway('[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7/24"]\n')))
 
+    def test_zero_handshake(self) -> None:
+        """XEP-0361: everything that is not negotiated must be configured: where, by TLS, a pinned key and nothing else as the proof."""
+        pins = f'pins = ["sha256:{"0" * 64}"]\n'
+        sound = f'zero_handshake = true\nroute = "192.0.2.1:5300"\nproofs = ["pin"]\n{pins}'
+        self.assertEqual([], self.with_gateway('[listen]\ntls = "direct"\nzero_handshake = true\n[peers."peer.example"]\n' + sound))
+        for text, complaint in (
+            ("[listen]\nzero_handshake = true\n", 'needs tls = "direct"'),
+            ('[peers."peer.example"]\n' + sound.replace("route", "#route"), "needs route"),
+            ('[peers."peer.example"]\n' + sound.replace(pins, ""), "needs pins"),
+            ('[peers."peer.example"]\n' + sound.replace('"pin"]', '"pin", "pkix"]'), 'proofs = ["pin"]'),
+            ('[peers."peer.example"]\ndialback = "with-tls"\n' + sound, 'needs dialback = "never"'),
+            ('[peers."*.peer.example"]\n' + sound, "is agreed with single peers"), ("[peers.default]\nzero_handshake = true\n", "is agreed with single peers"),
+            ("".join(f'[peers."p{number}.example"]\n{sound}' for number in range(65)), "at most 64 peers"),
+        ):
+            (found,) = self.with_gateway(text)
+            self.assertIn(complaint, found)
+
     def test_source_addresses(self) -> None:
         """Addresses, no names."""
         self.assertEqual(1, len(self.complaints(GATEWAY + 'source_addresses = ["me.example"]\n')))

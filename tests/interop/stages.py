@@ -24,6 +24,7 @@ from tests.interop import (
     trust_posh,
     trust_secrets,
     undeliverable,
+    zero_handshake,
 )
 from tests.lab.servers.launch import START
 
@@ -54,4 +55,5 @@ STAGES = [
     trust_posh.stage,
     trust_cases.stage,
     trust_secrets.stage, trust_secrets.gateways, trust_secrets.legacy,
+    zero_handshake.stage,
 ]

@@ -176,4 +176,13 @@ MUTATIONS = (
         "            raise self._stranger(pair, serves)\n", "            pass\n",
         (_STREAM + "test_receiving.StanzaTests.test_unproven",),
     ),
+    Mutation(
+        "M34", "R12: a zero handshake does without a pinned key", "s2sgw/stream/zero_handshake.py",
+        "if each.refusal is None and each.pinned}", "if each.refusal is None}", (_STREAM + "test_zero_handshake.ReceivingTests.test_unknown",),
+    ),
+    Mutation(
+        "M35", "R14: a proxy is given whatever name an SRV record holds", "s2sgw/s2s/federation_initiating.py",
+        "if is_host(target.host) or is_address(target.host)]", "]",
+        ("tests.unit.s2s.test_federation_receiving.ProxyTests.test_names",),
+    ),
 )

@@ -179,6 +179,9 @@ class Gateway:
 
     # --- as a sending side ---
 
+    def identify(self, connection: Any) -> tuple[Domain, ...]:
+        return ()
+
     async def resolve(self, pair: Any, requester: Any = None) -> Any:
         if not isinstance(pair, Pair):
             return None

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.authentication.judge import permission
+from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.refusals import refusal_of_unproven
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.discovery import Resolution, Target
@@ -25,9 +25,11 @@ from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
+from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.certificates import leaf_for
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
@@ -50,6 +52,8 @@ class Ours:
 
     def __init__(self, certificate: Any = None) -> None:
         self._certificate = certificate
+
+    local_domains = frozenset({OURS})
 
     def is_local(self, domain: Domain) -> bool:
         return domain == OURS
@@ -288,6 +292,12 @@ class ReconsiderTests(InboundTestCase):
         self.opinion = Verdict(ending=Ending(Cause.TLS_TOO_OLD))
         self.assertEqual(Cause.TLS_TOO_OLD, self.reconsidered())
 
+    def test_zero_handshake(self) -> None:
+        """XEP-0361: such a stream stays while it is agreed and a pinned key proves the peer."""
+        for proven_by, agreed, cause in (("pin", True, None), ("pkix", True, Cause.NOT_PROVEN), ("pin", False, Cause.NOT_PROVEN)):
+            self.opinion = Verdict(external=True, proven_by=proven_by)  # type: ignore[arg-type]
+            self.assertEqual(cause, self.reconsidered("zero-handshake", zero_handshake=agreed))
+
     def test_mechanism_barred(self) -> None:
         """A stream that was authenticated by a mechanism which the policy names no more is closed; others stay."""
         self.assertEqual(Cause.NOT_PROVEN, self.reconsidered("EXTERNAL", sasl=("SCRAM-SHA-256",)))
@@ -338,9 +348,43 @@ class ProxyTests(SynchronousTestCase):
         hosts = ("a.example", "198.51.100.1", "2001:db8::1", "a.example:22", "a b.example", "a@b.example", "a\\013.example", "[::1]")
         targets = [Target(host, 5269, ("192.0.2.1", "192.0.2.2")) for host in hosts]
         for names, given in ((True, [(host,) for host in hosts[:3]]), (False, [("192.0.2.1", "192.0.2.2")] * len(hosts))):
-            side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer, names=names: names))
+            side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer, names=names: names), peers=PeerPolicies())
             found = FederationInitiating.dial_targets(side, Pair(OURS, PEER), targets)
             self.assertEqual([target.addresses for target in found], given)
+
+
+class ZeroHandshakeTests(InboundTestCase):
+    """XEP-0361."""
+
+    def test_dialled(self) -> None:
+        """It is TLS from the first byte, whatever the route says."""
+        side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer: False))
+        for agreed in (True, False):
+            side.peers = PeerPolicies({"peer.example": PeerObject(zero_handshake=agreed)})
+            (target,) = FederationInitiating.dial_targets(side, Pair(OURS, PEER), [Target("192.0.2.1", 5269, ("192.0.2.1",))])
+            self.assertEqual(target.direct_tls, agreed)
+
+    def test_identified(self) -> None:
+        """The peers are those that have agreed and for whom the key is pinned; without a certificate there are none."""
+        leaf = leaf_for("peer.example").der
+        pin = str(Fingerprint.of(leaf))
+        objects = {
+            "peer.example": PeerObject(zero_handshake=True, pins=(pin,)), "rooms.peer.example": PeerObject(zero_handshake=True, pins=(pin,)),
+            "plain.example": PeerObject(pins=(pin,)), "other.example": PeerObject(zero_handshake=True, pins=("sha256:" + "0" * 64,)),
+        }
+        judge: Any = SimpleNamespace(_peers=PeerPolicies(objects))
+        side: Any = SimpleNamespace(judge_of=SimpleNamespace(agreed=lambda connection: Judge.agreed(judge, connection)))
+        for chain, names in (((leaf,), ["peer.example", "rooms.peer.example"]), ((leaf_for("example.org").der,), []), ((), [])):
+            found = FederationReceiving.identify(side, SimpleNamespace(chain=chain))  # type: ignore[arg-type]
+            self.assertEqual([str(peer) for peer in found], names)
+
+    def test_reloaded(self) -> None:
+        """What is agreed is as the configuration of now says."""
+        policies = PeerPolicies({"peer.example": PeerObject(zero_handshake=True, pins=("sha256:" + "0" * 64,))})
+        key = "sha256:" + "0" * 64
+        self.assertEqual((PEER,), policies.agreed(key))
+        policies.adopt(PeerPolicies({}))
+        self.assertEqual((), policies.agreed(key))
 
 
 class BothWaysTests(InboundTestCase):

@@ -1,0 +1,73 @@
+"""The receiving side of a stream without handshake, by agreement between two servers (XEP-0361).
+
+TLS is the whole negotiation. The key that the other side presents says who it is: it must be pinned for a peer with whom a zero
+handshake is agreed. Then stanzas come as on a stream that has been opened and authenticated.
+"""
+
+from __future__ import annotations
+
+from s2sgw.stream.events import IdentityNeeded, JudgementNeeded, Permission
+from s2sgw.stream.negotiation import refuse, refused
+from s2sgw.stream.receiving_context import ReceivingContext, ReceivingPhase
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+
+UNKNOWN = "no zero handshake is agreed with the owner of this key"
+
+
+class Identifying(ReceivingPhase):
+    """TLS is established; whose key it is, the shell knows. What comes meanwhile is kept."""
+
+    waits = True
+
+    def begin(self) -> None:
+        """Ask for the peers."""
+        self.stream.presume_header()
+        self.stream.phase = self
+        self.stream.emit(IdentityNeeded())
+
+    def identified(self, peers: tuple[Domain, ...]) -> None:
+        if not peers:
+            raise refuse(Cause.NOT_PROVEN, StreamCondition.NOT_AUTHORIZED, UNKNOWN)
+        Agreeing(self.stream, peers).begin()
+
+
+class Agreeing(ReceivingPhase):
+    """The peers are judged; every one that its key proves may send."""
+
+    waits = True
+
+    def __init__(self, stream: ReceivingContext, peers: tuple[Domain, ...]) -> None:
+        super().__init__(stream)
+        self._peers = peers
+        self._answers: dict[Domain, Permission] = {}
+
+    def begin(self) -> None:
+        """Ask for the judgement on each."""
+        self.stream.phase = self
+        for peer in self._peers:
+            self.stream.emit(JudgementNeeded(peer, self.stream.options.zero_handshake[0], True))
+
+    def judged(self, permission: Permission, peer: Domain | None) -> None:
+        if peer is None or peer not in self._peers or peer in self._answers:
+            raise self.unasked(f"judged for {peer}")
+        self._answers[peer] = permission
+        if len(self._answers) == len(self._peers):
+            self._decide()
+
+    def _decide(self) -> None:
+        """Let those send whom a pinned key has proven; where there is none, the first refusal ends the stream."""
+        proven = {peer: each for peer, each in self._answers.items() if each.refusal is None and each.pinned}
+        if not proven:
+            refusal = next((each.refusal for each in self._answers.values() if each.refusal is not None), None)
+            raise refused(refusal) if refusal else refuse(Cause.NOT_PROVEN, StreamCondition.NOT_AUTHORIZED, UNKNOWN)
+        self.stream.phase = Agreed(self.stream)
+        for peer, permission in proven.items():
+            self.stream.permit(peer, permission)
+            for local in self.stream.options.zero_handshake:
+                self.stream.prove(Pair(peer, local), "zero-handshake")
+
+
+class Agreed(ReceivingPhase):
+    """Stanzas of the pairs agreed upon pass, and nothing else is negotiated."""

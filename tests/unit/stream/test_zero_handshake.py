@@ -1,0 +1,143 @@
+"""XEP-0361: streams without handshake, in both roles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from s2sgw.stream.events import IdentityNeeded, JudgementNeeded, PairProven, Permission
+from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.stream.receiving import ReceivingStream
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import LocalFault
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.transcripts import (
+    CLOSE,
+    OURS,
+    PAIR,
+    PEER,
+    ROOMS,
+    STARTTLS,
+    Do,
+    End,
+    In,
+    Out,
+    Says,
+    Stanzas,
+    Step,
+    TranscriptCase,
+    auth,
+    error,
+    message,
+)
+from tests.unit.stream import test_initiating as initiating
+from tests.unit.stream import test_receiving as receiving
+
+OTHER = Domain.parse("other.example")
+PINNED = Permission(external=True, proven=True, pinned=True)
+SECURED: list[Step] = [Do("tls_established"), Says(IdentityNeeded())]
+ASKED: list[Step] = [*SECURED, Do("identified", (PEER,)), Says(JudgementNeeded(PEER, OURS, True))]
+REFUSED = Permission(refusal=receiving.NOT_ALLOWED)
+PROVEN = PairProven(PAIR, "zero-handshake")
+OPEN: list[Step] = [*ASKED, Do("judged", PINNED, PEER), Says(PROVEN)]
+
+
+class ReceivingTests(TranscriptCase):
+    """What comes without a header."""
+
+    def told(self, *steps: Step, **options: object) -> None:
+        agreed = replace(receiving.FEDERATION, direct_tls=True, **{"zero_handshake": (OURS,), **options})  # type: ignore[arg-type]
+        self.play(lambda: receiving.stream(agreed), *steps)
+
+    def test_proven(self) -> None:
+        """Stanzas pass as soon as a pinned key has proven the peer; not a byte is sent; the closing tag is answered."""
+        self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
+
+    def test_sent_ahead(self) -> None:
+        """What comes while the judgement is made is kept; it may be white space."""
+        steps = [*ASKED, In("\n " + message()), Do("judged", PINNED, PEER), Says(PROVEN, Stanzas(PAIR, (message(),)))]
+        self.told(*steps)
+
+    def test_every_domain(self) -> None:
+        """The peers of a key may send to every domain that is served."""
+        proven = [PairProven(Pair(peer, local), "zero-handshake") for peer in (PEER, OTHER) for local in (OURS, ROOMS)]
+        self.told(
+            *SECURED, Do("identified", (PEER, OTHER)), Says(JudgementNeeded(PEER, OURS, True), JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", PINNED, OTHER), Do("judged", PINNED, PEER), Says(*proven[2:], *proven[:2]), zero_handshake=(OURS, ROOMS),
+        )
+
+    def test_unknown(self) -> None:
+        """A key with whose owner nothing is agreed, and one that does not prove the peer, end the stream."""
+        text = "no zero handshake is agreed with the owner of this key"
+        end = [Out(error("not-authorized", text)), Says(End(Cause.NOT_PROVEN, condition="not-authorized"))]
+        self.told(*SECURED, Do("identified", ()), *end)
+        self.told(*ASKED, Do("judged", Permission(external=True, proven=True), PEER), *end)
+        refused = [Out(error("policy-violation", "not you")), Says(End(Cause.NOT_ALLOWED, condition="policy-violation"))]
+        self.told(*ASKED, Do("judged", REFUSED, PEER), *refused)
+
+    def test_one_of_two(self) -> None:
+        """Of the peers of one key those may send whom the judgement allows."""
+        self.told(
+            *SECURED, Do("identified", (PEER, OTHER)), Says(JudgementNeeded(PEER, OURS, True), JudgementNeeded(OTHER, OURS, True)),
+            Do("judged", REFUSED, OTHER), Do("judged", PINNED, PEER), Says(PROVEN), In(message("a@other.example")),
+            Out(error("invalid-from", "other.example is not authenticated on this stream")),
+            Says(End(Cause.INVALID_FROM, condition="invalid-from")),
+        )
+
+    def test_nothing_else(self) -> None:
+        """R29: nothing is negotiated: a header, STARTTLS and SASL are refused, and stanzas before the judgement are not passed on."""
+        for given in (receiving.ASK, STARTTLS, auth()):
+            engine = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
+            self._play(engine, lambda data: [data], OPEN)
+            ended = engine.receive(given.encode())
+            self.assertEqual([type(each).__name__ for each in ended], ["Ended"])
+
+    def test_unasked(self) -> None:
+        """The shell's own mistakes."""
+        engine = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
+        self.assertRaises(LocalFault, engine.identified, (PEER,))
+        self._play(engine, lambda data: [data], SECURED)
+        engine.identified((PEER, OTHER))
+        engine.judged(PINNED, PEER)
+        for peer in (None, PEER, ROOMS):
+            self.assertRaises(LocalFault, engine.judged, PINNED, peer)
+
+
+class InitiatingTests(TranscriptCase):
+    """What we send without a header."""
+
+    options = replace(initiating.FEDERATION, direct_tls=True, zero_handshake=True)
+    begun: tuple[Step, ...] = (Do("begin"), Do("tls_established"), Says(JudgementNeeded(PEER, OURS, True)))
+
+    def told(self, *steps: Step) -> None:
+        self.play(lambda: InitiatingStream(self.options), *steps)
+
+    def test_proven(self) -> None:
+        """The pair may be sent as soon as a pinned key has proven the peer; closing tags are exchanged."""
+        proven = [Do("judged", PINNED), Says(PairProven(initiating.OUTBOUND, "zero-handshake"))]
+        self.told(*self.begun, *proven, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
+        self.told(*self.begun, *proven, In(error("host-unknown", "gone")), Out(CLOSE), Says(End(Cause.HOST_UNKNOWN, "them", "host-unknown")))
+
+    def test_not_pinned(self) -> None:
+        """Nothing but a pinned key will do, and nothing is said to whom it has not proven."""
+        self.told(*self.begun, Do("judged", Permission(external=True, proven=True)), Says(End(Cause.NOT_PROVEN)))
+
+
+class MouthToEarTests(TranscriptCase):
+    """Both engines."""
+
+    def test_stanzas(self) -> None:
+        """Stanzas written by the one are read by the other, and both know when the stream ends."""
+        one = InitiatingStream(replace(initiating.FEDERATION, local=PEER, peer=OURS, direct_tls=True, zero_handshake=True))
+        other = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
+        assert isinstance(other, ReceivingStream)
+        one.begin()
+        one.tls_established()
+        self.assertEqual([PairProven(PAIR, "zero-handshake")], one.judged(PINNED))
+        other.tls_established()
+        other.identified((PEER,))
+        kept = other.receive(message().encode())
+        self.assertEqual(([], b"", b""), (kept, one.data_to_send(), other.data_to_send()))
+        self.assertEqual(len(other.judged(PINNED, PEER)), 2)
+        one.close(Ending(Cause.IDLE))
+        ended = other.receive(one.data_to_send())
+        self.assertEqual((Cause.CLOSED, CLOSE.encode()), (ended[-1].ending.cause, other.data_to_send()))  # type: ignore[union-attr]
