@@ -4,7 +4,7 @@
 #   make hello      (in a second terminal) a federation peer says hello to it, each step in words
 #   make test       the tests            make lint     ruff and mypy
 #   make coverage   the tests, and what they reach
-#   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them)
+#   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them; OPENFIRE=FOLDER: an unpacked Openfire too)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
@@ -37,6 +37,7 @@ CHECK ?=
 README ?=
 TESTS ?= tests.unit tests.integration tests.properties tests.project
 INTEROP ?=
+OPENFIRE ?=
 ATTACK ?=
 MUTANTS ?=
 CUSTODY ?=
@@ -142,7 +143,7 @@ pythons:
 	done; exit $$status
 
 interop: $(DEV)
-	@$(BIN)/python -m tests.interop $(INTEROP)
+	@$(if $(OPENFIRE),OPENFIRE="$(OPENFIRE)") $(BIN)/python -m tests.interop $(INTEROP)
 
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks

@@ -11,7 +11,8 @@ from s2sgw.stream.negotiation import refuse, refused
 from s2sgw.stream.receiving_context import ReceivingContext, ReceivingPhase
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.errors import StreamCondition
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
+from s2sgw.xmpp.stanza import Stanza
 
 UNKNOWN = "no zero handshake is agreed with the owner of this key"
 
@@ -62,12 +63,33 @@ class Agreeing(ReceivingPhase):
         if not proven:
             refusal = next((each.refusal for each in self._answers.values() if each.refusal is not None), None)
             raise refused(refusal) if refusal else refuse(Cause.NOT_PROVEN, StreamCondition.NOT_AUTHORIZED, UNKNOWN)
-        self.stream.phase = Agreed(self.stream)
+        self.stream.phase = Agreed(self.stream, frozenset(proven))
         for peer, permission in proven.items():
             self.stream.permit(peer, permission)
-            for local in self.stream.options.zero_handshake:
-                self.stream.prove(Pair(peer, local), "zero-handshake")
+            self.stream.prove(Pair(peer, self.stream.options.zero_handshake[0]), "zero-handshake")
 
 
 class Agreed(ReceivingPhase):
-    """Stanzas of the pairs agreed upon pass, and nothing else is negotiated."""
+    """Stanzas of the pairs agreed upon pass, and nothing else is negotiated.
+
+    The peers may send to every domain that is served. Each pair is proven with its first stanza: there may be many.
+    """
+
+    def __init__(self, stream: ReceivingContext, peers: frozenset[Domain]) -> None:
+        super().__init__(stream)
+        self._peers = peers
+        self._local = frozenset(stream.options.zero_handshake)
+
+    def stanza(self, stanza: Stanza) -> None:
+        if self.stream.pairs.of(stanza) is None:
+            self._prove(stanza)
+        super().stanza(stanza)
+
+    def _prove(self, stanza: Stanza) -> None:
+        """Prove the pair of a stanza where it is agreed upon."""
+        try:
+            pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
+        except InvalidJID:
+            return
+        if pair.sender in self._peers and pair.recipient in self._local and pair not in self.stream.pairs:
+            self.stream.prove(pair, "zero-handshake")

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from tests.interop import matrix
+from tests.interop import matrix, openfire
 from tests.interop.stages import STAGES
 from tests.lab.gateway import PROJECT
 from tests.lab.lab import Lab, LabError
@@ -87,6 +87,8 @@ def main() -> int:
     except (LabError, TimeoutError) as problem:
         tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
     _matrix(arguments.record)
+    if openfire.skipped():
+        print(openfire.skipped())
     return _finish(tally, time.monotonic() - start)
 
 

@@ -50,7 +50,7 @@ async def login(server: Server, user: str, resource: str = "lab", domain: str = 
     """
     account = f"{user}@{domain or server.domain}"
     jid = f"{account}/{resource}"
-    if server.kind != "prosody":
+    if server.kind not in ("prosody", "openfire"):
         await Client.register(server.client_port, jid, PASSWORD)
     client = await Client.login(server.client_port, jid, PASSWORD)
     await client.iq(account, f"<query xmlns='{_ROSTER}'/>")

@@ -10,6 +10,7 @@ from tests.interop import (
     jabberd2_router,
     matrix,
     multiplexing,
+    openfire,
     policy_filters,
     policy_reload,
     proxies,
@@ -56,4 +57,5 @@ STAGES = [
     trust_cases.stage,
     trust_secrets.stage, trust_secrets.gateways, trust_secrets.legacy,
     zero_handshake.stage,
+    *openfire.stages(),
 ]

@@ -12,7 +12,7 @@ from tests.lab.certificates import Authority, Certificate, Names
 from tests.lab.gateway import Gateway, gateway
 from tests.lab.lab import Lab
 from tests.lab.nameserver import Nameserver, nameserver
-from tests.lab.servers.launch import START, setup_name
+from tests.lab.servers.launch import setup_name, starter
 from tests.lab.servers.server import Server, Site
 
 INSIDE, OUTSIDE = "inside.example", "outside.example"
@@ -60,7 +60,7 @@ class Front:
             backend=f"127.0.0.1:{port}", dns=dns, anchors=authority.file, certificates=self.certificates,
             changes=self.changes,
         )
-        near = START[self.kind](Site(
+        near = starter(self.kind)(Site(
             door.lab, door.domain, door.view, authority.file, authority.issue(Names(dns=domains)), s2s_port=port,
             lines=door.command("setup", setup_name(self.kind)), also=door.also, encrypted=self.encrypted,
         ))
@@ -81,7 +81,7 @@ async def world(
     ours = authority.issue(Names(dns=(INSIDE,), xmpp=(INSIDE,) if xmpp_addr else ()))
     dns.serve(INSIDE, door.port)
     dns.start()
-    far = (start or START[outside])(Site(
+    far = (start or starter(outside))(Site(
         lab, OUTSIDE, dns.port, authority.file, authority.for_domain(OUTSIDE), dialback_only=outside == "jabberd2",
     ))
     dns.serve(OUTSIDE, far.s2s_port)

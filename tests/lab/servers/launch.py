@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tests.lab.servers import debian13, ejabberd, jabberd2, prosody
+from tests.lab.servers import debian13, ejabberd, jabberd2, openfire, prosody
 from tests.lab.servers.server import Server, Site
 
 #: Those of Debian 12, installed as packages.
@@ -17,6 +17,11 @@ DEBIAN_13: dict[str, Callable[[Site], Server]] = {
     "prosody13": partial(prosody.start, enter=debian13.inside), "ejabberd24": partial(ejabberd.start, enter=debian13.inside),
 }
 START = {**DEBIAN_12, **DEBIAN_13}
+
+
+def starter(kind: str) -> Callable[[Site], Server]:
+    """Return what starts a server of this kind; Openfire is there only where its distribution is."""
+    return openfire.start if kind == "openfire" else START[kind]
 
 
 def setup_name(kind: str) -> str:

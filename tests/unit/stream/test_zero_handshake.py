@@ -58,12 +58,25 @@ class ReceivingTests(TranscriptCase):
         self.told(*steps)
 
     def test_every_domain(self) -> None:
-        """The peers of a key may send to every domain that is served."""
-        proven = [PairProven(Pair(peer, local), "zero-handshake") for peer in (PEER, OTHER) for local in (OURS, ROOMS)]
+        """The peers of a key may send to every domain that is served; each pair is proven once, with its first stanza."""
+        to_rooms = [message("a@other.example", "x@rooms.ours.example"), message("b@other.example", "x@rooms.ours.example")]
+        pair = Pair(OTHER, ROOMS)
         self.told(
             *SECURED, Do("identified", (PEER, OTHER)), Says(JudgementNeeded(PEER, OURS, True), JudgementNeeded(OTHER, OURS, True)),
-            Do("judged", PINNED, OTHER), Do("judged", PINNED, PEER), Says(*proven[2:], *proven[:2]), zero_handshake=(OURS, ROOMS),
+            Do("judged", PINNED, OTHER), Do("judged", PINNED, PEER), Says(PairProven(Pair(OTHER, OURS), "zero-handshake"), PROVEN),
+            In("".join(to_rooms)), Says(PairProven(pair, "zero-handshake"), Stanzas(pair, tuple(to_rooms))),
+            In(message()), Says(Stanzas(PAIR, (message(),))), zero_handshake=(OURS, ROOMS),
         )
+
+    def test_addresses(self) -> None:
+        """R30: what is no address, and a domain that is not served, end the stream as ever."""
+        for to, condition, text, cause in (
+            ("@", "improper-addressing", None, Cause.ADDRESSING), ("x@far.example", "host-unknown", "far.example is not served here", Cause.HOST_UNKNOWN),
+        ):
+            engine = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
+            self._play(engine, lambda data: [data], OPEN)
+            self._compare(engine.receive(message("a@peer.example", to).encode()), (End(cause, condition=condition),))
+            self.assertIn((text or condition).encode(), engine.data_to_send())
 
     def test_unknown(self) -> None:
         """A key with whose owner nothing is agreed, and one that does not prove the peer, end the stream."""
