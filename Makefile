@@ -10,6 +10,7 @@
 #   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
 #   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
+#   make console-test   the console in a real Chromium (Debian: apt-get install chromium chromium-driver; skipped where it is not)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make mutants    rules of the wire broken on purpose, in a copy: the tests that claim them must notice (MUTANTS="M3 M11")
 #   make certs      a development CA and the certificates of the example domains
@@ -141,6 +142,10 @@ pythons:
 	  echo "Python $$version: $$found"; \
 	  $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$found" || status=1; \
 	done; exit $$status
+
+.PHONY: console-test
+console-test: $(DEV)
+	@$(BIN)/python -m tests.browser
 
 interop: $(DEV)
 	@$(if $(OPENFIRE),OPENFIRE="$(OPENFIRE)") $(BIN)/python -m tests.interop $(INTEROP)

@@ -8,7 +8,7 @@ import platform
 import pwd
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,8 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from s2sgw import __version__
-from s2sgw.admin.server import AdminInUse, AdminService
+from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
+from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, asked_by
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
@@ -35,16 +36,18 @@ from s2sgw.config import Backend, Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.fair_poll import share_turns
+from s2sgw.net.http_server import BoundedSite
 from s2sgw.net.listening import StreamFactory, listen, trouble
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.log import LoggedService, destination, observer
-from s2sgw.reporting.metrics import console_site
+from s2sgw.reporting.metrics import MetricsPage
 from s2sgw.reporting.record import Direction, Leg
 from s2sgw.runtime import descriptors, rediscovery
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
+from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
@@ -214,14 +217,14 @@ class RunningGateway:
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, Failure]] = []
-        self._restored = False
+        self._restored = self._closing = False
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
         self._closers.append(self.components.peer_records.database.close)  # what others write as they close comes before
         self._start_jobs()
         self._start_reconfiguration()
-        self._open_admin()
+        self._open_operator_ports()
         for backend in self.config.backends:
             if backend.kind == "s2s":
                 self._open_backend(backend)
@@ -230,8 +233,6 @@ class RunningGateway:
             if listener.zero_handshake:
                 side = replace(side, zero_handshake=True)
             self._listen(listener.endpoint, "federation", side, self.components.admission, direct_tls, self._proxied(listener))
-        if self.config.console.listen is not None:
-            self._open(self.config.console.listen, console_site(self.components.metrics, self.components.reactor))
         self._all_listen()
         self.components.custody.restore.restore_all().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.config.gateway.domains]
@@ -254,15 +255,53 @@ class RunningGateway:
         self.components.reconfiguration.open()
         self._closers.append(self.components.reconfiguration.close)
 
-    def _open_admin(self) -> None:
+    def _open_operator_ports(self) -> None:
+        """Open the admin socket, and the console's port if the configuration has one."""
+        api = self._api_services()
+        if self.config.console.listen is not None:
+            api = replace(api, verbs={**api.verbs, **self._open_console(api, self.config.console.listen)})
+        self._open_admin(api)
+
+    def _open_console(self, api: APIServices, endpoint: str) -> Mapping[str, Verb]:
+        """Open the console's port, and return its verbs for the admin socket. Without a console nothing of it is imported."""
+        from s2sgw.console.history import SAMPLE_SECONDS
+        from s2sgw.console.opening import build_console
+
         components = self.components
-        admin = AdminService(components.reactor, components.state, {**components.verbs, "drain": self._drain}, components.slices)
+        console = build_console(
+            lambda: components.running.config, api, components.in_thread, components.audit, SYSTEM_CLOCK.seconds,
+        )
+        self._closers.append(console.site.close)
+        self._open(endpoint, console.factory)
+        components.jobs.start("console history", SAMPLE_SECONDS, console.sample)
+        return console.verbs
+
+    def _open_admin(self, api: APIServices) -> None:
+        components = self.components
+        root = Folder()
+        add_resources(root, api, everybody)
+        http = BoundedSite(root, components.reactor)
+        self._closers.append(http.close)
+        admin = AdminService(components.reactor, components.state, api.verbs, components.slices, http)
         admin.startService()
         self._closers.append(admin.stopService)
 
-    async def _drain(self, arguments: object) -> dict[str, object]:
+    def _api_services(self) -> APIServices:
+        components = self.components
+        return APIServices(
+            components.reactor, components.slices, {**components.verbs, "drain": self._drain}, components.record.live,
+            MetricsPage(components.metrics), self.unready,
+        )
+
+    def unready(self) -> list[str]:
+        """Return why the gateway takes no connections now, a sentence each."""
+        if self._closing:
+            return ["it is stopping"]
+        return [] if self._restored else ["it is starting"]
+
+    async def _drain(self, arguments: Arguments) -> dict[str, object]:
         """Stop as SIGTERM does, once this answer is out."""
-        self.log.info(event="draining")
+        self.log.info(event="draining", by=asked_by(arguments))
         numbers = await self.components.views.count()
         self.components.reactor.callLater(ANSWERED, self.components.reactor.stop)
         return {"waiting": numbers.waiting, "kept": self.components.custody.services.spools}
@@ -337,6 +376,7 @@ class RunningGateway:
     def close(self) -> Deferred[Any]:
         """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
         self._systemd.stopping()
+        self._closing = True
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components

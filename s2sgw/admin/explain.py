@@ -71,13 +71,16 @@ class Explainer:
         if local not in config.gateway.domains:
             raise VerbError(f"{local} is none of our domains", "usage")
         provenance = await self._in_thread(partial(PolicySources, config, peers))
-        resolution = await self._discovery.resolve(peer, peers.policy(peer).route)
-        resolution = replace(resolution, targets=await self._discovery.locate(resolution.targets))
+        resolution = None
+        if _looks_up(arguments):
+            resolution = await self._discovery.resolve(peer, peers.policy(peer).route)
+            resolution = replace(resolution, targets=await self._discovery.locate(resolution.targets))
         policy = peers.policy(peer)  # now that nothing is waited for any more: a reload may have come meanwhile
         return {
             "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
             "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),
-            "keys": provenance.keys(policy), "certificate": self._shown(local, peer), "dns": _dns(resolution),
+            "keys": provenance.keys(policy), "certificate": self._shown(local, peer),
+            "dns": None if resolution is None else _dns(resolution),
             **self._on_record(peer),
             "now": {name: await self._decided(peer, local, policy, role, resolution) for name, role in ROLES},
             "lanes": [_lane(queue) for queue in self._queues if peer in queue.pair and len(queue.pair_queue)],
@@ -105,12 +108,14 @@ class Explainer:
     # --- what would be decided ---
 
     async def _decided(
-        self, peer: Domain, local: Domain, policy: PeerPolicy, role: Role, resolution: Resolution,
+        self, peer: Domain, local: Domain, policy: PeerPolicy, role: Role, resolution: Resolution | None,
     ) -> dict[str, Any]:
-        row = {"if_proven": _if(policy, role, proven=True), "if_not": _if(policy, role, proven=False), "last": None}
+        proven, unproven = _if(policy, role, proven=True), _if(policy, role, proven=False)
+        row: dict[str, Any] = {"if_proven": proven, "if_not": unproven, "last": None}
         last = await self._last(peer, local, role)
         if last is not None:
-            row["last"] = await self._again(last, policy, resolution)
+            verdict = {} if resolution is None else await self._again(last, policy, resolution)
+            row["last"] = {**_as_it_was(last), **verdict}
         return row
 
     async def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
@@ -132,10 +137,24 @@ class Explainer:
         )
         standing = self._peer_records.standing(evidence.domain, policy, self._now())
         evidence, found = await self._judge.gather(policy, evidence, standing, target)
-        return {
-            "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),
-            "certificate": summarise(evidence.chain[0]).row() if evidence.chain else None, **told(found.verdict),
-        }
+        return told(found.verdict)
+
+
+def _looks_up(arguments: Arguments) -> bool:
+    """Return whether the DNS is to be asked, and a verdict reached anew; raises `VerbError`."""
+    looks_up = arguments.get("look_up", True)
+    if not isinstance(looks_up, bool):
+        raise VerbError("look_up must be true or false", "usage")
+    return looks_up
+
+
+def _as_it_was(last: Handshake) -> dict[str, Any]:
+    """Return what was seen and decided at a handshake on record."""
+    chain = last.evidence.chain
+    return {
+        "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),
+        "certificate": summarise(chain[0]).row() if chain else None,
+    }
 
 
 def _lane(queue: DeliveryQueue) -> dict[str, Any]:

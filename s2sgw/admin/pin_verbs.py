@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
-from s2sgw.admin.server import Arguments, Rows, Verb, VerbError
+from s2sgw.admin.server import Arguments, Rows, Verb, VerbError, asked_by
+from s2sgw.admin.verbs import limit_asked
 from s2sgw.peerdb.keys import RememberedKey
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
@@ -50,9 +51,13 @@ class PinVerbs:
     # --- looking ---
 
     def pending(self, arguments: Arguments) -> Rows:
-        """Return the certificates that wait, the last to come last, each with the keys that were remembered before."""
+        """Return the certificates that wait, the last to come last, each with the keys that were remembered before.
+
+        With `limit` only the last so many.
+        """
         domain = _domain(arguments) if arguments.get("peer") is not None else None
-        return Rows(self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain))
+        first = -limit_asked(arguments) if arguments.get("limit") is not None else None
+        return Rows(self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain)[first:])
 
     def _pending_row(self, pending: PendingCertificate) -> dict[str, Any]:
         domain = Domain.parse(pending.domain)
@@ -106,10 +111,10 @@ class PinVerbs:
             for each in self._peer_records.keys.of(domain):
                 if each.key != key and each.counts(now):
                     revoke = partial(self._peer_records.keys.revoke, domain, each.key, now)
-                    await self._decide("pins revoke", domain, each.key, revoke)
+                    await self._decide(arguments, "pins revoke", domain, each.key, revoke)
         entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
         approve = partial(self._peer_records.keys.approve, entry)
-        await self._decide("pins approve", domain, key, approve, expires=entry.expires, comment=note)
+        await self._decide(arguments, "pins approve", domain, key, approve, expires=entry.expires, comment=note)
         await self._peer_records.pending_certificates.take(domain, key)
         self._approved(domain)
         policy = self._peers.policy(domain)
@@ -121,17 +126,18 @@ class PinVerbs:
         domain, key = _domain(arguments), _fingerprint(arguments)
         forget, keys = bool(arguments.get("forget")), self._peer_records.keys
         change = partial(keys.forget, domain, key) if forget else partial(keys.revoke, domain, key, self._now())
-        done = await self._decide("pins forget" if forget else "pins revoke", domain, key, change)
+        done = await self._decide(arguments, "pins forget" if forget else "pins revoke", domain, key, change)
         if not done:
             raise VerbError(f"{key} is not remembered for {domain}, or is revoked already")
         return {"peer": domain.ascii, "key": str(key), "forgotten": forget, "closed": self._revoked(domain, key)}
 
     async def _decide(
-        self, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Awaitable[Any]], **facts: object,
+        self, arguments: Arguments, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Awaitable[Any]],
+        **facts: object,
     ) -> Any:
         """Note a decision in the audit log, then make the change. Raises `VerbError` where either cannot be written."""
         try:
-            self._audit.note(action, by="admin socket", peer=domain.ascii, key=str(key), **facts)
+            self._audit.note(action, by=asked_by(arguments), peer=domain.ascii, key=str(key), **facts)
             return await change()
         except OSError as error:
             raise VerbError(f"nothing was changed: {error}") from None

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.verbs import limit_asked, peer_asked
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.holds import HoldTarget, TooManyHolds
@@ -304,7 +304,7 @@ class QueueVerbs:
         if target.peer is not None and self._is_local(target.peer):
             raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
         try:
-            self._audit.note(f"queue {action}", by="admin socket", target=str(target), **facts)
+            self._audit.note(f"queue {action}", by=asked_by(arguments), target=str(target), **facts)
         except OSError as error:
             raise VerbError(f"nothing was done, for it cannot be noted in the audit log: {error}") from None
         return target

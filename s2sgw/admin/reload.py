@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.admin.server import Arguments, VerbError
+from s2sgw.admin.server import Arguments, VerbError, asked_by
 from s2sgw.config import Config, ConfigError
 from s2sgw.config.diff import Change, changes, unchangeable
 from s2sgw.net.certificates import CertificateDirectory
@@ -95,7 +95,7 @@ class Reload:
         keep = arguments.get("keep_streams", False)
         if not isinstance(keep, bool):
             raise VerbError("keep_streams must be true or false", "usage")
-        return self.run("s2sgw reload", keep).addCallback(_plain)
+        return self.run(asked_by(arguments, "s2sgw reload"), keep).addCallback(_plain)
 
     def signalled(self) -> None:
         """Reload at a SIGHUP; the log has the result."""

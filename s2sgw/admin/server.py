@@ -1,10 +1,11 @@
-"""The admin socket, `<state>/admin.sock`: one JSON object a line in, one JSON object a line out (docs/admin.md).
+"""The admin socket, `<state>/admin.sock`: HTTP (`admin.http_api`), or one JSON object a line in and one a line out.
 
     {"verb": "streams", "args": {"peer": "friend.example"}}
     {"ok": true, "result": […]}            or {"ok": false, "error": "…", "kind": "usage" | "failed"}
 
-What answers a verb is a plain callable in a registry. An answer of any size is made and written row by row, in slices
-(`net.slices`), so that no question holds up the streams.
+The first byte of a connection tells the two apart: a request of the line protocol begins with "{", one of HTTP with a letter.
+A verb is a plain callable in a registry. An answer of any size is made and written row by row, in slices
+(`net.slices`), so that no request holds up the streams.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IPushProducer, IReactorTime
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.protocols.policies import TimeoutMixin
@@ -49,8 +51,12 @@ ANSWER_SECONDS = 120
 PATH_BYTES = 107
 
 
+#: The argument with the name of the user who asks. A server sets it; a client cannot.
+BY = "by"
+
+
 class VerbError(Exception):
-    """A verb's own no: `kind` "usage" where the question was wrong, "failed" where the answer cannot be given."""
+    """A verb's refusal. `kind`: "usage" if the request was wrong, "failed" if it cannot be answered."""
 
     def __init__(self, text: str, kind: str = "failed") -> None:
         super().__init__(text)
@@ -72,23 +78,73 @@ class Rows:
         return self._rows
 
 
+def asked_by(arguments: Arguments, default: str = "admin socket") -> str:
+    """Return the name of the user who asks, for the audit log; `default` for whoever may open the socket."""
+    return str(arguments.get(BY) or default)
+
+
 @implementer(IPushProducer)
+class AnswerWriter:
+    """Writes one answer as JSON to a consumer, which is a transport or an HTTP request.
+
+    Rows are made only as fast as the client reads them.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        #: a part of the answer is written
+        self.partial = False
+        #: fires when the client has read what was written; None: it reads
+        self._full: Deferred[None] | None = None
+
+    def write(self, result: object, before: str = "", after: str = "") -> SlicedWork[None]:
+        """Return the work of writing `result` between two texts. Raises `VerbError` if it is too large."""
+        self._consumer.registerProducer(self, True)
+        try:
+            chunk, size, total = [before], 0, 0
+            for piece in json_pieces(result):
+                if piece is not None:
+                    chunk.append(piece)
+                    size += len(piece)
+                    total += len(piece)
+                if total > ANSWER_BYTES:
+                    raise VerbError("the answer is too large; ask for less (a peer, a limit)")
+                if size > CHUNK_BYTES:
+                    self.partial = True
+                    self._consumer.write("".join(chunk).encode("ascii"))
+                    chunk, size = [], 0
+                yield self._full
+            self._consumer.write(("".join(chunk) + after).encode("ascii"))
+        finally:
+            self._consumer.unregisterProducer()
+            self._full = None
+
+    def pauseProducing(self) -> None:
+        """The client does not read what was written."""
+        self._full = self._full or Deferred()
+
+    def resumeProducing(self) -> None:
+        """The client has read it."""
+        full, self._full = self._full, None
+        if full is not None and not full.called:
+            full.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is closing; `connectionLost` follows."""
+
+
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
-    """One connection: requests are answered one at a time, in order; `PIPELINED` may wait for their turn."""
+    """One connection of the line protocol. Requests are answered one at a time, in order; `PIPELINED` may wait."""
 
     delimiter = b"\n"
     MAX_LENGTH = REQUEST_BYTES
     log = Logger()
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices, gone: Callable[[AdminProtocol], None]) -> None:
+    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices) -> None:
         self._verbs = verbs
         self._clock = clock
         self._slices = slices
-        self._gone = gone
-        #: a part of the present answer is written
-        self._partial = False
-        #: fires when the client has taken what was written; None: it takes more now
-        self._full: Deferred[None] | None = None
+        self._writer: AnswerWriter | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
         self._over = False
@@ -106,7 +162,6 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._waiting.clear()
         if self._answering is not None:
             self._answering.cancel()
-        self._gone(self)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._close(VerbError(f"a request has at most {REQUEST_BYTES} bytes", "usage"))
@@ -134,7 +189,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         asked.callback(self._waiting.popleft())
 
     def _done(self, _: object) -> None:
-        self._answering = None
+        self._answering = self._writer = None
         if not self._over:
             self.setTimeout(IDLE_SECONDS)
             self._next()
@@ -144,53 +199,18 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         answer = self._verbs.get(verb)
         if answer is None:
             raise VerbError(f"there is no verb {verb!r}; there are {', '.join(sorted(self._verbs))}", "usage")
-        result = answer(arguments)
-        return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
+        arguments.pop(BY, None)
+        return called(answer, arguments)
 
     # --- answers ---
 
     def _answer(self, result: object) -> Deferred[None]:
-        self._partial = False
-        return self._slices.run(self._write(result))
+        self._writer = AnswerWriter(self._connection)
+        return self._slices.run(self._writer.write(result, '{"ok": true, "result": ', "}\n"))
 
     @property
     def _connection(self) -> Any:
         return self.transport
-
-    def _write(self, result: object) -> SlicedWork[None]:
-        """Return the work of writing the answer, which waits while the client does not read."""
-        self._connection.registerProducer(self, True)
-        try:
-            chunk, size, total = ['{"ok": true, "result": '], 0, 0
-            for piece in json_pieces(result):
-                if piece is not None:
-                    chunk.append(piece)
-                    size += len(piece)
-                    total += len(piece)
-                if total > ANSWER_BYTES:
-                    raise VerbError("the answer is too large; ask for less (a peer, a limit)")
-                if size > CHUNK_BYTES:
-                    self._partial = True
-                    self._connection.write("".join(chunk).encode("ascii"))
-                    chunk, size = [], 0
-                yield self._full
-            self._connection.write(("".join(chunk) + "}\n").encode("ascii"))
-        finally:
-            self._connection.unregisterProducer()
-            self._full = None
-
-    def pauseProducing(self) -> None:
-        """The client does not read what was written."""
-        self._full = self._full or Deferred()
-
-    def resumeProducing(self) -> None:
-        """The client has taken it."""
-        full, self._full = self._full, None
-        if full is not None and not full.called:
-            full.callback(None)
-
-    def stopProducing(self) -> None:
-        """The connection is closing; `connectionLost` follows."""
 
     def _failed(self, failure: Failure) -> None:
         if self._over:
@@ -199,7 +219,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if not isinstance(refusal, VerbError):
             self.log.failure("an admin request broke", failure)
             refusal = VerbError("the gateway could not answer; its log says why")
-        if self._partial:
+        if self._writer is not None and self._writer.partial:
             self._connection.abortConnection()  # nothing else tells half an answer from a whole one
             return
         self._send({"ok": False, "error": str(refusal), "kind": refusal.kind})
@@ -213,6 +233,12 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     def _send(self, answer: dict[str, Any]) -> None:
         if not self._over and self.transport is not None:
             self.transport.write(json.dumps(answer).encode("ascii") + b"\n")
+
+
+def called(verb: Verb, arguments: Arguments) -> Any:
+    """Return what a verb answers: its result, or a Deferred of it."""
+    result = verb(arguments)
+    return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
 
 
 def json_pieces(value: object) -> Iterator[str | None]:
@@ -254,24 +280,64 @@ def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
     return verb, arguments
 
 
+class FirstByte(Protocol):
+    """A connection until its first byte, which tells whether it speaks HTTP or the line protocol."""
+
+    def __init__(self, chosen: Callable[[bytes], Any], clock: IReactorTime, gone: Callable[[Protocol], None]) -> None:
+        self._chosen = chosen
+        self._gone = gone
+        self._protocol: Any = None
+        self._idle = clock.callLater(IDLE_SECONDS, self._timed_out)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._protocol is None:
+            self._stop_waiting()
+            self._protocol = self._chosen(data[:1])
+            self._protocol.makeConnection(self.transport)
+        self._protocol.dataReceived(data)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._stop_waiting()
+        if self._protocol is not None:
+            self._protocol.connectionLost(reason)
+        self._gone(self)
+
+    def _stop_waiting(self) -> None:
+        if self._idle.active():
+            self._idle.cancel()
+
+    def _timed_out(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
 class AdminFactory(Factory):
-    """Makes the connections, at most `CONNECTIONS` at once."""
+    """Makes the connections, at most `CONNECTIONS` at once. `http` builds those that speak HTTP, where there is such a server."""
 
     noisy = False
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices | None = None) -> None:
+    def __init__(
+        self, verbs: Verbs, clock: IReactorTime, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
+    ) -> None:
         self._verbs = verbs
         self._clock = clock
         self._slices = slices or Slices(clock)
-        self._open: set[AdminProtocol] = set()
+        self._http = http
+        self._open: set[Protocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if len(self._open) >= CONNECTIONS:
             return None
-        protocol = AdminProtocol(self._verbs, self._clock, self._slices, self._open.discard)
+        protocol = FirstByte(self._chosen, self._clock, self._open.discard)
         protocol.factory = self
         self._open.add(protocol)
         return protocol
+
+    def _chosen(self, first: bytes) -> Any:
+        """Return what goes on with a connection that began with this byte."""
+        if self._http is not None and first.isalpha():
+            return self._http.buildProtocol(UNIXAddress(None))
+        return AdminProtocol(self._verbs, self._clock, self._slices)
 
     def close(self) -> None:
         """Drop every connection."""
@@ -287,10 +353,12 @@ class AdminInUse(Exception):
 class AdminService(Service):
     """Listens on `<state>/admin.sock` (mode 0600, in a directory that is 0700) while it runs."""
 
-    def __init__(self, reactor: Any, state: Path, verbs: Verbs, slices: Slices | None = None) -> None:
+    def __init__(
+        self, reactor: Any, state: Path, verbs: Verbs, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
+    ) -> None:
         self._reactor = reactor
         self._path = state / SOCKET
-        self._factory = AdminFactory(verbs, reactor, slices)
+        self._factory = AdminFactory(verbs, reactor, slices, http)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from s2sgw import __version__
 from s2sgw.backend.private_ca import PrivateCA, PrivateCAError
-from s2sgw.cli import setup_files, tables, trust
+from s2sgw.cli import console, setup_files, tables, trust
 from s2sgw.cli.output import (
     CONFIGURATION,
     NO,
@@ -382,5 +382,5 @@ def _changed(done: str, row: tables.JSONRow) -> Text:
     return Text(f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')} {done}")
 
 
-for _each in trust.COMMANDS:
+for _each in (*trust.COMMANDS, *console.COMMANDS):
     main.add_command(_each)

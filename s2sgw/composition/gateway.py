@@ -53,7 +53,7 @@ from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.sites import narrowest_site
 from s2sgw.net.slices import Slices
-from s2sgw.net.threads import run_in_thread
+from s2sgw.net.threads import InThread, run_in_thread
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -93,6 +93,7 @@ class GatewayComponents:
 
     reactor: Any
     slices: Slices
+    in_thread: InThread
     state: Path
     running: RunningConfiguration
     own_ports: OwnPorts
@@ -240,7 +241,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         OutboundMetrics(destinations, unsent),
     ))
     return GatewayComponents(
-        reactor, slices, state, running, own_ports, record, audit, spool, custody, admission,
+        reactor, slices, in_thread, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, turns, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},

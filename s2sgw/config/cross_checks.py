@@ -164,6 +164,28 @@ def _pages(console: Console) -> list[tuple[KeyPath, str]]:
     return [] if console.listen is None else [(("console", "listen"), console.listen)]
 
 
+def console_access(console: Console) -> Complaints:
+    """Without TLS passwords and sessions stay on this machine; roles are of users."""
+    if console.listen is not None and console.certificate is None and not _stays_here(console.listen):
+        text = "may be reached from other machines, and then needs console.certificate: "
+        yield Complaint(("console", "listen"), text + 'set it, or listen on loopback ("tcp:8269:interface=127.0.0.1")')
+    for name in console.roles:
+        if name not in console.users:
+            suggestion = suggest(name, console.users)
+            yield Complaint(("console", "roles", name), f"is no name among console.users; {suggestion}")
+
+
+def _stays_here(endpoint: str) -> bool:
+    place = EndpointString.parse(endpoint)
+    return place.kind == "unix" or (place.port is not None and _is_loopback(place.interface))
+
+
+def console_files(console: Console) -> Complaints:
+    if console.certificate is not None:
+        for path in certificate_files(console.certificate):
+            yield from _readable(("console", "certificate"), path)
+
+
 def _collide(one: str, other: str) -> bool:
     ours, theirs = EndpointString.parse(one), EndpointString.parse(other)
     if ours.port is None or theirs.port is None:
@@ -373,6 +395,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (shared_routers, "backend"),
     (view_keys, "backend"),
     (shared_listeners, "listen", "backend", "console"),
+    (console_access, "console"),
     (proxies, "listen"),
     (shared_views, "backend"),
     (own_listener, "listen", "backend"),
@@ -388,6 +411,7 @@ FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),
     (tls_files, "tls"),
     (backend_files, "backend"),
+    (console_files, "console"),
     (peer_files, "peers"),
     (list_files, "policy"),
 )

@@ -13,7 +13,8 @@ from s2sgw.config.sections import Config
 
 #: How the keys begin that a running gateway takes over.
 RELOADED: tuple[KeyPath, ...] = (
-    ("peers",), ("policy",), ("tls",), ("queue", "hold"), ("queue", "iq_hold"),
+    ("peers",), ("policy",), ("tls",), ("console", "users"), ("console", "roles"), ("console", "hosts"),
+    ("queue", "hold"), ("queue", "iq_hold"),
     ("limits", "connections"), ("limits", "connections_per_address"), ("limits", "unproven"), ("limits", "unproven_per_site"),
     ("limits", "unproven_per_name"), ("limits", "negotiation"),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
+from s2sgw.config.password_hash import PasswordHash
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
@@ -204,10 +205,34 @@ class GatewayLimits(Section):
     log_lines_per_second: Annotated[Count, Field(ge=0)] = 100
 
 
+def parse_console_user(value: object) -> str:
+    """Check the name of a user of the console."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", value):
+        raise ValueError('must be a name of letters, digits and ". _ @ -", such as "alice"')
+    return value
+
+
+def parse_password_hash(value: object) -> PasswordHash:
+    """Parse the hash of a password."""
+    return value if isinstance(value, PasswordHash) else PasswordHash.parse(value)
+
+
+ConsoleUser = Annotated[str, PlainValidator(parse_console_user)]
+ConsoleRole = Literal["read-only", "operator"]
+
+
 class Console(Section):
-    """`[console]`: where /metrics is served; nowhere if `listen` is left out."""
+    """`[console]`: where the pages, the HTTP interface and /metrics are served; nowhere if `listen` is left out.
+
+    `certificate`: NAME of NAME.crt and NAME.key, or of a folder; without it only loopback may be listened on. `hosts`: further
+    names under which browsers reach it. A user without a role is read-only.
+    """
 
     listen: ListenEndpoint | None = None
+    certificate: FilePath | None = None
+    hosts: tuple[Hostname, ...] = ()
+    users: dict[ConsoleUser, Annotated[PasswordHash, PlainValidator(parse_password_hash)]] = {}
+    roles: dict[ConsoleUser, ConsoleRole] = {}
 
 
 class Policy(Section):

@@ -15,19 +15,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.server import NOT_DONE_YET
 
 #: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
 HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 #: What the handshake's time is told apart by.
 STEPS = ("dns", "tcp", "tls", "auth", "total")
-#: Seconds after which an idle connection to the console is closed.
-IDLE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +198,3 @@ class MetricsPage(Resource):
             self.log.failure("the metrics could not be read", failure)
             request.setResponseCode(500)
             request.finish()
-
-
-def console_site(metrics: Metrics, reactor: IReactorTime) -> Site:
-    """What `[console].listen` serves: /metrics, and nothing else yet."""
-    root = Resource()
-    root.putChild(b"metrics", MetricsPage(metrics))
-    site = Site(root, timeout=IDLE_SECONDS, reactor=reactor)
-    site.displayTracebacks = False
-    site.noisy = False
-    return site

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from twisted.logger import Logger
 
 from s2sgw.reporting.letter import letter
+from s2sgw.reporting.live_events import LiveEvents
 from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
@@ -168,6 +169,8 @@ class EventRecord:
         self._refusals_told = RepeatedEvents(clock)
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
+        #: those who watch events as they happen
+        self.live = LiveEvents()
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
         #: those of the names that may be made up, the one longest not met first
         self._strangers: OrderedDict[str, None] = OrderedDict()
@@ -198,6 +201,7 @@ class EventRecord:
         peer, local = pair
         self.refusals[ending.layer.value, ending.cause.value] += 1
         refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
+        self.live.tell(refused.at, peer, lambda: {"event": "refused", **refused.clipped().row()})
         stranger = leg == "federation" and direction == "inbound"
         is_news = self._refusals_told.is_news((self._site(_host(address)) if stranger else pair, ending.cause), refused)
         if is_news or peer:
@@ -270,6 +274,7 @@ class EventRecord:
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
         row = {"event": event, "direction": direction, "leg": leg, "peer": str(peer), "local": str(local), **facts}
+        self.live.tell(self._clock.seconds(), row["peer"], lambda: row)
         if owner is None or self._changes_told.is_news((event, owner), row):
             self._log.info(**row)
 

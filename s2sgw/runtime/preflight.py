@@ -55,6 +55,7 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     revocations: dict[Path, FileContents[RevocationLists]] = {}
     for name, peer in config.peers.items():
         complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
+    complaints += [f"console.certificate: {text}" for text in _unusable_certificate(config.console.certificate)]
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
@@ -124,8 +125,13 @@ def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationL
         if peer.crl not in revocations:
             revocations[peer.crl] = read_revocations(peer.crl)
         yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
-    if peer.certificate is not None:
+    yield from (f"certificate: {text}" for text in _unusable_certificate(peer.certificate))
+
+
+def _unusable_certificate(path: Path | None) -> Iterator[str]:
+    """Yield what is wrong with a certificate and its key, if there is one."""
+    if path is not None:
         try:
-            read(peer.certificate.name, *certificate_files(peer.certificate))
+            read(path.name, *certificate_files(path))
         except UnusableCertificate as problem:
-            yield f"certificate: {problem}"
+            yield str(problem)

@@ -172,7 +172,7 @@ class GatewayTests(SynchronousTestCase):
 
     def test_drained_by_word(self) -> None:
         """`drain` says what is waiting and whether it is kept, and stops once that answer is out."""
-        answer = Deferred.fromCoroutine(self.gateway._drain(None))
+        answer = Deferred.fromCoroutine(self.gateway._drain({}))
         self.assertEqual({"waiting": 7, "kept": True}, self.successResultOf(answer))
         self.assertEqual([], self.stops)
         self.clock.advance(ANSWERED)

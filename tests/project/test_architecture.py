@@ -49,9 +49,10 @@ MAY_IMPORT = {
     "backend": "s2s ingress delivery net stream storage trust queue xmpp",
     "runtime": "s2s authentication ingress peerdb config delivery net policy reporting storage stream trust queue xmpp",
     "admin": "runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
+    "console": "admin config net policy reporting xmpp",
     "cli": "admin config reporting runtime backend storage policy stream xmpp",
     "composition": "admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
-    "service": "composition admin runtime backend s2s peerdb config net reporting spool xmpp",
+    "service": "composition console admin runtime backend s2s peerdb config net reporting spool xmpp",
 }
 #: Imports that the table does not allow yet; the list may only shrink.
 NOT_YET: set[str] = set()

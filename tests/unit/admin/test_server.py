@@ -16,9 +16,14 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import server
-from s2sgw.admin.server import AdminFactory, AdminInUse, AdminProtocol, AdminService, Rows, VerbError, claim
+from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, FirstByte, Rows, VerbError, claim
 from s2sgw.net.slices import Slices
 from tests.support.turn_clock import TurnClock
+
+
+def producer(transport: StringTransport) -> Any:
+    """Return what writes to a transport."""
+    return transport.producer
 
 
 class Conversation(SynchronousTestCase):
@@ -36,9 +41,9 @@ class Conversation(SynchronousTestCase):
         self.factory = AdminFactory(self.verbs, self.clock)
         self.transport, self.protocol = self.connect()
 
-    def connect(self) -> tuple[StringTransport, AdminProtocol]:
+    def connect(self) -> tuple[StringTransport, FirstByte]:
         protocol = self.factory.buildProtocol(None)
-        assert isinstance(protocol, AdminProtocol)
+        assert isinstance(protocol, FirstByte)
         transport = StringTransport()
         protocol.makeConnection(transport)
         return transport, protocol
@@ -243,12 +248,12 @@ class RowsTests(Conversation):
         """While the client does not read no rows are made, and what is written is little; then it goes on."""
         self.ask("rows", number=100, length=10_000)
         self.clock.turn()
-        self.protocol.pauseProducing()
-        self.protocol.pauseProducing()
+        producer(self.transport).pauseProducing()
+        producer(self.transport).pauseProducing()
         self.turns()
         self.assertLess(self.made, 6)
-        self.protocol.resumeProducing()
-        self.protocol.resumeProducing()
+        producer(self.transport).resumeProducing()
+        producer(self.transport).resumeProducing()
         self.turns()
         self.assertEqual((self.made, len(self.answers()[0]["result"]), self.transport.producer), (100, 100, None))
 
@@ -256,7 +261,7 @@ class RowsTests(Conversation):
         """One that never does is cut off when its time is over."""
         self.ask("rows", number=100, length=10_000)
         self.clock.turn()
-        self.protocol.pauseProducing()
+        producer(self.transport).pauseProducing()
         self.turns()
         self.clock.advance(server.ANSWER_SECONDS)
         self.assertTrue(self.transport.disconnected)

@@ -253,6 +253,17 @@ class ExplainTests(TrustCase):
         row = {"sender": "here.example", "recipient": "peer.example", "stanzas": 2, "blocked": "next-hop", "full": ["disk share"]}
         self.assertEqual([row], self.explain()["lanes"])
 
+    def test_on_record(self) -> None:
+        """Without look-ups nothing is asked or decided anew: what is on record is told at once."""
+        self.judged(leaf_for("peer.example").der_chain)
+        self.discovery.resolve = None
+        answer = self.explain(look_up=False)
+        last = answer["now"]["inbound"]["last"]
+        self.assertEqual((None, "pkix", False), (answer["dns"], last["then"]["proven_by"], "accepted" in last))
+        self.assertEqual("peer.example", answer["peer"])
+        asked = Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example", "look_up": 1}))
+        self.assertEqual("usage", self.failureResultOf(asked, VerbError).value.kind)
+
     def test_planned(self) -> None:
         """A planned file is explained with its own lines; a bad one tells its complaints; other questions are refused."""
         plan = self.folder / "plan.toml"

@@ -216,7 +216,7 @@ class AskingTests(CommandCase):
         """Every verb is one of the contract's, says what it does, and takes --json."""
         contract = {
             "run", "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
-            "reload", "drain", "setup",
+            "reload", "drain", "setup", "console",
         }
         self.assertEqual(set(), set(command.main.commands) - contract)
         for name, verb in command.main.commands.items():

@@ -16,6 +16,7 @@ from s2sgw.config import Config, ConfigError, load, parse
 from s2sgw.config.cross_checks import certificate_files, tcp_place
 from s2sgw.config.errors import Complaint, TOMLSource, key_text, suggest, translate, value_text
 from s2sgw.config.loading import SECTIONS
+from s2sgw.config.password_hash import PasswordHash
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.xmpp.jid import Domain
 
@@ -631,6 +632,45 @@ class ConsoleTests(ConfigTestCase):
         )
         self.assertEqual(
             ['line 4: console.lisen: there is no such key; did you mean "listen"?'], self.with_gateway('[console]\nlisen = "tcp:8269"\n'),
+        )
+
+
+class ConsoleAccessTests(ConfigTestCase):
+    """Who may use the console, and from where."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.hash = PasswordHash(1 << 14, 8, 1, b"s" * 16, b"d" * 32).text()
+
+    def test_users(self) -> None:
+        """Users with their hashes and roles; names under which browsers come."""
+        text = f'[console]\nhosts = ["Admin.example.org"]\n[console.users]\nalice = "{self.hash}"\n"b.c@d" = "{self.hash}"\n[console.roles]\nalice = "operator"\n'
+        found = self.config(GATEWAY + text).console
+        self.assertEqual((["alice", "b.c@d"], {"alice": "operator"}, ("admin.example.org.",)), (list(found.users), found.roles, found.hosts))
+        self.assertEqual(self.hash, found.users["alice"].text())
+
+    def test_bad_users(self) -> None:
+        """What is wrong with users and roles is told with its line; a secret that was written in their place is not."""
+        text = '[console.users]\nalice = "secret"\n"a b" = "x"\n[console.roles]\nbob = "operator"\nalice = "admin"\n'
+        found = self.with_gateway(text)
+        self.assertEqual(
+            ["line 4: console.users.alice", 'line 5: console.users."a b"', 'line 5: console.users."a b"', "line 8: console.roles.alice"],
+            [": ".join(complaint.split(": ")[:2]) for complaint in found],
+        )
+        (role,) = self.with_gateway('[console.roles]\nbob = "operator"\n')
+        self.assertIn("line 4: console.roles.bob: is no name among console.users", role)
+        self.assertNotIn("secret", " ".join(found))
+
+    def test_without_tls(self) -> None:
+        """Without a certificate only loopback and UNIX sockets may be listened on."""
+        for endpoint in ("tcp:8269:interface=127.0.0.1", "tcp:8269:interface=localhost", r"tcp6:8269:interface=\\:\\:1", "unix:/run/x"):
+            self.assertEqual([], self.with_gateway(f'[console]\nlisten = "{endpoint}"\n'), endpoint)
+        for endpoint in ("tcp:8269", "tcp:8269:interface=0.0.0.0", "tcp:8269:interface=192.0.2.1", "systemd:name=console"):
+            (found,) = self.with_gateway(f'[console]\nlisten = "{endpoint}"\n')
+            self.assertIn("needs console.certificate", found)
+        self.assertEqual(
+            ["line 5: console.certificate: console.crt does not exist", "line 5: console.certificate: console.key does not exist"],
+            self.with_gateway('[console]\nlisten = "tcp:8269"\ncertificate = "console"\n'),
         )
 
 

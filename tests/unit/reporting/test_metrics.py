@@ -8,8 +8,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 
-from s2sgw.reporting.metrics import STEPS, HandshakeTimes, MetricNumbers, Metrics, console_site
+from s2sgw.net.http_server import BoundedSite
+from s2sgw.reporting.metrics import STEPS, HandshakeTimes, MetricNumbers, Metrics, MetricsPage
 
 NUMBERS = MetricNumbers(
     streams={("federation", "inbound"): 3},
@@ -103,7 +105,9 @@ class PageTests(SynchronousTestCase):
         self.source = Source()
 
     def ask(self, request: bytes) -> bytes:
-        site = console_site(Metrics(self.source, HandshakeTimes()), Clock())
+        root = Resource()
+        root.putChild(b"metrics", MetricsPage(Metrics(self.source, HandshakeTimes())))
+        site = BoundedSite(root, Clock())
         channel = site.buildProtocol(None)
         transport = StringTransport()
         channel.makeConnection(transport)

@@ -1,0 +1,141 @@
+"""The shapes of answers that are tables: certificates that wait, keys, changes, reload. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class CertificateSummary(TypedDict):
+    """What one certificate of a chain says (`trust.certificate.Summary.row`)."""
+
+    sha256: str
+    key: str  # `sha256:` of the public key
+    kind: str  # "RSA 2048", "EC secp256r1", …
+    subject: str
+    issuer: str
+    self_signed: bool
+    names: list[str]
+    serial: str
+    unreadable: str  # why it cannot be read; "" if it can
+    not_before: float | None
+    not_after: float | None
+
+
+class KeyEntry(TypedDict):
+    """A key that is remembered of a peer."""
+
+    peer: str
+    key: str
+    origin: str  # "operator", "first-use", "configuration"
+    at: float | None
+    expires: float | None
+    revoked: float | None
+    note: str
+    certificate: CertificateSummary | None
+
+
+class KeyRow(KeyEntry):
+    """A key, and whether it proves its peer now."""
+
+    counts: bool
+
+
+class PendingRow(TypedDict):
+    """A certificate that waits for approval."""
+
+    peer: str
+    key: str
+    first: float
+    last: float
+    times: int
+    direction: str
+    local: str
+    address: str
+    cause: str
+    reasons: list[str]
+    dns: dict[str, Any]
+    chain: list[CertificateSummary]
+    waiting: int  # stanzas that wait for the peer
+    remembered: list[KeyEntry]
+
+
+class RevokedKey(TypedDict):
+    """A key that was revoked or forgotten, and how many streams were closed."""
+
+    peer: str
+    key: str
+    forgotten: bool
+    closed: int
+
+
+class Changed(TypedDict):
+    """How many lanes and stanzas a change was about."""
+
+    lanes: int
+    stanzas: int
+
+
+class Released(Changed):
+    """The same for a release, with the number of holds that ended."""
+
+    holds: int
+
+
+class ReloadAnswer(TypedDict):
+    """What a reload came to (`admin.reload.ReloadResult`)."""
+
+    ok: bool
+    config: str
+    complaints: list[str]
+    warnings: list[str]
+    changes: list[dict[str, Any]]  # {"key", "old", "new"}
+    more_changes: int
+    certificates: list[str]
+    closed: list[dict[str, str]]
+
+
+class Drained(TypedDict):
+    """A stop that began: stanzas that wait, and whether the spool keeps them."""
+
+    waiting: int
+    kept: bool
+
+
+class Token(TypedDict):
+    """A token that logs in to the console once."""
+
+    user: str
+    role: str  # "operator", "read-only"
+    token: str
+    expires: float
+    address: str  # of the page that logs in; "" if the configuration does not tell
+
+
+class Explanation(TypedDict):
+    """The policy of a peer, what is on record of it, and what would be decided now."""
+
+    peer: str
+    local: str
+    file: str
+    planned: bool
+    changed: bool
+    bar: str | None
+    objects: list[dict[str, Any]]
+    keys: list[dict[str, Any]]
+    certificate: dict[str, Any] | None
+    dns: dict[str, Any] | None  # None if nothing was looked up
+    past: list[dict[str, Any]]
+    remembered: list[dict[str, Any]]
+    pending: list[dict[str, Any]]
+    now: dict[str, Any]
+    refusals: list[dict[str, Any]]
+    lanes: list[dict[str, Any]]  # what waits from and to the peer
+
+
+class Replayed(TypedDict):
+    """How many handshakes were judged again, and those with another verdict."""
+
+    file: str
+    handshakes: int
+    seconds: float
+    changed: list[dict[str, Any]]

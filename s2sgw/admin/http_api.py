@@ -1,0 +1,396 @@
+"""The verbs over HTTP: `GET /api/v1/streams?peer=friend.example`, `POST /api/v1/queue/hold`; live events; health (docs/admin.md).
+
+The same resources stand on the admin socket, where nobody is asked who they are, and on the console's port.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from s2sgw.admin.openapi import document
+from s2sgw.admin.server import BY, AnswerWriter, Verb, VerbError, called
+from s2sgw.admin.verb_table import TABLE, VerbRow, from_query
+from s2sgw.net.http_server import BODY_BYTES, BoundedChannel, BoundedRequest
+from s2sgw.net.slices import Slices
+from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers, Watcher
+from s2sgw.reporting.metrics import MetricsPage
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+#: Seconds for an answer; seconds between two signs of life where no event happens; and between two looks at what waits.
+ANSWER_SECONDS = 120
+ALIVE_SECONDS = 20
+FLUSH_SECONDS = 0.2
+_STATUS = {"usage": 400, "failed": 409}
+
+
+@dataclass(frozen=True, slots=True)
+class APIUser:
+    """Who asks. `name` stands in the audit log; "": whoever may open the admin socket. `local`: on that socket."""
+
+    name: str = ""
+    operator: bool = True
+    local: bool = True
+
+
+class NotAuthorised(Exception):
+    """Who asks may not: `status` is 401 (nobody is logged in), 403 or 429."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Authenticate(Protocol):
+    """Says who makes a request. `changes`: the request changes something."""
+
+    def __call__(self, request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
+        """Return a Deferred of the user, which fails with `NotAuthorised`."""
+
+
+def everybody(request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
+    """Let everybody ask: the rights of the socket's file have chosen already."""
+    answered: Deferred[APIUser] = Deferred()
+    answered.callback(APIUser())
+    return answered
+
+
+@dataclass(frozen=True, slots=True)
+class APIServices:
+    """What the resources are answered from. `unready` says why the gateway takes no connections; nothing if it does."""
+
+    clock: IReactorTime
+    slices: Slices
+    verbs: Mapping[str, Verb]
+    live: LiveEvents
+    metrics: MetricsPage
+    unready: Callable[[], list[str]]
+
+
+class Folder(Resource):
+    """A path below which others stand."""
+
+    def render(self, request: Request) -> int:
+        """Answer that nothing is here."""
+        return answer_json(request, 404, _error("there is nothing here"))
+
+
+class VerbResource(Resource):
+    """One verb."""
+
+    isLeaf = True
+    log = Logger("s2sgw")
+
+    def __init__(self, row: VerbRow, verb: Verb, services: APIServices, authenticate: Authenticate) -> None:
+        super().__init__()
+        self._row = row
+        self._verb = verb
+        self._services = services
+        self._authenticate = authenticate
+
+    def render(self, request: BoundedRequest) -> int:
+        """Answer with the result of the verb as JSON."""
+        allowed = (b"POST",) if self._row.changes else (b"GET", b"HEAD")
+        if request.method not in allowed:
+            request.setHeader(b"allow", b", ".join(allowed))
+            return answer_json(request, 405, _error(f"use {allowed[0].decode()}"))
+        if request.postpath not in ([], [b""]):
+            return answer_json(request, 404, _error("there is no such verb"))
+        writer = AnswerWriter(request)
+        asked = self._authenticate(request, changes=self._row.changes)
+        asked.addCallback(self._ask, request)
+        asked.addCallback(self._answer, writer, request)
+        asked.addTimeout(ANSWER_SECONDS, self._services.clock, _too_slow)
+        request.notifyFinish().addErrback(lambda _: asked.cancel())
+        asked.addErrback(self._failed, writer, request)
+        return NOT_DONE_YET
+
+    def _ask(self, user: APIUser, request: BoundedRequest) -> Any:
+        row = self._row
+        if row.local and not user.local:
+            raise NotAuthorised(403, "this is answered on the admin socket only")
+        if row.for_operators and not user.operator:
+            raise NotAuthorised(403, "your role does not allow this")
+        arguments = _body(request) if row.changes else from_query(row, _query(request))
+        unknown = [name for name in arguments if name not in {each.name for each in row.parameters}]
+        if unknown:
+            raise VerbError(f"there is no argument {unknown[0]!r}", "usage")
+        if not user.local and any(each.kind == "path" and each.name in arguments for each in row.parameters):
+            raise NotAuthorised(403, "files of this machine are read on the admin socket only")
+        return called(self._verb, {**arguments, BY: user.name})
+
+    def _answer(self, result: object, writer: AnswerWriter, request: BoundedRequest) -> Deferred[None] | None:
+        request.setHeader(b"content-type", b"application/json")
+        request.setHeader(b"cache-control", b"no-store")
+        if request.method == b"HEAD":
+            request.finish()
+            return None
+        return self._services.slices.run(writer.write(result, "", "\n")).addCallback(self._finish, request)
+
+    def _finish(self, _: None, request: BoundedRequest) -> None:
+        request.finish()
+
+    def _failed(self, failure: Failure, writer: AnswerWriter, request: BoundedRequest) -> None:
+        if request._disconnected:
+            if not failure.check(CancelledError):
+                self.log.failure("a request whose client is gone broke", failure)
+            return
+        error = failure.value
+        if isinstance(error, NotAuthorised):
+            answer_json(request, error.status, _error(str(error)))
+            return
+        if not isinstance(error, VerbError):
+            self.log.failure("a request of the HTTP interface broke", failure)
+            error = VerbError("the gateway could not answer; its log says why")
+        if writer.partial:
+            channel_of(request).abort()  # nothing else tells half an answer from a whole one
+            return
+        answer_json(request, _STATUS.get(error.kind, 503), _error(str(error), "usage" if error.kind == "usage" else "failed"))
+
+
+class EventsResource(Resource):
+    """`/events`: what happens, as server-sent events; `?peer=` for one peer."""
+
+    isLeaf = True
+
+    def __init__(self, services: APIServices, authenticate: Authenticate) -> None:
+        super().__init__()
+        self._services = services
+        self._authenticate = authenticate
+
+    def render_GET(self, request: BoundedRequest) -> int:
+        """Begin the stream of events."""
+        asked = self._authenticate(request, changes=False)
+        asked.addCallback(self._begin, request)
+        asked.addErrback(self._failed, request)
+        return NOT_DONE_YET
+
+    def _begin(self, user: APIUser, request: BoundedRequest) -> None:
+        query = _query(request)
+        peers = frozenset[str]()
+        if query.get("peer", [""]) != [""]:
+            domain = _domain(query["peer"][0])
+            peers = frozenset((domain.ascii, domain.text))
+        EventStream(request, self._services, user, peers, partial(self._authenticate, request, changes=False)).begin()
+
+    def _failed(self, failure: Failure, request: BoundedRequest) -> None:
+        failure.trap(NotAuthorised, VerbError, TooManyWatchers)
+        if request._disconnected:
+            return
+        status = getattr(failure.value, "status", 400 if failure.check(VerbError) else 503)
+        answer_json(request, status, _error(failure.getErrorMessage() or "too many watch already"))
+
+
+class EventStream:
+    """One client that watches. Events are written a few times a second; a client that does not read loses the oldest.
+
+    `again` says who the user is once more from time to time: a session that has ended ends the stream.
+    """
+
+    def __init__(
+        self, request: BoundedRequest, services: APIServices, user: APIUser, peers: frozenset[str],
+        again: Callable[[], Deferred[APIUser]],
+    ) -> None:
+        self._request = request
+        self._clock = services.clock
+        self._live = services.live
+        self._user = user
+        self._peers = peers
+        self._again = again
+        self._watcher: Watcher | None = None
+        self._paused = False
+        self._flush: Any = None
+        self._alive: Any = None
+
+    def begin(self) -> None:
+        """Write the head, and register with the events. Raises `TooManyWatchers`."""
+        self._watcher = self._live.watch(self._user.name, self._peers, self._woken, self._end)
+        request = self._request
+        request.notifyFinish().addBoth(lambda _: self._stop())
+        channel_of(request).answer_without_end()
+        request.setHeader(b"content-type", b"text/event-stream")
+        request.setHeader(b"cache-control", b"no-store")
+        request.registerProducer(self, True)
+        request.write(b": s2sgw\n\n")
+        self._alive = self._clock.callLater(ALIVE_SECONDS, self._sign_of_life)
+
+    def _woken(self) -> None:
+        if not self._paused and self._flush is None:
+            self._flush = self._clock.callLater(FLUSH_SECONDS, self._write)
+
+    def _write(self) -> None:
+        self._flush = None
+        if self._watcher is None:
+            return
+        events, missed = self._watcher.take()
+        pieces = [f'event: missed\ndata: {{"events": {missed}}}\n\n'] if missed else []
+        pieces += [f"event: event\ndata: {json.dumps(event)}\n\n" for event in events]
+        if pieces:
+            self._request.write("".join(pieces).encode("ascii"))
+
+    def _sign_of_life(self) -> None:
+        self._alive = self._clock.callLater(ALIVE_SECONDS, self._sign_of_life)
+        if not self._paused:
+            self._request.write(b": alive\n\n")
+        self._again().addErrback(lambda _: self._end())
+
+    def pauseProducing(self) -> None:
+        """The client does not read: what happens meanwhile waits, as far as there is room."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._paused = False
+        self._woken()
+
+    def stopProducing(self) -> None:
+        """The connection is closing; `_stop` follows."""
+
+    def _end(self) -> None:
+        """End the stream, to which browsers do not come back: a newer one takes its place, or the session is over."""
+        if self._watcher is None:
+            return
+        self._stop()
+        if self._paused:
+            channel_of(self._request).abort()
+            return
+        self._request.write(b"event: end\ndata: {}\n\n")
+        self._request.unregisterProducer()
+        self._request.finish()
+
+    def _stop(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            self._live.stop(watcher)
+        for call in (self._flush, self._alive):
+            if call is not None and call.active():
+                call.cancel()
+        self._flush = self._alive = None
+
+
+class OpenAPIResource(Resource):
+    """`/openapi.json`."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._document = document()
+
+    def render_GET(self, request: Request) -> int:
+        """Answer with the document."""
+        return answer_json(request, 200, self._document)
+
+
+class HealthResource(Resource):
+    """`/healthz` and `/readyz`: 200 with "ok", or 503 with a reason a line."""
+
+    isLeaf = True
+
+    def __init__(self, reasons: Callable[[], list[str]]) -> None:
+        super().__init__()
+        self._reasons = reasons
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer in plain text."""
+        reasons = self._reasons()
+        request.setResponseCode(503 if reasons else 200)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        request.setHeader(b"cache-control", b"no-store")
+        return "".join(f"{reason}\n" for reason in reasons or ["ok"]).encode()
+
+
+def add_resources(root: Resource, services: APIServices, authenticate: Authenticate) -> None:
+    """Put the HTTP interface below `root`."""
+    api, version = Folder(), Folder()
+    root.putChild(b"api", api)
+    api.putChild(b"v1", version)
+    for name, verb in services.verbs.items():
+        row = TABLE.get(name)
+        if row is not None:
+            _put(version, row.path.encode("ascii").split(b"/"), VerbResource(row, verb, services, authenticate))
+    root.putChild(b"openapi.json", OpenAPIResource())
+    root.putChild(b"events", EventsResource(services, authenticate))
+    root.putChild(b"metrics", services.metrics)
+    root.putChild(b"healthz", HealthResource(list))
+    root.putChild(b"readyz", HealthResource(services.unready))
+
+
+def _put(parent: Resource, path: list[bytes], leaf: Resource) -> None:
+    *folders, name = path
+    for folder in folders:
+        if folder not in parent.children:
+            parent.putChild(folder, Folder())
+        parent = cast(Resource, parent.children[folder])
+    parent.putChild(name, leaf)
+
+
+def answer_json(request: Request, status: int, value: object) -> int:
+    """Answer a request with a small JSON text."""
+    body = json.dumps(value).encode("ascii") + b"\n"
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+    request.setHeader(b"content-length", b"%d" % len(body))
+    if request.method != b"HEAD":
+        request.write(body)
+    request.finish()
+    return NOT_DONE_YET
+
+
+def channel_of(request: Request) -> BoundedChannel:
+    """Return the connection that a request came on."""
+    return cast(BoundedChannel, request.channel)
+
+
+def _error(text: str, kind: str = "usage") -> dict[str, str]:
+    return {"error": text, "kind": kind}
+
+
+def _too_slow(_: object, seconds: float) -> Any:
+    raise VerbError(f"no answer within {seconds:.0f} seconds", "slow")
+
+
+def _query(request: Request) -> dict[str, list[str]]:
+    """Return the arguments in the URL. Raises `VerbError`."""
+    try:
+        return {name.decode(): [value.decode() for value in values] for name, values in request.args.items()}
+    except UnicodeDecodeError:
+        raise VerbError("the query must be UTF-8", "usage") from None
+
+
+def _body(request: Request) -> dict[str, Any]:
+    """Return the arguments in the body. Raises `VerbError`."""
+    if request.uri.partition(b"?")[2]:
+        raise VerbError("arguments belong into the body", "usage")
+    body = request.content.read(BODY_BYTES) if request.content else b""
+    if not body:
+        return {}
+    kind = (request.getHeader("content-type") or "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise VerbError("the body must be JSON, with Content-Type: application/json", "usage")
+    try:
+        arguments = json.loads(body)
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise VerbError("the body must be a JSON object", "usage")
+    return arguments
+
+
+def _domain(text: str) -> Domain:
+    try:
+        return Domain.parse(text)
+    except InvalidJID:
+        raise VerbError("peer must be a domain name", "usage") from None

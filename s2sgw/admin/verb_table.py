@@ -1,0 +1,150 @@
+"""The table of verbs: what each one does, what it may be asked with, what it answers, and who may ask.
+
+The HTTP interface (`admin.http_api`) and its OpenAPI document (`admin.openapi`) are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from s2sgw.admin import answer_types as answers
+from s2sgw.admin.queue_verbs import PoisonRow, StanzaRow, WaitingRow
+from s2sgw.admin.server import VerbError
+from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, StatusReport, StreamRow
+
+#: What a parameter may hold; "target" is [peer], [from, to] or [from, to, number].
+ParameterKind = Literal["text", "flag", "count", "seconds", "target", "path"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerbParameter:
+    """One argument of a verb."""
+
+    name: str
+    kind: ParameterKind
+    text: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerbRow:
+    """One verb. `answer` is the type of its result.
+
+    `changes`: it changes something, and asks for the role of an operator. `private`: so does its answer, which may hold
+    what users wrote. `local`: it reads files of this machine, and is answered on the admin socket alone.
+    """
+
+    name: str
+    text: str
+    answer: Any
+    parameters: tuple[VerbParameter, ...] = ()
+    changes: bool = False
+    private: bool = False
+    local: bool = False
+
+    @property
+    def path(self) -> str:
+        """The path of the verb below /api/v1/."""
+        return self.name.replace(" ", "/")
+
+    @property
+    def for_operators(self) -> bool:
+        """Whether a read-only user may not ask it."""
+        return self.changes or self.private
+
+
+_PEER = VerbParameter("peer", "text", "Only this peer.")
+_THE_PEER = VerbParameter("peer", "text", "The peer's domain.", required=True)
+_LIMIT = VerbParameter("limit", "count", "Maximum number of rows (default 1000).")
+_TARGET = VerbParameter(
+    "target", "target", "One peer, one lane (from, to), or one stanza (from, to, number).", required=True,
+)
+_KEY = VerbParameter("key", "text", 'The fingerprint of the public key, "sha256:…".', required=True)
+_APPROVAL = (
+    VerbParameter("lasts", "seconds", "Seconds for which the key counts (default: until it is revoked)."),
+    VerbParameter("note", "text", "A comment that is kept with the key."),
+    VerbParameter("replace", "flag", "Revoke the peer's other keys."),
+)
+
+ROWS = (
+    VerbRow("status", "The gateway at a glance.", StatusReport),
+    VerbRow("streams", "Open streams.", list[StreamRow], (_PEER, _LIMIT)),
+    VerbRow("lanes", "Queues of pairs of domains.", list[LaneRow], (_PEER, _LIMIT)),
+    VerbRow("peers", "Peers that were met.", list[PeerRow], (_PEER, _LIMIT)),
+    VerbRow("refusals", "Refused connections and deliveries, oldest first.", list[RefusalRow], (
+        _PEER, _LIMIT, VerbParameter("letter", "flag", "Add a text to the other administrator."),
+    )),
+    VerbRow("certs", "The certificates of the local domains.", list[CertificateRow]),
+    VerbRow("pending", "Certificates that wait for approval.", list[answers.PendingRow], (
+        _PEER, VerbParameter("limit", "count", "Only the last so many."),
+    )),
+    VerbRow("pins list", "Keys of peers.", list[answers.KeyRow], (_PEER,)),
+    VerbRow("pins add", "Approve a key.", answers.KeyRow, (_THE_PEER, _KEY, *_APPROVAL), changes=True),
+    VerbRow("pins approve", "Approve a certificate that waits.", answers.KeyRow, (
+        _THE_PEER, VerbParameter("key", "text", "Which one, if several wait."), *_APPROVAL,
+    ), changes=True),
+    VerbRow("pins revoke", "Revoke a key and close what it opened.", answers.RevokedKey, (
+        _THE_PEER, _KEY, VerbParameter("forget", "flag", "Forget it: it may be remembered at first use again."),
+    ), changes=True),
+    VerbRow("explain", "The policy of a peer, what is on record, and what would be decided now.", answers.Explanation, (
+        _THE_PEER, VerbParameter("local", "text", "The local domain (default: the first)."),
+        VerbParameter("look_up", "flag", "Ask the DNS and decide anew (default true)."),
+        VerbParameter("with", "path", "A planned configuration; on the admin socket alone."),
+    )),
+    VerbRow("replay", "Judge the last handshakes by a planned configuration.", answers.Replayed, (
+        VerbParameter("with", "path", "The planned configuration.", required=True),
+        VerbParameter("seconds", "seconds", "The age of the oldest handshake (default: 7 days)."),
+    ), local=True),
+    VerbRow("queue list", "What waits, by peer.", list[WaitingRow], (_PEER, _LIMIT)),
+    VerbRow(
+        "queue show", "The stanzas of a peer or lane, or one with its text.", list[StanzaRow], (_TARGET, _LIMIT), private=True,
+    ),
+    VerbRow("queue poison", "Stanzas on which a server closed its stream.", list[PoisonRow], (_PEER, _LIMIT), private=True),
+    VerbRow("queue hold", "Send nothing of the target until it is released.", answers.Changed, (_TARGET,), changes=True),
+    VerbRow("queue release", "End a hold.", answers.Released, (_TARGET,), changes=True),
+    VerbRow("queue flush", "Try to deliver now.", answers.Changed, (_TARGET,), changes=True),
+    VerbRow("queue drop", "Return what waits to its senders.", answers.Changed, (
+        _TARGET, VerbParameter("quietly", "flag", "Delete it and tell nobody."),
+    ), changes=True),
+    VerbRow("console token", "A token that logs in to the console once.", answers.Token, (
+        VerbParameter("user", "text", 'The name for the audit log (default "operator").'),
+        VerbParameter("role", "text", '"operator" (the default) or "read-only".'),
+    ), changes=True, local=True),
+    VerbRow("reload", "Read the configuration again.", answers.ReloadAnswer, (
+        VerbParameter("keep_streams", "flag", "Close no stream."),
+    ), changes=True),
+    VerbRow("drain", "Stop the gateway as SIGTERM does.", answers.Drained, changes=True),
+)
+TABLE: Mapping[str, VerbRow] = MappingProxyType({row.name: row for row in ROWS})
+
+
+def from_query(row: VerbRow, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return the arguments in the query of a URL. Raises `VerbError`."""
+    known = {each.name: each for each in row.parameters}
+    arguments: dict[str, Any] = {}
+    for name, values in query.items():
+        if name not in known:
+            takes = f"{row.name} takes {', '.join(known)}" if known else f"{row.name} takes no arguments"
+            raise VerbError(f"there is no argument {name!r}; {takes}", "usage")
+        if known[name].kind == "target":
+            arguments[name] = values
+        elif len(values) > 1:
+            raise VerbError(f"{name} is given twice", "usage")
+        else:
+            arguments[name] = _value(known[name], values[0])
+    return arguments
+
+
+def _value(parameter: VerbParameter, text: str) -> Any:
+    try:
+        if parameter.kind == "flag":
+            return {"true": True, "false": False}[text]
+        if parameter.kind == "count":
+            return int(text)
+        return float(text) if parameter.kind == "seconds" else text
+    except (KeyError, ValueError):
+        expected = {"flag": "true or false", "count": "a whole number"}.get(parameter.kind, "a number")
+        raise VerbError(f"{parameter.name} must be {expected}", "usage") from None

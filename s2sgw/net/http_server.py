@@ -1,0 +1,198 @@
+"""An HTTP server with bounds: bytes of a request, time for a request and its answer, connections in all and of one site.
+
+Twisted's own server (twisted.web) bounds the head of a request and idle connections. It writes large bodies to temporary files,
+and a client may take any time to send a request, as long as a byte comes now and then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from io import BytesIO
+from typing import Any, cast
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from s2sgw.net.sites import narrowest_site
+
+#: Bytes of the body of a request.
+BODY_BYTES = 65536
+#: Connections of one server at once, and of one site (an IPv4 address, an IPv6 /64).
+CONNECTIONS = 128
+CONNECTIONS_PER_SITE = 32
+#: Seconds for which a connection without a request is kept, for a whole request to arrive, and for its answer to be read.
+IDLE_SECONDS = 60
+REQUEST_SECONDS = 15
+ANSWER_SECONDS = 150
+
+
+class BoundedRequest(Request):
+    """One request. A body beyond `BODY_BYTES` is refused before it is read."""
+
+    refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep the body in memory; refuse one that is announced too large."""
+        self.content = BytesIO()
+        if length is not None and length > BODY_BYTES:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep a part of the body; refuse a body without an announced length once it is too large."""
+        content = cast(BytesIO, self.content)
+        if not self.refused and content.tell() + len(data) > BODY_BYTES:
+            self._refuse()
+        if not self.refused:
+            content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Process the request, unless its body was refused."""
+        if not self.refused:
+            super().requestReceived(command, path, version)
+
+    def _refuse(self) -> None:
+        self.refused = True
+        cast(BoundedChannel, self.channel).refuse(b"413 Content Too Large")
+
+    @property
+    def host_name(self) -> str:
+        """The name in the Host header, in lower case without a port and brackets; "" if there is not exactly one."""
+        values = self.requestHeaders.getRawHeaders("host", [])
+        if len(values) != 1:
+            return ""
+        name = values[0].lower()
+        if name.startswith("["):
+            return name[1:].partition("]")[0]
+        return name.partition(":")[0]
+
+
+class BoundedChannel(HTTPChannel):
+    """One connection."""
+
+    site: BoundedSite
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deadline: Any = None
+        #: where the connection comes from; whether a user has logged in on it
+        self.client_site = ""
+        self.trusted = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._wait(REQUEST_SECONDS)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._deadline is None and not self._handlingRequest:
+            self._wait(REQUEST_SECONDS)
+        super().dataReceived(data)
+
+    def allContentReceived(self) -> None:
+        self._wait(ANSWER_SECONDS)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        self._stop_waiting()
+        super().requestDone(request)
+
+    def answer_without_end(self) -> None:
+        """Wait any time for the answer under way: it is a stream of events."""
+        self._stop_waiting()
+
+    def refuse(self, status: bytes) -> None:
+        """Answer the request that is being read with `status`, and close the connection."""
+        transport = cast(Any, self.transport)
+        transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        transport.loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """Close an idle connection."""
+        self.abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_waiting()
+        self.site.closed(self)
+        super().connectionLost(reason)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        cast(Any, self.transport).abortConnection()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._deadline = self.callLater(seconds, self._expired)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _expired(self) -> None:
+        self._deadline = None
+        self.abort()
+
+
+class BoundedSite(Site):
+    """Serves `root`. Its connections are shared fairly.
+
+    Connections on which a user has logged in keep their place. Of the others, the oldest of the site that has most gives way
+    to a new one.
+    """
+
+    protocol: Any = BoundedChannel
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(self, root: IResource, reactor: IReactorTime, request_factory: type[BoundedRequest] = BoundedRequest) -> None:
+        super().__init__(root, requestFactory=request_factory, timeout=IDLE_SECONDS, reactor=reactor)
+        #: in the order in which they came
+        self._channels: dict[BoundedChannel, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return the protocol of a new connection; None if there is no room, which has Twisted close it."""
+        site = narrowest_site(str(getattr(addr, "host", "")))
+        if not self._make_room(site):
+            return None
+        channel = cast(BoundedChannel, super().buildProtocol(addr))
+        channel.client_site = site
+        self._channels[channel] = None
+        return channel
+
+    def _make_room(self, site: str) -> bool:
+        untrusted = [channel for channel in self._channels if not channel.trusted]
+        numbers = Counter(channel.client_site for channel in untrusted)
+        if numbers[site] >= CONNECTIONS_PER_SITE:
+            return self._drop_oldest(untrusted, site)
+        if len(self._channels) >= CONNECTIONS:
+            return self._drop_oldest(untrusted, max(numbers, key=numbers.__getitem__, default=None))
+        return True
+
+    def _drop_oldest(self, channels: list[BoundedChannel], site: str | None) -> bool:
+        oldest = next((channel for channel in channels if channel.client_site == site), None)
+        if oldest is None:
+            return False
+        self.closed(oldest)
+        oldest.abort()
+        return True
+
+    def closed(self, channel: BoundedChannel) -> None:
+        """Forget a connection."""
+        self._channels.pop(channel, None)
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for channel in list(self._channels):
+            channel.abort()
+
+    def log(self, request: Any) -> None:
+        """Write no access log: changes are in the audit log."""

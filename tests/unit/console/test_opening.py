@@ -1,0 +1,146 @@
+"""The console's port with TLS, its address in links, and that nothing of it is loaded without `[console]`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from s2sgw.config import Config, parse
+from s2sgw.console.opening import _address
+from s2sgw.console.tls import LOOK_SECONDS, ConsoleTLS, ConsoleTLSFactory
+from s2sgw.net import http_server
+from s2sgw.net.certificates import UnusableCertificate
+from s2sgw.net.http_server import BoundedSite
+from tests.support.certificates import shared_root
+from tests.support.console import ConsoleCase
+from tests.support.http import Client
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class LoadingTests(SynchronousTestCase):
+    def test_nothing_is_loaded(self) -> None:
+        """The service without `[console]` imports nothing of the console, and no templates."""
+        code = "import sys, s2sgw.service, s2sgw.cli.main; print([n for n in sys.modules if n.startswith(('s2sgw.console', 'jinja2', 'markupsafe'))])"
+        found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        self.assertEqual("[]", found.stdout.strip())
+
+
+class TCPTransport(StringTransport):
+    """A transport with what TLS asks of TCP."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Delay nothing."""
+
+
+class TLSCase(SynchronousTestCase):
+    """A folder with a certificate."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.clock = Clock()
+        self.path = self.folder / "console"
+        self.issue("admin.example.org", "*.admin.example.org")
+
+    def issue(self, *names: str) -> None:
+        issued = shared_root().issue(dns=names)
+        (self.folder / "console.crt").write_bytes(issued.pem_chain)
+        key = self.folder / "console.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+
+
+class TLSTests(TLSCase):
+    def test_names(self) -> None:
+        """The names of the certificate are known; what cannot be read is refused."""
+        self.assertEqual(("admin.example.org", "*.admin.example.org"), ConsoleTLS(self.path, self.clock.seconds).names)
+        self.assertRaises(UnusableCertificate, ConsoleTLS, self.folder / "other", self.clock.seconds)
+
+    def test_renewal(self) -> None:
+        """A renewed certificate is used within a minute; one that cannot be read changes nothing."""
+        tls = ConsoleTLS(self.path, self.clock.seconds)
+        first = tls.credential
+        self.issue("new.example.org")
+        tls.serverConnectionForTLS(None)
+        self.assertIs(first, tls.credential)
+        self.clock.advance(LOOK_SECONDS)
+        tls.serverConnectionForTLS(None)
+        self.assertEqual(("new.example.org",), tls.names)
+        for text in ("nonsense", None):
+            if text is None:
+                (self.folder / "console.crt").unlink()
+            else:
+                (self.folder / "console.crt").write_text(text)
+            self.clock.advance(LOOK_SECONDS)
+            tls.serverConnectionForTLS(None)
+            self.assertEqual(("new.example.org",), tls.names)
+
+    def test_full(self) -> None:
+        """A connection that the site refuses is refused; one that never shakes hands is cut off."""
+        site = BoundedSite(Resource(), self.clock)
+        factory: Any = ConsoleTLSFactory(ConsoleTLS(self.path, self.clock.seconds), site, self.clock)
+        protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+        transport = TCPTransport()
+        protocol.makeConnection(transport)
+        self.assertEqual(1, len(site))
+        self.clock.advance(http_server.REQUEST_SECONDS)
+        self.assertTrue(transport.disconnected or transport.disconnecting)
+        protocol.wrappedProtocol.trusted = True
+        self.patch(http_server, "CONNECTIONS", 1)
+        self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", "192.0.2.2", 1)))
+
+
+class SecureTests(ConsoleCase):
+    """A console with a certificate."""
+
+    def section(self) -> str:
+        issued = shared_root().issue(dns=["admin.example.org"])
+        (self.folder / "console.crt").write_bytes(issued.pem_chain)
+        key = self.folder / "console.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+        return super().section().replace("tcp:8269:interface=127.0.0.1", "tcp:8269").replace("[console]\n", '[console]\ncertificate = "console"\n')
+
+    def test_cookie(self) -> None:
+        """With TLS the cookie goes over TLS alone, and to no other host; pages of the same host without TLS are others."""
+        self.client.host = "admin.example.org:8269"
+        fields = {"name": "alice", "password": "correct horse"}
+        self.assertEqual(403, self.submit("/login", origin="http://admin.example.org:8269", **fields).status)
+        cookie = self.submit("/login", origin="https://admin.example.org:8269", **fields).headers["set-cookie"]
+        self.assertTrue(cookie.startswith("__Host-s2sgw="), cookie)
+        self.assertIn("; Secure", cookie)
+
+    def test_hosts(self) -> None:
+        """The names of the certificate are names of the console."""
+        for host, status in (("admin.example.org", 200), ("other.example.org", 421)):
+            self.assertEqual(status, Client(self.console.site, self.reactor, host=host).get("/login").status)
+
+    def test_link(self) -> None:
+        """A link to log in has the certificate's name."""
+        self.assertTrue(self.console.verbs["console token"]({})["address"].startswith("https://admin.example.org:8269/login?token="))
+
+
+class AddressTests(SynchronousTestCase):
+    """The address in a link."""
+
+    def address(self, text: str) -> str:
+        def config() -> Config:
+            return parse(f'[gateway]\ndomains = ["example.org"]\n[tls]\ncertificates = "/"\n[console]\n{text}', Path("/tmp/s2sgw.toml"))
+
+        return _address(config, None)
+
+    def test_addresses(self) -> None:
+        """By what the configuration tells."""
+        self.assertEqual("http://127.0.0.1:8269", self.address('listen = "tcp:8269:interface=127.0.0.1"'))
+        self.assertEqual("http://[::1]:8269", self.address(r'listen = "tcp:8269:interface=\\:\\:1"'))
+        self.assertEqual("http://admin.example.org:8269", self.address('listen = "tcp:8269:interface=127.0.0.1"\nhosts = ["admin.example.org"]'))
+        self.assertEqual("", self.address('listen = "unix:/run/s2sgw/console"'))

@@ -1,0 +1,268 @@
+"""The pages: what they show of a gateway, what their forms change, and how long lists are paged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from s2sgw.admin.server import VerbError
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+from tests.support.console import ConsoleCase
+
+PAIR = Pair(Domain.parse("example.org"), Domain.parse("peer.example"))
+
+
+class PageCase(ConsoleCase):
+    """alice is logged in."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log_in()
+
+    def page(self, path: str) -> str:
+        response = self.client.get(path)
+        self.assertEqual(200, response.status, response.text)
+        return response.text
+
+    def refuse(self, peer: str = "peer.example", number: int = 1, detail: str = "why", cause: Cause = Cause.UNKNOWN_ISSUER) -> None:
+        for _ in range(number):
+            self.gateway.record.refused("inbound", "federation", (peer, "example.org"), "192.0.2.1:5", Ending(cause, detail), ("reason",))
+
+    def wait(self, number: int = 3) -> None:
+        """Have stanzas wait for the peer."""
+        queue = self.gateway.custody.queues.queue(PAIR)
+        queue.hold()
+        queue.accept([Stanza("message", b"<message>secret text</message>", "u@peer.example", "u@example.org", None, str(n)) for n in range(number)])
+
+    def change(self, page: str, action: str, /, **fields: str) -> str:
+        """Send a form of a page, and return the text of the page that follows."""
+        response = self.submit(action, **{**self.form(page, action), **fields})
+        self.assertEqual(303, response.status, response.text)
+        return self.page(response.headers["location"])
+
+
+class OverviewTests(PageCase):
+    def test_overview(self) -> None:
+        """Numbers, what wants attention, and the last hour."""
+        self.refuse()
+        self.hold_certificate()
+        text = self.page("/")
+        for words in ("example.org", "1 certificate waits for approval", "unknown-issuer", "peer.example", "Stanzas per second", "first numbers come"):
+            self.assertIn(words, text)
+
+    def test_charts(self) -> None:
+        """With samples there are charts."""
+        self.sample()
+        self.reactor.advance(10)
+        self.sample()
+        self.assertIn("<polyline", self.page("/"))
+
+    def sample(self) -> None:
+        sampled: Any = Deferred.fromCoroutine(self.console.sample())  # type: ignore[arg-type]
+        self.reactor.advance(0)
+        self.successResultOf(sampled)
+
+    def test_reload(self) -> None:
+        """The configuration is reloaded; what is wrong with it is told, and changes nothing."""
+        self.assertIn("reloaded: 0 changes", self.change("/", "/reload"))
+        self.path.write_text("[nonsense]\n")
+        response = self.submit("/reload", **self.form("/", "/reload"))
+        self.assertEqual(409, response.status)
+        self.assertIn("nonsense", response.text)
+        self.assertEqual("console: alice", self.noted()[-1]["by"])
+
+    def test_certificate_ends(self) -> None:
+        """An own certificate that is about to end is told on the first page."""
+        verbs: Any = self.gateway.verbs
+        row = {"domain": "example.org", "name": "ours", "names": ["dNSName example.org"], "expires": 1.0, "left": 86400.0 * 3, "fingerprint": "ab"}
+        for left, words in ((86400.0 * 3, "ends in 3 d"), (-5.0, "has expired"), (None, "no certificate for")):
+            verbs["certs"] = lambda _, left=left: [{**row, "left": left}]
+            self.assertIn(words, self.page("/"))
+            self.assertEqual(200, self.client.get("/certificates").status)
+
+
+class PeerTests(PageCase):
+    def test_list(self) -> None:
+        """Peers by name; part of a name finds some; a claimed name that is no domain is text, and no link."""
+        for peer in ("b.example", "a.example", '<script>"x', "c.example"):
+            self.refuse(peer)
+        text = self.page("/peers")
+        self.assertLess(text.index("/peers/a.example"), text.index("/peers/b.example"))
+        self.assertIn("&lt;script&gt;&#34;x", text)
+        self.assertNotIn('<script>"', text)
+        found = self.page("/peers?q=B.EX")
+        self.assertIn("/peers/b.example", found)
+        self.assertNotIn("/peers/a.example", found)
+        self.assertIn("&lt;b&gt;", self.page("/peers?q=%3Cb%3E"))
+
+    def test_many(self) -> None:
+        """A long list comes a page at a time; the page before and after are linked; silly numbers are the first page."""
+        for number in range(120):
+            self.refuse(f"peer{number:04}.example")
+        first, last = self.page("/peers"), self.page("/peers?page=3")
+        self.assertEqual((50, 20), (first.count('class="name" href="/peers/peer'), last.count('class="name" href="/peers/peer')))
+        self.assertIn("peer0100.example", last)
+        self.assertIn('href="?page=2"', first)
+        self.assertNotIn("Next", last)
+        for page in ("0", "-1", "x", "1e9", "%D9%A3", "999999999"):
+            self.assertIn("Page 1", self.page(f"/peers?page={page}"))
+        self.assertEqual(200, self.client.get("/peers?page=2000").status)
+
+    def test_peer(self) -> None:
+        """One peer: policy with its lines, refusals with the letter, keys, what waits."""
+        self.refuse(detail="<b>detail</b>")
+        self.hold_certificate()
+        self.wait()
+        text = self.page("/peers/PEER.example")
+        for words in (
+            "A certificate of this peer waits", "3 stanzas", "unknown_issuer", "peers.default", "line ", "&lt;b&gt;detail", "Text for their administrator",
+            "To the administrator of peer.example", "Try now", "No key of this peer",
+        ):
+            self.assertIn(words, text)
+        self.assertNotIn("<b>detail", text)
+
+    def test_unknown(self) -> None:
+        """A peer that was never met has its policy; what is no domain has no page."""
+        self.assertIn("Not met yet", self.page("/peers/never.example"))
+        for path in ("/peers/a%20b", "/peers/%3Cscript%3E", "/peers/a/b", "/peers/%ff", "/peers/..%2f..%2fetc"):
+            self.assertEqual(404, self.client.get(path).status, path)
+
+    def test_look_up(self) -> None:
+        """With look-ups the DNS is told too."""
+        self.assertIn("127.0.0.1", self.page("/peers/peer.example?look_up=1"))
+        self.assertNotIn("<h3>DNS", self.page("/peers/peer.example"))
+
+    def test_records_unreadable(self) -> None:
+        """A page whose records cannot be read shows the rest."""
+        def broken(_: object) -> None:
+            raise VerbError("the handshakes on record cannot be read")
+
+        verbs: Any = self.gateway.verbs
+        verbs["explain"] = broken
+        self.assertIn("cannot be read now", self.page("/peers/peer.example"))
+
+
+class QueueTests(PageCase):
+    def test_hold_and_release(self) -> None:
+        """What waits is held and released; each change has the user's name in the audit log."""
+        self.wait()
+        self.assertIn("3 stanzas held", self.change("/queue", "/queue/change", action="hold"))
+        self.assertIn("3 stanzas released", self.change("/queue", "/queue/change", action="release"))
+        self.assertEqual([("queue hold", "console: alice"), ("queue release", "console: alice")], [(row["action"], row["by"]) for row in self.noted()[1:]])
+
+    def test_drop(self) -> None:
+        """What waits is returned to its senders."""
+        self.wait()
+        self.assertIn("3 stanzas returned to the senders", self.change("/queue", "/queue/change", action="drop"))
+
+    def test_bad_forms(self) -> None:
+        """Other actions and targets are refused in words, and nothing is done."""
+        self.wait()
+        form = self.form("/queue", "/queue/change")
+        for fields in ({"action": "explode"}, {"action": ""}, {"action": "hold", "peer": "a b"}, {"action": "hold", "peer": "example.org"}, {"action": "hold", "peer": ""}):
+            self.assertEqual(400, self.submit("/queue/change", **{**form, **fields}).status, fields)
+        self.assertEqual(1, len(self.noted()))
+
+    def test_stanzas(self) -> None:
+        """The stanzas are listed without what users wrote; read-only users do not see the list."""
+        self.wait()
+        text = self.page("/queue/stanzas?peer=peer.example")
+        self.assertIn("message", text)
+        self.assertNotIn("secret", text)
+        self.log_in("bob", self.client)
+        self.assertEqual(403, self.client.get("/queue/stanzas?peer=peer.example").status)
+
+    def test_read_only(self) -> None:
+        """A read-only user sees no button, and no form of theirs does anything."""
+        self.wait()
+        form = self.form("/queue", "/queue/change")
+        self.log_in("bob", self.client)
+        text = self.page("/queue")
+        self.assertNotIn("/queue/change", text)
+        csrf = self.form("/queue", "/logout")["csrf"]
+        for path in ("/queue/change", "/approvals/approve", "/approvals/revoke", "/reload"):
+            self.assertEqual(403, self.submit(path, **{**form, "csrf": csrf, "action": "drop"}).status)
+
+
+class RefusalTests(PageCase):
+    def test_newest_first(self) -> None:
+        """The newest first, a page at a time; of one peer where one is asked for."""
+        for number in range(60):
+            self.refuse(f"peer{number:02}.example")
+        text = self.page("/refusals")
+        self.assertLess(text.index("peer59.example"), text.index("peer58.example"))
+        self.assertNotIn("peer30.example", text)
+        self.assertIn("peer10.example", self.page("/refusals?page=2"))
+        self.assertIn("peer05.example", self.page("/refusals?peer=PEER05.example"))
+        self.assertEqual(404, self.client.get("/refusals?peer=a%20b").status)
+        self.assertIn("was not refused", self.page("/refusals?peer=other.example"))
+
+    def test_hostile(self) -> None:
+        """Every text of a refusal is text."""
+        self.refuse("</td><script>alert(1)</script>", detail="<img src=x onerror=alert(1)>\u202e")
+        text = self.page("/refusals")
+        for piece in ("<script>alert", "<img src=x", "\u202e"):
+            self.assertNotIn(piece, text)
+
+
+class ApprovalTests(PageCase):
+    def test_approve(self) -> None:
+        """A certificate is shown with its chain, and approved with a note and an end; the peer's page has the key then."""
+        key = self.hold_certificate()
+        text = self.page("/approvals")
+        for words in (str(key), "evil", "&lt;i&gt;reason", "Certificate of the server", "itself"):
+            self.assertIn(words, text)
+        self.assertNotIn("<b>evil", text)
+        text = self.change("/approvals", "/approvals/approve", note="by <phone>", lasts="90d")
+        self.assertIn("The key of peer.example is approved.", text)
+        (row,) = self.gateway.verbs["pins list"]({})
+        self.assertEqual((str(key), "by <phone>", 90 * 86400), (row["key"], row["note"], row["expires"] - row["at"]))
+        self.assertEqual(("pins approve", "console: alice"), (self.noted()[-1]["action"], self.noted()[-1]["by"]))
+        self.assertIn("by &lt;phone&gt;", self.page("/peers/peer.example"))
+        self.assertIn("No certificate waits", self.page("/approvals"))
+
+    def test_revoke(self) -> None:
+        """An approved key is revoked on the peer's page."""
+        self.hold_certificate()
+        self.change("/approvals", "/approvals/approve")
+        self.assertIn("The key is revoked; 0 connections closed.", self.change("/peers/peer.example", "/approvals/revoke"))
+        self.assertEqual(409, self.submit("/approvals/revoke", **{**self.form("/", "/logout"), "peer": "peer.example", "key": "sha256:" + "0" * 64}).status)
+
+    def test_twice(self) -> None:
+        """What was approved meanwhile is told; so is an end that is none."""
+        self.hold_certificate()
+        form = self.form("/approvals", "/approvals/approve")
+        self.assertEqual(400, self.submit("/approvals/approve", **form, lasts="soon").status)
+        self.assertEqual(303, self.submit("/approvals/approve", **form).status)
+        self.assertEqual(409, self.submit("/approvals/approve", **form).status)
+
+    def test_many(self) -> None:
+        """A few at a time, the last to come first."""
+        for number in range(25):
+            self.hold_certificate(f"peer{number:02}.example", last=float(number))
+        text = self.page("/approvals")
+        self.assertEqual(10, text.count("Approve this key"))
+        self.assertLess(text.index("peer24.example"), text.index("peer23.example"))
+        self.assertEqual(5, self.page("/approvals?page=3").count("Approve this key"))
+        self.assertIn("10+ certificates wait", self.page("/"))
+        self.assertEqual(1, self.page("/approvals?peer=peer07.example").count("Approve this key"))
+
+    def test_another_key(self) -> None:
+        """A peer that had another key is marked, and its old keys can be revoked with the approval."""
+        self.hold_certificate()
+        self.change("/approvals", "/approvals/approve")
+        self.hold_certificate(cause="pin-mismatch")
+        self.assertIn("This peer had another key before", self.page("/approvals"))
+        self.change("/approvals", "/approvals/approve", replace="1")
+        self.assertEqual(1, sum(row["counts"] for row in self.gateway.verbs["pins list"]({})))
+
+
+class LiveTests(PageCase):
+    def test_live(self) -> None:
+        """The page names the stream of events that its script reads."""
+        self.assertIn('data-events="/events"', self.page("/live"))
+        self.assertIn('data-events="/events?peer=peer.example"', self.page("/live?peer=Peer.example"))
+        self.assertEqual(404, self.client.get("/live?peer=a%20b").status)

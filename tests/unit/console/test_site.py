@@ -1,0 +1,397 @@
+"""The console's port: log-in, forms, headers, hosts, roles; who is kept out."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from s2sgw.admin.server import VerbError
+from s2sgw.console import sessions
+from s2sgw.console.site import HEADERS, _own_path
+from tests.support.console import PASSWORDS, ConsoleCase
+
+
+class LoginTests(ConsoleCase):
+    """Logging in and out."""
+
+    def test_log_in(self) -> None:
+        """A password opens a session, whose cookie scripts and other sites do not get; the audit log has it."""
+        response = self.submit("/login", name="alice", password="correct horse", next="/peers?q=x")
+        self.assertEqual((303, "/peers?q=x"), (response.status, response.headers["location"]))
+        cookie = response.headers["set-cookie"]
+        for part in ("s2sgw=", "HttpOnly", "SameSite=Strict", "Path=/"):
+            self.assertIn(part, cookie)
+        self.assertNotIn("Domain", cookie)
+        self.client.headers["Cookie"] = cookie.partition(";")[0]
+        self.assertEqual(200, self.client.get("/").status)
+        self.assertEqual(("console login", "console: alice"), (self.noted()[-1]["action"], self.noted()[-1]["by"]))
+
+    def test_nobody(self) -> None:
+        """Without a session each page leads to the log-in; so does an id that nobody was given."""
+        for cookie in ("", "s2sgw=", "s2sgw=x", "s2sgw=" + "A" * 43, "s2sgw=\u00e9"):
+            self.client.headers["Cookie"] = cookie
+            for path in ("/", "/peers", "/peers/peer.example", "/queue", "/queue/stanzas?peer=a", "/refusals", "/approvals", "/certificates", "/live"):
+                self.assertEqual(303, self.client.get(path).status, path)
+                self.assertIn("/login?next=/", self.client.get(path).headers["location"])
+        for path in ("/queue/change", "/approvals/approve", "/approvals/revoke", "/reload"):
+            self.assertIn("/login", self.submit(path, peer="peer.example", action="hold").headers["location"])
+        self.assertFalse(self.gateway.audit.path.exists())
+
+    def test_wrong_password(self) -> None:
+        """A wrong password, an unknown user and a missing field look the same."""
+        texts = set()
+        for fields in ({"name": "alice", "password": "x"}, {"name": "nobody", "password": "correct horse"}, {"name": "", "password": ""}, {}):
+            response = self.submit("/login", **fields)
+            self.assertEqual((403, False), (response.status, "set-cookie" in response.headers))
+            texts.add(response.text.replace(f'value="{fields.get("name", "")}"', ""))
+        self.assertEqual(2, len(texts))  # the cursor is in the field that is to be filled in
+        self.assertIn("The user or the password is wrong.", texts.pop())
+
+    def test_brute_force(self) -> None:
+        """After a few attempts the site has to wait, even with the right password; others come in; a token does too."""
+        for _ in range(5):
+            self.submit("/login", name="alice", password="wrong")
+        response = self.submit("/login", name="alice", password="correct horse")
+        self.assertEqual((429, "20"), (response.status, response.headers["retry-after"]))
+        self.log_in("alice", self.browser("198.51.100.7"))
+        token = self.token()
+        self.assertEqual(303, self.submit("/login", token=token).status)
+        self.reactor.advance(20)
+        self.log_in()
+
+    def test_new_id(self) -> None:
+        """Each log-in has a new id, and ends the session that the browser had: nobody can choose or keep one (fixation)."""
+        self.client.headers["Cookie"] = "s2sgw=chosen"
+        first = self.log_in().headers["Cookie"]
+        self.assertNotIn("chosen", first)
+        second = self.log_in("bob").headers["Cookie"]
+        self.assertNotEqual(first, second)
+        self.client.headers["Cookie"] = first
+        self.assertEqual(303, self.client.get("/").status)
+
+    def test_log_out(self) -> None:
+        """Logging out ends the session and takes the cookie back. Another site cannot log anybody out."""
+        self.log_in()
+        csrf = self.form("/", "/logout")
+        self.assertEqual(403, self.submit("/logout").status)
+        self.assertEqual(403, self.submit("/logout", origin="http://evil.example", **csrf).status)
+        response = self.submit("/logout", **csrf)
+        self.assertEqual((303, "/login"), (response.status, response.headers["location"]))
+        self.assertIn("Max-Age=0", response.headers["set-cookie"])
+        self.assertEqual(303, self.client.get("/").status)
+
+    def test_where_to(self) -> None:
+        """The log-in leads to pages of ours alone."""
+        for path in ("//evil.example", "/\\evil.example", "http://evil.example/", "javascript:alert(1)", "/login", "/a\r\nSet-Cookie: x=y", "", "evil", b"/%0d%0a".decode() + "\n"):
+            self.assertEqual("/", _own_path(path.encode()), path)
+        for path in ("/", "/peers?q=a&page=2", "/peers/xn--mnchen-3ya.example"):
+            self.assertEqual(path, _own_path(path.encode()))
+
+    def test_session_ends(self) -> None:
+        """A session that was idle for long is over."""
+        self.log_in()
+        self.reactor.advance(sessions.IDLE_SECONDS + 1)
+        self.assertEqual(303, self.client.get("/").status)
+
+    def token(self, **arguments: str) -> str:
+        found: str = self.console.verbs["console token"](arguments)["token"]
+        return found
+
+    def test_token(self) -> None:
+        """A link logs in once, when its form is sent and not when it is looked at; with the role that was asked for."""
+        answer = self.console.verbs["console token"]({"user": "root", "role": "read-only"})
+        self.assertEqual(f"http://127.0.0.1:8269/login?token={answer['token']}", answer["address"])
+        path = answer["address"].removeprefix("http://127.0.0.1:8269")
+        for _ in range(2):
+            self.assertIn(f'name="token" value="{answer["token"]}"', self.client.get(path).text)
+        response = self.submit("/login", token=answer["token"])
+        self.client.headers["Cookie"] = response.headers["set-cookie"].partition(";")[0]
+        self.assertIn("read-only", self.client.get("/").text)
+        self.assertIn("used already", self.submit("/login", token=answer["token"]).text)
+        self.assertEqual([("console token", "admin socket"), ("console login", "console: root")], [(row["action"], row["by"]) for row in self.noted()])
+
+    def test_bad_tokens(self) -> None:
+        """A name that could pass for another, or an unknown role, is refused; so is a token that cannot be noted."""
+        for arguments in ({"user": "a b"}, {"user": ""}, {"user": 1}, {"role": "admin"}, {"user": "a\n"}):
+            self.assertRaises(VerbError, self.console.verbs["console token"], arguments)
+        self.gateway.audit.path.mkdir()
+        self.assertRaises(VerbError, self.console.verbs["console token"], {})
+
+    def test_unnoted(self) -> None:
+        """A log-in that cannot be noted is not made."""
+        self.gateway.audit.path.mkdir()
+        self.assertEqual(500, self.submit("/login", name="alice", password="correct horse").status)
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+
+
+    def test_proxy(self) -> None:
+        """Behind a proxy with TLS the cookie goes over TLS alone."""
+        response = self.submit("/login", origin="https://localhost:8269", name="alice", password="correct horse")
+        self.assertEqual((303, True), (response.status, "; Secure" in response.headers["set-cookie"]))
+
+    def test_odd_bodies(self) -> None:
+        """Bodies of other kinds than a form's are no form."""
+        multipart = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nalice\r\n--x--\r\n'
+        for kind, body in (("multipart/form-data; boundary=x", multipart), ("multipart/form-data", b"x"), ("text/plain", b"name=alice"), ("application/json", b"{}")):
+            response = self.client.ask("POST", "/login", body, Content_Type=kind, Origin="http://localhost:8269")
+            self.assertIn(response.status, (400, 403), kind)
+
+
+class ReloadTests(ConsoleCase):
+    """Users that change while they are logged in."""
+
+    def test_while_the_password_is_checked(self) -> None:
+        """A user who is removed, or has a new password, while the old one is checked gets no session."""
+        waiting: Deferred[bool] = Deferred()
+        access: Any = self.console.site.resource.children[b"login"]._frame.access
+        self.patch(access._passwords, "check", lambda name, password: waiting)
+        _, transport = self.client.send(
+            "POST", "/login", b"name=alice&password=correct+horse", Content_Type="application/x-www-form-urlencoded", Origin="http://localhost:8269",
+        )
+        self.reloaded(self.hashes["alice"], self.hashes["bob"])
+        waiting.callback(True)
+        head = transport.value().decode()
+        self.client.headers["Cookie"] = head.partition("Set-Cookie: ")[2].partition(";")[0]
+        self.assertEqual(303, self.client.get("/peers").status)
+
+    def reloaded(self, old: str, new: str) -> None:
+        self.path.write_text(self.path.read_text().replace(old, new))
+        done = self.gateway.reconfiguration.reload.run("the test")
+        self.reactor.advance(0)
+        self.assertTrue(self.successResultOf(done).ok)
+
+    def test_password(self) -> None:
+        """A new password ends the sessions of its user, and not those of others; no log has the hash."""
+        self.log_in()
+        bob = self.log_in("bob", self.browser())
+        self.reloaded(self.hashes["alice"], self.hashes["bob"])
+        self.assertEqual((303, 200), (self.client.get("/").status, bob.get("/").status))
+        self.assertNotIn(self.hashes["bob"], self.gateway.audit.path.read_text())
+        self.assertIn("console.users.alice", self.gateway.audit.path.read_text())
+
+    def test_removed(self) -> None:
+        """A user who was removed is out at once."""
+        bob = self.log_in("bob")
+        self.reloaded(f'bob = "{self.hashes["bob"]}"\n', "")
+        self.assertEqual(303, bob.get("/").status)
+
+    def test_role(self) -> None:
+        """A role counts from now on."""
+        self.log_in()
+        self.reloaded('alice = "operator"', 'alice = "read-only"')
+        self.assertEqual(403, self.submit("/reload", **self.form("/", "/logout")).status)
+
+
+class ForgeryTests(ConsoleCase):
+    """Requests that pages of other sites have a browser make."""
+
+    def test_forms(self) -> None:
+        """A form needs the text of its session, and our origin; a port beside ours is another origin."""
+        self.log_in()
+        fields = {"peer": "peer.example", "action": "hold"}
+        csrf = self.form("/", "/logout")["csrf"]
+        other = self.form_of_another_session()
+        for origin, text in (
+            ("http://localhost:8269", ""), ("http://localhost:8269", "x" * 43), ("http://localhost:8269", other),
+            ("http://evil.example", csrf), ("http://localhost:3000", csrf), ("null", csrf), ("https://localhost", csrf), (None, csrf),
+        ):
+            response = self.submit("/queue/change", origin=origin, **fields, csrf=text)
+            self.assertEqual(403, response.status, (origin, text))
+        self.assertEqual([], list(self.gateway.custody.services.holds))
+        self.assertEqual(303, self.submit("/queue/change", **fields, csrf=csrf).status)
+        self.assertEqual(1, len(list(self.gateway.custody.services.holds)))
+
+    def form_of_another_session(self) -> str:
+        mine, self.client = self.client, self.browser()
+        self.log_in("bob")
+        csrf = self.form("/", "/logout")["csrf"]
+        self.client = mine
+        return csrf
+
+    def test_by_get(self) -> None:
+        """Nothing is changed by GET."""
+        self.log_in()
+        csrf = self.form("/", "/logout")["csrf"]
+        for path in ("/queue/change", "/approvals/approve", "/approvals/revoke", "/reload", "/logout"):
+            self.assertEqual(405, self.client.get(f"{path}?peer=peer.example&action=hold&csrf={csrf}").status, path)
+        self.assertEqual([], list(self.gateway.custody.services.holds))
+
+    def test_login_form(self) -> None:
+        """Another site cannot log a browser in."""
+        self.assertEqual(403, self.submit("/login", origin="http://evil.example", name="alice", password="correct horse").status)
+        self.assertEqual(403, self.submit("/login", origin=None, name="alice", password="correct horse").status)
+
+    def test_http_interface(self) -> None:
+        """With a cookie the HTTP interface takes changes from our own pages alone, also where the body is empty."""
+        self.log_in()
+        for headers in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:3000"}):
+            self.assertEqual(403, self.client.post("/api/v1/reload", **headers).status)
+        self.assertEqual(200, self.client.post("/api/v1/reload", Origin="http://localhost:8269").status)
+        self.assertEqual("console: alice", self.noted()[-1]["by"])
+
+    def test_hosts(self) -> None:
+        """A name that is not ours is refused before anything is looked at (DNS rebinding); addresses and health checks are not."""
+        self.log_in()
+        for host in ("evil.example", "evil.example:8269", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b"):
+            self.client.host = host
+            for path in ("/", "/login", "/metrics", "/api/v1/status", "/openapi.json", "/events", "/static/console.css"):
+                self.assertIn(self.client.get(path).status, (400, 421), (host, path))
+            if host:
+                self.assertEqual(200, self.client.get("/healthz").status)
+        for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8269", "[::1]:8269", "192.0.2.4"):
+            self.client.host = host
+            self.assertEqual(200, self.client.get("/").status, host)
+
+    def test_configured_hosts(self) -> None:
+        """A name in the configuration is ours, from the reload on."""
+        self.client.host = "Admin.example.org:443"
+        self.assertEqual(421, self.client.get("/login").status)
+        self.path.write_text(self.path.read_text().replace("[console]\n", '[console]\nhosts = ["admin.example.org"]\n'))
+        done = self.gateway.reconfiguration.reload.run("the test")
+        self.reactor.advance(0)
+        self.successResultOf(done)
+        self.assertEqual(200, self.client.get("/login").status)
+
+
+class HTTPInterfaceTests(ConsoleCase):
+    """The HTTP interface on the console's port."""
+
+    def basic(self, name: str, password: str) -> dict[str, str]:
+        return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+    def test_password(self) -> None:
+        """A user and a password do for each request; a wrong one does not, and a browser is not asked for one."""
+        self.assertEqual(200, self.client.get("/api/v1/status", **self.basic("alice", PASSWORDS["alice"])).status)
+        self.assertEqual("console: alice", self.told_by(self.client.post("/api/v1/reload", **self.basic("alice", PASSWORDS["alice"]))))
+        for headers in ({}, self.basic("alice", "x"), self.basic("nobody", "x"), {"Authorization": "Bearer x"}, {"Authorization": "Basic !!"}, {"Authorization": "Basic eA=="}):
+            response = self.client.get("/api/v1/status", **headers)
+            self.assertEqual((401, False), (response.status, "www-authenticate" in response.headers))
+
+    def told_by(self, response: Any) -> str:
+        self.assertEqual(200, response.status)
+        by: str = self.noted()[-1]["by"]
+        return by
+
+    def test_brute_force(self) -> None:
+        """Guessing here is bounded as at the log-in; who is known already is not locked out by it."""
+        good = self.basic("alice", PASSWORDS["alice"])
+        self.client.get("/api/v1/status", **good)
+        found = [self.client.get("/api/v1/status", **self.basic("alice", f"guess {number}")).status for number in range(8)]
+        self.assertEqual([401] * 5 + [429] * 3, found)
+        self.assertEqual(200, self.client.get("/api/v1/status", **good).status)
+
+    def test_roles(self) -> None:
+        """Read-only users look, and change nothing; stanzas of users, tokens and files of this machine are not for everybody."""
+        bob, alice = self.basic("bob", PASSWORDS["bob"]), self.basic("alice", PASSWORDS["alice"])
+        self.assertEqual(200, self.client.get("/api/v1/peers", **bob).status)
+        for path in ("queue/hold", "reload", "pins/approve"):
+            self.assertEqual(403, self.client.post(f"/api/v1/{path}", {"target": ["peer.example"]} if "hold" in path else None, **bob).status, path)
+        self.assertEqual(403, self.client.get("/api/v1/queue/show?target=peer.example", **bob).status)
+        self.assertEqual(200, self.client.get("/api/v1/queue/show?target=peer.example", **alice).status)
+        for path in ("replay?with=/etc/passwd", "explain?peer=peer.example&with=/etc/passwd"):
+            self.assertEqual(403, self.client.get(f"/api/v1/{path}", **alice).status)
+        self.assertEqual(404, self.client.post("/api/v1/console/token", {}, **alice).status)
+
+    def test_session(self) -> None:
+        """A session does too; the events of a session that ends end."""
+        self.log_in()
+        self.assertEqual(200, self.client.get("/api/v1/peers").status)
+        _, transport = self.client.send("GET", "/events")
+        self.submit("/logout", **self.form("/", "/logout"))
+        self.reactor.advance(20)
+        self.assertIn(b"event: end", transport.value())
+
+    def test_watching_is_no_use(self) -> None:
+        """A page of live events that is left open does not keep its session alive for ever."""
+        self.log_in()
+        _, transport = self.client.send("GET", "/events")
+        for _ in range(200):
+            self.reactor.advance(20)
+        self.assertIn(b"event: end", transport.value())
+
+    def test_without_log_in(self) -> None:
+        """Metrics and health ask nobody."""
+        for path in ("/metrics", "/healthz", "/readyz"):
+            self.assertEqual(200, self.client.get(path).status, path)
+
+
+class HeaderTests(ConsoleCase):
+    """What every answer has."""
+
+    def test_headers(self) -> None:
+        """Pages, errors, redirects, files and the HTTP interface bind the browser alike."""
+        self.log_in()
+        for path in ("/", "/login", "/nonsense", "/peers/a b", "/api/v1/nonsense", "/api/v1/peers", "/metrics", "/static/console.css", "/queue/change", "/static/../x"):
+            response = self.client.get(path.replace(" ", "%20"))
+            for name, value in HEADERS.items():
+                self.assertEqual(value, response.headers.get(name.lower()), (path, name))
+        for forbidden in ("unsafe-inline", "unsafe-eval", "*", "http:", "data:"):
+            self.assertNotIn(forbidden, HEADERS["Content-Security-Policy"])
+
+    def test_no_inline(self) -> None:
+        """No page has a script, a style or a handler in it, which the policy would forbid; none is kept by the browser."""
+        self.log_in()
+        self.hold_certificate()
+        for path in ("/", "/login", "/peers", "/peers/peer.example", "/queue", "/queue/stanzas?peer=peer.example", "/refusals", "/approvals", "/certificates", "/live", "/nonsense"):
+            response = self.client.get(path)
+            for pattern in ("<style", " style=", " onclick", " onload", "javascript:", "http://", "https://", "//cdn"):
+                self.assertNotIn(pattern, response.text.replace("http://s2sgw/events", ""), path)
+            self.assertEqual(["<script src"], sorted({each[:11] for each in re.findall(r"<script[^>]*", response.text)}), path)
+            self.assertEqual("no-store", response.headers["cache-control"])
+
+    def test_files(self) -> None:
+        """The files of the pages are there, and nothing beside them."""
+        for name, kind in (("console.css", "text/css"), ("console.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
+            response = self.client.get(f"/static/{name}?x")
+            self.assertEqual((200, f"{kind}; charset=utf-8"), (response.status, response.headers["content-type"]))
+            self.assertIn("immutable", response.headers["cache-control"])
+        for path in ("/static", "/static/", "/static/base.html", "/static/..%2fsite.py", "/templates/base.html"):
+            self.assertEqual(404, self.client.get(path).status, path)
+
+    def test_head(self) -> None:
+        """HEAD gives a page without its body."""
+        self.log_in()
+        response = self.client.ask("HEAD", "/peers")
+        self.assertEqual((200, b""), (response.status, response.body))
+
+    def test_not_ready(self) -> None:
+        """A gateway that is not ready says so on each page."""
+        self.log_in()
+        self.reasons = ["it is stopping"]
+        self.assertIn("not ready: it is stopping", self.client.get("/peers").text)
+
+
+class BreakingTests(ConsoleCase):
+    """Pages that cannot be made."""
+
+    def test_breaks(self) -> None:
+        """A mistake of ours is logged, and told without its details."""
+        self.log_in()
+        verbs: Any = self.gateway.verbs
+        verbs["certs"] = lambda _: 1 / 0
+        response = self.client.get("/certificates")
+        self.assertEqual(500, response.status)
+        self.assertNotIn("division", response.text)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+    def test_takes_long(self) -> None:
+        """A page that takes too long is given up."""
+        self.log_in()
+        verbs: Any = self.gateway.verbs
+        verbs["certs"] = lambda _: Deferred()
+        _, transport = self.client.send("GET", "/certificates")
+        self.reactor.advance(60)
+        self.assertIn(b"503", transport.value()[:20])
+
+    def test_reader_goes(self) -> None:
+        """What is made for a reader who is gone is given up."""
+        self.log_in()
+        cancelled: list[object] = []
+        verbs: Any = self.gateway.verbs
+        verbs["certs"] = lambda _: Deferred(cancelled.append)
+        protocol, _ = self.client.send("GET", "/certificates")
+        protocol.connectionLost()
+        self.assertEqual(1, len(cancelled))

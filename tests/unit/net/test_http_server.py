@@ -1,0 +1,156 @@
+"""The HTTP server: bounds of a request, of time, and of connections."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from s2sgw.net import http_server
+from s2sgw.net.http_server import BODY_BYTES, BoundedRequest, BoundedSite
+from tests.support.http import Client, parse
+
+
+class Echo(Resource):
+    """Answers with the body, or never."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes | int:
+        assert isinstance(request, BoundedRequest)
+        if request.path == b"/never":
+            return NOT_DONE_YET
+        assert request.content is not None
+        return request.host_name.encode() + b"|" + bytes(request.content.read())
+
+
+class SiteTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.site = BoundedSite(Echo(), self.clock)
+        self.client = Client(self.site, self.clock)
+
+
+class BodyTests(SiteTestCase):
+    """Bytes of a body."""
+
+    def test_allowed(self) -> None:
+        """A body of the most bytes is processed."""
+        self.assertEqual(len("localhost|") + BODY_BYTES, len(self.client.ask("POST", "/", b"x" * BODY_BYTES).body))
+
+    def test_announced(self) -> None:
+        """A body that is announced too large is refused before it comes."""
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")
+        self.assertEqual(413, parse(transport.value()).status)
+        self.assertTrue(transport.disconnecting)
+
+    def test_not_announced(self) -> None:
+        """A body in chunks is refused once it is too large, and is not processed."""
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            protocol.dataReceived(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+        protocol.dataReceived(b"0\r\n\r\n")
+        self.assertEqual(413, parse(transport.value()).status)
+        self.assertEqual(1, transport.value().count(b"HTTP/1.1"))
+
+    def test_host_names(self) -> None:
+        """The host's name is what stands in the one Host header."""
+        for host, name in (("Name.Example:8269", "name.example"), ("[::1]:8269", "::1"), ("127.0.0.1", "127.0.0.1"), ("", "")):
+            self.client.host = host
+            self.assertEqual(f"{name}|", self.client.get("/").text)
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+        self.assertEqual("|", parse(transport.value()).text)
+
+
+class TimeTests(SiteTestCase):
+    """Time for requests and answers."""
+
+    def test_slow_request(self) -> None:
+        """A client that sends a byte now and then is cut off all the same."""
+        protocol, transport = self.client.connect()
+        for byte in b"GET / HTTP/1.1\r\n":
+            protocol.dataReceived(bytes([byte]))
+            self.clock.advance(1)
+        self.assertTrue(transport.aborted)
+
+    def test_slow_second_request(self) -> None:
+        """The time of a further request on the connection begins with its first byte."""
+        protocol, transport = self.client.send("GET", "/")
+        self.clock.advance(50)
+        self.assertFalse(transport.aborted)
+        protocol.dataReceived(b"G")
+        self.clock.advance(http_server.REQUEST_SECONDS)
+        self.assertTrue(transport.aborted)
+
+    def test_idle(self) -> None:
+        """A connection without a request is closed after a while."""
+        _, transport = self.client.send("GET", "/")
+        self.clock.advance(http_server.IDLE_SECONDS)
+        self.assertTrue(transport.aborted)
+
+    def test_answer_that_is_not_read(self) -> None:
+        """An answer has its time too."""
+        _, transport = self.client.send("GET", "/never")
+        self.clock.advance(http_server.ANSWER_SECONDS - 1)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(1)
+        self.assertTrue(transport.aborted)
+
+    def test_stream_of_events(self) -> None:
+        """An answer without end may take any time."""
+        protocol, transport = self.client.send("GET", "/never")
+        protocol.answer_without_end()
+        self.clock.advance(10_000)
+        self.assertFalse(transport.aborted)
+
+    def test_closed(self) -> None:
+        """A closed connection leaves nothing behind that is due."""
+        protocol, _ = self.client.send("GET", "/never")
+        protocol.connectionLost()
+        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.site)))
+
+
+class ConnectionTests(SiteTestCase):
+    """Connections in all and of one site."""
+
+    def test_one_site(self) -> None:
+        """A site has so many connections: its oldest gives way."""
+        opened = [self.client.connect() for _ in range(http_server.CONNECTIONS_PER_SITE + 1)]
+        self.assertEqual([True] + [False] * http_server.CONNECTIONS_PER_SITE, [transport.aborted for _, transport in opened])
+
+    def test_many_sites(self) -> None:
+        """If there is no room the site with the most connections gives way."""
+        self.patch(http_server, "CONNECTIONS", 6)
+        other = Client(self.site, self.clock, "192.0.2.1").connect()
+        crowd = [self.client.connect() for _ in range(5)]
+        newcomer = Client(self.site, self.clock, "192.0.2.2").connect()
+        self.assertFalse(other[1].aborted or newcomer[1].aborted)
+        self.assertEqual([True, False, False, False, False], [transport.aborted for _, transport in crowd])
+        self.assertEqual(6, len(self.site))
+
+    def test_users_keep_their_place(self) -> None:
+        """A crowd of strangers cuts off nobody who has logged in, and one of it makes room for a user."""
+        self.patch(http_server, "CONNECTIONS", 4)
+        protocol, user = self.client.connect()
+        protocol.trusted = True
+        crowd = [Client(self.site, self.clock, f"192.0.2.{number}").connect() for number in range(20)]
+        self.assertFalse(user.aborted)
+        self.assertEqual(3, sum(not transport.aborted for _, transport in crowd))
+
+    def test_full_of_users(self) -> None:
+        """If everybody has logged in, the newcomer is refused."""
+        self.patch(http_server, "CONNECTIONS", 2)
+        for _ in range(2):
+            self.client.connect()[0].trusted = True
+        self.assertIsNone(self.client.connect()[0])
+
+    def test_close(self) -> None:
+        """At the end all are cut."""
+        opened = [self.client.connect() for _ in range(3)]
+        self.site.close()
+        self.assertTrue(all(transport.aborted for _, transport in opened))
