@@ -89,7 +89,9 @@ class Judge:
         if found.verdict.hold:
             targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
         handshake = self._is_news(connection, question.peer, found.verdict)
-        self._peer_records.record_verdict(evidence, question.local, found.verdict, targets, handshake=handshake)
+        self._peer_records.record_verdict(
+            evidence, question.local, found.verdict, targets, handshake=handshake, verifying=question.verifying,
+        )
         if found.verdict.learn == "with-dialback":
             self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict

@@ -3,6 +3,9 @@
 Names that were never proven have a fifth of the rows and of the bytes, so that however many are made up, what is known of real
 peers stays. Within both kinds, each registered domain has its turn: first the newest row of every domain is kept, then the second
 newest of every domain, and so on.
+
+Anybody may claim the name of a real peer. So the rows of one name have their turns by what happened: whoever makes one thing
+happen many times pushes out nothing else of that name.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ from s2sgw.peerdb.database import Statement
 STRANGERS = 0.2
 
 
-def trim(table: str, rows: int, size: int, sizes: str = "size", source: str = "") -> Statement:
+def trim(
+    table: str, rows: int, size: int, sizes: str = "size", source: str = "", order: str = "last DESC",
+) -> Statement:
     """Return the statement that deletes what is beyond `rows` rows and `size` bytes of `table`.
 
     The table has the columns `id`, `known` (0 or 1), `site` and `last`. `sizes` gives the bytes of a row, from the table and the
-    join `source`.
+    join `source`; `order` the order of the rows of one domain.
     """
     return (
         f"""
         WITH turns AS (
             SELECT {table}.id, known, last, {sizes} AS bytes,
-                row_number() OVER (PARTITION BY known, site ORDER BY last DESC) AS turn
+                row_number() OVER (PARTITION BY known, site ORDER BY {order}) AS turn
             FROM {table} {source}
         ), ranked AS (
             SELECT id, known, row_number() OVER by_turn AS number, sum(bytes) OVER by_turn AS total FROM turns
@@ -34,4 +39,21 @@ def trim(table: str, rows: int, size: int, sizes: str = "size", source: str = ""
         )
         """,
         (rows - int(rows * STRANGERS), int(rows * STRANGERS), size - int(size * STRANGERS), int(size * STRANGERS)),
+    )
+
+
+def trim_name(table: str, column: str, name: str, rows: int, kinds: str, order: str) -> Statement:
+    """Return the statement that deletes what is beyond `rows` rows of one `name`, which is in `column`.
+
+    The newest row of each of the `kinds` is kept first, then the second newest of each, and so on. Within a turn, `order` says
+    which goes before others.
+    """
+    return (
+        f"""
+        DELETE FROM {table} WHERE id IN (
+            SELECT id FROM {table} WHERE {column} = ?
+            ORDER BY row_number() OVER (PARTITION BY {kinds} ORDER BY last DESC), {order} LIMIT -1 OFFSET ?
+        )
+        """,
+        (name, rows),
     )

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.peerdb.database import PeerDatabase, Statement
 from s2sgw.peerdb.evidence_json import evidence_json, evidence_of
-from s2sgw.peerdb.fair_rows import trim
+from s2sgw.peerdb.fair_rows import trim, trim_name
 from s2sgw.policy.verdict import Verdict
 from s2sgw.trust.evidence import Evidence
 from s2sgw.xmpp.jid import Domain
@@ -52,7 +52,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET last = excluded.last, times = times + 1, evidence = excluded.evidence,
     known = max(known, excluded.known)
 """
-_OWN = "SELECT id FROM handshake WHERE domain = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
+#: What proved a peer goes first: no one can claim that.
+_ORDER = "instr(verdict, '\"proven_by\": null') > 0, last DESC"
 _SELECT = """
 SELECT handshake.id, first, last, times, local, evidence, verdict, certificates FROM handshake
 LEFT JOIN chain ON chain.digest = handshake.chain
@@ -93,16 +94,17 @@ class Handshakes:
         """Write what a file of the first version holds to the new tables."""
         if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'handshakes'"):
             return
-        columns = "digest, first, last, times, domain, role, local, evidence, verdict"
+        known = "role = 'receiving' OR instr(verdict, '\"proven_by\": null') = 0"
+        columns = f"digest, first, last, times, domain, role, local, evidence, verdict, {known}"
         rows = self._database.rows(f"SELECT {columns} FROM handshakes ORDER BY last DESC LIMIT ?", (MOVED,))
         statements = [
-            statement for digest, first, last, times, domain, role, local, evidence, verdict in rows[::-1]
-            for statement in self._put(digest, (first, last, times), (domain, role, local), json.loads(evidence), verdict)
+            statement for digest, first, last, times, domain, role, local, evidence, verdict, known in rows[::-1]
+            for statement in self._put(digest, (first, last, times), (domain, role, local), json.loads(evidence), verdict, known)
         ]
         self._database.write(*statements, ("DROP TABLE handshakes", ()))
 
-    def judged(self, evidence: Evidence, local: Domain, verdict: Verdict) -> None:
-        """Write down that a handshake was judged."""
+    def judged(self, evidence: Evidence, local: Domain, verdict: Verdict, wanted: bool = False) -> None:
+        """Write down that a handshake was judged. `wanted`: the peer is one that we have stanzas for."""
         written, outcome = evidence_json(evidence), json.dumps(outcome_of(verdict))
         passing = {"at": 0, "address": "", "cipher": "", "posh": written["posh"] and {**written["posh"], "expires": 0}}
         same = [evidence.domain.ascii, evidence.role, local.ascii, written | passing, outcome]
@@ -110,18 +112,22 @@ class Handshakes:
         at, domain = evidence.at.timestamp(), evidence.domain.ascii
         over = _trim(at, self._database.room // 4) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
-        put = self._put(digest, (at, at, 1), (domain, evidence.role, local.ascii), written, outcome)
-        self._database.write(*put, (f"DELETE FROM handshake WHERE id IN ({_OWN})", (domain, PER_PEER)), *over)
+        known = wanted or verdict.proven_by is not None or (verdict.ending is None and self._is_known(domain))
+        put = self._put(digest, (at, at, 1), (domain, evidence.role, local.ascii), written, outcome, known)
+        self._database.write(*put, trim_name("handshake", "domain", domain, PER_PEER, "role, verdict", _ORDER), *over)
 
     def _put(
         self, digest: bytes, times: tuple[float, float, int], whose: tuple[str, str, str], written: dict[str, Any], outcome: str,
+        known: bool,
     ) -> list[Statement]:
-        """Return what writes one handshake. `times`: its first and last time, and how often; `whose`: (domain, role, local)."""
+        """Return what writes one handshake. `times`: its first and last time, and how often; `whose`: (domain, role, local).
+
+        `known`: it is the peer's own. Whoever claims the name of a peer and cannot prove it is a stranger.
+        """
         domain, role, local = whose
         certificates = json.dumps(written.pop("chain"))
         chain = hashlib.sha256(certificates.encode()).digest()
         evidence = json.dumps(written)
-        known = role == "receiving" or self._is_known(domain)
         size = OVERHEAD + len(evidence) + len(outcome)
         site = registered_domain(domain)
         return [
@@ -155,7 +161,7 @@ def _trim(at: float, size: int) -> list[Statement]:
     sizes = "handshake.size + coalesce(chain.size, 0) / count(*) OVER (PARTITION BY handshake.chain)"
     return [
         ("DELETE FROM handshake WHERE last < ?", (at - SECONDS,)),
-        trim("handshake", KEPT, size, sizes, "LEFT JOIN chain ON chain.digest = handshake.chain"),
+        trim("handshake", KEPT, size, sizes, "LEFT JOIN chain ON chain.digest = handshake.chain", _ORDER),
         ("DELETE FROM chain WHERE digest NOT IN (SELECT chain FROM handshake)", ()),
     ]
 

@@ -90,16 +90,21 @@ class PeerRecords:
 
     def record_verdict(
         self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget], *, handshake: bool = True,
+        verifying: bool = False,
     ) -> None:
-        """Record that a verdict was reached. `handshake`: with its evidence, for `explain` and `replay`."""
+        """Record that a verdict was reached. `handshake`: with its evidence, for `explain` and `replay`.
+
+        `verifying`: the stream is to verify a dialback key. A stranger caused it, and chose the name.
+        """
         at = evidence.at.timestamp()
+        wanted = evidence.role == "receiving" and not verifying
         if handshake and evidence.tls_version is not None:
-            self.handshakes.judged(evidence, local, verdict)
+            self.handshakes.judged(evidence, local, verdict, wanted)
         if verdict.proven_by is not None and (verdict.proven_by != "dns" or evidence.role == "receiving"):
             self.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
         if verdict.learn == "now":
             self.learn(evidence.domain, evidence.chain, at, f"proven by {verdict.proven_by}")
-        new = self._hold(evidence, local, verdict, targets) if verdict.hold else False
+        new = self._hold(evidence, local, verdict, targets, wanted) if verdict.hold else False
         if verdict.ending is not None and verdict.ending.cause is Cause.PIN_MISMATCH:
             self._alarm(evidence, new)
         if verdict.report is not None:
@@ -125,19 +130,22 @@ class PeerRecords:
         if self.keys.learn(RememberedKey(domain.ascii, key, "first-use", at, note=how, certificate=chain[0])):
             self.log.warn(event="key remembered", peer=str(domain), leg="federation", detail=f"first use, {how}: {key}")
 
-    def _hold(self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget]) -> bool:
+    def _hold(
+        self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget], wanted: bool,
+    ) -> bool:
         key = key_of(evidence.chain)
         if key is None:
             return False
         at, ending = evidence.at.timestamp(), verdict.ending
+        direction: Direction = "outbound" if wanted else "inbound"
         new = self.pending_certificates.hold(PendingCertificate(
-            evidence.domain.ascii, key, at, at, 1, _direction(evidence), local.ascii, evidence.address,
+            evidence.domain.ascii, key, at, at, 1, direction, local.ascii, evidence.address,
             ending.cause.value if ending else "", tuple(each[:_REASON] for each in verdict.reasons),
             lookups_json(evidence, targets), evidence.chain,
         ))
         if new:
             self.log.warn(
-                event="certificate waits", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),
+                event="certificate waits", direction=direction, leg="federation", peer=str(evidence.domain),
                 local=str(local), address=evidence.address, detail=str(summarise(evidence.chain[0])),
             )
         return new

@@ -36,8 +36,10 @@ CREATE TABLE IF NOT EXISTS pending (
 
 @dataclass(frozen=True, slots=True)
 class PendingCertificate:
-    """A certificate that waits. `direction` is "outbound" if we ever met it on a stream of our own; `cause`: why it was refused,
-    "" if it was not (dialback went on in its stead); `dns`: what was looked up of the peer. Times are seconds since the epoch.
+    """A certificate that waits. Times are seconds since the epoch.
+
+    `direction` is "outbound" if we ever met it where we had stanzas for the peer. `cause`: why it was refused, "" if it was not
+    (dialback went on in its stead). `dns`: what was looked up of the peer.
     """
 
     domain: str
@@ -68,7 +70,7 @@ class PendingCertificates:
     def __init__(self, database: PeerDatabase) -> None:
         self._database = database
         self._pending: dict[str, dict[Fingerprint, PendingCertificate]] = {}
-        #: peers that we never met on a stream of our own, and the others; each kind gives way to its own
+        #: peers that we never had stanzas for, and the others; each kind gives way to its own
         self._inbound, self._outbound = (FairShares(PEERS, database.room // 16) for _ in range(2))
         database.define(_TABLES, self._content)
         for row in database.rows("SELECT * FROM pending ORDER BY last"):

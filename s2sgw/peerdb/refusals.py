@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from s2sgw.peerdb.database import PeerDatabase, Statement
-from s2sgw.peerdb.fair_rows import trim
+from s2sgw.peerdb.fair_rows import trim, trim_name
 from s2sgw.reporting.record import PER_NAME, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.registered_domain import registered_domain
@@ -34,7 +34,9 @@ INSERT INTO refusal (digest, peer, site, known, last, size, content) VALUES (?, 
 ON CONFLICT (digest) DO UPDATE SET known = max(known, excluded.known), last = excluded.last, size = excluded.size,
     content = excluded.content
 """
-_OWN = "SELECT id FROM refusal WHERE peer = ? ORDER BY last DESC LIMIT -1 OFFSET ?"
+#: What we met on our way to a peer goes first: strangers cause the rest.
+_ORDER = "instr(content, '\"direction\": \"outbound\"') = 0, last DESC"
+_KINDS = "json_extract(content, '$.direction'), json_extract(content, '$.cause')"
 
 
 class StoredRefusals:
@@ -58,9 +60,9 @@ class StoredRefusals:
 
     def keep(self, refused: RefusalRecord) -> None:
         """Write down a refusal; one that was kept already and has happened again takes its own place."""
-        over = (trim("refusal", KEPT, self._database.room // 4),) if self._writes % TRIM_EVERY == 0 else ()
+        over = (trim("refusal", KEPT, self._database.room // 4, order=_ORDER),) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
-        own = f"DELETE FROM refusal WHERE id IN ({_OWN})", (refused.peer, PER_NAME)
+        own = trim_name("refusal", "peer", refused.peer, PER_NAME, _KINDS, _ORDER)
         self._database.write(self._put(refused), own, *over)
 
     def is_known(self, refused: RefusalRecord) -> bool:

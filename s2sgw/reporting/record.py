@@ -43,7 +43,7 @@ REASONS = 6
 #: What is no larger need not be clipped.
 MOST_BYTES = 2000
 
-_kind = attrgetter("kind")
+_kind, _direction_and_cause = attrgetter("kind"), attrgetter("direction", "ending.cause")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ class RefusalRecord:
 
 
 def _take_commonest(rows: deque[RefusalRecord]) -> RefusalRecord:
-    """Take out the oldest refusal of the cause that most have: whoever claims a name many times pushes out no other cause."""
-    ((cause, _),) = Counter(row.ending.cause for row in rows).most_common(1)
-    taken = next(row for row in rows if row.ending.cause is cause)
+    """Take out the oldest refusal of the cause that most have: whoever claims a name many times pushes out nothing else."""
+    ((commonest, _),) = Counter(map(_direction_and_cause, rows)).most_common(1)
+    taken = next(row for row in rows if _direction_and_cause(row) == commonest)
     rows.remove(taken)
     return taken
 

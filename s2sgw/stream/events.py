@@ -61,12 +61,13 @@ class JudgementNeeded:
     Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`. Then
     once for each further peer domain that a db:result names, a few at a time; stanzas of proven pairs flow on.
     Initiating: the handshake is over (or TLS is not to be had, and not required), nothing has been sent since; `peer`
-    is whom we asked for.
+    is whom we asked for. `verifying`: only to verify a dialback key, for a claim that another server made.
     """
 
     peer: Domain
     local: Domain
     secured: bool
+    verifying: bool = False
 
 
 @dataclass(frozen=True, slots=True)

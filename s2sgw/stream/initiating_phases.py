@@ -192,7 +192,7 @@ class Judging(InitiatingPhase):
         super().__init__(stream)
         self._then = then
         options = stream.options
-        stream.emit(JudgementNeeded(options.peer, options.local, stream.secured))
+        stream.emit(JudgementNeeded(options.peer, options.local, stream.secured, options.purpose == "verify"))
 
     def judged(self, permission: Permission) -> None:
         if permission.refusal is not None:

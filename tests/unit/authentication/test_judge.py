@@ -96,13 +96,23 @@ class JudgeCase(SynchronousTestCase):
         look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
         return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, self.clock)
 
-    def verdict(self, judge: Judge, connection: Connection | None = None, role: Any = "initiating") -> Deferred[Any]:
+    def verdict(
+        self, judge: Judge, connection: Connection | None = None, role: Any = "initiating", verifying: bool = False,
+    ) -> Deferred[Any]:
         target = TARGET if role == "receiving" else None
-        asked = judge.verdict(connection or Connection(), JudgementNeeded(PEER, HERE, True), role, target)  # type: ignore[arg-type]
+        question = JudgementNeeded(PEER, HERE, True, verifying)
+        asked = judge.verdict(connection or Connection(), question, role, target)  # type: ignore[arg-type]
         return Deferred.fromCoroutine(asked)
 
 
 class JudgeTests(JudgeCase):
+    def test_a_key_to_be_verified(self) -> None:
+        """R20: the certificate of a server that is asked about a key only is not one that we met on our way to a peer."""
+        for verifying, direction in ((True, "inbound"), (False, "outbound")):
+            self.verdict(self.judge(unknown_issuer="ask"), role="receiving", verifying=verifying)
+            [waiting] = self.peer_records.pending_certificates.list(PEER)
+            self.assertEqual(direction, waiting.direction)
+
     def test_pkix_alone(self) -> None:
         """R12: who proves itself by PKIX is asked of in the DNS, which may veto, and not in the web."""
         found = self.successResultOf(self.verdict(self.judge(), Connection(leaf_for("peer.example").der_chain)))

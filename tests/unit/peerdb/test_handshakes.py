@@ -27,6 +27,10 @@ CREATE TABLE handshakes (
 """
 
 
+#: The certificate proves nothing, and dialback may go on.
+UNPROVEN = Verdict(False, True)
+
+
 class HandshakesTests(PeerDatabaseTestCase):
     """Handshakes on record."""
 
@@ -35,10 +39,13 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.store = database(self.path)
         self.handshakes = Handshakes(self.store)
 
-    def judged(self, number: int = 0, domain: Domain = PEER, **changes: Any) -> None:
+    def judged(
+        self, number: int = 0, domain: Domain = PEER, verdict: Verdict = Verdict(True, True, "dane"), wanted: bool = False,  # noqa: B008
+        **changes: Any,
+    ) -> None:
         facts = {**{name: getattr(EVIDENCE, name) for name in EVIDENCE.__dataclass_fields__}, "domain": domain, **changes}
         facts["at"] = AT + timedelta(seconds=number)
-        self.handshakes.judged(Evidence(**facts), HERE, Verdict(True, True, "dane"))
+        self.handshakes.judged(Evidence(**facts), HERE, verdict, wanted)
 
     def of(self, domain: Domain = PEER) -> list[Handshake]:
         return self.result(self.handshakes.of(domain))
@@ -93,22 +100,37 @@ class HandshakesTests(PeerDatabaseTestCase):
         known = {"friend.example"}
         self.handshakes = Handshakes(self.store, known.__contains__)
         self.judged(0, Domain.parse("friend.example"), role="initiating")
-        self.judged(1, Domain.parse("wanted.example"), role="receiving")
-        self.judged(2, Domain.parse("later.example"), role="initiating")
+        self.judged(1, Domain.parse("wanted.example"), UNPROVEN, wanted=True, role="receiving")
+        self.judged(2, Domain.parse("later.example"), UNPROVEN, role="initiating")
         known.add("later.example")
         self.handshakes.now_known("later.example")
         for number in range(3, 400):
-            self.judged(number, Domain.parse(f"made-up-{number}.example"), role="initiating")
+            self.judged(number, Domain.parse(f"made-up-{number}.example"), UNPROVEN, role="initiating")
         for name in ("friend", "wanted", "later"):
             self.assertEqual(len(self.of(Domain.parse(f"{name}.example"))), 1, name)
         self.assertLessEqual(len(self.all_since()), 3 + 10 + 10)
+
+    def test_claims_of_a_name(self):
+        """Who claims the name of a peer again and again, and cannot prove it, pushes out nothing that the peer proved."""
+        self.handshakes = Handshakes(self.store, {PEER.ascii}.__contains__)
+        self.judged(0, role="initiating")
+        self.judged(1, verdict=UNPROVEN, wanted=True, role="receiving")
+        for number in range(2, 60):
+            self.judged(number, verdict=Verdict(ending=Ending(Cause.SELF_SIGNED)), role="initiating", chain=(bytes([number]),))
+        found = self.of()
+        self.assertEqual(handshakes.PER_PEER, len(found))
+        self.assertEqual({("initiating", "dane"), ("receiving", None)}, {
+            (each.evidence.role, each.outcome["proven_by"]) for each in found if each.outcome["cause"] is None
+        })
+        known = self.store.rows("SELECT count(*) FROM handshake WHERE known")
+        self.assertEqual([(2,)], known)
 
     def test_bytes(self):
         """All of them have a quarter of the database, and strangers a fifth of that."""
         self.store.room = 4 * 200_000
         self.patch(handshakes, "TRIM_EVERY", 1)
         for number in range(60):
-            self.judged(number, Domain.parse(f"p{number}.example"), role="initiating", chain=(bytes([number]) * 6000,))
+            self.judged(number, Domain.parse(f"p{number}.example"), UNPROVEN, role="initiating", chain=(bytes([number]) * 6000,))
         [(size,)] = self.store.rows("SELECT sum(size) FROM chain")
         self.assertEqual((size < 40_000, len(self.all_since())), (True, 4))
 

@@ -34,11 +34,12 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.patch(PeerRecords, "log", Logger("book", observer=self.events.append))  # type: ignore[arg-type]
         self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
 
-    def judge(self, chain: tuple[bytes, ...], policy: PeerPolicy, **changes: Any) -> Any:
+    def judge(self, chain: tuple[bytes, ...], policy: PeerPolicy, verifying: bool = False, **changes: Any) -> Any:
         facts = {"domain": PEER, "role": "initiating", "at": AT, "chain": chain, "tls_version": "TLSv1.3", **changes}
         evidence = Evidence(**facts)
         found = self.proving.found(policy, evidence, self.peer_records.standing(PEER, policy, evidence.at.timestamp()))
-        self.peer_records.record_verdict(evidence, HERE, found.verdict, (Target("host.example", 5269, ("192.0.2.1",)),))
+        targets = (Target("host.example", 5269, ("192.0.2.1",)),)
+        self.peer_records.record_verdict(evidence, HERE, found.verdict, targets, verifying=verifying)
         return found.verdict
 
     def said(self) -> list[tuple[str, str]]:
@@ -56,6 +57,14 @@ class PeerRecordsTests(PeerDatabaseTestCase):
             self.assertIs(Cause.PIN_MISMATCH, self.judge((NEW.der,), ask).ending.cause)
         self.assertEqual([("warn", "certificate waits"), ("warn", "certificate waits"), ("critical", "key changed"), ("warn", "key changed")], self.said())
         self.assertEqual([str(OLD_KEY)], self.events[2]["old"])
+
+    def test_wanted(self):
+        """A certificate is met on our way to a peer only where we have stanzas: a claim has us verify a key with any name."""
+        ask = PeerPolicy(unknown_issuer="ask")
+        for verifying, direction in ((True, "inbound"), (False, "outbound")):
+            self.judge((OLD.der,), ask, verifying, role="receiving")
+            [waiting] = self.peer_records.pending_certificates.list(PEER)
+            self.assertEqual(direction, waiting.direction)
 
     def test_first_use(self):
         """R20: outbound the first use is remembered, inbound it is not; then any other key is refused."""

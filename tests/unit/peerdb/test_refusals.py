@@ -53,6 +53,15 @@ class RefusalsTests(PeerDatabaseTestCase):
             self.refusals.keep(self.refused(number))
         self.assertEqual(list(range(3, PER_NAME + 3)), [int(each.at - 1000) for each in self.past()])
 
+    def test_claims_of_a_name(self) -> None:
+        """Who claims a name again and again pushes out neither what we met on our way to it, nor its other causes."""
+        self.refusals.keep(replace(self.refused(0), direction="outbound"))
+        self.refusals.keep(self.refused(1, ending=Ending(Cause.EXPIRED)))
+        for number in range(2, PER_NAME + 30):
+            self.refusals.keep(self.refused(number))
+        past = self.past()
+        self.assertEqual((PER_NAME, "outbound", Cause.EXPIRED), (len(past), past[0].direction, past[1].ending.cause))
+
     def test_strangers_have_a_part(self) -> None:
         """However many names are made up, refusals of known peers and of those that we want to reach stay."""
         self.patch(refusals, "KEPT", 50)

@@ -86,6 +86,14 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual((PER_NAME, Cause.EXPIRED, "192.0.2.24:1"), (len(rows), rows[0].ending.cause, rows[-1].address))
         self.assertEqual(self.record.bytes, sum(row.size for row in rows))
 
+    def test_one_direction_of_two(self) -> None:
+        """Nor does it lose what we met on our way to it, of the same cause."""
+        self.record.refused("outbound", "federation", ("friend.example", "here.example"), "", Ending(Cause.SELF_SIGNED))
+        for number in range(PER_NAME + 5):
+            self.refuse(address=f"192.0.2.{number}:1", ending=Ending(Cause.SELF_SIGNED))
+        rows = self.record.list("friend.example")
+        self.assertEqual((PER_NAME, "outbound"), (len(rows), rows[0].direction))
+
     def test_small(self) -> None:
         """Whatever strangers say, in whatever script, a refusal takes at most 2 kB of memory, and says what is missing."""
         for character in ("x", "\xe9", "\u0434", "\U0001f600"):

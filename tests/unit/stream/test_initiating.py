@@ -97,7 +97,9 @@ def asking(id: str, pair: Pair = OUTBOUND) -> Out:
 DIALBACK: list[Step] = [*SECURED, answered("r2", ERRORS_FEATURE), asking("r2")]
 VALID = In(result("peer.example", "ours.example", type="valid"))
 PROVEN: list[Step] = [*DIALBACK, VALID, Says(PairProven(OUTBOUND, "dialback"))]
-READY: list[Step] = [*SECURED, answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), Says(VerifyReady())]
+READY: list[Step] = [
+    *JUDGING[:-1], Says(JudgementNeeded(PEER, OURS, True, verifying=True)), *SECURED[len(JUDGING):], answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), Says(VerifyReady()),
+]
 
 
 class InitiatingCase(TranscriptCase):
@@ -399,6 +401,7 @@ class DialbackTests(InitiatingCase):
         judging = [Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission())]
         self.told(*BEGUN, given, *judging, asking("r1"), VALID, Says(PairProven(OUTBOUND, "dialback")), options=OPTIONAL)
         self.told(*SECURED, given, asking("r1"))
+        judging = [Says(JudgementNeeded(PEER, OURS, False, verifying=True)), Do("judged", Permission())]
         self.told(*BEGUN, given, *judging, Says(VerifyReady()), options=replace(VERIFYING, tls="optional"))
 
 
@@ -428,7 +431,7 @@ class VerifyTests(InitiatingCase):
 
     def test_without_tls(self) -> None:
         """R28: without TLS where policy lets it be."""
-        judging = [Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission()), Says(VerifyReady())]
+        judging = [Says(JudgementNeeded(PEER, OURS, False, verifying=True)), Do("judged", Permission()), Says(VerifyReady())]
         self.told(*BEGUN, answered("r1", ERRORS_FEATURE), *judging, self.asked, self.written, options=replace(VERIFYING, tls="optional"))
 
     def test_unsolicited(self) -> None:
