@@ -251,6 +251,16 @@ class CourierReceiptTests(SynchronousTestCase):
         self.tell(ManagementRefused())
         self.assertEqual(asked, [3])
 
+    def test_suspended(self) -> None:
+        """R35: what is in flight on a stream of theirs that broke off waits for it, but no longer than its hold time."""
+        self.agent.stream_suspended(Ending(Cause.CONNECTION_LOST))
+        self.world.clock.advance(599)
+        self.assertEqual((self.agent.state, self.world.queue.pair_queue.in_flight_count), ("broken", 3))
+        self.world.clock.advance(1)
+        self.assertEqual(self.world.queue.pair_queue.in_flight_count, 0)
+        self.world.custody.expiry.sweep()
+        self.assertEqual(len(self.world.queue.pair_queue), 0)
+
     def test_other_events(self) -> None:
         """Anything else that the stream tells means nothing here."""
         self.tell(PairProven(self.world.queue.pair, "dialback"))
