@@ -158,9 +158,8 @@ class StreamReceipt(UpstreamAck):
         super().__init__(total)
         self._receipts = receipts
 
-    def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
+    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
         self._receipts.tally[evidence.label] += number
-        super().settle(evidence, number)
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._receipts.settled()

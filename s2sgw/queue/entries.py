@@ -39,15 +39,28 @@ class UpstreamAck:
         self._followers: list[tuple[UpstreamAck, int]] | None = None
 
     def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
-        """`number` more of the stanzas have another owner, as `evidence` shows."""
+        """`number` more of the stanzas have another owner, as `evidence` shows.
+
+        Repeats are settled too, and repeats of these, however often a stanza was sent again.
+        """
+        settled = [(self, number)]
+        for receipt, count in settled:  # grows meanwhile
+            settled += receipt._settle(evidence, count)
+
+    def _settle(self, evidence: ReceiptEvidence, number: int) -> list[tuple[UpstreamAck, int]]:
+        """Settle `number` of the stanzas; return which repeats are settled with them."""
         assert number <= self.left, f"{number} settled, where {self.left} were left"
         self.left -= number
-        if self.left == 0:
-            self.evidence = evidence
-            self.all_settled(evidence)
-            followers, self._followers = self._followers, None
-            for follower, number in followers or ():
-                follower.settle(evidence, number)
+        self.some_settled(evidence, number)
+        if self.left:
+            return []
+        self.evidence = evidence
+        self.all_settled(evidence)
+        followers, self._followers = self._followers, None
+        return followers or []
+
+    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
+        """`number` more stanzas are settled by `evidence`. For those that derive from this class."""
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         """All stanzas are settled, the last by `evidence`. For those that derive from this class."""

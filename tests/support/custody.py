@@ -60,9 +60,8 @@ class Receipt(UpstreamAck):
         #: the label of each piece of evidence, and for how many stanzas
         self.by: list[tuple[str, int]] = []
 
-    def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
+    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
         self.by.append((evidence.label, number))
-        super().settle(evidence, number)
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._settled()

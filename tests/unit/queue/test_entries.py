@@ -34,6 +34,16 @@ class UpstreamAckTests(SynchronousTestCase):
         late.settle_with(first)
         self.assertEqual([each.evidence for each in (one, other, late)], [PASSED_ON] * 3)
 
+    def test_repeats_of_repeats(self) -> None:
+        """A stanza that was sent again on thousands of streams, while the disk hung, is settled on each of them at last."""
+        receipts = [Receipt(1)]
+        for _ in range(5000):
+            repeat = Receipt(1)
+            repeat.settle_with(receipts[-1])
+            receipts.append(repeat)
+        receipts[0].settle(ON_DISK)
+        self.assertEqual({each.evidence for each in receipts}, {ON_DISK})
+
     def test_no_more_than_there_are(self) -> None:
         """More stanzas than the receipt is for cannot be settled: another's would be acknowledged."""
         receipt = Receipt(1)

@@ -171,7 +171,8 @@ class InitiatingBidiTests(TranscriptCase):
         answered = initiating.answered("r2", EXTERNAL_FEATURE, BIDI_FEATURE)
         self.told(*REACHABLE, answered, Out(initiating.AUTH), options=initiating.FEDERATION)
         self.told(*initiating.SECURED, answered, Out(initiating.AUTH))
-        engine = self.told(*REACHABLE, answered, *initiating.READY[-1:], options=replace(SENDING, purpose="verify"))
+        verifying = [*initiating.JUDGING_TO_VERIFY, *REACHABLE[len(initiating.JUDGING):]]
+        engine = self.told(*verifying, answered, *initiating.READY[-1:], options=replace(SENDING, purpose="verify"))
         self.assertFalse(engine.bidi)
         text = "this stream carries stanzas the other way only"
         end = Says(End(Cause.INVALID_FROM, condition="invalid-from"))

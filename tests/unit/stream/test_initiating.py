@@ -97,8 +97,9 @@ def asking(id: str, pair: Pair = OUTBOUND) -> Out:
 DIALBACK: list[Step] = [*SECURED, answered("r2", ERRORS_FEATURE), asking("r2")]
 VALID = In(result("peer.example", "ours.example", type="valid"))
 PROVEN: list[Step] = [*DIALBACK, VALID, Says(PairProven(OUTBOUND, "dialback"))]
+JUDGING_TO_VERIFY: list[Step] = [*JUDGING[:-1], Says(JudgementNeeded(PEER, OURS, True, verifying=True))]
 READY: list[Step] = [
-    *JUDGING[:-1], Says(JudgementNeeded(PEER, OURS, True, verifying=True)), *SECURED[len(JUDGING):], answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), Says(VerifyReady()),
+    *JUDGING_TO_VERIFY, *SECURED[len(JUDGING):], answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), Says(VerifyReady()),
 ]
 
 
