@@ -115,9 +115,17 @@ def documents(root: Path) -> None:
 
 
 def completion(root: Path) -> None:
-    """Write the completion of bash."""
-    code = "from s2sgw.cli.main import main; main(prog_name='s2sgw')"
-    write(root / "usr/share/bash-completion/completions/s2sgw", ask(root / PREFIX, code, _S2SGW_COMPLETE="bash_source"))
+    """Write the completion of bash, and the manual pages that this version has."""
+    start = "from s2sgw.cli.main import main; main(prog_name='s2sgw'"
+    write(root / "usr/share/bash-completion/completions/s2sgw", ask(root / PREFIX, f"{start})", _S2SGW_COMPLETE="bash_source"))
+    for name, section in (("s2sgw", "1"), ("s2sgw.toml", "5")):
+        try:
+            page = ask(root / PREFIX, f"{start}, args=['setup', 'man', '--section', '{section}'])")
+        except subprocess.CalledProcessError:
+            continue
+        place = root / f"usr/share/man/man{section}/{name}.{section}.gz"
+        write(place, "")
+        place.write_bytes(gzip.compress(page.encode(), 9, mtime=0))
 
 
 def tidy(root: Path) -> None:

@@ -142,7 +142,7 @@ class ScratchMachine:
         """Write a file in the machine, in a folder that is made as needed."""
         self.run(f"mkdir -p '{os.path.dirname(path)}'; cat > '{path}'; chmod {mode:o} '{path}'", text=text)
 
-    def wait(self, script: str, seconds: float = 20.0) -> str:
+    def wait(self, script: str, seconds: float = 60.0) -> str:
         """Run a script until it succeeds; return what it prints."""
         deadline = time.monotonic() + seconds
         while True:
