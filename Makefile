@@ -19,7 +19,7 @@
 #   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
 #   make wheel      the wheel of the last commit, built twice, compared, started    make sbom  what is in it, as CycloneDX
 #   make deb        a Debian package of it, with its libraries    make readme   README's steps, typed into a scratch machine (root)
-#   make docs       the documentation as pages, in build/docs    make container   an image (podman, buildah or docker)
+#   make docs       the documentation as pages, in build/docs    make container   an image (podman or buildah)
 #   make changelog  newsfragments/ moved into CHANGELOG.md (VERSION=X.Y.Z)
 #   make audit      known vulnerabilities of what is locked (asks the package index)
 #   make clean      back to a fresh clone (development certificates and state included)
@@ -216,16 +216,11 @@ deb: wheel
 changelog: $(DEV)
 	@$(BIN)/python packaging/changelog.py $(VERSION)
 
-# The first of the builders that is here.
+# By the first of the two builders that is here. (The health check needs docker's format.)
 container:
-	@for builder in podman buildah docker; do \
-	  command -v $$builder >/dev/null || continue; \
-	  [ $$builder = buildah ] && format="--format docker" || format=; [ $$builder = podman ] && format="--format docker"; \
-	  exec $$builder build $$format --ignorefile .containerignore --file Containerfile --tag s2sgw .; \
-	done; echo "neither podman, buildah nor docker is here: no image is built"
-
-readme: deb
-	@$(BIN)/python -m tests.install $(README)
+	@for builder in podman buildah; do \
+	  command -v $$builder >/dev/null && exec $$builder build --format docker --ignorefile .containerignore --file Containerfile --tag s2sgw .; \
+	done; echo "neither podman nor buildah is here: no image is built"
 
 $(DOCS): requirements-docs.lock | $(BIN)/python
 	@$(BIN)/python -m venv .venv-docs
