@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.stream.digest_md5 import MESSAGE_BYTES, DigestClient, DigestRefused, DigestServer
@@ -72,6 +74,11 @@ class RefusalTests(SynchronousTestCase):
         one.finish(None)
 
 
+#: Directives of a response that lacks the proof.
+WORDS = (
+    b'username="peer.example"', b'realm="ours.example"', b'nonce="nonce"', b'cnonce="c"', b"nc=00000001", b"qop=auth",
+    b'digest-uri="xmpp/ours.example"', b"response=" + b"0" * 32, b"charset=utf-8", b'authzid="peer.example"', b'"', b"\\",
+)
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 
 
@@ -144,6 +151,18 @@ class ServerTests(SynchronousTestCase):
             self.answer + b',username="peer.example"', self.answer.replace(b"peer", b"\xff"), self.answer + b',x="' + b"y" * MESSAGE_BYTES + b'"',
         ):
             self.assertEqual(self.refused(answer), "malformed-request", answer)
+
+    @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(WORDS)), max_size=12))
+    def test_noise(self, parts: list[bytes]) -> None:
+        """Whatever is sent, an exchange is refused in words or goes on, and nothing but the secret ends it well."""
+        for server in (DigestServer(PEER, "secret", OURS, "nonce"), DigestServer(PEER, "another", OURS, "nonce")):
+            server.step(None)
+            try:
+                server.step(b",".join(parts))
+            except DigestRefused as why:
+                self.assertTrue(why.text)
+            else:
+                self.fail(f"proven by {parts!r}")
 
     def test_latin_1(self) -> None:
         """RFC 2831 §2.1.2: without a charset the response is ISO 8859-1."""
