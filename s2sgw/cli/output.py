@@ -15,7 +15,8 @@ from rich.console import Console, RenderableType
 from s2sgw.admin.client import RequestFailed, ask, socket_path
 from s2sgw.reporting.printable import printable
 
-DEFAULT_CONFIG = "s2sgw.toml"
+#: The configuration that is used if none is named: the first that exists, or else the first.
+DEFAULT_CONFIGS = (Path("s2sgw.toml"), Path("/etc/s2sgw/s2sgw.toml"))
 NO, CONFIGURATION = 1, 2
 #: Width in characters of a table that goes to a file or a pipe.
 PIPE_WIDTH = 250
@@ -32,8 +33,13 @@ def _or_before_the_verb(context: click.Context, option: click.Parameter, value: 
     return root.params[name] if given_before and not given_here else value
 
 
+def _default_config() -> Path:
+    return next((path for path in DEFAULT_CONFIGS if path.exists()), DEFAULT_CONFIGS[0])
+
+
 config_option = click.option(
-    "--config", "-c", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, envvar="S2SGW_CONFIG", show_default=True,
+    "--config", "-c", type=click.Path(path_type=Path), default=_default_config, envvar="S2SGW_CONFIG",
+    show_default="s2sgw.toml, or /etc/s2sgw/s2sgw.toml",
     callback=_or_before_the_verb, help="Configuration file of the gateway.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, callback=_or_before_the_verb, help="Print JSON.")

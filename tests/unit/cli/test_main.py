@@ -19,6 +19,7 @@ from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
 from s2sgw.cli import main as command
+from s2sgw.cli import output
 from s2sgw.xmpp.jid import Domain, InvalidJID
 from tests.support.certificates import leaf_for
 
@@ -434,6 +435,14 @@ class ConfigurationTests(CommandCase):
         answer = self.json_of("setup", "prosody", "--local", "example.org")
         self.assertTrue(Path(answer["authority"]).exists())
         self.assertIn(answer["authority"], answer["lines"])
+
+    def test_default_configuration(self) -> None:
+        """Without --config the first of the usual places counts that has a file."""
+        self.patch(output, "DEFAULT_CONFIGS", (self.config.with_name("absent.toml"), self.config))
+        result = CliRunner().invoke(command.main, ["check"])
+        self.assertEqual(0, result.exit_code, result.output)
+        self.patch(output, "DEFAULT_CONFIGS", (self.config.with_name("absent.toml"), self.config.with_name("gone.toml")))
+        self.assertIn("absent.toml", CliRunner().invoke(command.main, ["check"]).output)
 
     def test_setup_authority(self) -> None:
         """The CA is written to the file that the lines name, for all to read; ejabberd's second file is printed alone."""
