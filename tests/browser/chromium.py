@@ -17,8 +17,8 @@ from urllib.request import Request, urlopen
 #: The key under which WebDriver names an element.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 #: Seconds for one command, and for something to appear on a page.
-COMMAND_SECONDS = 30
-PATIENCE_SECONDS = 15
+COMMAND_SECONDS = 60
+PATIENCE_SECONDS = 45
 WIDE, NARROW = (1280, 800), (390, 844)
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",

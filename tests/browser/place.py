@@ -20,6 +20,8 @@ from tests.support.certificates import Authority, Issued, self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
+#: Seconds that anything may take on a busy machine.
+PATIENCE = 60.0
 PEER, EVIL = "peer.example", "evil.example"
 HOSTILE = "<script>document.title='owned'</script>"
 CONFIG = """\
@@ -57,7 +59,7 @@ class Place:
         self.folder = lab.directory("console")
         self.federation, self.console = lab.port(), lab.port()
         self.listener = socket.create_server(("127.0.0.1", lab.port()))
-        self.listener.settimeout(15)
+        self.listener.settimeout(PATIENCE)
         self._authority = Authority.root()
         (self.folder / "ca.crt").write_bytes(self._authority.pem)
         (self.folder / "certs").mkdir()
@@ -70,6 +72,7 @@ class Place:
             federation=self.federation, console=self.console, peer=self.listener.getsockname()[1], **hashes,
         ))  # fmt: skip
         self._hello = _hello()
+        self._hello.SECONDS = PATIENCE
 
     def _write(self, name: str, issued: Issued) -> None:
         (self.folder / f"{name}.crt").write_bytes(issued.pem_chain)
@@ -87,13 +90,13 @@ class Place:
         argv = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         process = self._lab.start("s2sgw", argv, self.folder, environment)
-        self._lab.wait_for_port(process, self.console)
+        self._lab.wait_for_port(process, self.console, PATIENCE)
 
     def command(self, *words: str) -> str:
         """Return what `s2sgw WORDS` prints."""
         code = "from s2sgw.cli.main import main; main()"
         argv = [sys.executable, "-c", code, *words, "--config", str(self.config)]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout.strip()
 
     def audited(self) -> str:
         """Return the audit log."""
@@ -127,7 +130,7 @@ class Place:
         thread.start()
 
         def wait() -> str:
-            thread.join(20)
+            thread.join(PATIENCE)
             return answers[0] if answers else ""
 
         return wait
