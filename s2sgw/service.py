@@ -381,10 +381,7 @@ class RunningGateway:
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components
         links = [link.unbind for link in components.backends.links.values()]
-        shutdown = Shutdown(
-            components.custody, components.reactor, components.bringing_streams, components.own_bringing_streams,
-            lambda: components.ingress_services.admitting, links,
-        )
+        shutdown = Shutdown(components.custody, components.reactor, components, links)
         draining = Deferred.fromCoroutine(shutdown.run())
         draining.addErrback(self._not_in_order)
         everything: list[Deferred[Any]] = [*closed, draining]

@@ -99,11 +99,14 @@ class Reload:
 
     def signalled(self) -> None:
         """Reload at a SIGHUP; the log has the result."""
-        self.run("SIGHUP").addErrback(lambda failure: self.log.failure("the reload broke", failure))
+        self.run("SIGHUP").addErrback(self._broke)
+
+    def _broke(self, failure: Failure) -> None:
+        self.log.failure("the reload broke", failure)
 
     def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
         """Reload on behalf of `by`, after those that were asked for before."""
-        return self._lock.run(lambda: Deferred.fromCoroutine(self._reload(by, keep_streams)))
+        return self._lock.run(self._reload, by, keep_streams)
 
     async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
         path = self._running.config().path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from s2sgw.admin.explain import planned
@@ -44,7 +45,7 @@ class Replay:
                 changed += await self._slices.run(self._judge_again(page, others))
         except OSError as error:
             raise VerbError(f"the handshakes on record cannot be read: {error}") from None
-        changed.sort(key=lambda row: row["last"])
+        changed.sort(key=itemgetter("last"))
         return {"file": str(config.path), "handshakes": number, "seconds": seconds, "changed": changed}
 
     def _judge_again(self, page: Sequence[Handshake], others: PeerPolicies) -> SlicedWork[list[dict[str, Any]]]:

@@ -81,7 +81,10 @@ class EvidenceLookups:
 
     def _bounded(self, asked: Deferred[T], late: T) -> Deferred[T]:
         if not asked.called:
-            asked.addTimeout(LOOKUP_SECONDS, self.clock, lambda _result, _seconds: late)
+            def give_up(_result: object, _seconds: float) -> T:
+                return late
+
+            asked.addTimeout(LOOKUP_SECONDS, self.clock, give_up)
         return asked
 
 

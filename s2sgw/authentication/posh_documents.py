@@ -78,10 +78,10 @@ class POSHDocuments:
             return succeed(known.lookup)
         asker = requester or Requester.ourselves(domain.ascii)
         key = (asker.owner if asker.is_stranger else (), domain.ascii)
-        return self._joined.join(key, lambda: self._begin(domain, asker))
+        return self._joined.join(key, self._begin, domain, asker)
 
     def _begin(self, domain: Domain, requester: Requester) -> Deferred[POSHLookup]:
-        fetching = self.slots.run(requester, lambda: Deferred.fromCoroutine(self._look_up(domain, requester)))
+        fetching = self.slots.run(requester, self._look_up, domain, requester)
         fetching.addCallback(self._keep, domain.ascii)
         return fetching.addErrback(self._failed, domain.ascii)
 

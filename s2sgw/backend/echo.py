@@ -42,14 +42,15 @@ class EchoNextHop:
         """Always ready, by no stream."""
         return NextHopStatus(self.state)
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         """Answer what can be answered."""
         back = self._queues.queue(self._pair.inverse)
         if back.pair_queue.crowded:
-            return
+            return False
         answers = [answer for answer in map(self._answer, map(Element.parse, data)) if answer is not None]
         if answers:
             back.accept([_stanza(answer) for answer in answers])
+        return False
 
     def relieve_pressure(self) -> None:
         """Nothing is ever unacknowledged."""

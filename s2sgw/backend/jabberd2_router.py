@@ -22,7 +22,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Build, DialFailed
-from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.bounce import bounce
 from s2sgw.stream.events import Announced, Bound, Event, NotResumed, Resumed, Routed, StanzasReceived
 from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
@@ -62,7 +62,7 @@ class RouterServices:
     dial: Callable[[str, int, Build], Awaitable[None]]
     admit: Callable[[Pair], Awaitable[Ending | None]]
     clock: IReactorTime
-    random: Callable[[], float]
+    random: Chance
     nonce: Callable[[], str]
 
 
@@ -109,10 +109,10 @@ class RouterPairStream:
     def limits(self) -> NextHopLimits:
         return NextHopLimits(self._link.router.stanza_bytes or None, is_fit)
 
-    def write(self, stanzas: Sequence[bytes]) -> None:
+    def write(self, stanzas: Sequence[bytes]) -> bool:
         """All of them have been found fit."""
         self.used = self._link.now
-        self.connection.write(wrapped(self.pair.recipient, stanzas))
+        return self.connection.write(wrapped(self.pair.recipient, stanzas))
 
     def close(self, ending: Ending) -> Deferred[None]:
         """The link itself stays."""

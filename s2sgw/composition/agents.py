@@ -27,5 +27,4 @@ class AgentBuilder:
 
     def agent(self, queue: DeliveryQueue, provider: StreamProvider) -> DeliveryAgent:
         """Return a new agent that brings the stanzas of `queue` to the next server, on streams of `provider`."""
-        choose = self.ack_selection.choose
-        return DeliveryAgent(queue, provider, self.record, self.back_off, self.random.random, self.clock, choose)
+        return DeliveryAgent(queue, provider, self.record, self.back_off, self.random, self.clock, self.ack_selection)

@@ -157,7 +157,7 @@ class Backends:
         )
         return RouterLink(router, RouterServices(
             services.ingress_services, services.connections.link, self._dial, self._admit, services.reactor,
-            services.random.random, partial(secrets.token_urlsafe, 24),
+            services.random, partial(secrets.token_urlsafe, 24),
         ), BackOff(first=1, longest=30))
 
     async def _admit(self, pair: Pair) -> Ending | None:

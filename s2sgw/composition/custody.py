@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.delivery.bounces import Bounces
 from s2sgw.delivery.custody import Custody
-from s2sgw.delivery.expiry import ExpirySweep, SpoolQuestion
+from s2sgw.delivery.expiry import ExpirySweep
 from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.queue_table import DeliveryQueues
@@ -67,15 +67,14 @@ def build_custody(
     its bytes. `clock` tells delays, which no step of the wall clock touches; `wall` tells the seconds since the epoch.
     """
     queues = DeliveryQueues(hold_times, is_local)
-    question = SpoolQuestion()
     spool_window = SpoolWindow(clock, record, window, spools)
     services = DeliveryServices(
         clock, wall or clock.seconds, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
-        Bounces(record, queues), holds or OperatorHolds(), question.is_open,
+        Bounces(record, queues), holds or OperatorHolds(),
     )
     queues.serve(services)
     startup = StartupRestore(queues, spool, clock, spool_window.trouble, restore)
-    return Custody(queues, services, startup, ExpirySweep(queues, services, question))
+    return Custody(queues, services, startup, ExpirySweep(queues, services))
 
 
 def build_running_custody(

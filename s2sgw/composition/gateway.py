@@ -123,6 +123,11 @@ class GatewayComponents:
     metrics: Metrics
     verbs: dict[str, Verb]
 
+    @property
+    def admitting(self) -> bool:
+        """Stanzas that were read are in no queue yet."""
+        return self.ingress_services.admitting
+
     def bringing_streams(self) -> list[BringingStream]:
         """Return the open streams of others."""
         return [BringingStream(connection, owner.engine) for connection, owner in self.accepted]
@@ -188,11 +193,11 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     connections = ConnectionBuilder(reactor, keepalive, turns, unsent)
     admission = federation_admission(config, reactor, record)
     destinations = Destinations(
-        reactor, random.random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
+        reactor, random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
     )
     extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections, ContactWake(destinations, queues))
-    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues.replies, extensions, reactor)
+    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
     stream_limit = StreamLimit(reactor, possible_streams(config), record.limit_hit)
     client_tls = ClientTLS()

@@ -16,13 +16,13 @@ from s2sgw.delivery.acknowledgements import (
     Acks,
     PingAcks,
     ReplyCatcher,
+    ReplyQueues,
     StreamManagementAcks,
     TcpAcks,
 )
-from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.outbound_stream import KnownExtensions, OutboundStream
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain
 
 #: Seconds for which it is remembered whether a server answers pings, and of how many servers.
 REMEMBERED_SECONDS = 86_400.0
@@ -60,15 +60,15 @@ class RememberedServers:
 class AckSelection:
     """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else TCP alone.
 
-    `acks` is what is configured for a domain. `replies` finds the replies that are caught in the queue of a pair.
+    `acks` is what is configured for a domain. `queues` have the replies to pings.
     """
 
     def __init__(
-        self, acks: Callable[[Domain], Acks], replies: Callable[[Pair], PingReplies], extensions: KnownExtensions,
+        self, acks: Callable[[Domain], Acks], queues: ReplyQueues, extensions: KnownExtensions,
         clock: IReactorTime,
     ) -> None:
         self._acks = acks
-        self._replies = replies
+        self._queues = queues
         self._extensions = extensions
         self._clock = clock
         #: servers that never answered a ping, and those that did
@@ -92,7 +92,7 @@ class AckSelection:
             return StreamManagementAcks(stream, self, self._clock, stream.unacknowledged, stalled_before)
         if acks == "tcp" or (acks != "ping" and name in self._never_answering):
             return TcpAcks(stream)
-        replies = ReplyCatcher(self._replies, stream.pair.inverse)
+        replies = ReplyCatcher(self._queues, stream.pair.inverse)
         return PingAcks(stream, queue, replies, self, self._clock, _token, always=acks == "ping")
 
     # --- what the silence of a server means (`acknowledgements.StallPolicy`) ---

@@ -42,11 +42,11 @@ class Acknowledgements(Protocol):
     def whole(self) -> bool:
         """Everything that the stream counts as unacknowledged was sent by this queue, and is waited for here."""
 
-    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        """Return what is to be written before these stanzas."""
+    def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
+        """Count these stanzas, which are being written. Return them with the requests before and behind them."""
 
     def after_batch(self, number: int) -> bytes:
-        """Count `number` stanzas that are being written. Return what is to be written behind them."""
+        """Count `number` stanzas that were written. Return the request that is to be written behind them."""
 
     def resumed(self, number: int) -> bytes:
         """The stream resumes another: `number` stanzas of that are written again. Return what goes behind them."""
@@ -87,23 +87,30 @@ class StallPolicy(Protocol):
         """Nothing was acknowledged for `OVERDUE_SECONDS`. `acked_before`: something was, earlier on the stream."""
 
 
-class ReplyCatcher:
-    """Catches the replies to pings where they arrive: in the queue back to us.
+class ReplyQueues(Protocol):
+    """The delivery queues in which the replies to pings arrive."""
 
-    `replies(pair)` finds them for each ping: the queue of the pair may be forgotten between two.
+    def replies(self, pair: Pair) -> PingReplies:
+        """Return what is caught in the queue of `pair`."""
+
+
+class ReplyCatcher:
+    """Catches the replies to pings where they arrive: in the queue of `pair`, back to us.
+
+    That queue may be forgotten between two pings, so that it is looked up for each.
     """
 
-    def __init__(self, replies: Callable[[Pair], PingReplies], pair: Pair) -> None:
-        self._replies = replies
+    def __init__(self, queues: ReplyQueues, pair: Pair) -> None:
+        self._queues = queues
         self._pair = pair
 
     def expect(self, id: str, answered: Callable[[], None]) -> None:
         """Call `answered` when the reply to the ping `id` arrives."""
-        self._replies(self._pair).expect(id, answered)
+        self._queues.replies(self._pair).expect(id, answered)
 
     def give_up(self, id: str) -> None:
         """Wait for that reply no longer."""
-        self._replies(self._pair).give_up(id)
+        self._queues.replies(self._pair).give_up(id)
 
 
 class TcpAcks:
@@ -114,8 +121,9 @@ class TcpAcks:
     def __init__(self, stream: OutboundStream | None = None) -> None:
         self._stream = stream
 
-    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        return b""
+    def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
+        self.after_batch(len(stanzas))
+        return stanzas
 
     def after_batch(self, number: int) -> bytes:
         if self._stream is not None:
@@ -161,8 +169,8 @@ class StreamManagementAcks:
     def whole(self) -> bool:
         return not self._before
 
-    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        return b""
+    def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
+        return [*stanzas, self.after_batch(len(stanzas))]
 
     def after_batch(self, number: int) -> bytes:
         self._stream.count_sent(number)
@@ -233,7 +241,11 @@ class PingAcks:
         self._id: str | None = None
         self._timer: IDelayedCall | None = None
 
-    def before_batch(self, stanzas: Sequence[bytes]) -> bytes:
+    def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
+        requests = self._before_batch(stanzas), self.after_batch(len(stanzas))
+        return [each for each in (requests[0], *stanzas, requests[1]) if each] if any(requests) else stanzas
+
+    def _before_batch(self, stanzas: Sequence[bytes]) -> bytes:
         """Ask whether the server answers at all before it may fall silent over one of these."""
         if self._stream.answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
             return b""

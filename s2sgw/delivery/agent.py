@@ -7,7 +7,8 @@ is in four collaborators: when to try again, a stream to be resumed, which stanz
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -22,7 +23,7 @@ from s2sgw.delivery.poison import PoisonDetector
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.resume_wait import ResumeWait
 from s2sgw.delivery.retry import RetrySchedule
-from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.evidence import WRITTEN
 from s2sgw.reporting.record import EventRecord
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
@@ -31,12 +32,12 @@ from s2sgw.xmpp.ending import Cause, Ending
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 WORKED_SECONDS = 10.0
 
-#: Chooses the acknowledgements of a stream. The last argument: the stream before ended by a stall.
-ChooseAcks = Callable[[DeliveryQueue, OutboundStream, bool], Acknowledgements]
 
+class AckChoice(Protocol):
+    """What chooses the acknowledgements of a stream (`delivery.ack_selection`)."""
 
-def _tcp_alone(queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
-    return TcpAcks()
+    def choose(self, queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
+        """Return the acknowledgements for one stream that is ready. `stalled_before`: the last one ended by a stall."""
 
 
 class DeliveryAgent:
@@ -46,9 +47,8 @@ class DeliveryAgent:
 
     def __init__(
         self, queue: DeliveryQueue, provider: StreamProvider, record: EventRecord, back_off: BackOff,
-        random: Callable[[], float], clock: IReactorTime, choose_acks: ChooseAcks = _tcp_alone,
+        random: Chance, clock: IReactorTime, ack_selection: AckChoice | None = None,
     ) -> None:
-        """`random` gives numbers in [0, 1)."""
         self.queue = queue
         self.provider = provider
         self.data: AgentState = Idle()
@@ -58,7 +58,7 @@ class DeliveryAgent:
         self.poison_detector = PoisonDetector()
         self._record = record
         self._clock = clock
-        self._choose_acks = choose_acks
+        self._ack_selection = ack_selection
         self._machine = build(self)
 
     # --- NextHop ---
@@ -110,12 +110,12 @@ class DeliveryAgent:
             return NextHopStatus(self.state, cause, retry_at, data.stream.facts(), data.since)
         return NextHopStatus(self.state, cause, retry_at)
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         ready = self._ready
         if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing is in flight but these
             self._take_acks(ready)
-        before, after = ready.acknowledgements.before_batch(data), ready.acknowledgements.after_batch(len(data))
-        ready.stream.write([each for each in (before, *data, after) if each] if before or after else data)
+        slow = ready.stream.write(ready.acknowledgements.batch(data))
+        return slow and self.data is ready  # the write may lose the stream: then the next one decides
 
     @property
     def _ready(self) -> Delivering:
@@ -184,7 +184,10 @@ class DeliveryAgent:
         """Use the best acknowledgements that are to be had now."""
         ready.promised = False
         ready.acknowledgements.stop()
-        ready.acknowledgements = self._choose_acks(self.queue, ready.stream, self.poison_detector.stalled)
+        if self._ack_selection is None:
+            ready.acknowledgements = TcpAcks()
+        else:
+            ready.acknowledgements = self._ack_selection.choose(self.queue, ready.stream, self.poison_detector.stalled)
 
     def stream_lost(self, ending: Ending) -> None:
         self._machine.lost(ending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -42,10 +43,10 @@ class Custody:
             if not busy:
                 return
 
-    def _answered(self) -> Deferred[None]:
+    def _answered(self) -> Deferred[object]:
         """Fire when the spool has answered everything that it was asked so far: it answers in order."""
-        answered: Deferred[None] = Deferred()
-        self.services.spool.queues(lambda _: answered.callback(None))
+        answered: Deferred[object] = Deferred()
+        self.services.spool.queues(answered.callback)
         return answered
 
     async def close(self) -> None:
@@ -55,5 +56,5 @@ class Custody:
             queue.pair_queue.take_back()
             queue.spool_now()
         spool: Deferred[None] = Deferred()
-        self.services.spool.close(lambda: spool.callback(None))
+        self.services.spool.close(partial(spool.callback, None))
         await gatherResults([*closed, spool])

@@ -13,25 +13,13 @@ from s2sgw.xmpp.jid import Pair
 EXPIRED_AT_ONCE = 500
 
 
-class SpoolQuestion:
-    """Whether the spool was asked what has expired, and has not answered: the answer may name stanzas of any queue."""
-
-    __slots__ = ("open",)
-
-    def __init__(self) -> None:
-        self.open = False
-
-    def is_open(self) -> bool:
-        return self.open
-
-
 class ExpirySweep:
-    """`sweep` is to be called once a second. `question` is what the queues ask whether it is open."""
+    """`sweep` is to be called once a second."""
 
-    def __init__(self, queues: DeliveryQueues, services: DeliveryServices, question: SpoolQuestion) -> None:
+    def __init__(self, queues: DeliveryQueues, services: DeliveryServices) -> None:
         self._queues = queues
         self._services = services
-        self._question = question
+        self._question = services.expiry_question
 
     def sweep(self) -> None:
         """Bounce what has expired. Raises `ExceptionGroup` after all queues were swept, if some could not be."""

@@ -24,18 +24,15 @@ class LateReplies:
     def __init__(self) -> None:
         #: request -> how many replies are let through before one is dropped
         self._requests: OrderedDict[_Key, int] = OrderedDict()
-        self._numbers: Counter[Pair] = Counter()
-
-    def __contains__(self, pair: Pair) -> bool:
-        """Return whether any reply that arrives in the queue of `pair` is to be dropped."""
-        return pair in self._numbers
+        #: the pairs in whose queues replies arrive that are to be dropped -> how many
+        self.pairs: Counter[Pair] = Counter()
 
     def expect(self, pair: Pair, request: Stanza) -> None:
         """Drop a reply to `request` that arrives in the queue of `pair`: an error of ours answers the request."""
         key = (pair, request.id, request.to, request.from_)
         asked_again = self._requests.get(key)
         if asked_again is None:
-            self._numbers[pair] += 1
+            self.pairs[pair] += 1
         self._requests[key] = max(0, (asked_again or 0) - 1)
         if len(self._requests) > MAX_LATE_REPLIES:
             self._forget(next(iter(self._requests)))
@@ -60,22 +57,19 @@ class LateReplies:
 
     def _forget(self, key: _Key) -> None:
         del self._requests[key]
-        self._numbers[key[0]] -= 1
-        if not self._numbers[key[0]]:
-            del self._numbers[key[0]]
+        self.pairs[key[0]] -= 1
+        if not self.pairs[key[0]]:
+            del self.pairs[key[0]]
 
 
 class PingReplies:
     """The replies that are caught in the queue of `pair`."""
 
     def __init__(self, pair: Pair, late: LateReplies) -> None:
+        #: the ids of the gateway's own pings that are not answered -> what is called then
         self.pings: dict[str, Callable[[], None]] = {}
         self._pair = pair
         self._late = late
-
-    def __bool__(self) -> bool:
-        """Any reply may be caught."""
-        return bool(self.pings) or self._pair in self._late
 
     def expect(self, id: str, answered: Callable[[], None]) -> None:
         """Call `answered` when the reply to the ping with this unguessable id arrives (R41)."""

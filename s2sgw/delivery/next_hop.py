@@ -95,8 +95,8 @@ class NextHop(Protocol):
     def status(self) -> NextHopStatus:
         """Return what operators are shown."""
 
-    def send(self, data: Sequence[bytes]) -> None:
-        """Pass these stanzas on now."""
+    def send(self, data: Sequence[bytes]) -> bool:
+        """Pass these stanzas on now. Return whether the next hop takes no more for now, as `slow` says."""
 
     def relieve_pressure(self) -> None:
         """So much is unacknowledged that the sources will have to wait: settle what can be settled."""

@@ -176,8 +176,8 @@ class OutboundStream(Protocol):
     def count_sent(self, number: int) -> None:
         """Count `number` stanzas that are being written."""
 
-    def write(self, stanzas: Sequence[bytes]) -> None:
-        """Send these, and requests that stand between stanzas."""
+    def write(self, stanzas: Sequence[bytes]) -> bool:
+        """Send these, and requests that stand between stanzas. Return whether the stream takes no more for now."""
 
     def leave(self, ending: Ending) -> Deferred[None]:
         """Use the stream no more. The last user closes it. Fires when that is done, within a bounded time."""

@@ -23,11 +23,11 @@ from s2sgw.delivery.next_hop import NextHop, NextHopLimits, StanzaSource
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
 from s2sgw.queue.delay_stamp import stamped
-from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, settle
+from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, by_position, settle
 from s2sgw.queue.evidence import DROPPED, ON_DISK, PASSED_ON, WRITTEN, ReceiptEvidence, Rule
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.queue.presence import LatestPresence
-from s2sgw.reporting.record import Direction
+from s2sgw.reporting.record import Direction, kind_of
 from s2sgw.spool.interface import Spooled, SpoolError, SpoolFull
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
@@ -67,6 +67,7 @@ class DeliveryQueue:
         self.suspects = 0
         #: which stanzas the next hop takes, as far as that is known
         self.limits = NextHopLimits()
+        self._limited = False
         #: an operator holds the queue, or these positions
         self.held = False
         self.parked: set[int] = set()
@@ -74,11 +75,12 @@ class DeliveryQueue:
         self.quiesced = self.one_chunk = False
         self.replies = PingReplies(pair_queue.pair, services.late)
         self.overflow = SpoolOverflow(self)
-        self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiring, self)
+        self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiry_question, self)
         #: where the queue has its turn after a start, until it is done
         self.restore_turn: RestoreTurn | None = None
         self._services = services
         self._inverse = pair_queue.pair.inverse
+        self._passed = services.record.stanza_counter(direction, "passed")
         self._slowed: set[StanzaSource] = set()
         self._appends = 0  # calls of the spool that are not answered
         self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
@@ -129,7 +131,8 @@ class DeliveryQueue:
 
     def new_blocked_by(self) -> Blocked | None:
         """Return why what comes now is not written at once; None: it is."""
-        if self.pair_queue.pending or self.suspects:
+        pair_queue = self.pair_queue
+        if pair_queue.waiting or pair_queue.spooled_range is not None or self.suspects:
             return "older-first"
         return self.blocked_by()
 
@@ -155,9 +158,10 @@ class DeliveryQueue:
         The call may come from within another call of this queue, through the next hop. `source` is paused where more would be
         too much. `upstream_ack` is settled as the stanzas find another owner.
         """
-        if self.replies:
+        late = self._services.late.pairs
+        if self.replies.pings or (late and self.pair_queue.pair in late):
             stanzas = self._without_replies(stanzas, upstream_ack)
-        if self._inverse in self._services.late:
+        if late and self._inverse in late:
             self._note_requests(stanzas)
         self.accept_errors(stanzas, source, upstream_ack)
 
@@ -165,15 +169,16 @@ class DeliveryQueue:
         self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
     ) -> None:
         """Do as `accept`, for errors of our own: none of them is taken for a late reply to the request that it answers."""
-        if self.limits:
+        if self._limited:
             stanzas = self._within_limits(stanzas, upstream_ack, source)
         if not stanzas:
             return
         if self.new_blocked_by() is None:
-            self._write_through(stanzas, upstream_ack)
+            slow = self._write_through(stanzas, upstream_ack)
         else:
             self._keep(stanzas, upstream_ack)
-        if source is not None and self._must_slow(source):
+            slow = self.next_hop.slow
+        if source is not None and self._must_slow(source, slow):
             self._slowed.add(source)
             source.pause(self)
 
@@ -193,17 +198,18 @@ class DeliveryQueue:
             if stanza.is_request:
                 self._services.late.asked_again(self._inverse, stanza)
 
-    def _write_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+    def _write_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
+        """Write `stanzas`, and return whether the next hop takes no more for now."""
         data = [stanza.data for stanza in stanzas]
         if self.next_hop.acknowledges:
             self.pair_queue.add_in_flight(stanzas, self._services.clock.seconds(), upstream_ack)
             self._services.window.watch(self)
-            self.next_hop.send(data)
-            return
-        self.next_hop.send(data)
-        self._services.record.counted(self.direction, "passed", stanzas)
+            return self.next_hop.send(data)
+        slow = self.next_hop.send(data)
+        self._passed.update(map(kind_of, stanzas))
         if upstream_ack is not None:
             upstream_ack.settle(WRITTEN, len(stanzas))
+        return slow
 
     def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         accepted = self.pair_queue.accept(stanzas, self._services.clock.seconds(), upstream_ack)
@@ -216,14 +222,20 @@ class DeliveryQueue:
         if not self._services.spools and self._beyond_allowance:
             self._beyond_memory += [held for held in accepted if not held.gone]
             self._reject_beyond_memory()
-        self._services.window.watch(self)
+        if len(self.pair_queue):
+            self._services.window.watch(self)
 
     def limits_changed(self, limits: NextHopLimits) -> None:
         """The next hop takes these stanzas only. Others that wait are bounced, and so are those to come."""
-        self.limits = limits
-        gone = self.pair_queue.remove(lambda held: limits.violation(held.stanza.data) is not None) if limits else []
-        for held in gone:
-            self.give_up_on([held], limits.violation(held.stanza.data) or Cause.TOO_LARGE)
+        self.limits, self._limited = limits, bool(limits)
+        if not self._limited:
+            return
+        violations = {
+            held.position: cause for held in self.pair_queue.not_in_flight()
+            if (cause := limits.violation(held.stanza.data)) is not None
+        }
+        for held in self.pair_queue.remove(violations):
+            self.give_up_on([held], violations[held.position])
 
     def _within_limits(
         self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None, source: StanzaSource | None,
@@ -237,13 +249,13 @@ class DeliveryQueue:
         """R40: presence that waits gives way to what is newer."""
         superseded = {older.position for held in accepted if (older := self._presence.note(held)) is not None}
         if superseded:
-            gone = self.pair_queue.remove(lambda held: held.position in superseded)
+            gone = self.pair_queue.remove(superseded)
             self._services.bounces.drop(self, gone, Rule.SUPERSEDED_PRESENCE, "coalesced")
 
     # --- back-pressure ---
 
-    def _must_slow(self, source: StanzaSource) -> bool:
-        """Return whether `source` is to bring no more for now.
+    def _must_slow(self, source: StanzaSource, slow: bool) -> bool:
+        """Return whether `source` is to bring no more for now. `slow`: the next hop takes no more for now.
 
         What waits for a next server is no reason as long as the disk takes it; what the disk does not take in time is, however
         many other queues the stream feeds.
@@ -253,19 +265,21 @@ class DeliveryQueue:
             self.next_hop.relieve_pressure()
             self._services.relief.relieve()
             crowded = self.pair_queue.crowded
-        if self.overflow.blocked and (crowded or not source.shared):
+        overflow = self.overflow
+        if (overflow.active or overflow.unacked_bounces) and overflow.blocked and (crowded or not source.shared):
             return True
         if self._services.spools:
             stalled = self._appends > 0 and self._services.spool.stalled
             behind = self.pair_queue.unsaved > 0 and (crowded or stalled or self._waits_while_short)
         else:
             behind = crowded and not self.held and self.next_hop.state in ("connecting", "ready")
-        return behind or (self.next_hop.slow and not source.shared and not self.held)
+        return behind or (slow and not source.shared and not self.held)
 
     @property
     def _waits_while_short(self) -> bool:
         """More than half of all memory is used, and the next hop is not there: the rest is for those whose stanzas pass on."""
-        return self._services.relief.memory.short and not self.next_hop.ready
+        memory = self._services.relief.memory
+        return memory.used > memory.half and not self.next_hop.ready
 
     @property
     def _beyond_allowance(self) -> bool:
@@ -276,7 +290,7 @@ class DeliveryQueue:
         if self.restore_turn is not None:
             self.restore_turn.reconsider(self)
         for source in list(self._slowed):  # to ask may relieve the next hop, and that may end in here again
-            if not self._must_slow(source) and source in self._slowed:
+            if not self._must_slow(source, self.next_hop.slow) and source in self._slowed:
                 self._slowed.discard(source)
                 source.resume(self)
 
@@ -346,7 +360,7 @@ class DeliveryQueue:
             self._services.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
         elif spooled:
             self._services.spool.remove(self.pair, spooled[-1].last)
-        self._services.record.counted(self.direction, "passed", chain.from_iterable([item.stanzas for item in gone]))
+        self._passed.update(map(kind_of, chain.from_iterable([item.stanzas for item in gone])))
         settle(gone, evidence)
 
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:
@@ -364,15 +378,14 @@ class DeliveryQueue:
             return
         self.suspects = len(in_doubt) if poison else self.suspects
         asked = {held.position for held in in_doubt if held.stanza.is_request}
-        self.give_up_on(self.pair_queue.remove(lambda held: held.position in asked), Cause.IN_DOUBT)
+        self.give_up_on(self.pair_queue.remove(asked), Cause.IN_DOUBT)
         self._services.record.counted(self.direction, "resent", [held.stanza for held in in_doubt if held.position not in asked])
         self._services.relief.keeps(self)
 
     def _end_poison(self, culprits: list[QueuedStanza], said: str) -> None:
         """Bounce the one stanza on which the next hop closes its stream, and keep it in quarantine."""
         self.suspects = 0
-        position = culprits[0].position
-        gone = self.pair_queue.remove(lambda held: held.position == position)
+        gone = self.pair_queue.remove({culprits[0].position})
         for held in gone:
             self._services.spool.quarantine(self._spooled(held), said, self._services.wall())
         self.give_up_on(gone, Cause.POISON, said)
@@ -462,10 +475,9 @@ class DeliveryQueue:
         self.limits_changed(self.limits)
         in_doubt = {each.position for each in held if each.written and each.stanza.is_request}
         if in_doubt:
-            self.give_up_on(self.pair_queue.remove(lambda held: held.position in in_doubt), Cause.IN_DOUBT)
+            self.give_up_on(self.pair_queue.remove(in_doubt), Cause.IN_DOUBT)
         if damaged:
-            positions = {row.position for row in damaged}
-            self._end_damaged(damaged, self.pair_queue.remove(lambda held: held.position in positions))
+            self._end_damaged(damaged, self.pair_queue.remove({row.position for row in damaged}))
 
     def _end_damaged(self, damaged: Sequence[Spooled], gone: list[QueuedStanza]) -> None:
         """Bounce what was altered on the disk, where its sender is known; keep all of it in quarantine."""
@@ -494,7 +506,7 @@ class DeliveryQueue:
         self.relieve()
 
     def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
-        end(self.pair_queue.remove(lambda held: held.position <= up_to))
+        end(self.pair_queue.remove_up_to(up_to))
         spooled_range = self.pair_queue.spooled_range
         self._ending = (up_to, end) if spooled_range is not None and spooled_range[0] < up_to else None
         if self._ending is not None:
@@ -587,19 +599,19 @@ class DeliveryQueue:
             number = len(self.pair_queue) - self.pair_queue.in_flight_count
             self.end_all(end)
             return succeed(number)
-        gone = self.pair_queue.remove(lambda held: held.position == position)
+        gone = self.pair_queue.remove({position})
         spooled_range = self.pair_queue.spooled_range
         if not gone and spooled_range is not None and spooled_range[0] < position <= spooled_range[1]:
             dropped: Deferred[int] = Deferred()
-            self.spooled_range.look(position, lambda found: dropped.callback(self._end_found(found, end)))
+            self.spooled_range.look(position, partial(self._end_found, dropped, end))
             return dropped
         end(gone)
         return succeed(len(gone))
 
     @staticmethod
-    def _end_found(found: list[QueuedStanza], end: Callable[[list[QueuedStanza]], None]) -> int:
+    def _end_found(dropped: Deferred[int], end: Callable[[list[QueuedStanza]], None], found: list[QueuedStanza]) -> None:
         end(found)
-        return len(found)
+        dropped.callback(len(found))
 
     def _drop_quietly(self, gone: list[QueuedStanza]) -> None:
         self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
@@ -607,7 +619,7 @@ class DeliveryQueue:
     def _set_in_order(self) -> None:
         """What was passed over while an operator held it stands where it stood."""
         if self.parked or self._out_of_order:
-            self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=lambda held: held.position))
+            self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=by_position))
 
     # --- the stop ---
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.backoff import BackOff, Chance
 
 #: Seconds until the next attempt, and a random part of as many more, where a stanza is to be found on which the next server
 #: closes its stream; and how often in a row, for a server may close on every one.
@@ -13,9 +11,9 @@ MAX_ISOLATIONS = 20
 
 
 class RetrySchedule:
-    """The failures in a row of one agent. `random` gives numbers in [0, 1)."""
+    """The failures in a row of one agent."""
 
-    def __init__(self, back_off: BackOff, random: Callable[[], float]) -> None:
+    def __init__(self, back_off: BackOff, random: Chance) -> None:
         self.failures = 0
         self._isolations = 0
         self._back_off = back_off
@@ -37,6 +35,6 @@ class RetrySchedule:
             return 0.0
         if isolating and self._isolations < MAX_ISOLATIONS:
             self._isolations += 1
-            return ISOLATING_SECONDS * (1 + self._random())
+            return ISOLATING_SECONDS * (1 + self._random.random())
         self.failures += 1
         return self._back_off.delay(self.failures, self._random)

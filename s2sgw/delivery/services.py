@@ -11,7 +11,7 @@ from s2sgw.delivery.bounces import Bounces
 from s2sgw.delivery.holds import OperatorHolds
 from s2sgw.delivery.iq_replies import LateReplies
 from s2sgw.delivery.memory_relief import MemoryRelief
-from s2sgw.delivery.spooling import SpoolWindow
+from s2sgw.delivery.spooling import ExpiryQuestion, SpoolWindow
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool
 
@@ -34,8 +34,7 @@ class DeliveryServices:
     """Given to each delivery queue when it is made.
 
     `clock` tells delays, and no step of the wall clock touches it; `wall` tells the seconds since the epoch, for dates. `spool`
-    calls back on the reactor's thread. `spools`: it is durable and worth its bytes. `expiring` tells whether the spool was asked
-    what has expired, and has not answered.
+    calls back on the reactor's thread. `spools`: it is durable and worth its bytes.
     """
 
     clock: IReactorTime
@@ -47,6 +46,6 @@ class DeliveryServices:
     relief: MemoryRelief
     bounces: Bounces
     holds: OperatorHolds
-    expiring: Callable[[], bool]
+    expiry_question: ExpiryQuestion = field(default_factory=ExpiryQuestion)
     late: LateReplies = field(default_factory=LateReplies)
     permission: WritePermission = field(default_factory=WritePermission)

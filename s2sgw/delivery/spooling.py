@@ -40,6 +40,9 @@ class SpooledQueue(Protocol):
     forgotten: bool
 
     @property
+    def overflow(self) -> SpoolOverflow: ...
+
+    @property
     def spooling(self) -> bool:
         """The spool was given something and has not answered yet."""
 
@@ -61,7 +64,7 @@ class SpoolWindow:
 
     def watch(self, queue: SpooledQueue) -> None:
         """Something was accepted: what is still unacknowledged at the end of the window goes to the spool."""
-        if not self._spools or not len(queue.pair_queue):
+        if not self._spools:
             return
         if not self._watched:
             self._clock.callLater(self._seconds, self._window_over)
@@ -77,6 +80,8 @@ class SpoolWindow:
             self._clock.callLater(self._watched[0][0] + self._seconds - now, self._window_over)
         late = []
         for queue in due:
+            if not (queue.pair_queue.unspooled or queue.overflow.active):
+                continue  # everything was acknowledged in time
             if queue.pair_queue.has_unspooled(since):
                 late.append(queue)
             elif not queue.forgotten:
@@ -96,7 +101,7 @@ class SpoolWindow:
         """The spool did not take what `queue` gave it: offer it a window later, or (`again`) with the next `offer_again`."""
         if again:
             self._rejected[queue] = None
-        else:
+        elif len(queue.pair_queue):
             self.watch(queue)
         self.trouble(Ending(Cause.QUEUE_FULL, str(error)))
 
@@ -124,24 +129,33 @@ class RangeUser(Protocol):
         """The spool has answered."""
 
 
+class ExpiryQuestion:
+    """Whether the spool was asked what has expired, and has not answered."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
+
+
 class SpooledRange:
     """The positions of a delivery queue that only the spool holds.
 
-    `expiring` tells whether an answer of the spool is under way that may name positions of any queue.
+    `expiry_question`: an answer to it may name positions of any queue.
     """
 
     __slots__ = (
-        "_clock", "_ended", "_expiring", "_leaving", "_looks", "_pair_queue", "_read_again", "_spool", "_user", "reading",
+        "_clock", "_ended", "_expiry_question", "_leaving", "_looks", "_pair_queue", "_read_again", "_spool", "_user", "reading",
         "unreadable",
     )
 
     def __init__(
-        self, pair_queue: PairQueue, spool: Spool, clock: IReactorTime, expiring: Callable[[], bool], user: RangeUser,
+        self, pair_queue: PairQueue, spool: Spool, clock: IReactorTime, expiry_question: ExpiryQuestion, user: RangeUser,
     ) -> None:
         self._pair_queue = pair_queue
         self._spool = spool
         self._clock = clock
-        self._expiring = expiring
+        self._expiry_question = expiry_question
         self._user = user
         #: the spool was asked, and its answer is awaited, or the next try
         self.reading = False
@@ -237,7 +251,7 @@ class SpooledRange:
 
     def forget(self) -> None:
         """Forget what ended, unless an answer is still to come."""
-        if not (self.reading or self._looks or self._expiring()):
+        if not (self.reading or self._looks or self._expiry_question.open):
             self._ended.clear()
 
 
@@ -287,8 +301,7 @@ class RequestMarks:
             for held in requests:
                 held.written = True
         else:
-            positions = {held.position for held in requests}
-            self._queue.not_marked(self._pair_queue.remove(lambda held: held.position in positions))
+            self._queue.not_marked(self._pair_queue.remove({held.position for held in requests}))
         self._queue.next_hop_ready()
 
 
@@ -359,8 +372,10 @@ class SpoolOverflow:
         if queue.next_hop.ready and not queue.held:
             queue.next_hop_ready()
         elif queue.errors_pass:
-            positions = {item.position for item in batch}
-            self._reject(queue.pair_queue.remove(lambda held: held.position in positions and may_bounce(held.stanza)))
+            rejected = {item.position for item in batch}
+            waiting = queue.pair_queue.not_in_flight()
+            bounced = {held.position for held in waiting if held.position in rejected and may_bounce(held.stanza)}
+            self._reject(queue.pair_queue.remove(bounced))
         self.active = not all(item.gone for each in batch for item in each.parts_now())
         if self.active and not queue.held:
             queue.next_hop.request_delivery()

@@ -47,8 +47,9 @@ class Unacknowledged:
         self._number = 0  # of these stanzas
         self._before = 0  # stanzas of runs that were acknowledged, or are forgotten
 
-    def add(self, run: ReceivedRun) -> None:
-        """These came last."""
+    def add(self, pair: Pair, stanzas: list[Stanza], receipt: UpstreamAck) -> None:
+        """`stanzas` of `pair` came last, together."""
+        run = ReceivedRun(pair, stanzas, receipt)
         self._runs.append(run)
         self._number += len(run.hashes)
         while self._number > MAX_OF_STREAM and len(self._runs) > 1:
@@ -80,25 +81,26 @@ class Duplicates:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._expected: BoundedDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = BoundedDict(MAX_PAIRS)
+        #: the pairs of which stanzas may come again -> until when, and the receipts of these stanzas by their hashes
+        self.expected: BoundedDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = BoundedDict(MAX_PAIRS)
 
     def expect(self, rows: Iterable[tuple[Pair, int, UpstreamAck]]) -> None:
         """A stream broke; these of its stanzas may be sent again."""
         until = self._clock.seconds() + REMEMBERED_SECONDS
         for pair, value, receipt in rows:
-            known = self._expected.get(pair)
+            known = self.expected.get(pair)
             receipts = {} if known is None or known[0] < self._clock.seconds() or len(known[1]) >= MAX_OF_PAIR else known[1]
             receipts.setdefault(value, []).append(receipt)
-            self._expected[pair] = until, receipts
+            self.expected[pair] = until, receipts
 
     def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, UpstreamAck]]]:
         """Return the stanzas that have not come before, and the others, each with the receipt of its first copy."""
-        known = self._expected.get(pair)
+        known = self.expected.get(pair)
         if known is None:
             return stanzas, []
         until, receipts = known
         if self._clock.seconds() > until:
-            del self._expected[pair]
+            del self.expected[pair]
             return stanzas, []
         new: list[Stanza] = []
         repeats: list[tuple[Stanza, UpstreamAck]] = []

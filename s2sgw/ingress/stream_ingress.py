@@ -8,7 +8,7 @@ from typing import ParamSpec, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
-from s2sgw.ingress.duplicates import ReceivedRun, Unacknowledged
+from s2sgw.ingress.duplicates import Unacknowledged
 from s2sgw.ingress.pair_ingress import HeldBytes, IngressConnection, IngressServices, PairAdmission, PairIngress
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
@@ -75,11 +75,15 @@ class StreamIngress:
                 self._services, self._connection, self._leg, pair, self._admission_of, self._senders, self._held,
             )
         receipt = None if self._receipts is None else self._receipts.receipt(pair, stanzas)
-        new, repeats = self._services.duplicates.divide(pair, stanzas)
-        if repeats:
-            self._repeated(repeats, receipt)
-        if new:
-            ingress.accept(new, receipt)
+        duplicates = self._services.duplicates
+        if duplicates.expected:
+            new, repeats = duplicates.divide(pair, stanzas)
+            if repeats:
+                self._repeated(repeats, receipt)
+            if not new:
+                return
+            stanzas = new
+        ingress.accept(stanzas, receipt)
 
     def _repeated(self, repeats: list[tuple[Stanza, UpstreamAck]], receipt: UpstreamAck | None) -> None:
         """Do not pass on what had come before; it is as safe as its first copy is."""
@@ -94,13 +98,7 @@ class StreamIngress:
 
     def managed(self) -> None:
         """From now on the other side is told which of its stanzas are safe (XEP-0198)."""
-        self._receipts = StreamReceipts(self._tell, self._told, self._services.record.receipts)
-
-    def _tell(self, number: int) -> None:
-        self._connection.step(self._engine.handled, number)
-
-    def _told(self) -> int:
-        return self._engine.acknowledged_to_peer
+        self._receipts = StreamReceipts(_OpenStream(self._connection, self._engine), self._services.record.receipts)
 
     def peer_closing(self, ending: Ending) -> None:
         """The other side has closed the stream, and is told which of its stanzas are safe before we close it too."""
@@ -132,15 +130,14 @@ class StreamIngress:
     def suspend(self, counters: Counters) -> None:
         """The stream broke off and may be resumed: what becomes of its stanzas is counted on all the same."""
         if self._receipts is not None:
-            self._receipts.tell = lambda number: counters.handle(number, 0)
-            self._receipts.told = lambda: counters.told
+            self._receipts.sender = _SuspendedStream(counters)
         self._leave()
 
     def continue_from(self, former: StreamIngress) -> None:
         """This stream resumes the one of `former`."""
         self._receipts = former._receipts
         if self._receipts is not None:
-            self._receipts.tell, self._receipts.told = self._tell, self._told
+            self._receipts.sender = _OpenStream(self._connection, self._engine)
 
     def forget(self) -> None:
         """What was not acknowledged may come again, on any stream."""
@@ -155,30 +152,75 @@ class StreamReceipt(UpstreamAck):
     __slots__ = ("_receipts",)
 
     def __init__(self, total: int, receipts: StreamReceipts) -> None:
-        super().__init__(total)
+        super().__init__(total, receipts.tally)
         self._receipts = receipts
-
-    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
-        self._receipts.tally[evidence.label] += number
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._receipts.settled()
 
 
-def _nobody(number: int) -> None:
+class Sender(Protocol):
+    """Who sent the stanzas of a stream, and is told which of them are safe (XEP-0198)."""
+
+    @property
+    def acknowledged(self) -> int:
+        """How many of all were acknowledged."""
+
+    def acknowledge(self, number: int) -> None:
+        """`number` more, from the first on, are safe."""
+
+
+class _OpenStream:
+    """The sender at the other end of a stream."""
+
+    __slots__ = ("_connection", "_engine")
+
+    def __init__(self, connection: StreamSource, engine: AcknowledgingEngine) -> None:
+        self._connection = connection
+        self._engine = engine
+
+    @property
+    def acknowledged(self) -> int:
+        return self._engine.acknowledged_to_peer
+
+    def acknowledge(self, number: int) -> None:
+        self._connection.step(self._engine.handled, number)
+
+
+class _SuspendedStream:
+    """The sender whose stream broke off. It is told when it resumes the stream."""
+
+    __slots__ = ("_counters",)
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    @property
+    def acknowledged(self) -> int:
+        return self._counters.told
+
+    def acknowledge(self, number: int) -> None:
+        self._counters.handle(number, 0)
+
+
+class _NoSender:
     """The stream is gone."""
+
+    __slots__ = ()
+    acknowledged = 0
+
+    def acknowledge(self, number: int) -> None:
+        """There is nobody to be told."""
 
 
 class StreamReceipts:
     """Which stanzas of a stream are safe: the longest prefix over all of its pairs, however their runs settle (R35).
 
-    `tell(number)` is called with how many more, from the first on, are settled. `told()` returns how many of all were
-    acknowledged to the sender. `tally` counts settled receipts by evidence.
+    `sender` is told of the prefix. `tally` counts settled receipts by evidence.
     """
 
-    def __init__(self, tell: Callable[[int], object], told: Callable[[], int], tally: Counter[str]) -> None:
-        self.tell = tell
-        self.told = told
+    def __init__(self, sender: Sender, tally: Counter[str]) -> None:
+        self.sender = sender
         self.tally = tally
         self._open: deque[UpstreamAck] = deque()
         self._unacknowledged = Unacknowledged()
@@ -187,7 +229,7 @@ class StreamReceipts:
         """Return the receipt for the next stanzas of the stream."""
         receipt = StreamReceipt(len(stanzas), self)
         self._open.append(receipt)
-        self._unacknowledged.add(ReceivedRun(pair, stanzas, receipt))
+        self._unacknowledged.add(pair, stanzas, receipt)
         return receipt
 
     def settled(self) -> None:
@@ -196,11 +238,11 @@ class StreamReceipts:
         while self._open and not self._open[0].left:
             number += self._open.popleft().total
         if number:
-            self.tell(number)
-            self._unacknowledged.acknowledged(self.told())
+            self.sender.acknowledge(number)
+            self._unacknowledged.acknowledged(self.sender.acknowledged)
 
     def end(self) -> list[tuple[Pair, int, UpstreamAck]]:
         """The stream is gone. Return what its sender does not know to be safe."""
-        acknowledged = self.told()
-        self.tell, self.told = _nobody, int  # which lead to the stream
+        acknowledged = self.sender.acknowledged
+        self.sender = _NoSender()  # the sender leads to the stream
         return list(self._unacknowledged.rows(acknowledged))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from s2sgw.net.turns import Turns
+from s2sgw.net.turns import Reader, Turns
 
 #: Bytes that wait to be read, of one stream; with more the transport is read no further.
 INPUT_BYTES = 65536
@@ -35,108 +35,101 @@ def _nothing(*_: object) -> None:
     """Stand in for a callback of what is gone."""
 
 
+class InputReader(Reader, Protocol):
+    """What reads the input of one transport."""
+
+    def held_too_long(self) -> None:
+        """Something has kept the stream from reading for too long."""
+
+
 class InputBuffer:
     """Joins input and holds it back.
 
-    `turn()` is called in the reactor turn after input came, unless reading is held; it takes what it wants and asks by
+    `reader` has a turn in the reactor turn after input came. It clears `turn_is_due`, takes what it wants, and asks by
     `want_turn` for another if something is left. The transport is paused while there are holders, and then sees neither
-    FIN nor RST: `too_long()` is called after `timeout` seconds of one hold.
+    FIN nor RST: the reader is told after `timeout` seconds of one hold.
     """
 
-    def __init__(
-        self, clock: IReactorTime, turns: Turns, turn: Callable[[], None], timeout: float, too_long: Callable[[], None],
-    ) -> None:
+    def __init__(self, clock: IReactorTime, turns: Turns, reader: InputReader, timeout: float) -> None:
         self.transport: Any = None
-        #: the negotiation is over: its turns come before those of streams where it is not
-        self.established = False
-        #: the last turn was a long one (`net.turns`)
-        self.busy = False
         #: the reader has something left to do, even if nothing more comes
         self.unfinished = False
         self._clock = clock
         self._turns = turns
-        self._turn = turn
+        self._reader: InputReader | None = reader
         self._timeout = timeout
-        self._too_long = too_long
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._turn_is_due = False
+        #: bytes that wait to be read
+        self.size = 0
+        #: the reader has a turn in the next reactor turn
+        self.turn_is_due = False
+        #: something besides the buffer itself, which may be full, keeps the stream from reading
+        self.held = False
+        #: nothing has ended the reading
+        self.open = True
         self._holders: set[object] = set()
         self._held_since = 0.0
         self._watch: IDelayedCall | None = None
-        self._open = True
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
-
-    @property
-    def held(self) -> bool:
-        """Whether somebody besides the buffer itself, which may be full, keeps the stream from reading."""
-        return len(self._holders) > (_FULL in self._holders)
 
     def add(self, data: bytes) -> None:
         """Something came."""
-        if self._open:
+        if self.open:
             self._pieces.append(data)
-            self._size += len(data)
-            if not self._turn_is_due:
+            self.size += len(data)
+            if not self.turn_is_due:
                 self.want_turn()
-            if self._size > INPUT_BYTES:
+            if self.size > INPUT_BYTES:
                 self.pause(_FULL)
 
     def want_turn(self) -> None:
-        """See that `turn` is called in the next reactor turn."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            self._turns.add(self)
+        """See that the reader has a turn in the next reactor turn."""
+        if not self.turn_is_due and self._reader is not None:
+            self.turn_is_due = True
+            self._turns.add(self._reader)
 
     def take(self, at_most: int | None = None) -> bytes:
         """Take what came, joined: up to `at_most` bytes of it."""
         data = b"".join(self._pieces)
         if at_most is None or len(data) <= at_most:
-            self._pieces, self._size = [], 0
+            self._pieces, self.size = [], 0
         else:
-            self._pieces, self._size = [data[at_most:]], len(data) - at_most
+            self._pieces, self.size = [data[at_most:]], len(data) - at_most
             data = data[:at_most]
-        if _FULL in self._holders and self._size <= INPUT_BYTES:
+        if _FULL in self._holders and self.size <= INPUT_BYTES:
             self.resume(_FULL)
         return data
 
     def pause(self, holder: object) -> None:
         """Read no more while `holder`, or another, is in the way. What has been read already waits too."""
-        if self._open and not self._holders:
+        if self.open and not self._holders:
             self._held_since = self._clock.seconds()
             self.transport.pauseProducing()
             if self._watch is None:
                 self._watch = self._clock.callLater(self._timeout, self._look)
         self._holders.add(holder)
+        self.held = self.held or holder is not _FULL
 
     def resume(self, holder: object) -> None:
         """`holder` is out of the way."""
         if holder not in self._holders:
             return
         self._holders.remove(holder)
-        if self._open and not self._holders:
+        self.held = len(self._holders) > (_FULL in self._holders)
+        if self.open and not self._holders:
             self.transport.resumeProducing()
-        if self._open and not self.held and (self._pieces or self.unfinished):
+        if self.open and not self.held and (self._pieces or self.unfinished):
             self.want_turn()
 
     def close(self, *, read_on: bool) -> None:
         """Take nothing more. With `read_on` the transport reads again, so that it sees the other side close."""
-        self._open = False
-        self._pieces, self._size = [], 0
-        self._turn = self._too_long = _nothing
+        self.open = False
+        self._pieces, self.size = [], 0
+        self._reader = None  # which leads back here
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         if self._holders and read_on:
             self.transport.resumeProducing()
-
-    def take_turn(self) -> None:
-        """Have the reader read, unless the buffer is closed."""
-        self._turn_is_due = False
-        if self._open:
-            self._turn()
 
     def _look(self) -> None:
         """The timer is due, which serves many holds: look how long the present one lasts."""
@@ -146,8 +139,8 @@ class InputBuffer:
         left = self._held_since + self._timeout - self._clock.seconds()
         if left > 0:
             self._watch = self._clock.callLater(left, self._look)
-        else:
-            self._too_long()
+        elif self._reader is not None:
+            self._reader.held_too_long()
 
 
 class UnsentBytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,7 +141,7 @@ class CertificateDirectory:
                 in_its_dates = credential.not_before <= now <= credential.not_after
                 rank = (in_its_dates, not credential.has_xmpp_addr, "*" not in name, credential.not_after)
                 ranked.append((rank, credential))
-        return max(ranked, key=lambda each: each[0])[1] if ranked else None
+        return max(ranked, key=itemgetter(0))[1] if ranked else None
 
 
 def load(path: Path, at: datetime) -> Loaded:

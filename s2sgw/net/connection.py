@@ -51,7 +51,11 @@ class Engine(typing.Protocol):
     parting: Ending | None
 
     @property
-    def backlogged(self) -> bool: ...
+    def backlogged(self) -> bool:
+        """Some of what came is still to be read: `proceed` reads on."""
+    @property
+    def unsent(self) -> int:
+        """Bytes that `data_to_send` returns."""
     @property
     def lasting(self) -> bool:
         """The stream is there to be reached by, so that no silence makes it useless."""
@@ -134,8 +138,10 @@ class StreamConnection(Protocol):
         #: when there was input last, when stanzas were written last, and since when the other side takes nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
-        #: the negotiation is over
+        #: the negotiation is over: its turns come before those of streams where it is not
         self.established = False
+        #: the last turn was a long one (`net.turns`)
+        self.busy = False
         #: no more stanzas are written: the stream is closed as soon as what is in flight was acknowledged
         self.retiring = False
         #: it carries everybody's stanzas: one slow lane must not hold up the others
@@ -149,7 +155,7 @@ class StreamConnection(Protocol):
         self._turning = False
         self._portion = LEAST_PORTION_BYTES
         self._turns = turns or Turns(clock)
-        self._intake = InputBuffer(clock, self._turns, self._turn, options.hold_timeout, self._held_too_long)
+        self._intake = InputBuffer(clock, self._turns, self, options.hold_timeout)
         self._outlet = OutputGate(self._outlet_changed)
         #: stanzas were written
         self._sends = False
@@ -181,12 +187,13 @@ class StreamConnection(Protocol):
         except Exception:
             self._broken()
 
-    def write(self, data: bytes) -> None:
-        """Send stanzas past the engine. Callers join what one turn has for the stream."""
+    def write(self, data: bytes) -> bool:
+        """Send stanzas past the engine, and return whether it takes no more for now. Callers join what one turn has for it."""
         if self.ending is None and not self._gone:
             self.last_sent = self._clock.seconds()
             self._sends = True
             self._out.write(data)
+        return not self.writable
 
     def keep_alive(self, data: bytes = b" ") -> None:
         """Send white space between stanzas (RFC 6120 §4.6.1), or what else asks for a sign of life; it counts for no use."""
@@ -232,7 +239,7 @@ class StreamConnection(Protocol):
     def negotiated(self) -> None:
         """The negotiation's deadline is met."""
         if self.ending is None:
-            self.established = self._intake.established = True
+            self.established = True
             self._stop_deadline()
 
     def pause(self, holder: object) -> None:
@@ -321,7 +328,11 @@ class StreamConnection(Protocol):
 
     # --- input -----------------------------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def take_turn(self) -> None:
+        """Read a part of what came (`net.turns`)."""
+        self._intake.turn_is_due = False
+        if not self._intake.open:
+            return
         self._tell_of_tls()
         self._turning, self._answered = True, 0
         try:
@@ -351,7 +362,7 @@ class StreamConnection(Protocol):
 
     @property
     def _readable(self) -> bool:
-        return self.ending is None and (bool(self._intake) or self.engine.backlogged)
+        return self.ending is None and (self._intake.size > 0 or self.engine.backlogged)
 
     def _feed(self, at_most: int | None = None) -> int:
         """Have the engine read what it has not yet, else what came; return how many bytes of that."""
@@ -392,8 +403,10 @@ class StreamConnection(Protocol):
             self.owner.event(self, event)
 
     def _flush(self) -> None:
+        if not self.engine.unsent:
+            return
         data = self.engine.data_to_send()
-        if data and self.ending is None and not self._gone:
+        if self.ending is None and not self._gone:
             self._answered += len(data)
             if not self._outlet.open:
                 self._owe(len(data))
@@ -481,7 +494,7 @@ class StreamConnection(Protocol):
         """
         if self._gone:
             return
-        if self._intake:
+        if self._intake.size:
             ending = Ending(Cause.TLS_INJECTION, "plain text came after the STARTTLS exchange", "them")
             self._events.extend(self.engine.tls_unavailable(ending))
             return
@@ -574,7 +587,8 @@ class StreamConnection(Protocol):
         text = f"The stream was not negotiated within {self._options.negotiation_timeout:g} seconds."
         self.fail(Refusal(StreamCondition.CONNECTION_TIMEOUT, text, Ending(Cause.NEGOTIATION_TIMEOUT, text)))
 
-    def _held_too_long(self) -> None:
+    def held_too_long(self) -> None:
+        """End the stream: it could not be read for too long."""
         text = f"No room for further stanzas for {self._options.hold_timeout:g} seconds."
         self.fail(Refusal(StreamCondition.RESOURCE_CONSTRAINT, text, Ending(Cause.QUEUE_FULL, text)))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, groupby, zip_longest
+from operator import attrgetter
 from random import Random
 from typing import Literal
 
@@ -20,6 +21,7 @@ import dns.rdatatype
 from dns.rdtypes.ANY.TLSA import TLSA as DNSTLSA
 from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import is_public
 from s2sgw.net.dns_answer import Answer, Status
@@ -147,11 +149,10 @@ class Discovery:
         if known is not None:
             return succeed(known)
         key = (asker.owner if asker.is_stranger else (), domain.ascii, route)
-        return self._joined.join(key, lambda: self._begin(domain, route, asker)).addCallback(_remembered, asker, route)
+        return self._joined.join(key, self._begin, domain, route, asker).addCallback(_remembered, asker, route)
 
     def _begin(self, domain: Domain, route: str | None, requester: Requester) -> Deferred[Resolution]:
-        finding = Deferred.fromCoroutine(self._resolve(domain, route, requester))
-        return finding.addErrback(lambda failure: Resolution(domain, (), Ending(Cause.INTERNAL, failure.getErrorMessage())))
+        return Deferred.fromCoroutine(self._resolve(domain, route, requester)).addErrback(_not_resolved, domain)
 
     def locate(self, targets: Sequence[Target], requester: Requester | None = None) -> Deferred[tuple[Target, ...]]:
         """Return those of `targets` that have addresses to which we may connect, looking up what is not known yet.
@@ -234,7 +235,7 @@ class Discovery:
         asked = candidates[:STRANGER_TARGETS] if requester.is_stranger else candidates
         calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
         found = await try_in_turn(
-            self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=lambda host: bool(self._permitted(host.target)),
+            self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=self._is_permitted,
         )
         rest = [_unlocated(candidate) for candidate in candidates[len(found) :]]
         begun = list(zip(candidates, found, strict=False))
@@ -251,7 +252,7 @@ class Discovery:
             return tuple(target for target in targets if target.addresses)
         lookups = [self._look_up(candidate, deadline, requester) for candidate in missing]
         found = await gather_until(
-            self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=lambda host: host.target is not None,
+            self._reactor, lookups, deadline=deadline, grace=TARGET_GRACE, enough=_is_located,
         )
         looked_up = iter(self._permitted(host.target) if host is not None else None for host in found)
         both = [target if target.located else next(looked_up) for target in targets]
@@ -269,7 +270,7 @@ class Discovery:
     ) -> list[Answer]:
         """Return an answer to each question; one that does not come in time is a failure."""
         lookups = [self._resolver.query(name, kind, requester) for name, kind in questions]
-        answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=lambda answer: answer.found)
+        answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=attrgetter("found"))
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
 
     # --- where a stranger's DNS may lead us ---
@@ -278,8 +279,14 @@ class Discovery:
         """Return the target without the addresses to which a stranger's DNS may not lead us; None where none is left."""
         if target is None:
             return None
-        permitted = _only(target, lambda address, port: self._is_reachable(address) and not self._leads_to_us(address, port))
+        permitted = _only(target, self._may_be_reached)
         return permitted if permitted.addresses else None
+
+    def _is_permitted(self, host: _Host) -> bool:
+        return self._permitted(host.target) is not None
+
+    def _may_be_reached(self, address: str, port: int) -> bool:
+        return self._is_reachable(address) and not self._leads_to_us(address, port)
 
     def _is_reachable(self, address: str) -> bool:
         return self._allow_private or is_public(address)
@@ -327,7 +334,7 @@ def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]
     for _, group in groupby(sorted(candidates, key=_priority), key=_priority):
         left = list(group)
         random.shuffle(left)  # or those of weight 0 would keep the order of the answer
-        left.sort(key=lambda one: one.weight > 0)
+        left.sort(key=_has_weight)
         while left:
             drawn = left.pop(_drawn([one.weight for one in left], random))
             ordered.setdefault((drawn.name, drawn.port, drawn.direct_tls), drawn)
@@ -420,3 +427,15 @@ def _asked(answer: Answer) -> str:
 
 def _said(answer: Answer) -> str:
     return f"{_asked(answer)}: {answer.reason or answer.status}"
+
+
+def _not_resolved(failure: Failure, domain: Domain) -> Resolution:
+    return Resolution(domain, (), Ending(Cause.INTERNAL, failure.getErrorMessage()))
+
+
+def _is_located(host: _Host) -> bool:
+    return host.target is not None
+
+
+def _has_weight(candidate: Candidate) -> bool:
+    return candidate.weight > 0

@@ -38,7 +38,7 @@ class _Gathering(Generic[T]):
     def __init__(
         self, clock: Any, awaited: Sequence[Deferred[T]], deadline: float, grace: float, enough: Callable[[T], bool]
     ) -> None:
-        self.done: Deferred[list[T | None]] = Deferred(lambda _: self._cancel())
+        self.done: Deferred[list[T | None]] = Deferred(self._cancelled)
         self._clock = clock
         self._awaited = awaited
         self._grace = grace
@@ -74,6 +74,9 @@ class _Gathering(Generic[T]):
         self._cancel()
         self.done.callback(self._results)
 
+    def _cancelled(self, _: object) -> None:
+        self._cancel()
+
     def _cancel(self) -> None:
         if self._timer.active():
             self._timer.cancel()
@@ -94,7 +97,7 @@ class _InTurn(Generic[T]):
         self._running: dict[int, Deferred[T]] = {}
         self._over = False
         self._next: Any = None
-        self._done: Deferred[list[T | None]] = Deferred(lambda _: self._stop())
+        self._done: Deferred[list[T | None]] = Deferred(self._cancelled)
         self._timer = clock.callLater(max(deadline - clock.seconds(), 0), self._finish)
 
     def start(self) -> Deferred[list[T | None]]:
@@ -137,6 +140,9 @@ class _InTurn(Generic[T]):
     def _finish(self) -> None:
         self._stop()
         self._done.callback(self._results)
+
+    def _cancelled(self, _: object) -> None:
+        self._stop()
 
     def _stop(self) -> None:
         self._over = True

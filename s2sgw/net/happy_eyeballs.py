@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -53,7 +55,7 @@ class Endpoint:
 
 def priority_groups(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
     """Return `targets`, which come in the order to be tried, in one tuple for each priority."""
-    return [tuple(group) for _priority, group in groupby(targets, key=lambda target: target.priority)]
+    return [tuple(group) for _priority, group in groupby(targets, key=attrgetter("priority"))]
 
 
 def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
@@ -113,7 +115,7 @@ class _Race(Generic[P]):
         self._winner: int | None = None
         self._deadline: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
-        self._result: Deferred[Winner[P]] = Deferred(lambda _: self._stop())
+        self._result: Deferred[Winner[P]] = Deferred(self._cancelled)
 
     def start(self, timeout: float) -> Deferred[Winner[P]]:
         self._deadline = self._clock.callLater(timeout, self._too_late)
@@ -133,9 +135,9 @@ class _Race(Generic[P]):
         self._begun += 1
         self._next = self._clock.callLater(self._delay, self._go_on)
         place = self._places[number]
-        attempt = maybeDeferred(self._dialler(place), place.address, place.port, lambda: self._claim(number))
+        attempt = maybeDeferred(self._dialler(place), place.address, place.port, partial(self._claim, number))
         self._running[number] = attempt
-        attempt.addCallbacks(lambda _: self._won(number), self._failed, errbackArgs=(number,))
+        attempt.addCallbacks(self._won, self._failed, callbackArgs=(number,), errbackArgs=(number,))
 
     def _claim(self, number: int) -> IProtocol | None:
         """The way is open: whoever asks first has won."""
@@ -144,7 +146,7 @@ class _Race(Generic[P]):
         self._winner = number
         return self._build(self._places[number])
 
-    def _won(self, number: int) -> None:
+    def _won(self, _: object, number: int) -> None:
         del self._running[number]
         self._stop()
         others = (place for other, place in enumerate(self._places) if other != number and other not in self._failures)
@@ -164,6 +166,9 @@ class _Race(Generic[P]):
     def _lose(self, failures: dict[int, Ending]) -> None:
         self._stop()
         self._result.errback(RaceLost([(self._places[number], failures[number]) for number in sorted(failures)]))
+
+    def _cancelled(self, _: object) -> None:
+        self._stop()
 
     def _stop(self) -> None:
         """End what is under way."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(eq=False, slots=True)
@@ -38,19 +40,19 @@ class JoinedCalls(Generic[K, T]):
         """Return whether a call for `key` is under way."""
         return key in self._calls
 
-    def join(self, key: K, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Return the result of the call for `key`, which `begin` starts unless it is under way."""
+    def join(self, key: K, begin: Callable[P, Deferred[T]], *args: P.args, **named: P.kwargs) -> Deferred[T]:
+        """Return the result of the call for `key`, which `begin(…)` starts unless it is under way."""
         call = self._calls.get(key)
         if call is not None:
             return self._wait(key, call)
         call = self._calls[key] = _Call()
         waiter = self._wait(key, call)
-        running = call.running = begin()
+        running = call.running = begin(*args, **named)
         running.addCallbacks(self._succeeded, self._failed, callbackArgs=(key, call), errbackArgs=(key, call))
         return waiter
 
     def _wait(self, key: K, call: _Call[T]) -> Deferred[T]:
-        waiter: Deferred[T] = Deferred(lambda cancelled: self._leave(key, call, cancelled))
+        waiter: Deferred[T] = Deferred(partial(self._leave, key, call))
         call.waiters[waiter] = None
         return waiter
 

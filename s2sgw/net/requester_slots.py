@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -22,6 +22,7 @@ LINE_FACTOR = 4
 BURST_SECONDS = 20
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class RequesterSlots(Generic[T]):
@@ -51,11 +52,17 @@ class RequesterSlots(Generic[T]):
             total.update(slots.given_up)
         return total
 
-    def run(self, requester: Requester, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Call `begin` as soon as `requester` gets a slot and return its result; fails with `SlotLost`.
+    def run(
+        self, requester: Requester, ask: Callable[P, Coroutine[Deferred[Any], Any, T]], *args: P.args, **named: P.kwargs,
+    ) -> Deferred[T]:
+        """Await `ask(…)` as soon as `requester` gets a slot and return its result; fails with `SlotLost`.
 
-        Cancelling the result takes the call out of the line, or cancels what `begin` returned.
+        Cancelling the result takes the call out of the line, or cancels what it waits for.
         """
+
+        def begin() -> Deferred[T]:
+            return Deferred.fromCoroutine(ask(*args, **named))
+
         if not requester.is_stranger:
             return self._ours.run(requester.owner, begin)
         if not self._rates.take(requester.owner):

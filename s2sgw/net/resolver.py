@@ -145,13 +145,13 @@ class Resolver:
     def _look_up(self, question: Question, requester: Requester) -> Deferred[Answer]:
         """Strangers join a look-up of ours, but never the other way round: theirs may wait, or be given up."""
         if not requester.is_stranger or (_OURS, question) in self._joined:
-            return self._joined.join((_OURS, question), lambda: self._begin(question, requester))
+            return self._joined.join((_OURS, question), self._begin, question, requester)
         place = (requester.owner, question)
         if place not in self._joined:
             refusal = self._charge(question, requester)
             if refusal is not None:
                 return succeed(refusal)
-        return self._joined.join(place, lambda: self._begin(question, requester))
+        return self._joined.join(place, self._begin, question, requester)
 
     def _charge(self, question: Question, stranger: Requester) -> Answer | None:
         """Charge `stranger` for one question, or return why it is not asked."""
@@ -166,7 +166,7 @@ class Resolver:
 
     def _begin(self, question: Question, requester: Requester) -> Deferred[Answer]:
         look_up = _LookUp(question, requester.owner[0])
-        looking = self._slots.run(requester, lambda: Deferred.fromCoroutine(self._ask(look_up)))
+        looking = self._slots.run(requester, self._ask, look_up)
         looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
         return looking.addErrback(self._failed, look_up).addCallback(self._keep, question)
 

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from s2sgw.peerdb.database import Content, PeerDatabase, Statement
@@ -111,7 +112,7 @@ class PendingCertificates:
     def list(self, domain: Domain | None = None) -> list[PendingCertificate]:
         names = self._pending if domain is None else [domain.ascii]
         rows = [row for name in names for row in self._pending.get(name, {}).values()]
-        return sorted(rows, key=lambda row: row.last)
+        return sorted(rows, key=attrgetter("last"))
 
     def find(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
         return self._pending.get(domain.ascii, {}).get(key)

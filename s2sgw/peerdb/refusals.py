@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from s2sgw.peerdb.database import PeerDatabase, Statement
@@ -81,7 +82,7 @@ class StoredRefusals:
     def _read_past(self) -> list[RefusalRecord]:
         """Read as much as a start may: of known peers first, then of others."""
         rows = self._database.rows("SELECT content FROM refusal ORDER BY known DESC, last DESC LIMIT ?", (READ,))
-        return sorted((_read(json.loads(text)) for (text,) in rows), key=lambda refused: refused.at)
+        return sorted((_read(json.loads(text)) for (text,) in rows), key=attrgetter("at"))
 
     def _put(self, refused: RefusalRecord) -> Statement:
         content = json.dumps(_written(refused))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +22,7 @@ class BackOff:
     longest: float = 120.0
     jitter: float = 0.25
 
-    def delay(self, failures: int, random: Callable[[], float]) -> float:
-        """Seconds to wait after `failures` (≥ 1) in a row; `random` gives numbers in [0, 1)."""
+    def delay(self, failures: int, random: Chance) -> float:
+        """Return the seconds to wait after `failures` (≥ 1) in a row."""
         exponent = min(failures - 1, 32)
-        return min(self.first * self.factor**exponent, self.longest) * (1 - self.jitter * random())
+        return min(self.first * self.factor**exponent, self.longest) * (1 - self.jitter * random.random())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 
 from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.xmpp.stanza import Stanza
 
+#: The position of an item in its queue, as a key to sort by.
+by_position = attrgetter("position")
 #: Bytes of memory that a held stanza costs beside its own.
 OVERHEAD = 600
 
@@ -31,10 +35,12 @@ class UpstreamAck:
     When all are settled, `evidence` is that of the last, and `all_settled` is called once.
     """
 
-    __slots__ = ("_followers", "evidence", "left", "total")
+    __slots__ = ("_followers", "_tally", "evidence", "left", "total")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, tally: Counter[str] | None = None) -> None:
+        """`tally` counts the stanzas by the label of the evidence."""
         self.total = self.left = total
+        self._tally = tally
         self.evidence: ReceiptEvidence | None = None
         self._followers: list[tuple[UpstreamAck, int]] | None = None
 
@@ -51,6 +57,8 @@ class UpstreamAck:
         """Settle `number` of the stanzas; return which repeats are settled with them."""
         assert number <= self.left, f"{number} settled, where {self.left} were left"
         self.left -= number
+        if self._tally is not None:
+            self._tally[evidence.label] += number
         self.some_settled(evidence, number)
         if self.left:
             return []

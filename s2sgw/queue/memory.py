@@ -15,17 +15,18 @@ SHARE = 0.25
 class SharedMemory:
     """`limit` bytes, of which one peer may hold the part `share`. `used` may pass the limit by what was read already."""
 
-    __slots__ = ("limit", "share", "used")
+    __slots__ = ("half", "limit", "share", "used")
 
     def __init__(self, limit: int, share: float = SHARE) -> None:
         self.limit = limit
+        self.half = limit // 2
         self.share = int(limit * share)
         self.used = 0
 
     @property
     def short(self) -> bool:
         """More than half is used."""
-        return self.used * 2 > self.limit
+        return self.used > self.half
 
     @property
     def full(self) -> bool:
@@ -34,28 +35,18 @@ class SharedMemory:
 
 
 class PeerMemory:
-    """What the queues from and to one peer hold."""
+    """The bytes that the queues from and to one peer hold, as part of the `shared` memory. Each queue counts its own in both."""
 
-    __slots__ = ("__weakref__", "_all", "used")
+    __slots__ = ("__weakref__", "shared", "used")
 
-    def __init__(self, memory: SharedMemory) -> None:
-        self._all = memory
+    def __init__(self, shared: SharedMemory) -> None:
+        self.shared = shared
         self.used = 0
-
-    def take(self, amount: int) -> None:
-        """Count `amount` more bytes."""
-        self.used += amount
-        self._all.used += amount
-
-    def give_back(self, amount: int) -> None:
-        """Count `amount` fewer bytes."""
-        self.used -= amount
-        self._all.used -= amount
 
     @property
     def allowance(self) -> int:
         """How many bytes the peer may hold as things are; below 0 where more than all is used."""
-        memory = self._all
+        memory = self.shared
         free = memory.limit - memory.used
         if memory.share >= memory.limit:
             return free + self.used

@@ -11,10 +11,10 @@ wait in memory, and the rest: a range of positions that only the spool holds, th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import chain, takewhile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
-from s2sgw.queue.entries import AnyItem, Batch, HoldTimes, QueuedStanza, QueueItem, UpstreamAck
+from s2sgw.queue.entries import AnyItem, Batch, HoldTimes, QueuedStanza, QueueItem, UpstreamAck, by_position
 from s2sgw.queue.memory import PeerMemory
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -78,8 +78,8 @@ class PairQueue:
 
     @property
     def pending(self) -> bool:
-        """Something has yet to be written."""
-        return bool(self.waiting or self.only_spooled or self.spooled_range or self.arrived_since)
+        """Something has yet to be written. (What arrives since there is a spooled range, or is only spooled, is part of one.)"""
+        return bool(self.waiting) or self.spooled_range is not None
 
     @property
     def oldest(self) -> float | None:
@@ -128,10 +128,16 @@ class PairQueue:
 
     def _take(self, item: QueueItem) -> None:
         cost = item.cost
-        self.bytes += cost
+        self._count(cost)
         self.unsaved += cost
-        self.memory.take(cost)
         self.unspooled.append(item)
+
+    def _count(self, number: int) -> None:
+        """Count so many more bytes of memory: of this queue, of its peer, and of all."""
+        memory = self.memory
+        self.bytes += number
+        memory.used += number
+        memory.shared.used += number
 
     # --- custody passed on ---
 
@@ -201,7 +207,7 @@ class PairQueue:
                 apart += parts
         if apart:
             left = [item for item in self.unspooled if not item.gone]
-            self.unspooled = deque(sorted([*apart, *left], key=lambda item: item.position))
+            self.unspooled = deque(sorted([*apart, *left], key=by_position))
         self.in_flight.clear()
         self._in_flight_count = self._in_flight_bytes = 0
         self.waiting.extendleft(reversed(in_doubt))
@@ -262,7 +268,7 @@ class PairQueue:
         """
         if self.spooled_range is not None or self.bytes <= at_most:
             return at_most == 0 or not self.arrived_since
-        tail = sum(1 for _ in takewhile(lambda held: not held.durable, reversed(self.waiting)))
+        tail = next((number for number, held in enumerate(reversed(self.waiting)) if held.durable), len(self.waiting))
         if tail < len(self.waiting):
             self.arrived_since.extendleft(self.waiting.pop() for _ in range(tail))
         return True
@@ -278,8 +284,7 @@ class PairQueue:
         assert self.spooled_range is not None
         last = self.spooled_range[1]
         for held in spooled:
-            self.bytes += held.cost
-            self.memory.take(held.cost)
+            self._count(held.cost)
             self.waiting.append(held)
             self.only_spooled -= 1
             self._note_deadline(held)
@@ -300,22 +305,32 @@ class PairQueue:
         """Give up what has waited for its hold time, wherever in memory it stands. What is in flight is left alone."""
         if self._earliest is None or now < self._earliest:
             return []
-        gone = self.remove(lambda held: held.deadline <= now)
-        self._earliest = min((held.deadline for held in chain(self.waiting, self.arrived_since)), default=None)
+        gone = self._remove([held for held in self.not_in_flight() if held.deadline <= now])
+        self._earliest = min((held.deadline for held in self.not_in_flight()), default=None)
         return gone
 
-    def remove(self, chosen: Callable[[QueuedStanza], bool]) -> list[QueuedStanza]:
-        """Give up those of the waiting that are `chosen`; the rest keeps its order. Return them."""
-        gone = [held for held in chain(self.waiting, self.arrived_since) if chosen(held)]
+    def remove(self, positions: Collection[int]) -> list[QueuedStanza]:
+        """Give up those at `positions` that wait in memory; the rest keeps its order. Return them."""
+        return self._remove([held for held in self.not_in_flight() if held.position in positions])
+
+    def remove_up_to(self, position: int) -> list[QueuedStanza]:
+        """Give up what waits in memory up to `position`; return it."""
+        return self._remove([held for held in self.not_in_flight() if held.position <= position])
+
+    def clear(self) -> list[QueuedStanza]:
+        """Give up everything that is in memory and not in flight; return it."""
+        return self._remove(list(self.not_in_flight()))
+
+    def not_in_flight(self) -> Iterator[QueuedStanza]:
+        """The stanzas in memory that are not in flight, in order."""
+        return chain(self.waiting, self.arrived_since)
+
+    def _remove(self, gone: list[QueuedStanza]) -> list[QueuedStanza]:
         if gone:
             positions = {held.position for held in gone}
             self.waiting = deque(held for held in self.waiting if held.position not in positions)
             self.arrived_since = deque(held for held in self.arrived_since if held.position not in positions)
         return [self._release(held) for held in gone]
-
-    def clear(self) -> list[QueuedStanza]:
-        """Give up everything that is in memory and not in flight; return it."""
-        return self.remove(lambda held: True)
 
     # --- within ---
 
@@ -325,8 +340,8 @@ class PairQueue:
 
     def _release(self, item: AnyItem) -> AnyItem:
         item.gone = True
-        self.bytes -= item.cost
+        cost = item.cost
+        self._count(-cost)
         if not item.durable:
-            self.unsaved -= item.cost
-        self.memory.give_back(item.cost)
+            self.unsaved -= cost
         return item

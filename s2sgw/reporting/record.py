@@ -43,7 +43,9 @@ REASONS = 6
 #: What is no larger need not be clipped.
 MOST_BYTES = 2000
 
-_kind, _direction_and_cause = attrgetter("kind"), attrgetter("direction", "ending.cause")
+#: The kind of a stanza, as counters of stanzas take it.
+kind_of = attrgetter("kind")
+_direction_and_cause = attrgetter("direction", "ending.cause")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,7 @@ class EventRecord:
         self.resumptions: Counter[tuple[str, str]] = Counter()
         #: settled receipts, by evidence (`queue.evidence`)
         self.receipts: Counter[str] = Counter()
-        #: (direction, kind, outcome) -> number
-        self.stanzas: Counter[tuple[str, str, str]] = Counter()
+        self._stanzas: dict[tuple[str, str], Counter[str]] = {}
 
     def refused(
         self, direction: Direction, leg: Leg, pair: tuple[str, str], address: str, ending: Ending,
@@ -288,8 +289,19 @@ class EventRecord:
 
     def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:
         """So many stanzas met `outcome`: "passed", "bounced", "dropped" or "refused"."""
-        for kind, number in Counter(map(_kind, stanzas)).items():
-            self.stanzas[direction, kind, outcome] += number
+        self.stanza_counter(direction, outcome).update(map(kind_of, stanzas))
+
+    def stanza_counter(self, direction: Direction, outcome: str) -> Counter[str]:
+        """Return the counter of the stanzas that met `outcome`, by their kind (`kind_of`)."""
+        return self._stanzas.setdefault((direction, outcome), Counter())
+
+    @property
+    def stanzas(self) -> Counter[tuple[str, str, str]]:
+        """(direction, kind, outcome) -> number of stanzas."""
+        return Counter({
+            (direction, kind, outcome): number
+            for (direction, outcome), kinds in self._stanzas.items() for kind, number in kinds.items()
+        })
 
     def summaries(self) -> list[tuple[str, int, RefusalRecord]]:
         """Return for each name how many refusals are remembered of it, and the last one."""

@@ -9,6 +9,7 @@ others are read up to their own closing tags, so that not even a server that ack
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -51,25 +52,33 @@ class BringingStream(NamedTuple):
     engine: ManagedEngine
 
 
+class StanzaSources(Protocol):
+    """Where stanzas come from."""
+
+    @property
+    def admitting(self) -> bool:
+        """Something was read whose queue is still being looked up."""
+
+    def bringing_streams(self) -> Iterable[BringingStream]:
+        """Return the open streams of others."""
+
+    def own_bringing_streams(self) -> Iterable[BringingStream]:
+        """Return the open streams of ours that carry stanzas back."""
+
+
 class Shutdown:
     """One stop. `run` does its steps, each within a bounded time.
 
-    `accepted` and `ours` give the open streams that bring stanzas: those of others, and those of ours that carry stanzas back.
-    `admitting` tells whether something was read whose queue is still being looked up. Each of `others` asks something else that
-    brings stanzas to bring no more, and fires when the last has come.
+    Each of `others` asks something else that brings stanzas to bring no more, and fires when the last has come.
     """
 
     def __init__(
-        self, custody: Custody, clock: IReactorTime, accepted: Callable[[], Iterable[BringingStream]],
-        ours: Callable[[], Iterable[BringingStream]] = tuple, admitting: Callable[[], bool] = lambda: False,
-        others: Sequence[Callable[[], Deferred[None]]] = (),
+        self, custody: Custody, clock: IReactorTime, sources: StanzaSources, others: Sequence[Callable[[], Deferred[None]]] = (),
     ) -> None:
         self._custody = custody
         self._queues = custody.queues
         self._clock = clock
-        self._accepted = accepted
-        self._ours = ours
-        self._admitting = admitting
+        self._sources = sources
         self._others = others
 
     async def run(self) -> None:
@@ -77,7 +86,7 @@ class Shutdown:
         self.stop_writing()
         await self.await_in_flight()
         answering = [queue for queue in self._queues if not queue.pair_queue.in_flight]
-        await self.close_streams([*self._accepted(), *self._ours()], self._others)
+        await self.close_streams([*self._sources.bringing_streams(), *self._sources.own_bringing_streams()], self._others)
         await self.deliver_remaining(answering)
         await self._custody.hand_to_spool()
         await self.pass_on_rejected()
@@ -91,7 +100,13 @@ class Shutdown:
 
     async def await_in_flight(self) -> None:
         """Wait until what is in flight is acknowledged."""
-        await self._while(lambda: any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in self._queues), ACK_SECONDS)
+        await self._while(self._awaits_acks, ACK_SECONDS)
+
+    def _is_admitting(self) -> bool:
+        return self._sources.admitting
+
+    def _awaits_acks(self) -> bool:
+        return any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in self._queues)
 
     async def close_streams(
         self, streams: Iterable[BringingStream], others: Sequence[Callable[[], Deferred[None]]] = (),
@@ -100,17 +115,17 @@ class Shutdown:
         streams = list(streams)
         await self._close_managed([stream for stream in streams if stream.engine.managed])
         until = self._clock.seconds() + ADMIT_SECONDS
-        await self._while(self._admitting, ADMIT_SECONDS)
-        asked = [each().addTimeout(CLOSING_TAG_SECONDS, self._clock, lambda late, _: None) for each in others]
+        await self._while(self._is_admitting, ADMIT_SECONDS)
+        asked = [each().addTimeout(CLOSING_TAG_SECONDS, self._clock, _give_up) for each in others]
         half_closed = [self._half_close(stream.connection) for stream in streams]
         if asked or half_closed:
             await DeferredList([*asked, *half_closed], consumeErrors=True)
-        await self._while(self._admitting, until - self._clock.seconds())
+        await self._while(self._is_admitting, until - self._clock.seconds())
 
     async def _close_managed(self, streams: list[BringingStream]) -> None:
         for stream in streams:
             stream.connection.pause(self)
-        await self._while(lambda: any(stream.engine.owes for stream in streams), ACK_SECONDS)
+        await self._while(partial(_are_owed, streams), ACK_SECONDS)
         for stream in streams:
             stream.connection.close(Ending(Cause.SHUTDOWN))
 
@@ -134,15 +149,16 @@ class Shutdown:
         chosen = [queue for queue in answering if not queue.next_hop.acks_arrive_elsewhere] if spools else list(self._queues)
         for queue in chosen:
             queue.resume(one_chunk=spools)
-        await self._while(
-            lambda: any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in chosen), DELIVER_SECONDS,
-        )
+        await self._while(partial(_are_delivering, chosen), DELIVER_SECONDS)
         for queue in chosen if spools else ():
             queue.quiesce()
 
     async def pass_on_rejected(self) -> None:
         """Wait until what the spool had no room for is passed on, or bounced."""
-        await self._while(lambda: any(self._may_yet_go(queue) for queue in self._queues), DELIVER_SECONDS)
+        await self._while(self._rejected_may_yet_go, DELIVER_SECONDS)
+
+    def _rejected_may_yet_go(self) -> bool:
+        return any(map(self._may_yet_go, self._queues))
 
     def _may_yet_go(self, queue: DeliveryQueue) -> bool:
         if not queue.overflow.active:
@@ -155,7 +171,7 @@ class Shutdown:
 
     async def close_late_streams(self) -> None:
         """Close the streams of ours that were opened to pass on what was left: they may have brought stanzas too."""
-        if late := list(self._ours()):
+        if late := list(self._sources.own_bringing_streams()):
             await self.close_streams(late)
             await self._custody.hand_to_spool()
 
@@ -178,3 +194,15 @@ class Shutdown:
         looking.clock = self._clock
         looking.start(LOOK_SECONDS)
         return done
+
+
+def _are_owed(streams: Sequence[BringingStream]) -> bool:
+    return any(stream.engine.owes for stream in streams)
+
+
+def _are_delivering(queues: Sequence[DeliveryQueue]) -> bool:
+    return any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in queues)
+
+
+def _give_up(_late: object, _seconds: float) -> None:
+    """Wait no longer."""

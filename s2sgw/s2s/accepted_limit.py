@@ -8,6 +8,7 @@ it is refused, they are asked for a sign of life, and the stalest that gives non
 from __future__ import annotations
 
 from collections.abc import Collection
+from operator import attrgetter
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -60,7 +61,7 @@ class AcceptedStreamLimit:
         if self.excess(peer, limit, besides) is not None:
             dead = await self._silent(peer, limit, besides)
             too_many = len(self._others(peer, besides)) - limit + 1
-            for stream in sorted(dead, key=lambda each: each.connection.last_received)[: max(0, too_many)]:
+            for stream in sorted(dead, key=attrgetter("connection.last_received"))[: max(0, too_many)]:
                 text = f"it gave no sign of life for {PING_SECONDS:g} s, and its peer has opened another stream"
                 stream.connection.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
         return self.excess(peer, limit, besides)

@@ -179,7 +179,8 @@ class InitiatedStream:
             case PairRefused(pair, ending):
                 self.additions.refused(pair, ending)
             case _:
-                self._trial.event(event)
+                if not self._trial.over:
+                    self._trial.event(event)
                 self.shared_stream.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:

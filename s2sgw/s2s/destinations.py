@@ -18,7 +18,7 @@ from typing import Literal
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.s2s.fair_queue import FairQueue
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 
@@ -128,13 +128,13 @@ class _Destination:
 
 
 class Destinations:
-    """What is known of each server, by a name such as its domain. `random` gives numbers in [0, 1).
+    """What is known of each server, by a name such as its domain.
 
     `on_limit` is called when an attempt has to wait because a budget of handshakes is used up.
     """
 
     def __init__(
-        self, clock: IReactorTime, random: Callable[[], float], back_off: BackOff = BACK_OFF, handshakes: int = HANDSHAKES,
+        self, clock: IReactorTime, random: Chance, back_off: BackOff = BACK_OFF, handshakes: int = HANDSHAKES,
         on_limit: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock

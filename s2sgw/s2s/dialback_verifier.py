@@ -31,10 +31,13 @@ class Verification(StreamUser):
     busy, alone = True, False
 
     def __init__(self, stream: InitiatedStream, question: DialbackNeeded) -> None:
-        self.outcome: Deferred[DialbackOutcome] = Deferred(lambda _: stream.connection.close(Ending(Cause.CLOSED)))
+        self.outcome: Deferred[DialbackOutcome] = Deferred(self._cancelled)
         self._stream = stream
         self._part = stream.part
         self._question = question
+
+    def _cancelled(self, _: object) -> None:
+        self._stream.connection.close(Ending(Cause.CLOSED))
 
     def ask(self) -> Deferred[DialbackOutcome]:
         """Send the question and return the answer. The stream is never the one that the key came by (R28)."""
@@ -81,8 +84,8 @@ class DialbackVerifier:
         if requester is None:
             asking = Deferred.fromCoroutine(self._ask(question, None))
         else:
-            asking = self.slots.run(requester, lambda: Deferred.fromCoroutine(self._ask(question, requester)))
-        asking.addTimeout(VERIFICATION_SECONDS, self._clock, lambda _, seconds: _late(seconds))
+            asking = self.slots.run(requester, self._ask, question, requester)
+        asking.addTimeout(VERIFICATION_SECONDS, self._clock, _late)
         try:
             return await asking
         except SlotLost as lost:
@@ -105,5 +108,5 @@ _WHY: dict[Reason, str] = {
 }
 
 
-def _late(seconds: float) -> DialbackOutcome:
+def _late(_: object, seconds: float) -> DialbackOutcome:
     return DialbackOutcome("error", Ending(Cause.DIALBACK_ERROR, f"the authoritative server did not answer in {seconds:.0f} s"))

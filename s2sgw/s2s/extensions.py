@@ -126,18 +126,19 @@ class ExtensionTrial:
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._ready_at: float | None = None
-        self._over = False
+        #: nothing is left to be found out
+        self.over = False
 
     def begin(self) -> None:
         """The stream is ready. Without extensions in use or suspected there is nothing to find out."""
         self._ready_at = self._clock.seconds()
-        self._over = self._over or (not self._used and not self._extensions.suspects(self._name))
-        if not self._over:
+        self.over = self.over or (not self._used and not self._extensions.suspects(self._name))
+        if not self.over:
             self._timer = self._clock.callLater(ERROR_SECONDS, self._succeed)
 
     def event(self, event: Event) -> None:
         """An acknowledgement, or a resumption, shows that the extensions in use break nothing."""
-        if isinstance(event, Acknowledged | Resumed) and not self._over:
+        if isinstance(event, Acknowledged | Resumed) and not self.over:
             self._stop()
             self._succeed()
 
@@ -148,7 +149,7 @@ class ExtensionTrial:
         """
         if self._engine.resuming and self._refuses(ending):
             self._extensions.disable(self._name, "resumption", ending)
-        suspicious = not (self._over or excused) and self._may_be_due_to_extensions(ending)
+        suspicious = not (self.over or excused) and self._may_be_due_to_extensions(ending)
         self._stop()
         if suspicious and self._extensions.suspects(self._name):
             self._extensions.clear(self._name)
@@ -183,12 +184,12 @@ class ExtensionTrial:
         return [extension for extension, used in extensions if used]
 
     def _stop(self) -> None:
-        self._over = True
+        self.over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def _succeed(self) -> None:
-        self._over = True
+        self.over = True
         if not self._extensions.suspects(self._name):
             return
         if all(self._extensions.usable(self._name, extension) for extension in self._used):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -28,7 +29,7 @@ class FairQueue(Generic[_Key]):
 
     def wait(self, owner: _Key) -> Deferred[None]:
         """Join the line of `owner`. The Deferred fires when `release` chooses it; cancelling it leaves the line."""
-        waiter: Deferred[None] = Deferred(lambda cancelled: self._leave(owner, cancelled))
+        waiter: Deferred[None] = Deferred(partial(self._leave, owner))
         self._waiters.setdefault(owner, deque()).append(waiter)
         self._number += 1
         return waiter

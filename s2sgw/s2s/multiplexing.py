@@ -53,7 +53,7 @@ class PairRequests:
         """Whether `pair` may be sent too: fires with None, or with why not, after a bounded time."""
         answer: Deferred[Ending | None] = Deferred(partial(self._unasked, pair))
         self._asked[pair] = answer
-        answer.addTimeout(ANSWER, self._clock, lambda _, seconds: self._late(seconds))
+        answer.addTimeout(ANSWER, self._clock, self._late)
         self._connection.step(self._engine.authorize, pair)
         return answer
 
@@ -85,7 +85,7 @@ class PairRequests:
         if answer is not None:
             answer.callback(ending)
 
-    def _late(self, seconds: float) -> Ending:
+    def _late(self, _: object, seconds: float) -> Ending:
         ending = Ending(Cause.DIALBACK_ERROR, f"no answer for a further pair on the stream in {seconds:g} s", "them")
         self._broke(ending)
         return ending
@@ -148,7 +148,7 @@ class ShareableStreams:
         """Until the attempt that is under way has come to an end, if there is one and no stream yet."""
         waiting = self._under_way.get((name, shown))
         if waiting is not None and not any(stream.shown == shown for stream in self._open.get(name, ())):
-            waiter: Deferred[None] = Deferred(lambda _: waiting.remove(waiter))
+            waiter: Deferred[None] = Deferred(waiting.remove)
             waiting.append(waiter)
             await waiter
 

@@ -38,7 +38,8 @@ class CarryingEngine(Protocol):
     @property
     def continues(self) -> bool: ...
 
-    def sent(self, number: int) -> None: ...
+    def sent(self, number: int) -> bool:
+        """`number` stanzas are being written. Return whether they are counted, for acknowledgements to come."""
 
 
 class PairStream:
@@ -110,8 +111,8 @@ class PairStream:
     def count_sent(self, number: int) -> None:
         self._shared_stream.count_sent(self, number)
 
-    def write(self, stanzas: Sequence[bytes]) -> None:
-        self.connection.write(b"".join(stanzas))
+    def write(self, stanzas: Sequence[bytes]) -> bool:
+        return self.connection.write(b"".join(stanzas))
 
     @property
     def largest_in_flight(self) -> int:
@@ -211,9 +212,8 @@ class SharedStream:
 
     def count_sent(self, part: PairStream, number: int) -> None:
         """Count `number` stanzas of one part that are being written: acknowledgements come in one count for all parts."""
-        if self.engine.managed:
+        if self.engine.sent(number):
             self._written.append((part, number))
-            self.engine.sent(number)
 
     def count_resumed(self, part: PairStream, number: int) -> None:
         """The stream resumes another, on which `number` stanzas of the pair were counted and not acknowledged."""

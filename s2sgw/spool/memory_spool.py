@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from s2sgw.spool.interface import (
     QUARANTINE_BYTES,
@@ -127,11 +128,11 @@ class MemorySpool(Spool):
 
     def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
         late = [row for rows in self._queues.values() for row in rows.values() if row.deadline <= now]
-        rows = sorted(late, key=lambda row: row.deadline)[:at_most]
+        rows = sorted(late, key=attrgetter("deadline"))[:at_most]
         self._deliver(partial(done, rows))
 
     def queues(self, done: Answer[list[LaneSummary]]) -> None:
-        rows = [_summary(pair, sorted(rows.values(), key=lambda row: row.position)) for pair, rows in self._queues.items()]
+        rows = [_summary(pair, sorted(rows.values(), key=attrgetter("position"))) for pair, rows in self._queues.items()]
         self._deliver(partial(done, rows))
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:

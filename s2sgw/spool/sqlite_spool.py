@@ -177,32 +177,33 @@ class SQLiteSpool(Spool):
     # --- the thread of the caller ---
 
     def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+        append = partial(SpoolTables.append, batch=batch, replaces=replaces)
         again = partial(SpoolTables.append_missing, batch=batch, replaces=replaces)
-        self._put(_Job("append", lambda tables: tables.append(batch, replaces), done, again))
+        self._put(_Job("append", append, done, again))
 
     def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._put(_Job(f"read {pair}", lambda tables: tables.read(pair, after, at_most), done))
+        self._put(_Job(f"read {pair}", partial(SpoolTables.read, pair=pair, after=after, at_most=at_most), done))
 
     def remove(self, pair: Pair, up_to: int) -> None:
-        self._put(_Job("remove", lambda tables: tables.remove(pair, up_to)))
+        self._put(_Job("remove", partial(SpoolTables.remove, pair=pair, up_to=up_to)))
 
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
-        self._put(_Job("remove each", lambda tables: tables.remove_each(pair, positions)))
+        self._put(_Job("remove each", partial(SpoolTables.remove_each, pair=pair, positions=positions)))
 
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
-        self._put(_Job("mark written", lambda tables: tables.mark_written(pair, positions), done))
+        self._put(_Job("mark written", partial(SpoolTables.mark_written, pair=pair, positions=positions), done))
 
     def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
-        self._put(_Job("expired", lambda tables: tables.expired(now, at_most), done))
+        self._put(_Job("expired", partial(SpoolTables.expired, now=now, at_most=at_most), done))
 
     def queues(self, done: Answer[list[LaneSummary]]) -> None:
-        self._put(_Job("queues", lambda tables: tables.queues(), done))
+        self._put(_Job("queues", SpoolTables.queues, done))
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
-        self._put(_Job("quarantine", lambda tables: tables.quarantine(spooled, cause, at)))
+        self._put(_Job("quarantine", partial(SpoolTables.quarantine, spooled=spooled, cause=cause, at=at)))
 
     def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
-        self._put(_Job("quarantined", lambda tables: tables.quarantined(at_most), done))
+        self._put(_Job("quarantined", partial(SpoolTables.quarantined, at_most=at_most), done))
 
     def raise_limit(self, by: int) -> None:
         self._limit += by
@@ -210,7 +211,10 @@ class SQLiteSpool(Spool):
         self._put(_Job("limits", self._set_limits))
 
     def close(self, done: Callable[[], None]) -> None:
-        self._put(_Job("close", lambda tables: None, lambda _: done(), last=True))
+        def closed(_: object) -> None:
+            done()
+
+        self._put(_Job("close", _no_work, closed, last=True))
         self._closed = True
 
     def _put(self, job: _Job) -> None:
@@ -508,3 +512,7 @@ class SQLiteSpool(Spool):
 
 def _is_damage(error: Exception) -> bool:
     return is_damage(error) or isinstance(error, RowsDamaged)
+
+
+def _no_work(tables: SpoolTables) -> None:
+    """Do nothing at the tables."""

@@ -177,59 +177,43 @@ class InitiatingPhase(ManagedPhase):
     """Refuses everything, each element of negotiation through a method of its own."""
 
     stream: InitiatingContext
+    inputs = {
+        (STREAM, "features"): "features",
+        (TLS, "proceed"): "proceed",
+        (TLS, "failure"): "tls_failure",
+        (SASL, "challenge"): "challenge",
+        (SASL, "success"): "success",
+        (SASL, "failure"): "failure",
+        (DIALBACK, "result"): "result",
+        (DIALBACK, "verify"): "verify",
+        (MANAGEMENT, "enabled"): "enabled",
+        (MANAGEMENT, "failed"): "not_enabled",
+        (MANAGEMENT, "resumed"): "resumed",
+        (MANAGEMENT, "r"): "requested",
+        (MANAGEMENT, "a"): "acknowledged",
+    }
 
-    def stanza(self, stanza: Stanza) -> None:
-        """Only of pairs that may come this way (XEP-0288)."""
+    def pair_of(self, stanza: Stanza) -> Pair:
+        """Return the pair, if it may come this way (XEP-0288)."""
         carried = self.stream.carried
         if not carried:
-            super().stanza(stanza)
-        self.stream.pass_on(carried.of(stanza) or carried.admit(stanza, self.stream.serves), stanza)
-
-    def element(self, element: Element) -> None:
-        name = _INPUTS.get((element.namespace, element.name))
-        if name is None:
-            super().element(element)
-        else:
-            getattr(self, name)(element)
-
-    def features(self, element: Element) -> None:
-        super().element(element)
-
-    def proceed(self, element: Element) -> None:
-        super().element(element)
-
-    def tls_failure(self, element: Element) -> None:
-        super().element(element)
-
-    def challenge(self, element: Element) -> None:
-        super().element(element)
-
-    def success(self, element: Element) -> None:
-        super().element(element)
-
-    def failure(self, element: Element) -> None:
-        super().element(element)
-
-    def result(self, element: Element) -> None:
-        super().element(element)
-
-    def verify(self, element: Element) -> None:
-        super().element(element)
+            return super().pair_of(stanza)
+        return carried.routes.get((stanza.from_, stanza.to)) or carried.admit(stanza, self.stream.serves)
 
     def enabled(self, element: Element) -> None:
         """`<enabled/>`."""
         if not self.stream.enabled(element):
-            super().element(element)
+            self.unexpected(element)
 
     def not_enabled(self, element: Element) -> None:
         """`<failed/>`: to `<resume/>`, or to `<enable/>`."""
         if not (self.stream.resumed(element) or self.stream.enabled(element)):
-            super().element(element)
+            self.unexpected(element)
 
     def resumed(self, element: Element) -> None:
         """`<resumed/>`."""
         if not self.stream.resumed(element):
-            super().element(element)
+            self.unexpected(element)
 
     def begin(self) -> None:
         raise self.unasked("begin")
@@ -242,21 +226,3 @@ class InitiatingPhase(ManagedPhase):
 
     def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:
         raise self.unasked("verify")
-
-
-#: Elements of negotiation -> the method of a phase that takes them.
-_INPUTS = {
-    (STREAM, "features"): "features",
-    (TLS, "proceed"): "proceed",
-    (TLS, "failure"): "tls_failure",
-    (SASL, "challenge"): "challenge",
-    (SASL, "success"): "success",
-    (SASL, "failure"): "failure",
-    (DIALBACK, "result"): "result",
-    (DIALBACK, "verify"): "verify",
-    (MANAGEMENT, "enabled"): "enabled",
-    (MANAGEMENT, "failed"): "not_enabled",
-    (MANAGEMENT, "resumed"): "resumed",
-    (MANAGEMENT, "r"): "requested",
-    (MANAGEMENT, "a"): "acknowledged",
-}

@@ -239,7 +239,7 @@ class Authenticating(InitiatingPhase):
     def challenge(self, element: Element) -> None:
         message = sasl.read_challenge(element)
         if self._aborted:
-            super().challenge(element)
+            self.unexpected(element)
         try:
             self.stream.send(sasl.response(self._exchange.respond(message)))
         except SASLRefused as why:
@@ -250,7 +250,7 @@ class Authenticating(InitiatingPhase):
         """RFC 5802 §5: success that the other side says, and does not prove, is none."""
         message = sasl.read_challenge(element)
         if self._aborted:
-            super().success(element)
+            self.unexpected(element)
         try:
             self._exchange.finish(message)
         except SASLRefused as why:

@@ -14,7 +14,7 @@ from s2sgw.stream import sasl
 from s2sgw.stream.digest_md5 import MECHANISM, DigestClient, DigestRefused
 from s2sgw.stream.events import Announced, Bound, Event, Routed
 from s2sgw.stream.features import StreamFeatures
-from s2sgw.stream.negotiation import DETAIL_CHARACTERS, Negotiation, Phase, Stop
+from s2sgw.stream.negotiation import DETAIL_CHARACTERS, ElementPhase, Negotiation, Stop
 from s2sgw.xmpp.content_namespace import to_client
 from s2sgw.xmpp.element import Element, escape_attribute
 from s2sgw.xmpp.ending import Cause, Ending
@@ -103,38 +103,19 @@ def wrapped(recipient: Domain, stanzas: Iterable[bytes]) -> bytes:
     return b"".join([head + to_client(data) + b"</route>" for data in stanzas])
 
 
-class RouterPhase(Phase):
+class RouterPhase(ElementPhase):
     """Refuses everything, each element through a method of its own."""
 
     stream: RouterStream
-
-    def element(self, element: Element) -> None:
-        name = _INPUTS.get((element.namespace, element.name))
-        if name is None:
-            super().element(element)
-        else:
-            getattr(self, name)(element)
-
-    def features(self, element: Element) -> None:
-        super().element(element)
-
-    def challenge(self, element: Element) -> None:
-        super().element(element)
-
-    def success(self, element: Element) -> None:
-        super().element(element)
-
-    def failure(self, element: Element) -> None:
-        super().element(element)
-
-    def bind(self, element: Element) -> None:
-        super().element(element)
-
-    def unbound(self, element: Element) -> None:
-        super().element(element)
-
-    def presence(self, element: Element) -> None:
-        super().element(element)
+    inputs = {
+        (STREAM, "features"): "features",
+        (SASL, "challenge"): "challenge",
+        (SASL, "success"): "success",
+        (SASL, "failure"): "failure",
+        (COMPONENT, "bind"): "bind",
+        (COMPONENT, "unbind"): "unbound",
+        (COMPONENT, "presence"): "presence",
+    }
 
     def begin(self) -> None:
         raise self.unasked("begin")
@@ -259,7 +240,7 @@ class Carrying(RouterPhase):
 
     def element(self, element: Element) -> None:
         """What a part does not know it passes over, as all parts of jabberd2 do."""
-        if (element.namespace, element.name) in _INPUTS:
+        if (element.namespace, element.name) in self.inputs:
             super().element(element)
 
     def unbind(self) -> None:
@@ -273,15 +254,3 @@ class Carrying(RouterPhase):
 
 def _refused(text: str) -> Stop:
     return Stop(Ending(Cause.SASL_FAILED, f"{MECHANISM}: {text}"))
-
-
-#: Elements of negotiation -> the method of a phase that takes them.
-_INPUTS = {
-    (STREAM, "features"): "features",
-    (SASL, "challenge"): "challenge",
-    (SASL, "success"): "success",
-    (SASL, "failure"): "failure",
-    (COMPONENT, "bind"): "bind",
-    (COMPONENT, "unbind"): "unbound",
-    (COMPONENT, "presence"): "presence",
-}

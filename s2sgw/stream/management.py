@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from s2sgw.stream.events import Acknowledged, ClosingTagDue, Event
-from s2sgw.stream.negotiation import Negotiation, Phase, Stop, refuse
+from s2sgw.stream.negotiation import ElementPhase, Negotiation, Stop, refuse
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
@@ -22,6 +22,7 @@ from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
 FEATURE = f"{MANAGEMENT}}}sm"
 #: What asks for an acknowledgement (§4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
+_MANAGEMENT = MANAGEMENT.encode()
 #: `h` counts modulo this (§4).
 MODULUS = 2**32
 
@@ -112,10 +113,10 @@ class Counters:
         self.handled += number
         return number == outstanding
 
-    def answer(self) -> Element:
+    def answer(self) -> bytes:
         """What acknowledges the stanzas handled so far."""
         self.told = self.handled
-        return Element("a", MANAGEMENT, self.h)
+        return b"<a xmlns='%s' h='%d'/>" % (_MANAGEMENT, self.handled % MODULUS)
 
     def acknowledge(self, element: Element) -> int:
         """How many more stanzas of ours an `h` acknowledges; raises where it speaks of any that were never sent."""
@@ -156,7 +157,8 @@ class Managed(Negotiation):
     resumption: Resumption | None = None
     #: it goes on with one that broke off
     continues = False
-    _acknowledged_to_peer = 0
+    #: of the stanzas received, how many were acknowledged to the other side, also after the stream broke off
+    acknowledged_to_peer = 0
 
     @property
     def managed(self) -> bool:
@@ -173,14 +175,10 @@ class Managed(Negotiation):
         """Of the stanzas that were sent and counted."""
         return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
 
-    @property
-    def acknowledged_to_peer(self) -> int:
-        """How many of the stanzas received were acknowledged to the other side, also after the stream broke off."""
-        return self._acknowledged_to_peer if self.counters is None else self.counters.told
-
     def manage(self) -> Counters:
         """Count from here on."""
         self.counters = Counters(self.received)
+        self.acknowledged_to_peer = 0
         return self.counters
 
     def handled(self, number: int) -> list[Event]:
@@ -191,9 +189,14 @@ class Managed(Negotiation):
         if self.counters is None:
             raise LocalFault("stanzas are handled on a stream without acknowledgements")
         if self.counters.handle(number, self.received):
-            self.send(self.counters.answer())
+            self.acknowledge(self.counters)
             if self.parting is not None:
                 raise Stop(self.parting)
+
+    def acknowledge(self, counters: Counters) -> None:
+        """Tell the other side which of its stanzas are safe."""
+        self.send(counters.answer())
+        self.acknowledged_to_peer = counters.told
 
     def part(self, ending: Ending) -> None:
         """The other side has closed the stream: what it does not hear to be in safe hands it would send again."""
@@ -205,14 +208,13 @@ class Managed(Negotiation):
     def _farewell(self, last_words: Element | None) -> None:
         """The last acknowledgement goes before the closing tag."""
         if self.counters is not None and self.counters.told < self.counters.handled:
-            self.send(self.counters.answer())
+            self.acknowledge(self.counters)
         super()._farewell(last_words)
 
     def broken_off(self) -> Resumption | None:
         """The transport is gone: by what the stream is resumed. One that either side has ended is not (§5). Once."""
         if self.over or self.closing or self.resumption is None:
             return None
-        self._acknowledged_to_peer = self.acknowledged_to_peer
         resumption, self.resumption, self.counters = self.resumption, None, None
         resumption.counters.began -= self.received
         return resumption
@@ -224,18 +226,21 @@ class Managed(Negotiation):
         """
         number = resumption.counters.acknowledge(element)
         self.resumption, self.counters = resumption, resumption.counters
+        self.acknowledged_to_peer = self.counters.told
         self.continues = True
         self.again = -self.counters.began - told
         self.counters.began += self.received
         return number
 
-    def sent(self, number: int) -> None:
-        """The shell writes `number` stanzas behind what the engine has sent. Without acknowledgements it means nothing."""
-        if self.counters is not None:
-            self.counters.sent += number
+    def sent(self, number: int) -> bool:
+        """The shell writes `number` stanzas behind what the engine has sent. Return whether they are counted."""
+        if self.counters is None:
+            return False
+        self.counters.sent += number
+        return True
 
 
-class ManagedPhase(Phase):
+class ManagedPhase(ElementPhase):
     """The requests and answers of a managed stream, in whatever phase they come."""
 
     stream: Managed
@@ -246,13 +251,13 @@ class ManagedPhase(Phase):
     def requested(self, element: Element) -> None:
         """`<r/>`: what of theirs is in safe hands?"""
         if self.stream.counters is None:
-            super().element(element)
+            self.unexpected(element)
         else:
-            self.stream.send(self.stream.counters.answer())
+            self.stream.acknowledge(self.stream.counters)
 
     def acknowledged(self, element: Element) -> None:
         """`<a/>`: what of ours they have."""
         if self.stream.counters is None:
-            super().element(element)
+            self.unexpected(element)
         elif count := self.stream.counters.acknowledge(element):
             self.stream.emit(Acknowledged(count))

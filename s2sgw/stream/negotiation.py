@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, ParamSpec
+from typing import ClassVar, NoReturn, ParamSpec
 
 from s2sgw.stream.events import Ended, Event, Refusal, StanzasReceived
 from s2sgw.xmpp import framing
@@ -103,6 +103,10 @@ class Phase:
 
     def element(self, element: Element) -> None:
         """Any top-level element but a stanza or a stream error (R30)."""
+        self.unexpected(element)
+
+    def unexpected(self, element: Element) -> NoReturn:
+        """Refuse an element that this phase does not know."""
         text = f"<{element.name} xmlns='{element.namespace}'/> is not expected here"
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, text)
 
@@ -110,7 +114,8 @@ class Phase:
         """Of jabberd2's router alone."""
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a route is not expected here")
 
-    def stanza(self, stanza: Stanza) -> None:
+    def pair_of(self, stanza: Stanza) -> Pair:
+        """Return the proven pair of a stanza (R29). One that may not come here is refused."""
         raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas the other way only")
 
     def stream_error(self, ending: Ending) -> None:
@@ -137,6 +142,17 @@ class Phase:
         return LocalFault(f"{method} in the phase {type(self).__name__}")
 
 
+class ElementPhase(Phase):
+    """A phase that takes each element of negotiation by a method. It refuses those for which it has no method."""
+
+    #: (namespace, name) of an element -> the method that takes it
+    inputs: ClassVar[Mapping[tuple[str, str], str]] = {}
+
+    def element(self, element: Element) -> None:
+        name = self.inputs.get((element.namespace, element.name), "unexpected")
+        getattr(self, name, self.unexpected)(element)
+
+
 class Negotiation(ABC):
     """One stream of either role: bytes in, events and bytes out."""
 
@@ -158,6 +174,10 @@ class Negotiation(ABC):
         self.received = 0
         #: so many of those to come next had come before: the other side sends them again on a stream that is resumed
         self.again = 0
+        #: some of what came is still to be read, because it asks for many answers: `proceed` reads on
+        self.backlogged = False
+        #: bytes that are to be sent
+        self.unsent = 0
         #: our closing tag is out, theirs is still to come: why
         self.leaving: Ending | None = None
         #: theirs has come, ours is still to go: how the stream ends
@@ -167,7 +187,6 @@ class Negotiation(ABC):
         self._kept = b""
         self._inputs: Sequence[framing.FramingEvent | Route] = []
         self._output: list[bytes] = []
-        self._unsent = 0  # bytes of these
         self._events: list[Event] = []
         self._run: list[Stanza] = []
         self._run_pair: Pair | None = None
@@ -199,13 +218,8 @@ class Negotiation(ABC):
         """What is to be sent now, once."""
         data = b"".join(self._output)
         self._output.clear()
-        self._unsent = 0
+        self.unsent = 0
         return data
-
-    @property
-    def backlogged(self) -> bool:
-        """Whether some of what came is still to be read, because it asks for many answers. `proceed` reads on."""
-        return bool(self._inputs or self._kept or self._framer.interrupted) and not self.over and not self.phase.waits
 
     def proceed(self) -> list[Event]:
         """Read on where `receive` stopped so as not to make too many answers at once. Take `data_to_send` first."""
@@ -267,7 +281,7 @@ class Negotiation(ABC):
 
         A phase and its stream refer to each other, and would stay in memory until Python looks for such circles.
         """
-        self.over = True
+        self.over, self.backlogged = True, False
         self._inputs, self._kept, self._run = [], b"", []
         self._framer.close()
         vars(self.phase).clear()
@@ -289,6 +303,7 @@ class Negotiation(ABC):
             self._end(refuse(_cause(fault), fault.condition, fault.text))
         except Stop as stop:
             self._end(stop)
+        self.backlogged = not self.over and not self.phase.waits and bool(self._inputs or self._kept or self._framer.interrupted)
         events, self._events = self._events, []
         self._run_pair = None
         return events
@@ -308,7 +323,7 @@ class Negotiation(ABC):
         if self.leaving is not None:
             return  # nothing is said behind the closing tag
         self._output.append(data if isinstance(data, bytes) else data.to_xml())
-        self._unsent += len(self._output[-1])
+        self.unsent += len(self._output[-1])
 
     def emit(self, event: Event) -> None:
         self._run_pair = None
@@ -360,10 +375,10 @@ class Negotiation(ABC):
     def _take(self, inputs: Sequence[framing.FramingEvent | Route]) -> None:
         for at, item in enumerate(inputs, 1):
             if type(item) is Stanza:
-                self.phase.stanza(item)
+                self.pass_on(self.phase.pair_of(item), item)
                 continue
             self._take_other(item)
-            if self.phase.waits or self._unsent > ANSWER_BYTES:
+            if self.phase.waits or self.unsent > ANSWER_BYTES:
                 self._inputs = inputs[at:]
                 return
 
@@ -383,7 +398,7 @@ class Negotiation(ABC):
                 self.phase.close()
 
     def _catch_up(self) -> None:
-        while not self.phase.waits and self._unsent <= ANSWER_BYTES and self._can_read:
+        while not self.phase.waits and self.unsent <= ANSWER_BYTES and self._can_read:
             inputs, self._inputs = self._inputs, []
             if inputs:
                 self._take(inputs)

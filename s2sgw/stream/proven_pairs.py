@@ -16,12 +16,13 @@ ROUTES = 1024
 class ProvenPairs:
     """What a stream may carry. A pair is never taken away again, so a remembered route stays right."""
 
-    __slots__ = ("_methods", "_routes", "_senders")
+    __slots__ = ("_methods", "_senders", "routes")
 
     def __init__(self) -> None:
         self._methods: dict[Pair, Method] = {}
         self._senders: set[Domain] = set()
-        self._routes: dict[tuple[str, str], Pair] = {}
+        #: (from, to) of stanzas that have passed -> their proven pair: one look-up for each stanza
+        self.routes: dict[tuple[str, str], Pair] = {}
 
     def __contains__(self, pair: Pair) -> bool:
         return pair in self._methods
@@ -37,18 +38,14 @@ class ProvenPairs:
         self._methods[pair] = method
         self._senders.add(pair.sender)
 
-    def of(self, stanza: Stanza) -> Pair | None:
-        """The proven pair of a stanza whose like has passed before: one look-up."""
-        return self._routes.get((stanza.from_, stanza.to))
-
     def admit(self, stanza: Stanza, serves: Callable[[Domain], bool]) -> Pair:
         """The proven pair that `stanza` belongs to; raises the stream error that R29 and R30 ask for."""
         pair = Pair(_domain("from", stanza.from_), _domain("to", stanza.to))
         if pair not in self._methods:
             raise self._stranger(pair, serves)
-        if len(self._routes) >= ROUTES:
-            self._routes.clear()
-        self._routes[stanza.from_, stanza.to] = pair
+        if len(self.routes) >= ROUTES:
+            self.routes.clear()
+        self.routes[stanza.from_, stanza.to] = pair
         return pair
 
     def _stranger(self, pair: Pair, serves: Callable[[Domain], bool]) -> RemoteFault:

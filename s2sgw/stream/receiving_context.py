@@ -159,44 +159,27 @@ class ReceivingPhase(ManagedPhase):
     """Refuses every element of negotiation, each in its own way, and every answer."""
 
     stream: ReceivingContext
-
-    def element(self, element: Element) -> None:
-        name = _INPUTS.get((element.namespace, element.name))
-        if name is None:
-            super().element(element)
-        else:
-            getattr(self, name)(element)
+    inputs = {
+        (TLS, "starttls"): "starttls",
+        (SASL, "auth"): "auth",
+        (SASL, "response"): "respond",
+        (SASL, "abort"): "abort",
+        (DIALBACK, "result"): "result",
+        (DIALBACK, "verify"): "verify",
+        (BIDI, "bidi"): "bidi",
+        (MANAGEMENT, "enable"): "enable",
+        (MANAGEMENT, "resume"): "resume",
+        (MANAGEMENT, "r"): "requested",
+        (MANAGEMENT, "a"): "acknowledged",
+    }
 
     def starttls(self, element: Element) -> None:
         """R7: not offered here."""
         self.fail_tls(Cause.PROTOCOL_ERROR, "<starttls/> was not offered")
 
-    def auth(self, element: Element) -> None:
-        super().element(element)
-
-    def respond(self, element: Element) -> None:
-        super().element(element)
-
-    def abort(self, element: Element) -> None:
-        super().element(element)
-
-    def result(self, element: Element) -> None:
-        super().element(element)
-
-    def verify(self, element: Element) -> None:
-        super().element(element)
-
-    def stanza(self, stanza: Stanza) -> None:
-        self.stream.pass_on(self.stream.pairs.of(stanza) or self.stream.pairs.admit(stanza, self.stream.options.serves), stanza)
-
-    def enable(self, element: Element) -> None:
-        super().element(element)
-
-    def resume(self, element: Element) -> None:
-        super().element(element)
-
-    def bidi(self, element: Element) -> None:
-        super().element(element)
+    def pair_of(self, stanza: Stanza) -> Pair:
+        pairs = self.stream.pairs
+        return pairs.routes.get((stanza.from_, stanza.to)) or pairs.admit(stanza, self.stream.options.serves)
 
     def resolved(self, refusal: Refusal | None) -> None:
         raise self.unasked("resolved")
@@ -216,19 +199,3 @@ class ReceivingPhase(ManagedPhase):
     def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
         """R7: `<failure/>`, the closing tag, the end."""
         raise Stop(Ending(cause, detail), Element("failure", TLS))
-
-
-#: Elements of negotiation -> the method of a phase that answers them.
-_INPUTS = {
-    (TLS, "starttls"): "starttls",
-    (SASL, "auth"): "auth",
-    (SASL, "response"): "respond",
-    (SASL, "abort"): "abort",
-    (DIALBACK, "result"): "result",
-    (DIALBACK, "verify"): "verify",
-    (BIDI, "bidi"): "bidi",
-    (MANAGEMENT, "enable"): "enable",
-    (MANAGEMENT, "resume"): "resume",
-    (MANAGEMENT, "r"): "requested",
-    (MANAGEMENT, "a"): "acknowledged",
-}

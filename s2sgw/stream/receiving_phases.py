@@ -341,7 +341,7 @@ class Authenticating(Conversing):
 
     def auth(self, element: Element) -> None:
         if self.stream.pairs or not self.authorisation.idle:
-            super().auth(element)
+            self.unexpected(element)
         name = element.attributes.get("mechanism")
         mechanism = next((row for row in sasl.offered(self._permission) if row.name == name), None)
         if mechanism is None:
@@ -352,7 +352,7 @@ class Authenticating(Conversing):
     def bidi(self, element: Element) -> None:
         """`<bidi/>` comes before authentication, where it was offered (XEP-0288 §2.1)."""
         if not self._permission.bidi or self.stream.pairs or not self.authorisation.idle:
-            super().bidi(element)
+            self.unexpected(element)
         self.stream.carry_back()
 
     def authenticated(self, method: Method, conclusion: bytes | None) -> None:

@@ -80,10 +80,10 @@ class Agreed(ReceivingPhase):
         self._peers = peers
         self._local = frozenset(stream.options.zero_handshake)
 
-    def stanza(self, stanza: Stanza) -> None:
-        if self.stream.pairs.of(stanza) is None:
+    def pair_of(self, stanza: Stanza) -> Pair:
+        if (stanza.from_, stanza.to) not in self.stream.pairs.routes:
             self._prove(stanza)
-        super().stanza(stanza)
+        return super().pair_of(stanza)
 
     def _prove(self, stanza: Stanza) -> None:
         """Prove the pair of a stanza where it is agreed upon."""

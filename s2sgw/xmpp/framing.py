@@ -15,7 +15,7 @@ from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
-from s2sgw.xmpp.limits import violation
+from s2sgw.xmpp.limits import too_long, violation
 from s2sgw.xmpp.namespaces import SERVER, XML
 from s2sgw.xmpp.restricted_xml import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -68,9 +68,9 @@ class Framer:
     """
 
     __slots__ = (
-        "_base", "_begin", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed", "_head", "_lang", "_last",
-        "_length", "_name", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since",
-        "_stanza", "_stop_at", "interrupted", "leftover", "limits", "stopped",
+        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed", "_head",
+        "_lang", "_last", "_length", "_name", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stanza",
+        "_stop_at", "interrupted", "leftover", "limits", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
@@ -141,7 +141,8 @@ class Framer:
         self._buffer += data
         for at in range(0, min(room, len(data)), PIECE):
             self._parse(parser, data[at : min(at + PIECE, room)])
-        self.limits.check_stream(self._received)
+        if self.limits.stream_bytes is not None and self._received > self.limits.stream_bytes:
+            raise violation(f"more than {self.limits.stream_bytes} bytes before authentication")
         self._trim()
 
     def _prolog(self, data: bytes) -> bytes:
@@ -166,17 +167,27 @@ class Framer:
     def _check_unfinished(self, unread: int) -> None:
         """Check the limits for what is not complete yet; `unread`: bytes of a tag whose end was not received."""
         if not self._head:
-            self.limits.check_header(self._fed)
+            self._check_header(self._fed)
             return
-        self.limits.check_tag(unread)
+        if unread > self.limits.tag_bytes:
+            raise too_long("tag", self.limits.tag_bytes)
         if self._depth > 1:
             self._check_slice(self._fed - self._begin)
 
+    def _check_header(self, length: int) -> None:
+        if length > self.limits.header_bytes:
+            raise too_long("stream header", self.limits.header_bytes)
+
     def _check_slice(self, length: int) -> None:
+        """Check the length of a top-level element, or of the part of it that was received."""
+        limits = self.limits
         if self._stanza is None:
-            self.limits.check_element(length)
-        else:
-            self.limits.check_stanza(length, len(self._payloads))
+            if length > limits.element_bytes:
+                raise too_long("element", limits.element_bytes)
+        elif length > limits.stanza_bytes:
+            raise too_long("stanza", limits.stanza_bytes)
+        elif len(self._payloads) > limits.children:
+            raise violation(f"a stanza with more than {limits.children} children")
 
     def _trim(self) -> None:
         """Drop what was passed on, and white space between elements; other text there is a fault (R30)."""
@@ -248,6 +259,7 @@ class Framer:
         self._name = ""  # of the open top-level element
         self._stanza: Stanza | None = None  # the same if it is a stanza, its data still missing
         self._length = 0  # of `<` and the stanza's name
+        self._attributes: dict[str, str] = {}  # of its start tag, if it is none
         self._lang = False  # it has an xml:lang
         self._payloads: list[str] = []
 
@@ -265,11 +277,12 @@ class Framer:
         assert self._parser is not None
         begin = self._position()
         self._last = end = _tag_end(self._buffer, begin)
-        self.limits.check_header(end)
+        self._check_header(end)
         self._head = bytes(self._buffer[begin:end])
         header = read_header(self._head, name, attributes, self._prefixes)
         self._declarations = Declarations(self._prefixes, attributes.get(LANG))
-        self.limits.check_declared(self._declarations.size)
+        if self._declarations.size > self.limits.declared_bytes:
+            raise violation(f"the stream header declares more than {self.limits.declared_bytes} bytes for each stanza")
         self._events.append(header)
         self._prefixes = {}
         self._depth = 1
@@ -284,7 +297,7 @@ class Framer:
             raise violation(f"more than {self.limits.attributes} attributes")
         if depth == 3:
             if len(name) > NAME_LENGTH:
-                raise violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
+                raise _name_too_long()
             self._payloads.append(name)
         elif depth == 2:
             self._begin_slice(name, attributes)
@@ -300,7 +313,7 @@ class Framer:
         self._name = name
         shape = _SHAPES.get(name)
         if shape is None:
-            self._stanza = None
+            self._stanza, self._attributes = None, attributes
             return
         kind, opening, self._length = shape
         if not self._buffer.startswith(opening, begin) or self._buffer[begin + self._length] == _COLON:
@@ -322,14 +335,15 @@ class Framer:
         assert self._parser is not None
         buffer = self._buffer
         end = self._parser.CurrentByteIndex - self._base
-        if self._payloads or not self._is_empty(end):
+        is_empty = not self._payloads and self._is_empty(end)
+        if not is_empty:
             end = buffer.index(b">", end) + 1
         self._last = end
         begin, stanza = self._begin, self._stanza
+        self._check_slice(end - begin)
         if stanza is None:
-            self._end_element(bytes(buffer[begin:end]))
+            self._end_element(self._empty_element() if is_empty else Element.parse(bytes(buffer[begin:end]), self._head))
             return
-        self.limits.check_stanza(end - begin, len(self._payloads))
         stanza.data = self._declarations.complete(bytes(buffer[begin:end]), self._length, self._lang)
         stanza.payloads = tuple(self._payloads)
         self._events.append(stanza)
@@ -338,14 +352,24 @@ class Framer:
         """Return whether the slice is one empty-element tag that ends at `at`; text may end in "/>" too."""
         return self._buffer[at - 2 : at] == b"/>" and _tag_end(self._buffer, self._begin) == at
 
-    def _end_element(self, data: bytes) -> None:
-        self.limits.check_element(len(data))
-        self._events.append(Element.parse(data, self._head))
+    def _empty_element(self) -> Element:
+        """Return the element that is one empty-element tag, as `<r/>` of XEP-0198 is: its start tag says all of it."""
+        if len(self._name) > NAME_LENGTH:
+            raise _name_too_long()
+        namespace, _, name = self._name.rpartition("}")
+        return Element(name, namespace, self._attributes)
+
+    def _end_element(self, element: Element) -> None:
+        self._events.append(element)
         self._elements += 1
         self.interrupted = self._name not in self._stop_at and self._elements >= self.limits.elements
         if self.interrupted or self._name in self._stop_at:
             self.stopped = True
             raise _Done
+
+
+def _name_too_long() -> RemoteFault:
+    return violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
 
 
 def _has_lang(attributes: dict[str, str]) -> bool:

@@ -16,7 +16,7 @@ from s2sgw.xmpp.element import NODES, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.framing import PIECE, RECYCLE, Close, Fault
 from s2sgw.xmpp.header import Header
-from s2sgw.xmpp.limits import FramingLimits
+from s2sgw.xmpp.limits import FramingLimits, too_long
 from s2sgw.xmpp.namespaces import CLIENT, COMPONENT, SERVER, STREAM
 from s2sgw.xmpp.restricted_xml import malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -118,9 +118,11 @@ class RouteFramer:
 
     def _check_unfinished(self, length: int) -> None:
         if self._depth < 1:
-            self.limits.check_header(length)
+            if length > self.limits.header_bytes:
+                raise too_long("stream header", self.limits.header_bytes)
         elif self._depth > 1 and self._inner is None:
-            self.limits.check_element(length)
+            if length > self.limits.element_bytes:
+                raise too_long("element", self.limits.element_bytes)
         elif self._inner is not None and length > self.limits.stanza_bytes:
             self._inner.give_up()
 

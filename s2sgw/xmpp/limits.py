@@ -22,38 +22,6 @@ class FramingLimits:
     elements: int = 64  # that are not stanzas: so many are read at once, the rest after these were answered
     stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
-    def check_stream(self, length: int) -> None:
-        """Check the length of everything received on the stream, white space before its header included."""
-        if self.stream_bytes is not None and length > self.stream_bytes:
-            raise violation(f"more than {self.stream_bytes} bytes before authentication")
-
-    def check_stanza(self, length: int, children: int) -> None:
-        """Check the length of a stanza, or of the part of it that was received."""
-        if length > self.stanza_bytes:
-            raise too_long("stanza", self.stanza_bytes)
-        if children > self.children:
-            raise violation(f"a stanza with more than {self.children} children")
-
-    def check_element(self, length: int) -> None:
-        """Check the length of any other top-level element, or of the part of it that was received."""
-        if length > self.element_bytes:
-            raise too_long("element", self.element_bytes)
-
-    def check_header(self, length: int) -> None:
-        """Check the length of the stream header."""
-        if length > self.header_bytes:
-            raise too_long("stream header", self.header_bytes)
-
-    def check_tag(self, length: int) -> None:
-        """Check the length of a tag whose end was not received yet."""
-        if length > self.tag_bytes:
-            raise too_long("tag", self.tag_bytes)
-
-    def check_declared(self, size: int) -> None:
-        """Check how much the header's declarations add to each slice."""
-        if size > self.declared_bytes:
-            raise violation(f"the stream header declares more than {self.declared_bytes} bytes for each stanza")
-
 
 def violation(text: str) -> RemoteFault:
     """Return the stream error for a limit that was exceeded."""

@@ -27,7 +27,7 @@ from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from tests.support.custody import custody_of
-from tests.support.fakes import Connections
+from tests.support.fakes import Connections, FixedRandom
 from tests.support.spool_contract import answer_into
 from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, FakeSide, KeepingHop, message
 
@@ -50,10 +50,11 @@ class Stream(FakeConnection):
         self.world = world
         self.chokes = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         super().write(data)
         for each in re.findall(rb"<(?:message|iq)\b.*?</(?:message|iq)>|<r [^>]*/>", data):
             self._read(each)
+        return not self.writable
 
     def _read(self, each: bytes) -> None:
         server = self.world.server
@@ -92,7 +93,7 @@ class World:
         self.side.managed = managed
         self.connections: list[Stream] = []
         self.back: list[Bounced] = []
-        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0))
         self.record = EventRecord(self.clock, Logger())
         self.spool = MemorySpool(1 << 24, lambda call: call())
         self.extensions = ExtensionMemory(self.clock)
@@ -100,17 +101,17 @@ class World:
             self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=1 << 24, spool=self.spool, spools=False,
         )
         self.queues = self.custody.queues
-        self.ack_selection = AckSelection(lambda domain: acks, self.queues.replies, self.extensions, self.clock)
+        self.ack_selection = AckSelection(lambda domain: acks, self.queues, self.extensions, self.clock)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
         way = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
-        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock, self.ack_selection.choose)
+        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), FixedRandom(), self.clock, self.ack_selection)
 
     def _connection(self, engine: Any, owner: Any) -> Stream:
-        engine.sent = lambda number: None
+        engine.sent = lambda number: engine.managed
         engine.managed = self.ack_selection.use_stream_management(OUT.recipient) and self.server.managed
         self.connections.append(Stream(owner, self))
         return self.connections[-1]

@@ -109,11 +109,15 @@ class ShutdownTests(SynchronousTestCase):
         self.admitting = False
 
     def shut_down(self) -> Deferred[None]:
-        stop = Shutdown(
-            self.world.custody, self.world.clock, lambda: bringing(self.links), lambda: bringing(self.ours), lambda: self.admitting,
-        )
+        stop = Shutdown(self.world.custody, self.world.clock, self)
         self.stopped: Deferred[None] = Deferred.fromCoroutine(stop.run())
         return self.stopped
+
+    def bringing_streams(self) -> list[BringingStream]:
+        return bringing(self.links)
+
+    def own_bringing_streams(self) -> list[BringingStream]:
+        return bringing(self.ours)
 
     @property
     def clock(self) -> Clock:

@@ -81,6 +81,8 @@ class _Profile:
         sys.setprofile(None)
 
     def _event(self, frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_name == "__hash__":
+            return  # a look-up in a dict is no hop, whoever wrote the hash
         if event == "call":
             self._arrive(frame, "call")
         elif event == "return" and frame.f_back is not None:
@@ -186,7 +188,7 @@ class World:
 
     def send(self, number: int) -> None:
         """The peer sends a stanza and asks what has arrived."""
-        message = f"<message from='u@{PEER}/r' to='v@{LOCAL}' id='m{number}'><body>x</body></message>"
+        message = f"<message from='u@peer.example/r' to='v@example.org' id='m{number}'><body>x</body></message>"
         self.say(self.accepted, message + "<r xmlns='urn:xmpp:sm:3'/>")
 
     def acknowledge(self, number: int) -> None:

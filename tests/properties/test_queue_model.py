@@ -6,6 +6,7 @@ The account and its invariant are in `tests.support.custody_model`. FUZZ_EXAMPLE
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any, cast
 from unittest import mock
 
@@ -19,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.delivery import queue as delivery_queue
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
-from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model
+from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
 from tests.support.model_servers import LOST, Line, Link
 
 RUNS = int(os.environ.get("FUZZ_EXAMPLES", "120"))
@@ -39,8 +40,9 @@ class CustodyMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patch = mock.patch.object(delivery_queue, "CHUNK", CHUNK)
-        self._patch.start()
+        self._patches = ExitStack()
+        self._patches.enter_context(mock.patch.object(delivery_queue, "CHUNK", CHUNK))
+        self._patches.enter_context(passing_noted(lambda: self.model))
         self.model: Model
         #: what the gateway logged as a failure, and nobody raised
         self._failures: list[Failure] = []
@@ -246,7 +248,7 @@ class CustodyMachine(RuleBasedStateMachine):
             self._raise_failures()
         finally:
             globalLogPublisher.removeObserver(self._observer)
-            self._patch.stop()
+            self._patches.close()
 
 
 class CustodyTests(SynchronousTestCase):

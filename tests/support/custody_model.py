@@ -8,10 +8,12 @@ must be one of: delivered, on the disk, answered by an error that is one of thes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -28,6 +30,8 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.bounce import may_bounce
+from s2sgw.queue.entries import UpstreamAck
+from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.runtime.shutdown import BringingStream, Shutdown
 from s2sgw.s2s.extensions import ExtensionMemory
@@ -39,6 +43,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import custody_of, ingress_services
+from tests.support.fakes import FixedRandom
 from tests.support.model_servers import LOST, Line, Link, Server, Token, domain_of
 from tests.support.scripted_spool import ScriptedSpool
 
@@ -120,6 +125,26 @@ class Tally(EventRecord):
             self._model.counted(outcome, stanza)
 
 
+@contextmanager
+def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
+    """Meanwhile the model is told which stanzas the queues pass on: those are counted by their kind alone."""
+    passed_on, write_through = DeliveryQueue._passed_on, DeliveryQueue._write_through
+
+    def noted_passed_on(queue: DeliveryQueue, number: int, evidence: ReceiptEvidence) -> None:
+        for held in queue.pair_queue.rows(queue.pair_queue.in_flight)[:number]:
+            model().counted("passed", held.stanza)
+        passed_on(queue, number, evidence)
+
+    def noted_write_through(queue: DeliveryQueue, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
+        if not queue.next_hop.acknowledges:
+            for stanza in stanzas:
+                model().counted("passed", stanza)
+        return write_through(queue, stanzas, upstream_ack)
+
+    with mock.patch.multiple(DeliveryQueue, _passed_on=noted_passed_on, _write_through=noted_write_through):
+        yield
+
+
 @dataclass
 class Late:
     """What is known of the replies to one request.
@@ -185,7 +210,7 @@ class Model:
         self.queues = self.custody.queues
         self.services = ingress_services(self.custody, cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy())))
         self.table = ResumptionTable(self.clock, self.record)
-        self.ack_selection = AckSelection(lambda domain: self.acks, self.queues.replies, self.extensions, self.clock)
+        self.ack_selection = AckSelection(lambda domain: self.acks, self.queues, self.extensions, self.clock)
         #: pairs whose stream acknowledges nothing, as is configured, or as its server is not known to answer pings
         self.believed: set[Pair] = set()
         self._watch_late_replies()
@@ -197,9 +222,9 @@ class Model:
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         back_off = BackOff(first=2, jitter=0)
-        return DeliveryAgent(queue, Provider(self), self.record, back_off, lambda: 0.0, self.clock, self._choose_acks)
+        return DeliveryAgent(queue, Provider(self), self.record, back_off, FixedRandom(), self.clock, self)
 
-    def _choose_acks(self, queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
+    def choose(self, queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
         chosen = self.ack_selection.choose(queue, stream, stalled_before)
         if isinstance(chosen, TcpAcks):
             assert self.acks == "tcp" or not self._answers(stream.pair.recipient), "a server that answers pings is asked for none"
@@ -641,13 +666,20 @@ class Model:
         self.spool.die()
         self._begin()
 
+    @property
+    def admitting(self) -> bool:
+        return self.services.admitting
+
+    def bringing_streams(self) -> list[BringingStream]:
+        return [BringingStream(cast(Any, link), link) for link in self.links if not link.ours]
+
+    def own_bringing_streams(self) -> list[BringingStream]:
+        return []
+
     def stop(self, servers_work: bool, disk_works: bool) -> None:
         """End the gateway in order, and start it anew. `servers_work`, `disk_works`: meanwhile."""
         done: list[None] = []
-        shutdown = Shutdown(
-            self.custody, self.clock, lambda: [BringingStream(cast(Any, link), link) for link in self.links if not link.ours],
-            list, lambda: self.services.admitting,
-        )
+        shutdown = Shutdown(self.custody, self.clock, self)
         Deferred.fromCoroutine(shutdown.run()).addCallback(done.append)
         for _ in range(400):
             if done:

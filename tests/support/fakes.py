@@ -39,7 +39,8 @@ class FakeNextHop:
     def status(self) -> NextHopStatus:
         return NextHopStatus(self.state)
 
-    def send(self, data: Sequence[bytes]) -> None: ...
+    def send(self, data: Sequence[bytes]) -> bool:
+        return self.slow
 
     def relieve_pressure(self) -> None: ...
 
@@ -85,6 +86,16 @@ class FixedClock:
 
     def seconds(self) -> float:
         return self._at
+
+
+class FixedRandom:
+    """Gives `numbers` in turn, and the last one for ever (`queue.backoff.Chance`)."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._numbers = list(numbers or (0.0,))
+
+    def random(self) -> float:
+        return self._numbers.pop(0) if len(self._numbers) > 1 else self._numbers[0]
 
 
 class Connections:

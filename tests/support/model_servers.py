@@ -168,9 +168,11 @@ class Link:
         told, self.counters.told = self.counters.told, self.counters.handled
         self.model.acknowledged(self.line.brought[told:self.counters.told])
 
-    def sent(self, number: int) -> None:
-        assert self.counters is not None
+    def sent(self, number: int) -> bool:
+        if self.counters is None:
+            return False
         self.counters.sent += number
+        return True
 
     def enable(self, resumable: bool) -> None:
         """Enable XEP-0198 in both directions, from the first stanza on."""
@@ -190,11 +192,12 @@ class Link:
     def resume(self, holder: object) -> None:
         self.holders.discard(holder)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         if self.ending is None:
             for found in _TAG.finditer(data):
                 attributes = dict(_ATTRIBUTE.findall(found[2])) if found[1] else None
                 self.wire.append(Token((found[1] or b"r").decode(), attributes))
+        return not self.writable
 
     def when_closed(self) -> Deferred[None]:
         if self.ending is not None:

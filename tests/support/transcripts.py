@@ -188,7 +188,8 @@ class TranscriptCase(SynchronousTestCase):
                     for part in cut(data.encode() if isinstance(data, str) else data):
                         events += engine.receive(part)
                 case Do():
-                    events += getattr(engine, step.method)(*step.arguments) or []
+                    caused = getattr(engine, step.method)(*step.arguments)
+                    events += caused if isinstance(caused, list) else []
                 case Out(data):
                     self.assertEqual(engine.data_to_send().decode(), data)
                 case Says():

@@ -43,7 +43,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of, ingress_services
-from tests.support.fakes import Connections, FakeNextHop
+from tests.support.fakes import Connections, FakeNextHop, FixedRandom
 
 HERE, ROOMS, THERE = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "there.example"))
 KEYS = DialbackKeys(b"k" * 32)
@@ -119,7 +119,7 @@ class Sink(FakeNextHop):
         self.arrived: list[bytes] = []
         self.pings = 0
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         self.arrived += [each for each in data if b"<body>" in each]
         back = self.queue.pair.inverse
         for ping in (re.search(b"id='(s2sgw-[^']+)'", each) for each in data):
@@ -128,6 +128,7 @@ class Sink(FakeNextHop):
                 id = ping[1].decode()
                 answer = f"<iq type='result' id='{id}' from='{back.sender}' to='{back.recipient}'/>".encode()
                 self.queues.queue(back).accept([Stanza("iq", answer, back.sender.text, back.recipient.text, "result", id)])
+        return False
 
     def acknowledge(self, number: int) -> None:
         self.queue.acknowledged(min(number, self.queue.pair_queue.in_flight_count))
@@ -141,7 +142,7 @@ class Gateway:
         self.clock = clock = world.clock
         self.own = own
         self.record = EventRecord(clock, Logger())
-        self.destinations = Destinations(clock, lambda: 0.0, QUICK)
+        self.destinations = Destinations(clock, FixedRandom(), QUICK)
         self.extensions = ExtensionMemory(clock)
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]  # that a stream is short-lived means nothing here
         self.sinks: dict[Pair, Sink] = {}
@@ -150,7 +151,7 @@ class Gateway:
         peers = cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy()))
         self.ingress_services = ingress_services(self.custody, peers)
         self.accepted = AcceptedStreams(self.ingress_services, self, self)
-        self.ack_selection = AckSelection(lambda domain: "auto", self.queues.replies, self.extensions, clock)
+        self.ack_selection = AckSelection(lambda domain: "auto", self.queues, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
 
@@ -162,7 +163,7 @@ class Gateway:
             Connections(self._outgoing), self.clock, self.destinations, self.extensions, carrying_back=self.accepted, bidi=self,
         )
         side = cast(Any, self)
-        return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, lambda: 0.0, self.clock, self.ack_selection.choose)
+        return DeliveryAgent(queue, PeerStreamProvider(side, connect_services), self.record, QUICK, FixedRandom(), self.clock, self.ack_selection)
 
     def contacted(self, peer: Domain) -> None: ...
 

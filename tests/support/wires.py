@@ -77,6 +77,10 @@ class ToyEngine:
             return [PairProven(PAIR, "EXTERNAL")]
         return [StanzasReceived(PAIR, [Stanza("message", line, "", "")])]
 
+    @property
+    def unsent(self) -> int:
+        return len(self.out)
+
     def data_to_send(self) -> bytes:
         data, self.out = self.out, b""
         return data

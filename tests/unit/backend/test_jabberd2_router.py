@@ -24,7 +24,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of, ingress_services
-from tests.support.fakes import FakeNextHop
+from tests.support.fakes import FakeNextHop, FixedRandom
 
 HERE, ROOMS, PEER = (Domain.parse(name) for name in ("here.example", "rooms.here.example", "peer.example"))
 IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
@@ -47,8 +47,9 @@ class FakeConnection:
     def step(self, method: Any, *args: Any) -> None:
         self.written.append(method.__name__)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         self.written.append(data.decode())
+        return not self.writable
 
     def negotiated(self) -> None:
         self.established = True
@@ -74,8 +75,9 @@ class KeepingHop(FakeNextHop):
     def __init__(self, kept: list[str]) -> None:
         self.kept = kept
 
-    def send(self, data: Any) -> None:
+    def send(self, data: Any) -> bool:
         self.kept += [each.decode() for each in data]
+        return False
 
 
 class LinkTestCase(SynchronousTestCase):
@@ -90,13 +92,13 @@ class LinkTestCase(SynchronousTestCase):
         self.failure: Exception | None = None
         self.secret: Any = lambda: "sesame"
         router = Router("127.0.0.1", 5347, "s2s", lambda: self.secret(), frozenset({HERE, ROOMS}))
-        around = RouterServices(services, self._connection, self._dial, self._admit, self.clock, lambda: 0.0, lambda: "nonce")  # type: ignore[arg-type]
+        around = RouterServices(services, self._connection, self._dial, self._admit, self.clock, FixedRandom(), lambda: "nonce")  # type: ignore[arg-type]
         self.link = RouterLink(router, around, BackOff(first=1, jitter=0))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         if queue.pair.recipient not in (HERE, ROOMS):
             return KeepingHop(self.out)
-        return DeliveryAgent(queue, self.link, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
+        return DeliveryAgent(queue, self.link, self.record, BackOff(first=2, jitter=0), FixedRandom(), self.clock)
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(engine, owner))

@@ -11,7 +11,7 @@ from s2sgw.delivery.ack_selection import MAX_SERVERS, MUTE_SECONDS, REMEMBERED_S
 from s2sgw.delivery.acknowledgements import LARGE, OVERDUE_SECONDS, PING_SECONDS, Acks, PingAcks, StreamManagementAcks, TcpAcks
 from s2sgw.delivery.iq_replies import LateReplies, PingReplies
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.unit.delivery.test_acknowledgements import PAIR, Queue
 from tests.unit.delivery.test_acknowledgements import Stream as Written
 
@@ -55,16 +55,19 @@ class AckSelectionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.acks: dict[Domain, Acks] = {THERE: "auto", HERE: "tcp"}
-        self.replies = PingReplies(PAIR.inverse, LateReplies())
+        self.caught = PingReplies(PAIR.inverse, LateReplies())
         self.extensions = Extensions()
-        self.selection = AckSelection(self.acks.__getitem__, lambda pair: self.replies, self.extensions, self.clock)
+        self.selection = AckSelection(self.acks.__getitem__, self, self.extensions, self.clock)
         self.queue = Queue()
+
+    def replies(self, pair: Pair) -> PingReplies:
+        return self.caught
 
     def choose(self, stream: Stream, stalled_before: bool = False) -> Any:
         return self.selection.choose(self.queue, stream, stalled_before)  # type: ignore[arg-type]
 
     def answer(self) -> None:
-        _, answered = self.replies.pings.popitem()
+        _, answered = self.caught.pings.popitem()
         answered()
 
     def test_chosen(self) -> None:

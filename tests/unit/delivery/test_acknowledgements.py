@@ -36,11 +36,23 @@ class Stream:
         self.written: list[bytes] = []
         self.counted: list[int] = []
 
-    def write(self, stanzas: list[bytes]) -> None:
+    def write(self, stanzas: list[bytes]) -> bool:
         self.written += stanzas
+        return False
 
     def count_sent(self, number: int) -> None:
         self.counted.append(number)
+
+
+class OneQueue:
+    """The queue back to us, with its replies."""
+
+    def __init__(self, caught: PingReplies) -> None:
+        self._caught = caught
+
+    def replies(self, pair: Pair) -> PingReplies:
+        assert pair == PAIR.inverse
+        return self._caught
 
 
 class Policy:
@@ -82,13 +94,14 @@ class PingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.replies = PingReplies(PAIR.inverse, LateReplies())
+        self.late = LateReplies()
+        self.replies = PingReplies(PAIR.inverse, self.late)
         self.stream, self.queue, self.policy = Stream(), Queue(), Policy()
         self.acks = self.pings()
 
     def pings(self, always: bool = False) -> PingAcks:
         ids = count(1)
-        catcher = ReplyCatcher(lambda pair: self.replies if pair == PAIR.inverse else self.fail(), PAIR.inverse)
+        catcher = ReplyCatcher(OneQueue(self.replies), PAIR.inverse)
         return PingAcks(self.stream, self.queue, catcher, self.policy, self.clock, lambda: f"id{next(ids)}", always)  # type: ignore[arg-type]
 
     def answer(self, id: str) -> None:
@@ -140,7 +153,7 @@ class PingTests(SynchronousTestCase):
         """R41: the reply that comes after its time goes no further."""
         self.acks.after_batch(1)
         self.clock.advance(PING_SECONDS)
-        self.assertTrue(self.replies)
+        self.assertEqual(({}, [PAIR.inverse]), (self.replies.pings, list(self.late.pairs)))
 
     def test_pressure(self) -> None:
         """R41: a server that never answered slows no source; one that did is waited for."""
@@ -164,20 +177,30 @@ class PingTests(SynchronousTestCase):
     def test_before_a_large_stanza(self) -> None:
         """Before the first large stanza it is asked whether the server answers at all; the next ping is about that one."""
         large, small = b"x" * (LARGE + 1), b"x" * LARGE
-        self.assertEqual(self.acks.before_batch([small]), b"")
-        self.assertIn(b"id1", self.acks.before_batch([small, large]))
-        self.assertEqual((self.acks.before_batch([large]), self.acks.after_batch(2), self.queue.acknowledgements), (b"", b"", []))
+        written = self.acks.batch([small, large])
+        self.assertIn(b"id1", written[0])
+        self.assertEqual((written[1:], self.stream.counted, self.queue.acknowledgements), ([small, large], [1, 2], []))
+        self.assertEqual(self.acks.batch([large]), [large])
         self.answer("id1")
         self.assertEqual((self.queue.acknowledgements, list(self.replies.pings), len(self.stream.written)), ([(0, "passed_on")], ["id2"], 1))
         self.answer("id2")
-        self.assertEqual((self.queue.acknowledgements[1:], self.acks.before_batch([large])), ([(2, "passed_on")], b""))
+        self.assertEqual(self.queue.acknowledgements[1:], [(3, "passed_on")])
+        written = self.acks.batch([large])
+        self.assertEqual((written[0], b"id3" in written[1]), (large, True))
+
+    def test_behind_small_stanzas(self) -> None:
+        """A batch of small stanzas is followed by the ping; while that is out, the next batch is not."""
+        small = b"x" * LARGE
+        written = self.acks.batch([small, small])
+        self.assertEqual((written[:2], b"id1" in written[2], len(written)), ([small, small], True, 3))
+        self.assertEqual(self.acks.batch([small]), [small])
 
     def test_not_asked_once_silent(self) -> None:
         """R41: a server that answers nothing is asked nothing more."""
-        self.acks.before_batch([b"x" * (LARGE + 1)])
-        self.acks.after_batch(1)
+        large = b"x" * (LARGE + 1)
+        self.acks.batch([large])
         self.clock.advance(PING_SECONDS)
-        self.assertEqual((self.queue.acknowledgements, self.acks.before_batch([b"x" * (LARGE + 1)])), ([(1, "written")], b""))
+        self.assertEqual((self.queue.acknowledgements, self.acks.batch([large])), ([(1, "written")], [large]))
 
     def test_stop(self) -> None:
         """A stream that is gone expects nothing any more."""
@@ -200,7 +223,8 @@ class StreamManagementTests(SynchronousTestCase):
     def test_asked(self) -> None:
         """R35: each write is counted and followed by a request."""
         acks = self.acks()
-        self.assertEqual((acks.before_batch([b"x" * (LARGE + 1)]), acks.after_batch(3), self.stream.counted, acks.acknowledges), (b"", REQUEST, [3], True))
+        large = b"x" * (LARGE + 1)
+        self.assertEqual((acks.batch([large, b"y"]), self.stream.counted, acks.acknowledges), ([large, b"y", REQUEST], [2], True))
         acks.on_pressure()
         acks.stop()
         acks.stop()
@@ -258,8 +282,8 @@ class TcpTests(SynchronousTestCase):
         """Stanzas are counted, and nothing is acknowledged."""
         stream = Stream()
         acks = TcpAcks(stream)  # type: ignore[arg-type]
-        self.assertEqual(acks.before_batch([b"x" * (LARGE + 1)]), b"")
-        self.assertEqual((acks.after_batch(3), acks.acknowledges, acks.acknowledged(1), stream.counted), (b"", False, 0, [3]))
+        large = b"x" * (LARGE + 1)
+        self.assertEqual((acks.batch([large]), acks.after_batch(3), acks.acknowledges, acks.acknowledged(1), stream.counted), ([large], b"", False, 0, [1, 3]))
         acks.on_pressure()
         acks.stop()
         self.assertEqual(TcpAcks().after_batch(3), b"")

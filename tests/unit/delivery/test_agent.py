@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -39,7 +40,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of, stop
-from tests.support.fakes import Connections, FakeNextHop
+from tests.support.fakes import Connections, FakeNextHop, FixedRandom
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
 OUT = Pair(HERE, THERE)
@@ -61,8 +62,9 @@ class FakeConnection:
         self.ending: Ending | None = None
         self.closed: Deferred[None] = Deferred()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         self.written.append(data)
+        return not self.writable
 
     def close(self, ending: Ending) -> None:
         if self.ending is None:
@@ -114,7 +116,7 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
-            closing=False, extensible=False, resumption=None, continues=False, sent=lambda number: None,
+            closing=False, extensible=False, resumption=None, continues=False, sent=lambda number: self.managed,
         )
 
     def shown(self, pair: Pair) -> str | None:
@@ -162,7 +164,7 @@ class World:
         self.connections: list[FakeConnection] = []
         self.dials = self.side.dials
         self.back: list[Bounced] = []
-        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0))
         self.extensions = ExtensionMemory(self.clock)
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock, Logger())
@@ -173,7 +175,7 @@ class World:
         if queue.direction == "inbound":
             return KeepingHop(self.back)
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=self.room)
-        return DeliveryAgent(queue, PeerStreamProvider(self.side, connect_services), self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, PeerStreamProvider(self.side, connect_services), self.record, BackOff(first=2, jitter=0), FixedRandom(), self.clock)  # type: ignore[arg-type]
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
         self.connections.append(FakeConnection(owner))
@@ -202,6 +204,27 @@ class World:
         return self.queue.next_hop
 
 
+class Choosing:
+    """Chooses the acknowledgements that `make(stream)` makes."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def choose(self, queue: DeliveryQueue, stream: Any, stalled_before: bool) -> Any:
+        return self._make(stream)
+
+
+def managed(clock: Clock, stream: Any) -> StreamManagementAcks:
+    return StreamManagementAcks(stream, Mock(), clock)
+
+
+def by_hand(stream: Any) -> TcpAcks:
+    """The test acknowledges."""
+    acknowledgements = TcpAcks()
+    acknowledgements.acknowledges = True
+    return acknowledgements
+
+
 @dataclass
 class Bounced:
     """What came back."""
@@ -216,10 +239,11 @@ class KeepingHop(FakeNextHop):
     def __init__(self, kept: list[Bounced]) -> None:
         self._kept = kept
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         for each in data:
             element = Element.parse(each)
             self._kept.append(Bounced(element.attributes["id"], each))
+        return False
 
 
 def message(id: str, kind: Any = "message", type: str | None = None, size: int = 10) -> Stanza:
@@ -360,7 +384,7 @@ class CourierTests(SynchronousTestCase):
             world.queue.accept([message("1")])
             world.dials[-1].callback(None)
             world.connections[-1].owner.engine.enabling = enabling
-            world.next_hop._choose_acks = lambda queue, stream, stalled, clock=world.clock: StreamManagementAcks(stream, Mock(), clock)
+            world.next_hop._ack_selection = Choosing(partial(managed, world.clock))
             world.connections[-1].prove()
             world.connections[-1].close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
             self.assertEqual([stanza.id for stanza in world.back], back)
@@ -401,6 +425,21 @@ class CourierTests(SynchronousTestCase):
         connection.writable = True
         connection.owner.resumed(connection)
         self.assertEqual((source.held, ids(connection.written)), ([], ["1", "2"]))
+
+    def test_stream_lost_in_a_write(self) -> None:
+        """Back-pressure: a stream that a write loses slows no source: what ends it may never say that it takes again."""
+        world, source = World(), Source()
+        world.queue.accept([message("1")], source)
+        connection = world.open()
+
+        def write(data: bytes) -> bool:
+            connection.writable = False
+            connection.close(Ending(Cause.CONNECTION_LOST, by="network"))
+            return True
+
+        connection.write = write  # type: ignore[method-assign]
+        world.queue.accept([message("2")], source)
+        self.assertEqual((world.state, source.held), ("backing off", []))
 
     def test_slow_hop_does_not_slow_what_others_share(self) -> None:
         """Where the stanzas of several lanes come by one stream, one peer that reads nothing holds up nobody but itself."""
@@ -451,7 +490,7 @@ class CourierTests(SynchronousTestCase):
         ):
             world = World()
             world.queue.accept([message(id) for id in ("1", "bad", "3")])
-            world.next_hop._choose_acks = self.by_hand
+            world.next_hop._ack_selection = Choosing(by_hand)
             while not world.back:
                 connection = world.open()
                 if ids(connection.written) == ["1"]:
@@ -462,16 +501,11 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
             self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
 
-    def by_hand(self, queue: DeliveryQueue, stream: Any, stalled_before: bool) -> Any:
-        acknowledgements = TcpAcks()
-        acknowledgements.acknowledges = True
-        return acknowledgements
-
     def test_every_one_poison(self) -> None:
         """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
         world = World()
         world.queue.accept([message(str(number)) for number in range(MAX_ISOLATIONS + 2)])
-        world.next_hop._choose_acks = self.by_hand
+        world.next_hop._ack_selection = Choosing(by_hand)
         rests = []
         for _ in range(MAX_ISOLATIONS + 2):
             world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))

@@ -50,9 +50,10 @@ class FakeHop(FakeNextHop):
     def state(self) -> str:
         return "ready" if self.ready else "idle"
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         self.sent += data
         self.writes += 1
+        return self.slow
 
     def request_delivery(self) -> None:
         self.asked += 1
@@ -185,11 +186,12 @@ class FastPathTests(SynchronousTestCase):
             world.next_hop.ready, world.next_hop.acknowledges = False, not begins
             world.accept(stanza("1"))
 
-            def write(data: Sequence[bytes], world: World = world, begins: bool = begins) -> None:
+            def write(data: Sequence[bytes], world: World = world, begins: bool = begins) -> bool:
                 world.next_hop.acknowledges = begins
                 if not begins:
                     world.next_hop.ready = False
                     world.queue.stream_lost()
+                return False
 
             world.next_hop.send = write  # type: ignore[method-assign]
             world.next_hop.ready = True

@@ -53,8 +53,9 @@ class HopUnderTest(FakeNextHop):
     def ready(self) -> bool:  # type: ignore[override]
         return self.now == "ready"
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         self.sent += data
+        return self.slow
 
     def request_delivery(self) -> None:
         if self.now == "idle":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.ingress.duplicates import MAX_OF_STREAM, MAX_PAIRS, REMEMBERED_SECONDS, Duplicates, ReceivedRun, Unacknowledged
+from s2sgw.ingress.duplicates import MAX_OF_STREAM, MAX_PAIRS, REMEMBERED_SECONDS, Duplicates, Unacknowledged
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -18,8 +18,11 @@ def stanza(id: str | None, text: str = "") -> Stanza:
     return Stanza("message", f"<message id='{id}'>{text}</message>".encode(), "a@here.example", "b@peer.example", None, id)
 
 
-def run(*stanzas: Stanza, pair: Pair = IN) -> ReceivedRun:
-    return ReceivedRun(pair, list(stanzas), UpstreamAck(len(stanzas)))
+def add(kept: Unacknowledged, *stanzas: Stanza, pair: Pair = IN) -> UpstreamAck:
+    """These stanzas come next; return their receipt."""
+    receipt = UpstreamAck(len(stanzas))
+    kept.add(pair, list(stanzas), receipt)
+    return receipt
 
 
 class UnacknowledgedTests(SynchronousTestCase):
@@ -32,8 +35,8 @@ class UnacknowledgedTests(SynchronousTestCase):
         """R35: of a run of which only the first was acknowledged, the rest may come again."""
         one, two, three = stanza("1"), stanza("2"), stanza("3")
         kept = Unacknowledged()
-        kept.add(run(one, two))
-        kept.add(run(three))
+        add(kept, one, two)
+        add(kept, three)
         self.assertEqual(self.rows(kept, 0), [hash(each.data) for each in (one, two, three)])
         self.assertEqual(self.rows(kept, 1), [hash(two.data), hash(three.data)])
         self.assertEqual(self.rows(kept, 2), [hash(three.data)])
@@ -42,14 +45,14 @@ class UnacknowledgedTests(SynchronousTestCase):
     def test_only_messages_with_ids(self) -> None:
         """IQs and presence that look the same may be meant twice, and a message without an id cannot be told from another."""
         kept = Unacknowledged()
-        kept.add(run(stanza(None), Stanza("iq", b"<iq id='p'/>", "a@here.example", "b@peer.example", "get", "p"), stanza("1")))
+        add(kept, stanza(None), Stanza("iq", b"<iq id='p'/>", "a@here.example", "b@peer.example", "get", "p"), stanza("1"))
         self.assertEqual(self.rows(kept, 0), [hash(stanza("1").data)])
 
     def test_bounded(self) -> None:
         """The oldest are forgotten, and the count goes on."""
         kept = Unacknowledged()
         for number in range(MAX_OF_STREAM + 1):
-            kept.add(run(stanza(str(number))))
+            add(kept, stanza(str(number)))
         self.assertEqual(len(self.rows(kept, 0)), MAX_OF_STREAM)
         self.assertEqual(self.rows(kept, MAX_OF_STREAM), [hash(stanza(str(MAX_OF_STREAM)).data)])
 
@@ -62,10 +65,10 @@ class DuplicatesTests(SynchronousTestCase):
         self.duplicates = Duplicates(self.clock)
 
     def lose(self, *stanzas: Stanza, pair: Pair = IN) -> UpstreamAck:
-        kept, lost = Unacknowledged(), run(*stanzas, pair=pair)
-        kept.add(lost)
+        kept = Unacknowledged()
+        receipt = add(kept, *stanzas, pair=pair)
         self.duplicates.expect(kept.rows(0))
-        return lost.receipt
+        return receipt
 
     def new(self, *stanzas: Stanza, pair: Pair = IN) -> list[str | None]:
         return [each.id for each in self.duplicates.divide(pair, list(stanzas))[0]]

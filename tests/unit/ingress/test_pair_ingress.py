@@ -49,8 +49,9 @@ class Keeping:
     def __init__(self, kept: list[str]) -> None:
         self._kept = kept
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         self._kept += [each.decode() for each in data]
+        return self.slow
 
     def request_delivery(self) -> None: ...
 

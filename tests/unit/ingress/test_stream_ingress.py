@@ -21,7 +21,7 @@ from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair
 from tests.support.custody import ingress_services
-from tests.unit.delivery.test_agent import World, ids, message
+from tests.unit.delivery.test_agent import Choosing, World, ids, message
 from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, EntryTestCase, stanza
 
 
@@ -30,11 +30,15 @@ class Receipts(StreamReceipts):
 
     def __init__(self) -> None:
         self.handled: list[int] = []
-        self.acknowledged: int | None = None
-        super().__init__(self.handled.append, self._known, Counter())
+        self.known: int | None = None
+        super().__init__(self, Counter())
 
-    def _known(self) -> int:
-        return sum(self.handled) if self.acknowledged is None else self.acknowledged
+    def acknowledge(self, number: int) -> None:
+        self.handled.append(number)
+
+    @property
+    def acknowledged(self) -> int:
+        return sum(self.handled) if self.known is None else self.known
 
     def of(self, *ids: str) -> UpstreamAck:
         """The receipt for a run of these stanzas."""
@@ -68,7 +72,7 @@ class ReceiptsTests(SynchronousTestCase):
     def test_what_may_come_again(self) -> None:
         """R35: at the end of the stream, what was not acknowledged to the sender, safe or not; nothing that was."""
         runs = [self.receipts.of("1"), self.receipts.of("2", "3"), self.receipts.of("4")]
-        self.receipts.acknowledged = 2
+        self.receipts.known = 2
         for each in runs[:2]:
             each.settle(PASSED_ON, each.total)
         self.assertEqual(self.receipts.handled, [1, 2])
@@ -210,10 +214,14 @@ class CourierReceiptTests(SynchronousTestCase):
         assert isinstance(self.world.queue.next_hop, DeliveryAgent)
         self.agent = self.world.queue.next_hop
         engine: Any = self.connection.owner.engine
-        engine.managed, engine.sent = True, self.sent.append
+        engine.managed, engine.sent = True, self._count
         self.agent.data.acknowledgements = StreamManagementAcks(self.agent.stream, Mock(), self.world.clock)  # type: ignore[union-attr, arg-type]
         self.world.queue.accept([message("2"), message("3")])
         self.world.queue.accept([message("4")])
+
+    def _count(self, number: int) -> bool:
+        self.sent.append(number)
+        return True
 
     def tell(self, event: Any) -> None:
         self.connection.owner.event(self.connection, event)
@@ -244,7 +252,7 @@ class CourierReceiptTests(SynchronousTestCase):
             return b"<ping/>"
 
         pings = SimpleNamespace(acknowledges=True, after_batch=behind, stop=lambda: None)
-        self.agent._choose_acks = lambda *ignored: pings
+        self.agent._ack_selection = Choosing(lambda stream: pings)
         self.tell(ManagementRefused())
         self.assertEqual((asked, self.connection.written[-1], len(self.world.queue.pair_queue)), ([3], b"<ping/>", 3))
         self.world.queue.acknowledged(3)

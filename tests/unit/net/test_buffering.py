@@ -18,21 +18,25 @@ class InputBufferTests(SynchronousTestCase):
         self.clock = Clock()
         self.turns = 0
         self.noted: list[str] = []
-        self.buffer = InputBuffer(self.clock, Turns(self.clock), self._turn, 60, lambda: self.noted.append("too long"))
+        self.established = self.busy = False
+        self.buffer = InputBuffer(self.clock, Turns(self.clock), self, 60)
         self.buffer.transport = SimpleNamespace(
             pauseProducing=lambda: self.noted.append("pause"), resumeProducing=lambda: self.noted.append("resume"),
         )
 
-    def _turn(self) -> None:
+    def take_turn(self) -> None:
         self.turns += 1
+
+    def held_too_long(self) -> None:
+        self.noted.append("too long")
 
     def test_taken_in_parts(self) -> None:
         """What came is taken in parts of a size, nothing is lost and the order stays."""
         self.buffer.add(b"abc")
         self.buffer.add(b"defg")
-        self.assertEqual([self.buffer.take(2), self.buffer.take(4), bool(self.buffer)], [b"ab", b"cdef", True])
+        self.assertEqual([self.buffer.take(2), self.buffer.take(4), self.buffer.size], [b"ab", b"cdef", 1])
         self.buffer.add(b"h")
-        self.assertEqual([self.buffer.take(), self.buffer.take(), bool(self.buffer)], [b"gh", b"", False])
+        self.assertEqual([self.buffer.take(), self.buffer.take(), self.buffer.size], [b"gh", b"", 0])
 
     def test_full(self) -> None:
         """A reader that is behind stops the transport, which goes on as soon as there is room; the reader is not held."""
@@ -58,7 +62,7 @@ class InputBufferTests(SynchronousTestCase):
         """At the end nothing is kept, and the transport reads on so as to see the other side close."""
         self.buffer.add(b"x" * (INPUT_BYTES + 1))
         self.buffer.close(read_on=True)
-        self.assertEqual((bool(self.buffer), self.noted, self.clock.getDelayedCalls()[1:]), (False, ["pause", "resume"], []))
+        self.assertEqual((self.buffer.size, self.noted, self.clock.getDelayedCalls()[1:]), (0, ["pause", "resume"], []))
 
     def test_unfinished(self) -> None:
         """A reader that has something left gets its turn behind a hold, though nothing came."""

@@ -71,7 +71,7 @@ class InputTests(SynchronousTestCase):
         solo.receive(b"BYE\n")
         solo.receive(b"more\n")
         self.assertEqual(solo.engine.fed, [b"BYE\n"])
-        self.assertFalse(solo.connection._intake)  # and not kept
+        self.assertEqual(solo.connection._intake.size, 0)  # and not kept
 
 
 class HoldTests(SynchronousTestCase):
@@ -225,10 +225,15 @@ class OutputTests(SynchronousTestCase):
     def test_nothing_is_written_to_a_lost_transport(self) -> None:
         """What an owner writes on hearing the last words goes nowhere, without harm."""
         solo = Solo()
-        solo.owner.on_event = lambda connection, event: connection.write(b"too late")
+        solo.owner.on_event = write_too_late
         solo.connection.dataReceived(b"last words\n")
         solo.lose()
         self.assertEqual(solo.written(), b"")
+
+
+def write_too_late(connection: StreamConnection, event: Event) -> None:
+    connection.write(b"too late")
+
 
 class Answering(ToyEngine):
     """An engine that answers each line with as many bytes as it has, and reads `lines` of them in one step."""
@@ -411,7 +416,7 @@ class TurnTests(SynchronousTestCase):
             solo.connection.dataReceived(b"x" * 262_144)
             solo.clock.turn()
             sizes.append([len(data) for data in solo.engine.fed])
-            while solo.connection._intake:
+            while solo.connection._intake.size:
                 solo.connection._intake.take()
         few, some, most = 16_384, 32_768, 65_536
         self.assertEqual(sizes, [[few, some, most, most, most, 262_144 - few - some - 3 * most], [most], [some], [few], [few, few], [few, some, most, most, most]])

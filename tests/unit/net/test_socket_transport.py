@@ -296,7 +296,11 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         """What one turn writes is sent when it ends, in one piece, and the reactor is not asked to wait for the socket."""
         world = World(self).secured()
         world.reactor.waits = 0
-        world.owner.on_event = lambda connection, event: connection.write(b"answer\n")
+
+        def answer(connection: StreamConnection, event: object) -> None:
+            connection.write(b"answer\n")
+
+        world.owner.on_event = answer
         world.initiating.write(b"one\n")
         world.initiating.write(b"two\n")
         world.reactor.settle()

@@ -9,6 +9,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.queue.memory import PeerMemory, SharedMemory
 
 
+def take(peer: PeerMemory, number: int) -> None:
+    """Count as a queue does (`PairQueue`)."""
+    peer.used += number
+    peer.shared.used += number
+
+
 class SharedMemoryTests(SynchronousTestCase):
     """`[queue] memory` and `share`."""
 
@@ -17,29 +23,29 @@ class SharedMemoryTests(SynchronousTestCase):
         memory = SharedMemory(1000, 0.25)
         peer = PeerMemory(memory)
         self.assertEqual(peer.allowance, 250)
-        peer.take(125)
+        take(peer, 125)
         self.assertEqual((peer.crowded, peer.full), (False, False))
-        peer.take(1)
+        take(peer, 1)
         self.assertEqual((peer.crowded, peer.full), (True, False))
-        peer.take(125)
+        take(peer, 125)
         self.assertEqual((peer.crowded, peer.full, memory.short), (True, True, False))
-        peer.give_back(251)
+        take(peer, -251)
         self.assertEqual((peer.used, memory.used), (0, 0))
 
     def test_all_for_one(self) -> None:
         """A share of 100% means that there are no shares."""
         memory = SharedMemory(1000, 1.0)
         peer, other = PeerMemory(memory), PeerMemory(memory)
-        peer.take(600)
+        take(peer, 600)
         self.assertEqual((peer.allowance, peer.full), (1000, False))
-        other.take(401)
+        take(other, 401)
         self.assertEqual((peer.full, memory.full), (True, True))
 
     def test_overrun(self) -> None:
         """What was read is counted, whether it fits or not."""
         memory = SharedMemory(1000, 0.25)
         peer = PeerMemory(memory)
-        peer.take(2000)
+        take(peer, 2000)
         self.assertEqual((peer.allowance, peer.full, memory.full, memory.short), (-1000, True, True, True))
 
     @given(st.integers(1, 200), st.sampled_from((0.05, 0.25, 0.5, 0.9)))
@@ -49,5 +55,5 @@ class SharedMemoryTests(SynchronousTestCase):
         peers = [PeerMemory(memory) for _ in range(number)]
         while growing := [peer for peer in peers if not peer.full]:
             for peer in growing:
-                peer.take(1000)
+                take(peer, 1000)
         self.assertGreaterEqual(PeerMemory(memory).allowance, min(memory.share, 1_000_000 // (number + 1)) - 1000 * number)

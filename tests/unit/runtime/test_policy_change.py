@@ -28,7 +28,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of
-from tests.support.fakes import FakeNextHop
+from tests.support.fakes import FakeNextHop, FixedRandom
 from tests.support.turn_clock import TurnClock
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
@@ -69,8 +69,9 @@ class Waiting(FakeNextHop):
         self.ready = ready
         self._kept = kept
 
-    def send(self, data: Sequence[bytes]) -> None:
+    def send(self, data: Sequence[bytes]) -> bool:
         self._kept += data
+        return False
 
 
 class Review:
@@ -98,7 +99,7 @@ class ReconsiderationTests(SynchronousTestCase):
         if queue.direction == "inbound":
             return Waiting(True, self.back)
         side: Any = SimpleNamespace(leg="federation")
-        return DeliveryAgent(queue, PeerStreamProvider(side, None), self.record, BackOff(), lambda: 0.0, self.clock)  # type: ignore[arg-type]
+        return DeliveryAgent(queue, PeerStreamProvider(side, None), self.record, BackOff(), FixedRandom(), self.clock)  # type: ignore[arg-type]
 
     def stream(self, leg: str = "federation", peer: Domain = PEER, method: str = "EXTERNAL") -> Connection:
         connection = Connection()

@@ -24,7 +24,7 @@ from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.dns import FakeReactor, FakeServer
-from tests.support.fakes import Connections
+from tests.support.fakes import Connections, FixedRandom
 from tests.unit.delivery import test_agent
 from tests.unit.delivery.test_agent import THERE, KeepingHop, message
 
@@ -74,7 +74,7 @@ class World(test_agent.World):
             watcher=MissedPeers(frozenset(), self.rediscovery),
         )
         way: Any = PeerStreamProvider(self.side, connect_services)  # type: ignore[arg-type]
-        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), lambda: 0.0, self.clock)
+        return DeliveryAgent(queue, way, self.record, BackOff(first=2, jitter=0), FixedRandom(), self.clock)
 
     def serve(self, *records: str, ttl: int) -> None:
         self.server.records.pop((SRV, "SRV"), None)

@@ -21,7 +21,7 @@ from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.fakes import Connections, Recorder
+from tests.support.fakes import Connections, FixedRandom, Recorder
 from tests.unit.delivery.test_agent import FakeConnection, FakeSide
 
 PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
@@ -63,7 +63,7 @@ class Attempts(SynchronousTestCase):
         self.clock = Clock()
         self.connections: list[FakeConnection] = []
         self.steps: list[str] = []
-        self.destinations = Destinations(self.clock, lambda: 0.0)
+        self.destinations = Destinations(self.clock, FixedRandom())
         self.extensions = ExtensionMemory(self.clock)
 
     def open(self, *targets: Target, verifying: bool = False) -> Deferred[InitiatedStream]:
@@ -357,7 +357,7 @@ class TrialTests(Attempts):
         """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
         self.extensions.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
-        stream.owner.engine.sent = lambda number: None
+        stream.owner.engine.sent = lambda number: True
         stream.owner.part.count_sent(1)
         stream.owner.event(stream, Acknowledged(1))
         return self.extensions.usable("there.example", "bidi"), self.extensions.suspects("there.example")
@@ -398,7 +398,7 @@ class TrialTests(Attempts):
             self.clock.advance(LOSS_SECONDS + 0.1)
             killed.close(ending)
         acknowledged = self.ready()
-        acknowledged.owner.engine.sent = lambda number: None
+        acknowledged.owner.engine.sent = lambda number: True
         acknowledged.owner.part.count_sent(1)
         acknowledged.owner.event(acknowledged, Acknowledged(1))
         acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))

@@ -22,6 +22,7 @@ from s2sgw.s2s.destinations import (
     concerns_the_server,
 )
 from s2sgw.xmpp.ending import Cause, Ending
+from tests.support.fakes import FixedRandom
 
 REFUSED = Ending(Cause.CONNECTION_REFUSED)
 PEER = "peer.example"
@@ -72,7 +73,7 @@ class DestinationsCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.hits = 0
-        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0), HANDSHAKES, self._hit)
+        self.destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0), HANDSHAKES, self._hit)
 
     def tearDown(self) -> None:
         """No attempt is left to the garbage collector, which would end it in the middle of another test."""
@@ -194,8 +195,7 @@ class BackOffTests(DestinationsCase):
 
     def test_jitter(self) -> None:
         """The back-off varies, so that gateways do not come in step."""
-        numbers = iter((0.0, 1.0))
-        destinations = Destinations(self.clock, lambda: next(numbers), BackOff(first=2, jitter=0.25))
+        destinations = Destinations(self.clock, FixedRandom(0.0, 1.0), BackOff(first=2, jitter=0.25))
         self.assertEqual([destinations.failed(name, REFUSED) for name in ("a", "b")], [2.0, 1.5])
 
     def test_a_failure_of_one_pair(self) -> None:
@@ -296,7 +296,7 @@ class ModelTests(DestinationsCase):
     def test_nobody_waits_in_vain(self, steps: list[tuple[int, int, Purpose, bool]], data: st.DataObject) -> None:
         """No bound is exceeded; who waits does so for a reason; and when all have ended nobody is left waiting."""
         clock = Clock()
-        tested = Destinations(clock, lambda: 0.0, BackOff(first=2, jitter=0), 8)
+        tested = Destinations(clock, FixedRandom(), BackOff(first=2, jitter=0), 8)
         attempts: list[Attempt] = []
         for server, owner, purpose, forced in steps:
             attempts.append(Attempt(tested, f"s{server}.example", forced, purpose, str(owner)))

@@ -47,7 +47,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.certificates import leaf_for
 from tests.support.custody import custody_of, stop
-from tests.support.fakes import Connections
+from tests.support.fakes import Connections, FixedRandom
 from tests.support.wires import WireTransport, credential, server_context_of
 from tests.unit.delivery.test_agent import Bounced, FakeSide, KeepingHop
 
@@ -170,13 +170,12 @@ class World:
         self.pumps: list[Any] = []
         self.back: list[Bounced] = []
         self.told: list[tuple[str, str]] = []
-        self.destinations = Destinations(self.clock, lambda: 0.0, BackOff(first=2, jitter=0))
+        self.destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0))
         self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((extension, ending.cause.value)))
         self.record = EventRecord(self.clock, Logger())
         self.custody = custody_of(self.clock, self.record, lambda domain: domain in OURS, self._next_hop)
         self.queues = self.custody.queues
-        ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", self.queues.replies, self.extensions, self.clock)
-        self.acknowledgements = ack_selection.choose
+        self.ack_selection = AckSelection(lambda domain: "sm" if self.peer.management else "tcp", self.queues, self.extensions, self.clock)
         self.connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
@@ -184,7 +183,7 @@ class World:
             return KeepingHop(self.back)
         back_off = BackOff(first=2, jitter=0)
         way = PeerStreamProvider(self.side, self.connect_services)  # type: ignore[arg-type]
-        return DeliveryAgent(queue, way, self.record, back_off, lambda: 0.0, self.clock, self.acknowledgements)
+        return DeliveryAgent(queue, way, self.record, back_off, FixedRandom(), self.clock, self.ack_selection)
 
     def _connection(self, engine: Any, owner: Any) -> StreamConnection:
         tls = lambda order: ClientTLS().for_peer(THERE, MINE)  # noqa: E731

@@ -37,6 +37,7 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import ingress_services
+from tests.support.fakes import FixedRandom
 from tests.unit.delivery.test_agent import World, ids, message
 from tests.unit.ingress.test_pair_ingress import IN, OTHER, OUT, PEER, EntryTestCase, stanza
 
@@ -58,8 +59,10 @@ class Engine:
         self.managed = False
         self.counted: list[int] = []
 
-    def sent(self, number: int) -> None:
-        self.counted.append(number)
+    def sent(self, number: int) -> bool:
+        if self.managed:
+            self.counted.append(number)
+        return self.managed
 
 
 class Listening(StreamUser):
@@ -391,9 +394,9 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.shared_stream.allow(self.queue.pair)
         assert isinstance(self.queue.next_hop, DeliveryAgent)
         self.agent = self.queue.next_hop
-        destinations, extensions = Destinations(self.world.clock, lambda: 0.0, BackOff(first=2, jitter=0)), ExtensionMemory(self.world.clock)
+        destinations, extensions = Destinations(self.world.clock, FixedRandom(), BackOff(first=2, jitter=0)), ExtensionMemory(self.world.clock)
         self.acks: Any = "tcp"
-        self.agent._choose_acks = AckSelection(lambda domain: self.acks, self.world.queues.replies, extensions, self.world.clock).choose
+        self.agent._ack_selection = AckSelection(lambda domain: self.acks, self.world.queues, extensions, self.world.clock)
         connect_services = ConnectServices(None, self.world.clock, destinations, extensions, carrying_back=PartsOf(self.shared_stream))  # type: ignore[arg-type]
         self.agent.provider = PeerStreamProvider(self.world.side, connect_services)  # type: ignore[arg-type]
 

@@ -273,4 +273,4 @@ class CounterTests(TranscriptCase):
         self.assertEqual(counters.acknowledge(Element("a", MANAGEMENT, {"h": "1"})), 2)
         self.assertEqual(counters.acknowledged, MODULUS + 1)
         self.assertTrue(counters.handle(MODULUS + 7, MODULUS + 12))
-        self.assertEqual(counters.answer().attributes, {"h": "7"})
+        self.assertEqual(counters.answer(), f"<a xmlns='{MANAGEMENT}' h='7'/>".encode())

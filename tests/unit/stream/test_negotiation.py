@@ -33,8 +33,11 @@ from s2sgw.stream.events import (
 )
 from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
-from s2sgw.stream.negotiation import Stop
+from s2sgw.stream.initiating_context import InitiatingPhase
+from s2sgw.stream.jabberd2_router import RouterPhase
+from s2sgw.stream.negotiation import ElementPhase, Stop
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
+from s2sgw.stream.receiving_context import ReceivingPhase
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
 from s2sgw.xmpp.jid import Pair, domain_of
@@ -435,3 +438,18 @@ class MemoryTests(SynchronousTestCase):
             gone = ref(stream)
             del stream
             self.assertIsNone(gone(), heard)
+
+
+class ElementPhaseTests(SynchronousTestCase):
+    """How a phase takes elements."""
+
+    def test_each_input_is_taken_somewhere(self) -> None:
+        """Each method that a table of inputs names is one of a phase of that role; a phase without it refuses the element."""
+        for role in (ReceivingPhase, InitiatingPhase, RouterPhase):
+            methods = {name for phase in derived(role) for name in vars(phase)} | set(dir(role))
+            self.assertEqual(set(), set(role.inputs.values()) - methods, role)
+
+
+def derived(phase: type[ElementPhase]) -> set[type[ElementPhase]]:
+    """Return every class that derives from `phase`."""
+    return {each for direct in phase.__subclasses__() for each in (direct, *derived(direct))}

@@ -646,9 +646,9 @@ class StanzaTests(ReceivingCase):
         engine = stream()
         self._play(engine, lambda data: [data], OPEN)
         engine.receive("".join(message(f"u{number}@peer.example") for number in range(1024)).encode())
-        self.assertEqual(len(engine.pairs._routes), 1024)
+        self.assertEqual(len(engine.pairs.routes), 1024)
         engine.receive(message("another@peer.example").encode())
-        self.assertEqual(len(engine.pairs._routes), 1)
+        self.assertEqual(len(engine.pairs.routes), 1)
 
     def test_order(self) -> None:
         """R33: what is told between stanzas stands between them."""

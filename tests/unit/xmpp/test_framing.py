@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.xmpp import framing, restricted_xml
-from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import StreamCondition as C
 from s2sgw.xmpp.framing import PIECE, Close, Fault, Framer, FramingEvent, FramingLimits
 from s2sgw.xmpp.header import Header, stream_header
@@ -356,6 +356,22 @@ class SliceTests(SynchronousTestCase):
         """An element of negotiation is read with every prefix of the header."""
         *_, element = frame(header(more="xmlns:sasl='urn:ietf:params:xml:ns:xmpp-sasl'"), b"<sasl:auth mechanism='EXTERNAL'>=</sasl:auth>")
         self.assertEqual(Element("auth", SASL, {"mechanism": "EXTERNAL"}, text="="), element)
+
+    def test_empty_elements(self) -> None:
+        """An element that is one empty-element tag is read like any other: its names, its attributes, its bounds."""
+        head = header(more="xmlns:a='u1' xmlns:b='u2'")
+        for data in (
+            b"<r xmlns='urn:xmpp:sm:3'/>", b"<a:r a:x='1' b:x='2' x='3'/>", b"<r xmlns='' x='&lt;&#10;\t>/>'/>", b"<r\n xml:lang='en'\n/>",
+            b"<b:r xmlns:b='u3' b:y='/>'/>", b"<r></r>", b"<r> </r>", b"<r>/></r>",
+        ):
+            _, element = frame(head, data)
+            _, wrapped = frame(head, b"<w>" + data + b"</w>")
+            self.assertIsInstance(element, Element)
+            assert isinstance(wrapped, Element)
+            self.assertEqual([element], wrapped.children, data)
+        for namespace, fits in (("u" * (NAME_LENGTH - 2), True), ("u" * (NAME_LENGTH - 1), False)):
+            _, event = frame(head, f"<r xmlns='{namespace}'/>".encode())
+            self.assertEqual(isinstance(event, Element), fits)
 
 
 STARTTLS = f"{TLS}}}starttls"
