@@ -150,14 +150,14 @@ class PageTests(SynchronousTestCase):
 
         inode = path.stat().st_ino
         self.patch(os, "pread", pread)
-        read = SpoolTables.read
+        read, broken = SpoolTables.read, pair
 
-        def failing(tables: Any, lane: Pair, after: int, at_most: int) -> list[Spooled]:
-            if lane == pair and path.stat().st_ino == inode:
+        def failing(tables: Any, pair: Pair, after: int, at_most: int) -> list[Spooled]:
+            if pair == broken and path.stat().st_ino == inode:
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
                 raise error
-            return read(tables, lane, after, at_most)
+            return read(tables, pair, after, at_most)
 
         self.patch(SpoolTables, "read", failing)
         return {(pair, int(position)) for position in re.findall(rb"<message id='(\d+)'>", content)}
