@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -32,15 +32,15 @@ class Turns:
 
     After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. Those
     that are not established have `NEGOTIATING_SECONDS` of that. At least one that is busy and one that is not established have
-    a turn each time. `stopwatch` returns seconds that never run backwards.
+    a turn each time. `stopwatch` returns seconds of CPU.
     """
 
     def __init__(
-        self, clock: IReactorTime, seconds: float = TURN_SECONDS, stopwatch: Callable[[], float] = perf_counter,
+        self, clock: IReactorTime, seconds: float = TURN_SECONDS, stopwatch: Callable[[], float] = thread_time,
     ) -> None:
         self._clock = clock
         self._seconds = seconds
-        #: seconds that never run backwards, by which turns are measured
+        #: seconds of CPU, by which turns are measured
         self.stopwatch = stopwatch
         self._established: deque[Reader] = deque()
         self._busy: deque[Reader] = deque()

@@ -65,10 +65,10 @@ async def _claims(at: AttackWorld) -> None:
 @stage.scenario("100,000 connections that came and went leave no memory", 400)
 async def _memory(at: AttackWorld) -> None:
     say = header("elsewhere.example", "friend.example").decode()
-    async with at.under(at_once, 20, number=2500, rounds=4, say=say, left=HEAP_BYTES):
+    async with at.under(at_once, 16, number=2500, rounds=4, say=say, left=HEAP_BYTES):
         pass
     before = at.process.resident_bytes()
-    async with at.under(at_once, 180, number=2500, rounds=36, say=say):
+    async with at.under(at_once, 126, number=2500, rounds=36, say=say):
         pass
     grown = at.process.resident_bytes() - before
     step(f"memory after 10,000: {before / 1e6:.1f} MB, after 100,000: {grown / 1e6:+.1f} MB")

@@ -28,7 +28,7 @@ def silent_site(port: int, proxied_port: int, number: int, seconds: float) -> No
 
 @stage.scenario("5,000 silent connections of one IPv6 /48, each from a /64 of its own", 120)
 async def _site(at: AttackWorld) -> None:
-    async with at.under(silent_site, 16, proxied_port=at.proxied_port, number=5000):
+    async with at.under(silent_site, 10, proxied_port=at.proxied_port, number=5000):
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
         check(at.metrics()["s2sgw_descriptors"] < 800, "more descriptors are taken than connections may have")
@@ -37,7 +37,7 @@ async def _site(at: AttackWorld) -> None:
 
 @stage.scenario("5,000 silent connections take no descriptor that is needed", 120)
 async def _silent(at: AttackWorld) -> None:
-    async with at.under(silent, 16, prefix="127.7.", sources=5000, number=5000):
+    async with at.under(silent, 10, prefix="127.7.", sources=5000, number=5000):
         await asyncio.sleep(6)
         metrics = at.metrics()
         step(f"descriptors {metrics['s2sgw_descriptors']:.0f} of {metrics['s2sgw_descriptors_limit']:.0f}")

@@ -39,9 +39,9 @@ async def _refused(at: AttackWorld, domain: str, source: str) -> str:
     return "admitted" if element is None else stream_error(element)[0]
 
 
-@stage.scenario("claims of a peer's name from many addresses do not keep the peer out; its fifth proven stream is refused", 120)
+@stage.scenario("claims of a peer's name from many addresses do not keep the peer out; its fifth proven stream is refused", 120, quick=True)
 async def _claims(at: AttackWorld) -> None:
-    async with at.under(claims, 14, name=CLAIMED, number=300, sources=60):
+    async with at.under(claims, 10, name=CLAIMED, number=300, sources=60):
         await asyncio.sleep(3)
         streams = [await _admitted(at, CLAIMED, f"127.4.0.{number}") for number in range(1, 5)]
         check("resource-constraint" in await _refused(at, CLAIMED, "127.4.0.9"), "the fifth proven stream was not refused")
@@ -52,7 +52,7 @@ async def _claims(at: AttackWorld) -> None:
     check(at.limit_hits("unproven_per_name") > 0, "the claims of one name were not bounded")
 
 
-@stage.scenario("a peer at its limit whose streams have been forgotten by its machine gets in", 60)
+@stage.scenario("a peer at its limit whose streams have been forgotten by its machine gets in", 60, quick=True)
 async def _forgotten(at: AttackWorld) -> None:
     streams = [await _admitted(at, "rebooted.example", "127.5.0.1") for _ in range(4)]
     for stream in streams:  # the peer's machine knows nothing of them any more: it answers what comes with a reset
@@ -70,7 +70,7 @@ def silent(port: int, prefix: str, sources: int, number: int, seconds: float) ->
 
 @stage.scenario("5,000 silent connections from 30 addresses of one network, opened again as they are closed", 120)
 async def _silent(at: AttackWorld) -> None:
-    async with at.under(silent, 16, prefix="127.6.0.", sources=30, number=5000):
+    async with at.under(silent, 10, prefix="127.6.0.", sources=30, number=5000):
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
         check(at.connections("unproven") <= 250, "one network has more unproven connections than it may")
@@ -81,13 +81,13 @@ async def _silent(at: AttackWorld) -> None:
 
 @stage.scenario("silent connections from ten thousand networks, opened again as they are closed", 120)
 async def _many_networks(at: AttackWorld) -> None:
-    async with at.under(silent, 16, prefix="127.", sources=10_000, number=10_000):
+    async with at.under(silent, 10, prefix="127.", sources=10_000, number=10_000):
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
     check(at.limit_hits("unproven") > 0, "the unproven connections were not bounded in all")
 
 
-@stage.scenario("a connection that is closed before its first byte is no refusal", 30)
+@stage.scenario("a connection that is closed before its first byte is no refusal", 30, quick=True)
 async def _health_checks(at: AttackWorld) -> None:
     before = at.gateway.asked("refusals")
     for _ in range(50):

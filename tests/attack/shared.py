@@ -24,12 +24,16 @@ from typing import Literal
 from tests.attack.honest import connect
 from tests.attack.world import INSIDE, AttackWorld, attack_world
 from tests.lab.certificates import Certificate
-from tests.lab.peer import STARTTLS, STREAMS, TLS, PeerError, Stream, client_context, stream_error
+from tests.lab.peer import STARTTLS, STREAMS, TLS, PeerError, Stream, client_context, header, stream_error
 from tests.lab.scenario import Stage, check, step
 
 #: Domains that attackers have a certificate for; a domain that is not theirs, whose server is a port of the scenario's.
 GUESTS = "guest.example"
 VICTIMS, VICTIM, VICTIM_PORT = "victim.test", "a.victim.test", 15271
+#: Domains whose servers are hostile, are the gateway itself, or are not there; and those that have their documents on the web,
+#: where one server answers and the other does not.
+EVIL, EVIL_PORT, LOOP, DOWN = "evil.test", 15272, "loop.test", "down.test"
+POSH_WEB, POSH_SILENT, POSH_ADDRESS, POSH_SILENT_ADDRESS = "posh.test", "mute.test", "127.44.54.1", "127.44.54.2"
 #: Domains that must show a certificate.
 TRICKS = "trick.example"
 #: Peers of the configuration: refused by policy, and known by a key.
@@ -38,10 +42,15 @@ DENIED, PINNED = "denied.example", "pinned.example"
 PATIENCE, PAUSE, SECONDS = 10.0, 0.03, 4.0
 
 _POLICY = {
-    "default": {"dialback": "with-tls"}, f"*.{TRICKS}": {"dialback": "never"}, DENIED: {"allow": False}, PINNED: {"pins": ["sha256:" + "ab" * 32], "dialback": "never"},
+    "default": {"dialback": "with-tls"}, f"*.{TRICKS}": {"dialback": "never"}, f"*.{EVIL}": {"dialback": "never"}, DENIED: {"allow": False}, PINNED: {"pins": ["sha256:" + "ab" * 32], "dialback": "never"},
 }
 stage = Stage("one gateway under many attacks", partial(
-    attack_world, changes={"peers": _POLICY}, services={VICTIMS: ("victims.example", VICTIM_PORT, 1)},
+    attack_world, changes={"peers": _POLICY, "queue": {"memory": "16MiB", "disk": "64MiB"}},
+    services={
+        VICTIMS: ("victims.example", VICTIM_PORT, 1), EVIL: ("evils.example", EVIL_PORT, 1), LOOP: ("loops.example", 0, 1),
+        DOWN: ("downs.example", 15273, 1),
+    },
+    addresses={POSH_WEB: [POSH_ADDRESS], POSH_SILENT: [POSH_SILENT_ADDRESS]},
 ))
 
 #: Where on a stream a case begins: nothing is said yet; features have come; TLS may begin; TLS is there; a domain is proven.
@@ -107,6 +116,17 @@ def tried(port: int, source: str, case: Case, domain: str, certificate: Certific
     stream = begin(port, source, case.phase, domain, certificate if case.phase == "proven" else None)
     with contextlib.closing(stream):
         return answer_to(stream, case.make(domain), seconds)
+
+
+def told_at_once(port: int, address: str, domain: str) -> str:
+    """Return the stream error that a header of `domain`, and STARTTLS behind it, meet; "" if there is none."""
+    with contextlib.closing(Stream(socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0)))) as stream:
+        stream.send(header(INSIDE, domain))
+        element = stream.next(PATIENCE)
+        if element is not None and element.tag == f"{STREAMS}features":
+            stream.send(STARTTLS)
+            element = stream.next(PATIENCE)
+        return stream_error(element)[0] if element is not None and element.tag == f"{STREAMS}error" else ""
 
 
 def repeat(port: int, module: str, names: Sequence[str], files: Sequence[str], threads: int, seconds: float) -> None:

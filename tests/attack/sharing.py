@@ -20,12 +20,12 @@ from tests.attack.world import HONEST, INSIDE, AttackWorld, attack_world
 from tests.lab.certificates import Certificate
 from tests.lab.gateway import PROJECT
 from tests.lab.lab import Lab, Process
-from tests.lab.peer import DIALBACK, PeerError
+from tests.lab.peer import DIALBACK, STREAMS, PeerError, Stream, header, stream_error
 from tests.lab.scenario import Stage, check, step
 
 BEHIND = "behind.example"
 #: Streams of ours in all, fewer than the attackers want; and those to the server of one owner.
-STREAMS, PER_OWNER = 300, 64
+OURS, PER_OWNER = 300, 64
 #: Domains whose server is where a scenario listens, and seconds for something to be there.
 HOLE, HOLE_PORT = "hole.test", 15270
 AT_ONCE = 2.0
@@ -37,6 +37,8 @@ class Sharing:
 
     at: AttackWorld
     behind: Process
+    inner: int
+    view: int
 
     def rows(self) -> Iterator[dict[str, object]]:
         """Yield what the server has told."""
@@ -69,10 +71,10 @@ async def sharing_world(lab: Lab) -> AsyncIterator[Sharing]:
         "kind": "s2s", "domains": [BEHIND], "address": f"127.0.0.1:{port}", "tls": "never", "acks": "tcp",
         "listen": f"tcp:{inner}:interface=127.0.0.1", "dns_view": f"127.0.0.1:{view}",
     }
-    changes = {"backend": [{"kind": "echo", "domains": [INSIDE]}, server], "queue": {"streams": STREAMS}}
+    changes = {"backend": [{"kind": "echo", "domains": [INSIDE]}, server], "queue": {"streams": OURS}}
     services = {HOLE: ("hole.example", HOLE_PORT, 1)}
     async with attack_world(lab, changes, also=(BEHIND,), services=services) as at:
-        yield Sharing(at, behind)
+        yield Sharing(at, behind, inner, view)
 
 
 stage = Stage("streams of ours under attack", sharing_world)
@@ -147,12 +149,12 @@ async def _outbound(at: AttackWorld, listener: socket.socket, domain: str, sourc
 
 @stage.scenario("a peer with 4,000 busy sub-domains: others reach the server at once, which sees few streams of it", 180)
 async def _one_peer(world: Sharing) -> None:
-    await _crowded(world, ["crowded.example"], streams=63, seconds=45, every=5.0)
+    await _crowded(world, ["crowded.example"], streams=63, seconds=30, every=5.0)
 
 
 @stage.scenario("eight peers with more busy sub-domains than there are streams", 180)
 async def _eight_peers(world: Sharing) -> None:
-    await _crowded(world, [f"crowd{number}.example" for number in range(8)], streams=2, seconds=30, every=2.0)
+    await _crowded(world, [f"crowd{number}.example" for number in range(8)], streams=2, seconds=24, every=2.0)
 
 
 async def _crowded(world: Sharing, names: list[str], streams: int, seconds: float, every: float) -> None:
@@ -211,3 +213,56 @@ async def _take(listener: socket.socket, held: list[socket.socket]) -> None:
     while True:
         connection, _ = await asyncio.get_running_loop().sock_accept(listener)
         held.append(connection)
+
+
+# --- another user of this machine --------------------------------------------------------------------------------------
+
+
+def at_the_inner_doors(port: int, inner: int, view: int, seconds: float) -> None:
+    """Claim to be the server at the gateway's inner listener, and say garbage to its DNS view."""
+    end, number = time.monotonic() + seconds, 0
+    questions = [
+        b"", b"\0" * 12, bytes(range(256)) * 2, b"\xff" * 512, b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"\x3f" + b"a" * 63 + b"\0\0\xff\0\1",
+        b"\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\x21\0\1", b"\0\1\1\0\xff\xff\0\0\0\0\0\0",
+    ]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        while time.monotonic() < end:
+            number += 1
+            udp.sendto(questions[number % len(questions)], ("127.0.0.1", view))
+            if number % 10 == 0:
+                with contextlib.suppress(OSError, PeerError, ET.ParseError):
+                    _claimed(inner, f"x{number}.{HOLE}", 0.5)
+            time.sleep(0.002)
+
+
+def _claimed(inner: int, to: str, seconds: float = 5.0) -> str:
+    """Claim to be the server, with a dialback key of our own, and send a message; "" if the stream ends without a word."""
+    with contextlib.closing(Stream.dial(inner)) as stream:
+        stream.send(header(to, BEHIND))
+        stream.wait_header(seconds)
+        stream.send(f"<db:result from='{BEHIND}' to='{to}'>made up</db:result>")
+        stream.send(f"<message from='a@{BEHIND}' to='b@{to}'><body>not of the server</body></message>")
+        end = time.monotonic() + seconds
+        while (element := stream.next(max(0.01, end - time.monotonic()))) is not None:
+            if element.tag == f"{STREAMS}error":
+                return stream_error(element)[0]
+            if element.tag == f"{DIALBACK}result" and element.get("type") == "valid":
+                return "valid"
+    return ""
+
+
+@stage.scenario("another user of this machine at the inner listener and the DNS view", quick=True)
+async def _inside(world: Sharing) -> None:
+    at = world.at
+    with socket.create_server(("127.0.0.1", HOLE_PORT)) as listener:
+        listener.setblocking(False)
+        async with at.under(at_the_inner_doors, 4, inner=world.inner, view=world.view):
+            answers = [await asyncio.to_thread(_claimed, world.inner, f"v{number}.{HOLE}") for number in range(3)]
+        step(f"answers: {answers}")
+        check("valid" not in answers, "somebody else was taken for the server")
+        try:
+            listener.accept()
+        except BlockingIOError:
+            pass
+        else:
+            check(False, "a message of somebody else was sent to a peer")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from tests.attack import (
+    addresses,
     closing,
     descriptors,
     handshakes,
     identity,
     lookups,
     negotiation,
+    operating,
     parsing,
     places,
+    servers,
     shared,
     sharing,
     unread,
 )
 
 #: Modules whose scenarios are on the stage of `shared`.
-SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, unread)
-STAGES = [shared.stage, places.stage, lookups.stage, sharing.stage, descriptors.stage, closing.stage]
+SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, unread, servers, operating)
+STAGES = [shared.stage, places.stage, lookups.stage, addresses.stage, sharing.stage, descriptors.stage, closing.stage]

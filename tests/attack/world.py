@@ -55,6 +55,9 @@ LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 40_000_000, 10, 15.0
 LONGEST_TURN = 0.05
 BUSY, LONGEST_BUSY_TURN = 1.5, 0.1
 LONGEST_PASSED = 1.0
+#: A gateway that worked for less than the first part of the time, and wanted to for more than the second, had too little of the
+#: machine: nothing bounds the times then, and they are not judged.
+WORKED, WANTED = 0.7, 0.8
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,11 @@ class AttackWorld:
         return self.gateway.direct
 
     @property
+    def noise(self) -> float:
+        """Return what bounds of time are multiplied by, by what the machine did in the last attack."""
+        return self.slowdown if self.slowdown <= BUSY else BURSTS * self.slowdown
+
+    @property
     def process(self) -> Process:
         assert self.gateway.process is not None
         return self.gateway.process
@@ -222,7 +230,8 @@ class AttackWorld:
         await self.measure_quiet()
         before, scheduled = self._resources(), _scheduled(self.process.pid)
         self.traffic.read()
-        first, self._until = self.traffic.sent + 1, time.monotonic() + seconds
+        first, began = self.traffic.sent + 1, time.monotonic()
+        self._until = began + seconds
         fresh = asyncio.create_task(self._fresh_peers())
         try:
             yield
@@ -237,8 +246,10 @@ class AttackWorld:
         self.traffic.read()
         window = await self.traffic.window(first, self.traffic.sent)
         worked, waited = (now - then for now, then in zip(_scheduled(self.process.pid), scheduled, strict=True))
+        lasted = time.monotonic() - began
+        starved = worked < WORKED * lasted and worked + waited > WANTED * lasted
         self.slowdown = slowdown = 1 + waited / max(worked, 0.01)
-        self._judge(window, slowdown)
+        self._judge(window, slowdown, starved)
         await self._settled(before, slowdown, left)
 
     async def measure_quiet(self) -> None:
@@ -253,10 +264,9 @@ class AttackWorld:
 
     # --- what must hold ---
 
-    def _judge(self, window: Window, slowdown: float) -> None:
+    def _judge(self, window: Window, slowdown: float, starved: bool) -> None:
         assert self.quiet is not None
-        slow = slowdown if slowdown <= BUSY else BURSTS * slowdown
-        allowed = max(2 * self.quiet.p99_ms, self.quiet.p99_ms + EXTRA_MS) * slow + LATE_TIMES * window.late_ms
+        allowed = max(2 * self.quiet.p99_ms, self.quiet.p99_ms + EXTRA_MS) * self.noise + LATE_TIMES * window.late_ms
         slowest = max(self.fresh_seconds, default=0.0)
         step(
             f"{window.came} honest messages in order, median {window.median_ms:.1f} ms, p99 {window.p99_ms:.1f} ms "
@@ -265,8 +275,11 @@ class AttackWorld:
             f"the machine made the gateway {slowdown:.1f} times as slow, and timers {window.late_ms:.0f} ms late",
         )
         self.fresh_seconds.clear()
-        check(slowest <= FRESH_SECONDS * slowdown, f"a fresh peer was admitted after {slowest:.1f} s")
-        check(window.p99_ms <= allowed, f"p99 of honest messages is {window.p99_ms:.0f} ms, at most {allowed:.0f} are allowed")
+        if starved:
+            step("the machine gave the gateway too little time: its own is not judged")
+        else:
+            check(slowest <= FRESH_SECONDS * self.noise, f"a fresh peer was admitted after {slowest:.1f} s")
+            check(window.p99_ms <= allowed, f"p99 of honest messages is {window.p99_ms:.0f} ms, at most {allowed:.0f} are allowed")
         log = self.gateway.logged()
         check("    | " not in log, "a traceback in the log:\n" + "\n".join(line for line in log.splitlines() if "    | " in line)[:2000])
 
@@ -285,7 +298,7 @@ class AttackWorld:
                 connect, self.port, source, INSIDE, domain, self.fresh_certificate, FRESH_PATIENCE,
             )
         except (PeerError, OSError) as problem:
-            raise Failed(f"{domain} was not admitted: {problem}") from None
+            raise Failed(f"{domain} was not admitted after {time.monotonic() - began:.1f} s: {problem}") from None
         seconds = time.monotonic() - began
         stream.close()
         return seconds
@@ -296,7 +309,7 @@ class AttackWorld:
 
     async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float, left: int) -> None:
         """Memory and descriptors come back, and no turn of the reactor was long."""
-        deadline = time.monotonic() + SETTLE_SECONDS * slowdown
+        deadline = time.monotonic() + SETTLE_SECONDS * min(slowdown, 2.0)
         while True:
             after = self._resources()
             grown, opened = after[0] - before[0], after[1] - before[1]

@@ -68,7 +68,8 @@ class Web:
         self._server.server_close()
 
 
-def _document(certificate: Certificate | None, expires: int = 3600) -> bytes:
+def document(certificate: Certificate | None, expires: int = 3600) -> bytes:
+    """Return the document that names a certificate; None: another one."""
     der = ssl.PEM_cert_to_DER_cert(certificate.chain.read_text()) if certificate else b"another"
     digest = base64.b64encode(hashlib.sha256(der).digest()).decode()
     return json.dumps({"fingerprints": [{"sha-256": digest}], "expires": expires}).encode()
@@ -85,16 +86,16 @@ def _publish(web: Web, strange: Web, certificates: dict[str, Certificate]) -> No
     def name(one: str) -> str:
         return f"{one}.{PLAIN}"
     for one in ("good", "private"):
-        web.page(name(one), _document(certificates[one]))
-    strange.page(name(STRANGE), _document(certificates[STRANGE]))
-    web.page(name("other"), _document(None))
-    web.page(name("expired"), _document(certificates["expired"], 0))
-    web.page(name("slow"), _document(certificates["slow"]), delay=15.0)
+        web.page(name(one), document(certificates[one]))
+    strange.page(name(STRANGE), document(certificates[STRANGE]))
+    web.page(name("other"), document(None))
+    web.page(name("expired"), document(certificates["expired"], 0))
+    web.page(name("slow"), document(certificates["slow"]), delay=15.0)
     web.page(name("broken"), b"{")
-    web.page(name("long"), _document(certificates["long"])[:-1] + b', "x": "' + b"x" * 300_000 + b'"}')
+    web.page(name("long"), document(certificates["long"])[:-1] + b', "x": "' + b"x" * 300_000 + b'"}')
     elsewhere = f"https://{name('good')}"
     for one in ("reference", "redirect", "twice"):
-        web.page(name("good"), _document(certificates[one]), f"/{one}.json")
+        web.page(name("good"), document(certificates[one]), f"/{one}.json")
     web.page(name("reference"), json.dumps({"url": f"{elsewhere}/reference.json", "expires": 600}).encode())
     web.page(name("redirect"), b"", status=302, Location=f"{elsewhere}/redirect.json")
     web.page(name("twice"), b"", status=302, Location=f"{elsewhere}/again")

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from s2sgw.net.fair_poll import (
     CROWD,
+    DATAGRAM_SECONDS,
     FEW,
     GONE_SECONDS,
     STRANGERS_SECONDS,
@@ -28,6 +29,7 @@ from s2sgw.net.fair_poll import (
 GONE = EPOLLIN | EPOLLRDHUP
 
 STRANGERS = dict.fromkeys(range(1000, 2000))
+DATAGRAMS = range(5000, 6000)
 
 
 class Observer:
@@ -72,6 +74,7 @@ class Served:
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
             self.epoll, STRANGERS, self.turns, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
+            is_datagram=DATAGRAMS.__contains__,
         )
         self.descriptors: list[int] = []
         self.strangers: list[int] = []
@@ -107,6 +110,15 @@ class ShareTests(SynchronousTestCase):
         self.assertAlmostEqual(TURN_SECONDS, len(peers) * 0.001, delta=0.0011)
         self.assertAlmostEqual(STRANGERS_SECONDS, (len(served.descriptors) - len(peers)) * 0.001, delta=0.0011)
         self.assertAlmostEqual(TURN_SECONDS + STRANGERS_SECONDS, served.now, delta=0.0021)
+
+    def test_datagrams(self) -> None:
+        """Answers to DNS questions come behind streams and listeners, however many there are, and before strangers."""
+        served = Served([*range(5000, 5100), *range(1000, 1020), 7, 8])
+        self.assertEqual([7, 8], served.descriptors[:2])
+        datagrams = [descriptor for descriptor in served.descriptors if descriptor in DATAGRAMS]
+        self.assertAlmostEqual(DATAGRAM_SECONDS, len(datagrams) * 0.001, delta=0.0011)
+        self.assertEqual(served.descriptors[2 : 2 + len(datagrams)], datagrams)
+        self.assertIn(served.descriptors[-1], STRANGERS)
 
     def test_strangers_alone(self) -> None:
         """Where nobody else wants anything turns are as short: who comes next does not wait long."""

@@ -284,13 +284,14 @@ class VersionTests(SynchronousTestCase):
         self.assertEqual(solo.ending.cause, Cause.TLS_TOO_OLD)
 
     def test_suites(self) -> None:
-        """R38: no suite without forward secrecy, none with 3DES, RC4, or without authentication or encryption."""
+        """R38: no suite without forward secrecy and authenticated encryption: no static RSA, CBC, 3DES, RC4, and none without a key."""
         names = SSL.Connection(new_context(None, "1.2"), None).get_cipher_list()
         self.assertIn("ECDHE-RSA-AES128-GCM-SHA256", names)
         self.assertIn("TLS_AES_256_GCM_SHA384", names)
         for name in names:
             self.assertTrue(name.startswith(("TLS_", "ECDHE-", "DHE-")), name)
             self.assertNotRegex(name, "3DES|DES-CBC|RC4|NULL|anon|MD5|PSK|SRP")
+            self.assertRegex(name, "GCM|CHACHA20|CCM", "no authenticated encryption")
 
     def test_no_suite_in_common(self) -> None:
         """R38: a peer that knows static RSA alone is refused."""
