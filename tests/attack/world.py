@@ -35,6 +35,8 @@ INSIDE, HONEST = "inside.example", "honest.example"
 DANE = "dane.test"
 HONEST_SOURCE = "127.1.0.1"
 PER_SECOND = 25.0
+#: Seconds that the gateway has to start, on however busy a machine.
+START_SECONDS = 60.0
 #: Seconds that the quiet is measured for, and within which what was sent must be back.
 QUIET_SECONDS = 4.0
 BACK_SECONDS = 20.0
@@ -378,7 +380,7 @@ async def attack_world(
     await _until_it_answers(dns_port)
     _configure(door, dns_port, authority, {**(changes or {}), "dns": _fixed((changes or {}).get("dns"), honest_port)})
     limit = ("prlimit", f"--nofile={descriptors}:{descriptors}", TWISTD) if descriptors else ()
-    lab.wait_for_port(door.begin(*limit), door.port)
+    lab.wait_for_port(door.begin(*limit), door.port, START_SECONDS)
     certificate = authority.issue(Names(dns=(HONEST,)))
     plan = folder / "plan.json"
     plan.write_text(json.dumps({
