@@ -76,7 +76,7 @@ class EchoNextHop:
             return _reply(stanza, "result", [])
         if kind == "iq" and type in ("get", "set"):
             return _reply(stanza, "error", [stanza_error(StanzaCondition.SERVICE_UNAVAILABLE, "This is only an echo.")])
-        self.log.info(event="echo", kind=kind, type=type, peer=str(self._pair.sender), local=str(self._pair.recipient))
+        self.log.debug(event="echo", kind=kind, type=type, peer=str(self._pair.sender), local=str(self._pair.recipient))
         return None
 
 

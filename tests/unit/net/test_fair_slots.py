@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.fair_slots import JOSTLE_SECONDS, LOOK_SECONDS, SLOW_SECONDS, FairSlots, SlotLost
+from s2sgw.net.fair_slots import BEGUN_AT_ONCE, JOSTLE_SECONDS, LOOK_SECONDS, SLOW_SECONDS, FairSlots, SlotLost
 
 
 class Call:
@@ -167,12 +167,34 @@ class SlotsTests(SlotsCase):
         self.clock.advance(LOOK_SECONDS)
         self.assertEqual((self.clock.getDelayedCalls(), self.slots._root.children), ([], {}))
 
+    def test_few_begin_at_once(self) -> None:
+        """Where many slow calls have to give way, a few do in each turn of the reactor, and all of them in the end."""
+        self.slots = self.made(100)
+        slow = [self.call("a", str(number)) for number in range(100)]
+        for _ in range(10):
+            self.clock.advance(0)
+        self.assertTrue(all(call.runs for call in slow))
+        self.clock.advance(SLOW_SECONDS)
+        fast = [self.call("b", str(number)) for number in range(60)]
+        for call in slow:
+            call.result.addErrback(lambda _: None)
+        self.clock.advance(LOOK_SECONDS)
+        begun = sum(call.runs for call in fast)
+        turns = 0
+        while sum(call.runs for call in fast) < 50 and turns < 20:
+            self.clock.advance(0)
+            self.assertLessEqual(sum(call.runs for call in fast) - begun, BEGUN_AT_ONCE)
+            begun, turns = sum(call.runs for call in fast), turns + 1
+        self.assertGreaterEqual(begun, 50)
+
     def test_many_results_at_once(self) -> None:
         """A long line of calls that have their results at once is no deep recursion."""
         self.slots = self.made(1, per_line=5000, waiting=5000)
         first = self.call("a")
         rest = [self.slots.run(("a",), lambda: succeed("x")) for _ in range(4000)]
         self.end(first)
+        for _ in range(len(rest) // BEGUN_AT_ONCE + 1):
+            self.clock.advance(0)
         self.assertEqual(self.successResultOf(rest[-1]), "x")
 
 
