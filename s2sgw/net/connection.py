@@ -39,8 +39,8 @@ Role = Literal["initiating", "receiving"]
 STREAM_SECONDS = 0.005
 NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
-#: Bytes that are read at once of an established stream: at first, and the most. Many small stanzas take long.
-LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 65_536
+#: Bytes that are read at once of an established stream: at first, the least and the most. Many small stanzas take long.
+FIRST_PORTION_BYTES, LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 4_096, 65_536
 #: What a transport has buffered, at least, when it says that it is full (Twisted's `FileDescriptor.bufferSize`).
 FULL_BYTES = 65536
 
@@ -153,7 +153,7 @@ class StreamConnection(Protocol):
         self._events: deque[Event] = deque()
         self._stepping = False
         self._turning = False
-        self._portion = LEAST_PORTION_BYTES
+        self._portion = FIRST_PORTION_BYTES
         self._turns = turns or Turns(clock)
         self._intake = InputBuffer(clock, self._turns, self, options.hold_timeout)
         self._outlet = OutputGate(self._outlet_changed)

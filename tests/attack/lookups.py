@@ -90,7 +90,7 @@ async def _silent_zone(at: AttackWorld) -> None:
 
 @stage.scenario("connections that claim silent names and are closed at once leave no look-up behind", 120, quick=True)
 async def _abandoned(at: AttackWorld) -> None:
-    async with at.under(headers, 8, sources=addresses("127.11.", 200), names=f"x.n{{}}.{SILENT}", per_second=300, hold=0.05):
+    async with at.under(headers, 8, sources=addresses("127.11.", 200), names=f"x.n{{}}.{SILENT}", per_second=100, hold=0.05):
         pass
     waiting = at.metrics()[_LOOKUPS.format("in-flight")]
     step(f"look-ups in flight {waiting:.0f}, abandoned {_given_up(at, 'abandoned'):.0f}")
