@@ -164,9 +164,11 @@ def share_turns(
     if not isinstance(reactor, EPollReactor) or poller is None:
         return lambda: None
     selectables = reactor._selectables
-    reactor._poller = FairPoller(
-        poller, strangers, turns, observer, is_datagram=lambda descriptor: isinstance(selectables.get(descriptor), Port),
-    )
+
+    def is_datagram(descriptor: int) -> bool:
+        return isinstance(selectables.get(descriptor), Port)
+
+    reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram)
 
     def end() -> None:
         reactor._poller = poller
