@@ -37,13 +37,15 @@ from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.http_server import BoundedSite
+from s2sgw.net.listener_set import ListenerSet
 from s2sgw.net.listening import StreamFactory, listen, trouble
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
-from s2sgw.reporting.log import LoggedService, destination, observer
+from s2sgw.reporting import daily_report
+from s2sgw.reporting.log import LineObserver, LoggedService, destination, observer
 from s2sgw.reporting.metrics import MetricsPage
 from s2sgw.reporting.record import Direction, Leg
-from s2sgw.runtime import descriptors, rediscovery
+from s2sgw.runtime import descriptors, own_certificates, rediscovery
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
@@ -56,6 +58,8 @@ from s2sgw.xmpp.ending import Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
+#: Seconds between two looks whether a backend is to be checked (`backend.health`).
+BACKEND_LOOK_SECONDS = 5.0
 #: Seconds between two looks for events that were only counted, and are to be logged.
 REPEATED_SECONDS = 5.0
 #: Seconds that the answer to `shut_down` has to leave by.
@@ -91,7 +95,7 @@ def makeService(options: Options) -> Service:
     config = checked.config
     lines = None if where is None else observer(where, config.log.format, config.log.level, config.limits.log_lines_per_second)
     service = LoggedService(lines)
-    GatewayService(config, checked.warnings, _nothing if lines is None else lines.reopen).setServiceParent(service)
+    GatewayService(config, checked.warnings, lines).setServiceParent(service)
     return service
 
 
@@ -101,10 +105,6 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _nothing() -> None:
-    """Nothing is to be opened again: the log goes elsewhere."""
 
 
 @contextmanager
@@ -122,10 +122,11 @@ class GatewayService(Service):
 
     log = Logger("s2sgw")
 
-    def __init__(self, config: Config, warnings: Sequence[str] = (), reopen_log: Callable[[], None] = _nothing) -> None:
+    def __init__(self, config: Config, warnings: Sequence[str] = (), lines: LineObserver | None = None) -> None:
+        """`lines` writes the log; None: it goes elsewhere, and is not ours to change."""
         self.config = config
         self._warnings = warnings
-        self._reopen_log = reopen_log
+        self._lines = lines
         self._gateway: RunningGateway | None = None
 
     def startService(self) -> None:
@@ -140,9 +141,19 @@ class GatewayService(Service):
             components = build_gateway(self.config, reactor)
             self._gateway = RunningGateway(components)
             self._gateway.open()
+        components.reconfiguration.adopters.append(self._configure_log)
         reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled, self._reopen_log)
         reactor.callWhenRunning(freeze_startup_objects)
         reactor.callWhenRunning(self._share_turns, reactor, components)
+
+    def _reopen_log(self) -> None:
+        if self._lines is not None:
+            self._lines.reopen()
+
+    def _configure_log(self, config: Config) -> None:
+        """Write the log as a reloaded configuration says."""
+        if self._lines is not None:
+            self._lines.configure(config.log.format, config.log.level, config.limits.log_lines_per_second)
 
     def _share_turns(self, reactor: Any, components: GatewayComponents) -> None:
         """Divide each turn of the reactor between peers and strangers, and measure it."""
@@ -216,7 +227,10 @@ class RunningGateway:
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
-        self._mute: list[tuple[str, Failure]] = []
+        self._mute: list[tuple[str, str]] = []
+        self._federation: ListenerSet[Listener] = ListenerSet(
+            lambda endpoint, factory: listen(components.reactor, endpoint, factory), self._federation_factory, self._listens,
+        )
         self._restored = self._closing = False
 
     def open(self) -> None:
@@ -228,11 +242,7 @@ class RunningGateway:
         for backend in self.config.backends:
             if backend.kind == "s2s":
                 self._open_backend(backend)
-        for listener in self.config.listen:
-            side, direct_tls = self.components.federation.receiving, listener.tls == "direct"
-            if listener.zero_handshake:
-                side = replace(side, zero_handshake=True)
-            self._listen(listener.endpoint, "federation", side, self.components.admission, direct_tls, self._proxied(listener))
+        self._open_federation()
         self._all_listen()
         self.components.custody.restore.restore_all().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.config.gateway.domains]
@@ -247,6 +257,11 @@ class RunningGateway:
         jobs.start("keep-alive", TICK, self.components.keepalive.turn)
         trust_files = self.components.running.trust_files
         jobs.start("trust files", trust_files.period, trust_files.look)
+        jobs.start("backend check", BACKEND_LOOK_SECONDS, self.components.backends.check)
+        self.components.own_certificates.tell_endings()
+        jobs.start("certificates", own_certificates.LOOK_SECONDS, self.components.own_certificates.look)
+        jobs.start("daily report", daily_report.WRITE_SECONDS, self.components.reports.turn)
+        self._closers.append(self.components.reports.close)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
         if self._systemd.watchdog_interval is not None:
             jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)
@@ -309,29 +324,38 @@ class RunningGateway:
     def _open_backend(self, backend: Backend) -> None:
         components = self.components
         admission = backend_admission(self.config, components.reactor, components.record)
-        self._listen(backend.listen, "backend", self.components.backends.receiving(backend), admission, direct_tls=False)
+        side = self.components.backends.receiving(backend)
+        self._open(backend.listen, self._stream_factory("backend", side, admission, direct_tls=False))
         if backend.dns_view is not None:
-            forward = [str(server) for server in backend.forward or self.config.nameservers]
-            served = {domain.ascii for domain in self.config.domains_of(backend)}
-            view = DNSView(self.components.reactor, served.__contains__, port_of(backend.listen), backend.target, forward)
+            served = partial(components.backends.serves, backend.listen)
+            forward = components.backends.forwarders(backend)
+            view = DNSView(components.reactor, served, port_of(backend.listen), backend.target, forward)
             view.listen(str(backend.dns_view))
+            components.backends.watch_view(backend, view)
             self._closers.append(view.stop)
 
-    def _listen(
-        self, endpoint: str, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool,
-        proxied: Callable[[ServerFactory], ServerFactory] = lambda factory: factory,
-    ) -> None:
-        factory = StreamFactory(
-            partial(self.components.accepted.accept, side, direct_tls), admission, partial(self._refused, leg),
-        )
-        self._open(endpoint, proxied(factory))
+    def _open_federation(self) -> None:
+        """Open the listeners of the federation. A reload may change them from then on."""
+        complaints = self._federation.prepare(self.config.listen)
+        self._mute += complaints
+        if not complaints:
+            self._federation.commit()
+            self.components.reconfiguration.listeners = self._federation
 
-    def _proxied(self, listener: Listener) -> Callable[[ServerFactory], ServerFactory]:
-        """What hears the PROXY protocol first, where that is asked for."""
+    def _federation_factory(self, listener: Listener) -> ServerFactory:
+        """Return what accepts connections on a listener; the PROXY protocol is read first where that is asked for."""
+        side = self.components.federation.receiving
+        if listener.zero_handshake:
+            side = replace(side, zero_handshake=True)
+        factory = self._stream_factory("federation", side, self.components.admission, listener.tls == "direct")
         if not listener.proxy_protocol:
-            return lambda factory: factory
+            return factory
         refused = partial(self._refused, "federation")
-        return lambda factory: ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, refused)
+        return ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, refused)
+
+    def _stream_factory(self, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool) -> ServerFactory:
+        accept = partial(self.components.accepted.accept, side, direct_tls)
+        return StreamFactory(accept, admission, partial(self._refused, leg))
 
     def _refused(self, leg: Leg, address: str, ending: Ending) -> None:
         """A connection that named no peer was refused, or ended."""
@@ -343,7 +367,7 @@ class RunningGateway:
             listening.addCallbacks(self._listens, self._not_listening, errbackArgs=(endpoint,))
 
     def _not_listening(self, failure: Failure, endpoint: str) -> None:
-        self._mute.append((endpoint, failure))
+        self._mute.append((endpoint, trouble(failure)))
 
     def _listens(self, port: IListeningPort) -> None:
         self.components.own_ports.add(getattr(port.getHost(), "port", 0))
@@ -368,8 +392,8 @@ class RunningGateway:
 
     def _all_listen(self) -> None:
         """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
-        for endpoint, failure in self._mute:
-            self.log.critical(event="cannot listen", endpoint=endpoint, detail=trouble(failure))
+        for endpoint, why in self._mute:
+            self.log.critical(event="cannot listen", endpoint=endpoint, detail=why)
         if self._mute:
             raise SystemExit(1)
 

@@ -139,3 +139,41 @@ class Replayed(TypedDict):
     handshakes: int
     seconds: float
     changed: list[dict[str, Any]]
+
+
+class ProbeAnswer(TypedDict):
+    """The report of a probe."""
+
+    version: int
+    domain: str
+    local: str
+    steps: list[dict[str, Any]]  # `runtime.probe_report.ProbeStep.row`
+    verdict: str  # "federates" or "fails"
+
+
+class LiveCheckAnswer(TypedDict):
+    """What works now."""
+
+    ok: bool
+    live: list[dict[str, Any]]  # `runtime.live_check.LiveFact.row`
+
+
+class DailyReportAnswer(TypedDict):
+    """One day of the daily report."""
+
+    version: int
+    day: str
+    domains: list[str]
+    written: int
+    peers: list[dict[str, Any]]  # `reporting.daily_report.PeerDay.row`
+
+
+class ReloadPlan(TypedDict):
+    """What a reload of a file would change. `ok`: a reload is enough."""
+
+    ok: bool
+    config: str
+    complaints: list[str]
+    warnings: list[str]
+    changes: list[dict[str, Any]]
+    more_changes: int

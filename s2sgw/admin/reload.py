@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.admin.server import Arguments, VerbError, asked_by
 from s2sgw.config import Config, ConfigError
-from s2sgw.config.diff import Change, changes, unchangeable
+from s2sgw.config.diff import Change, changes
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.policy.denylist import DenyList
 from s2sgw.reporting.audit import AuditLog
@@ -61,9 +61,26 @@ def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
     There may be very many peers: to be called in another thread.
     """
     found = changes(old, ready.config)
-    if wrong := unchangeable(found):
+    if wrong := [f"{change.key}: {why}" for change, why in reasons(old, found) if why]:
         raise ConfigError(ready.config.path, wrong)
     return Inspected(ready, found[:CHANGES], max(0, len(found) - CHANGES))
+
+
+def examine(old: Config, ready: CheckedConfiguration) -> tuple[list[tuple[Change, str]], Sequence[str]]:
+    """Return how a new configuration differs from `old`, with why only a restart can make a change, and its warnings."""
+    return reasons(old, changes(old, ready.config)), ready.warnings
+
+
+def reasons(old: Config, found: Sequence[Change]) -> list[tuple[Change, str]]:
+    """Return each change with why only a restart can make it; "" where a reload can."""
+    others = {index for index, backend in enumerate(old.backends) if backend.kind != "s2s"}
+    rows = []
+    for change in found:
+        why = change.why_restart
+        if not why and change.path[0] == "backend" and change.path[1] in others:
+            why = "of this kind of backend, can change only at a restart"
+        rows.append((change, why))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +95,10 @@ class ReloadTarget:
     adopt: Callable[[CheckedConfiguration], None]
     #: bring streams and lanes in line, keeping all streams or not
     reconsider: Callable[[bool], Awaitable[list[Closed]]]
+    #: read a file, and return each change with why only a restart can make it ("": a reload can), and the warnings
+    examine: Callable[[Path], Awaitable[tuple[list[tuple[Change, str]], Sequence[str]]]]
+    #: give up what `inspect` has prepared: the configuration is not adopted
+    abandon: Callable[[], object] = lambda: None
 
 
 class Reload:
@@ -85,9 +106,13 @@ class Reload:
 
     log = Logger("s2sgw")
 
-    def __init__(self, running: ReloadTarget, audit: AuditLog) -> None:
+    def __init__(
+        self, running: ReloadTarget, audit: AuditLog, outcome: Callable[[bool], object] = lambda ok: None,
+    ) -> None:
+        """`outcome` is called with whether a reload was successful."""
         self._running = running
         self._audit = audit
+        self._outcome = outcome
         self._lock = DeferredLock()
 
     def verb(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
@@ -96,6 +121,24 @@ class Reload:
         if not isinstance(keep, bool):
             raise VerbError("keep_streams must be true or false", "usage")
         return self.run(asked_by(arguments, "s2sgw reload"), keep).addCallback(_plain)
+
+    async def plan(self, arguments: Arguments) -> dict[str, Any]:
+        """Answer `s2sgw check --against-running`: what a reload of a file would change, and what only a restart would."""
+        asked = arguments.get("with")
+        if asked is not None and not (isinstance(asked, str) and Path(asked).is_absolute()):
+            raise VerbError("with must be the absolute path of a file", "usage")
+        path = self._running.config().path if asked is None else Path(asked)
+        try:
+            found, warnings = await self._running.examine(path)
+        except ConfigError as error:
+            nothing: dict[str, Any] = {"warnings": [], "changes": [], "more_changes": 0}
+            return {"ok": False, "config": str(path), "complaints": list(error.complaints), **nothing}
+        rows = [{"key": each.key, "old": each.old, "new": each.new, "restart": why} for each, why in found[:CHANGES]]
+        restart = any(why for _, why in found)
+        return {
+            "ok": not restart, "config": str(path), "complaints": [], "warnings": list(warnings), "changes": rows,
+            "more_changes": max(0, len(found) - CHANGES),
+        }
 
     def signalled(self) -> None:
         """Reload at a SIGHUP; the log has the result."""
@@ -106,7 +149,11 @@ class Reload:
 
     def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
         """Reload on behalf of `by`, after those that were asked for before."""
-        return self._lock.run(self._reload, by, keep_streams)
+        return self._lock.run(self._reload, by, keep_streams).addCallback(self._counted)
+
+    def _counted(self, result: ReloadResult) -> ReloadResult:
+        self._outcome(result.ok)
+        return result
 
     async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
         path = self._running.config().path
@@ -117,6 +164,7 @@ class Reload:
             renewed = _renewed(self._running.certificates, ready.certificates)
             self._note(path, by=by, config=str(path), changes=rows, **more, certificates=renewed, keep_streams=keep_streams)
         except ConfigError as error:
+            self._running.abandon()
             return self._refused(by, error)
         self._running.adopt(ready)
         closed = [each._asdict() for each in await self._running.reconsider(keep_streams)]

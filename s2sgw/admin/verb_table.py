@@ -113,6 +113,18 @@ ROWS = (
         VerbParameter("user", "text", 'The name for the audit log (default "operator").'),
         VerbParameter("role", "text", '"operator" (the default) or "read-only".'),
     ), changes=True, local=True),
+    VerbRow("probe", "Try to federate with a domain, step by step. It opens connections.", answers.ProbeAnswer, (
+        VerbParameter("domain", "text", "The domain.", required=True),
+        VerbParameter("local", "text", "The local domain that asks (default: the first)."),
+        VerbParameter("inbound", "flag", "Also judge the domain as if it opened the stream."),
+    ), changes=True),
+    VerbRow("check live", "Check what works now. It opens connections.", answers.LiveCheckAnswer, changes=True),
+    VerbRow("report", "The daily report, for each peer.", answers.DailyReportAnswer, (
+        _PEER, VerbParameter("day", "text", 'The day, e.g. "2026-11-20" (default: today).'),
+    )),
+    VerbRow("reload plan", "What a reload of a file would change, and what only a restart would.", answers.ReloadPlan, (
+        VerbParameter("with", "path", "The file (default: the gateway's own)."),
+    ), local=True),
     VerbRow("reload", "Read the configuration again.", answers.ReloadAnswer, (
         VerbParameter("keep_streams", "flag", "Close no stream."),
     ), changes=True),

@@ -66,7 +66,8 @@ class RefusalRow(TypedDict):
     remedy: str
     times: int  # it happened so often in a row, since `first`
     first: float
-    letter: NotRequired[str]  # all of it as a text to the other administrator, where it was asked for
+    letter: NotRequired[str | None]  # all of it as a text to the other administrator, where it was asked for
+    no_letter: NotRequired[str]  # where `letter` is None: why there is none to write
 
 
 class PeerRow(TypedDict):
@@ -107,6 +108,8 @@ class StatusReport(TypedDict):
     waiting: dict[str, float]  # {"stanzas": …, "bytes": …, "oldest": …}
     refusals: int
     broken: int  # streams towards us that broke off and may be resumed
+    peer_certificates: NotRequired[list[dict[str, Any]]]  # {"peer", "ends"}: those that end soon (`admin.peer_certificates`)
+    backends: list[dict[str, Any]]  # our own servers: `backend.health.BackendHealth.row`
     alerts: list[str]  # what an operator should look into, a sentence each
 
 

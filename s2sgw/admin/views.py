@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from operator import attrgetter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -105,7 +105,9 @@ class GatewayViews:
         certificates: CertificateDirectory, started: float, room: StreamLimit, slices: Slices,
         disabled_extensions: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
         links: Callable[[], Iterable[RouterLink]] = tuple, alerts: Callable[[], list[str]] = list,
+        backends: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
+        self._backends = backends
         self._alerts = alerts
         self._links = links
         self._config = config
@@ -121,6 +123,10 @@ class GatewayViews:
         self._numbers = Numbers()
         self._counting: list[Deferred[Numbers]] = []
 
+    def adopt(self, config: Config) -> None:
+        """Show another configuration from now on."""
+        self._config = config
+
     def views(self) -> Views:
         """Return what the verbs are answered from."""
         return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self.peers)
@@ -130,6 +136,7 @@ class GatewayViews:
         return MetricNumbers(
             self._numbers.streams, self._record.stanzas, self._record.refusals, self._waiting(), len(self._custody.restore),
             len(self._room), self.expiries(), self._record.resumptions, len(self._accepted.sessions), receipts=self.receipts(),
+            expirations=self.expirations(),
         )
 
     def now(self) -> float:
@@ -277,7 +284,7 @@ class GatewayViews:
             ],
             waiting={"stanzas": numbers.waiting, "bytes": memory.used, "oldest": self._waiting()[1]},
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
-            alerts=self._alerts(),
+            backends=self._backends(), alerts=self._alerts(),
         )
 
     def listeners(self) -> Iterator[dict[str, str]]:
@@ -336,6 +343,10 @@ class GatewayViews:
     def receipts(self) -> dict[str, int]:
         """Return how many receipts were settled, by evidence."""
         return {label: self._record.receipts[label] for label in LABELS}
+
+    def expirations(self) -> dict[str, float]:
+        """Return when the certificate of each local domain expires, in seconds since the epoch."""
+        return {row["domain"]: row["expires"] for row in self.certificates() if row["expires"] is not None}
 
     def expiries(self) -> dict[str, float]:
         """Return the seconds until the certificate of each local domain expires."""

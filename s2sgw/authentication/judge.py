@@ -122,8 +122,20 @@ class Judge:
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
         """Return what the verdict on an open stream would be now. It is recorded nowhere."""
-        _, found = await self._found(connection, peer, role, target, None)
-        return found.verdict
+        return (await self.examine(connection, peer, role, target))[1].verdict
+
+    async def examine(
+        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None,
+    ) -> tuple[Evidence, Assessment]:
+        """Return the evidence of an open stream and what it comes to now. It is recorded nowhere."""
+        return await self._found(connection, peer, role, target, None)
+
+    async def verdict_as_initiator(self, evidence: Evidence) -> Verdict:
+        """Return what the verdict would be if the peer opened a stream to us with the certificate of `evidence`."""
+        policy = self._peers.policy(evidence.domain)
+        theirs = replace(evidence, role="initiating", target=None, target_secure=False, tlsa=(), posh=None)
+        standing = self._peer_records.standing(evidence.domain, policy, evidence.at.timestamp())
+        return (await self.gather(policy, theirs, standing, None))[1].verdict
 
     async def _found(
         self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None, requester: Requester | None,

@@ -136,14 +136,14 @@ def _read(answer: Fetched) -> Document | Reference:
 
 
 def documents(
-    private: bool, reactor: Any, wall: Callable[[], float], resolver: Resolver, anchors: Callable[[], Anchors],
+    private: Callable[[], bool], reactor: Any, wall: Callable[[], float], resolver: Resolver, anchors: Callable[[], Anchors],
     fetches: int = FETCHES,
 ) -> POSHDocuments:
     """Return POSH documents, fetched from addresses that are public, or from any where `private` says so."""
     trust = TrustRoot()
 
     def fetch(url: str, requester: Requester) -> Deferred[Fetched]:
-        resolve = partial(permitted_addresses, resolver, private, requester=requester)
+        resolve = partial(permitted_addresses, resolver, private(), requester=requester)
         return HTTPS(reactor, resolve, lambda: trust.of(anchors())).get(url)
 
     return POSHDocuments(reactor, fetch, wall, fetches)

@@ -76,7 +76,15 @@ class DNSView:
         self._forwarding: set[Deferred[Message]] = set()
         self._ports: list[Any] = []
         self.clients: set[_Client] = set()
+        #: questions since the start
+        self.questions = 0
         self.address: HostPort | None = None
+
+    def forward_to(self, servers: Sequence[str]) -> None:
+        """Forward to other resolvers from now on. Raises `ValueError`."""
+        found = parse_servers(servers)
+        if found != self._upstream.servers:
+            self._upstream = Upstream(self._reactor, found)
 
     # --- life ---
 
@@ -109,6 +117,7 @@ class DNSView:
 
     def respond(self, wire: bytes, *, datagram: bool) -> Deferred[bytes]:
         """The answer to the question in `wire`, b"" for none at all. Never fails."""
+        self.questions += 1
         flags = int.from_bytes(wire[2:4], "big")
         if len(wire) < _HEADER or flags & dns.flags.QR:
             return succeed(b"")

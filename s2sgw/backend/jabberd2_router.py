@@ -24,6 +24,7 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.bounce import bounce
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Announced, Bound, Event, NotResumed, Resumed, Routed, StanzasReceived
 from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
 from s2sgw.xmpp.content_namespace import is_fit
@@ -64,6 +65,7 @@ class RouterServices:
     clock: IReactorTime
     random: Chance
     nonce: Callable[[], str]
+    outcomes: StreamOutcomes = field(default_factory=StreamOutcomes)
 
 
 class RouterPairStream:
@@ -210,7 +212,9 @@ class RouterLink:
         if self._stopping:
             return
         self._failures += 1
-        self._record.refused("outbound", "backend", ("", self._names), str(self.router.host), ending)
+        self._around.outcomes.attempt_failed(None, ending)
+        told = self._around.outcomes.attribute(ending)
+        self._record.refused("outbound", "backend", ("", self._names), str(self.router.host), told)
         self._timer = self._around.clock.callLater(self._back_off.delay(self._failures, self._around.random), self.start)
 
     @property
@@ -249,10 +253,11 @@ class RouterLink:
         """A part for `pair`, while the router and what serves the recipient are there."""
         if not self.bound or self.connection is None:
             ending = self.ending or Ending(Cause.UNREACHABLE, "the router is not connected yet")
-            raise StreamUnavailable(ending, retry=AGAIN, repeated=True)
+            raise StreamUnavailable(self._around.outcomes.attribute(ending), retry=AGAIN, repeated=True)
         if pair.recipient not in self.served:
             text = f"no part of jabberd2 serves {pair.recipient} at present"
-            raise StreamUnavailable(Ending(Cause.UNREACHABLE, text, "them"), self.connection.peer_address, retry=AGAIN)
+            ending = self._around.outcomes.attribute(Ending(Cause.UNREACHABLE, text, "them"))
+            raise StreamUnavailable(ending, self.connection.peer_address, retry=AGAIN)
         part = self._parts[pair] = RouterPairStream(self, self.connection, pair, self.now)
         return part
 
@@ -304,6 +309,7 @@ class RouterLink:
         if was_bound and self.now - self.since >= STEADY:
             self._failures = 0
         if was_bound:
+            self._around.outcomes.closed()
             self._tell("router lost", connection, cause=ending.cause.value, layer=ending.layer.value, detail=ending.detail)
         self._failed(ending)
 
@@ -326,6 +332,7 @@ class RouterLink:
         self.since = self.now
         self.ending = None
         connection.negotiated()
+        self._around.outcomes.opened("outbound", next(iter(self.router.domains)), "router", None)
         self._tell("router bound", connection)
         self._timer = self._around.clock.callLater(SWEEP, self._sweep)
 

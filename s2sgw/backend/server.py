@@ -24,6 +24,7 @@ from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.s2s.owners import owner_by_name
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.dialback_authorization import PAIRS
 from s2sgw.stream.events import (
@@ -68,6 +69,8 @@ class BackendServer:
     stanza_bytes: int = 0
     #: seconds for which a stream that broke off can be resumed; 0: never
     resume: Callable[[Domain], int] = lambda domain: 0
+    #: what is told how the streams of both directions fare (`backend.health`)
+    outcomes: StreamOutcomes = field(default_factory=StreamOutcomes)
 
     def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
         """Whether the certificate on `connection` proves that the server is `domain`'s."""
@@ -78,7 +81,7 @@ class BackendServer:
         return prove_pkix(evidence, self.anchors())
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BackendReceiving:
     """A `ReceivingLeg` (see `s2s.legs`): the inner listener, where the server brings what is for peers."""
 
@@ -90,6 +93,10 @@ class BackendReceiving:
     #: hears whom the server is about to write to: what has to be looked up is, beside the handshake
     expect: Callable[[Domain], object] = lambda peer: None
     leg: Literal["backend"] = field(default="backend", init=False)
+
+    @property
+    def outcomes(self) -> StreamOutcomes:
+        return self.server.outcomes
 
     @cached_property
     def server_tls(self) -> ServerTLS:
@@ -153,7 +160,7 @@ class BackendReceiving:
         return None if self.is_local(pair.recipient) else await self.admit_pair(pair)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BackendInitiating:
     """A `InitiatingLeg` (see `s2s.legs`): streams to the server's own s2s port, from one peer each."""
 
@@ -166,6 +173,10 @@ class BackendInitiating:
     #: how many pairs of one owner may be sent to the server at a time; 0: any number
     owner_domains: Callable[[Pair], int] = lambda pair: 0
     leg: Literal["backend"] = field(default="backend", init=False)
+
+    @property
+    def outcomes(self) -> StreamOutcomes:
+        return self.server.outcomes
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
         """Return the configured address."""

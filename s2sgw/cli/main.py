@@ -16,7 +16,7 @@ from rich.text import Text
 
 from s2sgw import __version__
 from s2sgw.backend.private_ca import PrivateCA, PrivateCAError
-from s2sgw.cli import console, setup_files, tables, trust
+from s2sgw.cli import console, probe, report, setup_files, tables, trust
 from s2sgw.cli.output import (
     CONFIGURATION,
     NO,
@@ -60,21 +60,42 @@ def main(config: Path, as_json: bool) -> None:
 
 
 @main.command(short_help="Check the configuration and certificates.")
+@click.option("--live", is_flag=True, help="Also check your server, the DNS, certificates, clock, disk, and open files, now.")
+@click.option("--against-running", is_flag=True, help="Compare with the running gateway: show what a reload would change.")
 @config_option
 @json_option
-def check(config: Path, as_json: bool) -> None:
-    """Check the configuration and the certificates, and report all errors. The gateway is not started."""
+def check(live: bool, against_running: bool, config: Path, as_json: bool) -> None:
+    """Check the configuration and the certificates, and report all errors. The gateway is not started.
+
+    Exit status with --live: 1 if one of the live checks failed. With --against-running: 1 if a restart is needed.
+    """
+    if against_running:
+        _compare(config, as_json)
     try:
         ready = check_configuration(config)
     except ConfigError as error:
         _complain(error, as_json)
     path = str(ready.config.path)
-    if as_json:
+    if as_json and not live:
         print_json({"ok": True, "config": path, "complaints": [], "warnings": list(ready.warnings)})
         return
-    for warning in ready.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
-    click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
+    if not as_json:
+        for warning in ready.warnings:
+            click.echo(f"warning: {printable(warning)}", err=True)
+        click.echo(f"{path} is good, for {', '.join(map(str, ready.config.gateway.domains))}")
+    if live:
+        from s2sgw.cli.live_check import run_live_check
+
+        run_live_check(ready.config, ready.warnings, as_json)
+
+
+def _compare(config: Path, as_json: bool) -> NoReturn:
+    """Show what a reload of the file would change, and what only a restart would."""
+    answer = asked(config, as_json, "reload plan", **{"with": str(config.absolute())})
+    if not as_json and answer["complaints"]:
+        _complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
+    show(answer, as_json, tables.planned)
+    sys.exit(0 if answer["ok"] else CONFIGURATION if answer["complaints"] else NO)
 
 
 @main.group(invoke_without_command=False, short_help="Print a configuration, units, or server settings.")
@@ -382,5 +403,5 @@ def _changed(done: str, row: tables.JSONRow) -> Text:
     return Text(f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')} {done}")
 
 
-for _each in (*trust.COMMANDS, *console.COMMANDS):
+for _each in (*trust.COMMANDS, *console.COMMANDS, *probe.COMMANDS, *report.COMMANDS):
     main.add_command(_each)

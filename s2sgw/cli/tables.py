@@ -260,14 +260,23 @@ def status(answer: JSONRow) -> RenderableType:
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
         f"domains    {', '.join(answer['domains'])}",
         *(f"listens    {listener['endpoint']} ({listener['purpose']})" for listener in answer["listeners"]),
+        *(f"backend    {_backend(row)}" for row in answer.get("backends", ())),
         f"streams    {', '.join(_number(row) for row in answer['streams']) or 'none'}",
         f"waiting    {_waiting(answer['waiting'])}",
         *([f"resumable  {counted(answer['broken'], 'lost stream')}"] if answer["broken"] else []),
         f"refusals   {answer['refusals']}",
+        *(f"ends soon  certificate of {row['peer']}, {moment(row['ends'])}" for row in answer.get("peer_certificates", ())),
         *(f"ALERT      {alert}" for alert in answer.get("alerts", ())),
     ]
     text = Text("\n".join(printable(line) for line in lines))
     return Group(text, table(_STANZAS, answer["stanzas"])) if answer["stanzas"] else text
+
+
+def _backend(row: JSONRow) -> str:
+    if row["state"] == "unknown":
+        return f"{row['address']}: not tried yet"
+    why = f": {row['detail']} ({row['cause']})" if row["cause"] else ""
+    return f"{row['address']}: {row['state']} since {moment(row['since'])}{why}"
 
 
 def _waiting(held: JSONRow) -> str:
@@ -281,7 +290,8 @@ def _number(row: JSONRow) -> str:
 
 def letter(rows: list[JSONRow]) -> RenderableType:
     """Return the last refusal as a letter to the administrator of the peer."""
-    return Text("\n".join(map(printable, rows[-1]["letter"].splitlines()))) if rows else "There are no refusals."
+    text = (rows[-1]["letter"] or rows[-1]["no_letter"]) if rows else "There are no refusals."
+    return Text("\n".join(map(printable, text.splitlines())))
 
 
 def draining(answer: JSONRow) -> RenderableType:
@@ -302,6 +312,22 @@ def reloaded(answer: JSONRow) -> RenderableType:
         for row in answer["closed"]
     ]
     return Text("\n".join(printable(line) for line in lines))
+
+
+def planned(answer: JSONRow) -> RenderableType:
+    """Return what a reload would change, and what only a restart would."""
+    if not answer["changes"]:
+        return Text(f"A reload of {printable(answer['config'])} changes nothing.")
+    lines = [f"warning: {warning}" for warning in answer["warnings"]]
+    for head, wanted in (("A reload changes:", False), ("Only a restart changes:", True)):
+        rows = [row for row in answer["changes"] if bool(row["restart"]) is wanted]
+        lines += [head] if rows else []
+        for row in rows:
+            why = f" ({row['restart']})" if row["restart"] else ""
+            lines.append(f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}{why}")
+    lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []
+    lines += [] if answer["ok"] else ["`s2sgw reload` would refuse this file: all of it or nothing."]
+    return Text("\n".join(printable(line, 500) for line in lines))
 
 
 def _value(value: object) -> str:

@@ -31,16 +31,23 @@ class RunningConfiguration:
 
     def __init__(self, config: Config, clock: IReactorTime, run_in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self.config = config
-        self.local_domains = frozenset(config.gateway.domains)
-        self._spellings = {spelling(text) for domain in self.local_domains for text in (domain.ascii, domain.text)}
+        #: those of the configuration in force: the same set, whose members change
+        self.local_domains: set[Domain] = set()
+        self._spellings: set[str] = set()
+        self._serve(config)
         self.policies = config.policies
         self.certificates = CertificateDirectory(config.tls.certificates)
         self.trust_files = TrustFiles(clock, run_in_thread)
         for path in {peer.crl for peer in config.peers.values()}:
             self.trust_files.revocations(path)  # a list may take seconds to read: before there are handshakes
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
-        self._special_credentials: dict[Path, Credential] = {}
+        self.special_certificates: dict[Path, Credential] = {}
         self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
+
+    def _serve(self, config: Config) -> None:
+        self.local_domains.clear()
+        self.local_domains.update(config.gateway.domains)
+        self._spellings = {spelling(text) for domain in self.local_domains for text in (domain.ascii, domain.text)}
 
     def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
         """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ.
@@ -49,10 +56,16 @@ class RunningConfiguration:
         """
         old: list[dict[str, Any]] = [self.config.peers, self.policies.adopt(ready.config.policies)]
         self.config = ready.config
+        self._serve(ready.config)
         self.certificates.adopt(ready.certificates)
-        self._special_credentials.clear()
+        self.special_certificates.clear()
         self.trust_files.adopt(ready.revocations)
         return [table for table in old if table is not self.config.peers]
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Return the local domains in the order of the configuration."""
+        return self.config.gateway.domains
 
     def may_be_local(self, text: str) -> bool:
         """Return whether a text may spell a local domain, without reading it as a domain."""
@@ -71,9 +84,9 @@ class RunningConfiguration:
         path = self.policies.policy(peer).certificate
         if path is None:
             return self.certificates.for_domain(local)
-        if path not in self._special_credentials:
-            self._special_credentials[path] = read_credential(path.name, *certificate_files(path))
-        return self._special_credentials[path]
+        if path not in self.special_certificates:
+            self.special_certificates[path] = read_credential(path.name, *certificate_files(path))
+        return self.special_certificates[path]
 
     def server_tls(self, direct: bool) -> ServerTLS:
         """Return what opens TLS on a STARTTLS or direct TLS listener, with the least version in force."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -154,7 +155,7 @@ class PeerLocations:
 class MissedPeers:
     """Has rediscovery look for peers that could not be reached. Local domains are never looked up."""
 
-    local_domains: frozenset[Domain]
+    local_domains: Set[Domain]
     rediscovery: Rediscovery
 
     def missed(self, pair: Pair, known: Resolution) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from s2sgw.admin.live_verbs import LiveVerbs
+from s2sgw.admin.report_verb import ReportVerb
 from s2sgw.admin.server import Verb
 from s2sgw.admin.views import GatewayViews
 from s2sgw.authentication.assessment import ProofRunner
@@ -38,7 +40,9 @@ from s2sgw.composition.federation import (
     log_disabled_extension,
 )
 from s2sgw.composition.limits import federation_admission, possible_streams
+from s2sgw.composition.live_check import LiveChecks
 from s2sgw.composition.operator import Operator, OperatorServices
+from s2sgw.composition.probe import gateway_probes
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
 from s2sgw.composition.transports import Transports
 from s2sgw.config import Config
@@ -58,10 +62,12 @@ from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.reporting.metrics import HandshakeTimes, Metrics
+from s2sgw.reporting.daily_report import DailyReport
+from s2sgw.reporting.metrics import HandshakeTimes, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
+from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
@@ -80,6 +86,7 @@ from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
 from s2sgw.s2s.keepalive import KeepAlive
 from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.s2s.stream_outcomes import StreamCounts
 from s2sgw.spool.interface import Spool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.xmpp.wall_clock import WallClock
@@ -119,6 +126,8 @@ class GatewayComponents:
     views: GatewayViews
     turns: Turns
     turn_watch: TurnWatch
+    own_certificates: OwnCertificates
+    reports: ReportVerb
     jobs: PeriodicJobs
     metrics: Metrics
     verbs: dict[str, Verb]
@@ -157,8 +166,9 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
     record = EventRecord(wall, log, peer_records.refusals, narrowest_site)
     audit = AuditLog(state, wall)
+    report = record.report = DailyReport(state, wall, in_thread, lambda: [str(domain) for domain in running.domains])
     handshake_times = HandshakeTimes()
-    jobs = PeriodicJobs(reactor)
+    jobs, reload_outcomes = PeriodicJobs(reactor), ReloadOutcomes(wall)
     turn_watch = TurnWatch()
 
     # 3. custody
@@ -180,7 +190,9 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     discovery = discovery_of(reactor, running, resolver, own_ports, diallers, random)
 
     # 5. authentication
-    private = config.dns.private_addresses == "allow"
+    def private() -> bool:
+        return running.config.dns.private_addresses == "allow"
+
     posh = documents(private, reactor, wall.seconds, resolver, running.anchors, config.limits.posh_fetches)
     proof_runner = ProofRunner(running.trust_files)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers)
@@ -197,13 +209,14 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     extensions = ExtensionMemory(reactor, log_disabled_extension)
     accepted = AcceptedStreams(ingress_services, connections, ContactWake(destinations, queues))
-    ack_selection = AckSelection(ConfiguredAcks(config).of_domain, queues, extensions, reactor)
+    ack_selection = AckSelection(ConfiguredAcks(running).of_domain, queues, extensions, reactor)
     agents = AgentBuilder(record, BACK_OFF, random, reactor, ack_selection)
     stream_limit = StreamLimit(reactor, possible_streams(config), record.limit_hit)
     client_tls = ClientTLS()
-    keys = DialbackKeys(derive(secret, "federation"))
+    keys, stream_counts = DialbackKeys(derive(secret, "federation")), StreamCounts(report)
     initiating = FederationInitiating(
         running.policies, discovery, judge, keys, running, client_tls, diallers, ack_selection, extensions,
+        outcomes=stream_counts,
     )
     locations = PeerLocations(running, discovery)
     rediscovery = Rediscovery(reactor, queues, locations, random)
@@ -216,13 +229,13 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     receiving = FederationReceiving(
         running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted),
         Claims(reactor, KnownPeers(judge, accepted)), reactor, config.limits.claims_per_second,
-        config.limits.domains_per_stream,
+        config.limits.domains_per_stream, outcomes=stream_counts,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 
     # 7. the existing servers
     backends = Backends(config, BackendServices(
-        reactor, random, state, running, DialbackKeys(derive(secret, "backend")), resolver, client_tls, connections,
+        reactor, random, wall, state, running, DialbackKeys(derive(secret, "backend")), resolver, client_tls, connections,
         ingress_services, accepted, connect_services, initiating, ack_selection, agents,
     ))
 
@@ -235,19 +248,33 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
         reactor, state, running, resolver, audit, policy_change, admission, slices, in_thread,
+        reload_outcomes,
     ))
+
+    own_certificates = OwnCertificates(running, in_thread, wall, audit)
 
     # 10. the operator
     operator = Operator(OperatorServices(
         reactor, slices, in_thread, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
-        turn_watch,
+        turn_watch, own_certificates, stream_counts, reload_outcomes,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations, unsent),
     ))
+    reconfiguration.adopters += [
+        lambda new: resolver.configure([str(server) for server in new.nameservers], new.dns.trust_ad),
+        lambda new: discovery.configure({name: str(place) for name, place in new.dns.static.items()}, new.dns.private_addresses),
+        backends.adopt, operator.views.adopt,
+    ]
+    probes = gateway_probes(reactor, wall.seconds, running, resolver, discovery, judge, diallers, keys, client_tls)
+    checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)
+    reports = ReportVerb(report, queues, slices, reactor)
+    live = LiveVerbs(probes.probe, checks.check, lambda: running.domains)
     return GatewayComponents(
         reactor, slices, in_thread, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
-        operator.views, turns, turn_watch, jobs, operator.metrics, {**operator.verbs(), "reload": reconfiguration.reload.verb},
+        operator.views, turns, turn_watch, own_certificates, reports, jobs,
+        operator.metrics, {**operator.verbs(), **live.verbs(), "report": reports.report, "reload": reconfiguration.reload.verb,
+        "reload plan": reconfiguration.reload.plan},
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw import __version__
+from s2sgw.admin.peer_certificates import PeerChain, ending_soon
 from s2sgw.admin.queue_verbs import QueueVerbs
 from s2sgw.admin.server import Verb
 from s2sgw.admin.trust_verbs import trust_verbs
@@ -27,19 +32,21 @@ from s2sgw.net.slices import Slices
 from s2sgw.net.threads import InThread
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.reporting.metrics import HandshakeTimes, MetricNumbers, Metrics
+from s2sgw.reporting.metrics import BuildInfo, HandshakeTimes, MetricNumbers, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.peer_metrics import PeerRecordMetrics, PeerRecordNumbers
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.slot_metrics import WANTING, SlotMetrics, Slots
 from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime import descriptors
+from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
 from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.s2s.stream_outcomes import StreamCounts
 from s2sgw.xmpp.jid import Domain
 
 
@@ -69,9 +76,20 @@ class OperatorServices:
     proof_runner: ProofRunner
     admission: Admission
     turn_watch: TurnWatch
+    own_certificates: OwnCertificates
+    stream_counts: StreamCounts
+    reload_outcomes: ReloadOutcomes
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
+
+
+def build_info() -> BuildInfo:
+    """Return which release runs, and what it runs on."""
+    return BuildInfo(
+        version=__version__, python=platform.python_version(), twisted=version("Twisted"), cryptography=version("cryptography"),
+        openssl=SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii", "replace").split()[1],
+    )
 
 
 class Operator:
@@ -83,12 +101,12 @@ class Operator:
         self.views = GatewayViews(
             running.config, services.custody, services.accepted, services.record, running.certificates, services.clock.seconds(),
             services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
-            alerts=self._alerts,
+            alerts=self._alerts, backends=lambda: [health.row() for health in services.backends.health.values()],
         )
         queue_space = QueueSpace(services.custody.services.relief.memory, services.custody.services.spool)
         collectors = (
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
-            services.turn_watch, PeerRecordMetrics(self._peer_records),
+            services.turn_watch, PeerRecordMetrics(self._peer_records), services.reload_outcomes, build_info(),
         )
         self.metrics = Metrics(self, services.handshake_times, collectors)
 
@@ -96,11 +114,27 @@ class Operator:
         database = self._services.peer_records.database
         return PeerRecordNumbers(database.bytes, database.limit, database.given_up)
 
+    async def status(self) -> dict[str, Any]:
+        """Return what `s2sgw status` shows."""
+        ending = await self._services.slices.run(ending_soon(self._presented_chains(), self._services.wall()))
+        return {**await self.views.status(), "peer_certificates": ending}
+
+    def _presented_chains(self) -> Iterator[PeerChain]:
+        """Return what peers show on the open streams of both directions."""
+        for connection, owner in self._services.accepted:
+            if owner.side.leg == "federation" and owner.peer is not None and owner.methods:
+                yield PeerChain(str(owner.peer), connection.chain)
+        for stream in self._services.initiated:
+            if stream.leg == "federation":
+                yield PeerChain(str(stream.pair.recipient), stream.connection.chain)
+
     def numbers(self) -> MetricNumbers:
         """Return what the metrics show (`reporting.metrics.MetricSource`)."""
         return replace(
             self.views.numbers(), connections=self._connections(), limit_hits=self._limit_hits(),
             descriptors=(descriptors.number_open(), descriptors.limit()),
+            authenticated=self._services.stream_counts.counts,
+            backends={health.identity.address: health.state for health in self._services.backends.health.values()},
         )
 
     def count(self) -> Deferred[Any]:
@@ -129,13 +163,15 @@ class Operator:
             record=services.record, queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
             credential=running.credential,
         )
-        return {**verbs(self.views.views()), **queue_verbs.verbs(), **trust}
+        return {**verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust}
 
     def _alerts(self) -> list[str]:
         """Return what an operator should look into, a sentence each."""
         services = self._services
         spool = services.custody.services.spool
-        return [*services.jobs.alerts(), *spool.alerts(), *services.peer_records.database.alerts()]
+        backends = [alert for health in services.backends.health.values() for alert in health.alerts()]
+        certificates = services.own_certificates.alerts()
+        return [*backends, *certificates, *services.jobs.alerts(), *spool.alerts(), *services.peer_records.database.alerts()]
 
     def _config(self) -> Config:
         return self._services.running.config

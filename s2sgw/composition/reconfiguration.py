@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare
+from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare, examine
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.limits import connection_limits
-from s2sgw.config import Config
+from s2sgw.config import Config, ConfigError
+from s2sgw.config.diff import Change
+from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.slices import Slices, emptied
 from s2sgw.net.threads import InThread
 from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.metrics import ReloadOutcomes
 from s2sgw.runtime.deny_lists import DenyLists, ReadLists, WebLists
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
@@ -34,6 +38,20 @@ class ReconfigurationServices:
     admission: Admission
     slices: Slices
     in_thread: InThread
+    reload_outcomes: ReloadOutcomes
+
+
+class PreparedListeners(Protocol):
+    """The listeners of the federation (`net.listener_set`)."""
+
+    def prepare(self, rows: Sequence[Listener]) -> list[tuple[str, str]]:
+        """Open what is new in `rows`; return each endpoint that cannot be opened, and why."""
+
+    def abandon(self) -> None:
+        """Close what was prepared."""
+
+    def commit(self) -> None:
+        """Listen as was prepared."""
 
 
 class Reconfiguration:
@@ -46,10 +64,17 @@ class Reconfiguration:
         self._adopting = False
         self._slices = services.slices
         self._in_thread = services.in_thread
+        #: each takes a new configuration over, once it is adopted; none may fail
+        self.adopters: list[Callable[[Config], object]] = []
+        #: opens what a new configuration listens on, before it is adopted
+        self.listeners: PreparedListeners | None = None
         #: what was read of the deny lists of the configuration that is about to be adopted
         self._read_lists: ReadLists | None = None
-        target = ReloadTarget(self._config, running.certificates, self._inspect, self._adopt, services.policy_change.apply)
-        self.reload = Reload(target, services.audit)
+        target = ReloadTarget(
+            self._config, running.certificates, self._inspect, self._adopt, services.policy_change.apply, self._examine,
+            self._abandon,
+        )
+        self.reload = Reload(target, services.audit, services.reload_outcomes.reloaded)
         fetcher = WebLists(services.reactor, services.resolver, running.anchors)
         changed = DenyListChanges(running.policies.deny, self._apply_deny_lists, services.audit)
         self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._in_thread)
@@ -75,7 +100,20 @@ class Reconfiguration:
         config = self._config()
         inspected: Inspected
         inspected, self._read_lists = await self._in_thread(partial(self._read, path, config))
+        if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config.listen)):
+            raise ConfigError(path, [f"listen: cannot listen on {endpoint}: {why}" for endpoint, why in wrong])
         return inspected
+
+    async def _examine(self, path: Path) -> tuple[list[tuple[Change, str]], Sequence[str]]:
+        """Read a file in another thread, and return what it would change. Nothing is prepared."""
+        config = self._config()
+        found: tuple[list[tuple[Change, str]], Sequence[str]]
+        found = await self._in_thread(lambda: examine(config, check_configuration(path)))
+        return found
+
+    def _abandon(self) -> None:
+        if self.listeners is not None:
+            self.listeners.abandon()
 
     def _read(self, path: Path, config: Config) -> tuple[Inspected, ReadLists]:
         inspected = compare(config, check_configuration(path))
@@ -86,6 +124,10 @@ class Reconfiguration:
         try:
             old = self._running.adopt(ready)
             self._admission.limits = connection_limits(ready.config)
+            for adopt in self.adopters:
+                adopt(ready.config)
+            if self.listeners is not None:
+                self.listeners.commit()
             self.open()
         finally:
             self._adopting, self._read_lists = False, None

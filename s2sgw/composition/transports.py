@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from s2sgw.composition.backends import Backends
@@ -15,7 +16,7 @@ from s2sgw.xmpp.jid import Domain
 class Transports:
     """The `delivery.queue_table.TransportTable` of a whole gateway."""
 
-    local_domains: frozenset[Domain]
+    local_domains: Set[Domain]
     backends: Backends
     federation: Federation
 

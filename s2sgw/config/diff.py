@@ -16,8 +16,11 @@ RELOADED: tuple[KeyPath, ...] = (
     ("peers",), ("policy",), ("tls",), ("console", "users"), ("console", "roles"), ("console", "hosts"),
     ("queue", "hold"), ("queue", "iq_hold"),
     ("limits", "connections"), ("limits", "connections_per_address"), ("limits", "unproven"), ("limits", "unproven_per_site"),
-    ("limits", "unproven_per_name"), ("limits", "negotiation"),
+    ("limits", "unproven_per_name"), ("limits", "negotiation"), ("limits", "log_lines_per_second"),
+    ("listen",), ("dns",), ("log",),
 )  # fmt: skip
+#: The keys of a backend that a running gateway takes over, where the backend is an XMPP server and was there before.
+RELOADED_OF_BACKEND = ("address", "tls", "acks", "stanza_bytes", "resume", "proxy_protocol", "forward")
 
 
 class Change(NamedTuple):
@@ -35,7 +38,28 @@ class Change(NamedTuple):
     @property
     def needs_restart(self) -> bool:
         """Return whether a running gateway cannot take it over."""
-        return not any(self.path[: len(prefix)] == prefix for prefix in RELOADED)
+        return bool(self.why_restart)
+
+    @property
+    def why_restart(self) -> str:
+        """Return why a running gateway cannot take it over; "" where it can."""
+        if any(self.path[: len(prefix)] == prefix for prefix in RELOADED):
+            return ""
+        if self.path[0] == "backend":
+            return self._why_restart_of_backend()
+        if self.path == ("gateway", "domains"):
+            return _removed(self.old, self.new)
+        return "can change only at a restart"
+
+    def _why_restart_of_backend(self) -> str:
+        key = self.path[-1]
+        if self.old is None and key == "kind":
+            return "a backend can be added only at a restart"
+        if self.new is None and key == "kind":
+            return "a backend can be removed only at a restart"
+        if key == "domains" and self.old and self.new:
+            return _removed(self.old, self.new)
+        return "" if key in RELOADED_OF_BACKEND else "can change only at a restart"
 
 
 def changes(old: Config, new: Config) -> list[Change]:
@@ -48,7 +72,13 @@ def changes(old: Config, new: Config) -> list[Change]:
 
 def unchangeable(found: Iterable[Change]) -> list[str]:
     """Return a complaint for each key that only a restart can change."""
-    return [f"{change.key}: can change only at a restart" for change in found if change.needs_restart]
+    return [f"{change.key}: {change.why_restart}" for change in found if change.needs_restart]
+
+
+def _removed(old: object, new: object) -> str:
+    """Return why domains cannot be given up; "" where all of `old` are in `new`."""
+    gone = [domain for domain in old if not isinstance(new, list) or domain not in new] if isinstance(old, list) else []
+    return f"{', '.join(map(str, gone))} can be given up only at a restart" if gone else ""
 
 
 def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, object]]:

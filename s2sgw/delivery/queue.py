@@ -207,9 +207,17 @@ class DeliveryQueue:
             return self.next_hop.send(data)
         slow = self.next_hop.send(data)
         self._passed.update(map(kind_of, stanzas))
+        report = self._services.record.report
+        if report is not None:
+            report.passed(self.direction, self.peer_name, stanzas)
         if upstream_ack is not None:
             upstream_ack.settle(WRITTEN, len(stanzas))
         return slow
+
+    @property
+    def peer_name(self) -> str:
+        """Return the name of the domain of the pair that is not served here."""
+        return (self.pair.sender if self.direction == "inbound" else self.pair.recipient).text
 
     def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         accepted = self.pair_queue.accept(stanzas, self._services.clock.seconds(), upstream_ack)
@@ -361,6 +369,9 @@ class DeliveryQueue:
         elif spooled:
             self._services.spool.remove(self.pair, spooled[-1].last)
         self._passed.update(map(kind_of, chain.from_iterable([item.stanzas for item in gone])))
+        report = self._services.record.report
+        if report is not None:
+            report.passed(self.direction, self.peer_name, list(chain.from_iterable([item.stanzas for item in gone])))
         settle(gone, evidence)
 
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:

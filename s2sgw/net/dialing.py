@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IConnector, IProtocol
-from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
 from s2sgw.xmpp.ending import Cause, Ending
@@ -34,6 +34,14 @@ class DialFailed(Exception):
         super().__init__(f"{ending.cause}: {ending.detail}")
         self.ending = ending
         self.address = address
+
+
+class ClosedAtOnce(Protocol):
+    """A connection that is made to see whether it can be, and closed again."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 class DirectDialler:

@@ -130,13 +130,18 @@ class Discovery:
     ) -> None:
         self._reactor = reactor
         self._resolver = resolver
-        self._static = {Domain.parse(name).ascii: HostPort.parse(text, S2S_PORT) for name, text in (static or {}).items()}
-        self._allow_private = private_addresses == "allow"
+        self._static: dict[str, HostPort] = {}
+        self.configure(static or {}, private_addresses)
         self._is_own = own_addresses if callable(own_addresses) else _membership(own_addresses)
         self._relayed = relayed
         self._random = random
         self._timeout = timeout
         self._joined: JoinedCalls[tuple[Owner, str, str | None], Resolution] = JoinedCalls()
+
+    def configure(self, static: Mapping[str, str], private_addresses: Literal["refuse", "allow"]) -> None:
+        """Use these from now on. Raises `ValueError`."""
+        self._static = {Domain.parse(name).ascii: HostPort.parse(text, S2S_PORT) for name, text in static.items()}
+        self._allow_private = private_addresses == "allow"
 
     def resolve(self, domain: Domain, route: str | None = None, requester: Requester | None = None) -> Deferred[Resolution]:
         """Return where `domain` is reached, or `route` ("host:port") instead; `requester` None: we ask for ourselves.
@@ -150,6 +155,10 @@ class Discovery:
             return succeed(known)
         key = (asker.owner if asker.is_stranger else (), domain.ascii, route)
         return self._joined.join(key, self._begin, domain, route, asker).addCallback(_remembered, asker, route)
+
+    def is_fixed(self, domain: Domain) -> bool:
+        """Return whether the configuration says where `domain` is, or a proxy reaches it by name."""
+        return domain.ascii in self._static or self._relayed(domain)
 
     def _begin(self, domain: Domain, route: str | None, requester: Requester) -> Deferred[Resolution]:
         return Deferred.fromCoroutine(self._resolve(domain, route, requester)).addErrback(_not_resolved, domain)

@@ -94,6 +94,13 @@ class Resolver:
         self._given_up: Counter[str] = Counter()
         self.cache = Cache(reactor, cached)
 
+    def configure(self, servers: Sequence[str], trust_ad: bool) -> None:
+        """Ask other servers from now on. What was learned from the others is forgotten. Raises `ValueError`."""
+        found = parse_servers(servers or system_servers())
+        if (found, trust_ad) != (self._upstream.servers, self._trust_ad):
+            self._upstream, self._trust_ad = Upstream(self._reactor, found), trust_ad
+            self.cache.clear()
+
     @property
     def servers(self) -> tuple[HostPort, ...]:
         """Return the servers that are asked, in the order of the configuration."""

@@ -28,6 +28,12 @@ def letter(
     return "\n".join(_lines(direction, peer, local, address, at, ending, reasons, times))
 
 
+def no_letter(peer: str, remedy: str) -> str:
+    """Return why there is no letter where our own server, or what it sent, was refused."""
+    elsewhere = f"not at {peer}" if peer else "not at a peer"
+    return f"There is no letter to write: this happened between the gateway and your own server, {elsewhere}. {remedy}"
+
+
 def _lines(
     direction: str, peer: str, local: str, address: str, at: float, ending: Ending, reasons: tuple[str, ...], times: int,
 ) -> Iterator[str]:

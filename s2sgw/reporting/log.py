@@ -80,6 +80,7 @@ class LineObserver:
     """
 
     def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel, budget: LineBudget) -> None:
+        self._target = file
         self._file = BackgroundFile(file)
         self._line = line
         self._level = level
@@ -105,6 +106,12 @@ class LineObserver:
         if self._file.write(self._line(event) + "\n"):
             self._suppressed = 0
 
+    def configure(self, format: Literal["text", "json"], level: str, lines_per_second: int) -> None:
+        """Write in another way from now on: the values of `[log]`, and `limits.log_lines_per_second`."""
+        self._line = line_format(format, self._target)
+        self._level = LogLevel.levelWithName(level)
+        self._budget = LineBudget(lines_per_second)
+
     def reopen(self) -> None:
         """Open the file again, after another program has moved it away (logrotate)."""
         self._file.reopen()
@@ -124,10 +131,14 @@ def observer(
     file: Writable, format: Literal["text", "json"] = "text", level: str = "info", lines_per_second: int = 0,
 ) -> LineObserver:
     """Return the observer that `[log]` asks for; `level` is "debug", "info", "warn", "error" or "critical"."""
-    line = json_line if format == "json" else text_line
-    if format == "text" and is_journal(file):
-        line = journal_line
-    return LineObserver(file, line, LogLevel.levelWithName(level), LineBudget(lines_per_second))
+    return LineObserver(file, line_format(format, file), LogLevel.levelWithName(level), LineBudget(lines_per_second))
+
+
+def line_format(format: Literal["text", "json"], file: Writable) -> Callable[[LogEvent], str]:
+    """Return what makes the line of an event, for `[log] format` and where it is written to."""
+    if format == "json":
+        return json_line
+    return journal_line if is_journal(file) else text_line
 
 
 def is_journal(file: Writable, environ: Mapping[str, str] = os.environ) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import product
+from typing import Any, Protocol, get_args
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -21,8 +22,16 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from s2sgw.xmpp.ending import ACCOUNTS, By
+from s2sgw.xmpp.wall_clock import WallClock
+
 #: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
 HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: What becomes of a stanza.
+OUTCOMES = ("passed", "bounced", "dropped", "refused", "resent", "duplicate")
+#: Every series of the counters, there from the start: an alert on a rate sees the first event too.
+_STANZA_SERIES = tuple(product(("inbound", "outbound"), ("message", "presence", "iq"), OUTCOMES))
+_REFUSAL_SERIES = tuple((account.layer.value, cause.value, by) for cause, account in ACCOUNTS.items() for by in get_args(By))
 #: What the handshake's time is told apart by.
 STEPS = ("dns", "tcp", "tls", "auth", "total")
 
@@ -35,8 +44,8 @@ class MetricNumbers:
     streams: Mapping[tuple[str, str], int]
     #: (direction, kind, outcome) -> stanzas since the start
     stanzas: Mapping[tuple[str, str, str], int]
-    #: (layer, cause) -> refusals since the start
-    refusals: Mapping[tuple[str, str], int]
+    #: (layer, cause, by) -> refusals since the start; `by` is who ended it: "us", "them" or "network"
+    refusals: Mapping[tuple[str, str, str], int]
     #: stanzas that wait, and the age of the oldest in seconds (0 where none waits)
     queue: tuple[int, float]
     #: lanes of the last start that have not had their turn
@@ -55,8 +64,14 @@ class MetricNumbers:
     limit_hits: Mapping[str, int] = field(default_factory=dict)
     #: file descriptors that are open, and how many may be
     descriptors: tuple[int, int] = (0, 0)
+    #: local domain -> when its certificate expires, in seconds since the epoch
+    expirations: Mapping[str, float] = field(default_factory=dict)
     #: evidence -> receipts that were settled by it, since the start
     receipts: Mapping[str, int] = field(default_factory=dict)
+    #: (direction, method, version of TLS) -> streams with peers that were authenticated, since the start
+    authenticated: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    #: address of a backend -> "up", "down", or "unknown" (it was not tried yet)
+    backends: Mapping[str, str] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):
@@ -82,15 +97,21 @@ class _Reader(Collector):
     def collect(self) -> Iterator[Metric]:
         numbers = self._source.numbers()
         yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), numbers.streams)
-        stanzas = numbers.stanzas
+        stanzas = {**dict.fromkeys(_STANZA_SERIES, 0), **numbers.stanzas}
         yield _counter("s2sgw_stanzas", "Stanzas by what became of them.", ("direction", "kind", "outcome"), stanzas)
-        refusals = numbers.refusals
-        yield _counter("s2sgw_refusals", "Refused handshakes and deliveries.", ("layer", "cause"), refusals)
+        refusals = {**dict.fromkeys(_REFUSAL_SERIES, 0), **numbers.refusals}
+        text = "Refused handshakes and deliveries, and who ended them."
+        yield _counter("s2sgw_refusals", text, ("layer", "cause", "by"), refusals)
+        text = "Streams with peers that were authenticated, by how, and by their TLS."
+        yield _counter("s2sgw_authenticated_streams", text, ("direction", "method", "tls"), numbers.authenticated)
         text = "Streams that broke off and could be resumed (XEP-0198), by what became of them."
         yield _counter("s2sgw_resumptions", text, ("role", "outcome"), numbers.resumptions)
         text = "Streams towards us that broke off and may be resumed."
         yield GaugeMetricFamily("s2sgw_broken_streams", text, value=numbers.broken)
         yield from _limits(numbers)
+        text = "Whether the server behind the gateway takes streams: 1 yes, 0 no. Absent until it was tried."
+        known = {(backend,): float(state == "up") for backend, state in numbers.backends.items() if state != "unknown"}
+        yield _gauge("s2sgw_backend_up", text, ("backend",), known)
         receipts = {(label,): number for label, number in numbers.receipts.items()}
         text = "Stanzas whose receipts were settled, by the evidence that they are safe."
         yield _counter("s2sgw_receipts_settled", text, ("evidence",), receipts)
@@ -101,8 +122,11 @@ class _Reader(Collector):
         yield GaugeMetricFamily("s2sgw_queue_restoring_lanes", restoring, value=numbers.restoring)
         waiting = "Lanes that wait until there is room for another stream."
         yield GaugeMetricFamily("s2sgw_streams_waiting", waiting, value=numbers.waiting)
+        ends = {(domain,): at for domain, at in numbers.expirations.items()}
+        text = "When the certificate of a local domain expires, in seconds since the epoch."
+        yield _gauge("s2sgw_certificate_expiration_timestamp_seconds", text, ("domain",), ends)
         expiries = {(domain,): seconds for domain, seconds in numbers.expiries.items()}
-        text = "Seconds until the certificate of a local domain expires."
+        text = "Former name, for one release: seconds until the certificate of a local domain expires."
         yield _gauge("s2sgw_certificate_expiry_seconds", text, ("domain",), expiries)
 
 
@@ -147,25 +171,71 @@ class HandshakeTimes:
         self.histogram.labels(step).observe(seconds)
 
 
+class BuildInfo(Collector):
+    """Which release runs on what (`s2sgw_build_info`)."""
+
+    def __init__(self, **facts: str) -> None:
+        self._facts = facts
+
+    def describe(self) -> list[Metric]:
+        """Ask nothing when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the one series, whose value is 1."""
+        family = GaugeMetricFamily("s2sgw_build_info", "The release that runs, and what it runs on.", labels=tuple(self._facts))
+        family.add_metric(tuple(self._facts.values()), 1)
+        yield family
+
+
+class ReloadOutcomes(Collector):
+    """How the last reload went, and when the configuration in use was loaded."""
+
+    def __init__(self, wall: WallClock) -> None:
+        self._wall = wall
+        self._good = True
+        self._loaded_at = wall.seconds()
+
+    def reloaded(self, ok: bool) -> None:
+        """A reload has changed the configuration in use, or was refused."""
+        self._good = ok
+        if ok:
+            self._loaded_at = self._wall.seconds()
+
+    def describe(self) -> list[Metric]:
+        """Ask nothing when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the two gauges."""
+        text = "Whether the last reload of the configuration was successful (1), or was refused (0)."
+        yield GaugeMetricFamily("s2sgw_config_last_reload_successful", text, value=float(self._good))
+        text = "When the configuration in use was loaded, in seconds since the epoch."
+        yield GaugeMetricFamily("s2sgw_config_last_reload_success_timestamp_seconds", text, value=self._loaded_at)
+
+
 class Metrics:
-    """The registry of one gateway: the `source` and the `collectors`, read at each scrape, and the times of handshakes."""
+    """The registry of one gateway: the `source` and the `collectors`, read at each scrape, and the times of handshakes.
+
+    With the usual metrics of a process (`process_*`), without the `_created` series of histograms.
+    """
 
     def __init__(self, source: MetricSource, handshake_times: HandshakeTimes, collectors: Iterable[Collector] = ()) -> None:
         self._source = source
         self.registry = CollectorRegistry()
+        disable_created_metrics()
+        ProcessCollector(registry=self.registry)
         for collector in (_Reader(source), handshake_times.histogram, *collectors):
             self.registry.register(collector)
 
-    def text(self) -> bytes:
-        """Return everything in the text format that Prometheus scrapes, as it was counted last."""
-        return generate_latest(self.registry)
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return everything as it was counted last, and its content type: OpenMetrics, if the header `Accept` asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
-    def scrape(self) -> Deferred[bytes]:
+    def scrape(self, accept: str = "") -> Deferred[tuple[bytes, str]]:
         """Return everything as it is now. Many streams and lanes are counted in slices, so the Deferred may fire later."""
-        return self._source.count().addCallback(self._counted)
-
-    def _counted(self, _: object) -> bytes:
-        return self.text()
+        return self._source.count().addCallback(lambda _: self.text(accept))
 
 
 class MetricsPage(Resource):
@@ -180,13 +250,14 @@ class MetricsPage(Resource):
 
     def render_GET(self, request: Request) -> int:
         """Answer with the numbers as they are now (HEAD gives the same without its body)."""
-        scraping = self._metrics.scrape()
+        scraping = self._metrics.scrape(request.getHeader("accept") or "")
         request.notifyFinish().addErrback(lambda _: scraping.cancel())
         scraping.addCallbacks(self._answer, self._failed, (request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
-    def _answer(self, text: bytes, request: Request) -> None:
-        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
+    def _answer(self, answer: tuple[bytes, str], request: Request) -> None:
+        text, content_type = answer
+        request.setHeader(b"content-type", content_type.encode("ascii"))
         request.setHeader(b"content-length", str(len(text)).encode("ascii"))
         if request.method != b"HEAD":
             request.write(text)

@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol
 
 from twisted.logger import Logger
 
-from s2sgw.reporting.letter import letter
+from s2sgw.reporting.daily_report import DailyReport
+from s2sgw.reporting.letter import letter, no_letter
 from s2sgw.reporting.live_events import LiveEvents
 from s2sgw.reporting.repetition import RepeatedEvents
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Ending, Layer
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.wall_clock import WallClock
@@ -83,6 +84,12 @@ class RefusalRecord:
         return replace(self, peer=peer, local=local, address=address, ending=ending, reasons=clipped_reasons(self.reasons))
 
     @property
+    def remedy(self) -> str:
+        """What to do: for the other administrator, or for our own where it happened between the gateway and our own server."""
+        ours = self.leg == "backend" and self.ending.layer in (Layer.TCP, Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.STREAM)
+        return f"This concerns your own server, not the peer. {self.ending.remedy}" if ours else self.ending.remedy
+
+    @property
     def size(self) -> int:
         """Bytes of memory, about."""
         texts = (self.peer, self.local, self.address, self.ending.detail, *self.reasons)
@@ -94,10 +101,12 @@ class RefusalRecord:
         row: dict[str, object] = {
             "at": self.at, "direction": self.direction, "leg": self.leg, "peer": self.peer, "local": self.local,
             "address": self.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
-            "by": ending.by, "condition": ending.condition, "reasons": list(self.reasons), "remedy": ending.remedy,
+            "by": ending.by, "condition": ending.condition, "reasons": list(self.reasons), "remedy": self.remedy,
             "times": self.times, "first": self.first or self.at,
         }
-        if with_letter:
+        if with_letter and self.leg == "backend":
+            row["letter"], row["no_letter"] = None, no_letter(self.peer, self.remedy)
+        elif with_letter:
             row["letter"] = letter(
                 self.direction, self.peer, self.local, self.address, self.at, ending, self.reasons, self.times,
             )
@@ -168,6 +177,8 @@ class EventRecord:
         self._clock = clock
         self._log = log
         self._site = site
+        #: the daily report, where there is one
+        self.report: DailyReport | None = None
         self._refusals_told = RepeatedEvents(clock)
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
@@ -180,8 +191,8 @@ class EventRecord:
         self.bytes = 0
         for each in () if store is None else store.past():
             self._add(each if each.size <= MOST_BYTES else each.clipped())
-        #: (layer, cause) -> number
-        self.refusals: Counter[tuple[str, str]] = Counter()
+        #: (layer, cause, by) -> number
+        self.refusals: Counter[tuple[str, str, str]] = Counter()
         #: limit, by the name of its key -> how often it kept something out or ended it
         self.limit_hits: Counter[str] = Counter()
         #: (role, outcome) -> number of streams that broke off
@@ -197,12 +208,19 @@ class EventRecord:
         """A handshake or a delivery was refused; `pair` is (peer, local), as claimed.
 
         Of each site and cause one is logged, and then how many more there were in a minute. One that names no peer is kept
-        only when it is logged: whoever connects and says nothing costs little more than a number.
+        only when it is logged: whoever connects and says nothing costs little more than a number. A failure of our own server
+        is kept, but not logged for each peer: `backend.health` logs it once for all.
         """
         peer, local = pair
-        self.refusals[ending.layer.value, ending.cause.value] += 1
+        self.refusals[ending.layer.value, ending.cause.value, ending.by] += 1
         refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
         self.live.tell(refused.at, peer, lambda: {"event": "refused", **refused.clipped().row()})
+        if self.report is not None:
+            known = self._store is not None and self._store.is_known(refused)
+            self.report.refused(direction, peer, known or leg == "backend", ending)
+        if ending.layer is Layer.BACKEND:
+            self._keep(refused)
+            return
         stranger = leg == "federation" and direction == "inbound"
         is_news = self._refusals_told.is_news((self._site(_host(address)) if stranger else pair, ending.cause), refused)
         if is_news or peer:

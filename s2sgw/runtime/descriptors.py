@@ -32,6 +32,11 @@ def limit() -> int:
     return _bounded(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
+def hard_limit() -> int:
+    """Return how many descriptors a gateway that starts here may have: it raises its limit to that."""
+    return _bounded(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def number_open() -> int:
     """Return how many descriptors are open; 0 where the system does not tell."""
     folder = "/proc/self/fd"

@@ -16,14 +16,14 @@ from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.runtime import deny_lists as denial
+from s2sgw.runtime.own_certificates import WARNING_DAYS, chain_fault, ends_in
 from s2sgw.trust.anchors import Anchors
-from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
 #: A certificate of ours that ends sooner is warned of.
-EXPIRY_WARNING = timedelta(days=21)
+EXPIRY_WARNING = timedelta(days=WARNING_DAYS[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +89,10 @@ def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, 
         where = f"certificate {credential.name}"
         left = credential.not_after - at
         if timedelta(0) < left <= EXPIRY_WARNING:
-            yield f"{where}: ends in {left.days} days, on {credential.not_after:%Y-%m-%d %H:%M} UTC"
-        last = ParsedCertificate(credential.chain[-1])
-        if last.issuer == last.subject:
-            if len(credential.chain) == 1:
-                yield f"{where}: is self-signed; most peers will refuse it"
-        elif not anchors.named(last.issuer):
-            lacking = "is neither in the file nor a trusted anchor; add the intermediate certificate"
-            yield f"{where}: its issuer {last.issuer_text} {lacking}"
+            yield f"{where}: {ends_in(left.days)}, on {credential.not_after:%Y-%m-%d %H:%M} UTC"
+        fault = chain_fault(credential, anchors)
+        if fault:
+            yield f"{where}: {fault}"
 
 
 def _policy_warnings(config: Config) -> Iterator[str]:

@@ -40,3 +40,12 @@ def keep_secret(path: Path) -> bytes:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SecretUnusable(f"{path}: others than its owner may read it (chmod 600)")
     return secret
+
+
+def read_secret_of(state: Path) -> bytes | None:
+    """Return the secret in the state directory as it is, for a command beside the gateway; None where it cannot be read."""
+    try:
+        secret = (state / "secret").read_bytes()
+    except OSError:
+        return None
+    return secret if len(secret) == SECRET_BYTES else None

@@ -142,6 +142,8 @@ class AcceptedStream:
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone: once, always."""
         self._over = True
+        if self.methods:
+            self.side.outcomes.closed()
         self._register.gone(self, connection)
         for question in list(self._questions):
             question.cancel()
@@ -233,6 +235,8 @@ class AcceptedStream:
         if excess is not None:
             connection.fail(excess)
             return
+        if not self.methods:
+            self.side.outcomes.opened("inbound", pair.sender, method, connection.tls_version)
         self.methods[pair] = method
         if self._admitted is not None:
             self._admitted.prove()
@@ -277,6 +281,7 @@ class AcceptedStream:
             )
         else:
             names = pair if self.side.leg == "federation" else (recipient, sender)
+            ending = self.side.outcomes.accepted_failed(names, ending)
             self._record.refused(self._direction, self.side.leg, names, connection.peer_address, ending, self.reasons)
 
 

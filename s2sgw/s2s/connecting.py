@@ -138,6 +138,7 @@ class InitiatedStream:
         self._question: Deferred[Any] | None = None
         self._over = False
         self._abandoned = False
+        self._opened = False
         self._trial = ExtensionTrial(engine, pair.recipient.ascii, connect_services.extensions, connect_services.clock)
         self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, connect_services.extensions,
         connect_services.clock)
@@ -172,7 +173,7 @@ class InitiatedStream:
             case Resumed() | NotResumed():
                 self._go_on(event)
             case VerifyReady():
-                self.ready.callback(self)
+                self._ready("")
             case PairRefused(_, ending) if not self.ready.called:
                 self._refuse(ending)
                 connection.close(ending)
@@ -186,6 +187,8 @@ class InitiatedStream:
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """The connection is gone."""
         self._over = True
+        if self._opened:
+            self.side.outcomes.closed()
         excused = self.additions.ended(ending)
         self._trial.end(ending, excused)
         self.shared_stream.asking = excused or self.engine.enabling
@@ -241,7 +244,16 @@ class InitiatedStream:
         else:
             self.part.method, self.part.reasons = method, self.reasons
             self._trial.begin()
-            self.ready.callback(self)
+            self._ready(method)
+
+    def _ready(self, method: str) -> None:
+        """The stream may be used; `method` is "" where it only verifies a key."""
+        self._opened = True
+        if method:
+            self.side.outcomes.opened("outbound", self.pair.recipient, method, self.connection.tls_version)
+        else:
+            self.side.outcomes.verifies()
+        self.ready.callback(self)
 
     def _carries_back(self, pair: Pair) -> None:
         """The other side may send `pair` here."""
@@ -327,7 +339,11 @@ async def open_stream(
     except LimitReached as full:
         raise StreamUnavailable(full.ending, retry=full.wait, repeated=True) from None
     except DestinationBackingOff as later:
-        raise StreamUnavailable(later.ending, retry=later.wait, repeated=True) from None
+        raise StreamUnavailable(side.outcomes.attribute(later.ending), retry=later.wait, repeated=True) from None
+    except StreamUnavailable as refused:
+        side.outcomes.attempt_failed(pair, refused.ending)
+        refused.ending = side.outcomes.attribute(refused.ending)
+        raise
 
 
 async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:

@@ -19,10 +19,12 @@ from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS
 from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.identity import AckPreferences, Identity, PeerRoutes
 from s2sgw.s2s.owners import owner_by_name
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, Permission, Refusal
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
@@ -46,6 +48,7 @@ class FederationInitiating:
     acks: AckPreferences
     extensions: ExtensionMemory
     leg: Leg = field(default="federation", init=False)
+    outcomes: StreamOutcomes = field(default_factory=StreamOutcomes, kw_only=True)
     #: those on which the peer had to prove itself by the shared secret
     _mutual: WeakSet[StreamConnection] = field(default_factory=WeakSet, init=False, repr=False)
 
@@ -129,10 +132,14 @@ class FederationInitiating:
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:
         verdict = await self.judge_of.verdict(connection, question, "receiving", target)
-        policy = self.peers.policy(question.peer)
+        return self.granted(verdict, connection, question.peer)
+
+    def granted(self, verdict: Verdict, connection: StreamConnection, peer: Domain) -> tuple[Permission, tuple[str, ...]]:
+        """Return what a verdict allows on a stream of ours to `peer`, and what led to it."""
+        policy = self.peers.policy(peer)
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
-        permission = self.judge_of.permission(verdict, connection, question.peer)
-        granted = self.secrets.granted(permission, verdict, question.peer, connection)
+        permission = self.judge_of.permission(verdict, connection, peer)
+        granted = self.secrets.granted(permission, verdict, peer, connection)
         granted = replace(granted, bidi=verdict.proven_by not in (None, "dns"), limits=limits)
         if granted.mutual:
             self._mutual.add(connection)

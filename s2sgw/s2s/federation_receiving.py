@@ -19,6 +19,7 @@ from s2sgw.reporting.record import Leg
 from s2sgw.s2s.accepted_limit import AcceptedStreamLimit
 from s2sgw.s2s.claims import ADDRESS_MATCH_QUESTIONS, Claims
 from s2sgw.s2s.identity import Identity, KeyVerifier, new_stream_id
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import (
     DialbackNeeded,
@@ -60,6 +61,7 @@ class FederationReceiving:
     #: nothing is negotiated on this listener, by agreement with each peer that may connect there (XEP-0361)
     zero_handshake: bool = False
     leg: Leg = field(default="federation", init=False)
+    outcomes: StreamOutcomes = field(default_factory=StreamOutcomes, kw_only=True)
 
     @cached_property
     def secrets(self) -> SharedSecrets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Set
 from typing import Protocol
 
 from s2sgw.net.certificates import Credential
@@ -14,10 +15,10 @@ from s2sgw.xmpp.jid import Domain
 
 
 class Identity(Protocol):
-    """The local domains and their certificates. A reload may change the certificates, never the domains."""
+    """The local domains and their certificates. A reload may change the certificates, and add domains."""
 
     @property
-    def local_domains(self) -> frozenset[Domain]:
+    def local_domains(self) -> Set[Domain]:
         """Return the domains that are served here."""
 
     def is_local(self, domain: Domain) -> bool:

@@ -1,9 +1,8 @@
-"""What the gateway asks of each of its two sides: the federation, and the backend.
+"""What the gateway asks of each of its two legs: the federation, and the backend.
 
-The streams of both sides live the same life (`accepted`, `opening`, `courier`); a side says who may come, by what
-certificate we are known there, and what proves the other end. `s2s.federation_receiving`,
-`s2s.federation_initiating` and `backend.s2s`
-have these shapes; `service` joins them.
+The streams of both legs share their code (`s2s.accepted_stream`, `s2s.connecting`, `delivery.agent`). A leg says who may come,
+which certificate we show there, and what proves the other end. `s2s.federation_receiving`, `s2s.federation_initiating` and
+`backend.server` implement these protocols.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import (
     DialbackNeeded,
     DialbackOutcome,
@@ -49,6 +49,10 @@ class ReceivingLeg(Protocol):
     @property
     def leg(self) -> Leg:
         """Which side this is."""
+
+    @property
+    def outcomes(self) -> StreamOutcomes:
+        """Return what is told how the streams fare."""
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
         """A fresh engine for an accepted connection."""
@@ -84,6 +88,10 @@ class InitiatingLeg(Protocol):
     @property
     def leg(self) -> Leg:
         """Which side this is."""
+
+    @property
+    def outcomes(self) -> StreamOutcomes:
+        """Return what is told how the streams fare."""
 
     def resolve(self, pair: Pair, requester: Requester | None = None) -> Awaitable[Resolution]:
         """Return where the recipient's server is; `requester` None: we ask for ourselves."""

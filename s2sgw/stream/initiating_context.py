@@ -13,6 +13,7 @@ from s2sgw.stream.options import InitiatingOptions
 from s2sgw.stream.proven_pairs import ProvenPairs
 from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import stream_header
 from s2sgw.xmpp.jid import Domain, Pair
@@ -47,6 +48,10 @@ class InitiatingContext(Managed):
         self.pair = Pair(options.local, options.peer)
         #: what the other side offers on the stream as it is now
         self.features = StreamFeatures()
+        #: what it offered behind TLS, before anybody had authenticated; None: it did not come so far
+        self.offered: StreamFeatures | None = None
+        #: why SASL failed, where it did
+        self.sasl_failure: Ending | None = None
         #: by what SASL has authenticated us
         self.method: Method = "EXTERNAL"
         #: the pairs that may be sent

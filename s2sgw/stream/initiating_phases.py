@@ -103,6 +103,7 @@ class AwaitSecuredFeatures(AwaitFeatures):
 
     def choose(self) -> None:
         options = self.stream.options
+        self.stream.offered = self.stream.features
         mechanisms = sasl.choose(self.stream.means)
         if options.purpose == "verify":
             mechanisms = []
@@ -263,7 +264,7 @@ class Authenticating(InitiatingPhase):
 
     def failure(self, element: Element) -> None:
         why = f"{self._mechanism.name}: {self._aborted or sasl.read_failure(element)}"[:DETAIL_CHARACTERS]
-        failed = Ending(Cause.SASL_FAILED, why, "us" if self._aborted else "them")
+        failed = self.stream.sasl_failure = Ending(Cause.SASL_FAILED, why, "us" if self._aborted else "them")
         authenticate(self.stream, self._answered, self._others, failed)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Endings: layer, cause, details, and a remedy for the other administrator (docs/decisions.md#endings).
+"""Endings: layer, cause, details, and a remedy for an administrator (docs/decisions.md#endings).
 
 Every refusal and every bounce has one of the causes below. The log, the record of refusals, the metrics and the bounce
 text all read the same table, so they never disagree.
@@ -24,6 +24,7 @@ class Layer(StrEnum):
     POLICY = "policy"
     STREAM = "stream"
     QUEUE = "queue"
+    BACKEND = "backend"
 
 
 class Cause(StrEnum):
@@ -103,10 +104,23 @@ class Cause(StrEnum):
     IN_DOUBT = "in-doubt"
     SPOOL_DAMAGED = "spool-damaged"
     SPOOL_UNREADABLE = "spool-unreadable"
+    # backend: our own server, behind the gateway
+    BACKEND_REFUSED = "backend-refused"
+    BACKEND_TIMEOUT = "backend-timeout"
+    BACKEND_UNREACHABLE = "backend-unreachable"
+    BACKEND_TLS = "backend-tls"
+    BACKEND_NOT_PROVEN = "backend-not-proven"
+    BACKEND_DISTRUSTS_US = "backend-distrusts-us"
+    BACKEND_BYPASSES_VIEW = "backend-bypasses-view"
+    BACKEND_HOST_UNKNOWN = "backend-host-unknown"
+    BACKEND_FAILED = "backend-failed"
 
 
 class CauseInfo(NamedTuple):
-    """One row of the table: `remedy` is for the administrator of the peer, `bounce` for the sender of a stanza."""
+    """One row of the table: `bounce` is for the sender of a stanza, `remedy` for the administrator of the peer.
+
+    The remedies of the layer "backend" are for our own administrator.
+    """
 
     layer: Layer
     final: bool  # a later attempt cannot succeed
@@ -188,6 +202,15 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.IN_DOUBT: CauseInfo(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
     Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _FULL, "The stored stanza was damaged.", "Send the stanza again. The disk of this server may be failing."),
     Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue cannot be read at the moment.", "Try again later. The disk of this server may be failing."),
+    Cause.BACKEND_REFUSED: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not accept connections from its gateway.", "Start your XMPP server, and check that it listens for s2s on the `address` of [backend]."),
+    Cause.BACKEND_TIMEOUT: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not answer its gateway.", "Check the load of your XMPP server, and the firewall between it and the gateway."),
+    Cause.BACKEND_UNREACHABLE: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain cannot be reached by its gateway.", "Check the `address` of [backend], and that the name in it has an address here."),
+    Cause.BACKEND_TLS: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain and its gateway do not agree on encryption.", "Check the certificate and the TLS settings of your XMPP server for s2s, and `tls` of [backend]."),
+    Cause.BACKEND_NOT_PROVEN: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not prove itself to its gateway.", "Give your XMPP server a certificate for its domain that `tls.trust_anchors` accepts, or run it on a loopback address."),
+    Cause.BACKEND_DISTRUSTS_US: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not trust its gateway.", "Have your XMPP server trust the gateway's authority, backend-ca.pem: `s2sgw setup prosody` (or ejabberd, openfire, jabberd2) prints the lines."),
+    Cause.BACKEND_BYPASSES_VIEW: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain looks peers up past its gateway.", "Have your XMPP server use the gateway's name server, `dns_view` of [backend]: `s2sgw setup prosody` (or ejabberd, openfire, jabberd2) prints the lines."),
+    Cause.BACKEND_HOST_UNKNOWN: CauseInfo(Layer.BACKEND, True, _NOT_FOUND, "The server of the domain does not serve it.", "Add the domain to your XMPP server, or take it out of `domains` in the gateway's configuration."),
+    Cause.BACKEND_FAILED: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain ended the stream of its gateway.", "See the log of your XMPP server for its reason."),
 }
 
 By = Literal["us", "them", "network"]

@@ -140,14 +140,18 @@ class GatewayTests(SynchronousTestCase):
         self.ports = OwnPorts()
         backends = SimpleNamespace(
             receiving=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
+            check=lambda: None, watch_view=lambda backend, view: None,
+            serves=lambda listen, name: False, forwarders=lambda backend: ["192.0.2.53:53"],
         )
-        config = SimpleNamespace(limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [])
+        config = SimpleNamespace(limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [], backends=())
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), custody=SimpleNamespace(services=SimpleNamespace(spools=True)),
             spool=SimpleNamespace(count=7),
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
+            own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None),
+            reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
             running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)

@@ -18,6 +18,7 @@ from twisted.internet.testing import StringTransport
 
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.config import load
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import DialbackOutcome, Permission
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
@@ -104,6 +105,7 @@ class PeerLeg:
     """A `ReceivingLeg` that believes the peer's dialback key."""
 
     leg: Literal["federation"] = "federation"
+    outcomes = StreamOutcomes()
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
         options = ReceivingOptions(DialbackKeys(b"k" * 32), LOCAL.__eq__, LOCAL.__eq__, direct_tls=direct_tls)

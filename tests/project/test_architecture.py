@@ -46,12 +46,12 @@ MAY_IMPORT = {
     "ingress": "delivery policy reporting queue stream xmpp",
     "authentication": "peerdb config policy net trust stream xmpp",
     "s2s": "authentication ingress delivery reporting policy net stream queue xmpp",
-    "backend": "s2s ingress delivery net stream storage trust queue xmpp",
+    "backend": "s2s ingress delivery net reporting stream storage trust queue xmpp",
     "runtime": "s2s authentication ingress peerdb config delivery net policy reporting storage stream trust queue xmpp",
     "admin": "runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
     "console": "admin config net policy reporting xmpp",
-    "cli": "admin config reporting runtime backend storage policy stream xmpp",
     "composition": "admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
+    "cli": "composition admin config reporting runtime backend storage peerdb net policy stream trust xmpp",
     "service": "composition console admin runtime backend s2s peerdb config net reporting spool xmpp",
 }
 #: Imports that the table does not allow yet; the list may only shrink.

@@ -34,6 +34,7 @@ from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.owners import owner_by_name
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import Permission, StartTLS
@@ -154,6 +155,7 @@ class Gateway:
         self.ack_selection = AckSelection(lambda domain: "auto", self.queues, self.extensions, clock)
         self.ids = (f"{own[0]}-{number}" for number in count())
         self.leg = "federation"
+        self.outcomes = StreamOutcomes()
 
     def _next_hop(self, queue: DeliveryQueue) -> Any:
         if queue.direction == "inbound":

@@ -96,7 +96,7 @@ class DocumentTests(FolderCase):
             ("status", {}, False), ("streams", {}, True), ("lanes", peer, True), ("peers", {}, False), ("refusals", {"letter": True}, False),
             ("certs", {}, False), ("pending", peer, False), ("pins list", {}, False), ("queue list", {}, True), ("queue show", target, True),
             ("queue poison", {}, True), ("queue hold", target, False), ("queue list", {}, False), ("queue release", target, False),
-            ("queue flush", target, False), ("queue drop", target, False), ("reload", {}, False), ("explain", peer, False),
+            ("queue flush", target, False), ("queue drop", target, False), ("reload", {}, False), ("reload plan", {}, False), ("report", {}, False), ("explain", peer, False),
             ("explain", {**peer, "look_up": False}, False),
         ):  # fmt: skip
             answer, read = self.ask(name, given)
@@ -131,7 +131,10 @@ class DocumentTests(FolderCase):
         }
         read_only = {name for name, role in roles.items() if role == "read-only"}
         self.assertEqual(
-            {"status", "streams", "lanes", "peers", "refusals", "certs", "pending", "pins_list", "explain", "replay", "queue_list", "watch"},
+            {
+                "status", "streams", "lanes", "peers", "refusals", "certs", "pending", "pins_list", "explain", "replay", "queue_list", "watch",
+                "report", "reload_plan",
+            },
             read_only,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadResult, ReloadTarget, compare
+from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadResult, ReloadTarget, compare, examine
 from s2sgw.admin.server import VerbError
 from s2sgw.cli import tables
 from s2sgw.config import Config, ConfigError, parse
@@ -56,7 +57,7 @@ class ReloadTests(AuditCase):
         self.adopted: list[CheckedConfiguration] = []
         self.reconsidered: list[bool] = []
         self.closed: list[Closed] = []
-        running = ReloadTarget(lambda: self.running, directory(("one", "1")), self.inspect, self.adopted.append, self.reconsider)
+        running = ReloadTarget(lambda: self.running, directory(("one", "1")), self.inspect, self.adopted.append, self.reconsider, self.examine)
         self.reload = Reload(running, self.audit)
 
     def config(self, text: str) -> Config:
@@ -67,6 +68,11 @@ class ReloadTests(AuditCase):
         if isinstance(self.next, ConfigError):
             raise self.next
         return compare(self.running, CheckedConfiguration(self.next, self.certificates, ("one.crt: expires soon",)))
+
+    async def examine(self, path: Path) -> Any:
+        if isinstance(self.next, ConfigError):
+            raise self.next
+        return examine(self.running, CheckedConfiguration(self.next, self.certificates, ("a warning",)))
 
     async def reconsider(self, keep_streams: bool) -> list[Closed]:
         self.assertEqual(1, len(self.adopted))
@@ -130,8 +136,8 @@ class ReloadTests(AuditCase):
 
     def test_needs_restart(self) -> None:
         """A key that cannot change holds up those that could: all or nothing."""
-        self.next = self.config('[[listen]]\nendpoint = "tcp:5270"\n[peers.default]\nallow = false\n')
-        self.refused("listen[0].endpoint: can change only at a restart")
+        self.next = self.config('[queue]\nmemory = "1MiB"\n[peers.default]\nallow = false\n')
+        self.refused("queue.memory: can change only at a restart")
 
     def test_cannot_be_noted(self) -> None:
         """A change that the audit log cannot take is not made."""
@@ -147,13 +153,44 @@ class ReloadTests(AuditCase):
             self.reconsidered.append(keep_streams)
             return await waiting
 
-        self.reload._running = ReloadTarget(lambda: self.running, directory(), self.inspect, self.adopted.append, reconsider)
+        self.reload._running = ReloadTarget(lambda: self.running, directory(), self.inspect, self.adopted.append, reconsider, self.examine)
         first, second = self.reload.run("a"), self.reload.run("b", True)
         self.assertEqual([False], self.reconsidered)
         waiting.callback([])
         self.assertTrue(self.successResultOf(first).ok)
         self.assertTrue(self.successResultOf(second).ok)
         self.assertEqual(([False, True], ["a", "b"]), (self.reconsidered, [line["by"] for line in self.noted()]))
+
+    def test_plan(self) -> None:
+        """What a reload would change and what only a restart would, in words; nothing is adopted, noted or prepared."""
+        self.next = self.config('[queue]\nhold = "5m"\nmemory = "1MiB"\n')
+        found = self.successResultOf(Deferred.fromCoroutine(self.reload.plan({})))
+        self.assertEqual((False, ["a warning"]), (found["ok"], found["warnings"]))
+        self.assertEqual(
+            [("queue.hold", ""), ("queue.memory", "can change only at a restart")],
+            sorted((row["key"], row["restart"]) for row in found["changes"]),
+        )
+        self.next = self.config('[queue]\nhold = "5m"\n')
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(self.reload.plan({"with": "/etc/planned.toml"})))["ok"])
+        self.next = ConfigError(self.folder / "s2sgw.toml", ["line 3: nonsense"])
+        found = self.successResultOf(Deferred.fromCoroutine(self.reload.plan({})))
+        self.assertEqual((False, ["line 3: nonsense"], []), (found["ok"], found["complaints"], found["changes"]))
+        self.failureResultOf(Deferred.fromCoroutine(self.reload.plan({"with": "relative.toml"})), VerbError)
+        self.assertEqual(([], []), (self.adopted, self.noted()))
+
+    def test_abandoned(self) -> None:
+        """What was prepared for a configuration that is refused, or cannot be noted, is given up."""
+        given_up: list[None] = []
+        target = self.reload._running
+        self.reload._running = replace(target, abandon=lambda: given_up.append(None))
+        self.next = ConfigError(self.folder / "s2sgw.toml", ["nonsense"])
+        self.assertFalse(self.successResultOf(self.reload.run("a")).ok)
+        self.next = self.config('[queue]\nhold = "5m"\n')
+        self.audit.path.unlink()
+        self.audit.path.mkdir()
+        self.assertFalse(self.successResultOf(self.reload.run("b")).ok)
+        self.flushLoggedErrors(OSError)
+        self.assertEqual((2, []), (len(given_up), self.adopted))
 
     def test_verb(self) -> None:
         """The admin socket's verb answers in plain JSON; a flag that is none is the asker's mistake."""

@@ -46,6 +46,11 @@ PEER = PeerRow(
 )
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
 STATUS = StatusReport(
+    backends=[{
+        "address": "127.0.0.1:15269", "kind": "s2s", "domains": ["example.org"], "state": "down", "since": 1_800_000_000.0, "streams": 0,
+        "cause": "backend-refused", "detail": "your server 127.0.0.1:15269 refuses connections", "remedy": "Start it.", "view": None,
+        "questions": None,
+    }],
     alerts=["the job 'queue sweep' has not succeeded for 9 s"],
     version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
     streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
@@ -217,7 +222,7 @@ class AskingTests(CommandCase):
         """Every verb is one of the contract's, says what it does, and takes --json."""
         contract = {
             "run", "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
-            "reload", "drain", "setup", "console",
+            "reload", "report", "drain", "setup", "console",
         }
         self.assertEqual(set(), set(command.main.commands) - contract)
         for name, verb in command.main.commands.items():

@@ -18,7 +18,7 @@ from s2sgw.net.https import Fetched, Unfetched
 from s2sgw.runtime import deny_lists
 from s2sgw.runtime.deny_lists import ListUnreadable
 from s2sgw.runtime.preflight import check_configuration
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.certificates import shared_root
 from tests.support.fakes import ThreadlessReactor
 
@@ -121,6 +121,53 @@ class ReconfigurationTests(FolderCase):
         self.assertIn('peers."peer.example".certificate', outcome.complaints[0])
         self.assertIsNone(self.cause())
 
+    def test_domains(self) -> None:
+        """A domain that is added is local at once, wherever that is asked; its certificate must be there."""
+        rooms = Domain.parse("rooms.example.org")
+        self.path.write_text(CONFIG.replace('["example.org"]', '["example.org", "rooms.example.org"]'))
+        self.assertFalse(self.reload().ok)
+        self.assertFalse(self.running.is_local(rooms))
+        self.leaf("certs/rooms", "rooms.example.org")
+        self.assertTrue(self.reload().ok)
+        self.assertTrue(self.running.is_local(rooms) and self.running.may_be_local("Rooms.example.org"))
+        queue = self.gateway.custody.queues.queue(Pair(PEER, rooms))
+        self.assertEqual(("inbound", "EchoNextHop"), (queue.direction, type(queue.next_hop).__name__))
+
+    def test_dns(self) -> None:
+        """The name servers and fixed answers of the new configuration are asked from now on; what was learned is forgotten."""
+        self.also('[dns]\nservers = ["192.0.2.53"]\nprivate_addresses = "allow"\n[dns.static]\n"peer.example" = "127.0.0.1:5299"\n')
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(["192.0.2.53:53"], [str(server) for server in self.gateway.resolver.servers])
+        self.assertTrue(self.gateway.discovery.is_fixed(PEER))
+        self.also("")
+        self.assertTrue(self.reload().ok)
+        self.assertFalse(self.gateway.discovery.is_fixed(PEER))
+
+    def test_listeners(self) -> None:
+        """What cannot be opened refuses the whole configuration; else it is opened before, and the rest closed after."""
+        class Listeners:
+            wrong: list[tuple[str, str]] = [("tcp:5300", "Address already in use")]
+            calls: list[str] = []
+
+            def prepare(self, rows: Any) -> list[tuple[str, str]]:
+                self.calls.append("prepare " + ", ".join(row.endpoint for row in rows))
+                return self.wrong
+
+            def abandon(self) -> None:
+                self.calls.append("abandon")
+
+            def commit(self) -> None:
+                self.calls.append("commit")
+
+        self.gateway.reconfiguration.listeners = listeners = Listeners()
+        self.also('[[listen]]\nendpoint = "tcp:5300"\n[peers."peer.example"]\nallow = false\n')
+        outcome = self.reload()
+        self.assertEqual(["listen: cannot listen on tcp:5300: Address already in use"], outcome.complaints)
+        self.assertIsNone(self.cause())
+        listeners.wrong = []
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(["prepare tcp:5300", "abandon", "prepare tcp:5300", "commit"], listeners.calls)
+
     def test_deny_list(self) -> None:
         """A list counts with the reload that brings it; later changes of its file count by themselves, and are noted."""
         names = self.folder / "deny.txt"
@@ -186,3 +233,27 @@ class FetchTests(SynchronousTestCase):
             (fail(Unfetched("no answer in 30 s")), "no answer in 30 s"),
         ):
             self.assertEqual(words, str(self.failureResultOf(self.fetched(answer), ListUnreadable).value))
+
+
+class BackendTests(SynchronousTestCase):
+    """How the server behind is spoken with, changed while the gateway runs."""
+
+    def test_address(self) -> None:
+        """The next stream goes to the new address, with the new TLS; the state of the new one is not known yet."""
+        case = FolderCase()
+        case.mktemp = self.mktemp  # type: ignore[method-assign]
+        case.setUp()
+        one = CONFIG.replace('kind = "echo"', 'address = "127.0.0.1:15269"')
+        case.path.write_text(one)
+        gateway = build_gateway(check_configuration(case.path).config, ThreadlessReactor())
+        gateway.reconfiguration.open()
+        self.addCleanup(gateway.reconfiguration.close)
+        side = gateway.backends._servers[0]
+        gateway.backends.health[0].opened("outbound", PEER, "EXTERNAL", None)
+        case.path.write_text(one.replace("15269", "15555").replace("[queue]", 'tls = "never"\n[queue]'))
+        done = gateway.reconfiguration.reload.run("the test")
+        gateway.reactor.advance(0)
+        self.assertTrue(self.successResultOf(done).ok)
+        self.assertEqual((15555, "never"), (side.server.port, side.server.tls))
+        row = gateway.backends.health[0].row()
+        self.assertEqual(("127.0.0.1:15555", "unknown"), (row["address"], row["state"]))

@@ -32,6 +32,7 @@ from s2sgw.s2s.destinations import CONTACT_SECONDS, Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.events import PairProven, PairRefused, Permission
 from s2sgw.stream.features import PeerLimits
@@ -89,6 +90,7 @@ class FakeSide:
     def __init__(self) -> None:
         self.targets: tuple[Target, ...] = (Target("s.there.example", 5269, ("192.0.2.1",)),)
         self.ending: Ending | None = None
+        self.outcomes = StreamOutcomes()
         self.dials: list[Deferred[None]] = []
         self.limits = PeerLimits()
         self.known: int | None = None

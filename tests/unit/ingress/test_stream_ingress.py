@@ -16,6 +16,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress, StreamReceipts
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, StanzasReceived
 from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
@@ -151,7 +152,9 @@ class AcceptedTests(EntryTestCase):
             step=lambda method, *arguments: method(*arguments),
         )
         nothing = lambda *ignored: None  # noqa: E731
-        side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
+        side: Any = SimpleNamespace(
+            leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
+        )
         services = ingress_services(self.custody, self.peers)
         stream = AcceptedStream(side, engine, services, Mock())  # type: ignore[arg-type]
         stream.connected(connection)
@@ -170,7 +173,9 @@ class AcceptedTests(EntryTestCase):
         self.made()
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         nothing = lambda *ignored: None  # noqa: E731
-        side: Any = SimpleNamespace(leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None))
+        side: Any = SimpleNamespace(
+            leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
+        )
         services = ingress_services(self.custody, self.peers)
         for ending, batch, unheard in ((Cause.CONNECTION_LOST, "ab", 1), (Cause.CLOSED, "bc", 0), (Cause.CLOSED, "bc", 0)):
             engine = FakeEngine(unheard)

@@ -157,6 +157,14 @@ class BudgetTests(SynchronousTestCase):
         self.say(1, 12.0)
         self.assertEqual(20 + 1, len(self.written()))
 
+    def test_configured_again(self) -> None:
+        """Another format, level and budget count from the next line on."""
+        self.observer.configure("json", "warn", 0)
+        self.say(30, 10.0)
+        self.say(30, 10.0, LogLevel.warn)
+        lines = self.file.getvalue().splitlines()
+        self.assertEqual((30, "warn"), (len(lines), json.loads(lines[0])["level"]))
+
     def test_said_once_a_second(self) -> None:
         """However long it lasts, the number is told once a second."""
         for tenth in range(100, 150):

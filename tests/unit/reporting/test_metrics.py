@@ -11,12 +11,22 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from s2sgw.net.http_server import BoundedSite
-from s2sgw.reporting.metrics import STEPS, HandshakeTimes, MetricNumbers, Metrics, MetricsPage
+from s2sgw.reporting.metrics import (
+    OUTCOMES,
+    STEPS,
+    BuildInfo,
+    HandshakeTimes,
+    MetricNumbers,
+    Metrics,
+    MetricsPage,
+    ReloadOutcomes,
+)
+from s2sgw.xmpp.ending import ACCOUNTS
 
 NUMBERS = MetricNumbers(
     streams={("federation", "inbound"): 3},
     stanzas={("inbound", "message", "passed"): 7},
-    refusals={("pkix", "self-signed"): 2},
+    refusals={("pkix", "self-signed", "us"): 2},
     queue=(5, 12.5),
     restoring=8,
     waiting=9,
@@ -26,6 +36,9 @@ NUMBERS = MetricNumbers(
     connections={"unproven": 11, "proven": 12},
     limit_hits={"unproven_per_site": 13},
     descriptors=(14, 1024),
+    authenticated={("inbound", "EXTERNAL", "TLSv1.3"): 15},
+    expirations={"example.org": 1_800_000_000.0},
+    backends={"127.0.0.1:15269": "down", "127.0.0.1:15268": "up", "127.0.0.1:15267": "unknown"},
 )
 
 
@@ -49,13 +62,15 @@ class MetricsTests(SynchronousTestCase):
 
     def test_the_contract(self) -> None:
         """Each name of the contract stands there with the value of its source."""
-        lines = self.metrics.text().decode().splitlines()
+        lines = self.metrics.text()[0].decode().splitlines()
         for line in (
             's2sgw_streams{direction="inbound",leg="federation"} 3.0',
             's2sgw_stanzas_total{direction="inbound",kind="message",outcome="passed"} 7.0',
-            's2sgw_refusals_total{cause="self-signed",layer="pkix"} 2.0',
+            's2sgw_refusals_total{by="us",cause="self-signed",layer="pkix"} 2.0',
             's2sgw_resumptions_total{outcome="resumed",role="receiving"} 4.0',
             "s2sgw_broken_streams 6.0",
+            's2sgw_backend_up{backend="127.0.0.1:15269"} 0.0',
+            's2sgw_backend_up{backend="127.0.0.1:15268"} 1.0',
             "s2sgw_queue_stanzas 5.0",
             "s2sgw_queue_oldest_seconds 12.5",
             "s2sgw_queue_restoring_lanes 8.0",
@@ -66,6 +81,8 @@ class MetricsTests(SynchronousTestCase):
             "s2sgw_descriptors 14.0",
             "s2sgw_descriptors_limit 1024.0",
             's2sgw_certificate_expiry_seconds{domain="example.org"} 86400.0',
+            's2sgw_certificate_expiration_timestamp_seconds{domain="example.org"} 1.8e+09',
+            's2sgw_authenticated_streams_total{direction="inbound",method="EXTERNAL",tls="TLSv1.3"} 15.0',
         ):
             name, value = line.rsplit(" ", 1)
             labels = sorted(name.partition("{")[2].rstrip("}").split(","))
@@ -76,10 +93,49 @@ class MetricsTests(SynchronousTestCase):
             ]
             self.assertEqual(1, len(found), line)
 
+    def test_zero_series(self) -> None:
+        """Every series of a counter is there before its first event; what is counted has its own number."""
+        lines = self.metrics.text()[0].decode().splitlines()
+        stanzas = [line for line in lines if line.startswith("s2sgw_stanzas_total{")]
+        refusals = [line for line in lines if line.startswith("s2sgw_refusals_total{")]
+        self.assertEqual((2 * 3 * len(OUTCOMES), 3 * len(ACCOUNTS)), (len(stanzas), len(refusals)))
+        self.assertEqual((1, 1), tuple(sum(not line.endswith(" 0.0") for line in each) for each in (stanzas, refusals)))
+
+    def test_convention(self) -> None:
+        """The metrics of a process are there; no `_created` series."""
+        self.times.took("dns", 1)
+        text = self.metrics.text()[0].decode()
+        self.assertIn("process_resident_memory_bytes", text)
+        self.assertNotIn("_created", text)
+
+    def test_open_metrics(self) -> None:
+        """A scraper that accepts OpenMetrics gets it."""
+        text, content_type = self.metrics.text("application/openmetrics-text; version=1.0.0")
+        self.assertTrue(content_type.startswith("application/openmetrics-text"))
+        self.assertTrue(text.endswith(b"# EOF\n"))
+        self.assertTrue(self.metrics.text("text/html")[1].startswith("text/plain"))
+
+    def test_build_info(self) -> None:
+        """One series with the value 1 says what runs."""
+        metrics = Metrics(Source(), HandshakeTimes(), [BuildInfo(version="1.2.3", python="3.11")])
+        self.assertIn('s2sgw_build_info{python="3.11",version="1.2.3"} 1.0', metrics.text()[0].decode())
+
+    def test_reload(self) -> None:
+        """A refused reload is 0 until the next good one; the time is that of the configuration in use."""
+        clock = Clock()
+        outcomes = ReloadOutcomes(clock)
+        metrics = Metrics(Source(), HandshakeTimes(), [outcomes])
+        for ok, at, shown in ((False, 5.0, 0.0), (True, 7.0, 7.0), (False, 9.0, 7.0)):
+            clock.advance(at - clock.seconds())
+            outcomes.reloaded(ok)
+            text = metrics.text()[0].decode()
+            self.assertIn(f"s2sgw_config_last_reload_successful {float(ok)}", text)
+            self.assertIn(f"s2sgw_config_last_reload_success_timestamp_seconds {shown}", text)
+
     def test_handshake(self) -> None:
         """Each step is there from the start, and counts what it is told."""
         self.times.took("tls", 0.04)
-        text = self.metrics.text().decode()
+        text = self.metrics.text()[0].decode()
         self.assertIn('s2sgw_handshake_seconds_count{step="tls"} 1.0', text)
         self.assertIn('s2sgw_handshake_seconds_bucket{le="0.05",step="tls"} 1.0', text)
         for step in STEPS:
@@ -88,14 +144,14 @@ class MetricsTests(SynchronousTestCase):
     def test_labels_are_bounded(self) -> None:
         """A step that is not of the list makes no new label."""
         self.assertRaises(ValueError, self.times.took, "evil.example", 1.0)
-        self.assertNotIn("evil", self.metrics.text().decode())
+        self.assertNotIn("evil", self.metrics.text()[0].decode())
 
     def test_two_gateways_in_one_process(self) -> None:
         """The registry is of one gateway, not of the process."""
         other = HandshakeTimes()
         Metrics(Source(), other)
         other.took("dns", 1)
-        self.assertIn('s2sgw_handshake_seconds_count{step="dns"} 0.0', self.metrics.text().decode())
+        self.assertIn('s2sgw_handshake_seconds_count{step="dns"} 0.0', self.metrics.text()[0].decode())
 
 
 class PageTests(SynchronousTestCase):
@@ -121,6 +177,12 @@ class PageTests(SynchronousTestCase):
         self.assertTrue(head.startswith(b"HTTP/1.1 200"))
         self.assertIn(b"text/plain", head)
         self.assertIn(b"s2sgw_queue_stanzas 5.0", body)
+
+    def test_accept(self) -> None:
+        """The header `Accept` chooses the format."""
+        head, _, body = self.ask(b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text").partition(b"\r\n\r\n")
+        self.assertIn(b"application/openmetrics-text", head)
+        self.assertTrue(body.endswith(b"# EOF\n"))
 
     def test_head(self) -> None:
         """HEAD gives the same without its body."""

@@ -54,7 +54,7 @@ class RecordTests(SynchronousTestCase):
         row = self.record.list("friend.example")[0].row()
         self.assertEqual(("pkix", "self-signed", ["a reason"], SELF_SIGNED.remedy, 1, 1000.0),
                          tuple(row[key] for key in ("layer", "cause", "reasons", "remedy", "times", "first")))
-        self.assertEqual(1, self.record.refusals["pkix", "self-signed"])
+        self.assertEqual(1, self.record.refusals["pkix", "self-signed", "us"])
 
     def test_again(self) -> None:
         """The same refusal again is counted, from whatever port it came; another host, or cause, is told apart."""
@@ -133,6 +133,26 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([1004.0, 1003.0, 1002.0, 1001.0, 1000.0], [row.at for row in newest])
         self.assertEqual([1004.0, 1002.0, 1000.0], [row.at for row in self.record.newest(["p0.example", "nobody.example"])])
         self.assertIn(("p1.example", 2, 1003.0), [(name, number, last.at) for name, number, last in self.record.summaries()])
+
+    def test_own_server(self) -> None:
+        """A failure of our own server is kept under the peer and counted, but not logged for each peer; its letter is refused in words."""
+        for peer in ("friend.example", "other.example"):
+            ending = Ending(Cause.BACKEND_REFUSED, "your server 127.0.0.1:15269 refuses connections")
+            self.record.refused("inbound", "backend", (peer, "here.example"), "127.0.0.1:15269", ending)
+        self.record.tell_repeated(at_once=True)
+        self.assertEqual([], self.events)
+        self.assertEqual(2, self.record.refusals["backend", "backend-refused", "us"])
+        row = self.record.list("friend.example")[0].row(with_letter=True)
+        self.assertIsNone(row["letter"])
+        self.assertIn("no letter", str(row["no_letter"]))
+        self.assertIn("your XMPP server", str(row["no_letter"]))
+
+    def test_remedy_of_the_backend_leg(self) -> None:
+        """What else fails on the way to our own server says that it concerns that server, and writes no letter either."""
+        self.record.refused("outbound", "backend", ("", "here.example"), "127.0.0.1:1", SELF_SIGNED)
+        row = self.record.list("")[0].row(with_letter=True)
+        self.assertTrue(str(row["remedy"]).startswith("This concerns your own server"), row["remedy"])
+        self.assertIsNone(row["letter"])
 
     def test_letter_on_demand(self) -> None:
         """A row has a letter only where it is asked for."""
@@ -229,7 +249,7 @@ class RepeatedTests(SynchronousTestCase):
         self.refuse("192.0.2.1", cause=Cause.BAD_XML)
         self.assertEqual([("192.0.2.1:0", 1), ("[198.51.100.3]:0", 1), ("192.0.2.1", 1)], self.lines())
         self.assertEqual((3, 3), (len(self.record.list()), len(self.store.kept)))
-        self.assertEqual(3000, self.record.refusals["stream", "negotiation-timeout"])
+        self.assertEqual(3000, self.record.refusals["stream", "negotiation-timeout", "us"])
         self.record.tell_repeated()
         self.assertEqual([], self.lines())
         self.clock.advance(60)

@@ -104,4 +104,4 @@ class PolicyWarningTests(PreflightCase):
     def test_now(self) -> None:
         """The dates of certificates are held against the clock."""
         self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=datetime.now(UTC) + timedelta(days=2)))
-        self.assertTrue(any("ends in 1 days" in warning for warning in check_configuration(self.written()).warnings))
+        self.assertTrue(any("ends in 1 day," in warning for warning in check_configuration(self.written()).warnings))

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import PairProven, ResolutionNeeded
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -24,6 +25,7 @@ class AdmissionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.answer: Deferred[None] = Deferred()
         side: Any = SimpleNamespace(
+            outcomes=StreamOutcomes(),
             leg="federation", resolve=lambda connection, event: self.answer, excess=lambda connection, pair: None, proven=Mock(),
         )
         self.admitted, self.engine, self.connection = Mock(), Mock(resumption=None), Mock()

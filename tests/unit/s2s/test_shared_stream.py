@@ -22,6 +22,7 @@ from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.shared_stream import SharedStream
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.stream.events import (
     Acknowledged,
@@ -268,6 +269,7 @@ class CarryingBackTests(EntryTestCase):
         services = ingress_services(self.custody, self.peers)
         self.accepted = AcceptedStreams(services, SimpleNamespace(accept=lambda *ignored, **more: self.link), SimpleNamespace(contacted=self.woken.append))
         self.side: Any = SimpleNamespace(
+            outcomes=StreamOutcomes(),
             leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
 

@@ -1,0 +1,60 @@
+"""`probe` and `check live` asked of the running gateway: for the console and the API. The command makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from s2sgw.admin.explain import domain_asked
+from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.runtime.live_check import LiveCheck
+from s2sgw.runtime.probe import Probe
+from s2sgw.xmpp.jid import Domain
+
+#: Probes and checks under way at once: each opens connections.
+AT_ONCE = 4
+
+
+class LiveVerbs:
+    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `domains` are the local domains."""
+
+    def __init__(
+        self, probe: Callable[[Domain, Domain], Probe], check: Callable[[], LiveCheck], domains: Callable[[], Sequence[Domain]],
+    ) -> None:
+        self._probe = probe
+        self._check = check
+        self._domains = domains
+        self._running = 0
+
+    def verbs(self) -> dict[str, Verb]:
+        """Return the registry for `AdminService`."""
+        return {"probe": self.probe, "check live": self.check}
+
+    async def probe(self, arguments: Arguments) -> dict[str, Any]:
+        """Return the report of a probe of `domain`."""
+        peer, inbound = domain_asked(arguments, "domain"), arguments.get("inbound", False)
+        if not isinstance(inbound, bool):
+            raise VerbError("inbound must be true or false", "usage")
+        local = domain_asked(arguments, "local") if arguments.get("local") is not None else self._domains()[0]
+        if local not in self._domains():
+            raise VerbError(f"{local} is none of our domains", "usage")
+        self._begin()
+        try:
+            report = await self._probe(local, peer).run(inbound)
+        finally:
+            self._running -= 1
+        return report.row()
+
+    async def check(self, arguments: Arguments) -> dict[str, Any]:
+        """Return the facts of a live check."""
+        self._begin()
+        try:
+            facts = await self._check().run()
+        finally:
+            self._running -= 1
+        return {"ok": all(fact.ok is not False for fact in facts), "live": [fact.row() for fact in facts]}
+
+    def _begin(self) -> None:
+        if self._running >= AT_ONCE:
+            raise VerbError(f"{AT_ONCE} probes are under way; try again in a moment")
+        self._running += 1

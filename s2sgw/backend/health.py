@@ -1,0 +1,265 @@
+"""Whether the existing server behind the gateway answers, and whose fault it is where a stream to it fails.
+
+A failure on this leg is never a peer's. It gets a cause of the layer "backend", whose remedy is for our own administrator. The
+log has one line when the server goes down and one when it is back, whatever the number of peers that write meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from twisted.logger import Logger
+
+from s2sgw.net.dialing import DialFailed
+from s2sgw.reporting.repetition import RepeatedEvents
+from s2sgw.s2s.stream_outcomes import StreamDirection, StreamOutcomes
+from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.wall_clock import WallClock
+
+State = Literal["unknown", "up", "down"]
+
+#: Seconds between two looks at a server that no stream shows to be up, and between two attempts to reach one that is down.
+CHECK_SECONDS = 60.0
+DOWN_CHECK_SECONDS = 10.0
+#: Seconds for which a server may use the gateway without a question to its name server before an operator is told.
+NO_QUESTION_SECONDS = 600.0
+
+#: The server is not there at all, whatever stream was asked for.
+_ABSENT = frozenset({
+    Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NO_SUCH_DOMAIN,
+    Cause.RESOLVER_BUSY,
+})
+#: The server is there, and takes a stream from nobody: it is down for us where no stream shows otherwise.
+_UNUSABLE = frozenset({
+    Cause.BACKEND_TLS, Cause.BACKEND_NOT_PROVEN, Cause.BACKEND_DISTRUSTS_US, Cause.BACKEND_BYPASSES_VIEW,
+})
+_BY_CAUSE: dict[Cause, Cause] = {
+    Cause.CONNECTION_REFUSED: Cause.BACKEND_REFUSED,
+    Cause.CONNECTION_TIMEOUT: Cause.BACKEND_TIMEOUT,
+    Cause.NEGOTIATION_TIMEOUT: Cause.BACKEND_TIMEOUT,
+    Cause.UNRESPONSIVE: Cause.BACKEND_TIMEOUT,
+    Cause.UNREACHABLE: Cause.BACKEND_UNREACHABLE,
+    Cause.NOT_PROVEN: Cause.BACKEND_NOT_PROVEN,
+    Cause.ENCRYPTION_REQUIRED: Cause.BACKEND_TLS,
+    Cause.SASL_FAILED: Cause.BACKEND_DISTRUSTS_US,
+    Cause.NO_COMMON_METHOD: Cause.BACKEND_DISTRUSTS_US,
+    Cause.DIALBACK_INVALID: Cause.BACKEND_BYPASSES_VIEW,
+    Cause.DIALBACK_ERROR: Cause.BACKEND_BYPASSES_VIEW,
+    Cause.HOST_UNKNOWN: Cause.BACKEND_HOST_UNKNOWN,
+    Cause.CONNECTION_LOST: Cause.BACKEND_FAILED,
+    Cause.STREAM_ERROR: Cause.BACKEND_FAILED,
+    Cause.PROTOCOL_ERROR: Cause.BACKEND_FAILED,
+    Cause.BAD_XML: Cause.BACKEND_FAILED,
+}
+_BY_LAYER: dict[Layer, Cause] = {
+    Layer.DNS: Cause.BACKEND_UNREACHABLE,
+    Layer.TCP: Cause.BACKEND_FAILED,
+    Layer.TLS: Cause.BACKEND_TLS,
+    Layer.PKIX: Cause.BACKEND_NOT_PROVEN,
+}
+#: What a server says of a certificate that it does not accept: in a stream error, or by a TLS alert.
+_CERTIFICATE = re.compile(r"certificate|not trusted|untrusted|unknown ca|self[- ]signed", re.IGNORECASE)
+_WHAT = {
+    Cause.BACKEND_DISTRUSTS_US: "does not trust {authority}",
+    Cause.BACKEND_BYPASSES_VIEW: "could not verify the gateway by dialback, so its look-ups do not come to {view}",
+    Cause.BACKEND_REFUSED: "refuses connections",
+    Cause.BACKEND_TIMEOUT: "does not answer in time",
+    Cause.BACKEND_UNREACHABLE: "cannot be reached",
+    Cause.BACKEND_TLS: "does not agree on encryption",
+    Cause.BACKEND_NOT_PROVEN: "does not prove itself",
+    Cause.BACKEND_HOST_UNKNOWN: "does not serve the domain",
+    Cause.BACKEND_FAILED: "ended the stream",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackendIdentity:
+    """How a backend is called towards operators: its address, its domains, the authority that it is to trust, its DNS view."""
+
+    address: str
+    kind: str
+    domains: tuple[str, ...]
+    authority: str = "the gateway's authority"
+    view: str | None = None
+
+
+def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
+    """Return a failure on the way to a backend under its cause of the layer "backend". What we decided ourselves stays."""
+    if ending.layer is Layer.BACKEND:
+        return ending
+    cause = _BY_CAUSE.get(ending.cause) or _BY_LAYER.get(ending.layer)
+    if ending.cause is Cause.CLOSED and ending.by == "them":
+        cause = Cause.BACKEND_FAILED
+    if _speaks_of_our_certificate(ending):
+        cause = Cause.BACKEND_DISTRUSTS_US
+    if cause is None:
+        return ending
+    what = _WHAT[cause].format(authority=identity.authority, view=identity.view or "the DNS view")
+    said = "" if ending.cause in (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT) else ending.detail
+    return Ending(cause, f"your server {identity.address} {what}" + (f": {said}" if said else ""), "us", ending.condition)
+
+
+def _speaks_of_our_certificate(ending: Ending) -> bool:
+    """Return whether the server says that it does not accept our certificate."""
+    told = ending.by == "them" and ending.cause in (Cause.STREAM_ERROR, Cause.SASL_FAILED)
+    return (told or ending.cause is Cause.TLS_FAILED) and _CERTIFICATE.search(ending.detail) is not None
+
+
+class BackendHealth(StreamOutcomes):
+    """The state of one backend: "unknown" until it was tried, "up", or "down", and since when."""
+
+    log = Logger("s2sgw")
+
+    def __init__(
+        self, identity: BackendIdentity, wall: WallClock, recovered: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`recovered` is called when the server is up again: what waits for it may be tried at once."""
+        self.identity = identity
+        self.state: State = "unknown"
+        #: seconds since the epoch at which `state` began
+        self.since = wall.seconds()
+        #: why it is down
+        self.ending: Ending | None = None
+        #: questions that came to its DNS view since the start; None: it has no view
+        self.questions: Callable[[], int] | None = None
+        self._wall = wall
+        self._recovered = recovered
+        self._open = 0
+        self._checked_at = float("-inf")
+        self._absent = False
+        self._served = False
+        self._began = wall.seconds()
+        self._told = RepeatedEvents(wall)
+
+    def adopt(self, identity: BackendIdentity) -> None:
+        """Call the backend so from now on. At another address it has not been tried yet."""
+        if identity.address != self.identity.address:
+            self.state, self.since, self.ending, self._absent = "unknown", self._wall.seconds(), None, False
+            self._checked_at = float("-inf")
+        self.identity = identity
+
+    # --- StreamOutcomes ---
+
+    def attribute(self, ending: Ending) -> Ending:
+        return attributed(ending, self.identity)
+
+    def attempt_failed(self, pair: Pair | None, ending: Ending) -> None:
+        told = self.attribute(ending)
+        if ending.cause in _ABSENT:
+            self._down(told, absent=True)
+        elif told.cause in _UNUSABLE and not self._open:
+            self._down(told, absent=False)
+        elif told.layer is Layer.BACKEND and pair is not None and self._told.is_news(told.cause, (told, pair)):
+            self._tell_refused(told, pair)
+
+    def accepted_failed(self, names: tuple[str, str], ending: Ending) -> Ending:
+        """Blame the server where it does not accept our certificate. Any process of this machine may have opened the stream."""
+        if not _speaks_of_our_certificate(ending):
+            return ending
+        told = self.attribute(ending)
+        if not self._open:
+            self._down(told, absent=False)
+        return told
+
+    def opened(self, direction: StreamDirection, peer: Domain, method: str, tls: str | None) -> None:
+        self._served = True
+        self.verifies()
+
+    def verifies(self) -> None:
+        self._open += 1
+        self._up()
+
+    def closed(self) -> None:
+        self._open -= 1
+
+    # --- looks from time to time ---
+
+    def wants_check(self, now: float) -> bool:
+        """Return whether nothing has shown for a while if the server is there. `now` is the wall clock's."""
+        period = DOWN_CHECK_SECONDS if self._absent else CHECK_SECONDS
+        return not self._open and not 0 <= now - self._checked_at < period
+
+    async def check(self, connect: Callable[[], Awaitable[None]]) -> None:
+        """Connect to the server's port if that is due, and note what comes of it. `connect` raises `DialFailed`."""
+        now = self._wall.seconds()
+        if not self.wants_check(now):
+            return
+        self._checked_at = now
+        try:
+            await connect()
+        except DialFailed as failed:
+            self._down(self.attribute(failed.ending), absent=True)
+        else:
+            if self.state == "unknown" or self._absent:
+                self._up()
+
+    def tell_repeated(self, at_once: bool = False) -> None:
+        """Log what was only counted for a minute."""
+        for (ending, pair), number in self._told.due(at_once):
+            self._tell_refused(ending, pair, times=number)
+
+    # --- for operators ---
+
+    def row(self) -> dict[str, Any]:
+        """Return what `status` shows."""
+        ending = self.ending
+        return {
+            "address": self.identity.address, "kind": self.identity.kind, "domains": list(self.identity.domains),
+            "state": self.state, "since": self.since, "streams": self._open,
+            "cause": ending.cause.value if ending else None, "detail": ending.detail if ending else "",
+            "remedy": ending.remedy if ending else "", "view": self.identity.view,
+            "questions": None if self.questions is None else self.questions(),
+        }
+
+    def alerts(self) -> list[str]:
+        """Return a sentence for each thing that an operator should look into."""
+        if self.state == "down" and self.ending is not None:
+            return [f"{self.ending.detail}. {self.ending.remedy}"]
+        if self.questions is not None and self._served and not self.questions():
+            age = self._wall.seconds() - self._began
+            if age >= NO_QUESTION_SECONDS:
+                return [
+                    f"your server {self.identity.address} has not asked the DNS view {self.identity.view} since the gateway "
+                    f"started {age / 60:.0f} minutes ago: what its users write goes past the gateway, or nowhere. "
+                    f"{Ending(Cause.BACKEND_BYPASSES_VIEW).remedy}"
+                ]
+        return []
+
+    # --- changes ---
+
+    def _down(self, ending: Ending, absent: bool) -> None:
+        changed = self.state != "down" or self.ending is None or self.ending.cause is not ending.cause
+        self._absent = absent
+        if not changed:
+            return
+        if self.state != "down":
+            self.since = self._wall.seconds()
+        self.state, self.ending = "down", ending
+        self.log.warn(
+            event="backend down", leg="backend", backend=self.identity.address, domains=list(self.identity.domains),
+            layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, remedy=ending.remedy,
+        )
+
+    def _up(self) -> None:
+        self._absent = False
+        if self.state == "up":
+            return
+        was, since = self.state, self.since
+        self.state, self.since, self.ending = "up", self._wall.seconds(), None
+        after: dict[str, Any] = {"down_for": round(self.since - since)} if was == "down" else {}
+        self.log.info(
+            event="backend up", leg="backend", backend=self.identity.address, domains=list(self.identity.domains), **after,
+        )
+        if was == "down":
+            self._recovered()
+
+    def _tell_refused(self, ending: Ending, pair: Pair, **more: Any) -> None:
+        """Log a stream that the server refuses while it takes others; of each cause one in a minute."""
+        self.log.warn(
+            event="backend refused a stream", leg="backend", backend=self.identity.address, peer=str(pair.sender),
+            local=str(pair.recipient), layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, **more,
+        )

@@ -1,0 +1,56 @@
+"""`s2sgw check --live`: the facts as they are found, and the exit status."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s2sgw.admin.client import RequestFailed, ask, socket_path
+from s2sgw.cli.output import NO, print_json
+from s2sgw.reporting.printable import printable
+
+if TYPE_CHECKING:
+    from s2sgw.config import Config
+    from s2sgw.runtime.live_check import LiveFact
+
+_WORDS = {True: "ok", False: "FAILED", None: "?"}
+
+
+def run_live_check(config: Config, warnings: tuple[str, ...], as_json: bool) -> None:
+    """Print what is found; exit with status 1 where something has failed."""
+    from s2sgw.cli.reactor_call import call_on_reactor
+    from s2sgw.composition.live_check import LiveChecks
+
+    async def run(reactor: Any) -> list[LiveFact]:
+        checks = LiveChecks.without_gateway(config, reactor, lambda: _status(reactor, config.path))
+        return await checks.check((lambda fact: None) if as_json else _print).run()
+
+    facts = call_on_reactor(run)
+    failed = any(fact.ok is False for fact in facts)
+    if as_json:
+        rows = [fact.row() for fact in facts]
+        print_json({"ok": not failed, "config": str(config.path), "complaints": [], "warnings": list(warnings), "live": rows})
+    sys.exit(NO if failed else 0)
+
+
+async def _status(reactor: Any, config: Path) -> dict[str, Any] | None:
+    """Return the status of the running gateway; None where none answers."""
+    from s2sgw.net.threads import run_in_thread
+
+    def asked() -> dict[str, Any] | None:
+        try:
+            return dict(ask(socket_path(config), "status", {}))
+        except RequestFailed:
+            return None
+
+    found: dict[str, Any] | None = await run_in_thread(reactor)(asked)
+    return found
+
+
+def _print(fact: LiveFact) -> None:
+    click.echo(f"{_WORDS[fact.ok]:<8}{fact.check:<12} {printable(fact.subject)}: {printable(fact.detail, 600)}")
+    if fact.remedy:
+        click.echo(f"{'':<21}to mend: {printable(fact.remedy, 600)}")

@@ -1,0 +1,132 @@
+"""`s2sgw probe DOMAIN`: federation with a peer tried step by step, shown while it is tried."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s2sgw.admin.client import RequestFailed, ask, socket_path
+from s2sgw.cli.output import CONFIGURATION, NO, config_option, fail, json_option, print_json
+from s2sgw.reporting.printable import printable
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+if TYPE_CHECKING:
+    from s2sgw.config import Config
+    from s2sgw.peerdb.keys import KnownKeys
+    from s2sgw.runtime.probe_report import ProbeReport, ProbeStep
+
+#: Characters of a step's detail on the terminal.
+DETAIL_CHARACTERS = 600
+_WORDS = {True: "ok", False: "FAILED", None: "-"}
+
+
+@click.command(short_help="Try to federate with a domain, step by step.")
+@click.argument("domain")
+@click.option("--local", metavar="DOMAIN", help="The local domain that asks (default: the first one).")
+@click.option("--inbound", is_flag=True, help="Also judge DOMAIN as if it opened the stream, with the same certificate.")
+@config_option
+@json_option
+def probe(domain: str, local: str | None, inbound: bool, config: Path, as_json: bool) -> None:
+    """Try to federate with DOMAIN step by step. For each failure, say how to fix it and whose it is to fix.
+
+    No gateway has to run. Without a configuration the probe authenticates nobody, and judges by the default policy.
+    Exit status 0 if the two federate, 1 if not.
+    """
+    peer, asking = _domain(domain, as_json), None if local is None else _domain(local, as_json)
+    found, known = _configuration(config, as_json)
+    if asking is not None and known and asking not in found.gateway.domains:
+        fail(f"{asking} is none of our domains", CONFIGURATION, as_json)
+    from s2sgw.cli.reactor_call import call_on_reactor
+    from s2sgw.composition.probe import offline_probes
+
+    printer = ProbePrinter(as_json)
+    speaks_for = asking or found.gateway.domains[0]
+    printer.begin(peer, speaks_for, known)
+
+    async def run(reactor: Any) -> ProbeReport:
+        builder = offline_probes(found, reactor, known, _remembered_keys(config, peer) if known else None)
+        return await builder.probe(speaks_for, peer, printer.step).run(inbound)
+
+    report = call_on_reactor(run)
+    printer.end(report)
+    sys.exit(0 if report.federates else NO)
+
+
+def _domain(text: str, as_json: bool) -> Domain:
+    try:
+        return Domain.parse(text)
+    except InvalidJID as error:
+        fail(f"{text}: {error}", CONFIGURATION, as_json)
+
+
+def _configuration(path: Path, as_json: bool) -> tuple[Config, bool]:
+    """Return the configuration, and whether there is one: a file that is there has to be right."""
+    from s2sgw.composition.probe import NOBODY, without_configuration
+    from s2sgw.config import ConfigError, load
+    from s2sgw.net.dns_upstream import system_servers
+
+    if not path.exists():
+        return without_configuration(NOBODY), False
+    try:
+        return load(path, system_nameservers=system_servers()), True
+    except ConfigError as error:
+        fail(str(error), CONFIGURATION, as_json)
+
+
+def _remembered_keys(config: Path, peer: Domain) -> KnownKeys | None:
+    """Return the keys of the peer that the running gateway remembers; None where none runs."""
+    from s2sgw.peerdb.keys import KnownKeys
+    from s2sgw.trust.pins import Fingerprint
+
+    try:
+        rows = ask(socket_path(config), "pins list", {"peer": peer.ascii})
+    except RequestFailed:
+        return None
+    sets: dict[str, set[Fingerprint]] = {"operator": set(), "first-use": set(), "revoked": set()}
+    for row in rows:
+        place = "revoked" if row["revoked"] else row["origin"]
+        if place in sets and (row["counts"] or row["revoked"]):
+            sets[place].add(Fingerprint.parse(row["key"]))
+    return KnownKeys(frozenset(sets["operator"]), frozenset(sets["first-use"]), frozenset(sets["revoked"]))
+
+
+class ProbePrinter:
+    """Prints the steps as a tree while they are done; in JSON, all of it at the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._target = ""
+
+    def begin(self, peer: Domain, local: Domain, known: bool) -> None:
+        """Print the head."""
+        if not self._as_json:
+            whom = f"for {local}" if known else "without a configuration"
+            click.echo(f"{printable(peer.text)}, probed {printable(whom)}")
+
+    def step(self, step: ProbeStep) -> None:
+        """Print a step."""
+        if self._as_json:
+            return
+        if step.target != self._target:
+            self._target = step.target
+            if step.target:
+                click.echo(f"├─ {printable(step.target)}")
+        indent = "│  ├─ " if step.target else "├─ "
+        took = f"{step.seconds * 1000:.0f} ms" if step.seconds >= 0.0005 else ""
+        detail = printable(step.detail, DETAIL_CHARACTERS)
+        click.echo(f"{indent}{step.step:<12}{_WORDS[step.ok]:<7}{took:>8}  {detail}")
+        if step.remedy:
+            click.echo(f"{'│  │' if step.target else '│'}      to mend ({step.whose}): {printable(step.remedy)}")
+
+    def end(self, report: ProbeReport) -> None:
+        """Print the verdict."""
+        if self._as_json:
+            print_json(report.row())
+        else:
+            click.echo(f"└─ {report.verdict}")
+
+
+COMMANDS: tuple[click.Command, ...] = (probe,)

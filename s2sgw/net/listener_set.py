@@ -1,0 +1,105 @@
+"""A set of listeners that a reload may change: what is new is opened first, and only then is the rest closed.
+
+So a configuration whose listener cannot be opened changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
+
+from s2sgw.net.listening import trouble
+
+
+class ListenerRow(Protocol):
+    """How a listener is configured: rows are equal where nothing of a listener differs."""
+
+    @property
+    def endpoint(self) -> str:
+        """Return where it listens (`net.endpoint_strings`)."""
+
+
+R = TypeVar("R", bound=ListenerRow)
+#: Opens an endpoint: one Deferred for each port (`net.listening.listen`).
+Open = Callable[[str, ServerFactory], list[Deferred[IListeningPort]]]
+
+
+class ListenerSet(Generic[R]):
+    """Listeners by endpoint. `build` makes the factory of a row; `opened` is told of each port that listens."""
+
+    def __init__(self, listen: Open, build: Callable[[R], ServerFactory], opened: Callable[[IListeningPort], object]) -> None:
+        self._listen = listen
+        self._build = build
+        self._opened = opened
+        self._rows: dict[str, R] = {}
+        self._ports: dict[str, list[IListeningPort]] = {}
+        #: what `prepare` has opened, and the rows that `commit` is to bring about
+        self._new: dict[str, list[IListeningPort]] = {}
+        self._wanted: Sequence[R] | None = None
+
+    def prepare(self, rows: Sequence[R]) -> list[tuple[str, str]]:
+        """Open what is new in `rows`. Return each endpoint that cannot be opened, and why; nothing is left open then."""
+        self.abandon()
+        complaints: list[tuple[str, str]] = []
+        for row in rows:
+            if row.endpoint not in self._ports and row.endpoint not in self._new:
+                complaints += self._open_row(row)
+        if complaints:
+            self.abandon()
+        else:
+            self._wanted = rows
+        return complaints
+
+    def _open_row(self, row: R) -> list[tuple[str, str]]:
+        ports = self._new.setdefault(row.endpoint, [])
+        complaints: list[tuple[str, str]] = []
+
+        def failed(failure: Failure) -> None:
+            complaints.append((row.endpoint, trouble(failure)))
+
+        for listening in self._listen(row.endpoint, self._build(row)):
+            listening.addCallbacks(ports.append, failed)
+        return complaints
+
+    def abandon(self) -> None:
+        """Close what `prepare` has opened: its rows are not wanted after all."""
+        for ports in self._new.values():
+            for port in ports:
+                port.stopListening()
+        self._new, self._wanted = {}, None
+
+    def commit(self) -> None:
+        """Listen as `prepare` was asked to: close what is no longer wanted. Connections that were accepted stay."""
+        rows, self._wanted = self._wanted, None
+        if rows is None:
+            return
+        new, self._new = self._new, {}
+        for endpoint, ports in new.items():
+            self._ports[endpoint] = ports
+            for port in ports:
+                self._opened(port)
+        wanted = {row.endpoint: row for row in rows}
+        for endpoint in [endpoint for endpoint in self._ports if endpoint not in wanted]:
+            for port in self._ports.pop(endpoint):
+                port.stopListening()
+            self._rows.pop(endpoint, None)
+        for endpoint, row in wanted.items():
+            if endpoint not in new and self._rows.get(endpoint) != row:
+                _replace_factory(self._ports[endpoint], self._build(row))
+            self._rows[endpoint] = row
+
+    @property
+    def ports(self) -> list[IListeningPort]:
+        """Return the ports that are open."""
+        return [port for ports in self._ports.values() for port in ports]
+
+
+def _replace_factory(ports: Sequence[Any], factory: ServerFactory) -> None:
+    """Have connections that come from now on served by another factory."""
+    for port in ports:
+        port.factory = factory

@@ -1,0 +1,203 @@
+"""The daily report: for each peer, how many streams succeeded and failed, and why, what was carried, and what waited longest.
+
+It is made in the manner of TLSRPT (RFC 8460): successes and failures of sessions are counted by peer and day, failures by result.
+A day is one of UTC. Each is one file in `<state>/reports`, and `DAYS` of them are kept. The report is bounded: names that a
+stranger can make up are counted together, and so are many names under one registered domain. Each peer is bounded by the fixed
+lists of causes, methods and versions of TLS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from s2sgw.storage.atomic_file import write_atomically
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.registered_domain import registered_domain
+from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.wall_clock import WallClock, date_of
+
+#: The version of the JSON form.
+VERSION = 1
+#: The directory of the files, in the state directory.
+FOLDER = "reports"
+#: Days that are kept; peers of one day that are named, and those under one registered domain (who owns it proves any number).
+DAYS, PEERS, PEERS_OF_DOMAIN = 31, 2000, 50
+#: Seconds between two times that the present day is written.
+WRITE_SECONDS = 300.0
+#: Peers beyond `PEERS`, and names that nobody has proven.
+OTHERS, STRANGERS = "(others)", "(strangers)"
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+@dataclass(slots=True)
+class PeerDay:
+    """What happened with one peer on one day. `oldest` is the seconds that its oldest stanza has waited, at most."""
+
+    #: (direction, method, TLS) -> streams that were authenticated
+    sessions: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    #: (direction, layer, cause, by) -> streams and deliveries that failed
+    failures: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    #: direction -> stanzas that were passed on, and their bytes
+    stanzas: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    oldest: float = 0.0
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return the row of the report."""
+        return {
+            "peer": name,
+            "successes": {"sessions": self.sessions.total(), "details": _details(self.sessions, ("direction", "method", "tls"))},
+            "failures": {
+                "sessions": self.failures.total(), "details": _details(self.failures, ("direction", "layer", "cause", "by")),
+            },
+            "stanzas": dict(self.stanzas), "bytes": dict(self.bytes), "oldest": round(self.oldest, 1),
+        }
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> PeerDay:
+        """Return what a row was made of. Raises `KeyError`, `TypeError` or `ValueError` for what is no row."""
+        sessions = _counter(row["successes"]["details"], ("direction", "method", "tls"))
+        failures = _counter(row["failures"]["details"], ("direction", "layer", "cause", "by"))
+        return cls(sessions, failures, Counter(row["stanzas"]), Counter(row["bytes"]), float(row["oldest"]))
+
+
+def _details(counter: Counter[tuple[str, ...]], names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{**dict(zip(names, key, strict=True)), "count": number} for key, number in counter.most_common()]
+
+
+def _counter(details: Iterable[dict[str, Any]], names: Sequence[str]) -> Counter[tuple[str, ...]]:
+    return Counter({tuple(str(each[name]) for name in names): int(each["count"]) for each in details})
+
+
+class DailyReport:
+    """Counts the present day, and keeps those before it. `run` calls in another thread: files are read and written there."""
+
+    log = Logger("s2sgw")
+
+    def __init__(
+        self, state: Path, wall: WallClock, run: Callable[[Callable[[], Any]], Deferred[Any]],
+        domains: Callable[[], Sequence[str]] = list,
+    ) -> None:
+        """Go on with the present day where its file is there."""
+        self.folder = state / FOLDER
+        self._wall = wall
+        self._run = run
+        self._domains = domains
+        self.day = self._today()
+        self._peers: dict[str, PeerDay] = {}
+        self._of_domain: Counter[str] = Counter()
+        self._changed = False
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            rows = json.loads(self._path(self.day).read_bytes())["peers"]
+            self._peers = {str(row["peer"]): PeerDay.of(row) for row in rows[: PEERS + 2]}
+        self._of_domain.update(map(registered_domain, self._peers))
+
+    def _today(self) -> str:
+        return f"{date_of(self._wall):%Y-%m-%d}"
+
+    def _path(self, day: str) -> Path:
+        return self.folder / f"{day}.json"
+
+    def _peer(self, name: str) -> PeerDay:
+        self._changed = True
+        known = self._peers.get(name)
+        if known is None and name not in (OTHERS, STRANGERS):
+            domain = registered_domain(name)
+            if self._of_domain[domain] >= PEERS_OF_DOMAIN and not name.startswith("*."):
+                return self._peer(f"*.{domain}")
+            if len(self._peers) >= PEERS:
+                return self._peer(OTHERS)
+            self._of_domain[domain] += 1
+        if known is None:
+            known = self._peers[name] = PeerDay()
+        return known
+
+    # --- what happens ---
+
+    def authenticated(self, direction: str, peer: str, method: str, tls: str) -> None:
+        """A stream with `peer` was authenticated."""
+        self._peer(peer).sessions[direction, method, tls] += 1
+
+    def refused(self, direction: str, peer: str, known: bool, ending: Ending) -> None:
+        """A stream or a delivery failed. `known`: the peer was proven before, or we want to reach it: its name is not made up."""
+        key = direction, ending.layer.value, ending.cause.value, ending.by
+        self._peer(peer if known and peer else STRANGERS).failures[key] += 1
+
+    def passed(self, direction: str, peer: str, stanzas: Sequence[Stanza]) -> None:
+        """Stanzas from or to `peer` were passed on."""
+        row = self._peer(peer)
+        row.stanzas[direction] += len(stanzas)
+        row.bytes[direction] += sum([len(stanza.data) for stanza in stanzas])
+
+    def waited(self, peer: str, seconds: float) -> None:
+        """The oldest stanza from or to `peer` has waited so long."""
+        row = self._peer(peer)
+        row.oldest = max(row.oldest, seconds)
+
+    # --- the files ---
+
+    def turn(self) -> Deferred[None]:
+        """Write the present day if it has changed; begin another when it is over. Fires when that is on the disk."""
+        today = self._today()
+        if today == self.day:
+            return self._write(self.day) if self._changed else succeed(None)
+        written = self._write(self.day)
+        self.day, self._peers, self._of_domain = today, {}, Counter()
+        return written
+
+    def close(self) -> Deferred[None]:
+        """Write what was counted."""
+        return self.turn()
+
+    def _write(self, day: str) -> Deferred[None]:
+        self._changed = False
+        data, folder, path = json.dumps(self._report(day)).encode("ascii"), self.folder, self._path(day)
+        return self._run(lambda: _store(folder, path, data)).addErrback(self._not_written)
+
+    def _not_written(self, failure: Any) -> None:
+        self._changed = True  # it is tried again
+        self.log.error(event="daily report", detail=failure.getErrorMessage())
+
+    def _report(self, day: str) -> dict[str, Any]:
+        rows = [peer.row(name) for name, peer in sorted(self._peers.items())]
+        head = {"version": VERSION, "day": day, "domains": list(self._domains()), "written": round(self._wall.seconds())}
+        return {**head, "peers": rows}
+
+    async def report(self, day: str | None = None) -> dict[str, Any]:
+        """Return the report of a day, the present one if none is named. Raises `ValueError` for one that is not there."""
+        if day is None or day == self._today() == self.day:
+            return self._report(self.day)
+        if not _DAY.fullmatch(day):
+            raise ValueError("a day is written as in 2026-11-20")
+        path = self._path(day)
+        try:
+            return dict(json.loads(await self._run(path.read_bytes)))
+        except (OSError, ValueError):
+            days = ", ".join(await self._run(self._days)) or "none"
+            raise ValueError(f"there is no report of {day}; there are: {days}") from None
+
+    def _days(self) -> list[str]:
+        try:
+            return sorted({path.stem for path in self.folder.glob("*.json") if _DAY.fullmatch(path.stem)} | {self.day})
+        except OSError:
+            return [self.day]
+
+
+def _store(folder: Path, path: Path, data: bytes) -> None:
+    """Write a day, and remove those that are too old."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(path, data)
+    days = sorted(each for each in folder.glob("*.json") if _DAY.fullmatch(each.stem))
+    for old in days[:-DAYS]:
+        old.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""The gateway's own certificates while it runs: renewed files are loaded without a reload, and their ends are told in time.
+
+A folder is looked at several times a minute. What has changed is read once it has stopped changing: a tool such as certbot
+writes the key and the chain one after the other. Files with a fault change nothing, and are told of once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from s2sgw.config.cross_checks import certificate_files
+from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCertificate, read
+from s2sgw.net.threads import InThread
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.trust.anchors import Anchors
+from s2sgw.trust.parsed import ParsedCertificate
+from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.wall_clock import WallClock, date_of
+
+#: Seconds between two looks. A change is loaded at the second look that finds it the same: within a minute.
+LOOK_SECONDS = 20.0
+#: Days before the end of a certificate of ours at which it is told; 0: it has ended.
+WARNING_DAYS = (21, 7, 3, 1, 0)
+
+#: What tells that a file is another one, or has other content: path, inode, size, time of the last change.
+FileStamps = tuple[tuple[str, int, int, int], ...]
+
+
+class CertificateHolder(Protocol):
+    """The configuration in force, as far as certificates go."""
+
+    @property
+    def certificates(self) -> CertificateDirectory:
+        """Return those of `[tls] certificates`."""
+
+    @property
+    def special_certificates(self) -> dict[Path, Credential]:
+        """Return those of `[peers."…"] certificate` that were read, by the path that names them."""
+
+    @property
+    def domains(self) -> Iterable[Domain]:
+        """Return the local domains."""
+
+    def anchors(self) -> Anchors:
+        """Return the trust anchors of `[tls] trust_anchors`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFact:
+    """What an operator is told of one certificate: `days` until its end, and what peers will mind in its chain, or ""."""
+
+    name: str
+    ends: datetime
+    days: int
+    chain: str
+    domains: tuple[str, ...]
+
+
+def stamp_of(paths: Iterable[Path]) -> FileStamps:
+    """Return the stamp of files; those that are not there are left out. Links are followed."""
+    found = []
+    for path in sorted(paths):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of certificates and keys in a folder, and one level below it."""
+    try:
+        entries = list(folder.iterdir())
+        below = [file for entry in entries if entry.is_dir() for file in entry.iterdir() if file.suffix == ".pem"]
+    except OSError:
+        return []
+    return [*(entry for entry in entries if entry.suffix in (".crt", ".key")), *below]
+
+
+def chain_fault(credential: Credential, anchors: Anchors) -> str:
+    """Return what peers will mind in a chain, though it can be used; "" where nothing."""
+    last = ParsedCertificate(credential.chain[-1])
+    if last.issuer == last.subject:
+        return "is self-signed; most peers will refuse it" if len(credential.chain) == 1 else ""
+    if anchors.named(last.issuer):
+        return ""
+    return f"its issuer {last.issuer_text} is neither in the file nor a trusted anchor; add the intermediate certificate"
+
+
+def ends_in(days: int) -> str:
+    """Return when a certificate ends, in words."""
+    return "has expired" if days < 0 else "ends today" if days == 0 else "ends in 1 day" if days == 1 else f"ends in {days} days"
+
+
+class OwnCertificates:
+    """Loads renewed certificates of one running gateway, and tells when one is about to end."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, holder: CertificateHolder, in_thread: InThread, wall: WallClock, audit: AuditLog) -> None:
+        self._holder = holder
+        self._in_thread = in_thread
+        self._wall = wall
+        self._audit = audit
+        #: the stamp of what is in use, or was refused; and the one found by the last look, where that differs
+        self._known = self._stamp()
+        self._changing: FileStamps | None = None
+        #: why changed files are not in use
+        self.complaints: tuple[str, ...] = ()
+        #: the fewest `WARNING_DAYS` that were told of each certificate, by its fingerprint
+        self._told: dict[str, int] = {}
+
+    def _stamp(self) -> FileStamps:
+        special = [file for path in self._holder.special_certificates for file in certificate_files(path)]
+        return stamp_of([*files_of(self._holder.certificates.path), *special])
+
+    async def look(self) -> None:
+        """Load what has changed and is the same as at the last look; tell of certificates that end soon."""
+        found = self._stamp()
+        if found == self._known:
+            self._changing = None
+        elif found != self._changing:
+            self._changing = found
+        else:
+            await self._load(found)
+        self.tell_endings()
+
+    async def _load(self, found: FileStamps) -> None:
+        directory = self._holder.certificates
+        path, special = directory.path, dict(self._holder.special_certificates)
+        loaded, others, wrong = await self._in_thread(lambda: _read(path, special))
+        if self._holder.certificates.path != path:
+            return  # a reload has named another folder meanwhile
+        self._known, self._changing = found, None
+        complaints = (*loaded.complaints, *loaded.unserved(self._holder.domains), *wrong)
+        if complaints:
+            self.complaints = complaints
+            self.log.error(event="certificates not loaded", detail=[*complaints], kept="those in use stay in use")
+            return
+        self.complaints = ()
+        before = {each.fingerprint for each in (*directory.credentials, *special.values())}
+        renewed = [each for each in (*loaded.credentials, *others.values()) if each.fingerprint not in before]
+        directory.adopt(loaded)
+        self._holder.special_certificates.update(others)
+        if renewed:
+            self._tell_renewed(renewed)
+
+    def _tell_renewed(self, renewed: list[Credential]) -> None:
+        rows = [f"{each.name} until {each.not_after:%Y-%m-%d %H:%M} UTC" for each in renewed]
+        self.log.info(event="certificates loaded", certificates=rows)
+        for each in renewed:
+            fault = chain_fault(each, self._holder.anchors())
+            if fault:
+                self.log.warn(event="certificate warning", certificate=each.name, detail=fault)
+        try:
+            self._audit.note("certificates", by="their files", certificates=rows)
+        except OSError:
+            self.log.failure("the audit log cannot be written")
+
+    # --- ends ---
+
+    def facts(self) -> Iterator[CertificateFact]:
+        """Yield what is to be known of each certificate in use, and which local domains it serves."""
+        now, directory, anchors = date_of(self._wall), self._holder.certificates, self._holder.anchors()
+        serving: dict[str, list[str]] = {}
+        for domain in self._holder.domains:
+            credential = directory.for_domain(domain)
+            if credential is not None:
+                serving.setdefault(credential.fingerprint, []).append(str(domain))
+        used = {each.fingerprint: each for each in (*directory.credentials, *self._holder.special_certificates.values())}
+        for fingerprint, credential in used.items():
+            days = (credential.not_after - now) // timedelta(days=1)
+            domains = tuple(serving.get(fingerprint, ()))
+            yield CertificateFact(credential.name, credential.not_after, days, chain_fault(credential, anchors), domains)
+
+    def tell_endings(self) -> None:
+        """Log each certificate that has come within 21, 7, 3 and 1 days of its end, and one that has ended, once each."""
+        now = date_of(self._wall)
+        used = (*self._holder.certificates.credentials, *self._holder.special_certificates.values())
+        for credential in used:
+            left = credential.not_after - now
+            due = [days for days in WARNING_DAYS if left <= timedelta(days=days)]
+            if due and due[-1] < self._told.get(credential.fingerprint, WARNING_DAYS[0] + 1):
+                self._told[credential.fingerprint] = due[-1]
+                words = ends_in(left // timedelta(days=1))
+                self.log.warn(
+                    event="certificate ends", certificate=credential.name, detail=words,
+                    ends=f"{credential.not_after:%Y-%m-%dT%H:%M:%SZ}",
+                )
+        kept = {credential.fingerprint for credential in used}
+        self._told = {fingerprint: days for fingerprint, days in self._told.items() if fingerprint in kept}
+
+    def alerts(self) -> list[str]:
+        """Return a sentence for each certificate that an operator should renew, mend or look at."""
+        found = [f"renewed certificates are not in use: {text}" for text in self.complaints]
+        for fact in self.facts():
+            if fact.days <= WARNING_DAYS[0] and fact.domains:
+                found.append(f"the certificate {fact.name} (for {', '.join(fact.domains)}) {ends_in(fact.days)}: renew it")
+            if fact.chain and fact.domains:
+                found.append(f"the certificate {fact.name}: {fact.chain}")
+        return found
+
+
+def _read(path: Path, special: Mapping[Path, Credential]) -> tuple[CertificateDirectory, dict[Path, Credential], list[str]]:
+    """Read everything again, in another thread."""
+    others: dict[Path, Credential] = {}
+    wrong: list[str] = []
+    for named in special:
+        try:
+            others[named] = read(named.name, *certificate_files(named))
+        except UnusableCertificate as error:
+            wrong.append(str(error))
+    return CertificateDirectory(path), others, wrong

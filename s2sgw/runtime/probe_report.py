@@ -1,0 +1,95 @@
+"""What a probe of a peer finds, step by step, and what comes of it: for each failure the remedy, and whose it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from s2sgw.xmpp.ending import By, Cause, Ending, Layer
+
+StepName = Literal[
+    "srv", "address", "tcp", "tls", "certificate", "names", "dane", "posh", "features", "sasl", "dialback", "ping", "policy",
+]
+Whose = Literal["ours", "theirs", "network"]
+
+#: The version of the JSON form.
+VERSION = 1
+#: What only our own side can mend.
+_OURS = frozenset({
+    Cause.RESOLVER_BUSY, Cause.NOT_ALLOWED, Cause.DENY_LISTED, Cause.AWAITING_APPROVAL, Cause.KEY_REVOKED, Cause.PIN_MISMATCH,
+    Cause.SASL_FAILED, Cause.DIALBACK_INVALID, Cause.DIALBACK_ERROR, Cause.LOOP, Cause.INTERNAL,
+})
+_NETWORK = frozenset({Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NEGOTIATION_TIMEOUT})
+#: Remedies for our own administrator, where the table of endings speaks to the other one.
+_OUR_REMEDIES: dict[Cause, str] = {
+    Cause.NOT_ALLOWED: 'Set allow = true in the peer\'s section, or give it one: [peers."DOMAIN"].',
+    Cause.DENY_LISTED: "Take the domain off the deny list, or allow it in a section of its own.",
+    Cause.AWAITING_APPROVAL: "Compare the fingerprint with the other administrator, then `s2sgw pins approve DOMAIN`.",
+    Cause.KEY_REVOKED: "The key was revoked here: compare it with the other administrator, then `s2sgw pins approve DOMAIN`.",
+    Cause.PIN_MISMATCH: "The key has changed: compare it with the other administrator, then "
+    "`s2sgw pins approve --replace DOMAIN`.",
+    Cause.SASL_FAILED: "The peer does not accept our certificate: check it with `s2sgw check --live` (names, chain, dates).",
+    Cause.DIALBACK_INVALID: "The peer asked the server that our DNS names, and it did not know the key: is the gateway running "
+    "there? `s2sgw check --live` tells.",
+    Cause.DIALBACK_ERROR: "The peer could not ask our server: check that our SRV records lead to the gateway, and that its port "
+    "is reachable (`s2sgw check --live`).",
+    Cause.RESOLVER_BUSY: "Check the name servers of `dns.servers`, or those of the system.",
+    Cause.LOOP: "The domain's DNS leads to this gateway itself: take it into `domains`, or have its DNS corrected.",
+    Cause.INTERNAL: "This is a fault of s2sgw: please report it.",
+}
+
+
+def whose(cause: Cause, by: By = "us") -> Whose:
+    """Return whose a failure is to mend."""
+    if cause in _OURS or Ending(cause).layer is Layer.BACKEND:
+        return "ours"
+    return "network" if cause in _NETWORK or by == "network" else "theirs"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One step: `ok` None is a fact that neither helps nor hinders. `seconds` is how long it took."""
+
+    step: StepName
+    target: str = ""
+    ok: bool | None = True
+    seconds: float = 0.0
+    detail: str = ""
+    remedy: str = ""
+    whose: Whose | None = None
+
+    @classmethod
+    def failed(cls, step: StepName, target: str, seconds: float, ending: Ending, detail: str = "") -> ProbeStep:
+        """Return the step that failed with `ending`."""
+        remedy = _OUR_REMEDIES.get(ending.cause, ending.remedy)
+        text = detail or f"{ending.cause}: {ending.detail}".rstrip(": ")
+        return cls(step, target, False, seconds, text, remedy, whose(ending.cause, ending.by))
+
+    def row(self) -> dict[str, Any]:
+        """Return the step as JSON has it."""
+        return {
+            "step": self.step, "target": self.target, "ok": self.ok, "seconds": round(self.seconds, 4), "detail": self.detail,
+            "remedy": self.remedy, "whose": self.whose,
+        }
+
+
+@dataclass(slots=True)
+class ProbeReport:
+    """All steps in their order. `federates`: a stream was accepted on both sides, or would be."""
+
+    domain: str
+    local: str
+    steps: list[ProbeStep] = field(default_factory=list)
+    federates: bool = False
+
+    @property
+    def verdict(self) -> Literal["federates", "fails"]:
+        """Return the verdict as JSON has it."""
+        return "federates" if self.federates else "fails"
+
+    def row(self) -> dict[str, Any]:
+        """Return the report as JSON has it."""
+        return {
+            "version": VERSION, "domain": self.domain, "local": self.local, "steps": [step.row() for step in self.steps],
+            "verdict": self.verdict,
+        }

@@ -1,0 +1,77 @@
+"""contrib/: the alerts and the dashboard name metrics that there are, and the alerts do what their tests say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.project.source_tree import ROOT
+
+CONTRIB = ROOT / "contrib"
+#: What an expression names: metrics of ours, and those that every process has.
+_METRIC = re.compile(r"\b((?:s2sgw|process)_[a-z0-9_]+)")
+#: What a histogram adds to its name.
+_PARTS = ("_bucket", "_sum", "_count")
+#: Metrics of every process, which are not in our documentation.
+_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+
+
+def documented() -> set[str]:
+    """Return the metrics in the table of docs/admin.md."""
+    _, _, section = (ROOT / "docs" / "admin.md").read_text().partition("\n## Metrics\n")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in _METRIC.findall(row.split("|")[1])}
+
+
+def named(text: str) -> set[str]:
+    """Return the metrics that expressions name, histograms without their parts."""
+    found = set()
+    for name in _METRIC.findall(text):
+        part = next((part for part in _PARTS if name.endswith(part) and name.removesuffix(part) in documented()), "")
+        found.add(name.removesuffix(part))
+    return found
+
+
+class ContribTests(SynchronousTestCase):
+    """Rules and dashboard."""
+
+    def test_rules(self) -> None:
+        """Every metric of the alerts is documented."""
+        expressions = re.findall(r"expr: (.*?)\n {8}for:", (CONTRIB / "prometheus" / "s2sgw.rules.yml").read_text(), re.DOTALL)
+        self.assertGreater(len(expressions), 8)
+        self.assertEqual(set(), named("\n".join(expressions)) - documented())
+
+    def test_dashboard(self) -> None:
+        """Every metric of the dashboard is documented, and no panel covers another."""
+        board = json.loads((CONTRIB / "grafana" / "s2sgw.json").read_text())
+        expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+        self.assertEqual(set(), named("\n".join(expressions)) - documented() - _PROCESS)
+        self.assertEqual(len(board["panels"]), len({panel["id"] for panel in board["panels"]}))
+        cells = [cell for panel in board["panels"] for cell in _cells(panel["gridPos"])]
+        self.assertEqual(len(cells), len(set(cells)))
+
+    def test_documentation(self) -> None:
+        """Every metric of the documentation is somewhere in the code, by its whole name or by the part that a loop adds."""
+        code = "\n".join(path.read_text() for path in (ROOT / "s2sgw").rglob("*.py"))
+        loops = ("s2sgw_lookups", "s2sgw_verifications", "s2sgw_posh_fetches")
+        missing = {name for name in documented() if name.removesuffix("_total") not in code and not name.startswith(loops)}
+        self.assertEqual(set(), missing)
+
+    def test_alerts(self) -> None:
+        """`promtool` finds the rules valid, and their tests pass. Skipped where it is not installed."""
+        promtool = shutil.which("promtool")
+        if promtool is None:
+            raise SkipTest("promtool is not installed")
+        for words in (("check", "rules", "s2sgw.rules.yml"), ("test", "rules", "s2sgw.test.yml")):
+            done = subprocess.run([promtool, *words], cwd=CONTRIB / "prometheus", capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+
+
+def _cells(place: dict[str, Any]) -> list[tuple[int, int]]:
+    return [(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]

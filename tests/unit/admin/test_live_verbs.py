@@ -1,0 +1,76 @@
+"""`probe` and `check live` over the admin socket: arguments, answers, and how many at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.live_verbs import AT_ONCE, LiveVerbs
+from s2sgw.admin.server import VerbError
+from s2sgw.runtime.live_check import LiveFact
+from s2sgw.runtime.probe_report import ProbeReport
+from s2sgw.xmpp.jid import Domain
+
+HERE, ROOMS = Domain.parse("here.example"), Domain.parse("rooms.here.example")
+
+
+class Runs:
+    """Stands for each probe and each check that is run."""
+
+    def __init__(self) -> None:
+        self.results: list[Deferred[Any]] = []
+
+    def run(self, inbound: bool = False) -> Deferred[Any]:
+        self.results.append(Deferred())
+        return self.results[-1]
+
+
+class LiveVerbTests(SynchronousTestCase):
+    """The verbs over probes that end when the test says so."""
+
+    def setUp(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.runs: Any = Runs()
+        self.results = self.runs.results
+        self.live = LiveVerbs(self.probe, lambda: self.runs, lambda: [HERE, ROOMS])
+
+    def probe(self, local: Domain, peer: Domain) -> Any:
+        self.asked.append((local.text, peer.text))
+        return self.runs
+
+    def ask(self, verb: str, **arguments: object) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.live.verbs()[verb](arguments))
+
+    def test_probe(self) -> None:
+        """The first local domain asks unless another is named; the report is as the command has it."""
+        asked = self.ask("probe", domain="Peer.example")
+        self.results[0].callback(ProbeReport("peer.example", "here.example", federates=True))
+        self.assertEqual("federates", self.successResultOf(asked)["verdict"])
+        self.ask("probe", domain="peer.example", local="rooms.here.example", inbound=True)
+        self.assertEqual([("here.example", "peer.example"), ("rooms.here.example", "peer.example")], self.asked)
+
+    def test_bad_arguments(self) -> None:
+        """No domain, another local domain than ours, and an `inbound` that is no truth value."""
+        for arguments in ({}, {"domain": "peer.example", "local": "other.example"}, {"domain": "peer.example", "inbound": 1}):
+            self.failureResultOf(self.ask("probe", **arguments), VerbError)
+        self.assertEqual([], self.asked)
+
+    def test_check(self) -> None:
+        """The facts, and whether none has failed."""
+        for ok, wanted in ((True, True), (None, True), (False, False)):
+            asked = self.ask("check live")
+            self.results[-1].callback([LiveFact("clock", "system", ok, "seen", "remedy")])
+            self.assertEqual(wanted, self.successResultOf(asked)["ok"])
+
+    def test_bounded(self) -> None:
+        """So many at once; one that is over, or was given up, makes room."""
+        waiting = [self.ask("check live") for _ in range(AT_ONCE)]
+        self.failureResultOf(self.ask("probe", domain="peer.example"), VerbError)
+        self.results[0].callback([])
+        waiting[1].cancel()
+        self.failureResultOf(waiting[1])
+        for _ in range(2):
+            self.assertNoResult(self.ask("check live"))
+        self.failureResultOf(self.ask("check live"), VerbError)

@@ -1,0 +1,69 @@
+"""The verb `report`: which day, which peer, and how long stanzas wait now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.report_verb import ReportVerb
+from s2sgw.admin.server import VerbError
+from s2sgw.cli.report import report_table
+from s2sgw.net.slices import Slices
+from s2sgw.reporting.daily_report import DailyReport
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+HERE, PEER = Domain.parse("here.example"), Domain.parse("peer.example")
+
+
+class ReportVerbTests(SynchronousTestCase):
+    """A report with one peer, and queues that the test fills."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_795_780_800.0)
+        self.report = DailyReport(Path(self.mktemp()), self.clock, maybeDeferred, lambda: ["here.example"])
+        self.report.authenticated("inbound", "peer.example", "EXTERNAL", "TLSv1.3")
+        self.queues: list[Any] = []
+        self.verb = ReportVerb(self.report, self.queues, Slices(self.clock), self.clock)  # type: ignore[arg-type]
+
+    def ask(self, **arguments: object) -> Deferred[Any]:
+        asked = Deferred.fromCoroutine(self.verb.report(arguments))
+        self.clock.pump([0] * 5)
+        return asked
+
+    def test_peer(self) -> None:
+        """One peer in any spelling, or all; none where nothing is known of it."""
+        self.assertEqual(1, len(self.successResultOf(self.ask())["peers"]))
+        self.assertEqual(1, len(self.successResultOf(self.ask(peer="PEER.example."))["peers"]))
+        self.assertEqual([], self.successResultOf(self.ask(peer="other.example"))["peers"])
+
+    def test_mistakes(self) -> None:
+        """A day that is not there, one that is no text, a peer that is no domain."""
+        for arguments in ({"day": "2020-01-01"}, {"day": 3}, {"peer": "-"}, {"peer": 3}):
+            self.failureResultOf(self.ask(**arguments), VerbError)
+
+    def test_waiting(self) -> None:
+        """What waits now is in the report, for the peer whichever way it goes; a queue without stanzas is not."""
+        now = self.clock.seconds()
+        for direction, pair, oldest in (
+            ("outbound", Pair(HERE, PEER), now - 7), ("inbound", Pair(PEER, HERE), now - 50), ("outbound", Pair(HERE, HERE), None),
+        ):
+            self.queues.append(SimpleNamespace(direction=direction, pair=pair, pair_queue=SimpleNamespace(oldest=oldest)))
+        (row,) = self.successResultOf(self.ask())["peers"]
+        self.assertEqual(("peer.example", 50.0), (row["peer"], row["oldest"]))
+
+    def test_table(self) -> None:
+        """The table has the peers, and below it the failures by cause; what a stranger chose is escaped."""
+        self.report.refused("inbound", "evil\x1b.example", True, Ending(Cause.EXPIRED))
+        shown: Any = report_table(self.successResultOf(self.ask()))
+        text = "\n".join(str(part) for part in shown.renderables if hasattr(part, "plain"))
+        self.assertIn("2026-11-27 (UTC), for here.example", text)
+        self.assertIn("1 times inbound pkix/expired (by us)", text)
+        self.assertNotIn("\x1b", text)
+        self.assertIn("nothing happened", str(report_table({"day": "2026-11-27", "domains": ["here.example"], "peers": []})))

@@ -1,0 +1,183 @@
+"""Whether our own server answers, and that nothing of it is blamed on a peer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.backend.health import (
+    CHECK_SECONDS,
+    DOWN_CHECK_SECONDS,
+    NO_QUESTION_SECONDS,
+    BackendHealth,
+    BackendIdentity,
+    attributed,
+)
+from s2sgw.net.dialing import DialFailed
+from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.jid import Domain, Pair
+
+ADDRESS = "127.0.0.1:15269"
+IDENTITY = BackendIdentity(ADDRESS, "s2s", ("here.example",), "/var/lib/s2sgw/backend-ca.pem", "127.53.0.1:53")
+PAIR, OTHER = (Pair(Domain.parse(f"{name}.example"), Domain.parse("here.example")) for name in ("peer", "other"))
+REFUSED = Ending(Cause.CONNECTION_REFUSED, ADDRESS, "them")
+DISTRUST = Ending(Cause.STREAM_ERROR, "Your server's certificate is not trusted", "them", "policy-violation")
+BLOCKED = Ending(Cause.STREAM_ERROR, "this domain is blocked", "them", "policy-violation")
+
+
+class AttributionTests(SynchronousTestCase):
+    """The cause that a failure on the backend leg has in the record."""
+
+    def test_causes(self) -> None:
+        """What the server does, or does not do, has a cause of the layer "backend", by us."""
+        for cause, wanted in (
+            (Cause.CONNECTION_REFUSED, Cause.BACKEND_REFUSED), (Cause.CONNECTION_TIMEOUT, Cause.BACKEND_TIMEOUT),
+            (Cause.DNS_UNREACHABLE, Cause.BACKEND_UNREACHABLE), (Cause.TLS_NOT_OFFERED, Cause.BACKEND_TLS),
+            (Cause.SELF_SIGNED, Cause.BACKEND_NOT_PROVEN), (Cause.SASL_FAILED, Cause.BACKEND_DISTRUSTS_US),
+            (Cause.DIALBACK_INVALID, Cause.BACKEND_BYPASSES_VIEW), (Cause.HOST_UNKNOWN, Cause.BACKEND_HOST_UNKNOWN),
+            (Cause.STREAM_ERROR, Cause.BACKEND_FAILED), (Cause.CONNECTION_LOST, Cause.BACKEND_FAILED),
+            (Cause.NEGOTIATION_TIMEOUT, Cause.BACKEND_TIMEOUT),
+        ):
+            told = attributed(Ending(cause, "why", "them"), IDENTITY)
+            self.assertEqual((wanted, Layer.BACKEND, "us"), (told.cause, told.layer, told.by), cause)
+            self.assertIn(ADDRESS, told.detail)
+            self.assertEqual(Ending(cause).final, told.final, cause)  # what is bounced at once stays so
+            self.assertIs(told, attributed(told, IDENTITY))
+
+    def test_certificate(self) -> None:
+        """A server that does not accept our certificate says so by a stream error, or by a TLS alert; the authority is named."""
+        alert = Ending(Cause.TLS_FAILED, "tlsv1 alert unknown ca", "network")
+        for ending in (DISTRUST, alert):
+            told = attributed(ending, IDENTITY)
+            self.assertEqual(Cause.BACKEND_DISTRUSTS_US, told.cause)
+            self.assertIn("/var/lib/s2sgw/backend-ca.pem", told.detail)
+        self.assertEqual(Cause.BACKEND_TLS, attributed(Ending(Cause.TLS_FAILED, "no shared cipher"), IDENTITY).cause)
+
+    def test_ours(self) -> None:
+        """What we decided ourselves is no failure of the server."""
+        for cause in (Cause.SHUTDOWN, Cause.CLOSED, Cause.INTERNAL, Cause.TOO_MANY_STREAMS):
+            self.assertEqual(Ending(cause), attributed(Ending(cause), IDENTITY))
+
+
+class HealthTests(SynchronousTestCase):
+    """The state, its log lines, and when it changes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.recovered = 0
+        self.health = BackendHealth(IDENTITY, self.clock, self._recovered)
+        self.events: list[dict[str, Any]] = []
+        observer = cast(ILogObserver, self._log)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def _recovered(self) -> None:
+        self.recovered += 1
+
+    def _log(self, event: dict[str, Any]) -> None:
+        if str(event.get("event", "")).startswith("backend"):
+            self.events.append(event)
+
+    @property
+    def told(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+    def check(self, ending: Ending | None) -> int:
+        """Run a check; return how often the server was connected to."""
+        asked: list[None] = []
+
+        def connect() -> Deferred[None]:
+            asked.append(None)
+            return succeed(None) if ending is None else fail(DialFailed(ending))
+
+        self.successResultOf(Deferred.fromCoroutine(self.health.check(connect)))
+        return len(asked)
+
+    def test_one_line_each_way(self) -> None:
+        """However many peers write: one line when it goes down, one when it is back, and what waits is tried again."""
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.health.closed()
+        for _ in range(20):
+            self.health.attempt_failed(PAIR, REFUSED)
+            self.health.attempt_failed(OTHER, REFUSED)
+            self.clock.advance(30)
+            self.health.tell_repeated()
+        self.assertEqual(("down", 1_000_000, "backend-refused"), tuple(self.health.row()[key] for key in ("state", "since", "cause")))
+        self.assertEqual(1, len(self.health.alerts()))
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.assertEqual(["backend up", "backend down", "backend up"], self.told)
+        self.assertEqual((600, 1), (self.events[-1]["down_for"], self.recovered))
+        self.assertEqual(("up", 1_000_600, None), tuple(self.health.row()[key] for key in ("state", "since", "cause")))
+        self.assertEqual([], self.health.alerts())
+
+    def test_distrust(self) -> None:
+        """A server that takes our connections and trusts no certificate of ours is down, whatever a bare connection shows."""
+        self.health.attempt_failed(PAIR, DISTRUST)
+        self.clock.advance(CHECK_SECONDS)
+        self.assertEqual(1, self.check(None))
+        self.assertEqual(("down", "backend-distrusts-us"), (self.health.state, self.health.row()["cause"]))
+        self.assertEqual(["backend down"], self.told)
+
+    def test_one_peer(self) -> None:
+        """A peer that the server blocks, or a failure while other streams are open, does not make the server down."""
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        for pair in (PAIR, OTHER, PAIR):
+            self.health.attempt_failed(pair, BLOCKED)
+            self.health.attempt_failed(pair, DISTRUST)
+        self.assertEqual("up", self.health.state)
+        self.assertEqual(["backend up", "backend refused a stream", "backend refused a stream"], self.told)
+        self.clock.advance(61)
+        self.health.tell_repeated()
+        self.assertEqual([2, 2], [event["times"] for event in self.events[3:]])
+        self.health.closed()
+        self.health.attempt_failed(PAIR, BLOCKED)
+        self.assertEqual("up", self.health.state)
+
+    def test_another_reason(self) -> None:
+        """A server that is down for another reason than before is told of again, and has been down since the first."""
+        self.health.attempt_failed(PAIR, REFUSED)
+        self.clock.advance(5)
+        self.health.attempt_failed(PAIR, DISTRUST)
+        self.assertEqual(["backend down", "backend down"], self.told)
+        self.assertEqual(1_000_000, self.health.since)
+
+    def test_accepted(self) -> None:
+        """A stream of the server's that ends over our certificate is blamed on it; what any process of the machine can do is not."""
+        lost = Ending(Cause.CONNECTION_LOST, "", "them")
+        self.assertIs(lost, self.health.accepted_failed(("", ""), lost))
+        self.assertEqual("unknown", self.health.state)
+        self.assertEqual(Cause.BACKEND_DISTRUSTS_US, self.health.accepted_failed(("peer.example", ""), DISTRUST).cause)
+        self.assertEqual("down", self.health.state)
+
+    def test_checks(self) -> None:
+        """An idle server is looked at each minute, one that is not there every ten seconds, and one with streams never."""
+        self.assertEqual(1, self.check(None))
+        self.assertEqual("up", self.health.state)
+        self.clock.advance(CHECK_SECONDS - 1)
+        self.assertEqual(0, self.check(None))
+        self.clock.advance(1)
+        self.assertEqual(1, self.check(REFUSED))
+        self.assertEqual("down", self.health.state)
+        self.clock.advance(DOWN_CHECK_SECONDS)
+        self.assertEqual(1, self.check(None))
+        self.assertEqual(("up", 1), (self.health.state, self.recovered))
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.clock.advance(CHECK_SECONDS)
+        self.assertEqual(0, self.check(REFUSED))
+
+    def test_name_server(self) -> None:
+        """A server that uses the gateway and never asks its DNS view is told of after ten minutes; one that asks is not."""
+        questions = [0]
+        self.health.questions = lambda: questions[0]
+        self.clock.advance(NO_QUESTION_SECONDS)
+        self.assertEqual([], self.health.alerts())  # it has had no stream yet
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.assertIn("127.53.0.1:53", self.health.alerts()[0])
+        questions[0] = 1
+        self.assertEqual([], self.health.alerts())

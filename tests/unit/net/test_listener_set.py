@@ -1,0 +1,101 @@
+"""Listeners that a reload changes: all of it or nothing, and nobody is cut off."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.listener_set import ListenerSet
+
+
+class Row(NamedTuple):
+    """How a listener is configured."""
+
+    endpoint: str
+    tls: str = "starttls"
+
+
+class FakePort:
+    """A port that is open until it is stopped."""
+
+    def __init__(self, endpoint: str, factory: Any) -> None:
+        self.endpoint = endpoint
+        self.factory = factory
+        self.open = True
+
+    def stopListening(self) -> None:
+        self.open = False
+
+
+class ListenerSetTests(SynchronousTestCase):
+    """A set whose ports the test looks at."""
+
+    def setUp(self) -> None:
+        self.ports: list[FakePort] = []
+        self.opened: list[Any] = []
+        self.taken: set[str] = set()
+        self.set: ListenerSet[Row] = ListenerSet(self.listen, lambda row: row, self.opened.append)  # type: ignore[arg-type, return-value]
+
+    def listen(self, endpoint: str, factory: Any) -> list[Deferred[Any]]:
+        """Open two ports for each endpoint, as for both families."""
+        if endpoint in self.taken:
+            return [fail(CannotListenError("", 1, OSError("taken")))]
+        self.ports += [FakePort(endpoint, factory), FakePort(endpoint, factory)]
+        return [succeed(port) for port in self.ports[-2:]]
+
+    def change(self, *rows: Row) -> list[tuple[str, str]]:
+        wrong = self.set.prepare(rows)
+        self.set.commit()
+        return wrong
+
+    def listening(self) -> list[str]:
+        return [port.endpoint for port in self.ports if port.open]
+
+    def test_change(self) -> None:
+        """What is new is opened before the rest is closed; what stays is not touched."""
+        self.assertEqual([], self.change(Row("a"), Row("b")))
+        kept = [port for port in self.ports if port.endpoint == "b"]
+        self.set.prepare([Row("b"), Row("c")])
+        self.assertEqual(["a", "a", "b", "b", "c", "c"], self.listening())
+        self.set.commit()
+        self.assertEqual(["b", "b", "c", "c"], self.listening())
+        ports: list[Any] = list(self.set.ports)
+        self.assertTrue(all(port in ports for port in kept))
+        self.assertEqual(6, len(self.opened))
+
+    def test_all_or_nothing(self) -> None:
+        """One that cannot be opened: those that were opened with it are closed, and all stays as it was."""
+        self.change(Row("a"))
+        self.taken = {"c"}
+        (wrong,) = self.set.prepare([Row("b"), Row("c")])
+        self.assertEqual("c", wrong[0])
+        self.set.commit()
+        self.assertEqual(["a", "a"], self.listening())
+        self.assertEqual(2, len(self.opened))
+
+    def test_abandoned(self) -> None:
+        """What was prepared for a configuration that is not adopted is closed; a later change begins anew."""
+        self.change(Row("a"))
+        self.set.prepare([Row("b")])
+        self.set.abandon()
+        self.set.commit()
+        self.assertEqual(["a", "a"], self.listening())
+        self.set.prepare([Row("b")])
+        self.change(Row("c"))
+        self.assertEqual(["c", "c"], self.listening())
+
+    def test_options(self) -> None:
+        """An endpoint that stays, with other options, serves the next connections by another factory, on the same port."""
+        self.change(Row("a"))
+        self.change(Row("a", "direct"))
+        self.assertEqual((2, {Row("a", "direct")}), (len(self.ports), {port.factory for port in self.ports}))
+
+    def test_same(self) -> None:
+        """The same again changes nothing."""
+        self.change(Row("a"))
+        factories = [port.factory for port in self.ports]
+        self.change(Row("a"))
+        self.assertEqual(factories, [port.factory for port in self.ports])

@@ -1,0 +1,137 @@
+"""The daily report: counted by peer, bounded, kept on disk, and there again after a restart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.reporting import daily_report
+from s2sgw.reporting.daily_report import DAYS, OTHERS, STRANGERS, DailyReport
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.stanza import Stanza
+
+NOON = 1_795_780_800.0  # 2026-11-27 12:00 UTC
+DAY = 86400.0
+EXPIRED = Ending(Cause.EXPIRED, "yesterday", "us")
+
+
+class DailyReportTests(SynchronousTestCase):
+    """Reports in a directory of the test's own."""
+
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.clock = Clock()
+        self.clock.advance(NOON)
+        self.report = self.made()
+
+    def made(self) -> DailyReport:
+        return DailyReport(self.state, self.clock, maybeDeferred, lambda: ["here.example"])
+
+    def turn(self) -> None:
+        self.successResultOf(self.report.turn())
+
+    def rows(self, day: str | None = None) -> dict[str, dict[str, Any]]:
+        found = self.successResultOf(Deferred.fromCoroutine(self.report.report(day)))
+        return {row["peer"]: row for row in found["peers"]}
+
+    def fill(self) -> None:
+        self.report.authenticated("inbound", "peer.example", "EXTERNAL", "TLSv1.3")
+        self.report.authenticated("inbound", "peer.example", "EXTERNAL", "TLSv1.3")
+        self.report.refused("outbound", "peer.example", True, EXPIRED)
+        self.report.passed("inbound", "peer.example", [Stanza("message", b"x" * 100, "a", "b"), Stanza("iq", b"y" * 20, "a", "b")])
+        self.report.waited("peer.example", 12.34)
+        self.report.waited("peer.example", 3.0)
+
+    def test_row(self) -> None:
+        """Successes by method and TLS, failures by cause, stanzas, bytes, and the longest wait."""
+        self.fill()
+        row = self.rows()["peer.example"]
+        self.assertEqual({"sessions": 2, "details": [{"direction": "inbound", "method": "EXTERNAL", "tls": "TLSv1.3", "count": 2}]}, row["successes"])
+        self.assertEqual(
+            {"sessions": 1, "details": [{"direction": "outbound", "layer": "pkix", "cause": "expired", "by": "us", "count": 1}]}, row["failures"],
+        )
+        self.assertEqual(({"inbound": 2}, {"inbound": 120}, 12.3), (row["stanzas"], row["bytes"], row["oldest"]))
+
+    def test_strangers(self) -> None:
+        """Names that may be made up are counted together, however many."""
+        for number in range(1000):
+            self.report.refused("inbound", f"{number}.evil.example", False, EXPIRED)
+        self.report.refused("inbound", "", True, EXPIRED)
+        self.assertEqual([STRANGERS], list(self.rows()))
+        self.assertEqual(1001, self.rows()[STRANGERS]["failures"]["sessions"])
+
+    def test_bounded(self) -> None:
+        """Who owns a domain proves any number of names under it: they are counted together, and take no place from others."""
+        self.patch(daily_report, "PEERS", 8)
+        self.patch(daily_report, "PEERS_OF_DOMAIN", 3)
+        for number in range(100):
+            self.report.authenticated("inbound", f"{number}.evil.example", "EXTERNAL", "TLSv1.3")
+        self.report.authenticated("inbound", "friend.test", "EXTERNAL", "TLSv1.3")
+        rows = self.rows()
+        self.assertEqual({"0.evil.example", "1.evil.example", "2.evil.example", "*.evil.example", "friend.test"}, set(rows))
+        self.assertEqual(97, rows["*.evil.example"]["successes"]["sessions"])
+        for number in range(10):
+            self.report.authenticated("inbound", f"peer{number}.test", "EXTERNAL", "TLSv1.3")
+        rows = self.rows()
+        self.assertEqual((9, 7), (len(rows), rows[OTHERS]["successes"]["sessions"]))
+
+    def test_restart(self) -> None:
+        """The present day goes on after a restart, to the last number; a file that is damaged is begun anew."""
+        self.fill()
+        self.successResultOf(self.report.close())
+        before = self.rows()
+        self.report = self.made()
+        self.assertEqual(before, self.rows())
+        for content in (b"[]", b"{", b'{"peers": [{"peer": "x"}]}', b""):
+            next((self.state / "reports").iterdir()).write_bytes(content)
+            self.assertEqual({}, {row["peer"]: row for row in self.successResultOf(Deferred.fromCoroutine(self.made().report()))["peers"]})
+
+    def test_days(self) -> None:
+        """A day that is over is on the disk, and the next begins with nothing; the oldest days go."""
+        self.fill()
+        for _ in range(DAYS + 5):
+            self.clock.advance(DAY)
+            self.turn()
+            self.report.authenticated("outbound", "other.example", "dialback", "none")
+            self.turn()
+        self.assertEqual(DAYS, len(list((self.state / "reports").glob("*.json"))))
+        self.assertEqual(["other.example"], list(self.rows()))
+        yesterday = sorted(path.stem for path in (self.state / "reports").glob("*.json"))[-2]
+        self.assertEqual(["other.example"], list(self.rows(yesterday)))
+        self.assertEqual(0o700, (self.state / "reports").stat().st_mode & 0o777)
+
+    def test_over_midnight(self) -> None:
+        """What was counted before midnight is of that day, though it is written after it."""
+        self.fill()
+        self.clock.advance(DAY)
+        self.turn()
+        self.assertEqual({}, self.rows())
+        self.assertEqual(["peer.example"], list(self.rows("2026-11-27")))
+
+    def test_no_report(self) -> None:
+        """A day that is not there, or is none, or leads elsewhere, is told, with those that are."""
+        for day in ("2026-11-01", "yesterday", "../../etc/passwd", "2026-11-27.json"):
+            failure = self.failureResultOf(Deferred.fromCoroutine(self.report.report(day)), ValueError)
+            self.assertTrue(str(failure.value))
+        self.assertIn("2026-11-27", str(self.failureResultOf(Deferred.fromCoroutine(self.report.report("2026-11-01"))).value))
+
+    def test_nothing_to_write(self) -> None:
+        """An idle day is not written again and again; one that could not be written is."""
+        self.turn()
+        self.assertFalse((self.state / "reports").exists())
+        self.fill()
+        self.report._run = lambda call: fail(OSError("the disk is full"))
+        self.turn()
+        self.report._run = maybeDeferred
+        self.turn()
+        (path,) = (self.state / "reports").iterdir()
+        self.assertEqual("2026-11-27", json.loads(path.read_text())["day"])
+        path.unlink()
+        self.turn()
+        self.assertFalse(path.exists())

@@ -1,0 +1,182 @@
+"""Our own certificates: renewed files are loaded, bad ones change nothing, and ends are told in time."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.net.certificates import CertificateDirectory, read
+from s2sgw.net.threads import at_once
+from s2sgw.runtime.own_certificates import OwnCertificates, ends_in, files_of
+from s2sgw.trust.anchors import Anchors
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import AT, Issued, self_signed, shared_issuer, shared_root
+
+HERE = Domain.parse("example.org")
+
+
+def issued(days: float, *names: str) -> Issued:
+    return shared_issuer().issue(dns=names or ["example.org"], not_after=AT + timedelta(days=days))
+
+
+class OwnCertificateTests(SynchronousTestCase):
+    """A folder whose files the test replaces."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.clock = Clock()
+        self.clock.advance(AT.timestamp())
+        self.changes = 0
+        self.put("example.org", issued(90))
+        self.holder: Any = SimpleNamespace(
+            certificates=CertificateDirectory(self.folder, lambda: AT), special_certificates={}, domains=[HERE],
+            anchors=lambda: Anchors([shared_root().certificate]),
+        )
+        self.notes: list[Any] = []
+        audit: Any = SimpleNamespace(note=lambda action, **facts: self.notes.append((action, facts)))
+        self.own = OwnCertificates(self.holder, at_once, self.clock, audit)
+        self.events: list[dict[str, Any]] = []
+        observer = cast(ILogObserver, self._log)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def _log(self, event: dict[str, Any]) -> None:
+        if str(event.get("event", "")).startswith("certificate"):
+            self.events.append(event)
+
+    @property
+    def told(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+    def put(self, name: str, made: Issued, key: bytes | None = None) -> None:
+        """Write a pair, each time with another time of change."""
+        self.changes += 1
+        for suffix, content in ((".crt", made.pem_chain), (".key", made.key_pem if key is None else key)):
+            path = self.folder / f"{name}{suffix}"
+            path.write_bytes(content)
+            path.chmod(0o600)
+            os.utime(path, (self.changes, self.changes))
+
+    def remove_all(self) -> None:
+        for path in list(self.folder.iterdir()):
+            path.unlink()
+
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.successResultOf(Deferred.fromCoroutine(self.own.look()))
+
+    def ends(self) -> int:
+        """Return in how many days the certificate in use ends."""
+        found: Any = self.holder.certificates.for_domain(HERE)
+        return int((found.not_after - AT).days)
+
+    def test_renewed(self) -> None:
+        """A renewed certificate is in use once its files have stopped changing; the log and the audit log say so, once."""
+        self.put("example.org", issued(180))
+        self.look()
+        self.assertEqual(90, self.ends())  # it may still be written
+        self.look()
+        self.assertEqual((180, ["certificates loaded"], 1), (self.ends(), self.told, len(self.notes)))
+        self.look(3)
+        self.assertEqual(["certificates loaded"], self.told)
+
+    def test_still_changing(self) -> None:
+        """Files that change at every look are not read."""
+        for days in (100, 110, 120):
+            self.put("example.org", issued(days))
+            self.look()
+        self.assertEqual(90, self.ends())
+        self.look()
+        self.assertEqual(120, self.ends())
+
+    def test_bad_files(self) -> None:
+        """The key of another certificate, a certificate without our domain, and no files at all: what was in use stays, told once."""
+        for spoil in (
+            lambda: self.put("example.org", issued(180), issued(30).key_pem),
+            lambda: self.put("example.org", issued(180, "other.example")),
+            self.remove_all,
+        ):
+            self.events.clear()
+            spoil()
+            self.look(4)
+            self.assertEqual((90, ["certificates not loaded"]), (self.ends(), self.told))
+            self.assertTrue(any("not in use" in alert for alert in self.own.alerts()))
+        self.put("example.org", issued(180))
+        self.look(2)
+        self.assertEqual((180, []), (self.ends(), self.own.alerts()))
+
+    def test_touched(self) -> None:
+        """Files that were written again with the same content, or read by a reload already, are no news."""
+        self.put("example.org", issued(180))
+        self.holder.certificates.adopt(CertificateDirectory(self.folder, lambda: AT))
+        self.look(2)
+        self.assertEqual([], self.told)
+
+    def test_another_folder(self) -> None:
+        """A reload that names another folder while this one is being read wins."""
+        self.put("example.org", issued(180))
+        self.look()
+        reading: Deferred[Any] = Deferred()
+        self.own._in_thread = lambda call: reading
+        looking = Deferred.fromCoroutine(self.own.look())
+        self.holder.certificates.path = self.folder / "elsewhere"
+        reading.callback((CertificateDirectory(self.folder, lambda: AT), {}, []))
+        self.successResultOf(looking)
+        self.assertEqual((90, []), (self.ends(), self.told))
+
+    def test_special(self) -> None:
+        """The certificate of one peer's section is looked at as well."""
+        self.put("special", issued(50))
+        path = self.folder / "special"
+        self.holder.special_certificates[path] = read("special", path.with_suffix(".crt"), path.with_suffix(".key"))
+        self.put("special", issued(300))
+        self.look(2)
+        self.assertEqual(300, (self.holder.special_certificates[path].not_after - AT).days)
+
+    def test_endings(self) -> None:
+        """21, 7, 3 and 1 days before its end, and when it has ended, a certificate is told of, once each time."""
+        days: list[int] = []
+        for day in range(100):
+            self.events.clear()
+            self.look(2)
+            days += [90 - day] * len(self.events)
+            self.clock.advance(86400)
+        self.assertEqual([21, 7, 3, 1, 0], days)
+        self.assertIn("has expired: renew it", self.own.alerts()[0])
+        self.put("example.org", issued(200))
+        self.look(2)
+        self.assertEqual([], self.own.alerts())
+
+    def test_at_the_start(self) -> None:
+        """A certificate that is about to end when the gateway starts is told of once."""
+        self.clock.advance(88.5 * 86400)
+        self.own.tell_endings()
+        self.own.tell_endings()
+        self.assertEqual(["certificate ends"], self.told)
+        self.assertEqual("ends in 1 day", self.events[0]["detail"])
+
+    def test_chain(self) -> None:
+        """A chain without its intermediate, and a self-signed certificate, are alerts; told in the log when they are loaded."""
+        self.put("example.org", self_signed(dns=["example.org"]))
+        self.look(2)
+        self.assertEqual(["certificates loaded", "certificate warning"], self.told)
+        self.assertEqual(["the certificate example.org: is self-signed; most peers will refuse it"], self.own.alerts())
+
+    def test_words(self) -> None:
+        """When a certificate ends, in words."""
+        self.assertEqual(
+            ["has expired", "ends today", "ends in 1 day", "ends in 7 days"], [ends_in(days) for days in (-1, 0, 1, 7)],
+        )
+
+    def test_no_folder(self) -> None:
+        """A folder that is not there has no files."""
+        self.assertEqual([], files_of(self.folder / "missing"))
