@@ -249,7 +249,7 @@ def main() -> int:
             outgoing = peer.send_message(chosen.gateway, chosen.domain, body)
             incoming, answer = peer.receive_message(listener, chosen.domain)
             peer.answer_ping(incoming, outgoing)
-            step("Both streams are closed in order: a closing tag is answered by a closing tag.")
+            step("Both streams are closed gracefully: each closing tag is answered by a closing tag.")
             for stream in (outgoing, incoming):
                 stream.close()
     except ConnectionRefusedError:

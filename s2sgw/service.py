@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from s2sgw import __version__
 from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
+from s2sgw.admin.log_verbs import LogVerbs
 from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, asked_by
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
@@ -46,6 +47,7 @@ from s2sgw.reporting.log import LineObserver, LoggedService, destination, observ
 from s2sgw.reporting.metrics import MetricsPage
 from s2sgw.reporting.record import Direction, Leg
 from s2sgw.runtime import descriptors, own_certificates, rediscovery
+from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_configuration
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
@@ -78,7 +80,9 @@ class Options(usage.Options):
 
     synopsis = "[--config s2sgw.toml]"
     longdesc = "A server-to-server XMPP federation gateway in front of an existing server."
-    optParameters = [["config", "c", "s2sgw.toml", "The configuration file (docs/configuration.md).", str]]
+    optParameters = [
+        ["config", "c", None, f"Configuration file. Default: ${VARIABLE}, ./s2sgw.toml, or /etc/s2sgw/s2sgw.toml.", str],
+    ]
 
 
 class UnusableConfiguration(SystemExit, usage.UsageError):
@@ -86,10 +90,10 @@ class UnusableConfiguration(SystemExit, usage.UsageError):
 
 
 def makeService(options: Options) -> Service:
-    """The service for twistd; every complaint about the configuration at once, as a `UsageError`."""
+    """Return the service for twistd. Raises a `UsageError` with all errors of the configuration."""
     try:
-        checked = check_configuration(Path(options["config"]))
-    except ConfigError as error:
+        checked = check_configuration(Path(options["config"] or find_configuration()))
+    except (ConfigError, NoConfiguration) as error:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
     config = checked.config
@@ -123,7 +127,7 @@ class GatewayService(Service):
     log = Logger("s2sgw")
 
     def __init__(self, config: Config, warnings: Sequence[str] = (), lines: LineObserver | None = None) -> None:
-        """`lines` writes the log; None: it goes elsewhere, and is not ours to change."""
+        """`lines` writes the log; None: another program does."""
         self.config = config
         self._warnings = warnings
         self._lines = lines
@@ -139,7 +143,7 @@ class GatewayService(Service):
         sys.setswitchinterval(SWITCH_SECONDS)
         with exit_if_unable_to_start():
             components = build_gateway(self.config, reactor)
-            self._gateway = RunningGateway(components)
+            self._gateway = RunningGateway(components, lines=self._lines)
             self._gateway.open()
         components.reconfiguration.adopters.append(self._configure_log)
         reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled, self._reopen_log)
@@ -221,8 +225,11 @@ class RunningGateway:
 
     log = Logger("s2sgw")
 
-    def __init__(self, components: GatewayComponents, notifications: ServiceNotifications | None = None) -> None:
+    def __init__(
+        self, components: GatewayComponents, notifications: ServiceNotifications | None = None, lines: LineObserver | None = None,
+    ) -> None:
         self.components = components
+        self._lines = lines
         self._systemd = notifications or ServiceNotifications()
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
@@ -297,14 +304,18 @@ class RunningGateway:
         add_resources(root, api, everybody)
         http = BoundedSite(root, components.reactor)
         self._closers.append(http.close)
-        admin = AdminService(components.reactor, components.state, api.verbs, components.slices, http)
+        admin = AdminService(
+            components.reactor, self.config.admin_socket, api.verbs, components.slices, http, self.config.admin.group,
+        )
         admin.startService()
         self._closers.append(admin.stopService)
 
     def _api_services(self) -> APIServices:
         components = self.components
         return APIServices(
-            components.reactor, components.slices, {**components.verbs, "drain": self._drain}, components.record.live,
+            components.reactor, components.slices, {
+                **components.verbs, "drain": self._drain, "log level": LogVerbs(self._lines, components.audit).level,
+            }, components.record.live,
             MetricsPage(components.metrics), self.unready,
         )
 

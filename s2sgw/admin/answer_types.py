@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from s2sgw.admin.queue_ages import AgesRow
+
 
 class CertificateSummary(TypedDict):
     """What one certificate of a chain says (`trust.certificate.Summary.row`)."""
@@ -177,3 +179,54 @@ class ReloadPlan(TypedDict):
     warnings: list[str]
     changes: list[dict[str, Any]]
     more_changes: int
+
+
+class ClosedStream(TypedDict):
+    """A stream that a change of the policy closed."""
+
+    direction: str
+    peer: str
+    local: str
+    address: str
+    cause: str
+    detail: str
+
+
+class CloseAnswer(TypedDict):
+    """The result of `close`."""
+
+    peer: str
+    closed: int
+
+
+class DenyAnswer(TypedDict):
+    """The result of `deny`."""
+
+    peer: str
+    denied: bool
+    changed: bool
+    closed: list[ClosedStream]
+
+
+class ForgetAnswer(TypedDict):
+    """The result of `forget`."""
+
+    peer: str
+    proofs: bool
+    keys: int
+    pending: int
+    refusals: int
+
+
+class LogLevelAnswer(TypedDict):
+    """The result of `log level`."""
+
+    level: str
+    before: str
+
+
+class AgesAnswer(TypedDict):
+    """The result of `queue ages`. `ages` of a row has one number more than `bounds`."""
+
+    bounds: list[float]
+    rows: list[AgesRow]

@@ -1,90 +1,115 @@
-"""Asking a running gateway: the other end of the admin socket, for a command that asks once and ends."""
+"""The client of the admin socket, for a command that sends one request and ends."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from s2sgw.admin.server import ANSWER_BYTES, ANSWER_SECONDS, SOCKET
+from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, SOCKET
 
 #: Seconds to connect to a socket on this machine.
 CONNECT_SECONDS = 5
+#: The socket of the service that `s2sgw setup systemd` installs.
+SERVICE_SOCKET = Path("/run/s2sgw/admin.sock")
 _CHUNK = 65536
 
 
 class RequestFailed(Exception):
-    """The question could not be put; `status` is the exit status that says why."""
-
-    status = 2
-
-
-class NotRunning(RequestFailed):
-    """No gateway answers for this configuration."""
-
-    status = 3
-
-
-class RequestRefused(RequestFailed):
-    """The gateway's own no."""
+    """There is no result. `kind`: an `ErrorKind` of the gateway, or "configuration", "not-running" or "no-answer"."""
 
     def __init__(self, text: str, kind: str) -> None:
         super().__init__(text)
-        self.status = 2 if kind == "usage" else 1
+        self.kind = kind
 
 
 def socket_path(config: Path) -> Path:
-    """Where the gateway of `config` listens; raises `RequestFailed`.
+    """Return the path of the admin socket that `config` names: `[admin].socket`, or else `admin.sock` in `[gateway].state`.
 
-    Only `[gateway].state` is read, so that a running gateway can be asked while its file is being edited.
+    Nothing else of the file is read, so it may be edited while the gateway runs. Raises `RequestFailed`.
     """
     try:
-        with config.open("rb") as file:
-            tree = tomllib.load(file)
+        tree = tomllib.loads(config.read_text("utf-8-sig"))
     except OSError as error:
-        raise RequestFailed(f"{config} cannot be read: {error.strerror}; name another by --config") from None
+        raise RequestFailed(f"{config} cannot be read: {error.strerror}; name another by --config", "configuration") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestFailed(f"{config} is not valid TOML: {error}") from None
-    section = tree.get("gateway", {})
-    state = section.get("state", "state") if isinstance(section, dict) else None
-    if not isinstance(state, str):
-        raise RequestFailed(f"{config}: gateway.state must be a path")
-    return config.absolute().parent / state / SOCKET
+        raise RequestFailed(f"{config} is not valid TOML: {error}", "configuration") from None
+    named, state = _path(config, tree, "admin", "socket"), _path(config, tree, "gateway", "state")
+    return config.absolute().parent / (named or Path(state or "state") / SOCKET)
 
 
-def ask(path: Path, verb: str, arguments: dict[str, Any]) -> Any:
-    """The result of `verb`; raises `RequestFailed`, `NotRunning` or `RequestRefused`."""
+def _path(config: Path, tree: dict[str, Any], section: str, key: str) -> str | None:
+    table = tree.get(section, {})
+    value = table.get(key) if isinstance(table, dict) else ()
+    if not isinstance(value, str | None):
+        raise RequestFailed(f"{config}: {section}.{key} must be a path", "configuration")
+    return value
+
+
+def default_socket() -> Path | None:
+    """Return the socket of the installed service, if there is one."""
+    try:
+        return SERVICE_SOCKET if SERVICE_SOCKET.exists() else None
+    except PermissionError:
+        return None
+
+
+def ask(path: Path, verb: str, arguments: dict[str, Any], seconds: float = ANSWER_SECONDS + CONNECT_SECONDS) -> Any:
+    """Return the result of `verb`. Raises `RequestFailed`, also if there is no result after `seconds`."""
+    with _connected(path, verb, arguments, seconds) as connection:
+        return _result(_lines(connection))
+
+
+def follow(path: Path, verb: str, arguments: dict[str, Any]) -> Iterator[Any]:
+    """Yield the results of `verb`, one for each line of its response, until the gateway ends it. Raises `RequestFailed`."""
+    with _connected(path, verb, arguments, None) as connection:
+        lines = _lines(connection)
+        while True:
+            yield _result(lines)
+
+
+@contextmanager
+def _connected(path: Path, verb: str, arguments: dict[str, Any], seconds: float | None) -> Iterator[socket.socket]:
+    """Yield a connection on which the request is sent. `seconds`: for each read; None: no limit."""
     request = json.dumps({"verb": verb, "args": arguments}).encode("ascii") + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(CONNECT_SECONDS)
-            connection.connect(str(path))
-            connection.settimeout(ANSWER_SECONDS + CONNECT_SECONDS)
+            connection.connect(os.fspath(path))
+            connection.settimeout(seconds)
             connection.sendall(request)
-            line = _read_line(connection)
+            yield connection
     except PermissionError:
-        raise RequestFailed(f"{path}: permission denied; ask as the gateway's user or as root") from None
+        text = f"{path}: permission denied. Ask as root, as the gateway's user, or as a member of the group admin.group"
+        raise RequestFailed(text, "denied") from None
     except TimeoutError:
-        raise RequestFailed(f"{path}: the gateway does not answer") from None
+        raise RequestFailed(f"{path}: the gateway does not answer", "no-answer") from None
     except OSError as error:
-        raise NotRunning(f"no gateway is running here ({path}: {error.strerror or error})") from None
-    return _result(line)
+        raise RequestFailed(f"no gateway is running here ({path}: {error.strerror or error})", "not-running") from None
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _lines(connection: socket.socket) -> Iterator[bytes]:
+    """Yield the lines that arrive. Raises `RequestFailed` when the gateway closes the connection."""
     line = bytearray()
-    while not line.endswith(b"\n"):
+    while True:
         data = connection.recv(_CHUNK)
         if not data or len(line) > ANSWER_BYTES:
-            raise NotRunning("the gateway went away before it answered")
-        line += data
-    return bytes(line)
+            raise RequestFailed("the gateway closed the connection without an answer", "not-running")
+        *whole, rest = data.split(b"\n")
+        for part in whole:
+            line += part
+            yield bytes(line)
+            line.clear()
+        line += rest
 
 
-def _result(line: bytes) -> Any:
-    answer = json.loads(line)
+def _result(lines: Iterator[bytes]) -> Any:
+    answer = json.loads(next(lines))
     if not answer["ok"]:
-        raise RequestRefused(answer["error"], answer["kind"])
+        raise RequestFailed(answer["error"], answer["kind"])
     return answer["result"]

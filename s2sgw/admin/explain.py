@@ -1,7 +1,7 @@
-"""`s2sgw explain PEER`: which objects apply, where each key comes from, what is on record, what would be decided now.
+"""`s2sgw explain PEER`: the verdict on a peer now, the settings that apply and where they are set, and what is on record.
 
-The running policy or a planned file (`--with`) is asked; DNS and POSH are looked up afresh, the certificates are those of the
-last handshakes on record.
+The verdict follows the running policy, or a planned file (`--with`). DNS and POSH are looked up again. The certificates are those
+of the last recorded handshakes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROLES: tuple[tuple[str, Role], ...] = (("inbound", "initiating"), ("outbound", "
 
 
 class Explainer:
-    """Answers the verb. `config` is the running configuration, `peers` its policies as they hold now."""
+    """Answers the verb. `config` returns the running configuration, `peers` has the policies in force."""
 
     def __init__(
         self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, peer_records: PeerRecords,
@@ -69,13 +69,13 @@ class Explainer:
             peers.deny(self._peers.deny_lists)
         local = domain_asked(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
         if local not in config.gateway.domains:
-            raise VerbError(f"{local} is none of our domains", "usage")
+            raise VerbError(f"{local} is not a local domain", "usage")
         provenance = await self._in_thread(partial(PolicySources, config, peers))
         resolution = None
         if _looks_up(arguments):
             resolution = await self._discovery.resolve(peer, peers.policy(peer).route)
             resolution = replace(resolution, targets=await self._discovery.locate(resolution.targets))
-        policy = peers.policy(peer)  # now that nothing is waited for any more: a reload may have come meanwhile
+        policy = peers.policy(peer)  # read after the look-ups: there may have been a reload
         return {
             "peer": peer.ascii, "local": local.ascii, "file": str(config.path), "planned": peers is not self._peers,
             "changed": provenance.outdated, "bar": _bar(policy), "objects": provenance.objects(peer),
@@ -119,7 +119,7 @@ class Explainer:
         return row
 
     async def _last(self, peer: Domain, local: Domain, role: Role) -> Handshake | None:
-        """Return the last handshake in that role; with `local` where there is one. Raises `VerbError`."""
+        """Return the last handshake in that role, preferably one with `local`. Raises `VerbError`."""
         try:
             handshakes = await self._peer_records.handshakes.of(peer)
         except OSError as error:
@@ -128,7 +128,7 @@ class Explainer:
         return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
 
     async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:
-        """Return the verdict that the same certificate would meet now."""
+        """Return the verdict on the same certificate now."""
         now = datetime.fromtimestamp(self._now(), UTC)
         target = _same_target(last.evidence.target, resolution.targets) if last.evidence.role == "receiving" else None
         evidence = replace(
@@ -174,7 +174,7 @@ def told(verdict: Verdict) -> dict[str, Any]:
 
 
 def planned(path: object) -> Config:
-    """Return the configuration in a file that is not in force; raises `VerbError` with every complaint."""
+    """Return the configuration in a file that is not in force. Raises `VerbError` with all errors."""
     if not isinstance(path, str) or not Path(path).is_absolute():
         raise VerbError("with must be the absolute path of a file", "usage")
     try:
@@ -184,7 +184,7 @@ def planned(path: object) -> Config:
 
 
 def domain_asked(arguments: Arguments, key: str) -> Domain:
-    """Return the domain under `key`; raises `VerbError`."""
+    """Return the domain in the argument `key`. Raises `VerbError`."""
     try:
         return Domain.parse(arguments.get(key))  # type: ignore[arg-type]
     except (InvalidJID, TypeError, AttributeError):
@@ -192,7 +192,7 @@ def domain_asked(arguments: Arguments, key: str) -> Domain:
 
 
 def _if(policy: PeerPolicy, role: Role, *, proven: bool) -> dict[str, Any]:
-    """Return the verdict on a peer with TLS of the newest version and nothing remembered of it."""
+    """Return the verdict on an unknown peer with TLS 1.3."""
     attempts: Sequence[Attempt] = [Attempt("pkix", False, Cause.UNKNOWN_ISSUER, ("",), (Cause.UNKNOWN_ISSUER,))]
     if proven:
         attempts = [Attempt(method, True) for method in accepts(policy)[:1]]

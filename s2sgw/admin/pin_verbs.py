@@ -1,6 +1,6 @@
-"""The verbs of `s2sgw pending` and `s2sgw pins`: certificates that wait, and the keys that are remembered of peers (R20).
+"""The verbs of `s2sgw pending` and `s2sgw pins`: certificates that wait for approval, and remembered keys of peers (R20).
 
-Each decision is in the audit log before it holds.
+Each decision is written to the audit log before it takes effect.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ NOTE = 500
 
 
 class PinVerbs:
-    """Answers the verbs from what is remembered of peers.
+    """Answers the verbs from the records of peers.
 
-    `waiting` counts the stanzas that wait for a peer; `approved` wakes what waits; `revoked` closes what a key had opened.
+    `waiting` counts the stanzas that wait for a peer. `approved` retries them. `revoked` closes the streams that used a key.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class PinVerbs:
     # --- looking ---
 
     def pending(self, arguments: Arguments) -> Rows:
-        """Return the certificates that wait, the last to come last, each with the keys that were remembered before.
+        """Return the certificates that wait, the newest last, each with the keys that were remembered before.
 
-        With `limit` only the last so many.
+        With `limit`, only the last ones.
         """
         domain = _domain(arguments) if arguments.get("peer") is not None else None
         first = -limit_asked(arguments) if arguments.get("limit") is not None else None
@@ -65,7 +65,7 @@ class PinVerbs:
         return {**pending.row(), "waiting": self._waiting(domain), "remembered": remembered}
 
     def list(self, arguments: Arguments) -> Rows:
-        """Return every key that is remembered, and those that the configuration pins."""
+        """Return every remembered key, and the keys that the configuration pins."""
         return Rows(self._keys(_domain(arguments) if arguments.get("peer") is not None else None, self._now()))
 
     def _keys(self, domain: Domain | None, now: float) -> Iterator[dict[str, Any] | None]:
@@ -73,7 +73,7 @@ class PinVerbs:
             yield {**each.row(), "counts": each.counts(now)}
         written = self._peers.written
         named = written if domain is None else self._peers.policy(domain).objects
-        for name in tuple(named):  # a reload meanwhile empties what is no longer in force
+        for name in tuple(named):  # a reload empties the old tables
             peer = written.get(name)
             yield None
             for pin in (peer and peer.pins) or ():
@@ -85,13 +85,13 @@ class PinVerbs:
     # --- deciding ---
 
     async def add(self, arguments: Arguments) -> dict[str, Any]:
-        """Approve a key that was learned by other means than a certificate that waits."""
+        """Approve a key that the operator knows, whether or not a certificate with it waits."""
         domain, key = _domain(arguments), _fingerprint(arguments)
         found = self._peer_records.pending_certificates.find(domain, key)
         return await self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
 
     async def approve(self, arguments: Arguments) -> dict[str, Any]:
-        """Approve what waits: the one certificate of the peer, or the one with the key that is named."""
+        """Approve a pending certificate: the only one of the peer, or the one with the given key."""
         domain = _domain(arguments)
         waiting = self._peer_records.pending_certificates.list(domain)
         if not waiting:
@@ -122,7 +122,7 @@ class PinVerbs:
         return {**entry.row(), "counts": heard}
 
     async def revoke(self, arguments: Arguments) -> dict[str, Any]:
-        """Revoke an approval, or a first use: the key proves nothing from now on, and is not learned again."""
+        """Revoke a key. It no longer proves the peer, and is not learned again."""
         domain, key = _domain(arguments), _fingerprint(arguments)
         forget, keys = bool(arguments.get("forget")), self._peer_records.keys
         change = partial(keys.forget, domain, key) if forget else partial(keys.revoke, domain, key, self._now())
@@ -135,7 +135,7 @@ class PinVerbs:
         self, arguments: Arguments, action: str, domain: Domain, key: Fingerprint, change: Callable[[], Awaitable[Any]],
         **facts: object,
     ) -> Any:
-        """Note a decision in the audit log, then make the change. Raises `VerbError` where either cannot be written."""
+        """Write a decision to the audit log, then make the change. Raises `VerbError` if either cannot be written."""
         try:
             self._audit.note(action, by=asked_by(arguments), peer=domain.ascii, key=str(key), **facts)
             return await change()

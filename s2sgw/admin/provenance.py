@@ -1,7 +1,8 @@
-"""Where each key of a peer's policy comes from: the object that says it, and its line in the file."""
+"""Where each key of a peer's policy comes from: the section of the configuration that sets it, and the line."""
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -13,22 +14,24 @@ from s2sgw.config import Config, ConfigError, parse
 from s2sgw.config.errors import TOMLSource
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
-from s2sgw.policy.values import parse_peer_name
+from s2sgw.policy.values import format_duration, parse_peer_name
 from s2sgw.xmpp.jid import Domain
 
-#: Not keys of a policy, but what it was made of.
+#: Fields of a policy that are not keys of the configuration.
 _MADE = ("objects", "deny_list", "listed")
-#: What the default object itself inherits.
+#: Keys whose values are durations.
+DURATIONS = ("remember_proof", "hold", "resume")
+#: Keys that the section `peers.default` itself inherits.
 _INHERITED = {"minimum": ("tls", "minimum"), "trust_anchors": ("tls", "trust_anchors"), "hold": ("queue", "hold")}
 
 
 class PolicySources:
-    """Reads the file of `config` for the lines. `outdated`: the file says something else of peers than what is in force."""
+    """Reads the file of `config` for the lines. `outdated`: the sections of peers in the file have changed since it was read."""
 
     def __init__(self, config: Config, peers: PeerPolicies) -> None:
         self._peers = peers
         try:
-            text = config.path.read_text("utf-8")
+            text = config.path.read_text("utf-8-sig")
             tree = tomllib.loads(text)
             self.outdated = dict(parse(text, config.path).peers) != dict(peers.written)
         except (OSError, ValueError, ConfigError):
@@ -37,15 +40,20 @@ class PolicySources:
         self._spelt = dict(_spelt(tree.get("peers", {})))
 
     def objects(self, peer: Domain) -> list[dict[str, Any]]:
-        """The objects that apply, the most specific first."""
+        """Return the sections that apply, the most specific first."""
         return [{"name": name, "line": self._line(name)} for name in self._peers.policy(peer).objects]
 
     def keys(self, policy: PeerPolicy) -> list[dict[str, Any]]:
-        """Every key with its value, what said it, and the line."""
+        """Return every key with its value, also as the file writes it (`text`), the section that sets it, and the line.
+
+        `default`: it has the value that it has in an empty configuration.
+        """
         return [
-            {"key": ".".join(path), "value": _plain(value), **self._origin(policy, path)}
-            for each in fields(policy) if each.name not in _MADE
-            for path, value in _leaves((each.name,), getattr(policy, each.name))
+            {
+                "key": ".".join(path), "value": _plain(value), "text": _written(path, value), "default": value == _DEFAULTS[path],
+                **self._origin(policy, path),
+            }
+            for path, value in _keys(policy)
         ]
 
     def _origin(self, policy: PeerPolicy, path: tuple[str, ...]) -> dict[str, Any]:
@@ -61,7 +69,7 @@ class PolicySources:
 
 
 def _spelt(peers: Any) -> Iterator[tuple[str, str]]:
-    """Each object's name as it counts, and as it is spelt in the file."""
+    """Yield the name of each section in its canonical form, and as it is written in the file."""
     for name in peers if isinstance(peers, dict) else ():
         try:
             yield parse_peer_name(name), name
@@ -78,7 +86,7 @@ def _says(written: Any, path: tuple[str, ...]) -> bool:
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The keys inside of tables, each by itself."""
+    """Yield each key, also those of inner tables, with its value."""
     if is_dataclass(value):
         for each in fields(value):
             yield from _leaves((*path, each.name), getattr(value, each.name))
@@ -86,7 +94,25 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
         yield path, value
 
 
+def _keys(policy: PeerPolicy) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for each in fields(policy):
+        if each.name not in _MADE:
+            yield from _leaves((each.name,), getattr(policy, each.name))
+
+
+def _written(path: tuple[str, ...], value: Any) -> str:
+    """Return a value as the configuration file writes it."""
+    if path[0] in DURATIONS:
+        return f'"{format_duration(value)}"'
+    plain = _plain(value)
+    return "unset" if plain is None else json.dumps(plain, ensure_ascii=False)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return [_plain(each) for each in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+#: Every key with its value in an empty configuration.
+_DEFAULTS = dict(_keys(PeerPolicy()))

@@ -1,4 +1,4 @@
-"""The verbs of `s2sgw queue`: what waits, seen and changed by peer, lane or stanza; each change is in the audit log."""
+"""The verbs of `s2sgw queue`: show and change waiting stanzas by peer, lane or stanza. Each change is in the audit log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, TypedDict
 
 from twisted.internet.defer import Deferred
 
+from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_pages
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
+from s2sgw.admin.spool_summaries import unspooled_bytes
 from s2sgw.admin.verbs import limit_asked, peer_asked
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.holds import HoldTarget, TooManyHolds
@@ -29,8 +31,12 @@ SHOWN_BYTES = 8 * 1024 * 1024
 AT_ONCE = 100
 
 
+def _fewest_last(row: AgesRow) -> int:
+    return -row["stanzas"]
+
+
 class WaitingRow(TypedDict):
-    """What waits for and from one peer, in all of its lanes."""
+    """The waiting stanzas to and from one peer, in all lanes."""
 
     peer: str
     lanes: int
@@ -46,7 +52,7 @@ class WaitingRow(TypedDict):
 
 
 class StanzaRow(TypedDict):
-    """One stanza in custody; `data` is there where it alone was asked for."""
+    """One stanza in custody. `data` is its text if this stanza alone was requested."""
 
     sender: str
     recipient: str
@@ -64,7 +70,7 @@ class StanzaRow(TypedDict):
 
 
 class PoisonRow(TypedDict):
-    """One stanza on which the next server closes its stream."""
+    """One stanza on which the next server closed its stream."""
 
     at: float
     sender: str
@@ -78,7 +84,7 @@ class PoisonRow(TypedDict):
 
 @dataclass(slots=True)
 class _Sum:
-    """A peer's row as it is added up."""
+    """The sums for a peer's row."""
 
     row: WaitingRow
     oldest: float = inf
@@ -86,7 +92,7 @@ class _Sum:
 
 
 class QueueVerbs:
-    """Answers the verbs from the queues, in slices; changes are noted in `audit` before they are made."""
+    """Answers the verbs from the queues, in slices. Each change is written to `audit` before it is made."""
 
     def __init__(self, custody: Custody, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
         self._queues = custody.queues
@@ -98,14 +104,15 @@ class QueueVerbs:
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs for `AdminService`."""
         return {
-            "queue list": self.peers, "queue poison": self.poison, "queue show": self.show, "queue hold": self.hold,
+            "queue ages": self.ages, "queue list": self.peers,
+            "queue poison": self.poison, "queue show": self.show, "queue hold": self.hold,
             "queue release": self.release, "queue drop": self.drop, "queue flush": self.flush,
         }
 
     # --- looking ---
 
     def peers(self, arguments: Arguments) -> Deferred[list[WaitingRow]]:
-        """Return a row for each peer, those with the most to wait for first."""
+        """Return a row for each peer, those with the most waiting stanzas first."""
         return self._slices.run(self._peers(peer_asked(arguments), limit_asked(arguments)))
 
     def _peers(self, wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
@@ -121,17 +128,9 @@ class QueueVerbs:
             peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
             if (wanted is None or peer == wanted) and (len(queue.pair_queue) or queue.held or queue.parked):
                 sum_ = sums.setdefault(peer, _Sum(_no_row(peer)))
-                sum_.row["bytes"] += yield from self._unspooled_bytes(queue)
+                sum_.row["bytes"] += yield from unspooled_bytes(queue)
                 self._add(sum_, queue, summaries.get(queue.pair))
         return (yield from self._finished(sums, wanted, limit))
-
-    def _unspooled_bytes(self, queue: DeliveryQueue) -> SlicedWork[int]:
-        total = 0
-        for number, held in enumerate(list(queue.pair_queue), 1):
-            total += 0 if held.durable else len(held.stanza.data)
-            if number % AT_ONCE == 0:
-                yield None
-        return total
 
     def _add(self, sum_: _Sum, queue: DeliveryQueue, summary: LaneSummary | None) -> None:
         row, status = sum_.row, queue.next_hop.status()
@@ -151,7 +150,7 @@ class QueueVerbs:
             sum_.retries.append(status.retry_at)
 
     def _finished(self, sums: dict[Domain, _Sum], wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
-        """Return the rows in their order; peers of whom nothing waits, but something is held, are among them."""
+        """Return the rows in order, also those of peers without waiting stanzas if something is held."""
         for target in self._services.holds:
             for peer in (target.peer,) if target.peer is not None else target.pair or ():
                 if peer in sums or (target.peer is not None and (wanted is None or peer == wanted)):
@@ -163,11 +162,27 @@ class QueueVerbs:
         return self._services.clock.seconds()
 
     def _spooled(self, method: Callable[..., None], *arguments: Any) -> Deferred[Any]:
-        """Return what the spool answers. The Deferred fails with `VerbError` where it cannot be read."""
+        """Return the spool's answer. The Deferred fails with `VerbError` if the spool cannot be read."""
         answered: Deferred[Any] = Deferred()
         answered.addCallback(_readable)
         method(*arguments, answered.callback)
         return answered
+
+    def ages(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
+        """Return how many stanzas of each peer have waited how long, those with the most stanzas first."""
+        return self._slices.run(self._ages(peer_asked(arguments), limit_asked(arguments)))
+
+    def _ages(self, wanted: Domain | None, limit: int) -> SlicedWork[dict[str, Any]]:
+        rows: dict[Domain, AgesRow] = {}
+        count = AgeCount(self._services.spool, self._now())
+        for number, queue in enumerate(self._queues):
+            if number % AT_ONCE == 0:
+                yield None
+            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+            if (wanted is None or peer == wanted) and len(queue.pair_queue):
+                yield from count.add(rows.setdefault(peer, new_row(str(peer))), queue)
+        ordered = yield from in_order(rows.values(), _fewest_last)
+        return {"bounds": list(BOUNDS), "rows": list(islice(ordered, limit))}
 
     async def poison(self, arguments: Arguments) -> list[PoisonRow]:
         """Return the stanzas in quarantine, oldest first."""
@@ -176,7 +191,7 @@ class QueueVerbs:
         return [_poison(row) for row in rows if wanted is None or wanted in row.spooled.pair]
 
     def show(self, arguments: Arguments) -> Deferred[list[StanzaRow]]:
-        """Return the stanzas of a peer or a lane, or one with its data; in order, lane by lane."""
+        """Return the stanzas of a peer or a lane, lane by lane, or one stanza with its text."""
         return self._slices.run(self._show(_target(arguments), limit_asked(arguments)))
 
     def _show(self, target: HoldTarget, limit: int) -> SlicedWork[list[StanzaRow]]:
@@ -216,7 +231,7 @@ class QueueVerbs:
     # --- changing ---
 
     def hold(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Write nothing of the target until it is released; it goes on ageing."""
+        """Deliver nothing of the target until it is released. It still expires."""
         target = self._changing("hold", arguments)
         try:
             self._services.holds.add(target)
@@ -225,7 +240,7 @@ class QueueVerbs:
         return self._slices.run(self._change(target, DeliveryQueue.hold))
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """End the holds of all that the target covers; `holds`: how many there were."""
+        """Remove all holds that the target covers. `holds` is their number."""
         target = self._changing("release", arguments)
         try:
             holds = self._services.holds.discard(target)
@@ -242,7 +257,7 @@ class QueueVerbs:
         return not covered
 
     def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
-        """Return the work of `act` on each lane of the target. A lane where it gives False is not counted."""
+        """Return the work of `act` on each lane of the target. A lane is not counted if `act` returns False."""
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
             if act(queue, target.position) is not False:
@@ -252,7 +267,7 @@ class QueueVerbs:
         return {"lanes": lanes, "stanzas": stanzas}
 
     def flush(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Try to deliver again now. For a stanza, its lane does."""
+        """Retry the delivery now. For a stanza, its lane is retried."""
         target = self._changing("flush", arguments)
         return self._slices.run(self._flush(target))
 
@@ -266,18 +281,40 @@ class QueueVerbs:
         return {"lanes": lanes, "stanzas": stanzas}
 
     def drop(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Bounce what waits; or forget it, where `quietly`."""
-        quietly = arguments.get("quietly", False)
+        """Bounce what waits, or with `quietly` remove it. `older_than`: only what has waited for so many seconds."""
+        quietly, older_than = arguments.get("quietly", False), arguments.get("older_than")
         if not isinstance(quietly, bool):
             raise VerbError("quietly must be true or false", "usage")
-        return self._slices.run(self._drop(self._changing("drop", arguments, quietly=quietly), quietly))
+        if older_than is not None and (isinstance(older_than, bool) or not isinstance(older_than, int | float) or older_than < 0):
+            raise VerbError("older_than must be a number of seconds", "usage")
+        if older_than is not None and _target(arguments).position is not None:
+            raise VerbError("older_than is for a peer or a lane, not for one stanza", "usage")
+        facts = {} if older_than is None else {"older_than": older_than}
+        target = self._changing("drop", arguments, quietly=quietly, **facts)
+        return self._slices.run(self._drop(target, quietly, None if older_than is None else self._now() - older_than))
 
-    def _drop(self, target: HoldTarget, quietly: bool) -> SlicedWork[dict[str, Any]]:
+    def _drop(self, target: HoldTarget, quietly: bool, before: float | None) -> SlicedWork[dict[str, Any]]:
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
-            lanes += 1
-            stanzas += yield queue.drop(quietly, target.position)
+            if before is None:
+                number, lanes = (yield queue.drop(quietly, target.position)), lanes + 1
+            else:
+                number = yield from self._drop_older(queue, quietly, before)
+                lanes += number > 0
+            stanzas += number
         return {"lanes": lanes, "stanzas": stanzas}
+
+    def _drop_older(self, queue: DeliveryQueue, quietly: bool, before: float) -> SlicedWork[int]:
+        """Drop what was accepted before `before`. Positions are in the order of acceptance, so the first younger one ends it."""
+        number = queue.drop_older(quietly, before)
+        for read in spooled_pages(self._services.spool, queue):
+            page = yield from read
+            older = [spooled.position for spooled in page if spooled.accepted_at < before]
+            for position in older:
+                number += yield queue.drop(quietly, position)
+            if not page or len(older) < len(page):
+                break
+        return number
 
     def _chosen(self, target: HoldTarget) -> SlicedWork[Sequence[DeliveryQueue]]:
         chosen = []
@@ -299,14 +336,14 @@ class QueueVerbs:
         return found
 
     def _changing(self, action: str, arguments: Arguments, **facts: object) -> HoldTarget:
-        """The target, once the change is noted: what cannot be noted is not done."""
+        """Write the change to the audit log, and return the target. Raises `VerbError` if it cannot be written."""
         target = _target(arguments)
         if target.peer is not None and self._is_local(target.peer):
             raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
         try:
             self._audit.note(f"queue {action}", by=asked_by(arguments), target=str(target), **facts)
         except OSError as error:
-            raise VerbError(f"nothing was done, for it cannot be noted in the audit log: {error}") from None
+            raise VerbError(f"nothing was done: the audit log cannot be written: {error}") from None
         return target
 
 

@@ -1,6 +1,6 @@
-"""Reload: the configuration read again while the gateway runs, all of it or nothing; and what the audit log keeps of it.
+"""Reload: read the configuration again while the gateway runs, and apply all of it or nothing. The audit log has each reload.
 
-Whatever is wrong with the new file, or cannot change without a restart, changes nothing and is told with every complaint.
+If the new file has errors, or changes a key that needs a restart, nothing changes and all errors are reported.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from s2sgw.runtime.deny_lists import ListChange
 from s2sgw.runtime.policy_change import Closed
 from s2sgw.runtime.preflight import CheckedConfiguration
 
-#: Changed keys that are told one by one, and those of them that are in the log line.
+#: Changed keys that are listed in the result, and in the log line.
 CHANGES = 1000
 LOGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadResult:
-    """What a reload came to.
+    """The result of a reload.
 
-    `changes` are {"key", "old", "new"}, at most `CHANGES`; `certificates` the names of those that were renewed.
+    `changes` are {"key", "old", "new"}, at most `CHANGES`. `certificates` are the names of the renewed ones.
     """
 
     ok: bool
@@ -48,7 +48,7 @@ class ReloadResult:
 
 
 class Inspected(NamedTuple):
-    """A configuration that may be adopted; the first of the keys that differ, and how many more there are."""
+    """A configuration that can be applied, the first of the changed keys, and the number of the others."""
 
     ready: CheckedConfiguration
     changes: list[Change]
@@ -56,9 +56,9 @@ class Inspected(NamedTuple):
 
 
 def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
-    """Return how a new configuration differs from `old`. Raises `ConfigError` where that cannot change while the gateway runs.
+    """Return how a new configuration differs from `old`. Raises `ConfigError` if a difference needs a restart.
 
-    There may be very many peers: to be called in another thread.
+    To be called in another thread, because there may be very many peers.
     """
     found = changes(old, ready.config)
     if wrong := [f"{change.key}: {why}" for change, why in reasons(old, found) if why]:
@@ -85,15 +85,15 @@ def reasons(old: Config, found: Sequence[Change]) -> list[tuple[Change, str]]:
 
 @dataclass(frozen=True, slots=True)
 class ReloadTarget:
-    """The gateway as a reload sees it."""
+    """What a reload needs of the gateway."""
 
     config: Callable[[], Config]
     certificates: CertificateDirectory
-    #: read what a start would read, and `compare` it with what is in force; raises `ConfigError`
+    #: reads the new configuration and its files, and compares it with the one in force; raises `ConfigError`
     inspect: Callable[[Path], Awaitable[Inspected]]
-    #: hold a configuration from now on; cannot fail
+    #: applies a configuration; cannot fail
     adopt: Callable[[CheckedConfiguration], None]
-    #: bring streams and lanes in line, keeping all streams or not
+    #: applies the policy to streams and lanes; True: all streams are kept
     reconsider: Callable[[bool], Awaitable[list[Closed]]]
     #: read a file, and return each change with why only a restart can make it ("": a reload can), and the warnings
     examine: Callable[[Path], Awaitable[tuple[list[tuple[Change, str]], Sequence[str]]]]
@@ -141,14 +141,14 @@ class Reload:
         }
 
     def signalled(self) -> None:
-        """Reload at a SIGHUP; the log has the result."""
+        """Reload because of SIGHUP. The result is in the log."""
         self.run("SIGHUP").addErrback(self._broke)
 
     def _broke(self, failure: Failure) -> None:
         self.log.failure("the reload broke", failure)
 
     def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
-        """Reload on behalf of `by`, after those that were asked for before."""
+        """Reload on behalf of `by`, after the reloads that were requested before."""
         return self._lock.run(self._reload, by, keep_streams).addCallback(self._counted)
 
     def _counted(self, result: ReloadResult) -> ReloadResult:
@@ -172,7 +172,7 @@ class Reload:
         return ReloadResult(True, str(path), [], list(ready.warnings), rows, more_changes, renewed, closed)
 
     def _note(self, path: Path, **facts: object) -> None:
-        """Add the change to the audit log. Raises `ConfigError`: a change that cannot be noted is not made."""
+        """Write the change to the audit log. Raises `ConfigError` if that fails; the change is then not made."""
         try:
             self._audit.note("reload", **facts)
         except OSError as error:
@@ -195,9 +195,9 @@ class Reload:
 
 
 class DenyListChanges:
-    """Applies the deny lists when they change, tells and notes the change, and has the streams looked at again.
+    """Applies changed deny lists, logs the change, and has the open streams checked.
 
-    `deny` takes the lists, `reconsider` closes streams that they refuse. What a list holds when it is first read is no change.
+    `deny` applies the lists. `reconsider` closes the streams that they forbid. The first content of a list is not a change.
     """
 
     log = Logger("s2sgw")
@@ -236,12 +236,12 @@ class DenyListChanges:
 
 
 def note_closed(audit: AuditLog, by: str, closed: list[dict[str, str]]) -> None:
-    """Note the streams that were closed because of a change that is noted already."""
+    """Write to the audit log which streams a change closed. The change itself is there already."""
     _note(audit, "streams closed", by=by, streams=closed)
 
 
 def _note(audit: AuditLog, action: str, **facts: object) -> None:
-    """Note what has happened already: a full disk undoes nothing."""
+    """Write to the audit log what has happened already. If that fails, it is logged."""
     try:
         audit.note(action, **facts)
     except OSError:
@@ -249,7 +249,7 @@ def _note(audit: AuditLog, action: str, **facts: object) -> None:
 
 
 def _plain(result: ReloadResult) -> dict[str, Any]:
-    """Return the result as the admin socket answers it; its lists, which may be long, are not copied."""
+    """Return the result for the admin socket. Its lists may be long and are not copied."""
     return {each.name: getattr(result, each.name) for each in fields(result)}
 
 

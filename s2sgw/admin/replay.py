@@ -1,4 +1,4 @@
-"""`s2sgw replay --with FILE`: judge the handshakes of the last days by a planned file, and list those with another verdict."""
+"""`s2sgw replay --with FILE`: judge recorded handshakes by a planned file, and list those whose verdict changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from s2sgw.policy.verdict import Verdict
 
 
 class Replay:
-    """Answers the verb. `peers` is the policy in force, `wall` tells the seconds since the epoch."""
+    """Answers the verb. `peers` has the policies in force, `wall` returns the seconds since the epoch."""
 
     def __init__(
         self, slices: Slices, in_thread: InThread, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
@@ -33,7 +33,7 @@ class Replay:
         self._peer_records = peer_records
 
     async def replay(self, arguments: Arguments) -> dict[str, Any]:
-        """Return how many handshakes were judged, and each whose verdict would be another."""
+        """Return the number of judged handshakes, and those whose verdict would change."""
         seconds = _seconds(arguments)
         config = await self._in_thread(partial(planned, arguments.get("with")))
         others = config.policies
@@ -68,7 +68,7 @@ class Replay:
         }
 
     def _verdict(self, handshake: Handshake, peers: PeerPolicies) -> Verdict:
-        """Judge by what is remembered of the peer now, so that only the file makes a difference."""
+        """Return the verdict with the records of the peer as they are now, so that only the policies differ."""
         evidence = handshake.evidence
         policy = peers.policy(evidence.domain)
         standing = self._peer_records.standing(evidence.domain, policy, self._wall())

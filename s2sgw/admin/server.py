@@ -1,20 +1,22 @@
-"""The admin socket, `<state>/admin.sock`: HTTP (`admin.http_api`), or one JSON object a line in and one a line out.
+"""The admin socket: HTTP (`admin.http_api`), or one JSON object per line in each direction (docs/admin.md).
 
     {"verb": "streams", "args": {"peer": "friend.example"}}
-    {"ok": true, "result": […]}            or {"ok": false, "error": "…", "kind": "usage" | "failed"}
+    {"ok": true, "result": […]}            or {"ok": false, "error": "…", "kind": "usage" | "failed" | "denied" | "internal"}
 
 The first byte of a connection tells the two apart: a request of the line protocol begins with "{", one of HTTP with a letter.
-A verb is a plain callable in a registry. An answer of any size is made and written row by row, in slices
-(`net.slices`), so that no request holds up the streams.
+Each verb is a callable in a registry. A response of any size is written row by row, in slices (`net.slices`), so that no request
+delays the streams. The response to some verbs is a `Feed`: a line for each event, until the client closes the connection.
 """
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +31,23 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from s2sgw.admin.permissions import Caller, caller_of
+from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, REQUEST_BYTES, ErrorKind
 from s2sgw.net.slices import SlicedWork, Slices
 
-#: What a verb may be called with, and what it gives back: JSON-able or `Rows`, or a Deferred or coroutine of that.
+#: A verb takes the arguments. It returns what JSON can express, `Rows` or a `Feed`, or a Deferred or coroutine of that.
 Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Any]
 Verbs = Mapping[str, Verb]
 
-SOCKET = "admin.sock"
-#: Bytes of one request and of one answer, connections at once, requests that wait on one of them, seconds without a
-#: request, seconds for an answer.
-REQUEST_BYTES = 65536
-ANSWER_BYTES = 64 * 1024 * 1024
+#: Connections at once, those of them that follow a feed, and requests that wait on one connection.
 CONNECTIONS = 32
+FEEDS = 8
 PIPELINED = 16
-#: Bytes of an answer that are written at once.
+#: Bytes of a response that are written at once.
 CHUNK_BYTES = 16384
+#: Seconds that a connection may be without a request.
 IDLE_SECONDS = 60
-ANSWER_SECONDS = 120
 #: sockaddr_un holds no longer path on Linux.
 PATH_BYTES = 107
 
@@ -56,15 +57,25 @@ BY = "by"
 
 
 class VerbError(Exception):
-    """A verb's refusal. `kind`: "usage" if the request was wrong, "failed" if it cannot be answered."""
+    """A request without a result, and why."""
 
-    def __init__(self, text: str, kind: str = "failed") -> None:
+    def __init__(self, text: str, kind: ErrorKind = "failed") -> None:
         super().__init__(text)
         self.kind = kind
 
 
+class Feed:
+    """A response with a line for each event, until the client closes the connection.
+
+    `subscribe` takes the function that is called with each row. It returns the function that ends the subscription.
+    """
+
+    def __init__(self, subscribe: Callable[[Callable[[Mapping[str, Any]], None]], Callable[[], None]]) -> None:
+        self.subscribe = subscribe
+
+
 class Rows:
-    """A list of an answer whose rows are made as they are written. None is a step of the work that gave no row."""
+    """A list whose rows are made while the response is written. None stands for a step of the work without a row."""
 
     def __init__(self, rows: Iterator[Any]) -> None:
         self._rows = rows
@@ -108,7 +119,7 @@ class AnswerWriter:
                     size += len(piece)
                     total += len(piece)
                 if total > ANSWER_BYTES:
-                    raise VerbError("the answer is too large; ask for less (a peer, a limit)")
+                    raise VerbError("the response is too large; request less (a peer, a limit)")
                 if size > CHUNK_BYTES:
                     self.partial = True
                     self._consumer.write("".join(chunk).encode("ascii"))
@@ -133,17 +144,28 @@ class AnswerWriter:
         """The connection is closing; `connectionLost` follows."""
 
 
+@implementer(IPushProducer)
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
-    """One connection of the line protocol. Requests are answered one at a time, in order; `PIPELINED` may wait."""
+    """One connection of the line protocol. Requests are answered one at a time, in order; up to `PIPELINED` may wait."""
 
     delimiter = b"\n"
     MAX_LENGTH = REQUEST_BYTES
     log = Logger()
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices) -> None:
+    def __init__(
+        self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None, feeds: set[AdminProtocol],
+    ) -> None:
+        """`caller` is at the other end; None: unknown. `feeds` are the connections that follow a feed."""
         self._verbs = verbs
         self._clock = clock
         self._slices = slices
+        self._caller = caller
+        self._feeds = feeds
+        #: ends the subscription of the feed that is followed
+        self._unsubscribe: Callable[[], None] | None = None
+        #: whether the client of a feed does not read, and the events that were left out meanwhile
+        self._paused = False
+        self._missed = 0
         self._writer: AnswerWriter | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
@@ -162,12 +184,18 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._waiting.clear()
         if self._answering is not None:
             self._answering.cancel()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self._feeds.discard(self)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._close(VerbError(f"a request has at most {REQUEST_BYTES} bytes", "usage"))
 
     def lineReceived(self, line: bytes) -> None:
         if self._over:
+            return
+        if self.follows:
+            self._close(VerbError("this connection follows events; send requests on another one", "usage"))
             return
         if len(self._waiting) >= PIPELINED:
             self._close(VerbError(f"at most {PIPELINED} requests may wait for their answers", "usage"))
@@ -176,7 +204,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._next()
 
     def _next(self) -> None:
-        if self._answering is not None or not self._waiting or self._over:
+        if self._answering is not None or not self._waiting or self._over or self.follows:
             return
         self.setTimeout(None)
         asked: Deferred[Any] = Deferred()
@@ -190,9 +218,14 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
 
     def _done(self, _: object) -> None:
         self._answering = self._writer = None
-        if not self._over:
+        if not self._over and not self.follows:
             self.setTimeout(IDLE_SECONDS)
             self._next()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the connection follows a feed."""
+        return self._unsubscribe is not None
 
     def _ask(self, line: bytes) -> Any:
         verb, arguments = parse_request(line)
@@ -200,13 +233,48 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if answer is None:
             raise VerbError(f"there is no verb {verb!r}; there are {', '.join(sorted(self._verbs))}", "usage")
         arguments.pop(BY, None)
+        if self._caller is None or not self._caller.may_ask(verb, arguments):
+            raise VerbError("not permitted: members of the group may only look; ask as root or as the gateway's user", "denied")
         return called(answer, arguments)
 
     # --- answers ---
 
-    def _answer(self, result: object) -> Deferred[None]:
+    def _answer(self, result: object) -> Deferred[None] | None:
+        if isinstance(result, Feed):
+            self._follow(result)
+            return None
         self._writer = AnswerWriter(self._connection)
         return self._slices.run(self._writer.write(result, '{"ok": true, "result": ', "}\n"))
+
+    def _follow(self, feed: Feed) -> None:
+        """Send each event of `feed` from now on. Raises `VerbError` if too many connections do so."""
+        if len(self._feeds) >= FEEDS:
+            raise VerbError(f"at most {FEEDS} connections can follow events")
+        self._feeds.add(self)
+        self._waiting.clear()
+        self._connection.registerProducer(self, True)
+        self._unsubscribe = feed.subscribe(self._send_row)
+
+    def _send_row(self, row: Mapping[str, Any]) -> None:
+        """Send one event of a feed. If the client does not read, the event is left out and counted."""
+        if self._paused:
+            self._missed += 1
+            return
+        missed, self._missed = self._missed, 0
+        if missed:
+            self._send({"ok": True, "result": {"event": "events missed", "number": missed}})
+        self._send({"ok": True, "result": row})
+
+    def pauseProducing(self) -> None:
+        """Leave out events: the client of the feed does not read."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Send events again."""
+        self._paused = False
+
+    def stopProducing(self) -> None:
+        """Do nothing: the connection closes, and `connectionLost` follows."""
 
     @property
     def _connection(self) -> Any:
@@ -218,7 +286,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         refusal = failure.value
         if not isinstance(refusal, VerbError):
             self.log.failure("an admin request broke", failure)
-            refusal = VerbError("the gateway could not answer; its log says why")
+            refusal = VerbError("the gateway could not answer; see its log", "internal")
         if self._writer is not None and self._writer.partial:
             self._connection.abortConnection()  # nothing else tells half an answer from a whole one
             return
@@ -264,7 +332,7 @@ def json_pieces(value: object) -> Iterator[str | None]:
 
 
 def _too_slow(_: object, seconds: float) -> Any:
-    raise VerbError(f"no answer within {seconds:.0f} seconds")
+    raise VerbError(f"no answer within {seconds:.0f} seconds", "internal")
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
@@ -280,10 +348,17 @@ def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
     return verb, arguments
 
 
+def peer_process(transport: Any) -> Caller | None:
+    """Return the process that connected, or None if the kernel does not tell."""
+    with suppress(OSError):
+        return caller_of(transport.socket)
+    return None
+
+
 class FirstByte(Protocol):
     """A connection until its first byte, which tells whether it speaks HTTP or the line protocol."""
 
-    def __init__(self, chosen: Callable[[bytes], Any], clock: IReactorTime, gone: Callable[[Protocol], None]) -> None:
+    def __init__(self, chosen: Callable[[bytes, Any], Any], clock: IReactorTime, gone: Callable[[Protocol], None]) -> None:
         self._chosen = chosen
         self._gone = gone
         self._protocol: Any = None
@@ -292,7 +367,7 @@ class FirstByte(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._protocol is None:
             self._stop_waiting()
-            self._protocol = self._chosen(data[:1])
+            self._protocol = self._chosen(data[:1], self.transport)
             self._protocol.makeConnection(self.transport)
         self._protocol.dataReceived(data)
 
@@ -312,13 +387,19 @@ class FirstByte(Protocol):
 
 
 class AdminFactory(Factory):
-    """Makes the connections, at most `CONNECTIONS` at once. `http` builds those that speak HTTP, where there is such a server."""
+    """Makes the connections, at most `CONNECTIONS` at once.
+
+    `http` builds those that speak HTTP, if there is such a server. `identify` returns who is at the other end of a transport.
+    """
 
     noisy = False
 
     def __init__(
         self, verbs: Verbs, clock: IReactorTime, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
+        identify: Callable[[Any], Caller | None] = peer_process,
     ) -> None:
+        self.identify = identify
+        self._feeds: set[AdminProtocol] = set()
         self._verbs = verbs
         self._clock = clock
         self._slices = slices or Slices(clock)
@@ -333,11 +414,12 @@ class AdminFactory(Factory):
         self._open.add(protocol)
         return protocol
 
-    def _chosen(self, first: bytes) -> Any:
-        """Return what goes on with a connection that began with this byte."""
-        if self._http is not None and first.isalpha():
+    def _chosen(self, first: bytes, transport: Any) -> Any:
+        """Return the protocol of a connection that began with this byte. Members of the group cannot use HTTP."""
+        caller = self.identify(transport)
+        if self._http is not None and first.isalpha() and caller is not None and caller.is_operator:
             return self._http.buildProtocol(UNIXAddress(None))
-        return AdminProtocol(self._verbs, self._clock, self._slices)
+        return AdminProtocol(self._verbs, self._clock, self._slices, caller, self._feeds)
 
     def close(self) -> None:
         """Drop every connection."""
@@ -351,21 +433,40 @@ class AdminInUse(Exception):
 
 
 class AdminService(Service):
-    """Listens on `<state>/admin.sock` (mode 0600, in a directory that is 0700) while it runs."""
+    """Listens on a UNIX socket while it runs.
+
+    Only root and the gateway's user can connect, and the members of `group` if one is named.
+    """
 
     def __init__(
-        self, reactor: Any, state: Path, verbs: Verbs, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
+        self, reactor: Any, path: Path, verbs: Verbs, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
+        group: str | None = None,
     ) -> None:
         self._reactor = reactor
-        self._path = state / SOCKET
+        self._path = path
+        self._group = group
         self._factory = AdminFactory(verbs, reactor, slices, http)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
-        """Raises `AdminInUse`."""
+        """Listen. Raises `AdminInUse`."""
+        number = None if self._group is None else _group_number(self._group)
+        with suppress(OSError):
+            self._path.parent.mkdir(mode=0o755)
         claim(self._path)
         self._port = self._reactor.listenUNIX(str(self._path), self._factory, mode=0o600)
+        if number is not None:
+            self._admit(number)
         super().startService()
+
+    def _admit(self, number: int) -> None:
+        """Let the members of a group connect. Raises `AdminInUse`."""
+        try:
+            os.chown(self._path, -1, number)
+            os.chmod(self._path, 0o660)
+        except OSError as error:
+            text = f"{self._path}: cannot be given to the group {self._group}: {error.strerror}; the gateway's user must be in it"
+            raise AdminInUse(text) from None
 
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()
@@ -374,14 +475,22 @@ class AdminService(Service):
         return None if port is None else port.stopListening()
 
 
+def _group_number(name: str) -> int:
+    """Return the number of a group. Raises `AdminInUse`."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise AdminInUse(f"admin.group: there is no group {name}") from None
+
+
 def claim(path: Path) -> None:
-    """Make room for the socket: what a killed gateway left is removed, one that answers raises `AdminInUse`."""
+    """Remove a socket that a killed gateway left at `path`. Raises `AdminInUse` if a gateway still answers on it."""
     if len(os.fsencode(path)) > PATH_BYTES:
-        raise AdminInUse(f"{path}: a socket's path has at most {PATH_BYTES} bytes; choose a shorter `state`")
+        raise AdminInUse(f"{path}: the path of a socket has at most {PATH_BYTES} bytes; set admin.socket to a shorter one")
     if not path.exists():
         return
     if not path.is_socket():
-        raise AdminInUse(f"{path}: is in the way and is no socket; move it")
+        raise AdminInUse(f"{path}: exists and is not a socket; move it away")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""The verbs about trust joined to the parts that answer them: pending, pins, explain, replay."""
+"""Builds the verbs about trust: pending, pins, explain, replay."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trust_verbs(
     queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams,
     credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
-    """Return the verbs by name. `wall` tells the seconds since the epoch; files are read `in_thread`."""
+    """Return the verbs by name. `wall` returns the seconds since the epoch. Files are read `in_thread`."""
     streams = PeerStreams(queues, accepted, initiated)
     pins = PinVerbs(
         peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,

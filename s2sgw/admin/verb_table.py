@@ -77,6 +77,9 @@ ROWS = (
     VerbRow("refusals", "Refused connections and deliveries, oldest first.", list[RefusalRow], (
         _PEER, _LIMIT, VerbParameter("letter", "flag", "Add a text to the other administrator."),
     )),
+    VerbRow("names", "Names of known peers that begin with a prefix.", list[str], (
+        VerbParameter("prefix", "text", "The beginning of the names."), _LIMIT,
+    )),
     VerbRow("certs", "The certificates of the local domains.", list[CertificateRow]),
     VerbRow("pending", "Certificates that wait for approval.", list[answers.PendingRow], (
         _PEER, VerbParameter("limit", "count", "Only the last so many."),
@@ -98,7 +101,20 @@ ROWS = (
         VerbParameter("with", "path", "The planned configuration.", required=True),
         VerbParameter("seconds", "seconds", "The age of the oldest handshake (default: 7 days)."),
     ), local=True),
+    VerbRow("close", "Close all streams with a peer.", answers.CloseAnswer, (_THE_PEER,), changes=True),
+    VerbRow("deny", "Deny a peer, or undo that.", answers.DenyAnswer, (
+        VerbParameter("peer", "text", 'A domain, or "*." and a domain.', required=True),
+        VerbParameter("undo", "flag", "Deny it no longer."),
+    ), changes=True),
+    VerbRow("deny list", "Names that were denied by `deny`.", list[str]),
+    VerbRow("forget", "Forget what is remembered of a peer.", answers.ForgetAnswer, (
+        _THE_PEER, VerbParameter("keys", "flag", "Also keys that an operator approved or revoked."),
+    ), changes=True),
+    VerbRow("log level", "The level of the log, or set it.", answers.LogLevelAnswer, (
+        VerbParameter("level", "text", '"debug", "info", "warn", "error" or "critical".'),
+    ), changes=True),
     VerbRow("queue list", "What waits, by peer.", list[WaitingRow], (_PEER, _LIMIT)),
+    VerbRow("queue ages", "How long stanzas have waited, by peer.", answers.AgesAnswer, (_PEER, _LIMIT)),
     VerbRow(
         "queue show", "The stanzas of a peer or lane, or one with its text.", list[StanzaRow], (_TARGET, _LIMIT), private=True,
     ),
@@ -108,6 +124,7 @@ ROWS = (
     VerbRow("queue flush", "Try to deliver now.", answers.Changed, (_TARGET,), changes=True),
     VerbRow("queue drop", "Return what waits to its senders.", answers.Changed, (
         _TARGET, VerbParameter("quietly", "flag", "Delete it and tell nobody."),
+        VerbParameter("older_than", "seconds", "Only what has waited at least this long."),
     ), changes=True),
     VerbRow("console token", "A token that logs in to the console once.", answers.Token, (
         VerbParameter("user", "text", 'The name for the audit log (default "operator").'),

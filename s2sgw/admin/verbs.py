@@ -1,4 +1,4 @@
-"""What the admin socket answers: the rows that the gateway's parts give, chosen and counted by peer (docs/admin.md)."""
+"""The verbs that show the gateway: their rows, chosen by peer and limited in number (docs/admin.md)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any, NotRequired, TypedDict
 from s2sgw.admin.server import Arguments, Rows, Verb, VerbError
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-#: Rows of one answer, unless the question says otherwise, and at most.
+#: Rows of one response by default, and at most.
 LIMIT = 1000
 MOST = 100_000
 
 
 class StreamRow(TypedDict):
-    """One stream of either leg. Seconds are counted until now."""
+    """One stream of either leg. Durations are seconds until now."""
 
     leg: str  # "federation" or "backend"
     direction: str  # "inbound" (stanzas come from the peer) or "outbound"
     peer: str
     local: str
     state: str  # "negotiating", "proven", "closing"
-    method: str | None  # by what its first pair was proven
+    method: str | None  # how the first pair was authenticated
     pairs: list[list[str]]  # [[from, to], …]
     tls: str | None
     cipher: str | None
     address: str
     age: float
-    reasons: list[str]  # what was tried to prove the other end
-    resumption: str | None  # "resumed": it goes on with one that broke off; "possible": should it break off
+    reasons: list[str]  # the methods that were tried, and their results
+    resumption: str | None  # "resumed": it continues a lost stream; "possible": it can be resumed if it is lost
 
 
 class LaneRow(TypedDict):
-    """One lane: the flow of stanzas of one pair of domains."""
+    """One lane: the delivery queue of one pair of domains."""
 
     sender: str
     recipient: str
@@ -64,28 +64,31 @@ class RefusalRow(TypedDict):
     condition: str | None
     reasons: list[str]
     remedy: str
-    times: int  # it happened so often in a row, since `first`
+    times: int  # consecutive identical failures since `first`
     first: float
     letter: NotRequired[str | None]  # all of it as a text to the other administrator, where it was asked for
     no_letter: NotRequired[str]  # where `letter` is None: why there is none to write
 
 
 class PeerRow(TypedDict):
-    """One peer that a stream, a lane or a refusal speaks of: what is open, what waits, what went wrong."""
+    """One peer: one that was authenticated before, or that has a stream, a lane or a refusal."""
 
     peer: str
     inbound: int  # open streams
     outbound: int
-    methods: list[str]  # by what its streams were proven
+    methods: list[str]  # how its open streams were authenticated
+    last_seen: float | None  # seconds since the epoch: when it was last authenticated
+    last_method: str | None  # how, then: "pkix", "dane", "posh", "pin", "dialback", "dns", …
+    certificate_until: float | None  # seconds since the epoch: when the certificate expires that it presented last
     waiting: int  # stanzas, in both directions
     refusals: int
     last_refusal: dict[str, Any] | None  # {"at": …, "layer": …, "cause": …}
-    disabled: list[str]  # extensions that broke the peer's streams and are not used for a day
-    without: list[str]  # the same, under its former name
+    disabled: list[str]  # extensions that are not used with the peer for a day
+    without: list[str]  # the former name of `disabled`
 
 
 class CertificateRow(TypedDict):
-    """What the gateway presents for one local domain; without a certificate `expires` is None."""
+    """The certificate that the gateway presents for one local domain. Without one, `expires` is None."""
 
     domain: str
     name: str | None  # of the file
@@ -96,7 +99,7 @@ class CertificateRow(TypedDict):
 
 
 class StatusReport(TypedDict):
-    """The gateway at a glance."""
+    """An overview of the gateway."""
 
     version: str
     config: str
@@ -105,7 +108,7 @@ class StatusReport(TypedDict):
     listeners: list[dict[str, str]]  # {"purpose": "federation", "endpoint": "tcp:5269"}
     streams: list[dict[str, Any]]  # {"leg": …, "direction": …, "number": …}
     stanzas: list[dict[str, Any]]  # {"direction": …, "kind": …, "outcome": …, "number": …}
-    waiting: dict[str, float]  # {"stanzas": …, "bytes": …, "oldest": …}
+    waiting: dict[str, float]  # {"stanzas": …, "bytes": … (in memory), "disk_bytes": …, "oldest": …}
     refusals: int
     broken: int  # streams towards us that broke off and may be resumed
     peer_certificates: NotRequired[list[dict[str, Any]]]  # {"peer", "ends"}: those that end soon (`admin.peer_certificates`)
@@ -115,7 +118,7 @@ class StatusReport(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class RefusalsAsked:
-    """Which refusals are asked for: of one peer or of all, how many of the last ones, with a letter each or without."""
+    """The requested refusals: of one peer or of all, the number of the last ones, and whether each has a letter."""
 
     peer: Domain | None
     limit: int
@@ -124,14 +127,15 @@ class RefusalsAsked:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the verbs are answered from. Rows are made one by one, and None is a step of the work that gave no row."""
+    """The sources of the verbs. Rows are made one by one; None is a step of the work without a row."""
 
     status: Callable[[], Any]  # a StatusReport, or a Deferred of it
     streams: Callable[[Domain | None], Iterator[StreamRow | None]]
-    queues: Callable[[Domain | None], Iterator[LaneRow | None]]
+    queues: Callable[[Domain | None], Any]  # a Deferred of an iterator of LaneRow | None
     refusals: Callable[[RefusalsAsked], Iterator[RefusalRow | None]]  # oldest first
     certificates: Callable[[], Iterator[CertificateRow]]
     peers: Callable[[Domain | None], Iterator[PeerRow | None]]  # in the order of their names
+    names: Callable[[str], Iterator[str | None]]  # the names of peers that begin with a prefix
 
 
 def verbs(views: Views) -> dict[str, Verb]:
@@ -139,16 +143,23 @@ def verbs(views: Views) -> dict[str, Verb]:
     return {
         "status": lambda _: views.status(),
         "streams": lambda arguments: _limited(views.streams, arguments),
-        "lanes": lambda arguments: _limited(views.queues, arguments),
+        "lanes": lambda arguments: _limited_later(views.queues, arguments),
         "refusals": lambda arguments: Rows(views.refusals(_refusals_asked(arguments))),
         "peers": lambda arguments: _limited(views.peers, arguments),
+        "names": lambda arguments: Rows(_first(views.names(_prefix_asked(arguments)), limit_asked(arguments))),
         "certs": lambda _: Rows(views.certificates()),
     }
 
 
 def _limited(view: Callable[[Domain | None], Iterator[Any]], arguments: Arguments) -> Rows:
-    """Return the rows of one peer where one is named, up to the limit."""
+    """Return the rows, or only those of a named peer, up to the limit."""
     return Rows(_first(view(peer_asked(arguments)), limit_asked(arguments)))
+
+
+async def _limited_later(view: Callable[[Domain | None], Any], arguments: Arguments) -> Rows:
+    """Do the same for rows that are ready later."""
+    peer, limit = peer_asked(arguments), limit_asked(arguments)
+    return Rows(_first(await view(peer), limit))
 
 
 def _first(rows: Iterator[Any], limit: int) -> Iterator[Any]:
@@ -166,8 +177,15 @@ def _refusals_asked(arguments: Arguments) -> RefusalsAsked:
     return RefusalsAsked(peer_asked(arguments), limit_asked(arguments), letters)
 
 
+def _prefix_asked(arguments: Arguments) -> str:
+    prefix = arguments.get("prefix", "")
+    if not isinstance(prefix, str):
+        raise VerbError("prefix must be text", "usage")
+    return prefix.lower()
+
+
 def limit_asked(arguments: Arguments) -> int:
-    """Return how many rows are asked for; raises `VerbError`."""
+    """Return the number of requested rows. Raises `VerbError`."""
     limit = arguments.get("limit", LIMIT)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST:
         raise VerbError(f"limit must be a number from 1 to {MOST}", "usage")
@@ -175,7 +193,7 @@ def limit_asked(arguments: Arguments) -> int:
 
 
 def peer_asked(arguments: Arguments) -> Domain | None:
-    """Return the peer that is named, if one is; raises `VerbError`."""
+    """Return the named peer, or None. Raises `VerbError`."""
     peer = arguments.get("peer")
     if peer is None:
         return None

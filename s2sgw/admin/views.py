@@ -1,9 +1,9 @@
-"""The rows that operators see, read off the gateway's parts at the moment of the question."""
+"""The rows that operators see, made from the gateway's state when they are requested."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from s2sgw import __version__
+from s2sgw.admin.spool_summaries import spool_summaries, unspooled_bytes
 from s2sgw.admin.verbs import (
     CertificateRow,
     LaneRow,
@@ -32,21 +33,23 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.slices import SlicedWork, Slices, in_order
+from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.queue.evidence import LABELS
 from s2sgw.reporting.metrics import MetricNumbers
 from s2sgw.reporting.record import EventRecord, RefusalRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.spool.interface import LaneSummary
 from s2sgw.xmpp.host_port import HostPort
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 
 #: Items that are looked at in one step of the work, where no row is made.
 AT_ONCE = 100
 
 
 class _User(NamedTuple):
-    """A queue that sends on a stream, since when, and what is known of the stream."""
+    """A queue that sends on a stream, since when, and the facts of the stream."""
 
     queue: DeliveryQueue
     since: float
@@ -54,15 +57,16 @@ class _User(NamedTuple):
 
 
 class _PeerSums:
-    """What is added up of one peer. There may be very many, so it is small."""
+    """The sums of one peer. There may be very many, so it is small."""
 
-    __slots__ = ("disabled", "inbound", "last_refusal", "methods", "outbound", "refusals", "waiting")
+    __slots__ = ("disabled", "inbound", "last_refusal", "methods", "outbound", "proof", "refusals", "waiting")
 
     def __init__(self) -> None:
         self.inbound = self.outbound = self.waiting = self.refusals = 0
         self.methods: tuple[str, ...] = ()
         self.last_refusal: RefusalRecord | None = None
         self.disabled: tuple[str, ...] = ()
+        self.proof: LastProof | None = None
 
     def add_stream(self, stream: StreamRow) -> None:
         """Count an open stream."""
@@ -75,18 +79,20 @@ class _PeerSums:
 
     def row(self, name: str) -> PeerRow:
         """Return the row of the peer called `name`."""
-        last, refusal = self.last_refusal, None
+        last, refusal, proof = self.last_refusal, None, self.proof
         if last is not None:
             refusal = {"at": last.at, "layer": last.ending.layer.value, "cause": last.ending.cause.value}
         return PeerRow(
             peer=name, inbound=self.inbound, outbound=self.outbound, methods=list(self.methods), waiting=self.waiting,
             refusals=self.refusals, last_refusal=refusal, disabled=list(self.disabled), without=list(self.disabled),
+            last_seen=proof.last if proof else None, last_method=proof.method if proof else None,
+            certificate_until=proof.expires if proof else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is counted by looking at every stream and lane: open streams by (leg, direction), and stanzas that wait."""
+    """Numbers that are counted over all streams and lanes: open streams by (leg, direction), and waiting stanzas."""
 
     streams: Counter[tuple[str, str]] = field(default_factory=Counter)
     waiting: int = 0
@@ -96,8 +102,8 @@ class Numbers:
 class GatewayViews:
     """Answers `Views` and the metrics' `MetricNumbers` from the parts of one running gateway.
 
-    A view of all streams or lanes takes long where there are many. So it is an iterator, which gives None where the work can
-    be interrupted; what it goes over was there when it began, and may be gone when its row is made.
+    A view of very many streams or lanes takes long. So it is an iterator, which yields None where the work can be interrupted.
+    Its items are those at the beginning; some may be gone when their row is made.
     """
 
     def __init__(
@@ -106,8 +112,11 @@ class GatewayViews:
         disabled_extensions: Callable[[], Iterable[tuple[str, tuple[str, ...]]]] = tuple,
         links: Callable[[], Iterable[RouterLink]] = tuple, alerts: Callable[[], list[str]] = list,
         backends: Callable[[], list[dict[str, Any]]] = list,
+        proofs: Callable[[Domain | None], Iterable[LastProof]] = lambda peer: (),
     ) -> None:
+        """`backends`: the health of each backend. `proofs`: how each peer, or one, was authenticated last."""
         self._backends = backends
+        self._proofs = proofs
         self._alerts = alerts
         self._links = links
         self._config = config
@@ -128,11 +137,11 @@ class GatewayViews:
         self._config = config
 
     def views(self) -> Views:
-        """Return what the verbs are answered from."""
-        return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self.peers)
+        """Return the sources of the verbs."""
+        return Views(self.status, self.streams, self.queues, self.refusals, self.certificates, self.peers, self.names)
 
     def numbers(self) -> MetricNumbers:
-        """Return what the metrics read. What takes long to count is as it was when `count` was called last."""
+        """Return the numbers for the metrics. Those of `count` are from its last call."""
         return MetricNumbers(
             self._numbers.streams, self._record.stanzas, self._record.refusals, self._waiting(), len(self._custody.restore),
             len(self._room), self.expiries(), self._record.resumptions, len(self._accepted.sessions), receipts=self.receipts(),
@@ -140,7 +149,7 @@ class GatewayViews:
         )
 
     def now(self) -> float:
-        """Return the time by which ages are told, which is no date."""
+        """Return the time that ages refer to. It is not a date."""
         return self._custody.services.clock.seconds()
 
     # --- rows ---
@@ -169,7 +178,7 @@ class GatewayViews:
         yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
-        """What is for peers comes by the link itself; what is for the domains that it serves has rows of its own."""
+        """Return the row of a router connection. It carries what is for peers; what is for its domains has rows of its own."""
         domains = sorted(str(domain) for domain in link.router.domains)
         unserved = [f"no part of jabberd2 serves {domain}" for domain in domains if domain not in map(str, link.served)]
         bound = link.bound
@@ -192,7 +201,7 @@ class GatewayViews:
         )
 
     def _outgoing_row(self, users: list[_User]) -> StreamRow:
-        """One stream, whose users are the lanes that share it: the first since when it is theirs speaks for all."""
+        """Return the row of one stream. `users` are the lanes that share it; the row has the facts of the oldest user."""
         queue, since, stream = min(users, key=attrgetter("since"))
         sender, recipient = str(queue.pair.sender), str(queue.pair.recipient)
         inbound = queue.direction == "inbound"
@@ -204,27 +213,32 @@ class GatewayViews:
             resumption=stream.resumption,
         )
 
-    def queues(self, peer: Domain | None = None) -> Iterator[LaneRow | None]:
-        """Yield a row for each lane, or those to and from one domain."""
+    async def queues(self, peer: Domain | None = None) -> Iterator[LaneRow | None]:
+        """Return an iterator over a row for each lane, or those to and from one domain."""
+        return self._lane_rows(peer, await spool_summaries(self._custody.services))
+
+    def _lane_rows(self, peer: Domain | None, summaries: Mapping[Pair, LaneSummary]) -> Iterator[LaneRow | None]:
         for number, queue in enumerate(self._queues):
             if peer is None or peer in queue.pair:
-                yield self._lane_row(queue, self.now())
+                summary = summaries.get(queue.pair)
+                unspooled = yield from unspooled_bytes(queue)
+                yield self._lane_row(queue, unspooled + (summary.bytes if summary else 0), self.now())
             elif number % AT_ONCE == 0:
                 yield None
 
-    def _lane_row(self, queue: DeliveryQueue, now: float) -> LaneRow:
+    def _lane_row(self, queue: DeliveryQueue, size: int, now: float) -> LaneRow:
         status, oldest = queue.next_hop.status(), queue.pair_queue.oldest
         return LaneRow(
             sender=str(queue.pair.sender), recipient=str(queue.pair.recipient), direction=queue.direction,
             state="held" if queue.held else status.state,
-            stanzas=len(queue.pair_queue), bytes=queue.pair_queue.bytes, oldest=0.0 if oldest is None else now - oldest,
+            stanzas=len(queue.pair_queue), bytes=size, oldest=0.0 if oldest is None else now - oldest,
             cause=None if status.cause is None else status.cause.value,
             retry=None if status.retry_at is None else status.retry_at - now, blocked=queue.waits_for(),
             full=queue.full_bounds(),
         )
 
     def refusals(self, asked: RefusalsAsked) -> Iterator[RefusalRow | None]:
-        """Yield the last refusals, oldest first. Peers are known by the names that they claimed, in any spelling."""
+        """Yield the last refusals, oldest first. A peer is found by either form of the name that it claimed."""
         names = None if asked.peer is None else (asked.peer.ascii, asked.peer.text)
         found: list[RefusalRecord] = []
         for refused in islice(self._record.newest(names), asked.limit):
@@ -247,7 +261,7 @@ class GatewayViews:
             )
 
     def peers(self, peer: Domain | None = None) -> Iterator[PeerRow | None]:
-        """Yield a row for each peer that a stream, a lane or a refusal speaks of, in the order of their names; or of one."""
+        """Yield a row for each peer in the order of their names, or for one. Connections that named no peer have no row."""
         sums: defaultdict[str, _PeerSums] = defaultdict(_PeerSums)
         for stream in self.streams(peer):
             if stream is not None and stream["leg"] == "federation" and stream["peer"]:
@@ -259,8 +273,12 @@ class GatewayViews:
             if peer is None or peer == _peer(queue):
                 sums[str(_peer(queue))].waiting += len(queue.pair_queue)
         for name, refusals, last in self._record.summaries():
-            if peer is None or name in (peer.ascii, peer.text):
+            if name and (peer is None or name in (peer.ascii, peer.text)):
                 sums[name].refusals, sums[name].last_refusal = refusals, last
+        for number, proof in enumerate(self._proofs(peer)):
+            sums[_shown(proof.domain)].proof = proof
+            if number % AT_ONCE == 0:
+                yield None
         for name, extensions in self._disabled_extensions():
             domain = Domain.parse(name)
             if peer is None or peer == domain:
@@ -269,10 +287,26 @@ class GatewayViews:
         for name in ordered:
             yield sums.pop(name).row(name)
 
-    # --- the gateway at a glance ---
+    def names(self, prefix: str) -> Iterator[str | None]:
+        """Yield the names of peers that begin with `prefix`, each once, in no order."""
+        known: set[str] = set()
+        for number, name in enumerate(self._all_names()):
+            if name.startswith(prefix) and name not in known:
+                known.add(name)
+                yield name
+            elif number % AT_ONCE == 0:
+                yield None
+
+    def _all_names(self) -> Iterator[str]:
+        yield from (str(_peer(queue)) for queue in self._queues)
+        yield from (str(_peer_of(owner) or "") for _, owner in self._accepted)
+        yield from (_shown(proof.domain) for proof in self._proofs(None))
+        yield from (name for name, _, _ in self._record.summaries())
+
+    # --- the overview ---
 
     async def status(self) -> StatusReport:
-        """Return everything at a glance."""
+        """Return the overview."""
         numbers, memory = await self.count(), self._custody.services.relief.memory
         return StatusReport(
             version=__version__, config=str(self._config.path), uptime=self.now() - self._started,
@@ -282,13 +316,16 @@ class GatewayViews:
                 {"direction": way, "kind": kind, "outcome": outcome, "number": number}
                 for (way, kind, outcome), number in sorted(self._record.stanzas.items())
             ],
-            waiting={"stanzas": numbers.waiting, "bytes": memory.used, "oldest": self._waiting()[1]},
+            waiting={
+                "stanzas": numbers.waiting, "bytes": memory.used, "disk_bytes": self._custody.services.spool.bytes,
+                "oldest": self._waiting()[1],
+            },
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
             backends=self._backends(), alerts=self._alerts(),
         )
 
     def listeners(self) -> Iterator[dict[str, str]]:
-        """Yield what is open, and for whom."""
+        """Yield the endpoint and the purpose of each listener."""
         for listener in self._config.listen:
             yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
         for backend in self._config.backends:
@@ -300,7 +337,7 @@ class GatewayViews:
     # --- numbers ---
 
     def count(self) -> Deferred[Numbers]:
-        """Count streams and stanzas that wait, in slices. Whoever asks meanwhile gets the same result."""
+        """Count streams and waiting stanzas, in slices. Requests that arrive meanwhile get the same result."""
         asked: Deferred[Numbers] = Deferred(self._counting.remove)
         self._counting.append(asked)
         if len(self._counting) == 1:
@@ -336,7 +373,7 @@ class GatewayViews:
         return Numbers(streams, waiting, oldest)
 
     def _waiting(self) -> tuple[int, float]:
-        """Return how many stanzas wait, and the age of the oldest, as they were counted last."""
+        """Return the number of waiting stanzas, and the age of the oldest, from the last count."""
         oldest = self._numbers.oldest
         return self._numbers.waiting, 0.0 if oldest == inf else max(0.0, self.now() - oldest)
 
@@ -356,6 +393,11 @@ class GatewayViews:
 def _peer(queue: DeliveryQueue) -> Domain:
     """Return the remote domain of a lane."""
     return queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+
+
+def _shown(name: str) -> str:
+    """Return the name of a peer as it is shown, from its A-labels."""
+    return str(Domain.parse(name)) if "xn--" in name else name
 
 
 def _peer_of(owner: AcceptedStream) -> Domain | None:

@@ -69,7 +69,7 @@ class Judge:
     def proven(self, connection: StreamConnection, peer: Domain, method: Method) -> None:
         """Note that an inbound peer has authenticated by `method`: by dialback, its key may be a first use (R20)."""
         if method == "dialback":
-            self._peer_records.proven(peer, method, str(key_of(connection.chain) or ""), self._clock.seconds())
+            self._peer_records.proven(peer, method, connection.chain, self._clock.seconds())
         waiting = self._first_uses.get(connection, set())
         if peer in waiting:
             waiting.remove(peer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
-from s2sgw.cli.output import NO, print_json
+from s2sgw.cli.output import NO, JSONForm, print_json
 from s2sgw.reporting.printable import printable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _WORDS = {True: "ok", False: "FAILED", None: "?"}
 
 
-def run_live_check(config: Config, warnings: tuple[str, ...], as_json: bool) -> None:
+def run_live_check(config: Config, warnings: tuple[str, ...], as_json: JSONForm) -> None:
     """Print what is found; exit with status 1 where something has failed."""
     from s2sgw.cli.reactor_call import call_on_reactor
     from s2sgw.composition.live_check import LiveChecks
@@ -32,7 +32,8 @@ def run_live_check(config: Config, warnings: tuple[str, ...], as_json: bool) -> 
     failed = any(fact.ok is False for fact in facts)
     if as_json:
         rows = [fact.row() for fact in facts]
-        print_json({"ok": not failed, "config": str(config.path), "complaints": [], "warnings": list(warnings), "live": rows})
+        found = {"ok": not failed, "config": str(config.path), "complaints": [], "warnings": list(warnings), "live": rows}
+        print_json(found, as_json)
     sys.exit(NO if failed else 0)
 
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
-from rich.console import Console, RenderableType
 
-from s2sgw.admin.client import RequestFailed, ask, socket_path
+from s2sgw.admin.client import RequestFailed, ask, default_socket, follow, socket_path
+from s2sgw.cli.text_table import Screen
 from s2sgw.reporting.printable import printable
+from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_configuration
 
-#: The configuration that is used if none is named: the first that exists, or else the first.
-DEFAULT_CONFIGS = (Path("s2sgw.toml"), Path("/etc/s2sgw/s2sgw.toml"))
+#: Version of the JSON that the command prints with --json-v1, and in errors.
+JSON_VERSION = 1
 NO, CONFIGURATION = 1, 2
-#: Width in characters of a table that goes to a file or a pipe.
-PIPE_WIDTH = 250
+#: Why a command failed -> its exit status.
+ERROR_STATUS = {
+    "failed": NO, "usage": CONFIGURATION, "configuration": CONFIGURATION, "not-running": 3,
+    "denied": 4, "no-answer": 4, "internal": 4,
+}
 
-Render = Callable[[Any], RenderableType]
+#: The value of --config, and of --json ("result") or --json-v1 ("v1").
+ConfigPath = Path | None
+JSONForm = str | None
+Render = Callable[[Any, Screen], str]
 
 
 def _or_before_the_verb(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -33,21 +42,80 @@ def _or_before_the_verb(context: click.Context, option: click.Parameter, value: 
     return root.params[name] if given_before and not given_here else value
 
 
-def _default_config() -> Path:
-    return next((path for path in DEFAULT_CONFIGS if path.exists()), DEFAULT_CONFIGS[0])
-
-
 config_option = click.option(
-    "--config", "-c", type=click.Path(path_type=Path), default=_default_config, envvar="S2SGW_CONFIG",
-    show_default="s2sgw.toml, or /etc/s2sgw/s2sgw.toml",
-    callback=_or_before_the_verb, help="Configuration file of the gateway.",
+    "--config", "-c", type=click.Path(path_type=Path), metavar="FILE", callback=_or_before_the_verb,
+    help=f"Configuration file. Default: ${VARIABLE}, ./s2sgw.toml, or /etc/s2sgw/s2sgw.toml.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, callback=_or_before_the_verb, help="Print JSON.")
-peer_argument = click.argument("peer", required=False)
-limit_option = click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Maximum number of rows.")
 
 
-def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any) -> None:
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --json-v1 to a command. Its parameter `as_json` is None, "result" or "v1"."""
+    plain = click.option("--json", "as_json", flag_value="result", callback=_or_before_the_verb, help="Print the result as JSON.")
+    whole = click.option(
+        "--json-v1", "as_json", flag_value="v1", callback=_or_before_the_verb,
+        help="Print the result as JSON, in an object with a version.",
+    )
+    return plain(whole(command))
+
+
+def _known_peers(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the peers whose names begin with `incomplete`, for the shell. Return none if the gateway does not answer at once."""
+    try:
+        config = context.params.get("config") or context.find_root().params.get("config")
+        names = ask(_socket(config), "names", {"prefix": incomplete}, seconds=1)
+    except (RequestFailed, NoConfiguration):
+        return []
+    return [name for name in names if name.isprintable()]
+
+
+def peer_argument(*, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator that adds the argument PEER. The shell can complete its names."""
+    return click.argument("peer", required=required, shell_complete=_known_peers)
+
+
+target_argument = click.argument("target", nargs=-1, required=True, shell_complete=_known_peers)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), metavar="NUMBER", default=1000, help="Maximum number of rows (default: 1000).",
+)
+
+
+def duration_option(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of an option such as "10m". The callback of that option."""
+    if value is None:
+        return None
+    from s2sgw.policy.values import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def configuration_path(config: ConfigPath, as_json: JSONForm) -> Path:
+    """Return the configuration file that is meant. Exit with status 2 if there is none."""
+    try:
+        return config or find_configuration()
+    except NoConfiguration as error:
+        fail(str(error), "configuration", as_json)
+
+
+def _socket(config: ConfigPath) -> Path:
+    """Return the admin socket of the gateway that is meant. Raises `RequestFailed` or `NoConfiguration`.
+
+    A user who may use the socket of the service need not be able to read its configuration.
+    """
+    try:
+        return socket_path(config or find_configuration())
+    except (RequestFailed, NoConfiguration):
+        found = None if config or os.environ.get(VARIABLE) else default_socket()
+        if found is None:
+            raise
+        return found
+
+
+def rows(
+    config: ConfigPath, as_json: JSONForm, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any,
+) -> None:
     """Print the rows of a verb, or only those of PEER. Exit with status 1 if PEER has none."""
     named = {} if peer is None else {"peer": peer}
     found = asked(config, as_json, verb, limit=limit, **named, **arguments)
@@ -56,32 +124,61 @@ def rows(config: Path, as_json: bool, verb: str, render: Render, peer: str | Non
         sys.exit(NO)
 
 
-def asked(config: Path, as_json: bool, verb: str, **arguments: Any) -> Any:
+def asked(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Any:
     """Return the response of the running gateway. Exit if there is none."""
     try:
-        return ask(socket_path(config), verb, arguments)
+        return ask(_socket(config), verb, arguments)
+    except NoConfiguration as error:
+        fail(str(error), "configuration", as_json)
     except RequestFailed as error:
-        fail(str(error), error.status, as_json)
+        fail(str(error), error.kind, as_json)
 
 
-def fail(text: str, exit_status: int, as_json: bool) -> NoReturn:
-    """Print why the command failed, then exit."""
+def followed(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Iterator[Any]:
+    """Yield what the running gateway sends until it stops. Exit if there is none, or when it stops."""
+    try:
+        yield from follow(_socket(config), verb, arguments)
+    except NoConfiguration as error:
+        fail(str(error), "configuration", as_json)
+    except RequestFailed as error:
+        fail(str(error), error.kind, as_json)
+
+
+def fail(text: str, kind: str, as_json: JSONForm) -> NoReturn:
+    """Print why the command failed, then exit. `kind` is a key of `ERROR_STATUS`."""
     if as_json:
-        print_json({"ok": False, "error": text})
+        print_error(text, kind)
     else:
         click.echo(printable(text, 2000), err=True)
-    sys.exit(exit_status)
+    sys.exit(ERROR_STATUS[kind])
 
 
-def show(answer: Any, as_json: bool, render: Render) -> None:
+def print_error(text: str, kind: str) -> None:
+    """Print an error as JSON. Its shape is the same for --json and --json-v1."""
+    _print({"version": JSON_VERSION, "ok": False, "error": text, "kind": kind, "status": ERROR_STATUS[kind]})
+
+
+def show(answer: Any, as_json: JSONForm, render: Render) -> None:
     """Print a response, as JSON or as `render` formats it."""
     if as_json:
-        print_json(answer)
+        print_json(answer, as_json)
     else:
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        console.print(render(answer))
+        click.echo(render(answer, this_screen()))
 
 
-def print_json(answer: Any) -> None:
+def this_screen() -> Screen:
+    """Return the terminal of the standard output. A pipe or a file is as wide as its lines, and has no bold text."""
+    if not sys.stdout.isatty():
+        return Screen(None, bold=False)
+    dumb = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
+    return Screen(shutil.get_terminal_size().columns, bold=not dumb)
+
+
+def print_json(answer: Any, form: str) -> None:
+    """Print a result as JSON. `form` "v1": in an object with the version, the same for each command and for errors."""
+    _print({"version": JSON_VERSION, "ok": True, "result": answer} if form == "v1" else answer)
+
+
+def _print(answer: Any) -> None:
     """Print JSON in ASCII, so that text of a peer cannot control the terminal."""
     click.echo(json.dumps(answer, indent=2))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
-from s2sgw.cli.output import CONFIGURATION, NO, config_option, fail, json_option, print_json
+from s2sgw.cli.output import NO, ConfigPath, JSONForm, config_option, fail, json_option, print_json
 from s2sgw.reporting.printable import printable
+from s2sgw.runtime.configuration_file import NoConfiguration, find_configuration
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ DETAIL_CHARACTERS = 600
 _WORDS = {True: "ok", False: "FAILED", None: "-"}
 
 
-@click.command(short_help="Try to federate with a domain, step by step.")
+@click.command()
 @click.argument("domain")
 @click.option("--local", metavar="DOMAIN", help="The local domain that asks (default: the first one).")
 @click.option("--inbound", is_flag=True, help="Also judge DOMAIN as if it opened the stream, with the same certificate.")
 @config_option
 @json_option
-def probe(domain: str, local: str | None, inbound: bool, config: Path, as_json: bool) -> None:
+def probe(domain: str, local: str | None, inbound: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Try to federate with DOMAIN step by step. For each failure, say how to fix it and whose it is to fix.
 
     No gateway has to run. Without a configuration the probe authenticates nobody, and judges by the default policy.
@@ -38,7 +39,7 @@ def probe(domain: str, local: str | None, inbound: bool, config: Path, as_json: 
     peer, asking = _domain(domain, as_json), None if local is None else _domain(local, as_json)
     found, known = _configuration(config, as_json)
     if asking is not None and known and asking not in found.gateway.domains:
-        fail(f"{asking} is none of our domains", CONFIGURATION, as_json)
+        fail(f"{asking} is none of our domains", "configuration", as_json)
     from s2sgw.cli.reactor_call import call_on_reactor
     from s2sgw.composition.probe import offline_probes
 
@@ -47,7 +48,7 @@ def probe(domain: str, local: str | None, inbound: bool, config: Path, as_json: 
     printer.begin(peer, speaks_for, known)
 
     async def run(reactor: Any) -> ProbeReport:
-        builder = offline_probes(found, reactor, known, _remembered_keys(config, peer) if known else None)
+        builder = offline_probes(found, reactor, known, _remembered_keys(found.path, peer) if known else None)
         return await builder.probe(speaks_for, peer, printer.step).run(inbound)
 
     report = call_on_reactor(run)
@@ -55,25 +56,29 @@ def probe(domain: str, local: str | None, inbound: bool, config: Path, as_json: 
     sys.exit(0 if report.federates else NO)
 
 
-def _domain(text: str, as_json: bool) -> Domain:
+def _domain(text: str, as_json: JSONForm) -> Domain:
     try:
         return Domain.parse(text)
     except InvalidJID as error:
-        fail(f"{text}: {error}", CONFIGURATION, as_json)
+        fail(f"{text}: {error}", "configuration", as_json)
 
 
-def _configuration(path: Path, as_json: bool) -> tuple[Config, bool]:
+def _configuration(config: ConfigPath, as_json: JSONForm) -> tuple[Config, bool]:
     """Return the configuration, and whether there is one: a file that is there has to be right."""
     from s2sgw.composition.probe import NOBODY, without_configuration
     from s2sgw.config import ConfigError, load
     from s2sgw.net.dns_upstream import system_servers
 
+    try:
+        path = config or find_configuration()
+    except NoConfiguration:
+        return without_configuration(NOBODY), False
     if not path.exists():
         return without_configuration(NOBODY), False
     try:
         return load(path, system_nameservers=system_servers()), True
     except ConfigError as error:
-        fail(str(error), CONFIGURATION, as_json)
+        fail(str(error), "configuration", as_json)
 
 
 def _remembered_keys(config: Path, peer: Domain) -> KnownKeys | None:
@@ -96,7 +101,7 @@ def _remembered_keys(config: Path, peer: Domain) -> KnownKeys | None:
 class ProbePrinter:
     """Prints the steps as a tree while they are done; in JSON, all of it at the end."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: JSONForm) -> None:
         self._as_json = as_json
         self._target = ""
 
@@ -124,9 +129,6 @@ class ProbePrinter:
     def end(self, report: ProbeReport) -> None:
         """Print the verdict."""
         if self._as_json:
-            print_json(report.row())
+            print_json(report.row(), self._as_json)
         else:
             click.echo(f"└─ {report.verdict}")
-
-
-COMMANDS: tuple[click.Command, ...] = (probe,)

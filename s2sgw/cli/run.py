@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.python import usage
-from twisted.scripts._twistd_unix import ServerOptions
-from twisted.scripts.twistd import runApp
+import click
 
-from s2sgw.cli.output import CONFIGURATION
+from s2sgw.cli.output import CONFIGURATION, ConfigPath, config_option, configuration_path
+
+
+@click.command()
+@config_option
+@click.option("--log-file", metavar="FILE", help="Write the log to FILE (default: standard output).")
+def run(config: ConfigPath, log_file: str | None) -> None:
+    """Run the gateway in the foreground. SIGTERM or SIGINT stops it gracefully.
+
+    Exit status 2 if the configuration has errors.
+    """
+    run_gateway(configuration_path(config, None), log_file)
 
 
 def run_gateway(config: Path, log_file: str | None) -> None:
@@ -16,17 +25,15 @@ def run_gateway(config: Path, log_file: str | None) -> None:
 
     Raises `SystemExit`: status 2 if the configuration has errors (they are printed), 1 if the gateway cannot start.
     """
+    from twisted.python import usage
+    from twisted.scripts._twistd_unix import ServerOptions
+    from twisted.scripts.twistd import runApp
+
     options = ServerOptions()
     more = [] if log_file is None else ["--logfile", log_file]
     try:
         options.parseOptions(["--nodaemon", "--pidfile=", *more, "s2sgw", "--config", str(config)])
         runApp(options)
     except usage.UsageError as error:
-        raise SystemExit(_complain(str(error))) from None
-
-
-def _complain(text: str) -> int:
-    import click
-
-    click.echo(text, err=True)
-    return CONFIGURATION
+        click.echo(str(error), err=True)
+        raise SystemExit(CONFIGURATION) from None

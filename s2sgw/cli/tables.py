@@ -1,43 +1,13 @@
-"""The gateway's responses as tables for a terminal. All text of peers goes through `printable`."""
+"""The gateway's responses as text for a terminal. All text of peers goes through `printable`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
+from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 from s2sgw.reporting.printable import printable
-
-JSONRow = dict[str, Any]
-
-
-def plain(value: object) -> object:
-    """Return `value` unchanged, or a dash if it is empty."""
-    return "-" if value in (None, "", []) else value
-
-
-class Column(NamedTuple):
-    """A column: its head, the key of its value in a row ("": the whole row), and how the value is formatted."""
-
-    head: str
-    key: str
-    text: Callable[[Any], object] = plain
-    right: bool = False
-
-    def cell(self, row: JSONRow) -> str:
-        """Return the text of this column in `row`."""
-        return str(self.text(row.get(self.key) if self.key else row))
-
-
-def number(head: str, key: str, text: Callable[[Any], object] = plain) -> Column:
-    """Return a column that is aligned to the right."""
-    return Column(head, key, text, right=True)
 
 
 def joined(values: Sequence[object]) -> str:
@@ -61,6 +31,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def short_duration(seconds: float) -> str:
+    """Return a duration in one unit, such as "5m", "6h" or "1d"."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def size(number: float) -> str:
     """Return a size such as "512 B", "3.4 KiB" or "64.0 MiB"."""
     for unit in ("B", "KiB", "MiB"):
@@ -82,19 +60,24 @@ def moment(at: float | None) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def table(columns: Sequence[Column], rows: Iterable[JSONRow]) -> Table:
-    """Return a table. Cells are plain text, never rich's markup."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        made.add_column(column.head, justify="right" if column.right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(column.cell(row))) for column in columns))
-    return made
+def minute(at: float | None) -> str:
+    """Return a time without its seconds, such as "2026-11-20 13:04Z", or a dash for None."""
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+def day(at: float | None) -> str:
+    """Return a date such as "2026-11-20", or a dash for None."""
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
 def _state(state: str) -> str:
     """Return the word for a lane's state. A lost stream that can be resumed is no failure."""
     return "resumable" if state == "broken" else state
+
+
+def _stream_state(row: JSONRow) -> str:
+    """Return the word for a stream's state. On the backend leg, "proven" is about our own server."""
+    return "open" if row["state"] == "proven" else str(row["state"])
 
 
 def _states(states: Sequence[str]) -> str:
@@ -109,7 +92,7 @@ def _holds(held: Sequence[str]) -> str:
     return "; ".join(held) or "-"
 
 
-def _place(row: JSONRow) -> str:
+def _location(row: JSONRow) -> str:
     return f"{row['place']}, held" if row["held"] else str(row["place"])
 
 
@@ -118,74 +101,96 @@ def _kind(row: JSONRow) -> str:
 
 
 def _last(refusal: JSONRow | None) -> str:
-    return "-" if refusal is None else f"{moment(refusal['at'])} {refusal['layer']}/{refusal['cause']}"
+    return "-" if refusal is None else f"{minute(refusal['at'])} {refusal['layer']}/{refusal['cause']}"
+
+
+def _method(row: JSONRow) -> str:
+    """Return how a peer is verified: by its open streams, or else how it was when it was last seen."""
+    return joined(row["methods"]) if row["methods"] else str(row.get("last_method") or "-")
+
+
+def _seen(row: JSONRow) -> str:
+    return "now" if row["inbound"] or row["outbound"] else minute(row.get("last_seen"))
 
 
 STREAMS = (
-    Column("leg", "leg"),
-    Column("direction", "direction"),
     Column("peer", "peer"),
     Column("local", "local"),
-    Column("state", "state"),
-    Column("verified by", "method"),
-    number("pairs", "pairs", len),
-    Column("TLS", "tls"),
-    Column("resumption", "resumption"),
-    Column("address", "address"),
-    number("age", "age", duration),
+    Column("direction", "direction"),
+    Column("verified by", "method", rank=1),
+    number("age", "age", duration, rank=2),
+    Column("state", "", _stream_state, rank=3),
+    Column("TLS", "tls", rank=4),
+    Column("address", "address", rank=5),
+    number("pairs", "pairs", len, rank=6),
+    Column("resumption", "resumption", rank=7),
+)
+#: The streams of our own server. `peer` is a name that it wants to reach or to be reached by.
+BACKEND_STREAMS = (
+    Column("for peer", "peer"),
+    Column("local", "local"),
+    Column("direction", "direction"),
+    Column("state", "", _stream_state, rank=1),
+    number("age", "age", duration, rank=2),
+    Column("server verified by", "method", rank=3),
+    Column("TLS", "tls", rank=4),
+    Column("address", "address", rank=5),
+    Column("resumption", "resumption", rank=7),
 )
 LANES = (
     Column("from", "sender"),
     Column("to", "recipient"),
-    Column("state", "state", _state),
     number("waiting", "stanzas"),
-    number("bytes", "bytes", size),
-    number("oldest", "", _oldest),
-    Column("last failure", "cause"),
-    number("next attempt", "retry", duration),
-    Column("blocked by", "blocked"),
-    Column("full", "full", joined),
+    number("oldest", "", _oldest, rank=1),
+    Column("state", "state", _state, rank=2),
+    Column("last failure", "cause", rank=3),
+    number("next attempt", "retry", duration, rank=4),
+    Column("blocked by", "blocked", rank=5),
+    number("bytes", "bytes", size, rank=6),
+    Column("full", "full", joined, rank=7),
 )
 PEERS = (
     Column("peer", "peer"),
-    number("in", "inbound"),
-    number("out", "outbound"),
-    Column("verified by", "methods", joined),
-    number("waiting", "waiting"),
-    number("refusals", "refusals"),
-    Column("last refusal", "last_refusal", _last),
-    Column("disabled extensions", "disabled", joined),
+    Column("last seen", "", _seen, rank=1),
+    Column("verified by", "", _method, rank=2),
+    number("in", "inbound", rank=4),
+    number("out", "outbound", rank=4),
+    number("waiting", "waiting", rank=3),
+    Column("certificate until", "certificate_until", day, rank=5),
+    number("refusals", "refusals", rank=6),
+    Column("last refusal", "last_refusal", _last, rank=7),
+    Column("disabled extensions", "disabled", joined, rank=8),
 )
 CERTIFICATES = (
     Column("domain", "domain"),
-    Column("certificate", "name"),
-    Column("names", "names", joined),
-    Column("expires", "expires", moment),
     number("left", "left", duration),
+    Column("expires", "expires", minute, rank=1),
+    Column("certificate", "name", rank=2),
+    Column("names", "names", joined, rank=3),
 )
 QUEUE = (
     Column("peer", "peer"),
-    Column("state", "states", _states),
-    number("lanes", "lanes"),
     number("waiting", "stanzas"),
-    number("bytes", "bytes", size),
-    number("oldest", "", _oldest),
-    Column("last failure", "cause"),
-    number("next attempt", "retry", duration),
-    Column("blocked by", "blocked", joined),
-    Column("full", "full", joined),
-    Column("held", "held", _holds),
+    number("oldest", "", _oldest, rank=1),
+    Column("state", "states", _states, rank=2),
+    Column("last failure", "cause", rank=3),
+    number("next attempt", "retry", duration, rank=4),
+    Column("held", "held", _holds, rank=5),
+    number("bytes", "bytes", size, rank=6),
+    Column("blocked by", "blocked", joined, rank=7),
+    number("lanes", "lanes", rank=8),
+    Column("full", "full", joined, rank=9),
 )
 QUEUED = (
     Column("from", "sender"),
     Column("to", "recipient"),
     number("number", "number"),
-    Column("location", "", _place),
-    Column("kind", "", _kind),
-    Column("id", "id"),
-    number("bytes", "bytes", size),
-    number("age", "age", duration),
-    number("bounced in", "left", duration),
+    number("age", "age", duration, rank=1),
+    Column("kind", "", _kind, rank=2),
+    number("bounced in", "left", duration, rank=3),
+    Column("location", "", _location, rank=4),
+    number("bytes", "bytes", size, rank=5),
+    Column("id", "id", rank=6),
 )
 #: Who ended a connection, as a refusal shows it; "us" is not shown.
 _CLOSED_BY = {"them": "by the peer", "network": "by the network"}
@@ -197,49 +202,64 @@ _STANZAS = (
 )
 
 
-def streams(rows: list[JSONRow]) -> RenderableType:
-    """Return the open streams as a table."""
-    return table(STREAMS, rows) if rows else "No stream is open."
+def streams(rows: list[JSONRow], screen: Screen, everything: bool = True) -> str:
+    """Return the open streams: those with peers, then (with `everything`) those of our own server."""
+    ours = [row for row in rows if row["leg"] == "backend"]
+    peers = [row for row in rows if row["leg"] != "backend"]
+    text = table(STREAMS, peers, screen) if peers else "No stream with a peer is open."
+    if ours and everything:
+        return f"{text}\n\nStreams of your own server:\n{table(BACKEND_STREAMS, ours, screen)}"
+    if ours and not peers:
+        return f"{text} {counted(len(ours), 'stream')} of your own server: --all"
+    return text
 
 
-def lanes(rows: list[JSONRow]) -> RenderableType:
+def lanes(rows: list[JSONRow], screen: Screen) -> str:
     """Return the lanes as a table."""
-    return table(LANES, rows) if rows else "Nothing is queued and no connection is open."
+    return table(LANES, rows, screen) if rows else "Nothing is queued and no connection is open."
 
 
-def peers(rows: list[JSONRow]) -> RenderableType:
+def peers(rows: list[JSONRow], screen: Screen) -> str:
     """Return the peers as a table."""
-    return table(PEERS, rows) if rows else "No peer is connected, and no peer was refused."
+    return table(PEERS, rows, screen) if rows else "No peer is known, and no peer was refused."
 
 
-def certificates(rows: list[JSONRow]) -> RenderableType:
+def certificates(rows: list[JSONRow], screen: Screen) -> str:
     """Return the certificates of the local domains as a table."""
-    return table(CERTIFICATES, rows) if rows else "There is no local domain."
+    return table(CERTIFICATES, rows, screen) if rows else "There is no local domain."
 
 
-def queue(rows: list[JSONRow]) -> RenderableType:
+def queue(rows: list[JSONRow], screen: Screen) -> str:
     """Return the waiting stanzas by peer as a table."""
-    return table(QUEUE, rows) if rows else "No stanzas wait."
+    return table(QUEUE, rows, screen) if rows else "No stanzas wait."
 
 
-def stanzas(rows: list[JSONRow]) -> RenderableType:
+def ages(answer: JSONRow, screen: Screen) -> str:
+    """Return the ages of the waiting stanzas by peer. A stanza is counted in the first column that its age fits."""
+    bounds = answer["bounds"]
+    heads = [*(f"<{short_duration(bound)}" for bound in bounds), f">{short_duration(bounds[-1])}"]
+    columns = [Column("peer", "peer"), number("waiting", "stanzas"), *(number(head, head) for head in heads)]
+    columns.append(number("not read", "unread", rank=1))
+    rows = [{**row, **dict(zip(heads, row["ages"], strict=True)), "unread": row["unread"] or None} for row in answer["rows"]]
+    return table(columns, rows, screen) if rows else "No stanzas wait."
+
+
+def stanzas(rows: list[JSONRow], screen: Screen) -> str:
     """Return the stanzas as a table. The text of a single requested stanza follows."""
-    texts = [Text(printable(row["data"], len(row["data"]))) for row in rows if row["data"] is not None]
-    return Group(table(QUEUED, rows), *texts) if rows else "No stanzas wait."
+    texts = [printable(row["data"], len(row["data"])) for row in rows if row["data"] is not None]
+    return "\n\n".join([table(QUEUED, rows, screen), *texts]) if rows else "No stanzas wait."
 
 
-def poison(rows: list[JSONRow]) -> RenderableType:
+def poison(rows: list[JSONRow], _screen: Screen) -> str:
     """Return the poison stanzas, each with its text."""
     heads = (f"{moment(row['at'])}  {row['sender']} -> {row['recipient']}  {row['kind']}  {row['cause']}" for row in rows)
     texts = [f"{printable(head)}\n    {printable(row['data'], len(row['data']))}" for head, row in zip(heads, rows, strict=True)]
-    return Group(*map(Text, texts)) if rows else "There are no poison stanzas."
+    return "\n".join(texts) or "There are no poison stanzas."
 
 
-def refusals(rows: list[JSONRow]) -> RenderableType:
+def refusals(rows: list[JSONRow], screen: Screen) -> str:
     """Return the refusals as paragraphs, so that you can copy a remedy into a mail."""
-    if not rows:
-        return "There are no refusals."
-    return Group(*(Text("\n".join(_refusal(row))) for row in rows))
+    return paragraphs((line for row in rows for line in _refusal(row)), screen) or "There are no refusals."
 
 
 def _refusal(row: JSONRow) -> list[str]:
@@ -251,10 +271,10 @@ def _refusal(row: JSONRow) -> list[str]:
     lines.append(f"    {row['layer']}/{row['cause']}{said}{often}" + (f": {row['detail']}" if row["detail"] else ""))
     lines += [f"      {reason}" for reason in row["reasons"]]
     lines.append(f"    remedy: {row['remedy']}")
-    return [printable(line) for line in lines]
+    return lines
 
 
-def status(answer: JSONRow) -> RenderableType:
+def status(answer: JSONRow, screen: Screen) -> str:
     """Return the overview of the gateway."""
     lines = [
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
@@ -268,8 +288,8 @@ def status(answer: JSONRow) -> RenderableType:
         *(f"ends soon  certificate of {row['peer']}, {moment(row['ends'])}" for row in answer.get("peer_certificates", ())),
         *(f"ALERT      {alert}" for alert in answer.get("alerts", ())),
     ]
-    text = Text("\n".join(printable(line) for line in lines))
-    return Group(text, table(_STANZAS, answer["stanzas"])) if answer["stanzas"] else text
+    text = paragraphs(lines, screen)
+    return f"{text}\n\n{table(_STANZAS, answer['stanzas'], screen)}" if answer["stanzas"] else text
 
 
 def _backend(row: JSONRow) -> str:
@@ -280,7 +300,9 @@ def _backend(row: JSONRow) -> str:
 
 
 def _waiting(held: JSONRow) -> str:
-    text = f"{counted(held['stanzas'], 'stanza')}, {size(held['bytes'])}"
+    text = f"{counted(held['stanzas'], 'stanza')}, {size(held['bytes'])} in memory"
+    if held.get("disk_bytes"):
+        text += f", {size(held['disk_bytes'])} on disk"
     return text + (f", the oldest for {duration(held['oldest'])}" if held["stanzas"] else "")
 
 
@@ -288,36 +310,43 @@ def _number(row: JSONRow) -> str:
     return f"{row['number']} {row['direction']} on the {row['leg']} leg"
 
 
-def letter(rows: list[JSONRow]) -> RenderableType:
+def letter(rows: list[JSONRow], _screen: Screen) -> str:
     """Return the last refusal as a letter to the administrator of the peer."""
-    text = (rows[-1]["letter"] or rows[-1]["no_letter"]) if rows else "There are no refusals."
-    return Text("\n".join(map(printable, text.splitlines())))
+    if not rows:
+        return "There are no refusals."
+    return "\n".join(map(printable, (rows[-1]["letter"] or rows[-1]["no_letter"]).splitlines()))
 
 
-def draining(answer: JSONRow) -> RenderableType:
+def draining(answer: JSONRow, _screen: Screen) -> str:
     """Return the response of `drain` as text."""
     fate = "are kept for the next start" if answer["kept"] else "are bounced"
     return f"The gateway stops. {counted(answer['waiting'], 'stanza')} waiting; those that cannot be delivered now {fate}."
 
 
-def reloaded(answer: JSONRow) -> RenderableType:
+def complaints(path: str, texts: Sequence[str]) -> str:
+    """Return the errors of a configuration."""
+    return "\n".join([f"{path} has {counted(len(texts), 'error')}:", *(f"  {printable(text)}" for text in texts)])
+
+
+def reloaded(answer: JSONRow, screen: Screen) -> str:
     """Return the result of a reload, one line for each change."""
     lines = ["Configuration reloaded" + (f" from {answer['config']}." if answer["changes"] else "; no changes.")]
     lines += [f"warning: {warning}" for warning in answer["warnings"]]
     lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
     lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []
     lines += [f"  new certificate: {name}" for name in answer["certificates"]]
-    lines += [
-        f"  closed: {row['direction']} stream of {row['peer']} with {row['local']} ({row['cause']}: {row['detail']})"
-        for row in answer["closed"]
-    ]
-    return Text("\n".join(printable(line) for line in lines))
+    lines += map(_closed, answer["closed"])
+    return paragraphs(lines, screen)
 
 
-def planned(answer: JSONRow) -> RenderableType:
+def _closed(row: JSONRow) -> str:
+    return f"  closed: {row['direction']} stream of {row['peer']} with {row['local']} ({row['cause']}: {row['detail']})"
+
+
+def planned(answer: JSONRow, screen: Screen) -> str:
     """Return what a reload would change, and what only a restart would."""
     if not answer["changes"]:
-        return Text(f"A reload of {printable(answer['config'])} changes nothing.")
+        return paragraphs([f"A reload of {answer['config']} changes nothing."], screen)
     lines = [f"warning: {warning}" for warning in answer["warnings"]]
     for head, wanted in (("A reload changes:", False), ("Only a restart changes:", True)):
         rows = [row for row in answer["changes"] if bool(row["restart"]) is wanted]
@@ -327,8 +356,37 @@ def planned(answer: JSONRow) -> RenderableType:
             lines.append(f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}{why}")
     lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []
     lines += [] if answer["ok"] else ["`s2sgw reload` would refuse this file: all of it or nothing."]
-    return Text("\n".join(printable(line, 500) for line in lines))
+    return paragraphs(lines, screen)
 
 
 def _value(value: object) -> str:
     return "unset" if value is None else json.dumps(value)
+
+
+def denied(names: list[str], _screen: Screen) -> str:
+    """Return the peers that are denied by hand."""
+    return "\n".join(map(printable, names)) or "No peer is denied by `s2sgw deny`."
+
+
+def denial(answer: JSONRow, screen: Screen) -> str:
+    """Return the result of `deny`, with the streams that were closed."""
+    if answer["changed"]:
+        state = "is denied" if answer["denied"] else "is no longer denied"
+    else:
+        state = "was denied already" if answer["denied"] else "was not denied"
+    lines = [f"{answer['peer']} {state}."]
+    return paragraphs([*lines, *map(_closed, answer["closed"])], screen)
+
+
+def forgotten(answer: JSONRow, screen: Screen) -> str:
+    """Return the result of `forget`."""
+    nouns = {"keys": "key", "pending": "pending certificate", "refusals": "refusal"}
+    numbers = [counted(answer[key], noun) for key, noun in nouns.items()]
+    proofs = "how it was verified, " if answer["proofs"] else ""
+    return paragraphs([f"Forgotten of {answer['peer']}: {proofs}{', '.join(numbers)}."], screen)
+
+
+def settings(answer: JSONRow, screen: Screen) -> str:
+    """Return keys with their values, and where they are set."""
+    lines = (f"{row['key']} = {row['text']}" + (f"  # line {row['line']}" if row["line"] else "") for row in answer["keys"])
+    return paragraphs([f"# {answer['config']}", *lines], screen)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
-from s2sgw.cli.tables import Column, JSONRow, counted, moment, number, table
+from s2sgw.cli.tables import counted, minute, moment
+from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 from s2sgw.reporting.printable import printable
 
 
@@ -18,42 +17,37 @@ def _counts(row: JSONRow) -> str:
 PINS = (
     Column("peer", "peer"),
     Column("key", "key"),
-    Column("by", "origin"),
-    Column("since", "at", moment),
-    Column("expires", "expires", moment),
-    Column("valid", "", _counts),
-    Column("note", "note"),
+    Column("valid", "", _counts, rank=1),
+    Column("by", "origin", rank=2),
+    Column("expires", "expires", minute, rank=3),
+    Column("since", "at", minute, rank=4),
+    Column("note", "note", rank=5),
 )
 
 
-def pins(rows: list[JSONRow]) -> RenderableType:
+def pins(rows: list[JSONRow], screen: Screen) -> str:
     """Return the keys as a table."""
-    return table(PINS, rows) if rows else "There are no approved or remembered keys."
+    return table(PINS, rows, screen) if rows else "There are no approved or remembered keys."
 
 
-def revoked(row: JSONRow) -> RenderableType:
+def revoked(row: JSONRow, _screen: Screen) -> str:
     """Return the result of a revocation."""
     done = "deleted" if row["forgotten"] else "revoked"
-    return Text(f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {counted(row['closed'], 'stream')} closed.")
+    return f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {counted(row['closed'], 'stream')} closed."
 
 
-def approved(row: JSONRow) -> RenderableType:
+def approved(row: JSONRow, _screen: Screen) -> str:
     """Return the result of an approval. Warn if the policy of the peer ignores approved keys."""
     until = "until it is revoked" if row["expires"] is None else f"until {moment(row['expires'])}"
     lines = [f"{row['key']} is approved for {row['peer']} {until}."]
     if not row["counts"]:
         lines.append('The key has no effect yet: "pin" is not in the proofs of this peer, and unknown_issuer is "reject".')
-    return Text("\n".join(map(printable, lines)))
+    return "\n".join(map(printable, lines))
 
 
-def pending(rows: list[JSONRow]) -> RenderableType:
+def pending(rows: list[JSONRow], screen: Screen) -> str:
     """Return the pending certificates as paragraphs, each with the previous keys of the peer."""
-    return lines(line for row in rows for line in _pending(row)) if rows else "No certificate waits for approval."
-
-
-def lines(texts: Iterator[str]) -> RenderableType:
-    """Return the lines as one text, escaped."""
-    return Group(Text("\n".join(printable(line, 2000) for line in texts)))
+    return paragraphs((line for row in rows for line in _pending(row)), screen) if rows else "No certificate waits for approval."
 
 
 def _pending(row: JSONRow) -> Iterator[str]:
@@ -101,98 +95,119 @@ def _dns(facts: JSONRow) -> Iterator[str]:
 
 # --- explain ---------------------------------------------------------------------------------------------------------
 
-def _value(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
-
-
-def outcome(row: JSONRow) -> str:
-    """Return a verdict in a few words."""
+def outcome(row: JSONRow, direction: str = "inbound") -> str:
+    """Return a verdict in a few words. `direction`: whether the peer connects to us ("inbound"), or we to the peer."""
     if not row["accepted"]:
         return f"refused: {row['cause']}"
     ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
-    if row["proven_by"]:
-        return f"accepted, verified by {row['proven_by']}, authenticates by {ways}"
-    return f"accepted, must authenticate by {ways}"
+    if row["proven_by"] is None:
+        return f"accepted if {ways} succeeds"
+    if row["proven_by"] == "dns":
+        return "accepted, verified by DNS alone"
+    who = "the peer" if direction == "inbound" else "we"
+    return f"accepted, verified by {row['proven_by']}" + (f"; {who} can use {ways}" if ways else "")
 
 
-KEYS = (
-    Column("key", "key"),
-    Column("value", "value", _value),
-    Column("from", "from"),
-    number("line", "line"),
-)
 CHANGES = (
     Column("peer", "peer"),
-    Column("direction", "direction"),
-    Column("local", "local"),
-    Column("last", "last", moment),
-    number("times", "times"),
+    Column("direction", "direction", rank=1),
     Column("now", "before", outcome),
     Column("then", "after", outcome),
+    Column("local", "local", rank=2),
+    Column("last", "last", minute, rank=3),
+    number("times", "times", rank=4),
 )
 
 
-def explanation(row: JSONRow) -> RenderableType:
-    """Return the policy of a peer, the records about it, and the verdict now."""
-    return Group(lines(_head(row)), table(KEYS, row["keys"]), lines(_rest(row)))
+def explanation(row: JSONRow, screen: Screen, everything: bool = False) -> str:
+    """Return the verdict on a peer, its reasons, the last refusals, the certificate, and the settings.
+
+    Settings with their default value are left out, and what else is on record, unless `everything` is set.
+    """
+    keys = [key for key in row["keys"] if everything or not key["default"]]
+    left_out = len(row["keys"]) - len(keys)
+    parts = [paragraphs(each, screen) for each in (_verdicts(row, everything), _known(row, everything), _sections(row, keys))]
+    if left_out:
+        parts.append(f"{left_out} settings have their default value: --all")
+    return "\n\n".join(part for part in parts if part)
 
 
-def _head(row: JSONRow) -> Iterator[str]:
-    yield f"{row['peer']} and {row['local']}, with {'the planned ' if row['planned'] else ''}{row['file']}"
-    if row["changed"]:
-        yield "The file has changed since it was read, or cannot be read. The line numbers may be wrong."
+def _verdicts(row: JSONRow, everything: bool) -> Iterator[str]:
+    yield f"{row['peer']} with {row['local']}"
     if row["bar"]:
         yield f"NOT ALLOWED  {row['bar']}"
-    named = ", then ".join(f"{each['name']} (line {each['line']})" for each in row["objects"])
-    yield f"sections   {named or 'none, only defaults'}"
+    for direction, decided in row["now"].items():
+        yield from _decided(direction, decided, everything)
+    for refusal in row["refusals"]:
+        often = f" ({counted(refusal['times'], 'time')})" if refusal["times"] > 1 else ""
+        yield f"refused   {moment(refusal['at'])}  {refusal['direction']} {refusal['layer']}/{refusal['cause']}{often}"
+        yield f"          remedy: {refusal['remedy']}"
 
 
-def _rest(row: JSONRow) -> Iterator[str]:
+def _decided(direction: str, row: JSONRow, everything: bool) -> Iterator[str]:
+    last = row["last"]
+    if last is None:
+        yield f"{direction:<9} no connection is recorded"
+    else:
+        yield f"{direction:<9} {outcome(last, direction)}"
+        yield from (f"            {reason}" for reason in _reasons(last, everything))
+        if everything or outcome(last["then"]) != outcome(last):
+            yield f"          then: {outcome(last['then'], direction)} (connection of {moment(last['at'])} at {last['address']})"
+        if last["report"]:
+            yield f'          {last["report"]}: with lost_proof = "refuse" it would be refused'
+    if everything or last is None:
+        yield f"          with a certificate that proves the peer: {outcome(row['if_proven'], direction)}"
+        yield f"          with no proof: {outcome(row['if_not'], direction)}"
+
+
+def _reasons(last: JSONRow, everything: bool) -> list[str]:
+    """Return the reasons of a verdict. If a method proved the peer, the others do not matter."""
+    deciding = [reason for reason in last["reasons"] if reason.startswith(f"{last['proven_by']}: ")]
+    return deciding if last["accepted"] and deciding and not everything else last["reasons"]
+
+
+def _known(row: JSONRow, everything: bool) -> Iterator[str]:
+    seen = [decided["last"] for decided in row["now"].values() if decided["last"] and decided["last"]["certificate"]]
+    newest = max(seen, key=itemgetter("at"), default=None)
+    if newest is not None:
+        yield from certificate(newest["certificate"], f"certificate of the peer, seen {minute(newest['at'])}", 0)
     shown = row["certificate"]
     yield f"we present {shown['name']}, valid until {moment(shown['expires'])}" if shown else "we present no certificate"
     if row["dns"]["cause"]:
         yield f"DNS        {row['dns']['cause']}: {row['dns']['detail']}"
-    yield from _dns({"targets": row["dns"]["targets"]})
+    elif everything:
+        yield from (line.strip() for line in _dns({"targets": row["dns"]["targets"]}))
     for past in row["past"]:
-        often = f"{counted(past['times'], 'time')} since {moment(past['first'])}, last {moment(past['last'])}"
+        often = f"{counted(past['times'], 'time')} since {minute(past['first'])}, last {minute(past['last'])}"
         yield f"verified   by {past['method']}, {often}"
     for key in row["remembered"]:
         state = "revoked" if key["revoked"] else "valid" if key["counts"] else "expired"
-        yield f"key        {key['key']} by {key['origin']} since {moment(key['at'])}: {state}"
+        yield f"key        {key['key']} by {key['origin']} since {minute(key['at'])}: {state}"
     for each in row["pending"]:
         yield f"pending    {each['key']}, seen {counted(each['times'], 'time')}: {each['cause'] or 'accepted by dialback'}"
     for lane in row["lanes"]:
         blocked = f", blocked: {lane['blocked']}" if lane["blocked"] else ""
         full = f", full: {', '.join(lane['full'])}" if lane["full"] else ""
         yield f"queue      {lane['sender']} to {lane['recipient']}: {counted(lane['stanzas'], 'stanza')}{blocked}{full}"
-    for direction, decided in row["now"].items():
-        yield from _decided(direction, decided)
-    for refusal in row["refusals"]:
-        what = f"{refusal['direction']} {refusal['layer']}/{refusal['cause']}"
-        yield f"refused    {moment(refusal['at'])} {what}, {counted(refusal['times'], 'time')}"
 
 
-def _decided(direction: str, row: JSONRow) -> Iterator[str]:
-    yield f"{direction}"
-    last = row["last"]
-    if last is not None:
-        yield f"    now    {outcome(last)}"
-        yield from (f"             {reason}" for reason in last["reasons"])
-        yield f"    then   {outcome(last['then'])} (handshake of {moment(last['at'])} at {last['address']})"
-        if last["certificate"]:
-            yield from certificate(last["certificate"], "certificate", 11)
-        if last["report"]:
-            yield f"    report {last['report']}: lost_proof = \"refuse\" would refuse it"
-    else:
-        yield "    no handshake is recorded"
-    yield f"    with a certificate that proves the peer: {outcome(row['if_proven'])}"
-    yield f"    with no proof:                           {outcome(row['if_not'])}"
+def _sections(row: JSONRow, keys: list[JSONRow]) -> Iterator[str]:
+    yield f"settings from {'the planned ' if row['planned'] else ''}{row['file']}"
+    named = ", then ".join(f"[peers.{_quoted(each['name'])}] (line {each['line']})" for each in row["objects"])
+    yield f"sections: {named or 'none, only defaults'}"
+    if row["changed"]:
+        yield "The file has changed since it was read, or cannot be read. The line numbers may be wrong."
+    for key in keys:
+        line = f", line {key['line']}" if key["line"] else ""
+        yield f"  {key['key']} = {key['text']}  # {key['from']}{line}"
 
 
-def replayed(answer: JSONRow) -> RenderableType:
+def _quoted(name: str) -> str:
+    return name if name == "default" else f'"{name}"'
+
+
+def replayed(answer: JSONRow, screen: Screen) -> str:
     """Return the verdicts that a planned configuration would change."""
     handshakes = counted(answer["handshakes"], "recorded handshake")
     head = f"{handshakes} tested with {answer['file']}; {counted(len(answer['changed']), 'verdict')} would change."
-    return Group(Text(printable(head)), table(CHANGES, answer["changed"])) if answer["changed"] else Text(printable(head))
+    return f"{printable(head)}\n\n{table(CHANGES, answer['changed'], screen)}" if answer["changed"] else printable(head)

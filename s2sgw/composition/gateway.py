@@ -257,7 +257,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     operator = Operator(OperatorServices(
         reactor, slices, in_thread, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
-        turn_watch, own_certificates, stream_counts, reload_outcomes,
+        turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration, reactor.callFromThread,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations, unsent),
     ))

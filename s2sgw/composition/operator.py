@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw import __version__
+from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.peer_certificates import PeerChain, ending_soon
+from s2sgw.admin.peer_verbs import PeerServices, PeerVerbs
 from s2sgw.admin.queue_verbs import QueueVerbs
 from s2sgw.admin.server import Verb
 from s2sgw.admin.trust_verbs import trust_verbs
@@ -24,12 +26,14 @@ from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge
 from s2sgw.composition.backends import Backends
 from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.composition.reconfiguration import Reconfiguration
 from s2sgw.config import Config
 from s2sgw.delivery.custody import Custody
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
 from s2sgw.net.threads import InThread
+from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import BuildInfo, HandshakeTimes, MetricNumbers, Metrics, ReloadOutcomes
@@ -41,6 +45,7 @@ from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
+from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
@@ -79,6 +84,8 @@ class OperatorServices:
     own_certificates: OwnCertificates
     stream_counts: StreamCounts
     reload_outcomes: ReloadOutcomes
+    reconfiguration: Reconfiguration
+    in_reactor: Callable[..., object]
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
@@ -102,6 +109,7 @@ class Operator:
             running.config, services.custody, services.accepted, services.record, running.certificates, services.clock.seconds(),
             services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
             alerts=self._alerts, backends=lambda: [health.row() for health in services.backends.health.values()],
+            proofs=self._proofs,
         )
         queue_space = QueueSpace(services.custody.services.relief.memory, services.custody.services.spool)
         collectors = (
@@ -163,7 +171,23 @@ class Operator:
             record=services.record, queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
             credential=running.credential,
         )
-        return {**verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust}
+        peers = PeerVerbs(PeerServices(
+            PeerStreams(services.custody.queues, services.accepted, services.initiated), services.reconfiguration.denials,
+            services.reconfiguration.apply_bars, services.peer_records, services.record, services.extensions, running.is_local,
+        ), services.audit)
+        watch = EventWatch(services.in_reactor)
+        return {
+            **verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust, **peers.verbs(),
+            "watch": watch.watch,
+        }
+
+    def _proofs(self, peer: Domain | None) -> Iterable[LastProof]:
+        """Return how each peer, or one, was authenticated last."""
+        proofs = self._services.peer_records.past_proofs
+        if peer is None:
+            return proofs.latest()
+        last = proofs.last(peer)
+        return () if last is None else (last,)
 
     def _alerts(self) -> list[str]:
         """Return what an operator should look into, a sentence each."""

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
 from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare, examine
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.limits import connection_limits
@@ -21,8 +24,15 @@ from s2sgw.net.threads import InThread
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import ReloadOutcomes
 from s2sgw.runtime.deny_lists import DenyLists, ReadLists, WebLists
+from s2sgw.runtime.operator_denials import OperatorDenials
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
+
+log = Logger("s2sgw")
+
+
+def _report(text: str) -> None:
+    log.error(event="denials damaged", detail=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +86,13 @@ class Reconfiguration:
         )
         self.reload = Reload(target, services.audit, services.reload_outcomes.reloaded)
         fetcher = WebLists(services.reactor, services.resolver, running.anchors)
-        changed = DenyListChanges(running.policies.deny, self._apply_deny_lists, services.audit)
+        self.denials = OperatorDenials(services.state, running.policies.deny, _report)
+        changed = DenyListChanges(self.denials.use, self._apply_deny_lists, services.audit)
         self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._in_thread)
+
+    def apply_bars(self) -> Deferred[list[Closed]]:
+        """Close the streams of peers that are denied, and bounce what waits for them."""
+        return self._policy_change.apply_bars()
 
     def open(self) -> None:
         """Apply the deny lists of the configuration from now on."""

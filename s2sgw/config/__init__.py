@@ -1,4 +1,4 @@
-"""The configuration: TOML to one frozen `Config`, with all complaints at once."""
+"""The configuration: reads TOML into a `Config`, and reports all errors together."""
 
 from s2sgw.config.errors import ConfigError
 from s2sgw.config.loading import load, parse

@@ -1,4 +1,4 @@
-"""What must agree across the keys of a configuration, and the files that it names."""
+"""Checks that need several keys of the configuration, and checks of the files that it names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from s2sgw.config.errors import Complaint, KeyPath, key_text, suggest
 from s2sgw.config.secret_file import read_secret
-from s2sgw.config.sections import DNS, TLS, Backend, Console, Gateway, Listener, Policy
+from s2sgw.config.sections import DNS, TLS, Admin, Backend, Console, Gateway, Listener, Policy
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -18,19 +18,19 @@ from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
 Complaints = Iterator[Complaint]
-#: Keys that mean nothing where there is no s2s of the server's own.
+#: Keys that have no effect with a router instead of the server's own s2s.
 _OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "resume"}
 
 
 def disagreements(
     sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[str]
 ) -> list[Complaint]:
-    """All complaints that more than one key is needed for. A check whose sections are not all sound is left out."""
+    """Return the complaints that need more than one key. A check is made only if all of its sections are valid."""
     return _complaints(CHECKS, {**sections, "system": system_nameservers, "tree": tree})
 
 
 def unusable_files(sections: Mapping[str, Any]) -> list[Complaint]:
-    """All complaints about files and directories that the sections name."""
+    """Return the complaints about files and directories that the sections name."""
     return _complaints(FILES, sections)
 
 
@@ -53,11 +53,11 @@ def repeated_domains(gateway: Gateway) -> Complaints:
 
 
 def backend_domains(gateway: Gateway, backends: tuple[Backend, ...]) -> Complaints:
-    """Each local domain has exactly one backend, and no backend has any other domain."""
+    """Yield local domains without exactly one backend, and domains of backends that are not local."""
     claimed: dict[object, int] = {}
     for index, backend in enumerate(backends):
         if not backend.domains and len(backends) > 1:
-            yield Complaint(("backend", index, "domains"), "is missing: of several backends each says which domains it serves")
+            yield Complaint(("backend", index, "domains"), "is missing: with several backends, each one must list its domains")
         for place, domain in enumerate(backend.domains):
             path = ("backend", index, "domains", place)
             if domain not in gateway.domains:
@@ -72,39 +72,39 @@ def backend_domains(gateway: Gateway, backends: tuple[Backend, ...]) -> Complain
 
 
 def echo_keys(backends: tuple[Backend, ...]) -> Complaints:
-    """The embedded echo backend connects to nothing and listens nowhere."""
+    """Yield keys that have no effect for the built-in echo backend, which connects to nothing."""
     for index, backend in enumerate(backends):
         if backend.kind == "echo":
             for key in sorted(backend.model_fields_set - {"kind", "domains"}):
-                yield Complaint(("backend", index, key), 'means nothing for a backend of kind "echo"')
+                yield Complaint(("backend", index, key), 'has no effect for a backend of kind "echo"')
 
 
 def router_keys(backends: tuple[Backend, ...]) -> Complaints:
-    """jabberd2's router is connected to, and has no extensions; whom it lets in is known by a secret."""
+    """Yield keys that a jabberd2 router requires, and keys that have no effect for it."""
     for index, backend in enumerate(backends):
         path = ("backend", index)
         if backend.kind != "jabberd2-router":
             if backend.kind == "s2s":
                 for key in sorted(backend.model_fields_set & {"user", "secret_file"}):
-                    yield Complaint((*path, key), 'means nothing but for a backend of kind "jabberd2-router"')
+                    yield Complaint((*path, key), 'has an effect only for a backend of kind "jabberd2-router"')
             continue
         for key in sorted(backend.model_fields_set & _OF_S2S):
-            yield Complaint((*path, key), 'means nothing for a backend of kind "jabberd2-router"')
+            yield Complaint((*path, key), 'has no effect for a backend of kind "jabberd2-router"')
         if backend.acks == "sm":
             yield Complaint((*path, "acks"), 'must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198')
         if backend.secret_file is None:
-            text = "is missing: the file with the secret that jabberd2's router-users.xml gives the user"
+            text = "is missing: the file with the user's secret in jabberd2's router-users.xml"
             yield Complaint((*path, "secret_file"), text)
         if not _is_loopback(backend.address.host):
-            yield Complaint((*path, "address"), "must be on loopback: nothing protects the connection to jabberd2's router")
+            yield Complaint((*path, "address"), "must be on loopback: the connection to jabberd2's router is not encrypted")
 
 
 def shared_routers(backends: tuple[Backend, ...]) -> Complaints:
-    """A router has one default route."""
+    """Yield routers that are used twice: a router has one default route."""
     taken: dict[HostPort, int] = {}
     for index, backend in enumerate(backends):
         if backend.kind == "jabberd2-router" and taken.setdefault(backend.address, index) != index:
-            text = f"is the router of backend[{taken[backend.address]}] already: one backend can have all of its domains"
+            text = f"is already the router of backend[{taken[backend.address]}]: give all of its domains to one backend"
             yield Complaint(("backend", index, "address"), text)
 
 
@@ -112,46 +112,47 @@ def view_keys(backends: tuple[Backend, ...]) -> Complaints:
     for index, backend in enumerate(backends):
         if backend.kind == "s2s" and backend.dns_view is None:
             for key in sorted(backend.model_fields_set & {"forward", "target"}):
-                yield Complaint(("backend", index, key), "means nothing without dns_view")
+                yield Complaint(("backend", index, key), "has no effect without dns_view")
 
 
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
 def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
-    """No two listeners on one endpoint."""
+    """Yield listeners on an endpoint that another one uses."""
     taken: list[tuple[KeyPath, str]] = []
     for path, endpoint in _listeners(listen, backends) + _pages(console):
         for other, theirs in taken:
             if _collide(endpoint, theirs):
-                yield Complaint(path, f"listens where {key_text(other)} listens already ({theirs})")
+                yield Complaint(path, f"uses the same address and port as {key_text(other)} ({theirs})")
                 break
         taken.append((path, endpoint))
 
 
 def proxies(listen: tuple[Listener, ...]) -> Complaints:
-    """Whoever could send a PROXY header could choose its own address: those who may are listed."""
+    """Yield listeners with the PROXY protocol whose proxies are not listed. A client could choose its own address there."""
     for index, each in enumerate(listen):
         if each.proxy_protocol and not each.trusted_proxies:
-            yield Complaint(("listen", index, "proxy_protocol"), "needs trusted_proxies: the addresses that may connect here")
+            text = "needs trusted_proxies: the addresses of the proxies that may connect here"
+            yield Complaint(("listen", index, "proxy_protocol"), text)
         if each.trusted_proxies and not each.proxy_protocol:
-            yield Complaint(("listen", index, "trusted_proxies"), "means nothing without proxy_protocol = true")
+            yield Complaint(("listen", index, "trusted_proxies"), "has no effect without proxy_protocol = true")
 
 
 def shared_views(backends: tuple[Backend, ...]) -> Complaints:
     taken: dict[HostPort, int] = {}
     for index, backend in enumerate(backends):
         if backend.dns_view and taken.setdefault(backend.dns_view, index) != index:
-            yield Complaint(("backend", index, "dns_view"), f"is the view of backend[{taken[backend.dns_view]}] already")
+            yield Complaint(("backend", index, "dns_view"), f"is already used by backend[{taken[backend.dns_view]}]")
 
 
 def own_listener(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> Complaints:
-    """The backend's address is not the gateway itself."""
+    """Yield backends whose address is the gateway itself."""
     for index, backend in enumerate(backends):
         if backend.kind != "echo":
             for path, endpoint in _listeners(listen, backends):
                 if _leads_to(backend.address, endpoint):
-                    yield Complaint(("backend", index, "address"), f"is the gateway's own ({key_text(path)})")
+                    yield Complaint(("backend", index, "address"), f"is an address of the gateway itself ({key_text(path)})")
 
 
 def _listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...]) -> list[tuple[KeyPath, str]]:
@@ -216,16 +217,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def view_asked(dns: DNS, backends: tuple[Backend, ...], system: Sequence[str]) -> Complaints:
-    """The gateway's own resolver is never the view that it serves itself."""
+    """Yield name servers that are a DNS view of the gateway itself."""
     for index, view in enumerate(_views(backends)):
         for place, server in enumerate(dns.servers):
             if server == view:
-                yield Complaint(("dns", "servers", place), f"is backend[{index}].dns_view: the gateway would ask itself")
+                yield Complaint(("dns", "servers", place), f"is backend[{index}].dns_view: the gateway would query itself")
         if not dns.servers and view in system:
             yield Complaint(
                 ("backend", index, "dns_view"),
-                f"{view} is the system's own name server too, so the gateway would ask itself: "
-                "give real ones in dns.servers, or the view to the existing server alone",
+                f"{view} is also the system's name server, so the gateway would query itself: "
+                "set dns.servers to other name servers, or use the view only for your server",
             )
 
 
@@ -234,7 +235,7 @@ def view_forwarding(backends: tuple[Backend, ...]) -> Complaints:
     for index, backend in enumerate(backends):
         for place, server in enumerate(backend.forward):
             if server in views:
-                yield Complaint(("backend", index, "forward", place), "is a dns_view of the gateway: it would ask itself")
+                yield Complaint(("backend", index, "forward", place), "is a dns_view of the gateway: it would query itself")
 
 
 def _views(backends: tuple[Backend, ...]) -> list[str | None]:
@@ -247,7 +248,7 @@ def _views(backends: tuple[Backend, ...]) -> list[str | None]:
 def local_peers(gateway: Gateway, peers: Mapping[str, PeerObject]) -> Complaints:
     for domain in gateway.domains:
         if domain.ascii in peers:
-            yield Complaint(("peers", domain.ascii), "is one of gateway.domains, and no peer")
+            yield Complaint(("peers", domain.ascii), "is one of gateway.domains; a local domain is not a peer")
 
 
 def repeated_peers(peers: Mapping[str, PeerObject], tree: Mapping[str, Any]) -> Complaints:
@@ -260,7 +261,7 @@ def repeated_answers(dns: DNS, tree: Mapping[str, Any]) -> Complaints:
 
 def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> Complaints:
     if len(written) != distinct:
-        yield Complaint(path, "holds one domain twice, in different spellings")
+        yield Complaint(path, "contains one domain twice, written differently")
 
 
 #: Peers with whom a zero handshake may be agreed: whoever connects there is compared with each.
@@ -294,7 +295,7 @@ def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
     policies = PeerPolicies(peers)
     for name, peer in peers.items():
         if peer.pins and "pin" not in policies.value(name, "proofs"):
-            yield Complaint(("peers", name, "pins"), 'are never looked at: "pin" is not among the proofs')
+            yield Complaint(("peers", name, "pins"), 'have no effect: "pin" is not in proofs')
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -307,7 +308,13 @@ def state_directory(gateway: Gateway) -> Complaints:
         return
     nearest = next(each for each in (state, *state.parents) if each.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        yield Complaint(("gateway", "state"), f"{state} cannot be written: {nearest} is not ours to write")
+        yield Complaint(("gateway", "state"), f"{state} is not writable: no permission on {nearest}")
+
+
+def admin_group(gateway: Gateway, admin: Admin) -> Complaints:
+    """Yield a group that cannot reach the socket."""
+    if admin.group is not None and (admin.socket is None or gateway.state in admin.socket.parents):
+        yield Complaint(("admin", "group"), "has no effect: nobody else can enter the state directory; set admin.socket")
 
 
 def tls_files(tls: TLS) -> Complaints:
@@ -326,7 +333,7 @@ def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
         if peer.secret_file is not None:
             yield from _secret(("peers", name, "secret_file"), peer.secret_file)
             if name == "default":
-                text = "is shared with one peer, or with those under a domain, and not with all"
+                text = "cannot be shared with all peers: set it for one peer or for the subdomains of a domain"
                 yield Complaint(("peers", name, "secret_file"), text)
         if peer.sasl is not None and LEGACY in peer.sasl:
             yield from _legacy(name, peer)
@@ -349,7 +356,7 @@ def _secret(key: KeyPath, path: Path) -> Complaints:
         try:
             read_secret(path)
         except (OSError, ValueError) as error:
-            yield Complaint(key, f"{path} holds no secret: it {error}")
+            yield Complaint(key, f"{path} is not a usable secret file: it {error}")
 
 
 def backend_files(backends: tuple[Backend, ...]) -> Complaints:
@@ -367,7 +374,7 @@ def list_files(policy: Policy) -> Complaints:
 
 
 def certificate_files(name: Path) -> tuple[Path, Path]:
-    """Chain and key that `name` stands for: NAME/fullchain.pem and privkey.pem, or NAME.crt and NAME.key."""
+    """Return the files of the chain and the key: NAME/fullchain.pem and privkey.pem, or NAME.crt and NAME.key."""
     if name.is_dir():
         return name / "fullchain.pem", name / "privkey.pem"
     chain = name if name.suffix == ".crt" else name.with_name(name.name + ".crt")
@@ -406,6 +413,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (repeated_answers, "dns", "tree"),
     (unread_pins, "peers"),
     (zero_handshakes, "listen", "peers"),
+    (admin_group, "gateway", "admin"),
 )
 FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),

@@ -1,4 +1,4 @@
-"""What one configuration says and another does not, key by key; and which keys cannot change while the gateway runs."""
+"""The differences between two configurations, key by key, and the keys that need a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2sgw.config.errors import KeyPath, key_text
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.sections import Config
 
-#: How the keys begin that a running gateway takes over.
+#: Prefixes of the keys that can be reloaded.
 RELOADED: tuple[KeyPath, ...] = (
     ("peers",), ("policy",), ("tls",), ("console", "users"), ("console", "roles"), ("console", "hosts"),
     ("queue", "hold"), ("queue", "iq_hold"),
@@ -24,7 +24,7 @@ RELOADED_OF_BACKEND = ("address", "tls", "acks", "stanza_bytes", "resume", "prox
 
 
 class Change(NamedTuple):
-    """One key: its value before and after, in plain words of JSON; None where it was not there."""
+    """One key: its value before and after, as JSON. None: the key was not there."""
 
     path: KeyPath
     old: object
@@ -37,12 +37,12 @@ class Change(NamedTuple):
 
     @property
     def needs_restart(self) -> bool:
-        """Return whether a running gateway cannot take it over."""
+        """Return whether the change needs a restart."""
         return bool(self.why_restart)
 
     @property
     def why_restart(self) -> str:
-        """Return why a running gateway cannot take it over; "" where it can."""
+        """Return why the change needs a restart, or "" if it does not."""
         if any(self.path[: len(prefix)] == prefix for prefix in RELOADED):
             return ""
         if self.path[0] == "backend":
@@ -63,7 +63,7 @@ class Change(NamedTuple):
 
 
 def changes(old: Config, new: Config) -> list[Change]:
-    """Return every key whose value differs: those of `old` in the order of the sections, then those that are new."""
+    """Return every key whose value differs: first those of `old` in the order of the sections, then new ones."""
     before, after = dict(_values(old, new)), dict(_values(new, old))
     found = [Change(path, value, after.get(path)) for path, value in before.items() if value != after.get(path)]
     found += [Change(path, None, value) for path, value in after.items() if path not in before and value is not None]
@@ -82,8 +82,9 @@ def _removed(old: object, new: object) -> str:
 
 
 def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, object]]:
-    """Yield each key with its value. Of peer objects what is written, since what they leave out is inherited; of all else what
-    it came to. Peer objects that `other` has too, just the same, are left out: there may be very many.
+    """Yield each key with its effective value; of peer sections only the keys that are written, because the rest is inherited.
+
+    Peer sections that are equal in `other` are left out, because there may be very many.
     """
     for name in SECTIONS:
         section = getattr(config, "backends" if name == "backend" else name)

@@ -1,4 +1,4 @@
-"""Complaints about a configuration: the key, the line where it stands, what is wrong and what was perhaps meant."""
+"""Errors of a configuration: the key, its line, what is wrong, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from s2sgw.xmpp.jid import Domain
 
 KeyPath = tuple[str | int, ...]
 
@@ -21,31 +23,36 @@ _ASSIGNMENT = re.compile(rf"\s*({_KEY})\s*=")
 
 
 class Complaint(NamedTuple):
-    """What is wrong with the key at `path`; (): with the file."""
+    """What is wrong with the key at `path`, or with the file if `path` is ()."""
 
     path: KeyPath
     text: str
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used: `complaints` lists everything that is wrong with it, a line of text each.
+    """A configuration that cannot be used. `complaints` lists all errors, one line of text each.
 
-    `certificates`: the folder that it names all the same, so that what is wrong in there can be told in the same breath.
+    `certificates` and `domains`: the folder and the domains that it names nevertheless, so that certificates can be checked too.
     """
 
-    def __init__(self, path: Path, complaints: Sequence[str], certificates: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, complaints: Sequence[str], certificates: Path | None = None, domains: Sequence[Domain] = (),
+    ) -> None:
         super().__init__(f"{path} cannot be used:\n" + "\n".join(f"  {each}" for each in complaints))
         self.path = path
         self.complaints = list(complaints)
         self.certificates = certificates
+        self.domains = tuple(domains)
 
 
 class TOMLSource:
-    """Where each key stands in a TOML text; a key inside an inline table is found by the table that holds it."""
+    """The line of each key of a TOML text. A key in an inline table has the line of that table."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[KeyPath, int] = {}
         self._tables: dict[KeyPath, int] = {}
+        #: tables without a header of their own -> the line of the first header inside
+        self._inside: dict[KeyPath, int] = {}
         self._at: KeyPath = ()
         quoted = False
         for number, line in enumerate(text.splitlines(), 1):
@@ -54,21 +61,27 @@ class TOMLSource:
             quoted ^= (line.count('"""') + line.count("'''")) % 2 == 1
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of `path`, or of the nearest table or array around it."""
+        """Return the line of `path`, or of the nearest table or array around it."""
+        if path not in self._lines and path in self._inside:
+            return self._inside[path]
         for length in range(len(path), 0, -1):
             if path[:length] in self._lines:
                 return self._lines[path[:length]]
         return None
 
+    def exact_line(self, path: KeyPath) -> int | None:
+        """Return the line of `path` itself, or None if the text does not set it."""
+        return self._lines.get(path)
+
     def tell(self, complaint: Complaint) -> str:
-        """The complaint as one line for the operator."""
+        """Return the complaint as one line for the operator."""
         line = self.line(complaint.path)
         where = f"line {line}: " if line is not None else ""
         key = f"{key_text(complaint.path)}: " if complaint.path else ""
         return where + key + complaint.text
 
     def order(self, complaint: Complaint) -> tuple[int, str]:
-        """Complaints in the order of the file, those with no line at the end."""
+        """Return the key that sorts complaints by line; those without a line come last."""
         return self.line(complaint.path) or _NO_LINE, key_text(complaint.path)
 
     def _read(self, line: str, number: int) -> None:
@@ -84,10 +97,12 @@ class TOMLSource:
         else:
             return
         self._lines.setdefault(self._at, number)
+        for length in range(1, len(self._at)):
+            self._inside.setdefault(self._at[:length], number)
 
 
 def key_text(path: KeyPath) -> str:
-    """A key as TOML spells it: peers."friend.example".tls, listen[0].endpoint."""
+    """Return a key as TOML writes it: peers."friend.example".tls, listen[0].endpoint."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -98,14 +113,14 @@ def key_text(path: KeyPath) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelt word, or what words there are."""
+    """Return a suggestion for a misspelt word, or the list of known words."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, 1, 0.6)
     return f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(words)}"
 
 
 def translate(error: Mapping[str, Any], known: Iterable[str]) -> str:
-    """A finding of pydantic in words for the operator; `known` are the keys that there are beside the one complained of."""
+    """Return a finding of pydantic in words for the operator. `known` are the keys that are possible in this place."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"there is no such key; {suggest(str(error['loc'][-1]), known)}"
@@ -131,7 +146,7 @@ _WORDS = {
 
 
 def value_text(value: object) -> str:
-    """A value as TOML spells it, cut short."""
+    """Return a value as TOML writes it, at most 60 characters."""
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

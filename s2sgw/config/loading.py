@@ -1,14 +1,14 @@
-"""From a TOML file to a `Config`, or to everything that is wrong with it at once.
+"""Read a TOML file into a `Config`, or report all errors in it.
 
-Each section is validated by itself, so that a fault in one does not hide those of another; what goes across sections is
-checked where the sections that it needs are sound, the files that one names also where only other keys of it are at fault.
+Each section is validated on its own, so that an error in one does not hide those in another. A check that needs several sections
+is made if all of them are valid. The files that a section names are checked also if other keys of the section are wrong.
 """
 
 from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
-from s2sgw.config.sections import DNS, TLS, Backend, Config, Console, Gateway, GatewayLimits, Listener, Log, Policy, Queue
+from s2sgw.config.sections import DNS, TLS, Admin, Backend, Config, Console, Gateway, GatewayLimits, Listener, Log, Policy, Queue
+from s2sgw.config.syntax_errors import syntax_complaint
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver, parse_peer_name
 
-#: section -> its type. A section that is left out counts as an empty one.
+#: section -> its type. A missing section counts as empty.
 SECTIONS: dict[str, Any] = {
     "gateway": Gateway,
     "listen": tuple[Listener, ...],
@@ -32,17 +33,18 @@ SECTIONS: dict[str, Any] = {
     "queue": Queue,
     "limits": GatewayLimits,
     "console": Console,
+    "admin": Admin,
     "log": Log,
     "peers": dict[PeerName, PeerObject],
     "policy": Policy,
 }
-#: sections of one table or several, and the one that stands for none
+#: sections that may have several tables
 REPEATED = ("listen", "backend")
 
 _MODELS: dict[tuple[str, int], type[BaseModel]] = {
     ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
-    ("queue", 1): Queue, ("limits", 1): GatewayLimits, ("console", 1): Console, ("log", 1): Log, ("policy", 1): Policy,
-    ("peers", 2): PeerObject,
+    ("queue", 1): Queue, ("limits", 1): GatewayLimits, ("console", 1): Console, ("admin", 1): Admin, ("log", 1): Log,
+    ("policy", 1): Policy, ("peers", 2): PeerObject,
 }  # fmt: skip
 #: the tables within a peer object
 _INNER: dict[object, type[BaseModel]] = {
@@ -51,14 +53,14 @@ _INNER: dict[object, type[BaseModel]] = {
 
 
 def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
-    """The configuration in the file at `path`; raises `ConfigError` with all complaints.
+    """Return the configuration in the file at `path`. Raises `ConfigError` with all errors.
 
-    `system_nameservers` are the addresses of the system's own resolvers (what /etc/resolv.conf lists). Looks whether the
-    files it names can be read, and reads none of them.
+    `system_nameservers` are the addresses in /etc/resolv.conf. The files that the configuration names are not read; it is only
+    checked that they can be.
     """
     path = Path(path).absolute()
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ConfigError(path, [f"cannot be read: {reason}"]) from None
@@ -66,11 +68,14 @@ def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
 
 
 def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> Config:
-    """The configuration that `text` spells, `path` being the file it is from (relative paths start at its folder)."""
+    """Return the configuration in `text`, which is from the file at `path`. Raises `ConfigError`.
+
+    Relative paths start at the folder of `path`.
+    """
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, [f"is not valid TOML: {error}"]) from None
+        raise ConfigError(path, [syntax_complaint(text, str(error))]) from None
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]
@@ -89,10 +94,13 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     complaints += _untold(unusable_files({**curtailed, **sections}), complaints)
     if complaints:
         unwrapped = [_unwrap(each, single) for each in complaints]
-        tls = {**curtailed, **sections}.get("tls")
+        usable = {**curtailed, **sections}
+        tls, gateway = usable.get("tls"), usable.get("gateway")
         folder = tls.certificates if isinstance(tls, TLS) and tls.certificates.is_dir() else None
+        domains = gateway.domains if isinstance(gateway, Gateway) else ()
         source = TOMLSource(text)
-        raise ConfigError(path, [source.tell(each) for each in sorted(unwrapped, key=source.order)], folder)
+        told = [source.tell(each) for each in sorted(unwrapped, key=source.order)]
+        raise ConfigError(path, told, folder, domains)
     return Config.model_construct(
         path=path, system_nameservers=nameservers, backends=sections.pop("backend"), **sections,
     )  # fmt: skip
@@ -106,7 +114,7 @@ def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
 def _validate(
     name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any]
 ) -> list[Complaint]:
-    """Puts the section, where it is sound, into `sections`; else what is left of it without its faults into `curtailed`."""
+    """Put the section into `sections` if it is valid; otherwise put what remains without the errors into `curtailed`."""
     written: Any = tree.get(name, [{}] if name in REPEATED else {})
     validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
     try:
@@ -115,15 +123,36 @@ def _validate(
         found = error.errors(include_url=False)
         with suppress(ValidationError):
             curtailed[name] = validate(_without(written, [each["loc"] for each in found]))
-        return [Complaint(_path(name, each["loc"]), translate(each, _known(name, each["loc"]))) for each in found]
+        return [_complaint(name, each) for each in found]
+    return []
+
+
+def _complaint(name: str, error: Mapping[str, Any]) -> Complaint:
+    """Return a finding of pydantic in a section as a complaint."""
+    path = _path(name, error["loc"])
+    if name == "peers" and error["type"] == "extra_forbidden" and len(path) == 3 and isinstance(error["input"], dict):
+        labels = _unquoted_labels(str(path[1]), str(path[2]), error["input"])
+        if labels:
+            return Complaint(("peers", *labels), f'write [peers."{".".join(labels)}"]: a domain needs quotes here')
+    return Complaint(path, translate(error, _known(name, error["loc"])))
+
+
+def _unquoted_labels(first: str, second: str, table: dict[str, Any]) -> list[str]:
+    """Return the labels of the domain that [peers.first.second. …] is meant to name, or nothing if it is no domain."""
+    labels = [first, second]
+    while len(table) == 1 and isinstance(inner := next(iter(table.values())), dict) and next(iter(table)) not in _INNER:
+        labels.append(next(iter(table)))
+        table = inner
+    with suppress(ValueError):
+        parse_peer_name(".".join(labels))
+        return labels
     return []
 
 
 def _peer_objects(tree: dict[str, Any], folder: Path) -> dict[str, PeerObject]:
-    """Return the peer objects, of which there may be very many; raises `ValueError` if anything is wrong with them.
+    """Return the peer objects, of which there may be very many. Raises `ValueError` if anything is wrong with them.
 
-    Tables that say the same are validated once, and share one object. Each table leaves the tree, so that not all are in memory
-    twice.
+    Equal tables are validated once and share one object. Each table leaves the tree, so that not all are in memory twice.
     """
     written = tree.get("peers", {})
     if not isinstance(written, dict):
@@ -141,7 +170,7 @@ def _peer_objects(tree: dict[str, Any], folder: Path) -> dict[str, PeerObject]:
 
 
 def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:
-    """A copy of the section that lacks what stands there."""
+    """Return a copy of the section without these keys."""
     left = copy.deepcopy(written)
     for location in reversed(dict.fromkeys(locations)):
         _drop(left, location)
@@ -149,7 +178,7 @@ def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:
 
 
 def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
-    """Takes out what stands at `location`, or the nearest around it; False: there is nothing."""
+    """Remove what stands at `location`, or the nearest table around it. Return whether there was anything."""
     if not location or not isinstance(tree, dict | list):
         return False
     try:
@@ -162,7 +191,7 @@ def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
 
 
 def _untold(more: Iterable[Complaint], told: Sequence[Complaint]) -> list[Complaint]:
-    """Those about keys of which nothing is said yet."""
+    """Return the complaints about keys that no other complaint is about."""
     keys = {complaint.path for complaint in told}
     return [each for each in more if not any(each.path[:length] in keys for length in range(1, len(each.path) + 1))]
 
@@ -177,7 +206,7 @@ def _known(name: str, location: tuple[int | str, ...]) -> list[str]:
 
 
 def _unwrap(complaint: Complaint, single: set[str]) -> Complaint:
-    """Without the index of a section that was written as one table."""
+    """Return the complaint without the index of a section that was written as one table."""
     path, text = complaint
     for name in single:
         text = text.replace(f"{name}[0]", name)
@@ -187,7 +216,7 @@ def _unwrap(complaint: Complaint, single: set[str]) -> Complaint:
 
 
 def _system(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Those of the system's name servers that are addresses: what else its file says is not ours to complain of."""
+    """Return those of the system's name servers that are addresses."""
     servers = []
     for each in addresses:
         with suppress(ValueError):

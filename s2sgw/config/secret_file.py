@@ -8,15 +8,15 @@ from pathlib import Path
 
 from s2sgw.stream.scram_secret import prepare
 
-#: Bytes of such a file.
+#: The most bytes of such a file.
 LARGEST = 4096
 
 
 def read_secret(path: Path) -> str:
-    """Its text without the line break at the end. Raises `OSError`, or `ValueError` where it is none."""
+    """Return the secret in the file, without a trailing newline. Raises `OSError`, or `ValueError` if it is not usable."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ValueError("may be read or written by others than its owner (its mode must be 0600)")
+            raise ValueError("is readable or writable by other users (its mode must be 0600)")
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"is longer than {LARGEST} bytes")

@@ -1,6 +1,6 @@
-"""The sections of the configuration as frozen models: every key, its type and its default, as the contract lists them.
+"""The sections of the configuration as models that do not change: every key, its type and its default.
 
-Durations are seconds, sizes bytes, paths absolute. What the models accept works.
+Durations are in seconds, sizes in bytes, paths are absolute.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
+#: Name of the admin socket in the state directory.
+ADMIN_SOCKET = "admin.sock"
 #: Bytes of the peer database.
 LEAST_PEER_RECORDS = 4 * 1024 * 1024
 #: Seconds between two looks at a deny list.
@@ -72,7 +74,7 @@ class Gateway(Section):
 
 
 class Listener(Section):
-    """One `[[listen]]`: where peers connect to, with STARTTLS or TLS from the first byte (XEP-0368)."""
+    """One `[[listen]]`: an endpoint for peers, with STARTTLS or direct TLS (XEP-0368)."""
 
     endpoint: ListenEndpoint = "tcp:5269"
     tls: Literal["starttls", "direct"] = "starttls"
@@ -82,7 +84,7 @@ class Listener(Section):
 
 
 class TLS(Section):
-    """`[tls]`: our certificates, whom we trust, and the least version that any stream may have."""
+    """`[tls]`: our certificates, the trust anchors, and the lowest TLS version."""
 
     certificates: FilePath = Field(default=Path("certs"), validate_default=True)
     trust_anchors: AnchorsKey = "system"
@@ -90,7 +92,7 @@ class TLS(Section):
 
 
 class DNS(Section):
-    """`[dns]`: whom to ask, whether to believe its AD flag, and answers of our own."""
+    """`[dns]`: the name servers, whether their AD flag is trusted, and static answers."""
 
     servers: tuple[Nameserver, ...] = ()
     trust_ad: Flag = False
@@ -100,7 +102,7 @@ class DNS(Section):
 
 
 def parse_user(value: object) -> str:
-    """A user of jabberd2's router."""
+    """Parse the name of a user of jabberd2's router."""
     if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,64}", value) or "@" in value:
         raise ValueError('must be a name of printable ASCII without "@", such as "s2s"')
     return value
@@ -112,15 +114,15 @@ ROUTER_PORT = 5347
 
 
 class Backend(Section):
-    """One `[backend]`: the existing server, or the embedded echo backend.
+    """One `[backend]`: the existing server, or the built-in echo backend.
 
-    `domains` empty: all of the gateway's (right where there is one backend alone).
+    `domains` empty: all local domains, which requires that there is only one backend.
     """
 
     kind: Literal["s2s", "echo", "jabberd2-router"] = "s2s"
     domains: tuple[DomainName, ...] = ()
     address: HostPortKey = HostPort("127.0.0.1", 15269)
-    #: with jabberd2's router: who we are there, and the file with the secret
+    #: with jabberd2's router: the name of our user, and the file with its secret
     user: UserName = "s2s"
     secret_file: FilePath | None = None
     listen: ListenEndpoint = "tcp:15270:interface=127.0.0.1"
@@ -129,26 +131,26 @@ class Backend(Section):
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"
     acks: Literal["auto", "sm", "ping", "tcp"] = "auto"
-    #: of a stanza, that the server accepts; 0: as it announces
+    #: the largest stanza that the server accepts; 0: as it announces
     stanza_bytes: Annotated[Size, Field(ge=0)] = 0
-    #: seconds for which a stream that broke off can be resumed
+    #: seconds for which a lost stream can be resumed
     resume: Resume = 120.0
-    #: whether the server is told by the PROXY protocol whom a stream is from
+    #: whether the server gets the peer's address by the PROXY protocol
     proxy_protocol: Flag = False
 
     @model_validator(mode="before")
     @classmethod
     def _router_address(cls, written: Any) -> Any:
-        """The default address is where the kind listens."""
+        """Set the default address for the kind of backend."""
         if isinstance(written, dict) and written.get("kind") == "jabberd2-router":
             return {"address": f"127.0.0.1:{ROUTER_PORT}", **written}
         return written
 
 
 class Queue(Section):
-    """`[queue]`: how long stanzas and requests wait, how much may wait in memory and on the disk, and when it goes there.
+    """`[queue]`: how long stanzas wait, how much may wait in memory and on disk, and when stanzas are written to disk.
 
-    `disk` 0: nothing does.
+    `disk` 0: never.
     """
 
     hold: Duration = 600.0
@@ -156,17 +158,17 @@ class Queue(Section):
     window: Duration = 0.02
     memory: Size = 64 * 1024 * 1024
     disk: Size = 4 * 1024 * 1024 * 1024
-    #: of `memory`, and of `disk`, that the stanzas from and to one peer may take
+    #: the part of `memory` and of `disk` that the stanzas from and to one peer may use
     share: Share = 0.25
     durability: Durability = "power-loss"
-    #: of ours, open at once, in all
+    #: the most streams that we open at once
     streams: Annotated[Count, Field(ge=1)] = 4000
-    #: lanes that are brought at a time after a start
+    #: lanes that are loaded at a time after a start
     restore: Annotated[Count, Field(ge=1)] = 128
 
 
 def parse_negotiation(value: object) -> float:
-    """Parse the seconds that a negotiation may take."""
+    """Parse how long a negotiation may take."""
     seconds = parse_duration(value)
     if not LEAST_NEGOTIATION <= seconds <= MOST_NEGOTIATION:
         raise ValueError('must be a duration from "5s" to "5m"')
@@ -177,27 +179,27 @@ NegotiationTime = Annotated[float, PlainValidator(parse_negotiation)]
 
 
 class GatewayLimits(Section):
-    """`[limits]`: bounds of what peers share, above all those that have proven nothing yet."""
+    """`[limits]`: limits of what peers share, in particular for peers that have not authenticated."""
 
-    #: accepted connections, in all and from one address; `unproven` is a share of them. 0 is no limit
+    #: accepted connections, in total and from one address; `unproven` is a share of them. 0: no limit
     connections: Annotated[Count, Field(ge=1)] = 20_000
     connections_per_address: Annotated[Count, Field(ge=0)] = 200
     unproven: Share = 0.25
     unproven_per_site: Annotated[Count, Field(ge=0)] = 100
     unproven_per_name: Annotated[Count, Field(ge=0)] = 50
-    #: seconds from the connection to the proof of a domain
+    #: seconds from the connection to the authentication of a domain
     negotiation: NegotiationTime = 30.0
-    #: DNS look-ups under way at once, half of them for strangers; and those a second for strangers at one address
+    #: DNS look-ups at once, half of them for unknown peers; look-ups per second for unknown peers at one address
     lookups: Annotated[Count, Field(ge=16)] = 256
     lookups_per_second: Annotated[Count, Field(ge=1)] = 100
-    #: handshakes of ours under way at once: to backends, to peers, and to verify dialback keys, each so many
+    #: handshakes that we start at once: to backends, to peers, and to verify dialback keys, each this number
     handshakes: Annotated[Count, Field(ge=1)] = 256
-    #: of one stream: `<db:result/>` a second (five times as many at once), and domains that it may send from
+    #: on one stream: `<db:result/>` per second (five times as many at once), and domains that it may send from
     claims_per_second: Annotated[Count, Field(ge=1)] = 10
     domains_per_stream: Annotated[Count, Field(ge=1)] = 64
-    #: dialback keys being verified at once, half of them for strangers
+    #: dialback keys that are verified at once, half of them for unknown peers
     verifications: Annotated[Count, Field(ge=16)] = 64
-    #: POSH documents being fetched at once, half of them for strangers
+    #: POSH documents that are fetched at once, half of them for unknown peers
     posh_fetches: Annotated[Count, Field(ge=16)] = 32
     #: bytes of `peers.sqlite`
     peer_records: Annotated[Size, Field(ge=LEAST_PEER_RECORDS)] = 64 * 1024 * 1024
@@ -235,8 +237,27 @@ class Console(Section):
     roles: dict[ConsoleUser, ConsoleRole] = {}
 
 
+def parse_group(value: object) -> str:
+    """Parse the name of a group of users."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", value):
+        raise ValueError('must be the name of a group, such as "s2sgw"')
+    return value
+
+
+GroupName = Annotated[str, PlainValidator(parse_group)]
+
+
+class Admin(Section):
+    """`[admin]`: the admin socket."""
+
+    #: None: `admin.sock` in the state directory
+    socket: FilePath | None = None
+    #: the users that may look, and change nothing
+    group: GroupName | None = None
+
+
 class Policy(Section):
-    """`[policy]`: whom to federate with at all, beside what each peer's own object says."""
+    """`[policy]`: which peers are allowed at all, in addition to the sections of peers."""
 
     deny_lists: tuple[ListSource, ...] = ()
     refresh: Annotated[Duration, Field(ge=LEAST_REFRESH)] = 3600.0
@@ -251,7 +272,7 @@ class Log(Section):
 
 
 class Config(Section):
-    """The whole configuration, valid as a whole (`load` makes it)."""
+    """The whole, valid configuration. `load` makes it."""
 
     path: Path
     gateway: Gateway
@@ -262,28 +283,34 @@ class Config(Section):
     queue: Queue = Queue()
     limits: GatewayLimits = GatewayLimits()
     console: Console = Console()
+    admin: Admin = Admin()
     log: Log = Log()
-    #: the peer objects as written, by "default", A-labels, or "*." and A-labels
+    #: the sections of peers as written, by "default", A-labels, or "*." and A-labels
     peers: dict[PeerName, PeerObject] = {}
     policy: Policy = Policy()
-    #: the system's own name servers, which count where `dns.servers` is empty
+    #: the system's name servers, which are used if `dns.servers` is empty
     system_nameservers: tuple[Nameserver, ...] = ()
 
     @property
+    def admin_socket(self) -> Path:
+        """The path of the admin socket."""
+        return self.admin.socket or self.gateway.state / ADMIN_SOCKET
+
+    @property
     def nameservers(self) -> tuple[str, ...]:
-        """The name servers that the gateway asks."""
+        """The name servers that the gateway queries."""
         return self.dns.servers or self.system_nameservers
 
     @cached_property
     def policies(self) -> PeerPolicies:
-        """The policies of all peers; what `[peers.default]` leaves out comes from `[tls]` and `[queue]`."""
+        """The policies of all peers. `[peers.default]` inherits from `[tls]` and `[queue]`."""
         base = PeerPolicy(minimum=self.tls.minimum, trust_anchors=self.tls.trust_anchors, hold=self.queue.hold)
         return PeerPolicies(self.peers, base, self.policy.allow_only_listed)
 
     def domains_of(self, backend: Backend) -> tuple[Domain, ...]:
-        """The local domains that `backend` serves."""
+        """Return the local domains that `backend` serves."""
         return backend.domains or self.gateway.domains
 
     def backend_for(self, local: Domain) -> Backend | None:
-        """The backend that serves `local`; None where it is no local domain."""
+        """Return the backend that serves `local`, or None if that is not a local domain."""
         return next((each for each in self.backends if local in self.domains_of(each)), None)

@@ -619,6 +619,18 @@ class DeliveryQueue:
         end(gone)
         return succeed(len(gone))
 
+    def drop_older(self, quietly: bool, before: float) -> int:
+        """Give up what is in memory, not in flight, and was accepted before `before`. Return how many.
+
+        They are bounced, unless `quietly`.
+        """
+        gone = self.pair_queue.remove({held.position for held in self.pair_queue.not_in_flight() if held.accepted_at < before})
+        if quietly:
+            self._drop_quietly(gone)
+        else:
+            self.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
+        return len(gone)
+
     @staticmethod
     def _end_found(dropped: Deferred[int], end: Callable[[list[QueuedStanza]], None], found: list[QueuedStanza]) -> None:
         end(found)

@@ -216,15 +216,15 @@ def _read_key(path: Path) -> PrivateKey:
     """A key that others may read is no longer private; one that asks for a password cannot be used unattended."""
     data = _bytes(path)
     if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise UnusableCertificate(f"{path}: anybody on this machine may read or change it (chmod 640)")
+        raise UnusableCertificate(f"{path}: is readable or writable by other users (chmod 640)")
     try:
         key = load_pem_private_key(data, None)
     except TypeError:
-        raise UnusableCertificate(f"{path}: is protected by a password, which nobody is there to type") from None
+        raise UnusableCertificate(f"{path}: is encrypted; the gateway cannot ask for a passphrase") from None
     except (ValueError, UnsupportedAlgorithm):
         raise UnusableCertificate(f"{path}: holds no private key in PEM that can be read") from None
     if not isinstance(key, PrivateKey):
-        raise UnusableCertificate(f"{path}: is of a kind that TLS has no use for")
+        raise UnusableCertificate(f"{path}: has an unsupported key type")
     if isinstance(key, RSAPrivateKey) and key.key_size < RSA_BITS:
         raise UnusableCertificate(f"{path}: has {key.key_size} bits, which is too weak (RSA needs {RSA_BITS})")
     if isinstance(key, EllipticCurvePrivateKey) and key.key_size < CURVE_BITS:

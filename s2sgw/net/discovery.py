@@ -178,7 +178,7 @@ class Discovery:
         """
         found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
         if not target.secure:
-            return succeed(replace(found, failure="DNSSEC does not secure the target's name"))
+            return succeed(replace(found, failure="its zone is not signed (DNSSEC)"))
         return Deferred.fromCoroutine(self._tlsa(target, found, requester))
 
     async def _tlsa(self, target: Target, found: TLSALookup, requester: Requester | None) -> TLSALookup:

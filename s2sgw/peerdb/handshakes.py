@@ -139,6 +139,10 @@ class Handshakes:
         """Note that the peer of this name has proven itself."""
         self._database.write(("UPDATE handshake SET known = 1 WHERE domain = ?", (name,)))
 
+    def forget(self, domain: Domain) -> None:
+        """Forget the handshakes of a peer. Their chains are removed with the next ones that are too old."""
+        self._database.write(("DELETE FROM handshake WHERE domain = ?", (domain.ascii,)))
+
     def of(self, domain: Domain) -> Deferred[list[Handshake]]:
         """Find the handshakes of a peer, the latest last. Fails with `OSError`."""
         found = self._database.ask(f"{_SELECT} WHERE domain = ? ORDER BY last", (domain.ascii,))

@@ -101,7 +101,7 @@ class PeerRecords:
         if handshake and evidence.tls_version is not None:
             self.handshakes.judged(evidence, local, verdict, wanted)
         if verdict.proven_by is not None and (verdict.proven_by != "dns" or evidence.role == "receiving"):
-            self.proven(evidence.domain, verdict.proven_by, str(key_of(evidence.chain) or ""), at)
+            self.proven(evidence.domain, verdict.proven_by, evidence.chain, at)
         if verdict.learn == "now":
             self.learn(evidence.domain, evidence.chain, at, f"proven by {verdict.proven_by}")
         new = self._hold(evidence, local, verdict, targets, wanted) if verdict.hold else False
@@ -113,14 +113,20 @@ class PeerRecords:
                 address=evidence.address, cause=verdict.report.cause.value, detail=verdict.report.detail,
             )
 
-    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float) -> None:
-        """Remember that `method` proved a peer, which is a known one from now on."""
+    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], chain: Sequence[bytes], at: float) -> None:
+        """Remember that `method` proved a peer, which is a known one from now on. `chain`: the certificates that it presented."""
         if domain.text != domain.ascii and len(self._known_texts) < KNOWN_TEXTS:
             self._known_texts.add(domain.text)
-        if self.past_proofs.proven(domain, method, key, at):
+        if self.past_proofs.proven(domain, method, str(key_of(chain) or ""), at, chain[0] if chain else b""):
             for name in {domain.ascii, domain.text}:
                 self.handshakes.now_known(name)
                 self.refusals.now_known(name)
+
+    async def forget(self, domain: Domain) -> bool:
+        """Forget the proofs and handshakes of a peer; return whether it was ever proven. Raises `OSError`."""
+        self._known_texts.discard(domain.text)
+        self.handshakes.forget(domain)
+        return await self.past_proofs.forget(domain)
 
     def learn(self, domain: Domain, chain: Sequence[bytes], at: float, how: str) -> None:
         """Remember the key of a first use (R20)."""

@@ -66,6 +66,10 @@ class StoredRefusals:
         own = trim_name("refusal", "peer", refused.peer, PER_NAME, _KINDS, _ORDER)
         self._database.write(self._put(refused), own, *over)
 
+    def forget(self, peer: str) -> None:
+        """Forget the refusals of a peer."""
+        self._database.write(("DELETE FROM refusal WHERE peer = ?", (peer,)))
+
     def is_known(self, refused: RefusalRecord) -> bool:
         """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach."""
         return refused.direction == "outbound" or self._is_known(refused.peer)

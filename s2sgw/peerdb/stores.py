@@ -6,11 +6,11 @@ put another store behind each (docs/decisions.md#nodes).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from s2sgw.peerdb.keys import KnownKeys, RememberedKey
-from s2sgw.peerdb.past_proofs import PastProof
+from s2sgw.peerdb.past_proofs import LastProof, PastProof
 from s2sgw.peerdb.pending import PendingCertificate
 from s2sgw.policy.verdict import ProvenBy
 from s2sgw.trust.evidence import ProofMethod
@@ -59,8 +59,22 @@ class PendingStore(Protocol):
 class ProofStore(Protocol):
     """By what each peer was proven, and when last."""
 
-    def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float) -> bool:
-        """Remember that `method` proved the peer at `at`; `key` was the one presented. Return whether it is its first proof."""
+    def proven(
+        self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float, certificate: bytes = b"",
+    ) -> bool:
+        """Remember that `method` proved the peer at `at`. `key` and `certificate` (DER) were presented, if any.
+
+        Return whether it is the first proof of the peer.
+        """
+
+    def latest(self) -> Iterator[LastProof]:
+        """Return an iterator over the last proof of each peer."""
+
+    def last(self, domain: Domain) -> LastProof | None:
+        """Return the last proof of a peer."""
+
+    async def forget(self, domain: Domain) -> bool:
+        """Forget the proofs of a peer; return whether there were any. Raises `OSError`."""
 
     def is_proven(self, name: str) -> bool:
         """Return whether the peer with these A-labels was ever proven."""

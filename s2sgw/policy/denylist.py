@@ -19,12 +19,13 @@ _NAME_CHARACTERS = 253
 class DenyList:
     """The names of one list, in A-labels; "*." and a domain stands for all that is under it. `source` is how it is called.
 
-    `unread` counts the lines that name nothing.
+    `unread` counts the lines that name nothing. `binding`: the list holds also for a peer whose own section says `allow = true`.
     """
 
     source: str
     names: frozenset[str]
     unread: int = 0
+    binding: bool = False
 
     @classmethod
     def parse(cls, source: str, text: str) -> DenyList:

@@ -75,7 +75,10 @@ class PeerPolicies:
         return old
 
     def deny(self, lists: Iterable[DenyList]) -> None:
-        """Deny what `lists` name, in place of those before. A peer whose own object says `allow = true` is spared."""
+        """Deny what `lists` name, instead of those before. A peer whose own section says `allow = true` is spared.
+
+        A list that is `binding` spares nobody.
+        """
         self._deny_lists = tuple(lists)
         self._denied.clear()
 
@@ -86,9 +89,9 @@ class PeerPolicies:
 
     def _denier(self, peer: Domain) -> str | None:
         own = self._objects.get(peer.ascii)
-        if own is not None and own.allow and peer.ascii != DEFAULT:
-            return None
-        return next((each.source for each in self._deny_lists if each.names_peer(peer)), None)
+        spared = own is not None and own.allow and peer.ascii != DEFAULT
+        lists = (each for each in self._deny_lists if each.binding or not spared)
+        return next((each.source for each in lists if each.names_peer(peer)), None)
 
     def _denied_by(self, name: str, source: str) -> PeerPolicy:
         if (name, source) not in self._denied:

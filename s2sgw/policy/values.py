@@ -40,6 +40,24 @@ def parse_duration(text: object) -> float:
     return _quantity(text, _DURATION_UNITS, 'a duration such as "10m"')
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration as the configuration writes it, in the largest unit that divides it: "10m", "30d", "20ms"."""
+    milliseconds = round(seconds * 1000, 6)
+    for unit, length in reversed(_DURATION_UNITS.items()):
+        number = milliseconds / (length * 1000)
+        if milliseconds and number.is_integer():
+            return f"{number:.0f}{unit}"
+    return f"{milliseconds:g}ms" if milliseconds else "0s"
+
+
+def format_size(number: float) -> str | int:
+    """Return a size as the configuration writes it: in the largest binary unit that divides it, or in bytes."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if number and not number % _SIZE_UNITS[unit]:
+            return f"{number / _SIZE_UNITS[unit]:.0f}{unit}"
+    return int(number)
+
+
 #: Seconds for which a broken stream is kept, at most.
 LONGEST_RESUME = 3600.0
 
@@ -75,13 +93,14 @@ def _quantity(text: object, units: dict[str, Any], what: str) -> float:
 
 
 def parse_domain(value: object) -> Domain:
-    """A domain name in any spelling."""
+    """Parse a domain name in any form. Raises `ValueError`."""
     if not isinstance(value, str):
         raise ValueError("must be a domain name as a string")
     try:
         return Domain.parse(value)
     except InvalidJID as error:
-        raise ValueError(str(error)) from None
+        reason = str(error).removeprefix("the domainpart is no domain name: ").replace("the domainpart", "it")
+        raise ValueError(f'"{value}" is not a domain name: {reason}') from None
 
 
 def parse_domain_key(value: object) -> str:

@@ -112,6 +112,15 @@ class LineObserver:
         self._level = LogLevel.levelWithName(level)
         self._budget = LineBudget(lines_per_second)
 
+    @property
+    def level(self) -> str:
+        """The lowest level that is written."""
+        return str(self._level.name)
+
+    @level.setter
+    def level(self, name: str) -> None:
+        self._level = LogLevel.levelWithName(name)
+
     def reopen(self) -> None:
         """Open the file again, after another program has moved it away (logrotate)."""
         self._file.reopen()
@@ -180,13 +189,19 @@ def _with_traceback(line: str, event: LogEvent) -> list[str]:
 
 
 def json_line(event: LogEvent) -> str:
-    """One JSON object: time, level, event, then the facts; `traceback` is a list of lines."""
-    row: dict[str, Any] = {"time": _time(event), "level": _level(event), "event": _what(event)}
-    for key, value in _facts(event):
-        row.setdefault(key, _plain(value))
+    """Return one JSON object: time, level, event, then the facts; `traceback` is a list of lines."""
+    row = event_row(event)
     if trace := list(_traceback(event)):
         row["traceback"] = trace
     return json.dumps(row)
+
+
+def event_row(event: LogEvent) -> dict[str, Any]:
+    """Return an event as JSON has it: time, level, event, then the facts."""
+    row: dict[str, Any] = {"time": _time(event), "level": _level(event), "event": _what(event)}
+    for key, value in _facts(event):
+        row.setdefault(key, _plain(value))
+    return row
 
 
 def _time(event: LogEvent) -> str:

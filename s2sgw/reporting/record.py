@@ -163,6 +163,9 @@ class RefusalStore(Protocol):
     def past(self) -> list[RefusalRecord]:
         """Return those of earlier runs, oldest first."""
 
+    def forget(self, peer: str) -> None:
+        """Forget the refusals of a peer. May not raise."""
+
     def is_known(self, refused: RefusalRecord) -> bool:
         """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach: of no made-up name."""
 
@@ -324,6 +327,18 @@ class EventRecord:
     def summaries(self) -> list[tuple[str, int, RefusalRecord]]:
         """Return for each name how many refusals are remembered of it, and the last one."""
         return [(name, len(rows), rows[-1]) for name, rows in self._by_peer.items()]
+
+    def forget(self, names: Iterable[str]) -> int:
+        """Forget the refusals of the peer with these names, also on disk; return how many."""
+        number = 0
+        for name in names:
+            for each in self._by_peer.pop(name, ()):
+                self._drop(each)
+                number += 1
+            self._strangers.pop(name, None)
+            if self._store is not None:
+                self._store.forget(name)
+        return number
 
     def list(self, peer: str | None = None) -> list[RefusalRecord]:
         """Return what is remembered, the oldest first; of one peer if it is named."""

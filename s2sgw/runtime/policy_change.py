@@ -196,9 +196,8 @@ async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
     return await question
 
 
-# All streams and lanes of one peer: what waits for it, and what an operator's word about its key does to them.
 class PeerStreams:
-    """The streams and lanes of one peer, found at the moment of the question."""
+    """All streams and lanes of one peer, as they are when a method is called."""
 
     def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams) -> None:
         self._queues = queues
@@ -221,6 +220,14 @@ class PeerStreams:
         for connection in closed:
             connection.fail(Refusal(condition, text, Ending(Cause.KEY_REVOKED, text, condition=condition.value)))
         return len(closed)
+
+    def disconnect(self, peer: Domain, text: str) -> int:
+        """Close all streams with the peer; return how many. Nothing keeps either side from opening new ones."""
+        condition = StreamCondition.RESET
+        open_ = [each for each in dict.fromkeys(self._connections(peer)) if each.ending is None]
+        for connection in open_:
+            connection.fail(Refusal(condition, text, Ending(Cause.CLOSED, text, condition=condition.value)))
+        return len(open_)
 
     def _connections(self, peer: Domain) -> Iterator[StreamConnection]:
         for connection, owner in self._accepted:

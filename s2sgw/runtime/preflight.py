@@ -44,7 +44,8 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     except ConfigError as error:
         if error.certificates is None:
             raise
-        also = CertificateDirectory(error.certificates).complaints
+        found = CertificateDirectory(error.certificates)
+        also = found.complaints or found.unserved(error.domains)
         raise ConfigError(error.path, [*error.complaints, *(f"tls.certificates: {text}" for text in also)]) from None
     certificates = CertificateDirectory(config.tls.certificates)
     complaints = [f"tls.certificates: {text}" for text in certificates.complaints]

@@ -95,6 +95,10 @@ class ExtensionMemory:
         if not server.disabled:
             del self._servers[name]
 
+    def forget(self, name: str) -> None:
+        """Forget what is remembered of the server: all extensions can be used again."""
+        self._servers.pop(name, None)
+
     def disabled(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
         """Yield each server that has disabled extensions, with these."""
         for name, server in list(self._servers.items()):

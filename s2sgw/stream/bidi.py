@@ -10,10 +10,10 @@ FEATURE = f"{BIDI_FEATURE}}}bidi"
 
 
 def feature() -> Element:
-    """Receiving: what announces it among the features behind TLS."""
+    """Return the feature that announces it after TLS. For the receiving side."""
     return Element("bidi", BIDI_FEATURE)
 
 
 def request() -> Element:
-    """Initiating: ask for it, before SASL or dialback; there is no answer."""
+    """Return `<bidi/>`, which is sent before SASL or dialback and has no answer. For the initiating side."""
     return Element("bidi", BIDI)

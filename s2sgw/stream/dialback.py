@@ -24,23 +24,23 @@ _CONDITIONS = {Cause.HOST_UNKNOWN: StanzaCondition.ITEM_NOT_FOUND, Cause.DIALBAC
 
 
 def derive(secret: bytes, purpose: str) -> bytes:
-    """A secret of its own for `purpose`: a key made for one leg means nothing on the other (R27)."""
+    """Return a secret for `purpose`, so that a key that was made for one leg is not valid on the other (R27)."""
     return hmac.digest(secret, f"s2sgw dialback: {purpose}".encode(), "sha256")
 
 
 class DialbackKeys:
-    """Keys that can be checked without remembering them, by whoever has the secret (XEP-0185 §3)."""
+    """Dialback keys that can be checked with the secret alone, without remembering them (XEP-0185 §3)."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = hashlib.sha256(secret).hexdigest().encode()
 
     def key(self, receiving: Domain, originating: Domain, stream_id: str) -> str:
-        """The key for stanzas from `originating` to `receiving` on the stream that `receiving` called `stream_id`."""
+        """Return the key for stanzas from `originating` to `receiving`, on the stream with the id `stream_id` of `receiving`."""
         text = f"{receiving.ascii} {originating.ascii} {stream_id}"
         return hmac.new(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
     def verify(self, receiving: Domain, originating: Domain, stream_id: str, key: str) -> bool:
-        """Whether `key` is ours; takes the same time whatever is wrong with it."""
+        """Return whether `key` is ours, in constant time."""
         expected = self.key(receiving, originating, stream_id)
         return hmac.compare_digest(expected.encode(), key.encode("utf-8", "surrogatepass"))
 
@@ -49,23 +49,23 @@ class DialbackKeys:
 
 
 def result(pair: Pair, key: str) -> Element:
-    """Initiating: ask to be authorised for `pair` (XEP-0220 §2.1.1)."""
+    """Return `<db:result/>`: the initiating side requests `pair` (XEP-0220 §2.1.1)."""
     return Element("result", DIALBACK, _addresses(pair), text=key)
 
 
 def verify(pair: Pair, stream_id: str, key: str) -> Element:
-    """Receiving: ask the authoritative server of `pair.sender` whether the key that came for `pair` is its own (§2.1.2)."""
+    """Return `<db:verify/>`: ask the authoritative server of `pair.sender` whether the key for `pair` is its own (§2.1.2)."""
     return Element("verify", DIALBACK, {**_addresses(pair.inverse), "id": stream_id}, text=key)
 
 
 def unsolicited(element: Element) -> RemoteFault:
-    """An answer counts only where it was asked for, on this stream (XEP-0220 §3.1, R27)."""
+    """Return the refusal of an answer to a question that was not asked on this stream (XEP-0220 §3.1, R27)."""
     return RemoteFault(StreamCondition.INVALID_FROM, f"<db:{element.name}/> answers a request that was not made on this stream")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A `<db:result/>` or `<db:verify/>` that came without `type`: an answer is due (§2.2)."""
+    """A `<db:result/>` or `<db:verify/>` without `type`, which must be answered (§2.2)."""
 
     name: str
     pair: Pair  # as addressed: from, to
@@ -75,7 +75,7 @@ class Request:
 
     @classmethod
     def read(cls, element: Element) -> Request:
-        """Raises `RemoteFault` where it is not one."""
+        """Return the request in `element`. Raises `RemoteFault` if it is not valid."""
         if "type" in element.attributes:
             raise unsolicited(element)
         if len(element.attributes.get("id", "")) > ID_CHARACTERS:
@@ -85,13 +85,13 @@ class Request:
         return cls(element.name, addresses(element), _key(element), stream_id, _spelled(element))
 
     def answer(self, outcome: DialbackOutcome) -> Element:
-        """What answers it; an error says by its condition and text why."""
+        """Return the answer. An error gives the reason by its condition and text."""
         if outcome.type == "error":
             return self.error(*_said_of(outcome.ending))
         return self._swapped(outcome.type)
 
     def error(self, condition: StanzaCondition, text: str) -> Element:
-        """What answers it where it cannot be served (§2.5)."""
+        """Return the error for a request that cannot be served (§2.5)."""
         return self._swapped("error", stanza_error(condition, text))
 
     def _swapped(self, type: str, *children: Element) -> Element:
@@ -99,7 +99,7 @@ class Request:
 
 
 def error(element: Element, condition: StanzaCondition, text: str) -> Element:
-    """Return what answers a request that is not even read."""
+    """Return the error for a request that was not parsed."""
     return _swapped(element.name, _spelled(element), "error", stanza_error(condition, text))
 
 
@@ -113,26 +113,26 @@ def _swapped(name: str, attributes: dict[str, str], type: str, *children: Elemen
 
 
 def _said_of(ending: Ending | None) -> tuple[StanzaCondition, str]:
-    """No details of ours: the account's own words, and the conditions that XEP-0220 §2.5 has for two causes."""
+    """Return condition and text for a cause, without internal details. XEP-0220 §2.5 has conditions for two causes."""
     cause = Cause.DIALBACK_ERROR if ending is None else ending.cause
     account = ACCOUNTS[cause]
     return _CONDITIONS.get(cause, account.condition), account.bounce
 
 
 def addresses(element: Element) -> Pair:
-    """`from` and `to` of a dialback element; raises `<improper-addressing/>` where they are no domains."""
+    """Return `from` and `to` of a dialback element. Raises `<improper-addressing/>` if one is not a domain."""
     return Pair(_domain(element, "from"), _domain(element, "to"))
 
 
 def _stream_id(element: Element) -> str:
-    """The `id` of a `<db:verify/>`."""
+    """Return the `id` of a `<db:verify/>`."""
     if not element.attributes.get("id"):
         raise RemoteFault(StreamCondition.BAD_FORMAT, "<db:verify/> without `id`")
     return element.attributes["id"]
 
 
 def _key(element: Element) -> str:
-    """The key in a request; white space around it is none of it."""
+    """Return the key in a request, without surrounding white space."""
     text = element.text.strip()
     if not text:
         raise RemoteFault(StreamCondition.BAD_FORMAT, f"<db:{element.name}/> without a key")
@@ -140,7 +140,7 @@ def _key(element: Element) -> str:
 
 
 def outcome(element: Element) -> DialbackOutcome:
-    """What an answer says."""
+    """Return what an answer says: valid, invalid, or an error."""
     match element.attributes.get("type"):
         case "valid":
             return DialbackOutcome("valid")

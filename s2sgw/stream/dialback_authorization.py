@@ -1,7 +1,7 @@
-"""The receiving and the authoritative role of dialback on one stream: who has asked to send, and what became of it.
+"""The receiving and the authoritative role of dialback on one stream: the requests, and their results.
 
-A request costs the same however many came before it, few are judged or verified at once, and requests are rated: a peer that has
-proven nothing can send them without end.
+A peer that has proven nothing can send requests without end. So each costs the same however many came before it, only a few are
+judged or verified at once, and their rate is limited.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ TEMPORARY = frozenset({StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.RE
 class DialbackAuthorization:
     """The requests of one stream. Each peer domain is judged once, then each pair is proven by its key (R28).
 
-    Where the policy lets nobody prove the domain by a key, its certificate does, on a stream that has authenticated already
-    (XEP-0220 §2.1.1 leaves the method to us, XEP-0344 describes this one).
+    If the policy does not accept a key for the domain, its certificate is used, on a stream that has authenticated already
+    (XEP-0220 §2.1.1 leaves the method to the implementation, XEP-0344 describes this one).
     """
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission | None) -> None:
@@ -69,13 +69,13 @@ class DialbackAuthorization:
 
     @property
     def idle(self) -> bool:
-        """Return whether no request waits for anything."""
+        """Return whether no request is open."""
         return not self._asked
 
     # --- requests ---
 
     def result(self, request: Request) -> None:
-        """Take `<db:result/>`: may `request.pair` be sent on this stream?"""
+        """Handle `<db:result/>`: the peer requests to send `request.pair` on this stream."""
         pair = request.pair
         if pair in self._stream.pairs:
             self._stream.send(request.answer(DialbackOutcome("valid")))
@@ -106,7 +106,7 @@ class DialbackAuthorization:
             self._go_on()
 
     def _passed_bound(self) -> str:
-        """Return which bound on requests is passed by one more, in words; "": none. One that is within is counted."""
+        """Count one more request. Return which limit it exceeds, in words; "": none."""
         options = self._stream.options
         if len(self._asked) >= options.claims_waiting:
             return f"more than {options.claims_waiting} requests without waiting for an answer"
@@ -115,18 +115,18 @@ class DialbackAuthorization:
         return ""
 
     def not_served(self, element: Element) -> None:
-        """Refuse a request for a domain that is not served, unread."""
+        """Refuse a request for a domain that is not served, without parsing it."""
         self._few(dialback.error(element, StanzaCondition.ITEM_NOT_FOUND, "the domain in `to` is not served here"))
 
     def _few(self, error: Element) -> None:
-        """Send an error that is sent a few times on a stream; one more ends it."""
+        """Send an error. After a few of them on one stream, the next one ends the stream."""
         self._stream.send(error)
         if not self._answered.take(self._stream.options.seconds()):
             text = "too many requests beyond the limits, or for domains that are not served"
             raise refuse(Cause.TOO_MANY_CLAIMS, StreamCondition.RESOURCE_CONSTRAINT, text)
 
     def _is_full_for(self, sender: Domain) -> bool:
-        """Return whether there is no room for a further domain, or for a further pair."""
+        """Return whether the stream can carry no further domain or pair."""
         if len(self._stream.pairs) + len(self._asked) >= PAIRS:
             return True
         if sender in self._permitted or sender in self._unjudged:
@@ -138,7 +138,7 @@ class DialbackAuthorization:
         self._domains = max(self._domains, permission.domains)
 
     def _forget_temporary(self, peer: Domain) -> None:
-        """Forget a refusal for the time being: the DNS may answer by now."""
+        """Forget a temporary refusal: the DNS may answer now."""
         permission = self._refused.get(peer)
         if permission is None or permission.refusal is None or self._judged_anew >= JUDGED_ANEW:
             return
@@ -147,7 +147,7 @@ class DialbackAuthorization:
             del self._refused[peer]
 
     def verify(self, request: Request) -> None:
-        """Answer `<db:verify/>`: is the key one of ours? (§2.2.2; R27)"""
+        """Answer `<db:verify/>`: whether the key is one of ours (§2.2.2; R27)."""
         receiving, originating = request.pair
         options = self._stream.options
         if not options.answers_verify(originating):
@@ -162,7 +162,7 @@ class DialbackAuthorization:
     # --- answers of the shell ---
 
     def judged(self, permission: Permission, peer: Domain | None = None) -> None:
-        """Take the judgement of `peer` (None: of the only one that is being judged)."""
+        """Handle the judgement of `peer`. None: of the only peer that is being judged."""
         if peer is None and len(self._judging) == 1:
             [peer] = self._judging
         if peer is None or peer not in self._judging:
@@ -182,7 +182,7 @@ class DialbackAuthorization:
         self._go_on()
 
     def answered(self, pair: Pair, outcome: DialbackOutcome) -> None:
-        """Take what became of the key for `pair`."""
+        """Handle the result of the verification of the key for `pair`."""
         request = self._verifying.pop(pair, None)
         if request is None:
             raise LocalFault(f"dialback_answered for {pair}, which was not asked about")
@@ -201,7 +201,7 @@ class DialbackAuthorization:
         self._stream.reach(request.pair)
 
     def _invalid(self, request: Request, outcome: DialbackOutcome) -> None:
-        """End the stream for a forged sender (§2.2.1). Where there are pairs beside it, it is an error instead (§2.1.2)."""
+        """End the stream because of a forged sender (§2.2.1). If other pairs use the stream, send an error instead (§2.1.2)."""
         if self._stream.pairs or not self.idle:
             self._stream.send(request.answer(DialbackOutcome("error", outcome.ending)))
             return
@@ -211,7 +211,7 @@ class DialbackAuthorization:
     # --- turns ---
 
     def _go_on(self) -> None:
-        """Begin judgements and verifications, as many as may run at once."""
+        """Start judgements and verifications, as many as may run at once."""
         for peer in list(self._unjudged):
             permission = self._permitted.get(peer) or self._refused.get(peer)
             if permission is not None and peer not in self._judging:
@@ -227,7 +227,7 @@ class DialbackAuthorization:
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))
 
     def _permitted_by(self, permission: Permission, request: Request) -> None:
-        """Go on with a request whose peer was judged."""
+        """Continue with a request whose peer was judged."""
         if permission.dialback:
             self._unverified.append(request)
             return

@@ -1,4 +1,4 @@
-"""Stream features (RFC 6120 §4.3.2): what we offer, as rows, and what the other side offers, read once."""
+"""Stream features (RFC 6120 §4.3.2): the table of what we offer, and what the other side offers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2sgw.xmpp.namespaces import CHANNEL_BINDING, DIALBACK_FEATURE, LIMITS, SAS
 
 TLSUse = Literal["required", "optional", "never"]
 
-#: A number in a feature has at most so many digits; a longer one is no number of ours.
+#: The most digits of a number in a feature. A longer number is ignored.
 DIGITS = 15
 
 
@@ -30,59 +30,59 @@ class Standing:
 
     @property
     def bare(self) -> bool:
-        """TLS must come first: nothing else is offered (R3)."""
+        """Whether TLS must come first, so that nothing else is offered (R3)."""
         return self.tls == "required" and not self.secured
 
     @property
     def manageable(self) -> bool:
-        """Acknowledgements may be asked for now, or once dialback has succeeded: no features come again then (XEP-0198 §3)."""
+        """Whether acknowledgements can be requested now, or after dialback: no features are sent again then (XEP-0198 §3)."""
         permission = self.permission
         return permission.management and (self.authenticated or (not self.bare and permission.dialback))
 
     @property
     def extensible(self) -> bool:
-        """Pairs may be asked for by dialback: by their keys, or, beside one that has authenticated, by the certificate."""
+        """Whether pairs can be requested by dialback: by a key, or, after another pair has authenticated, by the certificate."""
         permission = self.permission
         return not self.bare and (permission.dialback or (self.authenticated and permission.external))
 
     @property
     def anonymous(self) -> bool:
-        """TLS has come, and SASL may (R4)."""
+        """Whether TLS is established and SASL is possible (R4)."""
         return self.secured and not self.authenticated
 
     @property
     def bindable(self) -> bool:
-        """A mechanism with channel binding is offered (XEP-0440)."""
+        """Whether a mechanism with channel binding is offered (XEP-0440)."""
         return self.permission.secret is not None and self.permission.secret.binding is not None
 
     @property
     def before_tls(self) -> bool:
-        """STARTTLS may be asked for."""
+        """Whether STARTTLS can be requested."""
         return not self.secured and self.tls != "never"
 
     @property
     def authenticates(self) -> bool:
-        """There is a SASL mechanism to authenticate by (R4)."""
+        """Whether there is a SASL mechanism (R4)."""
         return self.anonymous and bool(sasl.offered(self.permission))
 
     @property
     def binds(self) -> bool:
-        """There is one, and it binds to the TLS channel (XEP-0440)."""
+        """Whether there is one that is bound to the TLS channel (XEP-0440)."""
         return self.anonymous and self.bindable
 
     @property
     def bidirectional(self) -> bool:
-        """Stanzas may go back on the stream (XEP-0288)."""
+        """Whether stanzas may be sent back on the stream (XEP-0288)."""
         return self.anonymous and self.permission.bidi
 
     @property
     def announces(self) -> bool:
-        """Limits are told to whom they will hold for, unless the policy keeps them to itself (XEP-0478)."""
+        """Whether the limits are announced (XEP-0478): to an authenticated peer, unless the policy forbids it."""
         return self.permission.announced and not self.bare and (self.secured or self.authenticated)
 
 
 class Feature(NamedTuple):
-    """A row: the property of `Standing` by which it is offered, and how it is written."""
+    """A row of the table: the property of `Standing` that decides whether the feature is offered, and how it is written."""
 
     offered: str
     element: Callable[[Standing], Element]
@@ -131,14 +131,14 @@ FEATURES = (
 
 
 def offer(standing: Standing) -> Element:
-    """`<stream:features/>` for a stream that stands so."""
+    """Return `<stream:features/>` for a stream with this standing."""
     rows = [row.element(standing) for row in FEATURES if getattr(standing, row.offered)]
     return Element("features", STREAM, children=rows)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """What the other side accepts (XEP-0478): bytes of a top-level element, seconds of silence; None where unsaid."""
+    """The limits of the other side (XEP-0478): bytes of a top-level element, seconds of silence. None: not announced."""
 
     max_bytes: int | None = None
     idle_seconds: int | None = None
@@ -166,7 +166,7 @@ class StreamFeatures:
 
     @classmethod
     def read(cls, features: Element) -> StreamFeatures:
-        """The features that `<stream:features/>` announces; what is not known is only named."""
+        """Return the features in `<stream:features/>`. Of unknown ones only the names are kept."""
         starttls = features.child(TLS, "starttls")
         mechanisms = features.child(SASL, "mechanisms")
         dialback = features.child(DIALBACK_FEATURE, "dialback")

@@ -20,7 +20,7 @@ __all__ = ["InitiatingOptions", "InitiatingStream"]
 
 
 class InitiatingStream(InitiatingContext):
-    """One stream of ours. Stanzas of a pair may be written to the transport once `PairProven` said so."""
+    """One stream that we open. Stanzas of a pair may be written to the transport after `PairProven`."""
 
     phase: InitiatingPhase
 
@@ -30,7 +30,7 @@ class InitiatingStream(InitiatingContext):
 
     @property
     def peer_limits(self) -> PeerLimits:
-        """What the other side has announced that it accepts (XEP-0478), or is known to."""
+        """The limits that the other side announced (XEP-0478), or that are known of it."""
         if self.pre_1_0 or self.features.dialback_alone:
             return replace(self.features.limits, presumed=JABBERD2_BYTES, holds=is_fit)
         return self.features.limits
@@ -48,17 +48,17 @@ class InitiatingStream(InitiatingContext):
         return REQUEST if self.managed else b""
 
     def begin(self) -> list[Event]:
-        """The transport is connected. With direct TLS, `tls_established` follows."""
+        """Start: the transport is connected. With direct TLS, `tls_established` follows."""
         return self.step(self.phase.begin)
 
     def judged(self, permission: Permission) -> list[Event]:
-        """Answers `JudgementNeeded`: its `refusal` ends the stream, nothing else of it counts here."""
+        """Answer `JudgementNeeded`. A `refusal` ends the stream; nothing else is used."""
         return self.step(self.phase.judged, permission)
 
     def authorize(self, pair: Pair) -> list[Event]:
-        """Ask by dialback to send `pair` too; `PairProven` or `PairRefused` follows. Not before the first such event."""
+        """Request `pair` by dialback; `PairProven` or `PairRefused` follows. To be called after the first such event."""
         return self.step(self.phase.authorize, pair)
 
     def verify(self, pair: Pair, stream_id: str, key: str) -> list[Event]:
-        """Ask whether the key that came for `pair` on our stream `stream_id` is the other side's; `Verified` follows."""
+        """Ask the other side whether the key for `pair` on our stream `stream_id` is its own; `Verified` follows."""
         return self.step(self.phase.ask_verify, pair, stream_id, key)

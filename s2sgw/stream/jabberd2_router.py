@@ -1,7 +1,7 @@
-"""The stream of a part of jabberd2 with its router, from the part's side: authenticate, take the default route, carry stanzas.
+"""The stream of a component of jabberd2 to its router: authenticate, bind the default route, carry stanzas.
 
-It is no XMPP of any standard; what is here was read in jabberd2's source (router/router.c, s2s/router.c) and tried on 2.7.0.
-The default route is what its own s2s takes: whatever is for no name that a part has bound goes there.
+The protocol is not standardised. It is described by jabberd2's source (router/router.c, s2s/router.c) and was tested with 2.7.0.
+jabberd2's own s2s binds the default route: the router sends there what is for no bound name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """How the router is spoken to: as which user, and a fresh nonce for each exchange."""
+    """The options of the stream: the user, and a function that returns a new nonce for each exchange."""
 
     host: str
     user: str
@@ -52,7 +52,7 @@ class RouterOptions:
 
 
 class RouterStream(Negotiation):
-    """One stream with a router. `wrapped` makes what may be written once `Bound` said so."""
+    """One stream to a router. The result of `wrapped` may be written after `Bound`."""
 
     phase: RouterPhase
     stop_at: ClassVar[frozenset[str]] = frozenset({sasl.SUCCESS})
@@ -70,24 +70,24 @@ class RouterStream(Negotiation):
 
     @property
     def probe(self) -> bytes:
-        """Return what the router answers, however long nothing else was said."""
+        """Return an element that the router answers, to find out whether it is alive."""
         return _ECHO
 
     def begin(self) -> list[Event]:
-        """The transport is connected."""
+        """Start: the transport is connected."""
         return self.step(self.phase.begin)
 
     def unbind(self) -> list[Event]:
-        """Be the default route no longer; `Bound` says when, and what the router had for us comes before that."""
+        """Give up the default route. `Bound` follows, after everything that the router had for us."""
         return self.step(self.phase.unbind)
 
     @property
     def acknowledged_to_peer(self) -> int:
-        """Nothing is acknowledged to a router."""
+        """Return 0: nothing is acknowledged to a router."""
         return 0
 
     def handled(self, number: int) -> list[Event]:
-        """The router does not ask."""
+        """Do nothing: the router expects no acknowledgement."""
         return []
 
     def open_anyhow(self) -> None:
@@ -98,7 +98,7 @@ class RouterStream(Negotiation):
 
 
 def wrapped(recipient: Domain, stanzas: Iterable[bytes]) -> bytes:
-    """Routes to whatever part serves `recipient`, for stanzas that are all fit (`content.is_fit`)."""
+    """Return the stanzas wrapped in routes to the component that serves `recipient`. All must be fit (`content.is_fit`)."""
     head = f"<route xmlns='{COMPONENT}' to='{escape_attribute(recipient.text)}' from='{NAME}'>".encode()
     return b"".join([head + to_client(data) + b"</route>" for data in stanzas])
 
@@ -121,11 +121,11 @@ class RouterPhase(ElementPhase):
         raise self.unasked("begin")
 
     def unbind(self) -> None:
-        """Nothing is bound yet."""
+        """Do nothing: no route is bound yet."""
 
 
 class Idle(RouterPhase):
-    """Nothing has been sent."""
+    """Before the header is sent."""
 
     mute = True
 
@@ -135,7 +135,7 @@ class Idle(RouterPhase):
 
 
 class AwaitHeader(RouterPhase):
-    """Our header is out."""
+    """After our header is sent."""
 
     def __init__(self, stream: RouterStream, then: type[RouterPhase]) -> None:
         super().__init__(stream)
@@ -146,7 +146,7 @@ class AwaitHeader(RouterPhase):
 
 
 class AwaitMechanisms(RouterPhase):
-    """What it offers is to come."""
+    """Before the router sends its mechanisms."""
 
     def features(self, element: Element) -> None:
         if MECHANISM not in StreamFeatures.read(element).mechanisms:
@@ -156,7 +156,7 @@ class AwaitMechanisms(RouterPhase):
 
 
 class Authenticating(RouterPhase):
-    """DIGEST-MD5 is under way: both sides prove that they know the secret."""
+    """During DIGEST-MD5, in which both sides prove that they know the secret."""
 
     def __init__(self, stream: RouterStream) -> None:
         super().__init__(stream)
@@ -185,7 +185,7 @@ class Authenticating(RouterPhase):
 
 
 class AwaitFeatures(RouterPhase):
-    """Behind SASL."""
+    """After SASL."""
 
     def features(self, element: Element) -> None:
         self.stream.send(Element("bind", COMPONENT, {"name": NAME}, [Element("default", COMPONENT)]))
@@ -193,7 +193,7 @@ class AwaitFeatures(RouterPhase):
 
 
 class Binding(RouterPhase):
-    """The default route is asked for."""
+    """After the request for the default route."""
 
     def bind(self, element: Element) -> None:
         number = element.attributes.get("error")
@@ -205,7 +205,7 @@ class Binding(RouterPhase):
 
 
 class Carrying(RouterPhase):
-    """We are the default route."""
+    """After the default route is bound."""
 
     def __init__(self, stream: RouterStream) -> None:
         super().__init__(stream)
@@ -213,7 +213,7 @@ class Carrying(RouterPhase):
         self._last: Pair | None = None
 
     def route(self, route: Route) -> None:
-        """What is for one address; not what is told to all, or copied to a log (s2s/router.c drops them too)."""
+        """Handle a route to one address. Broadcasts and copies for a log are ignored, as s2s/router.c does."""
         stanza = route.stanza
         if stanza is None or route.type is not None or (route.to == NAME and route.error is None):
             return
@@ -224,7 +224,7 @@ class Carrying(RouterPhase):
             self.stream.pass_on(pair, stanza)
 
     def _pair_of(self, stanza: Stanza) -> Pair | None:
-        """The same object for a run of the same pair; None: the addresses are not valid."""
+        """Return the pair, as the same object for consecutive stanzas. None: the addresses are not valid."""
         try:
             pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
         except InvalidJID:
@@ -239,7 +239,7 @@ class Carrying(RouterPhase):
             self.stream.emit(Announced(name, element.attributes.get("type") != "unavailable"))
 
     def element(self, element: Element) -> None:
-        """What a part does not know it passes over, as all parts of jabberd2 do."""
+        """Ignore an unknown element, as all components of jabberd2 do."""
         if (element.namespace, element.name) in self.inputs:
             super().element(element)
 

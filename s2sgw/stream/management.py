@@ -1,10 +1,10 @@
-"""Stream management (XEP-0198): the counters of one stream and the elements that speak of them (R35).
+"""Stream management (XEP-0198): the counters of one stream, and the elements that carry them (R35).
 
-Both directions are counted alike, whoever asked for it: what the other side sent is acknowledged by `handled`, which the
-shell reports; what we sent is acknowledged by the other side's `h`. All four counters run modulo 2**32 on the wire only.
+Both directions are counted in the same way. `handled`, which the shell reports, acknowledges what the other side sent. The other
+side's `h` acknowledges what we sent. The counters run modulo 2**32 on the wire only.
 
-A stream that broke off, closed by neither side, may be resumed on another one (§5): then the counters go on there. What the
-other side must send again by our `h`, and had sent before, is counted once and passed on once.
+A stream that was lost, and closed by neither side, can be resumed on another one (§5). The counters then continue there. What the
+other side must send again, by our `h`, and had sent before, is counted once and passed on once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MODULUS = 2**32
 
 
 def feature() -> Element:
-    """What announces it among the stream features."""
+    """Return the element that announces stream management among the stream features."""
     return Element("sm", MANAGEMENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """By what a stream that broke off is resumed: the id that the receiving side gave, for so many seconds; and its counters."""
+    """A lost stream that can be resumed: the id that the receiving side gave, for how many seconds, and the counters."""
 
     id: str
     seconds: int
@@ -42,55 +42,55 @@ class Resumption:
 
 
 def enable(resume: bool = False) -> Element:
-    """Initiating: ask for it (§3), and to be able to resume the stream (§5)."""
+    """Return `<enable/>` (§3), with the request to resume the stream later (§5). For the initiating side."""
     return Element("enable", MANAGEMENT, {"resume": "true"} if resume else {})
 
 
 def enabled(resumption: Resumption | None = None) -> Element:
-    """Receiving: granted."""
+    """Return `<enabled/>`. For the receiving side."""
     if resumption is None:
         return Element("enabled", MANAGEMENT)
     return Element("enabled", MANAGEMENT, {"id": resumption.id, "resume": "true", "max": str(resumption.seconds)})
 
 
 def resume(resumption: Resumption) -> Element:
-    """Initiating: go on with the stream that broke off."""
+    """Return `<resume/>` for a lost stream. For the initiating side."""
     return Element("resume", MANAGEMENT, resumption.counters.h | {"previd": resumption.id})
 
 
 def resumed(resumption: Resumption) -> Element:
-    """Receiving: granted."""
+    """Return `<resumed/>`. For the receiving side."""
     return Element("resumed", MANAGEMENT, resumption.counters.h | {"previd": resumption.id})
 
 
 def failed(condition: str, counters: Counters | None = None) -> Element:
-    """Receiving: refused, by a stanza error's `condition`; the stream goes on without. `counters`: of a stream past resuming."""
+    """Return `<failed/>` with a stanza error's `condition`. `counters`: of a stream that cannot be resumed."""
     attributes = {} if counters is None else counters.h
     return Element("failed", MANAGEMENT, attributes, [Element(condition, STANZA_ERRORS)])
 
 
 def may_resume(element: Element) -> bool:
-    """Whether `<enable/>` asks for resumption, or `<enabled/>` grants it."""
+    """Return whether `<enable/>` asks for resumption, or `<enabled/>` grants it."""
     return element.attributes.get("resume") in ("true", "1")
 
 
 def within(element: Element, seconds: int) -> int:
-    """The seconds for which a stream can be resumed: ours, or the other side's `max` where that is less."""
+    """Return for how many seconds a stream can be resumed: ours, or the other side's `max` if that is less."""
     text = element.attributes.get("max", "")
     return min(int(text), seconds) if _is_count(text) else seconds
 
 
 class Counters:
-    """The stanzas of one managed stream, in both directions, since it was enabled; of all streams that resume it, too."""
+    """The stanzas of one managed stream in both directions since it was enabled, including the streams that resumed it."""
 
     __slots__ = ("acknowledged", "began", "handled", "sent", "told")
 
     def __init__(self, began: int) -> None:
-        """`began`: how many stanzas had been received before."""
+        """`began`: the number of stanzas that were received before."""
         self.began = began
         #: of those received, the longest prefix in safe hands
         self.handled = 0
-        #: of those, how many the other side was told of
+        #: how many of those were acknowledged to the other side
         self.told = 0
         self.sent = 0
         #: of those sent, how many the other side has
@@ -98,15 +98,15 @@ class Counters:
 
     @property
     def h(self) -> dict[str, str]:
-        """The attribute that says how many of theirs are in safe hands."""
+        """The attribute `h`: how many received stanzas are handled."""
         return {"h": str(self.handled % MODULUS)}
 
     def outstanding(self, received: int) -> int:
-        """How many of theirs are not, `received` being all that came on the stream so far."""
+        """Return how many of the `received` stanzas are not handled yet."""
         return received - self.began - self.handled
 
     def handle(self, number: int, received: int) -> bool:
-        """`number` more are in safe hands; whether those are all of the `received` on the stream so far."""
+        """Count `number` more stanzas as handled. Return whether these are all of the `received` ones."""
         outstanding = self.outstanding(received)
         if not 0 <= number <= outstanding:
             raise LocalFault(f"{number} stanzas handled, where {outstanding} were outstanding")
@@ -114,12 +114,12 @@ class Counters:
         return number == outstanding
 
     def answer(self) -> bytes:
-        """What acknowledges the stanzas handled so far."""
+        """Return the `<a/>` for the stanzas handled so far."""
         self.told = self.handled
         return b"<a xmlns='%s' h='%d'/>" % (_MANAGEMENT, self.handled % MODULUS)
 
     def acknowledge(self, element: Element) -> int:
-        """How many more stanzas of ours an `h` acknowledges; raises where it speaks of any that were never sent."""
+        """Return how many more of our stanzas an `h` acknowledges. Raises if it counts any that were never sent."""
         h = _h(element)
         outstanding = self.sent - self.acknowledged
         number = (h - self.acknowledged) % MODULUS
@@ -138,7 +138,7 @@ class Counters:
 
 
 def _h(element: Element) -> int:
-    """The `h` of an element (§4: unsigned 32 bits)."""
+    """Return the `h` of an element (§4: unsigned 32 bits)."""
     text = element.attributes.get("h", "")
     if not _is_count(text):
         raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/> with an `h` that is no count")
@@ -150,7 +150,7 @@ def _is_count(text: str) -> bool:
 
 
 class Managed(Negotiation):
-    """A stream of either role whose stanzas may be acknowledged."""
+    """A stream of either role whose stanzas can be acknowledged."""
 
     counters: Counters | None = None
     #: by what the stream is resumed, should it break off
@@ -162,27 +162,27 @@ class Managed(Negotiation):
 
     @property
     def managed(self) -> bool:
-        """Stanzas are acknowledged on this stream."""
+        """Whether stanzas are acknowledged on this stream."""
         return self.counters is not None
 
     @property
     def owes(self) -> bool:
-        """Some of what came on this stream is not in safe hands yet."""
+        """Whether some received stanzas are not handled yet."""
         return self.counters is not None and self.counters.outstanding(self.received) > 0
 
     @property
     def unacknowledged(self) -> int:
-        """Of the stanzas that were sent and counted."""
+        """How many of the stanzas that were sent and counted are not acknowledged."""
         return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
 
     def manage(self) -> Counters:
-        """Count from here on."""
+        """Count the stanzas from now on."""
         self.counters = Counters(self.received)
         self.acknowledged_to_peer = 0
         return self.counters
 
     def handled(self, number: int) -> list[Event]:
-        """`number` more of the stanzas received were passed on, spooled or ended: the longest prefix over all pairs."""
+        """Note that `number` more received stanzas were passed on, spooled or ended: the longest prefix over all pairs."""
         return self.step(self._handled, number)
 
     def _handled(self, number: int) -> None:
@@ -194,25 +194,25 @@ class Managed(Negotiation):
                 raise Stop(self.parting)
 
     def acknowledge(self, counters: Counters) -> None:
-        """Tell the other side which of its stanzas are safe."""
+        """Acknowledge the handled stanzas of the other side."""
         self.send(counters.answer())
         self.acknowledged_to_peer = counters.told
 
     def part(self, ending: Ending) -> None:
-        """The other side has closed the stream: what it does not hear to be in safe hands it would send again."""
+        """Answer the other side's closing tag. It would send again what is not acknowledged before ours."""
         if self.leaving is not None or not self.owes:
             raise Stop(ending)
         self.parting = ending
         self.emit(ClosingTagDue(ending))
 
     def _farewell(self, last_words: Element | None) -> None:
-        """The last acknowledgement goes before the closing tag."""
+        """Send the last acknowledgement, before the closing tag."""
         if self.counters is not None and self.counters.told < self.counters.handled:
             self.acknowledge(self.counters)
         super()._farewell(last_words)
 
     def broken_off(self) -> Resumption | None:
-        """The transport is gone: by what the stream is resumed. One that either side has ended is not (§5). Once."""
+        """Return by what the lost stream can be resumed, once. None if either side ended it (§5)."""
         if self.over or self.closing or self.resumption is None:
             return None
         resumption, self.resumption, self.counters = self.resumption, None, None
@@ -220,9 +220,9 @@ class Managed(Negotiation):
         return resumption
 
     def go_on(self, resumption: Resumption, told: int, element: Element) -> int:
-        """Count on where that stream broke off; how many more stanzas of ours the `h` of `element` acknowledges.
+        """Continue the counters of a lost stream. Return how many more of our stanzas the `h` of `element` acknowledges.
 
-        `told`: how many of theirs were handled when we said so. They send again all that came behind those.
+        `told`: how many stanzas the other side knows to be handled. It sends again everything after those.
         """
         number = resumption.counters.acknowledge(element)
         self.resumption, self.counters = resumption, resumption.counters
@@ -233,7 +233,7 @@ class Managed(Negotiation):
         return number
 
     def sent(self, number: int) -> bool:
-        """The shell writes `number` stanzas behind what the engine has sent. Return whether they are counted."""
+        """Count `number` stanzas that the shell writes after what the engine has sent. Return whether they are counted."""
         if self.counters is None:
             return False
         self.counters.sent += number
@@ -241,7 +241,7 @@ class Managed(Negotiation):
 
 
 class ManagedPhase(ElementPhase):
-    """The requests and answers of a managed stream, in whatever phase they come."""
+    """The requests and answers of a managed stream, in every phase."""
 
     stream: Managed
 
@@ -249,14 +249,14 @@ class ManagedPhase(ElementPhase):
         self.stream.part(Ending(Cause.CLOSED, by="them"))
 
     def requested(self, element: Element) -> None:
-        """`<r/>`: what of theirs is in safe hands?"""
+        """Handle `<r/>`: acknowledge the stanzas that are handled."""
         if self.stream.counters is None:
             self.unexpected(element)
         else:
             self.stream.acknowledge(self.stream.counters)
 
     def acknowledged(self, element: Element) -> None:
-        """`<a/>`: what of ours they have."""
+        """Handle `<a/>`: the other side acknowledges our stanzas."""
         if self.stream.counters is None:
             self.unexpected(element)
         elif count := self.stream.counters.acknowledge(element):

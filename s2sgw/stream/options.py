@@ -1,4 +1,4 @@
-"""What a stream is told at its start: the policy that concerns its engine, keys and limits. Frozen."""
+"""The options of a stream: the policy that concerns its engine, its keys and its limits. They do not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.stream.features import TLSUse
 from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.jid import Domain
 
-#: Bounds of a stream whose other side is nobody yet (R32).
+#: Bounds of a stream whose other side has not authenticated yet (R32).
 BEFORE_AUTHENTICATION = FramingLimits(stanza_bytes=65536, stream_bytes=262144)
 
 
@@ -30,7 +30,7 @@ def _epoch() -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReceivingOptions:
-    """How streams are received on one listener."""
+    """The options of the streams that one listener receives."""
 
     keys: DialbackKeys
     #: whether stanzas for a domain are accepted on this listener
@@ -41,7 +41,7 @@ class ReceivingOptions:
     tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
     #: whether a text may spell a domain that is served (`xmpp.jid.spelling`): what is not need not be read
     serves_spelling: Callable[[str], bool] = _any_spelling
-    #: why an asserted sender cannot be one at all (R14), whatever it proves
+    #: returns why an asserted sender is never accepted (R14), whatever it proves
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False
     #: no header is exchanged (XEP-0361): the domains that the peers agreed upon may send to; (): negotiate as ever
@@ -62,7 +62,7 @@ class ReceivingOptions:
 
 @dataclass(frozen=True, slots=True)
 class InitiatingOptions:
-    """How one stream is opened."""
+    """The options of one stream that we open."""
 
     local: Domain
     peer: Domain
@@ -76,7 +76,7 @@ class InitiatingOptions:
     external: bool = True
     #: ask for acknowledgements where they are offered (XEP-0198)
     management: bool = False
-    #: ask to be able to resume the stream too, and try that for so many seconds; 0: do not
+    #: seconds for which a lost stream is resumed; 0: resumption is not requested
     resume: int = 0
     #: let the peer send on the stream too, where it offers that and the judgement allows it (XEP-0288)
     bidi: bool = False

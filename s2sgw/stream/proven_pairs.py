@@ -1,4 +1,4 @@
-"""The pairs of domains that are proven on a stream, and the question asked of every stanza: is it of one of them? (R29)"""
+"""The pairs of domains that are proven on a stream. Every stanza must belong to one of them (R29)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUTES = 1024
 
 
 class ProvenPairs:
-    """What a stream may carry. A pair is never taken away again, so a remembered route stays right."""
+    """The pairs that a stream may carry. A pair is never removed, so a remembered route stays valid."""
 
     __slots__ = ("_methods", "_senders", "routes")
 
@@ -34,12 +34,12 @@ class ProvenPairs:
         return len(self._methods)
 
     def prove(self, pair: Pair, method: Method) -> None:
-        """Stanzas may pass for `pair` from now on."""
+        """Accept stanzas of `pair` from now on."""
         self._methods[pair] = method
         self._senders.add(pair.sender)
 
     def admit(self, stanza: Stanza, serves: Callable[[Domain], bool]) -> Pair:
-        """The proven pair that `stanza` belongs to; raises the stream error that R29 and R30 ask for."""
+        """Return the proven pair that `stanza` belongs to. Raises the stream error that R29 and R30 require."""
         pair = Pair(_domain("from", stanza.from_), _domain("to", stanza.to))
         if pair not in self._methods:
             raise self._stranger(pair, serves)

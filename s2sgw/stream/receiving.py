@@ -1,4 +1,4 @@
-"""The receiving role: a stream that was opened towards us, on either leg (RFC 6120 §4–§6, XEP-0220)."""
+"""The receiving role: a stream that the other side opened, on either leg (RFC 6120 §4–§6, XEP-0220)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ReceivingOptions", "ReceivingStream"]
 
 
 class ReceivingStream(ReceivingContext):
-    """One received stream. `stream_id` gives an unguessable id for each header of ours (XEP-0185 §2)."""
+    """One received stream. `stream_id` returns an unguessable id for each header that we send (XEP-0185 §2)."""
 
     phase: ReceivingPhase
 
@@ -24,7 +24,7 @@ class ReceivingStream(ReceivingContext):
         self.phase = Handshaking(self) if options.direct_tls else AwaitHeader(self)
 
     def resolved(self, refusal: Refusal | None) -> list[Event]:
-        """Answer `ResolutionNeeded`: None where the peer's hostname was resolved."""
+        """Answer `ResolutionNeeded`. None: the peer's hostname was resolved."""
         return self.step(self.phase.resolved, refusal)
 
     def identified(self, peers: tuple[Domain, ...]) -> list[Event]:
@@ -32,7 +32,7 @@ class ReceivingStream(ReceivingContext):
         return self.step(self.phase.identified, peers)
 
     def judged(self, permission: Permission, peer: Domain | None = None) -> list[Event]:
-        """Answer `JudgementNeeded` for `peer`; None: the only one that is open."""
+        """Answer `JudgementNeeded` for `peer`. None: for the only question that is open."""
         return self.step(self.phase.judged, permission, peer)
 
     def dialback_answered(self, pair: Pair, outcome: DialbackOutcome) -> list[Event]:
@@ -40,5 +40,5 @@ class ReceivingStream(ReceivingContext):
         return self.step(self.phase.dialback_answered, pair, outcome)
 
     def resumed(self, resumption: Resumption | None, past: Counters | None = None) -> list[Event]:
-        """Answer `ResumptionNeeded` with the stream to resume, or None; `past`: how far one had come that is no more."""
+        """Answer `ResumptionNeeded` with the stream to resume, or None. `past`: counters of one that is past resuming."""
         return self.step(self.phase.resumed, resumption, past)

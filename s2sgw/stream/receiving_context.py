@@ -1,4 +1,4 @@
-"""What the phases of a received stream share: its options, what was asserted on it, and the pairs proven."""
+"""What the phases of a received stream share: its options, what the peer asserted on it, and the proven pairs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ STARTTLS = f"{TLS}}}starttls"
 
 @dataclass(frozen=True, slots=True)
 class Asserted:
-    """What one stream header says; it is forgotten with the stream that it opened (R8).
+    """The addresses in one stream header. They are discarded with the stream that the header opened (R8).
 
-    `peer` and `local` are None where the header does not say (`peer` before TLS, both on a pre-1.0 stream).
+    `peer` and `local` are None if the header does not contain them (`peer` before TLS, both on a pre-1.0 stream).
     """
 
     peer: Domain | None
@@ -40,7 +40,7 @@ class Asserted:
 
 
 class ReceivingContext(Managed):
-    """The receiving role: what does not depend on the phase."""
+    """The part of the receiving role that does not depend on the phase."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({STARTTLS, sasl.AUTH, sasl.RESPONSE, sasl.ABORT})
 
@@ -50,12 +50,12 @@ class ReceivingContext(Managed):
         self.pairs = ProvenPairs()
         #: its first pair was proven by SASL, which takes TLS (R4)
         self.authenticated = False
-        #: who the last header says that it is from, and for, whatever became of it
+        #: the addresses in the last header, also if it was refused
         self.claimed: tuple[Domain | None, Domain | None] = (None, None)
         self._permitted: dict[Domain, FramingLimits] = {}
         self._after: FramingLimits | None = None
         self._manageable = False
-        #: seconds for which whoever asks may resume the stream
+        #: seconds for which the peer may resume the stream, if it asks
         self._resume = 0
         #: the domains that may be sent to on this stream, and whether the initiating side has asked for that (XEP-0288)
         self._reachable: set[Domain] = set()
@@ -70,7 +70,7 @@ class ReceivingContext(Managed):
         return bool(self.pairs)
 
     def answer_header(self, asserted: Asserted) -> None:
-        """Our header, to theirs."""
+        """Send our header in answer to the peer's."""
         peer, local = asserted.peer, asserted.local
         self.open(stream_header(
             to=peer.text if peer else None, from_=local.text if local else None, id=asserted.stream_id,
@@ -78,7 +78,7 @@ class ReceivingContext(Managed):
         ))
 
     def offer(self, asserted: Asserted, permission: Permission) -> None:
-        """Our features, where the stream has any."""
+        """Send our features, if the stream has any."""
         if not asserted.pre_1_0:
             standing = Standing(
                 self.options.tls(asserted.peer), self.secured, bool(self.pairs), permission,
@@ -89,35 +89,35 @@ class ReceivingContext(Managed):
             self.send(offer(standing))
 
     def permit(self, peer: Domain, permission: Permission) -> None:
-        """`peer` may prove itself, and these are its limits then."""
+        """Note that `peer` may authenticate, and its limits after that."""
         self._permitted[peer] = permission.limits or self.options.after
         if permission.bidi:
             self._reachable.add(peer)
 
     def carry_back(self) -> None:
-        """`<bidi/>`: the inverse of each pair that is proven may be sent here."""
+        """Handle `<bidi/>`: we may send stanzas of the inverse of each proven pair."""
         self._bidi = True
 
     def limits_of(self, peer: Domain | None) -> FramingLimits:
-        """What holds once `peer` has proven itself: the largest of what the peers on the stream may send."""
+        """Return the limits after `peer` has authenticated: the largest of those of the peers on the stream."""
         permitted = self._permitted.get(peer) if peer is not None else None
         known = [limits for limits in (self._after, permitted) if limits is not None]
         return max(known, key=attrgetter("stanza_bytes"), default=self.options.after)
 
     def prove(self, pair: Pair, method: Method) -> None:
-        """`pair` may be sent from now on."""
+        """Accept stanzas of `pair` from now on."""
         self.pairs.prove(pair, method)
         self._after = self.limits_of(pair.sender)
         self.limit(self._after)
         self.emit(PairProven(pair, method))
 
     def reach(self, pair: Pair) -> None:
-        """Stanzas of the inverse of `pair`, which is proven, may be sent from now on, where that was asked for and is allowed."""
+        """Permit to send stanzas of the inverse of the proven `pair`, if the peer asked for that and the policy allows it."""
         if self._bidi and pair.sender in self._reachable:
             self.emit(PairProven(pair.inverse, "bidi"))
 
     def enable(self, element: Element) -> None:
-        """`<enable/>`: from now on stanzas are counted, and acknowledged (XEP-0198 §3)."""
+        """Handle `<enable/>`: count and acknowledge stanzas from now on (XEP-0198 §3)."""
         if not self._manageable:
             self.send(management.failed("service-unavailable"))
         elif not self.pairs or self.managed:
@@ -131,13 +131,13 @@ class ReceivingContext(Managed):
             self.emit(ManagementEnabled())
 
     def hindrance(self) -> str:
-        """The stanza error for which nothing can be resumed now, whatever it is; "": none."""
+        """Return the stanza error for which no stream can be resumed now; "": none."""
         if not self._resume:
             return "feature-not-implemented"
         return "unexpected-request" if not self.pairs or self.managed else ""
 
     def resume(self, resumption: Resumption, element: Element) -> None:
-        """`<resume/>` is granted: what that stream counted counts on."""
+        """Grant `<resume/>`: continue with the counters of the lost stream."""
         count = self.go_on(resumption, resumption.counters.handled, element)
         self.send(management.resumed(resumption))
         self.emit(Resumed(count))
@@ -147,7 +147,7 @@ class ReceivingContext(Managed):
         return not is_internationalised(text) or self.options.serves_spelling(text)
 
     def refusal_of(self, sender: Domain) -> Refusal | None:
-        """Why `sender` can be none, whatever it proves (R14)."""
+        """Return why `sender` is never accepted, whatever it proves (R14)."""
         refusal = self.options.refuses_sender(sender)
         if refusal is None and self.options.serves(sender):
             text = f"{sender} is served here and cannot be the sender"
@@ -156,7 +156,7 @@ class ReceivingContext(Managed):
 
 
 class ReceivingPhase(ManagedPhase):
-    """Refuses every element of negotiation, each in its own way, and every answer."""
+    """A phase that refuses every element of negotiation and every answer. Subclasses accept some."""
 
     stream: ReceivingContext
     inputs = {
@@ -174,7 +174,7 @@ class ReceivingPhase(ManagedPhase):
     }
 
     def starttls(self, element: Element) -> None:
-        """R7: not offered here."""
+        """Refuse `<starttls/>`: it is not offered in this phase (R7)."""
         self.fail_tls(Cause.PROTOCOL_ERROR, "<starttls/> was not offered")
 
     def pair_of(self, stanza: Stanza) -> Pair:
@@ -197,5 +197,5 @@ class ReceivingPhase(ManagedPhase):
         raise self.unasked("resumed")
 
     def fail_tls(self, cause: Cause, detail: str) -> NoReturn:
-        """R7: `<failure/>`, the closing tag, the end."""
+        """Send `<failure/>` and the closing tag, and end the stream (R7)."""
         raise Stop(Ending(cause, detail), Element("failure", TLS))

@@ -18,7 +18,7 @@ from s2sgw.stream.scram_secret import Hash, ScramKeys, StreamSecret
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 ScramName = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"]
-#: Conditions of `<failure/>` (RFC 6120 §6.5) that an exchange may come to.
+#: Conditions of `<failure/>` (RFC 6120 §6.5) for an exchange that failed.
 Condition = Literal["incorrect-encoding", "invalid-authzid", "malformed-request", "not-authorized"]
 
 BINDING = "tls-exporter"
@@ -35,7 +35,7 @@ _NONCE = re.compile(r"[!-+\--~]+\Z")  # printable ASCII but the comma
 
 
 class ScramRefused(Exception):
-    """The exchange has failed: the other side did not prove that it has the secret, or did not speak as it should."""
+    """The exchange failed: the other side did not prove that it has the secret, or violated the protocol."""
 
     def __init__(self, condition: Condition, text: str) -> None:
         super().__init__(f"{condition}: {text}")
@@ -45,23 +45,23 @@ class ScramRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One mechanism; `bound` is what -PLUS says."""
+    """One mechanism. `bound`: with channel binding (-PLUS)."""
 
     name: ScramName
     hash: Hash
     bound: bool
 
     def proof(self, keys: ScramKeys, message: bytes) -> bytes:
-        """ClientProof over AuthMessage (RFC 5802 §3)."""
+        """Return the ClientProof over AuthMessage (RFC 5802 §3)."""
         return _xor(keys.client, hmac.digest(keys.stored, message, self.hash))
 
     def proves(self, proof: bytes, keys: ScramKeys, message: bytes) -> bool:
-        """Whether `proof` is made of the client key whose hash we have."""
+        """Return whether `proof` was made with the client key whose hash we have."""
         client = _xor(proof, hmac.digest(keys.stored, message, self.hash))
         return hmac.compare_digest(hashlib.new(self.hash, client).digest(), keys.stored)
 
     def verifier(self, keys: ScramKeys, message: bytes) -> bytes:
-        """ServerSignature over AuthMessage."""
+        """Return the ServerSignature over AuthMessage."""
         return hmac.digest(keys.server, message, self.hash)
 
 
@@ -79,7 +79,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """What the client's last message is held against."""
+    """The facts with which the client's last message is checked."""
 
     gs2: bytes
     nonce: str
@@ -87,7 +87,7 @@ class _Begun:
 
 
 class ScramServer:
-    """The receiving side: whether the other end, which says that it is `peer`, has the secret."""
+    """The receiving side: it checks whether the other side, which claims to be `peer`, has the secret."""
 
     def __init__(self, variant: Variant, peer: Domain, secret: StreamSecret) -> None:
         self._variant = variant
@@ -98,7 +98,7 @@ class ScramServer:
         self.conclusion: bytes | None = None
 
     def step(self, message: bytes | None) -> bytes | None:
-        """The challenge that answers `message`, or None: authenticated. Raises `ScramRefused`."""
+        """Return the challenge in answer to `message`, or None after success. Raises `ScramRefused`."""
         if message is None:
             return b""
         if self._begun is None:
@@ -124,13 +124,13 @@ class ScramServer:
         return answer.encode()
 
     def _check_binding(self, flag: str, binding: str | None) -> None:
-        """RFC 5802 §6: the flag must fit the mechanism, and nobody may have taken -PLUS out of what we offered."""
+        """Check the flag for channel binding (RFC 5802 §6) against the mechanism and our offer. Raises `ScramRefused`."""
         if binding is not None and binding != BINDING:
             raise ScramRefused("malformed-request", f"channel binding is {BINDING} here, not {binding}")
         if (binding is not None) != self._variant.bound:
             raise ScramRefused("malformed-request", f"the channel binding flag does not fit {self._variant.name}")
         if flag == "y" and self._secret.binding is not None:
-            text = "channel binding was offered here, and you did not see it: look for somebody in the middle"
+            text = "channel binding was offered here, but you did not see the offer: somebody may have changed it on the way"
             raise ScramRefused("not-authorized", text)
 
     def _finish(self, begun: _Begun, message: str) -> None:
@@ -152,7 +152,7 @@ class ScramServer:
 
 
 class ScramClient:
-    """The initiating side, which is `local`. The other end is as it should be once `finish` has not raised."""
+    """The initiating side, which is `local`. The other side is authenticated if `finish` does not raise."""
 
     def __init__(self, variant: Variant, local: Domain, secret: StreamSecret, offered: Collection[str]) -> None:
         self._variant = variant
@@ -164,11 +164,11 @@ class ScramClient:
         self._proven = False
 
     def start(self) -> bytes:
-        """The initial response."""
+        """Return the initial response."""
         return f"{self._gs2}{self._bare}".encode()
 
     def respond(self, message: bytes | None) -> bytes:
-        """The response to a challenge; raises `ScramRefused` where it makes no sense, or is not of one who has the secret."""
+        """Return the response to a challenge. Raises `ScramRefused` if it is not valid, or the other side lacks the secret."""
         if self._verifier is not None:
             self._check(message)
             return b""
@@ -192,7 +192,7 @@ class ScramClient:
         return f"{without_proof},p={_encoded(self._variant.proof(keys, said))}".encode()
 
     def finish(self, message: bytes | None) -> None:
-        """`<success/>` came, with this additional data; raises `ScramRefused` unless they have proven themselves."""
+        """Check the additional data of `<success/>`. Raises `ScramRefused` if the other side did not prove itself."""
         if message is not None or not self._proven:
             self._check(message)
 
@@ -208,7 +208,7 @@ class ScramClient:
 
 
 def _flag(variant: Variant, secret: StreamSecret, offered: Collection[str]) -> str:
-    """RFC 5802 §6: "y" says that we would bind and that it was not offered; "n", that we cannot, or not by their types."""
+    """Return the flag (RFC 5802 §6): "y": we support channel binding and it was not offered; "n": we cannot use it."""
     if variant.bound:
         return f"p={BINDING}"
     plus = any(each.bound and each.name in offered for each in VARIANTS)
@@ -256,7 +256,7 @@ def _decoded(text: str) -> bytes:
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
-    """Of the length of `other`; what is of another length proves nothing."""
+    """Return the exclusive or, in the length of `other`. A proof of another length is not valid."""
     if len(one) != len(other):
         return b""
     return bytes(a ^ b for a, b in zip(one, other, strict=True))

@@ -102,7 +102,7 @@ def _why_none(evidence: Evidence) -> Iterator[str]:
     for lookup in _relevant(evidence):
         found = True
         if lookup.failure:
-            yield f"the TLSA records of {lookup.target} could not be had: {lookup.failure}"
+            yield f"no DANE for {lookup.target}: {lookup.failure}"
         elif not lookup.records:
             yield f"{lookup.target} has no TLSA records"
         elif not _secured(lookup, evidence):

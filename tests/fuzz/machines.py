@@ -12,7 +12,8 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from s2sgw.admin.server import ANSWER_BYTES, AdminFactory, VerbError, parse_request
+from s2sgw.admin.protocol import ANSWER_BYTES
+from s2sgw.admin.server import AdminFactory, VerbError, parse_request
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.config import ConfigError
 from s2sgw.config.loading import parse as parse_configuration
@@ -22,6 +23,7 @@ from s2sgw.net.proxy_protocol import EXTENSION_BYTES, MalformedHeader
 from s2sgw.net.proxy_protocol import parse as parse_proxy
 from s2sgw.net.resolver import RECORDS, Resolver
 from tests.fuzz.source import Source
+from tests.support.admin import operator
 
 GATEWAY = b'[gateway]\ndomains = ["example.org"]\n'
 QUESTIONS = tuple(
@@ -146,7 +148,7 @@ def admin(data: bytes) -> None:
     source = Source(data)
     verbs = {"peers": lambda arguments: [], "echo": lambda arguments: arguments, "fail": _fail, "late": _late}
     clock, transport = Clock(), StringTransport()
-    protocol = AdminFactory(verbs, clock).buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    protocol = AdminFactory(verbs, clock, identify=operator).buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
     assert protocol is not None
     protocol.makeConnection(transport)
     lines = 0

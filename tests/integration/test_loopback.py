@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -26,6 +27,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from s2sgw.admin.client import RequestFailed, ask, socket_path
+from s2sgw.admin.responses import RESPONSES
 from s2sgw.cli import main as command
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.net.socket_transport import SocketTransport
@@ -39,6 +42,7 @@ from s2sgw.service import (
     makeService,
 )
 from tests.support.certificates import Authority
+from tests.support.response_types import mismatches
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = """\
@@ -152,6 +156,14 @@ class LoopbackCase(TestCase):
             stream.close()
         return str(answer)
 
+    def refused(self, verb: str) -> str:
+        """Why there is no answer to `verb`."""
+        try:
+            ask(socket_path(self.config), verb, {})
+        except RequestFailed as error:
+            return str(error)
+        return ""
+
     def asked(self, *words: str) -> Result:
         return CliRunner().invoke(command.main, [*words, "--config", str(self.config), "--json"])
 
@@ -203,6 +215,59 @@ class LoopbackTests(LoopbackCase):
         await self.gone()
         (refusal,) = json.loads((await self.in_thread(lambda: self.asked("refusals", "peer.example"))).stdout)
         self.assertEqual(("inbound", "pkix", "unknown-issuer"), tuple(refusal[key] for key in ("direction", "layer", "cause")))
+
+    async def test_close_and_deny(self) -> None:
+        """`s2sgw close` ends the streams of both directions; a denied peer is refused until that is undone; `peers` knows it all along."""
+        await self.running()
+        place = ("127.0.0.1", self.federation)
+        outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
+        incoming, _ = await self.in_thread(lambda: self.peer().receive_message(self.listener, "example.org"))
+        closed = json.loads((await self.in_thread(lambda: self.asked("close", "peer.example"))).stdout)
+        self.assertEqual(2, closed["closed"])
+        await self.gone()
+        for stream in (outgoing, incoming):
+            with contextlib.suppress(OSError, self.hello.Disappointed):
+                await self.in_thread(stream.close)
+        denied = await self.in_thread(lambda: self.asked("deny", "peer.example"))
+        self.assertEqual((0, True), (denied.exit_code, json.loads(denied.stdout)["changed"]))
+        with self.assertRaises(self.hello.Disappointed):
+            await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
+        (peer,) = json.loads((await self.in_thread(lambda: self.asked("peers"))).stdout)
+        self.assertEqual(("peer.example", "pkix", 1), (peer["peer"], peer["last_method"], peer["refusals"]))
+        self.assertIsNotNone(peer["certificate_until"])
+        await self.in_thread(lambda: self.asked("deny", "peer.example", "--undo"))
+        self.assertEqual("hello", await self.in_thread(self.converse))
+
+    async def test_response_types(self) -> None:
+        """What each verb answers is of the type that `s2sgw schema --responses` publishes, and no verb is left out."""
+        await self.running()
+        place = ("127.0.0.1", self.federation)
+        outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
+        incoming, _ = await self.in_thread(lambda: self.peer().receive_message(self.listener, "example.org"))
+        with contextlib.suppress(self.hello.Disappointed):
+            await self.in_thread(lambda: self.peer("stranger").send_message(place, "example.org", "hello"))
+        peer, key = {"peer": "peer.example"}, "sha256:" + "0" * 64
+        lane: dict[str, Any] = {"target": ["example.org", "peer.example"]}
+        requests: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("status", {}), ("streams", {}), ("lanes", {}), ("peers", {}), ("names", {"prefix": "p"}), ("refusals", {"letter": True}), ("certs", {}),
+            ("pending", {}), ("pins add", {**peer, "key": key}), ("pins list", {}), ("pins revoke", {**peer, "key": key}), ("explain", peer),
+            ("replay", {"with": str(self.config)}), ("queue list", {}), ("queue ages", {}), ("queue show", lane), ("queue poison", {}),
+            ("queue hold", lane), ("queue release", lane), ("queue flush", lane), ("queue drop", lane), ("report", {}), ("reload plan", {}), ("reload", {}), ("close", peer),
+            ("deny", peer), ("deny list", {}), ("forget", peer),
+        )
+        for verb, arguments in requests:
+            answer = await self.in_thread(partial(ask, socket_path(self.config), verb, arguments))
+            self.assertEqual([], list(mismatches(answer, RESPONSES[verb], verb)))
+            if verb in ("streams", "lanes", "peers", "names", "refusals", "certs", "pins list", "deny list"):
+                self.assertNotEqual([], answer, verb)
+        # approved after a certificate has waited, by a log of its own, at the end, and without end; those that connect to others
+        rest = {"pins approve", "log level", "drain", "watch", "console token", "probe", "check live"}
+        self.assertEqual(rest, set(RESPONSES) - {verb for verb, _ in requests})
+        unknown = await self.in_thread(partial(self.refused, "frobnicate"))
+        self.assertEqual(set(RESPONSES), set(unknown.partition("there are ")[2].split(", ")))
+        for stream in (outgoing, incoming):
+            with contextlib.suppress(OSError, self.hello.Disappointed):
+                await self.in_thread(stream.close)
 
     async def test_port_in_use(self) -> None:
         """A port that is taken keeps the gateway from starting, and what was open is closed."""

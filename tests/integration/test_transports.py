@@ -53,11 +53,11 @@ class KeyTests(ConfigTestCase):
         (listener,) = self.config(GATEWAY + '[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7", "2001:db8::/64"]\n').listen
         self.assertEqual(listener.trusted_proxies, (ip_network("192.0.2.7/32"), ip_network("2001:db8::/64")))
         self.assertEqual(
-            ["line 4: listen.proxy_protocol: needs trusted_proxies: the addresses that may connect here"],
+            ["line 4: listen.proxy_protocol: needs trusted_proxies: the addresses of the proxies that may connect here"],
             self.with_gateway("[listen]\nproxy_protocol = true\n"),
         )
         self.assertEqual(
-            ["line 4: listen.trusted_proxies: means nothing without proxy_protocol = true"],
+            ["line 4: listen.trusted_proxies: has no effect without proxy_protocol = true"],
             self.with_gateway('[listen]\ntrusted_proxies = ["::1"]\n'),
         )
         self.assertEqual(1, len(self.with_gateway('[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7/24"]\n')))

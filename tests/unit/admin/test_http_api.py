@@ -16,6 +16,7 @@ from s2sgw.net.http_server import BoundedRequest, BoundedSite
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.live_events import WAITING, LiveEvents
 from s2sgw.reporting.metrics import MetricsPage
+from tests.support.admin import operator
 from tests.support.http import Client, Transport, parse
 
 
@@ -284,7 +285,7 @@ class SocketTests(APITestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.factory = AdminFactory(self.verbs, self.clock, http=self.site)
+        self.factory = AdminFactory(self.verbs, self.clock, http=self.site, identify=operator)
 
     def test_first_byte(self) -> None:
         """The first byte tells HTTP from the line protocol, also where it comes alone."""

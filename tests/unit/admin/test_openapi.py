@@ -86,7 +86,7 @@ class DocumentTests(FolderCase):
 
     def test_every_verb(self) -> None:
         """The table has each verb of the gateway, and no other."""
-        self.assertEqual(set(TABLE), {*self.gateway.verbs, "drain", "console token"})
+        self.assertEqual(set(TABLE), {*self.gateway.verbs, "drain", "console token", "log level"} - {"watch"})  # over HTTP that is /events
         self.assertEqual(len(ROWS), len(self.document["paths"]) - 1)
 
     def test_answers(self) -> None:
@@ -132,8 +132,8 @@ class DocumentTests(FolderCase):
         read_only = {name for name, role in roles.items() if role == "read-only"}
         self.assertEqual(
             {
-                "status", "streams", "lanes", "peers", "refusals", "certs", "pending", "pins_list", "explain", "replay", "queue_list", "watch",
-                "report", "reload_plan",
+                "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins_list", "explain", "replay", "deny_list", "queue_list",
+                "queue_ages", "watch", "report", "reload_plan",
             },
             read_only,
         )

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadResult, ReloadTarget, compare, examine
 from s2sgw.admin.server import VerbError
 from s2sgw.cli import tables
+from s2sgw.cli.text_table import Screen
 from s2sgw.config import Config, ConfigError, parse
 from s2sgw.policy.denylist import DenyList
 from s2sgw.reporting.audit import AuditLog
@@ -199,7 +200,7 @@ class ReloadTests(AuditCase):
         self.assertEqual(answer, json.loads(json.dumps(answer)))
         self.assertEqual("s2sgw reload", self.noted()[0]["by"])
         self.assertRaises(VerbError, self.reload.verb, {"keep_streams": "yes"})
-        self.assertIn("closed: inbound stream of bad.example with example.org", str(tables.reloaded(answer)))
+        self.assertIn("closed: inbound stream of bad.example with example.org", tables.reloaded(answer, Screen(None, False)))
 
     def test_signal(self) -> None:
         """SIGHUP reloads, and a mistake of ours is logged."""

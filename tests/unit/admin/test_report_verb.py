@@ -13,12 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.admin.report_verb import ReportVerb
 from s2sgw.admin.server import VerbError
 from s2sgw.cli.report import report_table
+from s2sgw.cli.text_table import Screen
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
 HERE, PEER = Domain.parse("here.example"), Domain.parse("peer.example")
+SCREEN = Screen(None, False)
 
 
 class ReportVerbTests(SynchronousTestCase):
@@ -61,9 +63,8 @@ class ReportVerbTests(SynchronousTestCase):
     def test_table(self) -> None:
         """The table has the peers, and below it the failures by cause; what a stranger chose is escaped."""
         self.report.refused("inbound", "evil\x1b.example", True, Ending(Cause.EXPIRED))
-        shown: Any = report_table(self.successResultOf(self.ask()))
-        text = "\n".join(str(part) for part in shown.renderables if hasattr(part, "plain"))
+        text = report_table(self.successResultOf(self.ask()), SCREEN)
         self.assertIn("2026-11-27 (UTC), for here.example", text)
         self.assertIn("1 times inbound pkix/expired (by us)", text)
         self.assertNotIn("\x1b", text)
-        self.assertIn("nothing happened", str(report_table({"day": "2026-11-27", "domains": ["here.example"], "peers": []})))
+        self.assertIn("nothing happened", report_table({"day": "2026-11-27", "domains": ["here.example"], "peers": []}, SCREEN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -15,9 +16,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin import server
-from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, FirstByte, Rows, VerbError, claim
+from s2sgw.admin import protocol, server
+from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, Feed, FirstByte, Rows, VerbError, claim
 from s2sgw.net.slices import Slices
+from tests.support.admin import member, operator
 from tests.support.turn_clock import TurnClock
 
 
@@ -38,7 +40,7 @@ class Conversation(SynchronousTestCase):
             "echo": lambda arguments: arguments, "later": lambda _: self.later, "soon": self.soon, "no": self.no,
             "broken": lambda _: 1 / 0, "odd": lambda _: object(),
         }
-        self.factory = AdminFactory(self.verbs, self.clock)
+        self.factory = AdminFactory(self.verbs, self.clock, identify=operator)
         self.transport, self.protocol = self.connect()
 
     def connect(self) -> tuple[StringTransport, FirstByte]:
@@ -103,7 +105,7 @@ class AnswerTests(Conversation):
         for verb, error in (("broken", ZeroDivisionError), ("odd", TypeError)):
             self.ask(verb)
             self.assertEqual(1, len(self.flushLoggedErrors(error)))
-            self.assertEqual({"ok": False, "error": "the gateway could not answer; its log says why", "kind": "failed"}, self.answers()[-1])
+            self.assertEqual({"ok": False, "error": "the gateway could not answer; see its log", "kind": "internal"}, self.answers()[-1])
 
     def test_unknown_verb(self) -> None:
         """An unknown verb is told which ones there are."""
@@ -119,10 +121,78 @@ class AnswerTests(Conversation):
         self.assertTrue(self.answers()[-1]["ok"])
 
 
+class PermissionTests(Conversation):
+    def test_denied(self) -> None:
+        """A member of the group may not ask what changes something; an unknown verb is told as such."""
+        self.factory.identify = member
+        self.transport, self.protocol = self.connect()
+        self.ask("echo")
+        self.ask("frobnicate")
+        self.assertEqual(["denied", "usage"], [answer["kind"] for answer in self.answers()])
+
+    def test_unknown_caller(self) -> None:
+        """Who the kernel does not know may ask nothing."""
+        self.factory.identify = lambda transport: None
+        self.transport, self.protocol = self.connect()
+        self.ask("echo")
+        self.assertEqual("denied", self.answers()[0]["kind"])
+
+
+class FeedTests(Conversation):
+    """A response with a line for each event."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.subscribers: list[Any] = []
+        self.verbs["follow"] = lambda _: Feed(self.subscribe)
+
+    def subscribe(self, call: Any) -> Any:
+        self.subscribers.append(call)
+        return lambda: self.subscribers.remove(call)
+
+    def test_events(self) -> None:
+        """Each event is a line, for longer than a response or an idle connection may take; the end ends the subscription."""
+        self.ask("follow")
+        self.subscribers[0]({"event": "one"})
+        self.clock.advance(1000)
+        self.subscribers[0]({"event": "two"})
+        self.assertEqual(["one", "two"], [answer["result"]["event"] for answer in self.answers()])
+        self.assertFalse(self.transport.disconnecting)
+        self.protocol.connectionLost()
+        self.assertEqual([], self.subscribers)
+
+    def test_slow_client(self) -> None:
+        """Events that the client does not read are left out and counted: they take no memory."""
+        self.ask("follow")
+        producer(self.transport).pauseProducing()
+        for _ in range(1000):
+            self.subscribers[0]({"event": "lost"})
+        self.assertEqual([], self.answers())
+        producer(self.transport).resumeProducing()
+        self.subscribers[0]({"event": "seen"})
+        self.assertEqual([{"event": "events missed", "number": 1000}, {"event": "seen"}], [answer["result"] for answer in self.answers()])
+
+    def test_no_more_requests(self) -> None:
+        """A connection that follows events takes no other request, not even one that was sent along."""
+        self.receive(b'{"verb": "follow"}\n{"verb": "echo"}')
+        self.assertEqual(["usage"], [answer["kind"] for answer in self.answers()])
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_bounded(self) -> None:
+        """Those who follow leave connections for those who ask."""
+        for _ in range(server.FEEDS):
+            self.ask("follow")
+            self.transport, self.protocol = self.connect()
+        self.ask("follow")
+        self.assertIn("at most 8", self.answers()[0]["error"])
+        self.ask("echo")
+        self.assertTrue(self.answers()[-1]["ok"])
+
+
 class BoundTests(Conversation):
     def test_long_request(self) -> None:
         """A request without end is refused and the connection closes."""
-        self.protocol.dataReceived(b"x" * (server.REQUEST_BYTES + 1))
+        self.protocol.dataReceived(b"x" * (protocol.REQUEST_BYTES + 1))
         self.assertIn("at most 65536 bytes", self.answers()[0]["error"])
         self.assertTrue(self.transport.disconnecting)
 
@@ -163,7 +233,7 @@ class BoundTests(Conversation):
         """An answer that does not come in time is told so, and the next request has its turn."""
         self.ask("later")
         self.ask("echo")
-        self.clock.advance(server.ANSWER_SECONDS)
+        self.clock.advance(protocol.ANSWER_SECONDS)
         self.assertEqual(["no answer within 120 seconds", None], [answer.get("error") for answer in self.answers()])
 
     def test_gone_while_answering(self) -> None:
@@ -188,7 +258,7 @@ class RowsTests(Conversation):
         self.now = 0.0
         self.made = 0
         self.verbs |= {"rows": self.rows, "steps": self.steps, "breaks": self.breaks, "table": lambda _: {"a": [1, None], "b": {}, "c": {1: 2}}}
-        self.factory = AdminFactory(self.verbs, self.clock, Slices(self.clock, 10, lambda: self.now))
+        self.factory = AdminFactory(self.verbs, self.clock, Slices(self.clock, 10, lambda: self.now), identify=operator)
         self.transport, self.protocol = self.connect()
 
     def row(self, number: int, length: int = 0) -> dict[str, Any]:
@@ -263,7 +333,7 @@ class RowsTests(Conversation):
         self.clock.turn()
         producer(self.transport).pauseProducing()
         self.turns()
-        self.clock.advance(server.ANSWER_SECONDS)
+        self.clock.advance(protocol.ANSWER_SECONDS)
         self.assertTrue(self.transport.disconnected)
         self.assertFalse(self.transport.value().endswith(b"\n"))
 
@@ -272,7 +342,7 @@ class RowsTests(Conversation):
         self.ask("breaks", length=0)
         self.turns()
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
-        self.assertIn("its log says why", self.answers()[0]["error"])
+        self.assertIn("see its log", self.answers()[0]["error"])
 
     def test_breaks_late(self) -> None:
         """Behind half an answer nothing can be told: the connection is cut, so that the half is not taken for the whole."""
@@ -332,7 +402,7 @@ class SocketTests(SynchronousTestCase):
     def test_not_ours(self) -> None:
         """A file that is no socket stays, and is an error."""
         self.path.write_text("precious")
-        self.assertIn("no socket", str(self.assertRaises(AdminInUse, claim, self.path)))
+        self.assertIn("is not a socket", str(self.assertRaises(AdminInUse, claim, self.path)))
         self.assertEqual("precious", self.path.read_text())
 
     def test_not_allowed(self) -> None:
@@ -349,17 +419,44 @@ class SocketTests(SynchronousTestCase):
     def test_service(self) -> None:
         """The service opens the socket for its owner alone, and closes it with its connections."""
         reactor = MemoryReactorClock()
-        service = AdminService(reactor, self.state, {"echo": lambda arguments: arguments})
+        service = AdminService(reactor, self.path, {"echo": lambda arguments: arguments})
         service.startService()
         path, factory, _, mode, _ = reactor.unixServers[0]
         self.assertEqual((str(self.path), 0o600), (path, mode))
         protocol = factory.buildProtocol(None)
         transport = StringTransport()
+        transport.socket, other = socket.socketpair()  # type: ignore[attr-defined]
+        for each in (transport.socket, other):  # type: ignore[attr-defined]
+            self.addCleanup(each.close)
         protocol.makeConnection(transport)
+        protocol.dataReceived(b'{"verb": "echo"}\n')
+        reactor.advance(0)
+        self.assertEqual({"ok": True, "result": {}}, json.loads(transport.value()))
         service.stopService()
         self.assertTrue(transport.disconnecting)
         self.assertIsNone(service.stopService())
         self.assertFalse(os.path.exists(path))
+
+
+    def test_group(self) -> None:
+        """A group that is named can open the socket; one that does not exist ends the start."""
+        reactor = MemoryReactorClock()
+        changed: list[tuple[Any, ...]] = []
+        self.patch(os, "chown", lambda *words: changed.append(words))
+        self.patch(os, "chmod", lambda *words: changed.append(words))
+        name = grp.getgrgid(os.getegid()).gr_name
+        AdminService(reactor, self.path, {}, group=name).startService()
+        self.assertEqual([(self.path, -1, os.getegid()), (self.path, 0o660)], changed)
+        self.assertIn("no group", str(self.assertRaises(AdminInUse, AdminService(reactor, self.path, {}, group="nosuchgroup").startService)))
+
+    def test_not_in_the_group(self) -> None:
+        """A group that the gateway's user is not in ends the start in words."""
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        self.patch(os, "chown", refuse)
+        service = AdminService(MemoryReactorClock(), self.path, {}, group=grp.getgrgid(os.getegid()).gr_name)
+        self.assertIn("must be in it", str(self.assertRaises(AdminInUse, service.startService)))
 
 
 class _Unreachable(socket.socket):

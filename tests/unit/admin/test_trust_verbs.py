@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,8 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.admin import explain
 from s2sgw.admin.explain import Explainer
 from s2sgw.admin.pin_verbs import PinVerbs
-from s2sgw.admin.provenance import PolicySources
+from s2sgw.admin.provenance import DURATIONS, PolicySources
 from s2sgw.admin.replay import Replay
+from s2sgw.admin.responses import RESPONSES
 from s2sgw.admin.server import Rows, VerbError
 from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge
@@ -34,7 +36,7 @@ from s2sgw.net.slices import Slices
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
-from s2sgw.policy.model import PeerObject
+from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.record import EventRecord
@@ -45,6 +47,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.certificates import AT, leaf_for, self_signed, shared_root
 from tests.support.fakes import FixedAnchors
+from tests.support.response_types import mismatches
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 OLD, NEW = self_signed(dns=["peer.example"]), self_signed(dns=["peer.example"])
@@ -233,6 +236,14 @@ class ExplainTests(TrustCase):
         }, {key: keys[key] for key in ("unknown_issuer", "hold", "dialback", "limits.streams", "limits.stanza_bytes", "minimum")})
         self.assertFalse(answer["changed"] or answer["planned"] or answer["bar"])
 
+    def test_values_as_written(self) -> None:
+        """Each value also as the file writes it, and whether it is the default; every number of seconds is a duration."""
+        rows = {row["key"]: (row["text"], row["default"]) for row in self.explain()["keys"]}
+        self.assertEqual(('"1m"', False), rows["hold"])
+        self.assertEqual(('"30d"', True), rows["remember_proof"])
+        self.assertEqual(("unset", True), rows["crl"])
+        self.assertEqual({each.name for each in fields(PeerPolicy) if each.type == "float"}, set(DURATIONS))
+
     def test_now(self) -> None:
         """What would be decided now: by the last handshake on record, and whatever a certificate may prove."""
         self.judged(leaf_for("peer.example").der_chain)
@@ -340,7 +351,7 @@ class ShownTests(TrustCase):
             return answer
 
         self.patch(answering, "ask", ask)
-        self.patch(answering, "socket_path", lambda config: config)
+        self.patch(answering, "_socket", lambda config: config)
         return CliRunner().invoke(command.main, list(words), catch_exceptions=False)
 
     def test_pending(self) -> None:
@@ -351,6 +362,7 @@ class ShownTests(TrustCase):
         verbs.ask("pins approve", peer="peer.example")
         verbs.hold((NEW.der,))
         rows = verbs.ask("pending")
+        self.assertEqual([], list(mismatches(rows, RESPONSES["pending"])))
         rows[0] |= {"reasons": ["said \x1b[2J"], "chain": [*rows[0]["chain"], {**rows[0]["chain"][0], "unreadable": "why"}]}
         rows[0]["dns"] = {
             "targets": [{"host": "h.example", "port": 1, "addresses": ["192.0.2.1"], "secure": True}],
@@ -386,9 +398,18 @@ class ShownTests(TrustCase):
         tests.judged((OLD.der,), "receiving")
         tests.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.EXPIRED))
         answer = tests.explain()
+        self.assertEqual([], list(mismatches(answer, RESPONSES["explain"])))
         shown = self.run_command(answer, "explain", "peer.example", "--local", "here.example", "--with", str(tests.path))
-        for words in ("peers.*.example", "accepted, verified by pkix", "with no proof", "pkix/expired", "lost_proof", "pending "):
+        for words in ("peers.*.example", "accepted, verified by pkix", "pkix/expired", "lost_proof", "pending ", '"1m"', "remedy: "):
             self.assertIn(words, shown.output)
+        self.assertLess(shown.output.index("accepted, verified by pkix"), shown.output.index("pkix/expired"))
+        self.assertLess(shown.output.index("pkix/expired"), shown.output.index("certificate of the peer"))
+        self.assertLess(shown.output.index("certificate of the peer"), shown.output.index('"1m"'))
+        self.assertNotIn("remember_proof", shown.output)
+        everything = self.run_command(answer, "explain", "peer.example", "--all").output
+        for words in ('remember_proof', '"30d"', "with no proof", "then: "):
+            self.assertIn(words, everything)
+        self.run_command(answer, "explain", "peer.example", "--local", "here.example", "--with", str(tests.path))
         self.assertEqual(("explain", {"peer": "peer.example", "local": "here.example", "with": str(tests.path)}), self.asked[0])
         bare = {
             **answer, "bar": "not-allowed: x", "changed": True, "certificate": {"name": "c", "expires": 0.0}, "objects": [],
@@ -398,7 +419,7 @@ class ShownTests(TrustCase):
         }
         shown = self.run_command(bare, "explain", "peer.example")
         waits = "2 stanzas, blocked: next-hop, full: disk share"
-        for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no handshake is recorded", waits):
+        for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no connection is recorded", "with no proof", waits):
             self.assertIn(words, shown.output)
         self.assertEqual(1, shown.exit_code)
 
@@ -410,7 +431,7 @@ class ShownTests(TrustCase):
         answer = {"file": "plan", "handshakes": 5, "changed": [row]}
         shown = self.run_command(answer, "replay", "--with", str(self.path), "--since", "1d")
         self.assertEqual(1, shown.exit_code)
-        for words in ("5 recorded handshakes", "refused: expired", "accepted, must authenticate by dialback"):
+        for words in ("5 recorded handshakes", "refused: expired", "accepted if dialback succeeds"):
             self.assertIn(words, shown.output)
         self.assertEqual(86400.0, self.asked[0][1]["seconds"])
         self.assertEqual(0, self.run_command({**answer, "changed": []}, "replay", "--with", str(self.path)).exit_code)

@@ -13,6 +13,7 @@ from s2sgw.admin.verbs import RefusalsAsked
 from s2sgw.admin.views import GatewayViews
 from s2sgw.delivery.next_hop import NextHopStatus, StreamFacts
 from s2sgw.net.slices import Slices
+from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -60,12 +61,17 @@ class ViewsCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.world = World()
+        self.setUp_views()
+
+    def setUp_views(self) -> None:
         self.accepted = Accepted()
         config: Any = SimpleNamespace(gateway=SimpleNamespace(domains=()))
         self.disabled: list[Any] = []
+        self.proofs: list[LastProof] = []
         self.slices = Slices(self.world.clock)
         self.views = GatewayViews(
             config, self.world.custody, self.accepted, self.world.record, None, 0.0, StreamLimit(self.world.clock), self.slices, lambda: self.disabled,  # type: ignore[arg-type]
+            proofs=lambda peer: [each for each in self.proofs if peer is None or each.domain == peer.ascii],
         )
 
     def lane(self, sender: Domain, recipient: Domain, number: int = 0, hop: FakeHop | None = None) -> None:
@@ -80,6 +86,12 @@ class ViewsCase(SynchronousTestCase):
 
     def rows(self, rows: Any, *keys: str) -> list[Any]:
         return [tuple(row[key] for key in keys) for row in rows if row is not None]
+
+    def lanes(self, peer: Domain | None = None) -> Any:
+        """The rows of lanes, once the spool has answered."""
+        found = Deferred.fromCoroutine(self.views.queues(peer))
+        self.world.clock.advance(0)
+        return self.successResultOf(found)
 
     def steps(self, rows: Any) -> int:
         """The most items in one step of the work would be those of all; here steps are counted."""
@@ -113,10 +125,40 @@ class RowTests(ViewsCase):
         self.lane(PEER, HERE)
         self.lane(HERE, IDN)
         self.assertEqual(
-            self.rows(self.views.queues(PEER), "sender", "recipient", "stanzas", "state", "cause", "retry"),
+            self.rows(self.lanes(PEER), "sender", "recipient", "stanzas", "state", "cause", "retry"),
             [("here.example", "there.example", 2, "backing off", "connection-refused", 12.0), ("there.example", "here.example", 0, "backing off", "connection-refused", 12.0)],
         )
-        self.assertEqual(len(self.rows(self.views.queues())), 3)
+        self.assertEqual(len(self.rows(self.lanes())), 3)
+
+    def test_spooled(self) -> None:
+        """Bytes and ages count what is only on disk, as after a restart; each stanza once."""
+        self.lane(HERE, PEER, 2)
+        (before,) = self.rows(self.lanes(), "stanzas", "bytes", "oldest")
+        self.world.clock.advance(60)  # the window has passed: all of it is in the spool, and in memory too
+        (row,) = self.rows(self.lanes(), "stanzas", "bytes", "oldest")
+        self.assertEqual(row, (2, before[1], 60.0))
+        again = World(spool=self.world.spool)
+        again.clock.advance(self.world.clock.seconds() + 40)
+        self.world = again
+        self.setUp_views()
+        queue = again.queues.queue(Pair(HERE, PEER))
+        queue.next_hop = Hop()
+        (summary,) = again.summaries()
+        queue.pair_queue.restore(summary.first, summary.last, summary.count, summary.oldest)
+        self.assertEqual(self.rows(self.lanes(), "stanzas", "bytes", "oldest"), [(2, before[1], 100.0)])
+        counted = self.views.count()
+        again.clock.advance(0)
+        self.successResultOf(counted)
+        self.assertEqual(self.views.numbers().queue, (2, 100.0))
+
+    def test_disk_that_hangs(self) -> None:
+        """A spool that does not answer hides no lane."""
+        self.lane(HERE, PEER, 2)
+        self.world.hold_back = True
+        asked = Deferred.fromCoroutine(self.views.queues())
+        self.world.clock.advance(2)
+        self.assertEqual(self.rows(self.successResultOf(asked), "stanzas"), [(2,)])
+        self.world.answer()
 
     def test_refusals(self) -> None:
         """The last ones, oldest first; of a peer in any spelling of its name; letters where they are asked for."""
@@ -135,7 +177,7 @@ class RowTests(ViewsCase):
             self.lane(HERE, Domain.parse(f"p{number}.example"))
             self.refuse(f"p{number}.example")
         self.assertEqual(self.steps(self.views.streams(IDN)), 20)
-        self.assertEqual(self.steps(self.views.queues(IDN)), 10)
+        self.assertEqual(self.steps(self.lanes(IDN)), 10)
         self.assertEqual(self.steps(self.views.refusals(RefusalsAsked(None, 100, False))), 10)
         self.assertGreaterEqual(self.steps(self.views.peers(IDN)), 30)
         self.assertGreaterEqual(self.steps(self.views._count()), 20)
@@ -175,6 +217,30 @@ class PeersTests(ViewsCase):
         self.assertEqual(row["last_refusal"], {"at": 2.0, "layer": "pkix", "cause": "self-signed"})
         self.assertEqual(self.rows(self.views.peers(IDN), "peer", "waiting", "without"), [("bücher.example", 1, ["bidi"])])
         self.assertEqual(self.rows(self.views.peers(Domain.parse("none.example")), "peer"), [])
+
+
+    def test_met_before(self) -> None:
+        """A peer that was authenticated before has a row, with the time, the method, and the end of its certificate."""
+        self.proofs += [LastProof("there.example", "pkix", 5.0, 9.0), LastProof(IDN.ascii, "dialback", 6.0, None)]
+        self.assertEqual(
+            self.rows(self.views.peers(), "peer", "last_seen", "last_method", "certificate_until"),
+            [("bücher.example", 6.0, "dialback", None), ("there.example", 5.0, "pkix", 9.0)],
+        )
+        self.assertEqual(self.rows(self.views.peers(PEER), "peer", "last_seen"), [("there.example", 5.0)])
+
+    def test_no_name(self) -> None:
+        """Connections that named no peer have no row."""
+        self.refuse("")
+        self.assertEqual(self.rows(self.views.peers(), "peer"), [])
+
+    def test_names(self) -> None:
+        """The names that begin with a prefix, each once."""
+        self.accepted += [accepted(PEER), accepted(PEER)]
+        self.lane(HERE, IDN)
+        self.proofs.append(LastProof("theirs.example", "pkix", 5.0, None))
+        self.refuse("thief.example")
+        self.assertEqual(sorted(name for name in self.views.names("the") if name), ["theirs.example", "there.example"])
+        self.assertEqual(len([name for name in self.views.names("") if name]), 4)
 
 
 class NumberTests(ViewsCase):

@@ -80,7 +80,7 @@ class FileTests(SecretTestCase):
         text = f'[gateway]\ndomains = ["example.org"]\n[peers.default]\nsecret_file = "{self.path.name}"\n'
         with self.assertRaises(ConfigError) as failed:
             parse(text, self.path.absolute().parent / "s2sgw.toml")
-        self.assertIn("and not with all", str(failed.exception))
+        self.assertIn("cannot be shared with all peers", str(failed.exception))
 
     def test_legacy(self) -> None:
         """R26: DIGEST-MD5 is the last, of a peer object that has a secret of its own, and `check` warns of it."""
@@ -106,7 +106,7 @@ class FileTests(SecretTestCase):
         self.path.write_bytes(b"")
         with self.assertRaises(ConfigError) as failed:
             parse(text, self.path.absolute().parent / "s2sgw.toml")
-        self.assertIn("holds no secret: it is empty", str(failed.exception))
+        self.assertIn("is not a usable secret file: it is empty", str(failed.exception))
 
 
 class SharedSecretsTests(SecretTestCase):

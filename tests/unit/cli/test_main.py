@@ -19,8 +19,9 @@ from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
 from s2sgw.cli import main as command
-from s2sgw.cli import output
+from s2sgw.runtime import configuration_file
 from s2sgw.xmpp.jid import Domain, InvalidJID
+from tests.support.admin import member, operator
 from tests.support.certificates import leaf_for
 
 STREAM = StreamRow(
@@ -42,7 +43,7 @@ REFUSAL = RefusalRow(
 UNNAMED = {**REFUSAL, "peer": "", "local": "", "address": "", "by": "them", "detail": "", "at": 1_800_000_001.0}
 PEER = PeerRow(
     peer="evil.example", inbound=1, outbound=2, methods=["EXTERNAL"], waiting=3, refusals=4,
-    last_refusal={"at": 1_800_000_000.0, "layer": "pkix", "cause": "self-signed"}, disabled=["direct-tls"], without=["direct-tls"],
+    last_seen=1_799_000_000.0, last_method="pkix", certificate_until=1_810_000_000.0, last_refusal={"at": 1_800_000_000.0, "layer": "pkix", "cause": "self-signed"}, disabled=["direct-tls"], without=["direct-tls"],
 )
 CERTIFICATE = CertificateRow(domain="example.org", name="example.org", names=["example.org"], expires=1_800_000_000.0, left=90000.0, fingerprint="00")
 STATUS = StatusReport(
@@ -55,10 +56,15 @@ STATUS = StatusReport(
     version="0.1.0", config="/etc/s2sgw.toml", uptime=7300.0, domains=["example.org"], listeners=[{"purpose": "federation", "endpoint": "tcp:5269"}],
     streams=[{"leg": "federation", "direction": "inbound", "number": 2}],
     stanzas=[{"direction": "inbound", "kind": "message", "outcome": "passed", "number": 5}],
-    waiting={"stanzas": 1, "bytes": 2048, "oldest": 3.0}, refusals=4, broken=2,
+    waiting={"stanzas": 1, "bytes": 2048, "disk_bytes": 4096, "oldest": 3.0}, refusals=4, broken=2,
 )
+async def no_rows_yet(peer: object) -> Iterator[Any]:
+    """No rows, later."""
+    return iter(())
+
+
 NO_VIEWS = Views(
-    lambda: STATUS, lambda peer: iter(()), lambda peer: iter(()), lambda asked: iter(()), lambda: iter(()), lambda peer: iter(()),
+    lambda: STATUS, lambda peer: iter(()), no_rows_yet, lambda asked: iter(()), lambda: iter(()), lambda peer: iter(()), lambda prefix: iter(()),
 )
 
 
@@ -135,13 +141,18 @@ class CommandCase(SynchronousTestCase):
             self.asked.append(asked)
             return iter(list(of_peer("refusals", "peer")(asked.peer))[-asked.limit:])
 
+        async def queues(peer: Domain | None) -> Iterator[Any]:
+            chosen: Iterator[Any] = of_peer("queues", "sender", "recipient")(peer)
+            return chosen
+
         self.asked: list[RefusalsAsked] = []
         views = Views(
-            lambda: STATUS, of_peer("streams", "peer"), of_peer("queues", "sender", "recipient"), refusals,
+            lambda: STATUS, of_peer("streams", "peer"), queues, refusals,
             lambda: iter(rows.get("certificates", [])), of_peer("peers", "peer"),
+            lambda prefix: (row["peer"] for row in rows.get("peers", []) if row["peer"].startswith(prefix)),
         )
         AdminSocket.clock = Clock()
-        AdminSocket.factory = AdminFactory(verbs.verbs(views), AdminSocket.clock)
+        AdminSocket.factory = AdminFactory(verbs.verbs(views), AdminSocket.clock, identify=operator)
 
     def run_command(self, *words: str) -> Result:
         return CliRunner().invoke(command.main, [*words, "--config", str(self.config)])
@@ -185,12 +196,19 @@ class AskingTests(CommandCase):
         self.assertFalse(self.json_of("status", status=3)["ok"])
 
     def test_may_not_ask(self) -> None:
-        """A socket of another user, or a gateway that hangs: 2, in words."""
+        """A socket of another user, or a gateway that hangs: 4, in words."""
         for failure, words in ((PermissionError(13, "Permission denied"), "permission denied"), (TimeoutError(), "does not answer")):
             AdminSocket.failure = failure
             result = self.run_command("status")
-            self.assertEqual(2, result.exit_code)
+            self.assertEqual(4, result.exit_code)
             self.assertIn(words, result.output)
+
+    def test_member_of_the_group(self) -> None:
+        """A member of the group may look; anything else ends with status 4."""
+        AdminSocket.factory.identify = member
+        self.assertEqual(0, self.run_command("status").exit_code)
+        result = self.run_command("drain")
+        self.assertEqual(2, result.exit_code)  # this gateway has no such verb, which is told first
 
     def test_no_configuration(self) -> None:
         """No file, no TOML, or a state that is no path: 2, in words."""
@@ -222,14 +240,23 @@ class AskingTests(CommandCase):
         """Every verb is one of the contract's, says what it does, and takes --json."""
         contract = {
             "run", "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
-            "reload", "report", "drain", "setup", "console",
+            "reload", "drain", "setup", "close", "deny", "forget", "watch", "log", "config", "schema", "report", "cluster", "version", "console",
         }
-        self.assertEqual(set(), set(command.main.commands) - contract)
-        for name, verb in command.main.commands.items():
+        self.assertEqual(set(), set(commands_of(command.main)) - contract)
+        for name, verb in commands_of(command.main).items():
             self.assertTrue(verb.help, name)
-            for each in getattr(verb, "commands", {name: verb}).values():
-                if each.name not in ("run", "config", "systemd"):  # these print no rows
+            for each in commands_of(verb).values() or [verb]:
+                if each.name not in ("run", "config", "systemd", "man", "completion", "schema"):  # these print no rows, or always JSON
                     self.assertIn("as_json", [parameter.name for parameter in each.params], each.name)
+
+
+def commands_of(group: click.Command) -> dict[str, click.Command]:
+    """The commands of a group, by name; none if `group` is no group."""
+    if not isinstance(group, click.Group):
+        return {}
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 class HelpTests(SynchronousTestCase):
@@ -240,14 +267,15 @@ class HelpTests(SynchronousTestCase):
         pending: list[tuple[list[str], click.Command]] = [([], command.main)]
         for words, each in pending:
             yield words, each
-            if isinstance(each, click.Group):
-                pending += [([*words, name], inner) for name, inner in each.commands.items()]
+            pending += [([*words, name], inner) for name, inner in commands_of(each).items()]
 
     def test_whole(self) -> None:
         """No line of a list of commands is cut off on 80 columns."""
         for words, _ in self.commands():
             shown = CliRunner().invoke(command.main, [*words, "--help"], terminal_width=80).output
-            self.assertNotIn("...\n", shown.partition("\nCommands:\n")[2], words)
+            lists = shown.partition("\nOptions:\n")[2].partition("-h, --help")[2]
+            self.assertNotIn("...\n", lists, words)
+            self.assertEqual([], [line for line in shown.splitlines() if len(line) > 80], words)
 
     def test_sentences(self) -> None:
         """Each command, and each option, has a text that ends as a sentence does."""
@@ -255,6 +283,30 @@ class HelpTests(SynchronousTestCase):
             options = [option.help or "" for option in each.params if isinstance(option, click.Option) and not option.hidden]
             for text in (each.help or "", *options):
                 self.assertRegex(text.split("\n")[0], r"[.:]$", words)
+
+
+class JSONShapeTests(CommandCase):
+    """--json-v1 has one shape for results and errors; the errors of --json have it too."""
+
+    def test_result(self) -> None:
+        """A result, in an object with the version."""
+        self.assertEqual({"version": 1, "ok": True, "result": [CERTIFICATE]}, json.loads(self.run_command("certs", "--json-v1").stdout))
+
+    def test_errors(self) -> None:
+        """Every error says why, and the exit status, also one of usage."""
+        AdminSocket.failure = PermissionError(13, "Permission denied")
+        for form in ("--json", "--json-v1"):
+            for words, kind, status in ((["status"], "denied", 4), (["frobnicate"], "usage", 2), (["status", "--nonsense"], "usage", 2), (["streams", "--limit", "0"], "usage", 2)):
+                result = self.run_command(*words, form)
+                answer = json.loads(result.stdout)
+                self.assertEqual((1, False, kind, status, status), (answer["version"], answer["ok"], answer["kind"], answer["status"], result.exit_code), words)
+                self.assertTrue(answer["error"])
+
+    def test_help(self) -> None:
+        """--help beside --json is the help."""
+        result = self.run_command("status", "--json", "--help")
+        self.assertEqual(0, result.exit_code)
+        self.assertIn("Usage:", result.stdout)
 
 
 class OptionPlaceTests(CommandCase):
@@ -287,7 +339,7 @@ class AnswerTests(CommandCase):
         self.assertEqual(STATUS, self.json_of("status"))
         output = self.run_command("status").output
         for words in ("running for 2 h 1 min on /etc/s2sgw.toml", "tcp:5269 (federation)", "2 inbound on the federation leg",
-                      "1 stanza, 2.0 KiB, the oldest for 3.0 s", "refusals   4", "inbound     message   passed", "ALERT      the job 'queue sweep' has not"):
+                      "1 stanza, 2.0 KiB in memory, 4.0 KiB on disk, the oldest for 3.0 s", "refusals   4", "inbound    message  passed", "ALERT      the job 'queue sweep' has not"):
             self.assertIn(words, output)
 
     def test_streams(self) -> None:
@@ -313,7 +365,7 @@ class AnswerTests(CommandCase):
         """One row each, as the gateway counts it."""
         self.assertEqual([PEER], self.json_of("peers"))
         output = self.run_command("peers").output
-        for words in ("evil.example", "EXTERNAL", "2027-01-15 08:00:00Z pkix/self-signed", "direct-tls"):
+        for words in ("evil.example", "EXTERNAL", "2027-05-11", "2027-01-15 08:00Z pkix/self-signed", "direct-tls"):
             self.assertIn(words, output)
 
     def test_refusals(self) -> None:
@@ -443,10 +495,10 @@ class ConfigurationTests(CommandCase):
 
     def test_default_configuration(self) -> None:
         """Without --config the first of the usual places counts that has a file."""
-        self.patch(output, "DEFAULT_CONFIGS", (self.config.with_name("absent.toml"), self.config))
+        self.patch(configuration_file, "PLACES", (self.config.with_name("absent.toml"), self.config))
         result = CliRunner().invoke(command.main, ["check"])
         self.assertEqual(0, result.exit_code, result.output)
-        self.patch(output, "DEFAULT_CONFIGS", (self.config.with_name("absent.toml"), self.config.with_name("gone.toml")))
+        self.patch(configuration_file, "PLACES", (self.config.with_name("absent.toml"), self.config.with_name("gone.toml")))
         self.assertIn("absent.toml", CliRunner().invoke(command.main, ["check"]).output)
 
     def test_setup_authority(self) -> None:
@@ -482,3 +534,15 @@ class ConfigurationTests(CommandCase):
         self.assertEqual(2, result.exit_code)
         self.assertIn("tls.minimum", result.output)
         self.assertIn("a.crt", result.output)
+        (certificates / "a.crt").unlink()
+        self.config.write_text('[gateway]\ndomains = ["example.org", "other.example"]\n[tls]\nminimum = "1.1"\n')
+        output = self.run_command("check").output
+        self.assertIn("2 errors", output)
+        self.assertIn("names other.example", output)
+
+    def test_quiet(self) -> None:
+        """--quiet says nothing of a good file, and everything that is wrong with another one."""
+        result = self.run_command("check", "--quiet")
+        self.assertEqual((0, ""), (result.exit_code, result.stdout))
+        self.config.write_text("[gateway]\n")
+        self.assertIn("1 error", self.run_command("check", "--quiet").output)

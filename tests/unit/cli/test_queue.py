@@ -33,7 +33,7 @@ class QueueCommandTests(SynchronousTestCase):
             return answer
 
         self.patch(answering, "ask", ask)
-        self.patch(answering, "socket_path", lambda config: config)
+        self.patch(answering, "_socket", lambda config: config)
         return CliRunner().invoke(command.main, ["queue", *words])
 
     def test_list(self) -> None:
@@ -79,3 +79,19 @@ class QueueCommandTests(SynchronousTestCase):
         """Every column finds its cell."""
         for columns, row in ((tables.QUEUE, PEER), (tables.QUEUED, STANZA)):
             self.assertEqual(len(columns), len([column.cell(row) for column in columns]))
+
+    def test_ages(self) -> None:
+        """A column for each age; 1 where the named peer has nothing."""
+        answer = {"bounds": [60.0, 3600.0, 86400.0], "rows": [{"peer": "gone.example", "stanzas": 6, "ages": [1, 2, 3, 0], "unread": 0}]}
+        lines = self.run_command(answer, "ages").output.splitlines()
+        self.assertEqual(["peer", "waiting", "<1m", "<1h", "<1d", ">1d", "not", "read"], lines[0].split())
+        self.assertEqual(["gone.example", "6", "1", "2", "3", "0", "-"], lines[1].split())
+        self.assertEqual(("queue ages", {"limit": 1000}), self.asked[0])
+        self.assertEqual(1, self.run_command({**answer, "rows": []}, "ages", "x.example").exit_code)
+        self.assertIn("No stanzas wait", self.run_command({**answer, "rows": []}, "ages").output)
+
+    def test_drop_older(self) -> None:
+        """An age as the configuration writes durations."""
+        self.run_command({"lanes": 1, "stanzas": 1}, "drop", "gone.example", "--older-than", "2h")
+        self.assertEqual([("queue drop", {"target": ["gone.example"], "quietly": False, "older_than": 7200.0})], self.asked)
+        self.assertEqual(2, self.run_command({}, "drop", "gone.example", "--older-than", "long").exit_code)

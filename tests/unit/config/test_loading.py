@@ -203,7 +203,7 @@ class ComplaintTests(ConfigTestCase):
         (self.folder / "taken").touch()
         self.assertEqual(
             [
-                "line 2: gateway.domains[1]: the domainpart is empty",
+                'line 2: gateway.domains[1]: "" is not a domain name: it is empty',
                 "line 3: gateway.state: taken is not a directory",
                 "line 5: tls.certificates: must be a path as a string",
                 'line 6: tls.minimum: must be "1.2" or "1.3", not "1.1"',
@@ -211,7 +211,7 @@ class ComplaintTests(ConfigTestCase):
                 "line 9: peers.default.crl: revoked does not exist",
                 "line 10: peers.default.limits.stanzas_per_second.total: must be at least 0, not -1",
                 "line 10: peers.default.limits.streams: must be at least 1, not 0",
-                'line 11: peers."bad peer": the domainpart is no domain name: labels are 1-63 letters, digits and hyphens',
+                'line 11: peers."bad peer": "bad peer" is not a domain name: labels are 1-63 letters, digits and hyphens',
             ],
             self.complaints(text),
         )
@@ -231,7 +231,7 @@ class ComplaintTests(ConfigTestCase):
             ("[peers.x]\nlimits = { streams = 1.5 }\n", "line 4: peers.x.limits.streams: must be a whole number"),
             ("[tls]\ncertificates = 1\n", "line 4: tls.certificates: must be a path as a string"),
             ("[peers.x]\npins = [1]\n", 'line 4: peers.x.pins[0]: must be a string "sha256:…"'),
-            ('[peers."a b"]\n', 'line 3: peers."a b": the domainpart is no domain name: labels are 1-63 letters, digits and hyphens'),
+            ('[peers."a b"]\n', 'line 3: peers."a b": "a b" is not a domain name: labels are 1-63 letters, digits and hyphens'),
             ("[limits]\nconnections = 0\n", "line 4: limits.connections: must be at least 1, not 0"),
             ("[limits]\nunproven = 9\n", 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
             ('[limits]\nunproven = "101%"\n', 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
@@ -247,10 +247,22 @@ class ComplaintTests(ConfigTestCase):
         self.assertEqual("line 4: log.xyz: there is no such key; known here: format, level", complaint)
         self.assertEqual('did you mean "tls"?', suggest("tsl", ["tls", "dns"]))
 
+    def test_domain_without_quotes(self) -> None:
+        """[peers.friend.example] is taken for a key of a peer "friend": the quotes are asked for, also for longer names."""
+        for header, name in (("friend.example", "friend.example"), ("a.b.example", "a.b.example"), ("muc.friend.example.limits", "muc.friend.example")):
+            self.assertEqual([f'line 3: peers.{name}: write [peers."{name}"]: a domain needs quotes here'], self.with_gateway(f"[peers.{header}]\n"))
+        self.assertIn("there is no such key", self.with_gateway("[peers.default]\nfrobnicate = 1\n")[0])
+
+    def test_byte_order_mark(self) -> None:
+        """A file with a byte order mark, as some editors write it, is read."""
+        path = self.folder / "bom.toml"
+        path.write_text('[gateway]\ndomains = ["example.org"]\n[tls]\ncertificates = "."\n', "utf-8-sig")
+        self.assertEqual("example.org", str(load(path).gateway.domains[0]))
+
     def test_not_toml(self) -> None:
         """A file that is no TOML is told where."""
         (complaint,) = self.complaints("[gateway\n")
-        self.assertRegex(complaint, r"is not valid TOML: .*line 1")
+        self.assertRegex(complaint, r"line 1: is not valid TOML: ")
 
     def test_words(self) -> None:
         """The exception in words names the file, and each complaint on a line of its own."""
@@ -343,14 +355,14 @@ class AgreementTests(ConfigTestCase):
     def test_several_backends_say_their_domains(self) -> None:
         """Of several backends none serves all."""
         self.assertEqual(
-            ["line 5: backend[1].domains: is missing: of several backends each says which domains it serves"],
+            ["line 5: backend[1].domains: is missing: with several backends, each one must list its domains"],
             self.with_gateway('[[backend]]\ndomains = ["example.org"]\n[[backend]]\nkind = "echo"\n'),
         )
 
     def test_echo_keys(self) -> None:
         """The echo backend connects nowhere."""
         self.assertEqual(
-            ['line 5: backend.address: means nothing for a backend of kind "echo"', 'line 6: backend.dns_view: means nothing for a backend of kind "echo"'],
+            ['line 5: backend.address: has no effect for a backend of kind "echo"', 'line 6: backend.dns_view: has no effect for a backend of kind "echo"'],
             self.with_gateway('[backend]\nkind = "echo"\naddress = "127.0.0.1:1"\ndns_view = "127.0.0.1"\n'),
         )
 
@@ -358,10 +370,10 @@ class AgreementTests(ConfigTestCase):
         """jabberd2's router: on loopback, by a secret, without extensions; where it listens by default; all complaints at once."""
         self.assertEqual(
             [
-                'line 3: backend.secret_file: is missing: the file with the secret that jabberd2\'s router-users.xml gives the user',
-                "line 5: backend.address: must be on loopback: nothing protects the connection to jabberd2's router",
-                'line 6: backend.listen: means nothing for a backend of kind "jabberd2-router"',
-                'line 7: backend.tls: means nothing for a backend of kind "jabberd2-router"',
+                'line 3: backend.secret_file: is missing: the file with the user\'s secret in jabberd2\'s router-users.xml',
+                "line 5: backend.address: must be on loopback: the connection to jabberd2's router is not encrypted",
+                'line 6: backend.listen: has no effect for a backend of kind "jabberd2-router"',
+                'line 7: backend.tls: has no effect for a backend of kind "jabberd2-router"',
                 'line 8: backend.acks: must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198',
             ],
             sorted(self.with_gateway(
@@ -376,7 +388,7 @@ class AgreementTests(ConfigTestCase):
         file.chmod(0o644)
         found = self.with_gateway(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\nuser = "a b"\n')
         self.assertEqual(2, len(found))
-        self.assertIn("may be read or written by others", found[0] + found[1])
+        self.assertIn("is readable or writable by other users", found[0] + found[1])
         file.chmod(0o600)
         backend = self.config(GATEWAY + f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\n').backends[0]
         self.assertEqual(("127.0.0.1:5347", "s2s"), (str(backend.address), backend.user))
@@ -389,13 +401,13 @@ class AgreementTests(ConfigTestCase):
         table = f'[[backend]]\nkind = "jabberd2-router"\nsecret_file = "{file}"\ndomains = '
         found = self.complaints(GATEWAY.replace('"]', '", "b.example"]') + table + '["example.org"]\n' + table + '["b.example"]\n')
         self.assertEqual(1, len(found))
-        self.assertIn("is the router of backend[0] already", found[0])
-        self.assertIn("means nothing but for", self.with_gateway('[backend]\nuser = "x"\n')[0])
+        self.assertIn("is already the router of backend[0]", found[0])
+        self.assertIn("has an effect only for", self.with_gateway('[backend]\nuser = "x"\n')[0])
 
     def test_view_keys(self) -> None:
         """What belongs to the view needs the view."""
         self.assertEqual(
-            ["line 4: backend.forward: means nothing without dns_view", "line 5: backend.target: means nothing without dns_view"],
+            ["line 4: backend.forward: has no effect without dns_view", "line 5: backend.target: has no effect without dns_view"],
             self.with_gateway('[backend]\nforward = ["192.0.2.1"]\ntarget = "here."\n'),
         )
 
@@ -416,15 +428,15 @@ class AgreementTests(ConfigTestCase):
     def test_shared_listeners(self) -> None:
         """No two listeners on one endpoint, however it is spelt; another interface or any free port is no clash."""
         self.assertEqual(
-            ["line 6: listen[1].endpoint: listens where listen[0].endpoint listens already (tcp:5269)"],
+            ["line 6: listen[1].endpoint: uses the same address and port as listen[0].endpoint (tcp:5269)"],
             self.with_gateway('[[listen]]\nendpoint = "tcp:5269"\n[[listen]]\nendpoint = "tcp:port=5269:interface=127.0.0.1"\ntls = "direct"\n'),
         )
         self.assertEqual(
-            ["line 6: backend.listen: listens where listen.endpoint listens already (tcp:7000:interface=127.0.0.1)"],
+            ["line 6: backend.listen: uses the same address and port as listen.endpoint (tcp:7000:interface=127.0.0.1)"],
             self.with_gateway('[listen]\nendpoint = "tcp:7000:interface=127.0.0.1"\n[backend]\nlisten = "tcp:7000:interface=127.0.0.1"\n'),
         )
         self.assertEqual(
-            ["line 6: listen[1].endpoint: listens where listen[0].endpoint listens already (unix:/a)"],
+            ["line 6: listen[1].endpoint: uses the same address and port as listen[0].endpoint (unix:/a)"],
             self.with_gateway('[[listen]]\nendpoint = "unix:/a"\n[[listen]]\nendpoint = "unix:/a"\n'),
         )
         for one, other in (
@@ -440,7 +452,7 @@ class AgreementTests(ConfigTestCase):
     def test_shared_views(self) -> None:
         """Two backends have two views."""
         self.assertEqual(
-            ["line 10: backend[1].dns_view: is the view of backend[0] already"],
+            ["line 10: backend[1].dns_view: is already used by backend[0]"],
             self.complaints(
                 '[gateway]\ndomains = ["a.org", "b.org"]\n[[backend]]\ndomains = ["a.org"]\ndns_view = "127.53.0.1"\n'
                 '[[backend]]\ndomains = ["b.org"]\nlisten = "tcp:7000"\naddress = "127.0.0.1:7001"\ndns_view = "127.53.0.1:53"\n',
@@ -454,7 +466,7 @@ class AgreementTests(ConfigTestCase):
             ("[::1]:5269", "tcp6:5269"),
         ):
             self.assertEqual(
-                ["line 6: backend.address: is the gateway's own (listen.endpoint)"],
+                ["line 6: backend.address: is an address of the gateway itself (listen.endpoint)"],
                 self.with_gateway(f'[listen]\nendpoint = "{listen}"\n[backend]\naddress = "{address}"\n'),
             )
         for address, listen in (
@@ -467,13 +479,13 @@ class AgreementTests(ConfigTestCase):
         """The gateway's own resolver is never the view, be it configured or the system's."""
         view = '[backend]\ndns_view = "127.53.0.1"\n'
         self.assertEqual(
-            ["line 6: dns.servers[1]: is backend.dns_view: the gateway would ask itself"],
+            ["line 6: dns.servers[1]: is backend.dns_view: the gateway would query itself"],
             self.with_gateway(view + '[dns]\nservers = ["192.0.2.1", "127.53.0.1:53"]\n'),
         )
         self.assertEqual(
             [
-                "line 4: backend.dns_view: 127.53.0.1:53 is the system's own name server too, so the gateway would ask itself: "
-                "give real ones in dns.servers, or the view to the existing server alone"
+                "line 4: backend.dns_view: 127.53.0.1:53 is also the system's name server, so the gateway would query itself: "
+                "set dns.servers to other name servers, or use the view only for your server"
             ],
             self.with_gateway(view, ("192.0.2.1", "127.53.0.1")),
         )
@@ -483,25 +495,25 @@ class AgreementTests(ConfigTestCase):
     def test_view_asking_itself(self) -> None:
         """The view forwards to no view of ours."""
         self.assertEqual(
-            ["line 5: backend.forward[0]: is a dns_view of the gateway: it would ask itself"],
+            ["line 5: backend.forward[0]: is a dns_view of the gateway: it would query itself"],
             self.with_gateway('[backend]\ndns_view = "127.53.0.1"\nforward = ["127.53.0.1", "192.0.2.1"]\n'),
         )
 
     def test_local_peers(self) -> None:
         """A local domain is no peer; a domain under it may be."""
         self.assertEqual(
-            ['line 3: peers."example.org": is one of gateway.domains, and no peer'],
+            ['line 3: peers."example.org": is one of gateway.domains; a local domain is not a peer'],
             self.with_gateway('[peers."example.org"]\nallow = true\n[peers."*.example.org"]\nallow = false\n'),
         )
 
     def test_one_name_twice(self) -> None:
         """Two spellings of one domain are one domain."""
         self.assertEqual(
-            ["line 3: peers: holds one domain twice, in different spellings"],
+            ["line 3: peers: contains one domain twice, written differently"],
             self.with_gateway("[peers]\n\"a.example\" = {}\n\"A.example.\" = {}\n"),
         )
         self.assertEqual(
-            ["line 3: dns.static: holds one domain twice, in different spellings"],
+            ["line 3: dns.static: contains one domain twice, written differently"],
             self.with_gateway('[dns.static]\n"a.example" = "x:1"\n"A.example" = "y:1"\n'),
         )
 
@@ -522,7 +534,7 @@ class AgreementTests(ConfigTestCase):
             self.with_gateway(peers + '[peers."x.example"]\nallow = "no"\n'),
         )
         self.assertEqual(
-            ['line 2003: peers."example.org": is one of gateway.domains, and no peer'],
+            ['line 2003: peers."example.org": is one of gateway.domains; a local domain is not a peer'],
             self.with_gateway(peers + '[peers."example.org"]\n'),
         )
 
@@ -530,7 +542,7 @@ class AgreementTests(ConfigTestCase):
         """Pins beside proofs that leave them out would never be looked at."""
         pins = f'[peers."a.example"]\npins = ["{PIN}"]\n'
         self.assertEqual(
-            ['line 4: peers."a.example".pins: are never looked at: "pin" is not among the proofs'],
+            ['line 4: peers."a.example".pins: have no effect: "pin" is not in proofs'],
             self.with_gateway(pins + 'proofs = ["pkix"]\n'),
         )
         self.assertEqual([], self.with_gateway(pins + 'proofs = ["pkix", "pin"]\n'))
@@ -539,7 +551,7 @@ class AgreementTests(ConfigTestCase):
     def test_inherited_proofs_leave_pins_out(self) -> None:
         """Pins beside inherited proofs that leave them out would never be looked at either."""
         self.assertEqual(
-            ['line 6: peers."a.example".pins: are never looked at: "pin" is not among the proofs'],
+            ['line 6: peers."a.example".pins: have no effect: "pin" is not in proofs'],
             self.with_gateway(f'[peers.default]\nproofs = ["pkix"]\n[peers."a.example"]\npins = ["{PIN}"]\n'),
         )
 
@@ -586,9 +598,9 @@ class FileTests(ConfigTestCase):
             ["line 3: gateway.state: file is not a directory"], self.with_gateway('state = "file"\n'),
         )
         (complaint,) = self.with_gateway('state = "file/state"\n')
-        self.assertEqual("line 3: gateway.state: file/state cannot be written: file is not ours to write", complaint)
+        self.assertEqual("line 3: gateway.state: file/state is not writable: no permission on file", complaint)
         with mock.patch.object(os, "access", return_value=False):
-            self.assertIn("line 1: gateway.state: state cannot be written", " ".join(self.with_gateway("")))
+            self.assertIn("line 1: gateway.state: state is not writable", " ".join(self.with_gateway("")))
         (self.folder / "state").mkdir()
         self.assertEqual([], self.with_gateway(""))
 
@@ -627,7 +639,7 @@ class ConsoleTests(ConfigTestCase):
         found = self.config(GATEWAY + '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
         self.assertEqual("tcp:8269:interface=127.0.0.1", found.console.listen)
         self.assertEqual(
-            ["line 4: console.listen: listens where listen[0].endpoint listens already (tcp:5269)"],
+            ["line 4: console.listen: uses the same address and port as listen[0].endpoint (tcp:5269)"],
             self.with_gateway('[console]\nlisten = "tcp:5269:interface=127.0.0.1"\n'),
         )
         self.assertEqual(
@@ -781,7 +793,7 @@ class ExampleTests(SynchronousTestCase):
         tree: dict[str, Any] = tomllib.loads((ROOT / "examples" / "full.toml").read_text("utf-8"))
         self.assertEqual(set(SECTIONS), set(tree))
         models = {"gateway": found.gateway, "listen": found.listen[0], "tls": found.tls, "dns": found.dns, "backend": found.backends[0],
-                  "queue": found.queue, "log": found.log}
+                  "queue": found.queue, "log": found.log, "admin": found.admin}
         for name, model in models.items():
             written = {key for each in tree[name] for key in each} if isinstance(tree[name], list) else tree[name]
             self.assertEqual(set(type(model).model_fields), set(written), name)
@@ -796,6 +808,6 @@ class ExampleTests(SynchronousTestCase):
         """docs/configuration.md speaks of every key."""
         text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
         found = self.load("full.toml")
-        for model in (found.gateway, found.listen[0], found.tls, found.dns, found.backends[0], found.queue, found.log, found.peers["default"]):
+        for model in (found.gateway, found.listen[0], found.tls, found.dns, found.backends[0], found.queue, found.log, found.admin, found.peers["default"]):
             for key in type(model).model_fields:
                 self.assertRegex(text, rf"`(limits\.|static\.)?{key}", key)

@@ -621,7 +621,7 @@ class TLSATests(DiscoveryCase):
         """A target that DNSSEC does not secure is not asked about."""
         self.server.insecure.add(("_xmpp-server._tcp.peer.example", "SRV"))
         [lookup] = self.lookups()
-        self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), False, "DNSSEC does not secure the target's name"))
+        self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), False, "its zone is not signed (DNSSEC)"))
         self.assertEqual(self.server.count("_5269._tcp.h1.example", "TLSA"), 0)
 
     def test_insecure_addresses(self) -> None:

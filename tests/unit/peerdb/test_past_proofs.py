@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
+from twisted.internet.defer import Deferred
+
 from s2sgw.peerdb import past_proofs
-from s2sgw.peerdb.past_proofs import FRESH, PastProofs
+from s2sgw.peerdb.past_proofs import FRESH, LastProof, PastProofs
 from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import leaf_for
 from tests.support.peer_database import HERE, NOW, PEER, PeerDatabaseTestCase, database
 
 
@@ -51,3 +57,38 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.result(self.store.close())
         again = PastProofs(database(self.path))
         self.assertEqual([again.is_proven(name) for name in ("peer.example", "a99.evil.example", "a90.evil.example")], [True, True, False])
+
+    def test_certificate(self) -> None:
+        """When the last certificate expires is remembered over a restart; a peer without one, or with one that cannot be read, has none."""
+        issued = leaf_for("peer.example")
+        expires = issued.certificate.not_valid_after_utc.timestamp()
+        self.proofs.proven(PEER, "pkix", "a", NOW, issued.der)
+        self.proofs.proven(PEER, "dialback", "a", NOW + 10, issued.der)
+        self.proofs.proven(HERE, "dialback", "", NOW, b"nonsense")
+        expected = [LastProof("peer.example", "dialback", NOW + 10, expires), LastProof("here.example", "dialback", NOW, None)]
+        self.assertEqual(expected, [self.proofs.last(PEER), self.proofs.last(HERE)])
+        self.result(self.store.close())
+        again = PastProofs(database(self.path))
+        self.assertEqual(sorted(expected), sorted(again.latest()))
+        self.assertIsNone(again.last(Domain.parse("other.example")))
+
+    def test_forgotten(self) -> None:
+        """What is forgotten stays so after a restart, and its room is free."""
+        self.proofs.proven(PEER, "pkix", "a", NOW, leaf_for("peer.example").der)
+        self.proofs.proven(HERE, "pkix", "a", NOW)
+        self.assertTrue(self.result(Deferred.fromCoroutine(self.proofs.forget(PEER))))
+        self.assertFalse(self.result(Deferred.fromCoroutine(self.proofs.forget(PEER))))
+        self.result(self.store.close())
+        store = database(self.path)
+        again = PastProofs(store)
+        self.assertEqual((again.of(PEER), again.last(PEER), again.is_proven("here.example")), ([], None, True))
+        self.assertEqual([], store.rows("SELECT * FROM expiry"))
+
+    def test_file_of_an_earlier_version(self) -> None:
+        """A file without the table of certificates is used as it is."""
+        self.proofs.proven(PEER, "pkix", "a", NOW)
+        self.result(self.store.close())
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("DROP TABLE expiry")
+            connection.commit()
+        self.assertEqual(LastProof("peer.example", "pkix", NOW, None), PastProofs(database(self.path)).last(PEER))

@@ -97,7 +97,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         """A name is known whose peer was proven, is configured, or that we want to reach; strangers' names are not."""
         name = Domain.parse("bücher.example")
         self.peer_records = PeerRecords(database(), lambda domain: domain.ascii == "listed.example")
-        self.peer_records.proven(name, "dialback", "", NOW)
+        self.peer_records.proven(name, "dialback", (), NOW)
         known = [each for each in ("bücher.example", "xn--bcher-kva.example", "Listed.example", "other.example", "ß..", "") if self.peer_records.is_known(each)]
         self.assertEqual(known, ["bücher.example", "xn--bcher-kva.example", "Listed.example"])
         self.assertTrue(self.peer_records.refusals.is_known(refusal("other.example", direction="outbound")))

@@ -340,6 +340,12 @@ class ValueTests(SynchronousTestCase):
             self.assertAlmostEqual(seconds, values.parse_duration(text))
         self.refused(values.parse_duration, "10", 10, 1.5, "", "m", "-1s", "10 minutes", "1e3s", "٣s", True, None, ["10m"], "10m\n")
 
+    def test_durations_written(self) -> None:
+        """A duration is written in the largest unit that divides it, and means the same when it is read again."""
+        for text in ("20ms", "1s", "90s", "10m", "36h", "30d", "0.5ms", "1500ms"):
+            self.assertEqual(text, values.format_duration(values.parse_duration(text)))
+        self.assertEqual(("0s", "2m"), (values.format_duration(0), values.format_duration(120.0)))
+
     def test_sizes(self) -> None:
         """A whole number is bytes, and units are powers of 1000 or 1024 as written."""
         spelt = {"64MiB": 67108864, "4GiB": 4294967296, "512KiB": 524288, "1kB": 1000, "1.5MB": 1500000, "10B": 10, 0: 0, 7: 7}

@@ -30,6 +30,9 @@ class Store:
     def past(self) -> list[RefusalRecord]:
         return self.rows
 
+    def forget(self, peer: str) -> None:
+        self.rows = [row for row in self.rows if row.peer != peer]
+
     def is_known(self, refused: RefusalRecord) -> bool:
         return refused.peer.startswith("friend")
 
@@ -170,6 +173,17 @@ class RecordTests(SynchronousTestCase):
             self.refuse(f"made-up-{number}.example")
         self.assertEqual([len(self.record.list(f"{name}.example")) for name in ("friend", "friend-before", "old-stranger", "made-up-9999")], [1, 1, 0, 1])
         self.assertEqual(len(self.record.summaries()), 2 + 400)
+
+    def test_forgotten(self) -> None:
+        """What is forgotten of a peer is gone, in memory and in the store, and takes no room; other peers keep theirs."""
+        store = Store(RefusalRecord(1.0, "inbound", "federation", "friend.example", "here.example", "192.0.2.1:1", SELF_SIGNED))
+        self.record = EventRecord(self.clock, self.log, store)
+        self.refuse("stranger.example")
+        before = self.record.bytes
+        self.refuse("other.example")
+        self.assertEqual([2, 0], [self.record.forget({"friend.example", "stranger.example"}), self.record.forget({"friend.example"})])
+        self.assertEqual(([], [], 1), (self.record.list("friend.example"), store.rows, len(self.record.list())))
+        self.assertLess(self.record.bytes, before)
 
     def test_a_name_that_is_known_at_last(self) -> None:
         """A name that was a stranger's is none when the peer was proven: strangers push it out no more."""

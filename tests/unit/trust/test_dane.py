@@ -278,7 +278,7 @@ class OutboundTests(SynchronousTestCase):
     def test_nothing_to_compare(self):
         """Without records, without a look-up, or without a certificate there is no proof and no veto."""
         self.assertIn("has no TLSA records", prove(leaf_for("a.example")).reasons[0])
-        self.assertIn("could not be had: SERVFAIL", prove(leaf_for("a.example"), failure="SERVFAIL").reasons[0])
+        self.assertIn("no DANE for xmpp.host.example: SERVFAIL", prove(leaf_for("a.example"), failure="SERVFAIL").reasons[0])
         self.assertEqual(Cause.NO_CERTIFICATE, prove(None, record(leaf_for("a.example").der, DANE_EE)).cause)
         plain = Evidence(Domain.parse("a.example"), "receiving", AT, leaf_for("a.example").der_chain)
         self.assertEqual(("no TLSA records were looked up",), prove_dane(plain, ANCHORS).reasons)

@@ -1,0 +1,45 @@
+"""What the spool holds of each lane, and what is in memory only, for the operator's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
+
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.services import DeliveryServices
+from s2sgw.spool.interface import LaneSummary, SpoolError
+from s2sgw.xmpp.jid import Pair
+
+#: Seconds that a table waits for the spool. A disk that hangs must not hide the rest.
+SPOOL_SECONDS = 2.0
+#: Stanzas that are looked at in one step of the work.
+AT_ONCE = 100
+
+
+async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSummary]:
+    """Return what the spool holds of each lane; nothing if it cannot be read, or not in time."""
+    answered: Deferred[Any] = Deferred()
+
+    def found(summaries: Any) -> None:
+        if not answered.called:
+            answered.callback(summaries)
+
+    services.spool.queues(found)
+    answered.addTimeout(SPOOL_SECONDS, services.clock)
+    try:
+        answer = await answered
+    except TimeoutError:
+        return {}
+    return {} if isinstance(answer, SpoolError) else {summary.pair: summary for summary in answer}
+
+
+def unspooled_bytes(queue: DeliveryQueue) -> Generator[None, None, int]:
+    """Return the size of the stanzas that are not on disk. Each None is a step of the work."""
+    total = 0
+    for number, held in enumerate(list(queue.pair_queue), 1):
+        total += 0 if held.durable else len(held.stanza.data)
+        if number % AT_ONCE == 0:
+            yield None
+    return total

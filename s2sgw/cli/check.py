@@ -1,0 +1,79 @@
+"""`s2sgw check`: whether the gateway could start with its configuration and certificates."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from s2sgw.cli import tables
+from s2sgw.cli.output import (
+    CONFIGURATION,
+    JSON_VERSION,
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    config_option,
+    configuration_path,
+    json_option,
+    print_json,
+    show,
+)
+from s2sgw.config import ConfigError
+from s2sgw.reporting.printable import printable
+from s2sgw.runtime.preflight import check_configuration
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Also check your server, the DNS, certificates, clock, disk, and open files, now.")
+@click.option("--against-running", is_flag=True, help="Compare with the running gateway: show what a reload would change.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing if there are no errors and no warnings.")
+@config_option
+@json_option
+def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as_json: JSONForm) -> None:
+    """Check the configuration and the certificates, and report all errors. The gateway is not started.
+
+    Exit status with --live: 1 if one of the live checks failed. With --against-running: 1 if a restart is needed.
+    """
+    path = configuration_path(config, as_json)
+    if against_running:
+        _compare(path, as_json)
+    try:
+        ready = check_configuration(path)
+    except ConfigError as error:
+        complain(error, as_json)
+    if as_json and not live:
+        print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": list(ready.warnings)}, as_json)
+        return
+    if not as_json:
+        for warning in ready.warnings:
+            click.echo(f"warning: {printable(warning)}", err=True)
+    if not as_json and not quiet:
+        number = f" ({tables.counted(len(ready.warnings), 'warning')})" if ready.warnings else ""
+        click.echo(f"{ready.config.path} is good, for {', '.join(map(str, ready.config.gateway.domains))}{number}")
+    if live:
+        from s2sgw.cli.live_check import run_live_check
+
+        run_live_check(ready.config, ready.warnings, as_json)
+
+
+def _compare(path: Path, as_json: JSONForm) -> NoReturn:
+    """Show what a reload of the file would change, and what only a restart would."""
+    answer = asked(path, as_json, "reload plan", **{"with": str(path.absolute())})
+    if not as_json and answer["complaints"]:
+        complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)
+    show(answer, as_json, tables.planned)
+    sys.exit(0 if answer["ok"] else CONFIGURATION if answer["complaints"] else NO)
+
+
+def complain(error: ConfigError, as_json: JSONForm) -> NoReturn:
+    """Print the errors of a configuration, then exit."""
+    if as_json:
+        answer = {"version": JSON_VERSION, "ok": False, "config": str(error.path), "complaints": error.complaints, "warnings": []}
+        print_json(answer, as_json)
+    else:
+        click.echo(tables.complaints(str(error.path), error.complaints), err=True)
+    sys.exit(CONFIGURATION)

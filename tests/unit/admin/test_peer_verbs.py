@@ -1,0 +1,162 @@
+"""`close`, `deny`, `forget`: what an operator does to one peer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.peer_verbs import PeerServices, PeerVerbs
+from s2sgw.admin.server import VerbError
+from s2sgw.peerdb.database import PeerDatabase
+from s2sgw.peerdb.keys import RememberedKey
+from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.record import EventRecord
+from s2sgw.runtime.operator_denials import OperatorDenials
+from s2sgw.runtime.policy_change import Closed
+from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+from tests.support.certificates import leaf_for
+
+PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
+KEY, OTHER_KEY = Fingerprint(b"1" * 32), Fingerprint(b"2" * 32)
+CLOSED = Closed("inbound", "peer.example", "here.example", "192.0.2.1:1", "deny-listed", "named by s2sgw deny")
+
+
+class Streams:
+    """Two streams with each peer."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Domain, str]] = []
+
+    def disconnect(self, peer: Domain, text: str) -> int:
+        self.asked.append((peer, text))
+        return 2
+
+
+class PeerVerbCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.complaints: list[str] = []
+        self.records = PeerRecords(PeerDatabase(":memory:", self.complaints.append))
+        self.record = EventRecord(self.clock, Logger(), self.records.refusals)
+        self.extensions = ExtensionMemory(self.clock)
+        self.peers = PeerPolicies({})
+        self.streams = Streams()
+        self.applied = 0
+        denials = OperatorDenials(self.state, self.peers.deny, self.complaints.append)
+        services = PeerServices(
+            cast(Any, self.streams), denials, self.apply_bars, self.records, self.record, self.extensions, lambda domain: domain == HERE,
+        )
+        self.verbs = PeerVerbs(services, AuditLog(self.state, self.clock))
+
+    def apply_bars(self) -> Deferred[list[Closed]]:
+        self.applied += 1
+        return succeed([CLOSED])
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        def call() -> Any:
+            found = self.verbs.verbs()[verb](arguments)
+            return Deferred.fromCoroutine(found) if hasattr(found, "send") else found
+
+        return self.successResultOf(maybeDeferred(call))
+
+    def refused(self, verb: str, **arguments: Any) -> VerbError:
+        def call() -> Any:
+            found = self.verbs.verbs()[verb](arguments)
+            return Deferred.fromCoroutine(found) if hasattr(found, "send") else found
+
+        error: VerbError = self.failureResultOf(maybeDeferred(call), VerbError).value
+        return error
+
+    def audit(self) -> list[dict[str, Any]]:
+        path = self.state / "audit.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class CloseTests(PeerVerbCase):
+    def test_close(self) -> None:
+        """The streams of the peer are closed, in any spelling of its name, and the audit log has it."""
+        self.assertEqual({"peer": "peer.example", "closed": 2}, self.ask("close", peer="PEER.example"))
+        self.assertEqual([PEER], [peer for peer, _ in self.streams.asked])
+        self.assertEqual([("close", "peer.example")], [(row["action"], row["peer"]) for row in self.audit()])
+
+    def test_wrong(self) -> None:
+        """No name, and a local domain."""
+        for peer in (None, "a b", 7, "here.example"):
+            self.assertEqual("usage", self.refused("close", peer=peer).kind)
+        self.assertEqual([], self.streams.asked)
+
+    def test_not_noted(self) -> None:
+        """A change that cannot be noted is not made."""
+        (self.state / "audit.log").mkdir()
+        for verb in ("close", "deny", "forget"):
+            self.assertIn("audit log", str(self.refused(verb, peer="peer.example")))
+        self.assertEqual(([], 0, None), (self.streams.asked, self.applied, self.peers.policy(PEER).bar))
+
+
+class DenyTests(PeerVerbCase):
+    def test_deny(self) -> None:
+        """A peer is denied, its streams are closed, and it can be undone; twice is no change and no entry."""
+        answer = self.ask("deny", peer="peer.example")
+        self.assertEqual(("peer.example", True, True, [CLOSED._asdict()]), tuple(answer.values()))
+        self.assertEqual(False, self.ask("deny", peer="peer.example")["changed"])
+        self.assertIsNotNone(self.peers.policy(PEER).bar)
+        self.assertEqual(["peer.example"], self.ask("deny list"))
+        self.assertEqual((True, False), (self.ask("deny", peer="peer.example", undo=True)["changed"], self.ask("deny", peer="peer.example", undo=True)["changed"]))
+        self.assertIsNone(self.peers.policy(PEER).bar)
+        self.assertEqual(["deny", "deny undone"], [row["action"] for row in self.audit()])
+        self.assertEqual(2, self.applied)
+
+    def test_pattern(self) -> None:
+        """All that is under a domain."""
+        self.assertEqual("*.peer.example", self.ask("deny", peer="*.Peer.example")["peer"])
+
+    def test_wrong(self) -> None:
+        """Neither local domains nor all peers can be denied; undo is a flag."""
+        for arguments in ({"peer": "here.example"}, {"peer": "*.here.example"}, {"peer": "default"}, {"peer": "*"}, {}, {"peer": "a.example", "undo": 1}):
+            self.assertEqual("usage", self.refused("deny", **arguments).kind, arguments)
+
+    def test_not_written(self) -> None:
+        """A disk that is full is told."""
+        (self.state / "denied.json").mkdir()
+        self.assertIn("nothing was changed", str(self.refused("deny", peer="peer.example")))
+        self.assertEqual(0, self.applied)
+
+
+class ForgetTests(PeerVerbCase):
+    def remember(self) -> None:
+        self.records.proven(PEER, "pkix", (leaf_for("peer.example").der,), 1.0)
+        self.records.keys.learn(RememberedKey("peer.example", KEY, "first-use", 1.0))
+        self.successResultOf(Deferred.fromCoroutine(self.records.keys.approve(RememberedKey("peer.example", OTHER_KEY, "operator", 1.0))))
+        self.records.pending_certificates.hold(PendingCertificate("peer.example", KEY, 1.0, 1.0, 1, "inbound", "here.example", "", "", (), {}, ()))
+        self.record.refused("inbound", "federation", ("peer.example", "here.example"), "192.0.2.1:1", Ending(Cause.EXPIRED))
+        self.extensions.disable("peer.example", "bidi", Ending(Cause.CLOSED))
+
+    def test_forget(self) -> None:
+        """Everything but what the operator decided is gone."""
+        self.remember()
+        answer = self.ask("forget", peer="peer.example")
+        self.assertEqual({"peer": "peer.example", "proofs": True, "keys": 1, "pending": 1, "refusals": 1}, answer)
+        self.assertEqual([OTHER_KEY], [each.key for each in self.records.keys.of(PEER)])
+        self.assertEqual(([], [], None, []), (self.records.pending_certificates.list(), self.record.list(), self.records.past_proofs.last(PEER), list(self.extensions.disabled())))
+        self.assertFalse(self.records.is_known("peer.example"))
+        self.assertEqual({"peer": "peer.example", "proofs": False, "keys": 0, "pending": 0, "refusals": 0}, self.ask("forget", peer="peer.example"))
+
+    def test_keys(self) -> None:
+        """With `keys` the approvals too."""
+        self.remember()
+        self.assertEqual(2, self.ask("forget", peer="peer.example", keys=True)["keys"])
+        self.assertEqual([], self.records.keys.of(PEER))

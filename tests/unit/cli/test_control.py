@@ -1,0 +1,104 @@
+"""`close`, `deny`, `forget`, `log level`, `watch`: what they ask, what they show, and their exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.client import RequestFailed
+from s2sgw.cli import main as command
+from s2sgw.cli import output
+from s2sgw.cli.watch import event_line
+
+CLOSED = {"direction": "inbound", "peer": "evil.example", "local": "here.example", "address": "", "cause": "deny-listed", "detail": "x\x1b[2J"}
+
+
+class ControlTests(SynchronousTestCase):
+    def run_command(self, answer: Any, *words: str) -> Result:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+        def ask(path: object, verb: str, arguments: dict[str, Any]) -> Any:
+            self.asked.append((verb, arguments))
+            return answer
+
+        self.patch(output, "ask", ask)
+        self.patch(output, "_socket", lambda config: Path("/socket"))
+        return CliRunner().invoke(command.main, list(words), catch_exceptions=False)
+
+    def test_close(self) -> None:
+        """The number of streams; 1 where there was none."""
+        result = self.run_command({"peer": "evil.example", "closed": 2}, "close", "evil.example")
+        self.assertEqual((0, "2 streams with evil.example closed.\n"), (result.exit_code, result.output))
+        self.assertEqual([("close", {"peer": "evil.example"})], self.asked)
+        self.assertEqual(1, self.run_command({"peer": "evil.example", "closed": 0}, "close", "evil.example").exit_code)
+
+    def test_deny(self) -> None:
+        """What was closed; 1 where nothing changed."""
+        answer = {"peer": "evil.example", "denied": True, "changed": True, "closed": [CLOSED]}
+        result = self.run_command(answer, "deny", "evil.example")
+        self.assertIn("evil.example is denied.", result.output)
+        self.assertIn("closed: inbound stream of evil.example with here.example", result.output)
+        self.assertNotIn("\x1b", result.output)
+        self.assertEqual([("deny", {"peer": "evil.example", "undo": False})], self.asked)
+        result = self.run_command({**answer, "denied": False, "changed": False, "closed": []}, "deny", "evil.example", "--undo")
+        self.assertEqual((1, "evil.example was not denied.\n"), (result.exit_code, result.output))
+
+    def test_deny_list(self) -> None:
+        """The names; a PEER beside --list, or neither, is wrong."""
+        self.assertEqual("*.a.example\nb.example\n", self.run_command(["*.a.example", "b.example"], "deny", "--list").output)
+        self.assertEqual([("deny list", {})], self.asked)
+        self.assertIn("No peer is denied", self.run_command([], "deny", "--list").output)
+        for words in (["deny"], ["deny", "a.example", "--list"], ["deny", "--list", "--undo"]):
+            self.assertEqual(2, self.run_command([], *words).exit_code)
+
+    def test_forget(self) -> None:
+        """What was forgotten, in words."""
+        answer = {"peer": "evil.example", "proofs": True, "keys": 1, "pending": 0, "refusals": 2}
+        output_ = self.run_command(answer, "forget", "evil.example", "--keys").output
+        self.assertEqual("Forgotten of evil.example: how it was verified, 1 key, 0 pending certificates, 2 refusals.\n", output_)
+        self.assertEqual([("forget", {"peer": "evil.example", "keys": True})], self.asked)
+
+    def test_log_level(self) -> None:
+        """The level, or the change; an unknown level is wrong."""
+        self.assertEqual("info\n", self.run_command({"level": "info", "before": "info"}, "log", "level").output)
+        self.assertEqual("info -> debug\n", self.run_command({"level": "debug", "before": "info"}, "log", "level", "debug").output)
+        self.assertEqual([("log level", {"level": "debug"})], self.asked)
+        self.assertEqual(2, self.run_command({}, "log", "level", "loud").exit_code)
+
+
+class WatchTests(SynchronousTestCase):
+    def run_command(self, rows: list[dict[str, Any]], *words: str) -> Result:
+        def follow(path: object, verb: str, arguments: dict[str, Any]) -> Iterator[Any]:
+            self.asked = (verb, arguments)
+            yield from rows
+            raise RequestFailed("the gateway closed the connection without an answer", "not-running")
+
+        self.patch(output, "follow", follow)
+        self.patch(output, "_socket", lambda config: Path("/socket"))
+        return CliRunner().invoke(command.main, ["watch", *words], catch_exceptions=False)
+
+    def test_lines(self) -> None:
+        """One line for each event, escaped; 3 when the gateway stops."""
+        row = {"time": "2026-11-29T08:21:14.123Z", "level": "warn", "event": "refused", "peer": "evil.example", "detail": "said \x1b[2J", "reasons": ["a", "b"]}
+        result = self.run_command([{"event": "watching", "peer": None}, row], "evil.example")
+        self.assertEqual(3, result.exit_code)
+        self.assertEqual(
+            ["watching  peer=all", '08:21:14  warn   refused  peer=evil.example detail="said \\x1b[2J" reasons="a; b"'], result.output.splitlines()[:2],
+        )
+        self.assertEqual(("watch", {"peer": "evil.example"}), self.asked)
+
+    def test_json(self) -> None:
+        """One JSON object on each line, so that a program can follow."""
+        lines = self.run_command([{"event": "a"}, {"event": "b"}], "--json").output.splitlines()
+        self.assertEqual(["a", "b"], [json.loads(line)["event"] for line in lines[:2]])
+        lines = self.run_command([{"event": "a"}], "--json-v1").output.splitlines()
+        self.assertEqual({"version": 1, "ok": True, "result": {"event": "a"}}, json.loads(lines[0]))
+
+    def test_odd_facts(self) -> None:
+        """A row without time and level, and with an empty list."""
+        self.assertEqual('x  list=""', event_line({"event": "x", "list": []}))

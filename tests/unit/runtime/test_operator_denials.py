@@ -1,0 +1,91 @@
+"""Peers that an operator denied by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.runtime import operator_denials
+from s2sgw.runtime.operator_denials import OperatorDenials, TooManyDenied
+from s2sgw.xmpp.jid import Domain
+
+PEER, SUB, OTHER = (Domain.parse(name) for name in ("peer.example", "sub.peer.example", "other.example"))
+LIST = DenyList("list", frozenset({"other.example"}))
+
+
+class DenialTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.peers = PeerPolicies({"peer.example": PeerObject(allow=True), "other.example": PeerObject(allow=True)})
+        self.reports: list[str] = []
+        self.denials = self.start()
+
+    def start(self) -> OperatorDenials:
+        return OperatorDenials(self.state, self.peers.deny, self.reports.append)
+
+    def barred(self, *peers: Domain) -> list[bool]:
+        return [self.peers.policy(peer).bar is not None for peer in peers]
+
+    def test_denied(self) -> None:
+        """A name is denied at once, also where its own section says `allow = true`; and no longer when that is undone."""
+        self.assertEqual((True, False), (self.denials.add("peer.example"), self.denials.add("peer.example")))
+        self.assertEqual([True, False], self.barred(PEER, SUB))
+        self.assertIn("s2sgw deny", self.peers.policy(PEER).bar.detail)  # type: ignore[union-attr]
+        self.assertEqual((True, False), (self.denials.remove("peer.example"), self.denials.remove("peer.example")))
+        self.assertEqual([False], self.barred(PEER))
+
+    def test_sub_domains(self) -> None:
+        """A pattern denies what is under a domain, not the domain itself."""
+        self.denials.add("*.peer.example")
+        self.assertEqual([False, True], self.barred(PEER, SUB))
+
+    def test_restart(self) -> None:
+        """The names are there after a restart, before any list is read."""
+        self.denials.add("peer.example")
+        self.peers.deny(())
+        self.assertEqual(("peer.example",), self.start().names)
+        self.assertEqual([True], self.barred(PEER))
+
+    def test_beside_lists(self) -> None:
+        """Deny lists of the configuration come and go beside the names; these spare a peer that is allowed by its own section."""
+        self.denials.add("peer.example")
+        self.denials.use((LIST,))
+        self.assertEqual([True, False], self.barred(PEER, OTHER))
+        self.denials.remove("peer.example")
+        self.assertEqual((LIST,), self.peers.deny_lists)
+        self.denials.use(())
+        self.denials.add("other.example")
+        self.assertEqual([True], self.barred(OTHER))
+
+    def test_not_written(self) -> None:
+        """What cannot be written does not hold: it would be gone after the next start."""
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(operator_denials, "write_atomically", full)
+        self.assertRaises(OSError, self.denials.add, "peer.example")
+        self.assertEqual(([False], ()), (self.barred(PEER), self.denials.names))
+
+    def test_bounded(self) -> None:
+        """There is a bound, and it is told."""
+        self.patch(operator_denials, "MOST", 1)
+        self.denials.add("peer.example")
+        self.assertRaises(TooManyDenied, self.denials.add, "other.example")
+        self.assertFalse(self.denials.add("peer.example"))
+
+    def test_damaged(self) -> None:
+        """A file that cannot be understood is set aside and reported; one that cannot be read ends the start."""
+        path = self.state / "denied.json"
+        bad: Sequence[bytes] = (b"{", b"{}", b"[1]", json.dumps(["no domain"]).encode(), b"\xff")
+        for number, text in enumerate(bad, 1):
+            path.write_bytes(text)
+            self.assertEqual(((), number, False), (self.start().names, len(self.reports), path.exists()))
+        path.mkdir()
+        self.assertRaises(OSError, self.start)
