@@ -302,7 +302,8 @@ class StreamConnection(Protocol):
         self._transport.setTcpKeepAlive(True)
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
-        self._socket = take_over(self.transport, self, self._turns)
+        if not (self._direct_tls and self.role == "receiving"):  # whose first bytes of TLS have been read
+            self._socket = take_over(self.transport, self, self._turns)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         if self._options.negotiation_timeout is not None:

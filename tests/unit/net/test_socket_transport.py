@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import connection as connection_module
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
-from s2sgw.net.handover import RelayedTransport
+from s2sgw.net.handover import HandoverProtocol, RelayedTransport
 from s2sgw.net.socket_transport import FULL_BYTES, SocketTransport, take_over
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
@@ -403,6 +403,35 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         reactor.settle()
         self.assertEqual((near.recv(99), stream.peer_address, stream.local_address), (b"PREFACE\nbehind\n", "192.0.2.1:1", "192.0.2.2:2"))
         self.assertIsInstance(stream._transport, SocketTransport)
+
+    def test_direct_tls_that_was_read(self) -> None:
+        """XEP-0368: a connection whose first bytes of TLS were read before its stream was built is secured all the same."""
+        reactor = SocketReactor()
+        self.addCleanup(reactor.close)
+        near, far = connected()
+        near.setblocking(False)
+        self.addCleanup(near.close)
+        engine = ToyEngine()
+        stream = StreamConnection(
+            engine, Recorder(), clock=reactor, role="receiving", direct_tls=True, options=SOON,
+            tls=lambda order: server_context_of().for_domain(LOCAL),
+        )
+
+        class Waiting(HandoverProtocol):
+            def prefaceReceived(self, data: bytes) -> None:
+                self.hand_over(stream, self.transport, data)
+
+        serve(reactor, far, Waiting())
+        tls = SSL.Connection(raw_context(leaf_for("peer.example")), near)
+        tls.set_connect_state()
+        for _ in range(6):
+            try:
+                tls.do_handshake()
+            except SSL.WantReadError:
+                reactor.settle()
+        tls.send(b"inside\n")
+        reactor.settle()
+        self.assertEqual((engine.log, engine.fed), (["tls"], [b"inside\n"]))
 
     def test_full(self) -> None:
         """More than fits in one turn is sent at once, before the producer is told to pause."""
