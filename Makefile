@@ -126,13 +126,12 @@ coverage: $(DEV)
 lint: $(DEV)
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
 
-# The tests with exactly the oldest releases that pyproject.toml allows, and how much of the code they reach.
+# The tests with exactly the oldest releases that pyproject.toml allows.
 floors: $(DEV)
 	@$(BIN)/python -m venv .venv-floors
 	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
-	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2' 'coverage>=7.6'
-	@.venv-floors/bin/python -m coverage run --data-file=.venv-floors/coverage -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
-	@.venv-floors/bin/python -m coverage report --data-file=.venv-floors/coverage --format=total
+	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
+	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
 # The tests under every other Python that is here (by name, or by pyenv).
 pythons:
