@@ -223,6 +223,9 @@ container:
 	  command -v $$builder >/dev/null && exec $$builder build --format docker --ignorefile .containerignore --file Containerfile --tag s2sgw .; \
 	done; echo "neither podman nor buildah is here: no image is built"
 
+readme: deb
+	@$(BIN)/python -m tests.install $(README)
+
 $(DOCS): requirements-docs.lock | $(BIN)/python
 	@$(BIN)/python -m venv .venv-docs
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-docs.lock

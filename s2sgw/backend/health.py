@@ -89,8 +89,8 @@ class BackendIdentity:
 
 def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
     """Return a failure on the way to a backend under its cause of the layer "backend". What we decided ourselves stays."""
-    if ending.layer is Layer.BACKEND:
-        return ending
+    if ending.layer is Layer.BACKEND or (identity.kind == "jabberd2-router" and ending.cause is Cause.SASL_FAILED):
+        return ending  # a router is shown a secret, and no certificate: the cause says what to check
     cause = _BY_CAUSE.get(ending.cause) or _BY_LAYER.get(ending.layer)
     if ending.cause is Cause.CLOSED and ending.by == "them":
         cause = Cause.BACKEND_FAILED

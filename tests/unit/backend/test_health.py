@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -56,6 +57,12 @@ class AttributionTests(SynchronousTestCase):
             self.assertEqual(Cause.BACKEND_DISTRUSTS_US, told.cause)
             self.assertIn("/var/lib/s2sgw/backend-ca.pem", told.detail)
         self.assertEqual(Cause.BACKEND_TLS, attributed(Ending(Cause.TLS_FAILED, "no shared cipher"), IDENTITY).cause)
+
+    def test_secret(self) -> None:
+        """A router that refuses our secret is no server that distrusts our certificate: the cause stays, with its remedy."""
+        refused = Ending(Cause.SASL_FAILED, "not-authorized", "them")
+        self.assertIs(attributed(refused, replace(IDENTITY, kind="jabberd2-router")), refused)
+        self.assertIs(attributed(refused, IDENTITY).cause, Cause.BACKEND_DISTRUSTS_US)
 
     def test_ours(self) -> None:
         """What we decided ourselves is no failure of the server."""
