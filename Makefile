@@ -133,15 +133,16 @@ floors: $(DEV)
 	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
 	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
-# The tests under every other Python that is here (by name, or by pyenv).
+# The tests under every other Python that is here (by name, or by pyenv); NEWEST=1: under the newest of them.
 pythons:
-	@status=0; for version in 3.12 3.13 3.14 3.15; do \
+	@status=0; for version in $(if $(NEWEST),3.15 3.14 3.13 3.12,3.12 3.13 3.14 3.15); do \
 	  found=; for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python3; do \
 	    "$$candidate" -c 'import venv, ensurepip' >/dev/null 2>&1 && found=$$candidate && break; \
 	  done; \
 	  if [ -z "$$found" ]; then echo "Python $$version: not here"; continue; fi; \
 	  echo "Python $$version: $$found"; \
 	  $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$found" || status=1; \
+	  [ -z "$(NEWEST)" ] || break; \
 	done; exit $$status
 
 .PHONY: console-test
