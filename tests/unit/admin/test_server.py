@@ -449,6 +449,15 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual([(self.path, -1, os.getegid()), (self.path, 0o660)], changed)
         self.assertIn("no group", str(self.assertRaises(AdminInUse, AdminService(reactor, self.path, {}, group="nosuchgroup").startService)))
 
+    def test_already_of_the_group(self) -> None:
+        """A socket that is made in the group is not given to it: the unit that is shipped forbids chown."""
+        changed: list[tuple[Any, ...]] = []
+        self.patch(server, "_group_of", lambda path: os.getegid())
+        self.patch(os, "chown", lambda *words: self.fail("chown was called"))
+        self.patch(os, "chmod", lambda *words: changed.append(words))
+        AdminService(MemoryReactorClock(), self.path, {}, group=grp.getgrgid(os.getegid()).gr_name).startService()
+        self.assertEqual([(self.path, 0o660)], changed)
+
     def test_not_in_the_group(self) -> None:
         """A group that the gateway's user is not in ends the start in words."""
         def refuse(*_: object) -> None:
