@@ -187,9 +187,9 @@ def _explain(at: Trusting) -> None:
     check(answer["remembered"] and answer["refusals"] and answer["dns"]["targets"], "keys, refusals and DNS are told")
     expect(answer["now"]["outbound"]["last"]["proven_by"], "trust-first-use", "outbound now")
     told = at.gateway.command("explain", FIRST, "--local", INSIDE)
-    for words in ("unknown_issuer", "accepted, verified by trust-first-use", "with no proof"):
+    for words in ("unknown_issuer", "accepted, verified by trust-first-use", "verified   by pkix"):
         check(words in told, told)
-    step(next(line for line in told.splitlines() if "now " in line).strip())
+    step(next(line for line in told.splitlines() if line.startswith("outbound")).strip())
 
 
 @_scenario("explain and replay --with FILE: what a planned file would decide, and whose verdict it would change")
