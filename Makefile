@@ -131,7 +131,7 @@ floors: $(DEV)
 	@$(BIN)/python -m venv .venv-floors
 	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
 	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
-	@.venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
+	@PYTHONPATH=$(CURDIR) .venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
 # The tests under every other Python that is here (by name, or by pyenv); NEWEST=1: under the newest of them.
 pythons:
