@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 TURN_SECONDS = 0.01
 #: Of these, the most for all streams that are still negotiated: a message of a peer needs a few turns.
 NEGOTIATING_SECONDS = 0.005
+#: Beside these, the most for sending what the streams have written.
+SENDING_SECONDS = 0.005
 #: A stream that took more than so many seconds the last time is busy: those that are not come before it.
 BUSY_SECONDS = 0.002
 
@@ -45,7 +47,7 @@ class Turns:
         self._established: deque[Reader] = deque()
         self._busy: deque[Reader] = deque()
         self._negotiating: deque[Reader] = deque()
-        self._outputs: list[Callable[[], None]] = []
+        self._outputs: deque[Callable[[], None]] = deque()
         self._is_due = self._is_running = self._in_round = False
 
     def send_soon(self, send: Callable[[], None]) -> None:
@@ -97,15 +99,20 @@ class Turns:
                     end = min(end, self.stopwatch() + NEGOTIATING_SECONDS)
                 self._call(readers, number, end)
         finally:
-            self._send()
-            self._is_running = False
-            if self._established or self._busy or self._negotiating or self._outputs:
-                self._schedule()
+            try:
+                self._send()
+            finally:
+                self._is_running = False
+                if self._established or self._busy or self._negotiating or self._outputs:
+                    self._schedule()
 
     def _send(self) -> None:
-        outputs, self._outputs = self._outputs, []
-        for send in outputs:
-            send()
+        """Send what was written, as far as there is time. The rest, and what is behind one that breaks, is sent next."""
+        end = self.stopwatch() + SENDING_SECONDS
+        for _ in range(len(self._outputs)):
+            self._outputs.popleft()()
+            if self.stopwatch() > end:
+                return
 
     def _call(self, readers: deque[Reader], number: int, end: float) -> None:
         """Call so many, but only one after the time `end`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.turns import BUSY_SECONDS, Turns
+from s2sgw.net.turns import BUSY_SECONDS, SENDING_SECONDS, Turns
 from tests.support.turn_clock import TurnClock
 
 
@@ -74,6 +76,31 @@ class TurnsTests(SynchronousTestCase):
         self.turns.add(writing)
         self.add("c")
         self.assertEqual((self.turn(), self.turn()), ("ac12", ""))
+
+    def test_output_that_takes_long(self) -> None:
+        """Much output is sent in several turns, in its order, each of them with one piece at least."""
+        def send(name: str) -> Callable[[], None]:
+            def sending() -> None:
+                self.called.append(name)
+                self.now += SENDING_SECONDS * 0.75
+            return sending
+
+        for name in "abcde":
+            self.turns.send_soon(send(name))
+        self.assertEqual([self.turn() for _ in range(4)], ["ab", "cd", "e", ""])
+
+    def test_output_that_breaks(self) -> None:
+        """Where one output breaks the others are sent all the same, and so is what is written later."""
+        def broken() -> None:
+            raise ZeroDivisionError
+
+        for send in (lambda: self.called.append("1"), broken, lambda: self.called.append("2")):
+            self.turns.send_soon(send)
+        with self.assertRaises(ZeroDivisionError):
+            self.clock.turn()
+        self.assertEqual(self.turn(), "2")
+        self.turns.send_soon(lambda: self.called.append("3"))
+        self.assertEqual(self.turn(), "3")
 
     def test_who_adds_itself_waits_for_the_next_turn(self) -> None:
         """A stream with more to read does not keep the others from theirs."""
