@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.durability.scenario import ScenarioContext, scenario
+from tests.durability.simulated_server import OutgoingStream
 
 
 @scenario("an orderly stop while peers {1} XEP-0198 send on streams that the gateway opened (XEP-0288)", (True, "with"), (False, "without"))
@@ -36,6 +37,11 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
     await bed.settle()
 
 
+def _send_on(lanes: list[OutgoingStream]) -> None:
+    for lane in lanes:
+        lane.traffic.rate = 250
+
+
 @scenario("an orderly stop under load while the backend, by acks = {0}, reads but acknowledges nothing", ("sm",), ("ping",), seconds=80)
 async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None:
     """What was not written before the stop is not in doubt: it comes once, and requests among it are not bounced."""
@@ -56,10 +62,11 @@ async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None
     for peer in peers:
         rows = await bed.ask("queue show", target=[peer.domain, inside.domain], limit=100_000)
         doubtful += sum(1 for row in rows if row["written"]) - len(rows)
-    # What the gateway had not read when it was asked may have been written since. Nothing is sent between this count and the stop.
+    # What the gateway had not read when it was asked may have been written since. Nothing is sent from this count until it stops.
     for lane in lanes:
         lane.traffic.rate = 0
     doubtful += sum(len(lane.account.sent) - 20 for lane in lanes)
+    asyncio.get_running_loop().call_later(0.2, _send_on, lanes)
     await bed.stop()
     inside.acknowledges = inside.answers_pings = True
     await bed.start_gateway()
