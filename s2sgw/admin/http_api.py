@@ -286,11 +286,11 @@ class OpenAPIResource(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self._document = document()
+        self._body = _json_body(document())
 
     def render_GET(self, request: Request) -> int:
         """Answer with the document."""
-        return answer_json(request, 200, self._document)
+        return _answer_body(request, 200, self._body)
 
 
 class HealthResource(Resource):
@@ -338,7 +338,14 @@ def _put(parent: Resource, path: list[bytes], leaf: Resource) -> None:
 
 def answer_json(request: Request, status: int, value: object) -> int:
     """Answer a request with a small JSON text."""
-    body = json.dumps(value).encode("ascii") + b"\n"
+    return _answer_body(request, status, _json_body(value))
+
+
+def _json_body(value: object) -> bytes:
+    return json.dumps(value).encode("ascii") + b"\n"
+
+
+def _answer_body(request: Request, status: int, body: bytes) -> int:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"cache-control", b"no-store")

@@ -7,6 +7,7 @@ and a client may take any time to send a request, as long as a byte comes now an
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from io import BytesIO
 from typing import Any, cast
 
@@ -78,6 +79,10 @@ class BoundedChannel(HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._deadline: Any = None
+        #: goes on with the next request, in a later turn of the reactor
+        self._next: Any = None
+        #: the request whose answer is made, and is read before the next one is looked at
+        self._unread: Any = None
         #: where the connection comes from; whether a user has logged in on it
         self.client_site = ""
         self.trusted = False
@@ -96,8 +101,32 @@ class BoundedChannel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
+        """Go on with the next request in a later turn, and only once the client has read enough of this answer.
+
+        Otherwise requests that come together would all be answered in one turn, and their answers kept in memory.
+        """
+        if not self.persistent:
+            if self._deadline is None:
+                self._wait(ANSWER_SECONDS)
+            super().requestDone(request)
+        elif not (self._buffer or any(self._dataBuffer)):
+            self._stop_waiting()
+            super().requestDone(request)
+        elif self._waitingForTransport:
+            self._unread = request
+        else:
+            self._next = self.callLater(0, partial(self._go_on, request))
+
+    def _go_on(self, request: Any) -> None:
+        self._next = None
         self._stop_waiting()
         super().requestDone(request)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        request, self._unread = self._unread, None
+        if request is not None:
+            self.requestDone(request)
 
     def answer_without_end(self) -> None:
         """Wait any time for the answer under way: it is a stream of events."""
@@ -115,6 +144,9 @@ class BoundedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_waiting()
+        if self._next is not None:
+            self._next.cancel()
+        self._unread = self._next = None
         self.site.closed(self)
         super().connectionLost(reason)
 

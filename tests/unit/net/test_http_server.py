@@ -11,15 +11,18 @@ from twisted.web.server import NOT_DONE_YET
 from s2sgw.net import http_server
 from s2sgw.net.http_server import BODY_BYTES, BoundedRequest, BoundedSite
 from tests.support.http import Client, parse
+from tests.support.turn_clock import TurnClock
 
 
 class Echo(Resource):
     """Answers with the body, or never."""
 
     isLeaf = True
+    asked = 0
 
     def render(self, request: Request) -> bytes | int:
         assert isinstance(request, BoundedRequest)
+        self.asked += 1
         if request.path == b"/never":
             return NOT_DONE_YET
         assert request.content is not None
@@ -29,7 +32,8 @@ class Echo(Resource):
 class SiteTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.site = BoundedSite(Echo(), self.clock)
+        self.echo = Echo()
+        self.site = BoundedSite(self.echo, self.clock)
         self.client = Client(self.site, self.clock)
 
 
@@ -108,11 +112,82 @@ class TimeTests(SiteTestCase):
         self.clock.advance(10_000)
         self.assertFalse(transport.aborted)
 
+    def test_last_answer_that_is_not_read(self) -> None:
+        """The answer after which the connection closes has its time too, also one that has ended without a bound on its time."""
+        for without_end in (False, True):
+            protocol, transport = self.client.send("GET", "/never", Connection="close")
+            if without_end:
+                protocol.answer_without_end()
+            protocol.requests[0].finish()
+            self.assertTrue(transport.disconnecting)
+            self.clock.advance(http_server.ANSWER_SECONDS)
+            self.assertTrue(transport.aborted)
+
     def test_closed(self) -> None:
         """A closed connection leaves nothing behind that is due."""
         protocol, _ = self.client.send("GET", "/never")
         protocol.connectionLost()
         self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.site)))
+
+
+class PipelineTests(SiteTestCase):
+    """Requests that come together."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock: TurnClock = TurnClock()
+        self.site = BoundedSite(self.echo, self.clock)
+        self.client = Client(self.site, self.clock)
+        self.protocol, self.transport = self.client.connect()
+
+    def send(self, number: int) -> None:
+        self.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * number)
+
+    def test_one_in_a_turn(self) -> None:
+        """Each turn of the reactor answers one of them, and all are answered in the end."""
+        self.send(500)
+        for number in range(1, 501):
+            self.assertEqual((number, number), (self.echo.asked, self.transport.value().count(b"HTTP/1.1 200")))
+            self.clock.turn()
+        self.assertEqual(500, self.echo.asked)
+        self.send(1)
+        self.assertEqual(501, self.echo.asked)
+
+    def test_bodies(self) -> None:
+        """So it is with requests that have a body."""
+        self.protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy" * 3)
+        self.assertEqual(1, self.echo.asked)
+        for _ in range(2):
+            self.clock.advance(0)
+        self.assertEqual((3, 3), (self.echo.asked, self.transport.value().count(b"a|xy")))
+
+    def test_client_does_not_read(self) -> None:
+        """While the client does not read its answers no further one is made, and its time runs."""
+        self.protocol.pauseProducing()
+        self.send(3)
+        self.clock.advance(1)
+        self.assertEqual(1, self.echo.asked)
+        self.protocol.resumeProducing()
+        for _ in range(5):
+            self.clock.advance(0)
+        self.assertEqual(3, self.echo.asked)
+        self.protocol.pauseProducing()
+        self.send(2)
+        self.clock.advance(http_server.ANSWER_SECONDS)
+        self.assertEqual((4, True), (self.echo.asked, self.transport.aborted))
+
+    def test_gone(self) -> None:
+        """Of a client that is gone nothing more is answered, and nothing is due."""
+        for paused in (False, True):
+            self.protocol, self.transport = self.client.connect()
+            if paused:
+                self.protocol.pauseProducing()
+            self.echo.asked = 0
+            self.send(3)
+            self.protocol.connectionLost()
+            self.protocol.resumeProducing()
+            self.clock.advance(0)
+            self.assertEqual((1, 1), (self.echo.asked, len(self.site)))
 
 
 class ConnectionTests(SiteTestCase):
