@@ -233,9 +233,9 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    def scrape(self, accept: str = "") -> Deferred[tuple[bytes, str]]:
-        """Return everything as it is now. Many streams and lanes are counted in slices, so the Deferred may fire later."""
-        return self._source.count().addCallback(lambda _: self.text(accept))
+    def count(self) -> Deferred[Any]:
+        """Count anew. Many streams and lanes are counted in slices, so the Deferred may fire later."""
+        return self._source.count()
 
 
 class MetricsPage(Resource):
@@ -247,25 +247,49 @@ class MetricsPage(Resource):
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
+        #: who waits for the count under way
+        self._waiting: dict[Request, None] = {}
+        self._counting: Deferred[Any] | None = None
 
     def render_GET(self, request: Request) -> int:
-        """Answer with the numbers as they are now (HEAD gives the same without its body)."""
-        scraping = self._metrics.scrape(request.getHeader("accept") or "")
-        request.notifyFinish().addErrback(lambda _: scraping.cancel())
-        scraping.addCallbacks(self._answer, self._failed, (request,), errbackArgs=(request,))
+        """Answer with the numbers as they are now (HEAD gives the same without its body). Who asks meanwhile waits for the same."""
+        self._waiting[request] = None
+        request.notifyFinish().addErrback(lambda _: self._leave(request))
+        if self._counting is None:
+            self._counting = counting = self._metrics.count()
+            counting.addCallback(self._answer).addErrback(self._failed)
         return NOT_DONE_YET
 
-    def _answer(self, answer: tuple[bytes, str], request: Request) -> None:
-        text, content_type = answer
-        request.setHeader(b"content-type", content_type.encode("ascii"))
-        request.setHeader(b"content-length", str(len(text)).encode("ascii"))
-        if request.method != b"HEAD":
-            request.write(text)
-        request.finish()
+    def _leave(self, request: Request) -> None:
+        """A client is gone; nothing is counted for nobody."""
+        self._waiting.pop(request, None)
+        if not self._waiting and self._counting is not None:
+            self._counting.cancel()
 
-    def _failed(self, failure: Failure, request: Request) -> None:
-        """The client is gone, or counting broke."""
+    def _answer(self, _: object) -> None:
+        asked = {request: choose_encoder(request.getHeader("accept") or "") for request in self._waiting}
+        formats = {content_type: encode for encode, content_type in asked.values()}
+        texts = {content_type: encode(self._metrics.registry) for content_type, encode in formats.items()}
+        for request in self._counted():
+            content_type = asked[request][1]
+            text = texts[content_type]
+            request.setHeader(b"content-type", content_type.encode("ascii"))
+            request.setHeader(b"content-length", str(len(text)).encode("ascii"))
+            if request.method != b"HEAD":
+                request.write(text)
+            request.finish()
+
+    def _failed(self, failure: Failure) -> None:
+        """Nobody waits any more, or counting broke."""
+        waiting = self._counted()
         if not failure.check(CancelledError):
             self.log.failure("the metrics could not be read", failure)
+        for request in waiting:
             request.setResponseCode(500)
             request.finish()
+
+    def _counted(self) -> list[Request]:
+        """Return who waited. Who comes next has a new count."""
+        waiting, self._counting = list(self._waiting), None
+        self._waiting.clear()
+        return waiting

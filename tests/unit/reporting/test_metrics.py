@@ -47,11 +47,14 @@ class Source:
 
     def __init__(self) -> None:
         self.counted: Deferred[Any] = succeed(None)
+        self.counts = self.reads = 0
 
     def numbers(self) -> MetricNumbers:
+        self.reads += 1
         return NUMBERS
 
     def count(self) -> Deferred[Any]:
+        self.counts += 1
         return self.counted
 
 
@@ -160,16 +163,19 @@ class PageTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.source = Source()
 
-    def ask(self, request: bytes) -> bytes:
         root = Resource()
         root.putChild(b"metrics", MetricsPage(Metrics(self.source, HandshakeTimes())))
-        site = BoundedSite(root, Clock())
-        channel = site.buildProtocol(None)
+        self.site = BoundedSite(root, Clock())
+
+    def send(self, request: bytes) -> tuple[Any, StringTransport]:
+        channel = self.site.buildProtocol(None)
         transport = StringTransport()
         channel.makeConnection(transport)
         channel.dataReceived(request + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        written: bytes = transport.value()
-        return written
+        return channel, transport
+
+    def ask(self, request: bytes) -> bytes:
+        return self.send(request)[1].value()
 
     def test_metrics(self) -> None:
         """GET /metrics gives the text format."""
@@ -195,6 +201,30 @@ class PageTests(SynchronousTestCase):
         self.source.counted = Deferred()
         self.assertEqual(self.ask(b"GET /metrics HTTP/1.1"), b"")
         self.source.counted.callback(None)
+
+    def test_many_at_once(self) -> None:
+        """Anybody may ask, so those who ask at the same time have one count and one text for each format. The next has its own."""
+        self.source.counted = Deferred()
+        accept = b"\r\nAccept: application/openmetrics-text"
+        crowd = [self.send(b"GET /metrics HTTP/1.1" + accept * (number % 2))[1] for number in range(20)]
+        self.source.counted.callback(None)
+        answers = [transport.value() for transport in crowd]
+        self.assertEqual([b"text/plain" in answer for answer in answers], [number % 2 == 0 for number in range(20)])
+        self.assertEqual((1, 2), (self.source.counts, self.source.reads))
+        self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 200"))
+        self.assertEqual((2, 3), (self.source.counts, self.source.reads))
+
+    def test_some_leave(self) -> None:
+        """Who leaves takes nothing from the others; once all have left the count ends, and the next one who asks is answered."""
+        cancelled: list[object] = []
+        self.source.counted = Deferred(cancelled.append)
+        first, second = (self.send(b"GET /metrics HTTP/1.1")[0] for _ in range(2))
+        first.connectionLost()
+        self.assertEqual([], cancelled)
+        second.connectionLost()
+        self.assertEqual(1, len(cancelled))
+        self.source.counted = succeed(None)
+        self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 200"))
 
     def test_counting_breaks(self) -> None:
         """A mistake of ours is logged and told."""
