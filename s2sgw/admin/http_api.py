@@ -172,6 +172,7 @@ class EventsResource(Resource):
     def render_GET(self, request: BoundedRequest) -> int:
         """Begin the stream of events."""
         asked = self._authenticate(request, changes=False)
+        request.notifyFinish().addErrback(lambda _: asked.cancel())
         asked.addCallback(self._begin, request)
         asked.addErrback(self._failed, request)
         return NOT_DONE_YET
@@ -185,9 +186,9 @@ class EventsResource(Resource):
         EventStream(request, self._services, user, peers, partial(self._authenticate, request, changes=False)).begin()
 
     def _failed(self, failure: Failure, request: BoundedRequest) -> None:
-        failure.trap(NotAuthorised, VerbError, TooManyWatchers)
-        if request._disconnected:
+        if request._disconnected and failure.check(CancelledError):
             return
+        failure.trap(NotAuthorised, VerbError, TooManyWatchers)
         status = getattr(failure.value, "status", 400 if failure.check(VerbError) else 503)
         answer_json(request, status, _error(failure.getErrorMessage() or "too many watch already"))
 

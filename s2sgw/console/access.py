@@ -127,6 +127,8 @@ class Access:
         """Return who makes a request of the HTTP interface (`admin.http_api.Authenticate`)."""
         written = request.getHeader("authorization")
         if written is not None:
+            if changes and request.getHeader("origin") is not None and not self.is_own_page(request):
+                return fail(NotAuthorised(403, "the request comes from a page of another site"))
             return self._by_password(request, written)
         user = self.user_of(request, touch=changes)
         if user is None:
@@ -152,7 +154,8 @@ class Access:
             self._log_failure(name, request)
             raise NotAuthorised(401, "the user or the password is wrong")
         self._limits.succeeded(address_of(request))
-        channel_of(request).trusted = True
+        if not request._disconnected:
+            channel_of(request).trusted = True
         return APIUser(f"console: {name}", self._is_operator(name), local=False)
 
     # --- logging in and out ---
@@ -169,12 +172,14 @@ class Access:
         return self._begin(request, name, known.text())
 
     def log_in_by_token(self, request: BoundedRequest, token: str) -> str | None:
-        """Return the id of a new session, or None if the token is void. Raises `OSError`.
+        """Return the id of a new session, or None if the token is void. Raises `TooManyAttempts` and `OSError`.
 
-        Attempts are not counted: a token cannot be guessed, and with one an operator comes in whoever else tries.
+        A good token is never refused: with one an operator comes in, however many others try. A void one counts as an attempt,
+        so that nobody can fill the log.
         """
         user = self.tokens.take(token[:FIELD_BYTES])
         if user is None:
+            self._limits.attempt(address_of(request))
             self._log_failure("(token)", request)
             return None
         return self._begin(request, user.name, f"token {user.role}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
@@ -44,6 +44,7 @@ HEADERS = {
 ANY_HOST = (b"/healthz", b"/readyz")
 STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
+_log = Logger("s2sgw")
 _OWN_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~%/?=&:+-]*\Z")
 
 
@@ -134,6 +135,13 @@ def redirect(request: BoundedRequest, path: str) -> int:
     return NOT_DONE_YET
 
 
+def answer_plainly(failure: Failure, request: BoundedRequest) -> None:
+    """Answer a request whose page of the error could not be made either: without a template, so that the client need not wait."""
+    _log.failure("an error page of the console broke", failure)
+    if not request._disconnected and not request.startedWriting:
+        answer_json(request, 500, {"error": "the gateway could not answer; its log says why", "kind": "failed"})
+
+
 class PageResource(Resource):
     """One page, and the forms that are sent to it by their names (`/queue` and `/queue/change`)."""
 
@@ -159,8 +167,7 @@ class PageResource(Resource):
             return self._frame.refuse(request, 405, "That does not work", "This page cannot be asked like that.", user)
         if self._for_operators and not user.operator:
             return self._frame.refuse(request, 403, "Not allowed", "Your role is read-only: it does not see this page.", user)
-        self._make(request, user, self._show, page).addCallback(lambda shown: self._frame.write(request, shown, user))
-        return NOT_DONE_YET
+        return self._answer(request, user, self._show(page), lambda shown: self._frame.write(request, shown, user))
 
     def _carry_out(self, request: BoundedRequest, page: PageRequest, act: Act) -> int:
         frame, user = self._frame, page.user
@@ -170,26 +177,24 @@ class PageResource(Resource):
             return frame.refuse(request, 403, "Not done", text, user)
         if not user.operator:
             return frame.refuse(request, 403, "Not allowed", "Your role is read-only: it changes nothing.", user)
-        made = self._make(request, user, act, page)
 
         def done(result: FormResult) -> None:
             session.notice, session.failed = result.text, False
             redirect(request, _own_path(result.path.encode()))
 
-        made.addCallback(done)
-        return NOT_DONE_YET
+        return self._answer(request, user, act(page), done)
 
-    def _make(
-        self, request: BoundedRequest, user: LoggedInUser, make: Callable[[PageRequest], Any], page: PageRequest,
-    ) -> Deferred[Any]:
-        """Return what `make` comes to. If that fails, the Deferred never fires, and the request is answered."""
-        made: Deferred[Any] = Deferred.fromCoroutine(make(page))
-        made.addTimeout(PAGE_SECONDS, self._frame.clock)
-        request.notifyFinish().addErrback(lambda _: made.cancel())
-        answered: Deferred[Any] = Deferred()
-        made.addCallbacks(answered.callback, self._failed, errbackArgs=(request, user))
+    def _answer(
+        self, request: BoundedRequest, user: LoggedInUser, made: Coroutine[Any, Any, Any], answer: Callable[[Any], object],
+    ) -> int:
+        """Call `answer` with the result of `made`. If one of them fails, answer with what is wrong."""
+        answered: Deferred[Any] = Deferred.fromCoroutine(made)
+        answered.addTimeout(PAGE_SECONDS, self._frame.clock)
+        request.notifyFinish().addErrback(lambda _: answered.cancel())
+        answered.addCallback(answer)
         answered.addErrback(self._failed, request, user)
-        return answered
+        answered.addErrback(answer_plainly, request)
+        return NOT_DONE_YET
 
     def _failed(self, failure: Failure, request: BoundedRequest, user: LoggedInUser) -> None:
         if request._disconnected:
@@ -238,6 +243,7 @@ class LoginPage(Resource):
         asked.addTimeout(PAGE_SECONDS, self._frame.clock)
         asked.addCallback(self._logged_in, request, fields)
         asked.addErrback(self._failed, request, fields)
+        asked.addErrback(answer_plainly, request)
         asked.callback(None)
         return NOT_DONE_YET
 

@@ -1,7 +1,8 @@
-"""An HTTP server with bounds: bytes of a request, time for a request and its answer, connections in all and of one site.
+"""An HTTP server with bounds: bytes and fields of a request, time for it and its answer, connections in all and of one site.
 
-Twisted's own server (twisted.web) bounds the head of a request and idle connections. It writes large bodies to temporary files,
-and a client may take any time to send a request, as long as a byte comes now and then.
+Twisted's own server (twisted.web) bounds the head of a request and idle connections. It writes large bodies to temporary files.
+It parses forms of any kind with any number of fields, which holds the reactor for long. A client may take any time to send a
+request, as long as a byte comes now and then.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from twisted.web.server import Request, Site
 
 from s2sgw.net.sites import narrowest_site
 
-#: Bytes of the body of a request.
+#: Bytes of the body of a request, fields of a query and a form together, slashes of a URL, and bytes of a Content-Type.
 BODY_BYTES = 65536
+FIELDS = 100
+SEGMENTS = 100
+CONTENT_TYPE_BYTES = 256
 #: Connections of one server at once, and of one site (an IPv4 address, an IPv6 /64).
 CONNECTIONS = 128
 CONNECTIONS_PER_SITE = 32
@@ -32,32 +36,51 @@ ANSWER_SECONDS = 150
 
 
 class BoundedRequest(Request):
-    """One request. A body beyond `BODY_BYTES` is refused before it is read."""
+    """One request. Its body has an announced length of at most `BODY_BYTES`. What is costly to parse is refused unparsed.
 
-    refused = False
+    The values of all headers are UTF-8.
+    """
 
     def gotLength(self, length: int | None) -> None:
-        """Keep the body in memory; refuse one that is announced too large."""
+        """Keep the body in memory. Refuse one that is announced too large, and one in chunks: it may be a byte in each."""
         self.content = BytesIO()
-        if length is not None and length > BODY_BYTES:
-            self._refuse()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Keep a part of the body; refuse a body without an announced length once it is too large."""
-        content = cast(BytesIO, self.content)
-        if not self.refused and content.tell() + len(data) > BODY_BYTES:
-            self._refuse()
-        if not self.refused:
-            content.write(data)
+        if length is None:
+            self._refuse(b"411 Length Required")
+        elif length > BODY_BYTES:
+            self._refuse(b"413 Content Too Large")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Process the request, unless its body was refused."""
-        if not self.refused:
+        """Process the request, unless it was refused or is refused now."""
+        if cast(BoundedChannel, self.channel).refused:
+            return
+        status = self._fault(path)
+        if status:
+            self._refuse(status)
+        else:
             super().requestReceived(command, path, version)
 
-    def _refuse(self) -> None:
-        self.refused = True
-        cast(BoundedChannel, self.channel).refuse(b"413 Content Too Large")
+    def _fault(self, path: bytes) -> bytes:
+        """Return the status with which a request is refused that cannot be parsed cheaply; b"" for all others."""
+        kinds = self.requestHeaders.getRawHeaders(b"content-type", [])
+        if any(b"multipart" in kind.lower() for kind in kinds):
+            return b"415 Unsupported Media Type"
+        fields = path.count(b"&")
+        if not (kinds and kinds[0].lower().startswith(b"application/json")):
+            fields += cast(BytesIO, self.content).getvalue().count(b"&")
+        if fields >= FIELDS or path.count(b"/") > SEGMENTS or any(len(kind) > CONTENT_TYPE_BYTES for kind in kinds):
+            return b"400 Bad Request"
+        return b"" if self._is_utf8() else b"400 Bad Request"
+
+    def _is_utf8(self) -> bool:
+        """Return whether the values of all headers are UTF-8, as `getHeader` with a str expects."""
+        try:
+            b"\n".join(value for _, values in self.requestHeaders.getAllRawHeaders() for value in values).decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    def _refuse(self, status: bytes) -> None:
+        cast(BoundedChannel, self.channel).refuse(status)
 
     @property
     def host_name(self) -> str:
@@ -79,6 +102,8 @@ class BoundedChannel(HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._deadline: Any = None
+        #: whether a request was refused, after which nothing more is read
+        self.refused = False
         #: goes on with the next request, in a later turn of the reactor
         self._next: Any = None
         #: the request whose answer is made, and is read before the next one is looked at
@@ -95,6 +120,16 @@ class BoundedChannel(HTTPChannel):
         if self._deadline is None and not self._handlingRequest:
             self._wait(REQUEST_SECONDS)
         super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Read a line of the head of a request, unless one was refused."""
+        if not self.refused:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Read a part of a body, unless the request was refused."""
+        if not self.refused:
+            super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
         self._wait(ANSWER_SECONDS)
@@ -134,9 +169,9 @@ class BoundedChannel(HTTPChannel):
 
     def refuse(self, status: bytes) -> None:
         """Answer the request that is being read with `status`, and close the connection."""
-        transport = cast(Any, self.transport)
-        transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        transport.loseConnection()
+        self.refused = True
+        cast(Any, self.transport).write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.loseConnection()
 
     def timeoutConnection(self) -> None:
         """Close an idle connection."""

@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from s2sgw.admin.server import VerbError
 from s2sgw.console import sessions
-from s2sgw.console.site import HEADERS, _own_path
+from s2sgw.console.site import HEADERS, PAGE_SECONDS, _own_path
 from tests.support.console import PASSWORDS, ConsoleCase
 
 
@@ -120,6 +121,16 @@ class LoginTests(ConsoleCase):
         self.gateway.audit.path.mkdir()
         self.assertRaises(VerbError, self.console.verbs["console token"], {})
 
+    def test_many_bad_tokens(self) -> None:
+        """Void tokens fill no log: each counts as an attempt to log in. One that counts is never refused for that."""
+        token, told = self.token(), list[Any]()
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        found = [self.submit("/login", token=f"guess {number}").status for number in range(50)]
+        self.assertEqual([403] * 5 + [429] * 45, found)
+        self.assertEqual(5, [event.get("event") for event in told].count("console login refused"))
+        self.assertEqual(303, self.submit("/login", token=token).status)
+
     def test_unnoted(self) -> None:
         """A log-in that cannot be noted is not made."""
         self.gateway.audit.path.mkdir()
@@ -135,9 +146,9 @@ class LoginTests(ConsoleCase):
     def test_odd_bodies(self) -> None:
         """Bodies of other kinds than a form's are no form."""
         multipart = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nalice\r\n--x--\r\n'
-        for kind, body in (("multipart/form-data; boundary=x", multipart), ("multipart/form-data", b"x"), ("text/plain", b"name=alice"), ("application/json", b"{}")):
+        for kind, body in (("multipart/form-data; boundary=x", multipart), ("text/plain", b"name=alice"), ("application/json", b"{}")):
             response = self.client.ask("POST", "/login", body, Content_Type=kind, Origin="http://localhost:8269")
-            self.assertIn(response.status, (400, 403), kind)
+            self.assertIn(response.status, (403, 415), kind)
 
 
 class ReloadTests(ConsoleCase):
@@ -283,6 +294,27 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual([401] * 5 + [429] * 3, found)
         self.assertEqual(200, self.client.get("/api/v1/status", **good).status)
 
+    def test_other_site(self) -> None:
+        """A browser that was given a password in an address sends it with the requests of other sites too: those change nothing."""
+        good = self.basic("alice", PASSWORDS["alice"])
+        for origin in ("http://evil.example", "null", "http://localhost:3000"):
+            self.assertEqual(403, self.client.post("/api/v1/reload", Origin=origin, **good).status)
+        self.assertFalse(self.gateway.audit.path.exists())
+        self.assertEqual(200, self.client.post("/api/v1/reload", Origin="http://localhost:8269", **good).status)
+
+    def test_gone_while_the_password_is_checked(self) -> None:
+        """Who leaves before the password is checked watches nothing, asks nothing, and breaks nothing, also if the check goes on."""
+        access: Any = self.console.site.resource.children[b"login"]._frame.access
+        for path in ("/events", "/api/v1/status"):
+            for stops in (True, False):
+                waiting: Deferred[bool] = Deferred(None if stops else lambda _: None)
+                self.patch(access._passwords, "check", lambda name, password, waiting=waiting: waiting)
+                protocol, _ = self.client.send("GET", path, **self.basic("alice", f"{path} {stops}"))
+                protocol.connectionLost()
+                if not waiting.called:
+                    waiting.callback(True)
+                self.assertEqual((0, []), (len(self.gateway.record.live), self.flushLoggedErrors()))
+
     def test_roles(self) -> None:
         """Read-only users look, and change nothing; stanzas of users, tokens and files of this machine are not for everybody."""
         bob, alice = self.basic("bob", PASSWORDS["bob"]), self.basic("alice", PASSWORDS["alice"])
@@ -316,6 +348,40 @@ class HTTPInterfaceTests(ConsoleCase):
         """Metrics and health ask nobody."""
         for path in ("/metrics", "/healthz", "/readyz"):
             self.assertEqual(200, self.client.get(path).status, path)
+
+
+class BrokenPageTests(ConsoleCase):
+    """Pages that cannot be made."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log_in()
+        self.frame: Any = self.console.site.resource.children[b"login"]._frame
+        self.templates = self.frame.environment.get_template
+
+    def broken(self, *names: str) -> None:
+        def template(name: str, *more: Any) -> Any:
+            if name in names:
+                raise RuntimeError(name)
+            return self.templates(name, *more)
+
+        self.patch(self.frame.environment, "get_template", template)
+
+    def test_page(self) -> None:
+        """A page that breaks while it is written is answered at once with an error."""
+        self.broken("peers.html")
+        self.assertEqual((500, True), ((found := self.client.get("/peers")).status, "Its log says why" in found.text))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+
+    def test_error_page_too(self) -> None:
+        """So it is where the page of the error breaks as well: for a page, for a form, for the log-in."""
+        self.broken("peers.html", "error.html", "login.html")
+        csrf = self.form("/", "/logout")
+        self.assertEqual(500, self.client.get("/peers").status)
+        self.assertEqual(500, self.submit("/queue/change", action="nonsense", **csrf).status)
+        self.assertEqual(500, self.submit("/login", name="alice", password="x").status)
+        self.assertEqual({"RuntimeError"}, {each.type.__name__ for each in self.flushLoggedErrors()})
+        self.assertEqual([], [call for call in self.reactor.getDelayedCalls() if call.getTime() - self.reactor.seconds() == PAGE_SECONDS])
 
 
 class HeaderTests(ConsoleCase):

@@ -52,14 +52,51 @@ class BodyTests(SiteTestCase):
         self.assertTrue(transport.disconnecting)
 
     def test_not_announced(self) -> None:
-        """A body in chunks is refused once it is too large, and is not processed."""
+        """A body in chunks is refused: a chunk may have one byte, and costs as much as a large one. Nothing of it is decoded."""
+        self.patch(http_server.BoundedRequest, "handleContentChunk", lambda *args: self.fail("it is decoded"))
         protocol, transport = self.client.connect()
-        protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(3):
-            protocol.dataReceived(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
-        protocol.dataReceived(b"0\r\n\r\n")
-        self.assertEqual(413, parse(transport.value()).status)
+        protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10000)
+        protocol.dataReceived(b"0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertEqual((411, 0, True), (parse(transport.value()).status, self.echo.asked, transport.disconnecting))
         self.assertEqual(1, transport.value().count(b"HTTP/1.1"))
+
+    def test_refused_under_tls(self) -> None:
+        """TLS closes a connection only once no producer is registered: a refused one is closed, and not when its time is up."""
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")
+        self.assertIsNone(transport.producer)
+
+    def refusal(self, target: str = "/", body: bytes = b"", **headers: str) -> int:
+        """Return the status of a request that must not reach the resource, or 200 if it did."""
+        self.echo.asked = 0
+        protocol, transport = self.client.send("POST", target, body, **headers)
+        protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        status = parse(transport.value()).status
+        self.assertEqual(2 if status == 200 else 0, self.echo.asked)
+        return status
+
+    def test_costly_forms(self) -> None:
+        """Forms of many parts or fields take long to parse: they are refused unparsed. So is a query, a long path, a long type."""
+        form = "application/x-www-form-urlencoded"
+        nested = b"".join(b"--x\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(900))
+        for kind in ("multipart/form-data; boundary=x", "Multipart/Form-Data", " multipart/form-data", form + "; multipart/form-data"):
+            self.assertEqual(415, self.refusal("/", nested, Content_Type=kind), kind)
+        for kind in (form, form.upper(), " " + form, "a b", ""):
+            self.assertEqual(400, self.refusal("/", b"a&" * 32768, Content_Type=kind), kind)
+        self.assertEqual(400, self.refusal("/", b"a", Content_Type=form + "; a=" * 100))
+        self.assertEqual(400, self.refusal("/?" + "a&" * 100))
+        self.assertEqual(400, self.refusal("/" * 101))
+        self.assertEqual(400, self.refusal("/?" + "a&" * 50, b"a&" * 50, Content_Type=form))
+        self.assertEqual(200, self.refusal("/" * 100 + "?" + "a&" * 49, b"a&" * 50, Content_Type=form))
+        self.assertEqual(200, self.refusal("/", b'"' + b"&" * 5000 + b'"', Content_Type="application/json"))
+
+    def test_headers_that_are_no_text(self) -> None:
+        """Headers that are not UTF-8 are refused at once, and leave no line in the log: anybody may send them, at any rate."""
+        for name in (b"Host", b"Authorization", b"Origin", b"Accept", b"Content-Type", b"X"):
+            protocol, transport = self.client.connect()
+            protocol.dataReceived(b"GET / HTTP/1.1\r\n" + name + b": \xc3\r\nY: \xa9\r\n\r\n")
+            self.assertEqual((400, 0), (parse(transport.value()).status, self.echo.asked))
+        self.assertEqual(200, self.refusal("/", b"", X="ü"))
 
     def test_host_names(self) -> None:
         """The host's name is what stands in the one Host header."""
