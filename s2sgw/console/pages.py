@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -68,8 +68,8 @@ class PageRequest:
         return min(max(int(text), 1), MOST_PAGES) if text.isascii() and text.isdigit() and len(text) < 6 else 1
 
 
-Show = Callable[[PageRequest], Awaitable[Shown]]
-Act = Callable[[PageRequest], Awaitable[FormResult]]
+Show = Callable[[PageRequest], Coroutine[Any, Any, Shown]]
+Act = Callable[[PageRequest], Coroutine[Any, Any, FormResult]]
 
 
 class Pages:

@@ -247,12 +247,15 @@ class MetricsPage(Resource):
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
-        #: who waits for the count under way
+        #: the requests that wait for the count under way
         self._waiting: dict[Request, None] = {}
         self._counting: Deferred[Any] | None = None
 
     def render_GET(self, request: Request) -> int:
-        """Answer with the numbers as they are now (HEAD gives the same without its body). Who asks meanwhile waits for the same."""
+        """Answer with the numbers as they are now (HEAD gives the same without its body).
+
+        Requests that come while numbers are counted share that count.
+        """
         self._waiting[request] = None
         request.notifyFinish().addErrback(lambda _: self._leave(request))
         if self._counting is None:
@@ -261,7 +264,7 @@ class MetricsPage(Resource):
         return NOT_DONE_YET
 
     def _leave(self, request: Request) -> None:
-        """A client is gone; nothing is counted for nobody."""
+        """Forget the request of a client that is gone; end the count if no other waits."""
         self._waiting.pop(request, None)
         if not self._waiting and self._counting is not None:
             self._counting.cancel()
@@ -280,7 +283,7 @@ class MetricsPage(Resource):
             request.finish()
 
     def _failed(self, failure: Failure) -> None:
-        """Nobody waits any more, or counting broke."""
+        """Answer that counting broke; if it was cancelled, no request waits."""
         waiting = self._counted()
         if not failure.check(CancelledError):
             self.log.failure("the metrics could not be read", failure)
@@ -289,7 +292,7 @@ class MetricsPage(Resource):
             request.finish()
 
     def _counted(self) -> list[Request]:
-        """Return who waited. Who comes next has a new count."""
+        """Return the requests that waited. The next request begins a new count."""
         waiting, self._counting = list(self._waiting), None
         self._waiting.clear()
         return waiting

@@ -124,8 +124,9 @@ class LoginTests(ConsoleCase):
     def test_many_bad_tokens(self) -> None:
         """Void tokens fill no log: each counts as an attempt to log in. One that counts is never refused for that."""
         token, told = self.token(), list[Any]()
-        globalLogPublisher.addObserver(told.append)
-        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         found = [self.submit("/login", token=f"guess {number}").status for number in range(50)]
         self.assertEqual([403] * 5 + [429] * 45, found)
         self.assertEqual(5, [event.get("event") for event in told].count("console login refused"))

@@ -175,7 +175,8 @@ class PageTests(SynchronousTestCase):
         return channel, transport
 
     def ask(self, request: bytes) -> bytes:
-        return self.send(request)[1].value()
+        written: bytes = self.send(request)[1].value()
+        return written
 
     def test_metrics(self) -> None:
         """GET /metrics gives the text format."""
@@ -215,7 +216,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual((2, 3), (self.source.counts, self.source.reads))
 
     def test_some_leave(self) -> None:
-        """Who leaves takes nothing from the others; once all have left the count ends, and the next one who asks is answered."""
+        """A client that leaves takes nothing from the others. Once all have left the count ends, and the next request is answered."""
         cancelled: list[object] = []
         self.source.counted = Deferred(cancelled.append)
         first, second = (self.send(b"GET /metrics HTTP/1.1")[0] for _ in range(2))
