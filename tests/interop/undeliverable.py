@@ -117,12 +117,17 @@ def _wrong(at: Door) -> None:
 
 @visit(stage, "an answer comes back over another stream")
 def _answer(at: Door) -> None:
+    streams: list[Stream] = []
+
     def answer(_: Stream, element: ET.Element) -> None:
         back = at.enter("replier.example")
+        streams.append(back)  # closed with what it has not read, a socket would be reset
         ident = element.get("id", "")
         back.send(f"<iq type='result' from='{element.get('to')}' to='{element.get('from')}' id='{ident}'/>")
     far = receiver(at, "replier.example", at.certificate("replier.example"), answers=answer)
     got = _wait(at, _juliet(at).ping("replier.example"), 20.0)
     assert isinstance(got, ET.Element)
     expect(got.get("type"), "result", "type")
+    for stream in streams:
+        stream.close()
     far.close()
