@@ -51,6 +51,7 @@ class InputBuffer:
     """
 
     def __init__(self, clock: IReactorTime, turns: Turns, reader: InputReader, timeout: float) -> None:
+        #: what is paused and resumed; None: it is gone
         self.transport: Any = None
         #: the reader has something left to do, even if nothing more comes
         self.unfinished = False
@@ -101,7 +102,7 @@ class InputBuffer:
 
     def pause(self, holder: object) -> None:
         """Read no more while `holder`, or another, is in the way. What has been read already waits too."""
-        if self.open and not self._holders:
+        if self.open and not self._holders and self.transport is not None:
             self._held_since = self._clock.seconds()
             self.transport.pauseProducing()
             if self._watch is None:
@@ -115,7 +116,7 @@ class InputBuffer:
             return
         self._holders.remove(holder)
         self.held = len(self._holders) > (_FULL in self._holders)
-        if self.open and not self._holders:
+        if self.open and not self._holders and self.transport is not None:
             self.transport.resumeProducing()
         if self.open and not self.held and (self._pieces or self.unfinished):
             self.want_turn()
@@ -128,7 +129,7 @@ class InputBuffer:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._holders and read_on:
+        if self._holders and read_on and self.transport is not None:
             self.transport.resumeProducing()
 
     def _look(self) -> None:

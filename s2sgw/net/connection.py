@@ -543,11 +543,13 @@ class StreamConnection(Protocol):
         if self._socket is not None:
             self._socket.release()
             self._socket = self._intake.transport = None
-        while self._readable:
-            self._feed()
-        self._settle()
-        self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
-        self._stop_deadline()
+        try:
+            while self._readable:
+                self._feed()
+            self._settle()
+        finally:
+            self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
+            self._stop_deadline()
         waiting, self._closed = self._closed, []
         for waiter in waiting:
             waiter.callback(None)

@@ -9,7 +9,9 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import connection as connection_module
@@ -244,6 +246,29 @@ class Suite:
         world.receiving.write(b"into the void\n")
         world.reactor.settle()
         self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST])
+
+    def test_held_while_it_is_lost(self: Any) -> None:
+        """R16: what came is read after the loss. The owner may hold the stream then, and the stream ends once."""
+        world = World(self, solo=True)
+        world.owner.on_event = lambda connection, event: connection.pause("no room")
+        world.receiving.dataReceived(b"one\ntwo\n")
+        world.receiving._transport.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual((world.stanzas(), [each.cause for each in world.owner.endings]), ([b"one\n", b"two\n"], [Cause.CONNECTION_LOST]))
+        world.receiving.resume("no room")
+        self.assertTrue(world.receiving.when_closed().called)
+
+    def test_lost_while_it_is_held(self: Any) -> None:
+        """A stream that is held, since its answers are not read or by its owner, is lost: it ends once."""
+        for holder in ("answers", "owner"):
+            world = World(self, solo=True)
+            if holder == "answers":
+                world.receiving._hold_answers()
+            else:
+                world.receiving.pause("no room")
+            world.receiving._transport.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST], holder)
+            world.receiving.resume("no room")
+            self.assertEqual((world.receiving.when_closed().called, world.reactor.getDelayedCalls()), (True, []), holder)
 
     def test_nothing_is_left(self: Any) -> None:
         """A connection that is over is in no circle: it leaves memory at once."""
