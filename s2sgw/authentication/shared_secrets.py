@@ -13,8 +13,8 @@ from s2sgw.config.secret_file import read_secret
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
+from s2sgw.sasl.scram_secret import SharedSecret, StreamSecret
 from s2sgw.stream.events import Permission
-from s2sgw.stream.scram_secret import SharedSecret, StreamSecret
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import BOUND
 

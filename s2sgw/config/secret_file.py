@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from s2sgw.stream.scram_secret import prepare
+from s2sgw.sasl.scram_secret import prepare
 
 #: The most bytes of such a file.
 LARGEST = 4096

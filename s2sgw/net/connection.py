@@ -14,7 +14,7 @@ import typing
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,11 +29,11 @@ from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledge
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
+from s2sgw.trust.evidence import Role
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 
 P = ParamSpec("P")
-Role = Literal["initiating", "receiving"]
 
 #: Of one stream in one turn of the reactor: seconds of reading, bytes that are read while it is negotiated, bytes of answers.
 STREAM_SECONDS = 0.005

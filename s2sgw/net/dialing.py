@@ -57,7 +57,7 @@ class DirectDialler:
 
     def __call__(self, address: str, port: int, build: Build) -> Deferred[None]:
         source = self._sources.get(ipaddress.ip_address(address).version)
-        return Attempt(self._reactor, address, port, build).start(self._timeout, source)
+        return ConnectionAttempt(self._reactor, address, port, build).start(self._timeout, source)
 
 
 def dial(
@@ -75,7 +75,7 @@ def _spent() -> None:
     """An attempt builds once; what it could build with leads to all that it was made for."""
 
 
-class Attempt(ClientFactory[Any]):
+class ConnectionAttempt(ClientFactory[Any]):
     """One TCP connection attempt to an IP address."""
 
     noisy = False

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.net.dialing import Attempt, Build
+from s2sgw.net.dialing import Build, ConnectionAttempt
 from s2sgw.net.proxy_negotiation import ProxyNegotiation
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.host_port import HostPort
@@ -41,7 +41,7 @@ class HTTPConnectDialler:
 
     def __call__(self, address: str, port: int, build: Build) -> Deferred[None]:
         negotiation = _Negotiation(self._reactor, HostPort(address, port), self._credentials, build)
-        attempt = Attempt(self._reactor, self._proxy.host, self._proxy.port, lambda: negotiation).start(self._timeout)
+        attempt = ConnectionAttempt(self._reactor, self._proxy.host, self._proxy.port, lambda: negotiation).start(self._timeout)
         return negotiation.begin(attempt, self._proxy, self._timeout)
 
 

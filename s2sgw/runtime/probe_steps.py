@@ -11,7 +11,8 @@ from s2sgw.net.dns_answer import Answer
 from s2sgw.policy.verdict import Verdict
 from s2sgw.runtime.probe_report import ProbeStep, StepName
 from s2sgw.runtime.probe_stream import ProbeStream
-from s2sgw.stream import bidi, management
+from s2sgw.stream import bidi
+from s2sgw.stream.features import MANAGEMENT_FEATURE
 from s2sgw.trust.certificate import summarise
 from s2sgw.trust.evidence import Attempt, Evidence
 from s2sgw.xmpp.ending import Cause, Ending, Layer
@@ -101,7 +102,7 @@ def feature_words(features: Any) -> str:
     """Return stream features in words."""
     words = [f"SASL {' '.join(features.mechanisms)}"] if features.mechanisms else []
     words += ["dialback"] if features.dialback else []
-    words += ["stream management"] if management.FEATURE in features.names else []
+    words += ["stream management"] if MANAGEMENT_FEATURE in features.names else []
     words += ["bidi"] if bidi.FEATURE in features.names else []
     limits = features.limits
     words += [f"stanzas up to {limits.max_bytes} bytes"] if limits.max_bytes else []

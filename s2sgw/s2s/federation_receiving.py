@@ -30,8 +30,8 @@ from s2sgw.stream.events import (
     Refusal,
     ResolutionNeeded,
     StartTLS,
+    TLSUse,
 )
-from s2sgw.stream.features import TLSUse
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition

@@ -20,7 +20,7 @@ QUARANTINE_STANZAS = 1000
 QUARANTINE_BYTES = 16 * 1024 * 1024
 
 #: The bound that `SpoolFull` reached: that of the whole spool, of one peer's share of it, or the disk itself.
-Bound = Literal["spool", "share", "disk"]
+SpoolBound = Literal["spool", "share", "disk"]
 #: What is altered in a stored stanza. "content": its bytes; the addresses, the id and the times are as they were written, so that
 #: its sender can be told. "envelope": any of those, so that nobody can be told.
 Damage = Literal["", "content", "envelope"]
@@ -33,7 +33,7 @@ class SpoolError(Exception):
 class SpoolFull(SpoolError):
     """`bound` is reached. None of the batch is held. To ask again is of no use before room is made."""
 
-    def __init__(self, text: str, bound: Bound = "spool") -> None:
+    def __init__(self, text: str, bound: SpoolBound = "spool") -> None:
         super().__init__(text)
         self.bound = bound
 
@@ -107,7 +107,7 @@ _T = TypeVar("_T")
 #: Called with None once the call is durable, or with the error for which it had no effect.
 Done = Callable[[SpoolError | None], None]
 #: Called with a result, or with the error for which there is none.
-Answer = Callable[[_T | SpoolError], None]
+SpoolAnswer = Callable[[_T | SpoolError], None]
 
 
 class Spool(Protocol):
@@ -157,7 +157,7 @@ class Spool(Protocol):
         `SpoolBroken`. Errors: `SpoolFull`, `SpoolBroken`, `PositionTaken`.
         """
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         """Read the stanzas of a pair behind position `after`, in order, about `at_most` bytes, at least one if there is one."""
 
     def remove(self, pair: Pair, up_to: int) -> None:
@@ -169,16 +169,16 @@ class Spool(Protocol):
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
         """Note that these are about to be written to the wire. Errors: `SpoolFull` (the disk), `SpoolBroken`."""
 
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         """Read at most so many stanzas, of any pair, whose deadline is not after `now`; the earliest deadlines first."""
 
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
         """List every pair of which something is held."""
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
         """Keep a stanza for inspection by the operator. The quarantine is bounded; the oldest goes first."""
 
-    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+    def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
         """Read the last stanzas that were put in quarantine, oldest first."""
 
     def raise_limit(self, by: int) -> None:

@@ -10,13 +10,13 @@ from operator import attrgetter
 from s2sgw.spool.interface import (
     QUARANTINE_BYTES,
     QUARANTINE_STANZAS,
-    Answer,
     Done,
     LaneSummary,
     PositionTaken,
     Quarantined,
     Replaced,
     Spool,
+    SpoolAnswer,
     Spooled,
     SpoolError,
     SpoolFull,
@@ -95,7 +95,7 @@ class MemorySpool(Spool):
             self._next_position = max(self._next_position, row.position + 1)
         return None
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         rows: list[Spooled] = []
         size = 0
         for position, row in sorted(self._queues.get(pair, {}).items()):
@@ -126,12 +126,12 @@ class MemorySpool(Spool):
                 rows[position] = rows[position]._replace(written=True)
         self._deliver(partial(done, None))
 
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         late = [row for rows in self._queues.values() for row in rows.values() if row.deadline <= now]
         rows = sorted(late, key=attrgetter("deadline"))[:at_most]
         self._deliver(partial(done, rows))
 
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
         rows = [_summary(pair, sorted(rows.values(), key=attrgetter("position"))) for pair, rows in self._queues.items()]
         self._deliver(partial(done, rows))
 
@@ -141,7 +141,7 @@ class MemorySpool(Spool):
         while len(self._quarantine) > 1 and sum(len(each.spooled.stanza.data) for each in self._quarantine) > QUARANTINE_BYTES:
             self._quarantine.popleft()
 
-    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+    def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
         rows = list(self._quarantine)[-at_most:] if at_most else []
         self._deliver(partial(done, rows))
 

@@ -18,12 +18,12 @@ from threading import Thread
 from typing import Any
 
 from s2sgw.spool.interface import (
-    Answer,
     Done,
     LaneSummary,
     Quarantined,
     Replaced,
     Spool,
+    SpoolAnswer,
     SpoolBroken,
     Spooled,
     SpoolError,
@@ -181,7 +181,7 @@ class SQLiteSpool(Spool):
         again = partial(SpoolTables.append_missing, batch=batch, replaces=replaces)
         self._put(_Job("append", append, done, again))
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         self._put(_Job(f"read {pair}", partial(SpoolTables.read, pair=pair, after=after, at_most=at_most), done))
 
     def remove(self, pair: Pair, up_to: int) -> None:
@@ -193,16 +193,16 @@ class SQLiteSpool(Spool):
     def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
         self._put(_Job("mark written", partial(SpoolTables.mark_written, pair=pair, positions=positions), done))
 
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         self._put(_Job("expired", partial(SpoolTables.expired, now=now, at_most=at_most), done))
 
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
         self._put(_Job("queues", SpoolTables.queues, done))
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
         self._put(_Job("quarantine", partial(SpoolTables.quarantine, spooled=spooled, cause=cause, at=at)))
 
-    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+    def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
         self._put(_Job("quarantined", partial(SpoolTables.quarantined, at_most=at_most), done))
 
     def raise_limit(self, by: int) -> None:

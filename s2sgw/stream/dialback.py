@@ -6,8 +6,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from s2sgw.stream.events import DialbackOutcome
-from s2sgw.stream.negotiation import DETAIL_CHARACTERS
+from s2sgw.stream.events import DETAIL_CHARACTERS, DialbackOutcome
 from s2sgw.xmpp.element import Element, stanza_error
 from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending
 from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from s2sgw.stream.scram_secret import StreamSecret
+from s2sgw.sasl.scram_secret import StreamSecret
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
@@ -17,6 +17,11 @@ from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
 from s2sgw.xmpp.stanza import Stanza
 
+#: So many characters of what a peer says about an error go into the record.
+DETAIL_CHARACTERS = 500
+
+#: What TLS is to a stream.
+TLSUse = Literal["required", "optional", "never"]
 #: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
 #: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
 #: (XEP-0288), "zero-handshake" from an agreement and a pinned key (XEP-0361).

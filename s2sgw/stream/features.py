@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from s2sgw.stream import bidi, management, sasl
-from s2sgw.stream.events import Permission
-from s2sgw.stream.scram import BINDING
+from s2sgw.sasl.scram import BINDING
+from s2sgw.stream import bidi, sasl
+from s2sgw.stream.events import Permission, TLSUse
 from s2sgw.xmpp.element import Element
-from s2sgw.xmpp.namespaces import CHANNEL_BINDING, DIALBACK_FEATURE, LIMITS, SASL, STREAM, TLS
+from s2sgw.xmpp.namespaces import CHANNEL_BINDING, DIALBACK_FEATURE, LIMITS, MANAGEMENT, SASL, STREAM, TLS
 
-TLSUse = Literal["required", "optional", "never"]
-
+#: `namespace}name` of the feature of stream management (XEP-0198 §3).
+MANAGEMENT_FEATURE = f"{MANAGEMENT}}}sm"
 #: The most digits of a number in a feature. A longer number is ignored.
 DIGITS = 15
 
@@ -112,7 +112,7 @@ def _limits(standing: Standing) -> Element:
 
 
 def _acknowledgements(standing: Standing) -> Element:
-    return management.feature()
+    return Element("sm", MANAGEMENT)
 
 
 def _bidi(standing: Standing) -> Element:

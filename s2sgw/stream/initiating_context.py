@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from s2sgw.sasl.scram_secret import StreamSecret
 from s2sgw.stream import management, sasl
 from s2sgw.stream.events import ManagementEnabled, ManagementRefused, Method, NotResumed, PairProven, Permission, Resumed
-from s2sgw.stream.features import StreamFeatures
+from s2sgw.stream.features import MANAGEMENT_FEATURE, StreamFeatures
 from s2sgw.stream.management import Managed, ManagedPhase, Resumption
 from s2sgw.stream.options import InitiatingOptions
 from s2sgw.stream.proven_pairs import ProvenPairs
-from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
@@ -115,7 +115,7 @@ class InitiatingContext(Managed):
 
     def prove(self, pair: Pair, method: Method) -> None:
         """`pair` may be sent from now on; with the first, acknowledgements are asked for where they are to be had."""
-        first = not self.proven and self.options.management and management.FEATURE in self.features.names
+        first = not self.proven and self.options.management and MANAGEMENT_FEATURE in self.features.names
         self.proven[pair] = method
         proven = PairProven(pair, method)
         if first and self.previous is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from s2sgw.stream import bidi, dialback, sasl
-from s2sgw.stream.events import JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
+from s2sgw.stream.events import DETAIL_CHARACTERS, JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.initiating_context import Answered, InitiatingContext, InitiatingPhase
-from s2sgw.stream.negotiation import DETAIL_CHARACTERS, VERSION, Stop, refuse, refused
+from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
 from s2sgw.stream.sasl import ClientMechanism, SASLRefused
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending

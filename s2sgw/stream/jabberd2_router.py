@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from s2sgw.sasl.digest_md5 import MECHANISM, DigestClient, DigestRefused
 from s2sgw.stream import sasl
-from s2sgw.stream.digest_md5 import MECHANISM, DigestClient, DigestRefused
-from s2sgw.stream.events import Announced, Bound, Event, Routed
+from s2sgw.stream.events import DETAIL_CHARACTERS, Announced, Bound, Event, Routed
 from s2sgw.stream.features import StreamFeatures
-from s2sgw.stream.negotiation import DETAIL_CHARACTERS, ElementPhase, Negotiation, Stop
+from s2sgw.stream.negotiation import ElementPhase, Negotiation, Stop
 from s2sgw.xmpp.content_namespace import to_client
 from s2sgw.xmpp.element import Element, escape_attribute
 from s2sgw.xmpp.ending import Cause, Ending

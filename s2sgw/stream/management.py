@@ -18,18 +18,11 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
 
-#: `namespace}name` of the feature
-FEATURE = f"{MANAGEMENT}}}sm"
 #: What asks for an acknowledgement (§4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 _MANAGEMENT = MANAGEMENT.encode()
 #: `h` counts modulo this (§4).
 MODULUS = 2**32
-
-
-def feature() -> Element:
-    """Return the element that announces stream management among the stream features."""
-    return Element("sm", MANAGEMENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, NoReturn, ParamSpec
 
-from s2sgw.stream.events import Ended, Event, Refusal, StanzasReceived
+from s2sgw.stream.events import DETAIL_CHARACTERS, Ended, Event, Refusal, StanzasReceived
 from s2sgw.xmpp import framing
 from s2sgw.xmpp.element import Element, stream_error
 from s2sgw.xmpp.ending import Cause, Ending
@@ -30,8 +30,6 @@ VERSION = re.compile(r"1\.[0-9]{1,9}\Z")
 KEPT_BYTES = 65536
 #: So many bytes of answers are made at once; what came behind is read when they have been taken to be sent.
 ANSWER_BYTES = 16384
-#: So much of what a peer says about an error goes into the record.
-DETAIL_CHARACTERS = 500
 
 #: What the record makes of the stream errors that we send.
 CAUSES: Mapping[StreamCondition, Cause] = {

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from s2sgw.stream.dialback import DialbackKeys
-from s2sgw.stream.events import Refusal
-from s2sgw.stream.features import TLSUse
+from s2sgw.stream.events import Refusal, TLSUse
 from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.jid import Domain
 

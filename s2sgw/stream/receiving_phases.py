@@ -16,8 +16,8 @@ from s2sgw.stream.events import (
     ResolutionNeeded,
     ResumptionNeeded,
     StartTLS,
+    TLSUse,
 )
-from s2sgw.stream.features import TLSUse
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext, ReceivingPhase

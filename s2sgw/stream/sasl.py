@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from s2sgw.stream.digest_md5 import DigestClient, DigestRefused, DigestServer
+from s2sgw.sasl.digest_md5 import DigestClient, DigestRefused, DigestServer
+from s2sgw.sasl.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
+from s2sgw.sasl.scram_secret import StreamSecret
 from s2sgw.stream.events import Permission
-from s2sgw.stream.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
-from s2sgw.stream.scram_secret import StreamSecret
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair

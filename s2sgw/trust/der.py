@@ -37,7 +37,7 @@ class Span(NamedTuple):
     end: int  # behind its last byte
 
 
-class Element(NamedTuple):
+class DERElement(NamedTuple):
     """One element: its identifier byte, its contents, and all of it as it was encoded."""
 
     tag: int
@@ -78,22 +78,22 @@ def some(data: bytes, begin: int, end: int, most: int) -> list[Span]:
     return found
 
 
-def _element(data: bytes, found: Span) -> Element:
-    return Element(found.tag, data[found.content : found.end], data[found.begin : found.end])
+def _element(data: bytes, found: Span) -> DERElement:
+    return DERElement(found.tag, data[found.content : found.end], data[found.begin : found.end])
 
 
-def read(data: bytes) -> tuple[Element, bytes]:
+def read(data: bytes) -> tuple[DERElement, bytes]:
     """Return the first element of `data`, and what follows it."""
     found = span(data)
     return _element(data, found), data[found.end :]
 
 
-def elements(data: bytes) -> Iterator[Element]:
+def elements(data: bytes) -> Iterator[DERElement]:
     """Yield the elements that `data` consists of, until its end or a `ValueError`."""
     return (_element(data, found) for found in spans(data))
 
 
-def few(data: bytes, most: int) -> list[Element]:
+def few(data: bytes, most: int) -> list[DERElement]:
     """Return the elements that `data` consists of; raises `ValueError` where there are more than `most`."""
     return [_element(data, found) for found in some(data, 0, len(data), most)]
 

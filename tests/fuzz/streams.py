@@ -20,8 +20,8 @@ from s2sgw.stream.events import (
     ResumptionNeeded,
     StanzasReceived,
     StartTLS,
+    TLSUse,
 )
-from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.negotiation import KEPT_BYTES
 from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream

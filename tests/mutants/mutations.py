@@ -126,9 +126,9 @@ MUTATIONS = (
         ("tests.unit.trust.test_identity.MatchTests.test_wildcards",),
     ),
     Mutation(
-        "M24", "R26: the server's SCRAM proof is not looked at", "s2sgw/stream/scram.py",
+        "M24", "R26: the server's SCRAM proof is not looked at", "s2sgw/sasl/scram.py",
         "if not hmac.compare_digest(_decoded(found[2]), self._verifier):", "if False:",
-        (_STREAM + "test_scram.ClientTests.test_verifiers",),
+        ("tests.unit.sasl.test_scram.ClientTests.test_verifiers",),
     ),
     Mutation(
         "M25", "R27: dialback answers that nobody asked for count", "s2sgw/stream/initiating_phases.py",
@@ -157,9 +157,9 @@ MUTATIONS = (
         ("tests.unit.net.test_connection.StartTLSTests.test_no_way_to_open_tls",),
     ),
     Mutation(
-        "M30", "R26: the response of DIGEST-MD5 is not looked at", "s2sgw/stream/digest_md5.py",
+        "M30", "R26: the response of DIGEST-MD5 is not looked at", "s2sgw/sasl/digest_md5.py",
         'if not hmac.compare_digest(given["response"].encode(), expected.encode()):', "if False:",
-        (_STREAM + "test_digest_md5.ServerTests.test_secret",),
+        ("tests.unit.sasl.test_digest_md5.ServerTests.test_secret",),
     ),
     Mutation(
         "M31", "R38: DIGEST-MD5 is offered where the policy does not name it", "s2sgw/stream/events.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from s2sgw.spool.interface import Answer, Done, LaneSummary, Quarantined, Replaced, SpoolBroken, Spooled, SpoolError
+from s2sgw.spool.interface import Done, LaneSummary, Quarantined, Replaced, SpoolAnswer, SpoolBroken, Spooled, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Pair
 
@@ -65,19 +65,19 @@ class FaultySpool(MemorySpool):
     def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
         self._remove(partial(super().remove_each, pair, list(positions)))
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         if not self._refused(self.read_error, done):
             super().read(pair, after, at_most, done)
 
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         if not self._refused(self.read_error, done):
             super().expired(now, at_most, done)
 
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
         if not self._refused(self.read_error, done):
             super().queues(done)
 
-    def quarantined(self, at_most: int, done: Answer[list[Quarantined]]) -> None:
+    def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
         if not self._refused(self.read_error, done):
             super().quarantined(at_most, done)
 

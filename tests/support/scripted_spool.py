@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from s2sgw.spool.interface import Answer, Done, LaneSummary, Replaced, SpoolBroken, Spooled, SpoolError, SpoolFull
+from s2sgw.spool.interface import Done, LaneSummary, Replaced, SpoolAnswer, SpoolBroken, Spooled, SpoolError, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Pair
 
@@ -87,16 +87,16 @@ class ScriptedSpool(MemorySpool):
         while self._removals and not self.writes_fail:
             self._removals.pop(0)()
 
-    def read(self, pair: Pair, after: int, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         self._read(done, partial(super().read, pair, after, at_most, done))
 
-    def expired(self, now: float, at_most: int, done: Answer[list[Spooled]]) -> None:
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         self._read(done, partial(super().expired, now, at_most, done))
 
-    def queues(self, done: Answer[list[LaneSummary]]) -> None:
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
         self._read(done, partial(super().queues, done))
 
-    def _read(self, done: Answer[Any], call: Callable[[], None]) -> None:
+    def _read(self, done: SpoolAnswer[Any], call: Callable[[], None]) -> None:
         def read() -> None:
             if self.reads_fail:
                 self.answers.append(partial(done, SpoolBroken("the disk cannot be read")))

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from s2sgw.spool.interface import (
     QUARANTINE_BYTES,
     QUARANTINE_STANZAS,
-    Answer,
     LaneSummary,
     PositionTaken,
     Spool,
+    SpoolAnswer,
     SpoolBroken,
     Spooled,
     SpoolError,
@@ -56,7 +56,7 @@ def told(row: Spooled) -> tuple[object, ...]:
 T = TypeVar("T")
 
 
-def answer_into(rows: list[T]) -> Answer[list[T]]:
+def answer_into(rows: list[T]) -> SpoolAnswer[list[T]]:
     """Return what takes a spool's answer and puts its rows into `rows`."""
     def take(answer: list[T] | SpoolError) -> None:
         assert not isinstance(answer, SpoolError), answer

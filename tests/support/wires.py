@@ -15,10 +15,11 @@ from twisted.python.failure import Failure
 from twisted.test import iosim
 
 from s2sgw.net.certificates import Credential, PrivateKey
-from s2sgw.net.connection import ConnectionOptions, Role, StreamConnection
+from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.tls import ClientTLS, ServerTLS
 from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS
+from s2sgw.trust.evidence import Role
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza

@@ -11,7 +11,6 @@ from weakref import ref
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import tcp_options
-from s2sgw.net.connection import Role
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout
 from s2sgw.s2s import keepalive
 from s2sgw.s2s.keepalive import SLOTS, TICK, KeepAlive, KeepAliveLimits
@@ -19,6 +18,7 @@ from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.features import PeerLimits, StreamFeatures
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.management import REQUEST
+from s2sgw.trust.evidence import Role
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import LOCAL, PEER, Solo
 

@@ -6,8 +6,8 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.events import Permission
-from s2sgw.stream.features import PeerLimits, Standing, StreamFeatures, TLSUse, offer
+from s2sgw.stream.events import Permission, TLSUse
+from s2sgw.stream.features import PeerLimits, Standing, StreamFeatures, offer
 from s2sgw.xmpp.element import Element
 
 USES: tuple[TLSUse, ...] = ("required", "optional", "never")

@@ -28,10 +28,10 @@ from s2sgw.stream.events import (
     ResolutionNeeded,
     StanzasReceived,
     StartTLS,
+    TLSUse,
     Verified,
     VerifyReady,
 )
-from s2sgw.stream.features import TLSUse
 from s2sgw.stream.initiating import InitiatingOptions, InitiatingStream
 from s2sgw.stream.initiating_context import InitiatingPhase
 from s2sgw.stream.jabberd2_router import RouterPhase

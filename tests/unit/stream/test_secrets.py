@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import itertools
 
-from s2sgw.stream.digest_md5 import DigestClient, DigestServer
+from s2sgw.sasl.digest_md5 import DigestClient, DigestServer
+from s2sgw.sasl.scram import VARIANTS, ScramClient, ScramServer
+from s2sgw.sasl.scram_secret import SharedSecret, StreamSecret
 from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.stream.sasl import Means, choose
-from s2sgw.stream.scram import VARIANTS, ScramClient, ScramServer
-from s2sgw.stream.scram_secret import SharedSecret, StreamSecret
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.mechanisms import Mechanism
 from tests.support.transcripts import (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.scram import (
+from s2sgw.sasl.scram import (
     BINDING,
     LEAST_ITERATIONS,
     MOST_ITERATIONS,
@@ -20,7 +20,7 @@ from s2sgw.stream.scram import (
     ScramServer,
     Variant,
 )
-from s2sgw.stream.scram_secret import KEPT, SharedSecret, StreamSecret, prepare
+from s2sgw.sasl.scram_secret import KEPT, SharedSecret, StreamSecret, prepare
 from s2sgw.xmpp.jid import Domain
 
 PEER = Domain.parse("peer.example")

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from s2sgw.stream.scram_secret import Hash, ScramKeys, StreamSecret
+from s2sgw.sasl.scram_secret import Hash, ScramKeys, StreamSecret
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 ScramName = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"]

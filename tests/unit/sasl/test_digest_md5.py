@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.digest_md5 import MESSAGE_BYTES, DigestClient, DigestRefused, DigestServer
+from s2sgw.sasl.digest_md5 import MESSAGE_BYTES, DigestClient, DigestRefused, DigestServer
 from s2sgw.xmpp.jid import Domain
 
 CHALLENGE = b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8'
