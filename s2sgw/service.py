@@ -45,7 +45,7 @@ from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting import daily_report
 from s2sgw.reporting.log import LineObserver, LoggedService, destination, observer
 from s2sgw.reporting.metrics import MetricsPage
-from s2sgw.reporting.record import Direction, Leg
+from s2sgw.reporting.record import Leg, direction_of
 from s2sgw.runtime import descriptors, own_certificates, rediscovery
 from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_configuration
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
@@ -370,7 +370,7 @@ class RunningGateway:
 
     def _refused(self, leg: Leg, address: str, ending: Ending) -> None:
         """A connection that named no peer was refused, or ended."""
-        direction: Direction = "inbound" if leg == "federation" else "outbound"
+        direction = direction_of(leg)
         self.components.record.refused(direction, leg, ("", ""), address, ending)
 
     def _open(self, endpoint: str, factory: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from s2sgw.admin.provenance import PolicySources
 from s2sgw.admin.server import Arguments, VerbError
+from s2sgw.admin.verbs import domain_argument
 from s2sgw.authentication.judge import Judge
 from s2sgw.config import Config, ConfigError, load
 from s2sgw.delivery.queue import DeliveryQueue
@@ -34,7 +35,7 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.trust.certificate import summarise
 from s2sgw.trust.evidence import Attempt, Role
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain
 
 #: Refusals that are shown.
 REFUSALS = 5
@@ -62,12 +63,12 @@ class Explainer:
 
     async def explain(self, arguments: Arguments) -> dict[str, Any]:
         """Return everything about one peer, as JSON has it. Files are read in another thread."""
-        peer, config, peers = domain_asked(arguments, "peer"), self._config(), self._peers
+        peer, config, peers = domain_argument(arguments, "peer"), self._config(), self._peers
         if arguments.get("with") is not None:
             config = await self._in_thread(partial(planned, arguments["with"]))
             peers = config.policies
             peers.deny(self._peers.deny_lists)
-        local = domain_asked(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
+        local = domain_argument(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
         if local not in config.gateway.domains:
             raise VerbError(f"{local} is not a local domain", "usage")
         provenance = await self._in_thread(partial(PolicySources, config, peers))
@@ -181,14 +182,6 @@ def planned(path: object) -> Config:
         return load(path, system_nameservers=system_servers())
     except ConfigError as error:
         raise VerbError(str(error), "usage") from None
-
-
-def domain_asked(arguments: Arguments, key: str) -> Domain:
-    """Return the domain in the argument `key`. Raises `VerbError`."""
-    try:
-        return Domain.parse(arguments.get(key))  # type: ignore[arg-type]
-    except (InvalidJID, TypeError, AttributeError):
-        raise VerbError(f"{key} must be a domain name", "usage") from None
 
 
 def _if(policy: PeerPolicy, role: Role, *, proven: bool) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from twisted.web.server import NOT_DONE_YET
 from s2sgw.admin.openapi import document
 from s2sgw.admin.server import BY, AnswerWriter, Verb, VerbError, called
 from s2sgw.admin.verb_table import TABLE, VerbRow, from_query
+from s2sgw.admin.verbs import domain_argument
 from s2sgw.net.http_server import BODY_BYTES, BoundedChannel, BoundedRequest
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers, Watcher
 from s2sgw.reporting.metrics import MetricsPage
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds for an answer; seconds between two signs of life where no event happens; and between two looks at what waits.
 ANSWER_SECONDS = 120
@@ -181,7 +182,7 @@ class EventsResource(Resource):
         query = _query(request)
         peers = frozenset[str]()
         if query.get("peer", [""]) != [""]:
-            domain = _domain(query["peer"][0])
+            domain = domain_argument({"peer": query["peer"][0]})
             peers = frozenset((domain.ascii, domain.text))
         EventStream(request, self._services, user, peers, partial(self._authenticate, request, changes=False)).begin()
 
@@ -275,8 +276,7 @@ class EventStream:
         if watcher is not None:
             self._live.stop(watcher)
         for call in (self._flush, self._alive):
-            if call is not None and call.active():
-                call.cancel()
+            cancel(call)
         self._flush = self._alive = None
 
 
@@ -395,10 +395,3 @@ def _body(request: Request) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise VerbError("the body must be a JSON object", "usage")
     return arguments
-
-
-def _domain(text: str) -> Domain:
-    try:
-        return Domain.parse(text)
-    except InvalidJID:
-        raise VerbError("peer must be a domain name", "usage") from None

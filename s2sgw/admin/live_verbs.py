@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from s2sgw.admin.explain import domain_asked
 from s2sgw.admin.server import Arguments, Verb, VerbError
+from s2sgw.admin.verbs import domain_argument
 from s2sgw.runtime.live_check import LiveCheck
 from s2sgw.runtime.probe import Probe
 from s2sgw.xmpp.jid import Domain
@@ -32,12 +32,12 @@ class LiveVerbs:
 
     async def probe(self, arguments: Arguments) -> dict[str, Any]:
         """Return the report of a probe of `domain`."""
-        peer, inbound = domain_asked(arguments, "domain"), arguments.get("inbound", False)
+        peer, inbound = domain_argument(arguments, "domain"), arguments.get("inbound", False)
         if not isinstance(inbound, bool):
             raise VerbError("inbound must be true or false", "usage")
-        local = domain_asked(arguments, "local") if arguments.get("local") is not None else self._domains()[0]
+        local = domain_argument(arguments, "local") if arguments.get("local") is not None else self._domains()[0]
         if local not in self._domains():
-            raise VerbError(f"{local} is none of our domains", "usage")
+            raise VerbError(f"{local} is not a local domain", "usage")
         self._begin()
         try:
             report = await self._probe(local, peer).run(inbound)

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
+from s2sgw.admin.verbs import domain_argument
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.values import parse_peer_name
 from s2sgw.reporting.audit import AuditLog
@@ -16,7 +17,7 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime.operator_denials import OperatorDenials, TooManyDenied
 from s2sgw.runtime.policy_change import Closed, PeerStreams
 from s2sgw.s2s.extensions import ExtensionMemory
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,7 @@ class PeerVerbs:
         }
 
     def _peer(self, arguments: Arguments) -> Domain:
-        try:
-            peer = Domain.parse(arguments.get("peer"))  # type: ignore[arg-type]
-        except (InvalidJID, TypeError, AttributeError):
-            raise VerbError("peer must be a domain name", "usage") from None
+        peer = domain_argument(arguments)
         if self._services.is_local(peer):
             raise VerbError(f"{peer} is a local domain; name a peer", "usage")
         return peer

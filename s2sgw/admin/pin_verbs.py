@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 from s2sgw.admin.server import Arguments, Rows, Verb, VerbError, asked_by
-from s2sgw.admin.verbs import limit_asked
+from s2sgw.admin.verbs import domain_argument, limit_asked, peer_asked
 from s2sgw.peerdb.keys import RememberedKey
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.trust.pins import Fingerprint, InvalidFingerprint
-from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.jid import Domain
 
 #: The longest note that goes with a key.
 NOTE = 500
@@ -55,7 +55,7 @@ class PinVerbs:
 
         With `limit`, only the last ones.
         """
-        domain = _domain(arguments) if arguments.get("peer") is not None else None
+        domain = peer_asked(arguments)
         first = -limit_asked(arguments) if arguments.get("limit") is not None else None
         return Rows(self._pending_row(each) for each in self._peer_records.pending_certificates.list(domain)[first:])
 
@@ -66,7 +66,7 @@ class PinVerbs:
 
     def list(self, arguments: Arguments) -> Rows:
         """Return every remembered key, and the keys that the configuration pins."""
-        return Rows(self._keys(_domain(arguments) if arguments.get("peer") is not None else None, self._now()))
+        return Rows(self._keys(peer_asked(arguments), self._now()))
 
     def _keys(self, domain: Domain | None, now: float) -> Iterator[dict[str, Any] | None]:
         for each in self._peer_records.keys.of(domain):
@@ -86,13 +86,13 @@ class PinVerbs:
 
     async def add(self, arguments: Arguments) -> dict[str, Any]:
         """Approve a key that the operator knows, whether or not a certificate with it waits."""
-        domain, key = _domain(arguments), _fingerprint(arguments)
+        domain, key = domain_argument(arguments), _fingerprint(arguments)
         found = self._peer_records.pending_certificates.find(domain, key)
         return await self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
 
     async def approve(self, arguments: Arguments) -> dict[str, Any]:
         """Approve a pending certificate: the only one of the peer, or the one with the given key."""
-        domain = _domain(arguments)
+        domain = domain_argument(arguments)
         waiting = self._peer_records.pending_certificates.list(domain)
         if not waiting:
             raise VerbError(f"no certificate of {domain} waits")
@@ -123,7 +123,7 @@ class PinVerbs:
 
     async def revoke(self, arguments: Arguments) -> dict[str, Any]:
         """Revoke a key. It no longer proves the peer, and is not learned again."""
-        domain, key = _domain(arguments), _fingerprint(arguments)
+        domain, key = domain_argument(arguments), _fingerprint(arguments)
         forget, keys = bool(arguments.get("forget")), self._peer_records.keys
         change = partial(keys.forget, domain, key) if forget else partial(keys.revoke, domain, key, self._now())
         done = await self._decide(arguments, "pins forget" if forget else "pins revoke", domain, key, change)
@@ -141,13 +141,6 @@ class PinVerbs:
             return await change()
         except OSError as error:
             raise VerbError(f"nothing was changed: {error}") from None
-
-
-def _domain(arguments: Arguments) -> Domain:
-    try:
-        return Domain.parse(arguments.get("peer"))  # type: ignore[arg-type]
-    except (InvalidJID, TypeError, AttributeError):
-        raise VerbError("peer must be a domain name", "usage") from None
 
 
 def _fingerprint(arguments: Arguments) -> Fingerprint:

@@ -13,7 +13,7 @@ from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.net.threads import InThread
 from s2sgw.peerdb.handshakes import SECONDS, Handshake, outcome_of
-from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.peer_records import PeerRecords, direction_seen
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 
@@ -63,7 +63,7 @@ class Replay:
             return None
         return {
             "peer": handshake.evidence.domain.ascii, "local": handshake.local,
-            "direction": "inbound" if handshake.evidence.role == "initiating" else "outbound", "last": handshake.last,
+            "direction": direction_seen(handshake.evidence), "last": handshake.last,
             "times": handshake.times, "before": outcome_of(before), "after": outcome_of(after), "reasons": list(after.reasons),
         }
 

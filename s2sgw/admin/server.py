@@ -34,6 +34,7 @@ from zope.interface import implementer
 from s2sgw.admin.permissions import Caller, caller_of
 from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, REQUEST_BYTES, ErrorKind
 from s2sgw.net.slices import SlicedWork, Slices
+from s2sgw.xmpp.timer import cancel
 
 #: A verb takes the arguments. It returns what JSON can express, `Rows` or a `Feed`, or a Deferred or coroutine of that.
 Arguments = Mapping[str, Any]
@@ -378,8 +379,7 @@ class FirstByte(Protocol):
         self._gone(self)
 
     def _stop_waiting(self) -> None:
-        if self._idle.active():
-            self._idle.cancel()
+        cancel(self._idle)
 
     def _timed_out(self) -> None:
         if self.transport is not None:

@@ -194,10 +194,12 @@ def limit_asked(arguments: Arguments) -> int:
 
 def peer_asked(arguments: Arguments) -> Domain | None:
     """Return the named peer, or None. Raises `VerbError`."""
-    peer = arguments.get("peer")
-    if peer is None:
-        return None
+    return None if arguments.get("peer") is None else domain_argument(arguments)
+
+
+def domain_argument(arguments: Arguments, name: str = "peer") -> Domain:
+    """Return the domain in the argument `name`. Raises `VerbError`."""
     try:
-        return Domain.parse(peer)
+        return Domain.parse(arguments.get(name))  # type: ignore[arg-type]
     except (InvalidJID, TypeError, AttributeError):
-        raise VerbError("peer must be a domain name", "usage") from None
+        raise VerbError(f"{name} must be a domain name", "usage") from None

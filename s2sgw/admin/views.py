@@ -36,7 +36,7 @@ from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.queue.evidence import LABELS
 from s2sgw.reporting.metrics import MetricNumbers
-from s2sgw.reporting.record import EventRecord, RefusalRecord
+from s2sgw.reporting.record import EventRecord, RefusalRecord, direction_of
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
@@ -357,7 +357,7 @@ class GatewayViews:
             if number % AT_ONCE == 0:
                 yield None
             if connection.ending is None:
-                streams[owner.side.leg, "inbound" if owner.side.leg == "federation" else "outbound"] += 1
+                streams[owner.side.leg, direction_of(owner.side.leg)] += 1
         for _ in self._links():
             streams["backend", "outbound"] += 1
         waiting, oldest, ours = 0, inf, set[object]()

@@ -31,6 +31,7 @@ from s2sgw.xmpp.content_namespace import is_fit
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
 from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds until a lane looks again by itself; it hears at once when its domain is served again.
 AGAIN = 30.0
@@ -234,8 +235,7 @@ class RouterLink:
     def stop(self) -> Deferred[None]:
         """Close in order, for good."""
         self._stopping = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         if self._attempt is not None:
             self._attempt.cancel()
         if self.connection is None:
@@ -337,8 +337,7 @@ class RouterLink:
         self._timer = self._around.clock.callLater(SWEEP, self._sweep)
 
     def _is_unbound(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         self.bound = False
         waiting, self._unbound = self._unbound, []
         for waiter in waiting:

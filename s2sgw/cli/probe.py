@@ -39,7 +39,7 @@ def probe(domain: str, local: str | None, inbound: bool, config: ConfigPath, as_
     peer, asking = _domain(domain, as_json), None if local is None else _domain(local, as_json)
     found, known = _configuration(config, as_json)
     if asking is not None and known and asking not in found.gateway.domains:
-        fail(f"{asking} is none of our domains", "configuration", as_json)
+        fail(f"{asking} is not a local domain", "configuration", as_json)
     from s2sgw.cli.reactor_call import call_on_reactor
     from s2sgw.composition.probe import offline_probes
 

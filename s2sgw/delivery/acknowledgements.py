@@ -19,6 +19,7 @@ from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import PING, SERVER
+from s2sgw.xmpp.timer import cancel
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
@@ -276,8 +277,7 @@ class PingAcks:
         if self._id is not None:
             self._replies.give_up(self._id)
             self._id = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
 
     def _ping(self) -> bytes:
         self._id = self._token()

@@ -28,6 +28,7 @@ from s2sgw.queue.evidence import WRITTEN
 from s2sgw.reporting.record import EventRecord
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds after which a stream counts as having worked: its loss is no failure.
 WORKED_SECONDS = 10.0
@@ -218,8 +219,8 @@ class DeliveryAgent:
     # --- what the machine does (`AgentOutputs`) ---
 
     def begin_attempt(self) -> None:
-        if isinstance(self.data, BackingOff) and self.data.timer.active():
-            self.data.timer.cancel()
+        if isinstance(self.data, BackingOff):
+            cancel(self.data.timer)
         found = self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone)
         attempt = Deferred.fromCoroutine(_awaited(found))
         self.data = Connecting(attempt)
@@ -239,8 +240,8 @@ class DeliveryAgent:
 
     def use_stream(self, stream: OutboundStream) -> None:
         """Everything that waits goes out, behind what is sent again."""
-        if isinstance(self.data, Suspended) and self.data.timer is not None and self.data.timer.active():
-            self.data.timer.cancel()
+        if isinstance(self.data, Suspended):
+            cancel(self.data.timer)
         again = self._resume(stream)
         ready = self.data = Delivering(stream, TcpAcks(), self._clock.seconds())
         self._take_acks(ready)
@@ -339,8 +340,8 @@ class DeliveryAgent:
         """What is in flight waits for the stream to be resumed, or is in doubt. What waits asks for another stream."""
         data = self.data
         assert isinstance(data, Delivering | Suspended)
-        if isinstance(data, Suspended) and data.timer is not None and data.timer.active():
-            data.timer.cancel()
+        if isinstance(data, Suspended):
+            cancel(data.timer)
         data.acknowledgements.stop()
         self.last_ending = None if ending.in_order else ending
         lived = self._clock.seconds() - data.since
@@ -388,10 +389,10 @@ class DeliveryAgent:
         """Close what is open, and cancel what is under way."""
         data, closed = self.data, succeed(None)
         self.resume_wait.stop()
-        if isinstance(data, BackingOff) and data.timer.active():
-            data.timer.cancel()
-        if isinstance(data, Suspended) and data.timer is not None and data.timer.active():
-            data.timer.cancel()
+        if isinstance(data, BackingOff):
+            cancel(data.timer)
+        if isinstance(data, Suspended):
+            cancel(data.timer)
         if isinstance(data, Connecting):
             data.attempt.cancel()
         if isinstance(data, Delivering):

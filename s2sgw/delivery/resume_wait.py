@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.delivery.outbound_stream import BIDI_RESUME_SECONDS, ResumableStream
 from s2sgw.reporting.record import EventRecord
+from s2sgw.xmpp.timer import cancel
 
 
 class ResumeWait:
@@ -53,6 +54,5 @@ class ResumeWait:
 
     def stop(self) -> None:
         """The gateway closes: wait for nothing."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         self._timer = self.stream = None

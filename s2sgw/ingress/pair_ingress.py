@@ -25,10 +25,11 @@ from s2sgw.ingress.homes import Homes, SingleNode, home_of
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
 from s2sgw.queue.evidence import DROPPED, Rule
-from s2sgw.reporting.record import Direction, EventRecord, Leg
+from s2sgw.reporting.record import EventRecord, Leg, direction_of
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.timer import cancel
 
 #: Bytes of one pair that may wait here while other peers of its stream go on, and of all pairs of a stream in memory. Beyond
 #: that, the stream waits too.
@@ -230,7 +231,7 @@ class PairIngress:
             if stanza_filter.answers:
                 self._refuse(stanzas, cause, upstream_ack, outcome="refused")
             else:
-                self._services.record.counted(self._direction, "refused", stanzas)
+                self._services.record.counted(direction_of(self._leg), "refused", stanzas)
                 if upstream_ack is not None:
                     upstream_ack.settle(DROPPED[Rule.FILTERED], len(stanzas))
 
@@ -258,8 +259,7 @@ class PairIngress:
 
     def _go_on(self) -> None:
         """Pass on what waits, as far as there is no reason to wait again."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         self._timer = None
         for stanzas, upstream_ack in self._take():
             self.accept(stanzas, upstream_ack)
@@ -268,14 +268,10 @@ class PairIngress:
 
     # --- the record ---
 
-    @property
-    def _direction(self) -> Direction:
-        return "inbound" if self._leg == "federation" else "outbound"
-
     def _record(self, ending: Ending) -> None:
         peer, local = self.pair if self._leg == "federation" else self.pair.inverse
         address = self._connection.peer_address
-        self._services.record.refused(self._direction, self._leg, (str(peer), str(local)), address, ending)
+        self._services.record.refused(direction_of(self._leg), self._leg, (str(peer), str(local)), address, ending)
 
 
 def _memory(stanzas: list[Stanza]) -> int:

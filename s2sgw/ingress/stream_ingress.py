@@ -12,12 +12,13 @@ from s2sgw.ingress.duplicates import Unacknowledged
 from s2sgw.ingress.pair_ingress import HeldBytes, IngressConnection, IngressServices, PairAdmission, PairIngress
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
-from s2sgw.reporting.record import Direction, Leg
+from s2sgw.reporting.record import Leg, direction_of
 from s2sgw.stream.events import Event
 from s2sgw.stream.management import Counters
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds within which what came on a stream must be safe to be acknowledged, once the other side has closed the stream.
 CLOSING_SECONDS = 2.0
@@ -87,14 +88,10 @@ class StreamIngress:
 
     def _repeated(self, repeats: list[tuple[Stanza, UpstreamAck]], receipt: UpstreamAck | None) -> None:
         """Do not pass on what had come before; it is as safe as its first copy is."""
-        self._services.record.counted(self._direction, "duplicate", [stanza for stanza, _ in repeats])
+        self._services.record.counted(direction_of(self._leg), "duplicate", [stanza for stanza, _ in repeats])
         if receipt is not None:
             for _, first_copy in repeats:
                 receipt.settle_with(first_copy)
-
-    @property
-    def _direction(self) -> Direction:
-        return "inbound" if self._leg == "federation" else "outbound"
 
     def managed(self) -> None:
         """From now on the other side is told which of its stanzas are safe (XEP-0198)."""
@@ -117,8 +114,7 @@ class StreamIngress:
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
         self._leave()
-        if self._late is not None and self._late.active():
-            self._late.cancel()
+        cancel(self._late)
         self.forget()
 
     def _leave(self) -> None:

@@ -108,10 +108,6 @@ class CertificateDirectory:
         self.path, self._loaded = other.path, other._loaded
         self._answers.clear()
 
-    def named(self, name: str) -> Credential | None:
-        """The certificate whose file or folder is called so."""
-        return next((credential for credential in self.credentials if credential.name == name), None)
-
     def for_domain(self, domain: Domain | None) -> Credential | None:
         """Return the certificate that serves `domain`.
 

@@ -32,6 +32,7 @@ from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, Ver
 from s2sgw.trust.evidence import Role
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.timer import cancel
 
 P = ParamSpec("P")
 
@@ -596,8 +597,7 @@ class StreamConnection(Protocol):
         self.fail(Refusal(StreamCondition.RESOURCE_CONSTRAINT, text, Ending(Cause.QUEUE_FULL, text)))
 
     def _stop_deadline(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        cancel(self._deadline)
         self._deadline = None
 
 

@@ -60,17 +60,6 @@ class DirectDialler:
         return ConnectionAttempt(self._reactor, address, port, build).start(self._timeout, source)
 
 
-def dial(
-    reactor: Any, address: str, port: int, connection: IProtocol, *, timeout: float = CONNECT_TIMEOUT, source: str | None = None,
-) -> Deferred[None]:
-    """Connect `connection` to the IP address `address`, from `source`.
-
-    Fires once `connection` has its transport; fails with `DialFailed`. Cancelling it closes what there is.
-    """
-    dialler = DirectDialler(reactor, timeout=timeout, sources=() if source is None else (source,))
-    return dialler(address, port, lambda: connection)
-
-
 def _spent() -> None:
     """An attempt builds once; what it could build with leads to all that it was made for."""
 

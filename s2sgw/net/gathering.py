@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from s2sgw.xmpp.timer import cancel
+
 T = TypeVar("T")
 
 
@@ -78,8 +80,7 @@ class _Gathering(Generic[T]):
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         for each in self._awaited:
             each.cancel()
 
@@ -119,8 +120,7 @@ class _InTurn(Generic[T]):
         call.addCallbacks(self._came, self._missed, callbackArgs=(number,), errbackArgs=(number,))
 
     def _wait_for_next(self) -> None:
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        cancel(self._next)
         self._next = self._clock.callLater(self._stagger, self._go_on)
 
     def _came(self, result: T, number: int) -> None:
@@ -147,7 +147,6 @@ class _InTurn(Generic[T]):
     def _stop(self) -> None:
         self._over = True
         for timer in (self._timer, self._next):
-            if timer is not None and timer.active():
-                timer.cancel()
+            cancel(timer)
         for call in list(self._running.values()):
             call.cancel()

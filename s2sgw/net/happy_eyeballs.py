@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from s2sgw.net.dialing import DialFailed, Dialler
 from s2sgw.net.discovery import Target
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.timer import cancel
 
 #: RFC 8305 §5: seconds to wait for one place before the next is tried beside it.
 ATTEMPT_DELAY = 0.25
@@ -124,7 +125,7 @@ class _Race(Generic[P]):
 
     def _go_on(self) -> None:
         """Begin the next attempt if there is one and room for it; give up where none is left at all."""
-        _cancel(self._next)
+        cancel(self._next)
         if self._winner is None:
             if self._begun < len(self._places) and len(self._running) < self._concurrent:
                 self._try(self._begun)
@@ -172,16 +173,11 @@ class _Race(Generic[P]):
 
     def _stop(self) -> None:
         """End what is under way."""
-        _cancel(self._deadline)
-        _cancel(self._next)
+        cancel(self._deadline)
+        cancel(self._next)
         running, self._running = self._running, {}
         for attempt in running.values():
             attempt.cancel()
-
-
-def _cancel(timer: IDelayedCall | None) -> None:
-    if timer is not None and timer.active():
-        timer.cancel()
 
 
 def _ending(failure: Failure) -> Ending:

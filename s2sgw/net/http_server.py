@@ -20,6 +20,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from s2sgw.net.sites import narrowest_site
+from s2sgw.xmpp.timer import cancel
 
 #: Bytes of the body of a request, fields of a query and a form together, slashes of a URL, and bytes of a Content-Type.
 BODY_BYTES = 65536
@@ -194,8 +195,7 @@ class BoundedChannel(HTTPChannel):
         self._deadline = self.callLater(seconds, self._expired)
 
     def _stop_waiting(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        cancel(self._deadline)
         self._deadline = None
 
     def _expired(self) -> None:

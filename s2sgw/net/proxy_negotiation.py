@@ -12,6 +12,7 @@ from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.handover import HandoverProtocol, RelayedAddress, RelayedTransport
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.timer import cancel
 
 
 class ProxyNegotiation(HandoverProtocol):
@@ -95,5 +96,4 @@ class ProxyNegotiation(HandoverProtocol):
 
     def _finish(self) -> None:
         self.over = True
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        cancel(self._deadline)

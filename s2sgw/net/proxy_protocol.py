@@ -22,6 +22,7 @@ from s2sgw.net.dialing import Build, Dialler
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.timer import cancel
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = IPv4Address | IPv6Address
@@ -202,8 +203,7 @@ class _Receiver(HandoverProtocol):
         self.transport.abortConnection()
 
     def _stop(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        cancel(self._deadline)
         self._deadline = None
 
 

@@ -27,8 +27,6 @@ class TLSFacts:
     chain: tuple[bytes, ...]
     version: str  # "TLSv1.2", "TLSv1.3"
     cipher: str
-    alpn: bytes
-    server_name: str | None
     #: what channel binding binds to: tls-exporter (RFC 9266); None below TLS 1.3, where it cannot be told whether that is safe
     exporter: bytes | None = field(default=None, repr=False)
 
@@ -83,13 +81,10 @@ def tls_on(inside: TLSListener, creator: Any, is_client: bool, clock: IReactorTi
 
 def observe(connection: SSL.Connection) -> TLSFacts:
     """The facts of `connection`, whose handshake is over."""
-    server_name = connection.get_servername()
     return TLSFacts(
         chain=presented_chain(connection),
         version=connection.get_protocol_version_name(),
         cipher=connection.get_cipher_name() or "",
-        alpn=connection.get_alpn_proto_negotiated(),
-        server_name=server_name.decode("ascii", "replace") if server_name else None,
         exporter=exporter(connection),
     )
 

@@ -109,8 +109,8 @@ class PeerRecords:
             self._alarm(evidence, new)
         if verdict.report is not None:
             self.log.warn(
-                event="proof lost", direction=_direction(evidence), leg="federation", peer=str(evidence.domain), local=str(local),
-                address=evidence.address, cause=verdict.report.cause.value, detail=verdict.report.detail,
+                event="proof lost", direction=direction_seen(evidence), leg="federation", peer=str(evidence.domain),
+                local=str(local), address=evidence.address, cause=verdict.report.cause.value, detail=verdict.report.detail,
             )
 
     def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], chain: Sequence[bytes], at: float) -> None:
@@ -162,7 +162,7 @@ class PeerRecords:
         emit = self.log.critical if first else self.log.warn
         old = [str(each.key) for each in self.keys.of(evidence.domain) if each.counts(evidence.at.timestamp())]
         emit(
-            event="key changed", direction=_direction(evidence), leg="federation", peer=str(evidence.domain),
+            event="key changed", direction=direction_seen(evidence), leg="federation", peer=str(evidence.domain),
             address=evidence.address, old=old, new=str(_key(evidence)), detail=str(summarise(evidence.chain[0])),
         )
 
@@ -171,5 +171,6 @@ def _key(evidence: Evidence) -> Fingerprint:
     return key_of(evidence.chain) or Fingerprint(b"")
 
 
-def _direction(evidence: Evidence) -> Direction:
+def direction_seen(evidence: Evidence) -> Direction:
+    """Return the direction of the stanzas on a stream on which `evidence` was collected."""
     return "inbound" if evidence.role == "initiating" else "outbound"

@@ -5,7 +5,7 @@ Pure: the time comes in as seconds, and every bound is an argument. Positions co
 three parts, each in order and each after the one before: those in flight (written to the next hop, not acknowledged), those that
 wait in memory, and the rest: a range of positions that only the spool holds, then what arrived since that range began.
 
-`DeliveryQueue` is the only writer. Nothing leaves the queue but by `acknowledge`, `expire`, `remove` or `clear`.
+`DeliveryQueue` is the only writer. Nothing leaves the queue but by `acknowledge`, `expire`, `remove` or `remove_up_to`.
 """
 
 from __future__ import annotations
@@ -316,10 +316,6 @@ class PairQueue:
     def remove_up_to(self, position: int) -> list[QueuedStanza]:
         """Give up what waits in memory up to `position`; return it."""
         return self._remove([held for held in self.not_in_flight() if held.position <= position])
-
-    def clear(self) -> list[QueuedStanza]:
-        """Give up everything that is in memory and not in flight; return it."""
-        return self._remove(list(self.not_in_flight()))
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """The stanzas in memory that are not in flight, in order."""

@@ -49,6 +49,11 @@ kind_of = attrgetter("kind")
 _direction_and_cause = attrgetter("direction", "ending.cause")
 
 
+def direction_of(leg: Leg) -> Direction:
+    """Return the direction of the stanzas that come on streams of `leg`."""
+    return "inbound" if leg == "federation" else "outbound"
+
+
 @dataclass(frozen=True, slots=True)
 class RefusalRecord:
     """One refused handshake or delivery; `at` is seconds since the epoch, `reasons` what each proof came to.

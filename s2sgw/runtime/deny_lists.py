@@ -25,6 +25,7 @@ from s2sgw.net.threads import InThread, at_once
 from s2sgw.policy.denylist import DenyList
 from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.trust.anchors import Anchors
+from s2sgw.xmpp.timer import cancel
 
 #: Bytes of a list: some hundred thousand names.
 LIST_BYTES = 8 * 1024 * 1024
@@ -210,8 +211,7 @@ class DenyLists:
         return True
 
     def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         self._timer = None
 
     # --- copies ---

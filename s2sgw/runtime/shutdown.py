@@ -20,6 +20,7 @@ from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds in which what is in flight, and what was read, may be acknowledged.
 ACK_SECONDS = 3.0
@@ -133,8 +134,7 @@ class Shutdown:
         late = self._clock.callLater(CLOSING_TAG_SECONDS, connection.close, Ending(Cause.SHUTDOWN))
 
         def over(_: None) -> None:
-            if late.active():
-                late.cancel()
+            cancel(late)
 
         closed = connection.when_closed().addCallback(over)
         connection.wind_down(Ending(Cause.SHUTDOWN))

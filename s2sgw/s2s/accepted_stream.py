@@ -14,7 +14,7 @@ from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.admission import AdmittedConnection
 from s2sgw.net.connection import StreamConnection
-from s2sgw.reporting.record import Leg
+from s2sgw.reporting.record import Leg, direction_of
 from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import SharedStream
@@ -194,7 +194,8 @@ class AcceptedStream:
         self._register.sessions.resumed(self.engine.resumption.id, self, count)
         self._register.resumes(self)
         self._record.standing(
-            "stream resumed", self._direction, self.side.leg, next(iter(self.methods)), address=connection.peer_address,
+            "stream resumed", direction_of(self.side.leg), self.side.leg, next(iter(self.methods)),
+            address=connection.peer_address,
         )
 
     # --- questions ---
@@ -244,8 +245,9 @@ class AcceptedStream:
         connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)
         self._record.standing(
-            "stream proven", self._direction, self.side.leg, pair, self.peer, method=method, address=connection.peer_address,
-            tls=connection.tls_version or "none", detail="; ".join(self._reasons.get(pair.sender, ())),
+            "stream proven", direction_of(self.side.leg), self.side.leg, pair, self.peer, method=method,
+            address=connection.peer_address, tls=connection.tls_version or "none",
+            detail="; ".join(self._reasons.get(pair.sender, ())),
         )
         self._register.proves(self, connection, pair)
 
@@ -265,24 +267,20 @@ class AcceptedStream:
 
     # --- endings ---
 
-    @property
-    def _direction(self) -> Any:
-        return "inbound" if self.side.leg == "federation" else "outbound"
-
     def _account(self, connection: StreamConnection, ending: Ending) -> None:
         peer, local = (self.peer, self.local) if self.peer is not None else self.engine.claimed
         sender, recipient = str(peer or ""), str(local or "")
         pair = (sender, recipient)
         if self.methods or ending.in_order:
             self._record.standing(
-                "stream closed", self._direction, self.side.leg, pair, self.peer, layer=ending.layer.value,
+                "stream closed", direction_of(self.side.leg), self.side.leg, pair, self.peer, layer=ending.layer.value,
                 cause=ending.cause.value, address=connection.peer_address, detail=ending.detail,
                 pairs=len(self.methods) if len(self.methods) > 1 else None,
             )
         else:
             names = pair if self.side.leg == "federation" else (recipient, sender)
             ending = self.side.outcomes.accepted_failed(names, ending)
-            self._record.refused(self._direction, self.side.leg, names, connection.peer_address, ending, self.reasons)
+            self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending, self.reasons)
 
 
 async def _awaited(question: Awaitable[Any]) -> Any:

@@ -16,6 +16,7 @@ from s2sgw.delivery.poison import speaks_of_content
 from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.timer import cancel
 
 #: What a stream can do without.
 Extension = Literal["direct-tls", "bidi", "management", "resumption", "multiplexing"]
@@ -189,8 +190,7 @@ class ExtensionTrial:
 
     def _stop(self) -> None:
         self.over = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
 
     def _succeed(self) -> None:
         self.over = True

@@ -19,6 +19,7 @@ from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.timer import cancel
 
 #: Streams that broke off and are kept, in all and of one peer: the oldest gives way. As many past ones are remembered.
 MAX_SUSPENDED = 1000
@@ -161,7 +162,6 @@ class ResumptionTable:
     def _take(self, id: str) -> SuspendedStream:
         session = self._suspended.pop(id)
         self._awaited -= Counter(session.pairs)
-        if session.timer is not None and session.timer.active():
-            session.timer.cancel()
+        cancel(session.timer)
         session.timer = None  # it refers back to the session
         return session

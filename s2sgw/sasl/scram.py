@@ -5,8 +5,6 @@ The user name is the initiating side's domain. Channel binding is tls-exporter a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -14,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from s2sgw.sasl import canonical_base64
 from s2sgw.sasl.scram_secret import Hash, ScramKeys, StreamSecret
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
@@ -119,7 +118,7 @@ class ScramServer:
         _check_nonce(nonce)
         secret = self._secret.secret
         nonce += self._secret.nonce()
-        answer = f"r={nonce},s={_encoded(secret.salt)},i={secret.iterations}"
+        answer = f"r={nonce},s={canonical_base64.encode(secret.salt)},i={secret.iterations}"
         self._begun = _Begun(message[:len(message) - len(bare)].encode(), nonce, f"{bare},{answer}")
         return answer.encode()
 
@@ -145,7 +144,7 @@ class ScramServer:
         if not (self._variant.proves(_decoded(proof), keys, said) & sound & same):
             text = "the proof is not of this secret" if sound and same else "the nonce or the channel binding is another"
             raise ScramRefused("not-authorized", text)
-        self.conclusion = f"v={_encoded(self._variant.verifier(keys, said))}".encode()
+        self.conclusion = f"v={canonical_base64.encode(self._variant.verifier(keys, said))}".encode()
 
 
 # --- initiating ------------------------------------------------------------------------------------------------------
@@ -185,11 +184,11 @@ class ScramClient:
         return self._proof(found[0], nonce, self._secret.secret.keys(self._variant.hash, salt, iterations))
 
     def _proof(self, challenge: str, nonce: str, keys: ScramKeys) -> bytes:
-        bound = _encoded(self._gs2.encode() + _bound(self._variant, self._secret))
+        bound = canonical_base64.encode(self._gs2.encode() + _bound(self._variant, self._secret))
         without_proof = f"c={bound},r={nonce}"
         said = f"{self._bare},{challenge},{without_proof}".encode()
         self._verifier = self._variant.verifier(keys, said)
-        return f"{without_proof},p={_encoded(self._variant.proof(keys, said))}".encode()
+        return f"{without_proof},p={canonical_base64.encode(self._variant.proof(keys, said))}".encode()
 
     def finish(self, message: bytes | None) -> None:
         """Check the additional data of `<success/>`. Raises `ScramRefused` if the other side did not prove itself."""
@@ -241,16 +240,9 @@ def _check_nonce(nonce: str) -> None:
         raise ScramRefused("malformed-request", f"a nonce is printable ASCII, at most {NONCE_CHARACTERS} characters of it")
 
 
-def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def _decoded(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if base64.b64encode(data).decode() != text:
+    data = canonical_base64.decode(text)
+    if data is None:
         raise ScramRefused("incorrect-encoding", "a value is not encoded in canonical base64")
     return data
 

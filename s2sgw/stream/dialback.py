@@ -13,9 +13,6 @@ from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS
 
-RESULT = f"{DIALBACK}}}result"
-VERIFY = f"{DIALBACK}}}verify"
-
 #: Characters of an `id` that is echoed in an answer.
 ID_CHARACTERS = 1024
 

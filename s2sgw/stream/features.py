@@ -156,7 +156,6 @@ class StreamFeatures:
     starttls_required: bool = False
     mechanisms: tuple[str, ...] = ()
     dialback: bool = False
-    dialback_errors: bool = False
     limits: PeerLimits = PeerLimits()
     #: types of channel binding; None: unsaid (XEP-0440)
     bindings: tuple[str, ...] | None = None
@@ -177,7 +176,6 @@ class StreamFeatures:
             starttls is not None and starttls.child(TLS, "required") is not None,
             () if mechanisms is None else tuple(child.text.strip() for child in mechanisms.every(SASL, "mechanism")),
             dialback is not None,
-            dialback is not None and dialback.child(DIALBACK_FEATURE, "errors") is not None,
             PeerLimits() if limits is None else PeerLimits(_number(limits, "max-bytes"), _number(limits, "idle-seconds")),
             None if bindings is None else tuple(_types(bindings)),
             frozenset(f"{child.namespace}}}{child.name}" for child in features.children),

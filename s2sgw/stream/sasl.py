@@ -5,13 +5,12 @@ A mechanism is an exchange: the receiving one is given messages and says what to
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from s2sgw.sasl import canonical_base64
 from s2sgw.sasl.digest_md5 import DigestClient, DigestRefused, DigestServer
 from s2sgw.sasl.scram import BINDING, VARIANTS, ScramClient, ScramRefused, ScramServer, Variant
 from s2sgw.sasl.scram_secret import StreamSecret
@@ -67,11 +66,8 @@ def decode(text: str) -> bytes | None:
     """The message that an element carries; None: none at all, `=`: an empty one (RFC 6120 §6.4.2). Raises `SASLRefused`."""
     if text in ("", "="):
         return b"" if text else None
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if base64.b64encode(data).decode() != text:
+    data = canonical_base64.decode(text)
+    if data is None:
         raise SASLRefused(SASLCondition.INCORRECT_ENCODING, "the message is not encoded in canonical base64")
     return data
 
@@ -80,7 +76,7 @@ def encode(message: bytes | None) -> str:
     """The inverse of `decode`."""
     if not message:
         return "" if message is None else "="
-    return base64.b64encode(message).decode()
+    return canonical_base64.encode(message)
 
 
 def auth(mechanism: str, message: bytes | None) -> Element:

@@ -91,10 +91,6 @@ class Domain:
         """Whether it has no dot."""
         return "." not in self.ascii
 
-    def is_under(self, parent: Domain) -> bool:
-        """Return whether it is a true sub-domain of `parent`."""
-        return self.ascii.endswith("." + parent.ascii)
-
 
 class Pair(NamedTuple):
     """What is authorized: stanzas from `sender` to `recipient` (XEP-0220 §1.2)."""

@@ -199,6 +199,46 @@ class FastPathTests(SynchronousTestCase):
             self.assertEqual((world.settled, len(world.queue.pair_queue)), ([], 1))
 
 
+class SeamTests(SynchronousTestCase):
+    """What several nodes would need (docs/decisions.md#nodes)."""
+
+    def test_no_permission(self) -> None:
+        """Every write asks whether this node may write to the peer; what may not be written waits, and operators see why."""
+        world = World()
+        permission = world.custody.services.permission
+        world.accept(stanza("1"))
+        permission.granted = False
+        world.accept(stanza("2"))
+        world.queue.acknowledged(1)
+        world.queue.resume()
+        world.queue.flush()
+        self.assertEqual((ids(world.next_hop.sent), world.queue.waits_for()), ("1", "no-permission"))
+        world.clock.advance(WINDOW)
+        self.assertEqual((world.spooled(), world.settled), (["2"], ["1", "2"]))
+        permission.granted = True
+        world.queue.flush()
+        self.assertEqual((ids(world.next_hop.sent), world.queue.waits_for()), ("12", None))
+
+    def test_stalled_spool(self) -> None:
+        """While the spool does not answer, who brings more has to wait, though there is memory; then all go on."""
+        world = World()
+        world.next_hop.ready = False
+        world.hold_back = True
+        sources = [Source(), Source()]
+        world.queue.accept([stanza("1")], sources[0])
+        world.clock.advance(WINDOW)
+        self.assertFalse(sources[0].paused)
+        self.patch(MemorySpool, "stalled", True)
+        for number, source in enumerate(sources, 2):
+            world.queue.accept([stanza(str(number))], source)
+        self.assertEqual([source.paused for source in sources], [True, True])
+        self.patch(MemorySpool, "stalled", False)
+        world.hold_back = False
+        world.answer()
+        world.clock.advance(WINDOW)
+        self.assertEqual(([source.paused for source in sources], world.spooled()), ([False, False], ["1", "2", "3"]))
+
+
 class SpoolTests(SynchronousTestCase):
     """What is not taken within the window goes to the spool."""
 

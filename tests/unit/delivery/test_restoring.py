@@ -13,13 +13,14 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.restoring import TURN_SECONDS, StartupRestore
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.reporting.record import EventRecord
-from s2sgw.spool.interface import Spooled
+from s2sgw.spool.interface import LaneSummary, Spooled
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import custody_of, stop
 from tests.support.fakes import FakeNextHop
+from tests.support.spool_contract import answer_into
 
 HERE = Domain.parse("here.example")
 
@@ -117,6 +118,20 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(["a", "b", "c"], self.asked)
         self.finish("a")
         self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.custody.restore)))
+
+    def test_one_peer_later(self) -> None:
+        """The queues of one peer can be restored at any time, beside those that are at work, and wait for their turn as at a start."""
+        self.hold(a=1)
+        self.custody.restore.restore_all()
+        self.next_hop("a").open()
+        self.hold(later=5)
+        rows: list[LaneSummary] = []
+        self.spool.queues(answer_into(rows))
+        number = self.custody.restore.restore([row for row in rows if row.pair == pair("later")])
+        self.assertEqual((number, self.asked), (1, ["a", "later"]))
+        self.finish("later")
+        self.assertEqual([len(self.queues.queue(pair(name)).pair_queue) for name in ("a", "later")], [2, 0])
+        self.assertEqual(2, len(self.next_hop("later").sent))
 
     def test_not_done_before_it_is_acknowledged(self) -> None:
         """What is written is not done: its place is kept until the next server has it."""

@@ -117,13 +117,6 @@ class ChoiceTests(FolderTests):
         self.put("a", leaf_for("a.example"))
         self.assertEqual(self.directory().for_domain(None).name, "a")  # type: ignore[union-attr]
 
-    def test_by_its_own_name(self) -> None:
-        """A peer's policy may choose a certificate by the name of its file."""
-        self.put("plain", leaf_for("example.org"))
-        directory = self.directory()
-        self.assertIs(directory.named("plain"), directory.credentials[0])
-        self.assertIsNone(directory.named("other"))
-
     def test_answers_are_bounded(self) -> None:
         """Strangers choose the names that are asked for, not how many answers are kept (docs/decisions.md#bounds)."""
         self.patch(certificates, "ANSWERS_KEPT", 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
@@ -10,19 +12,19 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dialing import DialFailed, DirectDialler, dial
+from s2sgw.net.dialing import CONNECT_TIMEOUT, DialFailed, DirectDialler
 from s2sgw.xmpp.ending import Cause
 
 
 class DialTests(SynchronousTestCase):
-    """`dial` on a reactor in memory."""
+    """`DirectDialler` on a reactor in memory."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
         self.protocol = Protocol()
 
-    def dial(self, address: str = "192.0.2.1", **options: object) -> Deferred[None]:
-        return dial(self.reactor, address, 5269, self.protocol, **options)  # type: ignore[arg-type]
+    def dial(self, address: str = "192.0.2.1", timeout: float = CONNECT_TIMEOUT, sources: Sequence[str] = ()) -> Deferred[None]:
+        return DirectDialler(self.reactor, timeout=timeout, sources=sources)(address, 5269, lambda: self.protocol)
 
     def connect(self) -> StringTransport:
         factory = self.reactor.tcpClients[0][2]
@@ -46,7 +48,7 @@ class DialTests(SynchronousTestCase):
 
     def test_where_and_how_long(self) -> None:
         """Address, port, timeout and source address are those asked for."""
-        self.dial(timeout=7.0, source="198.51.100.1").addErrback(lambda _: None)
+        self.dial(timeout=7.0, sources=("198.51.100.1",)).addErrback(lambda _: None)
         host, port, _factory, timeout, bind = self.reactor.tcpClients[0]
         self.assertEqual((host, port, timeout, bind), ("192.0.2.1", 5269, 7.0, ("198.51.100.1", 0)))
 

@@ -122,7 +122,7 @@ class TLSTests(InitiatingCase):
         engine = self.told(*OPEN)
         self.assertEqual(engine.proven, {OUTBOUND: "EXTERNAL"})
         self.assertEqual(engine.peer_limits, PeerLimits(524288))
-        self.assertTrue(engine.features.dialback_errors)
+        self.assertTrue(engine.features.dialback)
 
     def test_optional(self) -> None:
         """R3: where TLS is optional it is used if offered."""
