@@ -356,6 +356,11 @@ class SimulatedServer:
     def __repr__(self) -> str:
         return f"<SimulatedServer {self.domain}>"
 
+    @property
+    def streams(self) -> set[XMLStream]:
+        """The streams that are open, accepted ones and its own."""
+        return {*self._open, *(each.stream for each in self.outgoing.values() if each.stream is not None)}
+
     def renew(self, certificate: Certificate) -> None:
         """Use this certificate on new streams."""
         self._server_context = server_context(certificate)

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2sgw.admin.client import RequestFailed
 from tests.durability.crash import silence_asyncio
 from tests.durability.custody_testbed import FORBIDDEN_IN_LOG, INSIDE, CustodyTestbed, Totals
 from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import SimulatedServer
+from tests.durability.xml_stream import XMLStream
 from tests.lab.certificates import Names
 from tests.lab.lab import Lab
 
@@ -44,9 +46,15 @@ TRAFFIC_SECONDS, WARM_UP = 40.0, 1
 PAUSE_SECONDS, FAULT_SECONDS = (0.5, 3.0), (1.0, 6.0)
 #: Seconds for everything to be delivered or bounced at a rest. (`hold` is 60 s.)
 SETTLE_SECONDS = 100.0
+#: What the gateway may have at a rest, however long it runs. Memory: some 100 MB, and twice `queue.memory` for what was queued and freed.
+#: Lanes: each pair of domains here, both ways. "ownerless": streams of the gateway that no server has. "other": descriptors without streams.
+MOST_BYTES = 256 * 1024 * 1024
+MOST = {"lanes": 4 * (len(PEERS) + VISITORS), "ownerless": 3, "other": 40, "timers": 150, "threads": 20, "objects": 60_000}
+#: Rests in each half of the run without which its halves are not compared: fewer tell growth from chance no more.
+HALF = 3
 #: By how much the least of the second half may be more than the most of the first: bytes of memory, and what is counted.
 GROWTH_BYTES = 16 * 1024 * 1024
-GROWTH = {"descriptors": 6, "timers": 6, "threads": 1, "lanes": 2, "streams": 4}
+GROWTH = {"other": 6, "timers": 12, "threads": 2}
 OBJECTS_SHARE = 0.05
 
 
@@ -76,7 +84,8 @@ class Soak:
         self._backends: list[SimulatedServer] = []
         self._peers: list[SimulatedServer] = []
         self._exclude = exclude
-        self._reloads = 0
+        #: held while the gateway's files are replaced, and until it has read them
+        self._files = asyncio.Lock()
         self._visitors: list[SimulatedServer] = []
         self.faults: Counter[str] = Counter()
         self.stanzas: Counter[str] = Counter()
@@ -186,23 +195,28 @@ class Soak:
         self.say(f"{INSIDE} has a new certificate")
         made = self._bed.authority.issue(Names(dns=(INSIDE, f"*.{INSIDE}")))
         store = self._bed.gateway.folder / "certs"
-        for suffix, path in ("key", made.key), ("crt", made.chain):
-            _replace(store / f"0.{suffix}", path.read_bytes())
-        await self._ask_to_reload()
+        async with self._files:
+            for suffix, path in ("key", made.key), ("crt", made.chain):
+                _replace(store / f"0.{suffix}", path.read_bytes())
+            await self._ask_to_reload()
 
     async def _reload(self) -> None:
-        self._reloads += 1
         self.say("the configuration is changed and reloaded")
         config = self._bed.gateway.config
-        text = config.read_text()
-        before, after = ("60s", "61s") if 'hold = "60s"' in text else ("61s", "60s")
-        _replace(config, text.replace(f'hold = "{before}"', f'hold = "{after}"').encode())
-        await self._ask_to_reload()
+        async with self._files:
+            text = config.read_text()
+            before, after = ("60s", "61s") if 'hold = "60s"' in text else ("61s", "60s")
+            _replace(config, text.replace(f'hold = "{before}"', f'hold = "{after}"').encode())
+            await self._ask_to_reload()
 
     async def _ask_to_reload(self) -> None:
         answer = await self._bed.ask("reload")
         if not answer["ok"]:
-            self.problems.append(f"a reload was refused: {answer}")
+            self._problem(f"a reload was refused: {answer}")
+
+    def _problem(self, text: str) -> None:
+        self.problems.append(text)
+        self.say(f"PROBLEM {text}")
 
     async def _slow_disk(self) -> None:
         seconds = self._seconds()
@@ -241,6 +255,8 @@ class Soak:
         await bed.settle(SETTLE_SECONDS, quiet_seconds=75)
         totals = await bed.totals()
         self.say(f"rest: {totals.text()}")
+        if totals.bounced:
+            self.say(f"      bounced: {self._bounced_text()}")
         for name in ("sent", "delivered", "bounced", "twice"):
             self.stanzas[name] += getattr(totals, name)
         owing = [stream for stream in bed.outgoing if stream.owes()]
@@ -251,7 +267,7 @@ class Soak:
             (len(owing), f"streams wait for acknowledgements: {', '.join(stream.text() for stream in owing)}"),
         ):
             if number:
-                self.problems.append(f"{number} {what}")
+                self._problem(f"{number} {what}")
         for account in bed.accounts:
             account.close_books()
         await asyncio.sleep(3)
@@ -267,33 +283,52 @@ class Soak:
             for name, lost in totals.lost_of.items()
         )
 
+    def _bounced_text(self) -> str:
+        """Return how many stanzas were bounced, by the condition of their first error."""
+        conditions = Counter(account.errors.get(number, ["?"])[0] for account in self._bed.accounts for number in account.bounced)
+        return ", ".join(f"{number:,} {condition}" for condition, number in conditions.most_common())
+
     async def _sample(self) -> Sample:
         process = self._bed.runner.process
         inside = await self._bed.measure()
+        streams = len(await self._bed.ask("streams", limit=10_000))
+        known = set[XMLStream]().union(*(server.streams for server in self._bed.servers.values()))
         counts = {
-            "descriptors": len(list(Path(f"/proc/{process.pid}/fd").iterdir())), "timers": inside["timers"],
+            "lanes": len(await self._bed.ask("lanes", limit=10_000)), "streams": streams, "ownerless": max(0, streams - len(known)),
+            "other": len(list(Path(f"/proc/{process.pid}/fd").iterdir())) - streams, "timers": inside["timers"],
             "threads": inside["threads"], "objects": inside["objects"],
-            "lanes": len(await self._bed.ask("lanes", limit=10_000)), "streams": len(await self._bed.ask("streams", limit=10_000)),
         }
         return Sample(time.monotonic() - self._began, process.resident_bytes(), counts)
 
     # --- the verdict ---
 
     def judge(self) -> None:
-        """Compare the second half of the samples with the first, without the warm-up; read the log."""
+        """Compare each sample with its limits, and the second half of them with the first, without the warm-up; read the log."""
+        self._judge_limits()
         samples = self.samples[WARM_UP:]
         early, late = samples[: len(samples) // 2], samples[len(samples) // 2 :]
-        if early:
-            before, after = max(sample.bytes for sample in early), min(sample.bytes for sample in late)
-            if after - before > GROWTH_BYTES:
-                self.problems.append(f"memory grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
-            for name in samples[0].counts:
-                most, least = max(sample.counts[name] for sample in early), min(sample.counts[name] for sample in late)
-                if least - most > GROWTH.get(name, int(most * OBJECTS_SHARE)):
-                    self.problems.append(f"{name} grew from {most:,} to {least:,}")
+        if len(early) >= HALF:
+            self._judge_growth(early, late)
         lines = self._bed.log().splitlines()
         found = Counter(word for line in lines for word in FORBIDDEN_IN_LOG if word in line)
         self.problems += [f"the log has {number} × {word}" for word, number in found.items()]
+
+    def _judge_limits(self) -> None:
+        most = max((sample.bytes for sample in self.samples), default=0)
+        if most > MOST_BYTES:
+            self.problems.append(f"the gateway had {most / 1e6:.1f} MB")
+        for name, limit in MOST.items():
+            if (number := max((sample.counts[name] for sample in self.samples), default=0)) > limit:
+                self.problems.append(f"there were {number:,} {name}, at most {limit:,} are expected")
+
+    def _judge_growth(self, early: list[Sample], late: list[Sample]) -> None:
+        before, after = max(sample.bytes for sample in early), min(sample.bytes for sample in late)
+        if after - before > GROWTH_BYTES:
+            self.problems.append(f"memory grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
+        for name in (*GROWTH, "objects"):
+            before, after = max(sample.counts[name] for sample in early), min(sample.counts[name] for sample in late)
+            if after - before > GROWTH.get(name, int(before * OBJECTS_SHARE)):
+                self.problems.append(f"{name} grew from {before:,} to {after:,}")
 
     async def stop(self) -> None:
         """Stop everything in order."""
@@ -303,14 +338,21 @@ class Soak:
             server.stop()
         self._nameserver.close()
 
-    async def run(self, seconds: float) -> int:
-        """Alternate traffic and rests for so long; return the exit status."""
-        await self.start()
-        end = self._began + seconds
+    async def _alternate(self, end: float) -> None:
         while time.monotonic() < end - TRAFFIC_SECONDS or len(self.samples) < WARM_UP + 3:
             self._traffic(True)
             await self.disturb(min(TRAFFIC_SECONDS, max(end - time.monotonic(), 10)))
             await self.rest()
+
+    async def run(self, seconds: float) -> int:
+        """Alternate traffic and rests for so long; return the exit status."""
+        await self.start()
+        try:
+            await self._alternate(self._began + seconds)
+        except (OSError, RequestFailed) as error:
+            process = self._bed.runner.process
+            state = "runs" if process.alive else f"ended with status {process.status}"
+            self._problem(f"the gateway cannot be asked ({error!r}): it {state}; the end of its log:\n{process.output()[-4000:]}")
         self.judge()
         await self.stop()
         print("faults: " + ", ".join(f"{number} × {name}" for name, number in self.faults.most_common()))
