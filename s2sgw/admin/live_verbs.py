@@ -1,4 +1,8 @@
-"""`probe` and `check live` asked of the running gateway: for the console and the API. The command makes its own."""
+"""`probe` and `check live` asked of the running gateway: for the console and the API. The command makes its own.
+
+Both open connections that somebody asked for, so there are few at once and few a minute: nobody uses the gateway to knock at
+the doors of others.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,30 @@ from s2sgw.admin.verbs import domain_argument
 from s2sgw.runtime.live_check import LiveCheck
 from s2sgw.runtime.probe import Probe
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Probes and checks under way at once: each opens connections.
+#: Probes and checks under way at once; how many can begin in a burst, and seconds until one more can.
 AT_ONCE = 4
+BURST = 10
+EACH_SECONDS = 6.0
 
 
 class LiveVerbs:
-    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `domains` are the local domains."""
+    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `domains` are the local domains.
+
+    `now` tells seconds that never run backwards.
+    """
 
     def __init__(
         self, probe: Callable[[Domain, Domain], Probe], check: Callable[[], LiveCheck], domains: Callable[[], Sequence[Domain]],
+        now: Callable[[], float],
     ) -> None:
         self._probe = probe
         self._check = check
         self._domains = domains
+        self._now = now
         self._running = 0
+        self._bucket = TokenBucket(1 / EACH_SECONDS, now(), BURST)
 
     def verbs(self) -> dict[str, Verb]:
         """Return the registry for `AdminService`."""
@@ -57,4 +70,6 @@ class LiveVerbs:
     def _begin(self) -> None:
         if self._running >= AT_ONCE:
             raise VerbError(f"{AT_ONCE} probes are under way; try again in a moment")
+        if not self._bucket.take(self._now()):
+            raise VerbError(f"too many probes: one can begin every {EACH_SECONDS:.0f} seconds")
         self._running += 1

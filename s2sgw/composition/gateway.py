@@ -269,7 +269,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     probes = gateway_probes(reactor, wall.seconds, running, resolver, discovery, judge, diallers, keys, client_tls)
     checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)
     reports = ReportVerb(report, queues, slices, reactor)
-    live = LiveVerbs(probes.probe, checks.check, lambda: running.domains)
+    live = LiveVerbs(probes.probe, checks.check, lambda: running.domains, reactor.seconds)
     return GatewayComponents(
         reactor, slices, in_thread, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -13,6 +14,7 @@ from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.console.access import LoggedInUser
 from s2sgw.console.charts import chart
 from s2sgw.console.history import History
+from s2sgw.console.probes import Run, Runs
 from s2sgw.console.rendering import plural
 from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.policy.values import parse_duration
@@ -25,6 +27,8 @@ CHAINS = 10
 MOST_PAGES = 2000
 #: Refusals that are shown on the overview and on a peer's page.
 FEW = 5
+#: Local domains that are offered for a probe.
+LOCAL = 200
 #: Days before the end of a certificate from which on it is marked.
 ENDING_DAYS = 21
 
@@ -75,11 +79,14 @@ Act = Callable[[PageRequest], Coroutine[Any, Any, FormResult]]
 class Pages:
     """Makes the pages from what the verbs answer."""
 
-    def __init__(self, verbs: Mapping[str, Verb], slices: Slices, history: History, now: Callable[[], float]) -> None:
+    def __init__(
+        self, verbs: Mapping[str, Verb], slices: Slices, history: History, now: Callable[[], float], runs: Runs,
+    ) -> None:
         self._verbs = verbs
         self._slices = slices
         self._history = history
         self._now = now
+        self._runs = runs
 
     # --- looking ---
 
@@ -125,13 +132,14 @@ class Pages:
         rows["keys"] = (await self._rows("pins list", 0, ROWS, peer=peer.ascii)).rows
         rows["refusals"] = (await self._rows("refusals", 0, FEW, peer=peer.ascii, limit=FEW, letter=True)).rows[::-1]
         waiting = await self._ask("queue list", peer=peer.ascii)
+        denied = [name for name in await self._ask("deny list") if _covers(name, peer.ascii)]
         try:
             policy = await self._ask("explain", peer=peer.ascii, look_up=look_up)
         except VerbError as error:
             policy = None if error.kind == "failed" else _no_page(error)
         return Shown("peer.html", {
             "peer": str(peer), "name": peer.ascii, "look_up": look_up, "summary": rows["peers"][0] if rows["peers"] else None,
-            "waiting": waiting[0] if waiting else None, "policy": policy, "now": self._now(),
+            "waiting": waiting[0] if waiting else None, "policy": policy, "now": self._now(), "denied": denied,
             "own_keys": [] if policy is None else [key for key in policy["keys"] if key["from"] != "built in"], **rows,
         })
 
@@ -179,7 +187,63 @@ class Pages:
         text = request.field("peer")
         return Shown("live.html", {"peer": _domain(text).ascii if text else ""})
 
+    async def probes(self, request: PageRequest) -> Shown:
+        """The forms that begin a probe or a check, and the last ones."""
+        status = await self._ask("status")
+        runs = [(run, self._runs.seconds(run)) for run in self._runs.last()]
+        return Shown("probes.html", {"domains": status["domains"][:LOCAL], "domain": request.field("domain"), "runs": runs})
+
+    async def probe(self, request: PageRequest) -> Shown:
+        """What came of one probe or check; while it is under way, a page that loads itself again."""
+        run = self._runs.find(request.below[0]) if len(request.below) == 1 else None
+        if run is None:
+            raise NoSuchPage
+        steps = [] if run.answer is None or run.kind == "check" else run.answer["steps"]
+        targets = [(target, list(group)) for target, group in groupby(steps, lambda step: step["target"])]
+        return Shown("probe.html", {"run": run, "seconds": self._runs.seconds(run), "targets": targets})
+
     # --- changing ---
+
+    async def begin_probe(self, request: PageRequest) -> FormResult:
+        """Begin a probe of a domain."""
+        domain, more = request.field("domain"), dict[str, Any]()
+        if request.field("local"):
+            more["local"] = request.field("local")
+        if request.field("inbound") == "1":
+            more["inbound"] = True
+        asked = self._ask("probe", user=request.user, domain=domain, **more)
+        return self._begun(self._runs.begin("probe", domain, request.user.name, asked))
+
+    async def begin_check(self, request: PageRequest) -> FormResult:
+        """Begin a check of what works now."""
+        asked = self._ask("check live", user=request.user)
+        return self._begun(self._runs.begin("check", "", request.user.name, asked))
+
+    def _begun(self, run: Run) -> FormResult:
+        return FormResult("", f"/probe/{run.number}")
+
+    async def close(self, request: PageRequest) -> FormResult:
+        """Close the streams with a peer."""
+        answer = await self._ask("close", user=request.user, peer=request.field("peer"))
+        return FormResult(f"{plural(answer['closed'], 'connection')} with {answer['peer']} closed.", _back(request, "/peers"))
+
+    async def deny(self, request: PageRequest) -> FormResult:
+        """Deny a peer, or undo that."""
+        undo = request.field("undo") == "1"
+        answer = await self._ask("deny", user=request.user, peer=request.field("peer"), undo=undo)
+        text = f"{answer['peer']} is {'denied no longer' if undo else 'denied'}"
+        closed = f"; {plural(len(answer['closed']), 'connection')} closed" if answer["closed"] else ""
+        return FormResult(f"{text}{closed}.", _back(request, "/peers"))
+
+    async def forget(self, request: PageRequest) -> FormResult:
+        """Forget what is remembered of a peer."""
+        answer = await self._ask(
+            "forget", user=request.user, peer=request.field("peer"), keys=request.field("keys") == "1",
+        )
+        numbers = (("keys", "key"), ("pending", "pending certificate"), ("refusals", "refusal"))
+        parts = ["how it was verified"] if answer["proofs"] else []
+        parts += [plural(answer[name], word) for name, word in numbers if answer[name]]
+        return FormResult(f"Forgotten of {answer['peer']}: {', '.join(parts) or 'nothing'}.", _back(request, "/peers"))
 
     async def change_queue(self, request: PageRequest) -> FormResult:
         """Hold, release, flush or drop what waits."""
@@ -289,6 +353,11 @@ def _domain(text: str) -> Domain:
         return Domain.parse(unquote(text))
     except (InvalidJID, ValueError):
         raise NoSuchPage from None
+
+
+def _covers(name: str, peer: str) -> bool:
+    """Return whether a name of `deny list` denies a peer."""
+    return name == peer or (name.startswith("*.") and peer.endswith(name[1:]))
 
 
 def _target(request: PageRequest) -> list[str]:

@@ -336,6 +336,15 @@ def console_site(services: APIServices, access: Access, pages: Pages) -> Bounded
     root.putChild(b"login", LoginPage(frame))
     root.putChild(b"logout", LogoutPage(frame))
     root.putChild(b"reload", PageResource(frame, None, pages.reload))
+    peer = NotFoundPage(frame)
+    peer.isLeaf = False
+    for form, act in {"close": pages.close, "deny": pages.deny, "forget": pages.forget}.items():
+        peer.putChild(form.encode("ascii"), PageResource(frame, None, act))
+    root.putChild(b"peer", peer)
+    probe = ListPage(frame, pages.probes, pages.probe, for_operators=True)
+    for form, act in {"run": pages.begin_probe, "check": pages.begin_check}.items():
+        probe.putChild(form.encode("ascii"), PageResource(frame, None, act))
+    root.putChild(b"probe", probe)
     for name, shows, changes in (
         ("peers", pages.peers, {}), ("queue", pages.queue, {"change": pages.change_queue}), ("refusals", pages.refusals, {}),
         ("approvals", pages.approvals, {"approve": pages.approve, "revoke": pages.revoke}),
@@ -354,8 +363,8 @@ class ListPage(PageResource):
 
     isLeaf = False
 
-    def __init__(self, frame: Frame, show: Show, one: Show | None) -> None:
-        super().__init__(frame, show)
+    def __init__(self, frame: Frame, show: Show, one: Show | None, for_operators: bool = False) -> None:
+        super().__init__(frame, show, for_operators=for_operators)
         self._one = one
 
     def getChild(self, path: bytes, request: Request) -> Resource:
@@ -365,7 +374,7 @@ class ListPage(PageResource):
         if self._one is None:
             return NotFoundPage(self._frame)
         cast(Any, request).postpath.insert(0, path)
-        return PageResource(self._frame, self._one)
+        return PageResource(self._frame, self._one, for_operators=self._for_operators)
 
 
 def fields_of(request: Request) -> dict[str, str]:

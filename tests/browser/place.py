@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
 #: Seconds that anything may take on a busy machine.
 PATIENCE = 60.0
-PEER, EVIL = "peer.example", "evil.example"
+PEER, EVIL, GONE = "peer.example", "evil.example", "gone.example"
 HOSTILE = "<script>document.title='owned'</script>"
 CONFIG = """\
 [gateway]
@@ -37,6 +37,7 @@ servers = ["127.0.0.1:1"]
 [dns.static]
 "peer.example" = "127.0.0.1:{peer}"
 "evil.example" = "127.0.0.1:{peer}"
+"gone.example" = "127.0.0.1:1"
 [backend]
 kind = "echo"
 [peers.default]

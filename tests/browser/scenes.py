@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.browser.chromium import NARROW, WIDE, Browser, CommandFailed
-from tests.browser.place import EVIL, PASSWORDS, PEER, Place
+from tests.browser.place import EVIL, GONE, PASSWORDS, PEER, Place
 
-PATHS = ("/", "/peers", f"/peers/{PEER}", f"/peers/{PEER}?look_up=1", "/queue", "/refusals", "/approvals", "/certificates", "/live", "/nonsense")
+PATHS = ("/", "/peers", f"/peers/{PEER}", f"/peers/{PEER}?look_up=1", "/queue", "/refusals", "/approvals", "/certificates", "/probe", "/live", "/nonsense")
 TAB, ENTER = "\ue004", "\ue007"
 
 
@@ -22,7 +22,7 @@ class Scenes:
         """Return the scenes."""
         return [
             self.refused_log_in, self.log_in_with_the_keyboard, self.cookie, self.certificate_waits, self.approve_and_federate,
-            self.hold_and_release, self.live_events, self.hostile_names, self.no_page_is_wider_than_a_phone, self.keyboard,
+            self.hold_and_release, self.live_events, self.deny_and_undo, self.close_and_forget, self.probe, self.hostile_names, self.no_page_is_wider_than_a_phone, self.keyboard,
             self.read_only, self.token, self.brute_force,
         ]
 
@@ -121,6 +121,43 @@ class Scenes:
         assert self._place.try_to_connect()
         self._see(PEER, "#live tbody")
 
+    def _confirm(self, action: str) -> None:
+        """Open the confirmation of a form, and confirm."""
+        self._browser.click(f"details:has(form[action='{action}']) > summary")
+        self._browser.click(f"form[action='{action}'] .danger")
+
+    def deny_and_undo(self) -> None:
+        """A peer that is denied on its page comes in no more, until the same page takes that back."""
+        self._open(f"/peers/{PEER}")
+        self._confirm("/peer/deny")
+        self._see("is denied", ".notice.good")
+        assert not self._place.try_to_connect()
+        self._open(f"/peers/{PEER}")
+        self._browser.click("form[action='/peer/deny'] button")
+        self._see("denied no longer", ".notice.good")
+        assert self._place.try_to_connect()
+
+    def close_and_forget(self) -> None:
+        """Connections are closed and what is remembered is forgotten after a confirmation. An approved key stays."""
+        self._open(f"/peers/{PEER}")
+        self._confirm("/peer/close")
+        self._see(f"with {PEER} closed.", ".notice.good")
+        self._confirm("/peer/forget")
+        self._see(f"Forgotten of {PEER}", ".notice.good")
+        assert self._place.try_to_connect()
+
+    def probe(self) -> None:
+        """A probe runs while its page loads itself again, and ends with what to do and whose it is."""
+        self._open(f"/peers/{GONE}")
+        self._browser.click("a[href^='/probe?']")
+        self._browser.click("form[action='/probe/run'] button.primary")
+        self._see("does not federate", "h1 + p")
+        for words in ("TCP", "failed", "What to do"):
+            self._see(words, "main")
+        self._open("/probe")
+        self._browser.click("form[action='/probe/check'] button")
+        self._see("clock", ".steps")
+
     def hostile_names(self) -> None:
         """A certificate whose name is a script is text on every page, and runs nowhere."""
         assert not self._place.try_to_connect(EVIL)
@@ -179,8 +216,9 @@ class Scenes:
 
     def brute_force(self) -> None:
         """After a few wrong passwords the right one has to wait too."""
-        for number in range(5):
+        for number in range(20):
             self._log_in("alice", f"guess {number}")
-            self._see("wrong", "[role=alert]")
+            if "too many attempts" in self._browser.text("[role=alert]"):
+                break
         self._log_in("alice", PASSWORDS["alice"])
         self._see("too many attempts", "[role=alert]")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.live_verbs import AT_ONCE, LiveVerbs
+from s2sgw.admin.live_verbs import AT_ONCE, BURST, EACH_SECONDS, LiveVerbs
 from s2sgw.admin.server import VerbError
 from s2sgw.runtime.live_check import LiveFact
 from s2sgw.runtime.probe_report import ProbeReport
@@ -34,7 +35,8 @@ class LiveVerbTests(SynchronousTestCase):
         self.asked: list[tuple[str, ...]] = []
         self.runs: Any = Runs()
         self.results = self.runs.results
-        self.live = LiveVerbs(self.probe, lambda: self.runs, lambda: [HERE, ROOMS])
+        self.clock = Clock()
+        self.live = LiveVerbs(self.probe, lambda: self.runs, lambda: [HERE, ROOMS], self.clock.seconds)
 
     def probe(self, local: Domain, peer: Domain) -> Any:
         self.asked.append((local.text, peer.text))
@@ -74,3 +76,20 @@ class LiveVerbTests(SynchronousTestCase):
         for _ in range(2):
             self.assertNoResult(self.ask("check live"))
         self.failureResultOf(self.ask("check live"), VerbError)
+
+    def test_rate(self) -> None:
+        """So many in a burst, then one in a while: nobody knocks at many doors through the gateway. What is refused costs nothing."""
+        def begin() -> bool:
+            asked = self.ask("check live")
+            if self.results and not self.results[-1].called:
+                self.results[-1].callback([])
+                self.successResultOf(asked)
+                return True
+            self.assertIn("every 6 seconds", str(self.failureResultOf(asked, VerbError).value))
+            return False
+
+        self.assertEqual(BURST, sum(begin() for _ in range(BURST * 2)))
+        self.clock.advance(EACH_SECONDS)
+        self.assertEqual(1, sum(begin() for _ in range(5)))
+        self.clock.advance(EACH_SECONDS * BURST * 10)
+        self.assertEqual(BURST, sum(begin() for _ in range(BURST * 2)))

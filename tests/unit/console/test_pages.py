@@ -145,6 +145,140 @@ class PeerTests(PageCase):
         self.assertIn("cannot be read now", self.page("/peers/peer.example"))
 
 
+class ActionTests(PageCase):
+    """What operators do to a peer on its page."""
+
+    PAGE = "/peers/peer.example"
+
+    def test_close(self) -> None:
+        """Its connections are closed, after a confirmation on the page."""
+        text = self.page(self.PAGE)
+        self.assertIn("Both sides may open new ones at once", text)
+        self.assertIn("0 connections with peer.example closed.", self.change(self.PAGE, "/peer/close"))
+        self.assertEqual(("close", "console: alice"), (self.noted()[-1]["action"], self.noted()[-1]["by"]))
+
+    def test_deny(self) -> None:
+        """It is denied, the page says so, and the same page undoes it."""
+        text = self.change(self.PAGE, "/peer/deny")
+        for words in ("peer.example is denied.", "This peer is denied, by hand.", "The policy refuses this peer", "no longer"):
+            self.assertIn(words, text)
+        self.assertNotIn("Deny…", text)
+        self.assertEqual(["peer.example"], self.gateway.verbs["deny list"]({}))
+        text = self.change(self.PAGE, "/peer/deny")
+        self.assertIn("peer.example is denied no longer.", text)
+        self.assertEqual([], self.gateway.verbs["deny list"]({}))
+        self.assertEqual(["deny", "deny undone"], [row["action"] for row in self.noted()[-2:]])
+
+    def test_denied_by_a_wider_name(self) -> None:
+        """A peer below a name that is denied is shown so, and that name can be taken back; others are not concerned."""
+        self.submit("/peer/deny", **{**self.form(self.PAGE, "/peer/deny"), "peer": "*.example"})
+        self.assertIn("denied by <code>*.example</code>", self.page(self.PAGE))
+        self.assertNotIn("is denied", self.page("/peers/other.test"))
+        text = self.page(self.PAGE)
+        self.assertIn('name="peer" value="*.example"', text)
+
+    def test_forget(self) -> None:
+        """What is remembered of it is forgotten; approved keys only where that is asked for."""
+        self.hold_certificate()
+        self.change("/approvals", "/approvals/approve")
+        self.refuse()
+        self.assertIn("Forgotten of peer.example: 1 refusal.", self.change(self.PAGE, "/peer/forget"))
+        self.assertEqual(1, len(list(self.gateway.verbs["pins list"]({}))))
+        self.assertIn("Forgotten of peer.example: 1 key.", self.change(self.PAGE, "/peer/forget", keys="1"))
+        self.assertIn("Forgotten of peer.example: nothing.", self.change(self.PAGE, "/peer/forget"))
+
+    def test_bad_forms(self) -> None:
+        """A local domain and what is no domain are refused in words. Nothing is done by GET, or without the form's secret."""
+        form = self.form(self.PAGE, "/peer/close")
+        for path in ("/peer/close", "/peer/deny", "/peer/forget"):
+            for peer in ("example.org", "a b", ""):
+                self.assertEqual(400, self.submit(path, **{**form, "peer": peer}).status, (path, peer))
+            self.assertEqual(403, self.submit(path, **{**form, "csrf": "x"}).status)
+            self.assertEqual(403, self.submit(path, origin="http://evil.example", **form).status)
+            self.assertEqual(405, self.client.get(path).status)
+        for path in ("/peer", "/peer/", "/peer/other"):
+            self.assertEqual(404, self.client.get(path).status)
+        self.assertEqual(1, len(self.noted()))
+
+    def test_read_only(self) -> None:
+        """A read-only user has no such button, and no such right."""
+        self.change(self.PAGE, "/peer/deny")
+        self.log_in("bob", self.client)
+        text = self.page(self.PAGE)
+        self.assertIn("This peer is denied", text)
+        csrf = self.form(self.PAGE, "/logout")
+        for path in ("/peer/close", "/peer/deny", "/peer/forget", "/probe/run", "/probe/check"):
+            self.assertNotIn(f'action="{path}"', text)
+            self.assertEqual(403, self.submit(path, **csrf, peer="peer.example", domain="peer.example", undo="1").status)
+        self.assertEqual(["peer.example"], self.gateway.verbs["deny list"]({}))
+
+
+class ProbeTests(PageCase):
+    """Probes and live checks."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[Any] = []
+        self.waiting: Deferred[Any] = Deferred()
+        verbs: Any = self.gateway.verbs
+
+        def verb(arguments: Any) -> Deferred[Any]:
+            self.asked.append(dict(arguments))
+            return self.waiting
+
+        verbs["probe"] = verbs["check live"] = verb
+
+    def test_probe(self) -> None:
+        """While it is under way the page loads itself again; then it shows the tree with times, remedies, and whose they are."""
+        text = self.change("/probe?domain=peer.example", "/probe/run", domain="peer.example", inbound="1")
+        self.assertEqual([{"domain": "peer.example", "inbound": True, "by": "console: alice"}], self.asked)
+        self.assertIn('http-equiv="refresh"', text)
+        self.assertIn("under way", text)
+        steps = [
+            {"step": "srv", "target": "", "ok": True, "seconds": 0.012, "detail": "<b>no</b> records", "remedy": "", "whose": None},
+            {"step": "tcp", "target": "h.example:5269", "ok": True, "seconds": 0.1, "detail": "192.0.2.1", "remedy": "", "whose": None},
+            {"step": "certificate", "target": "h.example:5269", "ok": False, "seconds": 0.0, "detail": "\u202eself-signed", "remedy": "Get one", "whose": "theirs"},
+            {"step": "dane", "target": "h.example:5269", "ok": None, "seconds": 0.0, "detail": "none", "remedy": "", "whose": None},
+        ]
+        self.waiting.callback({"version": 1, "domain": "peer.example", "local": "example.org", "steps": steps, "verdict": "fails"})
+        text = self.page("/probe/1")
+        for words in ("does not federate", "12 ms", "&lt;b&gt;no", "h.example:5269", "failed", "What to do (their administrator):", "Get one", "on behalf of example.org"):
+            self.assertIn(words, text)
+        for piece in ("http-equiv", "<b>no", "\u202e"):
+            self.assertNotIn(piece, text)
+        self.assertIn("peer.example", self.page("/probe"))
+
+    def test_check(self) -> None:
+        """A check shows what was looked at."""
+        self.assertIn("under way", self.change("/probe", "/probe/check"))
+        facts = [{"check": "clock", "subject": "<system>", "ok": None, "detail": "unknown", "remedy": "Look"}, {"check": "disk", "subject": "state", "ok": True, "detail": "9 GiB", "remedy": ""}]
+        self.waiting.callback({"ok": True, "live": facts})
+        text = self.page("/probe/1")
+        for words in ("all is well", "&lt;system&gt;", "Look", "9 GiB"):
+            self.assertIn(words, text)
+
+    def test_refused(self) -> None:
+        """What the verb refuses is told in words; so is one that fails later."""
+        form = self.form("/probe", "/probe/run")
+        self.waiting.errback(VerbError("domain must be a domain name", "usage"))
+        self.assertEqual(400, self.submit("/probe/run", **form, domain="a b").status)
+        self.waiting = Deferred()
+        self.submit("/probe/run", **form, domain="peer.example")
+        self.waiting.errback(VerbError("four probes are under way"))
+        self.assertIn("four probes are under way", self.page("/probe/1"))
+
+    def test_who(self) -> None:
+        """Read-only users have no page of probes, nor its results; a result that is not there is no page."""
+        self.change("/probe", "/probe/check")
+        self.assertEqual(404, self.client.get("/probe/2").status)
+        self.assertEqual(404, self.client.get("/probe/1/x").status)
+        self.assertIn('href="/probe"', self.page("/"))
+        self.log_in("bob", self.client)
+        self.assertNotIn('href="/probe"', self.page("/"))
+        for path in ("/probe", "/probe/1", "/probe/2"):
+            self.assertEqual(403, self.client.get(path).status, path)
+
+
 class QueueTests(PageCase):
     def test_hold_and_release(self) -> None:
         """What waits is held and released; each change has the user's name in the audit log."""
