@@ -17,7 +17,7 @@ from s2sgw.console.access import Access
 from s2sgw.console.history import History
 from s2sgw.console.login import TOKEN_SECONDS, TokenUser
 from s2sgw.console.pages import Pages
-from s2sgw.console.probes import Runs
+from s2sgw.console.probes import ProbeRuns
 from s2sgw.console.site import console_site
 from s2sgw.console.tls import ConsoleTLS, ConsoleTLSFactory
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
@@ -48,7 +48,7 @@ def build_console(
         own_names=(lambda: ()) if tls is None else lambda: tls.names,
     )
     history = History(partial(_status, services), clock.seconds)
-    pages = Pages(services.verbs, services.slices, history, wall, Runs(clock.seconds))
+    pages = Pages(services.verbs, services.slices, history, wall, ProbeRuns(clock.seconds))
     site = console_site(services, access, pages)
     factory = site if tls is None else ConsoleTLSFactory(tls, site, clock)
     tokens = TokenVerb(access, audit, wall, partial(_address, config, tls))

@@ -14,7 +14,7 @@ from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.console.access import LoggedInUser
 from s2sgw.console.charts import chart
 from s2sgw.console.history import History
-from s2sgw.console.probes import Run, Runs
+from s2sgw.console.probes import ProbeRun, ProbeRuns
 from s2sgw.console.rendering import plural
 from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.policy.values import parse_duration
@@ -80,7 +80,7 @@ class Pages:
     """Makes the pages from what the verbs answer."""
 
     def __init__(
-        self, verbs: Mapping[str, Verb], slices: Slices, history: History, now: Callable[[], float], runs: Runs,
+        self, verbs: Mapping[str, Verb], slices: Slices, history: History, now: Callable[[], float], runs: ProbeRuns,
     ) -> None:
         self._verbs = verbs
         self._slices = slices
@@ -219,7 +219,7 @@ class Pages:
         asked = self._ask("check live", user=request.user)
         return self._begun(self._runs.begin("check", "", request.user.name, asked))
 
-    def _begun(self, run: Run) -> FormResult:
+    def _begun(self, run: ProbeRun) -> FormResult:
         return FormResult("", f"/probe/{run.number}")
 
     async def close(self, request: PageRequest) -> FormResult:

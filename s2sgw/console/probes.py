@@ -15,12 +15,12 @@ from twisted.python.failure import Failure
 
 from s2sgw.admin.server import VerbError
 
-#: Runs that are kept. The oldest that is over is forgotten first.
+#: ProbeRuns that are kept. The oldest that is over is forgotten first.
 RUNS = 16
 
 
 @dataclass(slots=True)
-class Run:
+class ProbeRun:
     """One probe or check. `subject` is the domain that is probed; `began` and `ended` are seconds that never run backwards.
 
     `answer` is what the verb returned; `problem` says why there is none, and `refusal` is the error if the verb refused.
@@ -47,7 +47,7 @@ class Run:
         return "good" if good else "bad"
 
 
-class Runs:
+class ProbeRuns:
     """The runs. `now` tells seconds that never run backwards."""
 
     log = Logger("s2sgw")
@@ -55,11 +55,11 @@ class Runs:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._number = 0
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, ProbeRun] = {}
 
-    def begin(self, kind: Literal["probe", "check"], subject: str, user: str, asked: Deferred[Any]) -> Run:
+    def begin(self, kind: Literal["probe", "check"], subject: str, user: str, asked: Deferred[Any]) -> ProbeRun:
         """Keep a run, whose answer `asked` will be. Raises `VerbError` if it was refused at once."""
-        run = Run(self._number + 1, kind, subject, user, self._now())
+        run = ProbeRun(self._number + 1, kind, subject, user, self._now())
         asked.addCallback(self._answered, run)
         asked.addErrback(self._failed, run)
         if run.refusal is not None:
@@ -71,22 +71,22 @@ class Runs:
             del self._runs[next(over, next(iter(self._runs)))]
         return run
 
-    def find(self, number: str) -> Run | None:
+    def find(self, number: str) -> ProbeRun | None:
         """Return the run with this number; None if there is none, or it was forgotten."""
         return self._runs.get(int(number)) if number.isascii() and number.isdecimal() and len(number) < 12 else None
 
-    def last(self) -> list[Run]:
+    def last(self) -> list[ProbeRun]:
         """Return the runs that are kept, the newest first."""
         return list(reversed(self._runs.values()))
 
-    def seconds(self, run: Run) -> float:
+    def seconds(self, run: ProbeRun) -> float:
         """Return how long a run took, or has taken until now."""
         return (self._now() if run.ended is None else run.ended) - run.began
 
-    def _answered(self, answer: Mapping[str, Any], run: Run) -> None:
+    def _answered(self, answer: Mapping[str, Any], run: ProbeRun) -> None:
         run.ended, run.answer = self._now(), answer
 
-    def _failed(self, failure: Failure, run: Run) -> None:
+    def _failed(self, failure: Failure, run: ProbeRun) -> None:
         run.ended = self._now()
         if isinstance(failure.value, VerbError):
             run.problem, run.refusal = str(failure.value), failure.value

@@ -9,15 +9,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.server import VerbError
-from s2sgw.console.probes import RUNS, Run, Runs
+from s2sgw.console.probes import RUNS, ProbeRun, ProbeRuns
 
 
 class RunTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.runs = Runs(self.clock.seconds)
+        self.runs = ProbeRuns(self.clock.seconds)
 
-    def begin(self, kind: Any = "probe") -> tuple[Run, Deferred[Any]]:
+    def begin(self, kind: Any = "probe") -> tuple[ProbeRun, Deferred[Any]]:
         asked: Deferred[Any] = Deferred()
         return self.runs.begin(kind, "peer.example", "alice", asked), asked
 
