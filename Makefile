@@ -6,6 +6,7 @@
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them; OPENFIRE=FOLDER: an unpacked Openfire too)
 #   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
+#   make calls      how many functions are called for a handshake and for a stanza: no more than the ceilings (CALLS=--functions: which)
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
 #   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
@@ -55,7 +56,7 @@ PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip w
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run hello test coverage lint floors pythons interop bench custody soak attack crash fuzz mutants lock wheel deb readme docs container changelog sbom audit certs clean setup
+.PHONY: help run hello test coverage lint floors pythons interop bench calls custody soak attack crash fuzz mutants lock wheel deb readme docs container changelog sbom audit certs clean setup
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -158,6 +159,9 @@ bench: $(DEV)
 	@$(BIN)/python -m benchmarks.size
 	@$(BIN)/python -m benchmarks.cold
 	@$(BIN)/python -m benchmarks.round_trips
+
+calls: $(DEV)
+	@$(BIN)/python -m benchmarks.calls $(CALLS)
 
 custody: $(DEV)
 	@$(BIN)/python -m tests.durability.custody $(CUSTODY)

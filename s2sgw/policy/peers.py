@@ -14,6 +14,8 @@ from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.xmpp.jid import Domain
 
 DEFAULT = "default"
+#: Peers whose policy is kept by name: a handshake asks for it some twenty times.
+RECENT = 256
 
 
 class PeerPolicies:
@@ -22,7 +24,7 @@ class PeerPolicies:
     `objects` go by "default", by a domain or by "*." and a domain, in A-labels. `base` is what the object "default" itself
     inherits; its TLS minimum is the gateway's own, which no peer goes below. `listed_only`: a peer that no other object
     than the default names is not allowed. The order of objects never matters, and there is one policy per object (and deny
-    list), so that names chosen by strangers fill no cache.
+    list), so that names chosen by strangers take no more than the room of `RECENT`.
 
     What holds may change while the gateway runs: `adopt` and `deny`.
     """
@@ -35,6 +37,8 @@ class PeerPolicies:
         self._listed_only = listed_only
         #: those that were asked for
         self._policies: dict[str, PeerPolicy] = {}
+        #: what was answered for the peers that were asked for lately, by their names; emptied where it is full, and by each change
+        self._recent: dict[str, PeerPolicy] = {}
         #: the peers with whom a zero handshake is agreed; None: not looked for yet
         self._agreed: tuple[Domain, ...] | None = None
         self._deny_lists: tuple[DenyList, ...] = ()
@@ -42,12 +46,18 @@ class PeerPolicies:
 
     def policy(self, peer: Domain) -> PeerPolicy:
         """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
-        name = self._name_of(peer)
-        source = self._denier(peer) if self._deny_lists else None
-        return self._resolved(name) if source is None else self._denied_by(name, source)
+        found = self._recent.get(peer.ascii)
+        if found is None:
+            name = self._name_of(peer)
+            source = self._denier(peer) if self._deny_lists else None
+            found = self._resolved(name) if source is None else self._denied_by(name, source)
+            if len(self._recent) >= RECENT:
+                self._recent.clear()
+            self._recent[peer.ascii] = found
+        return found
 
     def _name_of(self, peer: Domain) -> str:
-        """Return the name of the object that holds for `peer`. Asked many times for each handshake."""
+        """Return the name of the object that holds for `peer`."""
         objects, name = self._objects, peer.ascii
         if name in objects:
             return name
@@ -72,6 +82,7 @@ class PeerPolicies:
         self._objects, self._base, self._policies = other._objects, other._base, other._policies
         self._listed_only, self._agreed = other._listed_only, None
         self._denied = {}
+        self._recent.clear()
         return old
 
     def deny(self, lists: Iterable[DenyList]) -> None:
@@ -81,6 +92,7 @@ class PeerPolicies:
         """
         self._deny_lists = tuple(lists)
         self._denied.clear()
+        self._recent.clear()
 
     @property
     def deny_lists(self) -> tuple[DenyList, ...]:

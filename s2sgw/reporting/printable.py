@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 #: Characters of a stranger's text that are shown; the rest is cut and marked.
 SHOWN = 400
 _CUT = "…"
+_NEEDS_QUOTES = re.compile('[ "=]')
 
 
 def printable(text: str, limit: int = SHOWN) -> str:
@@ -22,7 +25,7 @@ def printable(text: str, limit: int = SHOWN) -> str:
 def quoted(text: str, limit: int = SHOWN) -> str:
     """`printable`, in quotes where a reader of `key=value` pairs needs them."""
     shown = printable(text, limit)
-    if shown and not any(mark in shown for mark in ' "='):
+    if shown and _NEEDS_QUOTES.search(shown) is None:
         return shown
     return '"' + shown.replace('"', '\\"') + '"'
 

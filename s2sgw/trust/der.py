@@ -8,7 +8,7 @@ drops out alone (docs/decisions.md#evidence). Every walk is linear in the bytes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
 from typing import NamedTuple
 
 #: A certificate with more extensions than this is not read: real ones have about ten.
@@ -45,6 +45,10 @@ class DERElement(NamedTuple):
     encoded: bytes
 
 
+#: Make a `Span`, of which a certificate has a hundred, without a call of Python's own.
+_span = partial(tuple.__new__, Span)
+
+
 def span(data: bytes, begin: int = 0, end: int | None = None) -> Span:
     """Return where the element stands that begins at `begin` and has to end at or before `end`."""
     end = len(data) if end is None else end
@@ -58,7 +62,7 @@ def span(data: bytes, begin: int = 0, end: int | None = None) -> Span:
         length, content = int.from_bytes(data[content : content + size], "big"), content + size
     if length > end - content:
         raise ValueError("an element is cut short")
-    return Span(data[begin], begin, content, content + length)
+    return _span((data[begin], begin, content, content + length))
 
 
 def spans(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[Span]:
@@ -72,9 +76,12 @@ def spans(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[Span]
 
 def some(data: bytes, begin: int, end: int, most: int) -> list[Span]:
     """Return where the elements between two offsets stand; raises `ValueError` where they are more than `most`."""
-    found = list(islice(spans(data, begin, end), most + 1))
-    if len(found) > most:
-        raise ValueError(f"there are more than {most} elements")
+    found: list[Span] = []
+    while begin < end:
+        if len(found) == most:
+            raise ValueError(f"there are more than {most} elements")
+        found.append(last := span(data, begin, end))
+        begin = last.end
     return found
 
 
@@ -136,7 +143,7 @@ def fields(certificate: bytes) -> Fields:
         raise ValueError("a certificate lacks fields")
     extensions = next((certificate[part.content : part.end] for part in parts[6:] if part.tag == _EXTENSIONS), None)
     serial = certificate[parts[0].content : parts[0].end]
-    issuer, subject, key = (certificate[parts[number].begin : parts[number].end] for number in (2, 4, 5))
+    issuer, subject, key = [certificate[parts[number].begin : parts[number].end] for number in (2, 4, 5)]
     return Fields(serial, issuer, subject, key, b"" if extensions is None else inside(extensions))
 
 

@@ -84,7 +84,7 @@ class Domain:
     @property
     def is_address(self) -> bool:
         """Whether it is an IPv4 or bracketed IPv6 literal, which names no DNS domain."""
-        return _address(self.ascii) is not None
+        return self.ascii[-1] in _ADDRESS_ENDS and _address(self.ascii) is not None
 
     @property
     def is_single_label(self) -> bool:

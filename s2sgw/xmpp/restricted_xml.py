@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from xml.parsers import expat
 
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
@@ -21,9 +20,9 @@ def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
         parser.SetReparseDeferralEnabled(False)
     parser.namespace_prefixes = prefixes
     parser.XmlDeclHandler = _check_declaration
-    parser.StartDoctypeDeclHandler = _refusal("document type declarations")
-    parser.CommentHandler = _refusal("comments")
-    parser.ProcessingInstructionHandler = _refusal("processing instructions")
+    parser.StartDoctypeDeclHandler = _refuse_document_type
+    parser.CommentHandler = _refuse_comment
+    parser.ProcessingInstructionHandler = _refuse_instruction
     return parser
 
 
@@ -46,11 +45,16 @@ def document_type() -> RemoteFault:
     return _restricted("document type declarations")
 
 
-def _refusal(what: str) -> Callable[..., None]:
-    def refuse(*ignored: object) -> None:
-        raise _restricted(what)
+def _refuse_document_type(*ignored: object) -> None:
+    raise document_type()
 
-    return refuse
+
+def _refuse_comment(*ignored: object) -> None:
+    raise _restricted("comments")
+
+
+def _refuse_instruction(*ignored: object) -> None:
+    raise _restricted("processing instructions")
 
 
 def _restricted(what: str) -> RemoteFault:

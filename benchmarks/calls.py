@@ -1,0 +1,157 @@
+"""`python -m benchmarks.calls`: how many Python functions the gateway calls for one handshake and for one stanza that comes alone.
+
+A count says more than a time on a machine that does other things as well. The exit status is 1 where a count is above its ceiling,
+which is what was counted when it was last lowered, and a tenth (docs/performance.md). `--functions` tells what is called most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+import sys
+import time
+from collections import Counter as TallyCounter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import DOMAIN, Ground, front, ground_in, parts
+from benchmarks.counted_gateway import FUNCTIONS
+from tests.lab.gateway import Gateway
+from tests.lab.lab import Lab
+from tests.lab.peer import authenticated
+
+#: Peers that connect, and how many handshakes of each are counted. One before these is not: what the DNS said is remembered then.
+PEERS, HANDSHAKES = 15, 4
+#: Stanzas, and how many of them a second.
+STANZAS, RATE = 1500, 300
+#: What -> calls at most, turns of the reactor at most.
+CEILINGS = {
+    "handshake": (3000, 10.5), "stanza, acks = auto": (330, 2.5), "stanza, acks = tcp": (150, 2.0), "stanza, acks = sm": (320, 2.5),
+}
+
+
+class CountedGateway:
+    """Asks `benchmarks.counted_gateway` to count."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _say(self, word: str) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(40)
+            connection.connect(str(self._path))
+            with connection.makefile("rw") as lines:
+                lines.write(word + "\n")
+                lines.flush()
+                answer: dict[str, Any] = json.loads(lines.readline())
+                return answer
+
+    @contextmanager
+    def counting(self) -> Iterator[dict[str, Any]]:
+        """Count while this is open; the counts are in the dict afterwards."""
+        counts: dict[str, Any] = {}
+        self._say("start")
+        yield counts
+        counts.update(self._say("stop"))
+
+
+def handshake(ground: Ground, port: int, number: int) -> None:
+    """Open a stream as one of the peers, authenticate, and close it in order."""
+    domain, certificate = ground.peers[number % len(ground.peers)]
+    stream = authenticated(port, DOMAIN, domain, certificate)
+    stream.send(b"</stream:stream>")
+    stream.raw.settimeout(10)
+    with suppress(OSError):
+        while stream.raw.recv(65536):
+            pass
+    stream.close()
+
+
+def handshakes(counter: CountedGateway, ground: Ground, port: int) -> dict[str, Any]:
+    """Have peers connect one after another; return the counts."""
+    total: TallyCounter[str] = TallyCounter()
+    functions: TallyCounter[str] = TallyCounter()
+    for number in range(PEERS):
+        handshake(ground, port, number)
+        with counter.counting() as counts:
+            for _ in range(HANDSHAKES):
+                handshake(ground, port, number)
+        functions.update(dict(counts.pop("functions")))
+        total.update(counts)
+    return {**total, "functions": functions.most_common(FUNCTIONS)}
+
+
+def stanzas(counter: CountedGateway, sink: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
+    """Send stanzas one by one on one stream; return the counts."""
+    with parts() as start:
+        far = start("benchmarks.sink", {**sink, "warm": 1, "timed": True})
+        far.line()
+        near = start("benchmarks.load", {**load, "rate": RATE})
+        near.line()
+        far.line()
+        time.sleep(0.5)
+        with counter.counting() as counts:
+            near.go()
+            far.line()
+    return counts
+
+
+class Counts:
+    """Prints the rows, and remembers which are too high."""
+
+    def __init__(self, functions: bool) -> None:
+        self._functions = functions
+        self.passed = self.failed = 0
+        print(f"{'what':<24}{'calls':>10}{'at most':>10}{'turns':>10}{'at most':>10}")
+
+    def row(self, what: str, counts: dict[str, Any], number: int) -> None:
+        """Compare the counts of so many with the ceiling."""
+        calls, turns = counts["calls"] / number, counts["polls"] / number
+        most_calls, most_turns = CEILINGS[what]
+        good = calls <= most_calls and turns <= most_turns
+        self.passed, self.failed = self.passed + good, self.failed + (not good)
+        print(f"{what:<24}{calls:>10.0f}{most_calls:>10}{turns:>10.1f}{most_turns:>10.1f}{'' if good else '  FAIL'}", flush=True)
+        if self._functions or not good:
+            for name, count in counts["functions"]:
+                print(f"    {count / number:>8.2f}  {name}")
+
+
+def count(lab: Lab, acks: str, counts: Counts) -> None:
+    """Count what one gateway does."""
+    ground, path = ground_in(lab), lab.directory("counter") / "socket"
+    begin = Gateway.begin
+
+    def begin_counted(gateway: Gateway, *program: str, **options: Any) -> Any:
+        return begin(gateway, sys.executable, "-m", "benchmarks.counted_gateway", str(path), **options)
+
+    Gateway.begin = begin_counted  # type: ignore[method-assign]
+    try:
+        with front(ground, acks) as (door, ends):
+            counter = CountedGateway(path)
+            if acks == "auto":
+                counts.row("handshake", handshakes(counter, ground, door.port), PEERS * HANDSHAKES)
+            counts.row(f"stanza, acks = {acks}", stanzas(counter, *ends(1, STANZAS)), STANZAS)
+    finally:
+        Gateway.begin = begin  # type: ignore[method-assign]
+
+
+def main() -> int:
+    """Count, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--functions", action="store_true", help="tell the functions that are called most")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    counts = Counts(arguments.functions)
+    for acks in ("auto", "tcp", "sm"):
+        with Lab(False) as lab:
+            count(lab, acks, counts)
+    print(f"{counts.passed} passed, {counts.failed} failed")
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
