@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -183,8 +183,10 @@ def _bare(ground: Ground) -> Iterator[Row]:
 
 
 @contextmanager
-def front(ground: Ground, acks: str) -> Iterator[tuple[Gateway, Callable[[int, int], tuple[dict[str, Any], dict[str, Any]]]]]:
-    """A gateway, and what makes the jobs of a sink and a load for so many streams and messages.
+def front(
+    ground: Ground, acks: str, program: Sequence[str] = (),
+) -> Iterator[tuple[Gateway, Callable[[int, int], tuple[dict[str, Any], dict[str, Any]]]]]:
+    """A gateway, by `program` in place of twistd, and what makes the jobs of a sink and a load for so many streams and messages.
 
     "tcp": what is written counts as passed on; "auto": a ping behind each batch; "sm": XEP-0198 and custody on both legs.
     """
@@ -198,7 +200,7 @@ def front(ground: Ground, acks: str) -> Iterator[tuple[Gateway, Callable[[int, i
         certificates=[ground.authority.for_domain(DOMAIN)], changes={"backend": {"acks": acks}},
     )
     door.command("setup", "prosody")
-    door.start()
+    door.start(program=program)
     anchors = door.folder / "state" / "backend-ca.pem"
 
     def ends(streams: int, count: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.calls`: how many Python functions the gateway calls for one handshake and for one stanza that comes alone.
+"""`python -m benchmarks.calls`: how many Python functions the gateway calls for a handshake and for a stanza that comes alone.
 
-A count says more than a time on a machine that does other things as well. The exit status is 1 where a count is above its ceiling,
-which is what was counted when it was last lowered, and a tenth (docs/performance.md). `--functions` tells what is called most.
+A count says more than a time on a machine that does other things as well. The exit status is 1 where a count is above its
+ceiling: what was counted when it was last lowered, and some room (docs/bench.md). `--functions` tells what is called most.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 
 from benchmarks.__main__ import DOMAIN, Ground, front, ground_in, parts
 from benchmarks.counted_gateway import FUNCTIONS
-from tests.lab.gateway import Gateway
 from tests.lab.lab import Lab
 from tests.lab.peer import authenticated
 
-#: Peers that connect, and how many handshakes of each are counted. One before these is not: what the DNS said is remembered then.
+#: Peers that connect, and how many handshakes of each are counted. One before these is not: the DNS answers are cached then.
 PEERS, HANDSHAKES = 15, 4
 #: Stanzas, and how many of them a second.
 STANZAS, RATE = 1500, 300
 #: What -> calls at most, turns of the reactor at most.
 CEILINGS = {
-    "handshake": (3000, 10.5), "stanza, acks = auto": (330, 2.5), "stanza, acks = tcp": (150, 2.0), "stanza, acks = sm": (320, 2.5),
+    "handshake": (3000, 10.5),
+    "stanza, acks = auto": (330, 2.5), "stanza, acks = tcp": (150, 2.0), "stanza, acks = sm": (320, 2.5),
 }
 
 
@@ -123,20 +123,12 @@ class Counts:
 def count(lab: Lab, acks: str, counts: Counts) -> None:
     """Count what one gateway does."""
     ground, path = ground_in(lab), lab.directory("counter") / "socket"
-    begin = Gateway.begin
-
-    def begin_counted(gateway: Gateway, *program: str, **options: Any) -> Any:
-        return begin(gateway, sys.executable, "-m", "benchmarks.counted_gateway", str(path), **options)
-
-    Gateway.begin = begin_counted  # type: ignore[method-assign]
-    try:
-        with front(ground, acks) as (door, ends):
-            counter = CountedGateway(path)
-            if acks == "auto":
-                counts.row("handshake", handshakes(counter, ground, door.port), PEERS * HANDSHAKES)
-            counts.row(f"stanza, acks = {acks}", stanzas(counter, *ends(1, STANZAS)), STANZAS)
-    finally:
-        Gateway.begin = begin  # type: ignore[method-assign]
+    program = sys.executable, "-m", "benchmarks.counted_gateway", str(path)
+    with front(ground, acks, program) as (door, ends):
+        counter = CountedGateway(path)
+        if acks == "auto":
+            counts.row("handshake", handshakes(counter, ground, door.port), PEERS * HANDSHAKES)
+        counts.row(f"stanza, acks = {acks}", stanzas(counter, *ends(1, STANZAS)), STANZAS)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Run the gateway and count calls of Python functions on demand: `python -m benchmarks.counted_gateway SOCKET TWISTD…`
 
-The process listens at the Unix socket SOCKET. It answers each line with one JSON object. The line `start` begins to count in the
-reactor's thread. The line `stop` ends it, and its answer has `calls`, `polls` (turns of the reactor) and `functions`: the functions
-that were called most, each with its number of calls. Calls of functions that are written in C are not counted.
+The process listens at the Unix socket SOCKET. It answers each line with one JSON object. The line `start` begins to count in
+the reactor's thread. The line `stop` ends it, and its answer has `calls`, `polls` (turns of the reactor) and `functions`: the
+functions that were called most, each with its number of calls. Calls of functions that are written in C are not counted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Counter:
         return {
             "calls": sum(count for count, _ in called),
             "polls": sum(count for count, code in called if code.co_name == POLL),
-            "functions": [(f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname}", count) for count, code in called[:FUNCTIONS]],
+            "functions": [
+                (f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname}", count) for count, code in called[:FUNCTIONS]
+            ],
         }
 
 

@@ -37,7 +37,7 @@ class PeerPolicies:
         self._listed_only = listed_only
         #: those that were asked for
         self._policies: dict[str, PeerPolicy] = {}
-        #: what was answered for the peers that were asked for lately, by their names; emptied where it is full, and by each change
+        #: what was answered for peers lately, by their names; emptied where it is full, and by each change
         self._recent: dict[str, PeerPolicy] = {}
         #: the peers with whom a zero handshake is agreed; None: not looked for yet
         self._agreed: tuple[Domain, ...] | None = None

@@ -94,9 +94,9 @@ class Gateway:
         self.process = self.lab.start("s2sgw", argv, self.folder, environment, descriptors)
         return self.process
 
-    def start(self, seconds: float = 20.0) -> None:
-        """Start it and wait until it accepts connections."""
-        self.process = self.begin()
+    def start(self, seconds: float = 20.0, program: Sequence[str] = ()) -> None:
+        """Start it, by `program` in place of twistd, and wait until it accepts connections."""
+        self.process = self.begin(*program)
         for port in (self.port, self.inner):
             self.lab.wait_for_port(self.process, port, seconds)
 
