@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
-from s2sgw.cli.output import NO, JSONForm, print_json
+from s2sgw.cli.output import NO, JSONForm, print_json, this_screen
+from s2sgw.cli.text_table import hanging
 from s2sgw.reporting.printable import printable
 
 if TYPE_CHECKING:
     from s2sgw.config import Config
     from s2sgw.runtime.live_check import LiveFact
 
+#: Characters of a detail on the terminal.
+DETAIL_CHARACTERS = 600
 _WORDS = {True: "ok", False: "FAILED", None: "?"}
 
 
@@ -52,6 +55,8 @@ async def _status(reactor: Any, config: Path) -> dict[str, Any] | None:
 
 
 def _print(fact: LiveFact) -> None:
-    click.echo(f"{_WORDS[fact.ok]:<8}{fact.check:<12} {printable(fact.subject)}: {printable(fact.detail, 600)}")
+    screen, margin = this_screen(), " " * 8
+    text = f"{printable(fact.subject)}: {printable(fact.detail, DETAIL_CHARACTERS)}"
+    click.echo(hanging(f"{_WORDS[fact.ok]:<8}{fact.check:<12} ", text, margin, screen))
     if fact.remedy:
-        click.echo(f"{'':<21}to mend: {printable(fact.remedy, 600)}")
+        click.echo(hanging(f"{margin}to fix: ", printable(fact.remedy, DETAIL_CHARACTERS), margin, screen))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
-from s2sgw.cli.output import NO, ConfigPath, JSONForm, config_option, fail, json_option, print_json
+from s2sgw.cli.output import NO, ConfigPath, JSONForm, config_option, fail, json_option, print_json, this_screen
+from s2sgw.cli.text_table import hanging
 from s2sgw.reporting.printable import printable
 from s2sgw.runtime.configuration_file import NoConfiguration, find_configuration
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -115,16 +116,17 @@ class ProbePrinter:
         """Print a step."""
         if self._as_json:
             return
+        screen = this_screen()
         if step.target != self._target:
             self._target = step.target
             if step.target:
                 click.echo(f"├─ {printable(step.target)}")
-        indent = "│  ├─ " if step.target else "├─ "
+        indent, margin = ("│  ├─ ", "│  │    ") if step.target else ("├─ ", "│    ")
         took = f"{step.seconds * 1000:.0f} ms" if step.seconds >= 0.0005 else ""
-        detail = printable(step.detail, DETAIL_CHARACTERS)
-        click.echo(f"{indent}{step.step:<12}{_WORDS[step.ok]:<7}{took:>8}  {detail}")
+        head = f"{indent}{step.step:<12}{_WORDS[step.ok]:<7}{took:>8}  "
+        click.echo(hanging(head, printable(step.detail, DETAIL_CHARACTERS), margin, screen))
         if step.remedy:
-            click.echo(f"{'│  │' if step.target else '│'}      to mend ({step.whose}): {printable(step.remedy)}")
+            click.echo(hanging(f"{margin}to fix ({step.whose}): ", printable(step.remedy), margin, screen))
 
     def end(self, report: ProbeReport) -> None:
         """Print the verdict."""

@@ -137,3 +137,18 @@ def wrapped(text: str, width: int) -> list[str]:
         elif word:
             lines.append(f"{margin}  {word}")
     return [line.rstrip() for line in lines]
+
+
+def hanging(head: str, text: str, margin: str, screen: Screen) -> str:
+    """Return `text`, escaped already, after `head`. What does not fit goes on below, after `margin`. No word is cut."""
+    if screen.width is None:
+        return f"{head}{text}".rstrip()
+    lines, empty = [head], True
+    for word in text.split():
+        place = lines[-1] if empty else f"{lines[-1]} "
+        if width_of(place) + width_of(word) <= screen.width or (empty and lines[-1] == margin):
+            lines[-1] = place + word
+        else:
+            lines.append(margin + word)
+        empty = False
+    return "\n".join(line.rstrip() for line in lines)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cli.text_table import Column, Screen, number, paragraphs, table, width_of, wrapped
+from s2sgw.cli.text_table import Column, Screen, hanging, number, paragraphs, table, width_of, wrapped
 
 COLUMNS = (Column("name", "name"), number("count", "count", rank=1), Column("note", "note", rank=2), Column("empty", "empty", rank=1))
 ROWS = [{"name": "a.example", "count": 5, "note": "two words"}, {"name": "b.example", "count": 12, "note": ""}]
@@ -61,3 +61,26 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(["one two", "  three", "  incomprehensible", "  x"], wrapped("one two three incomprehensible x", 8))
         self.assertEqual(["  a  b", "    c"], wrapped("  a  b c", 6))
         self.assertEqual("  a b\n    c\nx\\x1b", paragraphs(["  a b c", "x\x1b"], Screen(6, False)))
+
+
+class HangingTests(SynchronousTestCase):
+    """Text after a head, continued below."""
+
+    def test_fits(self) -> None:
+        """What fits, and whatever is printed into a pipe, is one line."""
+        self.assertEqual("head: two words", hanging("head: ", "two words", "  ", Screen(15, False)))
+        self.assertEqual("head: two words", hanging("head: ", "two words", "  ", Screen(None, False)))
+        self.assertEqual("head:", hanging("head: ", "", "  ", Screen(80, False)))
+
+    def test_continued(self) -> None:
+        """What does not fit goes on below; a first word that does not fit beside the head too."""
+        self.assertEqual("head: two\n  words\n  more", hanging("head: ", "two words more", "  ", Screen(10, False)))
+        self.assertEqual("head:\n  longer", hanging("head: ", "longer", "  ", Screen(9, False)))
+
+    @given(st.text("ab漢 ", max_size=60), st.integers(1, 40))
+    def test_no_word_is_cut(self, text: str, width: int) -> None:
+        """Every word is whole, in its order; a line that is too wide is one word."""
+        lines = hanging("head  ", text, "  ", Screen(width, False)).splitlines()
+        self.assertEqual(text.split(), " ".join(lines).split()[1:])
+        for line in lines[1:]:
+            self.assertTrue(width_of(line) <= width or len(line.split()) == 1, line)
