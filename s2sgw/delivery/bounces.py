@@ -95,9 +95,10 @@ class BounceAck(UpstreamAck):
         return Replaced(self._queue.pair, self._positions) if self._positions else None
 
     def replaced(self) -> None:
-        """That commit is done."""
+        """That commit is done. The queue may be forgotten where the errors were passed on before."""
         positions, self._positions = self._positions, []
-        self._queue.struck_off(positions)
+        if positions:
+            self._queue.struck_off(positions)
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         positions, self._positions = self._positions, []

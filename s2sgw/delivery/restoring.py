@@ -103,7 +103,11 @@ class StartupRestore:
             self._begin(queue)
 
     def reconsider(self, queue: DeliveryQueue) -> None:
-        """Something changed for `queue`: it may be done."""
+        """Something changed for `queue`: it may be done, or have nothing left before it had its turn."""
+        if queue in self._waiting and not len(queue.pair_queue):
+            del self._waiting[queue]
+            queue.restore_turn = None
+            return
         if queue not in self._begun or (len(queue.pair_queue) and queue.next_hop.state in ("connecting", "ready")):
             return
         queue.restore_turn = None
@@ -117,14 +121,16 @@ class StartupRestore:
         if self._filling:
             return
         self._filling = True
-        while self._waiting and len(self._placed) < self._at_once:
-            queue = next(iter(self._waiting))
-            del self._waiting[queue]
-            self._begun[queue], self._placed[queue] = queue.pair_queue.next_position, self._clock.seconds()
-            self._begin(queue)
-            self.reconsider(queue)
-        self._filling = False
-        self._watch()
+        try:
+            while self._waiting and len(self._placed) < self._at_once:
+                queue = next(iter(self._waiting))
+                del self._waiting[queue]
+                self._begun[queue], self._placed[queue] = queue.pair_queue.next_position, self._clock.seconds()
+                self._begin(queue)
+                self.reconsider(queue)
+        finally:
+            self._filling = False
+            self._watch()
 
     def _begin(self, queue: DeliveryQueue) -> None:
         """Let `queue` deliver. One that an operator holds waits for the release."""

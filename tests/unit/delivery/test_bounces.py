@@ -56,3 +56,26 @@ class RefusedTests(SynchronousTestCase):
         self.world.clock.advance(WINDOW)
         self.world.custody.services.bounces.refuse(OUT, [stanza("3")], Cause.NOT_ALLOWED, Receipt(1), source)
         self.assertTrue(source.paused)
+
+
+class GivenUpTests(SynchronousTestCase):
+    """Stanzas that were in custody, and whose queue is forgotten before the spool has answered."""
+
+    def test_passed_on_before_it_is_on_the_disk(self) -> None:
+        """The error is passed on first, and the queue is forgotten: the late commit settles what else is in it."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        world.back.ready, world.back.acknowledges = True, True
+        back, other = world.queues.queue(OUT.inverse), Receipt(1)
+        world.hold_back = True
+        world.queue.give_up(Cause.NO_SUCH_DOMAIN)
+        back.acknowledged(1)
+        back.accept([stanza("2")], None, other)
+        world.custody.expiry.sweep()
+        self.assertNotIn(OUT, [queue.pair for queue in world.queues])
+        world.hold_back = False
+        world.clock.advance(WINDOW)
+        world.answer()
+        self.assertEqual((other.by, list(world.spooled())), ([("on_disk", 1)], []))

@@ -230,6 +230,22 @@ class BacklogTests(SynchronousTestCase):
         self.clock.advance(TURN_SECONDS)
         self.assertEqual((["a", "b"], []), (self.asked, self.clock.getDelayedCalls()))
 
+    def test_expired_before_its_turn(self) -> None:
+        """A lane whose stanzas all expire before its turn is forgotten, and the others still have theirs."""
+        self.hold(a=1, b=2)
+        self.spool.append([Spooled(pair("c"), 1, stanza("c1"), 3, 2.0)], lambda error: None)
+        self.hold(d=4)
+        self.custody.restore.restore_all()
+        self.clock.advance(3)
+        self.custody.expiry.sweep()  # which bounces the stanza for c
+        self.queues.queue(pair("c").inverse).acknowledged(1)
+        for _ in range(3):
+            self.custody.expiry.sweep()
+        self.assertNotIn(pair("c"), [queue.pair for queue in self.queues])
+        self.finish("a")
+        self.finish("b")
+        self.assertEqual((["a", "b", "d"], 0), ([name for name in self.asked if name != "here"], len(self.custody.restore)))
+
     def test_nothing_to_do(self) -> None:
         """An empty spool has no backlog, and no timer."""
         backlog = StartupRestore(self.queues, self.spool, self.clock, lambda ending: None)
