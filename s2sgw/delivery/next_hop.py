@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from s2sgw.reporting.record import Leg
 from s2sgw.xmpp.ending import Cause
@@ -112,6 +112,41 @@ class NextHop(Protocol):
 
     def stop(self, cause: Cause) -> Deferred[None]:
         """Close in order, for good. Fires when that is done, within a bounded time."""
+
+
+class NoNextHop:
+    """The `NextHop` of a queue that was forgotten, for those who still have the queue: there is none, and none is asked for."""
+
+    state = "idle"
+    ready = slow = acknowledges = acks_arrive_elsewhere = False
+    last_cause = Cause.HELD_TOO_LONG
+
+    def dispose(self) -> None:
+        """There is nothing to let go of."""
+
+    def status(self) -> NextHopStatus:
+        """Return that it is idle."""
+        return NextHopStatus(self.state)
+
+    def send(self, data: Sequence[bytes]) -> bool:
+        """Raise `TypeError`: it is never ready."""
+        raise TypeError("a queue that was forgotten sends nothing")
+
+    def relieve_pressure(self) -> None:
+        """There is nothing to settle."""
+
+    def request_delivery(self) -> None:
+        """There is nothing to deliver."""
+
+    def retry_now(self, urged: bool = False) -> None:
+        """There is nothing to try."""
+
+    def release_stream(self) -> None:
+        """There is no stream."""
+
+    def stop(self, cause: Cause) -> Deferred[None]:
+        """Return that it is done."""
+        return succeed(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from s2sgw.delivery.bounces import BounceAck, completed_by
 from s2sgw.delivery.iq_replies import PingReplies
-from s2sgw.delivery.next_hop import NextHop, NextHopLimits, StanzaSource
+from s2sgw.delivery.next_hop import NextHop, NextHopLimits, NoNextHop, StanzaSource
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
 from s2sgw.queue.delay_stamp import stamped
@@ -93,10 +93,16 @@ class DeliveryQueue:
         self.forgotten = False
 
     def dispose(self) -> None:
-        """Let go of what refers back to the queue, which is forgotten: what is in no circle leaves memory at once."""
+        """Let go of what refers back to the queue, which is forgotten: what is in no circle leaves memory at once.
+
+        Some may still have the queue in a list of theirs (a stop, a view, a restore), and find that nothing is there.
+        """
         self.forgotten = True
         self.next_hop.dispose()
-        del self.next_hop, self.overflow, self.spooled_range, self._marks
+        self.next_hop = NoNextHop()
+        self.overflow.dispose()
+        self.spooled_range.dispose()
+        del self._marks
 
     @property
     def pair(self) -> Pair:

@@ -168,6 +168,10 @@ class SpooledRange:
         #: positions that have left the queue and are still to be struck off the spool
         self._leaving: set[int] = set()
 
+    def dispose(self) -> None:
+        """The queue is forgotten: let go of it. No answer of the spool is awaited."""
+        del self._user
+
     def read_on(self, at_most: int) -> None:
         """Read the next stanzas, about `at_most` bytes."""
         if not self.reading and self._pair_queue.spooled_range is not None:
@@ -357,6 +361,10 @@ class SpoolOverflow:
         #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
         #: stanza that its sender resends after a crash must not be overtaken (R35)
         self.unacked_bounces = 0
+
+    def dispose(self) -> None:
+        """The queue is forgotten: let go of it. Nothing is here that the spool rejected."""
+        del self._queue
 
     @property
     def blocked(self) -> bool:

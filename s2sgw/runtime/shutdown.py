@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.queue import DeliveryQueue
@@ -72,6 +74,8 @@ class Shutdown:
 
     Each of `others` asks something else that brings stanzas to bring no more, and fires when the last has come.
     """
+
+    log = Logger()
 
     def __init__(
         self, custody: Custody, clock: IReactorTime, sources: StanzaSources, others: Sequence[Callable[[], Deferred[None]]] = (),
@@ -182,6 +186,7 @@ class Shutdown:
                 queue.resume()
 
     def _while(self, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
+        """Wait while `busy` says so, for `at_most` seconds. A look that breaks ends the wait: the stop goes on."""
         until = self._clock.seconds() + at_most
         done: Deferred[None] = Deferred()
 
@@ -190,9 +195,13 @@ class Shutdown:
                 looking.stop()
                 done.callback(None)
 
+        def broken(failure: Failure) -> None:
+            self.log.failure("a step of the stop broke", failure)
+            done.callback(None)
+
         looking = LoopingCall(look)
         looking.clock = self._clock
-        looking.start(LOOK_SECONDS)
+        looking.start(LOOK_SECONDS).addErrback(broken)
         return done
 
 

@@ -21,6 +21,7 @@ from s2sgw.runtime.shutdown import (
 )
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.spool_contract import answer_into
 from tests.support.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
 from tests.unit.delivery.test_queue import OUT, WINDOW, FakeHop, World, ids, stanza
@@ -216,6 +217,24 @@ class ShutdownTests(SynchronousTestCase):
         late.gone()
         self.successResultOf(self.stopped)
 
+    def test_forgotten_during_the_stop(self) -> None:
+        """A queue that has nothing may be forgotten while streams are closed: the stop goes on with the others."""
+        link, other = Link(), Pair(OUT.sender, Domain.parse("other.example"))
+        self.links = [link]
+        self.world.accept(stanza("1"))
+        self.world.queue.acknowledged(1)
+        idle = self.world.queues.queue(other)
+        self.patch(idle, "next_hop", FakeHop(ready=False))
+        self.shut_down()
+        self.world.accept(stanza("2"))
+        self.world.custody.expiry.sweep()
+        self.assertNotIn(idle, list(self.world.queues))
+        link.gone()
+        self.world.queue.acknowledged(1)
+        self.clock.advance(LOOK_SECONDS)
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("12", []))
+
     def test_admission(self) -> None:
         """What was read before its way is known is on its lane before the spool closes; its stream is heard out when it reads again."""
         link = Link()
@@ -244,6 +263,15 @@ class ShutdownTests(SynchronousTestCase):
         self.shut_down()
         self.clock.pump([ADMIT_SECONDS / 10] * 11)
         self.successResultOf(self.stopped)
+
+    def test_a_look_that_breaks(self) -> None:
+        """A mistake in one step is logged, and the stop goes on with the next one."""
+        self.patch(Shutdown, "_awaits_acks", lambda stop: 1 / 0)
+        self.world.next_hop.ready = False
+        self.world.accept(stanza("1"))
+        self.shut_down()
+        self.successResultOf(self.stopped)
+        self.assertEqual((len(self.flushLoggedErrors(ZeroDivisionError)), self.world.spooled()), (1, ["1"]))
 
     def test_managed(self) -> None:
         """R35: a stream with XEP-0198 is read no more, and closed when what was read of it is acknowledged: nothing comes twice."""

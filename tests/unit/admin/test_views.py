@@ -193,6 +193,19 @@ class RowTests(ViewsCase):
         self.refuse("new.example")
         self.assertIn(("there.example", 1), self.rows(rows, "peer", "inbound"))
 
+    def test_forgotten_meanwhile(self) -> None:
+        """A queue that is forgotten while the rows are made, or the numbers are counted, does no harm."""
+        self.patch(views, "AT_ONCE", 1)
+        works: tuple[Any, ...] = (self.lanes, self.views.streams, self.views._count)
+        for work in works:
+            for peer in (PEER, IDN):
+                self.lane(HERE, peer)
+            steps = iter(work())
+            next(steps)
+            for peer in (PEER, IDN):
+                self.world.queues.forget(Pair(HERE, peer))
+            self.assertTrue(all(row is None or row["stanzas"] == 0 for row in steps), work)
+
 
 class PeersTests(ViewsCase):
     """What is known of each peer, counted."""

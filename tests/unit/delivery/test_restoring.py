@@ -222,6 +222,20 @@ class BacklogTests(SynchronousTestCase):
         self.queues.queue(pair("a")).acknowledged(2)
         self.assertEqual((["b", "c"], 2), (self.asked, len(self.next_hop("a").sent)))
 
+    def test_forgotten_before_its_turn(self) -> None:
+        """A queue whose stanzas have expired before its turn is forgotten, and those behind it have theirs."""
+        self.hold(a=1, b=2, d=4)
+        rows = [Spooled(pair("c"), number, stanza(f"c{number}"), 3, 4) for number in (1, 2)]
+        self.spool.append(rows, lambda error: None)
+        self.custody.restore.restore_all()
+        self.clock.advance(TURN_SECONDS - 0.5)
+        for _ in range(2):
+            self.custody.expiry.sweep()
+        self.assertNotIn(pair("c"), [queue.pair for queue in self.queues])
+        for name in "abd":
+            self.finish(name)
+        self.assertEqual((["a", "b", "here", "d"], 0), (self.asked, len(self.custody.restore)))
+
     def test_stop(self) -> None:
         """At the end of the gateway nobody gets a turn any more."""
         self.hold(a=1, b=2, c=3)
