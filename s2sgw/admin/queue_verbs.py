@@ -125,7 +125,7 @@ class QueueVerbs:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
-            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+            peer = queue.peer
             if (wanted is None or peer == wanted) and (len(queue.pair_queue) or queue.held or queue.parked):
                 sum_ = sums.setdefault(peer, _Sum(_no_row(peer)))
                 sum_.row["bytes"] += yield from unspooled_bytes(queue)
@@ -178,7 +178,7 @@ class QueueVerbs:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
-            peer = queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
+            peer = queue.peer
             if (wanted is None or peer == wanted) and len(queue.pair_queue):
                 yield from count.add(rows.setdefault(peer, new_row(str(peer))), queue)
         ordered = yield from in_order(rows.values(), _fewest_last)

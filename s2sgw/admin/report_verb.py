@@ -40,12 +40,14 @@ class ReportVerb:
         return found if wanted is None else {**found, "peers": [row for row in found["peers"] if row["peer"] == wanted]}
 
     async def turn(self) -> None:
-        """Look how long stanzas wait, and write the report."""
+        """Add what the queues passed on, and how long stanzas wait; then write the report."""
         await self._slices.run(self._sample())
         await self._report.turn()
 
     def close(self) -> Deferred[None]:
         """Write what was counted."""
+        for queue in self._queues:
+            queue.report_passed()
         return self._report.close()
 
     def _sample(self) -> SlicedWork[None]:
@@ -53,8 +55,7 @@ class ReportVerb:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
+            queue.report_passed()
             oldest = queue.pair_queue.oldest
             if oldest is not None:
-                pair = queue.pair
-                peer = pair.sender if queue.direction == "inbound" else pair.recipient
-                self._report.waited(peer.text, now - oldest)
+                self._report.waited(queue.peer.text, now - oldest)

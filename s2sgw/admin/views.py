@@ -170,7 +170,7 @@ class GatewayViews:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
-            if peer is None or peer == _peer(queue):
+            if peer is None or peer == queue.peer:
                 status = queue.next_hop.status()
                 if status.stream is not None:
                     same = status.stream.connection if status.stream.ours else queue
@@ -270,8 +270,8 @@ class GatewayViews:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
-            if peer is None or peer == _peer(queue):
-                sums[str(_peer(queue))].waiting += len(queue.pair_queue)
+            if peer is None or peer == queue.peer:
+                sums[str(queue.peer)].waiting += len(queue.pair_queue)
         for name, refusals, last in self._record.summaries():
             if name and (peer is None or name in (peer.ascii, peer.text)):
                 sums[name].refusals, sums[name].last_refusal = refusals, last
@@ -298,7 +298,7 @@ class GatewayViews:
                 yield None
 
     def _all_names(self) -> Iterator[str]:
-        yield from (str(_peer(queue)) for queue in self._queues)
+        yield from (str(queue.peer) for queue in self._queues)
         yield from (str(_peer_of(owner) or "") for _, owner in self._accepted)
         yield from (_shown(proof.domain) for proof in self._proofs(None))
         yield from (name for name, _, _ in self._record.summaries())
@@ -388,11 +388,6 @@ class GatewayViews:
     def expiries(self) -> dict[str, float]:
         """Return the seconds until the certificate of each local domain expires."""
         return {row["domain"]: row["left"] for row in self.certificates() if row["left"] is not None}
-
-
-def _peer(queue: DeliveryQueue) -> Domain:
-    """Return the remote domain of a lane."""
-    return queue.pair.sender if queue.direction == "inbound" else queue.pair.recipient
 
 
 def _shown(name: str) -> str:

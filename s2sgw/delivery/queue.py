@@ -30,7 +30,7 @@ from s2sgw.queue.presence import LatestPresence
 from s2sgw.reporting.record import Direction, kind_of
 from s2sgw.spool.interface import Spooled, SpoolError, SpoolFull
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
 #: Bytes handed to a next hop, or read from the spool, at once.
@@ -81,6 +81,7 @@ class DeliveryQueue:
         self._services = services
         self._inverse = pair_queue.pair.inverse
         self._passed = services.record.stanza_counter(direction, "passed")
+        self._unreported = self._unreported_bytes = 0  # what was passed on and is not in the daily report
         self._slowed: set[StanzaSource] = set()
         self._appends = 0  # calls of the spool that are not answered
         self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
@@ -98,6 +99,7 @@ class DeliveryQueue:
         Some may still have the queue in a list of theirs (a stop, a view, a restore), and find that nothing is there.
         """
         self.forgotten = True
+        self.report_passed()
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
         self.overflow.dispose()
@@ -212,18 +214,28 @@ class DeliveryQueue:
             self._services.window.watch(self)
             return self.next_hop.send(data)
         slow = self.next_hop.send(data)
-        self._passed.update(map(kind_of, stanzas))
-        report = self._services.record.report
-        if report is not None:
-            report.passed(self.direction, self.peer_name, stanzas)
+        self._count_passed(stanzas)
         if upstream_ack is not None:
             upstream_ack.settle(WRITTEN, len(stanzas))
         return slow
 
+    def _count_passed(self, stanzas: list[Stanza]) -> None:
+        self._passed.update(map(kind_of, stanzas))
+        self._unreported += len(stanzas)
+        self._unreported_bytes += sum([len(stanza.data) for stanza in stanzas])
+
+    def report_passed(self) -> None:
+        """Add what was passed on since the last call to the daily report, if there is one."""
+        number, size = self._unreported, self._unreported_bytes
+        self._unreported = self._unreported_bytes = 0
+        report = self._services.record.report
+        if number and report is not None:
+            report.passed(self.direction, self.peer.text, number, size)
+
     @property
-    def peer_name(self) -> str:
-        """Return the name of the domain of the pair that is not served here."""
-        return (self.pair.sender if self.direction == "inbound" else self.pair.recipient).text
+    def peer(self) -> Domain:
+        """The domain of the pair that is not served here."""
+        return self.pair.sender if self.direction == "inbound" else self.pair.recipient
 
     def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         accepted = self.pair_queue.accept(stanzas, self._services.clock.seconds(), upstream_ack)
@@ -374,10 +386,7 @@ class DeliveryQueue:
             self._services.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
         elif spooled:
             self._services.spool.remove(self.pair, spooled[-1].last)
-        self._passed.update(map(kind_of, chain.from_iterable([item.stanzas for item in gone])))
-        report = self._services.record.report
-        if report is not None:
-            report.passed(self.direction, self.peer_name, list(chain.from_iterable([item.stanzas for item in gone])))
+        self._count_passed(list(chain.from_iterable([item.stanzas for item in gone])))
         settle(gone, evidence)
 
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:

@@ -17,10 +17,22 @@ from s2sgw.cli.text_table import Screen
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain
 
-HERE, PEER = Domain.parse("here.example"), Domain.parse("peer.example")
 SCREEN = Screen(None, False)
+
+
+class Queue:
+    """A queue from the peer whose oldest stanza was accepted at `oldest`, and that has passed on one stanza."""
+
+    peer = Domain.parse("peer.example")
+
+    def __init__(self, report: DailyReport, oldest: float | None) -> None:
+        self.pair_queue = SimpleNamespace(oldest=oldest)
+        self._report = report
+
+    def report_passed(self) -> None:
+        self._report.passed("inbound", self.peer.text, 1, 10)
 
 
 class ReportVerbTests(SynchronousTestCase):
@@ -53,12 +65,18 @@ class ReportVerbTests(SynchronousTestCase):
     def test_waiting(self) -> None:
         """What waits now is in the report, for the peer whichever way it goes; a queue without stanzas is not."""
         now = self.clock.seconds()
-        for direction, pair, oldest in (
-            ("outbound", Pair(HERE, PEER), now - 7), ("inbound", Pair(PEER, HERE), now - 50), ("outbound", Pair(HERE, HERE), None),
-        ):
-            self.queues.append(SimpleNamespace(direction=direction, pair=pair, pair_queue=SimpleNamespace(oldest=oldest)))
+        self.queues += [Queue(self.report, oldest) for oldest in (now - 7, now - 50, None)]
         (row,) = self.successResultOf(self.ask())["peers"]
         self.assertEqual(("peer.example", 50.0), (row["peer"], row["oldest"]))
+
+    def test_passed(self) -> None:
+        """The report has what was passed on until now, and what was passed on until the gateway closes."""
+        self.queues.append(Queue(self.report, None))
+        (row,) = self.successResultOf(self.ask())["peers"]
+        self.assertEqual(({"inbound": 1}, {"inbound": 10}), (row["stanzas"], row["bytes"]))
+        self.successResultOf(self.verb.close())
+        (row,) = self.successResultOf(Deferred.fromCoroutine(self.report.report()))["peers"]
+        self.assertEqual({"inbound": 2}, row["stanzas"])
 
     def test_table(self) -> None:
         """The table has the peers, and below it the failures by cause; what a stranger chose is escaped."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,6 +17,7 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
+from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
@@ -178,6 +180,28 @@ class FastPathTests(SynchronousTestCase):
         world.next_hop.acknowledges = False
         world.accept(stanza("1"))
         self.assertEqual((ids(world.next_hop.sent), world.settled, len(world.queue.pair_queue)), ("1", ["1"], 0))
+
+    def test_daily_report(self) -> None:
+        """The daily report is told once of what was passed on, whatever acknowledges it, and at the latest as the queue goes."""
+        world = World()
+        report = world.record.report = DailyReport(Path(self.mktemp()), world.clock, maybeDeferred)
+        world.next_hop.acknowledges = False
+        world.accept(stanza("1"))
+        world.next_hop.acknowledges = True
+        world.accept(stanza("2"), stanza("3"))
+        world.queue.report_passed()
+        world.queue.report_passed()
+        self.assertEqual(self.row(report)["stanzas"], {"outbound": 1})
+        world.queue.acknowledged(2)
+        world.next_hop.ready = False
+        world.custody.expiry.sweep()
+        size = sum(len(stanza(each).data) for each in "123")
+        self.assertEqual(([*world.queues], self.row(report)["bytes"]), ([], {"outbound": size}))
+        self.assertEqual(self.row(report)["stanzas"], {"outbound": 3})
+
+    def row(self, report: DailyReport) -> dict[str, Any]:
+        (row,) = self.successResultOf(Deferred.fromCoroutine(report.report()))["peers"]
+        return dict(row)
 
     def test_acknowledgements_that_change_with_a_write(self) -> None:
         """What is acknowledged from this write on, or goes down with its stream in the write, is not settled by the write."""
