@@ -236,7 +236,7 @@ class RunningGateway:
         self._listening: list[IListeningPort] = []
         self._mute: list[tuple[str, str]] = []
         self._federation: ListenerSet[Listener] = ListenerSet(
-            lambda endpoint, factory: listen(components.reactor, endpoint, factory), self._federation_factory, self._listens,
+            partial(listen, components.reactor), self._federation_factory, self._listens,
         )
         self._restored = self._closing = False
 
@@ -291,7 +291,7 @@ class RunningGateway:
 
         components = self.components
         console = build_console(
-            lambda: components.running.config, api, components.in_thread, components.audit, SYSTEM_CLOCK.seconds,
+            lambda: components.running.config, api, components.threads, components.audit, SYSTEM_CLOCK.seconds,
         )
         self._closers.append(console.site.close)
         self._open(endpoint, console.factory)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.dns_upstream import system_servers
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.peerdb.evidence_json import target_json
 from s2sgw.peerdb.handshakes import Handshake, outcome_of
 from s2sgw.peerdb.past_proofs import REMEMBERED
@@ -48,9 +47,9 @@ class Explainer:
     def __init__(
         self, config: Callable[[], Config], peers: PeerPolicies, judge: Judge, discovery: Discovery, peer_records: PeerRecords,
         record: EventRecord, credential: Callable[[Domain, Domain], Credential | None], now: Callable[[], float],
-        in_thread: InThread, queues: Iterable[DeliveryQueue] = (),
+        threads: Threads, queues: Iterable[DeliveryQueue] = (),
     ) -> None:
-        self._in_thread = in_thread
+        self._threads = threads
         self._queues = queues
         self._config = config
         self._peers = peers
@@ -65,13 +64,13 @@ class Explainer:
         """Return everything about one peer, as JSON has it. Files are read in another thread."""
         peer, config, peers = domain_argument(arguments, "peer"), self._config(), self._peers
         if arguments.get("with") is not None:
-            config = await self._in_thread(partial(planned, arguments["with"]))
+            config = await self._threads.run(planned, arguments["with"])
             peers = config.policies
             peers.deny(self._peers.deny_lists)
         local = domain_argument(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
         if local not in config.gateway.domains:
             raise VerbError(f"{local} is not a local domain", "usage")
-        provenance = await self._in_thread(partial(PolicySources, config, peers))
+        provenance = await self._threads.run(PolicySources, config, peers)
         resolution = None
         if _looks_up(arguments):
             resolution = await self._discovery.resolve(peer, peers.policy(peer).route)

@@ -219,7 +219,7 @@ class EventStream:
         """Write the head, and register with the events. Raises `TooManyWatchers`."""
         self._watcher = self._live.watch(self._user.name, self._peers, self._woken, self._end)
         request = self._request
-        request.notifyFinish().addBoth(lambda _: self._stop())
+        request.notifyFinish().addBoth(self._stop)
         channel_of(request).answer_without_end()
         request.setHeader(b"content-type", b"text/event-stream")
         request.setHeader(b"cache-control", b"no-store")
@@ -245,7 +245,7 @@ class EventStream:
         self._alive = self._clock.callLater(ALIVE_SECONDS, self._sign_of_life)
         if not self._paused:
             self._request.write(b": alive\n\n")
-        self._again().addErrback(lambda _: self._end())
+        self._again().addErrback(self._end)
 
     def pauseProducing(self) -> None:
         """The client does not read: what happens meanwhile waits, as far as there is room."""
@@ -259,7 +259,7 @@ class EventStream:
     def stopProducing(self) -> None:
         """The connection is closing; `_stop` follows."""
 
-    def _end(self) -> None:
+    def _end(self, _: object = None) -> None:
         """End the stream, to which browsers do not come back: a newer one takes its place, or the session is over."""
         if self._watcher is None:
             return
@@ -271,7 +271,7 @@ class EventStream:
         self._request.unregisterProducer()
         self._request.finish()
 
-    def _stop(self) -> None:
+    def _stop(self, _: object = None) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             self._live.stop(watcher)

@@ -6,11 +6,12 @@ the doors of others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from s2sgw.admin.server import Arguments, Verb, VerbError
 from s2sgw.admin.verbs import domain_argument
+from s2sgw.reporting.daily_report import ServedDomains
 from s2sgw.runtime.live_check import LiveCheck
 from s2sgw.runtime.probe import Probe
 from s2sgw.xmpp.jid import Domain
@@ -23,18 +24,18 @@ EACH_SECONDS = 6.0
 
 
 class LiveVerbs:
-    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `domains` are the local domains.
+    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `served` has the local domains.
 
     `now` tells seconds that never run backwards.
     """
 
     def __init__(
-        self, probe: Callable[[Domain, Domain], Probe], check: Callable[[], LiveCheck], domains: Callable[[], Sequence[Domain]],
+        self, probe: Callable[[Domain, Domain], Probe], check: Callable[[], LiveCheck], served: ServedDomains,
         now: Callable[[], float],
     ) -> None:
         self._probe = probe
         self._check = check
-        self._domains = domains
+        self._served = served
         self._now = now
         self._running = 0
         self._bucket = TokenBucket(1 / EACH_SECONDS, now(), BURST)
@@ -48,8 +49,8 @@ class LiveVerbs:
         peer, inbound = domain_argument(arguments, "domain"), arguments.get("inbound", False)
         if not isinstance(inbound, bool):
             raise VerbError("inbound must be true or false", "usage")
-        local = domain_argument(arguments, "local") if arguments.get("local") is not None else self._domains()[0]
-        if local not in self._domains():
+        local = domain_argument(arguments, "local") if arguments.get("local") is not None else self._served.domains[0]
+        if local not in self._served.domains:
             raise VerbError(f"{local} is not a local domain", "usage")
         self._begin()
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -11,7 +10,7 @@ from s2sgw.admin.explain import planned
 from s2sgw.admin.server import Arguments, VerbError
 from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.net.slices import SlicedWork, Slices
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.peerdb.handshakes import SECONDS, Handshake, outcome_of
 from s2sgw.peerdb.peer_records import PeerRecords, direction_seen
 from s2sgw.policy.peers import PeerPolicies
@@ -22,11 +21,11 @@ class Replay:
     """Answers the verb. `peers` has the policies in force, `wall` returns the seconds since the epoch."""
 
     def __init__(
-        self, slices: Slices, in_thread: InThread, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
+        self, slices: Slices, threads: Threads, peers: PeerPolicies, proving: ProofRunner, peer_records: PeerRecords,
         wall: Callable[[], float],
     ) -> None:
         self._slices = slices
-        self._in_thread = in_thread
+        self._threads = threads
         self._wall = wall
         self._peers = peers
         self._proving = proving
@@ -35,7 +34,7 @@ class Replay:
     async def replay(self, arguments: Arguments) -> dict[str, Any]:
         """Return the number of judged handshakes, and those whose verdict would change."""
         seconds = _seconds(arguments)
-        config = await self._in_thread(partial(planned, arguments.get("with")))
+        config = await self._threads.run(planned, arguments.get("with"))
         others = config.policies
         others.deny(self._peers.deny_lists)
         number, changed = 0, list[dict[str, Any]]()

@@ -15,7 +15,7 @@ from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.certificates import Credential
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
@@ -27,16 +27,16 @@ from s2sgw.xmpp.jid import Domain
 
 
 def trust_verbs(
-    slices: Slices, in_thread: InThread, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies,
+    slices: Slices, threads: Threads, wall: Callable[[], float], config: Callable[[], Config], peers: PeerPolicies,
     peer_records: PeerRecords, audit: AuditLog, *, judge: Judge, proving: ProofRunner, discovery: Discovery, record: EventRecord,
     queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams,
     credential: Callable[[Domain, Domain], Credential | None],
 ) -> dict[str, Verb]:
-    """Return the verbs by name. `wall` returns the seconds since the epoch. Files are read `in_thread`."""
+    """Return the verbs by name. `wall` returns the seconds since the epoch. Files are read in `threads`."""
     streams = PeerStreams(queues, accepted, initiated)
     pins = PinVerbs(
         peer_records, peers, audit, wall, waiting=streams.waiting, approved=streams.wake, revoked=streams.close,
     )
-    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall, in_thread, queues)
-    replay = Replay(slices, in_thread, peers, proving, peer_records, wall)
+    explainer = Explainer(config, peers, judge, discovery, peer_records, record, credential, wall, threads, queues)
+    replay = Replay(slices, threads, peers, proving, peer_records, wall)
     return {**pins.verbs(), "explain": explainer.explain, "replay": replay.replay}

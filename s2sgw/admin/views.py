@@ -256,7 +256,7 @@ class GatewayViews:
             yield CertificateRow(
                 domain=str(domain), name=credential.name if credential else None,
                 names=[str(name) for name in credential.names.presented] if credential else [],
-                expires=expires, left=None if expires is None else expires - self._custody.services.wall(),
+                expires=expires, left=None if expires is None else expires - self._custody.services.wall.seconds(),
                 fingerprint=credential.fingerprint if credential else None,
             )
 

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from s2sgw.net.fair_slots import Owner, SlotLost
-from s2sgw.net.fetching import TrustRoot, permitted_addresses
+from s2sgw.net.fetching import AnchorRoots, AnchorSource, permitted_addresses
 from s2sgw.net.https import HTTPS, Busy, Fetched, Unfetched
 from s2sgw.net.joined_calls import JoinedCalls
 from s2sgw.net.requester import Requester
 from s2sgw.net.requester_slots import RequesterSlots
 from s2sgw.net.resolver import Resolver
-from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.trust.posh import Document, InvalidPOSH, Reference, checked_url, document_url, parse
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 #: Domains whose result is kept.
 KEPT = 2048
@@ -54,10 +54,10 @@ class POSHDocuments:
     """
 
     def __init__(
-        self, clock: IReactorTime, fetch: Fetch, wall: Callable[[], float] | None = None, fetches: int = FETCHES,
+        self, clock: IReactorTime, fetch: Fetch, wall: WallClock | None = None, fetches: int = FETCHES,
     ) -> None:
         self._clock = clock
-        self._wall = wall or clock.seconds
+        self._wall = wall or clock
         self._fetch = fetch
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._joined: JoinedCalls[tuple[Owner, str], POSHLookup] = JoinedCalls()
@@ -102,7 +102,7 @@ class POSHDocuments:
         return found.lookup(self._date(), reference)
 
     def _date(self) -> datetime:
-        return datetime.fromtimestamp(self._wall(), UTC)
+        return date_of(self._wall)
 
     def _keep(self, lookup: POSHLookup, name: str) -> POSHLookup:
         now = self._clock.seconds()
@@ -135,15 +135,22 @@ def _read(answer: Fetched) -> Document | Reference:
     return parse(answer.body)
 
 
+class FetchSettings(AnchorSource, Protocol):
+    """The settings for fetches, which a reload may change."""
+
+    @property
+    def private_addresses(self) -> bool:
+        """Documents may be fetched from addresses that are not public (`[dns] private_addresses`)."""
+
+
 def documents(
-    private: Callable[[], bool], reactor: Any, wall: Callable[[], float], resolver: Resolver, anchors: Callable[[], Anchors],
-    fetches: int = FETCHES,
+    settings: FetchSettings, reactor: Any, wall: WallClock, resolver: Resolver, fetches: int = FETCHES,
 ) -> POSHDocuments:
-    """Return POSH documents, fetched from addresses that are public, or from any where `private` says so."""
-    trust = TrustRoot()
+    """Return POSH documents that are fetched as `settings` say."""
+    trust = AnchorRoots(settings)
 
     def fetch(url: str, requester: Requester) -> Deferred[Fetched]:
-        resolve = partial(permitted_addresses, resolver, private(), requester=requester)
-        return HTTPS(reactor, resolve, lambda: trust.of(anchors())).get(url)
+        resolve = partial(permitted_addresses, resolver, settings.private_addresses, requester=requester)
+        return HTTPS(reactor, resolve, trust).get(url)
 
     return POSHDocuments(reactor, fetch, wall, fetches)

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.net.threads import AtOnce, Threads
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.revocation import RevocationLists
@@ -30,10 +30,7 @@ class Readable(Protocol):
 
 
 T = TypeVar("T", bound=Readable)
-Result = TypeVar("Result")
 Stamp = tuple[tuple[str, int, int], ...]
-#: Runs a call, in another thread or at once.
-Run = Callable[[Callable[[], Result]], "Deferred[Result]"]
 
 
 class FileContents(Generic[T]):
@@ -61,12 +58,12 @@ def _files(path: Path) -> list[Path]:
 
 
 class _Watched(Generic[T]):
-    """Files of one kind. Each is read at once when it is first asked for, and by `run` when it has changed since."""
+    """Files of one kind. Each is read at once when it is first asked for, and in `threads` when it has changed since."""
 
-    def __init__(self, parse: Callable[..., T], clock: IReactorTime, run: Run[FileContents[T]], log: Logger) -> None:
+    def __init__(self, parse: Callable[..., T], clock: IReactorTime, threads: Threads, log: Logger) -> None:
         self._parse = parse
         self._clock = clock
-        self._run = run
+        self._threads = threads
         self._log = log
         self._contents: dict[Path, FileContents[T]] = {}
         self._looked: dict[Path, float] = {}
@@ -108,7 +105,7 @@ class _Watched(Generic[T]):
         if found != self._seen[path]:
             self._seen[path] = found
             before = self._contents[path]
-            reading = self._run(partial(FileContents, path, self._parse))
+            reading = self._threads.run(FileContents, path, self._parse)
             reading.addCallbacks(partial(self._replace, path, before), partial(self._failed, path))
 
     def _replace(self, path: Path, before: FileContents[T], contents: FileContents[T]) -> None:
@@ -139,9 +136,10 @@ class TrustFiles:
     #: seconds between two calls of `look`
     period = LOOK_EVERY
 
-    def __init__(self, clock: IReactorTime, run: Callable[[Callable[[], object]], Deferred[object]] = maybeDeferred) -> None:
-        self._anchors: _Watched[Anchors] = _Watched(Anchors.parse, clock, run, self.log)  # type: ignore[arg-type]
-        self._revocations: _Watched[RevocationLists] = _Watched(RevocationLists.parse, clock, run, self.log)  # type: ignore[arg-type]
+    def __init__(self, clock: IReactorTime, threads: Threads | None = None) -> None:
+        threads = threads or AtOnce()
+        self._anchors: _Watched[Anchors] = _Watched(Anchors.parse, clock, threads, self.log)
+        self._revocations: _Watched[RevocationLists] = _Watched(RevocationLists.parse, clock, threads, self.log)
 
     def anchors(self, policy: PeerPolicy) -> Anchors:
         """Return the trust anchors of a policy. Raises `OSError` where they could never be read."""

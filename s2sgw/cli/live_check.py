@@ -42,7 +42,7 @@ def run_live_check(config: Config, warnings: tuple[str, ...], as_json: JSONForm)
 
 async def _status(reactor: Any, config: Path) -> dict[str, Any] | None:
     """Return the status of the running gateway; None where none answers."""
-    from s2sgw.net.threads import run_in_thread
+    from s2sgw.net.threads import ReactorThreads
 
     def asked() -> dict[str, Any] | None:
         try:
@@ -50,7 +50,7 @@ async def _status(reactor: Any, config: Path) -> dict[str, Any] | None:
         except RequestFailed:
             return None
 
-    found: dict[str, Any] | None = await run_in_thread(reactor)(asked)
+    found: dict[str, Any] | None = await ReactorThreads(reactor).run(asked)
     return found
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.authentication.trust_files import TrustFiles
@@ -14,6 +12,7 @@ from s2sgw.config import Config
 from s2sgw.config.cross_checks import certificate_files
 from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
+from s2sgw.net.threads import Threads
 from s2sgw.net.tls import ServerTLS
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.queue.entries import HoldTimes
@@ -26,10 +25,10 @@ class RunningConfiguration:
     """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` change in place.
 
     The constructor reads the certificates. It raises nothing for unusable ones, which `runtime.preflight` has refused before.
-    `run_in_thread` runs a call in another thread: files that have changed are read there.
+    Files that have changed are read in `threads`.
     """
 
-    def __init__(self, config: Config, clock: IReactorTime, run_in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
+    def __init__(self, config: Config, clock: IReactorTime, threads: Threads) -> None:
         self.config = config
         #: those of the configuration in force: the same set, whose members change
         self.local_domains: set[Domain] = set()
@@ -37,7 +36,7 @@ class RunningConfiguration:
         self._serve(config)
         self.policies = config.policies
         self.certificates = CertificateDirectory(config.tls.certificates)
-        self.trust_files = TrustFiles(clock, run_in_thread)
+        self.trust_files = TrustFiles(clock, threads)
         for path in {peer.crl for peer in config.peers.values()}:
             self.trust_files.revocations(path)  # a list may take seconds to read: before there are handshakes
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
@@ -78,6 +77,11 @@ class RunningConfiguration:
     def anchors(self) -> Anchors:
         """Return the trust anchors of `[tls] trust_anchors`."""
         return self.trust_files.anchors(PeerPolicy(trust_anchors=self.config.tls.trust_anchors))
+
+    @property
+    def private_addresses(self) -> bool:
+        """Whether addresses that are not public may be asked and connected to (`[dns] private_addresses`)."""
+        return self.config.dns.private_addresses == "allow"
 
     def credential(self, local: Domain, peer: Domain) -> Credential | None:
         """Return the certificate that `peer` is shown for the local domain `local`; None where there is none."""

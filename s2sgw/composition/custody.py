@@ -28,6 +28,7 @@ from s2sgw.spool.interface import Spool
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.wall_clock import WallClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class SpoolLog:
 
 
 def build_spool(
-    running: RunningConfiguration, state: Path, reactor: Any, wall: Callable[[], float], commit_times: CommitTimes,
+    running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, commit_times: CommitTimes,
 ) -> Spool:
     """Open the spool of `[queue]`; one in memory, which holds nothing, where `disk` is 0. Raises `SpoolBroken`."""
     queue = running.config.queue
@@ -52,14 +53,14 @@ def build_spool(
     return SQLiteSpool(
         state / "spool.db", queue.disk, reactor.callFromThread, durability=queue.durability, report=SpoolLog(reactor).report,
         share=int(queue.disk * queue.share), peer_of=running.peer_of, committed=commit_times.took, clock=reactor.seconds,
-        wall=wall,
+        wall=wall.seconds,
     )
 
 
 def build_custody(
     clock: IReactorTime, record: EventRecord, spool: Spool, *, memory: int, hold_times: Callable[[Pair], HoldTimes],
     is_local: Callable[[Domain], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
-    holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: Callable[[], float] | None = None,
+    holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
 ) -> Custody:
     """Build the registry of delivery queues, which has no queue yet, and what queues share. `attach` gives it its next hops.
 
@@ -69,7 +70,7 @@ def build_custody(
     queues = DeliveryQueues(hold_times, is_local)
     spool_window = SpoolWindow(clock, record, window, spools)
     services = DeliveryServices(
-        clock, wall or clock.seconds, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
+        clock, wall or clock, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
         Bounces(record, queues), holds or OperatorHolds(),
     )
     queues.serve(services)
@@ -78,7 +79,7 @@ def build_custody(
 
 
 def build_running_custody(
-    running: RunningConfiguration, state: Path, reactor: Any, wall: Callable[[], float], record: EventRecord, spool: Spool,
+    running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, record: EventRecord, spool: Spool,
 ) -> Custody:
     """Build the custody that `[queue]` asks for."""
     queue = running.config.queue

@@ -57,7 +57,7 @@ from s2sgw.net.discovery import Discovery
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.sites import narrowest_site
 from s2sgw.net.slices import Slices
-from s2sgw.net.threads import InThread, run_in_thread
+from s2sgw.net.threads import ReactorThreads, Threads
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -100,7 +100,7 @@ class GatewayComponents:
 
     reactor: Any
     slices: Slices
-    in_thread: InThread
+    threads: Threads
     state: Path
     running: RunningConfiguration
     own_ports: OwnPorts
@@ -156,25 +156,25 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     """
     # 1. clock, chance, state directory, certificates, policies
     random = SystemRandom()
-    slices, in_thread = Slices(reactor), run_in_thread(reactor)
+    slices, threads = Slices(reactor), ReactorThreads(reactor)
     state = prepare_state(config.gateway.state)
     secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
-    running = RunningConfiguration(config, reactor, in_thread)
+    running = RunningConfiguration(config, reactor, threads)
     own_ports = OwnPorts()
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
     record = EventRecord(wall, log, peer_records.refusals, narrowest_site)
     audit = AuditLog(state, wall)
-    report = record.report = DailyReport(state, wall, in_thread, lambda: [str(domain) for domain in running.domains])
+    report = record.report = DailyReport(state, wall, threads, running)
     handshake_times = HandshakeTimes()
     jobs, reload_outcomes = PeriodicJobs(reactor), ReloadOutcomes(wall)
     turn_watch = TurnWatch()
 
     # 3. custody
     commit_times = CommitTimes()
-    spool = build_spool(running, state, reactor, wall.seconds, commit_times)
-    custody = build_running_custody(running, state, reactor, wall.seconds, record, spool)
+    spool = build_spool(running, state, reactor, wall, commit_times)
+    custody = build_running_custody(running, state, reactor, wall, record, spool)
     queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
     ingress_services = IngressServices(
@@ -190,10 +190,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     discovery = discovery_of(reactor, running, resolver, own_ports, diallers, random)
 
     # 5. authentication
-    def private() -> bool:
-        return running.config.dns.private_addresses == "allow"
-
-    posh = documents(private, reactor, wall.seconds, resolver, running.anchors, config.limits.posh_fetches)
+    posh = documents(running, reactor, wall, resolver, config.limits.posh_fetches)
     proof_runner = ProofRunner(running.trust_files)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers)
     judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall)
@@ -247,15 +244,15 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         running.policies, accepted, connect_services.initiated, queues, receiving, initiating, slices, backends,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
-        reactor, state, running, resolver, audit, policy_change, admission, slices, in_thread,
+        reactor, state, running, resolver, audit, policy_change, admission, slices, threads,
         reload_outcomes,
     ))
 
-    own_certificates = OwnCertificates(running, in_thread, wall, audit)
+    own_certificates = OwnCertificates(running, threads, wall, audit)
 
     # 10. the operator
     operator = Operator(OperatorServices(
-        reactor, slices, in_thread, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
+        reactor, slices, threads, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration, reactor.callFromThread,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
@@ -266,12 +263,12 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         lambda new: discovery.configure({name: str(place) for name, place in new.dns.static.items()}, new.dns.private_addresses),
         backends.adopt, operator.views.adopt,
     ]
-    probes = gateway_probes(reactor, wall.seconds, running, resolver, discovery, judge, diallers, keys, client_tls)
+    probes = gateway_probes(reactor, wall, running, resolver, discovery, judge, diallers, keys, client_tls)
     checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)
     reports = ReportVerb(report, queues, slices, reactor)
-    live = LiveVerbs(probes.probe, checks.check, lambda: running.domains, reactor.seconds)
+    live = LiveVerbs(probes.probe, checks.check, running, reactor.seconds)
     return GatewayComponents(
-        reactor, slices, in_thread, state, running, own_ports, record, audit, spool, custody, admission,
+        reactor, slices, threads, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         operator.views, turns, turn_watch, own_certificates, reports, jobs,

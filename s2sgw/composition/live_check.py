@@ -17,7 +17,7 @@ from s2sgw.config import Backend, Config
 from s2sgw.net.dialing import Dialler, DirectDialler
 from s2sgw.net.proxy_protocol import LOCAL, announcing
 from s2sgw.net.resolver import Resolver
-from s2sgw.net.threads import InThread, run_in_thread
+from s2sgw.net.threads import ReactorThreads, Threads
 from s2sgw.net.tls import ClientTLS
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime.live_check import BackendUnderCheck, LiveCheck, LiveServices, TellFact
@@ -46,11 +46,11 @@ class LiveChecks:
     @classmethod
     def without_gateway(cls, config: Config, reactor: Any, status: StatusSource) -> LiveChecks:
         """Return what makes checks by a configuration alone."""
-        in_thread: InThread = run_in_thread(reactor)
-        running = RunningConfiguration(config, reactor, in_thread)
+        threads: Threads = ReactorThreads(reactor)
+        running = RunningConfiguration(config, reactor, threads)
         resolver = Resolver(reactor, [str(server) for server in config.nameservers], trust_ad=config.dns.trust_ad)
         audit = AuditLog(config.gateway.state, SYSTEM_CLOCK)
-        return cls(running, reactor, resolver, OwnCertificates(running, in_thread, SYSTEM_CLOCK, audit), status)
+        return cls(running, reactor, resolver, OwnCertificates(running, threads, SYSTEM_CLOCK, audit), status)
 
     @property
     def _config(self) -> Config:

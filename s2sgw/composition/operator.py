@@ -32,7 +32,7 @@ from s2sgw.delivery.custody import Custody
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.slices import Slices
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
@@ -61,7 +61,7 @@ class OperatorServices:
 
     clock: IReactorTime
     slices: Slices
-    in_thread: InThread
+    threads: Threads
     wall: Callable[[], float]
     running: RunningConfiguration
     record: EventRecord
@@ -166,7 +166,7 @@ class Operator:
         services, running = self._services, self._services.running
         queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices)
         trust = trust_verbs(
-            services.slices, services.in_thread, services.wall, self._config, running.policies, services.peer_records,
+            services.slices, services.threads, services.wall, self._config, running.policies, services.peer_records,
             services.audit, judge=services.judge, proving=services.proof_runner, discovery=services.discovery,
             record=services.record, queues=services.custody.queues, accepted=services.accepted, initiated=services.initiated,
             credential=running.credential,

@@ -7,7 +7,7 @@ the dialback keys, so that the running gateway confirms them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -23,7 +23,7 @@ from s2sgw.config import Config
 from s2sgw.net.discovery import Discovery
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.resolver import Resolver
-from s2sgw.net.threads import run_in_thread
+from s2sgw.net.threads import ReactorThreads
 from s2sgw.net.tls import ClientTLS
 from s2sgw.peerdb.keys import KnownKeys
 from s2sgw.peerdb.peer_records import KnownFacts, PeerRecords
@@ -33,6 +33,7 @@ from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.wall_clock import WallClock
 
 #: Whom a probe without a configuration speaks for.
 NOBODY = "probe.invalid"
@@ -76,15 +77,14 @@ def offline_probes(config: Config, reactor: Any, known: bool = True, keys: Known
 
     `keys` are those that the running gateway knows of the peer. `known`: see `ProbeServices`.
     """
-    running = RunningConfiguration(config, reactor, run_in_thread(reactor))
+    running = RunningConfiguration(config, reactor, ReactorThreads(reactor))
     resolver = Resolver(
         reactor, [str(server) for server in config.nameservers], trust_ad=config.dns.trust_ad, lookups=config.limits.lookups,
         questions_per_second=config.limits.lookups_per_second,
     )
     diallers = PeerDiallers(reactor, running.policies, config.gateway.source_addresses)
     discovery = discovery_of(reactor, running, resolver, OwnPorts(), diallers, SystemRandom())
-    private = config.dns.private_addresses == "allow"
-    posh = documents(lambda: private, reactor, SYSTEM_CLOCK.seconds, resolver, running.anchors, config.limits.posh_fetches)
+    posh = documents(running, reactor, SYSTEM_CLOCK, resolver, config.limits.posh_fetches)
     records = cast(PeerRecords, NoPeerRecords(KnownFacts(keys or KnownKeys())))
     judge = Judge(
         running.policies, ProofRunner(running.trust_files), EvidenceLookups(reactor, discovery, posh, diallers), records,
@@ -93,12 +93,12 @@ def offline_probes(config: Config, reactor: Any, known: bool = True, keys: Known
     secret = read_secret_of(config.gateway.state) or secrets.token_bytes(32)
     keys_of_dialback = DialbackKeys(derive(secret, "federation"))
     return gateway_probes(
-        reactor, SYSTEM_CLOCK.seconds, running, resolver, discovery, judge, diallers, keys_of_dialback, ClientTLS(), known,
+        reactor, SYSTEM_CLOCK, running, resolver, discovery, judge, diallers, keys_of_dialback, ClientTLS(), known,
     )
 
 
 def gateway_probes(
-    reactor: Any, wall: Callable[[], float], running: RunningConfiguration, resolver: Resolver, discovery: Discovery,
+    reactor: Any, wall: WallClock, running: RunningConfiguration, resolver: Resolver, discovery: Discovery,
     judge: Judge, diallers: PeerDiallers, keys: DialbackKeys, client_tls: ClientTLS, known: bool = True,
 ) -> ProbeBuilder:
     """Return what makes probes by these parts: inside a running gateway, by its own resolver, judge and memory of peers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.slices import Slices, emptied
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import ReloadOutcomes
 from s2sgw.runtime.deny_lists import DenyLists, ReadLists, WebLists
@@ -47,7 +46,7 @@ class ReconfigurationServices:
     policy_change: PolicyChange
     admission: Admission
     slices: Slices
-    in_thread: InThread
+    threads: Threads
     reload_outcomes: ReloadOutcomes
 
 
@@ -73,7 +72,7 @@ class Reconfiguration:
         self._admission = services.admission
         self._adopting = False
         self._slices = services.slices
-        self._in_thread = services.in_thread
+        self._threads = services.threads
         #: each takes a new configuration over, once it is adopted; none may fail
         self.adopters: list[Callable[[Config], object]] = []
         #: opens what a new configuration listens on, before it is adopted
@@ -85,10 +84,10 @@ class Reconfiguration:
             self._abandon,
         )
         self.reload = Reload(target, services.audit, services.reload_outcomes.reloaded)
-        fetcher = WebLists(services.reactor, services.resolver, running.anchors)
+        fetcher = WebLists(services.reactor, services.resolver, running)
         self.denials = OperatorDenials(services.state, running.policies.deny, _report)
         changed = DenyListChanges(self.denials.use, self._apply_deny_lists, services.audit)
-        self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._in_thread)
+        self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._threads)
 
     def apply_bars(self) -> Deferred[list[Closed]]:
         """Close the streams of peers that are denied, and bounce what waits for them."""
@@ -114,17 +113,14 @@ class Reconfiguration:
         """Read the new configuration and everything that it names, in another thread: there may be very many peers."""
         config = self._config()
         inspected: Inspected
-        inspected, self._read_lists = await self._in_thread(partial(self._read, path, config))
+        inspected, self._read_lists = await self._threads.run(self._read, path, config)
         if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config.listen)):
             raise ConfigError(path, [f"listen: cannot listen on {endpoint}: {why}" for endpoint, why in wrong])
         return inspected
 
     async def _examine(self, path: Path) -> tuple[list[tuple[Change, str]], Sequence[str]]:
         """Read a file in another thread, and return what it would change. Nothing is prepared."""
-        config = self._config()
-        found: tuple[list[tuple[Change, str]], Sequence[str]]
-        found = await self._in_thread(lambda: examine(config, check_configuration(path)))
-        return found
+        return await self._threads.run(_examine, path, self._config())
 
     def _abandon(self) -> None:
         if self.listeners is not None:
@@ -147,3 +143,7 @@ class Reconfiguration:
         finally:
             self._adopting, self._read_lists = False, None
         self._slices.run(emptied(old))
+
+
+def _examine(path: Path, config: Config) -> tuple[list[tuple[Change, str]], Sequence[str]]:
+    return examine(config, check_configuration(path))

@@ -20,7 +20,7 @@ from s2sgw.config.sections import Console
 from s2sgw.console.login import LoginLimits, OneTimeTokens, Passwords, TokenUser, TooManyAttempts
 from s2sgw.console.sessions import Session, Sessions
 from s2sgw.net.http_server import BoundedRequest
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.printable import printable
 from s2sgw.xmpp.host_port import is_address
@@ -52,7 +52,7 @@ class Access:
     log = Logger("s2sgw")
 
     def __init__(
-        self, console: Callable[[], Console], now: Callable[[], float], in_thread: InThread, audit: AuditLog, *,
+        self, console: Callable[[], Console], now: Callable[[], float], threads: Threads, audit: AuditLog, *,
         secure: bool, own_names: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._console = console
@@ -62,7 +62,7 @@ class Access:
         self.sessions = Sessions(now)
         self.tokens = OneTimeTokens(now)
         self._limits = LoginLimits(now)
-        self._passwords = Passwords(lambda: console().users, in_thread, now)
+        self._passwords = Passwords(lambda: console().users, threads, now)
 
     @property
     def cookie_name(self) -> str:

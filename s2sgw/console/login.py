@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, succeed
 from s2sgw.config.password_hash import PasswordHash
 from s2sgw.config.sections import ConsoleRole
 from s2sgw.net.sites import site_path
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 
 #: Attempts of one site (an IPv4 address, an IPv6 /64) at once, and seconds until it has another one. A wider site has more.
 ATTEMPTS = 5
@@ -77,9 +77,9 @@ class LoginLimits:
 class Passwords:
     """Checks passwords against those that `users` has now."""
 
-    def __init__(self, users: Callable[[], Mapping[str, PasswordHash]], in_thread: InThread, now: Callable[[], float]) -> None:
+    def __init__(self, users: Callable[[], Mapping[str, PasswordHash]], threads: Threads, now: Callable[[], float]) -> None:
         self._users = users
-        self._in_thread = in_thread
+        self._threads = threads
         self._now = now
         self._running = 0
         self._waiting: deque[Deferred[None]] = deque()
@@ -94,7 +94,7 @@ class Passwords:
             raise TooManyAttempts(1)
         known = self._users().get(user)
         turn: Deferred[None] = Deferred()
-        checked = turn.addCallback(lambda _: self._in_thread(lambda: (known or self._nobody).matches(password)))
+        checked = turn.addCallback(self._matches, known or self._nobody, password)
         checked.addBoth(self._done)
         #: may be cancelled, which leaves the check in the thread and its turn alone
         answered: Deferred[bool] = Deferred()
@@ -105,6 +105,9 @@ class Passwords:
         else:
             self._waiting.append(turn)
         return answered
+
+    def _matches(self, _: None, known: PasswordHash, password: str) -> Deferred[bool]:
+        return self._threads.run(known.matches, password)
 
     def check_again(self, user: str, password: str) -> Deferred[bool]:
         """As `check`, for clients that send a password with each request: what was right a moment ago is right."""

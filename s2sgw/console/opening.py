@@ -22,7 +22,7 @@ from s2sgw.console.site import console_site
 from s2sgw.console.tls import ConsoleTLS, ConsoleTLSFactory
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.net.http_server import BoundedSite
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.reporting.audit import AuditLog
 
 
@@ -37,14 +37,14 @@ class BuiltConsole:
 
 
 def build_console(
-    config: Callable[[], Config], services: APIServices, in_thread: InThread, audit: AuditLog, wall: Callable[[], float],
+    config: Callable[[], Config], services: APIServices, threads: Threads, audit: AuditLog, wall: Callable[[], float],
 ) -> BuiltConsole:
     """Return the console that the configuration asks for. `wall` tells seconds since the epoch. Raises `UnusableCertificate`."""
     clock = services.clock
     certificate = config().console.certificate
     tls = None if certificate is None else ConsoleTLS(certificate, clock.seconds)
     access = Access(
-        lambda: config().console, clock.seconds, in_thread, audit, secure=tls is not None,
+        lambda: config().console, clock.seconds, threads, audit, secure=tls is not None,
         own_names=(lambda: ()) if tls is None else lambda: tls.names,
     )
     history = History(partial(_status, services), clock.seconds)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlencode
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.console.access import LoggedInUser
@@ -290,11 +290,8 @@ class Pages:
 
     def _ask(self, verb: str, user: LoggedInUser | None = None, **arguments: Any) -> Deferred[Any]:
         """Return the answer of a verb, on behalf of a user."""
-        asked: Deferred[Any] = Deferred()
         by = {} if user is None else {BY: user.by}
-        asked.addCallback(lambda _: called(self._verbs[verb], {**arguments, **by}))
-        asked.callback(None)
-        return asked
+        return maybeDeferred(called, self._verbs[verb], {**arguments, **by})
 
     async def _rows(
         self, verb: str, skip: int, number: int, wanted: Callable[[Any], bool] = lambda row: True, **arguments: Any,

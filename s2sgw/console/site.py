@@ -10,7 +10,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from jinja2 import Environment
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -234,17 +234,16 @@ class LoginPage(Resource):
         if not self._frame.access.is_own_page(request):
             return self._form(request, 403, "The form does not come from this console. Try again.", "")
         access, token = self._frame.access, fields.get("token", "")
-        asked: Deferred[str | None] = Deferred()
+        asked: Deferred[str | None]
         if token:
-            asked.addCallback(lambda _: access.log_in_by_token(request, token))
+            asked = maybeDeferred(access.log_in_by_token, request, token)
         else:
             name, password = fields.get("name", "").strip(), fields.get("password", "")
-            asked.addCallback(lambda _: Deferred.fromCoroutine(access.log_in(request, name, password)))
+            asked = Deferred.fromCoroutine(access.log_in(request, name, password))
         asked.addTimeout(PAGE_SECONDS, self._frame.clock)
         asked.addCallback(self._logged_in, request, fields)
         asked.addErrback(self._failed, request, fields)
         asked.addErrback(answer_plainly, request)
-        asked.callback(None)
         return NOT_DONE_YET
 
     def _logged_in(self, identifier: str | None, request: BoundedRequest, fields: Mapping[str, str]) -> None:

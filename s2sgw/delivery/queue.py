@@ -361,7 +361,7 @@ class DeliveryQueue:
         """Return what goes on the wire. A delay stamp for which the next hop has no room is left out (R32)."""
         if now - held.accepted_at <= DELAYED_SECONDS:
             return held.stanza.data
-        data = stamped(held.stanza, self.pair.sender, self._services.wall() - (now - held.accepted_at))
+        data = stamped(held.stanza, self.pair.sender, self._services.wall.seconds() - (now - held.accepted_at))
         return held.stanza.data if self.limits.violation(data) else data
 
     @property
@@ -413,7 +413,7 @@ class DeliveryQueue:
         self.suspects = 0
         gone = self.pair_queue.remove({culprits[0].position})
         for held in gone:
-            self._services.spool.quarantine(self._spooled(held), said, self._services.wall())
+            self._services.spool.quarantine(self._spooled(held), said, self._services.wall.seconds())
         self.give_up_on(gone, Cause.POISON, said)
 
     # --- the spool ---
@@ -508,7 +508,7 @@ class DeliveryQueue:
     def _end_damaged(self, damaged: Sequence[Spooled], gone: list[QueuedStanza]) -> None:
         """Bounce what was altered on the disk, where its sender is known; keep all of it in quarantine."""
         for row in damaged:
-            self._services.spool.quarantine(row, f"altered on the disk ({row.damage})", self._services.wall())
+            self._services.spool.quarantine(row, f"altered on the disk ({row.damage})", self._services.wall.seconds())
         without_sender = {row.position for row in damaged if row.damage == "envelope"}
         self.give_up_on([held for held in gone if held.position not in without_sender], Cause.SPOOL_DAMAGED)
         lost = [held for held in gone if held.position in without_sender]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
@@ -14,6 +13,7 @@ from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.spooling import ExpiryQuestion, SpoolWindow
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool
+from s2sgw.xmpp.wall_clock import WallClock
 
 
 class WritePermission:
@@ -38,7 +38,7 @@ class DeliveryServices:
     """
 
     clock: IReactorTime
-    wall: Callable[[], float]
+    wall: WallClock
     record: EventRecord
     spool: Spool
     spools: bool

@@ -177,8 +177,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, Path, Path]]:
 def read(name: str, certificate: Path, key: Path) -> Credential:
     """One pair of files; raises `UnusableCertificate` with everything that is wrong with it."""
     wrong: list[str] = []
-    chain = _attempt(wrong, lambda: _read_chain(certificate))
-    private = _attempt(wrong, lambda: _read_key(key))
+    chain = _attempt(wrong, _read_chain, certificate)
+    private = _attempt(wrong, _read_key, key)
     if chain and private is not None and not _belong(chain[0], private):
         wrong.append(f"{key}: is not the key of {certificate.name}")
     presented = names(chain[0].public_bytes(Encoding.DER)) if chain else Names()
@@ -192,9 +192,9 @@ def read(name: str, certificate: Path, key: Path) -> Credential:
     )  # fmt: skip
 
 
-def _attempt(wrong: list[str], reading: Callable[[], T]) -> T | None:
+def _attempt(wrong: list[str], reading: Callable[[Path], T], path: Path) -> T | None:
     try:
-        return reading()
+        return reading(path)
     except UnusableCertificate as error:
         wrong.append(str(error))
         return None

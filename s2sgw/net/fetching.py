@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
@@ -42,14 +42,23 @@ async def permitted_addresses(
     return allowed
 
 
-class TrustRoot:
-    """Anchors in the form that Twisted's TLS takes, converted only when they change."""
+class AnchorSource(Protocol):
+    """What has the trust anchors of the gateway, which may change while it runs."""
 
-    def __init__(self) -> None:
+    def anchors(self) -> Anchors:
+        """Return the anchors."""
+
+
+class AnchorRoots:
+    """The anchors of `source` as a `TrustRoots` (see `net.https`). They are converted only when they change."""
+
+    def __init__(self, source: AnchorSource) -> None:
+        self._source = source
         self._anchors: Anchors | None = None
         self._root: Any = None
 
-    def of(self, anchors: Anchors) -> Any:
+    def current(self) -> Any:
+        anchors = self._source.anchors()
         if anchors is not self._anchors:
             self._anchors = anchors
             self._root = trustRootFromCertificates([Certificate.load(encoded(each)) for each in anchors.certificates])

@@ -6,6 +6,7 @@ is followed and no connection kept.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,21 +52,28 @@ class Fetched:
     body: bytes
 
 
+class TrustRoots(typing.Protocol):
+    """The trust anchors of web servers."""
+
+    def current(self) -> Any:
+        """Return the anchors as of now, in the form that Twisted's TLS takes (`twisted.internet.ssl`)."""
+
+
 class HTTPS:
     """Fetches from web servers that strangers name.
 
-    `resolve(host)` gives its addresses, those alone that may be asked, or raises `Unfetched`; `trust_root()` what the servers'
-    certificates must chain to (`twisted.internet.ssl`).
+    `resolve(host)` returns the addresses of a host that may be asked, or raises `Unfetched`. `trust` has the anchors of the
+    servers' certificates.
     """
 
     def __init__(
-        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any],
+        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust: TrustRoots,
         *, limit: int = BODY_BYTES, timeout: float = TIMEOUT,
     ) -> None:
         self._reactor = reactor
         self._limit = limit
         self._timeout = timeout
-        self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust_root, limit + AROUND_BYTES))
+        self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust, limit + AROUND_BYTES))
 
     def get(self, url: str) -> Deferred[Fetched]:
         """GET `url`; fails with `Unfetched`."""
@@ -90,7 +98,7 @@ class _Body(Protocol):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._data = bytearray()
-        self.done: Deferred[bytes] = Deferred(lambda _: self._drop())
+        self.done: Deferred[bytes] = Deferred(self._drop)
 
     def dataReceived(self, data: bytes) -> None:
         self._data += data
@@ -105,7 +113,7 @@ class _Body(Protocol):
             self.done.callback(bytes(self._data)) if whole else self.done.errback(Unfetched("the answer broke off"))
             self.done.addErrback(lambda failure: None if not self._limit else failure)
 
-    def _drop(self) -> None:
+    def _drop(self, _: object = None) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
 
@@ -113,11 +121,11 @@ class _Body(Protocol):
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
     def __init__(
-        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust_root: Callable[[], Any], total: int,
+        self, reactor: Any, resolve: Callable[[str], Awaitable[Sequence[str]]], trust: TrustRoots, total: int,
     ) -> None:
         self.reactor = reactor
         self.resolve = resolve
-        self.trust_root = trust_root
+        self.trust = trust
         self.total = total
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
@@ -139,7 +147,7 @@ class _Endpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
-        options = optionsForClientTLS(self._host, trustRoot=self._endpoints.trust_root())
+        options = optionsForClientTLS(self._host, trustRoot=self._endpoints.trust.current())
         why = f"{self._host} has no address that may be asked"
         for address in list(await self._endpoints.resolve(self._host))[:ADDRESSES]:
             kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint

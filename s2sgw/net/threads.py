@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 
-#: Runs a call elsewhere; its result comes in the reactor's thread.
-InThread = Callable[[Callable[[], Any]], Deferred[Any]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def at_once(call: Callable[[], Any]) -> Deferred[Any]:
-    """Run a call here and now: an `InThread` for tests, and for a start, when nothing waits."""
-    return maybeDeferred(call)
+class Threads(Protocol):
+    """Where calls that take long are made."""
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Make a call, and return its result in the reactor's thread. What the call uses must be its own."""
 
 
-def run_in_thread(reactor: Any) -> InThread:
-    """Return what runs a call in another thread, and gives its result in the reactor's. The call shares nothing with others."""
-    return lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
+class ReactorThreads:
+    """The threads of a reactor's pool."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Make a call in another thread."""
+        result: Deferred[T] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *args, **kwargs)
+        return result
+
+
+class AtOnce:
+    """No other thread: for a start, when nothing waits, and for tests."""
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Make a call here and now."""
+        return maybeDeferred(call, *args, **kwargs)

@@ -84,8 +84,8 @@ class ClientTLS:
     """Makes TLS connections of the initiating role."""
 
     def __init__(self) -> None:
-        self._plain = _Contexts(lambda context: None)
-        self._direct = _Contexts(lambda context: context.set_alpn_protos([ALPN]))
+        self._plain = _Contexts()
+        self._direct = _Contexts(_announce_protocol)
 
     def for_peer(
         self, peer: Domain, credential: Credential | None, *, minimum: Minimum = "1.2", direct: bool = False,
@@ -130,7 +130,7 @@ class ClientCreator:
 class _Contexts:
     """Contexts by credential and minimum version, the least recently used forgotten beyond `CONTEXTS_KEPT`."""
 
-    def __init__(self, prepare: Callable[[SSL.Context], None]) -> None:
+    def __init__(self, prepare: Callable[[SSL.Context], None] | None = None) -> None:
         self._prepare = prepare
         self._kept: OrderedDict[tuple[str, Minimum], SSL.Context] = OrderedDict()
 
@@ -139,11 +139,17 @@ class _Contexts:
         context = self._kept.get(key)
         if context is None:
             context = self._kept[key] = new_context(credential, minimum)
-            self._prepare(context)
+            if self._prepare is not None:
+                self._prepare(context)
             if len(self._kept) > CONTEXTS_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return context
+
+
+def _announce_protocol(context: SSL.Context) -> None:
+    """Name our protocol to the other side (ALPN, XEP-0368)."""
+    context.set_alpn_protos([ALPN])
 
 
 def new_context(credential: Credential | None, minimum: Minimum) -> SSL.Context:

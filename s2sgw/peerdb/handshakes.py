@@ -146,7 +146,7 @@ class Handshakes:
     def of(self, domain: Domain) -> Deferred[list[Handshake]]:
         """Find the handshakes of a peer, the latest last. Fails with `OSError`."""
         found = self._database.ask(f"{_SELECT} WHERE domain = ? ORDER BY last", (domain.ascii,))
-        return found.addCallback(lambda rows: [_handshake(row) for row in rows])
+        return found.addCallback(_handshakes)
 
     async def all_since(self, at: float) -> AsyncIterator[Sequence[Handshake]]:
         """Find all handshakes since `at`, a page at a time, in the order in which they were first met. Raises `OSError`."""
@@ -157,7 +157,7 @@ class Handshakes:
             if not rows:
                 return
             after = rows[-1][0]
-            yield [_handshake(row) for row in rows]
+            yield _handshakes(rows)
 
 
 def _trim(at: float, size: int) -> list[Statement]:
@@ -168,6 +168,10 @@ def _trim(at: float, size: int) -> list[Statement]:
         trim("handshake", KEPT, size, sizes, "LEFT JOIN chain ON chain.digest = handshake.chain", _ORDER),
         ("DELETE FROM chain WHERE digest NOT IN (SELECT chain FROM handshake)", ()),
     ]
+
+
+def _handshakes(rows: Sequence[tuple[Any, ...]]) -> list[Handshake]:
+    return [_handshake(row) for row in rows]
 
 
 def _handshake(row: tuple[Any, ...]) -> Handshake:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
@@ -35,6 +36,9 @@ DAYS, PEERS, PEERS_OF_DOMAIN = 31, 2000, 50
 WRITE_SECONDS = 300.0
 #: Peers beyond `PEERS`, and names that nobody has proven.
 OTHERS, STRANGERS = "(others)", "(strangers)"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -79,20 +83,34 @@ def _counter(details: Iterable[dict[str, Any]], names: Sequence[str]) -> Counter
     return Counter({tuple(str(each[name]) for name in names): int(each["count"]) for each in details})
 
 
+class FileThreads(Protocol):
+    """Where files are read and written (`net.threads`)."""
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Make a call in another thread, and return its result in the reactor's."""
+
+
+class ServedDomains(Protocol):
+    """What knows the local domains."""
+
+    @property
+    def domains(self) -> Sequence[Domain]:
+        """The local domains, in the order of the configuration."""
+
+
 class DailyReport:
-    """Counts the present day, and keeps those before it. `run` calls in another thread: files are read and written there."""
+    """Counts the present day, and keeps those before it. Files are read and written in `threads`."""
 
     log = Logger("s2sgw")
 
     def __init__(
-        self, state: Path, wall: WallClock, run: Callable[[Callable[[], Any]], Deferred[Any]],
-        domains: Callable[[], Sequence[str]] = list,
+        self, state: Path, wall: WallClock, threads: FileThreads, served: ServedDomains,
     ) -> None:
-        """Go on with the present day where its file is there."""
+        """Go on with the present day if its file is there. The head of a report names the domains that are `served`."""
         self.folder = state / FOLDER
         self._wall = wall
-        self._run = run
-        self._domains = domains
+        self._threads = threads
+        self._served = served
         self.day = self._today()
         self._peers: dict[str, PeerDay] = {}
         self._of_domain: Counter[str] = Counter()
@@ -162,7 +180,7 @@ class DailyReport:
     def _write(self, day: str) -> Deferred[None]:
         self._changed = False
         data, folder, path = json.dumps(self._report(day)).encode("ascii"), self.folder, self._path(day)
-        return self._run(lambda: _store(folder, path, data)).addErrback(self._not_written)
+        return self._threads.run(_store, folder, path, data).addErrback(self._not_written)
 
     def _not_written(self, failure: Any) -> None:
         self._changed = True  # it is tried again
@@ -170,8 +188,8 @@ class DailyReport:
 
     def _report(self, day: str) -> dict[str, Any]:
         rows = [peer.row(name) for name, peer in sorted(self._peers.items())]
-        head = {"version": VERSION, "day": day, "domains": list(self._domains()), "written": round(self._wall.seconds())}
-        return {**head, "peers": rows}
+        domains = [str(domain) for domain in self._served.domains]
+        return {"version": VERSION, "day": day, "domains": domains, "written": round(self._wall.seconds()), "peers": rows}
 
     async def report(self, day: str | None = None) -> dict[str, Any]:
         """Return the report of a day, the present one if none is named. Raises `ValueError` for one that is not there."""
@@ -181,9 +199,9 @@ class DailyReport:
             raise ValueError("a day is written as in 2026-11-20")
         path = self._path(day)
         try:
-            return dict(json.loads(await self._run(path.read_bytes)))
+            return dict(json.loads(await self._threads.run(path.read_bytes)))
         except (OSError, ValueError):
-            days = ", ".join(await self._run(self._days)) or "none"
+            days = ", ".join(await self._threads.run(self._days)) or "none"
             raise ValueError(f"there is no report of {day}; there are: {days}") from None
 
     def _days(self) -> list[str]:

@@ -81,10 +81,10 @@ class LiveEvents:
         """Pass nothing more on to a watcher."""
         self._watchers.pop(watcher, None)
 
-    def tell(self, at: float, peer: str, event: Callable[[], Mapping[str, Any]]) -> None:
-        """Pass an event of a peer on. `at`: seconds since the epoch. It is made only if somebody watches that peer."""
+    def tell(self, at: float, peer: str, event: Mapping[str, Any]) -> None:
+        """Pass an event of a peer on. `at`: seconds since the epoch."""
         watchers = [watcher for watcher in self._watchers if watcher.wants(peer)]
         if watchers:
-            told = {"at": at, **{key: plain(value) for key, value in event().items()}}
+            told = {"at": at, **{key: plain(value) for key, value in event.items()}}
             for watcher in watchers:
                 watcher.put(told)

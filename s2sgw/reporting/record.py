@@ -222,7 +222,8 @@ class EventRecord:
         peer, local = pair
         self.refusals[ending.layer.value, ending.cause.value, ending.by] += 1
         refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
-        self.live.tell(refused.at, peer, lambda: {"event": "refused", **refused.clipped().row()})
+        if self.live:
+            self.live.tell(refused.at, peer, {"event": "refused", **refused.clipped().row()})
         if self.report is not None:
             known = self._store is not None and self._store.is_known(refused)
             self.report.refused(direction, peer, known or leg == "backend", ending)
@@ -301,7 +302,7 @@ class EventRecord:
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
         row = {"event": event, "direction": direction, "leg": leg, "peer": str(peer), "local": str(local), **facts}
-        self.live.tell(self._clock.seconds(), row["peer"], lambda: row)
+        self.live.tell(self._clock.seconds(), row["peer"], row)
         if owner is None or self._changes_told.is_news((event, owner), row):
             self._log.info(**row)
 

@@ -7,7 +7,7 @@ they are read, and compared with those before, in another thread.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nsmallest
 from pathlib import Path
@@ -18,13 +18,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.net.fetching import TrustRoot, permitted_addresses
+from s2sgw.net.fetching import AnchorRoots, AnchorSource, permitted_addresses
 from s2sgw.net.https import HTTPS, Unfetched
 from s2sgw.net.resolver import Resolver
-from s2sgw.net.threads import InThread, at_once
+from s2sgw.net.threads import AtOnce, Threads
 from s2sgw.policy.denylist import DenyList
 from s2sgw.storage.atomic_file import write_atomically
-from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.timer import cancel
 
 #: Bytes of a list: some hundred thousand names.
@@ -87,9 +86,9 @@ class DenyLists:
     log = Logger("s2sgw")
 
     def __init__(
-        self, state: Path, fetcher: ListFetcher, clock: IReactorTime, observer: ListObserver, in_thread: InThread = at_once,
+        self, state: Path, fetcher: ListFetcher, clock: IReactorTime, observer: ListObserver, threads: Threads | None = None,
     ) -> None:
-        self._in_thread = in_thread
+        self._threads = threads or AtOnce()
         self._folder = state / FOLDER
         self._fetcher = fetcher
         self._clock = clock
@@ -160,16 +159,16 @@ class DenyLists:
             else:
                 self.failures.pop(name, None)
         before = dict(self._lists)
-        self._take(ReadLists(found, before, await self._in_thread(partial(_changes, before, found)), {}))
+        self._take(ReadLists(found, before, await self._threads.run(_changes, before, found), {}))
         return True
 
     async def _read(self, source: DenyListSource) -> DenyList:
         if isinstance(source, Path):
-            file: DenyList = await self._in_thread(partial(read_file, source))
+            file: DenyList = await self._threads.run(read_file, source)
             return file
         text = await self._fetcher.fetch(source)
-        found: DenyList = await self._in_thread(partial(parse, source, text))
-        problem = await self._in_thread(partial(self._keep, source, text))
+        found: DenyList = await self._threads.run(parse, source, text)
+        problem = await self._threads.run(self._keep, source, text)
         if problem:
             self.log.error(event="deny list not kept", list=source, detail=problem)
         return found
@@ -191,7 +190,7 @@ class DenyLists:
         self._lists = read.lists
         if read.changes:
             self._observer.changed(self.lists, read.changes)
-        self._in_thread(read.before.clear)  # to free long lists takes a while
+        self._threads.run(read.before.clear)  # to free long lists takes a while
 
     # --- time ---
 
@@ -323,10 +322,9 @@ def _changes(old: Mapping[str, DenyList], new: Mapping[str, DenyList]) -> list[L
 class WebLists:
     """Fetches deny lists by HTTPS. The operator named their servers, so these may have any address."""
 
-    def __init__(self, reactor: Any, resolver: Resolver, anchors: Callable[[], Anchors]) -> None:
-        trust = TrustRoot()
+    def __init__(self, reactor: Any, resolver: Resolver, anchors: AnchorSource) -> None:
         resolve = partial(permitted_addresses, resolver, True)
-        self._https = HTTPS(reactor, resolve, lambda: trust.of(anchors()), limit=LIST_BYTES, timeout=FETCH_SECONDS)
+        self._https = HTTPS(reactor, resolve, AnchorRoots(anchors), limit=LIST_BYTES, timeout=FETCH_SECONDS)
 
     async def fetch(self, url: str) -> bytes:
         """Return the text of a list; raises `ListUnreadable`."""

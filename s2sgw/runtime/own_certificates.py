@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from s2sgw.config.cross_checks import certificate_files
 from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCertificate, read
-from s2sgw.net.threads import InThread
+from s2sgw.net.threads import Threads
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.parsed import ParsedCertificate
@@ -104,9 +104,9 @@ class OwnCertificates:
 
     log = Logger("s2sgw")
 
-    def __init__(self, holder: CertificateHolder, in_thread: InThread, wall: WallClock, audit: AuditLog) -> None:
+    def __init__(self, holder: CertificateHolder, threads: Threads, wall: WallClock, audit: AuditLog) -> None:
         self._holder = holder
-        self._in_thread = in_thread
+        self._threads = threads
         self._wall = wall
         self._audit = audit
         #: the stamp of what is in use, or was refused; and the one found by the last look, where that differs
@@ -135,7 +135,7 @@ class OwnCertificates:
     async def _load(self, found: FileStamps) -> None:
         directory = self._holder.certificates
         path, special = directory.path, dict(self._holder.special_certificates)
-        loaded, others, wrong = await self._in_thread(lambda: _read(path, special))
+        loaded, others, wrong = await self._threads.run(_read, path, special)
         if self._holder.certificates.path != path:
             return  # a reload has named another folder meanwhile
         self._known, self._changing = found, None

@@ -44,6 +44,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
+from s2sgw.xmpp.wall_clock import WallClock
 
 #: Seconds for a whole probe, and targets and addresses of one target that are tried.
 PROBE_SECONDS = 90.0
@@ -91,7 +92,7 @@ class ProbeServices:
     """
 
     clock: IReactorTime
-    wall: Callable[[], float]
+    wall: WallClock
     resolver: Resolver
     discovery: Discovery
     policies: PeerPolicies
@@ -246,7 +247,7 @@ class Probe:
     async def _show_evidence(self, name: str, evidence: Evidence, found: Assessment) -> None:
         attempts = {attempt.method: attempt for attempt in found.attempts}
         proven = found.proven
-        chain = certificate_steps(name, evidence, attempts.get("pkix"), proven, self._services.wall())
+        chain = certificate_steps(name, evidence, attempts.get("pkix"), proven, self._services.wall.seconds())
         for step in (*chain, dane_step(name, evidence, attempts)):
             self._add(step)
         posh = posh_step(name, evidence, attempts, proven)

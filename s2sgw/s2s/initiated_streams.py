@@ -45,4 +45,7 @@ class InitiatedStreams:
     def add(self, stream: ReadyStream) -> None:
         """The stream is ready. It is forgotten when its connection is gone."""
         self._open[stream] = None
-        stream.connection.when_closed().addCallback(lambda _: self._open.pop(stream, None))
+        stream.connection.when_closed().addCallback(self._forget, stream)
+
+    def _forget(self, _: None, stream: ReadyStream) -> None:
+        self._open.pop(stream, None)

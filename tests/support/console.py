@@ -15,7 +15,7 @@ from s2sgw.composition.gateway import build_gateway
 from s2sgw.config import password_hash
 from s2sgw.config.password_hash import PasswordHash
 from s2sgw.console.opening import build_console
-from s2sgw.net.threads import at_once
+from s2sgw.net.threads import AtOnce
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
 from s2sgw.reporting.metrics import MetricsPage
@@ -49,7 +49,7 @@ class ConsoleCase(FolderCase):
         services = APIServices(
             self.reactor, gateway.slices, gateway.verbs, gateway.record.live, MetricsPage(gateway.metrics), lambda: self.reasons,
         )
-        self.console = build_console(lambda: gateway.running.config, services, at_once, gateway.audit, lambda: 1_800_000_000.0)
+        self.console = build_console(lambda: gateway.running.config, services, AtOnce(), gateway.audit, lambda: 1_800_000_000.0)
         self.client = self.browser()
 
     def section(self) -> str:

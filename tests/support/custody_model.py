@@ -205,7 +205,7 @@ class Model:
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]
         self.custody = custody_of(
             self.clock, self.record, LOCAL.__contains__, self._next_hop, memory=MEMORY, spool=self.spool, window=WINDOW,
-            holds=self.holds, restore=2, wall=lambda: self.clock.seconds() + self.wall_offset, share=0.5,
+            holds=self.holds, restore=2, wall=self, share=0.5,
         )
         self.queues = self.custody.queues
         self.services = ingress_services(self.custody, cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy())))
@@ -219,6 +219,10 @@ class Model:
         self._watch_pings()
         self.accepts = False
         self.custody.restore.restore_all().addCallback(lambda _: setattr(self, "accepts", True))
+
+    def seconds(self) -> float:
+        """Tell the date (`WallClock`)."""
+        return self.clock.seconds() + self.wall_offset
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         back_off = BackOff(first=2, jitter=0)

@@ -193,7 +193,7 @@ class EventTests(APITestCase):
         return self.client.send("GET", path)
 
     def tell(self, peer: str) -> None:
-        self.live.tell(5.0, peer, lambda: {"event": "refused", "peer": peer, "detail": "a\nb\u2028é"})
+        self.live.tell(5.0, peer, {"event": "refused", "peer": peer, "detail": "a\nb\u2028é"})
 
     def events(self, transport: Transport) -> list[dict[str, Any]]:
         self.clock.advance(http_api.FLUSH_SECONDS)

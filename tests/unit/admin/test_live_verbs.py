@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -36,7 +37,7 @@ class LiveVerbTests(SynchronousTestCase):
         self.runs: Any = Runs()
         self.results = self.runs.results
         self.clock = Clock()
-        self.live = LiveVerbs(self.probe, lambda: self.runs, lambda: [HERE, ROOMS], self.clock.seconds)
+        self.live = LiveVerbs(self.probe, lambda: self.runs, SimpleNamespace(domains=[HERE, ROOMS]), self.clock.seconds)
 
     def probe(self, local: Domain, peer: Domain) -> Any:
         self.asked.append((local.text, peer.text))

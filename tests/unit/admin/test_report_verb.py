@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +15,7 @@ from s2sgw.admin.server import VerbError
 from s2sgw.cli.report import report_table
 from s2sgw.cli.text_table import Screen
 from s2sgw.net.slices import Slices
+from s2sgw.net.threads import AtOnce
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -41,7 +42,7 @@ class ReportVerbTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_795_780_800.0)
-        self.report = DailyReport(Path(self.mktemp()), self.clock, maybeDeferred, lambda: ["here.example"])
+        self.report = DailyReport(Path(self.mktemp()), self.clock, AtOnce(), SimpleNamespace(domains=["here.example"]))
         self.report.authenticated("inbound", "peer.example", "EXTERNAL", "TLSv1.3")
         self.queues: list[Any] = []
         self.verb = ReportVerb(self.report, self.queues, Slices(self.clock), self.clock)  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 from click.testing import CliRunner, Result
@@ -33,6 +34,7 @@ from s2sgw.config import parse
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.https import Fetched
 from s2sgw.net.slices import Slices
+from s2sgw.net.threads import Threads
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
@@ -86,12 +88,13 @@ class TrustCase(SynchronousTestCase):
         self.peers = self.config.policies
         self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
         self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
+        self.threads = cast(Threads, SimpleNamespace(run=self.in_thread))
         self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
 
-    def in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+    def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """Files are read here."""
         self.elsewhere += 1
-        return maybeDeferred(call)
+        return maybeDeferred(call, *arguments)
 
     def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
         evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)
@@ -215,7 +218,7 @@ class ExplainTests(TrustCase):
         self.patch(explain, "system_servers", lambda: ())
         self.queues: list[Any] = []
         self.explainer = Explainer(
-            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds, self.in_thread,
+            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds, self.threads,
             self.queues,
         )
 
@@ -322,7 +325,7 @@ class ReplayTests(TrustCase):
     def replay(self, text: str, **arguments: Any) -> Any:
         plan = self.folder / "plan.toml"
         plan.write_text(text)
-        replay = Replay(Slices(self.clock), self.in_thread, self.peers, self.proving, self.peer_records, self.clock.seconds)
+        replay = Replay(Slices(self.clock), self.threads, self.peers, self.proving, self.peer_records, self.clock.seconds)
         asked = Deferred.fromCoroutine(replay.replay({"with": str(plan), **arguments}))
         self.clock.advance(0)
         return asked

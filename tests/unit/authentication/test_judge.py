@@ -8,6 +8,7 @@ from base64 import b64encode
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,7 +25,7 @@ from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.dns_answer import Answer, Status
-from s2sgw.net.fetching import TrustRoot, permitted_addresses
+from s2sgw.net.fetching import AnchorRoots, permitted_addresses
 from s2sgw.net.https import Busy, Fetched, Unfetched
 from s2sgw.net.requester import Requester
 from s2sgw.peerdb.database import PeerDatabase
@@ -367,6 +368,9 @@ class FetchingTests(SynchronousTestCase):
 
     def test_trust_root(self) -> None:
         """The anchors are turned into OpenSSL's only when they change."""
-        trust, anchors = TrustRoot(), Anchors([shared_root().certificate])
-        self.assertIs(trust.of(anchors), trust.of(anchors))
-        self.assertIsNot(trust.of(anchors), trust.of(Anchors([shared_root().certificate])))
+        anchors = [Anchors([shared_root().certificate])]
+        roots = AnchorRoots(SimpleNamespace(anchors=lambda: anchors[-1]))
+        first = roots.current()
+        self.assertIs(first, roots.current())
+        anchors.append(Anchors([shared_root().certificate]))
+        self.assertIsNot(first, roots.current())

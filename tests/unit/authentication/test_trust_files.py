@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -26,9 +28,9 @@ class TrustFilesTests(SynchronousTestCase):
         self.waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
         self.patch(TrustFiles, "log", Logger("trust", observer=lambda event: self.said.append(event["event"])))  # type: ignore[arg-type]
 
-    def later(self, call: Callable[[], Any]) -> Deferred[Any]:
+    def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """Stand in for another thread: the test runs the call when it likes."""
-        self.waiting.append((call, Deferred()))
+        self.waiting.append((partial(call, *arguments), Deferred()))
         return self.waiting[-1][1]
 
     def finish(self) -> None:
@@ -73,7 +75,7 @@ class TrustFilesTests(SynchronousTestCase):
     def test_another_thread(self) -> None:
         """A changed list is read elsewhere, once; until it is there, and where it cannot be read, the one before counts."""
         self.path.write_bytes(shared_issuer().crl())
-        files = TrustFiles(self.clock, self.later)
+        files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         first = files.revocations(self.path)
         self.assertEqual([], self.waiting)
         self.path.write_bytes(shared_issuer().crl() + b"x")
@@ -98,7 +100,7 @@ class TrustFilesTests(SynchronousTestCase):
     def test_nobody_asks(self) -> None:
         """A changed list is read though no handshake asks for it: the first one after the change finds the new list."""
         self.path.write_bytes(shared_issuer().crl())
-        files = TrustFiles(self.clock, self.later)
+        files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         first = files.revocations(self.path)
         self.path.write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
         files.look()
@@ -108,7 +110,7 @@ class TrustFilesTests(SynchronousTestCase):
     def test_adopted(self) -> None:
         """What a reload has read is used at once, and not undone by an older reading that ends later."""
         self.path.write_bytes(shared_issuer().crl())
-        files = TrustFiles(self.clock, self.later)
+        files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         files.revocations(self.path)
         os.utime(self.path, (1, 1))
         self.clock.advance(LOOK_EVERY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -72,11 +74,11 @@ class PasswordTests(SynchronousTestCase):
         self.users = {"alice": PasswordHash.of("correct horse")}
         #: the checks that run in the thread
         self.running: list[tuple[Any, Deferred[Any]]] = []
-        self.passwords = Passwords(lambda: self.users, self.in_thread, self.clock.seconds)
+        self.passwords = Passwords(lambda: self.users, SimpleNamespace(run=self.in_thread), self.clock.seconds)
 
-    def in_thread(self, call: Any) -> Deferred[Any]:
+    def in_thread(self, call: Any, *arguments: Any) -> Deferred[Any]:
         answer: Deferred[Any] = Deferred()
-        self.running.append((call, answer))
+        self.running.append((partial(call, *arguments), answer))
         return answer
 
     def work(self) -> None:

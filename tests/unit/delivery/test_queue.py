@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock, patch
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,6 +18,7 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
+from s2sgw.net.threads import AtOnce
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull
@@ -184,7 +186,7 @@ class FastPathTests(SynchronousTestCase):
     def test_daily_report(self) -> None:
         """The daily report is told once of what was passed on, whatever acknowledges it, and at the latest as the queue goes."""
         world = World()
-        report = world.record.report = DailyReport(Path(self.mktemp()), world.clock, maybeDeferred)
+        report = world.record.report = DailyReport(Path(self.mktemp()), world.clock, AtOnce(), SimpleNamespace(domains=[]))
         world.next_hop.acknowledges = False
         world.accept(stanza("1"))
         world.next_hop.acknowledges = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
@@ -105,12 +106,12 @@ class SweepTests(SynchronousTestCase):
 
     def test_wall_clock_steps(self) -> None:
         """A step of the wall clock, forward or back, neither expires what waits nor keeps it."""
-        wall = [0.0]
-        world = World(wall=lambda: wall[0])
+        wall = Clock()
+        world = World(wall=wall)
         world.next_hop.ready = False
         world.accept(stanza("1"))
         for step in (3600.0, -3600.0):
-            wall[0] = step
+            wall.rightNow = step
             world.clock.advance(290)
             world.custody.expiry.sweep()
         self.assertEqual(world.back.sent, [])
@@ -179,7 +180,9 @@ class DateTests(SynchronousTestCase):
 
     def test_stamp(self) -> None:
         """R39: the stamp is as long ago as the stanza has waited, wherever the wall clock stands."""
-        world = World(wall=lambda: 1_700_000_000.0)
+        wall = Clock()
+        wall.advance(1_700_000_000.0)
+        world = World(wall=wall)
         world.next_hop.ready = False
         world.accept(stanza("1"))
         world.clock.advance(99)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from OpenSSL import SSL
@@ -50,7 +51,7 @@ class Agent:
 class GetTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = MemoryReactorClock()
-        self.https = HTTPS(self.clock, lambda host: succeed(["192.0.2.1"]), lambda: None, limit=10)
+        self.https = HTTPS(self.clock, lambda host: succeed(["192.0.2.1"]), SimpleNamespace(current=lambda: None), limit=10)
         self.agent = Agent()
         self.patch(self.https, "_agent", self.agent)
 
@@ -103,7 +104,7 @@ class EndpointTests(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.addresses: list[str] = []
         root = trustRootFromCertificates([Certificate.loadPEM(shared_root().pem)])
-        self.endpoints = https._Endpoints(self.reactor, lambda host: succeed(self.addresses), lambda: root, 1000)
+        self.endpoints = https._Endpoints(self.reactor, lambda host: succeed(self.addresses), SimpleNamespace(current=lambda: root), 1000)
         self.assertEqual(1, len(Anchors.parse(shared_root().pem)))
 
     def connect(self, url: bytes = b"https://a.example:8443/x") -> Deferred[Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.net.threads import AtOnce
 from s2sgw.reporting import daily_report
 from s2sgw.reporting.daily_report import DAYS, OTHERS, STRANGERS, DailyReport
 from s2sgw.xmpp.ending import Cause, Ending
@@ -30,7 +32,7 @@ class DailyReportTests(SynchronousTestCase):
         self.report = self.made()
 
     def made(self) -> DailyReport:
-        return DailyReport(self.state, self.clock, maybeDeferred, lambda: ["here.example"])
+        return DailyReport(self.state, self.clock, AtOnce(), SimpleNamespace(domains=["here.example"]))
 
     def turn(self) -> None:
         self.successResultOf(self.report.turn())
@@ -125,9 +127,9 @@ class DailyReportTests(SynchronousTestCase):
         self.turn()
         self.assertFalse((self.state / "reports").exists())
         self.fill()
-        self.report._run = lambda call: fail(OSError("the disk is full"))
+        self.report._threads = SimpleNamespace(run=lambda *call: fail(OSError("the disk is full")))
         self.turn()
-        self.report._run = maybeDeferred
+        self.report._threads = AtOnce()
         self.turn()
         (path,) = (self.state / "reports").iterdir()
         self.assertEqual("2026-11-27", json.loads(path.read_text())["day"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -187,10 +189,10 @@ class ElsewhereTests(DenyListsTestCase):
         super().setUp()
 
     def made(self) -> DenyLists:
-        return DenyLists(self.state, self, self.clock, self, self.in_thread)
+        return DenyLists(self.state, self, self.clock, self, SimpleNamespace(run=self.in_thread))
 
-    def in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
-        self.calls.append((call, Deferred()))
+    def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        self.calls.append((partial(call, *arguments), Deferred()))
         return self.calls[-1][1]
 
     def elsewhere(self) -> None:

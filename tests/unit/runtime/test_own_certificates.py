@@ -14,7 +14,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.certificates import CertificateDirectory, read
-from s2sgw.net.threads import at_once
+from s2sgw.net.threads import AtOnce
 from s2sgw.runtime.own_certificates import OwnCertificates, ends_in, files_of
 from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.jid import Domain
@@ -43,7 +43,7 @@ class OwnCertificateTests(SynchronousTestCase):
         )
         self.notes: list[Any] = []
         audit: Any = SimpleNamespace(note=lambda action, **facts: self.notes.append((action, facts)))
-        self.own = OwnCertificates(self.holder, at_once, self.clock, audit)
+        self.own = OwnCertificates(self.holder, AtOnce(), self.clock, audit)
         self.events: list[dict[str, Any]] = []
         observer = cast(ILogObserver, self._log)
         globalLogPublisher.addObserver(observer)
@@ -126,7 +126,7 @@ class OwnCertificateTests(SynchronousTestCase):
         self.put("example.org", issued(180))
         self.look()
         reading: Deferred[Any] = Deferred()
-        self.own._in_thread = lambda call: reading
+        self.own._threads = SimpleNamespace(run=lambda *call: reading)
         looking = Deferred.fromCoroutine(self.own.look())
         self.holder.certificates.path = self.folder / "elsewhere"
         reading.callback((CertificateDirectory(self.folder, lambda: AT), {}, []))

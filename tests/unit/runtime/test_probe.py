@@ -104,7 +104,7 @@ class ProbeTests(SynchronousTestCase):
             return Verdict(ending=Ending(Cause.NOT_PROVEN))
 
         services: Any = SimpleNamespace(
-            clock=self.clock, wall=NOW.timestamp, known=self.known, leg=lambda: script.leg,
+            clock=self.clock, wall=SimpleNamespace(seconds=NOW.timestamp), known=self.known, leg=lambda: script.leg,
             policies=SimpleNamespace(policy=lambda peer: script.policy), resolver=SimpleNamespace(query=self._query),
             judge=SimpleNamespace(verdict_as_initiator=verdict_as_initiator),
             discovery=SimpleNamespace(
