@@ -59,6 +59,10 @@ class DeliveryQueues:
         queue = self._queues.get(pair)
         return self._make(pair) if queue is None else queue
 
+    def find(self, pair: Pair) -> DeliveryQueue | None:
+        """Return the queue of `pair`, or None: nothing makes it."""
+        return self._queues.get(pair)
+
     def _make(self, pair: Pair) -> DeliveryQueue:
         holds = self._services.holds
         parked = holds.positions(pair)

@@ -128,14 +128,15 @@ class PairIngress:
     def accept(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None = None) -> None:
         """Take the stanzas of one turn. `upstream_ack` is settled as they find another owner."""
         self._used_at = self._services.clock.seconds()
-        if self._held:
-            self._hold(stanzas, upstream_ack)
-        elif not self._admitted:
-            self._ask(stanzas, upstream_ack)
-        elif self._stanza_filter is None:
+        if self._admitted and not self._held and self._stanza_filter is None:
             self._pass(self._queue, stanzas, upstream_ack)
-        else:
-            self._filter(self._stanza_filter, stanzas, upstream_ack)
+        elif stanzas := self._without_ping_replies(stanzas, upstream_ack):
+            if self._held:
+                self._hold(stanzas, upstream_ack)
+            elif not self._admitted:
+                self._ask(stanzas, upstream_ack)
+            elif self._stanza_filter is not None:
+                self._filter(self._stanza_filter, stanzas, upstream_ack)
 
     def reconsider(self) -> None:
         """The policy has changed: ask again whether the pair is admitted, and by which filter."""
@@ -207,16 +208,25 @@ class PairIngress:
             self._timer = self._services.clock.callLater(wait, self._go_on)
             self._hold(stanzas, upstream_ack)
             return
-        queue = self._queue
-        replies = [stanza for stanza in stanzas if queue.replies.awaits(stanza)]
-        if replies:  # to the gateway's own pings (R41): no filter holds them back
-            self._pass(queue, replies, upstream_ack)
-            stanzas = [stanza for stanza in stanzas if stanza not in replies]
         passed, refused = stanza_filter.partition(stanzas)
         if refused:
             self._refuse_filtered(stanza_filter, refused, upstream_ack)
         if passed:
-            self._pass(queue, passed, upstream_ack)
+            self._pass(self._queue, passed, upstream_ack)
+
+    def _without_ping_replies(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
+        """Pass replies to the gateway's own pings on at once (R41). Return the others.
+
+        Nothing holds these replies back: no look-up of the peer, no policy and no rate. A server that answers is not silent.
+        """
+        queue = self._services.queues.find(self.pair)
+        if queue is None or not queue.replies.pings:
+            return stanzas
+        replies = [stanza for stanza in stanzas if queue.replies.awaits(stanza)]
+        if not replies:
+            return stanzas
+        self._pass(queue, replies, upstream_ack)
+        return [stanza for stanza in stanzas if stanza not in replies]
 
     def _refuse_filtered(
         self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None,

@@ -88,14 +88,22 @@ class PairAccount:
 
     def out_of_order(self) -> int:
         """Return how many first arrivals came after a stanza with a higher number."""
+        return len(self.overtaken())
+
+    def overtaken(self) -> list[int]:
+        """Return the stanzas that first arrived after one with a higher number.
+
+        Requests that were answered by an error of the gateway are not among these: they were in doubt, and are not sent again (R33).
+        A server may read them late, on the stream that the gateway gave up.
+        """
         seen: set[int] = set()
-        highest, wrong = -1, 0
+        highest, found = -1, []
         for number in self.arrived:
-            if number not in seen and number < highest:
-                wrong += 1
+            if number not in seen and number < highest and not (number in self.requests and number in self.bounced):
+                found.append(number)
             seen.add(number)
             highest = max(highest, number)
-        return wrong
+        return found
 
     def requests_twice(self) -> int:
         """Return how many IQ requests arrived more than once (R33)."""

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from s2sgw.admin.client import RequestFailed
+from tests.durability.account import PairAccount
 from tests.durability.crash import silence_asyncio
-from tests.durability.custody_testbed import FORBIDDEN_IN_LOG, INSIDE, CustodyTestbed, Totals
+from tests.durability.custody_testbed import FORBIDDEN_IN_LOG, INSIDE, CustodyTestbed
 from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import SimulatedServer
 from tests.durability.xml_stream import XMLStream
@@ -261,9 +262,9 @@ class Soak:
             self.stanzas[name] += getattr(totals, name)
         owing = [stream for stream in bed.outgoing if stream.owes()]
         for number, what in (
-            (totals.lost, f"lost: {self._lost_text(totals)}"), (totals.held, "still held after a rest"),
+            (totals.lost, f"lost: {self._stanzas_text(totals.lost_of)}"), (totals.held, "still held after a rest"),
             (totals.requests_twice, "requests arrived twice"),
-            (totals.out_of_order, f"out of order ({', '.join(a.name for a in bed.accounts if a.out_of_order())})"),
+            (totals.out_of_order, f"out of order: {self._stanzas_text({each.name: each.overtaken() for each in bed.accounts})}"),
             (len(owing), f"streams wait for acknowledgements: {', '.join(stream.text() for stream in owing)}"),
         ):
             if number:
@@ -274,14 +275,18 @@ class Soak:
         self.samples.append(await self._sample())
         self.say(f"      {self.samples[-1].text()}")
 
-    def _lost_text(self, totals: Totals) -> str:
-        """Return which stanzas are lost, and when they were sent, in seconds since the start."""
+    def _stanzas_text(self, numbers: dict[str, list[int]]) -> str:
+        """Return the first of these stanzas of each pair, when each was sent, in seconds since the start, and how often again."""
         started = time.time() - (time.monotonic() - self._began)
         accounts = {account.name: account for account in self._bed.accounts}
-        return "; ".join(
-            f"{name}: " + ", ".join(f"number {each}{' (IQ)' if each in accounts[name].requests else ''} sent at {accounts[name].sent[each] - started:.1f} s" for each in lost[:5])
-            for name, lost in totals.lost_of.items()
-        )
+
+        def text(account: PairAccount, number: int) -> str:
+            words = [f"number {number}", "(IQ)" if number in account.requests else "", f"sent at {account.sent[number] - started:.1f} s"]
+            words += [f"and {again} times again" if (again := account.resent[number]) else ""]
+            words += [f"arrived at {at - started:.1f} s" for at in account.arrivals[number]]
+            return " ".join(word for word in words if word)
+
+        return "; ".join(f"{name}: {', '.join(text(accounts[name], each) for each in some[:5])}" for name, some in numbers.items() if some)
 
     def _bounced_text(self) -> str:
         """Return how many stanzas were bounced, by the condition of their first error."""

@@ -20,7 +20,7 @@ from s2sgw.reporting.record import EventRecord, Leg
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.custody import custody_of, ingress_services
+from tests.support.custody import Receipt, custody_of, ingress_services
 
 HERE, PEER, OTHER = (Domain.parse(name) for name in ("here.example", "peer.example", "other.example"))
 IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
@@ -226,6 +226,26 @@ class FilterTests(EntryTestCase):
         entry.accept([stanza("secret", "iq", "result"), stanza("a"), stanza("other", "iq", "result")])
         self.assertEqual((["yes"], "a"), (answered, self.passed()))
 
+    def test_own_pings_before_admission(self) -> None:
+        """R41: nor does it wait until the peer is looked up, or is refused with it: a server that answers is not silent."""
+        entry = self.made()
+        answered: list[str] = []
+        for id in ("one", "two"):
+            self.queues.queue(IN).replies.expect(id, lambda id=id: answered.append(id))  # type: ignore[misc]
+        receipt = Receipt(2)
+        entry.accept([stanza("one", "iq", "result"), stanza("a")], receipt)
+        self.assertEqual((["one"], 1), (answered, len(self.admissions)))
+        entry.accept([stanza("two", "iq", "result")])
+        self.assertEqual((["one", "two"], ""), (answered, self.passed()))
+        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
+        self.assertEqual(([("dropped_by_rule", 1), ("answered", 1)], ""), (receipt.by, self.passed()))
+
+    def test_no_queue_for_a_stranger(self) -> None:
+        """What looks like such a reply makes no queue for a pair that is not admitted."""
+        entry = self.made()
+        entry.accept([stanza("secret", "iq", "result")])
+        self.assertEqual([], list(self.queues))
+
 
 class RateTests(EntryTestCase):
     """A peer that is slowed."""
@@ -250,6 +270,16 @@ class RateTests(EntryTestCase):
         self.clock.advance(0.1)
         self.assertEqual((27, set()), (len(self.kept[IN]), self.connection.holders))
         self.assertEqual(["a", "b"], self.kept[IN][-2:])
+
+    def test_own_pings(self) -> None:
+        """R41: the answer to a ping of the gateway's own does not wait behind what is over the rate."""
+        entry = self.slowed()
+        answered: list[str] = []
+        self.queues.queue(IN).replies.expect("secret", lambda: answered.append("yes"))
+        entry.accept([stanza(str(number)) for number in range(25)])
+        entry.accept([stanza("a")])
+        entry.accept([stanza("secret", "iq", "result")])
+        self.assertEqual((["yes"], 25), (answered, len(self.kept[IN])))
 
     def test_slow_again(self) -> None:
         """Each run that waits pays for the one before it; the order stays."""
