@@ -49,6 +49,8 @@ class Change(NamedTuple):
             return self._why_restart_of_backend()
         if self.path == ("gateway", "domains"):
             return _removed(self.old, self.new)
+        if self.path in (("console", "listen"), ("console", "certificate")):
+            return "the console opens its port only at a restart"
         return "can change only at a restart"
 
     def _why_restart_of_backend(self) -> str:

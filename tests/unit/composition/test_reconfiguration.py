@@ -133,6 +133,21 @@ class ReconfigurationTests(FolderCase):
         queue = self.gateway.custody.queues.queue(Pair(PEER, rooms))
         self.assertEqual(("inbound", "EchoNextHop"), (queue.direction, type(queue.next_hop).__name__))
 
+    def test_restart_is_told(self) -> None:
+        """A port of the console and a backend that is added: the plan says in words that they need a restart; so does the reload."""
+        self.leaf("certs/rooms", "rooms.example.org")
+        text = CONFIG.replace('["example.org"]', '["example.org", "rooms.example.org"]').replace("[backend]", '[[backend]]\ndomains = ["example.org"]')
+        text += '[[backend]]\nkind = "echo"\ndomains = ["rooms.example.org"]\n[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n'
+        self.path.write_text(text)
+        plan = self.successResultOf(Deferred.fromCoroutine(self.gateway.reconfiguration.reload.plan({})))
+        told = {row["key"]: row["restart"] for row in plan["changes"]}
+        self.assertFalse(plan["ok"])
+        self.assertEqual("the console opens its port only at a restart", told["console.listen"])
+        self.assertEqual("a backend can be added only at a restart", told["backend[1].kind"])
+        self.assertEqual("", told["gateway.domains"])
+        outcome = self.reload()
+        self.assertEqual((False, True), (outcome.ok, "console.listen: the console opens its port only at a restart" in outcome.complaints))
+
     def test_dns(self) -> None:
         """The name servers and fixed answers of the new configuration are asked from now on; what was learned is forgotten."""
         self.also('[dns]\nservers = ["192.0.2.53"]\nprivate_addresses = "allow"\n[dns.static]\n"peer.example" = "127.0.0.1:5299"\n')

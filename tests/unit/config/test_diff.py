@@ -73,6 +73,13 @@ class ChangesTests(SynchronousTestCase):
         complaints = unchangeable(self.found)
         self.assertEqual(["queue.memory: can change only at a restart"], complaints)
 
+    def test_console(self) -> None:
+        """The console's port and certificate need a restart, and that is told in words; its users, roles and hosts do not."""
+        self.between("", '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\nhosts = ["a.example"]\n')
+        self.assertEqual(["console.listen: the console opens its port only at a restart"], unchangeable(self.found))
+        self.between('[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n', "")
+        self.assertEqual(["console.listen: the console opens its port only at a restart"], unchangeable(self.found))
+
     def test_domains(self) -> None:
         """A domain may be added while the gateway runs, and is given up at a restart only."""
         both = [parse(f'[gateway]\ndomains = {domains}\n', self.folder / "s2sgw.toml") for domains in ('["a.example"]', '["a.example", "b.example"]')]
