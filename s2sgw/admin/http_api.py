@@ -19,20 +19,21 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from s2sgw.admin.event_flow import EventFlow
 from s2sgw.admin.openapi import document
 from s2sgw.admin.server import BY, AnswerWriter, Verb, VerbError, called
 from s2sgw.admin.verb_table import TABLE, VerbRow, from_query
-from s2sgw.admin.verbs import domain_argument
+from s2sgw.admin.verbs import peer_asked
 from s2sgw.net.http_server import BODY_BYTES, BoundedChannel, BoundedRequest
 from s2sgw.net.slices import Slices
-from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers, Watcher
+from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers
 from s2sgw.reporting.metrics import MetricsPage
+from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds for an answer; seconds between two signs of life where no event happens; and between two looks at what waits.
+#: Seconds for an answer; and seconds between two signs of life where no event happens.
 ANSWER_SECONDS = 120
 ALIVE_SECONDS = 20
-FLUSH_SECONDS = 0.2
 _STATUS = {"usage": 400, "failed": 409}
 
 
@@ -179,12 +180,9 @@ class EventsResource(Resource):
         return NOT_DONE_YET
 
     def _begin(self, user: APIUser, request: BoundedRequest) -> None:
-        query = _query(request)
-        peers = frozenset[str]()
-        if query.get("peer", [""]) != [""]:
-            domain = domain_argument({"peer": query["peer"][0]})
-            peers = frozenset((domain.ascii, domain.text))
-        EventStream(request, self._services, user, peers, partial(self._authenticate, request, changes=False)).begin()
+        text = _query(request).get("peer", [""])[0]
+        peer = peer_asked({"peer": text} if text else {})
+        EventStream(request, self._services, partial(self._authenticate, request, changes=False)).begin(user, peer)
 
     def _failed(self, failure: Failure, request: BoundedRequest) -> None:
         if request._disconnected and failure.check(CancelledError):
@@ -195,76 +193,45 @@ class EventsResource(Resource):
 
 
 class EventStream:
-    """One client that watches. Events are written a few times a second; a client that does not read loses the oldest.
+    """One client that watches. `again` says who the user is once more from time to time: a session that ends ends the stream."""
 
-    `again` says who the user is once more from time to time: a session that has ended ends the stream.
-    """
-
-    def __init__(
-        self, request: BoundedRequest, services: APIServices, user: APIUser, peers: frozenset[str],
-        again: Callable[[], Deferred[APIUser]],
-    ) -> None:
+    def __init__(self, request: BoundedRequest, services: APIServices, again: Callable[[], Deferred[APIUser]]) -> None:
         self._request = request
         self._clock = services.clock
-        self._live = services.live
-        self._user = user
-        self._peers = peers
+        self._flow = EventFlow(services.live, services.clock, self._write, self._end)
         self._again = again
-        self._watcher: Watcher | None = None
-        self._paused = False
-        self._flush: Any = None
         self._alive: Any = None
+        self._over = False
 
-    def begin(self) -> None:
-        """Write the head, and register with the events. Raises `TooManyWatchers`."""
-        self._watcher = self._live.watch(self._user.name, self._peers, self._woken, self._end)
+    def begin(self, user: APIUser, peer: Domain | None) -> None:
+        """Register with the events, and write the head. Raises `TooManyWatchers`."""
+        self._flow.begin(user.name, peer)
         request = self._request
         request.notifyFinish().addBoth(self._stop)
         channel_of(request).answer_without_end()
         request.setHeader(b"content-type", b"text/event-stream")
         request.setHeader(b"cache-control", b"no-store")
-        request.registerProducer(self, True)
+        request.registerProducer(self._flow, True)
         request.write(b": s2sgw\n\n")
         self._alive = self._clock.callLater(ALIVE_SECONDS, self._sign_of_life)
 
-    def _woken(self) -> None:
-        if not self._paused and self._flush is None:
-            self._flush = self._clock.callLater(FLUSH_SECONDS, self._write)
-
-    def _write(self) -> None:
-        self._flush = None
-        if self._watcher is None:
-            return
-        events, missed = self._watcher.take()
+    def _write(self, events: list[dict[str, Any]], missed: int) -> None:
         pieces = [f'event: missed\ndata: {{"events": {missed}}}\n\n'] if missed else []
         pieces += [f"event: event\ndata: {json.dumps(event)}\n\n" for event in events]
-        if pieces:
-            self._request.write("".join(pieces).encode("ascii"))
+        self._request.write("".join(pieces).encode("ascii"))
 
     def _sign_of_life(self) -> None:
         self._alive = self._clock.callLater(ALIVE_SECONDS, self._sign_of_life)
-        if not self._paused:
+        if not self._flow.paused:
             self._request.write(b": alive\n\n")
         self._again().addErrback(self._end)
 
-    def pauseProducing(self) -> None:
-        """The client does not read: what happens meanwhile waits, as far as there is room."""
-        self._paused = True
-
-    def resumeProducing(self) -> None:
-        """The client reads again."""
-        self._paused = False
-        self._woken()
-
-    def stopProducing(self) -> None:
-        """The connection is closing; `_stop` follows."""
-
     def _end(self, _: object = None) -> None:
         """End the stream, to which browsers do not come back: a newer one takes its place, or the session is over."""
-        if self._watcher is None:
+        if self._over:
             return
         self._stop()
-        if self._paused:
+        if self._flow.paused:
             channel_of(self._request).abort()
             return
         self._request.write(b"event: end\ndata: {}\n\n")
@@ -272,12 +239,9 @@ class EventStream:
         self._request.finish()
 
     def _stop(self, _: object = None) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            self._live.stop(watcher)
-        for call in (self._flush, self._alive):
-            cancel(call)
-        self._flush = self._alive = None
+        self._over = True
+        self._flow.stop()
+        cancel(self._alive)
 
 
 class OpenAPIResource(Resource):

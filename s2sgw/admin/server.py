@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
@@ -31,9 +31,12 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from s2sgw.admin.event_flow import EventFlow
 from s2sgw.admin.permissions import Caller, caller_of
 from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, REQUEST_BYTES, ErrorKind
 from s2sgw.net.slices import SlicedWork, Slices
+from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers
+from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
 #: A verb takes the arguments. It returns what JSON can express, `Rows` or a `Feed`, or a Deferred or coroutine of that.
@@ -41,9 +44,9 @@ Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Any]
 Verbs = Mapping[str, Verb]
 
-#: Connections at once, those of them that follow a feed, and requests that wait on one connection.
+#: Connections at once, those of them that are not an operator's, and requests that wait on one connection.
 CONNECTIONS = 32
-FEEDS = 8
+MEMBERS_CONNECTIONS = 16
 PIPELINED = 16
 #: Bytes of a response that are written at once.
 CHUNK_BYTES = 16384
@@ -65,14 +68,11 @@ class VerbError(Exception):
         self.kind = kind
 
 
-class Feed:
-    """A response with a line for each event, until the client closes the connection.
+class Feed(NamedTuple):
+    """A response with a line for each event of `peer`, or of all peers, until the client closes the connection."""
 
-    `subscribe` takes the function that is called with each row. It returns the function that ends the subscription.
-    """
-
-    def __init__(self, subscribe: Callable[[Callable[[Mapping[str, Any]], None]], Callable[[], None]]) -> None:
-        self.subscribe = subscribe
+    live: LiveEvents
+    peer: Domain | None
 
 
 class Rows:
@@ -145,7 +145,6 @@ class AnswerWriter:
         """The connection is closing; `connectionLost` follows."""
 
 
-@implementer(IPushProducer)
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     """One connection of the line protocol. Requests are answered one at a time, in order; up to `PIPELINED` may wait."""
 
@@ -153,20 +152,14 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     MAX_LENGTH = REQUEST_BYTES
     log = Logger()
 
-    def __init__(
-        self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None, feeds: set[AdminProtocol],
-    ) -> None:
-        """`caller` is at the other end; None: unknown. `feeds` are the connections that follow a feed."""
+    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None) -> None:
+        """`caller` is at the other end; None: unknown."""
         self._verbs = verbs
         self._clock = clock
         self._slices = slices
         self._caller = caller
-        self._feeds = feeds
-        #: ends the subscription of the feed that is followed
-        self._unsubscribe: Callable[[], None] | None = None
-        #: whether the client of a feed does not read, and the events that were left out meanwhile
-        self._paused = False
-        self._missed = 0
+        #: the events that are followed
+        self._flow: EventFlow | None = None
         self._writer: AnswerWriter | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
@@ -185,9 +178,8 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._waiting.clear()
         if self._answering is not None:
             self._answering.cancel()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        self._feeds.discard(self)
+        if self._flow is not None:
+            self._flow.stop()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._close(VerbError(f"a request has at most {REQUEST_BYTES} bytes", "usage"))
@@ -226,7 +218,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     @property
     def follows(self) -> bool:
         """Whether the connection follows a feed."""
-        return self._unsubscribe is not None
+        return self._flow is not None
 
     def _ask(self, line: bytes) -> Any:
         verb, arguments = parse_request(line)
@@ -248,34 +240,27 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         return self._slices.run(self._writer.write(result, '{"ok": true, "result": ', "}\n"))
 
     def _follow(self, feed: Feed) -> None:
-        """Send each event of `feed` from now on. Raises `VerbError` if too many connections do so."""
-        if len(self._feeds) >= FEEDS:
-            raise VerbError(f"at most {FEEDS} connections can follow events")
-        self._feeds.add(self)
+        """Send each event of `feed` from now on. Raises `VerbError` if too many watch."""
+        flow = EventFlow(feed.live, self._clock, self._send_events, self._gave_way)
+        try:
+            flow.begin("" if self._caller is None else f"user {self._caller.user}", feed.peer)
+        except TooManyWatchers:
+            raise VerbError("too many watch already") from None
+        self._flow = flow
         self._waiting.clear()
-        self._connection.registerProducer(self, True)
-        self._unsubscribe = feed.subscribe(self._send_row)
+        self._connection.registerProducer(flow, True)
+        self._send({"ok": True, "result": {"event": "watching", "peer": None if feed.peer is None else str(feed.peer)}})
 
-    def _send_row(self, row: Mapping[str, Any]) -> None:
-        """Send one event of a feed. If the client does not read, the event is left out and counted."""
-        if self._paused:
-            self._missed += 1
-            return
-        missed, self._missed = self._missed, 0
+    def _send_events(self, events: list[dict[str, Any]], missed: int) -> None:
         if missed:
             self._send({"ok": True, "result": {"event": "events missed", "number": missed}})
-        self._send({"ok": True, "result": row})
+        for event in events:
+            self._send({"ok": True, "result": event})
 
-    def pauseProducing(self) -> None:
-        """Leave out events: the client of the feed does not read."""
-        self._paused = True
-
-    def resumeProducing(self) -> None:
-        """Send events again."""
-        self._paused = False
-
-    def stopProducing(self) -> None:
-        """Do nothing: the connection closes, and `connectionLost` follows."""
+    def _gave_way(self) -> None:
+        """Close the connection: a newer watcher has its place."""
+        self._connection.unregisterProducer()
+        self._close(VerbError("a newer watch has taken the place of this one"))
 
     @property
     def _connection(self) -> Any:
@@ -357,13 +342,24 @@ def peer_process(transport: Any) -> Caller | None:
 
 
 class FirstByte(Protocol):
-    """A connection until its first byte, which tells whether it speaks HTTP or the line protocol."""
+    """A connection until its first byte, which tells whether it speaks HTTP or the line protocol.
 
-    def __init__(self, chosen: Callable[[bytes, Any], Any], clock: IReactorTime, gone: Callable[[Protocol], None]) -> None:
+    `admitted` is asked as soon as it is known who has connected; where it says no, the connection is closed.
+    """
+
+    def __init__(
+        self, chosen: Callable[[bytes, Any], Any], clock: IReactorTime, gone: Callable[[FirstByte], None],
+        admitted: Callable[[FirstByte], bool] = lambda connection: True,
+    ) -> None:
         self._chosen = chosen
+        self._admitted = admitted
         self._gone = gone
         self._protocol: Any = None
         self._idle = clock.callLater(IDLE_SECONDS, self._timed_out)
+
+    def connectionMade(self) -> None:
+        if not self._admitted(self):
+            self._timed_out()
 
     def dataReceived(self, data: bytes) -> None:
         if self._protocol is None:
@@ -387,7 +383,7 @@ class FirstByte(Protocol):
 
 
 class AdminFactory(Factory):
-    """Makes the connections, at most `CONNECTIONS` at once.
+    """Makes the connections, at most `CONNECTIONS` at once. The members of the group leave some to operators.
 
     `http` builds those that speak HTTP, if there is such a server. `identify` returns who is at the other end of a transport.
     """
@@ -399,27 +395,39 @@ class AdminFactory(Factory):
         identify: Callable[[Any], Caller | None] = peer_process,
     ) -> None:
         self.identify = identify
-        self._feeds: set[AdminProtocol] = set()
         self._verbs = verbs
         self._clock = clock
         self._slices = slices or Slices(clock)
         self._http = http
-        self._open: set[Protocol] = set()
+        self._open: set[FirstByte] = set()
+        self._members: set[FirstByte] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if len(self._open) >= CONNECTIONS:
             return None
-        protocol = FirstByte(self._chosen, self._clock, self._open.discard)
+        protocol = FirstByte(self._chosen, self._clock, self._gone, self._admitted)
         protocol.factory = self
         self._open.add(protocol)
         return protocol
+
+    def _admitted(self, connection: FirstByte) -> bool:
+        """Return whether there is room for a connection, now that it is known who has connected."""
+        caller = self.identify(connection.transport)
+        if caller is not None and caller.is_operator:
+            return True
+        self._members.add(connection)
+        return len(self._members) <= MEMBERS_CONNECTIONS
+
+    def _gone(self, connection: FirstByte) -> None:
+        self._open.discard(connection)
+        self._members.discard(connection)
 
     def _chosen(self, first: bytes, transport: Any) -> Any:
         """Return the protocol of a connection that began with this byte. Members of the group cannot use HTTP."""
         caller = self.identify(transport)
         if self._http is not None and first.isalpha() and caller is not None and caller.is_operator:
             return self._http.buildProtocol(UNIXAddress(None))
-        return AdminProtocol(self._verbs, self._clock, self._slices, caller, self._feeds)
+        return AdminProtocol(self._verbs, self._clock, self._slices, caller)
 
     def close(self) -> None:
         """Drop every connection."""

@@ -14,6 +14,8 @@ from s2sgw.reporting.printable import printable, quoted
 
 #: Characters of one fact.
 _FACT = 1000
+#: What is shown before the facts, and the time as a number.
+_HEAD = ("at", "time", "level", "event")
 
 
 @click.command()
@@ -36,7 +38,7 @@ def _json(row: Mapping[str, Any], form: str) -> str:
 
 def event_line(row: Mapping[str, Any]) -> str:
     """Return an event as one line: the time of day, the level, the event, and its facts."""
-    facts = " ".join(f"{printable(key)}={_text(value)}" for key, value in row.items() if key not in ("time", "level", "event"))
+    facts = " ".join(f"{printable(key)}={_text(value)}" for key, value in row.items() if key not in _HEAD)
     words = (str(row.get("time", ""))[11:19], f"{row.get('level', ''):<5}", printable(str(row["event"])), facts)
     return "  ".join(word for word in words if word.strip())
 

@@ -63,6 +63,7 @@ from s2sgw.net.turns import Turns
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.daily_report import DailyReport
+from s2sgw.reporting.live_events import LiveEvents
 from s2sgw.reporting.metrics import HandshakeTimes, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
@@ -164,7 +165,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
-    record = EventRecord(wall, log, peer_records.refusals, narrowest_site)
+    record = EventRecord(wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread))
     audit = AuditLog(state, wall)
     report = record.report = DailyReport(state, wall, threads, running)
     handshake_times = HandshakeTimes()
@@ -254,7 +255,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     operator = Operator(OperatorServices(
         reactor, slices, threads, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
-        turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration, reactor.callFromThread,
+        turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations, unsent),
     ))

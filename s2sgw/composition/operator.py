@@ -85,7 +85,6 @@ class OperatorServices:
     stream_counts: StreamCounts
     reload_outcomes: ReloadOutcomes
     reconfiguration: Reconfiguration
-    in_reactor: Callable[..., object]
     #: what is done at the request of peers, by the name of its metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
@@ -175,7 +174,7 @@ class Operator:
             PeerStreams(services.custody.queues, services.accepted, services.initiated), services.reconfiguration.denials,
             services.reconfiguration.apply_bars, services.peer_records, services.record, services.extensions, running.is_local,
         ), services.audit)
-        watch = EventWatch(services.in_reactor)
+        watch = EventWatch(services.record.live)
         return {
             **verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust, **peers.verbs(),
             "watch": watch.watch,

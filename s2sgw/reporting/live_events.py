@@ -1,20 +1,27 @@
 """The events of the gateway as they happen, for those who watch one peer or all (`s2sgw watch`, `/events`).
 
-A watcher that reads slowly loses its oldest events and is told how many. Without a watcher an event costs one comparison.
+They are the events of the log, also those below its level, and each of those that the log only counts. A watcher that reads
+slowly loses its oldest events and is told how many. Nothing is observed while nobody watches.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any
 
-from s2sgw.reporting.audit import plain
+from twisted.logger import ILogObserver, LogEvent, LogLevel, LogPublisher, globalLogPublisher
+from zope.interface import implementer
+
+from s2sgw.reporting.log import event_row
 
 #: Watchers at once, in all and of one user; events that wait for one of them.
 WATCHERS = 16
 WATCHERS_PER_USER = 4
 WAITING = 200
+#: The key of a log event whose parts the watchers were told one by one.
+TOLD = "log_told"
 
 
 class TooManyWatchers(Exception):
@@ -34,7 +41,7 @@ class Watcher:
 
     def wants(self, peer: str) -> bool:
         """Return whether events of a peer are watched."""
-        return not self._peers or peer in self._peers
+        return not self._peers or peer.lower() in self._peers
 
     def put(self, event: dict[str, Any]) -> None:
         """Keep an event until it is taken."""
@@ -51,10 +58,24 @@ class Watcher:
         return events, missed
 
 
-class LiveEvents:
-    """Passes each event on to those who watch its peer."""
+def _at_once(call: Callable[..., object], *arguments: object) -> None:
+    call(*arguments)
 
-    def __init__(self) -> None:
+
+@implementer(ILogObserver)
+class LiveEvents:
+    """Passes each event on to those who watch its peer.
+
+    `in_reactor` calls a function on the reactor's thread: it is used for what another thread logs.
+    """
+
+    def __init__(
+        self, in_reactor: Callable[..., object] = _at_once, publisher: LogPublisher = globalLogPublisher,
+    ) -> None:
+        self._in_reactor = in_reactor
+        self._publisher = publisher
+        self._thread = get_ident()
+        #: in the order in which they came
         self._watchers: dict[Watcher, None] = {}
 
     def __len__(self) -> int:
@@ -63,28 +84,55 @@ class LiveEvents:
     def watch(
         self, user: str, peers: frozenset[str], wake: Callable[[], None], end: Callable[[], None] = lambda: None,
     ) -> Watcher:
-        """Return a new watcher of some peers, or of all. The oldest watcher of a user who has too many gives way.
+        """Return a new watcher of some peers (names in lower case), or of all.
 
-        Raises `TooManyWatchers`.
+        The oldest watcher of a user who has too many gives way; so does that of the user who has most, where there are too many
+        in all and the newcomer has fewer. Raises `TooManyWatchers`.
         """
-        own = [each for each in self._watchers if each.user == user]
-        if len(own) >= WATCHERS_PER_USER:
-            self.stop(own[0])
-            own[0].end()
-        if len(self._watchers) >= WATCHERS:
-            raise TooManyWatchers
+        numbers = Counter(each.user for each in self._watchers)
+        if numbers[user] >= WATCHERS_PER_USER:
+            self._give_way(user)
+        elif len(self._watchers) >= WATCHERS:
+            most = max(numbers, key=numbers.__getitem__)
+            if numbers[most] <= numbers[user] + 1:
+                raise TooManyWatchers
+            self._give_way(most)
+        if not self._watchers:
+            self._publisher.addObserver(self)
         watcher = Watcher(user, peers, wake, end)
         self._watchers[watcher] = None
         return watcher
 
+    def _give_way(self, user: str) -> None:
+        oldest = next(each for each in self._watchers if each.user == user)
+        self.stop(oldest)
+        oldest.end()
+
     def stop(self, watcher: Watcher) -> None:
         """Pass nothing more on to a watcher."""
-        self._watchers.pop(watcher, None)
+        if watcher in self._watchers:
+            del self._watchers[watcher]
+            if not self._watchers:
+                self._publisher.removeObserver(self)
 
-    def tell(self, at: float, peer: str, event: Mapping[str, Any]) -> None:
-        """Pass an event of a peer on. `at`: seconds since the epoch."""
+    def __call__(self, event: LogEvent) -> None:
+        """Pass on an event of the log; notes in free text are none."""
+        if "event" not in event or event.get(TOLD):
+            return
+        if get_ident() == self._thread:
+            self._pass_on(event)
+        else:
+            self._in_reactor(self._pass_on, event)
+
+    def tell(self, at: float, level: LogLevel, peer: str, event: Mapping[str, Any]) -> None:
+        """Pass on an event of a peer that the log has not. `at`: seconds since the epoch."""
+        if any(watcher.wants(peer) for watcher in self._watchers):
+            self._pass_on({"log_time": at, "log_level": level, **event})
+
+    def _pass_on(self, event: LogEvent) -> None:
+        peer = str(event.get("peer", ""))
         watchers = [watcher for watcher in self._watchers if watcher.wants(peer)]
         if watchers:
-            told = {"at": at, **{key: plain(value) for key, value in event.items()}}
+            row = {**event_row(event), "at": event.get("log_time", 0.0)}
             for watcher in watchers:
-                watcher.put(told)
+                watcher.put(row)

@@ -12,11 +12,11 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, Literal, Protocol
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.letter import letter, no_letter
-from s2sgw.reporting.live_events import LiveEvents
+from s2sgw.reporting.live_events import TOLD, LiveEvents
 from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.xmpp.ending import Ending, Layer
 from s2sgw.xmpp.jid import Pair
@@ -175,13 +175,31 @@ class RefusalStore(Protocol):
         """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach: of no made-up name."""
 
 
+#: Marks a log line that sums up what those who watch were told one by one.
+_SUM: dict[str, Any] = {TOLD: True}
+
+
+def _facts(refused: RefusalRecord) -> dict[str, Any]:
+    """Return a refusal as its log line has it."""
+    ending = refused.ending
+    return {
+        "event": "refused", "direction": refused.direction, "leg": refused.leg, "peer": refused.peer, "local": refused.local,
+        "address": refused.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
+        "reasons": list(refused.reasons),
+    }
+
+
 class EventRecord:
     """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
 
     def __init__(
         self, clock: WallClock, log: Logger, store: RefusalStore | None = None, site: Callable[[str], str] = str,
+        live: LiveEvents | None = None,
     ) -> None:
-        """Begin with what `store` holds of earlier runs. `site` returns the network that an address counts with in the log."""
+        """Begin with what `store` holds of earlier runs. `site` returns the network that an address counts with in the log.
+
+        `live` are those who watch events as they happen.
+        """
         self._clock = clock
         self._log = log
         self._site = site
@@ -190,8 +208,7 @@ class EventRecord:
         self._refusals_told = RepeatedEvents(clock)
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
-        #: those who watch events as they happen
-        self.live = LiveEvents()
+        self.live = LiveEvents() if live is None else live
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
         #: those of the names that may be made up, the one longest not met first
         self._strangers: OrderedDict[str, None] = OrderedDict()
@@ -222,13 +239,11 @@ class EventRecord:
         peer, local = pair
         self.refusals[ending.layer.value, ending.cause.value, ending.by] += 1
         refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
-        if self.live:
-            self.live.tell(refused.at, peer, {"event": "refused", **refused.clipped().row()})
         if self.report is not None:
             known = self._store is not None and self._store.is_known(refused)
             self.report.refused(direction, peer, known or leg == "backend", ending)
         if ending.layer is Layer.BACKEND:
-            self._keep(refused)
+            self._tell_refusal(self._keep(refused))
             return
         stranger = leg == "federation" and direction == "inbound"
         is_news = self._refusals_told.is_news((self._site(_host(address)) if stranger else pair, ending.cause), refused)
@@ -236,6 +251,13 @@ class EventRecord:
             refused = self._keep(refused)
         if is_news:
             self._log_refusal(refused)
+        else:
+            self._tell_refusal(refused)
+
+    def _tell_refusal(self, refused: RefusalRecord) -> None:
+        """Tell those who watch of a refusal that the log only counts."""
+        if self.live:
+            self.live.tell(refused.at, LogLevel.warn, refused.peer, _facts(refused.clipped()))
 
     def _keep(self, refused: RefusalRecord) -> RefusalRecord:
         refused = self._add(refused.clipped())
@@ -244,21 +266,16 @@ class EventRecord:
         return refused
 
     def _log_refusal(self, refused: RefusalRecord, **more: Any) -> None:
-        ending = refused.ending
-        self._log.warn(
-            event="refused", direction=refused.direction, leg=refused.leg, peer=refused.peer, local=refused.local,
-            address=refused.address, layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail,
-            reasons=list(refused.reasons), **more,
-        )
+        self._log.warn(**_facts(refused), **more)
 
     def tell_repeated(self, at_once: bool = False) -> None:
         """Log what was only counted for a minute; to be called every few seconds. `at_once`: all of it, at the end."""
         for refused, number in self._refusals_told.due(at_once):
             if not refused.peer:
                 self._keep(replace(refused, times=number))
-            self._log_refusal(refused.clipped(), times=number)
+            self._log_refusal(refused.clipped(), times=number, **_SUM)
         for facts, number in self._changes_told.due(at_once):
-            self._log.info(**facts, times=number)
+            self._log.info(**facts, times=number, **_SUM)
 
     def _add(self, refused: RefusalRecord) -> RefusalRecord:
         """Keep a refusal, and return it as it is kept: counted with the one before, if that was the same."""
@@ -302,9 +319,10 @@ class EventRecord:
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
         row = {"event": event, "direction": direction, "leg": leg, "peer": str(peer), "local": str(local), **facts}
-        self.live.tell(self._clock.seconds(), row["peer"], row)
         if owner is None or self._changes_told.is_news((event, owner), row):
             self._log.info(**row)
+        else:
+            self.live.tell(self._clock.seconds(), LogLevel.info, row["peer"], row)
 
     def resumption(self, role: Literal["initiating", "receiving"], outcome: Literal["resumed", "refused", "expired"]) -> None:
         """What became of a stream that broke off and could be resumed."""

@@ -7,9 +7,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import http_api, server
+from s2sgw.admin.event_flow import FLUSH_SECONDS
 from s2sgw.admin.http_api import APIServices, APIUser, Folder, NotAuthorised, add_resources, everybody
 from s2sgw.admin.server import AdminFactory, Rows, VerbError
 from s2sgw.net.http_server import BoundedRequest, BoundedSite
@@ -193,10 +195,10 @@ class EventTests(APITestCase):
         return self.client.send("GET", path)
 
     def tell(self, peer: str) -> None:
-        self.live.tell(5.0, peer, {"event": "refused", "peer": peer, "detail": "a\nb\u2028é"})
+        self.live.tell(5.0, LogLevel.warn, peer, {"event": "refused", "peer": peer, "detail": "a\nb\u2028é"})
 
     def events(self, transport: Transport) -> list[dict[str, Any]]:
-        self.clock.advance(http_api.FLUSH_SECONDS)
+        self.clock.advance(FLUSH_SECONDS)
         lines = parse(transport.value()).text.split("\n")
         return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
 
@@ -208,7 +210,8 @@ class EventTests(APITestCase):
         self.tell("b.example")
         self.assertEqual("text/event-stream", parse(everything.value()).headers["content-type"])
         self.assertEqual(["a.example", "b.example"], [event["peer"] for event in self.events(everything)])
-        self.assertEqual([{"at": 5.0, "event": "refused", "peer": "a.example", "detail": "a\nb\u2028é"}], self.events(one))
+        (event,) = self.events(one)
+        self.assertEqual((5.0, "refused", "a.example", "a\nb\u2028é"), tuple(event[key] for key in ("at", "event", "peer", "detail")))
 
     def test_bad_peer(self) -> None:
         """A peer that is no domain is refused."""
@@ -251,11 +254,11 @@ class EventTests(APITestCase):
         self.assertEqual((True, 0), (stuck.aborted, len(self.live)))
 
     def test_too_many(self) -> None:
-        """The oldest of a user gives way; beyond the bound for all newcomers are told so."""
+        """The oldest of a user gives way; newcomers are told where there is no room that they have a right to."""
         opened = [self.watched()[1] for _ in range(5)]
         self.assertEqual([True, False, False, False, False], [b"event: end" in transport.value() for transport in opened])
         self.assertTrue(opened[0].value().endswith(b"0\r\n\r\n"))
-        for number in range(12):
+        for number in range(16):
             self.user = APIUser(f"user {number}")
             self.watched()
         self.user = APIUser("another")

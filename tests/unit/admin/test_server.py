@@ -14,11 +14,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import Logger, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import protocol, server
-from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, Feed, FirstByte, Rows, VerbError, claim
+from s2sgw.admin.event_flow import FLUSH_SECONDS
+from s2sgw.admin.event_watch import EventWatch
+from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, FirstByte, Rows, VerbError, claim
 from s2sgw.net.slices import Slices
+from s2sgw.reporting.live_events import WAITING, WATCHERS_PER_USER, LiveEvents
 from tests.support.admin import member, operator
 from tests.support.turn_clock import TurnClock
 
@@ -143,50 +147,69 @@ class FeedTests(Conversation):
 
     def setUp(self) -> None:
         super().setUp()
-        self.subscribers: list[Any] = []
-        self.verbs["follow"] = lambda _: Feed(self.subscribe)
+        self.publisher = LogPublisher()
+        self.live = LiveEvents(publisher=self.publisher)
+        self.verbs["follow"] = EventWatch(self.live).watch
+        self.log = Logger("s2sgw", observer=self.publisher)
 
-    def subscribe(self, call: Any) -> Any:
-        self.subscribers.append(call)
-        return lambda: self.subscribers.remove(call)
+    def tell(self, event: str, peer: str = "a.example") -> None:
+        self.log.debug(event=event, peer=peer)
+
+    def events(self) -> list[str]:
+        self.clock.advance(FLUSH_SECONDS)
+        return [answer["result"]["event"] for answer in self.answers()]
 
     def test_events(self) -> None:
-        """Each event is a line, for longer than a response or an idle connection may take; the end ends the subscription."""
+        """Each event is a line, for longer than a response or an idle connection may take; the end ends the watch."""
         self.ask("follow")
-        self.subscribers[0]({"event": "one"})
+        self.tell("one")
         self.clock.advance(1000)
-        self.subscribers[0]({"event": "two"})
-        self.assertEqual(["one", "two"], [answer["result"]["event"] for answer in self.answers()])
+        self.tell("two")
+        self.assertEqual(["watching", "one", "two"], self.events())
         self.assertFalse(self.transport.disconnecting)
         self.protocol.connectionLost()
-        self.assertEqual([], self.subscribers)
+        self.assertEqual(0, len(self.live))
+
+    def test_peer(self) -> None:
+        """Only the events of the peer that was asked for, in either form of its name; notes in free text are no events."""
+        self.ask("follow", peer="BÜCHER.example")
+        for peer in ("bücher.example", "Xn--Bcher-kva.example", "other.example", ""):
+            self.tell("seen", peer)
+        self.log.info("a note about {peer}", peer="bücher.example")
+        self.assertEqual(["watching", "seen", "seen"], self.events())
 
     def test_slow_client(self) -> None:
-        """Events that the client does not read are left out and counted: they take no memory."""
+        """Of events that the client does not read the last ones wait, and the others are counted: they take no memory."""
         self.ask("follow")
         producer(self.transport).pauseProducing()
-        for _ in range(1000):
-            self.subscribers[0]({"event": "lost"})
-        self.assertEqual([], self.answers())
+        for number in range(WAITING + 1000):
+            self.tell(f"event {number}")
+        self.assertEqual(["watching"], self.events())
         producer(self.transport).resumeProducing()
-        self.subscribers[0]({"event": "seen"})
-        self.assertEqual([{"event": "events missed", "number": 1000}, {"event": "seen"}], [answer["result"] for answer in self.answers()])
+        self.assertEqual(["watching", "events missed", "event 1000"], self.events()[:3])
+        self.assertEqual((1000, 2 + WAITING), (self.answers()[1]["result"]["number"], len(self.answers())))
 
     def test_no_more_requests(self) -> None:
         """A connection that follows events takes no other request, not even one that was sent along."""
         self.receive(b'{"verb": "follow"}\n{"verb": "echo"}')
-        self.assertEqual(["usage"], [answer["kind"] for answer in self.answers()])
+        self.assertEqual([None, "usage"], [answer.get("kind") for answer in self.answers()])
         self.assertTrue(self.transport.disconnecting)
 
     def test_bounded(self) -> None:
-        """Those who follow leave connections for those who ask."""
-        for _ in range(server.FEEDS):
+        """A user who watches too often loses the oldest watch, which is told so, and can still ask; another has his own."""
+        first = self.transport
+        for _ in range(WATCHERS_PER_USER):
             self.ask("follow")
             self.transport, self.protocol = self.connect()
         self.ask("follow")
-        self.assertIn("at most 8", self.answers()[0]["error"])
-        self.ask("echo")
-        self.assertTrue(self.answers()[-1]["ok"])
+        self.assertIn("a newer watch", json.loads(first.value().splitlines()[-1])["error"])
+        self.assertTrue(first.disconnecting)
+        self.assertIsNone(first.producer)
+        self.factory.identify = member
+        self.verbs["watch"] = self.verbs["follow"]
+        self.transport, self.protocol = self.connect()
+        self.ask("watch")
+        self.assertEqual(WATCHERS_PER_USER + 1, len(self.live))
 
 
 class BoundTests(Conversation):
@@ -211,6 +234,24 @@ class BoundTests(Conversation):
         self.patch(server, "ANSWER_BYTES", 100)
         self.ask("echo", text="x" * 100)
         self.assertIn("too large", self.answers()[0]["error"])
+
+    def test_members_leave_room(self) -> None:
+        """However many connections members of the group hold, an operator comes in."""
+        self.factory.identify = member
+        held = [self.connect() for _ in range(server.CONNECTIONS - 1)]
+        admitted = [not transport.disconnecting for transport, _ in held]
+        self.assertEqual([True] * server.MEMBERS_CONNECTIONS, admitted[: server.MEMBERS_CONNECTIONS])
+        self.assertEqual({False}, set(admitted[server.MEMBERS_CONNECTIONS :]))
+        for transport, connection in held:
+            if transport.disconnecting:
+                connection.connectionLost()
+        self.factory.identify = operator
+        self.transport, self.protocol = self.connect()
+        self.ask("echo")
+        self.assertTrue(self.answers()[0]["ok"])
+        held[0][1].connectionLost()
+        self.factory.identify = member
+        self.assertFalse(self.connect()[0].disconnecting)
 
     def test_many_connections(self) -> None:
         """Above the bound a connection is refused; one that ends makes room."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from threading import Thread
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting import live_events
-from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers, Watcher
+from s2sgw.reporting.live_events import TOLD, LiveEvents, TooManyWatchers, Watcher
 from s2sgw.reporting.record import EventRecord
 from s2sgw.xmpp.ending import Cause, Ending
 
 
 class LiveEventsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.live = LiveEvents()
+        self.publisher = LogPublisher()
+        self.later: list[tuple[Any, ...]] = []
+        self.live = LiveEvents(lambda *call: self.later.append(call), self.publisher)
+        self.log = Logger("s2sgw", observer=self.publisher)
         self.woken: list[str] = []
         self.ended: list[str] = []
 
@@ -24,7 +29,7 @@ class LiveEventsTests(SynchronousTestCase):
         return self.live.watch(user, frozenset(peers), lambda: self.woken.append(user), lambda: self.ended.append(user))
 
     def tell(self, peer: str, number: int = 0) -> None:
-        self.live.tell(5.0, peer, {"event": "x", "peer": peer, "number": number})
+        self.live.tell(5.0, LogLevel.info, peer, {"event": "x", "peer": peer, "number": number})
 
     def test_by_peer(self) -> None:
         """Each gets the events of the peers that it watches; who names none gets all."""
@@ -32,7 +37,8 @@ class LiveEventsTests(SynchronousTestCase):
         for peer in ("a.example", "b.example"):
             self.tell(peer)
         self.assertEqual(["a.example", "b.example"], [event["peer"] for event in everything.take()[0]])
-        self.assertEqual([{"at": 5.0, "event": "x", "peer": "a.example", "number": 0}], one.take()[0])
+        row = {"at": 5.0, "time": "1970-01-01T00:00:05.000Z", "level": "info", "event": "x", "peer": "a.example", "number": 0}
+        self.assertEqual([row], one.take()[0])
         self.assertEqual(["alice", "bob"], self.woken)
 
     def test_woken_again(self) -> None:
@@ -54,32 +60,77 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(([], 0), watcher.take())
 
     def test_bounds(self) -> None:
-        """The oldest of a user with too many gives way; beyond the bound for all nobody comes in."""
+        """The oldest of a user with too many gives way."""
         first = self.watch()
         for _ in range(live_events.WATCHERS_PER_USER):
             self.watch()
         self.assertEqual(["alice"], self.ended)
         self.tell("a.example")
         self.assertEqual([], first.take()[0])
-        for number in range(live_events.WATCHERS - live_events.WATCHERS_PER_USER):
-            self.watch(f"user {number}")
-        self.assertRaises(TooManyWatchers, self.watch, "another")
+
+    def test_full(self) -> None:
+        """Where there are too many in all, the oldest of the user with most gives way to one who has fewer, and to nobody else."""
+        for number in range(live_events.WATCHERS):
+            self.watch(f"user {number // live_events.WATCHERS_PER_USER}")
+        self.watch("another")
+        self.watch("another")
+        self.assertEqual(["user 0", "user 1"], self.ended)
+        self.assertEqual(live_events.WATCHERS, len(self.live))
+        for name in range(live_events.WATCHERS - 5):
+            self.watch(f"one {name}")
+        self.assertRaises(TooManyWatchers, self.watch, "late")
         self.assertEqual(live_events.WATCHERS, len(self.live))
 
+    def test_log(self) -> None:
+        """Events of the log are passed on, also those below its level; notes are none, nor what was told one by one."""
+        watcher = self.watch()
+        self.log.debug(event="stream proven", peer="a.example", method="EXTERNAL")
+        self.log.info("a note")
+        told: Any = {TOLD: True}
+        self.log.info(event="many", **told)
+        (event,) = watcher.take()[0]
+        self.assertEqual(("debug", "stream proven", "EXTERNAL"), (event["level"], event["event"], event["method"]))
+        self.assertLess(abs(time.time() - event["at"]), 600)
+
+    def test_other_thread(self) -> None:
+        """An event of another thread is passed on in the reactor's."""
+        watcher = self.watch()
+        thread = Thread(target=lambda: self.log.info(event="there"))
+        thread.start()
+        thread.join()
+        self.assertEqual([], watcher.take()[0])
+        ((pass_on, event),) = self.later
+        pass_on(event)
+        self.assertEqual("there", watcher.take()[0][0]["event"])
+
     def test_nobody_watches(self) -> None:
-        """An event of a peer that nobody watches is kept for nobody."""
-        watcher = self.watch("alice", "b.example")
-        self.live.tell(0.0, "a.example", {"event": "x"})
-        self.assertEqual(([], 0), watcher.take())
+        """An event of a peer that nobody watches is kept for nobody. The log is observed while somebody watches."""
+        seen = LogPublisher()
+        self.patch(self.publisher, "addObserver", lambda observer: seen.addObserver(observer))
+        self.patch(self.publisher, "removeObserver", lambda observer: seen.removeObserver(observer))
+        first, second = self.watch("alice", "b.example"), self.watch("bob", "b.example")
+        self.live.tell(0.0, LogLevel.info, "a.example", {"event": "x"})
+        self.assertEqual([([], 0)] * 2, [first.take(), second.take()])
+        self.live.stop(first)
+        self.assertEqual([self.live], seen._observers)
+        for _ in range(2):
+            self.live.stop(second)
+        self.assertEqual([], seen._observers)
 
     def test_record(self) -> None:
-        """Refusals and changes of streams come by themselves; each one, though the log has one line a minute."""
-        record = EventRecord(Clock(), Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
-        told: list[dict[str, Any]] = []
+        """Each refusal and each change of a stream comes once: those that the log has, those that it counts, and not their sum."""
+        clock = Clock()
+        record = EventRecord(clock, self.log, live=self.live)
         watcher = record.live.watch("alice", frozenset(), lambda: None)
         for _ in range(2):
             record.refused("inbound", "federation", ("a.example", "example.org"), "192.0.2.1", Ending(Cause.NO_SUCH_DOMAIN, "x"))
-        record.standing("stream proven", "inbound", "federation", ("a.example", "example.org"), method="EXTERNAL")
-        told += watcher.take()[0]
-        self.assertEqual(["refused", "refused", "stream proven"], [event["event"] for event in told])
-        self.assertEqual(("no-such-domain", "EXTERNAL"), (told[0]["cause"], told[2]["method"]))
+        for _ in range(5):
+            record.standing("stream proven", "inbound", "federation", ("a.example", "example.org"), owner=self, method="EXTERNAL")
+        record.refused("outbound", "backend", ("a.example", "example.org"), "127.0.0.1", Ending(Cause.BACKEND_REFUSED, "x"))
+        told = watcher.take()[0]
+        self.assertEqual(["refused"] * 2 + ["stream proven"] * 5 + ["refused"], [event["event"] for event in told])
+        self.assertEqual([set(told[0])] * 2, [set(told[1]), set(told[7])])
+        self.assertEqual(("no-such-domain", "warn", "EXTERNAL"), (told[1]["cause"], told[1]["level"], told[3]["method"]))
+        clock.advance(3600)
+        record.tell_repeated()
+        self.assertEqual([], watcher.take()[0])

@@ -1,0 +1,76 @@
+"""The events of one watcher on their way to its client: over HTTP (`/events`) and over the line protocol (`watch`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from zope.interface import implementer
+
+from s2sgw.reporting.live_events import LiveEvents, Watcher
+from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.timer import cancel
+
+#: Seconds between two looks at what waits.
+FLUSH_SECONDS = 0.2
+
+
+@implementer(IPushProducer)
+class EventFlow:
+    """Writes events a few times a second, as fast as the client reads. A client that does not read loses the oldest.
+
+    `write` is called with the events and the number of those that were lost before them; `end` when the watcher had to give way.
+    """
+
+    def __init__(
+        self, live: LiveEvents, clock: IReactorTime, write: Callable[[list[dict[str, Any]], int], None], end: Callable[[], None],
+    ) -> None:
+        self._live = live
+        self._clock = clock
+        self._write = write
+        self._end = end
+        self._watcher: Watcher | None = None
+        self._flush: Any = None
+        #: whether the client does not read
+        self.paused = False
+
+    def begin(self, user: str, peer: Domain | None) -> None:
+        """Watch a peer, or all peers, on behalf of a user. Raises `TooManyWatchers`."""
+        peers = frozenset[str]() if peer is None else frozenset((peer.ascii, peer.text))
+        self._watcher = self._live.watch(user, peers, self._woken, self._gave_way)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            self._live.stop(watcher)
+        cancel(self._flush)
+        self._flush = None
+
+    def _gave_way(self) -> None:
+        self.stop()
+        self._end()
+
+    def _woken(self) -> None:
+        if not self.paused and self._flush is None:
+            self._flush = self._clock.callLater(FLUSH_SECONDS, self._flow)
+
+    def _flow(self) -> None:
+        self._flush = None
+        if self._watcher is not None and not self.paused:
+            events, missed = self._watcher.take()
+            if events:
+                self._write(events, missed)
+
+    def pauseProducing(self) -> None:
+        """The client does not read: what happens meanwhile waits, as far as there is room."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self.paused = False
+        self._woken()
+
+    def stopProducing(self) -> None:
+        """The connection is closing; its end stops the flow."""
