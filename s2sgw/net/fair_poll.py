@@ -106,19 +106,21 @@ class FairPoller:
     def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give the events, then have the streams served that were read: no further turn of the reactor is needed for it."""
         self._turns.begin_round()
-        yield from events
-        self._turns.end_round()
+        try:
+            yield from events
+        finally:
+            self._turns.end_round()
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give what there is time for: streams and listeners first, then datagrams, then strangers, those who have gone last."""
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
+        who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
         datagrams = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_datagram, others)]}
         for group, seconds in ((others, TURN_SECONDS), (datagrams, DATAGRAM_SECONDS)):
             yield from self._timed(((descriptor, group[descriptor]) for descriptor in self._rotated(group)), seconds)
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
-        who = {descriptor: self._strangers[descriptor] for descriptor in gone}
         for event in self._timed(self._newest_and_all(ready), STRANGERS_SECONDS):
             yield event
             if self._turns.negotiating >= STRANGERS_WAITING:

@@ -90,6 +90,32 @@ class Served:
 class ShareTests(SynchronousTestCase):
     """Who is served in one turn, and in which order."""
 
+    def changing(self, strangers: dict[int, object]) -> tuple[Any, Turns]:
+        """Return a poller of many ready descriptors, some of whose strangers have gone, and what it tells."""
+        turns, epoll = Turns(), Mock()
+        epoll.poll.return_value = [(3, EPOLLIN), *((each, GONE) for each in strangers)]
+        return FairPoller(epoll, strangers, turns, Observer(), stopwatch=lambda: 0.0, start=lambda number: 0), turns
+
+    def test_stranger_no_more(self) -> None:
+        """A stranger who has closed his side may be proven, or be gone, while others are served: no more is said of him."""
+        strangers: dict[int, object] = {each: object() for each in range(1000, 1020)}
+        poller, turns = self.changing(strangers)
+        served = []
+        for descriptor, _ in poller.poll(0, 99):
+            served.append(descriptor)
+            if descriptor == 3:
+                del strangers[1001]
+                strangers[1002] = object()  # another one has the descriptor
+        self.assertEqual((served, turns.told), ([3, 1000, *range(1003, 1020)], ["begin", "end"]))
+
+    def test_round_that_breaks(self) -> None:
+        """Streams that were read are served all the same."""
+        poller, turns = self.changing({each: object() for each in range(1000, 1020)})
+        self.patch(poller, "_is_datagram", lambda descriptor: 1 / 0)
+        with self.assertRaises(ZeroDivisionError):
+            list(poller.poll(0, 99))
+        self.assertEqual(turns.told, ["begin", "end"])
+
     def test_few(self) -> None:
         """A few events are served as they come."""
         few = [*range(1500, 1500 + FEW - 1), 3]
