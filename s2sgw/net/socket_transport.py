@@ -102,6 +102,8 @@ class SocketTransport:
         self._tls_user: TLSUser | None = None
         self._tls_begin: Callable[[], None] | None = None
         self._handshaking = False
+        #: close_notify is sent
+        self._notified = False
         #: it is being closed; what is written then is dropped. `_hangs_up`: without waiting for the other side
         self._closing = self._hangs_up = False
         self._lost = False
@@ -241,11 +243,18 @@ class SocketTransport:
         return problem
 
     def _shut_tls(self) -> bool:
-        """Send close_notify; return whether the other side has sent its own."""
+        """Send close_notify, once, as soon as there is room for it; return whether the other side has sent its own."""
+        if self._notified:
+            return False
         try:
-            return self._tls is not None and bool(self._tls.shutdown())
+            is_over = bool(self._tls.shutdown())
+        except SSL.WantWriteError:
+            self._want_write(True)
+            return False
         except SSL.Error:
             return True
+        self._notified = True
+        return is_over
 
     # --- what the reactor calls ------------------------------------------------------------------------------------------
 
@@ -278,9 +287,13 @@ class SocketTransport:
 
     def doWrite(self) -> Any:
         """Send on, since the socket takes more; return why the connection is lost."""
+        if not self._writing:
+            return None  # what was read has just ended it
         if self._handshaking:
             return self._handshake()
         self._want_write(False)
+        if self._closing and not self._pending:
+            self._close()  # there was no room for close_notify
         self._send()
         if self._tls_begin is not None and not self._pending and not self._lost:
             self._tls_begin()

@@ -483,6 +483,64 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual((transport.fileno(), world.reactor.getReaders()), (-1, []))
 
 
+    def blocked(self) -> tuple[World, SSL.Connection]:
+        """Return a stream under TLS that has more to send than the other side takes, and that side."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        world.receiving.negotiated()
+        while "paused" not in world.owner.calls:
+            world.receiving.write(BLOCK)
+            world.reactor.settle()
+        return world, tls
+
+    def drain(self, world: World, tls: SSL.Connection) -> bytes:
+        """Return what the other side reads, up to the close."""
+        data = b""
+        for _ in range(5000):
+            world.reactor.turn()
+            try:
+                data += tls.recv(1 << 20)
+            except SSL.WantReadError:
+                continue
+            except SSL.ZeroReturnError:
+                return data
+        raise AssertionError("it does not close")
+
+    def test_closed_as_soon_as_it_is_writable(self) -> None:
+        """An owner may close a stream within the call that tells it that more is taken: the other side is waited for all the same."""
+        world, tls = self.blocked()
+        self.patch(world.owner, "resumed", lambda connection: connection.close(CLOSING))
+        self.assertTrue(self.drain(world, tls).endswith(b"CLOSE\n"))
+        world.reactor.settle()
+        self.assertFalse(world.receiving.when_closed().called)
+        tls.shutdown()
+        world.reactor.settle()
+        self.assertTrue(world.receiving.when_closed().called)
+
+    def test_no_room_for_close_notify(self) -> None:
+        """Where the socket has no room for close_notify it is sent as soon as there is, and the other side is waited for."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        transport = world.receiving._socket
+        assert transport is not None
+        refused, shutdown = iter([True]), transport._tls.shutdown
+
+        def full_once() -> bool:
+            if next(refused, False):
+                raise SSL.WantWriteError
+            return bool(shutdown())
+
+        self.patch(transport._tls, "shutdown", full_once)
+        world.receiving.close(CLOSING)
+        world.reactor.turn()
+        self.assertFalse(world.receiving.when_closed().called)
+        self.assertEqual(self.drain(world, tls), b"CLOSE\n")
+        self.assertFalse(world.receiving.when_closed().called)
+        tls.shutdown()
+        world.reactor.settle()
+        self.assertTrue(world.receiving.when_closed().called)
+
+
 class TwistedTransportTests(Suite, SynchronousTestCase):
     """Twisted's own transport, for those that have no socket of their own."""
 
