@@ -24,6 +24,7 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.bounce import bounce
+from s2sgw.s2s.shared_stream import tell_lost
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Announced, Bound, Event, NotResumed, Resumed, Routed, StanzasReceived
 from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
@@ -131,7 +132,7 @@ class RouterPairStream:
     def lost(self, ending: Ending) -> None:
         self._link.forget(self)
         if self.user is not None:
-            self.user.stream_lost(ending)
+            tell_lost(self.user, ending)
 
 
 class RouterLink:
@@ -300,12 +301,17 @@ class RouterLink:
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         was_bound, self.connection = self.bound, None
-        if self.incoming is not None:
-            self.incoming.close(ending)
-            self.incoming = None
-        self._is_unbound()
+        incoming, self.incoming = self.incoming, None
         self.served.clear()
         self._lose(list(self._parts.values()), ending)
+        try:
+            if incoming is not None:
+                incoming.close(ending)
+        finally:
+            self._is_unbound()
+            self._gone(connection, ending, was_bound)
+
+    def _gone(self, connection: StreamConnection, ending: Ending, was_bound: bool) -> None:
         if was_bound and self.now - self.since >= STEADY:
             self._failures = 0
         if was_bound:

@@ -113,21 +113,21 @@ class StreamIngress:
 
     def close(self, ending: Ending) -> None:
         """The stream is gone."""
-        self._leave()
+        self.pass_on()
         cancel(self._late)
         self.forget()
 
-    def _leave(self) -> None:
+    def pass_on(self) -> None:
+        """The stream is gone: what came before is passed on, and no stream is left to be paused."""
         for ingress in self._pairs.values():
             ingress.close()
 
     # --- resumption (XEP-0198 §5) ---
 
     def suspend(self, counters: Counters) -> None:
-        """The stream broke off and may be resumed: what becomes of its stanzas is counted on all the same."""
+        """The stream broke off and may be resumed: what becomes of its stanzas is counted on all the same. `pass_on` follows."""
         if self._receipts is not None:
             self._receipts.sender = _SuspendedStream(counters)
-        self._leave()
 
     def continue_from(self, former: StreamIngress) -> None:
         """This stream resumes the one of `former`."""

@@ -339,6 +339,8 @@ class StreamConnection(Protocol):
         self._turning, self._answered = True, 0
         try:
             self._read(self._turns.stopwatch())
+        except Exception:
+            self._broken()
         finally:
             self._turning = False
         self._want_turn()
@@ -549,8 +551,13 @@ class StreamConnection(Protocol):
                 self._feed()
             self._settle()
         finally:
-            self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
-            self._stop_deadline()
+            try:
+                self._finish(self.engine.parting or lost(reason, handshaking=self._handshaking))
+            finally:
+                self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        self._stop_deadline()
         waiting, self._closed = self._closed, []
         for waiter in waiting:
             waiter.callback(None)

@@ -84,12 +84,12 @@ class AcceptedStream:
         self.incoming: StreamIngress
         self.shared_stream: SharedStream
         self._questions: set[Deferred[Any]] = set()
-        self._over = False
-        self._left = False
+        self._is_connected = self._over = self._left = False
         self.since = ingress_services.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
         """The other side begins."""
+        self._is_connected = True
         self.incoming = StreamIngress(
             self._ingress_services, connection, self.engine, self.side.leg, self.side, self.senders,
         )
@@ -147,9 +147,9 @@ class AcceptedStream:
         self._register.gone(self, connection)
         for question in list(self._questions):
             question.cancel()
-        if not self._leave(ending):
+        if self._is_connected and not self._leave(ending):
+            self.shared_stream.lost(ending)  # first, so that nothing of what is passed on now is written here
             self.incoming.close(ending)
-            self.shared_stream.lost(ending)
         self._account(connection, ending)
 
     # --- resumption (XEP-0198 §5) ---

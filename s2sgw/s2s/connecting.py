@@ -196,13 +196,15 @@ class InitiatedStream:
         resumption = None if self.shared_stream.shared else self.engine.broken_off()
         if resumption is not None:
             self.shared_stream.broken = BrokenStream.of(resumption, self.incoming)
-        elif self.incoming is not None:
-            self.incoming.close(ending)
         if self._question is not None:
             self._question.cancel()
         if not self.ready.called:
             self._refuse(ending)
-        self.shared_stream.lost(ending)
+        self.shared_stream.lost(ending)  # first, so that nothing of what is passed on now is written here
+        if self.incoming is not None and resumption is not None:
+            self.incoming.pass_on()
+        elif self.incoming is not None:
+            self.incoming.close(ending)
 
     def paused(self, connection: StreamConnection) -> None:
         """The transport has more to send than it can."""

@@ -98,7 +98,10 @@ class ResumptionTable:
         self._open.pop(id, None)
 
     def keep(self, resumption: Resumption, owner: ResumableOwner, ending: Ending) -> bool:
-        """Keep a stream that broke off. Return False where what was sent on it cannot be sent again in its order."""
+        """Keep a stream that broke off. Return False where what was sent on it cannot be sent again in its order.
+
+        What it brought is passed on last, so that nothing which comes of that is written on this stream.
+        """
         if not owner.shared_stream.resumable:
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
@@ -108,6 +111,7 @@ class ResumptionTable:
         session.timer = self._clock.callLater(seconds, self._expire, session)
         for excess in list(self._excess(session.peers)):
             self._expire(excess)
+        owner.incoming.pass_on()
         return True
 
     def _excess(self, peers: set[Domain]) -> Iterator[SuspendedStream]:

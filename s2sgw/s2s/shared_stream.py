@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from s2sgw.delivery.next_hop import NextHopLimits, StreamFacts
 from s2sgw.delivery.outbound_stream import ResumableStream, StreamUser
@@ -21,6 +22,8 @@ from s2sgw.s2s.legs import Legged
 from s2sgw.stream.events import Acknowledged, Event, ManagementRefused, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Pair
+
+log = Logger()
 
 
 class CarryingEngine(Protocol):
@@ -40,6 +43,14 @@ class CarryingEngine(Protocol):
 
     def sent(self, number: int) -> bool:
         """`number` stanzas are being written. Return whether they are counted, for acknowledgements to come."""
+
+
+def tell_lost(user: StreamUser, ending: Ending) -> None:
+    """Tell one user of a stream that it is gone. The others are told whatever becomes of this one."""
+    try:
+        user.stream_lost(ending)
+    except Exception:
+        log.failure("a user of a stream broke at its end")
 
 
 class PairStream:
@@ -265,7 +276,7 @@ class SharedStream:
         for part in self._parts.values():
             part.ambiguous = ambiguous
         for user in users:
-            user.stream_lost(ending)
+            tell_lost(user, ending)
         self._release()
 
     def _release(self) -> None:
@@ -299,7 +310,7 @@ class SharedStream:
         for part in self._parts.values():
             if part.user is not None and not unacknowledged[part]:
                 user, part.user = part.user, None
-                user.stream_lost(ending)
+                tell_lost(user, ending)
         for user in self.users:
             user.stream_suspended(ending)
         return bool(unacknowledged)

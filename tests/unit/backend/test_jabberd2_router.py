@@ -272,6 +272,27 @@ class LifeTests(LinkTestCase):
         self.tell(Bound(True), Announced("here.example", True))
         self.assertIn("id='2'", "".join(self.connection.written))
 
+    def test_answered_at_the_end(self) -> None:
+        """What is passed on when the connection is gone may be answered: the answer waits for the next connection."""
+        self.open()
+        queue, lost = self.queues.queue(IN), self.connection
+        queue.accept([message("1")])
+        self.patch(self.link.incoming, "close", lambda ending: queue.accept([message("2")]))
+        lost.close(Ending(Cause.CONNECTION_LOST))
+        self.assertNotIn("id='2'", "".join(lost.written))
+        self.clock.advance(1)
+        self.tell(Bound(True), Announced("here.example", True))
+        self.assertIn("id='2'", "".join(self.connection.written))
+
+    def test_an_end_that_breaks(self) -> None:
+        """A mistake at the end of one connection does not keep the next one from being made."""
+        self.open()
+        self.patch(self.link.incoming, "close", lambda ending: 1 / 0)
+        with self.assertRaises(ZeroDivisionError):
+            self.connection.close(Ending(Cause.CONNECTION_LOST))
+        self.clock.advance(1)
+        self.assertEqual((2, "connecting"), (len(self.connections), self.link.state))
+
     def test_not_reached(self) -> None:
         """Nobody there, no secret, a mistake of ours: told, and tried again ever more rarely."""
         self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))

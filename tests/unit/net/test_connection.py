@@ -751,6 +751,24 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(ends.client_wire.disconnected)
         self.assertEqual(ends.clock.getDelayedCalls(), [])
 
+    def test_a_turn_that_breaks(self) -> None:
+        """A mistake while a stream is read ends it: it would wait for a turn that never comes."""
+        solo = Solo()
+        self.patch(solo.connection._intake, "take", lambda at_most: 1 / 0)
+        solo.receive(b"hello\n")
+        self.assertEqual([each.cause for each in solo.owner.endings], [Cause.INTERNAL])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_an_end_that_breaks(self) -> None:
+        """A mistake at the end keeps nobody waiting for it: who counts the connection is told that it is gone."""
+        solo = Solo()
+        closed = solo.connection.when_closed()
+        self.patch(solo.engine, "release", lambda: 1 / 0)
+        with self.assertRaises(ZeroDivisionError):
+            solo.lose()
+        self.assertTrue(closed.called)
+        self.assertEqual(([each.cause for each in solo.owner.endings], solo.clock.getDelayedCalls()), ([Cause.CONNECTION_LOST], []))
+
     def test_flushed_before_closed(self) -> None:
         """R15: the error and the closing tag are written, then the producer is let go, then the transport is closed."""
         solo = Solo()

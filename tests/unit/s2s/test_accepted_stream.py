@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import PairProven, ResolutionNeeded
 from s2sgw.xmpp.ending import Cause, Ending
@@ -51,6 +52,34 @@ class AdmissionTests(SynchronousTestCase):
         self.stream.ended(self.connection, Ending(Cause.CLOSED))
         self.admitted.advance.assert_not_called()
         self.connection.step.assert_not_called()
+
+    def test_ended(self) -> None:
+        """Stanzas that go back lose the stream before what came on it is passed on: an answer to that is not written there."""
+        self.engine.claimed, order = (None, None), Mock()
+        self.stream.incoming, self.stream.shared_stream = order.incoming, order.shared_stream
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.stream.ended(self.connection, ending)
+        self.assertEqual([call.shared_stream.lost(ending), call.incoming.close(ending)], order.mock_calls)
+
+    def test_broken_off(self) -> None:
+        """XEP-0198 §5: so it is where the stream may be resumed. What is passed on is counted."""
+        order, resumption = Mock(), Mock(seconds=60)
+        table = ResumptionTable(Clock(), Mock())
+        order.shared_stream.suspend.return_value = False
+        owner = Mock(incoming=order.incoming, shared_stream=order.shared_stream, leg="federation", pairs=frozenset(), senders={PEER})
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.assertTrue(table.keep(resumption, owner, ending))
+        self.assertEqual(
+            [call.incoming.suspend(resumption.counters), call.shared_stream.suspend(ending), call.incoming.pass_on()], order.mock_calls,
+        )
+
+    def test_ended_before_it_began(self) -> None:
+        """A connection that breaks before its stream begins, as where TLS cannot, is recorded like any other."""
+        services = Mock(clock=Clock())
+        stream = AcceptedStream(self.stream.side, self.engine, services, Mock(), self.admitted)
+        self.engine.claimed = None, None
+        stream.ended(self.connection, Ending(Cause.INTERNAL))
+        services.record.refused.assert_called_once()
 
     def test_proven(self) -> None:
         """The first pair that is proven makes it one that never gives way."""

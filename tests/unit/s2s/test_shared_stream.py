@@ -160,6 +160,14 @@ class LendingTests(SynchronousTestCase):
             self.shared_stream.free()
         self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
 
+    def test_a_user_that_breaks(self) -> None:
+        """One that breaks as it is told of the end keeps no other from being told."""
+        (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
+        ending = Ending(Cause.CONNECTION_LOST)
+        self.patch(one, "stream_lost", lambda ending: 1 / 0)
+        self.shared_stream.lost(ending)
+        self.assertEqual((two.told, len(self.flushLoggedErrors(ZeroDivisionError))), ([ending], 1))
+
     def test_owed(self) -> None:
         """R35: what was counted on the stream with which this one goes on comes first."""
         self.engine.managed = True
