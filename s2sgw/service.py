@@ -66,10 +66,10 @@ BACKEND_LOOK_SECONDS = 5.0
 REPEATED_SECONDS = 5.0
 #: Seconds that the answer to `shut_down` has to leave by.
 ANSWERED = 0.2
-#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 2,000 more than went,
-#: and at what survived that twice: up to a microsecond for each, so a few milliseconds at once, also while thousands of streams
-#: begin. It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
-COLLECTOR_THRESHOLDS = (2_000, 2, 1_000_000)
+#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 700 more than went,
+#: and at what survived that twice: a microsecond for each, so a few milliseconds at most, also while thousands of streams begin.
+#: It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
+COLLECTOR_THRESHOLDS = (700, 2, 1_000_000)
 #: Seconds for which a thread that computes (it reads a long configuration) may hold up the reactor's at a time, where the reactor
 #: is ready to go on: the least that costs neither of them much. Python's own 5 ms would be 5 ms at every read from a socket.
 SWITCH_SECONDS = 0.001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -29,17 +30,26 @@ from s2sgw.xmpp.wall_clock import WallClock, date_of
 HANDSHAKES_PER_STREAM = 64
 
 
+def _at_once() -> Deferred[None]:
+    return succeed(None)
+
+
 class Judge:
-    """Judges peers of the federation leg, in either role."""
+    """Judges peers of the federation leg, in either role.
+
+    `time_to_judge` returns what fires when the reactor has time for the work that a peer's certificate causes (`net.turns`).
+    """
 
     def __init__(
         self, peers: PeerPolicies, proving: ProofRunner, look_ups: EvidenceLookups, peer_records: PeerRecords, clock: WallClock,
+        time_to_judge: Callable[[], Deferred[None]] = _at_once,
     ) -> None:
         self._peers = peers
         self._proving = proving
         self._look_ups = look_ups
         self._peer_records = peer_records
         self._clock = clock
+        self._time_to_judge = time_to_judge
         #: the peers of each stream for which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
         #: what was recorded of each stream: registered domains, with what the verdict came to
@@ -84,7 +94,7 @@ class Judge:
 
         `target` is where we connected to; None: the peer connected to us. `requester` asks for the look-ups; None: we do.
         """
-        evidence, found = await self._found(connection, question.peer, role, target, requester)
+        evidence, found = await self._found(connection, question.peer, role, target, requester, self._time_to_judge)
         targets: tuple[Target, ...] = (target,) if target else ()
         if found.verdict.hold:
             targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
@@ -139,6 +149,7 @@ class Judge:
 
     async def _found(
         self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None, requester: Requester | None,
+        time_to_judge: Callable[[], Deferred[None]] = _at_once,
     ) -> tuple[Evidence, Assessment]:
         policy = self._peers.policy(peer)
         evidence = Evidence(
@@ -147,20 +158,23 @@ class Judge:
             target_secure=target.secure if target else False,
         )
         standing = self._peer_records.standing(peer, policy, evidence.at.timestamp())
-        return await self.gather(policy, evidence, standing, target, requester)
+        return await self.gather(policy, evidence, standing, target, requester, time_to_judge)
 
     async def gather(
         self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts, target: Target | None,
-        requester: Requester | None = None,
+        requester: Requester | None = None, time_to_judge: Callable[[], Deferred[None]] = _at_once,
     ) -> tuple[Evidence, Assessment]:
         """Return all evidence and the verdict. The DNS is always asked, for it may veto; the web only if nothing else proves."""
         shown = evidence.tls_version is not None and bool(evidence.chain)
         if shown and "dane" in policy.proofs and policy.bar is None:
             tlsa = await self._look_ups.dane(evidence.domain, policy.route, target, requester)
             evidence = replace(evidence, tlsa=tlsa)
+        if shown:
+            await time_to_judge()
         found = self._proving.found(policy, evidence, standing)
         if shown and "posh" in policy.proofs and policy.bar is None and not (found.proven or found.vetoed):
             evidence = replace(evidence, posh=await self._look_ups.posh(evidence.domain, requester))
+            await time_to_judge()
             found = self._proving.found(policy, evidence, standing)
         return evidence, found
 

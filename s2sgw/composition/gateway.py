@@ -155,9 +155,10 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     The state directory, the peer database and the spool are opened: raises `OSError`, `ValueError`, `SpoolBroken` or
     `PrivateCAError` where one of them cannot be used.
     """
-    # 1. clock, chance, state directory, certificates, policies
+    # 1. clock, turns, chance, state directory, certificates, policies
     random = SystemRandom()
-    slices, threads = Slices(reactor), ReactorThreads(reactor)
+    turns = Turns(reactor)
+    slices, threads = Slices(reactor, budget=turns.budget), ReactorThreads(reactor)
     state = prepare_state(config.gateway.state)
     secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
     running = RunningConfiguration(config, reactor, threads)
@@ -194,14 +195,13 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     posh = documents(running, reactor, wall, resolver, config.limits.posh_fetches)
     proof_runner = ProofRunner(running.trust_files)
     look_ups = EvidenceLookups(reactor, discovery, posh, diallers)
-    judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall)
+    judge = Judge(running.policies, proof_runner, look_ups, peer_records, wall, turns.time_to_judge)
 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
     unsent = UnsentBytes(custody.services.relief.memory, partial(record.limit_hit, "memory"))
-    turns = Turns(reactor)
     connections = ConnectionBuilder(reactor, keepalive, turns, unsent)
-    admission = federation_admission(config, reactor, record)
+    admission = federation_admission(config, reactor, record, turns.budget)
     destinations = Destinations(
         reactor, random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
     )

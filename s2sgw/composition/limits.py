@@ -7,6 +7,7 @@ from twisted.logger import Logger
 
 from s2sgw.config import Config
 from s2sgw.net.admission import Admission, ConnectionLimits
+from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.reporting.record import EventRecord
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.descriptors import DescriptorShares
@@ -39,9 +40,9 @@ def connection_limits(config: Config) -> ConnectionLimits:
     )
 
 
-def federation_admission(config: Config, clock: IReactorTime, record: EventRecord) -> Admission:
-    """Build the admission of all federation listeners."""
-    return Admission(connection_limits(config), clock, record.limit_hit)
+def federation_admission(config: Config, clock: IReactorTime, record: EventRecord, budget: TurnBudget | None = None) -> Admission:
+    """Build the admission of all federation listeners. `budget` bounds what is ended in one turn."""
+    return Admission(connection_limits(config), clock, record.limit_hit, budget)
 
 
 def backend_admission(config: Config, clock: IReactorTime, record: EventRecord) -> Admission:

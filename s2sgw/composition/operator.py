@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -31,7 +31,7 @@ from s2sgw.config import Config
 from s2sgw.delivery.custody import Custody
 from s2sgw.net.admission import Admission
 from s2sgw.net.discovery import Discovery
-from s2sgw.net.slices import Slices
+from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.net.threads import Threads
 from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -53,6 +53,8 @@ from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_outcomes import StreamCounts
 from s2sgw.xmpp.jid import Domain
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,10 @@ class Operator:
     def count(self) -> Deferred[Any]:
         """Count streams and lanes, in slices."""
         return self.views.count()
+
+    def run(self, work: SlicedWork[T]) -> Deferred[T]:
+        """Do `work` in slices."""
+        return self._services.slices.run(work)
 
     def _limit_hits(self) -> Counter[str]:
         """Return how often each limit was hit; what found no slot counts under the key that bounds the slots."""

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.sites import Site, site_path
+from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -23,9 +24,11 @@ from s2sgw.xmpp.errors import StreamCondition
 WIDER = 2
 #: Seconds that a negotiation has at least, however many are under way.
 LEAST_NEGOTIATION = 5.0
-#: Seconds between two looks for connections whose time is over, and how many of them are ended in one turn of the reactor.
+#: Seconds between two looks for connections whose time is over, and how many of them are ended in one turn of the reactor, within
+#: how many seconds.
 LOOK = 0.5
 ENDED_PER_TURN = 50
+ENDING_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,10 @@ class Admission:
 
     def __init__(
         self, limits: ConnectionLimits, clock: IReactorTime, hit: Callable[[str], None] = lambda limit: None,
+        budget: TurnBudget | None = None,
     ) -> None:
         self.limits = limits
+        self._budget = budget or TurnBudget()
         self._clock = clock
         self._hit = hit
         self._total = 0
@@ -208,6 +213,7 @@ class Admission:
         """End some of those whose time is over."""
         self._timer = None
         before = self._clock.seconds() - self.negotiation_seconds
+        end = self._budget.end_of(ENDING_SECONDS)
         for _ in range(ENDED_PER_TURN):
             oldest = next(iter(self._by_age), None)
             if oldest is None:
@@ -216,6 +222,8 @@ class Admission:
                 self._timer = self._clock.callLater(LOOK, self._look)
                 return
             self._expire(oldest)
+            if self._budget.stopwatch() > end:
+                break
         self._timer = self._clock.callLater(0, self._look)
 
     def _expire(self, connection: AdmittedConnection) -> None:

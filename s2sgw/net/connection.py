@@ -27,6 +27,7 @@ from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
 from s2sgw.net.socket_transport import SocketTransport, take_over
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
+from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.trust.evidence import Role
@@ -338,7 +339,7 @@ class StreamConnection(Protocol):
         self._tell_of_tls()
         self._turning, self._answered = True, 0
         try:
-            self._read(self._turns.stopwatch())
+            self._read(self._turns.budget)
         except Exception:
             self._broken()
         finally:
@@ -351,17 +352,19 @@ class StreamConnection(Protocol):
             self._tls_is_news = False
             self.step(self.engine.tls_established)
 
-    def _read(self, began: float) -> None:
-        """Read what came, as far as this turn of the reactor has time and room for it."""
+    def _read(self, budget: TurnBudget) -> None:
+        """Read what came, as far as this turn of the reactor has time and room for it: a portion in any case."""
+        began = budget.stopwatch()
         at_most = self._portion if self.established else NEGOTIATION_BYTES
         while self._readable and not self._intake.held:
             taken = self._feed(at_most)
-            seconds = self._turns.stopwatch() - began
+            now = budget.stopwatch()
+            seconds = now - began
             if self.established:
                 at_most = self._portion = _next_portion(self._portion, taken, seconds)
             else:
                 at_most -= taken
-            if seconds > STREAM_SECONDS or self._answered > ANSWER_BYTES or at_most <= 0:
+            if seconds > STREAM_SECONDS or now > budget.end or self._answered > ANSWER_BYTES or at_most <= 0:
                 return
 
     @property

@@ -4,7 +4,7 @@ Twisted's epoll reactor serves in one turn whatever is ready, however much that 
 are closed in one go, while nothing else runs. epoll tells again of what was not served, so it can wait for the next turn.
 
 Streams and listeners come first, then datagrams (answers to our DNS questions, most of which strangers cause), then strangers.
-Times are CPU times: where other programs keep the processor busy, no fewer are served in a turn.
+Each has a share of the turn (`net.turn_budget`), and the first of each is served in any case.
 
 epoll also tells which connections the other side has closed (EPOLLRDHUP). They wait for nothing, so they come after those that
 do; and where a crowd of strangers has gone, what it said is not read.
@@ -14,22 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
+from math import inf
 from random import randrange
 from select import EPOLLHUP, EPOLLIN, EPOLLRDHUP
-from time import thread_time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.udp import Port
 
-#: So many events are served as they come: sorting them is not worth it.
+from s2sgw.net.turn_budget import TurnBudget
+
+#: So many events without strangers among them are served as they come: sorting them is not worth it.
 FEW = 16
 #: Seconds of one turn for peers, our own streams and listeners, for datagrams, and for strangers. A message needs a few turns.
-TURN_SECONDS = 0.01
-DATAGRAM_SECONDS = 0.005
-STRANGERS_SECONDS = 0.005
+PEERS_SECONDS = 0.004
+DATAGRAM_SECONDS = 0.003
+STRANGERS_SECONDS = 0.004
 #: And for strangers who have closed their side.
-GONE_SECONDS = 0.005
+GONE_SECONDS = 0.002
 #: Once so many strangers have been read and not served, no more are read in this turn than one, the newest: who comes last need
 #: not wait for all that came before.
 STRANGERS_WAITING = 20
@@ -39,6 +41,7 @@ CROWD = 200
 NEWEST = 500
 
 ReadyEvent = tuple[int, int]
+T = TypeVar("T")
 
 
 class TurnObserver(Protocol):
@@ -50,7 +53,9 @@ class TurnObserver(Protocol):
 
 
 class StreamTurns(Protocol):
-    """Serves streams that were read (`net.turns`)."""
+    """Serves streams that were read (`net.turns`). `budget` bounds the turn, which begins here."""
+
+    budget: TurnBudget
 
     @property
     def negotiating(self) -> int:
@@ -73,8 +78,7 @@ class FairPoller:
 
     def __init__(
         self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
-        is_datagram: Callable[[int], bool] = lambda descriptor: False,
-        stopwatch: Callable[[], float] = thread_time, start: Callable[[int], int] = randrange,
+        is_datagram: Callable[[int], bool] = lambda descriptor: False, start: Callable[[int], int] = randrange,
     ) -> None:
         self.poller = poller
         self.unregister = poller.unregister
@@ -82,7 +86,7 @@ class FairPoller:
         self._turns = turns
         self._observer = observer
         self._is_datagram = is_datagram
-        self._stopwatch = stopwatch
+        self._budget = turns.budget
         self._start = start
 
     def __getattr__(self, name: str) -> Any:
@@ -101,7 +105,8 @@ class FairPoller:
         self._observer.ended()
         events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
         self._observer.began()
-        return self._round(events if len(events) <= FEW else self._shared(events))
+        self._budget.begin()
+        return self._round(events if len(events) < 2 else self._few(events) if self._are_few(events) else self._shared(events))
 
     def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give the events, then have the streams served that were read: no further turn of the reactor is needed for it."""
@@ -111,13 +116,20 @@ class FairPoller:
         finally:
             self._turns.end_round()
 
+    def _are_few(self, events: Sequence[ReadyEvent]) -> bool:
+        return len(events) <= FEW and not any(descriptor in self._strangers for descriptor, _ in events)
+
+    def _few(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
+        """Give all that there is time for, from another one on each time."""
+        return self._timed(self._rotated(events), inf)
+
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Give what there is time for: streams and listeners first, then datagrams, then strangers, those who have gone last."""
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
         who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
         datagrams = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_datagram, others)]}
-        for group, seconds in ((others, TURN_SECONDS), (datagrams, DATAGRAM_SECONDS)):
+        for group, seconds in ((others, PEERS_SECONDS), (datagrams, DATAGRAM_SECONDS)):
             yield from self._timed(((descriptor, group[descriptor]) for descriptor in self._rotated(group)), seconds)
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
@@ -130,18 +142,18 @@ class FairPoller:
         yield from self._timed(((each, EPOLLHUP if unread else masks[each]) for each in still), GONE_SECONDS)
 
     def _timed(self, events: Iterable[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
-        """Give one event after another until the time is over; the first in any case."""
-        end = self._stopwatch() + seconds
+        """Give one event after another until so many seconds, or the turn, are over; the first in any case."""
+        end, stopwatch = self._budget.end_of(seconds), self._budget.stopwatch
         for event in events:
             yield event
-            if self._stopwatch() >= end:
+            if stopwatch() >= end:
                 return
 
-    def _rotated(self, ready: Iterable[int]) -> Iterator[int]:
+    def _rotated(self, ready: Iterable[T]) -> Iterator[T]:
         """Begin at another place each time, so that none is better than another."""
-        descriptors = list(ready)
-        at = self._start(len(descriptors)) if descriptors else 0
-        return chain(islice(descriptors, at, None), islice(descriptors, at))
+        listed = list(ready)
+        at = self._start(len(listed)) if listed else 0
+        return chain(islice(listed, at, None), islice(listed, at))
 
     def _newest_and_all(self, ready: dict[int, int]) -> Iterator[ReadyEvent]:
         """Alternate between the connections that came or advanced last and all: a crowd keeps out nobody who comes later."""

@@ -16,6 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from s2sgw.net.turn_budget import TurnBudget, TurnPart
+
 #: Seconds of one turn of the reactor for all such work together.
 SLICE_SECONDS = 0.005
 
@@ -43,15 +45,17 @@ class _Job(Generic[T]):
 class Slices:
     """All sliced work of a gateway. The pieces of work take turns, step by step, and share `seconds` of each turn.
 
-    `stopwatch` gives seconds that never run backwards.
+    `stopwatch` gives seconds that never run backwards: a step may wait for the disk. `budget` bounds the turn.
     """
 
     def __init__(
-        self, clock: IReactorTime, seconds: float = SLICE_SECONDS, stopwatch: Callable[[], float] = perf_counter,
+        self, clock: IReactorTime, seconds: float = SLICE_SECONDS, stopwatch: Callable[[], float] = perf_counter, *,
+        budget: TurnBudget | None = None,
     ) -> None:
         self._clock = clock
         self._seconds = seconds
         self._stopwatch = stopwatch
+        self._budget = budget or TurnBudget()
         self._jobs: deque[_Job[Any]] = deque()
         self._is_due = False
 
@@ -73,11 +77,11 @@ class Slices:
     def _slice(self) -> None:
         self._is_due = False
         began = self._stopwatch()
-        while self._jobs:
+        while self._jobs and self._budget.allows(TurnPart.LONG_WORK):
             job = self._jobs.popleft()
             if not job.over:
                 self._step(job)
-            if self._stopwatch() - began > self._seconds:
+            if self._stopwatch() - began > self._seconds or self._budget.is_over:
                 break
         self._schedule()
 

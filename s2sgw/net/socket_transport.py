@@ -8,6 +8,7 @@ is asked to wait for the socket only where it takes no more (docs/decisions.md#t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -32,10 +33,13 @@ SEND_BYTES = 131072
 
 
 class Outputs(Protocol):
-    """Sends what was written, once a turn (`net.turns`)."""
+    """Sends what was written, once a turn, and closes what was lost (`net.turns`)."""
 
     def send_soon(self, send: Callable[[], None]) -> None:
         """Call `send` once, at the end of this turn."""
+
+    def close_soon(self, close: Callable[[], None]) -> None:
+        """Call `close` once, behind what is sent; never from within this call."""
 
 
 class Input(Protocol):
@@ -366,11 +370,11 @@ class SocketTransport:
             self._end(CONNECTION_DONE)
 
     def _end(self, reason: BaseException) -> None:
-        """The connection is lost: say so in the next turn, for this may be in the midst of anything."""
+        """The connection is lost: say so when this turn ends, for this may be in the midst of anything."""
         if not self._lost:
             self._stop()
             self._pending, self._size = [], 0
-            self._reactor.callLater(0, self.connectionLost, Failure(reason))
+            self._outputs.close_soon(partial(self.connectionLost, Failure(reason)))
 
     def _stop(self) -> None:
         self.pauseProducing()

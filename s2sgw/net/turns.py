@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from time import thread_time
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-#: Seconds of one turn of the reactor for all streams together; what is left is read in the next one.
-TURN_SECONDS = 0.01
+from s2sgw.net.turn_budget import TurnBudget, TurnPart
+
+#: Seconds of one turn of the reactor for all streams together, and then for all that is sent; what is left waits for the next.
+STREAMS_SECONDS = 0.01
 #: Of these, the most for all streams that are still negotiated: a message of a peer needs a few turns.
 NEGOTIATING_SECONDS = 0.005
-#: Beside these, the most for sending what the streams have written.
-SENDING_SECONDS = 0.005
+#: Seconds for established streams that are not busy, for sending what was written, and for closing what was lost, however long
+#: the turn has taken: none of this takes long for one stream.
+ESTABLISHED_SECONDS, SENDING_SECONDS, CLOSING_SECONDS = 0.002, 0.002, 0.001
 #: A stream that took more than so many seconds the last time is busy: those that are not come before it.
 BUSY_SECONDS = 0.002
 
@@ -32,39 +35,64 @@ class Reader(Protocol):
 class Turns:
     """Gives each stream that was added a part of the next turn of the reactor: established ones first, busy ones behind them.
 
-    After `seconds` in one turn the rest waits for the next, so that sockets, timers and newcomers are served between. Those
-    that are not established have `NEGOTIATING_SECONDS` of that. At least one that is busy and one that is not established have
-    a turn each time. `stopwatch` returns seconds of CPU.
+    When the turn is over (`net.turn_budget`) the rest waits for the next, so that sockets, timers and newcomers are served
+    between. Behind the streams come judgements, sending and closing.
     """
 
-    def __init__(
-        self, clock: IReactorTime, seconds: float = TURN_SECONDS, stopwatch: Callable[[], float] = thread_time,
-    ) -> None:
+    def __init__(self, clock: IReactorTime, budget: TurnBudget | None = None) -> None:
+        self.budget = budget or TurnBudget()
         self._clock = clock
-        self._seconds = seconds
-        #: seconds of CPU, by which turns are measured
-        self.stopwatch = stopwatch
         self._established: deque[Reader] = deque()
         self._busy: deque[Reader] = deque()
         self._negotiating: deque[Reader] = deque()
+        self._judgements: OrderedDict[Deferred[None], None] = OrderedDict()
+        self._newest_is_next = False
         self._outputs: deque[Callable[[], None]] = deque()
-        self._is_due = self._is_running = self._in_round = False
+        self._closings: deque[Callable[[], None]] = deque()
+        self._timer: IDelayedCall | None = None
+        self._is_running = self._in_round = False
 
-    def send_soon(self, send: Callable[[], None]) -> None:
-        """Call `send` once, at the end of this turn, or of the next one where none is under way."""
-        self._outputs.append(send)
-        if not self._is_running:
-            self._schedule()
+    # --- what waits ---
 
     def add(self, reader: Reader) -> None:
         """Give `reader` one turn, soon. It may add itself again."""
         (self._established if reader.established else self._negotiating).append(reader)
         self._schedule()
 
+    def send_soon(self, send: Callable[[], None]) -> None:
+        """Call `send` once, at the end of this turn, or of the next one where none is under way."""
+        self._outputs.append(send)
+        self._schedule()
+
+    def close_soon(self, close: Callable[[], None]) -> None:
+        """Call `close` once, behind what is sent; never from within this call."""
+        self._closings.append(close)
+        self._schedule()
+
+    def time_to_judge(self) -> Deferred[None]:
+        """Return what fires when there is time for the judgement of a certificate, which is made at once then.
+
+        Of those that wait, the newest and the oldest have it in turns: a crowd keeps out nobody who comes later.
+        """
+        waiter: Deferred[None] = Deferred(self._forget_judgement)
+        self._judgements[waiter] = None
+        self._schedule()
+        return waiter
+
+    def _forget_judgement(self, waiter: Deferred[None]) -> None:
+        self._judgements.pop(waiter, None)
+
     @property
     def negotiating(self) -> int:
-        """How many that are not established wait to be called."""
-        return len(self._negotiating)
+        """How many that are not established wait to be called or judged."""
+        return len(self._negotiating) + len(self._judgements)
+
+    @property
+    def _waits(self) -> bool:
+        readers = self._established or self._busy or self._negotiating
+        return bool(readers or self._judgements or self._outputs or self._closings)
+
+    # --- when it is called ---
 
     def begin_round(self) -> None:
         """The reactor reads its sockets: what is added now is called when the round ends (`net.fair_poll`)."""
@@ -73,55 +101,92 @@ class Turns:
     def end_round(self) -> None:
         """Call what waits."""
         self._in_round = False
-        self._run_if_due()
+        if self._waits:
+            self._run()
 
     def _schedule(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            if not self._in_round:
-                self._clock.callLater(0, self._run_if_due)
+        """See to a turn of the reactor soon. One timer is enough, and more would each call what waits, all in one turn."""
+        if self._timer is None and not self._in_round and not self._is_running:
+            self._timer = self._clock.callLater(0, self._timer_is_due)
 
-    def _run_if_due(self) -> None:
-        if self._is_due:
+    def _timer_is_due(self) -> None:
+        self._timer = None
+        if self.budget.stopwatch() >= self.budget.end:
+            self._schedule()
+        elif self._waits:
             self._run()
 
     def _run(self) -> None:
         """Call those that wait now, and send what they write. What they add waits for the next turn."""
-        self._is_due, self._is_running = False, True
+        self._is_running = True
+        try:
+            if self._established or self._busy or self._negotiating:
+                self._call_streams()
+            if self._judgements:
+                self._judge()
+        finally:
+            self._send_and_close()
+
+    def _send_and_close(self) -> None:
+        try:
+            if self._outputs:
+                self._call_all(self._outputs, SENDING_SECONDS)
+        finally:
+            try:
+                if self._closings:
+                    self._call_all(self._closings, CLOSING_SECONDS)
+            finally:
+                self._is_running = False
+                if self._waits:
+                    self._schedule()
+
+    # --- the parts of a turn ---
+
+    def _call_streams(self) -> None:
         for _ in range(len(self._established)):  # whether a stream is busy is known when its last turn is over
             reader = self._established.popleft()
             (self._busy if reader.busy else self._established).append(reader)
-        waiting = [(readers, len(readers)) for readers in (self._established, self._busy, self._negotiating)]
-        end = self.stopwatch() + self._seconds
-        try:
-            for readers, number in waiting:
-                if readers is self._negotiating:
-                    end = min(end, self.stopwatch() + NEGOTIATING_SECONDS)
-                self._call(readers, number, end)
-        finally:
-            try:
-                self._send()
-            finally:
-                self._is_running = False
-                if self._established or self._busy or self._negotiating or self._outputs:
-                    self._schedule()
-
-    def _send(self) -> None:
-        """Send what was written, as far as there is time. The rest, and what is behind one that breaks, is sent next."""
-        end = self.stopwatch() + SENDING_SECONDS
-        for _ in range(len(self._outputs)):
-            self._outputs.popleft()()
-            if self.stopwatch() > end:
-                return
+        established, busy, negotiating = map(len, (self._established, self._busy, self._negotiating))
+        budget = self.budget
+        now = budget.stopwatch()
+        end = min(now + STREAMS_SECONDS, budget.end)
+        if established:
+            self._call(self._established, established, max(end, now + ESTABLISHED_SECONDS))
+        if busy and budget.allows(TurnPart.BUSY_STREAMS):
+            self._call(self._busy, busy, end)
+        if negotiating and budget.allows(TurnPart.NEGOTIATIONS):
+            self._call(self._negotiating, negotiating, min(end, budget.stopwatch() + NEGOTIATING_SECONDS))
 
     def _call(self, readers: deque[Reader], number: int, end: float) -> None:
         """Call so many, but only one after the time `end`."""
-        began = self.stopwatch()
+        stopwatch = self.budget.stopwatch
+        began = stopwatch()
         for _ in range(number):
             reader = readers.popleft()
             reader.take_turn()
-            now = self.stopwatch()
+            now = stopwatch()
             reader.busy = now - began > BUSY_SECONDS
             if now > end:
                 return
             began = now
+
+    def _judge(self) -> None:
+        """Have those judged that there is time for."""
+        for _ in range(len(self._judgements)):
+            if not self._judgements or not self.budget.allows(TurnPart.JUDGEMENTS):
+                return
+            waiter, _ = self._judgements.popitem(last=self._newest_is_next)
+            self._newest_is_next = not self._newest_is_next
+            waiter.callback(None)
+            if self.budget.is_over:
+                return
+
+    def _call_all(self, calls: deque[Callable[[], None]], seconds: float) -> None:
+        """Make the calls that wait, as far as there is time. The rest, and what is behind one that breaks, is called next."""
+        stopwatch = self.budget.stopwatch
+        now = stopwatch()
+        end = max(min(now + STREAMS_SECONDS, self.budget.end), now + seconds)
+        for _ in range(len(calls)):
+            calls.popleft()()
+            if stopwatch() > end:
+                return

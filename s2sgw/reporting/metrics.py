@@ -6,10 +6,10 @@ own (directions, kinds, causes) or from the configuration (local domains), never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,8 +32,13 @@ OUTCOMES = ("passed", "bounced", "dropped", "refused", "resent", "duplicate")
 #: Every series of the counters, there from the start: an alert on a rate sees the first event too.
 _STANZA_SERIES = tuple(product(("inbound", "outbound"), ("message", "presence", "iq"), OUTCOMES))
 _REFUSAL_SERIES = tuple((account.layer.value, cause.value, by) for cause, account in ACCOUNTS.items() for by in get_args(By))
+#: The last line of OpenMetrics.
+_LAST_LINE = b"# EOF\n"
 #: What the handshake's time is told apart by.
 STEPS = ("dns", "tcp", "tls", "auth", "total")
+
+T = TypeVar("T")
+Encoder = Callable[[CollectorRegistry], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,9 @@ class MetricSource(Protocol):
 
     def count(self) -> Deferred[Any]:
         """Count what takes long to count; fires when that is done."""
+
+    def run(self, work: Generator[None, None, T]) -> Deferred[T]:
+        """Do `work` step by step, with other things between; fires with its result. It can be cancelled."""
 
 
 class _Reader(Collector):
@@ -237,6 +245,33 @@ class Metrics:
         """Count anew. Many streams and lanes are counted in slices, so the Deferred may fire later."""
         return self._source.count()
 
+    def written(self, encode: Encoder) -> Deferred[bytes]:
+        """Return what `text` returns in the format of `encode`, written one metric after another with other things between."""
+        return self._source.run(self._lines(encode))
+
+    def _lines(self, encode: Encoder) -> Generator[None, None, bytes]:
+        written = []
+        for metric in self.registry.collect():
+            written.append(encode(_One(metric)).removesuffix(_LAST_LINE))
+            yield
+        return b"".join((*written, encode(CollectorRegistry())))  # OpenMetrics has a last line
+
+
+class _One(CollectorRegistry):
+    """A registry that has one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+def _encoder(request: Request) -> tuple[Encoder, str]:
+    """Return what writes the format that a request asks for, and its content type."""
+    return choose_encoder(request.getHeader("accept") or "")
+
 
 class MetricsPage(Resource):
     """/metrics."""
@@ -259,9 +294,18 @@ class MetricsPage(Resource):
         self._waiting[request] = None
         request.notifyFinish().addErrback(lambda _: self._leave(request))
         if self._counting is None:
-            self._counting = counting = self._metrics.count()
-            counting.addCallback(self._answer).addErrback(self._failed)
+            self._count()
         return NOT_DONE_YET
+
+    def _count(self) -> None:
+        self._counting = counting = Deferred.fromCoroutine(self._texts())
+        counting.addCallback(self._answer).addErrback(self._failed)
+
+    async def _texts(self) -> dict[str, bytes]:
+        """Return the numbers as they are now by content type, in the formats that the requests ask for."""
+        await self._metrics.count()
+        formats = {content_type: encode for encode, content_type in map(_encoder, self._waiting)}
+        return {content_type: await self._metrics.written(encode) for content_type, encode in formats.items()}
 
     def _leave(self, request: Request) -> None:
         """Forget the request of a client that is gone; end the count if no other waits."""
@@ -269,18 +313,21 @@ class MetricsPage(Resource):
         if not self._waiting and self._counting is not None:
             self._counting.cancel()
 
-    def _answer(self, _: object) -> None:
-        asked = {request: choose_encoder(request.getHeader("accept") or "") for request in self._waiting}
-        formats = {content_type: encode for encode, content_type in asked.values()}
-        texts = {content_type: encode(self._metrics.registry) for content_type, encode in formats.items()}
+    def _answer(self, texts: dict[str, bytes]) -> None:
+        """Answer the requests. One that came late and asks for another format has the next count."""
         for request in self._counted():
-            content_type = asked[request][1]
-            text = texts[content_type]
+            content_type = _encoder(request)[1]
+            text = texts.get(content_type)
+            if text is None:
+                self._waiting[request] = None
+                continue
             request.setHeader(b"content-type", content_type.encode("ascii"))
             request.setHeader(b"content-length", str(len(text)).encode("ascii"))
             if request.method != b"HEAD":
                 request.write(text)
             request.finish()
+        if self._waiting and self._counting is None:
+            self._count()
 
     def _failed(self, failure: Failure) -> None:
         """Answer that counting broke; if it was cancelled, no request waits."""

@@ -42,8 +42,10 @@ CHAIN_CERTIFICATES = 32
 #: Presented authorities of the same subject that are tried.
 NAMESAKES = 4
 #: Signatures that are checked for one chain, whatever anchors it is held against. An ordinary chain needs two or three, and the
-#: longest that is allowed nine.
+#: longest that is allowed nine. A check with an RSA key beyond `DEAR_RSA_BITS` or `DEAR_EXPONENT`, or on a curve larger than
+#: P-256, takes some four times as long as others. It counts as `DEAR_CHECKS`.
 SIGNATURE_CHECKS = 16
+DEAR_CHECKS, DEAR_RSA_BITS, DEAR_EXPONENT = 2, 4096, 65537
 #: Names of the certificates of a chain, times the subtrees of the name constraints above them: each is compared with each.
 NAME_COMPARISONS = 20_000
 #: Results that are kept of one chain: of the anchors of its policy, and of those that its TLSA records name.
@@ -89,7 +91,8 @@ class _Kept:
 class PresentedChain:
     """A chain as presented (DER, leaf first, then in any order), each certificate parsed once and each path searched once.
 
-    `signature_checks` and `path_searches` count what was done; the checks are bounded by `SIGNATURE_CHECKS`, until `renew`.
+    `signature_checks` (each as often as it counts) and `path_searches` count what was done; the checks are bounded by
+    `SIGNATURE_CHECKS`, until `renew`.
     """
 
     def __init__(self, chain: Sequence[bytes]) -> None:
@@ -346,12 +349,13 @@ class _Search:
         for data in map(encoded, chain):
             yield known.get(data) or self.anchors.parsed(data)
 
-    def _count(self, _policy: Policy, _authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+    def _count(self, _policy: Policy, authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
         """Check the usage of an authority (R21). The library asks this of each, before the one signature that it may check."""
-        if self.checked >= self.allowed:
+        number = DEAR_CHECKS if _is_dear(authority) else 1
+        if self.checked + number > self.allowed:
             self.exhausted = True
             raise ValueError(_TOO_COMPLICATED)
-        self.checked += 1
+        self.checked += number
         if usage is not None and _PURPOSES.isdisjoint(usage):
             raise ValueError(_NO_USAGE)
 
@@ -405,6 +409,17 @@ class _Search:
         if last.issuer == last.subject:
             return Failure(Cause.UNKNOWN_ISSUER, f"the chain ends in {last.subject_text}, which is no trusted anchor")
         return Failure(Cause.UNKNOWN_ISSUER, f"the issuer {last.issuer_text} is neither in the chain nor a trusted anchor")
+
+
+def _is_dear(authority: x509.Certificate) -> bool:
+    """Return whether a check of a signature that `authority` made takes long."""
+    try:
+        key = authority.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return False  # which is no check at all
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size > DEAR_RSA_BITS or key.public_numbers().e > DEAR_EXPONENT
+    return isinstance(key, ec.EllipticCurvePublicKey) and key.key_size > EC_BITS
 
 
 def _past(certificate: x509.Certificate) -> datetime:

@@ -68,6 +68,14 @@ def _maze(folder: Path, domain: str, dear: _Key) -> Certificate:
     return _written(folder, [_signed(domain, key, subjects[-1], dear, [domain]), *reversed(chain)], key)
 
 
+def _tower(folder: Path, domain: str, dear: _Key) -> Certificate:
+    """Write a chain of sixty authorities, each signed by the next: TLS must not check what no verdict needs."""
+    subjects = ["top", *(f"floor {floor}" for floor in range(60))]
+    chain = [_signed(subject, dear, issuer, dear) for issuer, subject in pairwise(subjects)]
+    key = ec.generate_private_key(ec.SECP256R1())
+    return _written(folder, [_signed(domain, key, subjects[-1], dear, [domain]), *reversed(chain)], key)
+
+
 def _written(folder: Path, chain: list[x509.Certificate], key: ec.EllipticCurvePrivateKey) -> Certificate:
     made = Certificate(folder / "chain.crt", folder / "chain.key")
     made.chain.write_bytes(b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain))
@@ -130,6 +138,12 @@ async def _rsa(at: AttackWorld) -> None:
 @stage.scenario("a chain that is a maze of P-521 keys")
 async def _curve(at: AttackWorld) -> None:
     await _dear(at, f"curve.{TRICKS}", _maze(at.lab.directory("maze"), f"curve.{TRICKS}", ec.generate_private_key(ec.SECP521R1())))
+
+
+@stage.scenario("a chain of sixty authorities with P-521 keys", quick=True)
+async def _high(at: AttackWorld) -> None:
+    dear = ec.generate_private_key(ec.SECP521R1())
+    await _dear(at, f"tower.{TRICKS}", await asyncio.to_thread(_tower, at.lab.directory("maze"), f"tower.{TRICKS}", dear))
 
 
 @stage.scenario("certificates of a trusted authority with thousands of names", quick=True)

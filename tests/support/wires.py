@@ -17,6 +17,7 @@ from twisted.test import iosim
 from s2sgw.net.certificates import Credential, PrivateKey
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.tls import ClientTLS, ServerTLS
+from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.net.turns import Turns
 from s2sgw.stream.events import Ended, Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS
 from s2sgw.trust.evidence import Role
@@ -240,7 +241,7 @@ class Solo:
         self.owner = owner or Recorder()
         self.connection = StreamConnection(
             self.engine, self.owner, clock=self.clock, role=role, direct_tls=direct, options=options,
-            turns=Turns(self.clock, stopwatch=self.clock.seconds), tls=tls or (lambda order: server_context_of().for_domain(order.local if order else None)),
+            turns=Turns(self.clock, TurnBudget(stopwatch=self.clock.seconds)), tls=tls or (lambda order: server_context_of().for_domain(order.local if order else None)),
         )
         self.transport = CountingTransport(
             IPv4Address("TCP", "127.0.0.1", 5269), IPv4Address("TCP", "192.0.2.7", 4000)

@@ -400,7 +400,7 @@ class TurnTests(SynchronousTestCase):
         solo = Solo()
         solo.receive(b"PROVE\n")
         now, each = 0.0, 0.0
-        self.patch(solo.connection._turns, "stopwatch", lambda: now)
+        self.patch(solo.connection._turns.budget, "stopwatch", lambda: now)
         receive = solo.engine.receive
 
         def slow(data: bytes) -> list[Event]:
@@ -432,7 +432,7 @@ class TurnTests(SynchronousTestCase):
             return proceed()
 
         self.now = 0.0
-        self.patch(solo.connection._turns, "stopwatch", lambda: self.now)
+        self.patch(solo.connection._turns.budget, "stopwatch", lambda: self.now)
         engine.proceed = slow  # type: ignore[method-assign]
         solo.connection.dataReceived(b"?\n" * 5)
         steps = []

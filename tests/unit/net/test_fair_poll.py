@@ -19,12 +19,13 @@ from s2sgw.net.fair_poll import (
     DATAGRAM_SECONDS,
     FEW,
     GONE_SECONDS,
+    PEERS_SECONDS,
     STRANGERS_SECONDS,
     STRANGERS_WAITING,
-    TURN_SECONDS,
     FairPoller,
     share_turns,
 )
+from s2sgw.net.turn_budget import TURN_SECONDS, TurnBudget
 
 GONE = EPOLLIN | EPOLLRDHUP
 
@@ -46,7 +47,8 @@ class Observer:
 class Turns:
     """Streams that were read, and the rounds that were told of."""
 
-    def __init__(self, negotiating: Callable[[], int] = int) -> None:
+    def __init__(self, stopwatch: Callable[[], float] = lambda: 0.0, negotiating: Callable[[], int] = int) -> None:
+        self.budget = TurnBudget(stopwatch=stopwatch)
         self._negotiating = negotiating
         self.told: list[str] = []
 
@@ -69,11 +71,11 @@ class Served:
     ) -> None:
         self.now = 0.0
         self.observer = Observer()
-        self.turns = Turns(lambda: 0 if waiting is None else waiting + len(self.strangers))
+        self.turns = Turns(lambda: self.now, lambda: 0 if waiting is None else waiting + len(self.strangers))
         self.epoll: Any = Mock()
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
-            self.epoll, STRANGERS, self.turns, self.observer, stopwatch=lambda: self.now, start=lambda number: start % number,
+            self.epoll, STRANGERS, self.turns, self.observer, start=lambda number: start % number,
             is_datagram=DATAGRAMS.__contains__,
         )
         self.descriptors: list[int] = []
@@ -94,7 +96,7 @@ class ShareTests(SynchronousTestCase):
         """Return a poller of many ready descriptors, some of whose strangers have gone, and what it tells."""
         turns, epoll = Turns(), Mock()
         epoll.poll.return_value = [(3, EPOLLIN), *((each, GONE) for each in strangers)]
-        return FairPoller(epoll, strangers, turns, Observer(), stopwatch=lambda: 0.0, start=lambda number: 0), turns
+        return FairPoller(epoll, strangers, turns, Observer(), start=lambda number: 0), turns
 
     def test_stranger_no_more(self) -> None:
         """A stranger who has closed his side may be proven, or be gone, while others are served: no more is said of him."""
@@ -116,12 +118,21 @@ class ShareTests(SynchronousTestCase):
             list(poller.poll(0, 99))
         self.assertEqual(turns.told, ["begin", "end"])
 
-    def test_few(self) -> None:
-        """A few events are served as they come."""
-        few = [*range(1500, 1500 + FEW - 1), 3]
-        served = Served(few, seconds=1.0)
-        self.assertEqual(few, served.descriptors)
+    def test_one(self) -> None:
+        """One event is served as it comes."""
+        served = Served([1500], seconds=1.0)
+        self.assertEqual([1500], served.descriptors)
         served.epoll.poll.assert_called_once_with(1.5, 99)
+
+    def test_few(self) -> None:
+        """A few events are served as they come, from another one on each time, until the turn is over."""
+        few = [*range(1, FEW - 1), 5000]
+        self.assertEqual([*few[3:], *few[:3]], Served(few, seconds=0.0, start=3).descriptors)
+        self.assertEqual([4, 5], Served(few, seconds=TURN_SECONDS * 0.6, start=3).descriptors)
+
+    def test_few_with_a_stranger(self) -> None:
+        """A stranger comes last even where there are few events."""
+        self.assertEqual([3, 1500], Served([1500, 3], seconds=1.0).descriptors)
 
     def test_strangers_last(self) -> None:
         """Peers, our own sockets and listeners come before strangers, wherever epoll has them."""
@@ -133,9 +144,16 @@ class ShareTests(SynchronousTestCase):
         """However many are ready, a turn has its bound; of strangers some are served even where the others take all of it."""
         served = Served([*range(1000, 1900), *range(900)])
         peers = [descriptor for descriptor in served.descriptors if descriptor < 1000]
-        self.assertAlmostEqual(TURN_SECONDS, len(peers) * 0.001, delta=0.0011)
+        self.assertAlmostEqual(PEERS_SECONDS, len(peers) * 0.001, delta=0.0011)
         self.assertAlmostEqual(STRANGERS_SECONDS, (len(served.descriptors) - len(peers)) * 0.001, delta=0.0011)
-        self.assertAlmostEqual(TURN_SECONDS + STRANGERS_SECONDS, served.now, delta=0.0021)
+        self.assertAlmostEqual(PEERS_SECONDS + STRANGERS_SECONDS, served.now, delta=0.0021)
+
+    def test_over(self) -> None:
+        """When the turn is over one of each kind is served, no more: each begins a piece of work at most."""
+        served = Served([*range(1000, 1100), *range(100), *range(5000, 5100)], seconds=TURN_SECONDS, gone=[1900, 1901])
+        self.assertEqual([1, 1, 2], [
+            sum(each in group for each in served.descriptors) for group in (range(100), DATAGRAMS, STRANGERS)
+        ])
 
     def test_datagrams(self) -> None:
         """Answers to DNS questions come behind streams and listeners, however many there are, and before strangers."""
@@ -165,7 +183,7 @@ class ShareTests(SynchronousTestCase):
         strangers = dict.fromkeys(range(1000, 1100))
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, 1) for descriptor in strangers]
-        poller = FairPoller(epoll, strangers, Turns(), Observer(), stopwatch=lambda: 0.0)
+        poller = FairPoller(epoll, strangers, Turns(), Observer())
         self.assertEqual(100, sum(strangers.pop(descriptor, 1) is None for descriptor, _ in poller.poll(0, 9)))
 
     def test_gone(self) -> None:
@@ -186,7 +204,7 @@ class ShareTests(SynchronousTestCase):
         strangers = {descriptor: object() for descriptor in range(1000, 1000 + CROWD)}
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, GONE) for descriptor in strangers]
-        events = iter(FairPoller(epoll, strangers, Turns(), Observer(), stopwatch=lambda: 0.0, start=lambda number: 0).poll(0, 9))
+        events = iter(FairPoller(epoll, strangers, Turns(), Observer(), start=lambda number: 0).poll(0, 9))
         first, _ = next(events)
         strangers[1100] = object()
         del strangers[1150]

@@ -72,6 +72,28 @@ class EvidenceTests(SynchronousTestCase):
             for version in BOTH:
                 self.assertEqual(self.chain_of(issued, version), issued.der_chain)
 
+    def test_nothing_is_verified(self) -> None:
+        """OpenSSL checks no signatures of the authorities that are presented, of which there may be a hundred, on either side."""
+        looked_at: list[int] = []
+
+        def accept(_connection: object, _certificate: object, _error: int, depth: int, _ok: int) -> bool:
+            looked_at.append(depth)
+            return True
+
+        self.patch(tls, "_accept_any", accept)
+        authority = shared_issuer()
+        for number in range(12):
+            authority = authority.intermediate(f"Level {number}")
+        issued = authority.issue(dns=["peer.example"])
+        for version in BOTH:
+            solo = receiving()
+            RawTLS(solo, raw_context(issued, highest=version)).run()
+            self.assertEqual(solo.connection.chain, issued.der_chain)
+            solo, hello = initiating()
+            RawTLS(solo, raw_context(issued, highest=version), server=True).run(hello)
+            self.assertEqual(solo.connection.chain, issued.der_chain)
+        self.assertLessEqual(max(looked_at), 1)
+
     def test_no_certificate(self) -> None:
         """R11: a peer without a certificate gets through the handshake, with an empty chain."""
         for version in BOTH:

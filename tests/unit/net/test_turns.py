@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.turns import BUSY_SECONDS, SENDING_SECONDS, Turns
+from s2sgw.net.turn_budget import TurnBudget, TurnPart
+from s2sgw.net.turns import BUSY_SECONDS, STREAMS_SECONDS, Turns
 from tests.support.turn_clock import TurnClock
 
 
 class Stream:
-    """Reads for some seconds in each turn, and wants `again` more turns."""
+    """Reads for some milliseconds in each turn, and wants `again` more turns."""
 
     busy = False
 
-    def __init__(self, case: TurnsTests, name: str, seconds: float, established: bool, again: int) -> None:
-        self._case, self._name, self._seconds, self.established, self._again = case, name, seconds, established, again
+    def __init__(self, case: TurnsTests, name: str, ms: float, established: bool, again: int) -> None:
+        self._case, self._name, self._seconds, self.established, self._again = case, name, ms / 1000, established, again
 
     def take_turn(self) -> None:
         self._case.called.append(self._name)
@@ -27,16 +29,37 @@ class Stream:
 
 
 class TurnsTests(SynchronousTestCase):
-    """A turn of ten seconds, on a stopwatch that the test moves."""
+    """Turns on a stopwatch that the test moves."""
 
     def setUp(self) -> None:
         self.clock = TurnClock()
         self.now = 0.0
-        self.turns = Turns(self.clock, 10, lambda: self.now)
+        self.budget = TurnBudget(stopwatch=lambda: self.now)
+        self.turns = Turns(self.clock, self.budget)
         self.called: list[str] = []
 
-    def add(self, name: str, seconds: float = 0, established: bool = True, again: int = 0) -> None:
-        self.turns.add(Stream(self, name, seconds, established, again))
+    def add(self, name: str, ms: float = 0, established: bool = True, again: int = 0) -> None:
+        self.turns.add(Stream(self, name, ms, established, again))
+
+    def call(self, name: str, ms: float = 0) -> Callable[[], None]:
+        """Return what is called by that name, and takes so many milliseconds."""
+        def call() -> None:
+            self.called.append(name)
+            self.now += ms / 1000
+        return call
+
+    def judge(self, name: str, ms: float = 0) -> Deferred[None]:
+        """Have the turn judge `name`."""
+        return self.turns.time_to_judge().addCallback(lambda _: self.call(name, ms)())
+
+    def round(self) -> str:
+        """What a turn of the reactor calls that begins now: at its end, and of what it leaves to timers."""
+        self.called.clear()
+        self.budget.begin()
+        self.turns.begin_round()
+        self.turns.end_round()
+        self.clock.turn()
+        return "".join(self.called)
 
     def turn(self) -> str:
         """What the next turn of the reactor calls."""
@@ -79,14 +102,8 @@ class TurnsTests(SynchronousTestCase):
 
     def test_output_that_takes_long(self) -> None:
         """Much output is sent in several turns, in its order, each of them with one piece at least."""
-        def send(name: str) -> Callable[[], None]:
-            def sending() -> None:
-                self.called.append(name)
-                self.now += SENDING_SECONDS * 0.75
-            return sending
-
         for name in "abcde":
-            self.turns.send_soon(send(name))
+            self.turns.send_soon(self.call(name, 750 * STREAMS_SECONDS))
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "cd", "e", ""])
 
     def test_output_that_breaks(self) -> None:
@@ -126,7 +143,7 @@ class TurnsTests(SynchronousTestCase):
 
     def test_busy_no_more(self) -> None:
         """A stream that took long once is not behind the others for good."""
-        stream = Stream(self, "a", BUSY_SECONDS * 2, True, 0)
+        stream = Stream(self, "a", BUSY_SECONDS * 2000, True, 0)
         self.turns.add(stream)
         self.turn()
         self.assertTrue(stream.busy)
@@ -156,3 +173,83 @@ class TurnsTests(SynchronousTestCase):
         with self.assertRaises(ZeroDivisionError):
             self.clock.turn()
         self.assertEqual(self.turn(), "a")
+
+    def test_one_timer(self) -> None:
+        """However long streams have more to read, what waits is called by one timer, beside the ends of the rounds."""
+        self.add("a", again=20)
+        self.assertEqual([self.round() for _ in range(5)], ["aa"] * 5)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_over(self) -> None:
+        """When the turn is over no timer calls any more, and the next turn goes on."""
+        for name in "ab":
+            self.add(name, 20, again=3)
+        self.assertEqual([self.round() for _ in range(4)], ["a", "b", "a", "b"])
+
+    def test_turns_of_reading(self) -> None:
+        """In a turn that sockets have used up, streams that take little are called and what they write is sent; others have their turn."""
+        for name in "abc":
+            self.add(name, 1)
+        self.add("n", 1, established=False)
+        self.turns.send_soon(self.call("1", 1))
+        self.turns.close_soon(self.call("x", 1))
+        self.judge("j", 1)
+
+        def used_up() -> str:
+            self.called.clear()
+            self.budget.begin()
+            self.now += 1
+            self.turns.begin_round()
+            self.turns.end_round()
+            return "".join(self.called)
+
+        self.assertEqual([used_up() for _ in range(len(TurnPart))], ["abcn1x", "j", "", ""])
+
+    def test_judgements(self) -> None:
+        """Judgements come behind streams, as many as there is time for: one in each turn at least, the newest and the oldest in turns."""
+        for name in "vwxyz":
+            self.judge(name, 20)
+        self.add("a", 1, established=False)
+        self.assertEqual(self.turns.negotiating, 6)
+        self.assertEqual([self.round() for _ in range(6)], ["av", "z", "w", "y", "x", ""])
+
+    def test_few_judgements(self) -> None:
+        """Where they take little, all of them are made in one turn."""
+        for name in "xyz":
+            self.judge(name)
+        self.assertEqual([self.turn(), self.turn()], ["xzy", ""])
+
+    def test_a_judgement_that_nobody_waits_for(self) -> None:
+        """It takes no time."""
+        waiting = self.judge("x")
+        self.judge("y")
+        waiting.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        waiting.cancel()
+        self.assertEqual((self.turns.negotiating, self.turn(), self.turn()), (1, "y", ""))
+
+    def test_a_judgement_that_breaks(self) -> None:
+        """It keeps no other from its own."""
+        broken = self.judge("x").addCallback(lambda _: 1 / 0)
+        self.judge("y")
+        self.assertEqual(self.turn(), "xy")
+        self.failureResultOf(broken, ZeroDivisionError)
+
+    def test_closing(self) -> None:
+        """What is closed is closed behind what is sent, and never at once; much of it takes several turns."""
+        self.turns.close_soon(self.call("x"))
+        self.turns.send_soon(self.call("1"))
+        self.assertEqual(("".join(self.called), self.turn()), ("", "1x"))
+        for name in "vwxyz":
+            self.turns.close_soon(self.call(name, 750 * STREAMS_SECONDS))
+        self.assertEqual([self.turn() for _ in range(4)], ["vw", "xy", "z", ""])
+
+    def test_closing_breaks(self) -> None:
+        """One that breaks keeps no other from its end, and nothing from being sent."""
+        def broken() -> None:
+            raise ZeroDivisionError
+
+        self.turns.close_soon(broken)
+        self.turns.close_soon(self.call("x"))
+        with self.assertRaises(ZeroDivisionError):
+            self.clock.turn()
+        self.assertEqual(self.turn(), "x")

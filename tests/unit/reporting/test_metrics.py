@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
+from prometheus_client import ProcessCollector
+from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -22,6 +25,8 @@ from s2sgw.reporting.metrics import (
     ReloadOutcomes,
 )
 from s2sgw.xmpp.ending import ACCOUNTS
+
+T = TypeVar("T")
 
 NUMBERS = MetricNumbers(
     streams={("federation", "inbound"): 3},
@@ -56,6 +61,16 @@ class Source:
     def count(self) -> Deferred[Any]:
         self.counts += 1
         return self.counted
+
+    def run(self, work: Generator[None, None, T]) -> Deferred[T]:
+        """Do the work as slices do."""
+        self.steps = 0
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return succeed(end.value)
+            self.steps += 1
 
 
 class MetricsTests(SynchronousTestCase):
@@ -117,6 +132,16 @@ class MetricsTests(SynchronousTestCase):
         self.assertTrue(content_type.startswith("application/openmetrics-text"))
         self.assertTrue(text.endswith(b"# EOF\n"))
         self.assertTrue(self.metrics.text("text/html")[1].startswith("text/plain"))
+
+    def test_step_by_step(self) -> None:
+        """What is written step by step is what is written at once, in either format."""
+        source = Source()
+        metrics = Metrics(source, self.times)
+        process = next(each for each in metrics.registry._collector_to_names if isinstance(each, ProcessCollector))
+        metrics.registry.unregister(process)
+        for accept in ("", "application/openmetrics-text; version=1.0.0"):
+            self.assertEqual(self.successResultOf(metrics.written(choose_encoder(accept)[0])), metrics.text(accept)[0])
+            self.assertGreater(source.steps, 10)
 
     def test_build_info(self) -> None:
         """One series with the value 1 says what runs."""
@@ -214,6 +239,17 @@ class PageTests(SynchronousTestCase):
         self.assertEqual((1, 2), (self.source.counts, self.source.reads))
         self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 200"))
         self.assertEqual((2, 3), (self.source.counts, self.source.reads))
+
+    def test_another_format(self) -> None:
+        """Who asks for another format while the text is written is answered by the next count."""
+        writing: Deferred[Any] = Deferred()
+        self.patch(self.source, "run", lambda work: writing)
+        first = self.send(b"GET /metrics HTTP/1.1")[1]
+        second = self.send(b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text")[1]
+        self.patch(self.source, "run", lambda work: succeed(b"second"))
+        writing.callback(b"first")
+        self.assertTrue(first.value().endswith(b"first"))
+        self.assertTrue(second.value().endswith(b"second"))
 
     def test_some_leave(self) -> None:
         """A client that leaves takes nothing from the others. Once all have left the count ends, and the next request is answered."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
+from unittest.mock import Mock
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.trust import path
 from s2sgw.trust.path import (
     CHAIN_CERTIFICATES,
+    DEAR_CHECKS,
     NAMESAKES,
     PATH_DEPTH,
     SIGNATURE_CHECKS,
@@ -368,11 +371,11 @@ class ChainTests(SynchronousTestCase):
         self.assertIn("issuer of an unreadable name", validate(chain, anchors(), AT).failures[0].text)
 
 
-def maze(top: Authority, levels: int = 7, namesakes: int = NAMESAKES) -> Issued:
+def maze(top: Authority, levels: int = 7, namesakes: int = NAMESAKES, dear: ec.EllipticCurvePrivateKey | None = None) -> Issued:
     """A leaf below levels of authorities, each level of several with one name and one key: every one signs each one below."""
     above, found = top, []
     for number in range(levels):
-        key = new_key()
+        key = dear or new_key()
         level = [above.intermediate(f"Level {number}", key=key) for _ in range(namesakes)]
         found += [each.certificate for each in level]
         above = Authority(level[0].certificate, key)
@@ -404,6 +407,24 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual([Cause.BAD_CHAIN], [f.cause for f in result.failures])
         self.assertIn("too complicated", result.failures[0].text)
         self.assertEqual(SIGNATURE_CHECKS, presented.signature_checks)
+
+    def test_a_maze_of_dear_keys(self):
+        """A check with a dear key counts as several, and an ordinary chain of such keys is well below the bound."""
+        for key in (ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP521R1())):
+            above = shared_root(), shared_root().intermediate("I", key=key)
+            presented, result = self.searched(above[1].intermediate("J", key=key).issue(dns=DNS))
+            self.assertEqual((True, 1 + 2 * DEAR_CHECKS), (result.valid, presented.signature_checks))
+            presented, result = self.searched(maze(Authority.root(key=key), dear=key))
+            self.assertIn("too complicated", result.failures[0].text)
+            self.assertIn(presented.signature_checks, (SIGNATURE_CHECKS - 1, SIGNATURE_CHECKS))
+
+    def test_dear_rsa_keys(self):
+        """RSA keys are dear by their size and by their exponent."""
+        def certificate(bits: int, exponent: int) -> Any:
+            return Mock(public_key=rsa.RSAPublicNumbers(exponent, (1 << bits - 1) + 1).public_key)
+
+        cheap, large, odd = certificate(4096, 65537), certificate(4104, 65537), certificate(2048, 65539)
+        self.assertEqual([False, True, True], [path._is_dear(each) for each in (cheap, large, odd)])
 
     def test_the_bound_is_of_the_chain(self):
         """Another set of anchors does not buy more signatures; another handshake does."""
