@@ -14,6 +14,7 @@ import typing
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ParamSpec
 
 from twisted.internet.defer import Deferred
@@ -140,6 +141,8 @@ class StreamConnection(Protocol):
         #: when there was input last, when stanzas were written last, and since when the other side takes nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
+        #: since when nothing has kept the stream from being read; infinity while something does
+        self.read_since = self.last_received
         #: the negotiation is over: its turns come before those of streams where it is not
         self.established = False
         #: the last turn was a long one (`net.turns`)
@@ -246,11 +249,14 @@ class StreamConnection(Protocol):
 
     def pause(self, holder: object) -> None:
         """Read no more while `holder`, or another, says so. What has been read already waits too."""
+        self.read_since = inf
         self._intake.pause(holder)
 
     def resume(self, holder: object) -> None:
         """`holder` no longer keeps the stream from reading."""
         self._intake.resume(holder)
+        if self.read_since == inf and not self._intake.held:
+            self.read_since = self._clock.seconds()
 
     def when_closed(self) -> Deferred[None]:
         """Fires when the transport is gone."""
@@ -441,7 +447,7 @@ class StreamConnection(Protocol):
 
     def _hold_answers(self) -> None:
         """Make no more answers: read no further until the other side has taken those that wait."""
-        self._intake.pause(self._outlet)
+        self.pause(self._outlet)
         if self._blocked_timer is None:
             self._blocked_timer = self._clock.callLater(self._options.blocked_timeout, self._blocked_too_long)
 
@@ -450,7 +456,7 @@ class StreamConnection(Protocol):
         self._owed = 0
         self._unsent.remove(self)
         self._stop_blocked_timer()
-        self._intake.resume(self._outlet)
+        self.resume(self._outlet)
 
     def _count_unsent(self, number: int) -> None:
         if not self._unsent.add(self, number, self.established):

@@ -113,8 +113,10 @@ class KeepAlive:
         blocked, asked = connection.blocked_since, watched.asked
         if blocked is not None and now - blocked >= bounds.blocked:
             return Ending(Cause.UNRESPONSIVE, f"it has taken nothing for {now - blocked:.0f} s", "them")
-        if asked is not None and connection.last_received < asked and now - asked >= bounds.answer:
-            return Ending(Cause.UNRESPONSIVE, f"it has not acknowledged for {now - asked:.0f} s", "them")
+        if asked is not None and connection.last_received < asked:
+            silent = now - max(asked, connection.read_since)  # an answer is seen while the stream is read
+            if silent >= bounds.answer:
+                return Ending(Cause.UNRESPONSIVE, f"it has not acknowledged for {silent:.0f} s", "them")
         if connection.established and now >= self._useful_until(connection):
             return Ending(Cause.IDLE)
         return None
@@ -157,7 +159,7 @@ class KeepAlive:
         if connection.blocked_since is not None:
             yield connection.blocked_since + bounds.blocked
         if watched.asked is not None and connection.last_received < watched.asked:
-            yield watched.asked + bounds.answer
+            yield max(watched.asked, connection.read_since) + bounds.answer
         if watched.rested < connection.last_received:
             yield connection.last_received + bounds.rest
         yield self._sign_due(watched, connection)

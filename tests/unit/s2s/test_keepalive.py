@@ -244,6 +244,21 @@ class KeepingTests(SynchronousTestCase):
         assert solo.ending is not None
         self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.UNRESPONSIVE, "them"))
 
+    def test_asked_and_held(self) -> None:
+        """While we do not read a stream its answer cannot be seen: the time begins when we read again."""
+        solo = self.kept()
+        solo.engine.probe = REQUEST
+        self.pass_time(BOUNDS.keep_alive - TICK)
+        solo.connection.pause("no room")
+        self.pass_time(TICK + BOUNDS.answer * 1.5)
+        self.assertEqual((solo.written(), solo.ending), (REQUEST, None))
+        solo.connection.resume("no room")
+        self.pass_time(BOUNDS.answer - TICK)
+        self.assertIsNone(solo.ending)
+        self.pass_time(BOUNDS.keep_alive)
+        assert solo.ending is not None
+        self.assertEqual(solo.ending.cause, Cause.UNRESPONSIVE)
+
     def test_thousands(self) -> None:
         """One turn looks at those alone whose slot it is, and there is no timer of their own (docs/decisions.md#idle-streams)."""
         self.kept()
