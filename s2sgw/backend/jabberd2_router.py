@@ -93,6 +93,10 @@ class RouterPairStream:
         return self.connection.writable
 
     @property
+    def read_since(self) -> float:
+        return self.connection.read_since
+
+    @property
     def answers(self) -> bool:
         return self.pair.recipient in self._link.answering
 

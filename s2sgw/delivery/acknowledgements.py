@@ -209,13 +209,13 @@ class StreamManagementAcks:
             self._watch = None
 
     def _look(self) -> None:
-        """The one timer is due: put it forward, if something was acknowledged meanwhile."""
+        """The one timer is due: put it forward, if something was acknowledged meanwhile, or the stream was not read."""
         self._watch = None
-        left = self._since + OVERDUE_SECONDS - self._clock.seconds()
+        left = max(self._since, self._stream.read_since) + OVERDUE_SECONDS - self._clock.seconds()
         if self._outstanding and left <= 0:
             self._policy.acks_overdue(self._stream, self._acked_before)
         elif self._outstanding:
-            self._watch = self._clock.callLater(left, self._look)
+            self._watch = self._clock.callLater(min(left, OVERDUE_SECONDS), self._look)
 
 
 class PingAcks:

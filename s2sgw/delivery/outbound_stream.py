@@ -128,6 +128,10 @@ class OutboundStream(Protocol):
         """The other side takes more at present."""
 
     @property
+    def read_since(self) -> float:
+        """Since when what comes on the stream is read without a hold; infinity while it is not read."""
+
+    @property
     def shared_connection(self) -> bool:
         """The connection carries stanzas of several pairs towards us, or of all: its end may be due to any of them."""
 

@@ -78,6 +78,10 @@ class PairStream:
         return self.connection.writable
 
     @property
+    def read_since(self) -> float:
+        return self.connection.read_since
+
+    @property
     def shared_connection(self) -> bool:
         return self.connection.shared
 

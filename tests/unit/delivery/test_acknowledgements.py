@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from math import inf
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -33,6 +34,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.answers = False
+        self.read_since = 0.0
         self.written: list[bytes] = []
         self.counted: list[int] = []
 
@@ -261,6 +263,18 @@ class StreamManagementTests(SynchronousTestCase):
             self.acks(acked_before=acked_before).after_batch(1)
             self.clock.advance(OVERDUE_SECONDS)
         self.assertEqual(self.policy.told, [True, False, True])
+
+    def test_not_read(self) -> None:
+        """While what comes on the stream is not read (XEP-0288), an acknowledgement may lie unread: the time begins when it is."""
+        acks = self.acks()
+        acks.after_batch(1)
+        self.stream.read_since = inf
+        self.clock.pump([OVERDUE_SECONDS] * 4)
+        self.stream.read_since = self.clock.seconds()
+        self.clock.pump([OVERDUE_SECONDS / 4] * 3)
+        self.assertEqual(self.policy.told, [])
+        self.clock.advance(OVERDUE_SECONDS / 4)
+        self.assertEqual((self.policy.told, self.clock.getDelayedCalls()), ([False], []))
 
     def test_counted_before(self) -> None:
         """R35: what was counted before is acknowledged first, and settles nothing."""
