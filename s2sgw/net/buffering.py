@@ -208,7 +208,8 @@ class OutputGate:
         self._changed = _nothing
 
     def stopProducing(self) -> None:
-        """The transport is closing; `connectionLost` of its protocol follows."""
+        """The transport is lost and takes nothing more; `connectionLost` of its protocol follows, which says so."""
+        self.open = False
 
     def _set(self, state: bool) -> None:
         if self.open is not state:

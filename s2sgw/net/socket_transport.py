@@ -374,6 +374,8 @@ class SocketTransport:
         if not self._lost:
             self._stop()
             self._pending, self._size = [], 0
+            if self._gate is not None:
+                self._gate.stopProducing()  # what is written from now on would count as sent
             self._outputs.close_soon(partial(self.connectionLost, Failure(reason)))
 
     def _stop(self) -> None:

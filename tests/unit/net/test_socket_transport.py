@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import weakref
 from typing import Any
 
@@ -516,6 +517,20 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         tls.shutdown()
         world.reactor.settle()
         self.assertTrue(world.receiving.when_closed().called)
+
+    def test_not_writable_once_it_is_lost(self) -> None:
+        """What failed to send takes nothing more before it is closed, which may be some turns later: it would count as sent."""
+        world = World(self, solo=True)
+        world.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        world.socket.close()
+        self.assertFalse(world.receiving.write(b"one\n"))
+        closings: list[Any] = []
+        self.patch(world.turns, "close_soon", closings.append)
+        world.reactor.advance(0)
+        self.assertEqual((len(closings), world.receiving.ending), (1, None))
+        self.assertTrue(world.receiving.write(b"two\n"))
+        closings[0]()
+        self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST])
 
     def test_no_room_for_close_notify(self) -> None:
         """Where the socket has no room for close_notify it is sent as soon as there is, and the other side is waited for."""
