@@ -140,7 +140,7 @@ class Pages:
         return Shown("peer.html", {
             "peer": str(peer), "name": peer.ascii, "look_up": look_up, "summary": rows["peers"][0] if rows["peers"] else None,
             "waiting": waiting[0] if waiting else None, "policy": policy, "now": self._now(), "denied": denied,
-            "own_keys": [] if policy is None else [key for key in policy["keys"] if key["from"] != "built in"], **rows,
+            "own_keys": [] if policy is None else [key for key in policy["keys"] if not key["default"]], **rows,
         })
 
     async def queue(self, request: PageRequest) -> Shown:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dns.rdtypes.IN.SRV import SRV
 from twisted.internet.defer import Deferred
@@ -59,6 +59,13 @@ class LiveFact:
     def row(self) -> dict[str, Any]:
         """Return the fact as JSON has it."""
         return {"check": self.check, "subject": self.subject, "ok": self.ok, "detail": self.detail, "remedy": self.remedy}
+
+
+class _NoPlaces(NamedTuple):
+    """Why the DNS leads nowhere, and how to fix it."""
+
+    why: str
+    remedy: str
 
 
 TellFact = Callable[[LiveFact], None]
@@ -207,9 +214,8 @@ class LiveCheck:
 
     async def _dns(self, domain: Domain) -> None:
         places = await self._places(domain)
-        if isinstance(places, str):
-            remedy = f"Publish SRV records: _xmpp-server._tcp.{domain.ascii} with this host and the port of a listener."
-            self._add("dns", domain, False, places, remedy)
+        if isinstance(places, _NoPlaces):
+            self._add("dns", domain, False, places.why, places.remedy)
             return
         families: set[int] = set()
         for place in places[:ADDRESSES]:
@@ -220,7 +226,7 @@ class LiveCheck:
             text = f"only {_spoken(families)} is published, and only {_spoken(listening)} is listened on"
             self._add("dns", domain, False, text, "Listen on both families, or publish the address of the other.")
 
-    async def _places(self, domain: Domain) -> list[HostPort] | str:
+    async def _places(self, domain: Domain) -> list[HostPort] | _NoPlaces:
         """Return the published addresses with their ports, or why there are none."""
         records: list[tuple[str, int]] = []
         answers: list[Answer] = []
@@ -230,13 +236,15 @@ class LiveCheck:
             found = [record for record in answer.records if isinstance(record, SRV)]
             records += [(str(record.target), record.port) for record in found if str(record.target) != "."]
         if any(answer.failed for answer in answers) and not records:
-            return f"the SRV records could not be asked for: {answers[0].reason or answers[1].reason}"
+            why = f"the SRV records could not be asked for: {answers[0].reason or answers[1].reason}"
+            return _NoPlaces(why, "Check the name servers of dns.servers, or those of the system (/etc/resolv.conf).")
         places = []
         for host, port in records or [(domain.ascii, S2S_PORT)]:
             for kind in ("AAAA", "A"):
                 answer = await self._services.resolver.query(host, kind)
                 places += [HostPort(record.to_text(), port) for record in answer.records]
-        return places or "neither SRV records nor addresses are published"
+        remedy = f"Publish SRV records: _xmpp-server._tcp.{domain.ascii} with this host and the port of a listener."
+        return places or _NoPlaces("neither SRV records nor addresses are published", remedy)
 
     async def _leads_here(self, domain: Domain, place: HostPort) -> None:
         fault = self._fault(place) if is_this_machine(place.host) else None

@@ -99,6 +99,11 @@ class Browser:
             data = self.command("GET", "/screenshot")
         path.write_bytes(base64.b64decode(data))
 
+    def picture(self, path: Path) -> None:
+        """Write the window as a WebP."""
+        data = self.devtools("Page.captureScreenshot", format="webp", quality=90)["data"]
+        path.write_bytes(base64.b64decode(data))
+
     def complaints(self) -> list[str]:
         """Return what the browser's console has complained of since the last call: errors of scripts and of the content policy."""
         rows = self.command("POST", "/se/log", {"type": "browser"})

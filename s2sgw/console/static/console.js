@@ -43,7 +43,7 @@
   }
 
   const source = new EventSource(state.dataset.events);
-  source.onopen = function () { state.textContent = "Watching. New events stand on top."; };
+  source.onopen = function () { state.textContent = "Watching. New events appear at the top."; };
   source.onerror = function () {
     state.textContent = source.readyState === EventSource.CLOSED
       ? "The connection is closed. Load this page again." : "The connection was lost. Trying again…";

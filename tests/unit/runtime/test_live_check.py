@@ -102,6 +102,10 @@ class LiveCheckTests(SynchronousTestCase):
         backend = Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"})
         return [BackendUnderCheck(backend, HERE, self.leg, self._dial, ["127.0.0.1"], lambda ending: attributed(ending, IDENTITY))]
 
+    def remedy(self, check: str) -> str:
+        """Return what the last check says of how to fix the first failure of a kind."""
+        return next(fact.remedy for fact in self.told if fact.check == check)
+
     def run_check(self) -> dict[str, list[bool | None]]:
         """Return whether each thing is good, by the name of its check."""
         self.told.clear()
@@ -167,8 +171,10 @@ class LiveCheckTests(SynchronousTestCase):
         kept = dict(self.records)
         self.records.clear()
         self.assertEqual([False], self.run_check()["dns"])
+        self.assertIn("Publish SRV records", self.remedy("dns"))
         self.failing = True
         self.assertEqual([False], self.run_check()["dns"])
+        self.assertIn("name servers", self.remedy("dns"))
         self.failing = False
         self.records = {**kept, ("_xmpp-server._tcp.here.example", "SRV"): ["0 0 5222 xmpp.here.example."]}
         self.assertEqual([False], self.run_check()["dns"])
