@@ -22,6 +22,7 @@ from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.duplicates import Duplicates
 from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
 from s2sgw.ingress.homes import Homes, SingleNode, home_of
+from s2sgw.ingress.pair_lines import PairLines
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
 from s2sgw.queue.evidence import DROPPED, Rule
@@ -74,6 +75,7 @@ class IngressServices:
         self._homes = homes or SingleNode()
         self._local_domains = local_domains
         self.duplicates = Duplicates(clock)
+        self.lines = PairLines()
         #: pairs whose first stanzas wait until it is known whether they may pass
         self.admissions = 0
 
@@ -131,7 +133,7 @@ class PairIngress:
         if self._admitted and not self._held and self._stanza_filter is None:
             self._pass(self._queue, stanzas, upstream_ack)
         elif stanzas := self._without_ping_replies(stanzas, upstream_ack):
-            if self._held:
+            if self._held or (not self._admitted and self._services.lines.must_wait(self)):
                 self._hold(stanzas, upstream_ack)
             elif not self._admitted:
                 self._ask(stanzas, upstream_ack)
@@ -149,7 +151,7 @@ class PairIngress:
         for pair in self._entered:
             self._services.queues.queue(pair).forget(self._connection)
         if self._timer is not None:
-            self._go_on()
+            self.go_on()
 
     @property
     def _queue(self) -> DeliveryQueue:
@@ -194,7 +196,7 @@ class PairIngress:
             self._record(ending)
             for stanzas, upstream_ack in self._take():
                 self._refuse(stanzas, ending.cause, upstream_ack)
-        self._go_on()
+        self.go_on()
 
     # --- the filter ---
 
@@ -205,7 +207,7 @@ class PairIngress:
     def _filter(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         wait = 0.0 if self._over else stanza_filter.seconds_to_wait()
         if wait:
-            self._timer = self._services.clock.callLater(wait, self._go_on)
+            self._timer = self._services.clock.callLater(wait, self.go_on)
             self._hold(stanzas, upstream_ack)
             return
         passed, refused = stanza_filter.partition(stanzas)
@@ -254,6 +256,7 @@ class PairIngress:
     # --- waiting ---
 
     def _hold(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        self._services.lines.join(self)
         self._held.append((stanzas, upstream_ack))
         self._held_bytes += sum(len(stanza.data) for stanza in stanzas)
         self._held_on_connection.bytes += _memory(stanzas)
@@ -267,14 +270,17 @@ class PairIngress:
         self._held_on_connection.bytes -= sum(_memory(stanzas) for stanzas, _ in held)
         return held
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Pass on what waits, as far as there is no reason to wait again."""
         cancel(self._timer)
         self._timer = None
         for stanzas, upstream_ack in self._take():
             self.accept(stanzas, upstream_ack)
-        if not self._held and not self._over:
+        if self._held:
+            return
+        if not self._over:
             self._connection.resume(self)
+        self._services.lines.leave(self)
 
     # --- the record ---
 

@@ -1,6 +1,7 @@
 """A state machine drives the real queues, agents, receipts and streams, with all faults that are possible at each step.
 
-The account and its invariant are in `tests.support.custody_model`. FUZZ_EXAMPLES sets the number of runs, FUZZ_SEED their seed.
+The account and its invariant are in `tests.support.custody_model`. Two drivers take the steps: hypothesis, and plain chance
+(`tests.support.random_walks`). FUZZ_EXAMPLES sets the number of runs of each, FUZZ_WALKS that of the walks alone, FUZZ_SEED their seed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from unittest import mock
 
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,17 +23,27 @@ from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
 from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
 from tests.support.model_servers import LOST, Line, Link
+from tests.support.random_walks import Between, Several, Walk, step
 
-RUNS = int(os.environ.get("FUZZ_EXAMPLES", "120"))
+RUNS = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+WALKS = int(os.environ.get("FUZZ_WALKS", os.environ.get("FUZZ_EXAMPLES", "600")))
 SEED = os.environ.get("FUZZ_SEED")
 STEPS = 60
 #: Bytes that are written, or read from the spool, at once: a few stanzas.
 CHUNK = 400
 
-WHICH = st.integers(0, 5)
-FEW = st.integers(1, 8)
-KINDS: st.SearchStrategy[Kind] = st.sampled_from(("message", "message", "message", "presence", "iq"))
-SECONDS = st.sampled_from((WINDOW, WINDOW, WINDOW, 1.0, 3.0, 11.0, 31.0, 130.0, 610.0))
+#: Walks of one seed: number N of seed S is number N + S * OF_A_SEED of all.
+OF_A_SEED = 1_000_000
+
+EITHER = (False, True)
+WHICH = Between(0, 5)
+FEW = Between(1, 8)
+KINDS = Several(("message", "message", "message", "presence", "iq"), 8)
+SECONDS = (WINDOW, WINDOW, WINDOW, 1.0, 3.0, 11.0, 31.0, 130.0, 610.0)
+
+
+def _attempts(machine: Any) -> bool:
+    return bool(machine.model.attempts)
 
 
 class CustodyMachine(RuleBasedStateMachine):
@@ -84,7 +95,7 @@ class CustodyMachine(RuleBasedStateMachine):
 
     # --- servers send ---
 
-    @rule(which=WHICH, pair=WHICH, kinds=st.lists(KINDS, min_size=1, max_size=8), number=FEW)
+    @step(which=WHICH, pair=WHICH, kinds=KINDS, number=FEW)
     def says(self, which: int, pair: int, kinds: list[Kind], number: int) -> None:
         line = self._line(which)
         for each, kind in enumerate(kinds):
@@ -92,7 +103,7 @@ class CustodyMachine(RuleBasedStateMachine):
             self.model.send(line, chosen, kind, str(self.model.next_number()))
         self.model.bring(line, number)
 
-    @rule(which=WHICH, account=st.integers(0, 200))
+    @step(which=WHICH, account=Between(0, 200))
     def says_again(self, which: int, account: int) -> None:
         """Use an id again, once its server knows what became of the first."""
         line = self._line(which)
@@ -102,109 +113,109 @@ class CustodyMachine(RuleBasedStateMachine):
             self.model.send(line, chosen.pair, chosen.stanza.kind, chosen.stanza.id or "")
             self.model.bring(line, 1)
 
-    @rule(which=WHICH, number=st.integers(1, 20))
+    @step(which=WHICH, number=Between(1, 20))
     def brings(self, which: int, number: int) -> None:
         self.model.bring(self._line(which), number)
 
-    @rule(which=WHICH, managed=st.integers(0, 4), resumable=st.booleans(), back=st.booleans())
+    @step(which=WHICH, managed=Between(0, 4), resumable=EITHER, back=EITHER)
     def connects(self, which: int, managed: int, resumable: bool, back: bool) -> None:
         self.model.connect(self._line(which), managed=bool(managed), resumable=resumable, back=back)
 
-    @rule(which=WHICH, behind=st.integers(0, 2))
+    @step(which=WHICH, behind=Between(0, 2))
     def hears(self, which: int, behind: int) -> None:
         self.model.hear(self._line(which), behind)
 
-    @rule(which=WHICH)
+    @step(which=WHICH)
     def loses_on_one_side(self, which: int) -> None:
         self.model.lose_on_one_side(self._line(which))
 
-    @rule(late=st.booleans())
-    def admits(self, late: bool) -> None:
+    @step(late=EITHER, which=WHICH, all=EITHER)
+    def admits(self, late: bool, which: int, all: bool) -> None:
+        """Answer the questions whether pairs are admitted, in their order, or one of them first."""
         self.model.admits_late = late
-        for admission in self.model.admissions[:]:
-            self.model.admissions.remove(admission)
+        admissions = self.model.admissions
+        for admission in admissions[:] if all else admissions[which % (len(admissions) or 1):][:1]:
+            admissions.remove(admission)
             admission.callback(None)
 
-    @rule(which=WHICH, pair=WHICH, refused=st.booleans())
+    @step(which=WHICH, pair=WHICH, refused=EITHER)
     def policy_changes(self, which: int, pair: int, refused: bool) -> None:
         pairs = self._line(which).pairs
         self.model.change_policy({pairs[pair % len(pairs)]} if refused else set())
 
     # --- servers take ---
 
-    @precondition(lambda self: self.model.attempts)
-    @rule(which=WHICH, kind=st.sampled_from(("managed", "resumable", "resumable", "ping", "ping", "tcp", "joined")), granted=st.booleans())
+    @step(needs=_attempts, which=WHICH, kind=("managed", "resumable", "resumable", "ping", "ping", "tcp", "joined"), granted=EITHER)
     def opens(self, which: int, kind: str, granted: bool) -> None:
         self.model.open_stream(self.model.attempts[which % len(self.model.attempts)], kind, granted)
 
-    @precondition(lambda self: self.model.attempts)
-    @rule(which=WHICH, cause=st.sampled_from((Cause.DNS_UNREACHABLE, Cause.CONNECTION_REFUSED, Cause.NO_SUCH_DOMAIN)))
+    @step(needs=_attempts, which=WHICH, cause=(Cause.DNS_UNREACHABLE, Cause.CONNECTION_REFUSED, Cause.NO_SUCH_DOMAIN))
     def refuses(self, which: int, cause: Cause) -> None:
         self.model.refuse_stream(self.model.attempts[which % len(self.model.attempts)], cause)
 
-    @rule(which=WHICH, number=st.integers(1, 12))
+    @step(which=WHICH, number=Between(1, 12))
     def takes(self, which: int, number: int) -> None:
         if (link := self._link(which)) is not None:
             self.model.take(link, number)
 
-    @rule(which=WHICH, behind=st.sampled_from((0, 0, 1, 5)))
+    @step(which=WHICH, behind=(0, 0, 1, 5))
     def acknowledges(self, which: int, behind: int) -> None:
         if (link := self._link(which)) is not None:
             self.model.acknowledge(link, behind)
 
-    @rule(which=WHICH)
+    @step(which=WHICH)
     def lies(self, which: int) -> None:
         if (link := self._ours(which)) is not None:
             self.model.lie(link)
 
-    @rule(which=WHICH, number=st.sampled_from((0, 3, 20)), ending=st.sampled_from((LOST, LOST, LOST, CLOSED, OVER_CONTENT)))
+    @step(which=WHICH, number=(0, 3, 20), ending=(LOST, LOST, LOST, CLOSED, OVER_CONTENT))
     def breaks(self, which: int, number: int, ending: Any) -> None:
         if (link := self._link(which)) is not None:
             self.model.take(link, number)
             link.end(ending)
 
-    @rule(which=WHICH)
+    @step(which=WHICH)
     def blocks(self, which: int) -> None:
         if (link := self._link(which)) is not None:
             self.model.block(link)
 
-    @rule(which=WHICH, broken=st.booleans())
+    @step(which=WHICH, broken=EITHER)
     def promises(self, which: int, broken: bool) -> None:
         if (link := self._ours(which)) is not None:
             (self.model.break_promise if broken else self.model.promise)(link)
 
-    @rule(which=WHICH)
+    @step(which=WHICH)
     def falls_silent_or_speaks(self, which: int) -> None:
         server = list(self.model.servers.values())[which % len(self.model.servers)]
         server.answers = not server.answers
 
     # --- the disk, and time ---
 
-    @rule(work=st.sampled_from((0, 1, 1, 2, 20)), answer=st.sampled_from((0, 1, 1, 2, 20)))
+    @step(work=(0, 1, 1, 2, 20), answer=(0, 1, 1, 2, 20))
     def disk_works(self, work: int, answer: int) -> None:
         self.model.spool.work(work)
         self.model.spool.answer(answer)
 
-    @rule(full=st.booleans(), reads=st.booleans(), writes=st.booleans(), hangs=st.booleans())
+    @step(full=EITHER, reads=EITHER, writes=EITHER, hangs=EITHER)
     def disk_fails(self, full: bool, reads: bool, writes: bool, hangs: bool) -> None:
         spool = self.model.spool
         spool.full, spool.reads_fail, spool.writes_fail, spool.hangs = full, reads, writes, hangs
 
-    @rule()
+    @step()
     def disk_is_mended(self) -> None:
         self.model.spool.mend()
 
-    @rule(seconds=SECONDS)
+    @step(seconds=SECONDS)
     def time_passes(self, seconds: float) -> None:
         self.model.pass_time(seconds)
 
-    @rule(step=st.sampled_from((-3600.0, 3600.0)))
+    @step(step=(-3600.0, 3600.0))
     def wall_clock_steps(self, step: float) -> None:
         self.model.wall_offset += step
 
     # --- the operator, and the end of the process ---
 
-    @rule(which=WHICH, what=st.sampled_from(("hold", "hold stanza", "release", "release", "release", "drop", "drop quietly", "flush", "contact")))
+    @step(which=WHICH, what=("hold", "hold stanza", "release", "release", "release", "drop", "drop quietly", "flush", "contact"))
     def operator(self, which: int, what: str) -> None:
         queue = self._queue(which)
         if queue is None:
@@ -222,12 +233,12 @@ class CustodyMachine(RuleBasedStateMachine):
         else:
             self.model.drop(queue, what == "drop quietly")
 
-    @rule(taken=st.sampled_from((0, 0, 3, 50)), rarely=st.integers(0, 3))
+    @step(taken=(0, 0, 3, 50), rarely=Between(0, 3))
     def is_killed(self, taken: int, rarely: int) -> None:
         if not rarely:
             self.model.kill(taken)
 
-    @rule(servers_work=st.booleans(), disk_works=st.booleans(), rarely=st.integers(0, 5))
+    @step(servers_work=EITHER, disk_works=EITHER, rarely=Between(0, 5))
     def is_stopped(self, servers_work: bool, disk_works: bool, rarely: int) -> None:
         if not rarely:
             self.model.stop(servers_work, disk_works)
@@ -241,21 +252,29 @@ class CustodyMachine(RuleBasedStateMachine):
             self.model.check_queues()
         self._raise_failures()
 
+    def finish(self) -> None:
+        """Let everything come to its end."""
+        if hasattr(self, "model"):
+            self.model.finish()
+        self._raise_failures()
+
+    def close(self) -> None:
+        """Put back what was patched."""
+        globalLogPublisher.removeObserver(self._observer)
+        self._patches.close()
+
     def teardown(self) -> None:
         try:
-            if hasattr(self, "model"):
-                self.model.finish()
-            self._raise_failures()
+            self.finish()
         finally:
-            globalLogPublisher.removeObserver(self._observer)
-            self._patches.close()
+            self.close()
 
 
 class CustodyTests(SynchronousTestCase):
     """R33, R35: in order per pair; nothing that was acknowledged is lost; no request comes twice; everything comes to an end."""
 
     def test_custody(self) -> None:
-        """Drive the gateway at random."""
+        """Drive the gateway at random, by hypothesis."""
         machine = CustodyMachine if SEED is None else seed(int(SEED))(CustodyMachine)
         try:
             run_state_machine_as_test(machine, settings=settings(
@@ -264,3 +283,13 @@ class CustodyTests(SynchronousTestCase):
             ))
         except Exception as error:  # trial shows no notes, and the steps are in one
             raise self.failureException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+
+    def test_walks(self) -> None:
+        """Drive it by plain chance, far more often."""
+        first = int(SEED or 0) * OF_A_SEED
+        for number in range(first, first + WALKS):
+            walk = Walk.numbered(number, CustodyMachine)
+            failure = walk.failure(CustodyMachine)
+            if failure is not None:
+                text = walk.shortened(CustodyMachine, failure).text()
+                raise self.failureException(f"walk {number}: {failure}\n{text}") from failure

@@ -175,7 +175,8 @@ class Model:
         split = [tuple(outbound)] if shared_back_end else [(pair,) for pair in outbound]
         self.lines = [Line(self.local, pairs) for pairs in split]
         self.lines += [Line(self.peer, (Pair(THERE, HERE), Pair(THERE, ROOMS))), Line(self.other, (Pair(OTHER, HERE),))]
-        self.operator_drops = False
+        #: pairs of which an operator drops stanzas and nobody is told, some of them perhaps when they are read
+        self.dropped_quietly: set[Pair] = set()
         #: pairs whose stanzas the policy refuses
         self.forbidden: set[Pair] = set()
         self._parked: dict[tuple[Pair, int], str] = {}
@@ -330,7 +331,8 @@ class Model:
             assert not is_error, "an error was answered by an error"
             self._resolve(account)
         elif outcome == "dropped":
-            assert self.operator_drops or not may_bounce(stanza), f"{stanza.id} was dropped, and nobody was told"
+            pair = account.pair.inverse if is_error else account.pair
+            assert pair in self.dropped_quietly or not may_bounce(stanza), f"{stanza.id} was dropped, and nobody was told"
             self._end(account, "error_dropped" if is_error else "dropped")
         elif outcome == "coalesced":
             assert stanza.kind == "presence"
@@ -376,6 +378,7 @@ class Model:
 
     def check_queues(self) -> None:
         """Check what must hold of the queues at any time."""
+        self.dropped_quietly &= {queue.pair for queue in self.queues if queue._ending is not None}
         for queue in self.queues:
             held = {each.position: each.stanza.id for each in queue.pair_queue}
             for position in queue.parked:
@@ -719,9 +722,8 @@ class Model:
             queue.hold(first.position)
 
     def drop(self, queue: DeliveryQueue, quietly: bool) -> None:
-        self.operator_drops = quietly
+        (self.dropped_quietly.add if quietly else self.dropped_quietly.discard)(queue.pair)
         queue.drop(quietly)
-        self.operator_drops = self.operator_drops and queue._ending is not None
 
     # --- the end ---
 

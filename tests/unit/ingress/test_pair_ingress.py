@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -245,6 +245,66 @@ class FilterTests(EntryTestCase):
         entry = self.made()
         entry.accept([stanza("secret", "iq", "result")])
         self.assertEqual([], list(self.queues))
+
+
+class SeveralStreamsTests(EntryTestCase):
+    """R35: a server goes on with another stream while stanzas of the one before wait."""
+
+    def another(self) -> PairIngress:
+        """Return an entry of the same pair, on another stream."""
+        return PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+
+    def test_in_order(self) -> None:
+        """What the first stream brought goes first, though it is gone. The pair is asked about again for the next."""
+        first = self.made()
+        first.accept([stanza("a"), stanza("b")])
+        second = self.another()
+        second.accept([stanza("c")])
+        first.close()
+        second.accept([stanza("d")])
+        self.assertEqual(("", 1, {second}), (self.passed(), len(self.admissions), second._connection.holders))  # type: ignore[attr-defined]
+        self.admissions.pop().callback(None)
+        self.assertEqual(("a b", 1), (self.passed(), len(self.admissions)))
+        self.admissions.pop().callback(None)
+        self.assertEqual(("a b c d", set()), (self.passed(), second._connection.holders))  # type: ignore[attr-defined]
+        second.accept([stanza("e")])
+        self.assertEqual(("a b c d e", 0), (self.passed(), len(self.ingress_services.lines)))
+
+    def test_refused(self) -> None:
+        """What the first brought is refused, and the second is not forgotten; nor is one that is gone meanwhile."""
+        first = self.made()
+        first.accept([stanza("a")])
+        second, third = self.another(), self.another()
+        second.accept([stanza("b")])
+        third.accept([stanza("c")])
+        second.close()
+        for number in range(3):
+            self.assertEqual(1, len(self.admissions))
+            self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE) if number == 0 else None)
+        self.assertEqual(("b c", 0), (self.passed(), len(self.ingress_services.lines)))
+
+    def test_admitted(self) -> None:
+        """A stream whose pair is admitted waits for none that came later; where its rate makes it wait, nobody is asked twice."""
+        first = self.admitted(limits={"stanzas_per_second": 10})
+        second = self.another()
+        second.accept([stanza("z")])
+        first.accept([stanza(str(number)) for number in range(100)])
+        first.accept([stanza("a")])
+        self.clock.advance(60)
+        self.assertEqual((101, "a", 1), (len(self.kept[IN]), self.kept[IN][-1], len(self.admissions)))
+        self.admissions.pop().callback(None)
+        self.assertEqual(("z", 0, False), (self.kept[IN][-1], len(self.ingress_services.lines), self.ingress_services.admitting))
+
+    def test_many(self) -> None:
+        """Many streams that wait go on one after the other, however many they are."""
+        first = self.made()
+        first.accept([stanza("0")])
+        others = [self.another() for _ in range(2000)]
+        self.admit = lambda pair: succeed(None)  # type: ignore[method-assign]
+        for number, other in enumerate(others, 1):
+            other.accept([stanza(str(number))])
+        self.admissions.pop().callback(None)
+        self.assertEqual([str(number) for number in range(2001)], self.kept[IN])
 
 
 class RateTests(EntryTestCase):
