@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -121,6 +122,8 @@ class Link:
         self.ending: Ending | None = None
         self.writable = True
         self.holders: set[object] = set()
+        #: since when the gateway reads what comes; `inf`: it does not
+        self.read_since = model.clock.seconds()
         self.wire: deque[Token] = deque()
         self._closed: list[Deferred[None]] = []
         self.shared_stream = SharedStream(cast(Any, self), cast(Any, self), self, cast(Any, object()) if ours else None)
@@ -188,9 +191,12 @@ class Link:
 
     def pause(self, holder: object) -> None:
         self.holders.add(holder)
+        self.read_since = inf
 
     def resume(self, holder: object) -> None:
         self.holders.discard(holder)
+        if not self.holders and self.read_since == inf:
+            self.read_since = self.model.clock.seconds()
 
     def write(self, data: bytes) -> bool:
         if self.ending is None:
