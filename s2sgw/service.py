@@ -390,7 +390,8 @@ class RunningGateway:
         """The lanes of the spool are known: what comes now goes behind what they hold. Until now, callers have waited."""
         self._restored = True
         for port in self._listening:
-            port.startReading()  # type: ignore[attr-defined]
+            if port.connected:  # type: ignore[attr-defined]  # a reload may have closed it
+                port.startReading()  # type: ignore[attr-defined]
         self.components.backends.start()
         self._closers.append(self.components.backends.stop)
         if queues:

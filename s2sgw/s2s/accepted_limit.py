@@ -85,10 +85,11 @@ class AcceptedStreamLimit:
 def _is_silent(stream: ProvenStream, asked: float) -> bool:
     """Return whether an open stream has answered nothing since it was asked.
 
-    Where it acknowledges stanzas it must answer in XMPP. Else nothing in XMPP must be answered, since stanzas go one way on
-    it: then the other machine must have acknowledged what was sent.
+    Where it acknowledges stanzas it must answer in XMPP, if we read the stream. Else nothing in XMPP must be answered, since
+    stanzas go one way on it, or is not seen: then the other machine must have acknowledged what was sent.
     """
     connection = stream.connection
     if connection.ending is not None or connection.last_received > asked:
         return False
-    return stream.managed or connection.unacknowledged_bytes != 0
+    must_answer = stream.managed and connection.read_since <= asked
+    return must_answer or connection.unacknowledged_bytes != 0

@@ -166,7 +166,7 @@ class GatewayTests(SynchronousTestCase):
 
     def _port(self) -> Any:
         return SimpleNamespace(
-            getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
+            connected=True, getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
             startReading=lambda: self.opened.append("accepts"),
         )
 
@@ -204,6 +204,14 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
         self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
         self.assertFalse(self.ports.reached_at("127.0.0.1", 15271))
+
+    def test_closed_before_the_spool_is_read(self) -> None:
+        """A reload may close a listener before that: it accepts nothing, and the others do."""
+        for endpoint in ("tcp:5269", "tcp:5270"):
+            self.gateway._open(endpoint, None)
+        self.gateway._listening[0].connected = False  # type: ignore[attr-defined]
+        self.gateway._all_accept(0)
+        self.assertEqual(["tcp:5269", "waits", "tcp:5270", "waits", "accepts", "links"], self.opened)
 
     def test_systemd_is_told(self) -> None:
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""

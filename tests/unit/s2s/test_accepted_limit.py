@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,7 @@ class FakeStream:
         self.managed = managed
         self.unacknowledged_bytes = 0
         self.last_received = world.clock.seconds()
+        self.read_since = 0.0
         self.sent: list[bytes] = []
         self._alive = alive
         self._world = world
@@ -103,6 +105,20 @@ class LimitTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(answer))
         self.assertEqual([Cause.UNRESPONSIVE], [stream.ending.cause for stream in (first, *others) if stream.ending])
         self.assertIsNotNone(others[0].ending)
+
+    def test_held(self) -> None:
+        """A stream that we do not read cannot be seen to answer: it is ended only if the other machine is dead."""
+        for alive in (True, False):
+            self.world = World()
+            (held,) = self.world.open(1, managed=True, alive=alive)
+            held.read_since = inf
+            answer = self.world.room(1)
+            self.world.wait()
+            if alive:
+                self.refused(answer)
+            else:
+                self.assertIsNone(self.successResultOf(answer))
+            self.assertEqual(held.ending is None, alive)
 
     def test_dead_among_the_living(self) -> None:
         """One that is alive is not ended for having been silent longest."""
