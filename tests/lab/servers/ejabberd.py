@@ -87,7 +87,7 @@ def start(site: Site, *, component: str = "", enter: Callable[..., list[str]] | 
         command = enter(["/usr/bin/erl", *_ERLANG_ARGUMENTS, *_spool(folder)], Path("/etc/hosts") if site.lines else _hosts(folder))
     process = site.lab.start("ejabberd", command, folder, _environment(folder))
     for port, address in ((ports[0], "127.0.0.1"), *((ports[1], address) for address in site.s2s_addresses)):
-        site.lab.wait_for_port(process, port, 40.0, address)
+        site.lab.wait_for_port(process, port, 90.0, address)
     return Server("ejabberd", site.domain, ports[0], ports[1], [process], folder / "ejabberd.log", ports[2], ports[3])
 
 
