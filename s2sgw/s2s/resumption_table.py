@@ -101,8 +101,10 @@ class ResumptionTable:
         """Keep a stream that broke off. Return False where what was sent on it cannot be sent again in its order.
 
         What it brought is passed on last, so that nothing which comes of that is written on this stream.
+        How far that one had come is remembered: the other side asks, before it sends again what it cannot know to be safe.
         """
         if not owner.shared_stream.resumable:
+            self._past[resumption.id] = PastStream(owner.leg, owner.pairs, resumption)
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
         self._awaited.update(session.pairs)

@@ -448,6 +448,16 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, kept.counters))
         self.assertEqual(len(self.sessions), 0)
 
+    def test_a_user_had_left(self) -> None:
+        """R35: one that broke off after that is a past one at once: its `h` keeps the other side from sending again what is here."""
+        owner = FakeOwner(OUT)
+        owner.shared_stream.resumable = False
+        resumption = Resumption("x", 60, Counters(0))
+        resumption.counters.handled = 7
+        self.assertFalse(self.sessions.keep(resumption, owner, Ending(Cause.CONNECTION_LOST)))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, resumption.counters))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+
     def test_bounds(self) -> None:
         """So many are kept of one peer, and in all; the oldest give way."""
         for number in range(MAX_SUSPENDED_OF_PEER + 2):
