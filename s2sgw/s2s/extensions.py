@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from s2sgw.delivery.poison import speaks_of_content
 from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.timer import cancel
 
@@ -23,6 +24,8 @@ Extension = Literal["direct-tls", "bidi", "management", "resumption", "multiplex
 
 #: Seconds for which an extension that broke a stream is not used with that server.
 DISABLED_SECONDS = 86_400.0
+#: Seconds for which an extension that has worked is not suspected because a connection is lost.
+WORKED_SECONDS = 3600.0
 #: Servers of which anything is remembered.
 MAX_SERVERS = 10_000
 #: Seconds after a stream became ready within which an error of the other side may be due to an extension.
@@ -57,6 +60,8 @@ class ExtensionMemory:
         self._clock = clock
         self._on_disabled = on_disabled
         self._servers: OrderedDict[str, _Server] = OrderedDict()
+        #: server -> the extensions that worked last, and until when that counts
+        self._worked: BoundedDict[str, tuple[frozenset[Extension], float]] = BoundedDict(MAX_SERVERS)
 
     def usable(self, name: str, extension: Extension) -> bool:
         """Return whether `extension` may be used with the server."""
@@ -70,6 +75,15 @@ class ExtensionMemory:
         server.disabled[extension] = self._clock.seconds() + DISABLED_SECONDS
         if not was_disabled:
             self._on_disabled(name, extension, ending)
+
+    def work(self, name: str, extensions: Iterable[Extension]) -> None:
+        """A stream with these lives: a connection that is lost during the next hour does not make them suspect."""
+        self._worked[name] = frozenset(extensions), self._clock.seconds() + WORKED_SECONDS
+
+    def have_worked(self, name: str) -> frozenset[Extension]:
+        """Return the extensions that have worked with the server during the last hour."""
+        extensions, until = self._worked.get(name, (frozenset(), 0.0))
+        return extensions if until > self._clock.seconds() else frozenset()
 
     def suspect(self, name: str, extension: Extension, ending: Ending) -> None:
         """Open the next stream without `extension`: one that used it failed early. `confirm` or `clear` follows."""
@@ -99,6 +113,7 @@ class ExtensionMemory:
     def forget(self, name: str) -> None:
         """Forget what is remembered of the server: all extensions can be used again."""
         self._servers.pop(name, None)
+        self._worked.pop(name, None)
 
     def disabled(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
         """Yield each server that has disabled extensions, with these."""
@@ -155,6 +170,8 @@ class ExtensionTrial:
         if self._engine.resuming and self._refuses(ending):
             self._extensions.disable(self._name, "resumption", ending)
         suspicious = not (self.over or excused) and self._may_be_due_to_extensions(ending)
+        if not self.over and self._ready_at is not None and ending.condition is None and not suspicious:
+            self._extensions.work(self._name, self._used)
         self._stop()
         if suspicious and self._extensions.suspects(self._name):
             self._extensions.clear(self._name)
@@ -172,10 +189,11 @@ class ExtensionTrial:
 
     def _suspected(self, ending: Ending) -> list[Extension]:
         """Return the extensions that may be the reason. Once `<enable/>` is answered, an error over content is about a stanza
-        (`delivery.poison`), not about XEP-0198.
+        (`delivery.poison`), not about XEP-0198. A loss without an error says nothing of what has worked before.
         """
         answered = speaks_of_content(ending) and not self._engine.enabling
-        return [extension for extension in self._used if not (answered and extension == "management")]
+        worked = self._extensions.have_worked(self._name) if ending.condition is None else ()
+        return [each for each in self._used if each not in worked and not (answered and each == "management")]
 
     def _refuses(self, ending: Ending) -> bool:
         """Return whether the other side ended the stream, or sent something invalid. A lost connection says nothing of it."""
@@ -194,6 +212,7 @@ class ExtensionTrial:
 
     def _succeed(self) -> None:
         self.over = True
+        self._extensions.work(self._name, self._used)
         if not self._extensions.suspects(self._name):
             return
         if all(self._extensions.usable(self._name, extension) for extension in self._used):

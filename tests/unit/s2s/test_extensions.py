@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.s2s import extensions
-from s2sgw.s2s.extensions import DISABLED_SECONDS, ExtensionMemory
+from s2sgw.s2s.extensions import DISABLED_SECONDS, LOSS_SECONDS, WORKED_SECONDS, ExtensionMemory, ExtensionTrial
+from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 
 REFUSED = Ending(Cause.CONNECTION_REFUSED)
@@ -61,3 +64,63 @@ class ExtensionMemoryTests(SynchronousTestCase):
             self.extensions.disable(f"p{number}.example", "bidi", REFUSED)
             self.extensions.disable("p0.example", "bidi", REFUSED)
         self.assertEqual({name for name, _ in self.extensions.disabled()}, {"p0.example", "p3.example", "p4.example"})
+
+    def test_worked(self) -> None:
+        """What has worked is remembered for an hour, and not of what was forgotten."""
+        self.extensions.work(PEER, ["bidi"])
+        self.assertEqual(self.extensions.have_worked(PEER), {"bidi"})
+        self.clock.advance(WORKED_SECONDS)
+        self.assertEqual(self.extensions.have_worked(PEER), frozenset())
+        self.extensions.work(PEER, ["bidi"])
+        self.extensions.forget(PEER)
+        self.assertEqual(self.extensions.have_worked(PEER), frozenset())
+
+
+class LossTests(SynchronousTestCase):
+    """A line that is cut says nothing of extensions that have worked; an error of the other side does."""
+
+    LOST = Ending(Cause.CONNECTION_LOST, by="them")
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.extensions = ExtensionMemory(self.clock)
+
+    def trial(self) -> ExtensionTrial:
+        engine = Mock(managed=True, bidi=True, resuming=False, enabling=False)
+        return ExtensionTrial(engine, PEER, self.extensions, self.clock)
+
+    def usable(self) -> list[bool]:
+        return [self.extensions.usable(PEER, each) for each in ("management", "bidi")]
+
+    def test_never_worked(self) -> None:
+        """The first stream is lost at once: the next one is opened without its extensions."""
+        self.trial().end(self.LOST)
+        self.assertEqual(self.usable(), [False, False])
+
+    def test_acknowledged(self) -> None:
+        """A stream was acknowledged; the next is lost while it is negotiated: it goes on with the same extensions."""
+        before = self.trial()
+        before.begin()
+        before.event(Acknowledged(1))
+        self.trial().end(self.LOST)
+        self.assertEqual(self.usable(), [True, True])
+
+    def test_lived(self) -> None:
+        """A stream lived for longer than a server needs to end it over an extension. Then two are lost at once."""
+        before = self.trial()
+        before.begin()
+        self.clock.advance(LOSS_SECONDS + 0.1)
+        before.end(self.LOST)
+        for _ in range(2):
+            young = self.trial()
+            young.begin()
+            young.end(self.LOST)
+        self.assertEqual(self.usable(), [True, True])
+
+    def test_an_error(self) -> None:
+        """An error of the other side makes suspect what has worked, too: it may be another server by now."""
+        before = self.trial()
+        before.begin()
+        before.event(Acknowledged(1))
+        self.trial().end(Ending(Cause.STREAM_ERROR, condition="undefined-condition", by="them"))
+        self.assertFalse(self.extensions.usable(PEER, "bidi"))
