@@ -47,24 +47,35 @@ class ResumableOwner(Protocol):
         """Break off: the other side resumes the stream on another connection."""
 
 
+def proven_on(owner: ResumableOwner) -> frozenset[Pair]:
+    """Return the pairs of a stream that the other side has proven: not those on which stanzas go back (XEP-0288)."""
+    return frozenset(pair for pair in owner.pairs if pair.sender in owner.senders)
+
+
 class PastStream:
     """How far a stream had come that can no longer be resumed, and which pairs were proven on it."""
 
-    def __init__(self, leg: Leg, pairs: frozenset[Pair], resumption: Resumption) -> None:
+    def __init__(self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair]) -> None:
+        """`proven`: those of the pairs that the other side has proven. On the others stanzas went back (XEP-0288)."""
+        self.resumption = resumption
         self.leg = leg
         self.pairs = pairs
-        self.resumption = resumption
+        self.proven = proven
 
     def is_of(self, owner: ResumableOwner) -> bool:
         """Return whether everything that was proven on this stream is proven on that of `owner` (R35)."""
-        return self.leg == owner.leg and self.pairs <= owner.pairs
+        return self.leg == owner.leg and self.proven <= owner.pairs
+
+    def can_go_on(self, owner: ResumableOwner) -> bool:
+        """Return whether the stream of `owner` carries all pairs of this one, those that stanzas went back on too."""
+        return self.is_of(owner) and self.pairs <= owner.pairs
 
 
 class SuspendedStream(PastStream):
     """A stream that broke off and may be resumed."""
 
     def __init__(self, resumption: Resumption, owner: ResumableOwner) -> None:
-        super().__init__(owner.leg, owner.pairs, resumption)
+        super().__init__(resumption, owner.leg, owner.pairs, proven_on(owner))
         self.peers = set(owner.senders)
         self.incoming = owner.incoming
         self.shared_stream = owner.shared_stream
@@ -104,7 +115,7 @@ class ResumptionTable:
         How far that one had come is remembered: the other side asks, before it sends again what it cannot know to be safe.
         """
         if not owner.shared_stream.resumable:
-            self._past[resumption.id] = PastStream(owner.leg, owner.pairs, resumption)
+            self._past[resumption.id] = PastStream(resumption, owner.leg, owner.pairs, proven_on(owner))
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
         self._awaited.update(session.pairs)
@@ -130,7 +141,7 @@ class ResumptionTable:
     def _expire(self, session: SuspendedStream) -> None:
         """The stream is not resumed: only how far it had come is remembered."""
         self._take(session.resumption.id)
-        self._past[session.resumption.id] = PastStream(session.leg, session.pairs, session.resumption)
+        self._past[session.resumption.id] = PastStream(session.resumption, session.leg, session.pairs, session.proven)
         self._record.resumption("receiving", "expired")
         session.incoming.forget()
         session.shared_stream.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
@@ -141,7 +152,8 @@ class ResumptionTable:
         A stream that is open still is taken over (XEP-0198 §5). `resumed` follows in the same turn of the reactor.
         """
         session = self._find(id, owner)
-        if session is not None and not session.shared_stream.resumable:  # a user left it: what is in doubt went another way
+        # a user left it, and what is in doubt went another way; or stanzas went back on it, and cannot on the new one
+        if session is not None and not (session.shared_stream.resumable and session.can_go_on(owner)):
             self._expire(session)
             session = None
         if session is not None:
@@ -152,7 +164,7 @@ class ResumptionTable:
 
     def _find(self, id: str, owner: ResumableOwner) -> SuspendedStream | None:
         former = self._open.get(id)
-        if former is not None and former.leg == owner.leg and former.pairs <= owner.pairs:
+        if former is not None and former.leg == owner.leg and proven_on(former) <= owner.pairs:
             former.displace()
         session = self._suspended.get(id)
         return session if session is not None and session.is_of(owner) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -386,15 +388,17 @@ class FakeOwner:
 
     leg: Leg = "federation"
 
-    def __init__(self, *pairs: Pair) -> None:
-        self.pairs = frozenset(pairs)
+    def __init__(self, *pairs: Pair, carried: Pair | None = None) -> None:
+        self.pairs = frozenset(pairs) if carried is None else frozenset([*pairs, carried])
         self.senders = {pair.sender for pair in pairs}
         self.incoming: Any = Mock()
         self.shared_stream: Any = Mock(resumable=True, suspend=Mock(return_value=False))
         self.displaced = False
+        self.when_displaced: Callable[[], object] = lambda: None
 
     def displace(self) -> None:
         self.displaced = True
+        self.when_displaced()
 
 
 class SessionsTests(SynchronousTestCase):
@@ -457,6 +461,24 @@ class SessionsTests(SynchronousTestCase):
         self.assertFalse(self.sessions.keep(resumption, owner, Ending(Cause.CONNECTION_LOST)))
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, resumption.counters))
         self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+
+    def test_carries_nothing_back(self) -> None:
+        """R35: stanzas went back on the stream (XEP-0288), and cannot on the new one: it is past, and its `h` is told."""
+        resumption = Resumption("x", 60, Counters(0))
+        resumption.counters.handled = 7
+        for is_open in (False, True):
+            owner = FakeOwner(OUT, carried=BACK)
+            keep = partial(self.sessions.keep, resumption, owner, Ending(Cause.CONNECTION_LOST))
+            if is_open:
+                self.sessions.opened("x", owner)
+                owner.when_displaced = keep
+            else:
+                keep()
+            self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+            self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, resumption.counters))
+            owner.shared_stream.lost.assert_called_once()
+            self.assertFalse(self.sessions.awaits(OUT))
+            self.sessions._past.clear()
 
     def test_bounds(self) -> None:
         """So many are kept of one peer, and in all; the oldest give way."""
