@@ -279,6 +279,18 @@ class HoldTests(SynchronousTestCase):
         again.discard(HoldTarget(peer=THERE))
         self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
 
+    def test_ends_with_its_stanza(self) -> None:
+        """The hold of a stanza that is dropped, or expires, ends with it: over a restart it holds nothing else."""
+        tools = Tools(self.mktemp())
+        tools.accept(*"1234")
+        for number in (2, 3):
+            tools.ask("hold", *LANE, number)
+        tools.ask("drop", *LANE, 2)
+        self.assertEqual((OperatorHolds(tools.state).positions(OUT), tools.world.queue.parked), ({3}, {3}))
+        tools.world.clock.advance(601)
+        tools.world.custody.expiry.sweep()
+        self.assertEqual((OperatorHolds(tools.state).positions(OUT), tools.world.queue.parked), (set(), set()))
+
     def test_forgotten_lane(self) -> None:
         """The numbers of a lane that is gone mean nothing any more."""
         tools = Tools(self.mktemp())
