@@ -7,7 +7,7 @@ their addresses, and the result is kept, failures too.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.fair_slots import Owner, SlotLost
 from s2sgw.net.fetching import AnchorRoots, AnchorSource, permitted_addresses
-from s2sgw.net.https import HTTPS, Busy, Fetched, Unfetched
+from s2sgw.net.https import ADDRESSES, HTTPS, Busy, Fetched, Unfetched
 from s2sgw.net.joined_calls import JoinedCalls
 from s2sgw.net.requester import Requester
 from s2sgw.net.requester_slots import RequesterSlots
@@ -149,8 +149,11 @@ def documents(
     """Return POSH documents that are fetched as `settings` say."""
     trust = AnchorRoots(settings)
 
+    async def resolve(requester: Requester, host: str) -> Sequence[str]:
+        found = await permitted_addresses(resolver, settings.private_addresses, host, requester=requester)
+        return found[: requester.take_dials(min(len(found), ADDRESSES))]
+
     def fetch(url: str, requester: Requester) -> Deferred[Fetched]:
-        resolve = partial(permitted_addresses, resolver, settings.private_addresses, requester=requester)
-        return HTTPS(reactor, resolve, trust).get(url)
+        return HTTPS(reactor, partial(resolve, requester), trust).get(url)
 
     return POSHDocuments(reactor, fetch, wall, fetches)

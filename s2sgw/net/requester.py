@@ -15,8 +15,11 @@ from s2sgw.net.fair_slots import Owner
 from s2sgw.net.sites import site_path
 from s2sgw.xmpp.registered_domain import registered_domain
 
-#: DNS questions that one claim of a stranger may cause; answers from the cache are not counted.
-QUESTIONS = 10
+#: DNS questions that one claim of a stranger may cause; answers from the cache are not counted. Two services and the two families
+#: of one target are four. That leaves four: TLSA records of four targets, two more targets, or a POSH document and its reference.
+QUESTIONS = 8
+#: Connections that one claim of a stranger may cause, to web servers and to the servers of the domain.
+DIALS = 4
 
 
 class Requester:
@@ -26,12 +29,13 @@ class Requester:
     `resolutions` are the successful ones of that transaction (`net.discovery`), by domain and route.
     """
 
-    __slots__ = ("_answers", "is_stranger", "owner", "questions_left", "resolutions")
+    __slots__ = ("_answers", "dials_left", "is_stranger", "owner", "questions_left", "resolutions")
 
     def __init__(self, owner: Owner, *, is_stranger: bool, questions: int = QUESTIONS) -> None:
         self.owner = owner
         self.is_stranger = is_stranger
         self.questions_left = questions
+        self.dials_left = DIALS
         self.resolutions: dict[tuple[str, str | None], Any] = {}
         self._answers: dict[Question, Answer] = {}
 
@@ -44,6 +48,23 @@ class Requester:
     def stranger(cls, address: str, questions: int = QUESTIONS) -> Requester:
         """Return a peer at `address` that claims one name and has proven nothing. `questions`: what the claim may cause."""
         return cls(site_path(address), is_stranger=True, questions=questions)
+
+    def take_dials(self, wanted: int) -> int:
+        """Return how many of `wanted` connections may be made, and count them where a stranger asks, until `renew_dials`."""
+        if not self.is_stranger:
+            return wanted
+        taken = min(wanted, self.dials_left)
+        self.dials_left -= taken
+        return taken
+
+    def renew_dials(self) -> None:
+        """Allow `DIALS` again: what comes next is the claim of another pair of domains."""
+        self.dials_left = DIALS
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further connection may be made."""
+        return self.is_stranger and not self.dials_left
 
     def recall(self, question: Question) -> Answer | None:
         """Return what was answered before."""

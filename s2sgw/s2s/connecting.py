@@ -55,9 +55,8 @@ from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
 
-#: Addresses that are tried in one attempt, over all targets; and where a stranger makes us connect.
+#: Addresses that are tried in one attempt, over all targets. Where a stranger makes us connect, it is `net.requester.DIALS`.
 ADDRESSES = 8
-VERIFYING_ADDRESSES = 4
 #: Seconds that what is in flight has to be acknowledged on a stream that is closed for another, and between two looks.
 RETIRE_SECONDS = 5.0
 RETIRE_LOOK_SECONDS = 0.1
@@ -419,16 +418,20 @@ class ConnectAttempt:
     async def _reach(self, resolution: Resolution) -> InitiatedStream:
         if resolution.ending is not None:
             raise StreamUnavailable(resolution.ending)
-        left = VERIFYING_ADDRESSES if self._requester is not None and self._requester.is_stranger else ADDRESSES
+        left = ADDRESSES
         for group in priority_groups(self._borne(resolution.targets)):
-            places = endpoints(self.side.dial_targets(self.pair, await self._locate(group)), left)
+            if not left:
+                break
+            if self._requester is not None and self._requester.is_spent:
+                ending = Ending(Cause.TOO_MANY_CLAIMS, "the claim of one name takes too many connections")
+                self._failures.insert(0, StreamUnavailable(ending))
+                break
+            places = self._affordable(endpoints(self.side.dial_targets(self.pair, await self._locate(group)), left))
             left -= len(places)
             stream = await self._heat(places)
             if stream is not None:
                 self._opened(stream)
                 return stream
-            if not left:
-                break
         raise self._verdict()
 
     async def _locate(self, group: Sequence[Target]) -> Sequence[Target]:
@@ -437,6 +440,10 @@ class ConnectAttempt:
         self._located.update((target.place, replace(target, located=True)) for target in group)
         self._located.update((target.place, target) for target in located)
         return located
+
+    def _affordable(self, places: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """Return those of the places to which the requester may make us connect."""
+        return places if self._requester is None else places[: self._requester.take_dials(len(places))]
 
     def _verdict(self) -> StreamUnavailable:
         """What says most; kept here no longer, for its traceback leads here and would keep all of the attempt in memory."""

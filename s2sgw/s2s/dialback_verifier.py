@@ -90,6 +90,9 @@ class DialbackVerifier:
             return await asking
         except SlotLost as lost:
             return DialbackOutcome("error", Ending(Cause.TOO_MANY_CLAIMS, _WHY[lost.reason]))
+        finally:
+            if requester is not None:
+                requester.renew_dials()
 
     async def _ask(self, question: DialbackNeeded, requester: Requester | None) -> DialbackOutcome:
         pair = question.pair.inverse

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.discovery import Candidate, Discovery, Resolution, Target, in_order
-from s2sgw.net.requester import Requester
+from s2sgw.net.requester import QUESTIONS, Requester
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import TLSA, TLSALookup
 from s2sgw.xmpp.ending import Cause
@@ -519,7 +519,7 @@ class ClaimTests(DiscoveryCase):
         self.assertEqual(self.server.count("z.example", "A"), 2)
 
     def test_budget(self) -> None:
-        """However a claim goes on, it causes no more than ten questions; then it fails, and is not accepted on less."""
+        """However a claim goes on, it causes no more than eight questions; then it fails, and is not accepted on less."""
         self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
         asker = Requester.stranger("192.0.2.1")
         finder = self.discovery()
@@ -527,7 +527,7 @@ class ClaimTests(DiscoveryCase):
             located = finder.locate([unlocated(f"y{number}.victim.example")], asker)
             self.reactor.settle()
             self.assertEqual(self.successResultOf(located), ())
-        self.assertEqual(len(self.server.asked), 10)
+        self.assertEqual(len(self.server.asked), QUESTIONS)
 
     def test_busy(self) -> None:
         """A resolver of ours that cannot be reached is not put down to the domain's name servers."""

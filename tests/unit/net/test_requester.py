@@ -7,7 +7,7 @@ from dns.rdatatype import RdataType
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.dns_answer import Answer, Question, Status
-from s2sgw.net.requester import Requester
+from s2sgw.net.requester import DIALS, Requester
 
 
 class RequesterTests(SynchronousTestCase):
@@ -26,3 +26,11 @@ class RequesterTests(SynchronousTestCase):
             self.assertEqual((requester.note(found, address), requester.note(failed, other)), (found, failed))
         self.assertEqual((stranger.recall(address), stranger.recall(other)), (found, None))
         self.assertIsNone(ours.recall(address))
+
+    def test_dials(self) -> None:
+        """A stranger's claim may cause a few connections, and that of the next pair as many; ours are not counted."""
+        stranger, ours = Requester.stranger("192.0.2.1"), Requester.ourselves("a.example")
+        self.assertEqual([stranger.take_dials(3), stranger.is_spent, stranger.take_dials(3), stranger.is_spent], [3, False, DIALS - 3, True])
+        stranger.renew_dials()
+        self.assertEqual((stranger.is_spent, stranger.take_dials(9)), (False, DIALS))
+        self.assertEqual((ours.take_dials(9), ours.take_dials(9), ours.is_spent), (9, 9, False))

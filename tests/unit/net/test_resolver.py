@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.dns_answer import Answer, Question, Status
 from s2sgw.net.dns_cache import Cache
-from s2sgw.net.requester import Requester
+from s2sgw.net.requester import QUESTIONS, Requester
 from s2sgw.net.resolver import FAILURE_TTL, HOPELESS_SECONDS, NEGATIVE_TTL, TTL, Resolver
 from tests.support.dns import FakeReactor, FakeServer
 
@@ -636,9 +636,9 @@ class StrangerTests(ResolverCase):
         self.assertEqual(self.ask("a.example").status, Status.BUSY)
 
     def test_questions(self) -> None:
-        """One claim causes ten questions; answers that are known cost nothing."""
+        """One claim causes eight questions; answers that are known cost nothing."""
         asker = Requester.stranger("192.0.2.1")
-        for number in range(10):
+        for number in range(QUESTIONS):
             self.assertFalse(self.ask_as(asker, f"n{number}.example").failed)
         self.assertTrue(self.ask_as(asker, "n10.example").failed)
         self.assertFalse(self.ask_as(asker, "n3.example").failed)

@@ -16,7 +16,7 @@ from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.refusals import refusal_of_unproven
 from s2sgw.authentication.shared_secrets import SharedSecrets
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.net.requester import Requester
+from s2sgw.net.requester import QUESTIONS, Requester
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -238,7 +238,7 @@ class RequesterTests(InboundTestCase):
         """A claim is one requester, by its address, from the judgement to the verification; after a minute it is a new one."""
         side, connection = self.made(), FakeConnection("192.0.2.1:40000")
         first = self.verified(side, connection)
-        self.assertEqual((first.owner, first.is_stranger, first.questions_left), (("192.0.2.0/24", "192.0.2.1/32"), True, 10))
+        self.assertEqual((first.owner, first.is_stranger, first.questions_left), (("192.0.2.0/24", "192.0.2.1/32"), True, QUESTIONS))
         self.assertIs(self.verified(side, connection), first)
         self.assertIsNot(self.verified(side, FakeConnection("192.0.2.1:40001")), first)
         self.clock.advance(60.0)
