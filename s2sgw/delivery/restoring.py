@@ -24,6 +24,8 @@ from s2sgw.xmpp.jid import Pair
 AT_ONCE = 128
 #: Seconds after which a queue gives its place to the next, and goes on without.
 TURN_SECONDS = 5.0
+#: A timer may be due so much earlier than the sum of its parts, which are floating-point numbers.
+ROUNDING_SECONDS = 0.001
 
 
 class RestorableQueues(Protocol):
@@ -147,7 +149,7 @@ class StartupRestore:
 
     def _pass_slow_ones(self) -> None:
         self._timer = None
-        before = self._clock.seconds() - TURN_SECONDS
+        before = self._clock.seconds() - TURN_SECONDS + ROUNDING_SECONDS
         for queue in [queue for queue, began in self._placed.items() if began <= before]:
             del self._placed[queue]
         self._fill()

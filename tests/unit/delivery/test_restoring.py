@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.logger import Logger
@@ -182,6 +183,23 @@ class BacklogTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(["a", "b", "c", "d", "e"], self.asked)  # in the place of c
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_rounded(self) -> None:
+        """Where the sum of times is rounded, a place is passed on all the same, and the timer is not made again and again."""
+        self.clock.advance(13.44)  # and 5 is 18.439999999999998, less than 5 behind 13.44
+        self.hold(a=1, b=2, c=3)
+        self.custody.restore.restore_all()
+        made = self.clock.callLater
+        timers: list[float] = []
+
+        def counted(delay: float, *arguments: Any) -> Any:
+            timers.append(delay)
+            self.assertLess(len(timers), 5)
+            return made(delay, *arguments)
+
+        self.clock.callLater = counted  # type: ignore[method-assign,assignment]
+        self.clock.advance(TURN_SECONDS)
+        self.assertEqual(["a", "b", "c"], self.asked)
 
     def test_something_new(self) -> None:
         """What comes for a lane that waits asks for its stream at once, and goes behind what the lane holds."""
