@@ -37,6 +37,7 @@ from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.queue.evidence import LABELS
 from s2sgw.reporting.metrics import MetricNumbers
 from s2sgw.reporting.record import EventRecord, RefusalRecord, direction_of
+from s2sgw.runtime.live_check import VISITOR
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
@@ -270,7 +271,7 @@ class GatewayViews:
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None
-            if peer is None or peer == queue.peer:
+            if queue.peer != VISITOR and (peer is None or peer == queue.peer):
                 sums[str(queue.peer)].waiting += len(queue.pair_queue)
         for name, refusals, last in self._record.summaries():
             if name and (peer is None or name in (peer.ascii, peer.text)):

@@ -310,11 +310,11 @@ def _number(row: JSONRow) -> str:
     return f"{row['number']} {row['direction']} on the {row['leg']} leg"
 
 
-def letter(rows: list[JSONRow], _screen: Screen) -> str:
+def letter(rows: list[JSONRow], screen: Screen) -> str:
     """Return the last refusal as a letter to the administrator of the peer."""
     if not rows:
         return "There are no refusals."
-    return "\n".join(map(printable, (rows[-1]["letter"] or rows[-1]["no_letter"]).splitlines()))
+    return paragraphs((rows[-1]["letter"] or rows[-1]["no_letter"]).splitlines(), screen)
 
 
 def draining(answer: JSONRow, _screen: Screen) -> str:

@@ -68,6 +68,7 @@ from s2sgw.reporting.metrics import HandshakeTimes, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
+from s2sgw.runtime.live_check import VISITOR
 from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
@@ -166,7 +167,9 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 2. what the gateway says of itself, and what it remembers of peers
     peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
-    record = EventRecord(wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread))
+    record = EventRecord(
+        wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread), unrecorded={VISITOR.text},
+    )
     audit = AuditLog(state, wall)
     report = record.report = DailyReport(state, wall, threads, running)
     handshake_times = HandshakeTimes()

@@ -6,7 +6,7 @@ The log line, the rows of `s2sgw refusals` and the metrics are three views of it
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from operator import attrgetter
@@ -194,12 +194,14 @@ class EventRecord:
 
     def __init__(
         self, clock: WallClock, log: Logger, store: RefusalStore | None = None, site: Callable[[str], str] = str,
-        live: LiveEvents | None = None,
+        live: LiveEvents | None = None, unrecorded: Collection[str] = (),
     ) -> None:
         """Begin with what `store` holds of earlier runs. `site` returns the network that an address counts with in the log.
 
-        `live` are those who watch events as they happen.
+        `live` are those who watch events as they happen. Refusals of the names in `unrecorded` are no refusals of peers: they are
+        neither kept nor logged.
         """
+        self._unrecorded = frozenset(unrecorded)
         self._clock = clock
         self._log = log
         self._site = site
@@ -237,6 +239,8 @@ class EventRecord:
         is kept, but not logged for each peer: `backend.health` logs it once for all.
         """
         peer, local = pair
+        if peer in self._unrecorded:
+            return
         self.refusals[ending.layer.value, ending.cause.value, ending.by] += 1
         refused = RefusalRecord(self._clock.seconds(), direction, leg, peer, local, address, ending, reasons)
         if self.report is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,7 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     for name, peer in config.peers.items():
         complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
     complaints += [f"console.certificate: {text}" for text in _unusable_certificate(config.console.certificate)]
+    complaints += [f"admin.group: {text}" for text in _missing_group(config.admin.group)]
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
@@ -123,6 +125,14 @@ def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationL
             revocations[peer.crl] = read_revocations(peer.crl)
         yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
     yield from (f"certificate: {text}" for text in _unusable_certificate(peer.certificate))
+
+
+def _missing_group(name: str | None) -> Iterator[str]:
+    if name is not None:
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            yield f"there is no group {name}: create it (systemd-sysusers, or `groupadd --system {name}`), or remove the key"
 
 
 def _unusable_certificate(path: Path | None) -> Iterator[str]:

@@ -59,6 +59,13 @@ class RecordTests(SynchronousTestCase):
                          tuple(row[key] for key in ("layer", "cause", "reasons", "remedy", "times", "first")))
         self.assertEqual(1, self.record.refusals["pkix", "self-signed", "us"])
 
+    def test_unrecorded(self) -> None:
+        """What the gateway's own visitor is refused (`check --live`) is no refusal of a peer: nothing of it is kept or logged."""
+        record = EventRecord(self.clock, self.log, unrecorded={"check.example"})
+        for peer in ("check.example", "friend.example"):
+            record.refused("outbound", "backend", (peer, "here.example"), "127.0.0.1:5", SELF_SIGNED)
+        self.assertEqual((["friend.example"], 1, 1), ([row.peer for row in record.list()], record.refusals.total(), len(self.events)))
+
     def test_again(self) -> None:
         """The same refusal again is counted, from whatever port it came; another host, or cause, is told apart."""
         for port in (5000, 5001, 5002):

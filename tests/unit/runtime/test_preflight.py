@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.config import load
+from s2sgw.config import ConfigError, load
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.runtime.preflight import _certificate_warnings, _listener_warnings, check_configuration, reaches_ipv6
 from s2sgw.trust.anchors import Anchors
@@ -34,6 +35,16 @@ class PreflightCase(SynchronousTestCase):
         text = '[gateway]\ndomains = ["example.org"]\n[tls]\ntrust_anchors = "root.pem"\n[backend]\nkind = "echo"\n'
         path.write_text(text + more)
         return path
+
+
+class GroupTests(PreflightCase):
+    def test_group(self) -> None:
+        """A group that is not there keeps the gateway from starting, so the check says it, and what to do."""
+        error = self.assertRaises(ConfigError, check_configuration, self.written('[admin]\ngroup = "no-such-group"\n'))
+        (complaint,) = error.complaints
+        self.assertIn("admin.group: there is no group no-such-group: create it", complaint)
+        known = grp.getgrall()[0].gr_name
+        self.assertEqual(known, check_configuration(self.written(f'[admin]\ngroup = "{known}"\n')).config.admin.group)
 
 
 class ListenerWarningTests(PreflightCase):
