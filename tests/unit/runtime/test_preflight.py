@@ -40,11 +40,11 @@ class PreflightCase(SynchronousTestCase):
 class GroupTests(PreflightCase):
     def test_group(self) -> None:
         """A group that is not there keeps the gateway from starting, so the check says it, and what to do."""
-        error = self.assertRaises(ConfigError, check_configuration, self.written('[admin]\ngroup = "no-such-group"\n'))
+        error = self.assertRaises(ConfigError, check_configuration, self.written('[admin]\nsocket = "admin.sock"\ngroup = "no-such-group"\n'))
         (complaint,) = error.complaints
         self.assertIn("admin.group: there is no group no-such-group: create it", complaint)
         known = grp.getgrall()[0].gr_name
-        self.assertEqual(known, check_configuration(self.written(f'[admin]\ngroup = "{known}"\n')).config.admin.group)
+        self.assertEqual(known, check_configuration(self.written(f'[admin]\nsocket = "admin.sock"\ngroup = "{known}"\n')).config.admin.group)
 
 
 class ListenerWarningTests(PreflightCase):
