@@ -39,7 +39,7 @@ def claims(port: int, seconds: float) -> None:
         time.sleep(0.02)
 
 
-@stage.scenario("domains at loopback, private, link-local, mapped and other addresses that are not public", quick=True)
+@stage.scenario("domains at loopback, private, link-local, mapped and other addresses that are not public")
 async def _hidden(at: AttackWorld) -> None:
     with no_dial() as dials:
         async with at.under(claims, 5):

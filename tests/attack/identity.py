@@ -161,7 +161,7 @@ def _verify(id: str, domain: str) -> str:
     return f"<db:verify from='{domain}' to='{INSIDE}' id='{id}'>{'0' * 64}</db:verify>"
 
 
-@stage.scenario("guessed dialback keys: none is valid, and guessing costs nobody else", quick=True)
+@stage.scenario("guessed dialback keys: none is valid, and guessing costs nobody else")
 async def _guessed(at: AttackWorld) -> None:
     async with at.under(keys, SECONDS):
         with contextlib.closing(await asyncio.to_thread(begin, at.port, source(), "tls", f"keys.{GUESTS}", None)) as stream:
@@ -234,7 +234,7 @@ async def _told(at: AttackWorld, domain: str, certificate: Certificate | None) -
     return await asyncio.to_thread(tell)
 
 
-@stage.scenario("what is told to strangers is the same for domains that are pinned, known and unknown", quick=True)
+@stage.scenario("what is told to strangers is the same for domains that are pinned, known and unknown")
 async def _same(at: AttackWorld) -> None:
     known = f"known.{TRICKS}"
     (await asyncio.to_thread(connect, at.port, source(), INSIDE, known, at.certificate(known))).close()
@@ -286,7 +286,7 @@ def odd(port: int, said: list[str], seconds: float) -> None:
             answer_to(stream, each.encode("latin-1"), 0.5)
 
 
-@stage.scenario("what strangers say breaks no line of the log and moves no terminal", quick=True)
+@stage.scenario("what strangers say breaks no line of the log and moves no terminal")
 async def _log(at: AttackWorld) -> None:
     said = _said(at)
     evil = at.authority.issue(Names(dns=(f"log.{TRICKS}",), common=_ODD[:60]))

@@ -116,21 +116,21 @@ async def _injection(at: AttackWorld) -> None:
     check(any(row["cause"] == "tls-injection" for row in rows), f"not in the record: {rows}")
 
 
-@stage.scenario("stanzas, SASL, dialback and acknowledgements before their time", quick=True)
+@stage.scenario("stanzas, SASL, dialback and acknowledgements before their time")
 async def _early(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _EARLY)
         expect(dials(), 0, "stanzas that were taken")
 
 
-@stage.scenario("SASL that was not offered, is garbled, or never ends", quick=True)
+@stage.scenario("SASL that was not offered, is garbled, or never ends")
 async def _sasl(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _SASL_TRICKS)
         expect(dials(), 0, "stanzas that were taken")
 
 
-@stage.scenario("TLS that is garbled, too old, or only records without end", quick=True)
+@stage.scenario("TLS that is garbled, too old, or only records without end")
 async def _garbled(at: AttackWorld) -> None:
     await played(at, __name__, _GARBLED)
 
@@ -155,7 +155,7 @@ def slow(port: int, number: int, seconds: float, phases: list[Phase]) -> None:
         time.sleep(0.3)
 
 
-@stage.scenario("300 connections that say a byte now and then, in each phase", quick=True)
+@stage.scenario("300 connections that say a byte now and then, in each phase")
 async def _slow(at: AttackWorld) -> None:
     async with at.under(slow, 8, number=300, phases=["raw", "header", "proceed", "tls"]):
         await asyncio.sleep(6)
@@ -180,7 +180,7 @@ def _half_close(port: int, address: str, phase: Phase, certificate: Certificate)
         stream.end(3.0)
 
 
-@stage.scenario("connections whose one side is closed, in each phase", quick=True)
+@stage.scenario("connections whose one side is closed, in each phase")
 async def _half(at: AttackWorld) -> None:
     certificate = guest(at)
     async with at.under(half_closed, SECONDS, files=(str(certificate.chain), str(certificate.key))):
@@ -223,7 +223,7 @@ def _said(port: int, address: str, said: bytes, seconds: float = 8.0) -> str:
         return answer_to(stream, said, seconds)
 
 
-@stage.scenario("PROXY headers that are wrong, come from strangers, or come where none are expected", quick=True)
+@stage.scenario("PROXY headers that are wrong, come from strangers, or come where none are expected")
 async def _proxy(at: AttackWorld) -> None:
     async with at.under(proxied, 7, proxied_port=at.proxied_port):
         answers = await asyncio.gather(*(

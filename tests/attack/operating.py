@@ -49,7 +49,7 @@ async def _asked(at: AttackWorld, *words: str) -> float:
     return time.monotonic() - began
 
 
-@stage.scenario("one site's refusals are a few lines of the log", quick=True)
+@stage.scenario("one site's refusals are a few lines of the log")
 async def _lines(at: AttackWorld) -> None:
     before = at.gateway.logged().count("\n")
     said = header("elsewhere.example", "x.trick.example").decode()
@@ -121,7 +121,7 @@ def ask_badly(port: int, path: str, seconds: float) -> None:
         time.sleep(0.01)
 
 
-@stage.scenario("garbage, halves and huge requests on the admin socket, and answers that are never read", quick=True)
+@stage.scenario("garbage, halves and huge requests on the admin socket, and answers that are never read")
 async def _admin(at: AttackWorld) -> None:
     path = at.gateway.config.parent / "state" / "admin.sock"
     async with at.under(ask_badly, SECONDS, path=str(path)):
@@ -151,7 +151,7 @@ def browse_badly(port: int, console: int, seconds: float) -> None:
         time.sleep(0.02)
 
 
-@stage.scenario("what is no HTTP, headers without end and slow requests at the console", quick=True)
+@stage.scenario("what is no HTTP, headers without end and slow requests at the console")
 async def _console(at: AttackWorld) -> None:
     async with at.under(browse_badly, SECONDS, console=at.gateway.console):
         for _ in range(3):

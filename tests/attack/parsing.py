@@ -88,12 +88,12 @@ async def _forbidden(at: AttackWorld) -> None:
     await played(at, __name__, _FORBIDDEN)
 
 
-@stage.scenario("deep nesting, huge attributes, names and stanzas, prefixes by the thousand", quick=True)
+@stage.scenario("deep nesting, huge attributes, names and stanzas, prefixes by the thousand")
 async def _large(at: AttackWorld) -> None:
     await played(at, __name__, _LARGE, threads=3)
 
 
-@stage.scenario("other encodings, characters that XML forbids, and what is not well-formed", quick=True)
+@stage.scenario("other encodings, characters that XML forbids, and what is not well-formed")
 async def _encoded(at: AttackWorld) -> None:
     await played(at, __name__, _ENCODED)
 

@@ -175,7 +175,7 @@ async def _untrusted(at: AttackWorld) -> None:
     expect(server.trusted, set(), "servers that were trusted")
 
 
-@stage.scenario("servers that answer with bombs: entities, depth, endless features, mechanisms and challenges", quick=True)
+@stage.scenario("servers that answer with bombs: entities, depth, endless features, mechanisms and challenges")
 async def _bombs(at: AttackWorld) -> None:
     server = await _provoked(at, "entities", "deep", "endless", "many", "challenging", "silent")
     expect(server.trusted, set(), "servers that were trusted")

@@ -251,7 +251,7 @@ def _claimed(inner: int, to: str, seconds: float = 5.0) -> str:
     return ""
 
 
-@stage.scenario("another user of this machine at the inner listener and the DNS view", quick=True)
+@stage.scenario("another user of this machine at the inner listener and the DNS view")
 async def _inside(world: Sharing) -> None:
     at = world.at
     with socket.create_server(("127.0.0.1", HOLE_PORT)) as listener:

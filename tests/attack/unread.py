@@ -69,7 +69,7 @@ async def _acknowledged(at: AttackWorld) -> None:
     await _owed(at, "proven", f"<r {_SM}/>")
 
 
-@stage.scenario("proven peers that ask for dialback without end and never read the answers", quick=True)
+@stage.scenario("proven peers that ask for dialback without end and never read the answers")
 async def _asked(at: AttackWorld) -> None:
     await _owed(at, "proven", f"<db:result from='x.{GUESTS}' to='elsewhere.example' id='{'&apos;' * 150}'>0</db:result>")
 
@@ -92,7 +92,7 @@ CASES: Cases = {
 }
 
 
-@stage.scenario("acknowledgements of what was never sent, and stream management again and again", quick=True)
+@stage.scenario("acknowledgements of what was never sent, and stream management again and again")
 async def _lies(at: AttackWorld) -> None:
     await played(at, __name__, CASES)
 
