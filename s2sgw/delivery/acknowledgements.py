@@ -25,6 +25,8 @@ Acks = Literal["auto", "sm", "ping", "tcp"]
 
 #: Seconds that a server has to answer a ping.
 PING_SECONDS = 20.0
+#: Seconds after which a ping is unanswered even if its reply may lie unread: as long as a stream may be held.
+UNREAD_SECONDS = 300.0
 #: Seconds without any acknowledgement, on a stream that promised them, after which something is wrong.
 OVERDUE_SECONDS = 60.0
 #: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some fall silent beyond that.
@@ -94,6 +96,9 @@ class ReplyQueues(Protocol):
     def replies(self, pair: Pair) -> PingReplies:
         """Return what is caught in the queue of `pair`."""
 
+    def holds_source(self, pair: Pair) -> bool:
+        """Return whether the queue of `pair` keeps a stream that feeds it from being read."""
+
 
 class ReplyCatcher:
     """Catches the replies to pings where they arrive: in the queue of `pair`, back to us.
@@ -112,6 +117,11 @@ class ReplyCatcher:
     def give_up(self, id: str) -> None:
         """Wait for that reply no longer."""
         self._queues.replies(self._pair).give_up(id)
+
+    @property
+    def unread(self) -> bool:
+        """Return whether a reply may lie unread, on a stream that is held."""
+        return self._queues.holds_source(self._pair)
 
 
 class TcpAcks:
@@ -240,6 +250,8 @@ class PingAcks:
         self._covered = 0  # stanzas before the ping that is out
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
+        self._asked_at = 0.0
+        self._unread = False  # when last looked at, the reply may have lain unread
         self._timer: IDelayedCall | None = None
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
@@ -283,6 +295,7 @@ class PingAcks:
         self._id = self._token()
         self._stream.count_sent(1)
         self._covered, self._uncovered = self._uncovered, 0
+        self._asked_at, self._unread = self._clock.seconds(), False
         self._replies.expect(self._id, self._answered)
         self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)
         pair = self._queue.pair
@@ -299,6 +312,11 @@ class PingAcks:
         self._queue.acknowledged(covered, PASSED_ON)
 
     def _unanswered(self) -> None:
+        """The time of the ping is over. A reply that may lie unread has its time again when the stream is read."""
+        was_unread, self._unread = self._unread, self._replies.unread
+        if (was_unread or self._unread) and self._clock.seconds() < self._asked_at + UNREAD_SECONDS:
+            self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)
+            return
         self.stop()
         if self._policy.ping_unanswered(self._stream):
             return

@@ -320,6 +320,11 @@ class DeliveryQueue:
                 self._slowed.discard(source)
                 source.resume(self)
 
+    @property
+    def holds_source(self) -> bool:
+        """A stream that feeds the queue waits."""
+        return bool(self._slowed)
+
     def forget(self, source: StanzaSource) -> None:
         """`source` is gone."""
         self._slowed.discard(source)

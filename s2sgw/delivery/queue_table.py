@@ -86,6 +86,11 @@ class DeliveryQueues:
         """Return what catches replies in the queue of `pair`."""
         return self.queue(pair).replies
 
+    def holds_source(self, pair: Pair) -> bool:
+        """Return whether the queue of `pair`, if there is one, keeps a stream that feeds it from being read."""
+        queue = self._queues.get(pair)
+        return queue is not None and queue.holds_source
+
     def direction(self, pair: Pair) -> Direction:
         """Return the direction of the stanzas of `pair`."""
         return "inbound" if self._is_local(pair.recipient) else "outbound"

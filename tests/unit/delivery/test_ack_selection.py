@@ -63,6 +63,9 @@ class AckSelectionTests(SynchronousTestCase):
     def replies(self, pair: Pair) -> PingReplies:
         return self.caught
 
+    def holds_source(self, pair: Pair) -> bool:
+        return False
+
     def choose(self, stream: Stream, stalled_before: bool = False) -> Any:
         return self.selection.choose(self.queue, stream, stalled_before)  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ from s2sgw.delivery.acknowledgements import (
     LARGE,
     OVERDUE_SECONDS,
     PING_SECONDS,
+    UNREAD_SECONDS,
     PingAcks,
     ReplyCatcher,
     StreamManagementAcks,
@@ -51,6 +52,11 @@ class OneQueue:
 
     def __init__(self, caught: PingReplies) -> None:
         self._caught = caught
+        self.held = False
+
+    def holds_source(self, pair: Pair) -> bool:
+        assert pair == PAIR.inverse
+        return self.held
 
     def replies(self, pair: Pair) -> PingReplies:
         assert pair == PAIR.inverse
@@ -103,7 +109,8 @@ class PingTests(SynchronousTestCase):
 
     def pings(self, always: bool = False) -> PingAcks:
         ids = count(1)
-        catcher = ReplyCatcher(OneQueue(self.replies), PAIR.inverse)
+        self.back = OneQueue(self.replies)
+        catcher = ReplyCatcher(self.back, PAIR.inverse)
         return PingAcks(self.stream, self.queue, catcher, self.policy, self.clock, lambda: f"id{next(ids)}", always)  # type: ignore[arg-type]
 
     def answer(self, id: str) -> None:
@@ -150,6 +157,24 @@ class PingTests(SynchronousTestCase):
         self.policy.ends = True
         self.clock.advance(PING_SECONDS)
         self.assertEqual((self.queue.acknowledgements, self.replies.pings, self.clock.getDelayedCalls()), ([(1, "passed_on")], {}, []))
+
+    def test_a_reply_that_lies_unread(self) -> None:
+        """While the stream that may bring the reply is held, silence means nothing; the time begins again when it is read."""
+        self.acks.after_batch(3)
+        self.back.held = True
+        self.clock.pump([PING_SECONDS] * 2)
+        self.back.held = False
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual(self.policy.told, [])
+        self.clock.advance(PING_SECONDS - 1)
+        self.answer("id1")
+        self.assertEqual((self.queue.acknowledgements, self.policy.told), ([(3, "passed_on")], []))
+        self.acks.after_batch(1)
+        self.back.held = True
+        self.clock.pump([PING_SECONDS] * round(UNREAD_SECONDS / PING_SECONDS - 1))
+        self.assertEqual(self.policy.told, [])
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual((self.policy.told, self.clock.getDelayedCalls()), (["unanswered"], []))
 
     def test_a_late_reply_is_dropped(self) -> None:
         """R41: the reply that comes after its time goes no further."""

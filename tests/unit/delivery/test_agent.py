@@ -53,7 +53,7 @@ class FakeConnection:
     peer_address = "192.0.2.1:5269"
     tls_version = "TLSv1.3"
     cipher = None
-    last_sent = last_received = 0.0
+    last_sent = last_received = read_since = 0.0
     shared = retiring = False
 
     def __init__(self, owner: Any) -> None:
