@@ -19,6 +19,8 @@ from pathlib import Path
 
 #: Inputs are at most so long, and take at most so many seconds and megabytes.
 INPUT_BYTES, INPUT_SECONDS, MEGABYTES = 4096, 10, 1024
+#: A run of one target ends after so many times its seconds, and those that it takes to start: others may keep the machine busy.
+SLOWER, START_SECONDS = 3, 300
 #: Where inputs that reach new code are kept between runs.
 CORPUS = Path(".fuzz")
 
@@ -47,7 +49,13 @@ def _one(name: str, seconds: int, cases: Path) -> bool:
     """Run one target in a process of its own; return whether nothing was found."""
     before = set(cases.glob("*"))
     command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seconds", str(seconds)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=seconds + 120)
+    try:
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=SLOWER * seconds + START_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"  {name:<14} is not done after {SLOWER * seconds + START_SECONDS:.0f} s", flush=True)
+        return False
     found = sorted(path.name for path in set(cases.glob("*")) - before)
     print(f"  {name:<14} {_told(run.stdout)}{': FOUND ' + ', '.join(found) if run.returncode else ''}", flush=True)
     if run.returncode:
@@ -82,7 +90,7 @@ def _with_atheris(name: str, seconds: float) -> int:
         (corpus / hashlib.sha1(seed, usedforsecurity=False).hexdigest()).write_bytes(seed)
     options = [
         f"-max_total_time={seconds:.0f}", f"-max_len={INPUT_BYTES}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEGABYTES}",
-        f"-artifact_prefix={CASES / name}/", "-print_final_stats=1", "-verbosity=0",
+        f"-artifact_prefix={CASES / name}/", "-report_slow_units=3600", "-print_final_stats=1", "-verbosity=0",
     ]
 
     def run(data: bytes) -> None:
