@@ -219,7 +219,7 @@ class Managed(Negotiation):
         """
         number = resumption.counters.acknowledge(element)
         self.resumption, self.counters = resumption, resumption.counters
-        self.acknowledged_to_peer = self.counters.told
+        self.counters.told = self.acknowledged_to_peer = max(self.counters.told, told)
         self.continues = True
         self.again = -self.counters.began - told
         self.counters.began += self.received

@@ -145,6 +145,14 @@ class ReceivingTests(TranscriptCase):
         )
         self.assertFalse(engine.owes)
 
+    def test_told(self) -> None:
+        """R35: what our `h` says is known to the other side: it does not come again, not even on a third stream."""
+        engine = self.resuming(0, Out(resumed(2)), Says(Resumed(0)), handled=2, came=3)
+        self.assertEqual(engine.acknowledged_to_peer, 2)
+        left = engine.broken_off()
+        assert left is not None
+        self.assertEqual(left.counters.told, 2)
+
     def test_before(self) -> None:
         """R35: what came on the new stream before is passed on and not counted."""
         steps = [*OPEN, In(ONE + resume(0)), Says(Stanzas(PAIR, (ONE,)), ResumptionNeeded("s4"))]
