@@ -93,13 +93,13 @@ class PairAccount:
     def overtaken(self) -> list[int]:
         """Return the stanzas that first arrived after one with a higher number.
 
-        Requests that were answered by an error of the gateway are not among these: they were in doubt, and are not sent again (R33).
-        A server may read them late, on the stream that the gateway gave up.
+        Those that were answered by an error are not among these. A request in doubt may be read late, on a stream that the gateway
+        gave up (R33). A message may be sent again, where its sender has not heard that the gateway had it, and pass this time.
         """
         seen: set[int] = set()
         highest, found = -1, []
         for number in self.arrived:
-            if number not in seen and number < highest and not (number in self.requests and number in self.bounced):
+            if number not in seen and number < highest and number not in self.bounced:
                 found.append(number)
             seen.add(number)
             highest = max(highest, number)

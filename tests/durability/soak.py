@@ -283,7 +283,11 @@ class Soak:
         def text(account: PairAccount, number: int) -> str:
             words = [f"number {number}", "(IQ)" if number in account.requests else "", f"sent at {account.sent[number] - started:.1f} s"]
             words += [f"and {again} times again" if (again := account.resent[number]) else ""]
+            words += ["and bounced"] if number in account.bounced else []
             words += [f"arrived at {at - started:.1f} s" for at in account.arrivals[number]]
+            higher = {each: times[0] for each, times in account.arrivals.items() if each > number and times}
+            first = min(higher, key=higher.__getitem__, default=None)
+            words += [] if first is None else [f"(a later one, number {first}, at {higher[first] - started:.1f} s)"]
             return " ".join(word for word in words if word)
 
         return "; ".join(f"{name}: {', '.join(text(accounts[name], each) for each in some[:5])}" for name, some in numbers.items() if some)
