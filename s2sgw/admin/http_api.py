@@ -88,10 +88,19 @@ class Folder(Resource):
         return answer_json(request, 404, _error("there is nothing here"))
 
 
-class VerbResource(Resource):
-    """One verb."""
+class NoVerb(Resource):
+    """What stands where no verb is."""
 
     isLeaf = True
+
+    def render(self, request: Request) -> int:
+        """Answer that there is none."""
+        return answer_json(request, 404, _error("there is no such verb"))
+
+
+class VerbResource(Resource):
+    """One verb. Others may stand below it: `deny list` below `deny`."""
+
     log = Logger("s2sgw")
 
     def __init__(self, row: VerbRow, verb: Verb, services: APIServices, authenticate: Authenticate) -> None:
@@ -101,14 +110,16 @@ class VerbResource(Resource):
         self._services = services
         self._authenticate = authenticate
 
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return what answers below the verb, where no other verb stands."""
+        return self if path == b"" else NoVerb()
+
     def render(self, request: BoundedRequest) -> int:
         """Answer with the result of the verb as JSON."""
         allowed = (b"POST",) if self._row.changes else (b"GET", b"HEAD")
         if request.method not in allowed:
             request.setHeader(b"allow", b", ".join(allowed))
             return answer_json(request, 405, _error(f"use {allowed[0].decode()}"))
-        if request.postpath not in ([], [b""]):
-            return answer_json(request, 404, _error("there is no such verb"))
         writer = AnswerWriter(request)
         asked = self._authenticate(request, changes=self._row.changes)
         asked.addCallback(self._ask, request)
@@ -298,6 +309,7 @@ def _put(parent: Resource, path: list[bytes], leaf: Resource) -> None:
         if folder not in parent.children:
             parent.putChild(folder, Folder())
         parent = cast(Resource, parent.children[folder])
+    leaf.children.update(parent.children[name].children if name in parent.children else {})
     parent.putChild(name, leaf)
 
 

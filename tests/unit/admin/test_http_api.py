@@ -14,6 +14,7 @@ from s2sgw.admin import http_api, server
 from s2sgw.admin.event_flow import FLUSH_SECONDS
 from s2sgw.admin.http_api import APIServices, APIUser, Folder, NotAuthorised, add_resources, everybody
 from s2sgw.admin.server import AdminFactory, Rows, VerbError
+from s2sgw.admin.verb_table import TABLE
 from s2sgw.net.http_server import BoundedRequest, BoundedSite
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.live_events import WAITING, LiveEvents
@@ -79,6 +80,25 @@ class VerbTests(APITestCase):
         """A verb that changes something is asked by POST, with a JSON body or none."""
         self.assertEqual({"target": ["a.example"], "by": ""}, self.client.post("/api/v1/queue/hold", {"target": ["a.example"]}).json)
         self.assertEqual({"by": ""}, self.client.post("/api/v1/queue/hold").json)
+
+    def test_below_another(self) -> None:
+        """A verb whose name begins with another verb's has its own path, whichever of the two is put up first."""
+        for names in (("deny", "deny list"), ("deny list", "deny")):
+            self.verbs = dict.fromkeys(names, dict)
+            self.client = self.made()
+            self.assertEqual({"by": ""}, self.client.get("/api/v1/deny/list").json)
+            self.assertEqual({"peer": "a.example", "by": ""}, self.client.post("/api/v1/deny", {"peer": "a.example"}).json)
+            self.assertEqual({"by": ""}, self.client.post("/api/v1/deny/").json)
+            for path in ("deny/none", "deny/list/none", "deny/none/none"):
+                self.assertEqual(404, self.client.get(f"/api/v1/{path}").status, path)
+
+    def test_every_verb(self) -> None:
+        """Each verb of the table answers at the path that the OpenAPI document gives it."""
+        self.verbs = {name: lambda _, name=name: name for name in TABLE}
+        self.client = self.made()
+        for name, row in TABLE.items():
+            path = f"/api/v1/{row.path}"
+            self.assertEqual(name, (self.client.post(path) if row.changes else self.client.get(path)).json, path)
 
     def test_head(self) -> None:
         """HEAD gives no body."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
+from s2sgw.admin.http_api import VerbResource
 from s2sgw.admin.server import VerbError
 from s2sgw.console import sessions
-from s2sgw.console.site import HEADERS, PAGE_SECONDS, _own_path
+from s2sgw.console.site import HEADERS, PAGE_SECONDS, PageResource, _own_path
 from tests.support.console import PASSWORDS, ConsoleCase
 
 
@@ -349,6 +351,56 @@ class HTTPInterfaceTests(ConsoleCase):
         """Metrics and health ask nobody."""
         for path in ("/metrics", "/healthz", "/readyz"):
             self.assertEqual(200, self.client.get(path).status, path)
+
+
+class RouteTests(ConsoleCase):
+    """Every route that there is, also one that is added later: who may go there."""
+
+    #: what asks for no user
+    OPEN = {"/login", "/logout", "/openapi.json", "/metrics", "/healthz", "/readyz", "/favicon.ico", "/static/console.css", "/static/console.js", "/static/icon.svg"}
+
+    def routes(self, resource: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        for name, child in resource.children.items():
+            yield f"{path}/{name.decode()}", child
+            yield from self.routes(child, f"{path}/{name.decode()}")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.found = dict(self.routes(self.console.site.resource))
+
+    def test_nobody(self) -> None:
+        """Without a user nothing is shown or changed: pages lead to the log-in, the HTTP interface answers 401, folders are no page."""
+        self.assertLess(self.OPEN, set(self.found))
+        for path in self.found.keys() - self.OPEN:
+            for method in ("GET", "POST", "HEAD", "PUT", "DELETE"):
+                response = self.client.ask(method, path, Origin="http://localhost:8269")
+                led = response.headers.get("location", "").startswith("/login")
+                self.assertTrue(response.status in (401, 404, 405, 501) or (response.status, led) == (303, True), (method, path, response))
+        self.assertFalse(self.gateway.audit.path.exists())
+
+    def test_read_only(self) -> None:
+        """A read-only user has no form that does anything, and none of the verbs that change something, or show private texts."""
+        self.log_in("bob")
+        csrf, noted = self.form("/", "/logout"), self.noted()
+        forms = [path for path, page in self.found.items() if isinstance(page, PageResource) and page._act is not None]
+        self.assertLess({"/queue/change", "/peer/deny", "/probe/run", "/reload"}, set(forms))
+        for path in forms:
+            self.assertEqual(403, self.submit(path, **csrf, peer="peer.example", action="hold", domain="peer.example").status, path)
+        for path, page in self.found.items():
+            if isinstance(page, VerbResource) and (page._row.for_operators or page._row.local):
+                method = "POST" if page._row.changes else "GET"
+                self.assertEqual(403, self.client.ask(method, path, Origin="http://localhost:8269").status, path)
+        self.assertEqual(noted, self.noted())
+
+    def test_forms_need_the_secret(self) -> None:
+        """No form of any route does anything for an operator without the text of the session, or from another site."""
+        self.log_in()
+        csrf, noted = self.form("/", "/logout"), self.noted()
+        for path, page in self.found.items():
+            if isinstance(page, PageResource) and page._act is not None:
+                self.assertEqual(403, self.submit(path, peer="peer.example", action="hold").status, path)
+                self.assertEqual(403, self.submit(path, origin="http://evil.example", **csrf, peer="peer.example", action="hold").status, path)
+        self.assertEqual(noted, self.noted())
 
 
 class BrokenPageTests(ConsoleCase):
