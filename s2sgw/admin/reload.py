@@ -5,7 +5,7 @@ If the new file has errors, or changes a key that needs a restart, nothing chang
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,7 +203,8 @@ class DenyListChanges:
     log = Logger("s2sgw")
 
     def __init__(
-        self, deny: Callable[[Sequence[DenyList]], None], reconsider: Callable[[], Awaitable[list[Closed]]], audit: AuditLog,
+        self, deny: Callable[[Sequence[DenyList]], None], reconsider: Callable[[], Coroutine[Any, Any, list[Closed]]],
+        audit: AuditLog,
     ) -> None:
         self._deny = deny
         self._reconsider = reconsider
@@ -215,7 +216,7 @@ class DenyListChanges:
         for change in found:
             self._tell(change, next((each for each in lists if each.source == change.source), None))
         self._known = {each.source for each in lists}
-        looking = Deferred.fromCoroutine(_awaited(self._reconsider()))
+        looking = Deferred.fromCoroutine(self._reconsider())
         looking.addCallbacks(self._closed, self._broken)
 
     def _tell(self, change: ListChange, held: DenyList | None) -> None:
@@ -256,7 +257,3 @@ def _plain(result: ReloadResult) -> dict[str, Any]:
 def _renewed(old: CertificateDirectory, new: CertificateDirectory) -> list[str]:
     before = {each.fingerprint for each in old.credentials}
     return [each.name for each in new.credentials if each.fingerprint not in before]
-
-
-async def _awaited(question: Awaitable[list[Closed]]) -> list[Closed]:
-    return await question

@@ -6,7 +6,6 @@ their addresses, and the result is kept, failures too.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,6 +24,7 @@ from s2sgw.net.requester_slots import RequesterSlots
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.trust.posh import Document, InvalidPOSH, Reference, checked_url, document_url, parse
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
@@ -59,7 +59,7 @@ class POSHDocuments:
         self._clock = clock
         self._wall = wall or clock
         self._fetch = fetch
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: BoundedDict[str, _Kept] = BoundedDict(KEPT)
         self._joined: JoinedCalls[tuple[Owner, str], POSHLookup] = JoinedCalls()
         #: the fetches under way and in line
         self.slots: RequesterSlots[POSHLookup] = RequesterSlots(clock, fetches, FETCHES_PER_SECOND)
@@ -110,10 +110,7 @@ class POSHDocuments:
         if lookup.expires is not None:
             left = lookup.expires - self._date()
             lifetime = min(left, timedelta(seconds=DOCUMENT_SECONDS)).total_seconds()
-        self._kept.pop(name, None)
         self._kept[name] = _Kept(now + lifetime, lookup)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
         return lookup
 
     def _failed(self, failure: Failure, name: str) -> POSHLookup:

@@ -7,7 +7,6 @@ usages: ejabberd 23.01 crashes on an xmppAddr, and refuses serverAuth alone.
 from __future__ import annotations
 
 import stat
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from s2sgw.net.certificates import Credential
 from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.trust.identity import names
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain
 
 #: The authority's certificate, which the existing server is told to trust, and its key, in the state directory.
@@ -49,7 +49,7 @@ class PrivateCA:
         self._now = now
         self._certificate, self._key = _load_or_create(state, now())
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        self._leaves: OrderedDict[Domain, Credential] = OrderedDict()
+        self._leaves: BoundedDict[Domain, Credential] = BoundedDict(LEAVES_KEPT)
 
     @property
     def ca_pem(self) -> bytes:
@@ -58,12 +58,9 @@ class PrivateCA:
 
     def leaf(self, domain: Domain) -> Credential:
         """Return a credential that proves `domain` to the existing server."""
-        credential = self._leaves.get(domain)
+        credential = self._leaves.use(domain)
         if credential is None or credential.not_after - self._now() < timedelta(days=_RENEW_DAYS):
             credential = self._leaves[domain] = self._mint(domain)
-            if len(self._leaves) > LEAVES_KEPT:
-                self._leaves.popitem(last=False)
-        self._leaves.move_to_end(domain)
         return credential
 
     def _mint(self, domain: Domain) -> Credential:

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from s2sgw.config.password_hash import PasswordHash
 from s2sgw.config.sections import ConsoleRole
 from s2sgw.net.sites import site_path
 from s2sgw.net.threads import Threads
+from s2sgw.xmpp.bounded_dict import BoundedDict
 
 #: Attempts of one site (an IPv4 address, an IPv6 /64) at once, and seconds until it has another one. A wider site has more.
 ATTEMPTS = 5
@@ -52,7 +53,7 @@ class LoginLimits:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         #: site -> the time at which all its attempts are free again
-        self._free_at: OrderedDict[str, float] = OrderedDict()
+        self._free_at: BoundedDict[str, float] = BoundedDict(SITES)
 
     def attempt(self, address: str) -> None:
         """Count an attempt. Raises `TooManyAttempts`."""
@@ -65,9 +66,6 @@ class LoginLimits:
             rows.append((site, free_at))
         for site, free_at in rows:
             self._free_at[site] = free_at
-            self._free_at.move_to_end(site)
-        while len(self._free_at) > SITES:
-            self._free_at.popitem(last=False)
 
     def succeeded(self, address: str) -> None:
         """Forget the attempts of the narrowest site."""
@@ -85,7 +83,7 @@ class Passwords:
         self._waiting: deque[Deferred[None]] = deque()
         self._nobody = PasswordHash.of(secrets.token_urlsafe())
         #: a keyed digest of (user, hash, password) -> until when it is known to be right
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._remembered: BoundedDict[bytes, float] = BoundedDict(REMEMBERED)
         self._key = os.urandom(32)
 
     def check(self, user: str, password: str) -> Deferred[bool]:
@@ -123,9 +121,6 @@ class Passwords:
     def _remember(self, right: bool, key: bytes) -> bool:
         if right:
             self._remembered[key] = self._now() + REMEMBERED_SECONDS
-            self._remembered.move_to_end(key)
-            if len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
         return right
 
     def _digest(self, user: str, password: str) -> bytes:

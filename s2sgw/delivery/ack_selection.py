@@ -21,6 +21,7 @@ from s2sgw.delivery.acknowledgements import (
     TcpAcks,
 )
 from s2sgw.delivery.outbound_stream import KnownExtensions, OutboundStream
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 
@@ -36,13 +37,10 @@ class RememberedServers:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._until: dict[str, float] = {}
+        self._until: BoundedDict[str, float] = BoundedDict(MAX_SERVERS)
 
     def remember(self, name: str) -> None:
         """It is known of the server called `name` from now on."""
-        self._until.pop(name, None)
-        while len(self._until) >= MAX_SERVERS:
-            del self._until[next(iter(self._until))]
         self._until[name] = self._clock.seconds() + REMEMBERED_SECONDS
 
     def forget(self, name: str) -> None:
@@ -75,7 +73,7 @@ class AckSelection:
         self._never_answering = RememberedServers(clock)
         self._answering = RememberedServers(clock)
         #: servers of the latter that are silent on new streams too, and since when
-        self._silent_since: dict[str, float] = {}
+        self._silent_since: BoundedDict[str, float] = BoundedDict(MAX_SERVERS)
 
     def use_stream_management(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
@@ -127,10 +125,7 @@ class AckSelection:
     def _mute(self, name: str) -> bool:
         """Return whether the server has been silent for `MUTE_SECONDS`, over several streams."""
         now = self._clock.seconds()
-        since = self._silent_since.setdefault(name, now)
-        if len(self._silent_since) > MAX_SERVERS:
-            del self._silent_since[next(iter(self._silent_since))]
-        return now - since >= MUTE_SECONDS
+        return now - self._silent_since.setdefault(name, now) >= MUTE_SECONDS
 
     def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
         """A server that has acknowledged before is presumed dead; its stream may be resumed.

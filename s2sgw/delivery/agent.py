@@ -7,7 +7,7 @@ is in four collaborators: when to try again, a stream to be resumed, which stanz
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -221,8 +221,7 @@ class DeliveryAgent:
     def begin_attempt(self) -> None:
         if isinstance(self.data, BackingOff):
             cancel(self.data.timer)
-        found = self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone)
-        attempt = Deferred.fromCoroutine(_awaited(found))
+        attempt = Deferred.fromCoroutine(self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone))
         self.data = Connecting(attempt)
         attempt.addCallbacks(self._machine.connected, self._attempt_over).addErrback(self._not_handled)
 
@@ -399,7 +398,3 @@ class DeliveryAgent:
             data.acknowledgements.stop()
             closed = data.stream.leave(Ending(cause))
         self.data = Stopped(closed)
-
-
-async def _awaited(stream: Awaitable[OutboundStream]) -> OutboundStream:
-    return await stream

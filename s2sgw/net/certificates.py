@@ -95,14 +95,6 @@ class CertificateDirectory:
     def warnings(self) -> tuple[str, ...]:
         return self._loaded.warnings
 
-    def reload(self) -> Loaded:
-        """Read the folder again. What is in use changes only where nothing is to be complained of."""
-        loaded = load(self.path, self._now())
-        if not loaded.complaints:
-            self._loaded = loaded
-            self._answers.clear()
-        return loaded
-
     def adopt(self, other: CertificateDirectory) -> None:
         """Hold what `other` has read, and read its folder from now on."""
         self.path, self._loaded = other.path, other._loaded

@@ -8,7 +8,7 @@ Nothing here fails: what cannot be had is an `Ending` that tells "does not exist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, groupby, zip_longest
@@ -51,7 +51,8 @@ ADDRESSES = 16
 #: Answers that the detail of an ending quotes.
 _QUOTED = 4
 
-OwnAddresses = Callable[[str, int], bool] | Collection[tuple[str, int]]
+#: Returns whether one of our listeners is at a canonical address and a port.
+OwnAddresses = Callable[[str, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Discovery:
     """Finds the targets of domains.
 
     `static`: "host:port" by domain, instead of the DNS. `private_addresses`: "allow" lets a peer's DNS name addresses that
-    are not public. `own_addresses`: our listeners, to which no peer's DNS may lead. Neither applies to `static` and routes.
+    are not public. `own_addresses` knows our listeners, to which no peer's DNS may lead. Neither applies to `static` and routes.
     `relayed`: domains that a proxy reaches by name, so that nothing is looked up for them.
     Raises `ValueError` for a static answer that is not a host and port.
     """
@@ -123,7 +124,7 @@ class Discovery:
         *,
         static: Mapping[str, str] | None = None,
         private_addresses: Literal["refuse", "allow"] = "refuse",
-        own_addresses: OwnAddresses = (),
+        own_addresses: OwnAddresses | None = None,
         relayed: Callable[[Domain], bool] = lambda domain: False,
         random: Random,
         timeout: float = TIMEOUT,
@@ -132,7 +133,7 @@ class Discovery:
         self._resolver = resolver
         self._static: dict[str, HostPort] = {}
         self.configure(static or {}, private_addresses)
-        self._is_own = own_addresses if callable(own_addresses) else _membership(own_addresses)
+        self._is_own = own_addresses or _nowhere
         self._relayed = relayed
         self._random = random
         self._timeout = timeout
@@ -401,9 +402,9 @@ def _only(target: Target, accept: Callable[[str, int], bool]) -> Target:
     return replace(target, addresses=tuple(address for address in target.addresses if accept(address, target.port)))
 
 
-def _membership(own: Collection[tuple[str, int]]) -> Callable[[str, int], bool]:
-    known = {(canonical(address), port) for address, port in own}
-    return lambda address, port: (address, port) in known
+def _nowhere(address: str, port: int) -> bool:
+    """Say that none of our listeners is there."""
+    return False
 
 
 def _unlocated(candidate: Candidate) -> Target:

@@ -7,12 +7,12 @@ some names below a domain, or whoever claims them, shuts out no other name. One 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import dns.name
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Different silent names directly below a domain after which it is held for silent, and for how many seconds.
@@ -36,7 +36,7 @@ class _Zone:
 
     def __init__(self) -> None:
         self.names: set[bytes] = set()
-        self.sites: OrderedDict[str, None] = OrderedDict()
+        self.sites: BoundedDict[str, None] = BoundedDict(SITES)
         self.until = 0.0
 
 
@@ -45,7 +45,7 @@ class SilentZones:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._zones: OrderedDict[Labels, _Zone] = OrderedDict()
+        self._zones: BoundedDict[Labels, _Zone] = BoundedDict(REMEMBERED)
 
     def is_silent(self, name: dns.name.Name, site: str) -> bool:
         """Return whether `name`, which the network `site` asks for, is below a zone that was silent to it."""
@@ -64,17 +64,12 @@ class SilentZones:
         for zone, below in _above(name):
             known = self._zones.get(zone)
             if known is None or known.until <= now:
-                known = self._zones[zone] = _Zone()
+                known = _Zone()
             if len(known.names) < SILENT_NAMES:
                 known.names.add(below)
             known.until = now + SILENT_SECONDS
             known.sites[site] = None
-            known.sites.move_to_end(site)
-            if len(known.sites) > SITES:
-                known.sites.popitem(last=False)
-            self._zones.move_to_end(zone)
-        while len(self._zones) > REMEMBERED:
-            self._zones.popitem(last=False)
+            self._zones[zone] = known
 
     def answered(self, name: dns.name.Name) -> None:
         """Note that the name servers of `name` answered."""

@@ -5,11 +5,10 @@ Of IPv6 the /56 and the /48 around it are rated too, which are often one custome
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.sites import IPV4_SITES, Site
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.token_bucket import TokenBucket
 
 #: How much more than the /64 the /56 may ask for, and than that the /48.
@@ -25,7 +24,7 @@ class SiteRates:
         self._clock = clock
         self._rate = rate
         self._burst = burst
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets: BoundedDict[str, TokenBucket] = BoundedDict(REMEMBERED)
 
     def take(self, site: Site) -> bool:
         """Take a token of `site` (of IPv6, of each network around it too); return whether there was one everywhere."""
@@ -39,10 +38,7 @@ class SiteRates:
         return True
 
     def _bucket(self, name: str, factor: int, now: float) -> TokenBucket:
-        bucket = self._buckets.get(name)
+        bucket = self._buckets.use(name)
         if bucket is None:
             bucket = self._buckets[name] = TokenBucket(self._rate * factor, now, self._burst * factor)
-            if len(self._buckets) > REMEMBERED:
-                self._buckets.popitem(last=False)
-        self._buckets.move_to_end(name)
         return bucket

@@ -9,7 +9,6 @@ the whole chain even so, and accept whatever it found: a verify depth of 0 keeps
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from zope.interface import implementer
 
 from s2sgw.net.certificates import Credential
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 Minimum = Literal["1.2", "1.3"]
@@ -133,18 +133,15 @@ class _Contexts:
 
     def __init__(self, prepare: Callable[[SSL.Context], None] | None = None) -> None:
         self._prepare = prepare
-        self._kept: OrderedDict[tuple[str, Minimum], SSL.Context] = OrderedDict()
+        self._kept: BoundedDict[tuple[str, Minimum], SSL.Context] = BoundedDict(CONTEXTS_KEPT)
 
     def get(self, credential: Credential | None, minimum: Minimum) -> SSL.Context:
         key = (credential.fingerprint if credential else "", minimum)
-        context = self._kept.get(key)
+        context = self._kept.use(key)
         if context is None:
             context = self._kept[key] = new_context(credential, minimum)
             if self._prepare is not None:
                 self._prepare(context)
-            if len(self._kept) > CONTEXTS_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
         return context
 
 

@@ -7,10 +7,10 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -58,7 +58,7 @@ class RouterLinks(Protocol):
         """Return where stanzas come in by them."""
 
 
-_Question = Callable[[], Awaitable[Refusal | None]]
+_Question = Callable[[], Coroutine[Any, Any, Refusal | None]]
 
 
 class Closed(NamedTuple):
@@ -151,7 +151,7 @@ class PolicyChange:
     def _ask(self, connection: StreamConnection, direction: str, pair: Pair, ask: _Question) -> Deferred[Closed | None]:
         if connection.ending is not None:
             return succeed(None)
-        asked = Deferred.fromCoroutine(_awaited(ask()))
+        asked = Deferred.fromCoroutine(ask())
         return asked.addCallback(self._answered, connection, direction, pair).addErrback(self._unanswered)
 
     def _answered(
@@ -190,10 +190,6 @@ def _judged_once(owner: AcceptedStream) -> Iterator[tuple[Pair, str]]:
         once[owner.peer, ""] = Pair(owner.peer, owner.local)
     for (_, method), pair in once.items():
         yield pair, method
-
-
-async def _awaited(question: Awaitable[Refusal | None]) -> Refusal | None:
-    return await question
 
 
 class PeerStreams:

@@ -6,7 +6,6 @@ network hears of that no sooner; where nothing waits nobody asks.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
 from s2sgw.queue.backoff import Chance
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain
 
 #: Seconds between two looks for one peer, less up to a quarter of it at random.
@@ -66,7 +66,7 @@ class Rediscovery:
         self._queues = queues
         self._locations = locations
         self._random = random
-        self._missed: OrderedDict[Domain, _Missed] = OrderedDict()
+        self._missed: BoundedDict[Domain, _Missed] = BoundedDict(WATCHED)
         self._asking = 0
 
     def __len__(self) -> int:
@@ -76,9 +76,6 @@ class Rediscovery:
     def missed(self, peer: Domain, known: Resolution) -> None:
         """An attempt came to nothing, `known` being where the peer was said to be, or why that could not be said."""
         self._missed[peer] = _Missed(_places(known), self._next())
-        self._missed.move_to_end(peer)
-        if len(self._missed) > WATCHED:
-            self._missed.popitem(last=False)
 
     def turn(self) -> None:
         """Look for those whose time has come, as far as something waits for them."""

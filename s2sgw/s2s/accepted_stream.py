@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
@@ -206,8 +206,10 @@ class AcceptedStream:
             if self._admitted is not None:
                 self._admitted.claim(peer.ascii)
 
-    def _ask(self, connection: StreamConnection, question: Awaitable[Any], answer: Callable[[Any], list[Event]]) -> None:
-        deferred = Deferred.fromCoroutine(_awaited(question))
+    def _ask(
+        self, connection: StreamConnection, question: Coroutine[Any, Any, Any], answer: Callable[[Any], list[Event]],
+    ) -> None:
+        deferred = Deferred.fromCoroutine(question)
         self._questions.add(deferred)
 
         def done(result: Any) -> None:
@@ -281,7 +283,3 @@ class AcceptedStream:
             names = pair if self.side.leg == "federation" else (recipient, sender)
             ending = self.side.outcomes.accepted_failed(names, ending)
             self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending, self.reasons)
-
-
-async def _awaited(question: Awaitable[Any]) -> Any:
-    return await question

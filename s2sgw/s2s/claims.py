@@ -5,7 +5,6 @@ A claim is one name on one connection. What it may cost in look-ups is counted f
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -13,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.requester import QUESTIONS, Requester
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
@@ -41,19 +41,16 @@ class Claims:
     def __init__(self, clock: IReactorTime, known: KnownNames) -> None:
         self._clock = clock
         self._known = known
-        self._claims: WeakKeyDictionary[StreamConnection, OrderedDict[Domain, tuple[float, Requester]]] = WeakKeyDictionary()
+        self._claims: WeakKeyDictionary[StreamConnection, BoundedDict[Domain, tuple[float, Requester]]] = WeakKeyDictionary()
 
     def requester(self, connection: StreamConnection, peer: Domain, questions: int = QUESTIONS) -> Requester:
         """Return who asks when `peer` is looked up because `connection` claims it. `questions`: what the claim may cost."""
-        claims = self._claims.setdefault(connection, OrderedDict())
+        claims = self._claims.setdefault(connection, BoundedDict(CLAIMS))
         now = self._clock.seconds()
         began, requester = claims.get(peer, (0.0, None))
         if requester is None or now >= began + CLAIM_SECONDS:
             requester = self._new(connection, peer, questions)
-            claims.pop(peer, None)
             claims[peer] = (now, requester)
-            if len(claims) > CLAIMS:
-                claims.popitem(last=False)
         return requester
 
     def _new(self, connection: StreamConnection, peer: Domain, questions: int) -> Requester:

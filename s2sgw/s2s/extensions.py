@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,7 +58,7 @@ class ExtensionMemory:
     ) -> None:
         self._clock = clock
         self._on_disabled = on_disabled
-        self._servers: OrderedDict[str, _Server] = OrderedDict()
+        self._servers: BoundedDict[str, _Server] = BoundedDict(MAX_SERVERS)
         #: server -> the extensions that worked last, and until when that counts
         self._worked: BoundedDict[str, tuple[frozenset[Extension], float]] = BoundedDict(MAX_SERVERS)
 
@@ -127,12 +126,9 @@ class ExtensionMemory:
 
     def _server(self, name: str) -> _Server:
         """Return what is remembered of the server; the one that was written longest ago is forgotten for a new one."""
-        server = self._servers.get(name)
+        server = self._servers.use(name)
         if server is None:
             server = self._servers[name] = _Server()
-            if len(self._servers) > MAX_SERVERS:
-                self._servers.popitem(last=False)
-        self._servers.move_to_end(name)
         return server
 
 

@@ -7,7 +7,7 @@ which certificate we show there, and what proves the other end. `s2s.federation_
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -60,16 +60,16 @@ class ReceivingLeg(Protocol):
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
         """Our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
 
-    def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Awaitable[Refusal | None]:
+    async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
         """Whether the asserted peer exists in the DNS (R2)."""
 
     def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
         """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
 
-    def judge(self, connection: StreamConnection, question: JudgementNeeded) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+    async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
         """What the evidence allows, and what was tried."""
 
-    def verify(self, connection: StreamConnection, question: DialbackNeeded) -> Awaitable[DialbackOutcome]:
+    async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         """Ask the authoritative server whether the key is its own (R28)."""
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
@@ -78,7 +78,7 @@ class ReceivingLeg(Protocol):
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         """The other end has authenticated for `pair`."""
 
-    def admit(self, pair: Pair) -> Awaitable[Ending | None]:
+    async def admit(self, pair: Pair) -> Ending | None:
         """Before the first stanza of a proven pair reaches a lane: why it must not, or None."""
 
 
@@ -93,10 +93,10 @@ class InitiatingLeg(Protocol):
     def outcomes(self) -> StreamOutcomes:
         """Return what is told how the streams fare."""
 
-    def resolve(self, pair: Pair, requester: Requester | None = None) -> Awaitable[Resolution]:
+    async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
         """Return where the recipient's server is; `requester` None: we ask for ourselves."""
 
-    def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Awaitable[Sequence[Target]]:
+    async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
         """Return those of `targets`, of one priority, that have addresses, looking up what is not known yet."""
 
     def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
@@ -126,7 +126,7 @@ class InitiatingLeg(Protocol):
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         """The certificate we present for `pair.sender`."""
 
-    def judge(
+    async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
-    ) -> Awaitable[tuple[Permission, tuple[str, ...]]]:
+    ) -> tuple[Permission, tuple[str, ...]]:
         """Whether the other end, at `target`, is whom we asked for."""

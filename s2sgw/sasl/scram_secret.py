@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from s2sgw.xmpp.bounded_dict import BoundedDict
+
 Hash = Literal["sha256", "sha1"]
 
 #: Rounds of PBKDF2 that we ask for (RFC 7677 §4 has 4096 as the least).
@@ -41,16 +43,15 @@ class SharedSecret:
         self._secret = self.text.encode()
         self.salt = salt
         self.iterations = iterations
-        self._keys: dict[tuple[Hash, bytes, int], ScramKeys] = {}
+        self._keys: BoundedDict[tuple[Hash, bytes, int], ScramKeys] = BoundedDict(KEPT)
 
     def keys(self, hash: Hash, salt: bytes, iterations: int) -> ScramKeys:
         """The keys for these parameters; they cost `iterations` rounds of PBKDF2 the first time."""
         asked = hash, salt, iterations
-        if asked not in self._keys:
-            if len(self._keys) >= KEPT:
-                del self._keys[next(iter(self._keys))]
-            self._keys[asked] = self._derived(*asked)
-        return self._keys[asked]
+        keys = self._keys.use(asked)
+        if keys is None:
+            keys = self._keys[asked] = self._derived(*asked)
+        return keys
 
     def _derived(self, hash: Hash, salt: bytes, iterations: int) -> ScramKeys:
         salted = hashlib.pbkdf2_hmac(hash, self._secret, salt, iterations)

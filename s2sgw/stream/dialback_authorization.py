@@ -6,13 +6,14 @@ judged or verified at once, and their rate is limited.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 
 from s2sgw.stream import dialback
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, LimitHit, Method, Permission
 from s2sgw.stream.negotiation import Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StanzaCondition, StreamCondition
@@ -51,7 +52,7 @@ class DialbackAuthorization:
         options, now = stream.options, stream.options.seconds()
         self._domains = options.domains
         self._permitted: dict[Domain, Permission] = {}
-        self._refused: OrderedDict[Domain, Permission] = OrderedDict()
+        self._refused: BoundedDict[Domain, Permission] = BoundedDict(REFUSED)
         if permission is not None and asserted.peer is not None:
             self._permit(asserted.peer, permission)
         #: the pairs of all requests that are not answered yet
@@ -175,8 +176,6 @@ class DialbackAuthorization:
             self._stream.permit(peer, permission)
         else:
             self._refused[peer] = permission
-            if len(self._refused) > REFUSED:
-                self._refused.popitem(last=False)
         for request in self._unjudged.pop(peer):
             self._permitted_by(permission, request)
         self._go_on()

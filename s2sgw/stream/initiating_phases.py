@@ -8,7 +8,7 @@ from s2sgw.stream import bidi, dialback, sasl
 from s2sgw.stream.events import DETAIL_CHARACTERS, JudgementNeeded, PairRefused, Permission, StartTLS, Verified, VerifyReady
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.stream.initiating_context import Answered, InitiatingContext, InitiatingPhase
-from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
+from s2sgw.stream.negotiation import VERSION, Stop, TLSHandshake, refuse, refused
 from s2sgw.stream.sasl import ClientMechanism, SASLRefused
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
@@ -155,26 +155,21 @@ class AwaitProceed(InitiatingPhase):
         raise Stop(Ending(Cause.TLS_FAILED, "the other side answers <starttls/> with <failure/>", "them"))
 
 
-class Handshaking(InitiatingPhase):
-    """The transport is the TLS library's."""
+class Handshaking(TLSHandshake, InitiatingPhase):
+    """TLS is being negotiated."""
 
-    mute = True
-
-    def read(self, data: bytes) -> None:
-        raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
+    injected = INJECTED
 
     def tls_ready(self) -> None:
-        """Nothing is sent between `<proceed/>` and the handshake (R5)."""
+        """Send nothing: `<starttls/>` was answered."""
 
     def tls_unavailable(self, ending: Ending) -> None:
         raise Stop(ending)
 
-    def tls_established(self) -> None:
-        self.stream.secured = True
-        self.stream.restart()
-        self.stream.phase = Judging(self.stream, self._go_on)
+    def go_on(self) -> None:
+        self.stream.phase = Judging(self.stream, self._judged)
 
-    def _go_on(self) -> None:
+    def _judged(self) -> None:
         if self.stream.options.zero_handshake:
             self.stream.presume_header()
             Ready(self.stream, Answered("", False)).enter()

@@ -140,6 +140,26 @@ class Phase:
         return LocalFault(f"{method} in the phase {type(self).__name__}")
 
 
+class TLSHandshake(Phase):
+    """The transport belongs to the TLS library until the handshake is over. Nothing is sent meanwhile (R5)."""
+
+    mute = True
+    #: why bytes that come to the engine meanwhile end the stream
+    injected: ClassVar[str]
+
+    def read(self, data: bytes) -> None:
+        raise Stop(Ending(Cause.TLS_INJECTION, self.injected, "them"))
+
+    def tls_established(self) -> None:
+        self.stream.secured = True
+        self.stream.restart()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Take up the negotiation behind TLS."""
+        raise self.unasked("go_on")
+
+
 class ElementPhase(Phase):
     """A phase that takes each element of negotiation by a method. It refuses those for which it has no method."""
 

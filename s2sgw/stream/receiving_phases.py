@@ -19,7 +19,7 @@ from s2sgw.stream.events import (
     TLSUse,
 )
 from s2sgw.stream.management import Counters, Resumption
-from s2sgw.stream.negotiation import VERSION, Stop, refuse, refused
+from s2sgw.stream.negotiation import VERSION, Stop, TLSHandshake, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext, ReceivingPhase
 from s2sgw.stream.sasl import SASLCondition, SASLRefused, ServerExchange
 from s2sgw.stream.zero_handshake import Identifying
@@ -222,17 +222,12 @@ class PreparingTLS(ReceivingPhase):
         raise Stop(ending, Element("failure", TLS))
 
 
-class Handshaking(ReceivingPhase):
-    """The transport is the TLS library's."""
+class Handshaking(TLSHandshake, ReceivingPhase):
+    """TLS is being negotiated."""
 
-    mute = True
+    injected = INJECTED
 
-    def read(self, data: bytes) -> None:
-        raise Stop(Ending(Cause.TLS_INJECTION, INJECTED, "them"))
-
-    def tls_established(self) -> None:
-        self.stream.secured = True
-        self.stream.restart()
+    def go_on(self) -> None:
         if self.stream.options.zero_handshake:
             Identifying(self.stream).begin()
         else:

@@ -29,6 +29,7 @@ from s2sgw.trust.keys import RSA_BITS
 from s2sgw.trust.name_bounds import TooManyNames
 from s2sgw.trust.parsed import ParsedCertificate, encoded
 from s2sgw.trust.revocation import RevocationLists
+from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause
 
 __all__ = ["Anchors", "Failure", "PathResult", "PresentedChain", "RecentChains", "validate"]
@@ -100,7 +101,7 @@ class PresentedChain:
         self.signature_checks = 0
         self.path_searches = 0
         self._checks_left = SIGNATURE_CHECKS
-        self._results: OrderedDict[Anchors, _Kept] = OrderedDict()
+        self._results: BoundedDict[Anchors, _Kept] = BoundedDict(RESULTS_KEPT)
         self._declared: tuple[frozenset[bytes], Anchors] = (frozenset(), Anchors())
 
     def renew(self) -> None:
@@ -134,7 +135,7 @@ class PresentedChain:
 
     def search(self, leaf: ParsedCertificate, anchors: Anchors, at: datetime) -> PathResult:
         """Return the path to one of `anchors` at the time `at`, which is searched only if it is not known."""
-        kept = self._results.get(anchors)
+        kept = self._results.use(anchors)
         if kept is None or not kept.begin <= at < kept.end:
             self.path_searches += 1
             search = _Search(leaf, self.authorities, anchors, at, self._checks_left)
@@ -142,9 +143,6 @@ class PresentedChain:
             self.signature_checks += search.checked
             self._checks_left -= search.checked
             kept = self._results[anchors] = _Kept(result, *search.period())
-            if len(self._results) > RESULTS_KEPT:
-                self._results.popitem(last=False)
-        self._results.move_to_end(anchors)
         return kept.result
 
 

@@ -27,7 +27,6 @@ class Header:
     from_: str | None
     id: str | None
     version: str | None
-    lang: str | None
     namespace: str = SERVER
     dialback: bool = False  # declares jabber:server:dialback
 
@@ -47,9 +46,7 @@ def read_header(tag: bytes, name: str, attributes: Mapping[str, str], declared: 
     if declared.get(None) != SERVER:
         raise RemoteFault(StreamCondition.INVALID_NAMESPACE, f"the default namespace is not {SERVER}")
     get = attributes.get
-    return Header(
-        get("to"), get("from"), get("id"), get("version"), get(LANG), dialback=DIALBACK in declared.values()
-    )
+    return Header(get("to"), get("from"), get("id"), get("version"), dialback=DIALBACK in declared.values())
 
 
 def stream_header(

@@ -157,7 +157,7 @@ class RouteFramer:
         if (namespace, local, prefix) != (STREAM, "stream", "stream"):
             raise RemoteFault(StreamCondition.INVALID_NAMESPACE, "the root element is not a stream")
         get = attributes.get
-        self._events.append(Header(get("to"), get("from"), get("id"), get("version"), None, namespace=""))
+        self._events.append(Header(get("to"), get("from"), get("id"), get("version"), namespace=""))
         self._depth = 1
         self._parser.StartElementHandler = self._start_tag
 

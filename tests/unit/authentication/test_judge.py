@@ -18,7 +18,6 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.authentication import posh_documents as documents_module
 from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
@@ -288,7 +287,7 @@ class DocumentsTests(SynchronousTestCase):
         kept = len(self.documents)
         self.documents.lookup(Domain.parse("b.example")).addErrback(lambda _: None).cancel()
         self.assertEqual((1, 0, kept), (len(ended), self.documents.slots.in_flight, len(self.documents)))
-        self.patch(documents_module, "KEPT", 2)
+        self.documents._kept.limit = 2
         for name in "cdef":
             self.found(f"{name}.example")
         self.assertEqual(2, len(self.documents))

@@ -69,7 +69,7 @@ class SilentZonesTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Only so many domains are remembered, and only a few levels of one name."""
-        self.patch(silent_zones, "REMEMBERED", 10)
+        self.zones._zones.limit = 10
         self.silent(*(f"x.zone{number}.example" for number in range(100)), ".".join(["a"] * 100) + ".example")
         self.assertEqual(len(self.zones._zones), 10)
         self.patch(silent_zones, "SITES", 5)

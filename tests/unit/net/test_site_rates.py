@@ -5,7 +5,6 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net import site_rates
 from s2sgw.net.site_rates import SiteRates
 from s2sgw.net.sites import site_path
 
@@ -43,7 +42,7 @@ class SiteRatesTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Only so many sites are remembered."""
-        self.patch(site_rates, "REMEMBERED", 50)
+        self.rates._buckets.limit = 50
         for host in range(1000):
             self.rates.take((f"site {host}",))
         self.assertEqual(len(self.rates._buckets), 50)

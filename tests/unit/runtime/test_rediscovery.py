@@ -217,7 +217,7 @@ class BoundTests(SynchronousTestCase):
 
     def test_peers(self) -> None:
         """So many peers are looked for; who was missed longest ago is forgotten first."""
-        self.patch(rediscovery, "WATCHED", 2)
+        self.rediscovery._missed.limit = 2
         one, two, three = (Domain.parse(f"p{number}.example") for number in range(3))
         self.back_off(one, two, one, three)
         self.assertEqual(list(self.rediscovery._missed), [one, three])

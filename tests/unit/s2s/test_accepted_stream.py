@@ -25,9 +25,13 @@ class AdmissionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.answer: Deferred[None] = Deferred()
+
+        async def resolve(connection: object, event: object) -> None:
+            await self.answer
+
         side: Any = SimpleNamespace(
             outcomes=StreamOutcomes(),
-            leg="federation", resolve=lambda connection, event: self.answer, excess=lambda connection, pair: None, proven=Mock(),
+            leg="federation", resolve=resolve, excess=lambda connection, pair: None, proven=Mock(),
         )
         self.admitted, self.engine, self.connection = Mock(), Mock(resumption=None), Mock()
         services = Mock(clock=Clock())

@@ -7,7 +7,6 @@ from unittest.mock import Mock
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.s2s import extensions
 from s2sgw.s2s.extensions import DISABLED_SECONDS, LOSS_SECONDS, WORKED_SECONDS, ExtensionMemory, ExtensionTrial
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
@@ -59,7 +58,7 @@ class ExtensionMemoryTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Strangers choose the names: only so many servers are remembered, the latest written."""
-        self.patch(extensions, "MAX_SERVERS", 3)
+        self.extensions._servers.limit = 3
         for number in range(5):
             self.extensions.disable(f"p{number}.example", "bidi", REFUSED)
             self.extensions.disable("p0.example", "bidi", REFUSED)

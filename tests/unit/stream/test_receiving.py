@@ -1148,7 +1148,7 @@ class RefusalTests(ReceivingCase):
 
     def test_second_header(self) -> None:
         """A framer gives one header to a stream; if it ever gave more, no phase would take it."""
-        second = Header("ours.example", "peer.example", None, "1.0", None)
+        second = Header("ours.example", "peer.example", None, "1.0")
         for phase, steps in PHASES.items():
             engine = self.at(phase, steps)
             self._compare(engine.step(engine.phase.header, second), (End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"),))

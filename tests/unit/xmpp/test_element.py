@@ -155,13 +155,13 @@ class HeaderTests(SynchronousTestCase):
     def test_pre_1_0(self) -> None:
         """R1: a header without version, to and from."""
         [header] = Framer().feed(stream_header(id="x", version=None))
-        self.assertEqual(Header(None, None, "x", None, None, dialback=True), header)
+        self.assertEqual(Header(None, None, "x", None, dialback=True), header)
 
     def test_read_back(self) -> None:
         """What we write is what is read."""
         data = stream_header(to="ž.example", from_="<'\">", id="\t", lang="en")
         [header] = Framer().feed(data)
-        self.assertEqual(Header("ž.example", "<'\">", "\t", "1.0", "en", dialback=True), header)
+        self.assertEqual(Header("ž.example", "<'\">", "\t", "1.0", dialback=True), header)
         self.assertEqual(2, len(Framer().feed(data + CLOSING_TAG)))
 
 

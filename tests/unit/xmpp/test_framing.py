@@ -24,7 +24,7 @@ from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STREAM, TLS, XML
 from s2sgw.xmpp.stanza import Stanza
 
 HEADER = stream_header(to="montague.example", from_="capulet.example", id="s1")
-OPENED = Header("montague.example", "capulet.example", "s1", "1.0", None, dialback=True)
+OPENED = Header("montague.example", "capulet.example", "s1", "1.0", dialback=True)
 MESSAGE = b"<message to='r@montague.example' from='j@capulet.example/b' type='chat' id='m1'><body>Art thou?</body></message>"
 END = b"</stream:stream>"
 
@@ -232,13 +232,13 @@ class HeaderTests(SynchronousTestCase):
     def test_attributes(self) -> None:
         """R3: the header's attributes are read; what is absent is None."""
         self.assertEqual(OPENED, self.first(HEADER))
-        self.assertEqual(Header(None, None, None, "1.0", None), self.first(header()))
-        self.assertEqual(Header(None, None, "é", "1.0", "cs"), self.first(header(more="id='&#233;' xml:lang='cs'")))
+        self.assertEqual(Header(None, None, None, "1.0"), self.first(header()))
+        self.assertEqual(Header(None, None, "é", "1.0"), self.first(header(more="id='&#233;' xml:lang='cs'")))
 
     def test_pre_1_0(self) -> None:
         """R1: jabberd2's header has no version, no to and no from."""
         data = f"<?xml version='1.0'?><stream:stream xmlns='{SERVER}' xmlns:db='{DIALBACK}' xmlns:stream='{STREAM}'>"
-        self.assertEqual(Header(None, None, None, None, None, dialback=True), self.first(data.encode()))
+        self.assertEqual(Header(None, None, None, None, dialback=True), self.first(data.encode()))
 
     def test_prolog(self) -> None:
         """R31: a declaration of 1.0 and UTF-8, a byte order mark and white space are taken."""
@@ -246,7 +246,7 @@ class HeaderTests(SynchronousTestCase):
             b"<?xml version='1.0' encoding='UTF-8'?>", b'<?xml version="1.0" encoding="utf-8" standalone="yes"?>\r\n', b"",
             b"\xef\xbb\xbf", b"\xef\xbb\xbf<?xml version='1.0'?> ", b" \n", b"\n<?xml version='1.0'?>\n",
         ):
-            self.assertEqual(Header(None, None, None, "1.0", None), self.first(prolog + header()))
+            self.assertEqual(Header(None, None, None, "1.0"), self.first(prolog + header()))
             self.assertEqual([Framed("iq", b"<iq/>")], frame(prolog + header() + b"<iq/>")[1:])
 
     def test_prolog_refused(self) -> None:
@@ -291,7 +291,7 @@ class HeaderTests(SynchronousTestCase):
     def test_empty_root(self) -> None:
         """A header that is an empty element opens and closes the stream."""
         for chunks in cuts(header().replace(b">", b"/>") + b"junk"):
-            self.assertEqual([Header(None, None, None, "1.0", None), Close()], frame(*chunks))
+            self.assertEqual([Header(None, None, None, "1.0"), Close()], frame(*chunks))
 
 
 class SliceTests(SynchronousTestCase):
