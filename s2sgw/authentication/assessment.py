@@ -1,6 +1,6 @@
-"""Everything that was observed of a peer, put to the proofs that its policy asks for, and to the policy itself.
+"""The assessment of a peer: the proofs that its policy asks for are tried on the evidence, and the policy decides.
 
-No look-up is made here: the judge, `explain` and `replay` come to their verdicts by the same way.
+No look-up is made here. The judge, `explain` and `replay` all use this assessment.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PolicyFiles(Protocol):
         """Return the trust anchors of a policy."""
 
     def revocations(self, path: Path | None) -> RevocationLists | None:
-        """Return the revocation lists of a policy; None where it names none."""
+        """Return the revocation lists of a policy. None: it names none."""
 
 
 @dataclass(frozen=True, slots=True)

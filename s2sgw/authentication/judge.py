@@ -58,10 +58,10 @@ class Judge:
     def begin(
         self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
     ) -> Deferred[None]:
-        """Start the look-ups for a verdict, beside the handshake. The result can be cancelled: they are then abandoned.
+        """Start the look-ups for a verdict while the handshake goes on. Cancelling the result abandons them.
 
-        The peer is asserted, or its `target` is about to be dialled. A POSH document is fetched now only for a peer that was
-        proven by one lately: for most others the certificate will show that none is needed.
+        Call it when the peer is asserted, or when its `target` is about to be dialled. A POSH document is fetched now only for
+        a peer that one has proven lately. For most other peers the certificate will show that none is needed.
         """
         policy = self._peers.policy(peer)
         if policy.bar is not None:
@@ -107,7 +107,7 @@ class Judge:
         return found.verdict
 
     def agreed(self, connection: StreamConnection) -> tuple[Domain, ...]:
-        """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
+        """Return the peers that have agreed on a zero handshake, and whose key the other end has presented (XEP-0361)."""
         return self._peers.agreed(str(key_of(connection.chain) or ""))
 
     def permission(self, verdict: Verdict, connection: StreamConnection, peer: Domain) -> Permission:
@@ -115,13 +115,13 @@ class Judge:
         return permission(verdict, None if verdict.ending is None else self.refusal(verdict.ending, connection, peer))
 
     def refusal(self, ending: Ending, connection: StreamConnection, peer: Domain) -> Refusal:
-        """Return what the other side of `connection` is told, which claims to be `peer` and has proven nothing."""
+        """Return the refusal for the other side of `connection`, which claims to be `peer` and has proven nothing."""
         return refusal_of_unproven(ending, peer, connection.chain, date_of(self._clock))
 
     def _is_news(self, connection: StreamConnection, peer: Domain, verdict: Verdict) -> bool:
         """Return whether the handshake is to be recorded for `peer` too.
 
-        The sub-domains of one registered domain that come to the same on one stream are one record.
+        If the handshakes of several sub-domains of one registered domain end alike on one stream, they are one record.
         """
         recorded = self._recorded.setdefault(connection, set())
         fact = (registered_domain(peer.ascii), verdict.proven_by, verdict.ending.cause if verdict.ending else None)
@@ -137,7 +137,7 @@ class Judge:
     async def examine(
         self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None,
     ) -> tuple[Evidence, Assessment]:
-        """Return the evidence of an open stream and what it comes to now. It is recorded nowhere."""
+        """Return the evidence of an open stream and its assessment as of now. Nothing is recorded."""
         return await self._found(connection, peer, role, target, None)
 
     async def verdict_as_initiator(self, evidence: Evidence) -> Verdict:
@@ -180,7 +180,7 @@ class Judge:
 
 
 def permission(verdict: Verdict, refusal: Refusal | None) -> Permission:
-    """Return the verdict as the engine wants it; `refusal` is what the other side is told where the verdict refuses it."""
+    """Return the verdict in the form of the engine. `refusal` is sent to the other side if the verdict refuses it."""
     if verdict.ending is not None:
         return Permission(refusal=refusal)
     proven = verdict.proven_by not in (None, "dns", "secret")

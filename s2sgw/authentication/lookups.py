@@ -1,7 +1,7 @@
-"""What is looked up about a peer for its verdict: the TLSA records of its targets, and its POSH document (R22, R23).
+"""The look-ups for a verdict on a peer: the TLSA records of its targets, and its POSH document (R22, R23).
 
-The look-ups start when the peer is first asserted, or dialled, beside the handshake. The verdict waits for them, a few
-seconds at most. It asks anew: the resolver and the documents join what is asked twice, and keep the answers.
+The look-ups start when the peer is first asserted or dialled, and run during the handshake. The verdict asks again and waits, a
+few seconds at most. The resolver and the documents join equal questions, and keep the answers.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class ProxyRoutes(Protocol):
 
 @dataclass(frozen=True)
 class EvidenceLookups:
-    """Asks the DNS and the web about peers. No look-up fails: the result says what could not be had.
+    """Asks the DNS and the web about peers. No look-up fails: the result says what was not found.
 
-    `requester` says who asks, as in `net.requester`; None: we ask for ourselves.
+    `requester` is the party that the look-up is made for (`net.requester`). None: the gateway itself.
     """
 
     clock: IReactorTime
@@ -59,7 +59,7 @@ class EvidenceLookups:
         return gatherResults(begun).addBoth(_drop)
 
     async def targets(self, peer: Domain, route: str | None, requester: Requester | None = None) -> tuple[Target, ...]:
-        """Return where the DNS says that the peer is."""
+        """Return the places of the peer by the DNS."""
         late = Resolution(peer, (), Ending(Cause.DNS_UNREACHABLE, "no answer in time"))
         return (await self._bounded(self.discovery.resolve(peer, route, requester), late)).targets
 
@@ -89,4 +89,4 @@ class EvidenceLookups:
 
 
 def _drop(_: object) -> None:
-    """Forget a result: the verdict asks again, and is told of a failure then."""
+    """Drop a result. The verdict asks again, and gets a failure then."""

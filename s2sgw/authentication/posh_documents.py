@@ -69,9 +69,9 @@ class POSHDocuments:
         return len(self._kept)
 
     def lookup(self, domain: Domain, requester: Requester | None = None) -> Deferred[POSHLookup]:
-        """Return what the domain's document says; `requester` None: we ask for ourselves.
+        """Look the domain's document up. `requester` None: the gateway asks for itself.
 
-        Never fails. It can be cancelled; the fetch ends when all who asked have cancelled.
+        The result never fails. It can be cancelled. The fetch ends when all callers have cancelled.
         """
         known = self._kept.get(domain.ascii)
         if known is not None and known.until > self._clock.seconds():
@@ -86,7 +86,7 @@ class POSHDocuments:
         return fetching.addErrback(self._failed, domain.ascii)
 
     async def _look_up(self, domain: Domain, requester: Requester) -> POSHLookup:
-        """Fetch the document, by one redirect at most, be it HTTP's or the document's own (RFC 7711 §3.2)."""
+        """Fetch the document. Follow one redirect at most, by HTTP or by the document itself (RFC 7711 §3.2)."""
         url, reference = document_url(domain), None
         answer = await self._fetch(url, requester)
         redirected = answer.status in _REDIRECTS
@@ -116,7 +116,7 @@ class POSHDocuments:
     def _failed(self, failure: Failure, name: str) -> POSHLookup:
         """Return the failure in words and keep it, unless it is our own: the next fetch may succeed."""
         if failure.check(CancelledError):
-            failure.raiseException()  # all who asked have left
+            failure.raiseException()  # all callers have cancelled
         if failure.check(SlotLost):
             return POSHLookup(failure="too many documents are being fetched")
         words = failure.getErrorMessage()

@@ -1,7 +1,7 @@
-"""What the other side is told when a stream is refused.
+"""The text that the other side gets when a stream is refused.
 
-Whoever has not proven a domain may be anybody. What he is told depends on what he presents and on what the public DNS says, never
-on our policy for the domain that he claims, nor on what we remember of it. All of that is in our own record.
+A side that has not proven its domain may be a stranger. The text for it depends on what it presents and on the public DNS, never
+on our policy for the claimed domain, nor on what we remember of that domain. The full reasons are in our own record.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
 }
-#: Where time alone may heal what is wrong; a certificate or a policy wants somebody's hand.
+#: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
 #: Which of these it is depends on our policy, or on our memory, of the domain that is claimed.
 _UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})

@@ -29,9 +29,9 @@ class SharedSecrets:
         self._known: dict[Path, tuple[tuple[int, int], SharedSecret]] = {}
 
     def granted(self, permission: Permission, verdict: Verdict, peer: Domain, connection: StreamConnection) -> Permission:
-        """`permission` with the mechanisms of the policy, and the peer's secret where the verdict lets it prove itself so.
+        """Return `permission` with the mechanisms of the policy, and with the peer's secret if the verdict allows that proof.
 
-        `mutual` where it can by nothing else. The secret is bound to TLS only where a mechanism that binds may be used.
+        `mutual`: the peer can be proven by the secret alone. The secret is bound to TLS only if a binding mechanism may be used.
         """
         mechanisms = self._peers.policy(peer).sasl
         permission = replace(permission, mechanisms=mechanisms)
@@ -44,11 +44,11 @@ class SharedSecrets:
         return replace(permission, secret=StreamSecret(shared, partial(secrets.token_urlsafe, 24), binding), mutual=mutual)
 
     def suffices(self, verdict: Verdict, peer: Domain, method: str) -> bool:
-        """Return whether a stream that a secret has proven by `method` may stay, by the policy of now."""
+        """Return whether a stream that a secret has proven by `method` may stay, by the present policy."""
         return verdict.secret and method in self._peers.policy(peer).sasl and self.of(peer) is not None
 
     def of(self, peer: Domain) -> SharedSecret | None:
-        """The peer's secret; None: it has none, or it cannot be read."""
+        """Return the peer's secret. None: there is none, or it cannot be read."""
         path = self._peers.policy(peer).secret_file
         if path is None:
             return None

@@ -22,7 +22,7 @@ LOOK_EVERY = 5.0
 
 
 class Readable(Protocol):
-    """What files hold: so many things, and what is wrong with them."""
+    """The contents of files: entries, and complaints about them."""
 
     complaints: tuple[str, ...]
 
@@ -67,7 +67,7 @@ class _Watched(Generic[T]):
         self._log = log
         self._contents: dict[Path, FileContents[T]] = {}
         self._looked: dict[Path, float] = {}
-        #: the stamp of the file that was read last, or is being read, be it good or not
+        #: the stamp of the file that was read last, or is being read, usable or not
         self._seen: dict[Path, Stamp] = {}
 
     def current(self, path: Path) -> T:
@@ -91,7 +91,7 @@ class _Watched(Generic[T]):
         self._looked = dict.fromkeys(self._looked, -LOOK_EVERY)
 
     def look(self) -> None:
-        """Look at every file that is in use now, whether or not it is asked for, and begin to read those that have changed."""
+        """Look at every file in use, and begin to read those that have changed. They need not be asked for."""
         for path in list(self._contents):
             self._looked[path] = self._clock.seconds()
             self._look(path)
@@ -109,7 +109,7 @@ class _Watched(Generic[T]):
             reading.addCallbacks(partial(self._replace, path, before), partial(self._failed, path))
 
     def _replace(self, path: Path, before: FileContents[T], contents: FileContents[T]) -> None:
-        if self._contents[path] is not before:  # something newer was adopted meanwhile
+        if self._contents[path] is not before:  # a newer one was adopted since
             return
         self._seen[path] = contents.stamp
         if contents.fault:
@@ -142,12 +142,12 @@ class TrustFiles:
         self._revocations: _Watched[RevocationLists] = _Watched(RevocationLists.parse, clock, threads, self.log)
 
     def anchors(self, policy: PeerPolicy) -> Anchors:
-        """Return the trust anchors of a policy. Raises `OSError` where they could never be read."""
+        """Return the trust anchors of a policy. Raises `OSError` if they were never read."""
         source = policy.trust_anchors
         return self._anchors.current(source if isinstance(source, Path) else _system_bundle())
 
     def revocations(self, path: Path | None) -> RevocationLists | None:
-        """Return the revocation lists of a policy's `crl`. Raises `OSError` where they could never be read."""
+        """Return the revocation lists of a policy's `crl`. Raises `OSError` if they were never read."""
         return None if path is None else self._revocations.current(path)
 
     def look(self) -> None:
@@ -175,14 +175,14 @@ def _system_bundle() -> Path:
 
 
 def read_anchors(source: str) -> Anchors:
-    """Return trust anchors: "system", a PEM file, or a directory of such."""
+    """Return trust anchors from "system", a PEM file or a directory of PEM files."""
     path = Path(source) if source != "system" else _system_bundle()
     anchors = FileContents(path, Anchors.parse).value
     return anchors if anchors or anchors.complaints else Anchors(complaints=[f"{path} holds no certificate"])
 
 
 def read_revocations(path: Path) -> FileContents[RevocationLists]:
-    """Return revocation lists: a PEM or DER file, or a directory of such."""
+    """Return revocation lists from a PEM or DER file, or from a directory of such files."""
     contents = FileContents(path, RevocationLists.parse)
     if not contents.value and not contents.value.complaints:
         contents.value = RevocationLists(complaints=[f"{path} holds no revocation list"])

@@ -148,7 +148,7 @@ class DialbackAuthorization:
             del self._refused[peer]
 
     def verify(self, request: Request) -> None:
-        """Answer `<db:verify/>`: whether the key is one of ours (§2.2.2; R27)."""
+        """Answer `<db:verify/>`: say whether the gateway made the key (§2.2.2; R27)."""
         receiving, originating = request.pair
         options = self._stream.options
         if not options.answers_verify(originating):

@@ -20,7 +20,7 @@ from s2sgw.xmpp.stanza import Stanza
 #: So many characters of what a peer says about an error go into the record.
 DETAIL_CHARACTERS = 500
 
-#: What TLS is to a stream.
+#: Whether a stream needs TLS.
 TLSUse = Literal["required", "optional", "never"]
 #: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
 #: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
@@ -44,7 +44,7 @@ class Refusal:
 class ResolutionNeeded:
     """Receiving, before TLS: the header's `from` is asserted and must be resolved (R2). Answer: `resolved(refusal)`.
 
-    It is asked as soon as the header came; features go out meanwhile, only `<starttls/>` is answered after it.
+    The question comes with the header. Features are sent before the answer, but `<starttls/>` is answered after it.
     """
 
     peer: Domain
@@ -53,9 +53,9 @@ class ResolutionNeeded:
 
 @dataclass(frozen=True, slots=True)
 class IdentityNeeded:
-    """Receiving, where no header comes (XEP-0361): TLS is established. Answer: `identified(peers)`.
+    """Receiving, on a stream without headers (XEP-0361): TLS is established. Answer: `identified(peers)`.
 
-    `peers` are those with whom a zero handshake is agreed and whose key the other side has presented.
+    `peers` have agreed on a zero handshake, and the other side has presented the key of each.
     """
 
 
@@ -63,10 +63,10 @@ class IdentityNeeded:
 class JudgementNeeded:
     """The other side's identity is asserted and its TLS evidence complete. Answer: `judged(Permission, peer)`.
 
-    Receiving: the header after TLS (or, where policy lets it go without TLS, the first db:result) named `peer`. Then
-    once for each further peer domain that a db:result names, a few at a time; stanzas of proven pairs flow on.
-    Initiating: the handshake is over (or TLS is not to be had, and not required), nothing has been sent since; `peer`
-    is whom we asked for. `verifying`: only to verify a dialback key, for a claim that another server made.
+    Receiving: the header after TLS named `peer`; if the policy does not require TLS, the first db:result did. The event comes
+    again for each further peer domain that a db:result names, a few at a time. Stanzas of proven pairs are read meanwhile.
+    Initiating: the handshake is over, or TLS is not offered and not required. Nothing has been sent since. `peer` is the
+    domain that we asked for. `verifying`: the stream only verifies a dialback key, for the claim of another server.
     """
 
     peer: Domain
@@ -79,17 +79,16 @@ class JudgementNeeded:
 class Permission:
     """The policy's answer to `JudgementNeeded`.
 
-    Receiving: which ways to authenticate are offered. With neither, `refusal` says why (R8). `limits` hold once a pair is
-    proven (None: those of the stream's options; where several peers share a stream, the largest of theirs), and are
-    announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered (XEP-0198), and who asks may
-    resume the stream for `resume` seconds after it broke off (0: never). `bidi`: to carry stanzas back on the stream is
-    offered too (XEP-0288). `secret`: SCRAM is a way to authenticate as well (R26). `mechanisms` are those of SASL that may be
-    used at all, in the order in which they are preferred. `domains`: so many may send on the stream,
-    if that is more than the stream's options say.
-    Initiating: `refusal` ends the stream; otherwise it goes on. `proven`: something better than the DNS has proven that the
-    other end is the domain asked for; `pinned`: a pinned key has. `bidi`: the peer has proven itself as one must who sends
-    stanzas to us, so it may do that on this stream, within `limits`. `secret`: we can authenticate by SCRAM; `mutual`: nothing
-    has proven the peer, so it must be done in a way that does.
+    Receiving: the ways to authenticate that are offered. If there is none, `refusal` says why (R8). `limits` hold from the
+    first proven pair on. None stands for those of the stream's options. If several peers share a stream, the largest limits
+    of them hold. The limits are announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered
+    (XEP-0198), and the stream can be resumed for `resume` seconds after it is lost (0: never). `bidi`: stanzas in the other
+    direction are offered too (XEP-0288). `secret`: SCRAM is offered too (R26). `mechanisms`: the SASL mechanisms that may be
+    used, the preferred ones first. `domains`: how many domains may send on the stream, if more than the stream's options say.
+    Initiating: `refusal` ends the stream. Without it the stream goes on. `proven`: something better than the DNS has proven
+    that the other end is the domain asked for. `pinned`: a pinned key has proven it. `bidi`: the peer has proven itself as a
+    sender must, so it may send stanzas on this stream, within `limits`. `secret`: we can authenticate by SCRAM. `mutual`:
+    nothing has proven the peer, so only a mechanism that proves it too may be used.
     """
 
     external: bool = False
@@ -112,7 +111,7 @@ class Permission:
 class DialbackNeeded:
     """Receiving: `<db:result/>` with a key came for `pair` (R28). Answer: `dialback_answered(pair, outcome)`.
 
-    Several may be outstanding, one per pair; stanzas of proven pairs flow meanwhile. `stream_id` is of this stream.
+    Several can be outstanding, one for each pair. Stanzas of proven pairs are read meanwhile. `stream_id` is of this stream.
     """
 
     pair: Pair
@@ -224,7 +223,7 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class ManagementRefused:
-    """Initiating: the other side offered acknowledgements and will not give them. What was sent is unacknowledged for good."""
+    """Initiating: the other side offered acknowledgements and refuses them. What was sent stays unacknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +260,7 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """With jabberd2's router: a stanza of ours that came back, with the `error` (a number); None: one without valid addresses."""
+    """jabberd2's router returned a stanza of ours, with the number `error`. None: the stanza has no valid addresses."""
 
     stanza: Stanza
     error: str | None

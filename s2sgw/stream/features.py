@@ -144,7 +144,7 @@ class PeerLimits:
     idle_seconds: int | None = None
     #: bytes of a stanza that a server accepts which announces nothing, and shows what it is
     presumed: int | None = None
-    #: whether such a server can hold a stanza at all, where there is a question of that
+    #: returns whether such a server can represent a stanza; None: it can represent all
     holds: Callable[[bytes], bool] | None = None
 
 

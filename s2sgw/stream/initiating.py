@@ -13,7 +13,7 @@ from s2sgw.stream.options import InitiatingOptions
 from s2sgw.xmpp.content_namespace import is_fit
 from s2sgw.xmpp.jid import Pair
 
-#: Bytes of a stanza on which jabberd2 stops reading, as it is shipped; it says so nowhere.
+#: Bytes of a stanza on which jabberd2 stops reading, by its default configuration. It announces no limit.
 JABBERD2_BYTES = 65_535
 
 __all__ = ["InitiatingOptions", "InitiatingStream"]
@@ -56,7 +56,7 @@ class InitiatingStream(InitiatingContext):
         return self.step(self.phase.judged, permission)
 
     def authorize(self, pair: Pair) -> list[Event]:
-        """Request `pair` by dialback; `PairProven` or `PairRefused` follows. To be called after the first such event."""
+        """Request `pair` by dialback. `PairProven` or `PairRefused` follows. Call it after the first such event."""
         return self.step(self.phase.authorize, pair)
 
     def verify(self, pair: Pair, stream_id: str, key: str) -> list[Event]:

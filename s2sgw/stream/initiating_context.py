@@ -26,9 +26,9 @@ PROCEED = f"{TLS}}}proceed"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the answering header says; forgotten with its stream (R8).
+    """The facts of the answering header. They are forgotten with their stream (R8).
 
-    `other_from` and `other_to` are the header's addresses where they are not the domains of the stream, else "".
+    `other_from` and `other_to` are the header's addresses if they differ from the domains of the stream, else "".
     """
 
     stream_id: str
@@ -50,7 +50,7 @@ class InitiatingContext(Managed):
         self.features = StreamFeatures()
         #: what it offered behind TLS, before anybody had authenticated; None: it did not come so far
         self.offered: StreamFeatures | None = None
-        #: why SASL failed, where it did
+        #: why SASL failed, if it did
         self.sasl_failure: Ending | None = None
         #: by what SASL has authenticated us
         self.method: Method = "EXTERNAL"
@@ -65,7 +65,7 @@ class InitiatingContext(Managed):
         self._extensible = False
         #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
         self.reachable = False
-        #: what the judgement leaves to authenticate with beside our certificate, and whether it must prove the peer too (R26)
+        #: what we may authenticate with besides our certificate, and whether that must prove the peer too (R26)
         self.secret: StreamSecret | None = None
         self.mutual = False
         self.mechanisms: tuple[Mechanism, ...] = MECHANISMS
@@ -73,7 +73,7 @@ class InitiatingContext(Managed):
         self.carried = ProvenPairs()
         #: TLS has proven that the other end is the domain asked for
         self.peer_proven = False
-        #: the domain by which the other end calls itself, where that is another one than was asked for, else ""
+        #: the name that the other end gives itself, if it is not the domain asked for, else ""
         self.answered_as = ""
         #: the answering header had no version
         self.pre_1_0 = False
@@ -107,14 +107,14 @@ class InitiatingContext(Managed):
         )
 
     def serves(self, domain: Domain) -> bool:
-        """Whether stanzas for `domain` may come at all: it is one of those that send."""
+        """Return whether stanzas for `domain` may come: the domain is one that sends."""
         return any(domain == pair.sender for pair in self.proven)
 
     def open_anyhow(self) -> None:
         self.open_stream()
 
     def prove(self, pair: Pair, method: Method) -> None:
-        """`pair` may be sent from now on; with the first, acknowledgements are asked for where they are to be had."""
+        """Allow `pair` to be sent from now on. With the first pair, request acknowledgements if they are offered."""
         first = not self.proven and self.options.management and MANAGEMENT_FEATURE in self.features.names
         self.proven[pair] = method
         proven = PairProven(pair, method)

@@ -130,7 +130,7 @@ def _check_version(version: str | None) -> bool:
 
 
 def _other(name: str | None, domain: Domain) -> str:
-    """Return `name` where it is given and is not `domain`, else ""."""
+    """Return `name` if it is given and is not `domain`, else ""."""
     if name is None:
         return ""
     try:
@@ -180,7 +180,7 @@ class Handshaking(TLSHandshake, InitiatingPhase):
 
 
 class Judging(InitiatingPhase):
-    """Whether the other end is whom we asked for is the shell's to say (R12); nothing of ours is sent before (R13)."""
+    """The shell judges whether the other end is the domain asked for (R12). Nothing is sent before (R13)."""
 
     waits = True
 
@@ -225,7 +225,7 @@ class Authenticating(InitiatingPhase):
         self._answered = answered
         self._mechanism, *self._others = mechanisms
         self._exchange = self._mechanism.exchange(stream.means)
-        self._aborted = ""  # why, where it is ours to say
+        self._aborted = ""  # why, if the fault is ours
 
     def start(self) -> None:
         """Send `<auth/>`."""

@@ -3,8 +3,8 @@
 Both directions are counted in the same way. `handled`, which the shell reports, acknowledges what the other side sent. The other
 side's `h` acknowledges what we sent. The counters run modulo 2**32 on the wire only.
 
-A stream that was lost, and closed by neither side, can be resumed on another one (§5). The counters then continue there. What the
-other side must send again, by our `h`, and had sent before, is counted once and passed on once.
+A stream that was lost, and closed by neither side, can be resumed on another one (§5). The counters then continue there. A stanza
+that the other side sends again, because of our `h`, is counted once and passed on once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
 from s2sgw.xmpp.namespaces import MANAGEMENT, STANZA_ERRORS
 
-#: What asks for an acknowledgement (§4).
+#: The element that requests an acknowledgement (§4).
 REQUEST = f"<r xmlns='{MANAGEMENT}'/>".encode()
 _MANAGEMENT = MANAGEMENT.encode()
 #: `h` counts modulo this (§4).

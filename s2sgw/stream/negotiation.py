@@ -31,7 +31,7 @@ KEPT_BYTES = 65536
 #: So many bytes of answers are made at once; what came behind is read when they have been taken to be sent.
 ANSWER_BYTES = 16384
 
-#: What the record makes of the stream errors that we send.
+#: The cause that is recorded for each stream error that we send.
 CAUSES: Mapping[StreamCondition, Cause] = {
     StreamCondition.BAD_FORMAT: Cause.BAD_XML,
     StreamCondition.HOST_UNKNOWN: Cause.HOST_UNKNOWN,
@@ -43,7 +43,7 @@ CAUSES: Mapping[StreamCondition, Cause] = {
     StreamCondition.RESTRICTED_XML: Cause.BAD_XML,
     StreamCondition.UNSUPPORTED_ENCODING: Cause.BAD_XML,
 }
-#: What the record makes of the stream errors that we receive, where it is not just `STREAM_ERROR`.
+#: The cause that is recorded for each stream error that we receive, if it is not `STREAM_ERROR`.
 THEIR_CAUSES: Mapping[str, Cause] = {"host-unknown": Cause.HOST_UNKNOWN, "host-gone": Cause.HOST_UNKNOWN}
 
 _Arguments = ParamSpec("_Arguments")
@@ -59,25 +59,25 @@ class Stop(Exception):
 
 
 def refuse(cause: Cause, condition: StreamCondition, text: str) -> Stop:
-    """A stream error of ours (R15): `text` says what and why."""
+    """Return what ends the stream with an error of ours (R15). `text` says what is wrong and why."""
     return Stop(Ending(cause, text, condition=str(condition)), stream_error(condition, text))
 
 
 def refused(refusal: Refusal) -> Stop:
-    """The stream error that the shell has decided on."""
+    """Return what ends the stream with the error that the shell has chosen."""
     ending = replace(refusal.ending, condition=str(refusal.condition))
     return Stop(ending, stream_error(refusal.condition, refusal.text))
 
 
 def _cause(fault: RemoteFault) -> Cause:
-    """Return what the record makes of a rule that the other side broke."""
+    """Return the cause that is recorded for a rule that the other side broke."""
     if isinstance(fault, AmbiguousAddress):
         return Cause.AMBIGUOUS_DOMAIN
     return CAUSES.get(fault.condition, Cause.PROTOCOL_ERROR)
 
 
 class Phase:
-    """Where a stream stands. Everything is refused that a phase does not say it knows (habits 6 and 7)."""
+    """A phase of a stream. A phase refuses every input that it does not define."""
 
     #: nothing may be sent, not even an error: it would be read as TLS, or nothing was begun
     mute: ClassVar[bool] = False
@@ -136,7 +136,7 @@ class Phase:
         raise self.unasked("tls_established")
 
     def unasked(self, method: str) -> LocalFault:
-        """The shell's own mistake: an answer that nobody waits for."""
+        """Return the fault for an answer that the engine does not wait for: a mistake of the shell."""
         return LocalFault(f"{method} in the phase {type(self).__name__}")
 
 
@@ -184,13 +184,13 @@ class Negotiation(ABC):
 
     def __init__(self, limits: FramingLimits) -> None:
         self.secured = False
-        #: `Ended` is out; whatever comes late falls on deaf ears
+        #: `Ended` was emitted; what comes later is ignored
         self.over = False
         #: our header is out, so that there is something to close
         self.opened = False
         #: stanzas that came of proven pairs
         self.received = 0
-        #: so many of those to come next had come before: the other side sends them again on a stream that is resumed
+        #: how many of the next stanzas are repeats: the other side sends them again on a resumed stream
         self.again = 0
         #: some of what came is still to be read, because it asks for many answers: `proceed` reads on
         self.backlogged = False
@@ -218,12 +218,12 @@ class Negotiation(ABC):
 
     @property
     def silence_limit(self) -> int | None:
-        """Return the seconds of silence after which the other side closes the stream; None where it has not said so."""
+        """Return the seconds of silence after which the other side closes the stream. None: it announced none."""
         return None
 
     @property
     def probe(self) -> bytes:
-        """Return what a live other side answers; empty where there is nothing to ask."""
+        """Return a request that a live other side answers; empty if there is none."""
         return b""
 
     # --- for the shell -------------------------------------------------------------------------------------------
@@ -260,13 +260,13 @@ class Negotiation(ABC):
         return self.step(self.phase.tls_established)
 
     def close(self, ending: Ending) -> list[Event]:
-        """End the stream in order, for a reason of ours."""
+        """End the stream in order, because the gateway wants to."""
         return self.step(_stop, ending)
 
     def wind_down(self, ending: Ending) -> list[Event]:
-        """Say our closing tag, and hear the other side out up to its own (RFC 6120 §4.4): what it sent by then counts.
+        """Send our closing tag, and read on up to the other side's closing tag (RFC 6120 §4.4). What it sends until then counts.
 
-        Where no stanza may have come yet the end is at once.
+        If no stanza can have come yet, end at once.
         """
         return self.step(self._leave, ending)
 
@@ -295,9 +295,9 @@ class Negotiation(ABC):
         self._framer.rest()
 
     def release(self) -> None:
-        """The transport is gone, or the stream is over: let go of what was read, and of all that leads back here.
+        """Drop what was read, and every reference back to the stream: the transport is gone, or the stream is over.
 
-        A phase and its stream refer to each other, and would stay in memory until Python looks for such circles.
+        A phase and its stream refer to each other. They would stay in memory until the collector looks for circles.
         """
         self.over, self.backlogged = True, False
         self._inputs, self._kept, self._run = [], b"", []
@@ -306,7 +306,7 @@ class Negotiation(ABC):
 
     @abstractmethod
     def open_anyhow(self) -> None:
-        """Send a header of ours, with what is known, so that an error may be sent in the stream (R15)."""
+        """Send our header, with the facts that are known, so that an error can be sent in the stream (R15)."""
 
     # --- for the phases ------------------------------------------------------------------------------------------
 
@@ -456,7 +456,7 @@ def read_stream_error(error: Element) -> Ending:
     return Ending(THEIR_CAUSES.get(condition, Cause.STREAM_ERROR), detail, "them", condition[:DETAIL_CHARACTERS])
 
 
-# An exception that a frame of its own traceback holds would keep all that the frames hold, until Python looks for such circles.
+# An exception that a frame of its own traceback refers to keeps the frames in memory until the collector looks for circles.
 
 
 def _stop(ending: Ending) -> None:

@@ -36,11 +36,11 @@ class ReceivingOptions:
     serves: Callable[[Domain], bool]
     #: whether keys for streams from this domain are ours to verify (R27)
     answers_verify: Callable[[Domain], bool]
-    #: what TLS is to the asserted peer (None: it has not said who it is)
+    #: returns whether TLS is required of the asserted peer (None: it has named none)
     tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
     #: whether a text may spell a domain that is served (`xmpp.jid.spelling`): what is not need not be read
     serves_spelling: Callable[[str], bool] = _any_spelling
-    #: returns why an asserted sender is never accepted (R14), whatever it proves
+    #: returns why an asserted sender is never accepted (R14), even if it is proven
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False
     #: no header is exchanged (XEP-0361): the domains that the peers agreed upon may send to; (): negotiate as ever
@@ -73,10 +73,10 @@ class InitiatingOptions:
     zero_handshake: bool = False
     #: we present a certificate for `local`
     external: bool = True
-    #: ask for acknowledgements where they are offered (XEP-0198)
+    #: request acknowledgements if they are offered (XEP-0198)
     management: bool = False
     #: seconds for which a lost stream is resumed; 0: resumption is not requested
     resume: int = 0
-    #: let the peer send on the stream too, where it offers that and the judgement allows it (XEP-0288)
+    #: let the peer send on the stream too, if it offers that and the judgement allows it (XEP-0288)
     bidi: bool = False
     limits: FramingLimits = field(default=FramingLimits())

@@ -147,7 +147,7 @@ class ReceivingContext(Managed):
         return not is_internationalised(text) or self.options.serves_spelling(text)
 
     def refusal_of(self, sender: Domain) -> Refusal | None:
-        """Return why `sender` is never accepted, whatever it proves (R14)."""
+        """Return why `sender` is never accepted, even if it is proven (R14)."""
         refusal = self.options.refuses_sender(sender)
         if refusal is None and self.options.serves(sender):
             text = f"{sender} is served here and cannot be the sender"

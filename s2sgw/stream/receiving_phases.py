@@ -287,7 +287,7 @@ class Conversing(ReceivingPhase):
         self.stream.enable(element)
 
     def resume(self, element: Element) -> None:
-        """Where resumption is to be had, the shell looks for that stream (XEP-0198 §5)."""
+        """Ask the shell for the stream that is to be resumed, if resumption is allowed (XEP-0198 §5)."""
         hindrance = self.stream.hindrance()
         if hindrance:
             self.stream.send(management.failed(hindrance))
@@ -345,7 +345,7 @@ class Authenticating(Conversing):
         Exchanging(self, mechanism.name, mechanism.exchange(self._pair, self._permission)).step(element)
 
     def bidi(self, element: Element) -> None:
-        """`<bidi/>` comes before authentication, where it was offered (XEP-0288 §2.1)."""
+        """Take `<bidi/>`, which comes before authentication, if it was offered (XEP-0288 §2.1)."""
         if not self._permission.bidi or self.stream.pairs or not self.authorisation.idle:
             self.unexpected(element)
         self.stream.carry_back()

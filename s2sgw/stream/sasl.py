@@ -21,7 +21,7 @@ from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.mechanisms import BY_SECRET, LEGACY, MECHANISMS, Mechanism
 from s2sgw.xmpp.namespaces import SASL, XML
 
-#: After so many failures on one stream the receiving side closes it (R25, RFC 6120 §6.4.5 recommends 2 to 5).
+#: Failures on one stream after which the receiving side closes it (R25; RFC 6120 §6.4.5 recommends 2 to 5).
 FAILURES = 3
 
 AUTH = f"{SASL}}}auth"
@@ -118,7 +118,7 @@ def read_failure(element: Element) -> str:
 
 
 def read_challenge(element: Element) -> bytes | None:
-    """The message of a `<challenge/>`, or of a `<success/>`; raises `RemoteFault` where it is none."""
+    """Return the message of a `<challenge/>` or a `<success/>`. Raises `RemoteFault` if it is malformed."""
     try:
         return decode(element.text)
     except SASLRefused as why:
@@ -240,11 +240,11 @@ def _legacy_last(names: tuple[Mechanism, ...]) -> list[Mechanism]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """By what we can authenticate: our domain, whether we presented a certificate for it, and what we share with the peer.
+    """The means by which we can authenticate: our domain, whether we presented its certificate, and the shared secret.
 
-    `peer`: whom we opened the stream to. `mutual`: only in a way that proves the peer to us too. `offered` are the mechanisms,
-    and `bindings` the types of channel binding, that it announces; None: it announces no types (XEP-0440). `mechanisms` are
-    those that the policy allows, in the order in which they are preferred.
+    `peer`: the domain that the stream was opened to. `mutual`: only a mechanism that proves the peer too may be used. `offered`:
+    the mechanisms that the peer announces. `bindings`: the types of channel binding that it announces (XEP-0440); None: it
+    announces none. `mechanisms`: those that the policy allows, the preferred ones first.
     """
 
     local: Domain
@@ -279,10 +279,10 @@ class ClientExchange(Protocol):
         """The initial response."""
 
     def respond(self, message: bytes | None) -> bytes:
-        """The response to a challenge. Raises `RemoteFault` where it makes no sense, `SASLRefused` where we go no further."""
+        """Return the response to a challenge. Raises `RemoteFault` if it is malformed, `SASLRefused` if we give up."""
 
     def finish(self, message: bytes | None) -> None:
-        """`<success/>` came. Raises `SASLRefused` where the other side had something to prove and did not."""
+        """Take `<success/>`. Raises `SASLRefused` if the other side had to prove itself and did not."""
 
 
 class ExternalClient:
@@ -383,9 +383,9 @@ CLIENT_MECHANISMS = {
 
 
 def choose(means: Means) -> list[ClientMechanism]:
-    """The mechanisms worth trying of those the other side offers, best first: each once, which bounds the retries (R25).
+    """Return the offered mechanisms that are worth a try, the best first, each once: this bounds the retries (R25).
 
-    Of those that need the secret only the best: a secret that is wrong for one of them is wrong for the others.
+    Of those that need the secret only the best is tried: a secret that is wrong for one is wrong for all.
     """
     rows = [CLIENT_MECHANISMS[name] for name in _legacy_last(means.mechanisms) if name in means.offered]
     usable = [row for row in rows if row.usable(means)]

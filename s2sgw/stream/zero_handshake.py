@@ -1,7 +1,7 @@
 """The receiving side of a stream without handshake, by agreement between two servers (XEP-0361).
 
-TLS is the whole negotiation. The key that the other side presents says who it is: it must be pinned for a peer with whom a zero
-handshake is agreed. Then stanzas come as on a stream that has been opened and authenticated.
+TLS is the whole negotiation. The key that the other side presents identifies it: the key must be pinned for a peer that has
+agreed on a zero handshake. Then stanzas come as on a stream that was opened and authenticated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNKNOWN = "no zero handshake is agreed with the owner of this key"
 
 
 class Identifying(ReceivingPhase):
-    """TLS is established; whose key it is, the shell knows. What comes meanwhile is kept."""
+    """TLS is established. The shell says whose key it is. What comes meanwhile is kept."""
 
     waits = True
 
@@ -58,7 +58,7 @@ class Agreeing(ReceivingPhase):
             self._decide()
 
     def _decide(self) -> None:
-        """Let those send whom a pinned key has proven; where there is none, the first refusal ends the stream."""
+        """Let the peers send that a pinned key has proven. If there is none, the first refusal ends the stream."""
         proven = {peer: each for peer, each in self._answers.items() if each.refusal is None and each.pinned}
         if not proven:
             refusal = next((each.refusal for each in self._answers.values() if each.refusal is not None), None)
@@ -86,7 +86,7 @@ class Agreed(ReceivingPhase):
         return super().pair_of(stanza)
 
     def _prove(self, stanza: Stanza) -> None:
-        """Prove the pair of a stanza where it is agreed upon."""
+        """Prove the pair of a stanza if it is agreed upon."""
         try:
             pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
         except InvalidJID:
