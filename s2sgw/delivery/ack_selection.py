@@ -56,9 +56,9 @@ class RememberedServers:
 
 
 class AckSelection:
-    """Chooses for each open stream: XEP-0198 where it is to be had, else pings, else TCP alone.
+    """Chooses the acknowledgements of each open stream: XEP-0198 if it is offered, else pings, else TCP alone.
 
-    `acks` is what is configured for a domain. `queues` have the replies to pings.
+    `acks` returns the configured choice for a domain. `queues` catch the replies to pings.
     """
 
     def __init__(
@@ -141,9 +141,9 @@ class AckSelection:
             stream.abort(Ending(Cause.UNRESPONSIVE, text, "network"))
 
     def _end_over_large(self, stream: OutboundStream, seconds: float) -> bool:
-        """End the stream where a large stanza is in flight: the server may have met a limit of its own, and told nobody.
+        """Close the stream if a large stanza is in flight: the server may have a limit that it does not announce.
 
-        It is closed, so that it is not resumed: what is in doubt goes one at a time (`delivery.poison`). Return whether it is.
+        A closed stream is not resumed, so what is in doubt goes one at a time (`delivery.poison`). Return whether it is closed.
         """
         if stream.largest_in_flight <= LARGE:
             return False

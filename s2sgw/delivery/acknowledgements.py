@@ -29,7 +29,7 @@ PING_SECONDS = 20.0
 UNREAD_SECONDS = 300.0
 #: Seconds without any acknowledgement, on a stream that promised them, after which something is wrong.
 OVERDUE_SECONDS = 60.0
-#: Bytes that every server takes of a stanza (RFC 6120 §13.12). Not all say where they stop, and some fall silent beyond that.
+#: Bytes of a stanza that every server takes (RFC 6120 §13.12). Some announce no limit, and fall silent beyond theirs.
 LARGE = 10_000
 
 
@@ -103,7 +103,7 @@ class ReplyQueues(Protocol):
 class ReplyCatcher:
     """Catches the replies to pings where they arrive: in the queue of `pair`, back to us.
 
-    That queue may be forgotten between two pings, so that it is looked up for each.
+    The queue is looked up for each ping, because it may be forgotten between two pings.
     """
 
     def __init__(self, queues: ReplyQueues, pair: Pair) -> None:
@@ -219,7 +219,7 @@ class StreamManagementAcks:
             self._watch = None
 
     def _look(self) -> None:
-        """The one timer is due: put it forward, if something was acknowledged meanwhile, or the stream was not read."""
+        """The timer is due. Start it again if something was acknowledged since, or the stream was not read."""
         self._watch = None
         left = max(self._since, self._stream.read_since) + OVERDUE_SECONDS - self._clock.seconds()
         if self._outstanding and left <= 0:

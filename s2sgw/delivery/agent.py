@@ -1,8 +1,8 @@
-"""The delivery agent of a queue: it opens a stream to the next server when something waits, uses it, and tries again later where
-that fails.
+"""The delivery agent of a queue: it opens a stream to the next server when stanzas wait, and uses it. After a failure it tries
+again later.
 
-What belongs to a state (the attempt, the stream, the timer) is in the data of that state (`agent_states`). What outlasts a stream
-is in four collaborators: when to try again, a stream to be resumed, which stanza is poison, how stanzas are acknowledged.
+The data of a state (the attempt, the stream, the timer) belongs to that state (`agent_states`). Four collaborators outlast a
+stream: the schedule of attempts, the stream to be resumed, the detector of poison, and the choice of acknowledgements.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class DeliveryAgent:
         return self.queue.suspects > 0
 
     def stream_event(self, event: Event) -> None:
-        """Take what the other side has (XEP-0198), or that it will not say so."""
+        """Take an acknowledgement of the other side (XEP-0198), or its refusal to acknowledge."""
         ready = self._ready
         if isinstance(event, Acknowledged):
             ready.acked = True
@@ -182,7 +182,7 @@ class DeliveryAgent:
             ready.stream.write([ready.acknowledgements.after_batch(written)])
 
     def _take_acks(self, ready: Delivering) -> None:
-        """Use the best acknowledgements that are to be had now."""
+        """Use the best acknowledgements that the stream has now."""
         ready.promised = False
         ready.acknowledgements.stop()
         if self._ack_selection is None:
@@ -336,7 +336,7 @@ class DeliveryAgent:
             self._machine.lost(ending)
 
     def stream_gone(self, ending: Ending) -> None:
-        """What is in flight waits for the stream to be resumed, or is in doubt. What waits asks for another stream."""
+        """Wait for the stream to be resumed, or take what is in flight as in doubt. What waits needs another stream."""
         data = self.data
         assert isinstance(data, Delivering | Suspended)
         if isinstance(data, Suspended):
@@ -366,7 +366,7 @@ class DeliveryAgent:
         return self.retry.after_stream(worked, isolating=bool(suspicion or (self.queue.suspects and not mute)))
 
     def _suspicion(self, stream: OutboundStream, ending: Ending, young: bool) -> str:
-        """Return over what of ours the stream ended (`delivery.poison`); "": not over a stanza of this queue."""
+        """Return the word for a stanza of this queue over which the stream ended (`delivery.poison`). "": it ended over none."""
         if stream.shared_connection:
             return ""
         large = self.largest_in_flight > LARGE

@@ -75,7 +75,7 @@ class RefusalAck(UpstreamAck):
 class BounceAck(UpstreamAck):
     """The receipt of the errors that answer `answered`, which have left the custody of `queue`.
 
-    `positions`: where the spool holds those that are to be struck off there.
+    `positions` of the stanzas are to be removed from the spool.
     """
 
     __slots__ = ("_answered", "_positions", "_queue", "_told")
@@ -95,7 +95,7 @@ class BounceAck(UpstreamAck):
         return Replaced(self._queue.pair, self._positions) if self._positions else None
 
     def replaced(self) -> None:
-        """That commit is done. The queue may be forgotten where the errors were passed on before."""
+        """The commit is done. If the errors were passed on before, the queue may be forgotten by now."""
         positions, self._positions = self._positions, []
         if positions:
             self._queue.struck_off(positions)
@@ -119,7 +119,7 @@ def completed_by(batch: Sequence[QueueItem]) -> list[BounceAck]:
 
 
 def _nothing() -> None:
-    """Nobody waits."""
+    """No caller waits for this."""
 
 
 class Bounces:
@@ -137,9 +137,9 @@ class Bounces:
         self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause, upstream_ack: UpstreamAck | None = None,
         source: StanzaSource | None = None, outcome: str | None = None,
     ) -> None:
-        """Bounce stanzas that were not taken into custody. `outcome`: as what they are counted.
+        """Bounce stanzas that were not taken into custody. They are counted as `outcome`.
 
-        `source` brought them, and is paused where the queue back to the sender takes no more.
+        `source` brought them. It is paused if the queue back to the sender takes no more.
         """
         errors = self._errors(self._lookup.direction(pair), stanzas, cause, "", outcome)
         if upstream_ack is not None and len(errors) < len(stanzas):
@@ -179,7 +179,7 @@ class Bounces:
     def _errors(
         self, direction: Direction, stanzas: Sequence[Stanza], cause: Cause, said: str, outcome: str | None,
     ) -> list[Stanza]:
-        """Return the errors that answer `stanzas`, in their order, without those that no error may answer."""
+        """Return the errors for `stanzas`, in their order. Some stanzas must not be answered by an error."""
         errors = []
         for stanza in stanzas:
             error = bounce(stanza, cause, said)

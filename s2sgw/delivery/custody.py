@@ -24,7 +24,7 @@ class Custody:
     expiry: ExpirySweep
 
     def quiesce(self) -> None:
-        """Have every queue write nothing more. What is in custody is spooled from now on, beyond the spool's bounds."""
+        """Stop all writing. What is in custody is spooled from now on, even beyond the spool's bounds."""
         memory = self.services.relief.memory
         self.queues.quiesced = True
         self.services.spool.raise_limit(max(memory.limit, memory.used))
@@ -50,7 +50,7 @@ class Custody:
         return answered
 
     async def close(self) -> None:
-        """Close the streams of all queues, then the spool. What is in flight by then is given to the spool once more."""
+        """Close the streams of all queues, then the spool. What is still in flight is given to the spool once more."""
         closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self.queues]
         for queue in self.queues:
             queue.pair_queue.take_back()

@@ -50,7 +50,7 @@ class HoldTarget(NamedTuple):
 class OperatorHolds:
     """The holds, written to `<state>/held.json` at each change.
 
-    A file that cannot be understood is set aside, and `report` is told: nothing is held back then.
+    A file that cannot be parsed is renamed, and `report` is called. Nothing is held back then.
     """
 
     def __init__(self, state: Path | None = None, report: Callable[[str], None] = lambda text: None) -> None:
@@ -63,7 +63,7 @@ class OperatorHolds:
             self._targets = dict.fromkeys(self._read(self._path))
 
     def _read(self, path: Path) -> list[HoldTarget]:
-        """Return what the file holds. Raises `OSError` where it cannot be read: to go on would let go what is held."""
+        """Return the contents of the file. Raises `OSError` if it cannot be read: to go on would release what is held."""
         text = path.read_bytes()
         try:
             targets = json.loads(text)
@@ -87,7 +87,7 @@ class OperatorHolds:
         return {target.position for target in self._targets if target.pair == pair and target.position is not None}
 
     def add(self, target: HoldTarget) -> None:
-        """Hold `target` back. Raises `TooManyHolds`, or `OSError` where that cannot be written."""
+        """Hold `target` back. Raises `TooManyHolds`, or `OSError` if that cannot be written."""
         if target not in self._targets and len(self._targets) >= HOLDS:
             raise TooManyHolds(f"at most {HOLDS} holds at a time")
         self._change({**self._targets, target: None})
@@ -100,7 +100,7 @@ class OperatorHolds:
         return ended
 
     def ended(self, pair: Pair, positions: Collection[int]) -> None:
-        """These stanzas are gone, and so are their holds. What cannot be written now is written by `write_again`."""
+        """Remove the holds of stanzas that are gone. If the file cannot be written now, `write_again` writes it."""
         left = {each: None for each in self._targets if each.pair != pair or each.position not in positions}
         if len(left) < len(self._targets):
             self._targets = left

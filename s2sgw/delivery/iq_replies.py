@@ -16,9 +16,9 @@ _Key = tuple[Pair, str | None, str, str]
 
 
 class LateReplies:
-    """The requests that were answered by an error of ours, of all queues. A later reply of the other side is dropped.
+    """The requests of all queues that an error of ours has answered. A later reply of the other side is dropped.
 
-    A sender may ask again with the same id. Then one reply more is let through for each request that was sent again.
+    A sender may send a request again with the same id. One more reply is let through for each such request.
     """
 
     def __init__(self) -> None:

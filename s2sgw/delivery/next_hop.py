@@ -105,7 +105,7 @@ class NextHop(Protocol):
         """Something waits: see that `DeliveryQueue.drain` is called when it can be written."""
 
     def retry_now(self, urged: bool = False) -> None:
-        """Try again now if an attempt is due later. `urged`: an operator asks for it, whatever is known of the server."""
+        """Try again now if an attempt is due later. `urged`: an operator asks for it; the back-off is ignored."""
 
     def release_stream(self) -> None:
         """Close a stream that nothing uses, for others wait for one."""
@@ -115,7 +115,7 @@ class NextHop(Protocol):
 
 
 class NoNextHop:
-    """The `NextHop` of a queue that was forgotten, for those who still have the queue: there is none, and none is asked for."""
+    """The `NextHop` of a queue that was forgotten, for callers that still have the queue. It takes nothing."""
 
     state = "idle"
     ready = slow = acknowledges = acks_arrive_elsewhere = False

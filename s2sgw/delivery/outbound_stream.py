@@ -87,7 +87,7 @@ class StreamUser(Protocol):
 
 
 class ResumableStream(Protocol):
-    """A stream of ours that broke off, ended by neither side, and may be resumed (XEP-0198 §5)."""
+    """A stream of ours that was lost, without an end by either side, and can be resumed (XEP-0198 §5)."""
 
     @property
     def seconds(self) -> float:
@@ -106,7 +106,7 @@ class ResumableStream(Protocol):
 
 
 class OutboundStream(Protocol):
-    """The part of an open stream that carries one pair: a stream of ours, or one of theirs that carries it back (XEP-0288)."""
+    """The part of an open stream that carries one pair. It is a stream of ours, or one of the peer's (XEP-0288)."""
 
     method: str
     reasons: tuple[str, ...]
@@ -168,7 +168,7 @@ class OutboundStream(Protocol):
 
     @property
     def largest_in_flight(self) -> int:
-        """Bytes of the largest stanza in flight, of all users; 0 where the stream must not be ended over one."""
+        """Bytes of the largest stanza in flight, of all users. 0: the stream must not be ended over a stanza."""
 
     @property
     def sole(self) -> bool:
@@ -181,7 +181,7 @@ class OutboundStream(Protocol):
         """Count `number` stanzas that are being written."""
 
     def write(self, stanzas: Sequence[bytes]) -> bool:
-        """Send these, and requests that stand between stanzas. Return whether the stream takes no more for now."""
+        """Send stanzas, and requests between them. Return whether the stream takes no more for now."""
 
     def leave(self, ending: Ending) -> Deferred[None]:
         """Use the stream no more. The last user closes it. Fires when that is done, within a bounded time."""

@@ -16,25 +16,25 @@ STALLED_TWICE = "answered no more, twice"
 
 
 def speaks_of_content(ending: Ending) -> bool:
-    """Return whether the other side says that the stream ended over a stanza of ours."""
+    """Return whether the other side's error names a stanza of ours as the reason."""
     return ending.by == "them" and ending.condition in OF_CONTENT
 
 
 class PoisonDetector:
     """The ends of the streams of one queue, one after another.
 
-    An end without a stream error is suspicious too, but it may be due to the network or to anything. So the stanzas in doubt go
-    one at a time where the stream was young, or the same ones were in doubt at the end before; and a stanza is found guilty only
-    where it was alone in doubt at two ends that follow each other.
+    An end without a stream error is suspicious too, but it may be due to the network or to something else. So the stanzas in
+    doubt go one at a time if the stream was young, or if the same ones were in doubt at the end before. A stanza is poison only
+    if it was alone in doubt at two ends in a row.
 
-    A server that falls silent with a large stanza in flight may have met a limit that it told nobody of. The stanza is guilty
-    that was alone in doubt then, and in doubt when the server fell silent before. Any other silence speaks of no stanza.
+    A server that falls silent with a large stanza in flight may have a limit that it does not announce. A stanza is poison if it
+    was alone in doubt then, and in doubt when the server fell silent before. Any other silence is no evidence against a stanza.
     """
 
     __slots__ = ("_alone", "_in_doubt", "_stalled", "certain")
 
     def __init__(self) -> None:
-        #: the last suspicion is beyond doubt where there was but one stanza
+        #: the last suspicion is certain if only one stanza was in doubt
         self.certain = False
         #: the position that was alone in doubt at the last end without an error
         self._alone: int | None = None

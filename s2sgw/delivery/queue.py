@@ -76,7 +76,7 @@ class DeliveryQueue:
         self.replies = PingReplies(pair_queue.pair, services.late)
         self.overflow = SpoolOverflow(self)
         self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiry_question, self)
-        #: where the queue has its turn after a start, until it is done
+        #: where the queue takes its turn after a start, until it is restored
         self.restore_turn: RestoreTurn | None = None
         self._services = services
         self._inverse = pair_queue.pair.inverse
@@ -87,7 +87,7 @@ class DeliveryQueue:
         self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
         self._out_of_order = False
         self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
-        #: where there is no spool: what came beyond the peer's share of memory
+        #: without a spool: what came beyond the peer's share of memory
         self._beyond_memory: list[QueuedStanza] = []
         self._presence = LatestPresence()
         self._marks = RequestMarks(pair_queue, services.spool, self)
@@ -511,7 +511,7 @@ class DeliveryQueue:
             self._end_damaged(damaged, self.pair_queue.remove({row.position for row in damaged}))
 
     def _end_damaged(self, damaged: Sequence[Spooled], gone: list[QueuedStanza]) -> None:
-        """Bounce what was altered on the disk, where its sender is known; keep all of it in quarantine."""
+        """Bounce stanzas that were altered on the disk, if their senders are known. Keep all of them in quarantine."""
         for row in damaged:
             self._services.spool.quarantine(row, f"altered on the disk ({row.damage})", self._services.wall.seconds())
         without_sender = {row.position for row in damaged if row.damage == "envelope"}
@@ -532,7 +532,7 @@ class DeliveryQueue:
         self.end_all(partial(self.give_up_on, cause=cause))
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
-        """End whatever is here now and not in flight by `end`; what only the spool holds, as it is read."""
+        """End all that is held now and not in flight by `end`. What only the spool holds is ended as it is read."""
         self._go_on_ending(self.pair_queue.next_position - 1, end)
         self.relieve()
 
@@ -587,7 +587,7 @@ class DeliveryQueue:
     # --- the operator ---
 
     def hold(self, position: int | None = None) -> None:
-        """Write nothing more, or not this stanza. What waits goes on ageing."""
+        """Write nothing more, or not this stanza. The hold time of what waits runs on."""
         if position is None:
             self.held = True
         else:
@@ -605,7 +605,7 @@ class DeliveryQueue:
         self.flush()
 
     def flush(self) -> None:
-        """Try now, whatever the back-off says."""
+        """Try now, in spite of the back-off."""
         if self.held or not len(self.pair_queue):
             return
         self.next_hop.retry_now(True)
@@ -660,7 +660,7 @@ class DeliveryQueue:
         self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
 
     def _set_in_order(self) -> None:
-        """What was passed over while an operator held it stands where it stood."""
+        """Keep the order: what was passed over while an operator held it stays in its place."""
         if self.parked or self._out_of_order:
             self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=by_position))
 
@@ -680,7 +680,7 @@ class DeliveryQueue:
             self.next_hop.request_delivery()
 
     def hand_to_spool(self) -> None:
-        """Leave to the spool what was not passed on; bounce it where there is no spool."""
+        """Leave to the spool what was not passed on. Without a spool, bounce it."""
         if not self._services.spools:
             self.give_up(Cause.SHUTDOWN)
         elif not self._appends:

@@ -1,8 +1,8 @@
-"""The queues that a start finds in the spool, delivered one after another: so many at a time, those that wait longest first.
+"""Delivers the queues that a start finds in the spool: a bounded number at a time, the queues that wait longest first.
 
-All at once they would each have a stream, and a part of their stanzas in memory, before the first of them was done. A queue has
-its place until it is empty, or its attempt failed, or it has taken too long: what is slow holds no other up. While others wait,
-the stream of a queue that is done is closed, as Postfix's connection cache does, unless something new came for it.
+Without the bound each queue would have a stream, and a part of its stanzas in memory, before the first one was empty. A queue
+keeps its place until it is empty, or its attempt has failed, or it has taken too long: a slow queue delays no other. While others
+wait, the stream of a queue that is done is closed, as in Postfix's connection cache, unless new stanzas came for it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class StartupRestore:
         self, queues: RestorableQueues, spool: Spool, clock: IReactorTime, trouble: Callable[[Ending], None],
         at_once: int = AT_ONCE,
     ) -> None:
-        """`trouble` is told when the spool cannot be read."""
+        """`trouble` is called when the spool cannot be read."""
         self._queues = queues
         self._spool = spool
         self._clock = clock
         self._trouble = trouble
         self._at_once = at_once
         self._waiting: dict[DeliveryQueue, None] = {}
-        #: those that deliver: the position behind the stanzas that each began with
+        #: queues that deliver -> the position behind the stanzas that they began with
         self._begun: dict[DeliveryQueue, int] = {}
         #: those of them that have a place, and since when; the first is the oldest
         self._placed: dict[DeliveryQueue, float] = {}

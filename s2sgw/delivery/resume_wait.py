@@ -1,4 +1,4 @@
-"""The wait until a stream of ours that broke off is resumed on the next one (XEP-0198 §5)."""
+"""The wait until a stream of ours that was lost is resumed on the next one (XEP-0198 §5)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ResumeWait:
         self._timer: IDelayedCall | None = None
 
     def begin(self, stream: ResumableStream, in_flight: bool, deadline: float | None) -> None:
-        """Wait for `stream`. `in_flight`: stanzas of ours are in doubt on it, until `deadline` at most."""
+        """Wait for `stream`. `in_flight`: stanzas of ours are in doubt on it. They wait until `deadline` at most."""
         seconds = stream.seconds
         if stream.carries_back and not in_flight:  # only the other side may have lost something
             seconds = min(seconds, BIDI_RESUME_SECONDS)

@@ -20,7 +20,7 @@ class RetrySchedule:
         self._random = random
 
     def after_attempt(self, shared: float | None) -> float:
-        """An attempt failed. Return the seconds until the next; `shared`: those that all queues to the server wait, if any."""
+        """Return the seconds until the next attempt, after a failed one. `shared`: seconds of the server's own back-off."""
         self.failures += 1
         own = self._back_off.delay(self.failures, self._random)
         return own if shared is None else shared

@@ -1,7 +1,7 @@
-"""What stands between a delivery queue and the spool: the window before the disk, the range that only the spool holds, the marks
-of requests, and what the spool has no room for.
+"""The parts between a delivery queue and the spool: the window before the disk, the range that only the spool holds, the marks
+of requests, and the stanzas that the spool has no room for.
 
-The spool answers late, and of the time when it was asked: meanwhile more may have left memory, or come to its end.
+The spool answers later, with its contents at the time of the question. Stanzas may have left memory, or ended, since.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RangeUser(Protocol):
     """What is needed of the delivery queue whose range it is."""
 
     def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
-        """These were read, and wait in memory again; `damaged` are the rows of those that were altered on the disk."""
+        """Take stanzas that were read, which wait in memory again. `damaged` rows were altered on the disk."""
 
     def range_read(self) -> None:
         """The spool has answered."""
@@ -182,8 +182,8 @@ class SpooledRange:
     def _read(self, after: int, up_to: int, at_most: int, spooled: list[Spooled] | SpoolError) -> None:
         """Take the stanzas behind `after` that the spool answered with.
 
-        The answer is ignored where the range begins elsewhere by now, because more was evicted. Where the range has grown behind
-        `up_to`, the answer does not speak of all of it.
+        The answer is ignored if the range begins elsewhere by now, because more was evicted. If the range has grown behind
+        `up_to`, the answer covers only a part of it.
         """
         if isinstance(spooled, SpoolError):
             self._failed(str(spooled), at_most)
@@ -202,7 +202,7 @@ class SpooledRange:
         self._user.range_read()
 
     def _failed(self, why: str, at_most: int) -> None:
-        """The spool could not be read. What it holds stays, and it is asked again after a while."""
+        """The spool could not be read. What it holds stays there, and is read later."""
         self.unreadable = why
         wait, self._read_again = self._read_again, min(2 * self._read_again, READ_AGAIN_AT_MOST)
         self._clock.callLater(wait, self._ask_again, at_most)
@@ -374,7 +374,7 @@ class SpoolOverflow:
         return self._queue.pair_queue.crowded or not self._queue.errors_pass
 
     def begin(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
-        """Nothing of `batch` is in the spool. What is in flight may still arrive; what waits is passed on, or bounced."""
+        """Handle a batch that the spool rejected. What is in flight may still arrive. What waits is passed on, or bounced."""
         queue = self._queue
         self.bound = getattr(error, "bound", "")
         if queue.next_hop.ready and not queue.held:
@@ -406,4 +406,4 @@ class SpoolOverflow:
 
 
 def _nothing() -> None:
-    """Nobody waits."""
+    """No caller waits for this."""

@@ -52,7 +52,7 @@ class Dismissible(Protocol):
     """What an admitted connection is to its protocol."""
 
     def dismiss(self, refusal: Refusal) -> None:
-        """End the connection at once. Nothing happens where it is gone."""
+        """End the connection at once, if it is still open."""
 
 
 class NotAdmitted(NamedTuple):
@@ -81,7 +81,7 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
-        #: connections that have proven nothing by their descriptors, those that have just come or advanced last (`net.fair_poll`)
+        #: descriptor -> unproven connection; one that has just come or advanced is the last (`net.fair_poll`)
         self.strangers: dict[int, AdmittedConnection] = {}
         #: the unproven ones, the oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
@@ -89,7 +89,7 @@ class Admission:
 
     @property
     def total(self) -> int:
-        """Connections that are open, those that are being closed among them."""
+        """Connections that are open, including those that are being closed."""
         return self._total
 
     @property
@@ -126,7 +126,7 @@ class Admission:
         return connection
 
     def claim(self, connection: AdmittedConnection, name: str) -> None:
-        """An unproven connection says that it is `name`: among those that say so, one may have to give way."""
+        """Note that an unproven connection claims `name`. Of too many that claim one name, one gives way."""
         self._forget_claim(connection)
         claimants = self._by_name.get(name)
         most = self.limits.unproven_per_name
@@ -165,7 +165,7 @@ class Admission:
             self._leave_unproven(connection)
             connection.dismiss(Refusal(StreamCondition.SYSTEM_SHUTDOWN, "", ending))
 
-    # --- who gives way ---
+    # --- which connection gives way ---
 
     def _make_room(self, path: Site) -> NotAdmitted | None:
         """Have others give way where a limit is reached; return the limit where none can."""
@@ -196,7 +196,7 @@ class Admission:
             bound *= WIDER
 
     def _give_way(self, among: _Sites | None, reached: NotAdmitted) -> bool:
-        """End the oldest connection of the most crowded site; False where there is none."""
+        """End the oldest connection of the most crowded site. Return False if there is none."""
         if among is None or not among.count:
             return False
         self._displace(among.oldest_of_most_crowded(), reached)
@@ -283,7 +283,7 @@ class AdmittedConnection:
             self._admission.claim(self, name)
 
     def advance(self) -> None:
-        """The negotiation has gone a step further: what comes next is read before those who have been silent for longer."""
+        """Note a step of the negotiation. Its next input is read before that of connections that were silent for longer."""
         strangers = self._admission.strangers
         if strangers.get(self.descriptor) is self:
             del strangers[self.descriptor]
@@ -318,12 +318,12 @@ class _Sites:
         #: those of a narrowest site, the oldest first
         self._connections: dict[AdmittedConnection, None] = {}
         self._inner: dict[str, _Sites] = {}
-        #: the inner sites by how many they have; among equals, those that have had it longest first
+        #: the inner sites by the number of their connections; among equals, the one that has had it longest is first
         self._ranks: dict[int, dict[str, _Sites]] = {}
         self._most = 0
 
     def at(self, path: Site) -> _Sites | None:
-        """Return the network at the end of `path`, None where it has no connection."""
+        """Return the network at the end of `path`. None: it has no connection."""
         here: _Sites | None = self
         for site in path:
             here = here._inner.get(site) if here is not None else None
@@ -366,7 +366,7 @@ class _Sites:
         else:
             del self._inner[site]
         while self._most and self._most not in self._ranks:
-            self._most -= 1  # by one: whoever had most has one less now
+            self._most -= 1  # by one: the site that had most has one less now
 
     def _rank(self, site: str, inner: _Sites) -> None:
         self._ranks.setdefault(inner.count, {})[site] = inner

@@ -20,7 +20,7 @@ INPUT_BYTES = 65536
 UNPROVEN_SHARE = 16
 
 
-#: Who holds a stream whose buffer is full.
+#: The holder of a stream whose buffer is full.
 _FULL = object()
 
 
@@ -39,7 +39,7 @@ class InputReader(Reader, Protocol):
     """What reads the input of one transport."""
 
     def held_too_long(self) -> None:
-        """Something has kept the stream from reading for too long."""
+        """Handle a hold that has lasted for too long."""
 
 
 class InputBuffer:
@@ -47,7 +47,7 @@ class InputBuffer:
 
     `reader` has a turn in the reactor turn after input came. It clears `turn_is_due`, takes what it wants, and asks by
     `want_turn` for another if something is left. The transport is paused while there are holders, and then sees neither
-    FIN nor RST: the reader is told after `timeout` seconds of one hold.
+    FIN nor RST. After `timeout` seconds of one hold, `held_too_long` of the reader is called.
     """
 
     def __init__(self, clock: IReactorTime, turns: Turns, reader: InputReader, timeout: float) -> None:
@@ -73,7 +73,7 @@ class InputBuffer:
         self._watch: IDelayedCall | None = None
 
     def add(self, data: bytes) -> None:
-        """Something came."""
+        """Add input."""
         if self.open:
             self._pieces.append(data)
             self.size += len(data)
@@ -101,7 +101,7 @@ class InputBuffer:
         return data
 
     def pause(self, holder: object) -> None:
-        """Read no more while `holder`, or another, is in the way. What has been read already waits too."""
+        """Read no more while `holder`, or another, holds the stream. Input that was read already waits too."""
         if self.open and not self._holders and self.transport is not None:
             self._held_since = self._clock.seconds()
             self.transport.pauseProducing()
@@ -111,7 +111,7 @@ class InputBuffer:
         self.held = self.held or holder is not _FULL
 
     def resume(self, holder: object) -> None:
-        """`holder` is out of the way."""
+        """Release the hold of `holder`."""
         if holder not in self._holders:
             return
         self._holders.remove(holder)

@@ -1,7 +1,7 @@
-"""The gateway's own certificates: a folder of them, each chosen by what its subjectAltName says (R11).
+"""The gateway's own certificates, read from a folder. Each serves the domains in its subjectAltName (R11).
 
-NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem. Nothing is ever half accepted in silence: what is wrong
-is told all at once, and a reload that has complaints keeps what there was.
+A certificate is NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem. All faults of the folder are reported
+together. A reload that finds a fault keeps the certificates in use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 
-#: Answers of `CertificateDirectory.for_domain` that are remembered; whoever connects chooses the names it is asked for.
+#: Answers of `CertificateDirectory.for_domain` that are remembered. Strangers choose the names.
 ANSWERS_KEPT = 1024
 #: Bits of an RSA key and of an elliptic curve below which OpenSSL will not have the certificate.
 RSA_BITS, CURVE_BITS = 2048, 224
@@ -62,7 +62,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a folder holds. A complaint is a reason not to start; a warning is told and lived with."""
+    """The contents of a folder. A complaint keeps the gateway from starting. A warning is only logged."""
 
     credentials: tuple[Credential, ...] = ()
     complaints: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
 #: Bytes that are read at once of an established stream: at first, the least and the most. Many small stanzas take long.
 FIRST_PORTION_BYTES, LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 4_096, 65_536
-#: What a transport has buffered, at least, when it says that it is full (Twisted's `FileDescriptor.bufferSize`).
+#: Bytes that a full transport has buffered, at least (Twisted's `FileDescriptor.bufferSize`).
 FULL_BYTES = 65536
 
 
@@ -67,10 +67,10 @@ class Engine(typing.Protocol):
         """Stanzas go from us to the other side alone: we close the stream first, so that nothing is lost on its way."""
     @property
     def silence_limit(self) -> int | None:
-        """Seconds of silence after which the other side closes the stream (XEP-0478), as far as it says so."""
+        """Seconds of silence after which the other side closes the stream (XEP-0478). None: it announced none."""
     @property
     def probe(self) -> bytes:
-        """What a live other side answers; empty where there is nothing to ask."""
+        """Return a request that a live other side answers; empty if there is none."""
     def receive(self, data: bytes) -> list[Event]: ...
     def proceed(self) -> list[Event]: ...
     def data_to_send(self) -> bytes: ...
@@ -85,7 +85,7 @@ class Engine(typing.Protocol):
 
 
 class ConnectionOwner(typing.Protocol):
-    """Who decides what the stream is for. No call comes after `ended`, which comes exactly once for a connection made."""
+    """The owner of a stream, which decides what it is for. `ended` is called once for each connection made, as the last call."""
 
     def connected(self, connection: StreamConnection) -> None:
         """The transport is there (direct TLS has begun, but is not over). The initiating side's moment for `begin`."""
@@ -94,7 +94,7 @@ class ConnectionOwner(typing.Protocol):
         """An event of the engine, except `StartTLS` and `Ended`, which the adapter performs itself."""
 
     def paused(self, connection: StreamConnection) -> None:
-        """The other side takes nothing at present: write no more until `resumed`."""
+        """The other side takes no more at present: write nothing until `resumed`."""
 
     def resumed(self, connection: StreamConnection) -> None:
         """It takes again."""
@@ -107,10 +107,10 @@ class ConnectionOwner(typing.Protocol):
 class ConnectionOptions:
     """Bounds in seconds.
 
-    `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`; None: whoever
-    admitted the connection ends it in time (`net.admission`).
-    `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held back, during
-    which neither FIN nor RST is seen. `blocked_timeout`: how long it may be because the other side takes no answers.
+    `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`. None: the
+    admission ends the connection in time (`net.admission`).
+    `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held. Meanwhile neither FIN
+    nor RST is seen. `blocked_timeout`: how long it may be held because the other side reads no answers.
     """
 
     negotiation_timeout: float | None = 30.0
@@ -138,12 +138,12 @@ class StreamConnection(Protocol):
         self.role: Role = role
         self.ending: Ending | None = None
         self.secured: TLSFacts | None = None
-        #: when there was input last, when stanzas were written last, and since when the other side takes nothing
+        #: when input came last, when stanzas were written last, and since when the other side has taken nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
         #: since when nothing has kept the stream from being read; infinity while something does
         self.read_since = self.last_received
-        #: the negotiation is over: its turns come before those of streams where it is not
+        #: the negotiation is over: the stream's turns come before those of streams that are still negotiated
         self.established = False
         #: the last turn was a long one (`net.turns`)
         self.busy = False
@@ -231,9 +231,9 @@ class StreamConnection(Protocol):
         self._finish(ending, abort=True)
 
     def dismiss(self, refusal: Refusal) -> None:
-        """End the stream with an error, and close the transport as soon as that is sent, whatever the other side does.
+        """End the stream with an error, and close the transport as soon as the error is sent. Do not wait for the other side.
 
-        A connection that is being closed in order already is closed at once too.
+        A connection that is already being closed in order is closed at once too.
         """
         self.fail(refusal)
         if self._socket is not None:
@@ -248,7 +248,7 @@ class StreamConnection(Protocol):
             self._stop_deadline()
 
     def pause(self, holder: object) -> None:
-        """Read no more while `holder`, or another, says so. What has been read already waits too."""
+        """Read no more while `holder`, or another, holds the stream. Input that was read already waits too."""
         self.read_since = inf
         self._intake.pause(holder)
 
@@ -292,7 +292,7 @@ class StreamConnection(Protocol):
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """What was sent and the other machine has not acknowledged (TCP); 0 where the system does not tell."""
+        """Bytes that were sent and that the other machine has not acknowledged (TCP). 0 if the system does not know."""
         return 0 if self._gone else unacknowledged_bytes(self._transport)
 
     @property
@@ -446,7 +446,7 @@ class StreamConnection(Protocol):
             self._hold_answers()
 
     def _hold_answers(self) -> None:
-        """Make no more answers: read no further until the other side has taken those that wait."""
+        """Read no further until the other side has taken the answers that wait."""
         self.pause(self._outlet)
         if self._blocked_timer is None:
             self._blocked_timer = self._clock.callLater(self._options.blocked_timeout, self._blocked_too_long)
@@ -482,7 +482,7 @@ class StreamConnection(Protocol):
             self._broken()
 
     def _broken(self) -> None:
-        """A mistake of ours, or of the owner's: say so on the stream if it can be said, and end it."""
+        """End the stream after a mistake of ours or of the owner, with a stream error if one can be sent."""
         failure = Failure()
         self._log.failure("a stream broke", failure)
         ending = Ending(Cause.INTERNAL, failure.getErrorMessage())
@@ -501,9 +501,9 @@ class StreamConnection(Protocol):
         self._open_tls(self._tls(None))
 
     def _start_tls(self, order: StartTLS) -> None:
-        """Begin TLS where it can begin, so that the receiving side says `<proceed/>` only then (R7).
+        """Begin TLS if it can begin: the receiving side sends `<proceed/>` only then (R7).
 
-        R6: what follows `<starttls/>` or `<proceed/>` in the clear is an injection, never interpreted.
+        R6: bytes that follow `<starttls/>` or `<proceed/>` in the clear are an injection, and are never interpreted.
         """
         if self._gone:
             return
@@ -618,7 +618,7 @@ class StreamConnection(Protocol):
 
 
 def _next_portion(portion: int, taken: int, seconds: float) -> int:
-    """Return how much is read at once from now on, after `taken` bytes took so many seconds."""
+    """Return how many bytes are read at once from now on, after `taken` bytes took `seconds`."""
     if seconds > 2 * STREAM_SECONDS:
         return max(LEAST_PORTION_BYTES, portion // 2)
     if seconds < STREAM_SECONDS / 2 and taken >= portion:

@@ -45,9 +45,9 @@ class ClosedAtOnce(Protocol):
 
 
 class DirectDialler:
-    """Dials IP addresses, never names: nothing is resolved here.
+    """Dials IP addresses. It resolves no names.
 
-    `sources` are addresses of ours to connect from; the first of the family in question counts.
+    `sources` are addresses of ours to connect from. The first one of the right family is used.
     """
 
     def __init__(self, reactor: Any, *, timeout: float = CONNECT_TIMEOUT, sources: Sequence[str] = ()) -> None:

@@ -1,9 +1,9 @@
-"""Where a domain is reached: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
+"""The discovery of a domain: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
 
-A domain counts as resolved as soon as one target has an address. The addresses of the other targets are looked up when somebody
-is about to connect (`Discovery.locate`): whoever claims a name chooses the targets, and each costs two DNS questions.
+A domain counts as resolved as soon as one target has an address. The addresses of the other targets are looked up shortly before
+a connection (`Discovery.locate`): a stranger that claims a name chooses the targets, and each costs two DNS questions.
 
-Nothing here fails: what cannot be had is an `Ending` that tells "does not exist" (final) from "could not be asked".
+No look-up here fails. A missing result is an `Ending`, which tells "does not exist" (final) from "could not be asked".
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TIMEOUT = 10.0
 GRACE = 1.0
 #: Seconds to wait for the other targets of a priority once one has an address, and for the other service once one has targets.
 TARGET_GRACE = 3.0
-#: Seconds after which the next target is asked for beside the last.
+#: Seconds after which the next target is looked up too, while the last one is outstanding.
 STAGGER = 2.0
 #: Targets of a domain that are considered, those of them that are asked for a stranger, and addresses of one target.
 TARGETS = 16
@@ -145,10 +145,10 @@ class Discovery:
         self._allow_private = private_addresses == "allow"
 
     def resolve(self, domain: Domain, route: str | None = None, requester: Requester | None = None) -> Deferred[Resolution]:
-        """Return where `domain` is reached, or `route` ("host:port") instead; `requester` None: we ask for ourselves.
+        """Return the targets of `domain`, or those of `route` ("host:port") instead. `requester` None: the gateway itself.
 
-        A requester that has been told is told the same again. Never fails. It can be cancelled; the look-ups end when all who
-        asked have cancelled.
+        The same requester gets the same answer again. The result never fails. It can be cancelled. The look-ups end when all
+        callers have cancelled.
         """
         asker = requester or Requester.ourselves(domain.ascii)
         known: Resolution | None = asker.resolutions.get((domain.ascii, route))
@@ -174,8 +174,8 @@ class Discovery:
     def tlsa(self, target: Target, requester: Requester | None = None) -> Deferred[TLSALookup]:
         """Return the TLSA records of a target that was found (RFC 7673 §3). Never fails.
 
-        Where DNSSEC does not secure the target itself nothing is asked: it could not count, and the name servers of unsigned
-        zones are the ones that fail on such questions (RFC 7672 §2.2).
+        If DNSSEC does not secure the target itself, nothing is asked: the records could not count, and the name servers of
+        unsigned zones often fail on such questions (RFC 7672 §2.2).
         """
         found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
         if not target.secure:
@@ -225,7 +225,8 @@ class Discovery:
     async def _candidates(self, domain: Domain, deadline: float, requester: Requester) -> list[Candidate] | Ending:
         """Return the targets by the SRV records of both services, as if they were one set (XEP-0368 §2).
 
-        The domain itself is a target only where there is none (R36); a target "." of the direct service concerns that alone.
+        The domain itself is a target only if there is no record (R36). A target "." of the direct service concerns that service
+        alone.
         """
         questions = [(f"{service}._tcp.{domain.ascii}", "SRV") for service in ("_xmpps-server", "_xmpp-server")]
         direct, starttls = answers = await self._ask(questions, deadline, requester, grace=TARGET_GRACE)
@@ -321,7 +322,7 @@ class Discovery:
 
 
 class _Host:
-    """A candidate with the answers for its addresses. `target` is None where it has none."""
+    """A candidate with the answers for its addresses. `target` None: it has no address."""
 
     def __init__(self, candidate: Candidate, answers: list[Answer]) -> None:
         self.answers = answers

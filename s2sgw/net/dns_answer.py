@@ -1,6 +1,6 @@
-"""What is asked of the DNS, and what a look-up comes to.
+"""The questions to the DNS, and the results of look-ups.
 
-"Does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" are told apart (R2).
+A result tells "does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" apart (R2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dns.rdatatype import RdataType
 
 
 class Question:
-    """What is asked: a name and a record type. Questions are equal whatever the case of their letters."""
+    """A question: a name and a record type. The case of letters does not matter."""
 
     __slots__ = ("_hash", "_text", "name", "rdtype")
 

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.dns_answer import Answer, Question
 
-#: What the cache holds in all, in records of up to 256 bytes (an answer without records counts as one).
+#: The size of the cache, in records of up to 256 bytes (an answer without records counts as one).
 RECORDS = 16384
 _RECORD_BYTES = 256
 

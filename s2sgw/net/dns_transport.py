@@ -181,7 +181,7 @@ class _StreamSocket(StreamSocket):
         self._protocol.stream.write(what)
 
     async def recv(self, size: int, timeout: float | None) -> bytes:
-        """Return between one byte and `size` bytes; raises `EOFError` where the stream ends first."""
+        """Return between one byte and `size` bytes. Raises `EOFError` if the stream ends first."""
         data = self._rest or await self._protocol.received.get()
         self._rest = data[size:]
         return data[:size]

@@ -1,7 +1,7 @@
 """One DNS question put to a list of servers, with failover.
 
-Each attempt uses a fresh socket (a random port) and a fresh random id, over UDP, then TCP where the answer is truncated.
-dnspython checks the id and the question of what comes back and ignores everything else.
+Each attempt uses a fresh socket (a random port) and a fresh random id. It uses UDP, then TCP if the answer is truncated.
+dnspython checks the id and the question of each answer, and ignores anything else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where to listen, as operators write it: `tcp:5269`, `tcp6:5269`, `unix:/run/x`, `systemd:name=s2sgw`,
+"""Endpoints to listen on, as operators write them: `tcp:5269`, `tcp6:5269`, `unix:/run/x`, `systemd:name=s2sgw`,
 `systemd:domain=INET6:index=0`.
 
 The spelling is Twisted's (twisted.internet.endpoints). The kinds are limited to those that carry a plain stream: Twisted's
-`ssl:` and `tls:` would open a listener of another protocol, on a port that nobody named.
+`ssl:` and `tls:` would open a listener of another protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KINDS = MappingProxyType({
     "unix": ("address", "mode", "backlog", "lockfile"),
     "systemd": ("domain", "index", "name"),
 })
-#: Interfaces that stand for every address of their family.
+#: Interfaces that mean every address of their family.
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 #: Connections that may wait to be accepted, unless the string says otherwise.
@@ -69,7 +69,7 @@ class EndpointString:
 
     @property
     def interface(self) -> str:
-        """The address to listen on; "" stands for all."""
+        """Return the address to listen on; "" means all."""
         return self.arguments.get("interface", "")
 
     @property
@@ -88,7 +88,7 @@ class EndpointString:
 
     @property
     def socket_name(self) -> str | None:
-        """The `FileDescriptorName=` of sockets that systemd hands over, whatever their families; None for another kind."""
+        """Return the `FileDescriptorName=` of sockets that systemd hands over, of any family. None: another kind of endpoint."""
         return self.arguments.get("name") if self.kind == "systemd" and "domain" not in self.arguments else None
 
     @property

@@ -32,7 +32,7 @@ Reason = Literal["displaced", "line-full", "rate"]
 
 
 class SlotLost(Exception):
-    """The call was not made, or not finished, for want of a slot."""
+    """The call was not made, or not finished, because no slot was free."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -225,7 +225,7 @@ class FairSlots(Generic[T]):
         return None
 
     def _slow(self) -> _Call | None:
-        """Return the oldest call of all, where it is slow."""
+        """Return the oldest call of all, if it is slow."""
         return self._older(next(iter(self._running), None), SLOW_SECONDS)
 
     def _older(self, call: _Call | None, seconds: float) -> _Call | None:

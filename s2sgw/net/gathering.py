@@ -1,4 +1,4 @@
-"""Several answers: all at once, or one after another until one is good enough; in either case those that came in time."""
+"""Several calls, at once or one after another: the results that came in time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def try_in_turn(
 ) -> Deferred[list[T | None]]:
     """Make the calls one after another until a result is `enough`; return the results, None for what is missing at the end.
 
-    The next call begins when the last one has come to nothing, or `stagger` seconds after it began, beside it. The end is the
-    first result that is `enough`, or when all have come, or `deadline` (on `clock`). What has not come then is cancelled.
-    A failure counts as missing. The list is as long as the number of calls that were begun.
+    The next call begins when the last one has failed, or `stagger` seconds after it began. The end is the first result that is
+    `enough`, or the last of all results, or `deadline` (on `clock`). Calls without a result are cancelled then. A failure
+    counts as missing. The list is as long as the number of calls that were begun.
     """
     return _InTurn(clock, calls, deadline, stagger, enough).start()
 

@@ -22,7 +22,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.timer import cancel
 
-#: RFC 8305 §5: seconds to wait for one place before the next is tried beside it.
+#: RFC 8305 §5: seconds to wait for one place before the next is tried too.
 ATTEMPT_DELAY = 0.25
 #: Attempts under way at once in one race.
 CONCURRENT = 4
@@ -70,7 +70,7 @@ def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Winner(Generic[P]):
-    """The place that answered, and those that have not failed: worth a try if the stream there comes to nothing."""
+    """The place that answered, and the places that have not failed: they are worth a try if the stream there fails."""
 
     place: P
     others: tuple[P, ...]
@@ -141,7 +141,7 @@ class _Race(Generic[P]):
         attempt.addCallbacks(self._won, self._failed, callbackArgs=(number,), errbackArgs=(number,))
 
     def _claim(self, number: int) -> IProtocol | None:
-        """The way is open: whoever asks first has won."""
+        """Build the protocol for the first attempt that connects. It has won the race."""
         if self._winner is not None or self._result.called:
             return None
         self._winner = number

@@ -37,7 +37,7 @@ ANSWER_SECONDS = 150
 
 
 class BoundedRequest(Request):
-    """One request. Its body has an announced length of at most `BODY_BYTES`. What is costly to parse is refused unparsed.
+    """One request. Its body has an announced length of at most `BODY_BYTES`. A body that is costly to parse is refused unparsed.
 
     The values of all headers are UTF-8.
     """

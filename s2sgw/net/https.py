@@ -40,7 +40,7 @@ class Unfetched(Exception):
 
 
 class Busy(Unfetched):
-    """Nothing was fetched for want of resources of our own: another try may succeed."""
+    """Nothing was fetched, because our own resources were short. Another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)

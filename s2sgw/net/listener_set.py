@@ -30,7 +30,7 @@ Open = Callable[[str, ServerFactory], list[Deferred[IListeningPort]]]
 
 
 class ListenerSet(Generic[R]):
-    """Listeners by endpoint. `build` makes the factory of a row; `opened` is told of each port that listens."""
+    """Listeners by endpoint. `build` makes the factory of a row; `opened` is called with each port that listens."""
 
     def __init__(self, listen: Open, build: Callable[[R], ServerFactory], opened: Callable[[IListeningPort], object]) -> None:
         self._listen = listen

@@ -29,7 +29,7 @@ _FIRST_HANDED_OVER = 3
 ACCEPTS = 128
 
 BuildStream = Callable[[AdmittedConnection], StreamConnection]
-#: (address, ending): a connection that named nobody was refused, or ended.
+#: (address, ending) of a connection that named no peer, and was refused or ended
 OnRefused = Callable[[str, Ending], None]
 
 
@@ -51,7 +51,7 @@ class SilentConnection(HandoverProtocol):
         self._admitted.opened(self.transport.fileno())
 
     def prefaceReceived(self, data: bytes) -> None:
-        """Build the stream, which hears `data` first."""
+        """Build the stream, which reads `data` first."""
         connection = self._build(self._admitted)
         self._admitted.holder = connection
         connection.when_closed().addCallback(self._closed)
@@ -72,7 +72,7 @@ class SilentConnection(HandoverProtocol):
 
 
 class StreamFactory(ServerFactory):
-    """Admits connections. `build` makes the stream of one; `refused` is told of those that never had one."""
+    """Admits connections. `build` makes the stream of one; `refused` is called for those that never had one."""
 
     noisy = False
 
@@ -109,7 +109,7 @@ def bound_accepts(port: Any) -> Any:
 def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
     """Listen at an endpoint string (`net.endpoint_strings`): one port, or two for a TCP port of both families.
 
-    Each fails with Twisted's `CannotListenError`, or with `ValueError` where systemd has handed over no such socket. A host
+    Each fails with Twisted's `CannotListenError`, or with `ValueError` if systemd has handed over no such socket. A host
     without IPv6 listens on IPv4 alone.
     """
     return [listening.addCallback(bound_accepts) for listening in _listen(reactor, endpoint, factory)]
@@ -130,7 +130,7 @@ def _listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferre
 
 
 def _listen_systemd(reactor: Any, endpoint: str, name: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
-    """Listen on every socket that systemd has handed over by `name` (sd_listen_fds(3)), whatever its family."""
+    """Listen on every socket that systemd has handed over by `name` (sd_listen_fds(3)), of any family."""
     found = handed_over(name)
     if not found:
         return [fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))]
@@ -190,7 +190,7 @@ def _listen_tcp4(reactor: Any, place: EndpointString, factory: ServerFactory) ->
 
 
 def _listen_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
-    """Listen on IPv6 alone (IPV6_V6ONLY), so that addresses of IPv4 never come mapped, whatever the system's default is."""
+    """Listen on IPv6 alone (IPV6_V6ONLY), so that IPv4 addresses are never mapped. The system's default does not matter."""
     return maybeDeferred(_adopt_tcp6, reactor, place, factory)
 
 

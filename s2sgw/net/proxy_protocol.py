@@ -1,8 +1,7 @@
-"""The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): whom a connection from a load balancer is really from.
+"""The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the true address behind a load balancer.
 
-A listener either expects it or not; nothing is guessed. Only listed addresses are believed, and only they may connect at all,
-for whoever else could would choose his own address. (Twisted's `haproxy:` endpoints have no such list, and close on a header
-that comes in pieces.)
+A listener either expects the header or does not; nothing is guessed. Only listed proxies may connect, because any other client
+could choose its own address. (Twisted's `haproxy:` endpoints have no such list, and close on a header that comes in pieces.)
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from s2sgw.xmpp.timer import cancel
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = IPv4Address | IPv6Address
 
-#: Seconds for the header to come; it is the first thing that a proxy sends.
+#: Seconds for the header to come. A proxy sends it first.
 HEADER_TIMEOUT = 5.0
 #: Bytes of a header's variable part that we read; the addresses take 36, the rest are extensions.
 EXTENSION_BYTES = 2048
@@ -35,7 +34,7 @@ EXTENSION_BYTES = 2048
 _V1, _V1_BYTES = b"PROXY ", 107
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED = 16
-#: A header of version 2 that names nobody: the connection is our own.
+#: A header of version 2 without an address: the connection is our own.
 LOCAL = _V2 + struct.pack("!BBH", 0x20, 0, 0)
 
 
@@ -129,7 +128,7 @@ def write(source: HostPort, destination: HostPort) -> bytes:
 
 
 class ProxyFactory(ServerFactory):
-    """Builds the connections of `factory` for those whom listed proxies name. `refused` hears of other comers."""
+    """Builds the connections of `factory` for the clients that listed proxies name. `refused` is called for all others."""
 
     noisy = False
 

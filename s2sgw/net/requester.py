@@ -1,4 +1,4 @@
-"""Who a look-up is made for, and what it may cost.
+"""The party that a look-up is made for, and what the look-up may cost.
 
 A stranger is a peer that has proven nothing. Its look-ups share slots by its address, and one claim of a name may cause
 a bounded number of DNS questions: the claimant chooses the names, so they may be names in a victim's zone (CVE-2020-8616).
@@ -23,9 +23,9 @@ DIALS = 4
 
 
 class Requester:
-    """Who asks, for one purpose: `owner` is the path by which slots are shared (`net.fair_slots`).
+    """A party that asks, for one purpose. `owner` is the path by which slots are shared (`net.fair_slots`).
 
-    What it was told once it is not asked for again: a claim is one transaction, so a TTL of 0 lasts for it (RFC 1035 §3.2.1).
+    It gets an answer only once: a claim is one transaction, so a TTL of 0 lasts for it (RFC 1035 §3.2.1).
     `resolutions` are the successful ones of that transaction (`net.discovery`), by domain and route.
     """
 

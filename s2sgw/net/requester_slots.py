@@ -13,12 +13,12 @@ from s2sgw.net.fair_slots import FairSlots, SlotLost
 from s2sgw.net.requester import Requester
 from s2sgw.net.site_rates import SiteRates
 
-#: One owner holds at most this part of its half, and so many of its calls may wait.
+#: The largest part of its half that one owner holds, and the number of its calls that may wait.
 OWNER_PART = 8
 OWNER_LINE = 64
 #: Calls that wait in all, as a multiple of the slots.
 LINE_FACTOR = 4
-#: What a stranger's address may ask for at once, in seconds of its rate.
+#: The burst of a stranger's address, in seconds of its rate.
 BURST_SECONDS = 20
 
 T = TypeVar("T")

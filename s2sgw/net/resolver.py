@@ -1,7 +1,7 @@
 """Look-ups in the DNS through recursive resolvers: joined, shared fairly, bounded, and cached.
 
 Strangers (`net.requester`) have half of the slots, shared by their addresses. The other half is the gateway's own, which no
-stranger can take. A look-up that nobody waits for any more is cancelled.
+stranger can take. A look-up without a waiting caller is cancelled.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Resolver:
         self.cache = Cache(reactor, cached)
 
     def configure(self, servers: Sequence[str], trust_ad: bool) -> None:
-        """Ask other servers from now on. What was learned from the others is forgotten. Raises `ValueError`."""
+        """Ask other servers from now on, and forget the answers of the old ones. Raises `ValueError`."""
         found = parse_servers(servers or system_servers())
         if (found, trust_ad) != (self._upstream.servers, self._trust_ad):
             self._upstream, self._trust_ad = Upstream(self._reactor, found), trust_ad
@@ -122,9 +122,9 @@ class Resolver:
         return self._given_up + self._slots.given_up
 
     def query(self, name: str | dns.name.Name, rdtype: str | RdataType, requester: Requester | None = None) -> Deferred[Answer]:
-        """Return the records of `name` (A-labels), asked for by `requester` (None: ourselves). The Deferred never fails.
+        """Return the records of `name` (A-labels), for `requester` (None: the gateway itself). The Deferred never fails.
 
-        It can be cancelled; the look-up ends when all who asked have cancelled.
+        It can be cancelled. The look-up ends when all callers have cancelled.
         """
         try:
             question = _question(name, rdtype)
@@ -141,7 +141,7 @@ class Resolver:
         return self._look_up(question, asker).addCallback(asker.note, question)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """Return every address of `host`, IPv4 first; `host` itself where it is one."""
+        """Return every address of `host`, IPv4 first; `host` itself if it is an address."""
         if is_address(host):
             return (host,)
         answers = [await self.query(host, family) for family in ("A", "AAAA")]
@@ -150,7 +150,7 @@ class Resolver:
     # --- admission ---
 
     def _look_up(self, question: Question, requester: Requester) -> Deferred[Answer]:
-        """Strangers join a look-up of ours, but never the other way round: theirs may wait, or be given up."""
+        """Let strangers join a look-up of the gateway. The gateway never joins theirs, which may wait or be given up."""
         if not requester.is_stranger or (_OURS, question) in self._joined:
             return self._joined.join((_OURS, question), self._begin, question, requester)
         place = (requester.owner, question)
@@ -229,7 +229,7 @@ class Resolver:
         return _failure(look_up.question, str(error) or type(error).__name__)
 
     def _keep_silence(self, look_up: _LookUp) -> None:
-        """Keep a look-up that was silent until nobody waited for it as a failure: the next one need not wait as long."""
+        """Keep a look-up as a failure if it was silent until its last caller left: the next one need not wait as long."""
         silence = 0.0 if look_up.asked_at is None else self._reactor.seconds() - look_up.asked_at
         if silence >= HOPELESS_SECONDS:
             self._keep(_failure(look_up.question, f"no answer in {silence:.0f} s"), look_up.question)

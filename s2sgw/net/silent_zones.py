@@ -1,8 +1,8 @@
 """Zones whose name servers do not answer.
 
-A look-up below such a zone takes a slot for seconds and comes to nothing. When a few names below one domain were silent, further
-names below it fail at once for a minute, for the networks that asked for them. For others they are still asked: the owner of
-some names below a domain, or whoever claims them, shuts out no other name. One answer for any name below it ends it all.
+A look-up below such a zone takes a slot for seconds, and fails. When a few names below one domain were silent, further names
+below it fail at once for a minute, for the networks that asked for them. For others they are still asked: the owner of some
+names below a domain, or a stranger that claims them, shuts out no other name. One answer for any name below it ends the minute.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Labels = tuple[bytes, ...]
 
 
 class _Zone:
-    """A domain below which names were silent: the labels directly below it, who asked for them, and until when that counts."""
+    """A domain with silent names below it: the labels directly below it, the sites that asked, and until when it counts."""
 
     __slots__ = ("names", "sites", "until")
 

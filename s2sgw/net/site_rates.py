@@ -13,7 +13,7 @@ from s2sgw.xmpp.token_bucket import TokenBucket
 
 #: How much more than the /64 the /56 may ask for, and than that the /48.
 WIDER = 4
-#: Sites that are remembered; those that asked longest ago begin anew.
+#: Sites that are remembered. The sites that asked longest ago are forgotten first.
 REMEMBERED = 8192
 
 

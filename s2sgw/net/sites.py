@@ -1,7 +1,7 @@
 """Sites: the networks that an address belongs to, from the widest to the narrowest.
 
 Before a peer has proven itself its address is all that is known of it, and one party often has many addresses: an IPv4 /24, or an
-IPv6 /48 with 65,536 networks of 2^64 addresses. What strangers share is therefore divided among the widest sites first,
+IPv6 /48 with 65,536 networks of 2^64 addresses. The resources of strangers are therefore divided among the widest sites first,
 and within a site among the next narrower ones.
 """
 

@@ -22,11 +22,11 @@ from zope.interface import implementer
 from s2sgw.net.handover import innermost
 from s2sgw.net.tls_layer import TLSFacts, observe
 
-#: What is read in one turn: bytes, and records of TLS, which hold up to `RECORD_BYTES` (RFC 8446 §5.1).
+#: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1).
 READ_BYTES = 65536
 RECORD_BYTES = 16384
 RECORDS = 64
-#: Bytes that wait to be sent, beyond which the producer is told to pause.
+#: Bytes that wait to be sent before the producer is paused.
 FULL_BYTES = 65536
 #: Bytes that are handed to OpenSSL, or to the system, in one call.
 SEND_BYTES = 131072
@@ -43,13 +43,13 @@ class Outputs(Protocol):
 
 
 class Input(Protocol):
-    """Who reads."""
+    """The protocol that reads."""
 
     def dataReceived(self, data: bytes) -> None: ...
 
 
 class TLSUser(Protocol):
-    """Who is told about TLS."""
+    """The protocol that is called about TLS."""
 
     def tls_secured(self, facts: TLSFacts) -> None:
         """The handshake is over."""
@@ -135,7 +135,7 @@ class SocketTransport:
             gate.pauseProducing()
 
     def unregisterProducer(self) -> None:
-        """Tell nobody any more."""
+        """Make no more calls."""
         self._gate = None
 
     def _send_due(self) -> None:
@@ -370,7 +370,7 @@ class SocketTransport:
             self._end(CONNECTION_DONE)
 
     def _end(self, reason: BaseException) -> None:
-        """The connection is lost: say so when this turn ends, for this may be in the midst of anything."""
+        """Report the lost connection when this turn ends: the caller may be in the midst of a write."""
         if not self._lost:
             self._stop()
             self._pending, self._size = [], 0

@@ -1,5 +1,5 @@
-"""What TCP does about silence, where the system lets us say so (Linux): how long it waits for the other machine, and how long it
-lets the other machine wait for an acknowledgement.
+"""Options of TCP, on systems that have them (Linux): how long TCP waits for the other machine, and how long the other machine
+waits for an acknowledgement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def set_quick_ack(transport: Any) -> None:
 
 
 def unacknowledged_bytes(transport: Any) -> int:
-    """Return how many bytes were written that the other machine has not acknowledged; 0 where the system does not tell."""
+    """Return how many bytes the other machine has not acknowledged. 0 if the system does not know."""
     handle = getattr(transport, "socket", None)
     if handle is None:
         return 0

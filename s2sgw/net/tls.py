@@ -2,8 +2,8 @@
 
 See docs/decisions.md#evidence.
 
-The chain is evidence, judged after the handshake by pure code; nothing is verified here. OpenSSL would check the signatures of
-the whole chain even so, and accept whatever it found: a verify depth of 0 keeps it from that. One context is kept per certificate
+The chain is evidence. Pure code judges it after the handshake; nothing is verified here. OpenSSL would still check the signatures
+of the whole chain, and accept any result: a verify depth of 0 prevents that. One context is kept per certificate
 (it costs 133 µs, a connection on it 13 µs), in a bounded cache.
 """
 
@@ -58,14 +58,14 @@ class ServerTLS:
         self._contexts = _Contexts(self._prepare)
 
     def for_domain(self, domain: Domain | None) -> ServerCreator:
-        """What opens TLS as `domain`, or as whom SNI names where it is None; raises `NoCertificate`."""
+        """Return what opens TLS as `domain`; None: as the domain that SNI names. Raises `NoCertificate`."""
         credential = self._credential_for(domain) or self._credential_for(None)
         if credential is None:
             raise NoCertificate(f"no certificate serves {domain}" if domain else "there is no certificate")
         return self.for_credential(credential)
 
     def for_credential(self, credential: Credential) -> ServerCreator:
-        """What opens TLS with just this certificate."""
+        """Return what opens TLS with this certificate alone."""
         return ServerCreator(self._contexts.get(credential, self._minimum))
 
     def _prepare(self, context: SSL.Context) -> None:

@@ -27,7 +27,7 @@ class TLSFacts:
     chain: tuple[bytes, ...]
     version: str  # "TLSv1.2", "TLSv1.3"
     cipher: str
-    #: what channel binding binds to: tls-exporter (RFC 9266); None below TLS 1.3, where it cannot be told whether that is safe
+    #: the data of channel binding: tls-exporter (RFC 9266). None below TLS 1.3, where its safety is not known
     exporter: bytes | None = field(default=None, repr=False)
 
 

@@ -18,7 +18,7 @@ NEGOTIATING_SECONDS = 0.005
 #: Seconds for established streams that are not busy, for sending what was written, and for closing what was lost, however long
 #: the turn has taken: none of this takes long for one stream.
 ESTABLISHED_SECONDS, SENDING_SECONDS, CLOSING_SECONDS = 0.002, 0.002, 0.001
-#: A stream that took more than so many seconds the last time is busy: those that are not come before it.
+#: A stream that took more seconds than this the last time is busy: others come before it.
 BUSY_SECONDS = 0.002
 
 
@@ -158,7 +158,7 @@ class Turns:
             self._call(self._negotiating, negotiating, min(end, budget.stopwatch() + NEGOTIATING_SECONDS))
 
     def _call(self, readers: deque[Reader], number: int, end: float) -> None:
-        """Call so many, but only one after the time `end`."""
+        """Call `number` of them, but only one after the time `end`."""
         stopwatch = self.budget.stopwatch
         began = stopwatch()
         for _ in range(number):
