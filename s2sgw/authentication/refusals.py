@@ -62,8 +62,8 @@ def refusal_of_unproven(ending: Ending, claimed: Domain, chain: Sequence[bytes],
 
 
 def _not_proven(ending: Ending, claimed: Domain, chain: Sequence[bytes], at: datetime) -> Refusal:
-    found = faults(chain, claimed, at) or ["its issuer is not trusted here, or more is asked for"]
-    text = f"{Layer.AUTH}: {claimed} is not proven as this server asks for. The certificate: {'; '.join(found)}."
+    found = faults(chain, claimed, at) or ["its issuer is not trusted here, or the policy requires more"]
+    text = f"{Layer.AUTH}: {claimed} is not proven as this server requires. The certificate: {'; '.join(found)}."
     return _with_full_record(Refusal(StreamCondition.POLICY_VIOLATION, text, ending), ending)
 
 

@@ -45,7 +45,7 @@ class FileContents(Generic[T]):
         """Why the value does not replace another: half of a list is no list, for it would clear what it should revoke."""
         if self.value.complaints:
             return self.value.complaints[0]
-        return "" if len(self.value) else "holds nothing that could be used"
+        return "" if len(self.value) else "holds nothing usable"
 
 
 def stamp(path: Path) -> Stamp:
@@ -122,7 +122,7 @@ class _Watched(Generic[T]):
         self._kept(path, error if isinstance(error, OSError) else OSError(str(error)))
 
     def _kept(self, path: Path, error: OSError) -> None:
-        detail = f"{error.strerror or error}; what it held is kept"
+        detail = f"{error.strerror or error}; its earlier contents stay in use"
         self._log.error(event="file unreadable", path=str(path), detail=detail)
 
 

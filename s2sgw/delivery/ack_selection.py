@@ -114,7 +114,7 @@ class AckSelection:
         if stream.answers and self._end_over_large(stream, PING_SECONDS):
             return True
         if self.answers_pings(stream) and (stream.answers or not self._mute(name)):
-            text = f"it has answered pings before, and none for {PING_SECONDS:g} seconds"
+            text = f"it has answered pings before, but none for {PING_SECONDS:g} seconds"
             stream.abort(Ending(Cause.UNRESPONSIVE, text, "network"))
             return True
         self._answering.forget(name)
@@ -133,7 +133,7 @@ class AckSelection:
         One that never has is presumed not to implement XEP-0198: it is not asked for it for a day.
         """
         if not acked_before:
-            ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, and none came for {OVERDUE_SECONDS:g} seconds")
+            ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, but none came for {OVERDUE_SECONDS:g} seconds")
             self._extensions.disable(stream.pair.recipient.ascii, "management", ending)
             stream.close(ending)
         elif not self._end_over_large(stream, OVERDUE_SECONDS):
@@ -147,7 +147,7 @@ class AckSelection:
         """
         if stream.largest_in_flight <= LARGE:
             return False
-        text = f"it answers nothing for {seconds:g} seconds, with a stanza of {stream.largest_in_flight} bytes on its way"
+        text = f"it has answered nothing for {seconds:g} seconds, with a stanza of {stream.largest_in_flight} bytes in flight"
         stream.close(Ending(Cause.UNRESPONSIVE, text, "them"))
         return True
 

@@ -68,7 +68,7 @@ class OperatorHolds:
         try:
             targets = json.loads(text)
             if not isinstance(targets, list) or not all(isinstance(words, list) for words in targets):
-                raise ValueError("it is no list of holds")
+                raise ValueError("it is not a list of holds")
             return [HoldTarget.read(words) for words in targets]
         except (ValueError, TypeError) as error:
             aside = set_aside(path, "damaged")

@@ -70,7 +70,7 @@ class StartupRestore:
 
         def listed(summaries: list[LaneSummary] | SpoolError) -> None:
             if isinstance(summaries, SpoolError):
-                self._trouble(Ending(Cause.SPOOL_UNREADABLE, f"{summaries}; until it can be read, nobody is let in"))
+                self._trouble(Ending(Cause.SPOOL_UNREADABLE, f"{summaries}; no peer is admitted until it can be read"))
                 self._clock.callLater(READ_AGAIN, self._spool.queues, listed)
             else:
                 self._queues.begin_behind(self._spool.next_position)

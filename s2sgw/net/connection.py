@@ -460,7 +460,7 @@ class StreamConnection(Protocol):
 
     def _count_unsent(self, number: int) -> None:
         if not self._unsent.add(self, number, self.established):
-            text = "it takes no answers, and too much waits for others that do not"
+            text = "it reads no answers, and too much waits for peers that do not"
             self._clock.callLater(0, self.abort, Ending(Cause.UNRESPONSIVE, text, "them"))
 
     def _stop_blocked_timer(self) -> None:
@@ -470,7 +470,7 @@ class StreamConnection(Protocol):
 
     def _blocked_too_long(self) -> None:
         self._blocked_timer = None
-        text = f"it has taken nothing for {self._options.blocked_timeout:g} s"
+        text = f"it has read nothing for {self._options.blocked_timeout:g} s"
         self.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
 
     # --- mistakes ----------------------------------------------------------------------------------------------------

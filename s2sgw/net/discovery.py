@@ -208,7 +208,7 @@ class Discovery:
             barred = self._barred([target])
             return Resolution(domain, () if barred else (target,), barred)
         if is_onion(domain.ascii):
-            return Resolution(domain, (), Ending(Cause.NO_SUCH_DOMAIN, "an onion service is reached through a proxy alone"))
+            return Resolution(domain, (), Ending(Cause.NO_SUCH_DOMAIN, "an onion service can be reached through a proxy only"))
         candidates = await self._candidates(domain, deadline, requester)
         if isinstance(candidates, Ending):
             return Resolution(domain, (), candidates)
@@ -423,7 +423,7 @@ def _no_address(answers: Sequence[Answer], unasked: int = 0) -> Ending:
     if any(answer.busy for answer in failed):
         return Ending(Cause.RESOLVER_BUSY, said)
     if unasked:
-        said += f"; {unasked} more targets were not asked for"
+        said += f"; {unasked} more targets were not looked up"
     return Ending(Cause.DNS_UNREACHABLE if failed or unasked else Cause.NO_SUCH_DOMAIN, said)
 
 

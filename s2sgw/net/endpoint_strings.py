@@ -45,7 +45,7 @@ class EndpointString:
         if kind.isdecimal() and not parts:
             raise ValueError(f'write "tcp:{kind}"')
         if kind not in KINDS:
-            raise ValueError(f'"{text}" is no endpoint: {_EXAMPLE}')
+            raise ValueError(f'"{text}" is not an endpoint: {_EXAMPLE}')
         found = cls(kind, MappingProxyType(dict(_arguments(text, kind, parts))))
         found._check(text)
         return found

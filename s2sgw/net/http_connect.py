@@ -93,7 +93,7 @@ class _Negotiation(ProxyNegotiation):
 def _refusal(status: int) -> tuple[Cause, str]:
     """Return the cause and the words for a status that is not a success (RFC 9110 §15)."""
     if status == 407:
-        return Cause.UNREACHABLE, "it wants a user and a password, or others than it was given (status 407)"
+        return Cause.UNREACHABLE, "it rejects the user and password, or requires them (status 407)"
     if status == 504:
         return Cause.CONNECTION_TIMEOUT, "it got no answer in time (status 504)"
     if status in (403, 405):

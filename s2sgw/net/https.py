@@ -110,7 +110,8 @@ class _Body(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.done.called:
             whole = reason.check(ResponseDone)
-            self.done.callback(bytes(self._data)) if whole else self.done.errback(Unfetched("the answer broke off"))
+            lost = Unfetched("the connection was lost during the answer")
+            self.done.callback(bytes(self._data)) if whole else self.done.errback(lost)
             self.done.addErrback(lambda failure: None if not self._limit else failure)
 
     def _drop(self, _: object = None) -> None:

@@ -58,7 +58,7 @@ def parse(data: bytes) -> ProxyHeader | None:
         return _parse_v1(data)
     if _V2.startswith(data) or _V1.startswith(data):
         return None
-    raise MalformedHeader("it begins like neither version")
+    raise MalformedHeader("it is of neither version")
 
 
 def _parse_v1(data: bytes) -> ProxyHeader | None:
@@ -73,7 +73,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
     if family == "UNKNOWN":
         return ProxyHeader(size)
     if family not in ("TCP4", "TCP6") or len(ends) != 4:
-        raise MalformedHeader("its line has not the fields of version 1")
+        raise MalformedHeader("its line lacks the fields of version 1")
     source, destination, *ports = ends
     version = int(family[-1])
     return ProxyHeader(size, _end(source, ports[0], version), _end(destination, ports[1], version))
@@ -83,9 +83,9 @@ def _end(host: str, port: str, version: int) -> Address:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        raise MalformedHeader("it has an address that is none") from None
+        raise MalformedHeader("it has an invalid address") from None
     if address.version != version or not (port.isdigit() and int(port) <= 0xFFFF):
-        raise MalformedHeader("it has an address of another family, or a port that is none")
+        raise MalformedHeader("it has an address of another family, or an invalid port")
     return _address(address, int(port))
 
 
@@ -95,9 +95,9 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         return None
     command, family, length = struct.unpack_from("!BBH", data, len(_V2))
     if command not in (0x20, 0x21):
-        raise MalformedHeader("it has a version or command that is not known")
+        raise MalformedHeader("it has an unknown version or command")
     if family >> 4 > 3 or family & 0x0F > 2:
-        raise MalformedHeader("it has an address family or a transport that is not known")
+        raise MalformedHeader("it has an unknown address family or transport")
     if length > EXTENSION_BYTES:
         raise MalformedHeader(f"it is longer than {EXTENSION_BYTES} bytes")
     size = _V2_FIXED + length

@@ -59,7 +59,7 @@ _LOOPBACK = {kind: dns.rdata.from_text("IN", kind, text) for kind, text in ((Rda
 _WHY_BUSY: dict[Reason, str] = {
     "displaced": "too many look-ups at once, and this one took longest",
     "line-full": "too many look-ups at once",
-    "rate": "too many look-ups were asked for by this address",
+    "rate": "too many look-ups for this address",
 }
 #: The owner of look-ups that are joined by everybody.
 _OURS: Owner = ()
@@ -130,7 +130,7 @@ class Resolver:
             question = _question(name, rdtype)
         except (dns.exception.DNSException, UnicodeError) as error:
             kind = RdataType.make(rdtype)
-            return succeed(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"no name for the DNS: {error}"))
+            return succeed(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"not a DNS name: {error}"))
         absolute, kind = question.name, question.rdtype
         if kind in _LOOPBACK and absolute == _LOCALHOST:
             return succeed(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))

@@ -29,7 +29,7 @@ _REPLIES = {
     1: (Cause.UNREACHABLE, "general failure"), 2: (Cause.UNREACHABLE, "not allowed by its rules"),
     3: (Cause.UNREACHABLE, "network unreachable"), 4: (Cause.UNREACHABLE, "host unreachable"),
     5: (Cause.CONNECTION_REFUSED, "connection refused"), 6: (Cause.CONNECTION_TIMEOUT, "time to live expired"),
-    7: (Cause.UNREACHABLE, "it knows no CONNECT"), 8: (Cause.UNREACHABLE, "it knows no such address type"),
+    7: (Cause.UNREACHABLE, "it does not support CONNECT"), 8: (Cause.UNREACHABLE, "it does not support this address type"),
 }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ class _Negotiation(ProxyNegotiation):
             return
         version, method = self.take(2)
         if version != _VERSION or method != (_PASSWORD if self._login else _NO_AUTHENTICATION):
-            self.fail(Cause.UNREACHABLE, "it is no SOCKS5 proxy, or asks for another way to log in")
+            self.fail(Cause.UNREACHABLE, "it is not a SOCKS5 proxy, or requires another way to log in")
         elif self._login:
             self._say(self._login, self._logged_in)
         else:

@@ -127,7 +127,8 @@ class LiveCheck:
     def _gateway(self, status: dict[str, Any] | None) -> None:
         path = str(self._services.config.path)
         if status is None:
-            self._add("gateway", path, None, "does not run, or its admin socket cannot be opened: what only it knows is left out")
+            text = "does not run, or its admin socket cannot be opened; checks that need it are left out"
+            self._add("gateway", path, None, text)
         else:
             self._add("gateway", path, True, f"version {status['version']} runs")
 
@@ -192,7 +193,7 @@ class LiveCheck:
         """Have the server answer a ping, for which it must look its sender up, and see whether the question comes to our view."""
         view = str(under.backend.dns_view)
         if before is None:
-            self._add("dns-view", view, None, "the gateway does not run: whether the server asks it cannot be told")
+            self._add("dns-view", view, None, "the gateway does not run: the check cannot tell whether the server asks it")
             return
         ident = f"check-{secrets.token_hex(8)}"
         iq = f"<iq type='get' id='{ident}' from='{VISITOR}' to='{under.local.text}'><ping xmlns='{PING}'/></iq>"
@@ -205,7 +206,8 @@ class LiveCheck:
         if asked > before:
             self._add("dns-view", view, True, "the server asked it, to answer our ping")
         elif asked:
-            self._add("dns-view", view, True, f"was asked {asked} times since the start, not for our ping (which may be cached)")
+            text = f"was asked {asked} times since the start, but not for our ping (the answer may be cached)"
+            self._add("dns-view", view, True, text)
         else:
             told = under.attribute(Ending(Cause.DIALBACK_ERROR))
             self._add("dns-view", view, False, "the server has never asked it, not even to answer our ping", told.remedy)
@@ -224,7 +226,7 @@ class LiveCheck:
         listening = self._families()
         if listening and families and not families & listening:
             text = f"only {_spoken(families)} is published, and only {_spoken(listening)} is listened on"
-            self._add("dns", domain, False, text, "Listen on both families, or publish the address of the other.")
+            self._add("dns", domain, False, text, "Listen on both families, or publish an address of the other family.")
 
     async def _places(self, domain: Domain) -> list[HostPort] | _NoPlaces:
         """Return the published addresses with their ports, or why there are none."""
@@ -236,7 +238,7 @@ class LiveCheck:
             found = [record for record in answer.records if isinstance(record, SRV)]
             records += [(str(record.target), record.port) for record in found if str(record.target) != "."]
         if any(answer.failed for answer in answers) and not records:
-            why = f"the SRV records could not be asked for: {answers[0].reason or answers[1].reason}"
+            why = f"the SRV records could not be looked up: {answers[0].reason or answers[1].reason}"
             return _NoPlaces(why, "Check the name servers of dns.servers, or those of the system (/etc/resolv.conf).")
         places = []
         for host, port in records or [(domain.ascii, S2S_PORT)]:
@@ -252,7 +254,7 @@ class LiveCheck:
             self._add("dns", domain, False, *fault)
             return
         here = is_this_machine(place.host)
-        words = "leads here" if here else "is no address of this machine (behind a NAT, or another server?)"
+        words = "leads here" if here else "is not an address of this machine (behind a NAT, or another server?)"
         try:
             await knock(self._services.dialler, place.host, place.port, self._services.clock)
         except (DialFailed, DeferredTimeout):
@@ -265,10 +267,10 @@ class LiveCheck:
         """Return why nothing of ours listens at an address of this machine, and the remedy; None where something does."""
         ports, families, family = self._ports(), self._families(), 6 if ":" in place.host else 4
         if ports and place.port not in ports:
-            return f"{place} is this machine, and no listener of ours", "Correct the port of the SRV record."
+            return f"{place} is this machine, but the gateway does not listen there", "Correct the port of the SRV record."
         if families and family not in families:
             remedy = f'Listen on both families (endpoint = "tcp:{place.port}"), or take the address out of the DNS.'
-            return f"{place} is published, and no listener is on {_spoken({family})}", remedy
+            return f"{place} is published, but the gateway does not listen on {_spoken({family})}", remedy
         return None
 
     def _ports(self) -> set[int]:
@@ -298,7 +300,7 @@ class LiveCheck:
                 self._add("certificate", subject, True, f"{ends}, chain complete")
         for domain in self._services.config.gateway.domains:
             if str(domain) not in served:
-                self._add("certificate", domain, False, "no certificate has this domain", "Get one that names it.")
+                self._add("certificate", domain, False, "no certificate names this domain", "Get a certificate that names it.")
 
     def _machine(self, status: dict[str, Any] | None) -> None:
         self._add(*clock_fact())

@@ -121,7 +121,7 @@ class Probe:
     def _cut_short(self, failure: Any) -> None:
         self.report.federates = False
         if failure.check(DeferredTimeout, CancelledError):
-            ending = Ending(Cause.NEGOTIATION_TIMEOUT, f"the probe was not over after {PROBE_SECONDS:.0f} s")
+            ending = Ending(Cause.NEGOTIATION_TIMEOUT, f"the probe did not end within {PROBE_SECONDS:.0f} s")
         else:
             ending = Ending(Cause.INTERNAL, failure.getErrorMessage())
         self._add(ProbeStep.failed("policy", "", PROBE_SECONDS, ending))
@@ -281,14 +281,14 @@ class Probe:
         how = await stream.ping(iq, ident)
         seconds = self._now - began
         if how == "answered":
-            self._add(ProbeStep("ping", name, True, seconds, "the answer came back on the same stream (XEP-0288)"))
+            self._add(ProbeStep("ping", name, True, seconds, "the answer came on the same stream (XEP-0288)"))
         elif how == "acknowledged":
             self._add(ProbeStep("ping", name, True, seconds, "the peer has it (XEP-0198); its answer goes to the gateway"))
         elif stream.ending is not None and not stream.ending.in_order:
             self._add(ProbeStep.failed("ping", name, seconds, stream.ending))
             return False
         else:
-            text = "sent; the peer answers on a stream of its own to the gateway, which cannot be seen here"
+            text = "sent; the peer answers on its own stream to the gateway, which the probe cannot see"
             self._add(ProbeStep("ping", name, None, seconds, text))
         return True
 

@@ -34,7 +34,7 @@ _OUR_REMEDIES: dict[Cause, str] = {
     Cause.DIALBACK_ERROR: "The peer could not ask our server: check that our SRV records lead to the gateway, and that its port "
     "is reachable (`s2sgw check --live`).",
     Cause.RESOLVER_BUSY: "Check the name servers of `dns.servers`, or those of the system.",
-    Cause.LOOP: "The domain's DNS leads to this gateway itself: take it into `domains`, or have its DNS corrected.",
+    Cause.LOOP: "The domain's DNS leads to this gateway itself: add it to `domains`, or have its DNS corrected.",
     Cause.INTERNAL: "This is a fault of s2sgw: please report it.",
 }
 

@@ -112,7 +112,7 @@ class KeepAlive:
         bounds = self._bounds
         blocked, asked = connection.blocked_since, watched.asked
         if blocked is not None and now - blocked >= bounds.blocked:
-            return Ending(Cause.UNRESPONSIVE, f"it has taken nothing for {now - blocked:.0f} s", "them")
+            return Ending(Cause.UNRESPONSIVE, f"it has read nothing for {now - blocked:.0f} s", "them")
         if asked is not None and connection.last_received < asked:
             silent = now - max(asked, connection.read_since)  # an answer is seen while the stream is read
             if silent >= bounds.answer:

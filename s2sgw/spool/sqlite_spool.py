@@ -247,7 +247,7 @@ class SQLiteSpool(Spool):
         except SpoolBroken as broken:
             if not may_pass(broken.__cause__):
                 raise
-            self._trouble = f"{broken}; until it can be, nobody is let in"
+            self._trouble = f"{broken}; no peer is admitted until it can be"
             self._say(self._trouble)
 
     def _open(self) -> SpoolTables:

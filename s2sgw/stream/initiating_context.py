@@ -146,7 +146,7 @@ class InitiatingContext(Managed):
             return False
         if element.name == "resumed":
             if element.attributes.get("previd") != previous.id:
-                raise RemoteFault(StreamCondition.UNDEFINED_CONDITION, "<resumed/> speaks of another stream")
+                raise RemoteFault(StreamCondition.UNDEFINED_CONDITION, "<resumed/> names another stream")
             self.emit(Resumed(self.go_on(previous, self._told, element)))
         else:
             self.emit(NotResumed(previous.counters.acknowledge(element) if "h" in element.attributes else 0))

@@ -74,7 +74,7 @@ class AwaitFeatures(InitiatingPhase):
         """
         other = self.answered.other_to or ("" if self.stream.peer_proven else self.answered.other_from)
         if other:
-            text = f"the stream header speaks of {other}, which was not asked for"
+            text = f"the stream header names {other}, which was not asked for"
             raise RemoteFault(StreamCondition.INVALID_FROM, text)
         self.stream.answered_as = self.answered.other_from
         self.choose()
@@ -89,7 +89,7 @@ class AwaitFeatures(InitiatingPhase):
             text = "TLS is required here, and <starttls/> was not offered"
             raise refuse(Cause.TLS_NOT_OFFERED, StreamCondition.POLICY_VIOLATION, text)
         elif features.starttls_required:
-            text = "TLS is required there, and not spoken here"
+            text = "the other side requires TLS, which is disabled here"
             raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.UNSUPPORTED_FEATURE, text)
         else:
             self.stream.phase = Judging(self.stream, self._go_on)
@@ -124,7 +124,7 @@ class AwaitAuthenticatedFeatures(AwaitFeatures):
 def _check_version(version: str | None) -> bool:
     """Whether it is a pre-1.0 stream: jabberd2 answers so."""
     if version is not None and not VERSION.match(version):
-        text = f"the stream header has version {version}; version 1.0 is spoken here"
+        text = f"the stream header has version {version}; only version 1.0 is supported"
         raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, text)
     return version is None
 
@@ -194,7 +194,7 @@ class Judging(InitiatingPhase):
         if permission.refusal is not None:
             raise refused(permission.refusal)
         if self.stream.options.zero_handshake and not permission.pinned:
-            raise Stop(Ending(Cause.NOT_PROVEN, "a zero handshake is agreed, and no pinned key has proven the peer"))
+            raise Stop(Ending(Cause.NOT_PROVEN, "a zero handshake is agreed, but no pinned key has proven the peer"))
         self.stream.reachable = permission.bidi
         self.stream.peer_proven = permission.proven and self.stream.secured
         self.stream.secret, self.stream.mutual = permission.secret, permission.mutual
@@ -211,7 +211,7 @@ def authenticate(stream: InitiatingContext, answered: Answered, mechanisms: list
     if mechanisms:
         Authenticating(stream, answered, mechanisms).start()
     elif stream.mutual:
-        text = f"{stream.options.peer} offers no way to authenticate that proves it too"
+        text = f"{stream.options.peer} offers no mechanism that proves it to us"
         raise Stop(failed) if failed else refuse(Cause.NOT_PROVEN, StreamCondition.NOT_AUTHORIZED, text)
     else:
         Ready(stream, answered, failed).start()
@@ -304,10 +304,10 @@ class Ready(InitiatingPhase):
     def _hindrance(self) -> Ending | None:
         """Why dialback cannot be tried."""
         if not (self._answered.dialback or self.stream.features.dialback):
-            text = "the other side offers neither a mechanism of ours nor dialback"
+            text = "the other side offers neither a usable mechanism nor dialback"
             return self._failed or Ending(Cause.NO_COMMON_METHOD, text)
         if not self._answered.stream_id:
-            return Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id to make a dialback key of", "them")
+            return Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id, which a dialback key needs", "them")
         return None
 
     def ask_verify(self, pair: Pair, stream_id: str, key: str) -> None:

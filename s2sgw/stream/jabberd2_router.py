@@ -36,7 +36,7 @@ _ECHO = f"<route xmlns='{COMPONENT}' to='{NAME}' from='{NAME}'><ping xmlns='{PIN
 #: Numbers by which the router refuses a bind, and what the operator may do.
 _REFUSALS = {
     "403": "its router.xml does not let the user take the default route: <acl type='default-route'> must name it",
-    "409": "something else has the default route already: jabberd2's own s2s must not run",
+    "409": "another component has the default route already: jabberd2's own s2s must not run",
 }
 
 

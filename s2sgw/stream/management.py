@@ -123,7 +123,7 @@ class Counters:
 
     def _too_high(self, h: int) -> Stop:
         sent = self.sent % MODULUS
-        stop = refuse(Cause.PROTOCOL_ERROR, StreamCondition.UNDEFINED_CONDITION, f"h is {h}, where {sent} stanzas were sent")
+        stop = refuse(Cause.PROTOCOL_ERROR, StreamCondition.UNDEFINED_CONDITION, f"h is {h}, but {sent} stanzas were sent")
         assert stop.last_words is not None
         said = Element("handled-count-too-high", MANAGEMENT, {"h": str(h), "send-count": str(sent)})
         words = replace(stop.last_words, children=[*stop.last_words.children, said])
@@ -134,7 +134,7 @@ def _h(element: Element) -> int:
     """Return the `h` of an element (§4: unsigned 32 bits)."""
     text = element.attributes.get("h", "")
     if not _is_count(text):
-        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/> with an `h` that is no count")
+        raise RemoteFault(StreamCondition.BAD_FORMAT, f"<{element.name}/> whose `h` is not a number")
     return int(text)
 
 

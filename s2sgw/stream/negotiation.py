@@ -114,7 +114,7 @@ class Phase:
 
     def pair_of(self, stanza: Stanza) -> Pair:
         """Return the proven pair of a stanza (R29). One that may not come here is refused."""
-        raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas the other way only")
+        raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas in the other direction only")
 
     def stream_error(self, ending: Ending) -> None:
         """The other side ends the stream with an error."""

@@ -63,4 +63,4 @@ def _domain(attribute: str, address: str) -> Domain:
     try:
         return domain_of(address)
     except InvalidJID as error:
-        raise error.fault(f"the stanza's `{attribute}` is no JID") from None
+        raise error.fault(f"the stanza's `{attribute}` is not a JID") from None

@@ -68,7 +68,7 @@ class AwaitHeader(ReceivingPhase):
             return True
         if version is None or not VERSION.match(version):
             said = "no version" if version is None else f"version {version}"
-            raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, f"the stream header has {said}; version 1.0 is spoken here")
+            raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, f"the stream header has {said}; only version 1.0 is supported")
         return False
 
     def begin(self, asserted: Asserted) -> None:
@@ -110,7 +110,7 @@ class AwaitAuthenticatedHeader(AwaitHeader):
 
     def begin(self, asserted: Asserted) -> None:
         if asserted.peer not in (None, self._pair.sender) or asserted.local != self._pair.recipient:
-            raise RemoteFault(StreamCondition.INVALID_FROM, f"the stream header is not of the authenticated pair {self._pair}")
+            raise RemoteFault(StreamCondition.INVALID_FROM, f"the stream header names another pair than {self._pair}")
         self.stream.offer(asserted, self._permission)
         self.stream.phase = Conversing(self.stream, replace(asserted, peer=self._pair.sender), self._permission)
         self.stream.reach(self._pair)
@@ -120,7 +120,7 @@ def _domain(attribute: str, text: str | None) -> Domain | None:
     try:
         return None if text is None else Domain.claimed(text)
     except InvalidJID as error:
-        raise error.fault(f"the stream header's `{attribute}` is no domain") from None
+        raise error.fault(f"the stream header's `{attribute}` is not a domain") from None
 
 
 # --- before and into TLS ---------------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ MUTATIONS = (
         (_STREAM + "test_receiving.SecuredTests.test_limits_kept_to_ourselves",),
     ),
     Mutation(
-        "M15", "R7: a TLS failure is told by </stream:stream>", "s2sgw/stream/receiving_phases.py",
-        "The transport is the TLS library's.\"\"\"\n\n    mute = True", "The transport is the TLS library's.\"\"\"\n\n    mute = False",
+        "M15", "R7: a TLS failure is told by </stream:stream>", "s2sgw/stream/negotiation.py",
+        "Nothing is sent meanwhile (R5).\"\"\"\n\n    mute = True", "Nothing is sent meanwhile (R5).\"\"\"\n\n    mute = False",
         (_STREAM + "test_receiving.StartTLSTests.test_ended_during_the_handshake",),
     ),
     Mutation(

@@ -32,7 +32,7 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(1, len(answers))
         ((condition, text),) = answers
         self.assertEqual(StreamCondition.POLICY_VIOLATION, condition)
-        self.assertIn("peer.example is not proven as this server asks for", text)
+        self.assertIn("peer.example is not proven as this server requires", text)
 
     def test_what_is_presented(self) -> None:
         """What is wrong with the certificate itself is told."""

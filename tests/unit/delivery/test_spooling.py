@@ -73,7 +73,7 @@ class UnreadableTests(SynchronousTestCase):
         world.clock.pump([1.0] * 5)
         self.assertEqual(restored, [])
         [row] = world.record.list("")
-        self.assertEqual((row.ending.cause, "nobody is let in" in row.ending.detail), (Cause.SPOOL_UNREADABLE, True))
+        self.assertEqual((row.ending.cause, "no peer is admitted" in row.ending.detail), (Cause.SPOOL_UNREADABLE, True))
         spool.read_error = None
         world.clock.advance(1)
         self.assertEqual((restored, world.queue.pair_queue.next_position, len(world.queue.pair_queue)), ([1], 3, 2))

@@ -503,7 +503,7 @@ class ClaimTests(DiscoveryCase):
         self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
         resolution = self.claim()
         self.assertEqual(self.cause(resolution), Cause.DNS_UNREACHABLE)
-        self.assertIn("13 more targets were not asked for", str(resolution.ending))
+        self.assertIn("13 more targets were not looked up", str(resolution.ending))
         self.assertEqual(len(self.server.asked), 8)
 
     def test_ours(self) -> None:

@@ -34,10 +34,10 @@ class EndpointStringTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """Everything else is refused with its reason."""
         for text, words in (
-            ("5269", 'write "tcp:5269"'), ("", "is no endpoint"), ("tcp", "has no port"), ("tcp:x", 'port must be a number, not "x"'),
+            ("5269", 'write "tcp:5269"'), ("", "is not an endpoint"), ("tcp", "has no port"), ("tcp:x", 'port must be a number, not "x"'),
             ("tcp:-1", "port must be a number"), ("tcp:99999", "there is no port 99999 (0 to 65535)"),
             ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog"), ("tcp:1:a:2:b", "has too many parts"),
             ("systemd:domain=INET6", "write name= or index="), ("systemd:domain=INET6:index=0:name=x", "write name= or index="), ("systemd:domain=INET6:index=x", "index must be a number"),
-            ("unix:", "has no address"), ("udp:53", "is no endpoint"), ("haproxy:tcp:5269", "is no endpoint"),
+            ("unix:", "has no address"), ("udp:53", "is not an endpoint"), ("haproxy:tcp:5269", "is not an endpoint"),
         ):
             self.assertIn(words, str(self.assertRaises(ValueError, EndpointString.parse, text)), text)

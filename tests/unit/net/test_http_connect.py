@@ -88,7 +88,7 @@ class HTTPConnectTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """Each status that is no success ends the attempt in words, and closes the connection."""
         for answer, cause, words in (
-            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", Cause.UNREACHABLE, "it wants a user and a password"),
+            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", Cause.UNREACHABLE, "it rejects the user and password"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", Cause.UNREACHABLE, "its rules do not allow this connection (status 403)"),
             (b"HTTP/1.1 504 \r\n\r\n", Cause.CONNECTION_TIMEOUT, "it got no answer in time (status 504)"),
             (b"HTTP/1.1 302 Found\r\n\r\n", Cause.UNREACHABLE, "it answers with status 302"),

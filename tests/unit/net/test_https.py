@@ -79,7 +79,7 @@ class GetTests(SynchronousTestCase):
         response = Response(body=b"a longer page")
         self.assertIn("longer than 10 bytes", self.failure(succeed(response)))
         self.assertTrue(response.transport.disconnecting)
-        self.assertIn("broke off", self.failure(succeed(Response(body=b"a", why=PotentialDataLoss))))
+        self.assertIn("lost during the answer", self.failure(succeed(Response(body=b"a", why=PotentialDataLoss))))
 
     def test_too_slow(self) -> None:
         """Seconds are counted."""

@@ -353,7 +353,10 @@ class CarryingBackTests(EntryTestCase):
 
     def test_counted_by_proof(self) -> None:
         """A stream counts for no name that it claims, but for those that it has proven, until it ends."""
-        self.side.resolve = self.side.judge = lambda *ignored: Deferred()
+        async def never(*ignored: object) -> None:
+            await Deferred()
+
+        self.side.resolve = self.side.judge = never
         self.accepted.accept(self.side)
         ((_, owner),) = list(self.accepted)
         owner.connected(self.link)

@@ -122,7 +122,7 @@ class OpenTests(SynchronousTestCase):
         it = self.file.open(clock=lambda: now[0])
         for answer in (it.ask(it.spool.queues), it.append(spooled(A, 1))):
             self.assertIsInstance(answer, SpoolBroken)
-        self.assertIn("nobody is let in", it.spool.alerts()[0])
+        self.assertIn("no peer is admitted", it.spool.alerts()[0])
         self.patch(spool_file, "_opened", real)
         self.assertIsInstance(it.ask(it.spool.queues), SpoolBroken)
         now[0] = 1.5

@@ -174,13 +174,13 @@ class InitiatingBidiTests(TranscriptCase):
         verifying = [*initiating.JUDGING_TO_VERIFY, *REACHABLE[len(initiating.JUDGING):]]
         engine = self.told(*verifying, answered, *initiating.READY[-1:], options=replace(SENDING, purpose="verify"))
         self.assertFalse(engine.bidi)
-        text = "this stream carries stanzas the other way only"
+        text = "this stream carries stanzas in the other direction only"
         end = Says(End(Cause.INVALID_FROM, condition="invalid-from"))
         self.told(*initiating.OPEN, In(ONE), Out(error("invalid-from", text)), end)
 
     def test_not_before_proven(self) -> None:
         """R36: nothing may come before we are authenticated."""
-        text = "this stream carries stanzas the other way only"
+        text = "this stream carries stanzas in the other direction only"
         self.told(
             *OPEN[:-4], In(ONE), Out(error("invalid-from", text)), Says(End(Cause.INVALID_FROM, condition="invalid-from")),
         )

@@ -139,7 +139,7 @@ class TLSTests(InitiatingCase):
     def test_required_there(self) -> None:
         """R3: where the other side requires TLS and we have none, that is the end."""
         self.told(
-            *BEGUN, answered("r1", STARTTLS_REQUIRED), Out(error("unsupported-feature", "TLS is required there, and not spoken here")),
+            *BEGUN, answered("r1", STARTTLS_REQUIRED), Out(error("unsupported-feature", "the other side requires TLS, which is disabled here")),
             Says(End(Cause.ENCRYPTION_REQUIRED, condition="unsupported-feature")), options=NEVER,
         )
 
@@ -191,7 +191,7 @@ class HeaderTests(InitiatingCase):
 
     def test_version(self) -> None:
         """R14: versions other than 1.x are not ours."""
-        text = "the stream header has version 2.0; version 1.0 is spoken here"
+        text = "the stream header has version 2.0; only version 1.0 is supported"
         self.refused(BEGUN, header(id="r1", version="2.0"), "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_stranger(self) -> None:
@@ -200,7 +200,7 @@ class HeaderTests(InitiatingCase):
             ("other.example", "ours.example", "other.example"), ("peer.example", "other.example", "other.example"), ("a@b", None, "a@b"),
         ):
             opened = header(from_=from_, to=to, id="r1")
-            text = f"the stream header speaks of {name}, which was not asked for"
+            text = f"the stream header names {name}, which was not asked for"
             self.refused(BEGUN, opened + features(STARTTLS), "invalid-from", text, Cause.INVALID_FROM)
             condition = "<host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
             ended = Says(End(Cause.HOST_UNKNOWN, "them", "host-unknown"))
@@ -212,20 +212,20 @@ class HeaderTests(InitiatingCase):
         answer = header(from_="main.example", to="ours.example", id="r2") + features(EXTERNAL_FEATURE)
         engine = self.told(*proven, In(answer), Out(AUTH))
         self.assertEqual("main.example", engine.answered_as)
-        text = "the stream header speaks of main.example, which was not asked for"
+        text = "the stream header names main.example, which was not asked for"
         self.refused(SECURED, answer, "invalid-from", text, Cause.INVALID_FROM)
 
     def test_answer_to_another(self) -> None:
         """R14: an answer to another domain than ours is refused, whatever TLS has proven."""
         proven = [*JUDGING, Do("judged", Permission(proven=True)), Out(ASK)]
         answer = header(from_="peer.example", to="other.example", id="r2") + features(EXTERNAL_FEATURE)
-        text = "the stream header speaks of other.example, which was not asked for"
+        text = "the stream header names other.example, which was not asked for"
         self.refused(proven, answer, "invalid-from", text, Cause.INVALID_FROM)
 
     def test_nothing_proven_before_tls(self) -> None:
         """R14: a permission counts only behind TLS; without TLS another domain in the answer is refused."""
         answer = header(from_="main.example", to="ours.example", id="r1") + features(STARTTLS)
-        text = "the stream header speaks of main.example, which was not asked for"
+        text = "the stream header names main.example, which was not asked for"
         self.refused(BEGUN, answer, "invalid-from", text, Cause.INVALID_FROM)
 
     def test_nameless(self) -> None:
@@ -279,7 +279,7 @@ class SASLTests(InitiatingCase):
             *bare, In(features(EXTERNAL_FEATURE)), Out(AUTH), In(sasl_failure("not-authorized", "no")),
             Out(CLOSE), Says(PairRefused(OUTBOUND, failed), End(Cause.SASL_FAILED, "them")),
         )
-        none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a mechanism of ours nor dialback")
+        none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a usable mechanism nor dialback")
         for rows in ((), (EMPTY_MECHANISMS,), (EXTERNAL_FEATURE.replace("EXTERNAL", "PLAIN"),)):
             self.told(*bare, In(features(*rows)), Out(CLOSE), Says(PairRefused(OUTBOUND, none), End(Cause.NO_COMMON_METHOD)))
         self.told(*bare, In(features(ERRORS_FEATURE)), asking("r2"))
@@ -287,7 +287,7 @@ class SASLTests(InitiatingCase):
     def test_features_are_forgotten(self) -> None:
         """R8: what was offered before TLS is not offered behind it."""
         steps = [*BEGUN, answered("r1", STARTTLS, ERRORS_FEATURE), Out(STARTTLS), *SECURED[4:]]
-        none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a mechanism of ours nor dialback")
+        none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a usable mechanism nor dialback")
         given = In((HEAD + " id='r2'>").replace(" xmlns:db='jabber:server:dialback'", ""))
         self.told(*steps, given, Out(CLOSE), Says(PairRefused(OUTBOUND, none), End(Cause.NO_COMMON_METHOD)))
 
@@ -368,7 +368,7 @@ class DialbackTests(InitiatingCase):
 
     def test_no_id(self) -> None:
         """A key needs the stream's id."""
-        ending = Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id to make a dialback key of", "them")
+        ending = Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id, which a dialback key needs", "them")
         for id in (None, ""):
             given = answered(id, ERRORS_FEATURE)
             self.told(*SECURED, given, Out(CLOSE), Says(PairRefused(OUTBOUND, ending), End(Cause.PROTOCOL_ERROR, "them")))

@@ -69,7 +69,7 @@ def failed(condition: str) -> str:
 
 def too_high(h: int, sent: int) -> str:
     """The stream error that answers an impossible `h` (§4)."""
-    text = f"h is {h}, where {sent} stanzas were sent"
+    text = f"h is {h}, but {sent} stanzas were sent"
     said = f"<handled-count-too-high {SM} h='{h}' send-count='{sent}'/>"
     return error("undefined-condition", text).replace("</stream:error>", f"{said}</stream:error>")
 
@@ -180,7 +180,7 @@ class ReceivingManagementTests(TranscriptCase):
         """R35: an `h` that is no number of 32 bits is bad format."""
         for h in ("", "x", "-1", "²", "4294967296", "00000000001"):
             self.told(
-                *MANAGED, In(ack(h)), Out(error("bad-format", "<a/> with an `h` that is no count")),
+                *MANAGED, In(ack(h)), Out(error("bad-format", "<a/> whose `h` is not a number")),
                 Says(End(Cause.BAD_XML, condition="bad-format")),
             )
 

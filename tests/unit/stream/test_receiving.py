@@ -177,19 +177,19 @@ class HeaderTests(ReceivingCase):
         self.told(In(header(from_="peer.example", to="ours.example", version="1.99")), *PLAIN[1:])
         for version in ("2.0", "0.9", "1", "1.", "1.0 ", "x", ""):
             given = header(from_="peer.example", to="ours.example", version=version)
-            text = f"the stream header has version {version}; version 1.0 is spoken here"
+            text = f"the stream header has version {version}; only version 1.0 is supported"
             self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_pre_1_0(self) -> None:
         """R1: a header without version is served on the backend leg only."""
         given = header(from_="peer.example", to="ours.example", version=None)
-        text = "the stream header has no version; version 1.0 is spoken here"
+        text = "the stream header has no version; only version 1.0 is supported"
         self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_to(self) -> None:
         """R14: no `to`, one that is no domain, one that is not served."""
         self.header_refused(header(from_="peer.example"), "improper-addressing", "the stream header has no `to`", Cause.ADDRESSING)
-        text = "the stream header's `to` is no domain: the domainpart is empty"
+        text = "the stream header's `to` is not a domain: the domainpart is empty"
         self.header_refused(header(to=""), "improper-addressing", text, Cause.ADDRESSING)
         text = "other.example is not served here"
         self.header_refused(header(to="other.example"), "host-unknown", text, Cause.HOST_UNKNOWN)
@@ -200,7 +200,7 @@ class HeaderTests(ReceivingCase):
         text = "rooms.ours.example is served here and cannot be the sender"
         self.header_refused(given, "invalid-from", text, Cause.INVALID_FROM)
         self.header_refused(header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED)
-        text = "the stream header's `from` is no domain: the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
+        text = "the stream header's `from` is not a domain: the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
         self.header_refused(header(from_="juliet@peer.example", to="ours.example"), "improper-addressing", text, Cause.ADDRESSING)
 
     def test_ambiguous_domains(self) -> None:
@@ -208,7 +208,7 @@ class HeaderTests(ReceivingCase):
         for attribute, name, plain in (("from", "faß.example", "xn--fa-hia.example"), ("to", "βόλος.example", "xn--nxasmm1c.example")):
             given = header(**{"from_": "peer.example", "to": "ours.example", "from_" if attribute == "from" else "to": name})
             text = (
-                f"the stream header's `{attribute}` is no domain: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
+                f"the stream header's `{attribute}` is not a domain: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
                 f"write it as {plain}"
             )
             self.header_refused(given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)
@@ -577,7 +577,7 @@ class SASLTests(ReceivingCase):
             Out(header(from_="ours.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
             In(message()), Says(Stanzas(PAIR, (message(),))),
         )
-        text = "the stream header is not of the authenticated pair peer.example -> ours.example"
+        text = "the stream header names another pair than peer.example -> ours.example"
         for from_, to in (("other.example", "ours.example"), ("peer.example", "rooms.ours.example")):
             opened = header(from_=to, to=from_, id="s3")
             self.refused(AUTHENTICATED, header(from_=from_, to=to), "invalid-from", text, Cause.INVALID_FROM, opening=opened)
@@ -620,8 +620,8 @@ class StanzaTests(ReceivingCase):
             ("<iq to='ours.example'/>", "a stanza without `from`"),
             ("<iq from='peer.example'/>", "a stanza without `to`"),
             ("<iq from='peer.example' to=''/>", "a stanza without `to`"),
-            ("<iq from='@peer.example' to='ours.example'/>", "the stanza's `from` is no JID: the localpart is empty"),
-            ("<iq from='peer.example' to='ours.example/'/>", "the stanza's `to` is no JID: the resourcepart is empty"),
+            ("<iq from='@peer.example' to='ours.example'/>", "the stanza's `from` is not a JID: the localpart is empty"),
+            ("<iq from='peer.example' to='ours.example/'/>", "the stanza's `to` is not a JID: the resourcepart is empty"),
         ):
             self.refused(OPEN, given, "improper-addressing", text, Cause.ADDRESSING)
 
@@ -631,7 +631,7 @@ class StanzaTests(ReceivingCase):
             ("<iq from='x@faß.example' to='ours.example'/>", "from"), ("<iq from='peer.example' to='x@faß.example/y'/>", "to"),
         ):
             text = (
-                f"the stanza's `{attribute}` is no JID: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
+                f"the stanza's `{attribute}` is not a JID: servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): "
                 "write it as xn--fa-hia.example"
             )
             self.refused(OPEN, given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)

@@ -189,7 +189,7 @@ class ReceivingTests(TranscriptCase):
         """R35: `<resume/>` without `h` is bad format."""
         self.told(
             *OPEN, In(f"<resume {SM} previd='s4'/>"), Says(ResumptionNeeded("s4")), Do("resumed", broken(handled=0, came=0)),
-            Out(error("bad-format", "<resume/> with an `h` that is no count")), Says(End(Cause.BAD_XML, condition="bad-format")),
+            Out(error("bad-format", "<resume/> whose `h` is not a number")), Says(End(Cause.BAD_XML, condition="bad-format")),
         )
 
     def test_unknown(self) -> None:
@@ -326,7 +326,7 @@ class InitiatingTests(TranscriptCase):
 
     def test_of_another(self) -> None:
         """An answer that speaks of another stream is refused; so is one that nobody asked for."""
-        text = "<resumed/> speaks of another stream"
+        text = "<resumed/> names another stream"
         self.resuming(
             *RESUMING, Out(resume(0)), In(resumed(0, "x")), Out(error("undefined-condition", text)),
             Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition")), handled=0, came=0,

@@ -271,7 +271,7 @@ class InitiatingSecretTests(TranscriptCase):
 
     def test_nothing_else_proves_the_peer(self) -> None:
         """R26: a peer that nothing has proven is sent nothing by EXTERNAL, dialback or a mechanism that could be relayed."""
-        text = "peer.example offers no way to authenticate that proves it too"
+        text = "peer.example offers no mechanism that proves it to us"
         refused = [Out(error("not-authorized", text)), Says(End(Cause.NOT_PROVEN, condition="not-authorized"))]
         for rows in ((EXTERNAL_FEATURE, ERRORS_FEATURE), (mechanisms("SCRAM-SHA-256"), ERRORS_FEATURE), (ERRORS_FEATURE,)):
             self.told(*MUTUAL, answered(*rows), *refused)
@@ -284,7 +284,7 @@ class InitiatingSecretTests(TranscriptCase):
 
     def test_without_tls(self) -> None:
         """R26: nor without TLS."""
-        text = "peer.example offers no way to authenticate that proves it too"
+        text = "peer.example offers no mechanism that proves it to us"
         self.told(
             *initiating.BEGUN, initiating.answered("r1", ERRORS_FEATURE), Says(JudgementNeeded(PEER, OURS, False)),
             Do("judged", Permission(mutual=True)), Out(error("not-authorized", text)),
