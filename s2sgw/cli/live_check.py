@@ -1,4 +1,4 @@
-"""`s2sgw check --live`: the facts as they are found, and the exit status."""
+"""`s2sgw check --live`: prints the facts as they are found, and sets the exit status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORDS = {True: "ok", False: "FAILED", None: "?"}
 
 
 def run_live_check(config: Config, warnings: tuple[str, ...], as_json: JSONForm) -> None:
-    """Print what is found; exit with status 1 where something has failed."""
+    """Print the facts. Exit with status 1 if a check has failed."""
     from s2sgw.cli.reactor_call import call_on_reactor
     from s2sgw.composition.live_check import LiveChecks
 
@@ -41,7 +41,7 @@ def run_live_check(config: Config, warnings: tuple[str, ...], as_json: JSONForm)
 
 
 async def _status(reactor: Any, config: Path) -> dict[str, Any] | None:
-    """Return the status of the running gateway; None where none answers."""
+    """Return the status of the running gateway. None: no gateway answers."""
     from s2sgw.net.threads import ReactorThreads
 
     def asked() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""`s2sgw probe DOMAIN`: federation with a peer tried step by step, shown while it is tried."""
+"""`s2sgw probe DOMAIN`: tries federation with a peer step by step, and shows each step as it is done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORDS = {True: "ok", False: "FAILED", None: "-"}
 @config_option
 @json_option
 def probe(domain: str, local: str | None, inbound: bool, config: ConfigPath, as_json: JSONForm) -> None:
-    """Try to federate with DOMAIN step by step. For each failure, say how to fix it and whose it is to fix.
+    """Try to federate with DOMAIN step by step. For each failure, say how to fix it and which side must fix it.
 
     No gateway has to run. Without a configuration the probe authenticates nobody, and judges by the default policy.
     Exit status 0 if the two federate, 1 if not.
@@ -65,7 +65,7 @@ def _domain(text: str, as_json: JSONForm) -> Domain:
 
 
 def _configuration(config: ConfigPath, as_json: JSONForm) -> tuple[Config, bool]:
-    """Return the configuration, and whether there is one: a file that is there has to be right."""
+    """Return the configuration, and whether there is one. A file with errors ends the command."""
     from s2sgw.composition.probe import NOBODY, without_configuration
     from s2sgw.config import ConfigError, load
     from s2sgw.net.dns_upstream import system_servers
@@ -83,7 +83,7 @@ def _configuration(config: ConfigPath, as_json: JSONForm) -> tuple[Config, bool]
 
 
 def _remembered_keys(config: Path, peer: Domain) -> KnownKeys | None:
-    """Return the keys of the peer that the running gateway remembers; None where none runs."""
+    """Return the keys of the peer that the running gateway remembers. None: no gateway runs."""
     from s2sgw.peerdb.keys import KnownKeys
     from s2sgw.trust.pins import Fingerprint
 
@@ -100,7 +100,7 @@ def _remembered_keys(config: Path, peer: Domain) -> KnownKeys | None:
 
 
 class ProbePrinter:
-    """Prints the steps as a tree while they are done; in JSON, all of it at the end."""
+    """Prints the steps as a tree while they are done, or all of them at the end as JSON."""
 
     def __init__(self, as_json: JSONForm) -> None:
         self._as_json = as_json

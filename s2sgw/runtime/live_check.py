@@ -1,8 +1,8 @@
-"""`s2sgw check --live`: what the configuration alone cannot show. Does the existing server answer and trust us, does it ask our
-name server, does our own DNS lead here, are the certificates in order, the clock, the state directory, descriptors and room.
+"""`s2sgw check --live`: checks what the configuration alone cannot show. Does the existing server answer and trust us? Does it
+ask our name server? Does our DNS lead here? Are the certificates, clock, state directory, descriptors and disk in order?
 
-Each look is bounded in time, and none changes anything. The existing server gets one stream of a domain that does not exist,
-and one ping on it.
+Each check has a time limit, and none changes anything. The existing server gets one stream of a domain that does not exist, and
+one ping on it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from s2sgw.xmpp.namespaces import PING
 
 CheckName = Literal["gateway", "backend", "dns-view", "dns", "certificate", "clock", "state", "descriptors", "disk"]
 
-#: Whom the check speaks for towards the existing server: a domain that no public DNS has. Resolvers such as unbound answer for
-#: `invalid` themselves, so that the question would not come to our name server.
+#: The sender of the check towards the existing server: a domain that no public DNS has. A name under `invalid` would not do:
+#: resolvers such as unbound answer for it themselves, and would not ask our name server.
 VISITOR = Domain.parse("check.s2sgw.example")
-#: Seconds that the server has to ask its name server after the ping, and between two looks whether it did.
+#: Seconds that the server has to ask its name server after the ping; seconds between two looks.
 VIEW_SECONDS, VIEW_LOOK_SECONDS = 6.0, 0.5
 #: Days before the end of a certificate at which the check fails.
 CERTIFICATE_DAYS = 7
@@ -48,7 +48,7 @@ ADDRESSES = 16
 
 @dataclass(frozen=True, slots=True)
 class LiveFact:
-    """One thing that was looked at. `ok` None: it could not be told, or is worth a thought."""
+    """One checked fact. `ok` None: the check could not tell, or the operator should have a look."""
 
     check: CheckName
     subject: str
@@ -62,7 +62,7 @@ class LiveFact:
 
 
 class _NoPlaces(NamedTuple):
-    """Why the DNS leads nowhere, and how to fix it."""
+    """The reason why the DNS leads nowhere, and how to fix it."""
 
     why: str
     remedy: str
@@ -73,7 +73,7 @@ TellFact = Callable[[LiveFact], None]
 
 @dataclass(frozen=True, slots=True)
 class BackendUnderCheck:
-    """A backend of the configuration, and how it is reached. `leg` None: our authority cannot be read, so no stream is tried."""
+    """A backend of the configuration, and how to reach it. `leg` None: our CA cannot be read, so no stream is tried."""
 
     backend: Backend
     local: Domain
@@ -85,9 +85,9 @@ class BackendUnderCheck:
 
 @dataclass(frozen=True, slots=True)
 class LiveServices:
-    """What the checks need: of a running gateway, or of what `composition.live_check` builds in its place.
+    """The parts of a gateway that the checks need. Without a gateway `composition.live_check` builds them.
 
-    `status` gives what `s2sgw status` shows; None where no gateway runs.
+    `status` returns what `s2sgw status` shows. None: no gateway runs.
     """
 
     clock: IReactorTime
@@ -172,7 +172,7 @@ class LiveCheck:
         return failed
 
     async def _knock(self, under: BackendUnderCheck, status: dict[str, Any] | None) -> None:
-        """Look only whether the port takes connections; of jabberd2's router the gateway knows more."""
+        """Check only whether the port takes connections. The gateway itself checks jabberd2's router further."""
         address = under.backend.address
         row = _backend_row(status, str(address))
         if row is not None and row["state"] != "unknown":
@@ -190,7 +190,7 @@ class LiveCheck:
             self._add("backend", address, None, text)
 
     async def _view(self, under: BackendUnderCheck, stream: ProbeStream, before: int | None) -> None:
-        """Have the server answer a ping, for which it must look its sender up, and see whether the question comes to our view."""
+        """Send the server a ping, so that it looks the sender up. Check whether the question comes to our DNS view."""
         view = str(under.backend.dns_view)
         if before is None:
             self._add("dns-view", view, None, "the gateway does not run: the check cannot tell whether the server asks it")
@@ -264,7 +264,7 @@ class LiveCheck:
             self._add("dns", domain, True if here else None, f"{place} {words}, and answers")
 
     def _fault(self, place: HostPort) -> tuple[str, str] | None:
-        """Return why nothing of ours listens at an address of this machine, and the remedy; None where something does."""
+        """Return why no listener of ours is at an address of this machine, and the remedy. None: there is one."""
         ports, families, family = self._ports(), self._families(), 6 if ":" in place.host else 4
         if ports and place.port not in ports:
             return f"{place} is this machine, but the gateway does not listen there", "Correct the port of the SRV record."
@@ -274,7 +274,7 @@ class LiveCheck:
         return None
 
     def _ports(self) -> set[int]:
-        """Return the ports of our listeners; none where systemd chose one."""
+        """Return the ports of our listeners. Ports that systemd chose are not known."""
         ports = [EndpointString.parse(each.endpoint).port for each in self._services.config.listen]
         return set() if None in ports else {port for port in ports if port is not None}
 
@@ -327,7 +327,7 @@ def _backend_row(status: dict[str, Any] | None, address: str) -> dict[str, Any] 
 
 
 def _questions(status: dict[str, Any] | None, address: str) -> int | None:
-    """Return how many questions came to the backend's DNS view; None where that is not known."""
+    """Return how many questions came to the backend's DNS view. None: not known."""
     row = _backend_row(status, address)
     return None if row is None else row["questions"]
 

@@ -1,7 +1,7 @@
-"""`s2sgw probe DOMAIN`: federation with a peer tried step by step, by the gateway's own discovery, judge and initiating engine.
+"""`s2sgw probe DOMAIN`: tries federation with a peer step by step, by the gateway's own discovery, judge and initiating engine.
 
-The DNS is asked, each address is connected to, and each target gets one stream. It is negotiated as any other, authenticates
-us as the gateway would be, carries one XMPP ping of a domain (no user's stanza), and is closed. Everything is bounded in time.
+The probe asks the DNS, connects to each address, and opens one stream to each target. The stream is negotiated and authenticated
+as any stream of the gateway, carries one XMPP ping from a domain (no user's stanza), and is closed. Each step has a time limit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
 from s2sgw.xmpp.wall_clock import WallClock
 
-#: Seconds for a whole probe, and targets and addresses of one target that are tried.
+#: Seconds for a whole probe; the most targets that are tried, and addresses of one target.
 PROBE_SECONDS = 90.0
 TARGETS = 6
 ADDRESSES = 6
@@ -55,7 +55,7 @@ TellStep = Callable[[ProbeStep], None]
 
 
 class NoPeerRecords:
-    """What a process remembers of peers that has no gateway's state. `facts` are what the running gateway knows of the peer."""
+    """Stands in for the peer records of a gateway. `facts` are what the running gateway knows of the peer."""
 
     def __init__(self, facts: KnownFacts) -> None:
         self._facts = facts
@@ -70,7 +70,7 @@ class NoPeerRecords:
 
 @dataclass(frozen=True)
 class ProbeLeg(FederationInitiating):
-    """The federation's initiating leg, whose verdicts are recorded nowhere but in `seen`."""
+    """The federation's initiating leg. Its verdicts are recorded in `seen` only."""
 
     seen: dict[str, tuple[Evidence, Assessment]] = field(default_factory=dict, init=False, repr=False)
 
@@ -86,7 +86,7 @@ class ProbeLeg(FederationInitiating):
 
 @dataclass(frozen=True, slots=True)
 class ProbeServices:
-    """What a probe needs of a gateway, or of what `composition.probe` builds in its place.
+    """The parts of a gateway that a probe needs. Without a gateway `composition.probe` builds them.
 
     `known`: the local domain is served by a gateway with a configuration, so that we may authenticate as it.
     """
@@ -113,7 +113,7 @@ class Probe:
         self.report = ProbeReport(peer.text, local.text)
 
     def run(self, inbound: bool = False) -> Deferred[ProbeReport]:
-        """Return the report; it never fails. `inbound`: with the verdict on the peer where it opens the stream."""
+        """Return the report. The result never fails. `inbound`: judge the peer also as if it opened the stream."""
         running = Deferred.fromCoroutine(self._run(inbound))
         running.addTimeout(PROBE_SECONDS, self._services.clock)
         return running.addErrback(self._cut_short).addCallback(lambda _: self.report)
@@ -200,7 +200,7 @@ class Probe:
                 stream.close()
 
     async def _connect(self, target: Target, name: str) -> ProbeStream | None:
-        """Connect to each address; the first that answers gets the stream."""
+        """Connect to each address. Open the stream on the first that answers."""
         dialler, stream = self._leg.dialler(self._pair, target), None
         for address in target.addresses[:ADDRESSES]:
             began, place = self._now, HostPort(address, target.port)
@@ -260,7 +260,7 @@ class Probe:
                 self._add(ProbeStep("certificate", name, each.proven or None, 0.0, f"{method}: {text}"))
 
     async def _show_authentication(self, stream: ProbeStream, name: str, ending: Ending | None) -> bool:
-        """Show what the peer makes of us; return whether a stanza got through, or would."""
+        """Show whether the peer accepts us. Return whether a stanza got through, or would."""
         engine, seconds = stream.engine, stream.took("judged", "done")
         offered = engine.offered or engine.features
         came = True if ending is None or offered.names else None
@@ -274,7 +274,7 @@ class Probe:
         return ending is None and await self._ping(stream, name)
 
     async def _ping(self, stream: ProbeStream, name: str) -> bool:
-        """Show what became of a ping; return whether the stream survived it."""
+        """Show the result of a ping. Return whether the stream stayed open."""
         began, ident = self._now, f"probe-{secrets.token_hex(8)}"
         local, peer = self._pair
         iq = f"<iq type='get' id='{ident}' from='{local.text}' to='{peer.text}'><ping xmlns='{PING}'/></iq>"
@@ -293,7 +293,7 @@ class Probe:
         return True
 
     async def _show_inbound(self, name: str, evidence: Evidence) -> None:
-        """Show what the same certificate would be worth on a stream that the peer opens."""
+        """Show the verdict on the same certificate on a stream that the peer opens."""
         began = self._now
         verdict = await self._services.judge.verdict_as_initiator(evidence)
         self._add(policy_step(name, verdict, self._now - began, "when it opens the stream: "))

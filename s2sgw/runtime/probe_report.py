@@ -1,4 +1,4 @@
-"""What a probe of a peer finds, step by step, and what comes of it: for each failure the remedy, and whose it is."""
+"""The report of a probe: its steps, the verdict, and for each failure the remedy and the side that must fix it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Whose = Literal["ours", "theirs", "network"]
 
 #: The version of the JSON form.
 VERSION = 1
-#: What only our own side can mend.
+#: Causes that only our own side can fix.
 _OURS = frozenset({
     Cause.RESOLVER_BUSY, Cause.NOT_ALLOWED, Cause.DENY_LISTED, Cause.AWAITING_APPROVAL, Cause.KEY_REVOKED, Cause.PIN_MISMATCH,
     Cause.SASL_FAILED, Cause.DIALBACK_INVALID, Cause.DIALBACK_ERROR, Cause.LOOP, Cause.INTERNAL,
 })
 _NETWORK = frozenset({Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NEGOTIATION_TIMEOUT})
-#: Remedies for our own administrator, where the table of endings speaks to the other one.
+#: Remedies for our own administrator, for causes whose remedy in the table of endings is for the other one.
 _OUR_REMEDIES: dict[Cause, str] = {
     Cause.NOT_ALLOWED: 'Set allow = true in the peer\'s section, or give it one: [peers."DOMAIN"].',
     Cause.DENY_LISTED: "Take the domain off the deny list, or allow it in a section of its own.",
@@ -29,8 +29,8 @@ _OUR_REMEDIES: dict[Cause, str] = {
     Cause.PIN_MISMATCH: "The key has changed: compare it with the other administrator, then "
     "`s2sgw pins approve --replace DOMAIN`.",
     Cause.SASL_FAILED: "The peer does not accept our certificate: check it with `s2sgw check --live` (names, chain, dates).",
-    Cause.DIALBACK_INVALID: "The peer asked the server that our DNS names, and it did not know the key: is the gateway running "
-    "there? `s2sgw check --live` tells.",
+    Cause.DIALBACK_INVALID: "The peer asked the server that our DNS names, and that server did not know the key. Check that "
+    "the gateway runs there (`s2sgw check --live`).",
     Cause.DIALBACK_ERROR: "The peer could not ask our server: check that our SRV records lead to the gateway, and that its port "
     "is reachable (`s2sgw check --live`).",
     Cause.RESOLVER_BUSY: "Check the name servers of `dns.servers`, or those of the system.",
@@ -40,7 +40,7 @@ _OUR_REMEDIES: dict[Cause, str] = {
 
 
 def whose(cause: Cause, by: By = "us") -> Whose:
-    """Return whose a failure is to mend."""
+    """Return the side that must fix a failure."""
     if cause in _OURS or Ending(cause).layer is Layer.BACKEND:
         return "ours"
     return "network" if cause in _NETWORK or by == "network" else "theirs"
@@ -48,7 +48,7 @@ def whose(cause: Cause, by: By = "us") -> Whose:
 
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
-    """One step: `ok` None is a fact that neither helps nor hinders. `seconds` is how long it took."""
+    """One step. `ok` None: a fact without a verdict. `seconds` is the time that it took."""
 
     step: StepName
     target: str = ""
@@ -75,7 +75,7 @@ class ProbeStep:
 
 @dataclass(slots=True)
 class ProbeReport:
-    """All steps in their order. `federates`: a stream was accepted on both sides, or would be."""
+    """All steps in their order. `federates`: both sides accepted a stream, or would accept one."""
 
     domain: str
     local: str

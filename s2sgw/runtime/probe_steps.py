@@ -1,4 +1,4 @@
-"""The steps of a probe that show what was found: the chain, TLSA records, the POSH document, features, authentication."""
+"""The steps of a probe for its findings: the chain, TLSA records, the POSH document, features, authentication."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s2sgw.trust.evidence import Attempt, Evidence
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.host_port import HostPort
 
-#: Days before its end at which a peer's certificate is remarked on.
+#: Days before the end of a peer's certificate at which its step says "soon".
 SOON_DAYS = 14
 
 
@@ -70,7 +70,7 @@ def certificate_steps(
 
 
 def only_if_needed(step: ProbeStep, proven: bool) -> ProbeStep:
-    """Return a failed step as a mere fact where another method proves the peer."""
+    """Return a failed step as a fact without a verdict if another method proves the peer."""
     return ProbeStep(step.step, step.target, None, step.seconds, step.detail) if proven else step
 
 
@@ -88,9 +88,9 @@ def dane_step(name: str, evidence: Evidence, attempts: dict[Any, Attempt]) -> Pr
 
 
 def posh_step(name: str, evidence: Evidence, attempts: dict[Any, Attempt], proven: bool) -> ProbeStep | None:
-    """Return the step for the POSH document; None where it was not fetched."""
+    """Return the step for the POSH document. None: it was not fetched."""
     if evidence.posh is None:
-        return None  # it is fetched only where nothing else proves the peer
+        return None  # it is fetched only if nothing else proves the peer
     attempt = attempts.get("posh")
     if attempt is not None and attempt.proven:
         return ProbeStep("posh", name, True, 0.0, "the document has the certificate")

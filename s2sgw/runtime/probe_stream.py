@@ -1,4 +1,4 @@
-"""One stream that is opened to look how far it gets: the owner of its connection, with the time of each step."""
+"""The stream of a probe: the owner of its connection, with the time of each step."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ PING_SECONDS = 8.0
 
 
 class ProbeStream:
-    """A stream of `side` to `target` for `pair`. `verifying`: it is negotiated, and authenticates nobody.
+    """A stream of `side` to `target` for `pair`. `verifying`: the stream is negotiated, without authentication.
 
-    `ready` fires with None when stanzas may be sent (or `verifying` has come so far), or with the ending that came first.
+    `ready` fires with None when stanzas may be sent, or when a `verifying` stream is negotiated. If the stream ends before, it
+    fires with the ending.
     """
 
     def __init__(
@@ -42,10 +43,10 @@ class ProbeStream:
     ) -> None:
         self.engine = side.engine(pair, target, verifying)
         self.ready: Deferred[Ending | None] = Deferred()
-        #: by what we were authenticated
+        #: the method that authenticated us
         self.method: str | None = None
         self.ending: Ending | None = None
-        #: seconds at which the transport was there, TLS was there, the verdict was made, and the negotiation was over
+        #: the seconds at which the transport was open, TLS established, the verdict made, and the negotiation over
         self.times: dict[str, float] = {"begun": clock.seconds()}
         self.reasons: tuple[str, ...] = ()
         self._side = side
@@ -62,7 +63,7 @@ class ProbeStream:
         self.secured: Any = None
 
     def took(self, since: str, until: str) -> float:
-        """Return the seconds between two of `times`; 0 where one has not come."""
+        """Return the seconds between two of `times`. 0: one of them is not known."""
         return max(0.0, self.times.get(until, 0.0) - self.times[since]) if since in self.times else 0.0
 
     async def connect(self, dialler: Dialler, address: str) -> None:
