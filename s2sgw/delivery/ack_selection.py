@@ -1,4 +1,4 @@
-"""How each next server acknowledges stanzas (as configured for a backend, the best there is for a peer); what silence means."""
+"""The choice of acknowledgements for each next server, and what its silence means."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 
-#: Seconds for which it is remembered whether a server answers pings, and of how many servers.
+#: Seconds for which the gateway remembers whether a server answers pings; the most servers that it remembers.
 REMEMBERED_SECONDS = 86_400.0
-#: Seconds after which a server that answered pings, and answers none on new streams, is presumed to answer no more.
+#: Seconds after which a server that answered pings before, but answers none on new streams, counts as one that never does.
 MUTE_SECONDS = 300.0
 MAX_SERVERS = 10_000
 
 
 class RememberedServers:
-    """Servers of which something is known, for `REMEMBERED_SECONDS` each."""
+    """Servers that share a known property, each for `REMEMBERED_SECONDS`."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._until: BoundedDict[str, float] = BoundedDict(MAX_SERVERS)
 
     def remember(self, name: str) -> None:
-        """It is known of the server called `name` from now on."""
+        """Remember the server called `name`."""
         self._until[name] = self._clock.seconds() + REMEMBERED_SECONDS
 
     def forget(self, name: str) -> None:
-        """It is not known any more."""
+        """Forget the server called `name`."""
         self._until.pop(name, None)
 
     def __contains__(self, name: str) -> bool:
@@ -105,10 +105,11 @@ class AckSelection:
         return stream.answers or stream.pair.recipient.ascii in self._answering
 
     def ping_unanswered(self, stream: OutboundStream) -> bool:
-        """A server that has answered before is presumed dead, and one that never has never to answer, for a day.
+        """Judge a missing reply. Return whether the stream was ended for it.
 
-        The same is presumed of a server that has answered before, lets new streams be opened, and answers on none of them for
-        `MUTE_SECONDS`: its way back to us is gone.
+        A server that has answered before is presumed dead: its stream ends. A server that has never answered is presumed never
+        to answer, for a day. So is a server that has answered before, accepts new streams, and answers on none of them for
+        `MUTE_SECONDS`: it can no longer reach us.
         """
         name = stream.pair.recipient.ascii
         if stream.answers and self._end_over_large(stream, PING_SECONDS):
@@ -128,9 +129,10 @@ class AckSelection:
         return now - self._silent_since.setdefault(name, now) >= MUTE_SECONDS
 
     def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
-        """A server that has acknowledged before is presumed dead; its stream may be resumed.
+        """Judge missing acknowledgements.
 
-        One that never has is presumed not to implement XEP-0198: it is not asked for it for a day.
+        A server that has acknowledged before is presumed dead: its stream ends, and may be resumed. A server that has never
+        acknowledged is presumed not to implement XEP-0198, which is not used with it for a day.
         """
         if not acked_before:
             ending = Ending(Cause.UNRESPONSIVE, f"acknowledgements were promised, but none came for {OVERDUE_SECONDS:g} seconds")

@@ -1,8 +1,8 @@
-"""How the gateway learns what the next server has: by XEP-0198, by an XMPP ping behind the batch, or not at all (TCP alone).
+"""The acknowledgements of the next server: by XEP-0198, by an XMPP ping behind the batch, or none (TCP alone).
 
-Servers work in order, so that the reply to a ping acknowledges everything before it (R41). A server that has never answered one
-is presumed to be reached one way only: it is believed to have what was written. A server that has answered before and falls
-silent is presumed dead: its stream ends, and what is in doubt goes again.
+Servers work in order, so the reply to a ping acknowledges everything before it (R41). A server that has never answered a ping
+may be unable to reach us: written stanzas count as passed on. A server that has answered before and falls silent is presumed
+dead: its stream ends, and stanzas in doubt are sent again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LARGE = 10_000
 
 
 class Acknowledgements(Protocol):
-    """What tells a delivery agent which of its stanzas the next server has."""
+    """Tells a delivery agent which of its stanzas the next server has."""
 
     #: False: what is written is passed on
     acknowledges: bool
@@ -43,7 +43,7 @@ class Acknowledgements(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Everything that the stream counts as unacknowledged was sent by this queue, and is waited for here."""
+        """All unacknowledged stanzas of the stream were sent by this queue, and their acknowledgements are awaited here."""
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
         """Count these stanzas, which are being written. Return them with the requests before and behind them."""
@@ -52,20 +52,20 @@ class Acknowledgements(Protocol):
         """Count `number` stanzas that were written. Return the request that is to be written behind them."""
 
     def resumed(self, number: int) -> bytes:
-        """The stream resumes another: `number` stanzas of that are written again. Return what goes behind them."""
+        """Count `number` stanzas that are written again on a resumed stream. Return the request that goes behind them."""
 
     def acknowledged(self, number: int) -> int:
-        """The other side acknowledged `number` more (XEP-0198). Return how many of the queue's stanzas in flight that settles."""
+        """Take an acknowledgement of `number` more stanzas (XEP-0198). Return how many in flight it settles."""
 
     def on_pressure(self) -> None:
-        """So much is unacknowledged that sources would have to wait."""
+        """Settle what can be settled: so much is unacknowledged that the sources would have to wait."""
 
     def stop(self) -> None:
         """The stream is gone."""
 
 
 class AckedQueue(Protocol):
-    """What is needed of the delivery queue whose stanzas are acknowledged."""
+    """The delivery queue whose stanzas are acknowledged, as far as it is needed here."""
 
     @property
     def pair(self) -> Pair: ...
@@ -75,7 +75,7 @@ class AckedQueue(Protocol):
 
 
 class StallPolicy(Protocol):
-    """What is done about a server that falls silent (`delivery.ack_selection`)."""
+    """The policy for a server that falls silent (`delivery.ack_selection`)."""
 
     def ping_answered(self, stream: OutboundStream) -> None:
         """A ping was answered on the stream."""
@@ -115,7 +115,7 @@ class ReplyCatcher:
         self._queues.replies(self._pair).expect(id, answered)
 
     def give_up(self, id: str) -> None:
-        """Wait for that reply no longer."""
+        """Stop waiting for that reply."""
         self._queues.replies(self._pair).give_up(id)
 
     @property
@@ -125,7 +125,7 @@ class ReplyCatcher:
 
 
 class TcpAcks:
-    """No acknowledgements. Stanzas are counted on the stream all the same: XEP-0198 may be enabled later."""
+    """No acknowledgements. The stream still counts stanzas, because XEP-0198 may be enabled later."""
 
     acknowledges = whole = arrive_elsewhere = False
 
@@ -163,7 +163,7 @@ class StreamManagementAcks:
     def __init__(
         self, stream: OutboundStream, policy: StallPolicy, clock: IReactorTime, before: int = 0, acked_before: bool = False,
     ) -> None:
-        """`before` stanzas were sent and counted whose acknowledgement came in another way; theirs come first.
+        """`before`: the number of counted stanzas that were acknowledged in another way. Their acknowledgements come first.
 
         `acked_before`: the other side has acknowledged something on the stream before.
         """
@@ -259,7 +259,7 @@ class PingAcks:
         return [each for each in (requests[0], *stanzas, requests[1]) if each] if any(requests) else stanzas
 
     def _before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        """Ask whether the server answers at all before it may fall silent over one of these."""
+        """Ping first, to learn whether the server answers at all: it may fall silent over one of these stanzas."""
         if self._stream.answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
             return b""
         return self._ping()
@@ -277,7 +277,7 @@ class PingAcks:
         return 0
 
     def on_pressure(self) -> None:
-        """A server that may be one that never answers slows no source: it is believed to have what was written."""
+        """Count what was written as passed on if the server may be one that never answers, so that no source is slowed."""
         if self._covered + self._uncovered and not self._policy.answers_pings(self._stream):
             self._believe()
 
@@ -312,7 +312,7 @@ class PingAcks:
         self._queue.acknowledged(covered, PASSED_ON)
 
     def _unanswered(self) -> None:
-        """The time of the ping is over. A reply that may lie unread has its time again when the stream is read."""
+        """End a ping without a reply. A reply that may lie unread gets its time again when the stream is read."""
         was_unread, self._unread = self._unread, self._replies.unread
         if (was_unread or self._unread) and self._clock.seconds() < self._asked_at + UNREAD_SECONDS:
             self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)

@@ -30,7 +30,7 @@ from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, Manageme
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds after which a stream counts as having worked: its loss is no failure.
+#: Seconds after which a stream has worked: its loss is no failure.
 WORKED_SECONDS = 10.0
 
 
@@ -116,7 +116,7 @@ class DeliveryAgent:
         if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing is in flight but these
             self._take_acks(ready)
         slow = ready.stream.write(ready.acknowledgements.batch(data))
-        return slow and self.data is ready  # the write may lose the stream: then the next one decides
+        return slow and self.data is ready  # the write may have lost the stream
 
     @property
     def _ready(self) -> Delivering:
@@ -173,7 +173,7 @@ class DeliveryAgent:
             self._change_acks(ready)
 
     def _change_acks(self, ready: Delivering) -> None:
-        """Ask in another way about what is written, and what was written already."""
+        """Change the way in which stanzas are acknowledged, also for those that were written already."""
         self._take_acks(ready)
         written = self.queue.pair_queue.in_flight_count
         if not ready.acknowledgements.acknowledges:
@@ -211,7 +211,7 @@ class DeliveryAgent:
         self._machine.connected(stream)
 
     def stream_slow(self) -> None:
-        """The queue asks `slow` when the next stanzas come."""
+        """Do nothing: the queue asks `slow` when the next stanzas come."""
 
     def stream_free(self) -> None:
         self.queue.next_hop_ready()
@@ -238,7 +238,7 @@ class DeliveryAgent:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
     def use_stream(self, stream: OutboundStream) -> None:
-        """Everything that waits goes out, behind what is sent again."""
+        """Use a stream that is ready. Send what must be sent again, then all that waits."""
         if isinstance(self.data, Suspended):
             cancel(self.data.timer)
         again = self._resume(stream)
@@ -256,7 +256,7 @@ class DeliveryAgent:
         self.queue.next_hop_ready()
 
     def _resume(self, stream: OutboundStream) -> list[bytes]:
-        """Take what this stream shows of the one that broke off. Return what is to be sent again of what was sent there."""
+        """Settle the lost stream that this stream was to resume. Return the stanzas that must be sent again."""
         if self.resume_wait.stream is None:
             return []
         outcome = stream.outcome
@@ -270,14 +270,14 @@ class DeliveryAgent:
         return self.resend(outcome.count)
 
     def _give_up_resumption(self, outcome: str) -> None:
-        """The stream that broke off stays so: what was in flight on it is in doubt."""
+        """Give up the lost stream. The stanzas that were in flight on it are in doubt."""
         broken = self.resume_wait.end("refused" if outcome == "refused" else "expired")
         if broken is not None:
             broken.forget()
             self.queue.stream_lost()
 
     def _resume_wait_over(self, final: bool) -> None:
-        """An attempt that is under way still has its chance, unless the hold time of a stanza in flight is over."""
+        """End the wait for a resumption. An attempt under way may still resume, unless a stanza in flight has expired."""
         if not isinstance(self.data, Connecting):
             self._give_up_resumption("expired")
         elif final:
@@ -286,7 +286,7 @@ class DeliveryAgent:
             self.begin_attempt()
 
     def attempt_failed(self, refusal: StreamUnavailable) -> None:
-        """A final cause bounces what waits; any other lets it wait."""
+        """Plan the next attempt. A final cause bounces the waiting stanzas. With any other cause they wait on."""
         delay = self.retry.after_attempt(refusal.retry)
         self.last_ending = refusal.ending
         self._back_off(delay)
@@ -309,19 +309,19 @@ class DeliveryAgent:
         self.data = BackingOff(self._clock.callLater(delay, self._machine.due))
 
     def new_during_back_off(self) -> None:
-        """After a final cause it need not wait."""
+        """Bounce new stanzas if the last cause was final."""
         if self.last_ending is not None and self.last_ending.final:
             self.queue.give_up(self.last_ending.cause)
 
     def back_off_over(self) -> None:
-        """Try again if something waits, or if the other side may have something for a stream that broke off."""
+        """Try again if stanzas wait, or if the other side may have stanzas for a lost stream."""
         self.data = Idle()
         broken = self.resume_wait.stream
         if self.queue.wants_stream or (broken is not None and broken.carries_back):
             self._machine.request_delivery()
 
     def await_resumption(self, ending: Ending) -> None:
-        """What is in flight waits for the other side to come back, until the hold time of one of these stanzas is over."""
+        """Wait for the other side to resume, until the hold time of a stanza in flight is over."""
         ready = self._ready
         ready.acknowledgements.stop()
         self.last_ending = ending
@@ -359,7 +359,7 @@ class DeliveryAgent:
     def _seconds_to_next(
         self, data: Delivering | Suspended, ending: Ending, lived: float, suspicion: str, awaited: bool,
     ) -> float:
-        """Return after how many seconds the next attempt is made, as the stream lasted `lived` and ended so."""
+        """Return the seconds until the next attempt, after a stream that lasted `lived` seconds."""
         mute = ending.cause is Cause.UNRESPONSIVE
         silent = mute and not (data.stream.answers or data.acked)
         worked = (lived >= WORKED_SECONDS and not silent) or (awaited and data.acked) or ending.cause is Cause.IDLE
@@ -374,7 +374,7 @@ class DeliveryAgent:
         return self.poison_detector.suspicion(ending, positions, young, stream.asking, stream.ambiguous, large)
 
     def _await(self, broken: ResumableStream | None, acks: Acknowledgements, suspicion: str) -> bool:
-        """Return whether the stream is to be resumed. If so, wait for that."""
+        """Return whether the stream is to be resumed. If so, begin the wait."""
         if broken is None:
             return False
         pair_queue = self.queue.pair_queue

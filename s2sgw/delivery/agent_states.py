@@ -1,4 +1,4 @@
-"""The states of a delivery agent, what belongs to each, and what leads from one to another (docs/decisions.md#engines)."""
+"""The states of a delivery agent, the data of each state, and the transitions (docs/decisions.md#engines)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 @dataclass(slots=True)
 class Idle:
-    """There is no stream, and none is asked for."""
+    """There is no stream, and none is needed."""
 
     word: ClassVar[str] = "idle"
 
@@ -47,7 +47,7 @@ class Delivering:
 
 @dataclass(slots=True)
 class Suspended:
-    """A stream of the other side broke off and may be resumed (XEP-0198 §5). `timer`: until what is in flight expires."""
+    """A stream of the other side was lost and may be resumed (XEP-0198 §5). `timer` is due when a stanza in flight expires."""
 
     stream: OutboundStream
     acknowledgements: Acknowledgements
@@ -77,7 +77,7 @@ AgentState = Idle | Connecting | Delivering | Suspended | BackingOff | Stopped
 
 
 class AgentInputs(Protocol):
-    """What can happen to an agent."""
+    """The inputs of an agent."""
 
     def request_delivery(self) -> None:
         """Stanzas wait."""
@@ -89,7 +89,7 @@ class AgentInputs(Protocol):
         """The attempt failed."""
 
     def suspended(self, ending: Ending) -> None:
-        """The stream of the other side broke off, and may be resumed."""
+        """The stream of the other side was lost, and may be resumed."""
 
     def lost(self, ending: Ending) -> None:
         """The stream is gone."""
@@ -105,7 +105,7 @@ class AgentInputs(Protocol):
 
 
 class AgentOutputs(Protocol):
-    """What an agent does on the way to another state. Each of these sets the data of that state."""
+    """The actions of an agent in its transitions. Each sets the data of the new state."""
 
     def begin_attempt(self) -> None:
         """Open a stream."""

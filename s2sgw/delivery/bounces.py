@@ -1,7 +1,7 @@
 """Error stanzas that end the custody of stanzas which could not be passed on (R33, R34).
 
-The receipt of a bounced stanza is settled when its error is safe itself: passed on, or on the disk. A stanza that the spool holds
-is struck off there in the commit that holds its error, or when the error was passed on; never before.
+The receipt of a bounced stanza is settled when its error is safe: passed on, or on the disk. A stanza that the spool holds is
+removed there in the commit that holds its error, or when the error was passed on, and never before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2sgw.xmpp.stanza import Stanza
 
 
 class BouncingQueue(Protocol):
-    """What is needed of the delivery queue whose stanzas are bounced."""
+    """The delivery queue whose stanzas are bounced, as far as it is needed here."""
 
     direction: Direction
 
@@ -29,17 +29,17 @@ class BouncingQueue(Protocol):
     def pair(self) -> Pair: ...
 
     def leave(self, gone: Sequence[QueuedStanza]) -> list[int]:
-        """These leave the queue. Return the positions that are to be struck off the spool."""
+        """Take stanzas out of the queue. Return the positions that must be removed from the spool."""
 
     def strike_off(self, positions: Sequence[int]) -> None:
-        """Strike these off the spool."""
+        """Remove these from the spool."""
 
     def struck_off(self, positions: Sequence[int]) -> None:
-        """The spool holds these no more."""
+        """Note that the spool no longer holds these."""
 
 
 class ReturnQueue(Protocol):
-    """What is needed of the delivery queue back to the sender."""
+    """The delivery queue back to the sender, as far as it is needed here."""
 
     def accept_errors(
         self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
@@ -48,7 +48,7 @@ class ReturnQueue(Protocol):
     def spool_now(self) -> None: ...
 
     def takes_errors(self) -> bool:
-        """Return whether an error would be written at once. If not, see that it will."""
+        """Return whether an error would be written at once. If not, request its delivery."""
 
 
 class QueueLookup(Protocol):
@@ -91,7 +91,7 @@ class BounceAck(UpstreamAck):
 
     @property
     def replaces(self) -> Replaced | None:
-        """What the spool is to forget in the commit that holds the last of the errors."""
+        """The rows that the spool removes in the commit that holds the last of the errors."""
         return Replaced(self._queue.pair, self._positions) if self._positions else None
 
     def replaced(self) -> None:
@@ -170,7 +170,7 @@ class Bounces:
             back.spool_now()
 
     def drop(self, queue: BouncingQueue, gone: Sequence[QueuedStanza], rule: Rule, outcome: str) -> None:
-        """End the custody of these without a word, by `rule`. `outcome`: as what they are counted."""
+        """End the custody of stanzas without an error, by `rule`. They are counted as `outcome`."""
         self._record.counted(queue.direction, outcome, [held.stanza for held in gone])
         if positions := queue.leave(gone):
             queue.strike_off(positions)

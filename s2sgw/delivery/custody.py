@@ -33,7 +33,7 @@ class Custody:
         self.services.window.offer_again()
 
     async def hand_to_spool(self) -> None:
-        """Leave to the spool what was not passed on; what it does not take is bounced. Returns when the spool has answered."""
+        """Give the spool what was not passed on, and bounce what it does not take. Return when the spool has answered."""
         self.restore.stop()
         while True:
             busy = [queue for queue in self.queues if queue.spooling]  # what came since goes behind what the spool was given
@@ -44,7 +44,7 @@ class Custody:
                 return
 
     def _answered(self) -> Deferred[object]:
-        """Fire when the spool has answered everything that it was asked so far: it answers in order."""
+        """Return a Deferred that fires when the spool has answered all calls so far. It answers in order."""
         answered: Deferred[object] = Deferred()
         self.services.spool.queues(answered.callback)
         return answered

@@ -1,4 +1,4 @@
-"""The sweep, once a second: stanzas whose hold time is over are bounced, wherever they wait, and idle queues are forgotten."""
+"""The sweep, once a second: it bounces stanzas whose hold time is over, in memory or on the disk, and forgets idle queues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator holds back: peers, lanes and single stanzas. It is kept on disk, so that a hold outlasts a restart."""
+"""The holds of the operator on peers, lanes and single stanzas. They are kept on disk, so they outlast a restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOLDS = 1000
 
 
 class TooManyHolds(Exception):
-    """There are as many holds as there may be."""
+    """The number of holds is at its limit."""
 
 
 class HoldTarget(NamedTuple):
@@ -27,7 +27,7 @@ class HoldTarget(NamedTuple):
     position: int | None = None
 
     def covers(self, pair: Pair) -> bool:
-        """Return whether the lane of `pair` is meant, or something of it."""
+        """Return whether the target covers the lane of `pair`, or a stanza of it."""
         return pair == self.pair or (self.peer is not None and self.peer in pair)
 
     def words(self) -> list[str | int]:

@@ -1,4 +1,4 @@
-"""Makes room in memory: what the spool has leaves memory where others need it, whichever queue holds it."""
+"""Makes room in memory: stanzas that the spool has leave memory if others need the room, whichever queue holds them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Protocol
 from s2sgw.queue.memory import SharedMemory
 from s2sgw.queue.pair_queue import PairQueue
 
-#: The part of all memory that one queue may keep of what the spool has too, while less than half of all is used.
+#: The part of all memory that one queue may use for stanzas that the spool has too, while less than half of all is used.
 RESIDENT_PART = 64
 
 
 class EvictableQueue(Protocol):
-    """What is needed of a delivery queue that keeps in memory what the spool has too."""
+    """A delivery queue that keeps stanzas in memory that the spool has too."""
 
     pair_queue: PairQueue
 
     def evict(self, at_most: int) -> None:
-        """Let the spool alone hold what it has, until memory holds about `at_most` bytes of the queue."""
+        """Evict stanzas that the spool has, until memory holds about `at_most` bytes of the queue."""
 
 
 _used_by_peer = attrgetter("pair_queue.memory.used")
 
 
 class MemoryRelief:
-    """Knows the queues that could give up something, and has them do so: those of the peer that holds most first."""
+    """Knows the queues that can evict stanzas, and lets them do so: first the queues of the peer that holds most."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self.memory = memory
@@ -44,13 +44,13 @@ class MemoryRelief:
             self._evictable[queue] = None
 
     def keeps(self, queue: EvictableQueue) -> None:
-        """`queue` holds something in memory that the spool has too."""
+        """Note that `queue` holds stanzas in memory that the spool has too."""
         if queue.pair_queue.waiting:
             self._evictable[queue] = None
             self.relieve()
 
     def forget(self, queue: EvictableQueue) -> None:
-        """`queue` is gone."""
+        """Forget a queue."""
         self._evictable.pop(queue, None)
 
     def relieve(self) -> None:

@@ -29,7 +29,7 @@ class StanzaSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """What operators are shown of an open stream.
+    """The facts of an open stream that operators see.
 
     `connection` is the same object for all pairs on one connection. `ours`: we opened it. `resumption`: whether the stream
     can be resumed (XEP-0198 §5), or is one that was.
@@ -48,7 +48,7 @@ class StreamFacts:
 
 @dataclass(frozen=True, slots=True)
 class NextHopStatus:
-    """What operators are shown of a next hop.
+    """The facts of a next hop that operators see.
 
     `state` is idle, connecting, ready, broken (the stream may still be resumed) or backing off. `cause`: why the last
     attempt failed, or the last stream was lost. `retry_at`: when the next attempt begins, by the clock. `stream`: the open
@@ -63,10 +63,10 @@ class NextHopStatus:
 
 
 class NextHop(Protocol):
-    """Where a queue leads: a stream to the next server, or the embedded echo."""
+    """The taker of a queue's stanzas: a stream to the next server, or the embedded echo."""
 
     def dispose(self) -> None:
-        """The queue is forgotten: let go of it, and of what refers back. No call follows."""
+        """Drop the references to the queue, which is forgotten. No call follows."""
 
     @property
     def state(self) -> str:
@@ -93,22 +93,22 @@ class NextHop(Protocol):
         """Why the last attempt failed: the cause that a stanza is bounced with when its time is up."""
 
     def status(self) -> NextHopStatus:
-        """Return what operators are shown."""
+        """Return the facts for operators."""
 
     def send(self, data: Sequence[bytes]) -> bool:
-        """Pass these stanzas on now. Return whether the next hop takes no more for now, as `slow` says."""
+        """Pass these stanzas on now. Return whether the next hop takes no more for now (`slow`)."""
 
     def relieve_pressure(self) -> None:
-        """So much is unacknowledged that the sources will have to wait: settle what can be settled."""
+        """Settle what can be settled: so much is unacknowledged that the sources will have to wait."""
 
     def request_delivery(self) -> None:
-        """Something waits: see that `DeliveryQueue.drain` is called when it can be written."""
+        """Stanzas wait: call `DeliveryQueue.next_hop_ready` when they can be written."""
 
     def retry_now(self, urged: bool = False) -> None:
         """Try again now if an attempt is due later. `urged`: an operator asks for it; the back-off is ignored."""
 
     def release_stream(self) -> None:
-        """Close a stream that nothing uses, for others wait for one."""
+        """Close a stream that is not in use, because others wait for one."""
 
     def stop(self, cause: Cause) -> Deferred[None]:
         """Close in order, for good. Fires when that is done, within a bounded time."""

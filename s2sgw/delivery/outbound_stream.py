@@ -1,4 +1,4 @@
-"""The joint between delivery and the streams: what a delivery agent asks of an open stream, and what the stream tells it.
+"""The interface between delivery and the streams: what a delivery agent asks of an open stream, and what the stream reports.
 
 Delivery imports nothing of the streams' own packages. They implement the protocols of this file.
 """
@@ -16,7 +16,7 @@ from s2sgw.stream.events import Event, NotResumed, Resumed
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Seconds for which stanzas that went back on a stream of the other side (XEP-0288), and are in doubt, wait until it is resumed.
+#: Seconds for which stanzas in doubt wait for a resumption if they were sent on a stream of the other side (XEP-0288).
 BIDI_RESUME_SECONDS = 15.0
 
 
@@ -45,7 +45,7 @@ class StreamUser(Protocol):
 
     @property
     def alone(self) -> bool:
-        """No other user may share the stream: it may be lost over a stanza of this one."""
+        """No other user may share the stream, because it may be lost over a stanza of this user."""
         return False
 
     @property
@@ -72,7 +72,7 @@ class StreamUser(Protocol):
         return []
 
     def stream_suspended(self, ending: Ending) -> None:
-        """The stream broke off. `stream_resumed` or `stream_lost` follows shortly."""
+        """The stream was lost, and may be resumed. `stream_resumed` or `stream_lost` follows shortly."""
         return
 
     def stream_resumed(self, stream: OutboundStream) -> None:
@@ -91,7 +91,7 @@ class ResumableStream(Protocol):
 
     @property
     def seconds(self) -> float:
-        """For how long the other side keeps it."""
+        """Seconds for which the other side keeps it."""
 
     @property
     def unacknowledged(self) -> int:
@@ -152,11 +152,11 @@ class OutboundStream(Protocol):
 
     @property
     def resumable(self) -> ResumableStream | None:
-        """After its end: by what it may be resumed."""
+        """After its end: the lost stream, if it can be resumed."""
 
     @property
     def outcome(self) -> Resumed | NotResumed | None:
-        """What became of the stream that this one was to resume."""
+        """The outcome for the stream that this one was to resume."""
 
     @property
     def limits(self) -> NextHopLimits:
@@ -212,10 +212,10 @@ class StreamProvider(Protocol):
 
 
 class KnownExtensions(Protocol):
-    """Which extensions a server is known not to cope with."""
+    """The extensions that are disabled for a server."""
 
     def usable(self, name: str, extra: Literal["management", "resumption"]) -> bool:
         """Return whether the extension may be used with the server called `name`."""
 
     def disable(self, name: str, extra: Literal["management"], ending: Ending) -> None:
-        """The extension made a stream fail: do not use it with this server for a day."""
+        """Disable the extension for this server for a day: it made a stream fail."""

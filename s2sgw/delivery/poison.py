@@ -1,10 +1,10 @@
-"""Whether a stream ended over the content of a stanza, as far as its end and those before it tell (docs/decisions.md#poison)."""
+"""The detector of poison: stanzas over whose content streams end, as the ends of streams show (docs/decisions.md#poison)."""
 
 from __future__ import annotations
 
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Stream errors that speak of what was sent, not of the state of the other side.
+#: Stream errors about what was sent, not about the state of the other side.
 OF_CONTENT = frozenset({
     "not-well-formed", "bad-format", "invalid-xml", "restricted-xml", "unsupported-stanza-type", "improper-addressing",
     "policy-violation", "undefined-condition",
@@ -45,7 +45,7 @@ class PoisonDetector:
 
     @property
     def stalled(self) -> bool:
-        """At the last end the other side had fallen silent over something large."""
+        """At the last end the other side had fallen silent with a large stanza in flight."""
         return bool(self._stalled)
 
     def suspicion(

@@ -1,7 +1,7 @@
-"""A delivery queue at work: the stanzas of one pair pass on as the next hop takes them, and what it does not take in time is
-spooled.
+"""The delivery queue of one pair: its stanzas are passed on as the next hop takes them, and spooled if it does not take them in
+time.
 
-A stanza that was accepted has exactly one owner until its receipt is settled, and a receipt is settled by evidence only
+An accepted stanza has exactly one owner until its receipt is settled. A receipt is settled by evidence only
 (`queue.evidence`): the next hop acknowledged the stanza, the commit that holds it is done, its error is safe, or a rule drops it
 (docs/decisions.md#custody).
 """
@@ -47,13 +47,13 @@ Blocked = Literal[
 
 
 class RestoreTurn(Protocol):
-    """Where a queue that a start found in the spool has its turn."""
+    """The order in which a start delivers the queues that it finds in the spool."""
 
     def reconsider(self, queue: DeliveryQueue) -> None:
-        """Something changed for `queue`: it may be done."""
+        """Check whether `queue` is done: its state has changed."""
 
     def start_now(self, queue: DeliveryQueue) -> None:
-        """`queue` is asked for: it does not wait for its turn."""
+        """Let `queue` begin now: it is needed before its turn."""
 
 
 class DeliveryQueue:
@@ -63,7 +63,7 @@ class DeliveryQueue:
         self.pair_queue = pair_queue
         self.direction: Direction = direction
         self.next_hop: NextHop
-        #: stanzas in doubt that are sent one at a time, until the one is known on which the next hop closes
+        #: stanzas in doubt that are sent one at a time, until the poisonous one is known
         self.suspects = 0
         #: which stanzas the next hop takes, as far as that is known
         self.limits = NextHopLimits()
@@ -161,10 +161,10 @@ class DeliveryQueue:
     # --- custody taken ---
 
     def accept(self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None) -> None:
-        """Take custody of the stanzas of one turn. They are written at once where nothing blocks.
+        """Take custody of the stanzas of one turn. They are written at once if nothing blocks.
 
-        The call may come from within another call of this queue, through the next hop. `source` is paused where more would be
-        too much. `upstream_ack` is settled as the stanzas find another owner.
+        The call may come from within another call of this queue, through the next hop. `source` is paused if more would be too
+        much. `upstream_ack` is settled as the stanzas get another owner.
         """
         late = self._services.late.pairs
         if self.replies.pings or (late and self.pair_queue.pair in late):
@@ -201,7 +201,7 @@ class DeliveryQueue:
         return others
 
     def _note_requests(self, stanzas: list[Stanza]) -> None:
-        """A request that is sent again wants its reply (R33)."""
+        """Note requests that are sent again: their replies must be let through (R33)."""
         for stanza in stanzas:
             if stanza.is_request:
                 self._services.late.asked_again(self._inverse, stanza)
@@ -252,7 +252,7 @@ class DeliveryQueue:
             self._services.window.watch(self)
 
     def limits_changed(self, limits: NextHopLimits) -> None:
-        """The next hop takes these stanzas only. Others that wait are bounced, and so are those to come."""
+        """Take new limits of the next hop. Waiting stanzas beyond them are bounced, and so are those to come."""
         self.limits, self._limited = limits, bool(limits)
         if not self._limited:
             return
@@ -272,7 +272,7 @@ class DeliveryQueue:
         return taken
 
     def _coalesce(self, accepted: list[QueuedStanza]) -> None:
-        """R40: presence that waits gives way to what is newer."""
+        """Drop waiting presence that newer presence supersedes (R40)."""
         superseded = {older.position for held in accepted if (older := self._presence.note(held)) is not None}
         if superseded:
             gone = self.pair_queue.remove(superseded)
@@ -281,10 +281,10 @@ class DeliveryQueue:
     # --- back-pressure ---
 
     def _must_slow(self, source: StanzaSource, slow: bool) -> bool:
-        """Return whether `source` is to bring no more for now. `slow`: the next hop takes no more for now.
+        """Return whether `source` must bring no more for now. `slow`: the next hop takes no more for now.
 
-        What waits for a next server is no reason as long as the disk takes it; what the disk does not take in time is, however
-        many other queues the stream feeds.
+        Stanzas that wait for a next server are no reason as long as the disk takes them. If the disk does not take them in
+        time, even a source that feeds many other queues must wait.
         """
         crowded = self.pair_queue.crowded
         if crowded:
@@ -303,7 +303,7 @@ class DeliveryQueue:
 
     @property
     def _waits_while_short(self) -> bool:
-        """More than half of all memory is used, and the next hop is not there: the rest is for those whose stanzas pass on."""
+        """More than half of all memory is used, and there is no next hop. The rest is for queues whose stanzas are passed on."""
         memory = self._services.relief.memory
         return memory.used > memory.half and not self.next_hop.ready
 
@@ -312,7 +312,7 @@ class DeliveryQueue:
         return self.pair_queue.memory.full or self._waits_while_short
 
     def relieve(self) -> None:
-        """Let the sources that were paused go on, unless there is still reason to wait."""
+        """Resume the paused sources, unless there is still a reason to wait."""
         if self.restore_turn is not None:
             self.restore_turn.reconsider(self)
         for source in list(self._slowed):  # to ask may relieve the next hop, and that may end in here again
@@ -326,13 +326,13 @@ class DeliveryQueue:
         return bool(self._slowed)
 
     def forget(self, source: StanzaSource) -> None:
-        """`source` is gone."""
+        """Forget a source that is gone."""
         self._slowed.discard(source)
 
     # --- custody passed on ---
 
     def next_hop_ready(self) -> None:
-        """Hand over what waits until something blocks, then let the sources go on."""
+        """Write what waits until something blocks. Then resume the sources."""
         while self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
@@ -363,7 +363,7 @@ class DeliveryQueue:
             self._passed_on(len(written), WRITTEN)
 
     def spelled(self, held: QueuedStanza, now: float) -> bytes:
-        """Return what goes on the wire. A delay stamp for which the next hop has no room is left out (R32)."""
+        """Return the bytes for the wire. A delay stamp that would exceed the limits of the next hop is left out (R32)."""
         if now - held.accepted_at <= DELAYED_SECONDS:
             return held.stanza.data
         data = stamped(held.stanza, self.pair.sender, self._services.wall.seconds() - (now - held.accepted_at))
@@ -371,7 +371,7 @@ class DeliveryQueue:
 
     @property
     def wants_stream(self) -> bool:
-        """Something waits, or is in doubt, and the gateway does not stop."""
+        """Stanzas wait or are in doubt, and the gateway does not stop."""
         return not self.quiesced and bool(self.pair_queue.pending or self.pair_queue.in_flight)
 
     def settle_in_flight(self, number: int) -> None:
