@@ -397,8 +397,8 @@ class DeliveryQueue:
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:
         """The stream is gone: what is in flight is in doubt. It is sent again, except for IQ requests (R33).
 
-        `poison`: the stream ended over the content of one of these stanzas (docs/decisions.md#poison), as this word says
-        (`delivery.poison`). `ambiguous`: or over something else.
+        `poison`: the word for the reason, if the stream ended over the content of one of these stanzas
+        (docs/decisions.md#poison, `delivery.poison`). `ambiguous`: the reason may be something else.
         """
         in_doubt = self.pair_queue.take_back()
         if not in_doubt:
@@ -446,7 +446,7 @@ class DeliveryQueue:
         self._services.spool.append(rows, partial(self._stored, batch, bounces), replaces)
 
     def _reject_beyond_memory(self) -> None:
-        """Where there is no spool: what the peer's share of memory has no room for is bounced, or waits with its source."""
+        """Without a spool: bounce what exceeds the peer's share of memory, or let its source wait."""
         full = self._beyond_allowance
         self._beyond_memory = [held for held in self._beyond_memory if full and not held.gone]
         if not self._beyond_memory:
@@ -457,7 +457,7 @@ class DeliveryQueue:
         self.overflow.begin(self._beyond_memory, SpoolFull(text, "share"))
 
     def spool_again(self) -> None:
-        """Give the spool what it is due."""
+        """Give the spool what is due."""
         self.spool_now(self._due)
 
     def _spooled(self, held: QueuedStanza) -> Spooled:
@@ -481,7 +481,7 @@ class DeliveryQueue:
 
     def _rejected(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
         self._services.window.rejected(self, error, again=self.overflow.active)
-        self.quiesced = False  # at a stop: what the disk does not take is better written
+        self.quiesced = False  # at a stop: what the disk does not take is written
         self.overflow.begin(batch, error)
 
     def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
@@ -492,8 +492,8 @@ class DeliveryQueue:
         return self._services.bounces.takes_errors(self.pair)
 
     def takes_errors(self) -> bool:
-        """Return whether an error would be written at once. If not, see that it will."""
-        self.quiesced = False  # at a stop: senders are to be told
+        """Return whether an error would be written at once. If not, request its delivery."""
+        self.quiesced = False  # at a stop: senders must get their errors
         if not self.next_hop.ready and not self.held:
             self.next_hop.request_delivery()
         return self.new_blocked_by() is None
@@ -544,7 +544,7 @@ class DeliveryQueue:
             self.spooled_range.read_on(CHUNK)
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
-        """Bounce these, which have left the queue. `said` goes with the cause."""
+        """Bounce stanzas that have left the queue. `said` goes with the cause."""
         if gone := list(gone):
             self._services.bounces.give_up(self, gone, cause, said)
             if cause is Cause.IN_DOUBT:
@@ -555,7 +555,7 @@ class DeliveryQueue:
         self.give_up_on(gone, Cause.QUEUE_FULL)
 
     def leave(self, gone: Sequence[QueuedStanza]) -> list[int]:
-        """These leave the queue for good. Return the positions that are still to be struck off the spool."""
+        """Take stanzas out of the queue for good. Return the positions that must still be removed from the spool."""
         spooled = [held.position for held in gone if held.spooled]
         self.spooled_range.leave(spooled)
         for held in gone:
@@ -615,13 +615,13 @@ class DeliveryQueue:
             self.next_hop.request_delivery()
 
     def retry_now(self, urged: bool = False) -> None:
-        """The next server was in contact, or (`urged`) an operator asks: try again now, if an attempt is due later."""
+        """Try again now, if an attempt is due later: the next server was in contact, or (`urged`) an operator asks."""
         self.next_hop.retry_now(urged)
         if self.restore_turn is not None:
             self.restore_turn.start_now(self)
 
     def drop(self, quietly: bool, position: int | None = None) -> Deferred[int]:
-        """Give up what is not in flight, or one stanza of it, wherever it is; fires with how many.
+        """Give up all that is not in flight, or one stanza, in memory or in the spool. The result is the number.
 
         They are bounced, unless `quietly`.
         """
@@ -680,7 +680,7 @@ class DeliveryQueue:
             self.next_hop.request_delivery()
 
     def hand_to_spool(self) -> None:
-        """Leave to the spool what was not passed on. Without a spool, bounce it."""
+        """Leave the rest to the spool. Without a spool, bounce it."""
         if not self._services.spools:
             self.give_up(Cause.SHUTDOWN)
         elif not self._appends:

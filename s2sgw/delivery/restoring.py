@@ -22,14 +22,14 @@ from s2sgw.xmpp.jid import Pair
 
 #: Queues at a time.
 AT_ONCE = 128
-#: Seconds after which a queue gives its place to the next, and goes on without.
+#: Seconds after which a queue gives its place to the next. It goes on without one.
 TURN_SECONDS = 5.0
-#: A timer may be due so much earlier than the sum of its parts, which are floating-point numbers.
+#: Seconds by which a timer may be early, because floating-point numbers are rounded.
 ROUNDING_SECONDS = 0.001
 
 
 class RestorableQueues(Protocol):
-    """What is needed of the registry of queues."""
+    """The registry of queues, as far as it is needed here."""
 
     def queue(self, pair: Pair) -> DeliveryQueue: ...
 
@@ -37,7 +37,7 @@ class RestorableQueues(Protocol):
 
 
 class StartupRestore:
-    """Makes the queues of what the spool holds, and lets `at_once` of them deliver at a time."""
+    """Makes a queue for each pair in the spool, and lets `at_once` queues deliver at a time."""
 
     def __init__(
         self, queues: RestorableQueues, spool: Spool, clock: IReactorTime, trouble: Callable[[Ending], None],
@@ -52,7 +52,7 @@ class StartupRestore:
         self._waiting: dict[DeliveryQueue, None] = {}
         #: queues that deliver -> the position behind the stanzas that they began with
         self._begun: dict[DeliveryQueue, int] = {}
-        #: those of them that have a place, and since when; the first is the oldest
+        #: queues that have a place -> since when; the first is the oldest
         self._placed: dict[DeliveryQueue, float] = {}
         self._timer: IDelayedCall | None = None
         self._filling = False
@@ -62,9 +62,9 @@ class StartupRestore:
         return len(self._waiting)
 
     def restore_all(self) -> Deferred[int]:
-        """After a start: make the queues of all that the spool holds. Fires with their number, once the spool could be read.
+        """Make a queue for each pair in the spool, after a start. The result is their number, once the spool could be read.
 
-        Until then no stream may be let in: a new stanza must go behind what the spool holds.
+        Until then no stream may be accepted: a new stanza must go behind those in the spool.
         """
         restored: Deferred[int] = Deferred()
 
@@ -80,7 +80,7 @@ class StartupRestore:
         return restored
 
     def restore(self, summaries: Iterable[LaneSummary]) -> int:
-        """Make the queues that `summaries` tell of, at any time; return their number. None of them may hold anything yet."""
+        """Make the queues that `summaries` name, at any time. Return their number. None of them may hold anything yet."""
         queues = []
         for summary in sorted(summaries, key=attrgetter("oldest")):
             if summary.count:
@@ -91,21 +91,21 @@ class StartupRestore:
         return len(queues)
 
     def add(self, queues: Iterable[DeliveryQueue]) -> None:
-        """Have these wait for their turn, in this order; the first of them begin now."""
+        """Let queues wait for their turn, in this order. The first of them begin now."""
         for queue in queues:
             self._waiting[queue] = None
             queue.restore_turn = self
         self._fill()
 
     def start_now(self, queue: DeliveryQueue) -> None:
-        """`queue` is asked for: it does not wait for a place."""
+        """Let `queue` begin now: it is needed before its turn."""
         if queue in self._waiting:
             del self._waiting[queue]
             queue.restore_turn = None
             self._begin(queue)
 
     def reconsider(self, queue: DeliveryQueue) -> None:
-        """Something changed for `queue`: it may be done, or have nothing left before it had its turn."""
+        """Check whether `queue` is done, or has nothing left before its turn: its state has changed."""
         if queue in self._waiting and not len(queue.pair_queue):
             del self._waiting[queue]
             queue.restore_turn = None
@@ -119,7 +119,7 @@ class StartupRestore:
         self._fill()
 
     def _fill(self) -> None:
-        """Give places away. A queue that begins may be done at once and ask for the next: one loop serves them all."""
+        """Give places to waiting queues. A queue may be done at once and call this again: one loop serves all."""
         if self._filling:
             return
         self._filling = True

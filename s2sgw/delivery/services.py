@@ -1,4 +1,4 @@
-"""What all delivery queues share."""
+"""The services that all delivery queues share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from s2sgw.xmpp.wall_clock import WallClock
 class WritePermission:
     """Whether this gateway may write to the wires of its peers. A single gateway always may.
 
-    Of several gateways that share their peers, one that cannot prove that a peer is its own must not write to it
+    If several gateways share their peers, a gateway must not write to a peer that it cannot prove to be its own
     (docs/architecture.md). Every write asks.
     """
 
@@ -33,8 +33,8 @@ class WritePermission:
 class DeliveryServices:
     """Given to each delivery queue when it is made.
 
-    `clock` tells delays, and no step of the wall clock touches it; `wall` tells the seconds since the epoch, for dates. `spool`
-    calls back on the reactor's thread. `spools`: it is durable and worth its bytes.
+    `clock` tells delays; a step of the wall clock does not change it. `wall` tells the seconds since the epoch, for dates.
+    `spool` calls back on the reactor's thread. `spools`: the spool is durable.
     """
 
     clock: IReactorTime

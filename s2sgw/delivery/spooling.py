@@ -26,15 +26,15 @@ from s2sgw.xmpp.ending import Cause, Ending
 READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
 #: Seconds between two records of trouble with the spool.
 TROUBLE_SECONDS = 60.0
-#: Turns of the reactor after the window in which acknowledgements are read that have arrived by then: two for the reply to a
-#: ping, and two more where a ping had to wait for the reply to another (R41).
+#: Turns of the reactor after the window, in which acknowledgements that have arrived are read: two for the reply to a ping, and
+#: two more if a ping had to wait for the reply to another (R41).
 ACK_TURNS = 4
-#: So many of the stanzas that wait are looked at for requests to be marked at once.
+#: The number of waiting stanzas among which requests are looked for, to be marked in one call.
 MARK_AHEAD = 1000
 
 
 class SpooledQueue(Protocol):
-    """What is needed of a delivery queue that gives stanzas to the spool."""
+    """A delivery queue that gives stanzas to the spool, as far as it is needed here."""
 
     pair_queue: PairQueue
     forgotten: bool
@@ -44,14 +44,14 @@ class SpooledQueue(Protocol):
 
     @property
     def spooling(self) -> bool:
-        """The spool was given something and has not answered yet."""
+        """The spool has an unanswered call."""
 
     def spool_now(self, before: float = inf) -> None:
         """Give what was accepted up to `before` to the spool."""
 
 
 class SpoolWindow:
-    """Has each queue give to the spool what was not acknowledged within `seconds`. One timer serves all queues."""
+    """Spools the stanzas of each queue that were not acknowledged within `seconds`. One timer serves all queues."""
 
     def __init__(self, clock: IReactorTime, record: EventRecord, seconds: float, spools: bool) -> None:
         self._clock = clock
@@ -63,7 +63,7 @@ class SpoolWindow:
         self._recorded_at = -inf
 
     def watch(self, queue: SpooledQueue) -> None:
-        """Something was accepted: what is still unacknowledged at the end of the window goes to the spool."""
+        """Note that `queue` accepted stanzas. If they are unacknowledged at the end of the window, they go to the spool."""
         if not self._spools:
             return
         if not self._watched:
@@ -98,7 +98,7 @@ class SpoolWindow:
             queue.spool_now(before)
 
     def rejected(self, queue: SpooledQueue, error: SpoolError, again: bool) -> None:
-        """The spool did not take what `queue` gave it: offer it a window later, or (`again`) with the next `offer_again`."""
+        """Note a rejection by the spool. It is offered again a window later, or (`again`) with the next `offer_again`."""
         if again:
             self._rejected[queue] = None
         elif len(queue.pair_queue):
@@ -106,7 +106,7 @@ class SpoolWindow:
         self.trouble(Ending(Cause.QUEUE_FULL, str(error)))
 
     def offer_again(self) -> None:
-        """Once a second: give the spool again what it did not take."""
+        """Give the spool again what it did not take. Called once a second."""
         rejected, self._rejected = self._rejected, {}
         for queue in rejected:
             if not (queue.spooling or queue.forgotten):
@@ -120,7 +120,7 @@ class SpoolWindow:
 
 
 class RangeUser(Protocol):
-    """What is needed of the delivery queue whose range it is."""
+    """The delivery queue whose range it is, as far as it is needed here."""
 
     def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
         """Take stanzas that were read, which wait in memory again. `damaged` rows were altered on the disk."""
@@ -130,7 +130,7 @@ class RangeUser(Protocol):
 
 
 class ExpiryQuestion:
-    """Whether the spool was asked what has expired, and has not answered."""
+    """Whether the spool has yet to answer which stanzas have expired."""
 
     __slots__ = ("open",)
 
@@ -165,11 +165,11 @@ class SpooledRange:
         self._looks = 0
         #: positions whose custody ended while the spool was being asked, so that its answer may still name them
         self._ended: set[int] = set()
-        #: positions that have left the queue and are still to be struck off the spool
+        #: positions that have left the queue, and must still be removed from the spool
         self._leaving: set[int] = set()
 
     def dispose(self) -> None:
-        """The queue is forgotten: let go of it. No answer of the spool is awaited."""
+        """Drop the reference to the queue, which is forgotten. No answer of the spool is awaited."""
         del self._user
 
     def read_on(self, at_most: int) -> None:
@@ -228,7 +228,7 @@ class SpooledRange:
         ask()
 
     def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
-        """Return those of the rows that only the spool holds; they leave the queue."""
+        """Return the rows that only the spool holds. They leave the queue."""
         spooled_range = self._pair_queue.spooled_range
         within = range(spooled_range[0] + 1, spooled_range[1] + 1) if spooled_range is not None else ()
         alone = [row for row in spooled if row.position in within and not self._has_ended(row.position)]
@@ -240,21 +240,21 @@ class SpooledRange:
 
     @property
     def leaving(self) -> bool:
-        """Something that has left the queue is still to be struck off the spool."""
+        """Some stanzas have left the queue, and must still be removed from the spool."""
         return bool(self._leaving)
 
     def leave(self, positions: Iterable[int]) -> None:
-        """These have left the queue, and are still to be struck off the spool."""
+        """Note stanzas that have left the queue, and must still be removed from the spool."""
         self._leaving.update(positions)
 
     def struck_off(self, positions: Iterable[int]) -> None:
-        """These are struck off. An answer that is under way may still name them."""
+        """Note that these were removed. An answer that is under way may still name them."""
         self._leaving.difference_update(positions)
         self._ended.update(positions)
         self.forget()
 
     def forget(self) -> None:
-        """Forget what ended, unless an answer is still to come."""
+        """Forget the ended positions, unless an answer is still to come."""
         if not (self.reading or self._looks or self._expiry_question.open):
             self._ended.clear()
 
@@ -264,19 +264,19 @@ def _held(row: Spooled) -> QueuedStanza:
 
 
 class MarkingQueue(Protocol):
-    """What is needed of the delivery queue whose requests are marked."""
+    """The delivery queue whose requests are marked, as far as it is needed here."""
 
     def next_hop_ready(self) -> None:
         """More may be written."""
 
     def not_marked(self, gone: list[QueuedStanza]) -> None:
-        """These have left the queue, for they cannot be marked."""
+        """Give up requests that cannot be marked. They leave the queue."""
 
 
 class RequestMarks:
     """Marks requests in the spool before they are written: an IQ is never sent twice, even after a crash (R33).
 
-    A mark that came to the disk behind the request itself would leave a moment in which a `kill -9` makes two of it.
+    If the mark reached the disk after the request was written, a `kill -9` in between would cause a second copy.
     """
 
     __slots__ = ("_marking", "_pair_queue", "_queue", "_spool")
@@ -288,7 +288,7 @@ class RequestMarks:
         self._marking = False
 
     def make(self, parked: Collection[int]) -> None:
-        """Mark the request that waits in front, and those soon behind it."""
+        """Mark the request in front of the queue, and those soon behind it."""
         if self._marking:
             return
         near = islice(self._pair_queue.waiting, MARK_AHEAD)
@@ -310,7 +310,7 @@ class RequestMarks:
 
 
 class WayOut(Protocol):
-    """What is needed of the next hop of a queue that the spool has no room for."""
+    """The next hop of a queue that the spool has no room for, as far as it is needed here."""
 
     @property
     def ready(self) -> bool: ...
@@ -319,7 +319,7 @@ class WayOut(Protocol):
 
 
 class OverflowingQueue(Protocol):
-    """What is needed of the delivery queue that the spool has no room for."""
+    """The delivery queue that the spool has no room for, as far as it is needed here."""
 
     pair_queue: PairQueue
     held: bool
@@ -330,13 +330,13 @@ class OverflowingQueue(Protocol):
     def next_hop_ready(self) -> None: ...
 
     def spool_again(self) -> None:
-        """Give the spool again what it is due."""
+        """Give the spool again what is due."""
 
     def relieve(self) -> None:
-        """Let the sources go on, unless there is still reason to wait."""
+        """Resume the paused sources, unless there is still a reason to wait."""
 
     def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
-        """Bounce these, for there is no room; `told` is called once their receipts are settled."""
+        """Bounce stanzas for which there is no room. `told` is called once their receipts are settled."""
 
     @property
     def errors_pass(self) -> bool:
@@ -354,16 +354,16 @@ class SpoolOverflow:
 
     def __init__(self, queue: OverflowingQueue) -> None:
         self._queue = queue
-        #: something is still here that the spool rejected
+        #: the queue still holds stanzas that the spool rejected
         self.active = False
-        #: which bound the spool named last: "spool", "share", "disk", or "" for an error
+        #: the bound that the spool named last: "spool", "share", "disk", or "" for an error
         self.bound = ""
         #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
         #: stanza that its sender resends after a crash must not be overtaken (R35)
         self.unacked_bounces = 0
 
     def dispose(self) -> None:
-        """The queue is forgotten: let go of it. Nothing is here that the spool rejected."""
+        """Drop the reference to the queue, which is forgotten and holds nothing that the spool rejected."""
         del self._queue
 
     @property
@@ -399,7 +399,7 @@ class SpoolOverflow:
         self._queue.spool_again()
 
     def end(self) -> None:
-        """Nothing is here any more that the spool rejected."""
+        """Note that the queue no longer holds anything that the spool rejected."""
         if self.active:
             self.active, self.bound = False, ""
             self._queue.relieve()

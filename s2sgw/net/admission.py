@@ -1,9 +1,9 @@
-"""Which connections may be open at once, and which gives way.
+"""The admission of connections: how many may be open at once, and which gives way to a new one.
 
 A connection is *unproven* until its stream has proven a pair of domains. Unproven connections are bounded in all, for each
 site (`net.sites`) and for each name that they claim, and have a limited time. Beyond a bound the oldest one of the most
-crowded site gives way to the newcomer: who opens many connections loses his own, and who opens one keeps it. A proven
-connection never gives way. Nothing here depends on how many connections there are.
+crowded site gives way to the newcomer: a site with many connections loses its own, and a site with one keeps it. A proven
+connection never gives way. The cost of each step does not depend on the number of connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from s2sgw.xmpp.errors import StreamCondition
 
 #: How many times the bound of the narrowest site each wider one may have: an IPv4 /24; an IPv6 /56 and /48.
 WIDER = 2
-#: Seconds that a negotiation has at least, however many are under way.
+#: Seconds that a negotiation has at least, even if many are under way.
 LEAST_NEGOTIATION = 5.0
 #: Seconds between two looks for connections whose time is over, and how many of them are ended in one turn of the reactor, within
 #: how many seconds.
@@ -33,7 +33,7 @@ ENDING_SECONDS = 0.002
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections may be open at once; 0 is no limit.
+    """The limits of open connections; 0 is no limit.
 
     `total`: in all. `per_address`: from one IPv4 address or IPv6 /64. `unproven`: of those in all, `unproven_per_site`: from
     one IPv4 address or IPv6 /64 (each wider site: `WIDER` times as many), `unproven_per_name`: that claim to be one domain.
@@ -104,13 +104,13 @@ class Admission:
 
     @property
     def negotiation_seconds(self) -> float:
-        """How long a negotiation may take now: shorter, the more of the unproven connections there may be are there."""
+        """The seconds that a negotiation may take now: the more unproven connections, the fewer."""
         limits = self.limits
         pressure = 2 * self._unproven.count / limits.unproven - 1 if limits.unproven else 0.0
         return limits.negotiation - max(0.0, min(pressure, 1.0)) * max(0.0, limits.negotiation - LEAST_NEGOTIATION)
 
     def admit(self, address: str) -> AdmittedConnection | NotAdmitted:
-        """Count a new connection from `address`, after which another may have given way; or say why it may not be."""
+        """Count a new connection from `address`, for which another may give way. Or return why it is not admitted."""
         path = site_path(address)
         reached = self._make_room(path)
         if reached is not None:
@@ -138,13 +138,13 @@ class Admission:
         self._by_name.setdefault(name, _Sites()).add(connection)
 
     def prove(self, connection: AdmittedConnection) -> None:
-        """The stream of `connection` has proven a pair: from now on the connection never gives way."""
+        """Note that the stream of `connection` has proven a pair: it never gives way from now on."""
         self._proven += 1
         self._forget_stranger(connection)
         self._leave_unproven(connection)
 
     def release(self, connection: AdmittedConnection) -> None:
-        """The transport of `connection` is gone."""
+        """Forget `connection`, whose transport is gone."""
         self._total -= 1
         self._forget_stranger(connection)
         if connection.proven:
@@ -159,7 +159,7 @@ class Admission:
             del self._by_address[site]
 
     def close(self) -> None:
-        """The gateway stops: end the connections that have proven nothing."""
+        """End the connections that have proven nothing: the gateway stops."""
         ending = Ending(Cause.SHUTDOWN)
         for connection in list(self._by_age):
             self._leave_unproven(connection)
@@ -168,7 +168,7 @@ class Admission:
     # --- which connection gives way ---
 
     def _make_room(self, path: Site) -> NotAdmitted | None:
-        """Have others give way where a limit is reached; return the limit where none can."""
+        """Let another connection give way if a limit is reached. Return the limit if none can."""
         limits = self.limits
         if limits.per_address and self._by_address.get(path[-1], 0) >= limits.per_address:
             reached = _address_is_full(path[-1], limits.per_address)
@@ -278,7 +278,7 @@ class AdmittedConnection:
         self._admission.strangers[descriptor] = self
 
     def claim(self, name: str) -> None:
-        """The stream says that it is of `name`; it may say another one until it has proven one."""
+        """Note the claim of `name`. Until the stream has proven one name, it may claim another."""
         if self._open and not self.proven and name != self.claimed:
             self._admission.claim(self, name)
 

@@ -1,4 +1,4 @@
-"""The two directions of a transport: `InputBuffer` holds what came and waits to be read, `OutputGate` knows whether more fits.
+"""The two directions of a transport: `InputBuffer` holds unread input, `OutputGate` knows whether the transport takes more.
 
 Under TLS `dataReceived` comes once per record; 60,000 one-byte records cost ten times less when what one turn brought
 is read at once (docs/decisions.md#batching).
@@ -14,9 +14,9 @@ from zope.interface import implementer
 
 from s2sgw.net.turns import Reader, Turns
 
-#: Bytes that wait to be read, of one stream; with more the transport is read no further.
+#: Unread bytes of one stream beyond which the transport is read no further.
 INPUT_BYTES = 65536
-#: Streams that are still negotiated have at most this part of the memory for what they leave unread.
+#: Streams that are still negotiated may leave this part of the memory unread, at most.
 UNPROVEN_SHARE = 16
 
 
@@ -32,11 +32,11 @@ class Memory(Protocol):
 
 
 def _nothing(*_: object) -> None:
-    """Stand in for a callback of what is gone."""
+    """Stand in for a callback of an object that is gone."""
 
 
 class InputReader(Reader, Protocol):
-    """What reads the input of one transport."""
+    """The reader of one transport's input."""
 
     def held_too_long(self) -> None:
         """Handle a hold that has lasted for too long."""

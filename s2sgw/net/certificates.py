@@ -33,7 +33,7 @@ PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey | Ed448
 
 #: Answers of `CertificateDirectory.for_domain` that are remembered. Strangers choose the names.
 ANSWERS_KEPT = 1024
-#: Bits of an RSA key and of an elliptic curve below which OpenSSL will not have the certificate.
+#: The least bits of an RSA key and of an elliptic curve: OpenSSL rejects smaller ones.
 RSA_BITS, CURVE_BITS = 2048, 224
 
 _PAIRS = ("fullchain.pem", "privkey.pem")
@@ -103,9 +103,9 @@ class CertificateDirectory:
     def for_domain(self, domain: Domain | None) -> Credential | None:
         """Return the certificate that serves `domain`.
 
-        One within its dates goes first, then one without an id-on-xmppAddr (ejabberd cannot read those), then one with the
-        exact name before one with a wildcard, then the one that ends last. None asks for the certificate to present where no
-        name is known: the first of the folder.
+        The order of preference: a certificate within its dates; one without an id-on-xmppAddr, which ejabberd cannot read;
+        one with the exact name before one with a wildcard; the one that ends last. `domain` None: no name is known, so the
+        first of the folder is returned.
         """
         if domain is None:
             return self.credentials[0] if self.credentials else None
@@ -116,7 +116,7 @@ class CertificateDirectory:
         return self._answers[domain]
 
     def unserved(self, domains: Iterable[Domain]) -> tuple[str, ...]:
-        """A complaint for each of `domains` that no certificate names."""
+        """Return a complaint for each of `domains` that no certificate names."""
         missing = (domain for domain in domains if self.for_domain(domain) is None)
         return tuple(f"no certificate in {self.path} names {domain}" for domain in missing)
 
@@ -133,7 +133,7 @@ class CertificateDirectory:
 
 
 def load(path: Path, at: datetime) -> Loaded:
-    """Everything in the folder `path`, with all complaints and warnings about it. Never raises for what is in it."""
+    """Return everything in the folder `path`, with all complaints and warnings. A bad file raises nothing."""
     try:
         pairs = list(_pairs(path))
     except OSError as error:
@@ -156,7 +156,7 @@ def load(path: Path, at: datetime) -> Loaded:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, Path, Path]]:
-    """(name, certificate file, key file) for all that looks like a pair, whether or not its other half is there."""
+    """Yield (name, certificate file, key file) for each pair of files, even if one of them is missing."""
     for entry in sorted(path.iterdir()):
         if entry.suffix == ".crt":
             yield entry.stem, entry, entry.with_suffix(".key")
@@ -167,7 +167,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, Path, Path]]:
 
 
 def read(name: str, certificate: Path, key: Path) -> Credential:
-    """One pair of files; raises `UnusableCertificate` with everything that is wrong with it."""
+    """Read one pair of files. Raises `UnusableCertificate` with all of its faults."""
     wrong: list[str] = []
     chain = _attempt(wrong, _read_chain, certificate)
     private = _attempt(wrong, _read_key, key)
@@ -201,7 +201,7 @@ def _read_chain(path: Path) -> list[x509.Certificate]:
 
 
 def _read_key(path: Path) -> PrivateKey:
-    """A key that others may read is no longer private; one that asks for a password cannot be used unattended."""
+    """Read a private key. Refuse one that other users can read, and one that is encrypted."""
     data = _bytes(path)
     if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         raise UnusableCertificate(f"{path}: is readable or writable by other users (chmod 640)")

@@ -1,11 +1,10 @@
 """The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (docs/decisions.md#engines).
 
-Input is joined per reactor turn, since under TLS `dataReceived` comes once per record; what one turn brings is fed at
-once (docs/decisions.md#batching), as far as the turn has time for one stream. STARTTLS and direct TLS are one path, on the
-clock that is given.
+Input is joined for each turn of the reactor, because under TLS `dataReceived` comes once for each record. The input of one turn
+is fed at once (docs/decisions.md#batching), as far as the turn has time for one stream. STARTTLS and direct TLS share one path.
 
-A side that sends and does not read is read no further once its answers wait. Where stanzas go out as well, that is when
-more than a few answers wait: else two sides that both send would wait for each other.
+If the other side sends and does not read, it is read no further once answers wait. On a stream that carries stanzas out as well,
+more than a few answers must wait: else two sides that both send would wait for each other.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from s2sgw.xmpp.timer import cancel
 
 P = ParamSpec("P")
 
-#: Of one stream in one turn of the reactor: seconds of reading, bytes that are read while it is negotiated, bytes of answers.
+#: Bounds of one stream in one turn of the reactor: seconds of reading, bytes read while it is negotiated, bytes of answers.
 STREAM_SECONDS = 0.005
 NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
@@ -49,22 +48,22 @@ FULL_BYTES = 65536
 
 
 class Engine(typing.Protocol):
-    """What the adapter needs of an engine of either role. `parting`: how a stream ends that the other side has closed already."""
+    """An engine of either role, as far as it is needed here. `parting`: the ending, if the other side has closed the stream."""
 
     parting: Ending | None
 
     @property
     def backlogged(self) -> bool:
-        """Some of what came is still to be read: `proceed` reads on."""
+        """The engine has unread input. `proceed` reads on."""
     @property
     def unsent(self) -> int:
         """Bytes that `data_to_send` returns."""
     @property
     def lasting(self) -> bool:
-        """The stream is there to be reached by, so that no silence makes it useless."""
+        """The stream exists to be reached by: it is not closed for being idle."""
     @property
     def one_way(self) -> bool:
-        """Stanzas go from us to the other side alone: we close the stream first, so that nothing is lost on its way."""
+        """Only we send stanzas. We close the stream first, so that no stanza is lost on its way."""
     @property
     def silence_limit(self) -> int | None:
         """Seconds of silence after which the other side closes the stream (XEP-0478). None: it announced none."""
@@ -88,7 +87,7 @@ class ConnectionOwner(typing.Protocol):
     """The owner of a stream, which decides what it is for. `ended` is called once for each connection made, as the last call."""
 
     def connected(self, connection: StreamConnection) -> None:
-        """The transport is there (direct TLS has begun, but is not over). The initiating side's moment for `begin`."""
+        """The transport is open, and direct TLS has begun. The initiating side calls `begin` now."""
 
     def event(self, connection: StreamConnection, event: Event) -> None:
         """An event of the engine, except `StartTLS` and `Ended`, which the adapter performs itself."""
@@ -97,10 +96,10 @@ class ConnectionOwner(typing.Protocol):
         """The other side takes no more at present: write nothing until `resumed`."""
 
     def resumed(self, connection: StreamConnection) -> None:
-        """It takes again."""
+        """The other side takes more again."""
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
-        """The stream is over; the transport may take up to `ConnectionOptions.close_timeout` to go."""
+        """The stream is over. The transport is gone after `ConnectionOptions.close_timeout` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +121,8 @@ class ConnectionOptions:
 class StreamConnection(Protocol):
     """One transport with one engine.
 
-    `tls(event)` gives what opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`), `event` being
-    the engine's order, or None for direct TLS, which begins with the connection.
+    `tls(event)` returns what opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`). `event` is the
+    engine's order. None: direct TLS, which begins with the connection.
     """
 
     _log = Logger()
@@ -141,7 +140,7 @@ class StreamConnection(Protocol):
         #: when input came last, when stanzas were written last, and since when the other side has taken nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
-        #: since when nothing has kept the stream from being read; infinity while something does
+        #: since when the stream is read without a hold; infinity while it is held
         self.read_since = self.last_received
         #: the negotiation is over: the stream's turns come before those of streams that are still negotiated
         self.established = False
@@ -149,7 +148,7 @@ class StreamConnection(Protocol):
         self.busy = False
         #: no more stanzas are written: the stream is closed as soon as what is in flight was acknowledged
         self.retiring = False
-        #: it carries everybody's stanzas: one slow lane must not hold up the others
+        #: it carries the stanzas of many pairs: one slow lane must not hold up the others
         self.shared = shared
         self._clock = clock
         self._tls = tls
@@ -180,7 +179,7 @@ class StreamConnection(Protocol):
     # --- what the owner uses ---------------------------------------------------------------------------------------
 
     def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run a method of the engine and perform what follows. After the end it does nothing; it may be called anywhere."""
+        """Run a method of the engine, and perform the events that follow. After the end do nothing. It may be called anywhere."""
         if self.ending is not None:
             return
         try:
@@ -193,7 +192,7 @@ class StreamConnection(Protocol):
             self._broken()
 
     def write(self, data: bytes) -> bool:
-        """Send stanzas past the engine, and return whether it takes no more for now. Callers join what one turn has for it."""
+        """Send stanzas past the engine. Return whether the stream takes no more for now. Callers join the stanzas of one turn."""
         if self.ending is None and not self._gone:
             self.last_sent = self._clock.seconds()
             self._sends = True
@@ -201,7 +200,7 @@ class StreamConnection(Protocol):
         return not self.writable
 
     def keep_alive(self, data: bytes = b" ") -> None:
-        """Send white space between stanzas (RFC 6120 §4.6.1), or what else asks for a sign of life; it counts for no use."""
+        """Send white space between stanzas (RFC 6120 §4.6.1), or a request for a sign of life. It does not count as use."""
         if self.ending is None and not self._gone:
             self._out.write(data)
 
@@ -213,7 +212,7 @@ class StreamConnection(Protocol):
             self.step(self.engine.close, ending)
 
     def wind_down(self, ending: Ending) -> None:
-        """As `close`, but what the other side sends up to its own closing tag is still heard. It may never say it."""
+        """Close, but read on up to the other side's closing tag, which may never come."""
         if self._handshaking:
             self._finish(ending, abort=True)
         else:
@@ -242,7 +241,7 @@ class StreamConnection(Protocol):
             self._transport.loseConnection()
 
     def negotiated(self) -> None:
-        """The negotiation's deadline is met."""
+        """Note that the negotiation is over in time."""
         if self.ending is None:
             self.established = True
             self._stop_deadline()
@@ -259,7 +258,7 @@ class StreamConnection(Protocol):
             self.read_since = self._clock.seconds()
 
     def when_closed(self) -> Deferred[None]:
-        """Fires when the transport is gone."""
+        """Return a Deferred that fires when the transport is gone."""
         waiter: Deferred[None] = Deferred()
         if self._gone:
             waiter.callback(None)
@@ -359,7 +358,7 @@ class StreamConnection(Protocol):
             self.step(self.engine.tls_established)
 
     def _read(self, budget: TurnBudget) -> None:
-        """Read what came, as far as this turn of the reactor has time and room for it: a portion in any case."""
+        """Read input as far as this turn of the reactor has time and room, and at least one portion."""
         began = budget.stopwatch()
         at_most = self._portion if self.established else NEGOTIATION_BYTES
         while self._readable and not self._intake.held:
@@ -378,7 +377,7 @@ class StreamConnection(Protocol):
         return self.ending is None and (self._intake.size > 0 or self.engine.backlogged)
 
     def _feed(self, at_most: int | None = None) -> int:
-        """Have the engine read what it has not yet, else what came; return how many bytes of that."""
+        """Let the engine read on, or feed it input. Return how many bytes of input it took."""
         self._tell_of_tls()
         if self.engine.backlogged:
             self.step(self.engine.proceed)
@@ -425,7 +424,7 @@ class StreamConnection(Protocol):
                 self._owe(len(data))
             self._out.write(data)
 
-    # --- what the other side does not take ---------------------------------------------------------------------------
+    # --- answers that the other side does not read ---------------------------------------------------------------------------
 
     def _outlet_changed(self, is_open: bool) -> None:
         self.blocked_since = None if is_open else self._clock.seconds()
@@ -439,7 +438,7 @@ class StreamConnection(Protocol):
             self._guarded(self.owner.resumed if is_open else self.owner.paused, self)
 
     def _owe(self, number: int) -> None:
-        """So many bytes of answers go behind what a full transport has not sent yet."""
+        """Count bytes of answers that wait behind a full transport."""
         self._owed += number
         self._count_unsent(number)
         if self._owed > ANSWER_BYTES:
@@ -452,7 +451,7 @@ class StreamConnection(Protocol):
             self._blocked_timer = self._clock.callLater(self._options.blocked_timeout, self._blocked_too_long)
 
     def _settle(self) -> None:
-        """Nothing waits to be sent, or never will be."""
+        """Forget the waiting answers: they were sent, or never will be."""
         self._owed = 0
         self._unsent.remove(self)
         self._stop_blocked_timer()
@@ -543,14 +542,14 @@ class StreamConnection(Protocol):
         self._intake.want_turn()
 
     def tls_renegotiated(self) -> None:
-        """R10. Called from within OpenSSL, so the close is left to the next turn; nothing more is heard until then."""
+        """End the stream in the next turn (R10). OpenSSL is the caller, so not now. Nothing is read until then."""
         self._intake.close(read_on=False)
         self._clock.callLater(0, self.abort, Ending(Cause.TLS_RENEGOTIATION, "", "them"))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _lost(self, reason: Failure) -> None:
-        """The transport is gone: what came before is still heard (R16)."""
+        """Handle the loss of the transport. Input that came before is still read (R16)."""
         self._gone, self._link, self._out = True, None, None
         if self._socket is not None:
             self._socket.release()
@@ -572,7 +571,7 @@ class StreamConnection(Protocol):
             waiter.callback(None)
 
     def _finish(self, ending: Ending, *, abort: bool = False) -> None:
-        """The one end: note it, shut the transport, tell the owner."""
+        """End the stream, once: note the ending, shut the transport, call the owner."""
         if self.ending is not None:
             return
         self.ending = ending
@@ -593,7 +592,7 @@ class StreamConnection(Protocol):
         del self.owner, self._tls  # which lead back here: what is in no circle leaves memory at once
 
     def _shut(self, abort: bool) -> None:
-        """`loseConnection` waits while a producer is registered, and for the peer without end: bound it."""
+        """Bound the time of `loseConnection`, which waits for the peer without end, and while a producer is registered."""
         self._out.unregisterProducer()
         if abort:
             self._transport.abortConnection()

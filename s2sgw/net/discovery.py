@@ -44,7 +44,7 @@ GRACE = 1.0
 TARGET_GRACE = 3.0
 #: Seconds after which the next target is looked up too, while the last one is outstanding.
 STAGGER = 2.0
-#: Targets of a domain that are considered, those of them that are asked for a stranger, and addresses of one target.
+#: The most targets of a domain, those of them that are looked up for a stranger, and addresses of one target.
 TARGETS = 16
 STRANGER_TARGETS = 3
 ADDRESSES = 16
@@ -61,7 +61,7 @@ class Target:
 
     `located`: its addresses were looked up. `secure`: DNSSEC secured the name of the host (or that the domain has no SRV
     record and is the host itself). `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368).
-    `canonical`: the host's name behind CNAMEs, where DNSSEC secured them.
+    `canonical`: the host's name behind CNAMEs, if DNSSEC secured them.
     """
 
     host: str
@@ -77,7 +77,7 @@ class Target:
 
     @property
     def place(self) -> tuple[str, int, bool]:
-        """Return what tells it from the other targets of a domain: host, port, and whether it is direct TLS."""
+        """Return its key among the targets of a domain: host, port, and whether it is direct TLS."""
         return self.host, self.port, self.direct_tls
 
 
@@ -113,7 +113,7 @@ class Discovery:
 
     `static`: "host:port" by domain, instead of the DNS. `private_addresses`: "allow" lets a peer's DNS name addresses that
     are not public. `own_addresses` knows our listeners, to which no peer's DNS may lead. Neither applies to `static` and routes.
-    `relayed`: domains that a proxy reaches by name, so that nothing is looked up for them.
+    `relayed`: domains that a proxy reaches by name. Nothing is looked up for them.
     Raises `ValueError` for a static answer that is not a host and port.
     """
 
@@ -165,7 +165,7 @@ class Discovery:
         return Deferred.fromCoroutine(self._resolve(domain, route, requester)).addErrback(_not_resolved, domain)
 
     def locate(self, targets: Sequence[Target], requester: Requester | None = None) -> Deferred[tuple[Target, ...]]:
-        """Return those of `targets` that have addresses to which we may connect, looking up what is not known yet.
+        """Return those of `targets` that have addresses to which we may connect. Unknown addresses are looked up.
 
         All are asked at once: pass the targets of one priority. Never fails; it can be cancelled.
         """
@@ -215,7 +215,7 @@ class Discovery:
         return await self._first_located(domain, candidates, deadline, requester)
 
     async def _fixed(self, domain: Domain, place: HostPort, deadline: float) -> Resolution:
-        """Return the place that the operator wrote: any address will do, and it costs a stranger nothing."""
+        """Return the place that the operator configured. It may have any address, and costs a stranger no questions."""
         if place.is_address:
             return Resolution(domain, (Target(place.host, place.port, (place.host,)),))
         candidate = Candidate(dns.name.from_text(place.host), place.port)
@@ -287,7 +287,7 @@ class Discovery:
     # --- where a stranger's DNS may lead us ---
 
     def _permitted(self, target: Target | None) -> Target | None:
-        """Return the target without the addresses to which a stranger's DNS may not lead us; None where none is left."""
+        """Return the target without the addresses to which a stranger's DNS may not lead us. None: no address is left."""
         if target is None:
             return None
         permitted = _only(target, self._may_be_reached)
@@ -330,7 +330,7 @@ class _Host:
 
 
 def _remembered(resolution: Resolution, requester: Requester, route: str | None) -> Resolution:
-    """Remember a success for the transaction of `requester`; a failure may be mended by the next attempt."""
+    """Remember a success for the transaction of `requester`. A failure is not kept: the next attempt may succeed."""
     if resolution.ending is None:
         requester.resolutions[resolution.domain.ascii, route] = resolution
     return resolution

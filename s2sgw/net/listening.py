@@ -36,7 +36,7 @@ OnRefused = Callable[[str, Ending], None]
 class SilentConnection(HandoverProtocol):
     """An accepted connection until its first byte: then its stream is built.
 
-    One that the other side closes before that is a health check or a port scan: it costs next to nothing, and is no refusal.
+    A connection that the other side closes before that is a health check or a port scan. It costs little, and is no refusal.
     """
 
     def __init__(self, admitted: AdmittedConnection, address: str, build: BuildStream, refused: OnRefused) -> None:
@@ -58,11 +58,11 @@ class SilentConnection(HandoverProtocol):
         self.hand_over(connection, self.transport, data)
 
     def prefaceLost(self, reason: Failure) -> None:
-        """The connection is gone, and nothing was said."""
+        """Forget the connection, which is gone without a byte."""
         self._admitted.release()
 
     def dismiss(self, refusal: Refusal) -> None:
-        """End the connection without a word: none was heard."""
+        """End the connection without an error, because nothing was received."""
         if not refusal.ending.in_order:
             self._refused(self._address, refusal.ending)
         self.transport.abortConnection()
@@ -84,7 +84,7 @@ class StreamFactory(ServerFactory):
         self._refused = refused
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection, or None, which has Twisted close it."""
+        """Return the protocol of a new connection. None: Twisted closes it."""
         address = str(getattr(addr, "host", ""))
         admitted = self._admission.admit(address)
         if isinstance(admitted, NotAdmitted):
@@ -94,7 +94,7 @@ class StreamFactory(ServerFactory):
 
 
 def bound_accepts(port: Any) -> Any:
-    """Have a listening port of Twisted accept `ACCEPTS` connections in one turn at most, and return it."""
+    """Return a listening port of Twisted, which accepts at most `ACCEPTS` connections in one turn from now on."""
     if hasattr(port, "numberAccepts"):
         accept = port.doRead
 

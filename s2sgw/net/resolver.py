@@ -61,7 +61,7 @@ _WHY_BUSY: dict[Reason, str] = {
     "line-full": "too many look-ups at once",
     "rate": "too many look-ups for this address",
 }
-#: The owner of look-ups that are joined by everybody.
+#: The owner of look-ups that all may join.
 _OURS: Owner = ()
 
 
@@ -70,7 +70,7 @@ class Resolver:
 
     `servers`: "address" or "address:port"; none: the system's. `trust_ad`: believe the AD flag of servers that are not on
     this machine too (their network must be trusted). `lookups`: how many are under way at once.
-    Raises `ValueError` for a server that is no address.
+    Raises `ValueError` for a server that is not an address.
     """
 
     def __init__(

@@ -267,7 +267,7 @@ class SocketTransport:
         return -1 if self._lost else self._descriptor
 
     def logPrefix(self) -> str:
-        """Return what Twisted's log calls it."""
+        """Return its name in Twisted's log."""
         return "SocketTransport"
 
     def doRead(self) -> Any:
@@ -311,7 +311,7 @@ class SocketTransport:
             below.connectionLost(reason)
 
     def release(self) -> None:
-        """Leave the reactor and forget everything, so that nothing is in a circle."""
+        """Leave the reactor, and drop all references, so that nothing is in a circle."""
         if self._lost:
             return
         self._stop()
@@ -389,7 +389,7 @@ class SocketTransport:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """Return the loss that an error amounts to: a socket that failed, an end without close_notify, or what TLS says."""
+    """Return the reason for a loss: a socket that failed, an end without close_notify, or an error of TLS."""
     if isinstance(error, SSL.SysCallError) or not isinstance(error, SSL.Error):
         return CONNECTION_LOST
     return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""Shares the reactor's time among the streams that have input: each reads a little, then the next one does."""
+"""Shares the reactor's time among the streams that have input: each reads a little, then the next one reads."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Turns:
 
     @property
     def negotiating(self) -> int:
-        """How many that are not established wait to be called or judged."""
+        """The number of unestablished streams that wait to be called or judged."""
         return len(self._negotiating) + len(self._judgements)
 
     @property
@@ -105,7 +105,7 @@ class Turns:
             self._run()
 
     def _schedule(self) -> None:
-        """See to a turn of the reactor soon. One timer is enough, and more would each call what waits, all in one turn."""
+        """Schedule a turn of the reactor soon, by one timer: each further timer would call again what waits, in one turn."""
         if self._timer is None and not self._in_round and not self._is_running:
             self._timer = self._clock.callLater(0, self._timer_is_due)
 
@@ -171,7 +171,7 @@ class Turns:
             began = now
 
     def _judge(self) -> None:
-        """Have those judged that there is time for."""
+        """Make the judgements that there is time for."""
         for _ in range(len(self._judgements)):
             if not self._judgements or not self.budget.allows(TurnPart.JUDGEMENTS):
                 return
