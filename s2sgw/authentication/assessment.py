@@ -34,7 +34,7 @@ class Assessment:
 
     @property
     def proven(self) -> bool:
-        """Whether a proof that counts succeeded: not so by dialback or by first use."""
+        """Whether a proof that counts succeeded. Dialback and first use do not count."""
         return any(each.proven for each in self.attempts if each.method in accepts(self.policy))
 
     @property
@@ -57,11 +57,11 @@ class ProofRunner:
     """The proofs, with the anchors and revocation lists that each policy names."""
 
     files: PolicyFiles
-    #: so that a path is searched once for all proofs of a handshake, and for all domains that a stream proves
+    #: paths that were found: one search serves all proofs of a handshake, and all domains of a stream
     recent: RecentChains = field(default_factory=RecentChains)
 
     def found(self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts) -> Assessment:
-        """The verdict on the peer that `evidence` is of."""
+        """Return the verdict on the peer of `evidence`."""
         secured = evidence.tls_version is not None
         keys = standing.keys.under(policy)
         attempts = tuple(self._attempts(policy, evidence, keys)) if secured else ()
@@ -78,7 +78,7 @@ class ProofRunner:
             yield prove_pin(evidence, {*pins, *keys.approved})
         if keys.first_use:
             yield _first_use(evidence, keys)
-        # what is wrong with the chain tells a stranger's certificate from a bad one (R19, R20)
+        # the fault of the chain tells a stranger's certificate from a bad one (R19, R20)
         if "pkix" in policy.proofs or policy.unknown_issuer != "reject":
             yield prove_pkix(
                 evidence, self.files.anchors(policy), revocations=self.files.revocations(policy.crl),

@@ -1,4 +1,4 @@
-"""The judge: gathers the evidence of a connection, has each proof tried, and asks the policy for the verdict."""
+"""The judge: gathers the evidence of a connection, tries each proof, and asks the policy for the verdict."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Judge:
         self._time_to_judge = time_to_judge
         #: the peers of each stream for which dialback would make the key a first use (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
-        #: what was recorded of each stream: registered domains, with what the verdict came to
+        #: what was recorded of each stream: registered domains, with the outcomes of the verdicts
         self._recorded: WeakKeyDictionary[StreamConnection, set[tuple[object, ...]]] = WeakKeyDictionary()
 
     def begin(
@@ -92,7 +92,8 @@ class Judge:
     ) -> Verdict:
         """Return the verdict on `question.peer`, which plays `role` on `connection`.
 
-        `target` is where we connected to; None: the peer connected to us. `requester` asks for the look-ups; None: we do.
+        `target` is the place that we connected to. None: the peer connected to us. The look-ups are made for `requester`. None:
+        for the gateway itself.
         """
         evidence, found = await self._found(connection, question.peer, role, target, requester, self._time_to_judge)
         targets: tuple[Target, ...] = (target,) if target else ()
@@ -164,7 +165,7 @@ class Judge:
         self, policy: PeerPolicy, evidence: Evidence, standing: KnownFacts, target: Target | None,
         requester: Requester | None = None, time_to_judge: Callable[[], Deferred[None]] = _at_once,
     ) -> tuple[Evidence, Assessment]:
-        """Return all evidence and the verdict. The DNS is always asked, for it may veto; the web only if nothing else proves."""
+        """Return all evidence and the verdict. The DNS is always asked, because it may veto. The web is asked only if needed."""
         shown = evidence.tls_version is not None and bool(evidence.chain)
         if shown and "dane" in policy.proofs and policy.bar is None:
             tlsa = await self._look_ups.dane(evidence.domain, policy.route, target, requester)

@@ -1,7 +1,7 @@
 """POSH documents, fetched by HTTPS and kept for a while (RFC 7711, R23).
 
-A stranger's name is enough to make us fetch. So a fetch is bounded (`net.https`), fetches for strangers share slots by
-their addresses, and the result is kept, failures too.
+A stranger's claim of a name causes a fetch. So a fetch is bounded (`net.https`), fetches for strangers share slots by their
+addresses, and results are kept, including failures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Kept(NamedTuple):
 
 
 class POSHDocuments:
-    """Looks POSH documents up. `fetch(url, requester)` gets one page; `fetches`: how many at once.
+    """Looks POSH documents up. `fetch(url, requester)` gets one page. `fetches` is the number of fetches at once.
 
     `wall` tells the seconds since the epoch.
     """
@@ -114,7 +114,7 @@ class POSHDocuments:
         return lookup
 
     def _failed(self, failure: Failure, name: str) -> POSHLookup:
-        """Return the failure in words and keep it, unless it is our own: the next fetch may succeed."""
+        """Return the failure in words. Keep it, unless it is our own: then the next fetch may succeed."""
         if failure.check(CancelledError):
             failure.raiseException()  # all callers have cancelled
         if failure.check(SlotLost):

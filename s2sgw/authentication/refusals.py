@@ -29,14 +29,14 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
-#: Which of these it is depends on our policy, or on our memory, of the domain that is claimed.
+#: Causes that depend on our policy for the claimed domain, or on what we remember of it.
 _UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})
 _UNPROVEN_LAYERS = (Layer.PKIX, Layer.AUTH)
 _BARRED = "This server has no streams with that domain. Ask its administrator."
 
 
 def refusal(ending: Ending) -> Refusal:
-    """Return the stream error that tells a peer of `ending`: what, why, and whether to try again (R2, R15)."""
+    """Return the stream error for `ending`: what is wrong, why, and whether to try again (R2, R15)."""
     condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
     again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
     detail = f" ({ending.detail})" if ending.detail else ""
@@ -45,7 +45,7 @@ def refusal(ending: Ending) -> Refusal:
 
 
 def barred(bar: Ending) -> Refusal:
-    """Return the refusal of a peer that policy bars: it does not say by which key or list."""
+    """Return the refusal of a peer that the policy bars. It does not name the key or list."""
     condition = StreamCondition.POLICY_VIOLATION
     return Refusal(condition, f"{Layer.POLICY}: {_BARRED}", replace(bar, condition=condition.value))
 

@@ -42,7 +42,7 @@ class FileContents(Generic[T]):
 
     @property
     def fault(self) -> str:
-        """Why the value does not replace another: half of a list is no list, for it would clear what it should revoke."""
+        """Why the value does not replace another. A part of a list is not used, because it would clear what it should revoke."""
         if self.value.complaints:
             return self.value.complaints[0]
         return "" if len(self.value) else "holds nothing usable"
@@ -127,9 +127,9 @@ class _Watched(Generic[T]):
 
 
 class TrustFiles:
-    """All anchors and lists that policies name; as many as the configuration has paths.
+    """All anchors and lists that policies name.
 
-    `run` reads a file that has changed: a revocation list of a million entries takes seconds, so in another thread.
+    Changed files are read in `threads`: a revocation list of a million entries takes seconds.
     """
 
     log = Logger("s2sgw")
@@ -151,7 +151,7 @@ class TrustFiles:
         return None if path is None else self._revocations.current(path)
 
     def look(self) -> None:
-        """Begin to read every file that has changed, whether or not it is asked for.
+        """Begin to read every file that has changed, even if no caller asks for it.
 
         Called every `LOOK_EVERY` seconds: a revocation counts from the next handshake on, not from the one after.
         """

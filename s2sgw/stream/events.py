@@ -1,7 +1,6 @@
-"""What an engine tells its shell: questions it waits on, orders, and facts (docs/decisions.md#engines).
+"""The events of an engine for its shell: questions, orders and facts (docs/decisions.md#engines).
 
-A question is followed by one answer method of the engine; until then the engine keeps what arrives (bounded) and does
-nothing with it.
+A question is answered by one method of the engine. Until then the engine keeps its input, within a bound, and does not read it.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
 from s2sgw.xmpp.stanza import Stanza
 
-#: So many characters of what a peer says about an error go into the record.
+#: The most characters of a peer's error text that are recorded.
 DETAIL_CHARACTERS = 500
 
 #: Whether a stream needs TLS.
 TLSUse = Literal["required", "optional", "never"]
-#: By what a pair was proven on a stream. "certificate": asked for by dialback on a stream that had authenticated, where no
-#: key would do, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
+#: The method that proved a pair on a stream. "certificate": the pair was requested by dialback on an authenticated stream. No key
+#: is accepted, but the certificate proves the domain (XEP-0344). "bidi" arises from the inverse of an authenticated pair
 #: (XEP-0288), "zero-handshake" from an agreement and a pinned key (XEP-0361).
 Method = Mechanism | Literal["certificate", "dialback", "bidi", "zero-handshake"]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of no: what goes on the wire, and what goes into the record."""
+    """A refusal: the stream error for the wire, and the ending for the record."""
 
     condition: StreamCondition
     text: str
@@ -128,9 +127,9 @@ class DialbackOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ClosingTagDue:
-    """The other side has said its closing tag, and some of what came is not in safe hands yet (XEP-0198).
+    """The other side has sent its closing tag, and some of its stanzas are not handled yet (XEP-0198).
 
-    Ours follows when `handled` covers it all, or on `close(ending)`, which the shell calls after a bounded time.
+    Our closing tag follows when all are `handled`, or on `close(ending)`, which the shell calls after a bounded time.
     """
 
     ending: Ending
@@ -150,8 +149,8 @@ class ResumptionNeeded:
 class StartTLS:
     """Begin TLS in the engine's role; `local` picks our certificate.
 
-    Call `tls_ready()` once there is something to begin TLS with, flush, begin TLS, and call `tls_established()` when the
-    handshake is over. Call `tls_unavailable(ending)` where TLS cannot begin.
+    Call `tls_ready()` when TLS can begin. Flush, begin TLS, and call `tls_established()` when the handshake is over. If TLS
+    cannot begin, call `tls_unavailable(ending)`.
     """
 
     local: Domain
@@ -178,7 +177,7 @@ class LimitHit:
 
 @dataclass(frozen=True, slots=True)
 class PairRefused:
-    """Initiating: the other side would not have `pair`; the stream may live on for others."""
+    """Initiating: the other side refused `pair`. The stream may go on for other pairs."""
 
     pair: Pair
     ending: Ending
@@ -198,7 +197,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReady:
-    """Initiating with purpose "verify": negotiation has gone far enough, `verify()` may be called now."""
+    """Initiating with purpose "verify": `verify()` may be called now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +210,12 @@ class StanzasReceived:
 
 @dataclass(frozen=True, slots=True)
 class ManagementEnabled:
-    """The stanzas received behind this are acknowledged (XEP-0198), so the shell says of each run when it is `handled`."""
+    """The stanzas after this event are acknowledged (XEP-0198). The shell reports each run when it is `handled`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The other side has `count` more of the stanzas that `sent` told of, in their order on the stream (XEP-0198)."""
+    """The other side has `count` more of the stanzas counted by `sent`, in their order on the stream (XEP-0198)."""
 
     count: int
 
@@ -228,9 +227,9 @@ class ManagementRefused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """This stream goes on with one that broke off: the other side has `count` more of what was sent there (XEP-0198 §5).
+    """This stream resumes a lost one: the other side has `count` more of the stanzas that were sent there (XEP-0198 §5).
 
-    What is left must be sent again now, in the same order and before anything else; it is counted already.
+    The rest must be sent again now, in the same order and before anything else. It is counted already.
     """
 
     count: int
@@ -238,7 +237,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class NotResumed:
-    """Initiating: the other side does not know that stream any more. It has `count` more at least, by its own word."""
+    """Initiating: the other side no longer knows that stream. By its answer it has at least `count` more stanzas."""
 
     count: int
 

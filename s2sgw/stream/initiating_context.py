@@ -1,4 +1,4 @@
-"""What the phases of a stream that we open share: its options, what was answered on it, and the pairs proven."""
+"""The context of all phases of a stream that we open: its options, the answers on it, and the proven pairs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Answered:
 
 
 class InitiatingContext(Managed):
-    """The initiating role: what does not depend on the phase."""
+    """The part of the initiating role that does not depend on the phase."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({PROCEED, sasl.SUCCESS})
 
@@ -46,20 +46,20 @@ class InitiatingContext(Managed):
         super().__init__(options.limits)
         self.options = options
         self.pair = Pair(options.local, options.peer)
-        #: what the other side offers on the stream as it is now
+        #: the features that the other side offers now
         self.features = StreamFeatures()
-        #: what it offered behind TLS, before anybody had authenticated; None: it did not come so far
+        #: the features that it offered behind TLS, before authentication; None: there were none yet
         self.offered: StreamFeatures | None = None
         #: why SASL failed, if it did
         self.sasl_failure: Ending | None = None
-        #: by what SASL has authenticated us
+        #: the SASL mechanism that has authenticated us
         self.method: Method = "EXTERNAL"
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
         self.enabling = False
-        #: a stream that broke off, with which this one is to go on; given before the stream begins
+        #: the lost stream that this one is to resume; set before the stream begins
         self.previous: Resumption | None = None
-        #: the pair that has been proven and must wait for the answer to `<resume/>`, and the `h` of that
+        #: the proven pair that waits for the answer to `<resume/>`, and the `h` of that answer
         self._waiting: PairProven | None = None
         self._told = 0
         self._extensible = False
@@ -85,7 +85,7 @@ class InitiatingContext(Managed):
 
     @property
     def extensible(self) -> bool:
-        """Further pairs may be asked for (XEP-0220 §2.6.1)."""
+        """Whether further pairs may be requested (XEP-0220 §2.6.1)."""
         return self._extensible and not self.closing
 
     def extend(self, answered: Answered) -> None:
@@ -99,7 +99,7 @@ class InitiatingContext(Managed):
 
     @property
     def means(self) -> sasl.Means:
-        """By what we can authenticate on the stream as it is now."""
+        """The means by which we can authenticate now."""
         options, features = self.options, self.features
         return sasl.Means(
             options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings, self.mechanisms,
@@ -136,11 +136,11 @@ class InitiatingContext(Managed):
 
     @property
     def resuming(self) -> bool:
-        """`<resume/>` is out."""
+        """Note that `<resume/>` was sent."""
         return self._waiting is not None
 
     def resumed(self, element: Element) -> bool:
-        """`<resumed/>`, or `<failed/>`, whose `h` counts too (XEP-0198 §5); whether `<resume/>` was out."""
+        """Take `<resumed/>`, or `<failed/>`, whose `h` counts too (XEP-0198 §5). Return whether `<resume/>` was outstanding."""
         waiting, previous = self._waiting, self.previous
         if waiting is None or previous is None:
             return False
@@ -155,7 +155,7 @@ class InitiatingContext(Managed):
         return True
 
     def enabled(self, element: Element) -> bool:
-        """What became of `<enable/>`; whether any was out."""
+        """Take the answer to `<enable/>`. Return whether one was outstanding."""
         asked, self.enabling = self.enabling, False
         if asked and element.name != "enabled":
             self.counters = None
@@ -165,9 +165,9 @@ class InitiatingContext(Managed):
         return asked
 
     def manage_back(self, element: Element) -> None:
-        """`<enabled/>`: what comes behind it on a bidirectional stream is counted (XEP-0198 §4).
+        """Take `<enabled/>`: the stanzas behind it on a bidirectional stream are counted (XEP-0198 §4).
 
-        Some say that the stream can be resumed, and not by which id: then it cannot.
+        Some servers offer resumption without an id. Then the stream cannot be resumed.
         """
         assert self.counters is not None
         self.counters.began = self.received

@@ -37,7 +37,7 @@ class Idle(InitiatingPhase):
 
 
 class AwaitHeader(InitiatingPhase):
-    """Our header is out."""
+    """Our header was sent."""
 
     def __init__(self, stream: InitiatingContext, then: type[AwaitFeatures]) -> None:
         super().__init__(stream)
@@ -55,7 +55,7 @@ class AwaitHeader(InitiatingPhase):
 
 
 class AwaitFeatures(InitiatingPhase):
-    """The answering header has come, the features not yet: before TLS."""
+    """The answering header has come, but not the features. TLS is not established."""
 
     def __init__(self, stream: InitiatingContext, answered: Answered) -> None:
         super().__init__(stream)
@@ -69,8 +69,8 @@ class AwaitFeatures(InitiatingPhase):
         """Check the addresses of the answering header, then go on as the features allow.
 
         RFC 6120 §4.7.1: only an error may come from another domain than the one asked for. Openfire answers with its main
-        domain behind TLS, whichever of its domains was asked for. That is tolerated where TLS has proven the domain asked
-        for: the header proves nothing in any case.
+        domain behind TLS, whichever of its domains was asked for. That is tolerated if TLS has proven the domain asked for:
+        the header proves nothing in any case.
         """
         other = self.answered.other_to or ("" if self.stream.peer_proven else self.answered.other_from)
         if other:
@@ -80,7 +80,7 @@ class AwaitFeatures(InitiatingPhase):
         self.choose()
 
     def choose(self) -> None:
-        """TLS, or what policy lets go on without it."""
+        """TLS, or negotiation without it, if the policy allows that."""
         tls, features = self.stream.options.tls, self.stream.features
         if features.starttls and tls != "never":
             self.stream.send(Element("starttls", TLS))
@@ -99,7 +99,7 @@ class AwaitFeatures(InitiatingPhase):
 
 
 class AwaitSecuredFeatures(AwaitFeatures):
-    """Behind TLS: SASL where we have the means, else dialback (R24, R25)."""
+    """Behind TLS: SASL if we have the means, else dialback (R24, R25)."""
 
     def choose(self) -> None:
         options = self.stream.options
@@ -143,7 +143,7 @@ def _other(name: str | None, domain: Domain) -> str:
 
 
 class AwaitProceed(InitiatingPhase):
-    """`<starttls/>` is out."""
+    """`<starttls/>` was sent."""
 
     def proceed(self, element: Element) -> None:
         self.stream.phase = Handshaking(self.stream)
@@ -207,7 +207,7 @@ class Judging(InitiatingPhase):
 
 
 def authenticate(stream: InitiatingContext, answered: Answered, mechanisms: list[ClientMechanism], failed: Ending | None) -> None:
-    """The best mechanism that is left; where none is, dialback. `failed`: what came of the last one."""
+    """Try the best mechanism that is left, or dialback if none is left. `failed`: the failure of the last one."""
     if mechanisms:
         Authenticating(stream, answered, mechanisms).start()
     elif stream.mutual:
@@ -243,7 +243,7 @@ class Authenticating(InitiatingPhase):
             self.stream.send(sasl.abort())
 
     def success(self, element: Element) -> None:
-        """RFC 5802 §5: success that the other side says, and does not prove, is none."""
+        """Take `<success/>`. Without the proof of the other side it is none (RFC 5802 §5)."""
         message = sasl.read_challenge(element)
         if self._aborted:
             self.unexpected(element)
@@ -281,7 +281,7 @@ class Ready(InitiatingPhase):
         self.stream.extend(self._answered)
 
     def start(self) -> None:
-        """Nothing is proven yet, and dialback is how it will be."""
+        """No pair is proven yet, and dialback is to prove them."""
         self.enter()
         if self.stream.options.purpose == "verify":
             self.stream.emit(VerifyReady())
@@ -302,7 +302,7 @@ class Ready(InitiatingPhase):
         self.stream.send(dialback.result(pair, key))
 
     def _hindrance(self) -> Ending | None:
-        """Why dialback cannot be tried."""
+        """Return why dialback cannot be tried."""
         if not (self._answered.dialback or self.stream.features.dialback):
             text = "the other side offers neither a usable mechanism nor dialback"
             return self._failed or Ending(Cause.NO_COMMON_METHOD, text)
@@ -337,7 +337,7 @@ class Ready(InitiatingPhase):
         self.stream.emit(Verified(pair, stream_id, outcome))
 
     def _refused(self, pair: Pair, ending: Ending) -> None:
-        """A stream that is good for nothing any more is closed."""
+        """Close a stream that is of no more use."""
         self.stream.emit(PairRefused(pair, ending))
         if not self.stream.proven and not self._pairs and not self._verifications:
             raise Stop(ending)

@@ -81,7 +81,7 @@ class Counters:
     def __init__(self, began: int) -> None:
         """`began`: the number of stanzas that were received before."""
         self.began = began
-        #: of those received, the longest prefix in safe hands
+        #: of those received, the longest prefix that is handled
         self.handled = 0
         #: how many of those were acknowledged to the other side
         self.told = 0
@@ -146,11 +146,11 @@ class Managed(Negotiation):
     """A stream of either role whose stanzas can be acknowledged."""
 
     counters: Counters | None = None
-    #: by what the stream is resumed, should it break off
+    #: how the stream is resumed if it is lost
     resumption: Resumption | None = None
-    #: it goes on with one that broke off
+    #: it resumes a lost stream
     continues = False
-    #: of the stanzas received, how many were acknowledged to the other side, also after the stream broke off
+    #: of the stanzas received, how many were acknowledged to the other side, also after the loss of the stream
     acknowledged_to_peer = 0
 
     @property
@@ -192,7 +192,7 @@ class Managed(Negotiation):
         self.acknowledged_to_peer = counters.told
 
     def part(self, ending: Ending) -> None:
-        """Answer the other side's closing tag. It would send again what is not acknowledged before ours."""
+        """Answer the other side's closing tag. It sends again the stanzas that are not acknowledged before our tag."""
         if self.leaving is not None or not self.owes:
             raise Stop(ending)
         self.parting = ending
@@ -205,7 +205,7 @@ class Managed(Negotiation):
         super()._farewell(last_words)
 
     def broken_off(self) -> Resumption | None:
-        """Return by what the lost stream can be resumed, once. None if either side ended it (§5)."""
+        """Return what resumes the lost stream, once. None: either side ended it (§5)."""
         if self.over or self.closing or self.resumption is None:
             return None
         resumption, self.resumption, self.counters = self.resumption, None, None

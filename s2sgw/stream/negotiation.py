@@ -1,4 +1,4 @@
-"""What both roles share: a framer to read with, what is to be sent, the phase, and the one way in which a stream ends.
+"""The part that both roles share: the framer, the output, the phase, and the one way in which a stream ends.
 
 A shell (the network, or a test) calls `receive` and the answer methods, performs the events that come back, and sends
 `data_to_send()` before it performs them (docs/decisions.md#engines).
@@ -26,9 +26,9 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: RFC 6120 §4.7.5: any 1.x is ours.
 VERSION = re.compile(r"1\.[0-9]{1,9}\Z")
-#: So many bytes are kept for a stream that waits for an answer of the shell; more is a violation (R32).
+#: The most bytes that are kept while a stream waits for an answer of the shell; more is a violation (R32).
 KEPT_BYTES = 65536
-#: So many bytes of answers are made at once; what came behind is read when they have been taken to be sent.
+#: Bytes of answers that are made at once. Further input is read when they were taken to be sent.
 ANSWER_BYTES = 16384
 
 #: The cause that is recorded for each stream error that we send.
@@ -81,7 +81,7 @@ class Phase:
 
     #: nothing may be sent, not even an error: it would be read as TLS, or nothing was begun
     mute: ClassVar[bool] = False
-    #: the shell owes an answer; until it comes, what arrives is kept unread
+    #: the shell owes an answer; input is kept unread until it comes
     waits: ClassVar[bool] = False
 
     def __init__(self, stream: Negotiation) -> None:
@@ -186,19 +186,19 @@ class Negotiation(ABC):
         self.secured = False
         #: `Ended` was emitted; what comes later is ignored
         self.over = False
-        #: our header is out, so that there is something to close
+        #: our header was sent, so there is a stream to close
         self.opened = False
         #: stanzas that came of proven pairs
         self.received = 0
         #: how many of the next stanzas are repeats: the other side sends them again on a resumed stream
         self.again = 0
-        #: some of what came is still to be read, because it asks for many answers: `proceed` reads on
+        #: there is unread input, because it asks for many answers: `proceed` reads on
         self.backlogged = False
         #: bytes that are to be sent
         self.unsent = 0
-        #: our closing tag is out, theirs is still to come: why
+        #: why we close: our closing tag was sent, and theirs is still to come
         self.leaving: Ending | None = None
-        #: theirs has come, ours is still to go: how the stream ends
+        #: the ending: their closing tag has come, and ours is still to be sent
         self.parting: Ending | None = None
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
@@ -229,18 +229,18 @@ class Negotiation(ABC):
     # --- for the shell -------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[Event]:
-        """Bytes from the other side, in pieces of any size. While the stream is `backlogged` call `proceed` instead."""
+        """Take bytes from the other side, in pieces of any size. While the stream is `backlogged`, call `proceed` instead."""
         return self.step(self.phase.read, data)
 
     def data_to_send(self) -> bytes:
-        """What is to be sent now, once."""
+        """Return the bytes that are to be sent now, once."""
         data = b"".join(self._output)
         self._output.clear()
         self.unsent = 0
         return data
 
     def proceed(self) -> list[Event]:
-        """Read on where `receive` stopped so as not to make too many answers at once. Take `data_to_send` first."""
+        """Read on after `receive` stopped because of too many answers. Take `data_to_send` first."""
         return self.step(self._read_on)
 
     def _read_on(self) -> None:
@@ -248,15 +248,15 @@ class Negotiation(ABC):
             self.phase.read(self._framer.resume())
 
     def tls_ready(self) -> list[Event]:
-        """Answer `StartTLS`: TLS begins as soon as what there is to send has been sent."""
+        """Answer `StartTLS`: TLS begins as soon as the output was sent."""
         return self.step(self.phase.tls_ready)
 
     def tls_unavailable(self, ending: Ending) -> list[Event]:
-        """Answer `StartTLS`: TLS cannot begin. The receiving side says `<failure/>` (R7)."""
+        """Answer `StartTLS`: TLS cannot begin. The receiving side sends `<failure/>` (R7)."""
         return self.step(self.phase.tls_unavailable, ending)
 
     def tls_established(self) -> list[Event]:
-        """The handshake that `StartTLS` (or direct TLS) asked for is complete."""
+        """Go on behind TLS: the handshake of `StartTLS` or direct TLS is complete."""
         return self.step(self.phase.tls_established)
 
     def close(self, ending: Ending) -> list[Event]:
@@ -272,7 +272,7 @@ class Negotiation(ABC):
 
     @property
     def closing(self) -> bool:
-        """One of the two closing tags is out."""
+        """Whether one of the two closing tags was sent or received."""
         return self.leaving is not None or self.parting is not None
 
     def _leave(self, ending: Ending) -> None:
@@ -291,7 +291,7 @@ class Negotiation(ABC):
         return self.step(_fail, refusal)
 
     def rest(self) -> None:
-        """Nothing has come for a while: let go of what can be made again (docs/decisions.md#idle-streams)."""
+        """Free memory that can be rebuilt: nothing has come for a while (docs/decisions.md#idle-streams)."""
         self._framer.rest()
 
     def release(self) -> None:
@@ -311,7 +311,7 @@ class Negotiation(ABC):
     # --- for the phases ------------------------------------------------------------------------------------------
 
     def step(self, act: Callable[_Arguments, None], *arguments: _Arguments.args, **named: _Arguments.kwargs) -> list[Event]:
-        """Call `act`, then do what was kept for after it; return every event."""
+        """Call `act`, then take the input that was kept meanwhile. Return all events."""
         if self.over:
             return []
         try:
@@ -339,7 +339,7 @@ class Negotiation(ABC):
 
     def send(self, data: bytes | Element) -> None:
         if self.leaving is not None:
-            return  # nothing is said behind the closing tag
+            return  # nothing is sent behind the closing tag
         self._output.append(data if isinstance(data, bytes) else data.to_xml())
         self.unsent += len(self._output[-1])
 
@@ -348,7 +348,7 @@ class Negotiation(ABC):
         self._events.append(event)
 
     def pass_on(self, pair: Pair, stanza: Stanza) -> None:
-        """A stanza of a proven pair: one event for a run of them."""
+        """Take a stanza of a proven pair. A run of them is one event."""
         if pair is not self._run_pair:
             if self.again:
                 self.again -= 1
@@ -370,7 +370,7 @@ class Negotiation(ABC):
         self.opened = True
 
     def restart(self) -> None:
-        """A new stream on the same transport; what is left over of the old one's bytes belongs to it (R25)."""
+        """Begin a new stream on the same transport. Unread bytes of the old one belong to it (R25)."""
         self.opened = False
         self._kept = self.left_over
         self._framer = self.framer(self._limits, self.stop_at)
@@ -381,11 +381,11 @@ class Negotiation(ABC):
 
     @property
     def left_over(self) -> bytes:
-        """What has come behind an element of `stop_at`."""
+        """Return the input behind an element of `stop_at`."""
         return self._framer.leftover + self._kept
 
     def limit(self, limits: FramingLimits) -> None:
-        """Other limits from now on."""
+        """Use other limits from now on."""
         self._limits = self._framer.limits = limits
 
     # --- within --------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ class Negotiation(ABC):
 
 
 def read_stream_error(error: Element) -> Ending:
-    """The ending that a received `<stream:error/>` means (RFC 6120 §4.9)."""
+    """Return the ending for a received `<stream:error/>` (RFC 6120 §4.9)."""
     names = [child.name for child in error.children if child.namespace == STREAM_ERRORS and child.name != "text"]
     condition = names[0] if names else str(StreamCondition.UNDEFINED_CONDITION)
     text = error.child(STREAM_ERRORS, "text")

@@ -38,12 +38,12 @@ class ReceivingOptions:
     answers_verify: Callable[[Domain], bool]
     #: returns whether TLS is required of the asserted peer (None: it has named none)
     tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
-    #: whether a text may spell a domain that is served (`xmpp.jid.spelling`): what is not need not be read
+    #: returns whether a text may spell a served domain (`xmpp.jid.spelling`); other texts are not parsed
     serves_spelling: Callable[[str], bool] = _any_spelling
     #: returns why an asserted sender is never accepted (R14), even if it is proven
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False
-    #: no header is exchanged (XEP-0361): the domains that the peers agreed upon may send to; (): negotiate as ever
+    #: no header is exchanged (XEP-0361): the domains that agreed peers may send to; (): negotiate as usual
     zero_handshake: tuple[Domain, ...] = ()
     #: a header without version is answered (R1), and the domains may come with db:result alone: the backend leg
     pre_1_0: bool = False

@@ -9,7 +9,7 @@ from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
 from s2sgw.xmpp.stanza import Stanza
 
-#: So many (from, to) of stanzas are remembered as spelled; beyond, all are forgotten and learned anew.
+#: The most (from, to) of stanzas that are remembered as spelled. Beyond that all are forgotten.
 ROUTES = 1024
 
 

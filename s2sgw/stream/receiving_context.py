@@ -1,4 +1,4 @@
-"""What the phases of a received stream share: its options, what the peer asserted on it, and the proven pairs."""
+"""The context of all phases of a received stream: its options, the peer's assertions, and the proven pairs."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class ReceivingContext(Managed):
         self.emit(Resumed(count))
 
     def may_serve(self, text: str) -> bool:
-        """Return whether a text may spell a domain that is served. A text that is read at little cost is not asked about."""
+        """Return whether a text may spell a served domain. Texts that are cheap to parse are not checked."""
         return not is_internationalised(text) or self.options.serves_spelling(text)
 
     def refusal_of(self, sender: Domain) -> Refusal | None:

@@ -87,7 +87,7 @@ class AwaitHeader(ReceivingPhase):
 
 
 class AwaitSecuredHeader(AwaitHeader):
-    """A stream begins anew behind TLS: nothing is known of what was said before (R8)."""
+    """A stream begins anew behind TLS. Everything received before is forgotten (R8)."""
 
     def begin(self, asserted: Asserted) -> None:
         if asserted.peer is not None and asserted.local is not None:
@@ -127,7 +127,7 @@ def _domain(attribute: str, text: str | None) -> Domain | None:
 
 
 class Plain(ReceivingPhase):
-    """The features before TLS are out."""
+    """The features before TLS were sent."""
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, tls: TLSUse) -> None:
         super().__init__(stream)
@@ -173,7 +173,7 @@ class Plain(ReceivingPhase):
         self._converse(element)
 
     def _converse(self, element: Element) -> None:
-        """Dialback without TLS: where policy lets it go on so (R28)."""
+        """Dialback without TLS, if the policy allows it (R28)."""
         if self._tls == "required":
             raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.POLICY_VIOLATION, f"{NO_TLS} before dialback")
         if self._unresolved:
@@ -200,7 +200,7 @@ class Resolving(ReceivingPhase):
 
 
 class ResolvingForTLS(Resolving):
-    """As above, and that step is `<starttls/>`: not a byte may follow it (R6)."""
+    """As above, for `<starttls/>`: no byte may follow it (R6)."""
 
     def read(self, data: bytes) -> None:
         self.fail_tls(Cause.TLS_INJECTION, INJECTED)
@@ -327,7 +327,7 @@ class Resuming(ReceivingPhase):
 
 
 class Authenticating(Conversing):
-    """The features behind TLS are out: SASL, or dialback, or both are offered."""
+    """The features behind TLS were sent: SASL, dialback, or both are offered."""
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission) -> None:
         super().__init__(stream, asserted, permission)
@@ -410,7 +410,7 @@ class SASLRefusals:
         self._count = 0
 
     def refuse(self, why: SASLRefused) -> None:
-        """`<failure/>`; the last one ends the stream."""
+        """Send `<failure/>`. The last one ends the stream."""
         self._count += 1
         self._stream.send(sasl.failure(why))
         if self._count >= sasl.FAILURES:

@@ -1,6 +1,6 @@
 """SASL between servers (RFC 6120 §6): its elements, and the mechanisms as rows of two tables, one for each role.
 
-A mechanism is an exchange: the receiving one is given messages and says what to answer, the initiating one makes them.
+A mechanism is an exchange. The receiving side takes messages and returns the answers; the initiating side makes the messages.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _usable(variant: Variant, secret: StreamSecret | None) -> bool:
 
 
 class SASLCondition(StrEnum):
-    """RFC 6120 §6.5, as far as we have use for them."""
+    """The conditions of RFC 6120 §6.5 that are used here."""
 
     ABORTED = "aborted"
     ENCRYPTION_REQUIRED = "encryption-required"
@@ -51,7 +51,7 @@ class SASLCondition(StrEnum):
 
 
 class SASLRefused(Exception):
-    """Authentication failed: what `<failure/>` says."""
+    """Authentication failed: the content of `<failure/>`."""
 
     def __init__(self, condition: SASLCondition, text: str) -> None:
         super().__init__(f"{condition}: {text}")
@@ -63,7 +63,7 @@ class SASLRefused(Exception):
 
 
 def decode(text: str) -> bytes | None:
-    """The message that an element carries; None: none at all, `=`: an empty one (RFC 6120 §6.4.2). Raises `SASLRefused`."""
+    """Return the message of an element. None: there is none; `=` is an empty one (RFC 6120 §6.4.2). Raises `SASLRefused`."""
     if text in ("", "="):
         return b"" if text else None
     data = canonical_base64.decode(text)
@@ -73,7 +73,7 @@ def decode(text: str) -> bytes | None:
 
 
 def encode(message: bytes | None) -> str:
-    """The inverse of `decode`."""
+    """Return the text of a message: the inverse of `decode`."""
     if not message:
         return "" if message is None else "="
     return canonical_base64.encode(message)
@@ -95,7 +95,7 @@ def response(message: bytes) -> Element:
 
 
 def abort() -> Element:
-    """Initiating: go no further (RFC 6120 §6.4.4)."""
+    """Initiating: abort (RFC 6120 §6.4.4)."""
     return Element("abort", SASL)
 
 
@@ -111,7 +111,7 @@ def failure(refused: SASLRefused) -> Element:
 
 
 def read_failure(element: Element) -> str:
-    """What a received `<failure/>` says, in one line."""
+    """Return the content of a received `<failure/>`, in one line."""
     names = [child.name for child in element.children if child.namespace == SASL and child.name != "text"]
     text = element.child(SASL, "text")
     return ": ".join([*names[:1], *([text.text] if text else [])])
@@ -129,12 +129,12 @@ def read_challenge(element: Element) -> bytes | None:
 
 
 class ServerExchange(Protocol):
-    """The receiving side of one authentication. `conclusion` is what `<success/>` says, once it has succeeded."""
+    """The receiving side of one authentication. `conclusion` is the content of `<success/>`."""
 
     conclusion: bytes | None
 
     def step(self, message: bytes | None) -> bytes | None:
-        """The challenge that answers `message`, or None: authenticated. Raises `SASLRefused`."""
+        """Return the challenge that answers `message`. None: authenticated. Raises `SASLRefused`."""
 
 
 class ExternalServer:
@@ -226,7 +226,7 @@ SERVER_MECHANISMS = {
 
 
 def offered(permission: Permission) -> list[ServerMechanism]:
-    """The mechanisms that are offered, in the order of the policy; the legacy one is the last in any case."""
+    """Return the mechanisms that are offered, in the order of the policy, and the legacy one last."""
     rows = [SERVER_MECHANISMS[name] for name in _legacy_last(permission.mechanisms)]
     return [row for row in rows if row.offered(permission)]
 
@@ -257,7 +257,7 @@ class Means:
     peer: Domain | None = None
 
     def uses(self, variant: Variant) -> bool:
-        """Whether that variant of SCRAM is to be used: one without binding, which can be relayed, only where no other can be."""
+        """Return whether to use that variant of SCRAM. One without binding can be relayed, so it is the last choice."""
         if not _usable(variant, self.secret) or (variant.bound and not self._binds):
             return False
         return variant.bound or not (self.mutual or self._could_bind)
@@ -276,7 +276,7 @@ class ClientExchange(Protocol):
     """The initiating side of one authentication."""
 
     def start(self) -> bytes | None:
-        """The initial response."""
+        """Return the initial response."""
 
     def respond(self, message: bytes | None) -> bytes:
         """Return the response to a challenge. Raises `RemoteFault` if it is malformed, `SASLRefused` if we give up."""
@@ -302,7 +302,7 @@ class ExternalClient:
         return self._identity
 
     def finish(self, message: bytes | None) -> None:
-        """Nothing is added to EXTERNAL."""
+        """Do nothing: EXTERNAL adds nothing."""
 
 
 class SecretClient(ScramClient):
