@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from s2sgw.authentication.trust_files import Stamp, stamp
 from s2sgw.config.secret_file import read_secret
 from s2sgw.net.connection import StreamConnection
 from s2sgw.policy.peers import PeerPolicies
@@ -26,7 +27,7 @@ class SharedSecrets:
 
     def __init__(self, peers: PeerPolicies) -> None:
         self._peers = peers
-        self._known: dict[Path, tuple[tuple[int, int], SharedSecret]] = {}
+        self._known: dict[Path, tuple[Stamp, SharedSecret]] = {}
 
     def granted(self, permission: Permission, verdict: Verdict, peer: Domain, connection: StreamConnection) -> Permission:
         """Return `permission` with the mechanisms of the policy, and with the peer's secret if the verdict allows that proof.
@@ -59,9 +60,8 @@ class SharedSecrets:
             return None
 
     def _read(self, path: Path) -> SharedSecret:
-        facts = path.stat()
-        stamp = (facts.st_mtime_ns, facts.st_size)
+        found = stamp(path)
         known = self._known.get(path)
-        if known is None or known[0] != stamp:
-            known = self._known[path] = (stamp, SharedSecret(read_secret(path), secrets.token_bytes(16)))
+        if known is None or known[0] != found:
+            known = self._known[path] = (found, SharedSecret(read_secret(path), secrets.token_bytes(16)))
         return known[1]

@@ -1,19 +1,14 @@
-"""The judge: which look-ups are made, when they are waited for, and what their answers come to; POSH documents; files."""
+"""The judge: which look-ups are made, when they are waited for, and what their answers come to."""
 
 from __future__ import annotations
 
-import gc
 import json
 from base64 import b64encode
 from dataclasses import replace
-from datetime import timedelta
 from hashlib import sha256
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
-import dns.rdata
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,9 +18,7 @@ from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.net.dns_answer import Answer, Status
-from s2sgw.net.fetching import AnchorRoots, permitted_addresses
-from s2sgw.net.https import Busy, Fetched, Unfetched
+from s2sgw.net.https import Fetched
 from s2sgw.net.requester import Requester
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -211,165 +204,3 @@ class JudgeTests(JudgeCase):
         recorded = [name for (name,) in self.peer_records.database.rows("SELECT domain FROM handshake ORDER BY domain")]
         self.assertEqual(recorded, ["c.bad.example", "other.example", "peer.example"])
         self.assertEqual(self.peer_records.past_proofs.of(Domain.parse("b.peer.example"))[0].method, "pkix")
-
-
-class DocumentsTests(SynchronousTestCase):
-    """R23: POSH documents."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.answers: dict[str, Any] = {}
-        self.asked: list[str] = []
-        self.documents = POSHDocuments(self.clock, self.fetch)
-
-    def fetch(self, url: str, requester: Requester) -> Any:
-        self.asked.append(url)
-        answer = self.answers.get(url)
-        if answer is None:
-            return fail(Unfetched("nothing there"))
-        return answer if isinstance(answer, Deferred) else succeed(answer)
-
-    def page(self, host: str, document: dict[str, Any] | None = None, status: int = 200, location: str | None = None) -> None:
-        url = host if "/" in host else f"https://{host}/.well-known/posh/xmpp-server.json"
-        self.answers[url] = Fetched(status, location, json.dumps(document).encode())
-
-    def found(self, name: str = "a.example") -> Any:
-        return self.successResultOf(self.documents.lookup(Domain.parse(name)))
-
-    def test_kept(self) -> None:
-        """A document is kept until it expires, a failure for a minute."""
-        good = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 90}
-        self.page("a.example", good)
-        self.assertEqual(({"sha-256": b"\0" * 32},), self.found().fingerprints)
-        self.clock.advance(89)
-        self.found()
-        self.assertEqual(1, len(self.asked))
-        self.clock.advance(1)
-        self.page("a.example", good, 500)
-        self.assertIn("status 500", self.found().failure)
-        self.clock.advance(59)
-        self.found()
-        self.assertEqual(2, len(self.asked))
-
-    def test_redirects(self) -> None:
-        """R23: one redirect, of either kind; the document's own bounds its lifetime."""
-        document = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 9000}
-        self.page("https://b.example/x", document)
-        self.page("https://b.example/y", {"url": "https://b.example/x", "expires": 5})
-        self.page("https://b.example/z", document, 302, "https://b.example/x")
-        self.page("a.example", {"url": "https://b.example/x", "expires": 50})
-        self.assertEqual(timedelta(seconds=50).total_seconds(), self.found().expires.timestamp())
-        self.page("c.example", status=301, location="https://b.example/x")
-        self.assertEqual("", self.found("c.example").failure)
-        for name, status, location in (("d.example", 301, "https://b.example/y"), ("e.example", 307, "https://b.example/z")):
-            self.page(name, status=status, location=location)
-            self.assertTrue(self.found(name).failure, name)
-        self.page("f.example", {"url": "https://b.example/y", "expires": 50})
-        self.assertIn("redirected twice", self.found("f.example").failure)
-        self.page("g.example", status=301, location="http://b.example/x")
-        self.assertIn("https", self.found("g.example").failure)
-
-    def silent(self, name: str) -> Deferred[Fetched]:
-        """A web server that does not answer."""
-        waiting: Deferred[Fetched] = Deferred()
-        self.answers[f"https://{name}/.well-known/posh/xmpp-server.json"] = waiting
-        return waiting
-
-    def test_joined(self) -> None:
-        """Those who ask meanwhile share one fetch, and may leave; when all have left it ends. Few results are kept."""
-        waiting = self.silent("a.example")
-        one, two = (self.documents.lookup(Domain.parse("a.example")) for _ in range(2))
-        one.addErrback(lambda _: None).cancel()
-        waiting.errback(ValueError("of ours"))
-        self.assertIn("ValueError: of ours", self.successResultOf(two).failure)
-        ended: list[object] = []
-        self.answers["https://b.example/.well-known/posh/xmpp-server.json"] = Deferred(ended.append)
-        kept = len(self.documents)
-        self.documents.lookup(Domain.parse("b.example")).addErrback(lambda _: None).cancel()
-        self.assertEqual((1, 0, kept), (len(ended), self.documents.slots.in_flight, len(self.documents)))
-        self.documents._kept.limit = 2
-        for name in "cdef":
-            self.found(f"{name}.example")
-        self.assertEqual(2, len(self.documents))
-
-
-    def test_strangers(self) -> None:
-        """Seven strangers a second with silent servers shut nobody out: a fresh peer waits a moment, a known one not at all."""
-        self.page("fresh.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
-        self.page("friend.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
-        for number in range(70):
-            self.silent(f"s{number}.example")
-            asker = Requester.stranger(f"10.0.{number}.1")
-            self.documents.lookup(Domain.parse(f"s{number}.example"), asker).addErrback(lambda _: None)
-            self.clock.advance(1 / 7)
-        fresh = self.documents.lookup(Domain.parse("fresh.example"), Requester.stranger("192.0.2.1"))
-        self.assertEqual("", self.successResultOf(self.documents.lookup(Domain.parse("friend.example"))).failure)
-        for _ in range(10):
-            self.clock.advance(0.05)
-        self.assertEqual("", self.successResultOf(fresh).failure)
-
-    def test_one_address(self) -> None:
-        """One address has two fetches under way; that it has to wait, or asks for too much, is not kept against the domain."""
-        for number in range(200):
-            self.silent(f"s{number}.example")
-            asking = self.documents.lookup(Domain.parse(f"s{number}.example"), Requester.stranger("10.0.0.1"))
-        self.assertEqual(2, self.documents.slots.in_flight)
-        self.assertIn("too many", self.successResultOf(asking).failure)
-        self.assertEqual(0, len(self.documents))
-        self.page("s199.example", status=404)
-        self.assertIn("404", self.found("s199.example").failure)
-
-    def test_busy(self) -> None:
-        """A failure of our own resolver is not kept either."""
-        waiting = self.silent("a.example")
-        asking = self.documents.lookup(Domain.parse("a.example"))
-        waiting.errback(Busy("too many look-ups at once"))
-        self.assertIn("too many look-ups", self.successResultOf(asking).failure)
-        self.assertEqual(0, len(self.documents))
-
-
-class FetchingTests(SynchronousTestCase):
-    """Where a document may be fetched from."""
-
-    def resolve(self, host: str, private: bool, *answers: tuple[Status, tuple[str, ...]]) -> Any:
-        class Resolver:
-            def query(self, name: str, kind: str, requester: Requester | None) -> Any:
-                status, found = dict(zip(("A", "AAAA"), answers, strict=True))[kind]
-                records = tuple(dns.rdata.from_text("IN", kind, text) for text in found)
-                return succeed(Answer(None, None, status, records, reason="SERVFAIL" if status is Status.FAILED else ""))  # type: ignore[arg-type]
-        return Deferred.fromCoroutine(permitted_addresses(Resolver(), private, host))  # type: ignore[arg-type]
-
-    def test_addresses(self) -> None:
-        """Public addresses, or any where the configuration allows them; failures are told from absence."""
-        none, found = (Status.NO_DATA, ()), (Status.FOUND, ("9.9.9.9",))
-        inside = (Status.FOUND, ("127.0.0.1",))
-        self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("a.example", False, found, none)))
-        self.assertEqual(["127.0.0.1"], self.successResultOf(self.resolve("a.example", True, inside, none)))
-        self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("9.9.9.9", False)))
-        both = self.resolve("a.example", False, (Status.FOUND, ("9.9.9.9", "8.8.8.8")), (Status.FOUND, ("2a00::1",)))
-        self.assertEqual(["9.9.9.9", "2a00::1", "8.8.8.8"], self.successResultOf(both))
-        self.failureResultOf(self.resolve("a.example", False, (Status.BUSY, ()), none), Busy)
-        for answers, words in (
-            ((inside, none), "not public"), ((none, none), "no address"), (((Status.FAILED, ()), none), "SERVFAIL"),
-        ):
-            self.assertIn(words, str(self.failureResultOf(self.resolve("a.example", False, *answers), Unfetched).value))
-
-    def test_cancelled(self) -> None:
-        """Who tires of the name servers leaves no unheard errors behind."""
-        asked: list[Deferred[Answer]] = [Deferred(), Deferred()]
-        resolver = Mock(query=Mock(side_effect=list(asked)))
-        found = Deferred.fromCoroutine(permitted_addresses(resolver, False, "a.example"))
-        found.cancel()
-        self.failureResultOf(found)
-        del asked[:], resolver, found
-        gc.collect()
-        self.assertEqual([], self.flushLoggedErrors())
-
-    def test_trust_root(self) -> None:
-        """The anchors are turned into OpenSSL's only when they change."""
-        anchors = [Anchors([shared_root().certificate])]
-        roots = AnchorRoots(SimpleNamespace(anchors=lambda: anchors[-1]))
-        first = roots.current()
-        self.assertIs(first, roots.current())
-        anchors.append(Anchors([shared_root().certificate]))
-        self.assertIsNot(first, roots.current())
