@@ -48,9 +48,14 @@ FULL_BYTES = 65536
 
 
 class Engine(typing.Protocol):
-    """An engine of either role, as far as it is needed here. `parting`: the ending, if the other side has closed the stream."""
+    """An engine of either role, as far as it is needed here.
+
+    `parting`: the ending, if the other side has closed the stream. `unheard`: the transport is gone, so nothing that is sent
+    arrives. Input that came before is still read.
+    """
 
     parting: Ending | None
+    unheard: bool
 
     @property
     def backlogged(self) -> bool:
@@ -551,6 +556,7 @@ class StreamConnection(Protocol):
     def _lost(self, reason: Failure) -> None:
         """Handle the loss of the transport. Input that came before is still read (R16)."""
         self._gone, self._link, self._out = True, None, None
+        self.engine.unheard = True
         if self._socket is not None:
             self._socket.release()
             self._socket = self._intake.transport = None

@@ -187,7 +187,9 @@ class Managed(Negotiation):
                 raise Stop(self.parting)
 
     def acknowledge(self, counters: Counters) -> None:
-        """Acknowledge the handled stanzas of the other side."""
+        """Acknowledge the handled stanzas of the other side. What it cannot be told counts as not told: it sends that again."""
+        if self.unheard or self.leaving is not None:
+            return
         self.send(counters.answer())
         self.acknowledged_to_peer = counters.told
 

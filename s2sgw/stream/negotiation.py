@@ -200,6 +200,8 @@ class Negotiation(ABC):
         self.leaving: Ending | None = None
         #: the ending: their closing tag has come, and ours is still to be sent
         self.parting: Ending | None = None
+        #: the transport is gone: what came before is still read, and nothing that is sent arrives
+        self.unheard = False
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
         self._kept = b""

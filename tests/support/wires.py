@@ -42,6 +42,7 @@ class ToyEngine:
     """Lines for commands: STARTTLS, PROCEED, BYE; anything else is a stanza. It records how it was fed."""
 
     parting: Ending | None = None
+    unheard = False
     backlogged = lasting = one_way = False
     silence_limit: int | None = None
     probe = b""

@@ -751,6 +751,21 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(ends.client_wire.disconnected)
         self.assertEqual(ends.clock.getDelayedCalls(), [])
 
+    def test_unheard(self) -> None:
+        """What came before the loss is read after it; the engine knows that nothing it says arrives."""
+        solo = Solo()
+        heard: list[tuple[bytes, bool]] = []
+
+        def receive(data: bytes) -> list[Event]:
+            heard.append((data, solo.engine.unheard))
+            return []
+
+        self.patch(solo.engine, "receive", receive)
+        solo.receive(b"one\n")
+        solo.connection.dataReceived(b"two\n")
+        solo.lose()
+        self.assertEqual(heard, [(b"one\n", False), (b"two\n", True)])
+
     def test_a_turn_that_breaks(self) -> None:
         """A mistake while a stream is read ends it: it would wait for a turn that never comes."""
         solo = Solo()

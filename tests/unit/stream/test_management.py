@@ -119,6 +119,15 @@ class ReceivingManagementTests(TranscriptCase):
         refusal = Refusal(StreamCondition.NOT_WELL_FORMED, "mismatched tag", Ending(Cause.BAD_XML))
         self.told(*came, Do("fail", refusal), Out(ack(1) + text), Says(End(Cause.BAD_XML, condition="not-well-formed")))
 
+    def test_unheard(self) -> None:
+        """R35: what is handled when the transport is gone is told to nobody: the other side sends it again, elsewhere."""
+        engine = self.told(*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), In(ASK), Out(ack(1)))
+        engine.unheard = True
+        engine.handled(1)
+        engine.receive(ASK.encode())
+        assert engine.counters is not None
+        self.assertEqual((engine.acknowledged_to_peer, engine.counters.handled, engine.data_to_send()), (1, 2, b""))
+
     def test_counts_from_enable_on(self) -> None:
         """R35: what came before `<enable/>` is not counted, even in the same segment."""
         self.told(
