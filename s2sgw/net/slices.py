@@ -16,10 +16,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from s2sgw.net.turn_budget import TurnBudget, TurnPart
+from s2sgw.net.turn_budget import TurnBudget
 
 #: Seconds of one turn of the reactor for all such work together.
 SLICE_SECONDS = 0.005
+#: Seconds of CPU that it has in any case: an answer of many steps must come while strangers use up every turn.
+LEAST_SECONDS = 0.002
 
 T = TypeVar("T")
 SlicedWork = Generator[Deferred[Any] | None, Any, T]
@@ -76,12 +78,13 @@ class Slices:
 
     def _slice(self) -> None:
         self._is_due = False
-        began = self._stopwatch()
-        while self._jobs and self._budget.allows(TurnPart.LONG_WORK):
+        began, budget = self._stopwatch(), self._budget
+        end = max(budget.end, budget.stopwatch() + LEAST_SECONDS)
+        while self._jobs:
             job = self._jobs.popleft()
             if not job.over:
                 self._step(job)
-            if self._stopwatch() - began > self._seconds or self._budget.is_over:
+            if self._stopwatch() - began > self._seconds or budget.stopwatch() > end:
                 break
         self._schedule()
 

@@ -23,7 +23,6 @@ class TurnPart(IntEnum):
     BUSY_STREAMS = 0
     NEGOTIATIONS = auto()
     JUDGEMENTS = auto()
-    LONG_WORK = auto()
 
 
 class TurnBudget:

@@ -91,7 +91,7 @@ async def _silent_zone(at: AttackWorld) -> None:
     check(_given_up(at, "silent-zone") > 0, "the zone was not known to be silent")
 
 
-@stage.scenario("100 names a second whose servers are silent, from 200 addresses: they have no more than their share", 120, quick=True)
+@stage.scenario("100 names a second whose servers are silent, from 200 addresses: they have no more than their share", 240, quick=True)
 async def _many_addresses(at: AttackWorld) -> None:
     async with at.under(
         headers, 8, patient=True, sources=addresses("127.24.", 200), names=f"x.m{{}}.{SILENT}", per_second=100, hold=8.0,

@@ -39,7 +39,7 @@ async def _refused(at: AttackWorld, domain: str, source: str) -> str:
     return "admitted" if element is None else stream_error(element)[0]
 
 
-@stage.scenario("claims of a peer's name from many addresses do not keep the peer out; its fifth proven stream is refused", 120, quick=True)
+@stage.scenario("claims of a peer's name from many addresses do not keep the peer out; its fifth proven stream is refused", 240, quick=True)
 async def _claims(at: AttackWorld) -> None:
     async with at.under(claims, 8, patient=True, name=CLAIMED, number=300, sources=60):
         await asyncio.sleep(2)

@@ -52,6 +52,8 @@ FRESH_SECONDS, FRESH_EVERY = 2.0, 1.0
 #: the gateway none is refused.
 FRESH_PATIENCE = 20.0
 FRESH_AGAIN = 0.3
+#: Seconds that a scrape may take, on however busy a machine.
+SCRAPE_SECONDS = 60.0
 #: Seconds that attackers have, on however busy a machine, until a bound is felt.
 FELT_SECONDS = 40.0
 #: After an attack: bytes of memory and descriptors that may be left, and seconds to give back the rest.
@@ -185,7 +187,7 @@ class AttackWorld:
 
     def metrics(self) -> dict[str, float]:
         """Return what /metrics says, by name and labels as they are written there."""
-        with urlopen(f"http://127.0.0.1:{self.gateway.console}/metrics", timeout=10) as page:
+        with urlopen(f"http://127.0.0.1:{self.gateway.console}/metrics", timeout=SCRAPE_SECONDS) as page:
             lines = page.read().decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 

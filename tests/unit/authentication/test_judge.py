@@ -87,7 +87,13 @@ class JudgeCase(SynchronousTestCase):
     def judge(self, **policy: Any) -> Judge:
         proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
         look_ups = EvidenceLookups(self.clock, self.discovery, POSHDocuments(self.clock, self.fetch))  # type: ignore[arg-type]
-        return Judge(PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, self.clock)
+        return Judge(
+            PeerPolicies({"default": PeerObject(**policy)}), proving, look_ups, self.peer_records, self.clock, self.time_to_judge,
+        )
+
+    def time_to_judge(self) -> Deferred[None]:
+        """There is time at once."""
+        return succeed(None)
 
     def verdict(
         self, judge: Judge, connection: Connection | None = None, role: Any = "initiating", verifying: bool = False,
@@ -138,6 +144,29 @@ class JudgeTests(JudgeCase):
         self.page = succeed(Fetched(200, None, json.dumps({"fingerprints": [{"sha-256": digest}], "expires": 60}).encode()))
         self.assertEqual("posh", self.successResultOf(self.verdict(self.judge())).proven_by)
         self.assertEqual(["https://peer.example/.well-known/posh/xmpp-server.json"], self.fetched)
+
+    def test_time(self) -> None:
+        """A certificate is judged when the reactor has time for it: each time that it is, and not where there is none to judge."""
+        waiting: list[Deferred[None]] = []
+
+        def time_to_judge() -> Deferred[None]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.patch(self, "time_to_judge", time_to_judge)
+        verdict = self.verdict(self.judge())
+        for number in (1, 2):  # before and behind the POSH document
+            self.assertEqual((len(waiting), verdict.called), (number, False))
+            waiting[-1].callback(None)
+        self.assertIs(Cause.SELF_SIGNED, self.successResultOf(verdict).ending.cause)
+        left = self.verdict(self.judge())
+        left.addErrback(lambda failure: None)
+        left.cancel()
+        self.assertTrue(waiting[-1].called)
+        bare = Connection(())
+        bare.tls_version = None
+        self.assertTrue(self.verdict(self.judge(), bare).called)
+        self.assertEqual(len(waiting), 3)
 
     def test_patience(self) -> None:
         """Look-ups that are not answered are waited for a few seconds, and count for nothing."""

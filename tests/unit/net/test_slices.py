@@ -8,7 +8,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.slices import SlicedWork, Slices, each, emptied, few_at_once, in_order
+from s2sgw.net.slices import LEAST_SECONDS, SlicedWork, Slices, each, emptied, few_at_once, in_order
+from s2sgw.net.turn_budget import TurnBudget
 from tests.support.turn_clock import TurnClock
 
 
@@ -54,6 +55,20 @@ class SlicesTests(SynchronousTestCase):
         self.slices.run(self.work("a", 9))
         self.slices.run(self.work("b", 2))
         self.assertEqual([self.turn() for _ in range(4)], ["aba", "baa", "aaa", "aa"])
+
+    def test_a_turn_that_is_over(self) -> None:
+        """When the turn is over no more is done than a little, and that in each turn."""
+        budget = TurnBudget(1, lambda: self.now)
+        self.slices = Slices(self.clock, 10, lambda: self.now, budget=budget)
+        self.slices.run(self.work("a", 6, LEAST_SECONDS * 0.6))
+        budget.begin()
+        self.now += 0.9999
+        self.assertEqual(self.turn(), "aa")
+        self.now += 5
+        self.assertEqual([self.turn(), self.turn(), self.turn()], ["aa", "aa", ""])
+        self.slices.run(self.work("b", 20, 0.3))
+        budget.begin()
+        self.assertEqual(self.turn(), "bbbb")
 
     def test_waits(self) -> None:
         """SlicedWork that waits for something takes no time until that is there."""
