@@ -254,8 +254,12 @@ class CustodyMachine(RuleBasedStateMachine):
 
     def finish(self) -> None:
         """Let everything come to its end."""
-        if hasattr(self, "model"):
-            self.model.finish()
+        try:
+            if hasattr(self, "model"):
+                self.model.finish()
+        except AssertionError:
+            self._raise_failures()  # which may be why
+            raise
         self._raise_failures()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from s2sgw.delivery.ack_selection import MUTE_SECONDS, AckSelection
 from s2sgw.delivery.acknowledgements import Acknowledgements, Acks, TcpAcks
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.holds import OperatorHolds
-from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.next_hop import NextHop, StanzaSource
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.policy.model import PeerPolicy
@@ -77,6 +77,9 @@ class Account:
     #: passed on to a next hop, which is believed where it acknowledges nothing; the same of its error
     passed: int = 0
     error_passed: int = 0
+    #: how many of these had not arrived then, but the next hop was believed
+    believed: int = 0
+    error_believed: int = 0
 
     @property
     def ended(self) -> int:
@@ -127,8 +130,14 @@ class Tally(EventRecord):
 
 @contextmanager
 def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
-    """Meanwhile the model is told which stanzas the queues pass on: those are counted by their kind alone."""
-    passed_on, write_through = DeliveryQueue._passed_on, DeliveryQueue._write_through
+    """Meanwhile the model is told which requests the queues take, and which stanzas they pass on: those are counted by their kind alone."""
+    accept, passed_on, write_through = DeliveryQueue.accept, DeliveryQueue._passed_on, DeliveryQueue._write_through
+
+    def noted_accept(
+        queue: DeliveryQueue, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
+    ) -> None:
+        model().asks(queue.pair, stanzas)
+        accept(queue, stanzas, source, upstream_ack)
 
     def noted_passed_on(queue: DeliveryQueue, number: int, evidence: ReceiptEvidence) -> None:
         for held in queue.pair_queue.rows(queue.pair_queue.in_flight)[:number]:
@@ -141,7 +150,7 @@ def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
                 model().counted("passed", stanza)
         return write_through(queue, stanzas, upstream_ack)
 
-    with mock.patch.multiple(DeliveryQueue, _passed_on=noted_passed_on, _write_through=noted_write_through):
+    with mock.patch.multiple(DeliveryQueue, accept=noted_accept, _passed_on=noted_passed_on, _write_through=noted_write_through):
         yield
 
 
@@ -274,6 +283,12 @@ class Model:
 
         late.expect, late.take = expects, takes  # type: ignore[method-assign]
 
+    def asks(self, pair: Pair, stanzas: Iterable[Stanza]) -> None:
+        """Note the requests that come into a queue: of one that was in doubt and is asked again, the next reply is wanted."""
+        for stanza in stanzas:
+            if stanza.is_request and (state := self.late.get((pair.inverse, stanza.id or ""))) is not None:
+                state.asked += 1
+
     async def admit(self, pair: Pair) -> Ending | None:
         if self.admits_late:
             self.admissions.append(Deferred())
@@ -349,10 +364,13 @@ class Model:
             account.error_passed += 1
         else:
             account.passed += 1
-        if account.error_passed <= account.answered if is_error else account.passed <= account.arrived:
+        seen = account.answered + account.error_believed if is_error else account.arrived + account.believed
+        if (account.error_passed if is_error else account.passed) <= seen:
             return
         pair = account.pair.inverse if is_error else account.pair
         assert pair in self.believed or not self._answers(pair.recipient), f"{account.stanza.id} is passed on, and did not arrive"
+        account.error_believed += is_error
+        account.believed += not is_error
 
     def acknowledged(self, stanzas: Iterable[tuple[Pair, Stanza]]) -> None:
         """Note that a server is told that these are safe."""
@@ -434,8 +452,6 @@ class Model:
         account.new += new
         if new and account.new == 1 and not name.startswith(("r", "s2sgw-")):
             self.open.setdefault(pair, {})[name] = None
-        if new and stanza.is_request and (state := self.late.get((pair.inverse, name))) is not None:
-            state.asked += 1
         if not new:
             self._bringing[pair, name] += 1
         if link.managed:

@@ -20,6 +20,8 @@ from hypothesis.stateful import precondition, rule
 LEAST_STEPS, MOST_STEPS = 10, 60
 #: Of the steps of a machine, the share that a walk leaves out is one of these: what is rare beside all others is common beside few.
 LEFT_OUT = (0.0, 0.0, 0.2, 0.5)
+#: The share of the choices of a walk that are narrowed to some of their values; and how often a step is taken beside the others.
+NARROWED, WEIGHTS = 0.25, (1, 1, 2, 4)
 #: Runs in which a walk that fails is shortened, at most.
 SHORTER = 2000
 
@@ -80,6 +82,15 @@ def _strategy(choice: Choice) -> st.SearchStrategy[Any]:
     return st.sampled_from(choice)
 
 
+def _narrowed(choice: Choice, chance: random.Random) -> Choice:
+    """Return `choice`, or some of its values alone."""
+    if isinstance(choice, Between) or chance.random() >= NARROWED:
+        return choice
+    values = choice.choices if isinstance(choice, Several) else choice
+    some = tuple(chance.sample(values, chance.randint(1, len(values))))
+    return replace(choice, choices=some) if isinstance(choice, Several) else some
+
+
 def _drawn(choice: Choice, chance: random.Random) -> Any:
     if isinstance(choice, Between):
         return chance.randint(choice.least, choice.most)
@@ -102,8 +113,10 @@ class Walk:
         choices = {name: method.choices for name, method in vars(machine).items() if hasattr(method, "choices")}
         left_out = chance.choice(LEFT_OUT)
         names = [name for name in choices if chance.random() >= left_out] or list(choices)
-        taken = [chance.choice(names) for _ in range(chance.randint(LEAST_STEPS, MOST_STEPS))]
-        drawn = [(name, {each: _drawn(choice, chance) for each, choice in choices[name].items()}) for name in taken]
+        narrowed = {name: {each: _narrowed(choice, chance) for each, choice in choices[name].items()} for name in names}
+        weights = [chance.choice(WEIGHTS) for _ in names]
+        taken = chance.choices(names, weights, k=chance.randint(LEAST_STEPS, MOST_STEPS))
+        drawn = [(name, {each: _drawn(choice, chance) for each, choice in narrowed[name].items()}) for name in taken]
         return cls(chance.random() < 0.5, drawn)
 
     def failure(self, make: Callable[[], Machine]) -> Exception | None:

@@ -50,6 +50,14 @@ class LateTests(SynchronousTestCase):
         self.assertEqual([late.take(BACK, answer("1")) for _ in range(3)], [False, True, False])
         self.assertNotIn(BACK, late.pairs)
 
+    def test_late_before_asked_again(self) -> None:
+        """R33: a late answer that comes before the request is asked again is dropped, and the next one is let through."""
+        late = LateReplies()
+        late.expect(BACK, request("1"))
+        self.assertTrue(late.take(BACK, answer("1")))
+        late.asked_again(BACK, request("1"))
+        self.assertFalse(late.take(BACK, answer("1")))
+
     def test_asked_again_and_again(self) -> None:
         """R33: each request that is sent again lets one answer through, and each that is in doubt again takes that back."""
         late = LateReplies()
