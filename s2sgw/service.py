@@ -9,7 +9,7 @@ import pwd
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from s2sgw import __version__
 from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
 from s2sgw.admin.log_verbs import LogVerbs
-from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, asked_by
+from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
@@ -51,6 +51,7 @@ from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_con
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
+from s2sgw.runtime.stop_request import StopRequest
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
@@ -64,8 +65,10 @@ STATUS_SECONDS = 10
 BACKEND_LOOK_SECONDS = 5.0
 #: Seconds between two looks for events that were only counted, and are to be logged.
 REPEATED_SECONDS = 5.0
-#: Seconds that the answer to `shut_down` has to leave by.
+#: Seconds after which the stop begins that `drain` requested: its answer has left by then.
 ANSWERED = 0.2
+#: What a stop under way answers to a request to stop, and to `/readyz`.
+STOPPING = "it is stopping"
 #: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 700 more than went,
 #: and at what survived that twice: a microsecond for each, so a few milliseconds at most, also while thousands of streams begin.
 #: It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
@@ -146,7 +149,9 @@ class GatewayService(Service):
             self._gateway = RunningGateway(components, lines=self._lines)
             self._gateway.open()
         components.reconfiguration.adopters.append(self._configure_log)
-        reactor.callWhenRunning(_heed_signals, reactor, components.reconfiguration.reload.signalled, self._reopen_log)
+        reactor.callWhenRunning(
+            _heed_signals, reactor, self._gateway.stop.make, components.reconfiguration.reload.signalled, self._reopen_log,
+        )
         reactor.callWhenRunning(freeze_startup_objects)
         reactor.callWhenRunning(self._share_turns, reactor, components)
 
@@ -184,14 +189,15 @@ class GatewayService(Service):
         return None if gateway is None else gateway.close()
 
 
-def _heed_signals(reactor: Any, reload: Callable[[], None], reopen_log: Callable[[], None]) -> None:
-    """Stop on SIGTERM, reload on SIGHUP, open the log file again on SIGUSR1; ignore SIGUSR2.
+def _heed_signals(reactor: Any, stop: Callable[[], None], reload: Callable[[], None], reopen_log: Callable[[], None]) -> None:
+    """Stop on SIGTERM and SIGINT, reload on SIGHUP, open the log file again on SIGUSR1; ignore SIGUSR2.
 
-    twistd exits with status 143 on SIGTERM; a stop that was asked for is a success.
+    twistd ends by the signal that stopped it. A requested stop is a success, so the gateway ends with status 0.
     """
     signal.signal(signal.SIGUSR1, _in_reactor(reactor, reopen_log))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _in_reactor(reactor, partial(_stop, reactor)))
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _in_reactor(reactor, stop))
     signal.signal(signal.SIGHUP, _in_reactor(reactor, reload))
 
 
@@ -201,12 +207,6 @@ def _in_reactor(reactor: Any, call: Callable[[], object]) -> Callable[..., None]
         reactor.callFromThread(call)
 
     return handler
-
-
-def _stop(reactor: Any) -> None:
-    """A stop that is on its way already goes on as it is."""
-    with suppress(ReactorNotRunning):
-        reactor.stop()
 
 
 def freeze_startup_objects() -> None:
@@ -231,6 +231,8 @@ class RunningGateway:
         self.components = components
         self._lines = lines
         self._systemd = notifications or ServiceNotifications()
+        #: what a signal or `drain` stops the process with
+        self.stop = StopRequest(components.reactor)
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
@@ -322,14 +324,21 @@ class RunningGateway:
     def unready(self) -> list[str]:
         """Return why the gateway takes no connections now, a sentence each."""
         if self._closing:
-            return ["it is stopping"]
+            return [STOPPING]
         return [] if self._restored else ["it is starting"]
 
     async def _drain(self, arguments: Arguments) -> dict[str, object]:
-        """Stop as SIGTERM does, once this answer is out."""
+        """Stop as SIGTERM does, once this answer is out. Raises `VerbError` if the gateway is stopping."""
+        if self.stop.made:
+            raise VerbError(STOPPING)
+        try:
+            self.components.audit.note("drain", by=asked_by(arguments))
+        except OSError as error:
+            raise VerbError(f"nothing was done: the audit log cannot be written: {error}") from None
         self.log.info(event="draining", by=asked_by(arguments))
         numbers = await self.components.views.count()
-        self.components.reactor.callLater(ANSWERED, self.components.reactor.stop)
+        if not self.stop.make_later(ANSWERED):
+            raise VerbError(STOPPING)
         return {"waiting": numbers.waiting, "kept": self.components.custody.services.spools}
 
     def _open_backend(self, backend: Backend) -> None:

@@ -10,13 +10,13 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw import service
-from s2sgw.admin.server import AdminInUse
+from s2sgw.admin.server import AdminInUse, VerbError
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.federation import OwnPorts
@@ -89,7 +89,7 @@ class ClockTests(SynchronousTestCase):
 
 
 class SignalTests(SynchronousTestCase):
-    """SIGTERM ends with status 0; SIGHUP reloads; SIGUSR1 opens the log again; SIGUSR2 does nothing."""
+    """SIGTERM and SIGINT end with status 0; SIGHUP reloads; SIGUSR1 opens the log again; SIGUSR2 does nothing."""
 
     def test_from_the_reactors_thread(self) -> None:
         """A signal only leaves word for the reactor, which does what is asked."""
@@ -97,35 +97,17 @@ class SignalTests(SynchronousTestCase):
         left: list[Any] = []
         done: list[str] = []
         self.patch(signal, "signal", handlers.__setitem__)
-        reactor = SimpleNamespace(
-            stop=lambda: done.append("stopped"), callFromThread=lambda function, *arguments: left.append(partial(function, *arguments)),
-        )
-        _heed_signals(reactor, lambda: done.append("reloaded"), lambda: done.append("reopened"))
+        reactor = SimpleNamespace(callFromThread=lambda function, *arguments: left.append(partial(function, *arguments)))
+        _heed_signals(reactor, lambda: done.append("stopped"), lambda: done.append("reloaded"), lambda: done.append("reopened"))
         handlers[signal.SIGTERM](signal.SIGTERM, None)
+        handlers[signal.SIGINT](signal.SIGINT, None)
         handlers[signal.SIGHUP](signal.SIGHUP, None)
         handlers[signal.SIGUSR1](signal.SIGUSR1, None)
         self.assertEqual(signal.SIG_IGN, handlers[signal.SIGUSR2])
         self.assertEqual([], done)
         for each in left:
             each()
-        self.assertEqual(["stopped", "reloaded", "reopened"], done)
-
-    def test_again(self) -> None:
-        """A second SIGTERM is no mistake of ours: the stop goes on."""
-        handlers: dict[int, Any] = {}
-        asked: list[int] = []
-
-        def stop() -> None:
-            asked.append(1)
-            if len(asked) > 1:
-                raise ReactorNotRunning
-
-        self.patch(signal, "signal", handlers.__setitem__)
-        reactor = SimpleNamespace(stop=stop, callFromThread=lambda function, *arguments: function(*arguments))
-        _heed_signals(reactor, lambda: None, lambda: None)
-        for _ in range(2):
-            handlers[signal.SIGTERM](signal.SIGTERM, None)
-        self.assertEqual([1, 1], asked)
+        self.assertEqual(["stopped", "stopped", "reloaded", "reopened"], done)
 
 
 class GatewayTests(SynchronousTestCase):
@@ -135,6 +117,7 @@ class GatewayTests(SynchronousTestCase):
         self.clock: Any = cast(Any, Clock())
         self.clock.stop = lambda: self.stops.append(self.clock.seconds())
         self.stops: list[float] = []
+        self.audited: list[tuple[str, dict[str, object]]] = []
         self.opened: list[str] = []
         self.refused: list[tuple[Any, ...]] = []
         self.ports = OwnPorts()
@@ -152,6 +135,7 @@ class GatewayTests(SynchronousTestCase):
             admission=Admission(ConnectionLimits(), self.clock),
             own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None),
             reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
+            audit=SimpleNamespace(note=lambda action, **facts: self.audited.append((action, facts))),
             running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)
@@ -181,6 +165,45 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual([], self.stops)
         self.clock.advance(ANSWERED)
         self.assertEqual([ANSWERED], self.stops)
+        self.assertEqual([("drain", {"by": "admin socket"})], self.audited)
+
+    def refused_drain(self) -> str:
+        return str(self.failureResultOf(Deferred.fromCoroutine(self.gateway._drain({})), VerbError).value)
+
+    def test_drained_twice(self) -> None:
+        """A second `drain` is told that the gateway is stopping, before the stop begins and after."""
+        self.successResultOf(Deferred.fromCoroutine(self.gateway._drain({})))
+        self.assertEqual("it is stopping", self.refused_drain())
+        self.clock.advance(ANSWERED)
+        self.assertEqual("it is stopping", self.refused_drain())
+        self.assertEqual((1, 1), (len(self.stops), len(self.audited)))
+
+    def test_drained_together(self) -> None:
+        """Of two `drain` at once, the second is refused as soon as the first has its answer. The gateway stops once."""
+        counted: list[Deferred[Numbers]] = [Deferred(), Deferred()]
+        waiting = iter(counted)
+        self.components.views.count = lambda: next(waiting)
+        first, second = (Deferred.fromCoroutine(self.gateway._drain({})) for _ in counted)
+        for each in counted:
+            each.callback(Numbers(waiting=7))
+        self.assertEqual(7, self.successResultOf(first)["waiting"])
+        self.failureResultOf(second, VerbError)
+        self.clock.advance(ANSWERED)
+        self.assertEqual([ANSWERED], self.stops)
+
+    def test_drained_after_a_signal(self) -> None:
+        """`drain` is refused while a signal's stop is under way, and begins no other."""
+        self.gateway.stop.make()
+        self.assertEqual("it is stopping", self.refused_drain())
+        self.clock.advance(ANSWERED)
+        self.assertEqual([0], self.stops)
+
+    def test_drain_that_cannot_be_noted(self) -> None:
+        """The gateway does not stop by `drain` if the audit log cannot be written."""
+        self.components.audit.note = Mock(side_effect=OSError("no space"))
+        self.assertIn("nothing was done", self.refused_drain())
+        self.clock.advance(ANSWERED)
+        self.assertEqual([], self.stops)
 
     def test_backend_with_its_view(self) -> None:
         """The inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers (docs/decisions.md#dns-view)."""
