@@ -233,11 +233,21 @@ class QueueVerbs:
     def hold(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Deliver nothing of the target until it is released. It still expires."""
         target = self._changing("hold", arguments)
+        if target.position is not None and not any(self._may_have(queue, target) for queue in self._queues):
+            raise VerbError(f"no stanza waits with number {target.position} in this lane")
         try:
             self._services.holds.add(target)
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
         return self._slices.run(self._change(target, DeliveryQueue.hold))
+
+    def _may_have(self, queue: DeliveryQueue, target: HoldTarget) -> bool:
+        """Return whether the stanza may wait in the lane: in memory, or in the spool."""
+        position, spooled = target.position, queue.pair_queue.spooled_range
+        if position is None or not target.covers(queue.pair):
+            return False
+        on_disk = spooled is not None and spooled[0] < position <= spooled[1]
+        return on_disk or any(held.position == position for held in queue.pair_queue)
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Remove all holds that the target covers. `holds` is their number."""
@@ -257,12 +267,16 @@ class QueueVerbs:
         return not covered
 
     def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
-        """Return the work of `act` on each lane of the target. A lane is not counted if `act` returns False."""
+        """Return the work of `act` on each lane of the target. A lane is not counted if `act` returns False.
+
+        Its stanzas are counted before that, since a release may send them at once.
+        """
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
+            number = yield from self._number(queue, target)
             if act(queue, target.position) is not False:
                 lanes += 1
-                stanzas += yield from self._number(queue, target)
+                stanzas += number
             yield None
         return {"lanes": lanes, "stanzas": stanzas}
 
@@ -340,6 +354,8 @@ class QueueVerbs:
         target = _target(arguments)
         if target.peer is not None and self._is_local(target.peer):
             raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
+        if target.pair is not None and not any(map(self._is_local, target.pair)):
+            raise VerbError(f"neither {target.pair.sender} nor {target.pair.recipient} is a local domain", "usage")
         try:
             self._audit.note(f"queue {action}", by=asked_by(arguments), target=str(target), **facts)
         except OSError as error:

@@ -85,7 +85,8 @@ def queueshow(target: tuple[str, ...], limit: int, config: ConfigPath, as_json: 
 @json_option
 def queue_hold(target: tuple[str, ...], config: ConfigPath, as_json: JSONForm) -> None:
     """Stop the delivery of TARGET until you release it. Held stanzas still expire and are then bounced."""
-    _change(config, as_json, "queue hold", target, "held")
+    answer = asked(config, as_json, "queue hold", target=_words(target))
+    show(answer, as_json, partial(_held, " ".join(target)))
 
 
 @queue.command("release", short_help="Continue the delivery of TARGET.")
@@ -134,6 +135,11 @@ def _change(config: ConfigPath, as_json: JSONForm, verb: str, target: tuple[str,
     answer = asked(config, as_json, verb, target=_words(target), **more)
     show(answer, as_json, partial(_changed, done))
     return answer
+
+
+def _held(target: str, row: JSONRow, _screen: Screen) -> str:
+    waiting = f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')}"
+    return f"{target} is held from now on: {waiting}, and what comes"
 
 
 def _changed(done: str, row: JSONRow, _screen: Screen) -> str:

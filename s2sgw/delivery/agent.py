@@ -91,7 +91,8 @@ class DeliveryAgent:
 
     @property
     def last_cause(self) -> Cause:
-        return Cause.HELD_TOO_LONG if self.last_ending is None else self.last_ending.cause
+        ending = self.last_ending
+        return Cause.HELD_TOO_LONG if ending is None or ending.in_order else ending.cause
 
     @property
     def acknowledges(self) -> bool:

@@ -574,15 +574,20 @@ class DeliveryQueue:
 
     def expire(self, now: float) -> None:
         """Bounce what has waited too long in memory."""
-        self.give_up_on(self.pair_queue.expire(now), self.next_hop.last_cause)
+        self.give_up_on(self.pair_queue.expire(now), self._cause_of_expiry)
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
-        self.give_up_on(self.spooled_range.take([row for row in spooled if not row.damage]), self.next_hop.last_cause)
+        self.give_up_on(self.spooled_range.take([row for row in spooled if not row.damage]), self._cause_of_expiry)
         if damaged := [row for row in spooled if row.damage]:
             gone = self.spooled_range.take(damaged)
             positions = {held.position for held in gone}
             self._end_damaged([row for row in damaged if row.position in positions], gone)
+
+    @property
+    def _cause_of_expiry(self) -> Cause:
+        """Why what waits has waited too long: the operator held it, or why the last attempt failed."""
+        return Cause.HELD_TOO_LONG if self.held else self.next_hop.last_cause
 
     # --- the operator ---
 

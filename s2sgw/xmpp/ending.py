@@ -195,7 +195,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.CLOSED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "There is no fault. A new stream is opened when it is needed."),
     Cause.SHUTDOWN: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The gateway is shutting down.", "Try again in a moment."),
     Cause.INTERNAL: CauseInfo(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to check its log."),
-    Cause.HELD_TOO_LONG: CauseInfo(Layer.QUEUE, False, _TIMEOUT, "The remote server could not be reached in time.", "Check that the server is reachable from outside."),
+    Cause.HELD_TOO_LONG: CauseInfo(Layer.QUEUE, False, _TIMEOUT, "The stanza could not be delivered in time.", "Check that the server is reachable from outside, and with `s2sgw queue list` that nothing is held."),
     Cause.QUEUE_FULL: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue is full.", "Try again later."),
     Cause.POISON: CauseInfo(Layer.QUEUE, True, _POLICY, "The remote server closes its stream or stops answering when it gets this stanza.", "See in the remote server's log which part of the stanza it rejects. If it is the size, announce the limit (XEP-0478)."),
     Cause.DROPPED_BY_OPERATOR: CauseInfo(Layer.QUEUE, True, _POLICY, "The stanza was removed from the delivery queue by an administrator.", "Ask the administrator of this server."),

@@ -215,6 +215,22 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(ids(tools.world.next_hop.sent), "12323")
         self.assertEqual([(row["action"], row["target"]) for row in tools.noted][:2], [("queue hold", " ".join(LANE)), ("queue flush", " ".join(LANE))])
 
+    def test_released_while_the_next_hop_is_ready(self) -> None:
+        """A release says how many stanzas it lets go, also where they go at once."""
+        tools = Tools(self.mktemp(), ready=True)
+        tools.ask("hold", *LANE)
+        tools.accept("1", "2", "3")
+        self.assertEqual(tools.ask("release", *LANE), {"lanes": 1, "stanzas": 3, "holds": 1})
+
+    def test_mistyped(self) -> None:
+        """A stanza that does not wait, and a lane between strangers, are not held: a mistake in typing is no success."""
+        tools = Tools(self.mktemp())
+        tools.accept("1")
+        for target in ((*LANE, 7), ("one.example", "there.example"), ("here.example", "gone.example", 1)):
+            with self.assertRaises(VerbError):
+                tools.ask("hold", *target)
+        self.assertEqual(list(tools.world.custody.services.holds), [])
+
     def test_lane_under_a_held_peer(self) -> None:
         """What is held as a peer is not let go by the release of one of its lanes."""
         tools = Tools(self.mktemp(), ready=True)
@@ -269,6 +285,7 @@ class HoldTests(SynchronousTestCase):
     def test_over_a_restart(self) -> None:
         """Holds are kept, and hold what the spool gives back."""
         tools = Tools(self.mktemp())
+        tools.accept("1", "2")
         tools.ask("hold", "there.example")
         tools.ask("hold", *LANE, 2)
         again = OperatorHolds(tools.state)
@@ -294,7 +311,8 @@ class HoldTests(SynchronousTestCase):
     def test_forgotten_lane(self) -> None:
         """The numbers of a lane that is gone mean nothing any more."""
         tools = Tools(self.mktemp())
-        tools.ask("hold", *LANE, 2)
+        tools.world.custody.services.holds.add(HoldTarget(pair=OUT, position=2))
+        tools.world.queue.hold(2)
         tools.ask("hold", *LANE)
         self.assertEqual(len(tools.world.queue.parked), 1)
         tools.world.custody.expiry.sweep()

@@ -66,7 +66,7 @@ class QueueCommandTests(SynchronousTestCase):
     def test_changes(self) -> None:
         """Each says how much it was about; drop, flush and release of nothing are a no; what has no lane yet may be held."""
         for words, verb, more, said, of_nothing in (
-            (["hold"], "queue hold", {}, "3 stanzas in 2 lanes held", 0), (["release"], "queue release", {}, "released", 1),
+            (["hold"], "queue hold", {}, "gone.example is held from now on: 3 stanzas in 2 lanes, and what comes", 0), (["release"], "queue release", {}, "released", 1),
             (["drop"], "queue drop", {"quietly": False}, "dropped", 1), (["drop", "--quietly"], "queue drop", {"quietly": True}, "dropped", 1),
             (["flush"], "queue flush", {}, "are retried now", 1),
         ):  # fmt: skip

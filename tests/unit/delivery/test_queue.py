@@ -725,6 +725,20 @@ class SpoolTests(SynchronousTestCase):
         after.custody.expiry.sweep()
         self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("q", ["m"], 1))
 
+    def test_expires_while_it_is_held(self) -> None:
+        """What the operator held until it expired is bounced as held too long, whatever the last attempt said; on disk too."""
+        for on_disk in (False, True):
+            world = World()
+            world.next_hop.ready = False
+            world.accept(stanza("q", "iq", "get"))
+            if on_disk:
+                world.clock.advance(WINDOW)
+            world.queue.hold()
+            world.clock.advance(31)
+            world.custody.expiry.sweep()
+            self.assertEqual((ids(world.back.sent), len(world.queue.pair_queue)), ("q", 0))
+            self.assertIn(b"could not be delivered in time", b"".join(bytes(each) for each in world.back.sent))
+
     def test_given_up(self) -> None:
         """A final cause bounces what is on disk too."""
         before = World()
