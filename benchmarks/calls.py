@@ -29,7 +29,7 @@ PEERS, HANDSHAKES = 15, 4
 STANZAS, RATE = 1500, 300
 #: What -> calls at most, turns of the reactor at most.
 CEILINGS = {
-    "handshake": (3000, 10.5),
+    "handshake": (3150, 10.5),
     "stanza, acks = auto": (330, 2.5), "stanza, acks = tcp": (150, 2.0), "stanza, acks = sm": (320, 2.5),
 }
 

@@ -33,7 +33,7 @@ from benchmarks.answers import Answers, Pings
 from benchmarks.delays import Delays
 from benchmarks.stanzas import Counter
 from tests.lab.certificates import Certificate
-from tests.lab.peer import SASL, TLS, Stream, server_context
+from tests.lab.peer import SASL, TLS, PeerError, Stream, server_context
 
 _READ = 262144
 #: Seconds in which what is asked after the end is still answered, so that nothing stays in doubt for the next measurement.
@@ -190,7 +190,10 @@ def serve(job: dict[str, Any]) -> None:
                 if not key.data.read(tally):
                     selector.unregister(key.fileobj)
             elif listener is not None:
-                stream = accept(listener, job, context, len(selector.get_map()))
+                try:
+                    stream = accept(listener, job, context, len(selector.get_map()))
+                except PeerError:
+                    continue  # it was closed before it was a stream; another comes
                 source = Source(stream.raw, parse, job["kind"] == "managed", answers.watch() if answers else None)
                 selector.register(stream.raw, selectors.EVENT_READ, source)
 
