@@ -28,6 +28,7 @@ from s2sgw import __version__
 from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
 from s2sgw.admin.log_verbs import LogVerbs
 from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, VerbError, asked_by
+from s2sgw.admin.spool_summaries import number_without_disk
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
@@ -336,10 +337,11 @@ class RunningGateway:
         except OSError as error:
             raise VerbError(f"nothing was done: the audit log cannot be written: {error}") from None
         self.log.info(event="draining", by=asked_by(arguments))
-        numbers = await self.components.views.count()
+        numbers, custody = await self.components.views.count(), self.components.custody
+        unsaved = await self.components.slices.run(number_without_disk(custody.queues)) if custody.services.spools else 0
         if not self.stop.make_later(ANSWERED):
             raise VerbError(STOPPING)
-        return {"waiting": numbers.waiting, "kept": self.components.custody.services.spools}
+        return {"waiting": numbers.waiting, "kept": custody.services.spools, "unsaved": unsaved}
 
     def _open_backend(self, backend: Backend) -> None:
         components = self.components

@@ -97,10 +97,11 @@ class ReloadAnswer(TypedDict):
 
 
 class Drained(TypedDict):
-    """A stop that began: stanzas that wait, and whether the spool keeps them."""
+    """A stop that began: stanzas that wait, whether the spool keeps them, and those of them that no disk holds."""
 
     waiting: int
     kept: bool
+    unsaved: int  # in memory alone, because the disk is full or fails; what nobody takes in time is lost
 
 
 class Token(TypedDict):

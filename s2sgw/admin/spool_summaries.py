@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.services import DeliveryServices
+from s2sgw.net.slices import SlicedWork
 from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.jid import Pair
 
@@ -33,6 +34,20 @@ async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSumma
     except TimeoutError:
         return {}
     return {} if isinstance(answer, SpoolError) else {summary.pair: summary for summary in answer}
+
+
+def number_without_disk(queues: Iterable[DeliveryQueue]) -> SlicedWork[int]:
+    """Return how many stanzas are in memory alone, because the disk is full or fails. Each None is a step of the work."""
+    total = 0
+    for count, queue in enumerate(queues, 1):
+        if queue.overflow.without_disk:
+            for number, item in enumerate(list(queue.pair_queue.only_in_memory()), 1):
+                total += len(item.stanzas)
+                if number % AT_ONCE == 0:
+                    yield None
+        if count % AT_ONCE == 0:
+            yield None
+    return total
 
 
 def unspooled_bytes(queue: DeliveryQueue) -> Generator[None, None, int]:

@@ -320,7 +320,15 @@ def letter(rows: list[JSONRow], screen: Screen) -> str:
 def draining(answer: JSONRow, _screen: Screen) -> str:
     """Return the response of `drain` as text."""
     fate = "are kept for the next start" if answer["kept"] else "are bounced"
-    return f"The gateway stops. {counted(answer['waiting'], 'stanza')} waiting; those that cannot be delivered now {fate}."
+    waiting, unsaved = counted(answer["waiting"], "stanza"), answer["unsaved"]
+    if not unsaved:
+        return f"The gateway stops. {waiting} waiting; those that cannot be delivered now {fate}."
+    return (
+        f"The gateway stops. {waiting} waiting; {unsaved} of them in memory only, because the disk is full or fails. Those of "
+        "them that can be neither delivered nor bounced within seconds are lost, unless the sender's server keeps them "
+        "(XEP-0198). "
+        f"The log names their pairs. The others that cannot be delivered now {fate}."
+    )
 
 
 def complaints(path: str, texts: Sequence[str]) -> str:

@@ -90,6 +90,11 @@ class BounceAck(UpstreamAck):
         self._told = told
 
     @property
+    def kept_upstream(self) -> bool:
+        """The stanzas that are answered are on the disk, or their sender's server keeps them."""
+        return all(held.durable or held.kept_upstream for held in self._answered)
+
+    @property
     def replaces(self) -> Replaced | None:
         """The rows that the spool removes in the commit that holds the last of the errors."""
         return Replaced(self._queue.pair, self._positions) if self._positions else None

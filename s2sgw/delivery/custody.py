@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -12,6 +14,15 @@ from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.restoring import StartupRestore
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Pair
+
+
+class LostStanzas(NamedTuple):
+    """How many stanzas of a pair were neither passed on nor answered, and are on no disk; how many of these were written."""
+
+    pair: Pair
+    stanzas: int
+    written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,16 @@ class Custody:
         answered: Deferred[object] = Deferred()
         self.services.spool.queues(answered.callback)
         return answered
+
+    def lost(self) -> list[LostStanzas]:
+        """Return what nobody keeps, for each pair, the most first. To be called at the end of a stop, after `close`."""
+        rows = []
+        for queue in self.queues:
+            items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
+            if items:
+                written = sum(len(item.stanzas) for item in items if item.written)
+                rows.append(LostStanzas(queue.pair, sum(len(item.stanzas) for item in items), written))
+        return sorted(rows, key=attrgetter("stanzas"), reverse=True)
 
     async def close(self) -> None:
         """Close the streams of all queues, then the spool. What is still in flight is given to the spool once more."""

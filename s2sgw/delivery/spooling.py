@@ -367,6 +367,11 @@ class SpoolOverflow:
         del self._queue
 
     @property
+    def without_disk(self) -> bool:
+        """The disk is full or fails. A limit of the configuration is no such reason: a stop passes it."""
+        return self.active and self.bound in ("disk", "")
+
+    @property
     def blocked(self) -> bool:
         """Neither the next server, nor the disk, nor the sender's server takes what comes."""
         if self.unacked_bounces or not self.active or self._queue.next_hop.ready:

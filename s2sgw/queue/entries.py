@@ -44,6 +44,11 @@ class UpstreamAck:
         self.evidence: ReceiptEvidence | None = None
         self._followers: list[tuple[UpstreamAck, int]] | None = None
 
+    @property
+    def kept_upstream(self) -> bool:
+        """Until this is settled, the sender's server keeps the stanzas, and sends them again (XEP-0198)."""
+        return True
+
     def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
         """`number` more of the stanzas have another owner, as `evidence` shows.
 
@@ -112,6 +117,11 @@ class QueuedStanza:
         return len(self.stanza.data) + OVERHEAD
 
     @property
+    def kept_upstream(self) -> bool:
+        """The sender's server keeps it, because its receipt is not settled."""
+        return self.upstream_ack is not None and self.upstream_ack.kept_upstream
+
+    @property
     def unmarked(self) -> bool:
         """It is a request that the spool holds as not written: the spool must know before the wire does (R33)."""
         return self.spooled and not self.written and self.stanza.is_request
@@ -161,6 +171,16 @@ class Batch:
         self.gone = False
         self.parts: Sequence[QueueItem] = ()
         self.cost = sum([len(stanza.data) for stanza in stanzas]) + OVERHEAD * len(stanzas)
+
+    @property
+    def written(self) -> bool:
+        """They were on the wire."""
+        return True
+
+    @property
+    def kept_upstream(self) -> bool:
+        """The sender's server keeps them, because their receipt is not settled."""
+        return self.upstream_ack is not None and self.upstream_ack.kept_upstream
 
     @property
     def last(self) -> int:

@@ -98,6 +98,11 @@ class PairQueue:
         in_flight = self._in_flight_bytes
         return in_flight > 0 and in_flight * IN_FLIGHT_PART > self.memory.allowance
 
+    def only_in_memory(self) -> Iterator[QueueItem]:
+        """Yield what the disk does not have."""
+        if self.unsaved:
+            yield from (item for item in chain(self.in_flight, self.not_in_flight()) if not item.durable)
+
     def rows(self, items: Iterable[QueueItem]) -> list[QueuedStanza]:
         """Return each stanza of these items."""
         return [held for item in items for held in item.each(self._hold_times)]

@@ -34,6 +34,10 @@ ADMIT_SECONDS = 10.0
 DELIVER_SECONDS = 5.0
 #: Seconds between two looks.
 LOOK_SECONDS = 0.02
+#: Pairs that have a log line of their own if some of their stanzas are lost.
+PAIRS_LOGGED = 20
+
+_LOST = "at the stop these stanzas were on no disk, and no server took them or an error for them; those written may have arrived"
 
 
 class ManagedEngine(Protocol):
@@ -98,6 +102,7 @@ class Shutdown:
         await self.close_late_streams()
         self.write_what_is_in_memory_alone()
         await self._custody.close()
+        self.log_lost()
 
     def stop_writing(self) -> None:
         """Write nothing more, so that what is in flight can come to its end."""
@@ -184,6 +189,16 @@ class Shutdown:
         for queue in self._queues:
             if queue.pair_queue.unspooled:
                 queue.resume()
+
+    def log_lost(self) -> None:
+        """Log how many stanzas of each pair are lost: the disk, the next servers and the senders' servers took none of them."""
+        lost = self._custody.lost()
+        for (sender, recipient), stanzas, written in lost[:PAIRS_LOGGED]:
+            names = {"sender": str(sender), "recipient": str(recipient)}
+            self.log.critical(event="stanzas lost", **names, stanzas=stanzas, written=written, detail=_LOST)
+        if rest := lost[PAIRS_LOGGED:]:
+            stanzas, written = sum(row.stanzas for row in rest), sum(row.written for row in rest)
+            self.log.critical(event="stanzas lost", pairs=len(rest), stanzas=stanzas, written=written, detail=_LOST)
 
     def _while(self, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
         """Wait while `busy` says so, for `at_most` seconds. A look that breaks ends the wait: the stop goes on."""

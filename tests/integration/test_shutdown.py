@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
@@ -16,6 +17,7 @@ from s2sgw.runtime.shutdown import (
     CLOSING_TAG_SECONDS,
     DELIVER_SECONDS,
     LOOK_SECONDS,
+    PAIRS_LOGGED,
     BringingStream,
     Shutdown,
 )
@@ -357,3 +359,29 @@ class ShutdownTests(SynchronousTestCase):
         self.world.queue.acknowledged(1)
         self.clock.advance(LOOK_SECONDS)
         self.successResultOf(self.stopped)
+
+    def lost(self, pairs: int) -> list[dict[str, Any]]:
+        """Stop on a full disk with two stanzas of each pair, whose sender's server has no XEP-0198. Return the critical lines."""
+        self.full()
+        self.world.next_hop.ready = self.world.back.ready = False
+        for number in range(pairs):
+            pair = Pair(OUT.sender, Domain.parse(f"p{number}.example"))
+            self.world.queues.queue(pair).accept([stanza("1"), stanza("2")])
+        self.clock.advance(WINDOW)
+        with capturedLogs() as logged:
+            self.shut_down()
+            self.clock.pump([DELIVER_SECONDS] * 3)
+            self.successResultOf(self.stopped)
+        return [each for each in logged if each["log_level"] is LogLevel.critical]
+
+    def test_lost_is_said(self) -> None:
+        """What no disk, next server or sender's server has is logged for each pair."""
+        (line,) = self.lost(1)
+        self.assertEqual(("stanzas lost", "here.example", "p0.example", 2, 0), tuple(line[key] for key in ("event", "sender", "recipient", "stanzas", "written")))
+        self.assertEqual([], self.lost(0))
+
+    def test_many_pairs_lose(self) -> None:
+        """At most so many lines, and one for the rest."""
+        lines = self.lost(PAIRS_LOGGED + 3)
+        self.assertEqual(PAIRS_LOGGED + 1, len(lines))
+        self.assertEqual((3, 6), (lines[-1]["pairs"], lines[-1]["stanzas"]))

@@ -37,6 +37,16 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual([("close", {"peer": "evil.example"})], self.asked)
         self.assertEqual(1, self.run_command({"peer": "evil.example", "closed": 0}, "close", "evil.example").exit_code)
 
+    def test_drain(self) -> None:
+        """What waits, and what becomes of it; what no disk holds is not said to be kept."""
+        answer = {"waiting": 155, "kept": True, "unsaved": 0}
+        self.assertIn("155 stanzas waiting; those that cannot be delivered now are kept for the next start.", self.run_command(answer, "drain").output)
+        self.assertIn("now are bounced.", self.run_command({**answer, "kept": False}, "drain").output)
+        told = self.run_command({**answer, "unsaved": 46}, "drain").output
+        self.assertIn("46 of them in memory only, because the disk is full or fails", told)
+        self.assertIn("neither delivered nor bounced within seconds are lost", told)
+        self.assertIn("The others that cannot be delivered now are kept", told)
+
     def test_deny(self) -> None:
         """What was closed; 1 where nothing changed."""
         answer = {"peer": "evil.example", "denied": True, "changed": True, "closed": [CLOSED]}

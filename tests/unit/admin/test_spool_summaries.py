@@ -1,0 +1,36 @@
+"""What is in memory only for want of a disk is counted for operators."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.admin.spool_summaries import number_without_disk
+from s2sgw.net.slices import Slices
+from s2sgw.spool.interface import SpoolBroken, SpoolError, SpoolFull
+from tests.support.faulty_spool import FaultySpool
+from tests.unit.delivery.test_queue import WINDOW, World, stanza
+
+
+class WithoutDiskTests(SynchronousTestCase):
+    """`drain` on a disk that takes nothing."""
+
+    def number(self, error: SpoolError | None) -> int:
+        spool = FaultySpool(1 << 20, lambda call: world._deliver(call))
+        world = World(spool=spool)
+        world.next_hop.ready = world.back.ready = False
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        spool.write_error = error
+        world.accept(stanza("2"), stanza("3"))
+        world.clock.advance(WINDOW)
+        asked = Slices(world.clock).run(number_without_disk(world.queues))
+        world.clock.advance(0)
+        return self.successResultOf(asked)
+
+    def test_number(self) -> None:
+        """Only what a disk that is full or fails did not take: a stop passes the limits of the configuration."""
+        self.assertEqual(2, self.number(SpoolFull("the disk is full", "disk")))
+        self.assertEqual(2, self.number(SpoolBroken("it fails")))
+        self.assertEqual(0, self.number(SpoolFull("queue.share", "share")))
+        self.assertEqual(0, self.number(SpoolFull("queue.disk", "spool")))
+        self.assertEqual(0, self.number(None))

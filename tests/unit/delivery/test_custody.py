@@ -1,0 +1,77 @@
+"""What nobody keeps at the end of a stop is counted by pair."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.custody import LostStanzas
+from s2sgw.spool.interface import SpoolFull
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.custody import stop
+from tests.support.faulty_spool import FaultySpool
+from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, stanza
+
+
+class LostTests(SynchronousTestCase):
+    """A stop on a full disk."""
+
+    def setUp(self) -> None:
+        self.spool = FaultySpool(1 << 20, lambda call: self.world._deliver(call))
+        self.world = World(spool=self.spool)
+        self.world.next_hop.ready = self.world.back.ready = False
+
+    def fill(self) -> None:
+        self.spool.write_error = SpoolFull("the disk is full", "disk")
+
+    def accept(self, pair: Pair, *names: str) -> None:
+        """Stanzas of a server without XEP-0198."""
+        self.world.queues.queue(pair).accept([stanza(name) for name in names])
+
+    def lost(self) -> list[LostStanzas]:
+        self.world.clock.advance(WINDOW)
+        self.successResultOf(stop(self.world.custody))
+        return self.world.custody.lost()
+
+    def test_by_pair(self) -> None:
+        """What is on the disk is not lost, nor what its sender's server keeps; the pair that loses most is first."""
+        self.accept(OUT, "1", "2")
+        self.world.clock.advance(WINDOW)
+        self.fill()
+        other = Pair(HERE, Domain.parse("other.example"))
+        self.accept(OUT, "3")
+        self.accept(other, "4", "5")
+        self.world.accept(stanza("6"))  # its receipt is open
+        self.assertEqual([LostStanzas(other, 2, 0), LostStanzas(OUT, 1, 0)], self.lost())
+
+    def test_none(self) -> None:
+        """Where the disk takes all, nothing is lost."""
+        self.accept(OUT, "1", "2")
+        self.assertEqual([], self.lost())
+
+    def test_written(self) -> None:
+        """What was written and not acknowledged is counted apart: it may have arrived."""
+        self.fill()
+        self.world.next_hop.ready = True
+        self.accept(OUT, "1", "2")
+        self.world.next_hop.ready = False
+        self.accept(OUT, "3")
+        self.assertEqual([LostStanzas(OUT, 3, 2)], self.lost())
+
+    def test_answered(self) -> None:
+        """A stanza that is answered is lost with its error, unless the disk has the stanza, or its sender's server."""
+        self.accept(OUT, "1")
+        self.world.clock.advance(WINDOW)
+        self.fill()
+        self.world.queue.give_up(Cause.DROPPED_BY_OPERATOR)
+        self.world.accept(stanza("2"))
+        self.world.queue.give_up(Cause.DROPPED_BY_OPERATOR)
+        self.accept(OUT, "3")
+        self.world.queue.give_up(Cause.DROPPED_BY_OPERATOR)
+        self.assertEqual([LostStanzas(Pair(THERE, HERE), 1, 0)], self.lost())
+
+    def test_errors_of_what_was_refused(self) -> None:
+        """An error that answers a stanza which no queue took is lost as well."""
+        self.fill()
+        self.world.custody.services.bounces.refuse(OUT, [stanza("1")], Cause.NOT_ALLOWED)
+        self.assertEqual([LostStanzas(OUT.inverse, 1, 0)], self.lost())
