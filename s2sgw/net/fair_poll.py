@@ -29,9 +29,9 @@ FEW = 16
 #: Seconds of one turn for peers, our own streams and listeners, for datagrams, and for strangers. A message needs a few turns.
 PEERS_SECONDS = 0.004
 DATAGRAM_SECONDS = 0.003
-STRANGERS_SECONDS = 0.004
+STRANGERS_SECONDS = 0.003
 #: And for strangers who have closed their side.
-GONE_SECONDS = 0.002
+GONE_SECONDS = 0.001
 #: Once so many strangers have been read and not served, no more are read in this turn than one, the newest: who comes last need
 #: not wait for all that came before.
 STRANGERS_WAITING = 20

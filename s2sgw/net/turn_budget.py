@@ -14,7 +14,7 @@ from math import inf
 from time import thread_time
 
 #: Seconds of CPU of one turn. A piece of work that has begun is finished, so a turn may take as much longer as the longest piece.
-TURN_SECONDS = 0.016
+TURN_SECONDS = 0.02
 
 
 class TurnPart(IntEnum):

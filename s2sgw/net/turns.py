@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.turn_budget import TurnBudget, TurnPart
 
-#: Seconds of one turn of the reactor for all streams together, and then for all that is sent; what is left waits for the next.
+#: Seconds of one turn of the reactor for all established streams together, and then for all that is sent; what is left waits for
+#: the next.
 STREAMS_SECONDS = 0.01
-#: Of these, the most for all streams that are still negotiated: a message of a peer needs a few turns.
-NEGOTIATING_SECONDS = 0.005
+#: Seconds for all streams that are still negotiated: a message of a peer needs a few turns.
+NEGOTIATING_SECONDS = 0.008
 #: Seconds for established streams that are not busy, for sending what was written, and for closing what was lost, however long
 #: the turn has taken: none of this takes long for one stream.
 ESTABLISHED_SECONDS, SENDING_SECONDS, CLOSING_SECONDS = 0.002, 0.002, 0.001
@@ -46,7 +47,7 @@ class Turns:
         self._busy: deque[Reader] = deque()
         self._negotiating: deque[Reader] = deque()
         self._judgements: OrderedDict[Deferred[None], None] = OrderedDict()
-        self._newest_is_next = False
+        self._newest_is_next = self._newest_negotiates = False
         self._outputs: deque[Callable[[], None]] = deque()
         self._closings: deque[Callable[[], None]] = deque()
         self._timer: IDelayedCall | None = None
@@ -155,7 +156,7 @@ class Turns:
         if busy and budget.allows(TurnPart.BUSY_STREAMS):
             self._call(self._busy, busy, end)
         if negotiating and budget.allows(TurnPart.NEGOTIATIONS):
-            self._call(self._negotiating, negotiating, min(end, budget.stopwatch() + NEGOTIATING_SECONDS))
+            self._negotiate(negotiating, budget.end_of(NEGOTIATING_SECONDS))
 
     def _call(self, readers: deque[Reader], number: int, end: float) -> None:
         """Call `number` of them, but only one after the time `end`."""
@@ -169,6 +170,15 @@ class Turns:
             if now > end:
                 return
             began = now
+
+    def _negotiate(self, number: int, end: float) -> None:
+        """Call so many that are negotiated, but only one after the time `end`: the oldest and the newest in turns."""
+        readers, stopwatch = self._negotiating, self.budget.stopwatch
+        for _ in range(min(number, len(readers))):
+            (readers.pop if self._newest_negotiates else readers.popleft)().take_turn()
+            self._newest_negotiates = not self._newest_negotiates
+            if stopwatch() > end:
+                return
 
     def _judge(self) -> None:
         """Make the judgements that there is time for."""
