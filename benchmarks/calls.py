@@ -30,7 +30,7 @@ STANZAS, RATE = 1500, 300
 #: What -> calls at most, turns of the reactor at most.
 CEILINGS = {
     "handshake": (3150, 10.5),
-    "stanza, acks = auto": (330, 2.5), "stanza, acks = tcp": (150, 2.0), "stanza, acks = sm": (320, 2.5),
+    "stanza, acks = auto": (420, 3.0), "stanza, acks = tcp": (180, 2.0), "stanza, acks = sm": (420, 3.0),
 }
 
 
