@@ -12,7 +12,7 @@
 #   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
 #   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
 #   make console-test   the console in a real Chromium (Debian: apt-get install chromium chromium-driver; skipped where it is not)
-#   make pictures   the pictures of the console in docs/images, of a gateway that runs for an hour with a peer that talks (MINUTES=60)
+#   make pictures   the pictures of the console in docs/images, of a gateway that has run for an hour (MINUTES=60)
 #   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
 #   make mutants    rules of the wire broken on purpose, in a copy: the tests that claim them must notice (MUTANTS="M3 M11")
 #   make certs      a development CA and the certificates of the example domains
