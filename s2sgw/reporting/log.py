@@ -222,10 +222,10 @@ def _facts(event: LogEvent) -> Iterator[tuple[str, Any]]:
         yield "text", formatEvent(event)
         yield "by", event.get("log_namespace", "")
         return
-    yield from ((key, event[key]) for key in _FIRST if key in event)
-    for key, value in event.items():
-        if key not in _FIRST and key not in _MACHINERY and not key.startswith("log_") and value not in (None, "", [], ()):
-            yield key, value
+    keys = [*(key for key in _FIRST if key in event), *(key for key in event if key not in _FIRST)]
+    for key in keys:
+        if key not in _MACHINERY and not key.startswith("log_") and event[key] not in (None, "", [], ()):
+            yield key, event[key]
 
 
 def _traceback(event: LogEvent) -> Iterator[str]:

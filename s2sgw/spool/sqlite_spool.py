@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,9 @@ FEW_PAGES = 16
 #: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
 REOPEN_SECONDS = 1.0
 REPORT_SECONDS = 60.0
+#: Seconds since the last commit that was refused for want of room, after which the disk has room again. One small commit that
+#: succeeds says little: there may be room for it in the file.
+ROOM_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -118,6 +122,8 @@ class SQLiteSpool(Spool):
         #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
         self._absent = False
         self._next_try = 0.0
+        #: when a commit was last refused for want of room; None once there is room again
+        self._refused_at: float | None = None
         #: how often a new file took the place of a damaged one
         self._replaced = 0
         #: what damage did, for the operator
@@ -166,7 +172,8 @@ class SQLiteSpool(Spool):
         return 1 if self._tables is None else self._tables.reserved
 
     def alerts(self) -> list[str]:
-        alerts = [*self._warnings, *([self._trouble] if self._trouble else [])]
+        full = self._full if self._refused_at is not None else ""
+        alerts = [*self._warnings, *(text for text in (self._trouble, full) if text)]
         if self.stalled:
             alerts.append(f"the disk of the spool {self._path} has not answered for {self._clock() - self._answered_at:.0f} s")
         return alerts
@@ -238,6 +245,10 @@ class SQLiteSpool(Spool):
                 self._deliver(partial(self._call, answers))
 
     # --- the file ---
+
+    @property
+    def _full(self) -> str:
+        return f"{self._path}: the disk is full"
 
     def _open_first(self) -> None:
         """Open the file at the start. Raises `SpoolBroken` where another try would not help."""
@@ -396,13 +407,26 @@ class SQLiteSpool(Spool):
 
     def _waiting(self) -> list[_Job]:
         """Return the jobs that are there; wait for the first."""
-        jobs = [self._jobs.get()]
+        jobs = [self._first_job()]
         while len(jobs) < GROUP and not jobs[-1].last:
             try:
                 jobs.append(self._jobs.get_nowait())
             except Empty:
                 break
         return jobs
+
+    def _first_job(self) -> _Job:
+        """Return the first job that is there. While the disk is full, look meanwhile whether it has room again."""
+        while True:
+            self._note_room()
+            with suppress(Empty):
+                return self._jobs.get(timeout=None if self._refused_at is None else REOPEN_SECONDS)
+
+    def _note_room(self) -> None:
+        if self._refused_at is not None and self._clock() - self._refused_at >= ROOM_SECONDS:
+            self._refused_at = None
+            self._reported.pop(self._full, None)
+            self._report(f"{self._path}: the disk has room again: for {ROOM_SECONDS:.0f} s it refused nothing")
 
     def _perform(self, jobs: list[_Job]) -> list[Callable[[], None]]:
         self._try_again()
@@ -420,6 +444,7 @@ class SQLiteSpool(Spool):
         """Open the file that could not be opened, now and then."""
         if (self._tables is not None and not self._absent) or self._clock() < self._next_try:
             return
+        was_absent = self._absent
         self._next_try = self._clock() + REOPEN_SECONDS
         try:
             try:
@@ -433,6 +458,8 @@ class SQLiteSpool(Spool):
         except (SpoolBroken, OSError) as broken:
             self._trouble = str(broken)
             self._say(self._trouble)
+        if was_absent and not self._absent and self._tables is not None:
+            self._report(f"{self._path}: the disk has room again")
 
     def _together(self, jobs: list[_Job]) -> list[Any]:
         """Return the result of each, once all of it is durable."""
@@ -500,14 +527,17 @@ class SQLiteSpool(Spool):
 
     def _failed(self, job: _Job, error: Exception) -> SpoolError | None:
         full = result_code(error) == sqlite3.SQLITE_FULL
-        if not isinstance(error, SpoolBroken):
-            self._trouble = f"{self._path}: the disk is full" if full else f"{self._path} failed: {type(error).__name__}: {error}"
+        if full:
+            self._refused_at = self._clock()
+            self._say(self._full)
+        elif not isinstance(error, SpoolBroken):
+            self._trouble = f"{self._path} failed: {type(error).__name__}: {error}"
             self._say(self._trouble)
         if job.answer is None and len(self._retry) < RETRIES:
             self._retry.append(job)
         if isinstance(error, SpoolError):
             return error
-        return SpoolFull(f"{self._path}: the disk is full", "disk") if full else SpoolBroken(f"{self._path}: {error}")
+        return SpoolFull(self._full, "disk") if full else SpoolBroken(f"{self._path}: {error}")
 
 
 def _is_damage(error: Exception) -> bool:

@@ -53,6 +53,15 @@ class LineTests(SynchronousTestCase):
     def written(self) -> list[str]:
         return self.file.getvalue().splitlines()
 
+    def test_without_names(self) -> None:
+        """A refusal that is about no pair has no empty names, as text and as JSON."""
+        facts = {"event": "refused", "direction": "outbound", "leg": "backend", "peer": "", "local": "", "cause": "queue-full", "times": 0}
+        self.lines().warn("x", **facts)
+        self.lines("json").warn("x", **facts)
+        text, row = self.written()
+        self.assertTrue(text.endswith(" refused direction=outbound leg=backend cause=queue-full times=0"), text)
+        self.assertEqual({"direction", "leg", "cause", "times"}, set(json.loads(row)) - {"time", "level", "event"})
+
     def test_one_line_of_text(self) -> None:
         """Time, level, event, then the pair first and the other facts in their order; what is empty is left out."""
         self.lines().warn(

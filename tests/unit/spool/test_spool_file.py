@@ -100,6 +100,7 @@ class OpenTests(SynchronousTestCase):
         full.restore()
         now[0] = 1.5
         self.assertEqual((it.append(spooled(A, 1)), it.positions(A), it.spool.alerts()), (None, [1], []))
+        self.assertIn("has room again", self.file.reports[1])
         it.close()
         again = self.file.open()
         self.assertEqual(again.positions(A), [1])

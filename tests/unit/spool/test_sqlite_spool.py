@@ -248,6 +248,47 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual((killed.positions(A), killed.positions(B), killed.held()), (list(range(1, 11)), [1, 2], (12, 45_000)))
         killed.close()
 
+    def test_full_disk_is_an_alert(self) -> None:
+        """Small commits that succeed do not end the alert. It ends a while after the last refusal, and that is reported."""
+        self.it.close()
+        now = [0.0]
+        self.it = self.file.open(clock=lambda: now[0])
+        large = [spooled(B, position, 4000) for position in range(2, 12)]
+        for _ in range(3):
+            now[0] += sqlite_spool.ROOM_SECONDS - 1
+            self.limit_pages(0)
+            self.assertIsInstance(self.it.append(*large), SpoolFull)
+            self.limit_pages(None)
+            self.assertIsNone(self.it.append(spooled(A, 100 + int(now[0]), 1)))
+            (alert,) = self.it.spool.alerts()
+            self.assertIn("the disk is full", alert)
+        now[0] += sqlite_spool.ROOM_SECONDS - 1
+        self.it.positions(A)
+        self.assertEqual(1, len(self.it.spool.alerts()))
+        said = len(self.file.reports)
+        now[0] += 1
+        self.it.positions(A)
+        self.it.positions(A)
+        self.assertEqual([], self.it.spool.alerts())
+        (line,) = self.file.reports[said:]
+        self.assertIn("has room again", line)
+        self.limit_pages(0)
+        self.assertIsInstance(self.it.append(*large), SpoolFull)
+        self.assertEqual((1, 2), (len(self.it.spool.alerts()), len(self.file.reports[said:])))
+        self.limit_pages(None)
+
+    def test_room_is_noticed_at_rest(self) -> None:
+        """Without any call, too."""
+        self.it.close()
+        self.patch(sqlite_spool, "REOPEN_SECONDS", 0.001)
+        now, noticed = [0.0], Event()
+        self.it = Asking(lambda deliver: SQLiteSpool(self.file.path, 1 << 26, deliver, report=lambda text: noticed.set() if "again" in text else None, clock=lambda: now[0]))
+        self.limit_pages(0)
+        self.assertIsInstance(self.it.append(*(spooled(B, position, 4000) for position in range(2, 12))), SpoolFull)
+        now[0] = sqlite_spool.ROOM_SECONDS
+        self.assertTrue(noticed.wait(PATIENCE))
+        self.assertEqual([], self.it.spool.alerts())
+
     def test_debts_are_paid(self) -> None:
         """What cannot be removed now is removed as soon as the disk takes it; appends are refused meanwhile."""
         connection_of(self.it).execute("PRAGMA query_only=ON")
