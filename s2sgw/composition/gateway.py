@@ -224,7 +224,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     bidi_ingress = BidiIngress(ingress_services, record, initiating)
     connect_services = ConnectServices(
         connections, reactor, destinations, extensions, handshake_times, accepted, bidi_ingress, room=stream_limit,
-        watcher=MissedPeers(running.local_domains, rediscovery),
+        watcher=MissedPeers(running.local_domains, rediscovery), record=record,
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(

@@ -279,7 +279,9 @@ class AcceptedStream:
                 cause=ending.cause.value, address=connection.peer_address, detail=ending.detail,
                 pairs=len(self.methods) if len(self.methods) > 1 else None,
             )
-        else:
-            names = pair if self.side.leg == "federation" else (recipient, sender)
+        names = pair if self.side.leg == "federation" else (recipient, sender)
+        if self.methods and ending.blames_peer:
+            self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending)
+        elif not (self.methods or ending.in_order):
             ending = self.side.outcomes.accepted_failed(names, ending)
             self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending, self.reasons)

@@ -27,7 +27,7 @@ from s2sgw.net.fair_slots import Owner
 from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, endpoints, priority_groups, race
 from s2sgw.net.requester import Requester
 from s2sgw.policy.model import LEAST_STANZA_BYTES
-from s2sgw.reporting.record import Leg
+from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
 from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
 from s2sgw.s2s.handshake_timer import HandshakeTimer, StepTimes
@@ -108,6 +108,7 @@ class ConnectServices:
     initiated: InitiatedStreams = field(default_factory=InitiatedStreams)
     multiplexing: ShareableStreams = field(default_factory=ShareableStreams)
     watcher: MissedTargets | None = None
+    record: EventRecord | None = None
 
 
 class InitiatedStream:
@@ -188,6 +189,7 @@ class InitiatedStream:
         self._over = True
         if self._opened:
             self.side.outcomes.closed()
+            self._record_refusal(ending)
         excused = self.additions.ended(ending)
         self._trial.end(ending, excused)
         self.shared_stream.asking = excused or self.engine.enabling
@@ -204,6 +206,15 @@ class InitiatedStream:
             self.incoming.pass_on()
         elif self.incoming is not None:
             self.incoming.close(ending)
+
+    def _record_refusal(self, ending: Ending) -> None:
+        """Record that we ended the stream because of what the other side sent on it. Before it is ready, the attempt fails."""
+        record = self._connect_services.record
+        if record is not None and ending.blames_peer:
+            on_federation = self.side.leg == "federation"
+            peer, local = self.pair.inverse if on_federation else self.pair
+            direction: Direction = "outbound" if on_federation else "inbound"
+            record.refused(direction, self.side.leg, (str(peer), str(local)), self.connection.peer_address, ending)
 
     def paused(self, connection: StreamConnection) -> None:
         """The transport has more to send than it can."""

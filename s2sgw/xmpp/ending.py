@@ -215,6 +215,9 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
 
 By = Literal["us", "them", "network"]
 
+#: The layers at which what the peer sent or presented is judged.
+_OF_PEER = (Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.POLICY, Layer.STREAM)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -253,3 +256,12 @@ class Ending:
     def in_order(self) -> bool:
         """Whether this is an ordinary close and not a failure."""
         return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN)
+
+    @property
+    def blames_peer(self) -> bool:
+        """Whether we ended the stream because of what the other side sent or presented.
+
+        Not so: an ordinary close, a lost connection, a server that stopped answering, and a fault of our own.
+        """
+        faultless = self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL)
+        return self.by == "us" and not faultless and self.layer in _OF_PEER

@@ -8,8 +8,10 @@ from unittest.mock import Mock, call
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
@@ -89,3 +91,53 @@ class AdmissionTests(SynchronousTestCase):
         """The first pair that is proven makes it one that never gives way."""
         self.stream.event(self.connection, PairProven(Pair(PEER, HERE), "EXTERNAL"))
         self.assertEqual([call.prove()], self.admitted.mock_calls)
+
+
+class RefusalTests(SynchronousTestCase):
+    """A stream that we end because of what a proven peer sent is a refusal of the peer."""
+
+    def ended(self, leg: str, ending: Ending) -> tuple[list[dict[str, object]], EventRecord, list[str]]:
+        """Return the refusals of both domains after a proven stream ended, their record, and the events of its log."""
+        with capturedLogs() as logs:
+            record = EventRecord(Clock(), Logger("test"))
+            side: Any = SimpleNamespace(
+                outcomes=StreamOutcomes(), leg=leg, excess=lambda connection, pair: None, proven=Mock(),
+            )
+            engine, connection = Mock(resumption=None), Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
+            stream = AcceptedStream(side, engine, Mock(clock=Clock(), record=record), Mock(), Mock())
+            stream.connected(connection)
+            stream.incoming = Mock()
+            stream.peer, stream.local = PEER, HERE
+            stream.event(connection, PairProven(Pair(PEER, HERE), "EXTERNAL"))
+            stream.ended(connection, ending)
+        return [each.row() for each in record.list()], record, [event["event"] for event in logs if "event" in event]
+
+    def test_refused(self) -> None:
+        """The refusal is recorded, counted and logged with pair, layer, cause and address."""
+        for cause in (Cause.INVALID_FROM, Cause.LIMIT_EXCEEDED, Cause.BAD_XML):
+            rows, record, events = self.ended("federation", Ending(cause, "what it sent", condition=cause.value))
+            (row,) = rows
+            self.assertEqual(("peer.example", "here.example", "inbound", "federation"), (row["peer"], row["local"], row["direction"], row["leg"]))
+            self.assertEqual(("stream", cause.value, "us", "192.0.2.1:5269"), (row["layer"], row["cause"], row["by"], row["address"]))
+            self.assertEqual({("stream", cause.value, "us"): 1}, record.refusals)
+            self.assertEqual(["stream proven", "stream closed", "refused"], events)
+
+    def test_not_told(self) -> None:
+        """It is recorded also if the connection was gone before the stream error could be sent."""
+        rows, _, _ = self.ended("federation", Ending(Cause.INVALID_FROM))
+        self.assertEqual(1, len(rows))
+
+    def test_own_server(self) -> None:
+        """What our own server did is recorded for the peer of the stanza, on the backend leg: there is no letter to the peer."""
+        ((row,), _, _) = self.ended("backend", Ending(Cause.BAD_XML))
+        self.assertEqual(("here.example", "peer.example", "backend"), (row["peer"], row["local"], row["leg"]))
+
+    def test_ends_without_a_fault_of_the_peer(self) -> None:
+        """A stop, an ordinary close, a lost connection, a silent peer and a fault of ours are no refusals."""
+        for ending in (
+            Ending(Cause.SHUTDOWN), Ending(Cause.CLOSED), Ending(Cause.CLOSED, by="them"), Ending(Cause.IDLE), Ending(Cause.INTERNAL),
+            Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CONNECTION_LOST), Ending(Cause.UNRESPONSIVE, by="them"),
+            Ending(Cause.STREAM_ERROR, by="them", condition="reset"),
+        ):
+            rows, record, events = self.ended("federation", ending)
+            self.assertEqual(([], {}, ["stream proven", "stream closed"]), (rows, record.refusals, events), ending)

@@ -404,3 +404,35 @@ class TrialTests(Attempts):
         acknowledged.close(Ending(Cause.CONNECTION_LOST, by="network"))
         self.assertTrue(self.bears)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class RefusalTests(Attempts):
+    """A stream of ours that is ready, and that we end because of what the other side sent on it."""
+
+    def after(self, *endings: Ending) -> list[tuple[object, ...]]:
+        """Return what was recorded after streams ended so."""
+        refused: list[tuple[object, ...]] = []
+        record: Any = SimpleNamespace(refused=lambda *facts: refused.append(facts))
+        for ending in endings:
+            services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, record=record)
+            self.side = Side(target("a", "192.0.2.1"))
+            opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services, False))  # type: ignore[arg-type]
+            self.side.connect("192.0.2.1")
+            self.connections[-1].prove()
+            self.successResultOf(opening)
+            self.connections[-1].close(ending)
+        return refused
+
+    def test_recorded(self) -> None:
+        """It is recorded with pair, address and ending, once."""
+        ending = Ending(Cause.INVALID_FROM, "from elsewhere.example", condition="invalid-from")
+        peer, local = str(PAIR.recipient), str(PAIR.sender)
+        refused = self.after(ending)
+        self.assertEqual([("outbound", "federation", (peer, local), self.connections[-1].peer_address, ending)], refused)
+
+    def test_not_recorded(self) -> None:
+        """An ordinary close, a lost connection and the other side's error are no refusals by us."""
+        self.assertEqual([], self.after(
+            Ending(Cause.SHUTDOWN), Ending(Cause.CLOSED, by="them"), Ending(Cause.CONNECTION_LOST, by="network"),
+            Ending(Cause.STREAM_ERROR, by="them", condition="reset"),
+        ))

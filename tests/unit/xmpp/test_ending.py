@@ -55,6 +55,21 @@ class EndingTests(SynchronousTestCase):
             {Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
         )
 
+    def test_blames_peer(self) -> None:
+        """We blame the peer for what it sent or presented: not for an ordinary close, a lost connection, or a fault of ours."""
+        blamed = {cause for cause in Cause if Ending(cause).blames_peer}
+        self.assertLessEqual({Cause.INVALID_FROM, Cause.LIMIT_EXCEEDED, Cause.BAD_XML, Cause.PROTOCOL_ERROR, Cause.ADDRESSING}, blamed)
+        faultless = {
+            Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN, Cause.CONNECTION_LOST, Cause.CONNECTION_TIMEOUT, Cause.UNRESPONSIVE, Cause.INTERNAL,
+            Cause.DNS_UNREACHABLE, Cause.QUEUE_FULL, Cause.BACKEND_FAILED,
+        }
+        self.assertFalse(faultless & blamed)
+
+    def test_blames_peer_for_what_we_ended(self) -> None:
+        """A stream that the other side or the network ended was not ended by us."""
+        self.assertFalse(Ending(Cause.BAD_XML, by="them").blames_peer)
+        self.assertFalse(Ending(Cause.TLS_FAILED, by="network").blames_peer)
+
 
 class FaultTests(SynchronousTestCase):
     """The two roots of exceptions."""
