@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
-from s2sgw.admin.verbs import domain_argument
+from s2sgw.admin.verbs import domain_argument, flag_argument
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.policy.values import parse_peer_name
 from s2sgw.reporting.audit import AuditLog
@@ -52,7 +52,7 @@ class PeerVerbs:
 
     async def deny(self, arguments: Arguments) -> dict[str, Any]:
         """Deny a peer, or with `undo` deny it no longer. Its streams are closed, and what waits for it is bounced."""
-        name, undo, denials = _name(arguments), _flag(arguments, "undo"), self._services.denials
+        name, undo, denials = _name(arguments), flag_argument(arguments, "undo"), self._services.denials
         if name == "default" or self._services.is_local(Domain.parse(name.removeprefix("*."))):
             raise VerbError("a local domain, or all peers, cannot be denied", "usage")
         if (name in denials.names) == undo:
@@ -70,7 +70,7 @@ class PeerVerbs:
 
     async def forget(self, arguments: Arguments) -> dict[str, Any]:
         """Forget what is remembered of a peer. Keys that an operator approved or revoked stay, unless `keys` is set."""
-        peer, also_keys, records = self._peer(arguments), _flag(arguments, "keys"), self._services.peer_records
+        peer, also_keys, records = self._peer(arguments), flag_argument(arguments, "keys"), self._services.peer_records
         self._note(arguments, "forget", peer=peer.ascii, keys=also_keys)
         try:
             keys = [each for each in records.keys.of(peer) if also_keys or each.is_first_use]
@@ -107,10 +107,3 @@ def _name(arguments: Arguments) -> str:
         return parse_peer_name(arguments.get("peer"))
     except ValueError:
         raise VerbError('peer must be a domain name, or "*." and a domain name', "usage") from None
-
-
-def _flag(arguments: Arguments, key: str) -> bool:
-    value = arguments.get(key, False)
-    if not isinstance(value, bool):
-        raise VerbError(f"{key} must be true or false", "usage")
-    return value

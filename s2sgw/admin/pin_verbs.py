@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from s2sgw.admin.server import Arguments, Rows, Verb, VerbError, asked_by
-from s2sgw.admin.verbs import domain_argument, limit_asked, peer_asked
+from s2sgw.admin.verbs import domain_argument, flag_argument, limit_asked, peer_asked, seconds_argument
 from s2sgw.peerdb.keys import RememberedKey
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
@@ -88,7 +88,7 @@ class PinVerbs:
         """Approve a key that the operator knows, whether or not a certificate with it waits."""
         domain, key = domain_argument(arguments), _fingerprint(arguments)
         found = self._peer_records.pending_certificates.find(domain, key)
-        return await self._remember(domain, key, arguments, found.chain[0] if found and found.chain else b"")
+        return await self._remember("pins add", domain, key, arguments, found.chain[0] if found and found.chain else b"")
 
     async def approve(self, arguments: Arguments) -> dict[str, Any]:
         """Approve a pending certificate: the only one of the peer, or the one with the given key."""
@@ -103,18 +103,20 @@ class PinVerbs:
         found = next((each for each in waiting if each.key == key), None)
         if found is None:
             raise VerbError(f"no certificate of {domain} with the key {key} waits")
-        return await self._remember(domain, key, arguments, found.chain[0] if found.chain else b"")
+        return await self._remember("pins approve", domain, key, arguments, found.chain[0] if found.chain else b"")
 
-    async def _remember(self, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes) -> dict[str, Any]:
-        now, lasts, note = self._now(), _lasts(arguments), str(arguments.get("note") or "")[:NOTE]
-        if arguments.get("replace"):
+    async def _remember(
+        self, action: str, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes,
+    ) -> dict[str, Any]:
+        now, lasts, note = self._now(), seconds_argument(arguments, "lasts", least=1), str(arguments.get("note") or "")[:NOTE]
+        if flag_argument(arguments, "replace"):
             for each in self._peer_records.keys.of(domain):
                 if each.key != key and each.counts(now):
                     revoke = partial(self._peer_records.keys.revoke, domain, each.key, now)
                     await self._decide(arguments, "pins revoke", domain, each.key, revoke)
         entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
         approve = partial(self._peer_records.keys.approve, entry)
-        await self._decide(arguments, "pins approve", domain, key, approve, expires=entry.expires, comment=note)
+        await self._decide(arguments, action, domain, key, approve, expires=entry.expires, comment=note)
         await self._peer_records.pending_certificates.take(domain, key)
         self._approved(domain)
         policy = self._peers.policy(domain)
@@ -124,7 +126,7 @@ class PinVerbs:
     async def revoke(self, arguments: Arguments) -> dict[str, Any]:
         """Revoke a key. It no longer proves the peer, and is not learned again."""
         domain, key = domain_argument(arguments), _fingerprint(arguments)
-        forget, keys = bool(arguments.get("forget")), self._peer_records.keys
+        forget, keys = flag_argument(arguments, "forget"), self._peer_records.keys
         change = partial(keys.forget, domain, key) if forget else partial(keys.revoke, domain, key, self._now())
         done = await self._decide(arguments, "pins forget" if forget else "pins revoke", domain, key, change)
         if not done:
@@ -148,10 +150,3 @@ def _fingerprint(arguments: Arguments) -> Fingerprint:
         return Fingerprint.parse(str(arguments.get("key")))
     except InvalidFingerprint as error:
         raise VerbError(str(error), "usage") from None
-
-
-def _lasts(arguments: Arguments) -> float | None:
-    lasts = arguments.get("lasts")
-    if lasts is not None and (isinstance(lasts, bool) or not isinstance(lasts, int | float) or not lasts > 0):
-        raise VerbError("lasts must be a number of seconds", "usage")
-    return lasts

@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_pages
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.spool_summaries import unspooled_bytes
-from s2sgw.admin.verbs import limit_asked, peer_asked
+from s2sgw.admin.verbs import flag_argument, limit_asked, peer_asked, seconds_argument
 from s2sgw.delivery.custody import Custody
-from s2sgw.delivery.holds import HoldTarget, TooManyHolds
+from s2sgw.delivery.holds import HoldTarget, NoStanzaNumber, TooManyHolds
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.queue.entries import QueuedStanza
@@ -296,11 +296,7 @@ class QueueVerbs:
 
     def drop(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Bounce what waits, or with `quietly` remove it. `older_than`: only what has waited for so many seconds."""
-        quietly, older_than = arguments.get("quietly", False), arguments.get("older_than")
-        if not isinstance(quietly, bool):
-            raise VerbError("quietly must be true or false", "usage")
-        if older_than is not None and (isinstance(older_than, bool) or not isinstance(older_than, int | float) or older_than < 0):
-            raise VerbError("older_than must be a number of seconds", "usage")
+        quietly, older_than = flag_argument(arguments, "quietly"), seconds_argument(arguments, "older_than", least=0)
         if older_than is not None and _target(arguments).position is not None:
             raise VerbError("older_than is for a peer or a lane, not for one stanza", "usage")
         facts = {} if older_than is None else {"older_than": older_than}
@@ -368,12 +364,11 @@ def _target(arguments: Arguments) -> HoldTarget:
     if not isinstance(words, list) or not 1 <= len(words) <= 3:
         raise VerbError("target must be [peer], [from, to] or [from, to, number]", "usage")
     try:
-        target = HoldTarget.read(words)
-    except (InvalidJID, ValueError, TypeError):
+        return HoldTarget.read(words)
+    except NoStanzaNumber as error:
+        raise VerbError(f"target: {error}", "usage") from None
+    except (InvalidJID, ValueError):
         raise VerbError("target must be one domain, two, or two and the number of a stanza", "usage") from None
-    if target.position is not None and target.position < 1:
-        raise VerbError("stanzas are numbered from 1", "usage")
-    return target
 
 
 def _no_row(peer: Domain) -> WaitingRow:

@@ -12,6 +12,8 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 #: Rows of one response by default, and at most.
 LIMIT = 1000
 MOST = 100_000
+#: Seconds that an argument may have at most: about 300 years.
+MOST_SECONDS = 10**10
 
 
 class StreamRow(TypedDict):
@@ -171,10 +173,7 @@ def _first(rows: Iterator[Any], limit: int) -> Iterator[Any]:
 
 
 def _refusals_asked(arguments: Arguments) -> RefusalsAsked:
-    letters = arguments.get("letter", False)
-    if not isinstance(letters, bool):
-        raise VerbError("letter must be true or false", "usage")
-    return RefusalsAsked(peer_asked(arguments), limit_asked(arguments), letters)
+    return RefusalsAsked(peer_asked(arguments), limit_asked(arguments), flag_argument(arguments, "letter"))
 
 
 def _prefix_asked(arguments: Arguments) -> str:
@@ -184,11 +183,30 @@ def _prefix_asked(arguments: Arguments) -> str:
     return prefix.lower()
 
 
+def flag_argument(arguments: Arguments, name: str) -> bool:
+    """Return the argument `name`, which is false by default. Raises `VerbError`."""
+    flag = arguments.get(name, False)
+    if not isinstance(flag, bool):
+        raise VerbError(f"{name} must be true or false", "usage")
+    return flag
+
+
+def seconds_argument(arguments: Arguments, name: str, least: float) -> float | None:
+    """Return the seconds in the argument `name`, which are finite and at least `least`; None by default. Raises `VerbError`."""
+    seconds = arguments.get(name)
+    if seconds is None:
+        return None
+    # JSON has integers of any length, and Python reads 1e400, Infinity and NaN: the comparison is false for all of these
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds <= MOST_SECONDS:
+        raise VerbError(f"{name} must be a number of seconds from {least:g} to {MOST_SECONDS}", "usage")
+    return float(seconds)
+
+
 def limit_asked(arguments: Arguments) -> int:
     """Return the number of requested rows. Raises `VerbError`."""
     limit = arguments.get("limit", LIMIT)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST:
-        raise VerbError(f"limit must be a number from 1 to {MOST}", "usage")
+        raise VerbError(f"limit must be a whole number from 1 to {MOST}", "usage")
     return limit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s2sgw.storage.atomic_file import set_aside, write_atomically
 from s2sgw.xmpp.jid import Domain, Pair
@@ -13,10 +13,16 @@ from s2sgw.xmpp.jid import Domain, Pair
 FILE = "held.json"
 #: Holds at a time.
 HOLDS = 1000
+#: The largest number of a stanza: SQLite's largest integer.
+MOST = 2**63 - 1
 
 
 class TooManyHolds(Exception):
     """The number of holds is at its limit."""
+
+
+class NoStanzaNumber(ValueError):
+    """The third word of a target is not the number of a stanza."""
 
 
 class HoldTarget(NamedTuple):
@@ -36,15 +42,25 @@ class HoldTarget(NamedTuple):
         return [*names, *([] if self.position is None else [self.position])]
 
     @classmethod
-    def read(cls, words: list[str | int]) -> HoldTarget:
-        """Return the target that `words` gave. Raises `ValueError`."""
-        names = [Domain.parse(str(word)) for word in words[:2]]
+    def read(cls, words: list[Any]) -> HoldTarget:
+        """Return the target that one to three `words` of JSON gave. Raises `ValueError`."""
+        if not all(isinstance(word, str) for word in words[:2]):
+            raise ValueError("a domain must be text")
+        names = [Domain.parse(word) for word in words[:2]]
         if len(names) == 1:
             return cls(peer=names[0])
-        return cls(pair=Pair(*names), position=int(words[2]) if len(words) > 2 else None)
+        return cls(pair=Pair(*names), position=_position(words[2]) if len(words) > 2 else None)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.words()))
+
+
+def _position(word: object) -> int:
+    """Return the number of a stanza, also from its digits. Raises `NoStanzaNumber`."""
+    number = int(word) if isinstance(word, str) and word.isascii() and word.isdigit() and len(word) < 20 else word
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST:
+        raise NoStanzaNumber("the number of a stanza must be a whole number, at least 1")
+    return number
 
 
 class OperatorHolds:

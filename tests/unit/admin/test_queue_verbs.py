@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,22 @@ class LookingTests(SynchronousTestCase):
             self.assertEqual(caught.exception.kind, "usage")
         self.assertFalse((self.tools.state / "audit.log").exists())
 
+    def test_bad_numbers(self) -> None:
+        """The number of a stanza is a whole number of at least 1, which the spool can hold: all else is refused by name."""
+        for verb in ("show", "hold", "release", "flush", "drop"):
+            for number in (0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {}):
+                words = self.assertRaises(VerbError, self.tools.ask, verb, *LANE, number)
+                self.assertEqual(
+                    ("usage", "target: the number of a stanza must be a whole number, at least 1"), (words.kind, str(words)), (verb, number),
+                )
+        self.assertFalse((self.tools.state / "audit.log").exists())
+
+    def test_domains_that_are_no_text(self) -> None:
+        """A word of a target that is not text is no domain."""
+        for target in ([1], [True], [None], [HERE.ascii, inf], [[HERE.ascii]]):
+            words = self.assertRaises(VerbError, self.tools.ask, "hold", *target)
+            self.assertEqual("usage", words.kind)
+
 
 class AgesTests(SynchronousTestCase):
     """ages, and drop of what is older."""
@@ -181,8 +198,9 @@ class AgesTests(SynchronousTestCase):
 
     def test_wrong(self) -> None:
         """An age that is none, or of one stanza: nothing is noted."""
-        for arguments in ({"older_than": -1}, {"older_than": "1h"}, {"older_than": True}):
-            self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, **arguments)
+        for seconds in (-1, "1h", True, nan, inf, -inf, 10**400, [1]):
+            words = self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, older_than=seconds)
+            self.assertEqual(("usage", "older_than must be a number of seconds from 0 to 10000000000"), (words.kind, str(words)))
         self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, 1, older_than=5)
         self.assertFalse((self.tools.state / "audit.log").exists())
 

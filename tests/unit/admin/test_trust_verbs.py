@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from math import inf, nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,6 +154,7 @@ class PinVerbsTests(TrustCase):
     def test_list(self) -> None:
         """Keys of all peers, or of one with the pins that the configuration gives it."""
         self.ask("pins add", peer="other.test", key=OLD_KEY)
+        self.assertEqual(["pins add"], self.audited())
         self.assertEqual(["operator", "configuration"], [row["origin"] for row in self.ask("pins list")])
         self.assertEqual(["configuration"], [row["origin"] for row in self.ask("pins list", peer="peer.example")])
         self.assertEqual([], self.ask("pins list", peer="third.test"))
@@ -187,6 +189,11 @@ class PinVerbsTests(TrustCase):
         """What is no domain, no fingerprint or no time is a question put wrongly; what cannot be noted is not done."""
         for arguments in ({}, {"peer": 1}, {"peer": "peer.example", "key": "x"}, {"peer": "peer.example", "key": OLD_KEY, "lasts": 0}):
             self.assertEqual("usage", self.assertRaises(VerbError, self.ask, "pins add", **arguments).kind)
+        for lasts in (0.5, -1, True, "60", inf, nan, 10**400):
+            self.assertRaisesRegex(VerbError, "lasts must be a number of seconds", self.ask, "pins add", peer="peer.example", key=OLD_KEY, lasts=lasts)
+        for verb, flag in (("pins add", "replace"), ("pins revoke", "forget")):
+            arguments = {"peer": "peer.example", "key": OLD_KEY, flag: "false"}
+            self.assertRaisesRegex(VerbError, f"{flag} must be true or false", self.ask, verb, **arguments)
         (self.folder / "audit.log").mkdir()
         self.assertRaisesRegex(VerbError, "nothing was changed", self.ask, "pins add", peer="peer.example", key=OLD_KEY)
         self.assertEqual([], self.peer_records.keys.of(PEER))
