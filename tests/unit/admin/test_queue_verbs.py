@@ -29,6 +29,10 @@ from tests.support.response_types import mismatches
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
 LANE = [HERE.ascii, THERE.ascii]
+#: What is not the number of a stanza.
+NO_NUMBERS: tuple[object, ...] = (
+    0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {},
+)
 
 
 class Tools:
@@ -130,7 +134,7 @@ class LookingTests(SynchronousTestCase):
     def test_bad_numbers(self) -> None:
         """The number of a stanza is a whole number of at least 1, which the spool can hold: all else is refused by name."""
         for verb in ("show", "hold", "release", "flush", "drop"):
-            for number in (0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {}):
+            for number in NO_NUMBERS:
                 words = self.assertRaises(VerbError, self.tools.ask, verb, *LANE, number)
                 self.assertEqual(
                     ("usage", "target: the number of a stanza must be a whole number, at least 1"), (words.kind, str(words)), (verb, number),
